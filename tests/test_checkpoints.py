@@ -1,0 +1,150 @@
+"""The tiny checkpoints are what they claim: real classes, matching tokens, images that matter."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_vlm
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from PIL import Image
+
+from tests.checkpoints import FAMILIES, build_checkpoint
+
+# Family: the processor a user gets, and how many placeholders an image of 48 x 32 pixels becomes.
+EXPECTED = {
+    "qwen2_vl": ("Qwen2VLProcessor", 6),
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", 6),
+    "qwen3_vl": ("Qwen3VLProcessor", 6),
+    "qwen3_vl_moe": ("Qwen3VLProcessor", 6),
+    "llava": ("LlavaProcessor", 16),
+    "pixtral": ("PixtralProcessor", 24),
+    "mistral3": ("Mistral3Processor", 6),
+    "mllama": ("MllamaProcessor", 1),
+    "deepseek_vl_v2": ("DeepseekVLV2Processor", 17),
+    "idefics3": ("Idefics3Processor", 20),
+    "smolvlm": ("SmolVLMProcessor", 20),
+}
+STRING_ANSWERS = ("pixtral", "mistral3", "deepseek_vl_v2")
+
+
+def picture(seed: int, width: int = 48, height: int = 32) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def render(family: str, processor: Any, n_images: int) -> str:
+    question, answer = "What is in the image?", "A red square."
+    content: Any = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
+    if family == "deepseek_vl_v2":
+        content = "<image>\n" * n_images + question
+    reply: Any = answer if family in STRING_ANSWERS else [{"type": "text", "text": answer}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": reply}]
+    owner = processor if getattr(processor, "chat_template", None) else processor.tokenizer
+    return owner.apply_chat_template(messages, tokenize=False)
+
+
+def encode(
+    family: str, processor: Any, text: str, images: list[Image.Image] | None
+) -> dict[str, Any]:
+    options = {"add_special_tokens": False}
+    if family == "llava":
+        options = {}  # its image processor refuses the tokenizer's options; the template has no BOS
+    if family == "deepseek_vl_v2":
+        images = images or []
+    fields = dict(processor(text=text, images=images, **options))
+    if "images_spatial_crop" in fields:
+        # deepseek_vl_v2 reads one crop per tile, up to the first zero; the processor gives one
+        # per image, so without this the model reads out of bounds.
+        missing = fields["images"].shape[1] - fields["images_spatial_crop"].shape[1]
+        crops = fields["images_spatial_crop"].astype(mx.int32)
+        fields["images_spatial_crop"] = mx.pad(crops, ((0, 0), (0, missing), (0, 0)))
+        fields["pixel_values"] = fields.pop("images")
+    return {name: value for name, value in fields.items() if isinstance(value, mx.array)}
+
+
+def forward(model: Any, fields: dict[str, Any]) -> tuple[Any, mx.array]:
+    fields = {name: value for name, value in fields.items() if name != "labels"}
+    ids, mask = fields.pop("input_ids"), fields.pop("attention_mask")
+    features = model.get_input_embeddings(
+        ids, fields.pop("pixel_values", None), mask=mask, **fields
+    )
+    found = {name: value for name, value in features.to_dict().items() if value is not None}
+    return features, model.language_model(ids, mask=None, cache=None, **found).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpoint_is_real(family: str, tmp_path: Path):
+    """A user's own load gives the real classes, and each placeholder gets one image feature."""
+    folder = build_checkpoint(family, tmp_path / family)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+    model, processor = mlx_vlm.load(str(folder))
+    processor_name, n_placeholders = EXPECTED[family]
+    assert type(model).__module__ == f"mlx_vlm.models.{family}.{family}"
+    assert type(processor).__name__ == processor_name
+    assert type(processor).__module__.startswith("mlx_vlm.models.")
+
+    saved = mx.load(str(folder / "model.safetensors"))
+    loaded = dict(tree_flatten(model.parameters()))
+    assert saved.keys() == loaded.keys()
+    assert all(mx.array_equal(saved[name], loaded[name]) for name in saved)
+
+    text = render(family, processor, 1)
+    fields = encode(family, processor, text, [picture(0)])
+    ids = fields["input_ids"]
+    placeholders = ids == processor.image_token_id
+    assert placeholders.sum().item() == n_placeholders
+    bos = processor.tokenizer.bos_token_id
+    if bos is not None:
+        assert ids[0, 0].item() == bos
+        assert (ids == bos).sum().item() == 1
+
+    features, logits = forward(model, fields)
+    vocabulary = model.config.text_config.vocab_size
+    assert logits.shape == (1, ids.shape[1], vocabulary)
+    assert mx.isfinite(logits).all().item()
+    beyond_head = ids.max().item() >= vocabulary
+    assert beyond_head == (family == "mllama")
+    plain = forward(model, {"input_ids": ids, "attention_mask": mx.ones_like(ids)})[0].inputs_embeds
+    replaced = mx.any(features.inputs_embeds != plain, axis=-1)
+    if family == "mllama":
+        assert not replaced.any().item()
+        assert features.cross_attention_states.shape == (1, 4 * 17, 64)
+    else:
+        assert mx.array_equal(replaced, placeholders)
+
+    _, other = forward(model, encode(family, processor, text, [picture(1)]))
+    assert mx.abs(other - logits).max().item() > 0.1
+    _, text_only = forward(model, encode(family, processor, render(family, processor, 0), None))
+    assert mx.isfinite(text_only).all().item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_images_of_different_sizes(family: str, tmp_path: Path):
+    """One row may hold two images of different sizes."""
+    model, processor = mlx_vlm.load(str(build_checkpoint(family, tmp_path)))
+    images = [picture(0), picture(1, width=32, height=64)]
+    text = render(family, processor, 2)
+    fields = encode(family, processor, text, images)
+    features, logits = forward(model, fields)
+    assert mx.isfinite(logits).all().item()
+    if family != "mllama":
+        fields_text = {name: fields[name] for name in ("input_ids", "attention_mask")}
+        replaced = mx.any(
+            features.inputs_embeds != forward(model, fields_text)[0].inputs_embeds, axis=-1
+        )
+        assert mx.array_equal(replaced, fields["input_ids"] == processor.image_token_id)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_call_writes_same_bytes(family: str, tmp_path: Path):
+    """Only the seed changes a checkpoint, and only its weights."""
+    first, again, other = (
+        build_checkpoint(family, tmp_path / name, seed=seed)
+        for name, seed in (("first", 0), ("again", 0), ("other", 1))
+    )
+    for file in first.iterdir():
+        assert file.read_bytes() == (again / file.name).read_bytes()
+        same = file.read_bytes() == (other / file.name).read_bytes()
+        assert same == (file.name != "model.safetensors")

@@ -1,0 +1,47 @@
+"""Fine-tune vision-language models on MLX. What is named here composes in your own loop; see the README."""
+
+from . import blas  # isort: skip - before anything multiplies a matrix
+from .batches import bucket_length, collate, plan_batches
+from .checkpoint import load_state, save_adapter, save_state
+from .driver import evaluate, fit, train_steps
+from .errors import VloraError
+from .losses import loss_fn
+from .masks import mask_completions
+from .optimizers import make_optimizer
+from .recipe import Recipe, dump_recipe, parse_recipe
+from .samples import format_sample
+from .session import open_data, open_model
+from .steps import bind, init_state, make_eval_step, make_train_step
+from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
+
+__all__ = [
+    "Batch",
+    "Example",
+    "Recipe",
+    "Sample",
+    "StepOutput",
+    "TrainState",
+    "Turn",
+    "VloraError",
+    "bind",
+    "bucket_length",
+    "collate",
+    "dump_recipe",
+    "evaluate",
+    "fit",
+    "format_sample",
+    "init_state",
+    "load_state",
+    "loss_fn",
+    "make_eval_step",
+    "make_optimizer",
+    "make_train_step",
+    "mask_completions",
+    "open_data",
+    "open_model",
+    "parse_recipe",
+    "plan_batches",
+    "save_adapter",
+    "save_state",
+    "train_steps",
+]

@@ -1,0 +1,5 @@
+"""`python -m vlora`."""
+
+from .cli import run
+
+run()

@@ -1,0 +1,43 @@
+"""The one place that talks to mlx-vlm, its models and its processors."""
+
+import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
+
+from .backbone import MlxVlmBackbone
+from .encoding import Encoder, make_encoder, open_image
+from .families import FAMILIES, Family, describe_family
+from .generation import answer_samples
+from .loading import (
+    ModelFiles,
+    add_lora,
+    find_model,
+    load_adapter,
+    load_backbone,
+    load_processor,
+    save_model,
+    unfreeze_language,
+    unfreeze_vision,
+)
+from .probes import probe
+from .tiny import build_tiny_qwen3_vl
+
+__all__ = [
+    "FAMILIES",
+    "Encoder",
+    "Family",
+    "MlxVlmBackbone",
+    "ModelFiles",
+    "add_lora",
+    "answer_samples",
+    "build_tiny_qwen3_vl",
+    "describe_family",
+    "find_model",
+    "load_adapter",
+    "load_backbone",
+    "load_processor",
+    "make_encoder",
+    "open_image",
+    "probe",
+    "save_model",
+    "unfreeze_language",
+    "unfreeze_vision",
+]

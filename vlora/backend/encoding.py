@@ -1,0 +1,487 @@
+"""From a `Sample` to an `Example`: the chat template, the processor, the masks.
+
+The template decides the text and the processor decides the image tokens; nothing of either is imitated here.
+How a template wants its messages, and how a processor wants its text, is found out by trying, once per model.
+"""
+
+import base64
+import binascii
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from PIL import Image, ImageOps
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ..errors import ModelError, SampleError
+from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions
+from ..recipe import DataSection
+from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
+from .families import Family
+
+Message = dict[str, Any]
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ image_token }}{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{{ '\n' }}{% endfor %}"
+)
+"""Writes turns one below the other, for tokenizers without a chat template."""
+
+
+@attrs.frozen(kw_only=True)
+class ContentStyle:
+    """How a chat template wants its messages.
+
+    Attributes:
+        lists: Roles whose content is a list of parts; the others' is a string, images written into it.
+        image_token: What stands for an image in a string.
+        breaks_after_image: The template, or who writes the string, breaks the line after an image.
+    """
+
+    lists: frozenset[str]
+    image_token: str
+    breaks_after_image: bool = True
+
+
+@attrs.define(eq=False)
+class Encoder:
+    """Encodes one family's rows. Make it with `make_encoder`; call it with a `Sample`.
+
+    Attributes:
+        processor: The model's processor.
+        tokenizer: The processor's tokenizer.
+        family: The family's description.
+        template: The chat template, None where there is none.
+        image_token: The text that stands for an image in what the processor is given.
+        image_id: The token that stands for one in what the model is given.
+        data: The recipe's section.
+    """
+
+    processor: Any
+    tokenizer: Any
+    family: Family
+    template: str | None
+    image_token: str
+    image_id: int
+    data: DataSection
+    _style: ContentStyle | None = attrs.field(default=None, init=False)
+    _call: Callable[[str, list[Image.Image]], Mapping[str, Any]] | None = attrs.field(default=None, init=False)
+
+    def __call__(self, sample: Sample) -> Example:
+        """Encode a row; the processor runs once.
+
+        Raises:
+            SampleError: The row cannot be learned from; the message begins with its source.
+        """
+        images = [open_image(image, sample.source, self.data.image_resize_shape) for image in sample.images]
+        text, spans = self._render(sample)
+        if text.count(self.image_token) != len(images):
+            msg = (
+                f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
+                f"{len(images)} images; does the text hold {self.image_token!r} itself?"
+            )
+            raise SampleError(msg)
+        text, spans = self._with_one_bos(text, spans)
+        plain, in_answers = mask_completions(self._spell(text), self._spell_spans(text, spans), self._tokenize, sample.source)
+        if images:
+            tokens, inputs = self._process(text, images, plain, sample.source)
+        else:
+            tokens, inputs = plain, {}
+        positions, placeholders = expand_placeholders(plain, tokens, self.image_id, sample.source)
+        supervised = np.zeros(len(tokens), dtype=np.bool_)
+        if self.template is None and self.data.train_on_completions:
+            in_answers = self._after_assistant_id(plain, sample.source)
+        supervised[positions] = in_answers if self.data.train_on_completions else True
+        supervised[placeholders | self._is_marker(tokens)] = False
+        supervised[0] = False
+        example = Example(
+            source=sample.source,
+            tokens=tokens,
+            supervised=supervised,
+            placeholders=placeholders,
+            inputs=inputs,
+            image_sizes=tuple(image.size for image in images),
+        )
+        return cut(example, self.data.max_seq_length)
+
+    def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
+        """Render a conversation as the model reads it, one BOS included; images are one token each."""
+        text = self._apply(self._messages(sample.turns), sample.source, prompt=add_generation_prompt)
+        return self._with_one_bos(text, [])[0]
+
+    def _render(self, sample: Sample) -> tuple[str, list[tuple[int, int]]]:
+        answers = [turn for turn in sample.turns if turn.role == "assistant"]
+        if any(isinstance(part, ImageSlot) for turn in answers for part in turn.parts):
+            msg = f"{sample.source}: an assistant turn holds an image; images can be shown, not answered"
+            raise SampleError(msg)
+        text = self._apply(self._messages(sample.turns), sample.source)
+        if not self.data.train_on_completions or self.template is None:
+            return text, []
+        numbers = itertools.count()
+        hidden = tuple(
+            attrs.evolve(turn, parts=(make_sentinel(next(numbers)),)) if turn.role == "assistant" else turn
+            for turn in sample.turns
+        )
+        skeleton = self._apply(self._messages(hidden), sample.source)
+        special = self._end_of_turn_tokens()
+        return text, locate_answers(text, skeleton, [turn.text for turn in answers], special, sample.source)
+
+    def _messages(self, turns: Sequence[Turn]) -> list[Message]:
+        if self._style is None:
+            self._style = find_content_style(self.template or PLAIN_TEMPLATE, self._template_names(), self.image_token)
+        return [write_message(turn, self._style) for turn in turns]
+
+    def _apply(self, messages: list[Message], source: str, *, prompt: bool = False) -> str:
+        try:
+            return render(self.template or PLAIN_TEMPLATE, messages, self._template_names(), prompt=prompt)
+        except Exception as error:  # noqa: BLE001 - a template is a program; whatever it raises is about this row
+            msg = f"{source}: the chat template refuses the conversation: {error}"
+            raise SampleError(msg) from None
+
+    def _template_names(self) -> dict[str, Any]:
+        names = {
+            key: str(value) for key, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str)
+        }
+        return {**names, "image_token": self.image_token}
+
+    def _end_of_turn_tokens(self) -> list[str]:
+        """List the special tokens an answer can end with, the longest first."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        texts = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        texts -= {self.image_token, self.tokenizer.bos_token}
+        return sorted(texts, key=len, reverse=True)
+
+    def _with_one_bos(self, text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
+        """Let the text begin with one BOS if the family has one, whether template or tokenizer writes it."""
+        bos = self.tokenizer.bos_token
+        if not bos:
+            return text, spans
+        body = text
+        while body.startswith(bos):
+            body = body.removeprefix(bos)
+        written = text.startswith(bos) or self._tokenizer_adds_bos
+        shift = len(bos) * written - (len(text) - len(body))
+        return (bos if written else "") + body, [(start + shift, end + shift) for start, end in spans]
+
+    @property
+    def _tokenizer_adds_bos(self) -> bool:
+        ids = self.tokenizer("a")["input_ids"]
+        return bool(ids) and ids[0] == self.tokenizer.bos_token_id
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _spell(self, text: str) -> str:
+        """Write images as one token each, also for processors that read another text for them."""
+        return text.replace(self.image_token, self._image_token_text)
+
+    def _spell_spans(self, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        grows = len(self._image_token_text) - len(self.image_token)
+        return [
+            tuple(place + grows * text[:place].count(self.image_token) for place in span)  # type: ignore[misc]
+            for span in spans
+        ]
+
+    @property
+    def _image_token_text(self) -> str:
+        text: str = self.tokenizer.convert_ids_to_tokens(self.image_id)
+        return text
+
+    def _process(
+        self, text: str, images: list[Image.Image], plain: IntArray, source: str
+    ) -> tuple[IntArray, dict[str, Any]]:
+        if self._call is None:
+            self._call = self._find_call(text, images, plain, source)
+        try:
+            outputs = dict(self._call(text, images))
+        except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
+            msg = f"{source}: the processor refuses the row: {error}"
+            raise SampleError(msg) from None
+        tokens = token_ids(outputs)
+        inputs = {
+            "pixel_values" if name == "images" else name: to_host(value)
+            for name, value in outputs.items()
+            if name not in ("input_ids", "attention_mask", "labels", "sft_format", "seq_lens") and value is not None
+        }
+        return tokens, inputs
+
+    def _find_call(
+        self, text: str, images: list[Image.Image], plain: IntArray, source: str
+    ) -> Callable[[str, list[Image.Image]], Mapping[str, Any]]:
+        """Find how this processor has to be called so that it gives the template's ids, with one BOS.
+
+        Some add a BOS to a text that has one, some take no `add_special_tokens`; each way is tried on the first row.
+        """
+        bos = self.tokenizer.bos_token or ""
+
+        def make(strip: bool, options: Mapping[str, Any]) -> Callable[[str, list[Image.Image]], Mapping[str, Any]]:
+            def call(text: str, images: list[Image.Image]) -> Mapping[str, Any]:
+                text = text.removeprefix(bos) if strip else text
+                # A text, not a list of one: DeepSeek's processor takes one image per text of a list.
+                outputs: Mapping[str, Any] = self.processor(text=text, images=images, **options)
+                return outputs
+
+            return call
+
+        problems = []
+        for strip, options in itertools.product((False, True), ({"add_special_tokens": False}, {})):
+            call = make(strip, options)
+            try:
+                tokens = token_ids(call(text, images))
+                expand_placeholders(plain, tokens, self.image_id, source)
+            except SampleError as error:
+                problems.append(str(error))
+            except Exception as error:  # noqa: BLE001 - what a processor raises for a wrong call is its own affair
+                problems.append(f"{source}: the processor refuses the row: {error}")
+            else:
+                return call
+        raise SampleError(problems[0])
+
+    def _is_marker(self, tokens: IntArray) -> BoolArray:
+        """Mark the tokens around an image that only ever occur there."""
+        markers = [
+            self.tokenizer.convert_tokens_to_ids(text)
+            for text in ("<|vision_start|>", "<|vision_end|>")
+            if text in self.tokenizer.get_vocab()
+        ]
+        return np.isin(tokens, [*markers, self.image_id])
+
+    def _after_assistant_id(self, plain: IntArray, source: str) -> BoolArray:
+        places = np.flatnonzero(plain == self.data.assistant_id)
+        if not len(places):
+            msg = (
+                f"{source}: the tokenizer has no chat template and the row has no token "
+                f"data.assistant_id={self.data.assistant_id}, after which the answer would begin; give a model with a "
+                "chat template, or set data.train_on_completions = false"
+            )
+            raise SampleError(msg)
+        return np.arange(len(plain)) > places[0]
+
+
+def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data: DataSection) -> Encoder:
+    """Make the encoder of a model.
+
+    Args:
+        processor: As `load_processor` returns it.
+        config: The model's config.json.
+        family: The family's description.
+        data: The recipe's section.
+
+    Raises:
+        ModelError: The model does not say which token stands for an image.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    template = (
+        family.template or getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    )
+    if isinstance(template, Mapping):
+        template = template.get("default") or next(iter(template.values()))
+    # The processor first: what it writes is what has to be found again.
+    image_id = getattr(processor, "image_token_id", None)
+    for key in ("image_token_id", "image_token_index"):
+        image_id = config.get(key) if image_id is None else image_id
+    image_token = getattr(processor, "image_token", None)
+    if image_token is None and image_id is not None:
+        image_token = tokenizer.convert_ids_to_tokens(image_id)
+    if image_id is None and image_token is not None:
+        image_id = tokenizer.convert_tokens_to_ids(str(image_token))
+    if image_id is None or image_token is None:
+        msg = "the model's configuration names no image token (image_token_id); it is not an image-to-text model"
+        raise ModelError(msg)
+    return Encoder(
+        processor=processor,
+        tokenizer=tokenizer,
+        family=family,
+        template=template,
+        image_token=str(image_token),
+        image_id=int(image_id),
+        data=data,
+    )
+
+
+def render(template: str, messages: list[Message], names: Mapping[str, Any], *, prompt: bool = False) -> str:
+    """Run a chat template."""
+    texts, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
+    text: str = texts[0]
+    return text
+
+
+def find_content_style(template: str, names: Mapping[str, Any], image_token: str) -> ContentStyle:
+    """Find out how a template wants its messages, by rendering a conversation in every way.
+
+    A style is right when every text comes out once, in order, and the image too.
+
+    Raises:
+        ModelError: No style is.
+    """
+    texts = ("\ue000question\ue001", "\ue000answer\ue001")
+    problem = "it drops texts or the image"
+    turns = [Turn("user", (ImageSlot(0), texts[0])), Turn("assistant", (texts[1],))]
+    for lists in ({"user", "assistant"}, {"user"}, {"assistant"}, set[str]()):
+        style = ContentStyle(lists=frozenset(lists), image_token=image_token)
+        try:
+            text = render(template, [write_message(turn, style) for turn in turns], names)
+        except Exception as error:  # noqa: BLE001 - templates raise anything for a style they cannot take
+            problem = str(error)
+            continue
+        places = [text.find(image_token), *(text.find(part) for part in texts)]
+        if -1 in places or places != sorted(places) or "'type'" in text:
+            continue
+        after = text[places[0] + len(image_token) : places[1]]
+        if _wants_system_list(template, names, style):
+            lists = {*lists, "system"}
+        return attrs.evolve(style, lists=frozenset(lists), breaks_after_image=after.endswith("\n"))
+    msg = f"the model's chat template renders no conversation with an image: {problem}"
+    raise ModelError(msg)
+
+
+def _wants_system_list(template: str, names: Mapping[str, Any], style: ContentStyle) -> bool:
+    """Whether a system prompt has to be a list: as a string it is lost, as a list it is not."""
+    system = "\ue000system\ue001"
+    rest = [write_message(turn, style) for turn in (Turn("user", ("a",)), Turn("assistant", ("b",)))]
+
+    def shows(content: Any) -> bool:
+        try:
+            text = render(template, [{"role": "system", "content": content}, *rest], names)
+        except Exception:  # noqa: BLE001 - a template may refuse system prompts altogether
+            return False
+        return system in text and "'type'" not in text
+
+    return not shows(system) and shows([{"type": "text", "text": system, "content": system}])
+
+
+def write_message(turn: Turn, style: ContentStyle) -> Message:
+    """Write a turn as chat templates take it.
+
+    LLaVA's layout has "<image>\\n"; where the template writes that break itself, the text's own is left out.
+    """
+    parts: list[Message] = []
+    for part in turn.parts:
+        if isinstance(part, ImageSlot):
+            parts.append({"type": "image"})
+            continue
+        follows_image = bool(parts) and parts[-1]["type"] == "image"
+        text = part.removeprefix("\n") if follows_image and style.breaks_after_image else part
+        # Pixtral's template reads a text part's text under "content".
+        parts.append({"type": "text", "text": text, "content": text})
+    if turn.role in style.lists:
+        return {"role": turn.role, "content": parts}
+    image = style.image_token + "\n" * style.breaks_after_image
+    return {"role": turn.role, "content": "".join(part.get("text", image) for part in parts)}
+
+
+def cut(example: Example, max_tokens: int) -> Example:
+    """Shorten a row to `max_tokens`; text may be cut, images never.
+
+    Raises:
+        SampleError: An image, or everything supervised, lies beyond; or nothing is supervised at all.
+    """
+    n_tokens = len(example.tokens)
+    if n_tokens > max_tokens:
+        n_cut = int(example.placeholders[max_tokens:].sum())
+        if n_cut:
+            msg = (
+                f"{example.source}: {n_tokens:,} tokens exceed data.max_seq_length={max_tokens} and {n_cut:,} image tokens "
+                "would be cut; raise it, or shrink the images with data.image_resize_shape"
+            )
+            raise SampleError(msg)
+        inputs = {
+            name: value[:, :max_tokens] if _is_per_token(value, n_tokens) else value
+            for name, value in example.inputs.items()
+        }
+        example = attrs.evolve(
+            example,
+            tokens=example.tokens[:max_tokens],
+            supervised=example.supervised[:max_tokens],
+            placeholders=example.placeholders[:max_tokens],
+            inputs=inputs,
+        )
+    if not example.supervised.any():
+        beyond = f" within data.max_seq_length={max_tokens} ({n_tokens:,} tokens)" if n_tokens > max_tokens else ""
+        msg = f"{example.source}: no token is supervised{beyond}; there is nothing to learn from"
+        raise SampleError(msg)
+    return example
+
+
+def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) -> Image.Image:
+    """Open an image as upright RGB, resized to (height, width) if given.
+
+    Args:
+        image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
+        source: The row, for errors.
+        resize_shape: (height, width) in pixels; every image gets exactly this size.
+
+    Raises:
+        SampleError: There is no such file, or it is no image.
+    """
+    if isinstance(image, Mapping):
+        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+    name = str(image) if isinstance(image, (str, Path)) else f"an image of type {type(image).__name__}"
+    name = name if len(name) <= 120 else name[:117] + "..."
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
+        opened = ImageOps.exif_transpose(opened)
+        if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+            # Transparent pixels have any colour below; white is what a reader would see.
+            canvas = Image.new("RGBA", opened.size, "white")
+            canvas.alpha_composite(opened.convert("RGBA"))
+            opened = canvas
+        opened = opened.convert("RGB")
+    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error) as error:
+        msg = f"{source}: cannot read the image {name}: {error}"
+        raise SampleError(msg) from None
+    if resize_shape is not None:
+        height, width = resize_shape
+        opened = opened.resize((width, height), Image.Resampling.BICUBIC)
+    return opened
+
+
+def _image_stream(image: Any) -> Any:
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
+    if isinstance(image, str) and image.startswith("data:"):
+        return io.BytesIO(base64.b64decode(image.partition(",")[2], validate=True))
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        from mlx_vlm.utils import load_image
+
+        return _as_stream(load_image(image))
+    if isinstance(image, (str, Path)):
+        return Path(image).expanduser()
+    msg = "expected a path, a URL, bytes or a PIL image"
+    raise TypeError(msg)
+
+
+def _as_stream(image: Image.Image) -> io.BytesIO:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    stream.seek(0)
+    return stream
+
+
+def token_ids(outputs: Mapping[str, Any]) -> IntArray:
+    """Read a processor's ids of one row."""
+    ids = np.asarray(outputs["input_ids"], dtype=np.int32)
+    return ids.reshape(-1)
+
+
+def to_host(value: Any) -> Any:
+    """Turn device arrays into host arrays, lists of them included; leave the rest."""
+    if isinstance(value, mx.array):
+        return np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value)
+    if isinstance(value, list):
+        items = [to_host(item) for item in value]
+        if items and all(isinstance(item, np.ndarray) and item.shape == items[0].shape for item in items):
+            return np.stack(items)
+        return items
+    return value
+
+
+def _is_per_token(value: Any, n_tokens: int) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim >= 2 and value.shape[1] == n_tokens and value.dtype.kind in "iub"

@@ -1,0 +1,319 @@
+"""Models and processors: found, checked, loaded, made trainable, written."""
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_vlm import utils as mlx_vlm_utils
+
+from .. import adapters
+from ..errors import CheckpointError, ModelError
+from ..recipe import LoraSection, ModelSection
+from .backbone import MlxVlmBackbone
+from .families import Family, describe_family
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class ModelFiles:
+    """A model's folder and what its configuration says.
+
+    Attributes:
+        path: The folder.
+        config: Its config.json.
+        model_type: mlx-vlm's name of the architecture.
+        family: How vlora runs it.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    model_type: str
+    family: Family
+
+
+def find_model(section: ModelSection) -> ModelFiles:
+    """Find a model's files, downloading them if the path is a hub id, and check that it can be trained.
+
+    Raises:
+        ModelError: There is no such model, it brings its own code, or its family is refused.
+    """
+    try:
+        path = Path(mlx_vlm_utils.get_model_path(section.path))
+        config = mlx_vlm_utils.load_config(path)
+    except (OSError, ValueError) as error:
+        msg = f"model.path: cannot get {section.path!r}: {error}; give a hub id or a folder with config.json"
+        raise ModelError(msg) from None
+    if not section.trust_remote_code and config.get("model_file"):
+        msg = (
+            f"model.path: {section.path!r} brings Python code of its own ({config['model_file']}), which loading would "
+            "run; set model.trust_remote_code = true if you trust it"
+        )
+        raise ModelError(msg)
+    try:
+        model_class, model_type = mlx_vlm_utils.get_model_and_args(dict(config), model_path=path)
+    except (KeyError, ValueError) as error:
+        msg = f"model.path: mlx-vlm has no architecture for {section.path!r} ({error})"
+        raise ModelError(msg) from None
+    family = describe_family(model_type)
+    if family.refused:
+        msg = f"model.path: models of the family {model_type} are not trained: {family.refused}"
+        raise ModelError(msg)
+    check_rope(config, model_class, section.path)
+    return ModelFiles(path=path, config=config, model_type=model_type, family=family)
+
+
+def check_rope(config: Mapping[str, Any], model_class: Any, name: str) -> None:
+    """Refuse a configuration whose rotary embedding mlx-vlm would not see.
+
+    transformers 5 writes it as `rope_parameters`; a family that knows only `rope_theta` and `rope_scaling` would
+    fall back to its defaults without a word.
+
+    Raises:
+        ModelError: The family has no such field.
+    """
+    text = config.get("text_config") or {}
+    if "rope_parameters" not in text and "rope_parameters" not in config:
+        return
+    known = getattr(model_class, "TextConfig", None) or model_class.ModelConfig
+    fields = getattr(known, "__dataclass_fields__", {})
+    if "rope_parameters" not in fields and "rope_theta" not in text and "rope_theta" not in config:
+        msg = (
+            f"model.path: {name!r} was saved by transformers 5 and keeps its rotary embedding in rope_parameters, which "
+            "mlx-vlm does not read for this family; write rope_theta and rope_scaling into its config.json"
+        )
+        raise ModelError(msg)
+
+
+def load_processor(files: ModelFiles, section: ModelSection) -> Any:
+    """Load a model's processor.
+
+    Raises:
+        ModelError: The folder has none that works here.
+    """
+    eos = files.config.get("eos_token_id")
+    try:
+        # Some processors print while they load; what a program says is the command line's to decide.
+        with contextlib.redirect_stdout(io.StringIO()):
+            processor = mlx_vlm_utils.load_processor(
+                files.path, True, eos_token_ids=eos, trust_remote_code=section.trust_remote_code
+            )
+            image_processor = mlx_vlm_utils.load_image_processor(files.path)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        msg = f"model.path: {section.path!r} has no processor that can be loaded: {error}"
+        raise ModelError(msg) from None
+    if image_processor is not None:
+        processor.image_processor = image_processor
+    return processor
+
+
+def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+    """Load a model's weights, frozen, and quantize them if the recipe says so.
+
+    Returns:
+        The backbone, and how the base was quantized here (empty if it was not), as an adapter records it.
+
+    Raises:
+        ModelError: The weights do not fit the configuration.
+    """
+    try:
+        module: nn.Module = mlx_vlm_utils.load_model(files.path)
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
+        raise ModelError(msg) from None
+    freeze(module)
+    prefix = find_prefix(module)
+    quantized: dict[str, Any] = {}
+    if section.quantize_bits is not None:
+        quantized = adapters.quantize_language(module, prefix, section.quantize_bits, section.quantize_group_size)
+        mx.eval(module.parameters())
+        freeze(module)
+    # The tower stays in evaluation mode: batch norms and stochastic depth must not act on a few images.
+    module.eval()
+    module.language_model.train()
+    for _, layer in module.named_modules():
+        if isinstance(layer, nn.Dropout):
+            layer.eval()
+    return MlxVlmBackbone(module, files.family, prefix), quantized
+
+
+def freeze(module: nn.Module) -> None:
+    """Freeze a model part by part; some have parts whose own `freeze` fails."""
+    try:
+        module.freeze()
+    except AttributeError:
+        for _, child in module.named_modules():
+            with contextlib.suppress(AttributeError):
+                child.freeze(recurse=False)
+
+
+def find_prefix(module: nn.Module) -> str:
+    """Name the language model within a model."""
+    language_model = module.language_model
+    return next(name for name, child in module.named_modules() if child is language_model)
+
+
+def add_lora(
+    backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Attach a LoRA to the layers that a recipe names.
+
+    Returns:
+        The adapter's configuration: what mlx-vlm needs to attach the same layers.
+
+    Raises:
+        ModelError: A target that matches nothing.
+    """
+    names = adapters.find_targets(
+        backbone.module, lora.targets, backbone.language_prefix, backbone.family.untouchable
+    )
+    if not names:
+        msg = "lora.targets: the language model has no linear layer to adapt"
+        raise ModelError(msg)
+    adapters.attach_lora(
+        backbone.module, names, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed
+    )
+    return lora_config(names, lora, quantized)
+
+
+def lora_config(names: list[str], lora: LoraSection, quantized: Mapping[str, Any]) -> dict[str, Any]:
+    """Write an adapter's configuration as mlx-vlm reads it."""
+    config: dict[str, Any] = {
+        "fine_tune_type": "lora",
+        "num_layers": -1,
+        "lora_parameters": {
+            "rank": lora.rank,
+            "scale": lora.alpha / lora.rank,
+            "dropout": lora.dropout,
+            "keys": names,
+        },
+    }
+    return {**config, "base_quantization": dict(quantized)} if quantized else config
+
+
+def unfreeze_language(backbone: MlxVlmBackbone) -> None:
+    """Make all of the language model trainable.
+
+    Raises:
+        ModelError: Its weights are quantized.
+    """
+    _refuse_quantized(backbone.language_model, "model.full_finetune")
+    backbone.language_model.unfreeze()
+
+
+def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
+    """Make everything outside the language model trainable: the vision tower and its projector.
+
+    Raises:
+        ModelError: Those weights are quantized.
+    """
+    for name, child in backbone.module.children().items():
+        if isinstance(child, nn.Module) and not backbone.language_prefix.startswith(name):
+            _refuse_quantized(child, "model.train_vision")
+            child.unfreeze()
+
+
+def _refuse_quantized(module: nn.Module, key: str) -> None:
+    for name, child in module.named_modules():
+        if isinstance(child, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            msg = f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"
+            raise ModelError(msg)
+
+
+def load_adapter(backbone: MlxVlmBackbone, path: str, quantized: Mapping[str, Any]) -> dict[str, Any]:
+    """Attach a saved adapter, to be trained on.
+
+    Args:
+        backbone: The model, without adapters.
+        path: The adapter's file, or its folder.
+        quantized: How the base was quantized on loading.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        CheckpointError: No such adapter, or one for another model.
+    """
+    weights_path, config = read_adapter(path)
+    if config.get("fine_tune_type") != "lora" or "keys" not in config.get("lora_parameters", {}):
+        msg = f"{path}: found an adapter of type {config.get('fine_tune_type')!r} without a list of layers; expected a LoRA"
+        raise CheckpointError(msg)
+    saved_base = config.get("base_quantization", {})
+    if saved_base and dict(quantized) != saved_base:
+        bits = next(iter(saved_base.values()))["bits"]
+        msg = f"{path}: was trained on a base quantized to {bits} bits; set model.quantize_bits = {bits}"
+        raise CheckpointError(msg)
+    settings = config["lora_parameters"]
+    known = dict(backbone.module.named_modules())
+    missing = [name for name in settings["keys"] if not isinstance(known.get(name), (nn.Linear, nn.QuantizedLinear))]
+    if missing:
+        msg = f"{path}: adapts {missing[0]}, which the model does not have; was it trained on another model?"
+        raise CheckpointError(msg)
+    rank = int(settings["rank"])
+    adapters.attach_lora(
+        backbone.module,
+        settings["keys"],
+        rank=rank,
+        alpha=settings["scale"] * rank,
+        dropout=settings["dropout"],
+    )
+    weights = mx.load(str(weights_path))
+    current = dict(tree_flatten(backbone.module.parameters()))
+    wrong = [name for name, value in weights.items() if name not in current or current[name].shape != value.shape]
+    absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]
+    if wrong or absent:
+        msg = f"{path}: does not fit the model at {(wrong + absent)[0]}; was it trained on another model or rank?"
+        raise CheckpointError(msg)
+    backbone.module.load_weights(list(weights.items()), strict=False)
+    return config
+
+
+def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
+    """Find an adapter's weights and its configuration beside them.
+
+    Raises:
+        CheckpointError: One of the two is missing.
+    """
+    weights = Path(path).expanduser()
+    if weights.is_dir():
+        weights = weights / "adapters.safetensors"
+    config = weights.parent / "adapter_config.json"
+    for file in (weights, config):
+        if not file.is_file():
+            msg = f"model.adapter_path: found no {file}; give the adapter's file, adapter_config.json beside it"
+            raise CheckpointError(msg)
+    return weights, json.loads(config.read_text())
+
+
+def save_model(backbone: MlxVlmBackbone, base: Path, folder: Path) -> None:
+    """Write a complete model: the base's configuration and processor, the weights as they are now.
+
+    Args:
+        backbone: The model, trained weights bound.
+        base: The base model's folder.
+        folder: An empty folder.
+    """
+    for file in base.iterdir():
+        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
+            shutil.copy(file, folder / file.name)
+    mlx_vlm_utils.save_weights(folder, backbone.module)
+
+
+@contextlib.contextmanager
+def generating(backbone: MlxVlmBackbone) -> Iterator[nn.Module]:
+    """Put the model into the mode in which it answers, and back into the one in which it trains."""
+    modes = [(child, child.training) for _, child in backbone.module.named_modules()]
+    backbone.module.eval()
+    try:
+        yield backbone.module
+    finally:
+        for child, training in modes:
+            child._training = training  # noqa: SLF001 - `train()` would change its children too

@@ -1,0 +1,62 @@
+"""Checks of a family that no test has proved, on the first real rows, before anything is trained."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from ..batches import collate
+from ..errors import ModelError
+from ..types import Example
+from .backbone import MlxVlmBackbone
+
+TOLERANCE = 0.02
+"""Of the logits' spread; bfloat16 kernels of different shapes differ by less, a wrong mask by more."""
+
+
+def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str) -> None:
+    """Check causality and independence from padding and from the other rows.
+
+    Args:
+        backbone: The model.
+        examples: Two rows or more, of different lengths if possible, with and without images.
+        model_type: For the message.
+
+    Raises:
+        ModelError: An earlier logit changes with a later token, or a row's logits with its company.
+    """
+    alone = [_logits(backbone, [example])[0, : len(example.tokens)] for example in examples]
+    together = _logits(backbone, examples)
+    for row, (example, expected) in enumerate(zip(examples, alone, strict=True)):
+        if _differs(expected, together[row, : len(example.tokens)]):
+            msg = (
+                f"{example.source}: the logits of a {model_type} row change when it is padded and batched with others; "
+                "vlora does not train what it cannot batch correctly"
+            )
+            raise ModelError(msg)
+    batch = collate(examples[:1])
+    last = len(examples[0].tokens) - 1
+    with backbone.corrected():
+        features, others = backbone.embed(batch)
+        embeds = features["inputs_embeds"]
+        changed = mx.concatenate([embeds[:, :last], embeds[:, :1], embeds[:, last + 1 :]], axis=1)
+        logits = np.array(
+            backbone.logits(batch.tokens, {**features, "inputs_embeds": changed}, others).astype(mx.float32)
+        )
+    if last and _differs(alone[0][:last], logits[0, :last]):
+        msg = (
+            f"{examples[0].source}: earlier logits of this {model_type} model change with a later token, so it would "
+            "see what it has to predict; vlora does not train it"
+        )
+        raise ModelError(msg)
+
+
+def _logits(backbone: MlxVlmBackbone, examples: Sequence[Example]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    batch = collate(examples)
+    with backbone.corrected():
+        logits = backbone.logits(batch.tokens, *backbone.embed(batch))
+    return np.array(logits.astype(mx.float32))
+
+
+def _differs(expected: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", found: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> bool:
+    return bool(np.abs(expected - found).max() > TOLERANCE * expected.std())

@@ -1,0 +1,117 @@
+"""Files of a run: adapters, training states, recipes. They appear whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .errors import CheckpointError
+from .types import TrainState
+
+CONFIG_NAME = "adapter_config.json"
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under a hidden name beside `path`, then rename it: readers see the old file or the new one.
+
+    Args:
+        path: The file; its folder is made if need be.
+        write: Writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: MLX chooses its format by it.
+    partial = path.with_name(f".partial-{path.name}")
+    write(partial)
+    os.replace(partial, path)
+
+
+def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder under a hidden name, then rename it into place; files of an older one that it lacks are kept.
+
+    Args:
+        folder: The folder.
+        write: Fills the empty folder that it is given.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write(partial)
+    if not folder.exists():
+        os.replace(partial, folder)
+        return
+    for file in sorted(partial.iterdir()):
+        os.replace(file, folder / file.name)
+    partial.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole."""
+    write_whole(path, lambda partial: _ignore(partial.write_text(text, encoding="utf-8")))
+
+
+def save_adapter(path: Path, params: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
+    """Write an adapter as mlx-vlm reads it: its arrays, and `adapter_config.json` beside them.
+
+    Args:
+        path: A file ending in .safetensors.
+        params: Qualified names to f32 arrays.
+        config: What mlx-vlm needs to attach the same layers.
+    """
+    write_text(path.with_name(CONFIG_NAME), json.dumps(dict(config), indent=2) + "\n")
+    write_whole(path, lambda partial: mx.save_safetensors(str(partial), dict(params), metadata={"format": "mlx"}))
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Write a training state, from which a run goes on exactly."""
+    arrays = dict(tree_flatten(state._asdict()))
+    write_whole(path, lambda partial: mx.save_safetensors(str(partial), arrays))
+
+
+def load_state(path: Path, like: TrainState) -> TrainState:
+    """Read a training state.
+
+    Args:
+        path: As written by `save_state`.
+        like: A state of the same run, which gives names, order and shapes: the file's order is another, and would
+            cost a trace.
+
+    Raises:
+        CheckpointError: No such file, or one of another run.
+    """
+    if not path.is_file():
+        msg = f"{path}: there is no training state to go on from; leave --resume out to begin anew"
+        raise CheckpointError(msg)
+    found = mx.load(str(path))
+    expected = tree_flatten(like._asdict())
+    names = {name for name, _ in expected}
+    if wrong := sorted(names ^ set(found)):
+        msg = f"{path}: does not fit the recipe at {wrong[0]}; was it written with another model, adapter or optimizer?"
+        raise CheckpointError(msg)
+    for name, value in expected:
+        if found[name].shape != value.shape:
+            msg = f"{path}: {name} has shape {found[name].shape}, the recipe makes it {value.shape}"
+            raise CheckpointError(msg)
+    # Not tree_unflatten: it would split the parameters' dotted names.
+    return TrainState(
+        params={name: found[f"params.{name}"] for name in like.params},
+        opt_state=_fill(like.opt_state, "opt_state", found),
+        step=found["step"],
+    )
+
+
+def _fill(tree: Any, prefix: str, found: Mapping[str, mx.array]) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _fill(value, f"{prefix}.{name}", found) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_fill(value, f"{prefix}.{index}", found) for index, value in enumerate(tree)]
+    return found[prefix]
+
+
+def _ignore(_: object) -> None:
+    """Drop a result."""

@@ -1,0 +1,300 @@
+"""The command line. The only place that prints, reads arguments and listens to Ctrl-C."""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import attrs
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from .driver import METRICS_NAME, fit
+from .errors import RecipeError, VloraError
+from .events import Answered, Event, Finished, Reported, Saved, Skipped, Started, StepReport
+from .inspection import Inspected, inspect_rows
+from .options import OPTIONS, overrides_from
+from .recipe import Recipe, parse_recipe, parse_value
+from .session import output_paths
+
+USER_ERROR = 2
+INTERRUPTED = 130
+STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
+MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
+"""How tokens are marked where there are no colours: supervised ones stand in brackets."""
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(main(sys.argv[1:] if arguments is None else arguments))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out one command.
+
+    Args:
+        arguments: As typed after `python -m vlora`.
+
+    Returns:
+        0 if all went well, 2 if the user can mend what went wrong, 130 after Ctrl-C.
+    """
+    console = Console(highlight=False)
+    inspects = bool(arguments) and arguments[0] == "inspect"
+    try:
+        parsed = _make_parser(inspects=inspects).parse_args(list(arguments[1:] if inspects else arguments))
+        recipe = _read_recipe(parsed)
+        if inspects:
+            return show_rows(recipe, parsed.rows, console)
+        again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
+        return train(recipe, console, resume=parsed.resume, go_on=again)
+    except VloraError as error:
+        Console(stderr=True, highlight=False).print(f"vlora: {error}", markup=False, soft_wrap=True)
+        return USER_ERROR
+
+
+def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str = "") -> int:
+    """Carry out a recipe and show how it goes.
+
+    Args:
+        recipe: What to do.
+        console: Where to show it.
+        resume: Go on from the training state beside the output.
+        go_on: The command that would go on after an interruption.
+
+    Returns:
+        0, or 130 after Ctrl-C.
+    """
+    with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
+        for event in fit(recipe, resume=resume, should_stop=is_stopped):
+            view.show(event)
+            if isinstance(event, Finished):
+                finished = event
+    _show_end(finished, recipe, console, go_on)
+    return 0 if finished.step == finished.n_steps else INTERRUPTED
+
+
+def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
+    """Show the first rows as the model will see them.
+
+    Returns:
+        0, or 2 if a row cannot be learned from.
+    """
+    n_bad = n_shown = 0
+    for row in inspect_rows(recipe, n_rows):
+        n_shown += 1
+        n_bad += row.problem is not None
+        _show_row(row, console)
+    verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
+    console.print(f"{n_shown} rows: {verdict}", style="bold red" if n_bad else "bold")
+    return USER_ERROR if n_bad else 0
+
+
+def _show_row(row: Inspected, console: Console) -> None:
+    console.print(Text(row.source, style="bold"))
+    if row.problem is not None:
+        console.print(Text(f"  {row.problem}", style="red"), soft_wrap=True)
+        return
+    sizes = ", ".join(f"{width}x{height}" for width, height in row.image_sizes) or "none"
+    console.print(
+        f"  {row.n_text} text tokens, {row.n_image} image tokens, {row.n_supervised} supervised; images: {sizes}"
+    )
+    line = Text()
+    for piece in row.pieces:
+        mark = "{}" if console.is_terminal and piece.kind != "image" else MARKS[piece.kind]
+        line.append(mark.format(piece.text), style=STYLES[piece.kind])
+    console.print(line, soft_wrap=True)
+
+
+def _make_parser(*, inspects: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vlora inspect" if inspects else "python -m vlora",
+        description="Show the first rows as the model will see them."
+        if inspects
+        else "Fine-tune a vision-language model. `python -m vlora inspect RECIPE` shows its rows first.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("recipe", nargs="?", default=None, help="a TOML file; recipes/forkme.toml explains every key")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a key"
+    )
+    if inspects:
+        parser.add_argument("--rows", type=int, default=3, help="how many rows (3)")
+    else:
+        parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
+    older = parser.add_argument_group("options of mlx-vlm's lora.py, alone or on top of a recipe")
+    for option in OPTIONS:
+        if option.kind == "flag":
+            older.add_argument(option.flag, action="store_true", help=option.text)
+        elif option.kind == "pair":
+            older.add_argument(option.flag, nargs=2, type=int, metavar=("H", "W"), help=option.text)
+        else:
+            older.add_argument(option.flag, type=option.kind, help=option.text)
+    return parser
+
+
+def _read_recipe(parsed: argparse.Namespace) -> Recipe:
+    names = {option.name for option in OPTIONS}
+    overrides = overrides_from({name: value for name, value in vars(parsed).items() if name in names})
+    for assignment in parsed.sets:
+        key, found, value = assignment.partition("=")
+        if not found:
+            msg = f"--set: found {assignment!r}, expected section.key=value"
+            raise RecipeError(msg)
+        overrides[key.strip()] = parse_value(value.strip())
+    if parsed.recipe is None:
+        if not overrides:
+            msg = "give a recipe, such as recipes/quickstart.toml, or at least --dataset; --help lists the options"
+            raise RecipeError(msg)
+        return parse_recipe("", overrides)
+    path = Path(parsed.recipe)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        near = sorted(file.name for file in Path("recipes").glob("*.toml"))
+        hint = f"; recipes/ has {', '.join(near)}" if near else ""
+        msg = f"{path}: cannot read the recipe ({error}){hint}"
+        raise RecipeError(msg) from None
+    try:
+        return parse_recipe(text, overrides)
+    except RecipeError as error:
+        msg = "\n  ".join([f"{path}:", *str(error).splitlines()])
+        raise RecipeError(msg) from None
+
+
+@contextmanager
+def _stop_on_interrupt(console: Console) -> Iterator[Any]:
+    """Let the first Ctrl-C end the run after its step; the second one is as always."""
+    pressed = False
+
+    def on_interrupt(_: int, __: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, previous)
+        console.print("stopping after this step and saving; Ctrl-C again stops at once")
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@attrs.define
+class _View:
+    """Plain lines; with a terminal, a bar below them."""
+
+    console: Console
+    progress: Progress | None
+    task: TaskID | None = None
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._show_start(event)
+        elif isinstance(event, StepReport):
+            self._move_bar(event)
+        elif isinstance(event, Reported):
+            self._print(_report_line(event))
+        elif isinstance(event, Skipped):
+            self._print(f"[yellow]skipped[/] {escape(event.reason)}")
+        elif isinstance(event, Answered):
+            self._show_answer(event)
+        elif isinstance(event, Saved):
+            self._print(f"saved {escape(str(event.path))} after step {event.step}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+    def _show_start(self, event: Started) -> None:
+        share = event.n_trainable / event.n_params
+        adapted = f", LoRA on {event.n_adapted} layers" if event.n_adapted else ""
+        self._print(
+            f"{event.model_type}: {_count(event.n_trainable)} of {_count(event.n_params)} parameters trained "
+            f"({share:.2%}){adapted}"
+        )
+        held_out = f", {event.n_valid_rows} to validate on" if event.n_valid_rows else ""
+        resumed = f", going on after step {event.first_step}" if event.first_step else ""
+        self._print(f"{event.n_rows} rows{held_out}; {event.n_steps} steps{resumed}")
+        if self.progress is not None:
+            self.task = self.progress.add_task("", total=event.n_steps, completed=event.first_step, status="")
+
+    def _move_bar(self, event: StepReport) -> None:
+        if self.progress is not None and self.task is not None:
+            import mlx.core as mx
+
+            status = (
+                f"loss {event.loss:.4f}  mean {event.running_loss:.4f}  "
+                f"{event.tokens / event.step_s:,.0f} tokens/s  {mx.get_peak_memory() / 1e9:.2f} GB"
+            )
+            self.progress.update(self.task, completed=event.step, status=status)
+
+    def _show_answer(self, event: Answered) -> None:
+        if event.done == event.total:
+            self._print(
+                f"accuracy {event.when} training: [bold]{event.accuracy:.1%}[/] of {event.total} held-out rows "
+                f"(last: expected {escape(repr(event.expected))}, answered {escape(repr(event.found))})"
+            )
+
+
+def _report_line(event: Reported) -> str:
+    metrics = event.metrics
+    if "valid_loss" in metrics:
+        return (
+            f"step {metrics['step']:>6}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
+            f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows"
+        )
+    if "loss" not in metrics:
+        return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "step")
+    return (
+        f"step {metrics['step']:>6}  loss {metrics['loss']:.4f}  mean {metrics['running_loss']:.4f}  "
+        f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}  "
+        f"{metrics['tokens_per_s']:,.0f} tokens/s  {metrics['peak_memory_gb']:.2f} GB"
+    )
+
+
+@contextmanager
+def _make_view(console: Console) -> Iterator[_View]:
+    if not console.is_terminal:
+        yield _View(console, None)
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _View(console, progress)
+
+
+def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    if event.n_skipped:
+        say(f"{event.n_skipped} rows were skipped; their reasons stand above")
+    say(f"metrics: {output_paths(recipe).folder / METRICS_NAME}")
+    if event.step < event.n_steps:
+        say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
+        return
+    parts = ["python", "-m", "mlx_vlm.generate", "--model", event.model]
+    if event.adapter is not None:
+        parts += ["--adapter-path", str(event.adapter)]
+    if event.example_image is not None:
+        parts += ["--image", str(event.example_image)]
+    parts += ["--prompt", event.example_question, "--max-tokens", str(event.max_new_tokens), "--temperature", "0"]
+    say(f"ask it:\n  {shlex.join(parts)}")
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return str(number)

@@ -1,0 +1,365 @@
+"""The loop: rows in, steps taken, files written, events out. It prints nothing; who iterates decides what to show."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import backend, checkpoint
+from .adapters import lora_layers
+from .batches import collate, plan_batches, plan_steps
+from .errors import NonFiniteError, SampleError
+from .events import Answered, Event, Finished, Reported, Saved, Skipped, Started, StepReport
+from .optimizers import make_optimizer
+from .recipe import Recipe, dump_recipe
+from .rows import Rows
+from .schedules import count_steps, is_due, learning_rate_at
+from .session import Data, OutputPaths, open_data, open_model, output_paths
+from .steps import TrainStep, bind, init_state, make_eval_step, make_train_step
+from .types import Batch, Example, StepOutput, TrainState
+
+STATE_NAME = "training_state.safetensors"
+METRICS_NAME = "metrics.jsonl"
+RECIPE_NAME = "recipe.toml"
+EXAMPLE_NAME = "example.png"
+PROBE_ROWS = 3
+PROBE_READS = 32
+
+
+def train_steps(
+    train_step: TrainStep,
+    state: TrainState,
+    microbatches: Iterator[Sequence[Batch]],
+    learning_rate: Callable[[int], float],
+) -> Iterator[tuple[TrainState, StepReport]]:
+    """Take steps for as long as there are microbatches.
+
+    Args:
+        train_step: As `make_train_step` makes it.
+        state: Where to begin.
+        microbatches: Those of each step; an empty sequence passes a step over.
+        learning_rate: Of a step, counted from 1.
+
+    Yields:
+        The state after a step, and what the step was. A state is only yielded if its loss and gradient are finite.
+
+    Raises:
+        NonFiniteError: They are not; the message names the step's rows.
+    """
+    total_nll = total_supervised = 0.0
+    began = time.perf_counter()
+    for batches in microbatches:
+        step = int(state.step) + 1
+        if not batches:
+            state = state._replace(step=state.step + 1)
+            continue
+        rate = learning_rate(step)
+        new_state, output = train_step(state, batches, rate)
+        mx.eval(new_state, output)
+        nll, supervised, norm = (float(value) for value in output)
+        if not (math.isfinite(nll) and math.isfinite(norm)):
+            raise NonFiniteError(_describe_non_finite(step, rate, output, batches))
+        state = new_state
+        total_nll, total_supervised = total_nll + nll, total_supervised + supervised
+        ended = time.perf_counter()
+        yield (
+            state,
+            StepReport(
+                step=step,
+                loss=nll / supervised,
+                running_loss=total_nll / total_supervised,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
+                supervised_tokens=int(supervised),
+                step_s=ended - began,
+                n_traces=train_step.n_traces,
+            ),
+        )
+        # What the caller does in between (validating, saving) is not the step's time.
+        began = time.perf_counter()
+
+
+def evaluate(
+    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]], state: TrainState, batches: Iterator[Batch]
+) -> tuple[float, int]:
+    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches."""
+    nll = supervised = 0.0
+    for batch in batches:
+        sums = eval_step(state, batch)
+        mx.eval(sums)
+        nll, supervised = nll + float(sums[0]), supervised + float(sums[1])
+    return nll / max(1.0, supervised), int(supervised)
+
+
+def fit(
+    recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Carry out a recipe.
+
+    Args:
+        recipe: What to do.
+        resume: Go on exactly from the training state beside the output: same weights, optimizer, rows and dropout
+            as if the run had never stopped.
+        should_stop: Asked after every step; True saves and ends the run in order.
+
+    Yields:
+        Events as they happen, `Finished` last.
+
+    Raises:
+        VloraError: Whatever the user can mend. Nothing non-finite is ever saved.
+    """
+    data = open_data(recipe)
+    backbone, config = open_model(recipe, data.files)
+    yield from _Run(recipe, data, backbone, config).go(resume=resume, should_stop=should_stop)
+
+
+@attrs.define(eq=False)
+class _Run:
+    recipe: Recipe
+    data: Data
+    backbone: backend.MlxVlmBackbone
+    config: Mapping[str, Any]
+    skipped: list[str] = attrs.field(factory=list)
+    _n_reported: int = attrs.field(default=0, init=False)
+
+    @property
+    def paths(self) -> OutputPaths:
+        return output_paths(self.recipe)
+
+    def go(self, *, resume: bool, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        train, optim = self.recipe.train, self.recipe.optim
+        if not self.data.files.family.is_proven:
+            self._probe()
+        optimizer = make_optimizer(optim)
+        state = init_state(self.backbone, optimizer)
+        if resume:
+            state = checkpoint.load_state(self.paths.folder / STATE_NAME, state)
+        first = int(state.step)
+        n_steps = count_steps(train, len(self.data.train))
+        train_step = make_train_step(
+            self.backbone,
+            optimizer,
+            max_grad_norm=optim.grad_clip,
+            grad_checkpoint=train.grad_checkpoint,
+            seed=train.seed,
+        )
+        eval_step = make_eval_step(self.backbone)
+        metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
+        checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
+        yield self._describe(n_steps, first)
+        accuracy: dict[str, float] = {}
+        if first == 0:
+            yield from self._answer("before", state, accuracy)
+            if self.data.valid is not None:
+                yield metrics.write({"step": 0, **self._validate(eval_step, state)})
+        plan = plan_steps(
+            len(self.data.train),
+            train.batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            seed=train.seed,
+            shuffle=self.recipe.data.shuffle,
+            n_steps=n_steps,
+            first_step=first,
+        )
+        encoded = (self._collate(microbatches) for microbatches in plan)
+        steps = train_steps(train_step, state, encoded, lambda step: learning_rate_at(step, n_steps, optim))
+        for state, report in steps:
+            yield from self._take_skipped()
+            yield report
+            metrics.add(report)
+            stop = should_stop()
+            if stop or is_due(report.step, train.steps_per_report, n_steps):
+                yield metrics.write_interval()
+            if self.data.valid is not None and is_due(report.step, train.steps_per_eval, n_steps):
+                yield metrics.write({"step": report.step, **self._validate(eval_step, state)})
+            if stop:
+                break
+            if is_due(report.step, train.steps_per_save, n_steps) and report.step < n_steps:
+                yield self._save(state, self.paths.numbered(report.step))
+        yield from self._take_skipped()
+        step = int(state.step)
+        yield self._save(state, self.paths.weights)
+        if step == n_steps and self.recipe.eval.answer_rows:
+            yield from self._answer("after", state, accuracy)
+            yield metrics.write({"step": step, **accuracy})
+        yield self._finish(step, n_steps)
+
+    def _describe(self, n_steps: int, first: int) -> Started:
+        module = self.backbone.module
+        return Started(
+            model_type=self.data.files.model_type,
+            n_rows=len(self.data.train),
+            n_valid_rows=0 if self.data.valid is None else len(self.data.valid),
+            n_steps=n_steps,
+            first_step=first,
+            n_params=count_parameters(module),
+            n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
+            n_adapted=sum(1 for _ in lora_layers(module)),
+        )
+
+    def _encode(self, rows: Rows, numbers: Sequence[int]) -> Iterator[Example]:
+        for number in numbers:
+            try:
+                yield self.data.encoder(rows[number])
+            except SampleError as error:
+                if self.recipe.data.on_bad_row == "raise":
+                    raise
+                self.skipped.append(str(error))
+
+    def _collate(self, microbatches: Sequence[Sequence[int]]) -> list[Batch]:
+        encoded = [list(self._encode(self.data.train, numbers)) for numbers in microbatches]
+        return [collate(examples, self.recipe.train.batch_size) for examples in encoded if examples]
+
+    def _take_skipped(self) -> Iterator[Skipped]:
+        for reason in self.skipped[self._n_reported :]:
+            self._n_reported += 1
+            yield Skipped(reason=reason)
+
+    def _validate(self, eval_step: Any, state: TrainState) -> dict[str, float]:
+        rows, train = self.data.valid, self.recipe.train
+        assert rows is not None  # noqa: S101 - for the type checker; callers have checked
+        # The same rows every time, drawn once: the first ones of a sorted set would not stand for it.
+        plan = plan_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
+        plan = plan if train.val_batches == -1 else plan[: train.val_batches]
+        encoded = (list(self._encode(rows, numbers)) for numbers in plan)
+        batches = (collate(examples, train.batch_size) for examples in encoded if examples)
+        loss, tokens = evaluate(eval_step, state, batches)
+        if not math.isfinite(loss):
+            msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
+            raise NonFiniteError(msg)
+        n_rows = sum(len(numbers) for numbers in plan)
+        return {"valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows}
+
+    def _answer(self, when: str, state: TrainState, accuracy: dict[str, float]) -> Iterator[Event]:
+        section, rows = self.recipe.eval, self.data.valid
+        if not section.answer_rows or rows is None:
+            return
+        total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
+        bind(self.backbone, state)
+        right = 0
+        samples = [rows[number] for number in range(total)]
+        answers = backend.answer_samples(self.backbone, self.data.encoder, samples, section)
+        for done, (expected, found) in enumerate(answers, start=1):
+            right += expected == found
+            yield Answered(
+                when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found
+            )
+        accuracy[f"accuracy_{when}"] = right / total
+
+    def _save(self, state: TrainState, path: Path) -> Saved:
+        mx.eval(state)
+        if self.recipe.model.full_finetune:
+            bind(self.backbone, state)
+            checkpoint.write_whole_folder(
+                path, lambda folder: backend.save_model(self.backbone, self.data.files.path, folder)
+            )
+        else:
+            own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
+            params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
+            checkpoint.save_adapter(path, params, self.config)
+        checkpoint.save_state(self.paths.folder / STATE_NAME, state)
+        return Saved(path=path, step=int(state.step))
+
+    def _finish(self, step: int, n_steps: int) -> Finished:
+        rows = self.data.train if self.data.valid is None else self.data.valid
+        sample = rows[0]
+        image = None
+        if sample.images:
+            image = self.paths.folder / EXAMPLE_NAME
+            opened = backend.open_image(sample.images[0], sample.source, self.recipe.data.image_resize_shape)
+            checkpoint.write_whole(image, lambda partial: opened.save(partial))
+        is_full = self.recipe.model.full_finetune
+        base = self.recipe.model.path
+        return Finished(
+            step=step,
+            n_steps=n_steps,
+            model=str(self.paths.weights) if is_full else str(self.data.files.path if "builtin:" in base else base),
+            adapter=None if is_full else self.paths.weights,
+            example_image=image,
+            example_question=next((turn.text for turn in sample.turns if turn.role == "user"), "Describe this."),
+            max_new_tokens=self.recipe.eval.max_new_tokens,
+            n_skipped=len(self.skipped),
+        )
+
+    def _probe(self) -> None:
+        numbers = range(min(PROBE_READS, len(self.data.train)))
+        examples = sorted(self._encode(self.data.train, numbers), key=lambda example: len(example.tokens))
+        self.skipped.clear()
+        if examples:
+            # The shortest, the longest and one between: padding and company differ the most.
+            places = sorted({0, len(examples) // 2, len(examples) - 1})[:PROBE_ROWS]
+            backend.probe(self.backbone, [examples[place] for place in places], self.data.files.model_type)
+
+
+@attrs.define
+class _Metrics:
+    """metrics.jsonl: one object per report and per validation."""
+
+    path: Path
+    reports: list[StepReport] = attrs.field(factory=list)
+    began: float = attrs.field(factory=time.perf_counter)
+
+    @classmethod
+    def open(cls, path: Path, after_step: int | None) -> "_Metrics":
+        """Begin a file, or go on with one after the lines of the steps that were done."""
+        kept = ""
+        if after_step is not None and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= after_step)
+        checkpoint.write_text(path, kept)
+        return cls(path)
+
+    def add(self, report: StepReport) -> None:
+        self.reports.append(report)
+
+    def write_interval(self) -> Reported:
+        """Write the mean over the steps since the last line."""
+        supervised = sum(report.supervised_tokens for report in self.reports)
+        seconds = sum(report.step_s for report in self.reports)
+        last = self.reports[-1]
+        metrics = {
+            "step": last.step,
+            "loss": sum(report.loss * report.supervised_tokens for report in self.reports) / supervised,
+            "running_loss": last.running_loss,
+            "learning_rate": last.learning_rate,
+            "grad_norm": last.grad_norm,
+            "tokens_per_s": sum(report.tokens for report in self.reports) / seconds,
+            "supervised_tokens": supervised,
+            "seconds": time.perf_counter() - self.began,
+            "peak_memory_gb": mx.get_peak_memory() / 1e9,
+        }
+        self.reports.clear()
+        return self.write(metrics)
+
+    def write(self, metrics: Mapping[str, float]) -> Reported:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
+        return Reported(metrics=dict(metrics))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Count a model's parameters; those packed into quantized layers by what they stand for."""
+    n_params = sum(value.size for _, value in tree_flatten(module.parameters()))
+    for _, layer in module.named_modules():
+        if isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            # A packed word holds 32 / bits weights; the scales and biases beside it are not the model's.
+            packed = sum(value.size for name, value in layer.items() if name in ("weight", "scales", "biases"))
+            n_params += layer.weight.size * 32 // layer.bits - packed
+    return n_params
+
+
+def _describe_non_finite(step: int, rate: float, output: StepOutput, batches: Sequence[Batch]) -> str:
+    sources = [row.source for batch in batches for row in batch.rows]
+    return (
+        f"step {step}: the loss is {float(output.nll_sum / output.n_supervised)} and the gradient norm {float(output.grad_norm)} "
+        f"at learning rate {rate:g}; the step was not kept. Lower optim.learning_rate, set optim.grad_clip, or look at "
+        f"the rows of the batch: {', '.join(sources)}"
+    )

@@ -1,0 +1,129 @@
+"""What a run reports while it goes on. Plain numbers with their units in the names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Started:
+    """The run is about to take its first step.
+
+    Attributes:
+        model_type: mlx-vlm's name of the architecture.
+        n_rows: Rows to train on.
+        n_valid_rows: Rows to validate on.
+        n_steps: Steps of the whole run.
+        first_step: Steps done before, by the run that this one goes on from.
+        n_params: Parameters of the model.
+        n_trainable: Those that are trained.
+        n_adapted: Layers with an adapter.
+    """
+
+    model_type: str
+    n_rows: int
+    n_valid_rows: int
+    n_steps: int
+    first_step: int
+    n_params: int
+    n_trainable: int
+    n_adapted: int
+
+
+@attrs.frozen(kw_only=True)
+class StepReport:
+    """One step; losses in nats per supervised token.
+
+    Attributes:
+        step: Counts from 1.
+        loss: Of this step.
+        running_loss: Over all steps of this run so far, each token weighing the same.
+        learning_rate: Of this step.
+        grad_norm: Before clipping.
+        tokens: Tokens of this step, padding left out.
+        supervised_tokens: Those that were learned.
+        step_s: Seconds of this step, reading and encoding included.
+        n_traces: Shapes traced so far.
+    """
+
+    step: int
+    loss: float
+    running_loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    supervised_tokens: int
+    step_s: float
+    n_traces: int
+
+
+@attrs.frozen(kw_only=True)
+class Reported:
+    """A line of metrics.jsonl was written."""
+
+    metrics: Mapping[str, float]
+
+
+@attrs.frozen(kw_only=True)
+class Skipped:
+    """A row that cannot be learned from was passed over (data.on_bad_row = "skip")."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Answered:
+    """An answer was generated.
+
+    Attributes:
+        when: "before" or "after" training.
+        done: Answers so far.
+        total: Answers to come to.
+        accuracy: Share of exact answers so far.
+        expected: The row's answer.
+        found: The model's.
+    """
+
+    when: str
+    done: int
+    total: int
+    accuracy: float
+    expected: str
+    found: str
+
+
+@attrs.frozen(kw_only=True)
+class Saved:
+    """A checkpoint was written."""
+
+    path: Path
+    step: int
+
+
+@attrs.frozen(kw_only=True)
+class Finished:
+    """The run is over.
+
+    Attributes:
+        step: Steps done.
+        n_steps: Steps that were to be done.
+        model: What holds the base, or the whole fine-tuned model.
+        adapter: The adapter; None after full fine-tuning.
+        example_image: An image on disk to ask about; None without one.
+        example_question: What to ask.
+        max_new_tokens: How long an answer may be.
+        n_skipped: Rows passed over.
+    """
+
+    step: int
+    n_steps: int
+    model: str
+    adapter: Path | None
+    example_image: Path | None
+    example_question: str
+    max_new_tokens: int
+    n_skipped: int
+
+
+Event = Started | StepReport | Reported | Skipped | Answered | Saved | Finished

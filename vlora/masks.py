@@ -1,0 +1,205 @@
+"""Which tokens are learned. Pure: text and token ids in, masks out.
+
+A chat template is a program, so nothing here guesses from its text. The conversation is rendered twice,
+once as it is and once with each answer replaced by a sentinel; where the sentinels come out is where the
+answers stand. Everything is then verified on the ids themselves, and a row that fails is named.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .errors import SampleError
+from .types import BoolArray, IntArray
+
+Span = tuple[int, int]
+"""Start and end of a part of a text, in characters; the end is exclusive."""
+
+Tokenize = Callable[[list[str]], list[list[int]]]
+"""Texts to ids, without adding special tokens."""
+
+
+def make_sentinel(index: int) -> str:
+    """Make the text that stands for answer `index` while the template's own text is found."""
+    return f"\ue000answer{index}\ue001"
+
+
+def locate_answers(
+    text: str,
+    skeleton: str,
+    answers: Sequence[str],
+    end_of_turn: Sequence[str],
+    source: str,
+) -> list[Span]:
+    """Find every answer, with its end-of-turn token, in a rendered conversation.
+
+    Args:
+        text: The conversation as the template renders it.
+        skeleton: The same with `make_sentinel(i)` in place of answer i.
+        answers: The assistant turns' texts, in order.
+        end_of_turn: The tokenizer's special tokens, as text. The one that directly follows an answer
+            belongs to it; spaces between the two do as well, the model has to write them.
+        source: The row, for errors.
+
+    Raises:
+        SampleError: The template changes an answer by more than stripping white space, or drops it.
+    """
+    pieces: list[str] = []
+    rest = skeleton
+    for index in range(len(answers)):
+        before, found, rest = rest.partition(make_sentinel(index))
+        if not found:
+            msg = f"{source}: the chat template does not write assistant turn {index + 1}; split or mend the row"
+            raise SampleError(msg)
+        pieces.append(before)
+    pieces.append(rest)
+    spans: list[Span] = []
+    position = 0
+    for index, answer in enumerate(answers):
+        start = position + len(pieces[index])
+        follows = pieces[index + 1]
+        # Templates strip answers or leave them; the longest form that fits is the one it wrote.
+        for written in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
+            end = start + len(written)
+            if text.startswith(pieces[index] + written + follows, position):
+                break
+        else:
+            msg = (
+                f"{source}: the chat template changes assistant turn {index + 1} ({_shorten(answer)!r}); "
+                "its tokens cannot be told from the template's, so the row cannot be masked"
+            )
+            raise SampleError(msg)
+        spans.append((start, end + len(_leading_end_of_turn(follows, end_of_turn))))
+        position = end
+    if text[position:] != pieces[-1]:
+        msg = f"{source}: the chat template adds text after the last turn that depends on the answers"
+        raise SampleError(msg)
+    return spans
+
+
+def mask_completions(
+    text: str, spans: Sequence[Span], tokenize: Tokenize, source: str = "row"
+) -> tuple[IntArray, BoolArray]:
+    """Tokenize a text and mark the tokens of its spans.
+
+    Every boundary is verified: what stands before it must tokenize to the same ids on its own, as it does
+    when the model generates from there. A space before a span goes with it where the tokenizer joins the
+    two into one token ("ASSISTANT: yes" has the token "▁yes").
+
+    Args:
+        text: What is tokenized.
+        spans: Character spans in it, in order, not overlapping.
+        tokenize: The tokenizer.
+        source: The row, for errors.
+
+    Returns:
+        (i32[T] ids, bool[T] supervised). T is the length of the whole text in tokens.
+
+    Raises:
+        SampleError: A token joins characters on both sides of a boundary.
+    """
+    candidates = [_boundaries(text, span) for span in spans]
+    prefixes = [text[:end] for starts, stop in candidates for end in (*starts, stop)]
+    ids, *prefix_ids = tokenize([text, *prefixes])
+    lengths = iter(
+        len(prefix) if ids[: len(prefix)] == prefix else None for prefix in prefix_ids
+    )
+    supervised = np.zeros(len(ids), dtype=np.bool_)
+    for (starts, _), span in zip(candidates, spans, strict=True):
+        found = [next(lengths) for _ in starts]
+        start = next((length for length in found if length is not None), None)
+        stop = next(lengths)
+        if start is None or stop is None:
+            side = "start" if start is None else "end"
+            msg = (
+                f"{source}: the {side} of {_shorten(text[slice(*span)])!r} falls inside a token, joined with "
+                "the chat template's text; remove white space at the ends of the answer"
+            )
+            raise SampleError(msg)
+        supervised[start:stop] = True
+    return np.asarray(ids, dtype=np.int32), supervised
+
+
+def expand_placeholders(
+    plain: IntArray, expanded: IntArray, image_id: int, source: str = "row"
+) -> tuple[IntArray, BoolArray]:
+    """Align a text's ids with the processor's, in which each image is many tokens.
+
+    Args:
+        plain: i32[P], the ids of the text, `image_id` once per image.
+        expanded: i32[T], the ids that the processor made of the same text.
+        image_id: The token that the processor replaces.
+        source: The row, for errors.
+
+    Returns:
+        (i32[P] position of each plain token in `expanded`, where an image's is its first token;
+        bool[T] placeholders, True on every token that stands for an image).
+
+    Raises:
+        SampleError: The processor changed more than the images.
+    """
+    images = np.flatnonzero(plain == image_id)
+    bounds = [0, *(int(index) + 1 for index in images)]
+    ends = [*(int(index) for index in images), len(plain)]
+    segments = [plain[start:end] for start, end in zip(bounds, ends, strict=True)]
+    starts = _match_segments(segments, expanded)
+    if starts is None:
+        msg = (
+            f"{source}: the processor's ids are not the chat template's with {len(images)} images expanded "
+            f"({len(plain)} and {len(expanded)} tokens); does the text hold the image token itself?"
+        )
+        raise SampleError(msg)
+    positions = np.empty(len(plain), dtype=np.int32)
+    placeholders = np.ones(len(expanded), dtype=np.bool_)
+    for segment, start, bound in zip(segments, starts, bounds, strict=True):
+        stop = start + len(segment)
+        positions[bound : bound + len(segment)] = np.arange(start, stop)
+        placeholders[start:stop] = False
+        if bound + len(segment) < len(plain):
+            positions[bound + len(segment)] = stop
+    return positions, placeholders
+
+
+def _boundaries(text: str, span: Span) -> tuple[list[int], int]:
+    start, stop = span
+    bare = len(text[:start].rstrip(" "))
+    return ([start] if bare == start else [start, bare]), stop
+
+
+def _leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
+    bare = text.lstrip(" ")
+    token = next((token for token in end_of_turn if token and bare.startswith(token)), None)
+    return "" if token is None else text[: len(text) - len(bare)] + token
+
+
+def _match_segments(segments: Sequence[IntArray], expanded: IntArray) -> list[int] | None:
+    """Find where each segment starts, with at least one token between them; the shortest gaps first."""
+    first, *rest = segments
+    if not np.array_equal(expanded[: len(first)], first):
+        return None
+    if not rest:
+        return [0] if len(first) == len(expanded) else None
+    # The last segment stands at the end, and the others in order before it, so that the search is short.
+    position, starts = len(first), [0]
+    for segment in rest[:-1]:
+        found = _find(expanded, segment, position + 1)
+        if found is None:
+            return None
+        starts.append(found)
+        position = found + len(segment)
+    last = len(expanded) - len(rest[-1])
+    if last <= position or not np.array_equal(expanded[last:], rest[-1]):
+        return None
+    return [*starts, last]
+
+
+def _find(tokens: IntArray, segment: IntArray, start: int) -> int | None:
+    width = len(segment)
+    for position in range(start, len(tokens) - width + 1):
+        if np.array_equal(tokens[position : position + width], segment):
+            return position
+    return None
+
+
+def _shorten(text: str, width: int = 40) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,0 +1,464 @@
+"""Recipes: one TOML file says all that a run does.
+
+`parse_recipe` is strict: it reports every unknown key, wrong type and impossible value at once. Pure:
+files are read in `vlora.cli`. To add a key, add a field to its section; its default, its check and its
+place in error messages follow from there.
+"""
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import attrs
+import cattrs
+import tomli_w
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
+from cattrs.gen import make_dict_structure_fn, override
+
+from .errors import RecipeError
+
+Check = Callable[[Any], str | None]
+"""Says what is wrong with a value of the right type, or None."""
+
+
+def _at_least(minimum: float) -> Check:
+    return lambda value: None if value >= minimum else f"must be at least {minimum}"
+
+
+def _above(minimum: float) -> Check:
+    return lambda value: None if value > minimum else f"must be greater than {minimum}"
+
+
+def _fraction(value: float) -> str | None:
+    return None if 0 <= value < 1 else "must be at least 0 and less than 1"
+
+
+def _non_empty(value: str) -> str | None:
+    return None if value else "must not be empty"
+
+
+def _positive_pair(value: tuple[int, int]) -> str | None:
+    return None if min(value) > 0 else "must be two positive numbers, height and width"
+
+
+def _betas(value: tuple[float, float]) -> str | None:
+    return None if all(0 <= beta < 1 for beta in value) else "must be two numbers in [0, 1)"
+
+
+def _bits(value: int) -> str | None:
+    return None if value in (2, 3, 4, 5, 6, 8) else "must be 2, 3, 4, 5, 6 or 8"
+
+
+def _group_size(value: int) -> str | None:
+    return None if value in (32, 64, 128) else "must be 32, 64 or 128"
+
+
+def _some_or_all(value: int) -> str | None:
+    return None if value > 0 or value == -1 else "must be at least 1, or -1 for all"
+
+
+def _prompt_format(value: str) -> str | None:
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError as error:
+        return f"must be JSON ({error})"
+    if not isinstance(parsed, (dict, list)):
+        return 'must be a JSON object such as {"user": [...], "assistant": [...]}'
+    return None
+
+
+def _key(default: Any = attrs.NOTHING, check: Check | None = None) -> Any:
+    return attrs.field(default=default, metadata={"check": check})
+
+
+@attrs.frozen(kw_only=True)
+class ModelSection:
+    """Which model is trained, and which of its parts.
+
+    Attributes:
+        path: Hub id, local folder, or "builtin:tiny-qwen3-vl".
+        full_finetune: Train all of the language model instead of a LoRA.
+        train_vision: Train the vision tower and its projector too.
+        adapter_path: An adapter to go on from.
+        trust_remote_code: Let the model's repository run its own Python code.
+        quantize_bits: Quantize a floating-point language model on loading (QLoRA).
+        quantize_group_size: Weights that share a scale when quantize_bits is given.
+    """
+
+    path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", _non_empty)
+    full_finetune: bool = _key(default=False)
+    train_vision: bool = _key(default=False)
+    adapter_path: str | None = _key(None, _non_empty)
+    trust_remote_code: bool = _key(default=False)
+    quantize_bits: int | None = _key(None, _bits)
+    quantize_group_size: int = _key(64, _group_size)
+
+
+@attrs.frozen(kw_only=True)
+class DataSection:
+    """Which rows are learned, and what of each row.
+
+    Attributes:
+        path: Hub id, saved dataset, Parquet or JSONL file, image folder, or "builtin:digits".
+        split: Which split of it.
+        config: Which configuration of a hub dataset.
+        image_resize_shape: (height, width) in pixels; images are resized to it before the processor.
+        custom_prompt_format: JSON of messages with {image}, {question}, {answer} or other columns.
+        max_seq_length: Tokens of a row at most; text beyond is cut, images never.
+        train_on_completions: Learn the assistant's turns only.
+        shuffle: Draw a new order every epoch.
+        valid_path: Other rows to validate on.
+        valid_split: Another split of `path` to validate on.
+        valid_fraction: A share of the rows to hold out and validate on.
+        on_bad_row: "raise" stops at a row that cannot be learned from, "skip" counts and reports it.
+        assistant_id: Token id that begins an answer; only for tokenizers without a chat template.
+    """
+
+    path: str = _key(check=_non_empty)
+    split: str = _key("train", _non_empty)
+    config: str | None = _key(None)
+    image_resize_shape: tuple[int, int] | None = _key(None, _positive_pair)
+    custom_prompt_format: str | None = _key(None, _prompt_format)
+    max_seq_length: int = _key(2048, _at_least(2))
+    train_on_completions: bool = _key(default=False)
+    shuffle: bool = _key(default=True)
+    valid_path: str | None = _key(None, _non_empty)
+    valid_split: str | None = _key(None, _non_empty)
+    valid_fraction: float = _key(0.0, _fraction)
+    on_bad_row: Literal["raise", "skip"] = _key("raise")
+    assistant_id: int = _key(77091, _at_least(0))
+
+
+@attrs.frozen(kw_only=True)
+class LoraSection:
+    """The adapter.
+
+    Attributes:
+        rank: Inner width of the low-rank update.
+        alpha: The update is scaled by alpha / rank.
+        dropout: Probability of dropping an input of the update.
+        targets: Suffixes or qualified names of linear layers; none means all of the language model.
+    """
+
+    rank: int = _key(8, _at_least(1))
+    alpha: float = _key(16.0, _above(0))
+    dropout: float = _key(0.0, _fraction)
+    targets: tuple[str, ...] = _key(())
+
+
+@attrs.frozen(kw_only=True)
+class OptimSection:
+    """The optimizer and its learning rate.
+
+    Attributes:
+        name: One of MLX's optimizers; adam and adamw with bias correction.
+        learning_rate: The highest rate, reached after the warmup.
+        weight_decay: Decoupled for adamw, muon, lion and adafactor; added to the gradient for sgd.
+        betas: Decay rates of the two moments; sgd and muon take the first as momentum.
+        eps: Added to the denominator of adam and adamw.
+        schedule: How the rate falls from its highest to zero over the run.
+        warmup_steps: Steps over which the rate rises to its highest.
+        grad_clip: Largest global norm of the gradient.
+    """
+
+    name: Literal["adam", "adamw", "sgd", "muon", "adafactor", "lion"] = _key("adamw")
+    learning_rate: float = _key(2e-5, _above(0))
+    weight_decay: float = _key(0.0, _at_least(0))
+    betas: tuple[float, float] = _key((0.9, 0.999), _betas)
+    eps: float = _key(1e-8, _above(0))
+    schedule: Literal["constant", "linear", "cosine"] = _key("constant")
+    warmup_steps: int = _key(0, _at_least(0))
+    grad_clip: float | None = _key(None, _above(0))
+
+
+@attrs.frozen(kw_only=True)
+class TrainSection:
+    """How long, in what portions, and how often to report. A step is one optimizer update.
+
+    Attributes:
+        batch_size: Rows of one forward and backward pass (a microbatch).
+        iters: Steps.
+        epochs: Passes over the rows; overrides iters.
+        gradient_accumulation_steps: Microbatches of a step.
+        grad_checkpoint: Recompute activations in the backward pass to save memory.
+        seed: Fixes the order of the rows, the adapter's start and the dropout.
+        steps_per_report: Steps between reports.
+        steps_per_eval: Steps between validations.
+        steps_per_save: Steps between numbered checkpoints.
+        val_batches: Batches of a validation at most; -1 for all.
+    """
+
+    batch_size: int = _key(4, _at_least(1))
+    iters: int = _key(1000, _at_least(1))
+    epochs: int | None = _key(None, _at_least(1))
+    gradient_accumulation_steps: int = _key(1, _at_least(1))
+    grad_checkpoint: bool = _key(default=False)
+    seed: int = _key(0, _at_least(0))
+    steps_per_report: int = _key(10, _at_least(1))
+    steps_per_eval: int = _key(200, _at_least(1))
+    steps_per_save: int = _key(100, _at_least(1))
+    val_batches: int = _key(25, _some_or_all)
+
+
+@attrs.frozen(kw_only=True)
+class EvalSection:
+    """Answers generated on the validation rows before and after training.
+
+    Attributes:
+        answer_rows: How many rows to answer; 0 for none, -1 for all.
+        max_new_tokens: Longest answer.
+    """
+
+    answer_rows: int = _key(0, _at_least(-1))
+    max_new_tokens: int = _key(32, _at_least(1))
+
+
+@attrs.frozen(kw_only=True)
+class OutputSection:
+    """Where the result goes.
+
+    Attributes:
+        path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
+    """
+
+    path: str = _key("adapters.safetensors", _non_empty)
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """All that a run does. Make one with `parse_recipe`, vary it with `attrs.evolve`."""
+
+    model: ModelSection = attrs.field(factory=ModelSection)
+    data: DataSection
+    lora: LoraSection = attrs.field(factory=LoraSection)
+    optim: OptimSection = attrs.field(factory=OptimSection)
+    train: TrainSection = attrs.field(factory=TrainSection)
+    eval: EvalSection = attrs.field(factory=EvalSection)
+    output: OutputSection = attrs.field(factory=OutputSection)
+
+
+_SECTIONS: dict[str, type] = {
+    name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)
+}
+_WORDS: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        text: TOML.
+        overrides: Values that replace those of the text, under dotted keys ("train.iters").
+
+    Raises:
+        RecipeError: One message that lists everything wrong: key, value found, what is expected.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        msg = f"the recipe is not TOML: {error}"
+        raise RecipeError(msg) from None
+    for key, value in (overrides or {}).items():
+        section, _, name = key.partition(".")
+        if section not in _SECTIONS or not name or not isinstance(raw.setdefault(section, {}), dict):
+            msg = f"{key}: unknown key; {_nearest(key, all_keys())}"
+            raise RecipeError(msg)
+        raw[section][name] = value
+    return structure_recipe(raw)
+
+
+def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """Make a recipe of nested dicts; the checks and errors of `parse_recipe`."""
+    problems: list[str] = []
+    if "data" not in raw:
+        # Reported as the one key that is missing, not as a missing section.
+        raw = {**raw, "data": {}}
+    try:
+        recipe: Recipe = _CONVERTER.structure(raw, Recipe)
+    except ClassValidationError as error:
+        problems += _explain(error, "")
+        recipe = None  # type: ignore[assignment]
+    else:
+        problems += _contradictions(recipe)
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe with every default spelled out; `parse_recipe` of it gives an equal one."""
+    sections = attrs.asdict(recipe, value_serializer=lambda *args: _plain(args[2]))
+    return tomli_w.dumps(
+        {
+            name: {key: value for key, value in section.items() if value is not None}
+            for name, section in sections.items()
+        }
+    )
+
+
+def parse_value(text: str) -> Any:
+    """Read a value given on the command line: TOML where it is TOML, otherwise a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def all_keys() -> list[str]:
+    """Name every key of a recipe, dotted."""
+    return [f"{name}.{field.name}" for name, kind in _SECTIONS.items() for field in attrs.fields(kind)]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    name = key.rpartition(".")[2]
+    close = close or [other for other in known if other.rpartition(".")[2] == name]
+    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    data, model, optim = recipe.data, recipe.model, recipe.optim
+    held_out = [
+        f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)
+    ]
+    if len(held_out) > 1:
+        yield f"{' and '.join(held_out)}: they exclude one another; keep one"
+    if model.full_finetune and model.adapter_path:
+        yield (
+            f"model.adapter_path: found {model.adapter_path!r} together with model.full_finetune = true; "
+            "to go on from a fully fine-tuned model, give its folder as model.path"
+        )
+    if model.full_finetune and model.quantize_bits:
+        yield (
+            f"model.quantize_bits: found {model.quantize_bits} together with model.full_finetune = true; "
+            "quantized weights cannot be trained, train a LoRA on them"
+        )
+    if optim.name == "adam" and optim.weight_decay:
+        yield (
+            f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; "
+            "use 'adamw'"
+        )
+    if recipe.eval.answer_rows and not held_out:
+        yield (
+            "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
+            "or data.valid_fraction"
+        )
+
+
+def _explain(error: BaseException, where: str) -> Iterator[str]:
+    if isinstance(error, (ClassValidationError, IterableValidationError)):
+        noted, rest = error.group_exceptions()
+        for inner, note in noted:
+            name = getattr(note, "name", None)
+            key = where if name is None else f"{where}.{name}".lstrip(".")
+            yield from _explain(inner, key)
+        for inner in rest:
+            yield from _explain(inner, where)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        for extra in sorted(error.extra_fields):
+            key = f"{where}.{extra}".lstrip(".")
+            known = all_keys() if where else list(_SECTIONS)
+            yield f"{key}: unknown {'key' if where else 'section'}; {_nearest(key, known)}"
+    elif isinstance(error, KeyError):
+        key = f"{where}.{error.args[0]}".lstrip(".") if not where.endswith(str(error.args[0])) else where
+        yield f"{key}: missing; it has no default"
+    else:
+        yield f"{where}: {error}"
+
+
+def _strict(kind: Any) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        accepted = (int, float) if kind is float else (kind,)
+        if type(value) not in accepted:
+            msg = f"found {value!r}, expected {_WORDS[kind]}"
+            raise TypeError(msg)
+        if kind is float and not math.isfinite(value):
+            msg = f"found {value!r}, expected a finite number"
+            raise TypeError(msg)
+        return kind(value)
+
+    return structure
+
+
+def _structure_choice(value: Any, kind: Any) -> Any:
+    choices = get_args(kind)
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        msg = f"found {value!r}, expected one of {', '.join(map(repr, choices))}{hint}"
+        raise ValueError(msg)
+    return value
+
+
+def _structure_tuple(value: Any, kind: Any) -> Any:
+    kinds = get_args(kind)
+    open_ended = kinds[-1] is Ellipsis
+    words = _WORDS[kinds[0]].split()[-1]
+    expected = f"a list of {words}s" if open_ended else f"a list of {len(kinds)} {words}s"
+    if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(kinds)):
+        msg = f"found {value!r}, expected {expected}"
+        raise TypeError(msg)
+    try:
+        return tuple(_strict(kinds[0])(item, kinds[0]) for item in value)
+    except TypeError:
+        msg = f"found {value!r}, expected {expected}"
+        raise TypeError(msg) from None
+
+
+def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Callable[[Any, Any], Any]:
+    kinds = get_args(field.type) if type(None) in get_args(field.type) else ()
+    kind = kinds[0] if kinds else field.type
+    check: Check | None = field.metadata["check"]
+
+    def structure(value: Any, _: Any) -> Any:
+        if field.name == "custom_prompt_format" and isinstance(value, (dict, list)):
+            # In TOML a table reads better than JSON within a string.
+            value = json.dumps(value)
+        result = converter.structure(value, kind)
+        if check and (problem := check(result)):
+            msg = f"found {value!r}, {problem}"
+            raise ValueError(msg)
+        return result
+
+    return structure
+
+
+def _make_converter() -> Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in _WORDS:
+        converter.register_structure_hook(kind, _strict(kind))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _structure_choice)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _structure_tuple)
+    for section in _SECTIONS.values():
+        hooks = {
+            field.name: override(struct_hook=_structure_field(converter, field))
+            for field in attrs.fields(attrs.resolve_types(section))
+        }
+        structure = make_dict_structure_fn(
+            section,
+            converter,
+            _cattrs_forbid_extra_keys=True,
+            **hooks,  # type: ignore[arg-type]
+        )
+        converter.register_structure_hook(section, _only_tables(structure))
+    return converter
+
+
+def _only_tables(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def structure_section(value: Any, kind: Any) -> Any:
+        if not isinstance(value, Mapping):
+            msg = f"found {value!r}, expected a table of keys"
+            raise TypeError(msg)
+        return structure(value, kind)
+
+    return structure_section
+
+
+_CONVERTER = _make_converter()

@@ -1,0 +1,194 @@
+"""Rows of a data set, read through Hugging Face `datasets`; images stay closed until a row is encoded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+import datasets
+import numpy as np
+
+from .digits import BUILTIN_DIGITS, load_digit_rows
+from .errors import RecipeError
+from .recipe import DataSection
+from .samples import Row, format_sample
+from .types import Sample
+
+FILE_READERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".arrow": "arrow",
+}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+class Table(Protocol):
+    """Rows by number; a `datasets.Dataset` is one, and so is a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Rows:
+    """The rows of one split, as conversations on demand.
+
+    Attributes:
+        name: How error messages name the data set ("train.jsonl").
+        table: The rows.
+        numbers: Which of them, by number.
+        folder: Where relative image paths begin; None if the paths are not files beside the rows.
+        custom_prompt_format: As in the recipe.
+    """
+
+    name: str
+    table: Table
+    numbers: Sequence[int]
+    folder: Path | None = None
+    custom_prompt_format: str | None = None
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a row as a conversation.
+
+        Raises:
+            SampleError: There is none in it.
+        """
+        number = int(self.numbers[index])
+        sample = format_sample(
+            self.table[number], source=f"{self.name} row {number}", custom_prompt_format=self.custom_prompt_format
+        )
+        if self.folder is None:
+            return sample
+        return attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
+
+
+def beside(image: Any, folder: Path) -> Any:
+    """Resolve a relative image path against the folder of the file that names it."""
+    if isinstance(image, dict) and image.get("bytes") is None:
+        image = image.get("path")
+    if isinstance(image, str) and "://" not in image and not image.startswith("data:"):
+        path = folder / Path(image).expanduser()
+        return str(path) if path.is_file() or not Path(image).is_file() else image
+    return image
+
+
+def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
+    """Read the training rows, and the validation rows if the recipe names any.
+
+    Args:
+        data: The recipe's section.
+        seed: Fixes which rows `valid_fraction` holds out.
+
+    Raises:
+        RecipeError: There is no such data set, split or file, or it is empty.
+    """
+    train = _load(data, data.path, data.split, "data.path")
+    if data.valid_path is not None:
+        return train, _load(data, data.valid_path, data.split, "data.valid_path")
+    if data.valid_split is not None:
+        return train, _load(data, data.path, data.valid_split, "data.valid_split")
+    if not data.valid_fraction:
+        return train, None
+    order = np.random.default_rng(seed).permutation(len(train))
+    n_held_out = max(1, round(len(train) * data.valid_fraction))
+    if n_held_out >= len(train):
+        msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
+        raise RecipeError(msg)
+    held_out, kept = sorted(order[:n_held_out].tolist()), sorted(order[n_held_out:].tolist())
+    return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
+
+
+def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
+    if path == BUILTIN_DIGITS:
+        table: Table = load_digit_rows(split, data.config)
+        folder = None
+    else:
+        try:
+            table, folder = _load_dataset(path, split, data.config)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            msg = f"{key}: cannot read {path!r} (split {split!r}): {error}"
+            raise RecipeError(msg) from None
+    if not len(table):
+        msg = f"{key}: {path!r} (split {split!r}) has no rows"
+        raise RecipeError(msg)
+    name = f"{Path(path).name} {split}" if path != split else path
+    return Rows(
+        name=name,
+        table=table,
+        numbers=range(len(table)),
+        folder=folder,
+        custom_prompt_format=data.custom_prompt_format,
+    )
+
+
+def _load_dataset(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
+    local = Path(path).expanduser()
+    if not local.exists():
+        return _undecoded(datasets.load_dataset(path, config, split=split)), None
+    if local.is_file():
+        reader = FILE_READERS.get(local.suffix.lower())
+        if reader is None:
+            known = ", ".join(FILE_READERS)
+            msg = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
+            raise ValueError(msg)
+        # A single file has a single split, whatever the recipe calls it.
+        table = datasets.load_dataset(reader, data_files={"train": str(local)}, split="train")
+        return _undecoded(table), local.parent
+    if (local / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(str(local))
+        if split not in splits:
+            msg = f"it has the splits {', '.join(splits)}"
+            raise ValueError(msg)
+        return _undecoded(splits[split]), local
+    if (local / "state.json").is_file():
+        return _undecoded(datasets.load_from_disk(str(local))), local
+    if _is_image_folder(local):
+        table = datasets.load_dataset("imagefolder", data_dir=str(local), split=split)
+        return _undecoded(table), local
+    return _undecoded(datasets.load_dataset(str(local), config, split=split)), local
+
+
+def _is_image_folder(folder: Path) -> bool:
+    has_metadata = any(next(folder.glob(f"**/metadata.{kind}"), None) for kind in ("jsonl", "csv", "parquet"))
+    return has_metadata and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+
+
+def _undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
+    """Let image columns give bytes and paths: a broken image is then one row's error, with its number."""
+    return table.cast(_map_images(table.features)) if _has_images(table.features) else table
+
+
+def _has_images(features: Any) -> bool:
+    return any(isinstance(feature, datasets.Image) for feature in _leaves(features))
+
+
+def _leaves(feature: Any) -> list[Any]:
+    if isinstance(feature, dict):
+        return [leaf for value in feature.values() for leaf in _leaves(value)]
+    inner = getattr(feature, "feature", None)
+    if inner is not None:
+        return _leaves(inner)
+    if isinstance(feature, list):
+        return [leaf for value in feature for leaf in _leaves(value)]
+    return [feature]
+
+
+def _map_images(feature: Any) -> Any:
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, datasets.Features):
+        return datasets.Features({name: _map_images(value) for name, value in feature.items()})
+    if isinstance(feature, dict):
+        return {name: _map_images(value) for name, value in feature.items()}
+    if isinstance(feature, datasets.List):
+        return datasets.List(_map_images(feature.feature), length=feature.length)
+    return feature
+
+

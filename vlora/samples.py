@@ -1,0 +1,250 @@
+"""From a dataset row to a `Sample`: who said what, and where the images stand. Pure.
+
+Every layout that data sets and other trainers use comes in here; none goes further, so that the model
+side has one format to render. Images are not opened.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from .errors import SampleError
+from .types import ImageSlot, Sample, Turn
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "<|user|>": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "<|assistant|>": "assistant",
+    "tool": "tool",
+}
+IMAGE_TAG = "<image>"
+_IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes")
+_COLUMN = re.compile(r"\{(\w+)\}")
+
+Row = Mapping[str, Any]
+
+
+@attrs.define
+class _Images:
+    """The images of a row while its turns are read."""
+
+    waiting: list[Any]
+    source: str
+    placed: list[Any] = attrs.field(factory=list)
+
+    def place(self, image: Any) -> ImageSlot:
+        self.placed.append(image)
+        return ImageSlot(len(self.placed) - 1)
+
+    def take(self, marker: str) -> ImageSlot:
+        if not self.waiting:
+            msg = (
+                f"{self.source}: {marker} has no image; the row's image columns hold "
+                f"{len(self.placed)}, give one image per marker"
+            )
+            raise SampleError(msg)
+        return self.place(self.waiting.pop(0))
+
+
+def format_sample(row: Row, source: str = "row", custom_prompt_format: str | None = None) -> Sample:
+    """Read a row of any accepted layout.
+
+    Layouts: `messages` or `conversations` (role/content or from/value, images beside them, inside the
+    content, or inside the message), `question` + `answer`, or any columns through a custom format. Images
+    come from `images` or `image`; `<image>` in a text marks the place of the next one, and images that no
+    marker names stand at the start of the first user turn.
+
+    Args:
+        row: Column names to values; images as paths, URLs, bytes, PIL images or `{"bytes", "path"}`.
+        source: How error messages name the row.
+        custom_prompt_format: JSON of messages in which `{column}` stands for a column's value; a value
+            that is `{image}` or `{images}` alone stands for the row's images.
+
+    Raises:
+        SampleError: No conversation in the row, an unknown role, no assistant turn, or markers and
+            images that do not match.
+    """
+    images = _Images(waiting=list(_row_images(row)), source=source)
+    if custom_prompt_format is not None:
+        messages = _fill_format(json.loads(custom_prompt_format), row, source)
+    else:
+        messages = _row_messages(row, source)
+    turns = [_read_turn(message, images) for message in _list_messages(messages, source)]
+    turns = _place_rest(turns, images)
+    if not any(turn.role == "assistant" and turn.text for turn in turns):
+        msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
+        raise SampleError(msg)
+    return Sample(source=source, turns=tuple(turns), images=tuple(images.placed))
+
+
+def _row_images(row: Row) -> Iterator[Any]:
+    for column in ("images", "image"):
+        value = row.get(column)
+        if value is None:
+            continue
+        yield from (item for item in (value if isinstance(value, (list, tuple)) else [value]) if item is not None)
+        return
+
+
+def _row_messages(row: Row, source: str) -> Any:
+    for column in ("messages", "conversations", "conversation"):
+        if row.get(column) is not None:
+            value = row[column]
+            return json.loads(value) if isinstance(value, str) else value
+    if row.get("question") is not None and row.get("answer") is not None:
+        return [
+            {"role": "user", "content": str(row["question"])},
+            {"role": "assistant", "content": str(row["answer"])},
+        ]
+    msg = (
+        f"{source}: columns {', '.join(row)} hold no conversation; expected messages, conversations or "
+        "question + answer, or name your columns in data.custom_prompt_format"
+    )
+    raise SampleError(msg)
+
+
+def _list_messages(messages: Any, source: str) -> Iterator[Mapping[str, Any]]:
+    """Accept a list of messages, or one object of role to content."""
+    if isinstance(messages, Mapping) and not {"role", "from", "content", "value"} & set(messages):
+        messages = [{"role": role, "content": content} for role, content in messages.items()]
+    elif isinstance(messages, Mapping):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        msg = f"{source}: found {messages!r}, expected a list of messages"
+        raise SampleError(msg)
+    for message in messages:
+        if not isinstance(message, Mapping):
+            msg = f"{source}: found the message {message!r}, expected one with a role and a content"
+            raise SampleError(msg)
+        yield message
+
+
+def _read_turn(message: Mapping[str, Any], images: _Images) -> Turn:
+    name = message.get("role", message.get("from"))
+    role = ROLES.get(str(name).strip().lower())
+    if role is None:
+        msg = f"{images.source}: found the role {name!r}, expected one of {', '.join(ROLES)}"
+        raise SampleError(msg)
+    # Deepseek-VL-V2's layout repeats a message's images inside it; those stand for the row's own.
+    inside = [image for image in message.get("images") or () if image is not None]
+    if inside:
+        del images.waiting[: len(inside)]
+        images.waiting[:0] = inside
+    content = message.get("content", message.get("value"))
+    parts = _merge_text(_read_content(content, images))
+    return Turn(role=role, parts=tuple(parts))
+
+
+def _read_content(content: Any, images: _Images) -> Iterator[str | ImageSlot]:
+    if content is None:
+        return
+    if isinstance(content, str):
+        before, *rest = content.split(IMAGE_TAG)
+        yield before
+        for text in rest:
+            yield images.take(f"the marker {IMAGE_TAG}")
+            yield text
+    elif isinstance(content, Mapping):
+        yield from _read_part(content, images)
+    elif isinstance(content, Sequence):
+        for part in content:
+            yield from _read_content(part, images)
+    else:
+        msg = f"{images.source}: found the content {content!r}, expected text or a list of parts"
+        raise SampleError(msg)
+
+
+def _read_part(part: Mapping[str, Any], images: _Images) -> Iterator[str | ImageSlot]:
+    kind = part.get("type")
+    if kind in ("text", "input_text", "output_text") or (kind is None and part.get("text") is not None):
+        text = part.get("text", part.get("content"))
+        if not isinstance(text, str):
+            msg = f"{images.source}: found the text part {dict(part)!r}, expected a string under 'text'"
+            raise SampleError(msg)
+        yield text
+        return
+    if kind in ("image", "image_url", "input_image") or kind is None:
+        image = next((part[key] for key in _IMAGE_KEYS if part.get(key) is not None), None)
+        if isinstance(image, Mapping) and "url" in image:
+            image = image["url"]
+        if image is None:
+            yield images.take("an image part")
+            return
+        named = image if isinstance(image, list) else [image]
+        # A row that names its images in the content and in a column means the same ones.
+        del images.waiting[: len(named)]
+        yield from (images.place(item) for item in named)
+        return
+    msg = f"{images.source}: found a part of type {kind!r}; vlora learns from text and images"
+    raise SampleError(msg)
+
+
+def _merge_text(parts: Iterator[str | ImageSlot]) -> list[str | ImageSlot]:
+    merged: list[str | ImageSlot] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        elif part != "":
+            merged.append(part)
+    return merged
+
+
+def _place_rest(turns: list[Turn], images: _Images) -> list[Turn]:
+    if not images.waiting:
+        return turns
+    if images.placed:
+        msg = (
+            f"{images.source}: {len(images.placed)} of {len(images.placed) + len(images.waiting)} images have "
+            f"a place in the messages; give every image a marker ({IMAGE_TAG} or an image part), or none"
+        )
+        raise SampleError(msg)
+    first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
+    if first is None:
+        msg = f"{images.source}: there are images but no user turn to show them in"
+        raise SampleError(msg)
+    slots = tuple(images.place(image) for image in images.waiting)
+    images.waiting.clear()
+    turns[first] = attrs.evolve(turns[first], parts=slots + turns[first].parts)
+    return turns
+
+
+def _is_empty_image_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "image" and part.get("image") == []
+
+
+def _fill_format(template: Any, row: Row, source: str) -> Any:
+    if isinstance(template, Mapping):
+        return {key: _fill_format(value, row, source) for key, value in template.items()}
+    if isinstance(template, list):
+        filled = [_fill_format(value, row, source) for value in template]
+        # A text-only row has nothing to put into the format's image parts.
+        return [part for part in filled if not _is_empty_image_part(part)]
+    if not isinstance(template, str):
+        return template
+    name = _COLUMN.fullmatch(template)
+    if name and name[1] in ("image", "images"):
+        # Either spelling stands for the row's images, whichever column it has.
+        return list(_row_images(row))
+
+    def value_of(match: re.Match[str]) -> str:
+        if match[1] not in row:
+            msg = (
+                f"{source}: data.custom_prompt_format names the column {match[1]!r}; the row has "
+                f"{', '.join(row)}"
+            )
+            raise SampleError(msg)
+        if match[1] in ("image", "images"):
+            return IMAGE_TAG * len(list(_row_images(row)))
+        return str(row[match[1]])
+
+    return _COLUMN.sub(value_of, template)

@@ -1,0 +1,306 @@
+"""The training step: a pure function of state and batches, compiled.
+
+A step is `embed -> language step -> update`. Embedding (vision tower, merging of image features into the
+text) depends on values, such as where the images stand, so it runs before the compiled part; the language
+model, the loss and their gradients are one compiled function, the update is another. When something on the
+embedding side is trained, the language step also returns the gradients of its inputs, and the backbone
+carries them on.
+
+The model is a `Backbone`: its module holds the frozen weights, and the trained ones only while a function
+here has bound them. After every call it is as it was before.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .adapters import lora_layers
+from .losses import LossFn, loss_fn, shift_targets
+from .optimizers import clip_by_global_norm
+from .types import Batch, StepOutput, TrainState, Tree
+
+Params = dict[str, mx.array]
+"""Qualified names to arrays."""
+
+
+class Backbone(Protocol):
+    """What the step needs of a model; `vlora.backend` makes one of an mlx-vlm model."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, trainable parts unfrozen."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The language model's layer stack, for gradient checkpointing."""
+
+    def embed(self, batch: Batch) -> tuple[Tree, Tree]:
+        """Make the language model's inputs: (floating-point ones, others), each name to array."""
+
+    def embed_names(self) -> frozenset[str]:
+        """Name the trainable parameters that `embed` uses."""
+
+    def embed_gradients(self, batch: Batch, cotangents: Tree) -> Params:
+        """Carry the gradients of `embed`'s floating-point outputs on to `embed_names`."""
+
+    def logits(self, tokens: mx.array, features: Tree, others: Tree) -> mx.array:
+        """Run the language model; safe to trace. i32[B, T] -> f[B, T, V]."""
+
+    def corrected(self) -> AbstractContextManager[None]:
+        """Correct the model for as long as `logits` and its gradient run."""
+
+
+class TrainStep(Protocol):
+    """A step: `(state, microbatches, learning rate) -> (state, output)`."""
+
+    n_traces: int
+    """How many shapes have been traced so far."""
+
+    def __call__(
+        self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
+    ) -> tuple[TrainState, StepOutput]:
+        """Take one optimizer step over all supervised tokens of the microbatches."""
+
+
+def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
+    """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
+    params = {
+        name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())
+    }
+    optimizer.init(params)
+    # `learning_rate` enters as an array, so that a new rate is no new trace.
+    return TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
+
+
+def bind(backbone: Backbone, state: TrainState) -> None:
+    """Write a state's parameters into the model, in the model's own types."""
+    current = dict(tree_flatten(backbone.module.trainable_parameters()))
+    _write(backbone.module, {name: value.astype(current[name].dtype) for name, value in state.params.items()})
+
+
+@contextmanager
+def bound(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[None]:
+    """Let the module hold `params`, in its own types, and put back what it held."""
+    if not params:
+        yield
+        return
+    trainable = dict(tree_flatten(module.trainable_parameters()))
+    held = {name: trainable[name] for name in params}
+    try:
+        _write(module, {name: value.astype(held[name].dtype) for name, value in params.items()})
+        yield
+    finally:
+        _write(module, held)
+
+
+@contextmanager
+def dropout_keys(module: nn.Module, key: mx.array | None) -> Iterator[None]:
+    """Give every adapter its own random key; None switches dropout off.
+
+    Explicit keys, because a checkpointed layer runs twice and has to drop the same inputs both times.
+    """
+    layers = [layer for _, layer in lora_layers(module)]
+    keys = [None] * len(layers) if key is None or not layers else mx.random.split(key, len(layers))
+    try:
+        for layer, own in zip(layers, keys, strict=True):
+            layer._dropout_key = own  # noqa: SLF001
+        yield
+    finally:
+        for layer in layers:
+            layer._dropout_key = None  # noqa: SLF001
+
+
+@contextmanager
+def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let the layers recompute their activations in the backward pass.
+
+    Each instance gets a subclass of its own class for the time being; the classes themselves are not touched.
+    """
+    classes = [type(layer) for layer in layers]
+
+    def subclass(cls: type) -> type:
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            def inner(params: Tree, *args: Any, **kwargs: Any) -> Any:
+                self.update(params)
+                return cls.__call__(self, *args, **kwargs)
+
+            params = self.trainable_parameters()
+            try:
+                return mx.checkpoint(inner)(params, *args, **kwargs)
+            finally:
+                self.update(params)
+
+        return type(f"Checkpointed{cls.__name__}", (cls,), {"__call__": call})
+
+    subclasses = {cls: subclass(cls) for cls in set(classes)}
+    try:
+        for layer, cls in zip(layers, classes, strict=True):
+            layer.__class__ = subclasses[cls]
+        yield
+    finally:
+        for layer, cls in zip(layers, classes, strict=True):
+            layer.__class__ = cls
+
+
+def make_train_step(
+    backbone: Backbone,
+    optimizer: optim.Optimizer,
+    *,
+    loss: LossFn = loss_fn,
+    max_grad_norm: float | None = None,
+    grad_checkpoint: bool = False,
+    seed: int = 0,
+    compiled: bool = True,
+) -> TrainStep:
+    """Make the training step.
+
+    Gradients of the summed loss are added over the microbatches and divided once, by the number of supervised
+    tokens of them all, then clipped by their global norm.
+
+    Args:
+        backbone: The model.
+        optimizer: As `make_optimizer` makes it; its state travels in `TrainState`.
+        loss: Sums and counts, as `vlora.losses.loss_fn`.
+        max_grad_norm: Largest global norm of the mean gradient.
+        grad_checkpoint: Recompute each layer's activations in the backward pass.
+        seed: With the step's number it fixes the dropout; nothing random is carried from step to step.
+        compiled: False runs the same code eagerly.
+
+    Returns:
+        `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
+        the device.
+    """
+    return _TrainStep(backbone, optimizer, loss, max_grad_norm, grad_checkpoint, seed, compiled)
+
+
+class _TrainStep:
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: optim.Optimizer,
+        loss: LossFn,
+        max_grad_norm: float | None,
+        grad_checkpoint: bool,
+        seed: int,
+        compiled: bool,
+    ) -> None:
+        self.n_traces = 0
+        self._backbone = backbone
+        self._optimizer = optimizer
+        self._loss = loss
+        self._max_grad_norm = max_grad_norm
+        self._checkpointed = backbone.layers if grad_checkpoint else ()
+        self._seed = seed
+        self._embed_names = backbone.embed_names()
+        wrap: Callable[..., Any] = mx.compile if compiled else lambda function: function
+        self._gradients = wrap(self._microbatch_gradients)
+        self._update = wrap(self._apply_gradients)
+
+    def __call__(
+        self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
+    ) -> tuple[TrainState, StepOutput]:
+        batches = [microbatches] if isinstance(microbatches, Batch) else list(microbatches)
+        total: Params | None = None
+        nll_sum = n_supervised = mx.array(0.0)
+        embed_params = {name: state.params[name] for name in self._embed_names}
+        for index, batch in enumerate(batches):
+            with bound(self._backbone.module, embed_params):
+                features, others = self._backbone.embed(batch)
+                key = mx.stack([mx.array(self._seed * 4096 + index), state.step]).astype(mx.uint32)
+                (nll, n), gradients, cotangents = self._gradients(
+                    state.params, features, others, batch.tokens, batch.supervised, key
+                )
+                if self._embed_names:
+                    for name, gradient in self._backbone.embed_gradients(batch, cotangents).items():
+                        gradients[name] = gradients[name] + gradient.astype(mx.float32)
+            total = gradients if total is None else {k: total[k] + gradients[k] for k in total}
+            nll_sum, n_supervised = nll_sum + nll, n_supervised + n
+            if index + 1 < len(batches):
+                # One microbatch's activations at a time: otherwise all of them are alive at once.
+                mx.eval(total, nll_sum, n_supervised)
+        params, opt_state, step, norm = self._update(
+            state, total, n_supervised, mx.array(learning_rate, dtype=mx.float32)
+        )
+        return TrainState(params, opt_state, step), StepOutput(nll_sum, n_supervised, norm)
+
+    def _microbatch_gradients(
+        self, params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array, key: mx.array
+    ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
+        self.n_traces += 1
+        targets, weights = shift_targets(tokens, supervised)
+
+        module = self._backbone.module
+
+        def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
+            with bound(module, params):
+                logits = self._backbone.logits(tokens, features, others)
+            return self._loss(logits, targets, weights)
+
+        # Around the backward pass too: a checkpointed layer runs its forward again there.
+        with dropout_keys(module, key), checkpointed(self._checkpointed), self._backbone.corrected():
+            if self._embed_names:
+                sums, (gradients, cotangents) = mx.value_and_grad(objective, argnums=(0, 1))(params, features)
+            else:
+                sums, gradients = mx.value_and_grad(objective)(params, features)
+                cotangents = {}
+        return sums, gradients, cotangents
+
+    def _apply_gradients(
+        self, state: TrainState, gradients: Params, n_supervised: mx.array, learning_rate: mx.array
+    ) -> tuple[Params, Tree, mx.array, mx.array]:
+        count = mx.maximum(n_supervised, 1)
+        gradients = {name: gradient / count for name, gradient in gradients.items()}
+        gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm)
+        optimizer = self._optimizer
+        held = optimizer.state
+        try:
+            optimizer.state = {**state.opt_state, "learning_rate": learning_rate}
+            params = optimizer.apply_gradients(gradients, state.params)
+            return params, dict(optimizer.state), state.step + 1, norm
+        finally:
+            optimizer.state = held
+
+
+def make_eval_step(
+    backbone: Backbone, *, loss: LossFn = loss_fn, compiled: bool = True
+) -> Callable[[TrainState, Batch], tuple[mx.array, mx.array]]:
+    """Make the validation step: the summed loss and the number of supervised tokens, without dropout.
+
+    A function of its own, because a compiled function keeps the mode that it was traced in.
+
+    Args:
+        backbone: The model.
+        loss: As for the training step.
+        compiled: False runs the same code eagerly.
+
+    Returns:
+        `step(state, batch) -> (f32[] nats, f32[] tokens)`.
+    """
+    embed_names = backbone.embed_names()
+
+    def sums(
+        params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        with bound(backbone.module, params), backbone.corrected():
+            logits = backbone.logits(tokens, features, others)
+        return loss(logits, *shift_targets(tokens, supervised))
+
+    run = mx.compile(sums) if compiled else sums
+
+    def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
+        with bound(backbone.module, {name: state.params[name] for name in embed_names}):
+            features, others = backbone.embed(batch)
+        nll, n = run(state.params, features, others, batch.tokens, batch.supervised)
+        return nll, n
+
+    return eval_step
+
+
+def _write(module: nn.Module, params: Mapping[str, mx.array]) -> None:
+    if params:
+        module.update(tree_unflatten(list(params.items())))

@@ -1,0 +1,131 @@
+"""The records that flow: `row -> Sample -> Example -> Batch -> (TrainState, StepOutput)`.
+
+attrs classes live outside compiled functions, NamedTuples cross into them: `mx.compile` takes trees
+of arrays and NamedTuples, and rejects attrs objects.
+
+Shape letters, everywhere in vlora: B batch rows, T tokens, V vocabulary, D width, R LoRA rank.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+Tree = Any
+"""A nested dict or list of `mx.array` leaves, as `nn.Module.parameters()` returns."""
+
+IntArray = npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@attrs.frozen
+class ImageSlot:
+    """The place of one image in a turn.
+
+    Attributes:
+        index: Which of `Sample.images` stands here.
+    """
+
+    index: int
+
+
+@attrs.frozen
+class Turn:
+    """One message.
+
+    Attributes:
+        role: "system", "user", "assistant" or "tool".
+        parts: Text and images in the order in which they are read.
+    """
+
+    role: str
+    parts: tuple[str | ImageSlot, ...]
+
+    @property
+    def text(self) -> str:
+        """The turn's text, without its images."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@attrs.frozen(eq=False)
+class Sample:
+    """A dataset row as a conversation: text, and images not yet opened.
+
+    Attributes:
+        source: Where it came from, as error messages name it: "train.jsonl row 17".
+        turns: The conversation.
+        images: Paths, URLs, bytes or PIL images, in the order in which the turns show them.
+    """
+
+    source: str
+    turns: tuple[Turn, ...]
+    images: tuple[Any, ...]
+
+
+@attrs.frozen(eq=False)
+class Example:
+    """A row as the model's processor encodes it, with what is to be learned.
+
+    Attributes:
+        source: As in `Sample`.
+        tokens: i32[T], image placeholders expanded, no padding.
+        supervised: bool[T], marks targets; never a placeholder, never position 0.
+        placeholders: bool[T], marks the tokens that stand for images.
+        inputs: The processor's other outputs for this row alone, under the processor's own names,
+            leading dimension included (`pixel_values`, `image_grid_thw`, ...).
+        image_sizes: (width, height) in pixels of each image as given to the processor.
+    """
+
+    source: str
+    tokens: IntArray
+    supervised: BoolArray
+    placeholders: BoolArray
+    inputs: Mapping[str, Any] = attrs.field(factory=dict)
+    image_sizes: tuple[tuple[int, int], ...] = ()
+
+
+class Batch(NamedTuple):
+    """Rows padded on the right to one length. Made by `collate`; stays outside compiled functions.
+
+    Attributes:
+        tokens: i32[B, T].
+        supervised: bool[B, T], marks targets; False on padding and on filler rows.
+        valid: bool[B, T], False on padding and on filler rows.
+        rows: The examples themselves, one per real row; filler rows come after them.
+    """
+
+    tokens: mx.array
+    supervised: mx.array
+    valid: mx.array
+    rows: tuple[Example, ...]
+
+
+class TrainState(NamedTuple):
+    """All that training changes; what a checkpoint holds.
+
+    Attributes:
+        params: The trainable parameters, float32.
+        opt_state: The optimizer's own state.
+        step: i32[], optimizer updates done.
+    """
+
+    params: Tree
+    opt_state: Tree
+    step: mx.array
+
+
+class StepOutput(NamedTuple):
+    """What one optimizer step measured.
+
+    Attributes:
+        nll_sum: f32[], summed negative log-likelihood of the supervised targets, in nats.
+        n_supervised: f32[], how many targets that was.
+        grad_norm: f32[], global norm of the mean gradient before clipping.
+    """
+
+    nll_sum: mx.array
+    n_supervised: mx.array
+    grad_norm: mx.array

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_vlm.models import qwen3_vl
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -31,8 +31,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PATCH, MERGE = 4, 2
-WIDTH, N_LAYERS, N_HEADS, HEAD_WIDTH = 128, 4, 4, 32
+CORPUS = (
+    "user assistant system\n",
+    "Which digit is this? Write this number as a word. Is this number even or odd?",
+    "What is in this image? Describe the picture. How many are there?",
+    "0 1 2 3 4 5 6 7 8 9",
+    "zero one two three four five six seven eight nine even odd yes no",
+) * 4
+N_TOKENS = 448
+PATCH, MERGE = 8, 2
+WIDTH, N_LAYERS, N_HEADS, HEAD_WIDTH = 128, 3, 4, 32
 VISION_WIDTH, N_VISION_LAYERS = 96, 3
 
 
@@ -67,7 +75,7 @@ def build_tiny_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
             "patch_size": PATCH,
             "merge_size": MERGE,
             "temporal_patch_size": 2,
-            "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64},
+            "size": {"shortest_edge": 16 * 16, "longest_edge": 128 * 128},
             "image_mean": [0.5, 0.5, 0.5],
             "image_std": [0.5, 0.5, 0.5],
         },
@@ -83,11 +91,16 @@ def build_tiny_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
 
 
 def _make_tokenizer() -> Tokenizer:
-    """Make a byte-level tokenizer without merges: any text has ids, few of them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    """Train a byte-level tokenizer on a few sentences: any text has ids, common words have one."""
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=N_TOKENS - len(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return tokenizer
 
@@ -107,7 +120,7 @@ def _make_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "text_config": {
             "model_type": "qwen3_vl_text",
             "hidden_size": WIDTH,
-            "intermediate_size": 3 * WIDTH,
+            "intermediate_size": 2 * WIDTH,
             "num_hidden_layers": N_LAYERS,
             "num_attention_heads": N_HEADS,
             "num_key_value_heads": N_HEADS // 2,
@@ -125,14 +138,14 @@ def _make_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "model_type": "qwen3_vl",
             "depth": N_VISION_LAYERS,
             "hidden_size": VISION_WIDTH,
-            "intermediate_size": 3 * VISION_WIDTH,
+            "intermediate_size": 2 * VISION_WIDTH,
             "out_hidden_size": WIDTH,
             "num_heads": 3,
             "patch_size": PATCH,
             "in_channels": 3,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
-            "num_position_embeddings": 64,
+            "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0],
             "hidden_act": "gelu_pytorch_tanh",
         },

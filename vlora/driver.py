@@ -25,7 +25,7 @@ from .session import Data, OutputPaths, open_data, open_model, output_paths
 from .steps import TrainStep, bind, init_state, make_eval_step, make_train_step
 from .types import Batch, Example, StepOutput, TrainState
 
-STATE_NAME = "training_state.safetensors"
+STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .adapters import lora_layers
 from .losses import LossFn, loss_fn, shift_targets
@@ -259,7 +259,8 @@ class _TrainStep:
         optimizer = self._optimizer
         held = optimizer.state
         try:
-            optimizer.state = {**state.opt_state, "learning_rate": learning_rate}
+            # A copy of the tree: MLX's optimizers write into the one that they are given.
+            optimizer.state = {**tree_map(lambda value: value, state.opt_state), "learning_rate": learning_rate}
             params = optimizer.apply_gradients(gradients, state.params)
             return params, dict(optimizer.state), state.step + 1, norm
         finally:

@@ -239,7 +239,8 @@ def test_bfloat16_stays_bfloat16(checkpoint: CheckpointFactory) -> None:
     batch = collate(trainable.examples)
     with trainable.backbone.corrected():
         out = trainable.backbone.logits(batch.tokens, *trainable.backbone.embed(batch))
-    state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
+    step = make_train_step(trainable.backbone, trainable.optimizer, compiled=False)
+    state, output = step(trainable.state, batch, RATE)
 
     assert out.dtype == mx.bfloat16
     assert all(value.dtype == mx.float32 for value in state.params.values())

@@ -1,0 +1,381 @@
+"""Whole runs on a tiny real model: what they write, and that mlx-vlm reads it; stopping, going on, failing."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx_vlm
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from tests.training import picture
+from vlora import Recipe, TrainState, collate, fit, parse_recipe, train_steps
+from vlora.checkpoint import load_state, save_state, write_whole
+from vlora.driver import METRICS_NAME, RECIPE_NAME, STATE_NAME
+from vlora.errors import CheckpointError, NonFiniteError, SampleError
+from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
+from vlora.session import open_data, open_model, output_paths
+from vlora.steps import bind, bound
+from vlora.types import Batch, StepOutput
+
+N_ROWS = 7
+CheckpointFactory = Callable[[str], Path]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write rows with images of two sizes, and one without."""
+    file = tmp_path / "rows.jsonl"
+    lines = []
+    for number in range(N_ROWS):
+        row: dict[str, Any] = {"question": f"What is number {number}?", "answer": f"it is {'very ' * (number % 3)}{number}"}
+        if number != 3:
+            picture(32 + 16 * (number % 2), 32, number).save(tmp_path / f"{number}.png")
+            row["image"] = f"{number}.png"
+        lines.append(json.dumps(row))
+    file.write_text("\n".join(lines))
+    return file
+
+
+def make_recipe(model: Path, rows: Path, output: Path, **overrides: Any) -> Recipe:
+    """Make a short run's recipe; overrides have `__` for the dot."""
+    keys = {
+        "model.path": str(model),
+        "data.path": str(rows),
+        "data.train_on_completions": True,
+        "optim.learning_rate": 1e-2,
+        "train.batch_size": 2,
+        "train.iters": 6,
+        "train.steps_per_report": 2,
+        "train.steps_per_eval": 3,
+        "train.steps_per_save": 2,
+        "output.path": str(output),
+    }
+    return parse_recipe("", keys | {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+def run(recipe: Recipe, **options: Any) -> list[Event]:
+    """Carry a recipe out."""
+    return list(fit(recipe, **options))
+
+
+def losses(events: list[Event]) -> list[float]:
+    """List every step's loss."""
+    return [event.loss for event in events if isinstance(event, StepReport)]
+
+
+def trained_logits(recipe: Recipe) -> tuple[Batch, np.ndarray]:
+    """Compute the logits of the first rows with the run's last training state."""
+    data = open_data(recipe)
+    backbone, _ = open_model(recipe, data.files)
+    from vlora import init_state, make_optimizer
+
+    state = load_state(output_paths(recipe).folder / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
+    batch = collate([data.encoder(data.train[index]) for index in range(2)])
+    with bound(backbone.module, state.params), backbone.corrected():
+        return batch, np.array(backbone.logits(batch.tokens, *backbone.embed(batch)))
+
+
+def reloaded_logits(module: Any, batch: Batch) -> list[np.ndarray]:
+    """Compute each row's logits with a model as mlx-vlm loads it."""
+    found = []
+    for row in batch.rows:
+        arrays = {name: mx.array(value) for name, value in row.inputs.items()}
+        tokens = mx.array(row.tokens)[None]
+        features = module.get_input_embeddings(tokens, arrays.pop("pixel_values", None), mask=mx.ones_like(tokens), **arrays)
+        fields = {name: value for name, value in features.to_dict().items() if value is not None}
+        found.append(np.array(module.language_model(tokens, mask=None, cache=None, **fields).logits)[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param({}, id="lora"),
+        pytest.param({"lora__targets": ["q_proj", "down_proj"], "lora__alpha": 3.0}, id="targets"),
+        pytest.param({"model__quantize_bits": 4, "model__quantize_group_size": 32}, id="qlora"),
+        pytest.param({"model__train_vision": True}, id="lora-and-vision"),
+    ],
+)
+def test_mlx_vlm_loads_the_adapter(
+    overrides: dict[str, Any], checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """`mlx_vlm.load(base, adapter_path=...)` gives the logits of the trained model."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out" / "a.safetensors", **overrides)
+    run(recipe)
+    batch, expected = trained_logits(recipe)
+    model, _ = mlx_vlm.load(recipe.model.path, adapter_path=recipe.output.path)
+    base, _ = mlx_vlm.load(recipe.model.path)
+
+    for row, found in enumerate(reloaded_logits(model, batch)):
+        np.testing.assert_allclose(found, expected[row, : len(found)], atol=2e-4)
+        assert np.abs(reloaded_logits(base, batch)[row] - found).max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava", "pixtral", "mllama", "deepseek_vl_v2"])
+def test_mlx_vlm_loads_other_families_adapters(
+    family: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """The same holds for the other proven families."""
+    recipe = make_recipe(checkpoint(family), rows, tmp_path / "out", train__iters=2)
+    run(recipe)
+    batch, expected = trained_logits(recipe)
+    model, _ = mlx_vlm.load(recipe.model.path, adapter_path=str(tmp_path / "out"))
+    # The row with an image: what mlx-vlm does to Mllama's text-only rows is its own.
+    row = next(index for index, example in enumerate(batch.rows) if example.inputs)
+    inputs = open_data(recipe).files.family.mend_inputs(dict(batch.rows[row].inputs))
+    only = batch._replace(rows=(attrs.evolve(batch.rows[row], inputs=inputs),))
+    (found,) = reloaded_logits(model, only)
+
+    np.testing.assert_allclose(found, expected[row, : len(found)], atol=2e-4)
+
+
+def test_mlx_vlm_loads_the_full_model(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Full fine-tuning leaves a complete model folder: same logits, a processor, and it generates."""
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"),
+        rows,
+        tmp_path / "full.safetensors",
+        model__full_finetune=True,
+        model__train_vision=True,
+        optim__learning_rate=1e-3,
+    )
+    events = run(recipe)
+    folder = tmp_path / "full"
+    batch, expected = trained_logits(recipe)
+    model, processor = mlx_vlm.load(str(folder))
+    answer = mlx_vlm.generate(model, processor, "hi", image=None, max_tokens=2)
+
+    for row, found in enumerate(reloaded_logits(model, batch)):
+        np.testing.assert_allclose(found, expected[row, : len(found)], atol=2e-4)
+    assert isinstance(answer.text, str)
+    assert {path.name for path in tmp_path.glob("full-*")} == {"full-0000002", "full-0000004"}
+    assert not list(tmp_path.rglob(".partial*"))
+    assert [event.model for event in events if isinstance(event, Finished)] == [str(folder)]
+
+
+def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Metrics, numbered checkpoints, the resolved recipe and the adapter stand beside one another."""
+    out = tmp_path / "out"
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, out, data__valid_fraction=0.3)
+    events = run(recipe)
+    lines = [json.loads(line) for line in (out / METRICS_NAME).read_text().splitlines()]
+    reports = [line for line in lines if "loss" in line]
+    validations = [line for line in lines if "valid_loss" in line]
+    config = json.loads((out / "adapter_config.json").read_text())
+
+    assert [line["step"] for line in reports] == [2, 4, 6]
+    assert [line["step"] for line in validations] == [0, 3, 6]
+    assert set(reports[0]) == {
+        "step",
+        "loss",
+        "running_loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens_per_s",
+        "supervised_tokens",
+        "seconds",
+        "peak_memory_gb",
+    }
+    assert set(validations[0]) >= {"step", "valid_loss", "valid_tokens"}
+    assert {path.name for path in out.glob("*.safetensors")} == {
+        "adapters.safetensors",
+        "0000002_adapters.safetensors",
+        "0000004_adapters.safetensors",
+    }
+    assert parse_recipe((out / RECIPE_NAME).read_text()) == recipe
+    assert config["lora_parameters"]["scale"] == 2.0
+    assert [event.metrics for event in events if isinstance(event, Reported)] == lines
+    assert isinstance(events[0], Started)
+    assert (events[0].n_rows, events[0].n_valid_rows) == (5, 2)
+
+
+def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A run that was stopped and goes on ends bit for bit where one that was not ends: dropout, order, schedule."""
+    options: dict[str, Any] = {"lora__dropout": 0.2, "optim__schedule": "cosine", "optim__warmup_steps": 2}
+    straight = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "straight", **options)
+    stopped = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "stopped", **options)
+    expected = losses(run(straight))
+    calls = iter([False, False, True])
+    first = run(stopped, should_stop=lambda: next(calls))
+    second = run(stopped, resume=True)
+    weights = [mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("straight", "stopped")]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / METRICS_NAME).read_text().splitlines()]
+
+    assert losses(first) + losses(second) == expected
+    assert [event.step for event in (*first, *second) if isinstance(event, Finished)] == [3, 6]
+    assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+    assert steps == [2, 3, 4, 6]
+
+
+def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A training state of another adapter, or none at all, is an error that names the file."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
+    with pytest.raises(CheckpointError, match="no training state"):
+        run(recipe, resume=True)
+    run(recipe)
+    other = attrs.evolve(recipe, lora=attrs.evolve(recipe.lora, rank=4))
+    with pytest.raises(CheckpointError, match="has shape"):
+        run(other, resume=True)
+
+
+def test_adapter_path_goes_on(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Training goes on from an adapter: its first loss is the one the adapter had reached."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", data__shuffle=False, train__batch_size=7)
+    before = losses(run(recipe))
+    again = make_recipe(
+        checkpoint("qwen3_vl"),
+        rows,
+        tmp_path / "b",
+        data__shuffle=False,
+        train__batch_size=7,
+        train__iters=1,
+        model__adapter_path=str(tmp_path / "a" / "adapters.safetensors"),
+    )
+    first = losses(run(again))[0]
+
+    assert first < before[-1] < before[0]
+
+
+def test_adapter_of_another_model_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """An adapter that does not fit is an error, not a silent no-op."""
+    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
+    other = make_recipe(checkpoint("mllama"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
+    with pytest.raises(CheckpointError, match="another model"):
+        run(other)
+
+
+def test_every_row_is_learned_every_epoch(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Two epochs of 7 rows in pairs are 8 steps, and each row's tokens are learned twice."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__epochs=2)
+    events = run(recipe)
+    data = open_data(recipe)
+    per_epoch = sum(int(data.encoder(data.train[index]).supervised.sum()) for index in range(N_ROWS))
+
+    reports = [event for event in events if isinstance(event, StepReport)]
+    assert len(reports) == 8
+    assert sum(report.supervised_tokens for report in reports) == 2 * per_epoch
+
+
+def test_accumulation_is_one_batch(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Three microbatches of two rows learn what one batch of six learns."""
+    one = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__batch_size=6, data__shuffle=False)
+    split = make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "b", train__gradient_accumulation_steps=3, data__shuffle=False
+    )
+
+    assert losses(run(split)) == pytest.approx(losses(run(one)), rel=1e-4)
+
+
+def test_bad_row_stops_with_its_number(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A missing image stops the run with the row's number and what to do."""
+    (tmp_path / "5.png").unlink()
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out")
+    with pytest.raises(SampleError, match=r"row 5: cannot read the image .*5\.png"):
+        run(recipe)
+
+
+def test_bad_rows_can_be_skipped(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """With on_bad_row = "skip" the run goes on, says why, and counts; a step without rows is passed over."""
+    (tmp_path / "5.png").unlink()
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "out", data__on_bad_row="skip", train__epochs=1, train__batch_size=1
+    )
+    events = run(recipe)
+
+    assert [event.reason for event in events if isinstance(event, Skipped)][0].startswith("rows.jsonl")
+    assert len(losses(events)) == N_ROWS - 1
+    assert [(event.step, event.n_skipped) for event in events if isinstance(event, Finished)] == [(N_ROWS, 1)]
+
+
+def test_non_finite_loss_stops_the_run(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A loss that overflows stops the run with step, rate, norm and rows; what is on disk is finite."""
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "out", optim__learning_rate=1e30, train__steps_per_save=1
+    )
+    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is .* learning rate 1e\+30.*rows\.jsonl train row \d"):
+        run(recipe)
+    for file in (tmp_path / "out").rglob("*.safetensors"):
+        assert all(math.isfinite(float(mx.abs(value).max())) for value in mx.load(str(file)).values())
+
+
+def test_non_finite_state_is_never_yielded() -> None:
+    """`train_steps` raises before it hands over a state whose loss or gradient is not finite."""
+
+    class Step:
+        n_traces = 0
+
+        def __call__(self, state: TrainState, *_: Any) -> tuple[TrainState, StepOutput]:
+            return state, StepOutput(mx.array(1.0), mx.array(1.0), mx.array(math.nan))
+
+    state = TrainState({}, {}, mx.array(0))
+    batch = Batch(mx.array([[1]]), mx.array([[True]]), mx.array([[True]]), ())
+    with pytest.raises(NonFiniteError, match="gradient norm nan"):
+        next(train_steps(Step(), state, iter([[batch]]), lambda _: 1.0))
+
+
+def test_validation_covers_what_it_says(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """All validation rows with val_batches = -1, and otherwise as many as the report says; the loss is per token."""
+    model = checkpoint("qwen3_vl")
+    recipes = [
+        make_recipe(model, rows, tmp_path / str(n), data__valid_path=str(rows), train__val_batches=n, train__iters=1)
+        for n in (-1, 2)
+    ]
+    first = [next(e.metrics for e in run(recipe) if isinstance(e, Reported)) for recipe in recipes]
+    data = open_data(recipes[0])
+    tokens = sum(int(data.encoder(data.train[index]).supervised.sum()) for index in range(N_ROWS))
+
+    assert (first[0]["valid_rows"], first[0]["valid_tokens"]) == (N_ROWS, tokens)
+    assert first[1]["valid_rows"] == 4
+
+
+def test_state_round_trip_is_bitwise(tmp_path: Path) -> None:
+    """A state comes back bit for bit, in the order of its template."""
+    state = TrainState(
+        {"b.weight": mx.random.normal((3, 2)), "a.weight": mx.array([math.pi])},
+        {"b.weight": {"m": mx.ones((3, 2)), "v": mx.zeros((3, 2))}, "step": mx.array(4)},
+        mx.array(4),
+    )
+    save_state(tmp_path / "s.safetensors", state)
+    found = load_state(tmp_path / "s.safetensors", state)
+    pairs = zip(tree_flatten(found._asdict()), tree_flatten(state._asdict()), strict=True)
+
+    assert list(found.params) == list(state.params)
+    assert all(a[0] == b[0] and bool((a[1] == b[1]).all()) for a, b in pairs)
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A write that fails leaves the old file."""
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011 - any
+        write_whole(file, fail)
+
+    assert file.read_text() == "old"
+
+
+def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """`bind` puts the trained parameters into the model."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
+    run(recipe)
+    data = open_data(recipe)
+    backbone, _ = open_model(recipe, data.files)
+    from vlora import init_state, make_optimizer
+
+    state = load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
+    bind(backbone, state)
+    held = dict(tree_flatten(backbone.module.trainable_parameters()))
+
+    assert all(bool((held[name] == value).all()) for name, value in state.params.items())
+
+

@@ -938,9 +938,7 @@ def _make_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         )
     )
     if vocabulary.sentencepiece:
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        )
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         tokenizer.decoder = decoders.Sequence(
             [
                 decoders.Replace("▁", " "),
@@ -971,9 +969,7 @@ def _learn_merges(
     def train(size: int) -> dict[str, Any]:
         learner = Tokenizer(models.BPE())
         learner.pre_tokenizer = split
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, initial_alphabet=list(alphabet), show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=list(alphabet), show_progress=False)
         learner.train_from_iterator(CORPUS, trainer)
         model: dict[str, Any] = json.loads(learner.to_str())["model"]
         return model
@@ -1015,8 +1011,7 @@ def _tokenizer_config(spec: Family, tokenizer: Tokenizer) -> dict[str, Any]:
     vocabulary, ids = spec.vocabulary, tokenizer.get_vocab()
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
-        str(ids[token]): {"content": token, **flags, "special": True}
-        for token in (*vocabulary.first, *vocabulary.last)
+        str(ids[token]): {"content": token, **flags, "special": True} for token in (*vocabulary.first, *vocabulary.last)
     }
     content = {
         "added_tokens_decoder": added,

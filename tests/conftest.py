@@ -1,24 +1,69 @@
-"""Shared fixtures."""
+"""What all tests share: no network, caches in a temporary folder, tiny checkpoints built once per session."""
 
-import vlora  # noqa: F401 - first: it binds a fast BLAS before MLX multiplies anything
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
+
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import datasets
+import hypothesis
 import pytest
 
 from tests.checkpoints import build_checkpoint
+from vlora import backend
+from vlora.recipe import DataSection, ModelSection
+
+SLOW_IS_FINE = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
+
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=30, suppress_health_check=SLOW_IS_FINE)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, max_examples=30, suppress_health_check=SLOW_IS_FINE, derandomize=True, database=None
+)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=SLOW_IS_FINE)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what `datasets` caches out of the home folder."""
+    folder = tmp_path_factory.mktemp("datasets")
+    datasets.config.HF_DATASETS_CACHE = folder
+    datasets.config.DOWNLOADED_DATASETS_PATH = folder / "downloads"
+    datasets.config.EXTRACTED_DATASETS_PATH = folder / "downloads" / "extracted"
+    datasets.disable_progress_bars()
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Build a family's tiny checkpoint once per session."""
-    built: dict[str, Path] = {}
+    """Give the folder of a family's tiny checkpoint; read it, do not write into it."""
 
+    @functools.cache
     def build(family: str) -> Path:
-        if family not in built:
-            built[family] = build_checkpoint(family, tmp_path_factory.mktemp("checkpoints") / family)
-        return built[family]
+        return build_checkpoint(family, tmp_path_factory.mktemp("checkpoint") / family)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def encoder(checkpoint: Callable[[str], Path]) -> Callable[..., backend.Encoder]:
+    """Make a family's encoder: `encoder("llava", max_seq_length=64)`; the keywords are the recipe's `[data]`."""
+
+    @functools.cache
+    def load(family: str) -> tuple[backend.ModelFiles, Any]:
+        section = ModelSection(path=str(checkpoint(family)))
+        files = backend.find_model(section)
+        return files, backend.load_processor(files, section)
+
+    def make(family: str, **data: Any) -> backend.Encoder:
+        files, processor = load(family)
+        return backend.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
+
+    return make

@@ -45,9 +45,7 @@ def render(family: str, processor: Any, n_images: int) -> str:
     return owner.apply_chat_template(messages, tokenize=False)
 
 
-def encode(
-    family: str, processor: Any, text: str, images: list[Image.Image] | None
-) -> dict[str, Any]:
+def encode(family: str, processor: Any, text: str, images: list[Image.Image] | None) -> dict[str, Any]:
     options = {"add_special_tokens": False}
     if family == "llava":
         options = {}  # its image processor refuses the tokenizer's options; the template has no BOS
@@ -67,9 +65,7 @@ def encode(
 def forward(model: Any, fields: dict[str, Any]) -> tuple[Any, mx.array]:
     fields = {name: value for name, value in fields.items() if name != "labels"}
     ids, mask = fields.pop("input_ids"), fields.pop("attention_mask")
-    features = model.get_input_embeddings(
-        ids, fields.pop("pixel_values", None), mask=mask, **fields
-    )
+    features = model.get_input_embeddings(ids, fields.pop("pixel_values", None), mask=mask, **fields)
     found = {name: value for name, value in features.to_dict().items() if value is not None}
     return features, model.language_model(ids, mask=None, cache=None, **found).logits
 
@@ -131,9 +127,7 @@ def test_two_images_of_different_sizes(family: str, tmp_path: Path):
     assert mx.isfinite(logits).all().item()
     if family != "mllama":
         fields_text = {name: fields[name] for name in ("input_ids", "attention_mask")}
-        replaced = mx.any(
-            features.inputs_embeds != forward(model, fields_text)[0].inputs_embeds, axis=-1
-        )
+        replaced = mx.any(features.inputs_embeds != forward(model, fields_text)[0].inputs_embeds, axis=-1)
         assert mx.array_equal(replaced, fields["input_ids"] == processor.image_token_id)
 
 

@@ -33,7 +33,10 @@ def rows(tmp_path: Path) -> Path:
     file = tmp_path / "rows.jsonl"
     lines = []
     for number in range(N_ROWS):
-        row: dict[str, Any] = {"question": f"What is number {number}?", "answer": f"it is {'very ' * (number % 3)}{number}"}
+        row: dict[str, Any] = {
+            "question": f"What is number {number}?",
+            "answer": f"it is {'very ' * (number % 3)}{number}",
+        }
         if number != 3:
             picture(32 + 16 * (number % 2), 32, number).save(tmp_path / f"{number}.png")
             row["image"] = f"{number}.png"
@@ -87,7 +90,9 @@ def reloaded_logits(module: Any, batch: Batch) -> list[np.ndarray]:
     for row in batch.rows:
         arrays = {name: mx.array(value) for name, value in row.inputs.items()}
         tokens = mx.array(row.tokens)[None]
-        features = module.get_input_embeddings(tokens, arrays.pop("pixel_values", None), mask=mx.ones_like(tokens), **arrays)
+        features = module.get_input_embeddings(
+            tokens, arrays.pop("pixel_values", None), mask=mx.ones_like(tokens), **arrays
+        )
         fields = {name: value for name, value in features.to_dict().items() if value is not None}
         found.append(np.array(module.language_model(tokens, mask=None, cache=None, **fields).logits)[0])
     return found
@@ -197,7 +202,11 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
 
 def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A run that was stopped and goes on ends bit for bit where one that was not ends: dropout, order, schedule."""
-    options: dict[str, Any] = {"lora__dropout": 0.2, "optim__schedule": "cosine", "optim__warmup_steps": 2}
+    options: dict[str, Any] = {
+        "lora__dropout": 0.2,
+        "optim__schedule": "cosine",
+        "optim__warmup_steps": 2,
+    }
     straight = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "straight", **options)
     stopped = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "stopped", **options)
     expected = losses(run(straight))
@@ -266,7 +275,11 @@ def test_accumulation_is_one_batch(checkpoint: CheckpointFactory, rows: Path, tm
     """Three microbatches of two rows learn what one batch of six learns."""
     one = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__batch_size=6, data__shuffle=False)
     split = make_recipe(
-        checkpoint("qwen3_vl"), rows, tmp_path / "b", train__gradient_accumulation_steps=3, data__shuffle=False
+        checkpoint("qwen3_vl"),
+        rows,
+        tmp_path / "b",
+        train__gradient_accumulation_steps=3,
+        data__shuffle=False,
     )
 
     assert losses(run(split)) == pytest.approx(losses(run(one)), rel=1e-4)
@@ -284,7 +297,12 @@ def test_bad_rows_can_be_skipped(checkpoint: CheckpointFactory, rows: Path, tmp_
     """With on_bad_row = "skip" the run goes on, says why, and counts; a step without rows is passed over."""
     (tmp_path / "5.png").unlink()
     recipe = make_recipe(
-        checkpoint("qwen3_vl"), rows, tmp_path / "out", data__on_bad_row="skip", train__epochs=1, train__batch_size=1
+        checkpoint("qwen3_vl"),
+        rows,
+        tmp_path / "out",
+        data__on_bad_row="skip",
+        train__epochs=1,
+        train__batch_size=1,
     )
     events = run(recipe)
 
@@ -296,9 +314,16 @@ def test_bad_rows_can_be_skipped(checkpoint: CheckpointFactory, rows: Path, tmp_
 def test_non_finite_loss_stops_the_run(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A loss that overflows stops the run with step, rate, norm and rows; what is on disk is finite."""
     recipe = make_recipe(
-        checkpoint("qwen3_vl"), rows, tmp_path / "out", optim__learning_rate=1e30, train__steps_per_save=1
+        checkpoint("qwen3_vl"),
+        rows,
+        tmp_path / "out",
+        optim__learning_rate=1e30,
+        train__steps_per_save=1,
     )
-    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is .* learning rate 1e\+30.*rows\.jsonl train row \d"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"step \d+: the loss is .* learning rate 1e\+30.*rows\.jsonl train row \d",
+    ):
         run(recipe)
     for file in (tmp_path / "out").rglob("*.safetensors"):
         assert all(math.isfinite(float(mx.abs(value).max())) for value in mx.load(str(file)).values())
@@ -323,7 +348,14 @@ def test_validation_covers_what_it_says(checkpoint: CheckpointFactory, rows: Pat
     """All validation rows with val_batches = -1, and otherwise as many as the report says; the loss is per token."""
     model = checkpoint("qwen3_vl")
     recipes = [
-        make_recipe(model, rows, tmp_path / str(n), data__valid_path=str(rows), train__val_batches=n, train__iters=1)
+        make_recipe(
+            model,
+            rows,
+            tmp_path / str(n),
+            data__valid_path=str(rows),
+            train__val_batches=n,
+            train__iters=1,
+        )
         for n in (-1, 2)
     ]
     first = [next(e.metrics for e in run(recipe) if isinstance(e, Reported)) for recipe in recipes]
@@ -377,5 +409,3 @@ def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Pa
     held = dict(tree_flatten(backbone.module.trainable_parameters()))
 
     assert all(bool((held[name] == value).all()) for name, value in state.params.items())
-
-

@@ -8,7 +8,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from vlora import Batch, Example, StepOutput, TrainState, backend, collate, init_state, make_optimizer, make_train_step
+from vlora import (
+    Batch,
+    Example,
+    StepOutput,
+    TrainState,
+    backend,
+    collate,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
 from vlora.recipe import LoraSection, ModelSection, OptimSection
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +33,10 @@ def read_examples(family: str) -> list[Example]:
     examples = []
     for row in range(n_rows):
         own = {name.partition(".")[2]: value for name, value in arrays.items() if name.startswith(f"{row}.")}
-        tokens, supervised = own.pop("input_ids").astype(np.int32), own.pop("supervised").astype(bool)
+        tokens, supervised = (
+            own.pop("input_ids").astype(np.int32),
+            own.pop("supervised").astype(bool),
+        )
         examples.append(
             Example(
                 source=f"row {row}",
@@ -46,7 +59,9 @@ def golden_adapter(family: str, run: str, moment: str) -> dict[str, mx.array]:
     }
 
 
-def train(family: str, run: str, *, grad_checkpoint: bool = False) -> tuple[dict[str, Any], TrainState, list[StepOutput]]:
+def train(
+    family: str, run: str, *, grad_checkpoint: bool = False
+) -> tuple[dict[str, Any], TrainState, list[StepOutput]]:
     """Repeat a stored run."""
     golden = json.loads((GOLDEN / family / f"{run}.json").read_text())
     section = ModelSection(path=str(GOLDEN / family / "model"))
@@ -66,9 +81,7 @@ def train(family: str, run: str, *, grad_checkpoint: bool = False) -> tuple[dict
     initial = golden_adapter(family, run, "initial")
     assert set(initial) == set(state.params)
     state = state._replace(params=initial)
-    step = make_train_step(
-        backbone, optimizer, max_grad_norm=golden["max_norm"], grad_checkpoint=grad_checkpoint
-    )
+    step = make_train_step(backbone, optimizer, max_grad_norm=golden["max_norm"], grad_checkpoint=grad_checkpoint)
     examples = read_examples(family)
     outputs = []
     for microbatches in golden["microbatches"]:

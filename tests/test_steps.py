@@ -11,7 +11,17 @@ from mlx.utils import tree_flatten
 
 from tests.checkpoints import FAMILIES as BUILT
 from tests.training import Trainable, make_trainable
-from vlora import Batch, Example, TrainState, backend, collate, init_state, make_eval_step, make_optimizer, make_train_step
+from vlora import (
+    Batch,
+    Example,
+    TrainState,
+    backend,
+    collate,
+    init_state,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+)
 from vlora.backend.families import FAMILIES
 from vlora.steps import bound
 

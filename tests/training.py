@@ -8,7 +8,16 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from vlora import Example, Recipe, TrainState, backend, format_sample, init_state, make_optimizer, parse_recipe
+from vlora import (
+    Example,
+    Recipe,
+    TrainState,
+    backend,
+    format_sample,
+    init_state,
+    make_optimizer,
+    parse_recipe,
+)
 from vlora.session import open_model
 
 

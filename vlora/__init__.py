@@ -1,6 +1,6 @@
 """Fine-tune vision-language models on MLX. What is named here composes in your own loop; see the README."""
 
-from . import blas  # isort: skip - before anything multiplies a matrix
+from . import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
 from .batches import bucket_length, collate, plan_batches
 from .checkpoint import load_state, save_adapter, save_state
 from .driver import evaluate, fit, train_steps

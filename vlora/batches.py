@@ -27,7 +27,7 @@ def bucket_length(n_tokens: int) -> int:
     """
     octave = 2 ** max(0, (n_tokens - 1).bit_length() - 1)
     width = max(SMALLEST_BUCKET, octave // BUCKETS_PER_OCTAVE)
-    return -(-n_tokens // width) * width
+    return int(-(-n_tokens // width) * width)
 
 
 def plan_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:

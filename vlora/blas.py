@@ -1,9 +1,9 @@
 """A fast BLAS for MLX on Linux CPUs.
 
 MLX's CPU wheel for Linux carries the reference BLAS, written for clarity: 2 GFLOP/s where OpenBLAS has 90 (1024 x 1024
-float32, 2 cores of an AMD EPYC). OpenCV, which mlx-vlm depends on, carries OpenBLAS. Loading that with global symbols before
-MLX multiplies its first matrix makes the dynamic linker bind MLX's calls to it. Nothing is replaced on disk; where anything
-is not as expected, MLX keeps its own.
+float32, 2 cores of an AMD EPYC). OpenCV, which mlx-vlm depends on, carries OpenBLAS. Loading that with global symbols
+before MLX is imported makes the dynamic linker bind MLX's calls to it. Nothing is replaced on disk; where anything is
+not as expected, MLX keeps its own.
 """
 
 import contextlib

@@ -1,11 +1,10 @@
 """Files of a run: adapters, training states, recipes. They appear whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -27,7 +26,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     # The suffix stays: MLX chooses its format by it.
     partial = path.with_name(f".partial-{path.name}")
     write(partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -43,10 +42,10 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
     partial.mkdir()
     write(partial)
     if not folder.exists():
-        os.replace(partial, folder)
+        partial.replace(folder)
         return
     for file in sorted(partial.iterdir()):
-        os.replace(file, folder / file.name)
+        file.replace(folder / file.name)
     partial.rmdir()
 
 
@@ -64,7 +63,15 @@ def save_adapter(path: Path, params: Mapping[str, mx.array], config: Mapping[str
         config: What mlx-vlm needs to attach the same layers.
     """
     write_text(path.with_name(CONFIG_NAME), json.dumps(dict(config), indent=2) + "\n")
-    write_whole(path, lambda partial: mx.save_safetensors(str(partial), dict(params), metadata={"format": "mlx"}))
+    write_whole(
+        path,
+        lambda partial: mx.save_safetensors(str(partial), dict(params), metadata={"format": "mlx"}),
+    )
+
+
+def read_arrays(path: Path) -> dict[str, mx.array]:
+    """Read a file of arrays; they are loaded when they are used."""
+    return cast("dict[str, mx.array]", mx.load(str(path)))
 
 
 def save_state(path: Path, state: TrainState) -> None:
@@ -87,8 +94,8 @@ def load_state(path: Path, like: TrainState) -> TrainState:
     if not path.is_file():
         msg = f"{path}: there is no training state to go on from; leave --resume out to begin anew"
         raise CheckpointError(msg)
-    found = mx.load(str(path))
-    expected = tree_flatten(like._asdict())
+    found = read_arrays(path)
+    expected: list[tuple[str, mx.array]] = list(tree_flatten(like._asdict()))
     names = {name for name, _ in expected}
     if wrong := sorted(names ^ set(found)):
         msg = f"{path}: does not fit the recipe at {wrong[0]}; was it written with another model, adapter or optimizer?"

@@ -121,9 +121,19 @@ def _make_parser(*, inspects: bool) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("recipe", nargs="?", default=None, help="a TOML file; recipes/forkme.toml explains every key")
     parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a key"
+        "recipe",
+        nargs="?",
+        default=None,
+        help="a TOML file; recipes/forkme.toml explains every key",
+    )
+    parser.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a key",
     )
     if inspects:
         parser.add_argument("--rows", type=int, default=3, help="how many rows (3)")
@@ -289,7 +299,14 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
         parts += ["--adapter-path", str(event.adapter)]
     if event.example_image is not None:
         parts += ["--image", str(event.example_image)]
-    parts += ["--prompt", event.example_question, "--max-tokens", str(event.max_new_tokens), "--temperature", "0"]
+    parts += [
+        "--prompt",
+        event.example_question,
+        "--max-tokens",
+        str(event.max_new_tokens),
+        "--temperature",
+        "0",
+    ]
     say(f"ask it:\n  {shlex.join(parts)}")
 
 

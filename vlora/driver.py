@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ PROBE_READS = 32
 def train_steps(
     train_step: TrainStep,
     state: TrainState,
-    microbatches: Iterator[Sequence[Batch]],
+    microbatches: Iterable[Sequence[Batch]],
     learning_rate: Callable[[int], float],
-) -> Iterator[tuple[TrainState, StepReport]]:
+) -> Iterator[tuple[TrainState, StepReport | None]]:
     """Take steps for as long as there are microbatches.
 
     Args:
@@ -48,7 +48,8 @@ def train_steps(
         learning_rate: Of a step, counted from 1.
 
     Yields:
-        The state after a step, and what the step was. A state is only yielded if its loss and gradient are finite.
+        The state after a step, and what the step was; None for one that was passed over. A state is only yielded if
+        its loss and gradient are finite.
 
     Raises:
         NonFiniteError: They are not; the message names the step's rows.
@@ -59,6 +60,7 @@ def train_steps(
         step = int(state.step) + 1
         if not batches:
             state = state._replace(step=state.step + 1)
+            yield state, None
             continue
         rate = learning_rate(step)
         new_state, output = train_step(state, batches, rate)
@@ -88,7 +90,9 @@ def train_steps(
 
 
 def evaluate(
-    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]], state: TrainState, batches: Iterator[Batch]
+    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]],
+    state: TrainState,
+    batches: Iterator[Batch],
 ) -> tuple[float, int]:
     """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches."""
     nll = supervised = 0.0
@@ -99,9 +103,7 @@ def evaluate(
     return nll / max(1.0, supervised), int(supervised)
 
 
-def fit(
-    recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Carry out a recipe.
 
     Args:
@@ -151,15 +153,13 @@ class _Run:
             grad_checkpoint=train.grad_checkpoint,
             seed=train.seed,
         )
-        eval_step = make_eval_step(self.backbone)
         metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
         yield self._describe(n_steps, first)
-        accuracy: dict[str, float] = {}
+        validate = self._make_validation(metrics)
         if first == 0:
-            yield from self._answer("before", state, accuracy)
-            if self.data.valid is not None:
-                yield metrics.write({"step": 0, **self._validate(eval_step, state)})
+            yield from self._answer("before", state, metrics)
+            yield from validate(state)
         plan = plan_steps(
             len(self.data.train),
             train.batch_size,
@@ -169,28 +169,42 @@ class _Run:
             n_steps=n_steps,
             first_step=first,
         )
-        encoded = (self._collate(microbatches) for microbatches in plan)
-        steps = train_steps(train_step, state, encoded, lambda step: learning_rate_at(step, n_steps, optim))
+        batches = (self._collate(microbatches) for microbatches in plan)
+        steps = train_steps(train_step, state, batches, self._rates(n_steps))
         for state, report in steps:
             yield from self._take_skipped()
-            yield report
-            metrics.add(report)
+            if report is not None:
+                yield report
+                metrics.add(report)
             stop = should_stop()
-            if stop or is_due(report.step, train.steps_per_report, n_steps):
-                yield metrics.write_interval()
-            if self.data.valid is not None and is_due(report.step, train.steps_per_eval, n_steps):
-                yield metrics.write({"step": report.step, **self._validate(eval_step, state)})
+            yield from self._after_step(state, n_steps, metrics, validate, stop=stop)
             if stop:
                 break
-            if is_due(report.step, train.steps_per_save, n_steps) and report.step < n_steps:
-                yield self._save(state, self.paths.numbered(report.step))
-        yield from self._take_skipped()
-        step = int(state.step)
         yield self._save(state, self.paths.weights)
-        if step == n_steps and self.recipe.eval.answer_rows:
-            yield from self._answer("after", state, accuracy)
-            yield metrics.write({"step": step, **accuracy})
-        yield self._finish(step, n_steps)
+        if int(state.step) == n_steps:
+            yield from self._answer("after", state, metrics)
+        yield self._finish(int(state.step), n_steps)
+
+    def _after_step(
+        self,
+        state: TrainState,
+        n_steps: int,
+        metrics: "_Metrics",
+        validate: Callable[[TrainState], Iterator[Event]],
+        *,
+        stop: bool,
+    ) -> Iterator[Event]:
+        step, train = int(state.step), self.recipe.train
+        if metrics.reports and (stop or is_due(step, train.steps_per_report, n_steps)):
+            yield metrics.write_interval()
+        if is_due(step, train.steps_per_eval, n_steps):
+            yield from validate(state)
+        # The end of the run is saved under its own name.
+        if step < n_steps and not stop and is_due(step, train.steps_per_save, n_steps):
+            yield self._save(state, self.paths.numbered(step))
+
+    def _rates(self, n_steps: int) -> Callable[[int], float]:
+        return lambda step: learning_rate_at(step, n_steps, self.recipe.optim)
 
     def _describe(self, n_steps: int, first: int) -> Started:
         module = self.backbone.module
@@ -223,22 +237,37 @@ class _Run:
             self._n_reported += 1
             yield Skipped(reason=reason)
 
-    def _validate(self, eval_step: Any, state: TrainState) -> dict[str, float]:
+    def _make_validation(self, metrics: "_Metrics") -> Callable[[TrainState], Iterator[Event]]:
         rows, train = self.data.valid, self.recipe.train
-        assert rows is not None  # noqa: S101 - for the type checker; callers have checked
+        if rows is None:
+            return lambda _: iter(())
+        eval_step = make_eval_step(self.backbone)
         # The same rows every time, drawn once: the first ones of a sorted set would not stand for it.
         plan = plan_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
         plan = plan if train.val_batches == -1 else plan[: train.val_batches]
-        encoded = (list(self._encode(rows, numbers)) for numbers in plan)
-        batches = (collate(examples, train.batch_size) for examples in encoded if examples)
-        loss, tokens = evaluate(eval_step, state, batches)
-        if not math.isfinite(loss):
-            msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
-            raise NonFiniteError(msg)
-        n_rows = sum(len(numbers) for numbers in plan)
-        return {"valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows}
 
-    def _answer(self, when: str, state: TrainState, accuracy: dict[str, float]) -> Iterator[Event]:
+        def validate(state: TrainState) -> Iterator[Event]:
+            n_rows = 0
+
+            def batches() -> Iterator[Batch]:
+                nonlocal n_rows
+                for numbers in plan:
+                    if examples := list(self._encode(rows, numbers)):
+                        n_rows += len(examples)
+                        yield collate(examples, train.batch_size)
+
+            loss, tokens = evaluate(eval_step, state, batches())
+            if not math.isfinite(loss):
+                msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
+                raise NonFiniteError(msg)
+            yield from self._take_skipped()
+            yield metrics.write(
+                {"step": int(state.step), "valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows}
+            )
+
+        return validate
+
+    def _answer(self, when: str, state: TrainState, metrics: "_Metrics") -> Iterator[Event]:
         section, rows = self.recipe.eval, self.data.valid
         if not section.answer_rows or rows is None:
             return
@@ -249,10 +278,9 @@ class _Run:
         answers = backend.answer_samples(self.backbone, self.data.encoder, samples, section)
         for done, (expected, found) in enumerate(answers, start=1):
             right += expected == found
-            yield Answered(
-                when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found
-            )
-        accuracy[f"accuracy_{when}"] = right / total
+            yield Answered(when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found)
+        metrics.accuracy[f"accuracy_{when}"] = right / total
+        yield metrics.write({"step": int(state.step), **metrics.accuracy})
 
     def _save(self, state: TrainState, path: Path) -> Saved:
         mx.eval(state)
@@ -275,7 +303,7 @@ class _Run:
         if sample.images:
             image = self.paths.folder / EXAMPLE_NAME
             opened = backend.open_image(sample.images[0], sample.source, self.recipe.data.image_resize_shape)
-            checkpoint.write_whole(image, lambda partial: opened.save(partial))
+            checkpoint.write_whole(image, opened.save)
         is_full = self.recipe.model.full_finetune
         base = self.recipe.model.path
         return Finished(
@@ -301,21 +329,23 @@ class _Run:
 
 @attrs.define
 class _Metrics:
-    """metrics.jsonl: one object per report and per validation."""
+    """metrics.jsonl: one object per report, validation and round of answers."""
 
     path: Path
+    accuracy: dict[str, float] = attrs.field(factory=dict)
     reports: list[StepReport] = attrs.field(factory=list)
     began: float = attrs.field(factory=time.perf_counter)
 
     @classmethod
     def open(cls, path: Path, after_step: int | None) -> "_Metrics":
         """Begin a file, or go on with one after the lines of the steps that were done."""
-        kept = ""
+        lines: list[dict[str, float]] = []
         if after_step is not None and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            kept = "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= after_step)
-        checkpoint.write_text(path, kept)
-        return cls(path)
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line for line in lines if line["step"] <= after_step]
+        checkpoint.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
+        return cls(path, accuracy={"accuracy_before": before[0]} if before else {})
 
     def add(self, report: StepReport) -> None:
         self.reports.append(report)
@@ -353,13 +383,13 @@ def count_parameters(module: nn.Module) -> int:
             # A packed word holds 32 / bits weights; the scales and biases beside it are not the model's.
             packed = sum(value.size for name, value in layer.items() if name in ("weight", "scales", "biases"))
             n_params += layer.weight.size * 32 // layer.bits - packed
-    return n_params
+    return int(n_params)
 
 
 def _describe_non_finite(step: int, rate: float, output: StepOutput, batches: Sequence[Batch]) -> str:
-    sources = [row.source for batch in batches for row in batch.rows]
+    sources = ", ".join(row.source for batch in batches for row in batch.rows)
+    loss, norm = float(output.nll_sum / output.n_supervised), float(output.grad_norm)
     return (
-        f"step {step}: the loss is {float(output.nll_sum / output.n_supervised)} and the gradient norm {float(output.grad_norm)} "
-        f"at learning rate {rate:g}; the step was not kept. Lower optim.learning_rate, set optim.grad_clip, or look at "
-        f"the rows of the batch: {', '.join(sources)}"
+        f"step {step}: the loss is {loss} and the gradient norm {norm} at learning rate {rate:g}; the step was not "
+        f"kept. Lower optim.learning_rate, set optim.grad_clip, or look at the rows of the batch: {sources}"
     )

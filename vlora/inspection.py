@@ -1,5 +1,6 @@
 """What the model will see of a recipe's rows, as text to look at. Nothing is trained, no weights are loaded."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -77,7 +78,7 @@ def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:
     kinds = np.where(example.placeholders, 2, example.supervised.astype(np.int8))
     edges = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
     pieces = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         if kinds[start] == 2:  # noqa: PLR2004 - the number given to placeholders above
             pieces.append(Piece(text=f"{end - start} image tokens", kind="image"))
         else:

@@ -1,7 +1,7 @@
 """The entry point of mlx-vlm's older script, for programs that call it: change one import and they run.
 
-    from vlora.lora import main
-    main(argparse.Namespace(dataset="rows.jsonl", lora_rank=16))
+from vlora.lora import main
+main(argparse.Namespace(dataset="rows.jsonl", lora_rank=16))
 """
 
 import argparse

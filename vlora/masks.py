@@ -65,7 +65,7 @@ def locate_answers(
                 break
         else:
             msg = (
-                f"{source}: the chat template changes assistant turn {index + 1} ({_shorten(answer)!r}); "
+                f"{source}: the chat template changes assistant turn {index + 1} ({shorten(answer)!r}); "
                 "its tokens cannot be told from the template's, so the row cannot be masked"
             )
             raise SampleError(msg)
@@ -101,9 +101,7 @@ def mask_completions(
     candidates = [_boundaries(text, span) for span in spans]
     prefixes = [text[:end] for starts, stop in candidates for end in (*starts, stop)]
     ids, *prefix_ids = tokenize([text, *prefixes])
-    lengths = iter(
-        len(prefix) if ids[: len(prefix)] == prefix else None for prefix in prefix_ids
-    )
+    lengths = iter(len(prefix) if ids[: len(prefix)] == prefix else None for prefix in prefix_ids)
     supervised = np.zeros(len(ids), dtype=np.bool_)
     for (starts, _), span in zip(candidates, spans, strict=True):
         found = [next(lengths) for _ in starts]
@@ -112,7 +110,7 @@ def mask_completions(
         if start is None or stop is None:
             side = "start" if start is None else "end"
             msg = (
-                f"{source}: the {side} of {_shorten(text[slice(*span)])!r} falls inside a token, joined with "
+                f"{source}: the {side} of {shorten(text[slice(*span)])!r} falls inside a token, joined with "
                 "the chat template's text; remove white space at the ends of the answer"
             )
             raise SampleError(msg)
@@ -201,5 +199,6 @@ def _find(tokens: IntArray, segment: IntArray, start: int) -> int | None:
     return None
 
 
-def _shorten(text: str, width: int = 40) -> str:
+def shorten(text: str, width: int = 60) -> str:
+    """Cut a text to at most `width` characters, for a message."""
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -6,6 +6,7 @@ place in error messages follow from there.
 """
 
 import difflib
+import functools
 import json
 import math
 import tomllib
@@ -240,10 +241,13 @@ class Recipe:
     output: OutputSection = attrs.field(factory=OutputSection)
 
 
-_SECTIONS: dict[str, type] = {
-    name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)
+_SECTIONS: dict[str, type] = {name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)}
+_WORDS: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
 }
-_WORDS: dict[Any, str] = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
 def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -261,13 +265,20 @@ def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recip
     except tomllib.TOMLDecodeError as error:
         msg = f"the recipe is not TOML: {error}"
         raise RecipeError(msg) from None
+    problems = []
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
-        if section not in _SECTIONS or not name or not isinstance(raw.setdefault(section, {}), dict):
-            msg = f"{key}: unknown key; {_nearest(key, all_keys())}"
-            raise RecipeError(msg)
-        raw[section][name] = value
-    return structure_recipe(raw)
+        if section not in _SECTIONS or not name:
+            problems.append(f"{key}: unknown key; {_nearest(key, all_keys())}")
+        elif isinstance(raw.setdefault(section, {}), dict):
+            raw[section][name] = value
+    try:
+        recipe = structure_recipe(raw)
+    except RecipeError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return recipe
 
 
 def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
@@ -317,17 +328,15 @@ def _plain(value: Any) -> Any:
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     name = key.rpartition(".")[2]
-    close = close or [other for other in known if other.rpartition(".")[2] == name]
+    namesakes = [other for other in known if other.rpartition(".")[2] == name]
+    close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
 
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:
     data, model, optim = recipe.data, recipe.model, recipe.optim
-    held_out = [
-        f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)
-    ]
+    held_out = [f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)]
     if len(held_out) > 1:
         yield f"{' and '.join(held_out)}: they exclude one another; keep one"
     if model.full_finetune and model.adapter_path:
@@ -341,10 +350,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             "quantized weights cannot be trained, train a LoRA on them"
         )
     if optim.name == "adam" and optim.weight_decay:
-        yield (
-            f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; "
-            "use 'adamw'"
-        )
+        yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
     if recipe.eval.answer_rows and not held_out:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
@@ -414,7 +420,7 @@ def _structure_tuple(value: Any, kind: Any) -> Any:
 
 def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Callable[[Any, Any], Any]:
     kinds = get_args(field.type) if type(None) in get_args(field.type) else ()
-    kind = kinds[0] if kinds else field.type
+    kind: Any = kinds[0] if kinds else field.type
     check: Check | None = field.metadata["check"]
 
     def structure(value: Any, _: Any) -> Any:
@@ -430,18 +436,22 @@ def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Cal
     return structure
 
 
+def _has_origin(origin: Any, kind: Any) -> bool:
+    return bool(get_origin(kind) is origin)
+
+
 def _make_converter() -> Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind in _WORDS:
         converter.register_structure_hook(kind, _strict(kind))
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _structure_choice)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _structure_tuple)
+    for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple)):
+        converter.register_structure_hook_func(functools.partial(_has_origin, origin), hook)
     for section in _SECTIONS.values():
         hooks = {
             field.name: override(struct_hook=_structure_field(converter, field))
             for field in attrs.fields(attrs.resolve_types(section))
         }
-        structure = make_dict_structure_fn(
+        structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
             section,
             converter,
             _cattrs_forbid_extra_keys=True,

@@ -27,9 +27,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".ti
 class Table(Protocol):
     """Rows by number; a `datasets.Dataset` is one, and so is a list."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Count the rows."""
 
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -62,7 +64,9 @@ class Rows:
         """
         number = int(self.numbers[index])
         sample = format_sample(
-            self.table[number], source=f"{self.name} row {number}", custom_prompt_format=self.custom_prompt_format
+            self.table[number],
+            source=f"{self.name} row {number}",
+            custom_prompt_format=self.custom_prompt_format,
         )
         if self.folder is None:
             return sample
@@ -190,5 +194,3 @@ def _map_images(feature: Any) -> Any:
     if isinstance(feature, datasets.List):
         return datasets.List(_map_images(feature.feature), length=feature.length)
     return feature
-
-

@@ -100,7 +100,7 @@ def _row_messages(row: Row, source: str) -> Any:
     for column in ("messages", "conversations", "conversation"):
         if row.get(column) is not None:
             value = row[column]
-            return json.loads(value) if isinstance(value, str) else value
+            return _parse_messages(value, source) if isinstance(value, str) else value
     if row.get("question") is not None and row.get("answer") is not None:
         return [
             {"role": "user", "content": str(row["question"])},
@@ -111,6 +111,14 @@ def _row_messages(row: Row, source: str) -> Any:
         "question + answer, or name your columns in data.custom_prompt_format"
     )
     raise SampleError(msg)
+
+
+def _parse_messages(text: str, source: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        msg = f"{source}: found the messages {text!r}, expected a list of messages or JSON of one ({error})"
+        raise SampleError(msg) from None
 
 
 def _list_messages(messages: Any, source: str) -> Iterator[Mapping[str, Any]]:
@@ -130,19 +138,28 @@ def _list_messages(messages: Any, source: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _read_turn(message: Mapping[str, Any], images: _Images) -> Turn:
-    name = message.get("role", message.get("from"))
+    name = _first(message, "role", "from")
     role = ROLES.get(str(name).strip().lower())
     if role is None:
         msg = f"{images.source}: found the role {name!r}, expected one of {', '.join(ROLES)}"
         raise SampleError(msg)
     # Deepseek-VL-V2's layout repeats a message's images inside it; those stand for the row's own.
-    inside = [image for image in message.get("images") or () if image is not None]
-    if inside:
-        del images.waiting[: len(inside)]
-        images.waiting[:0] = inside
-    content = message.get("content", message.get("value"))
-    parts = _merge_text(_read_content(content, images))
+    inside = list(_row_images(message))
+    del images.waiting[: len(inside)]
+    n_others = len(images.waiting)
+    images.waiting[:0] = inside
+    parts = _merge_text(_read_content(_first(message, "content", "value"), images))
+    n_unplaced = len(images.waiting) - n_others
+    if 0 < n_unplaced < len(inside):
+        raise SampleError(_describe_unplaced(len(inside) - n_unplaced, n_unplaced, images.source))
+    if n_unplaced > 0:
+        parts = [*(images.take("an image of the message") for _ in inside), *parts]
     return Turn(role=role, parts=tuple(parts))
+
+
+def _first(message: Mapping[str, Any], *keys: str) -> Any:
+    """Give the first value that is there; Arrow fills in None for keys that only other rows have."""
+    return next((message[key] for key in keys if message.get(key) is not None), None)
 
 
 def _read_content(content: Any, images: _Images) -> Iterator[str | ImageSlot]:
@@ -167,14 +184,14 @@ def _read_content(content: Any, images: _Images) -> Iterator[str | ImageSlot]:
 def _read_part(part: Mapping[str, Any], images: _Images) -> Iterator[str | ImageSlot]:
     kind = part.get("type")
     if kind in ("text", "input_text", "output_text") or (kind is None and part.get("text") is not None):
-        text = part.get("text", part.get("content"))
+        text = _first(part, "text", "content")
         if not isinstance(text, str):
             msg = f"{images.source}: found the text part {dict(part)!r}, expected a string under 'text'"
             raise SampleError(msg)
-        yield text
+        yield from _read_content(text, images)
         return
     if kind in ("image", "image_url", "input_image") or kind is None:
-        image = next((part[key] for key in _IMAGE_KEYS if part.get(key) is not None), None)
+        image = _first(part, *_IMAGE_KEYS)
         if isinstance(image, Mapping) and "url" in image:
             image = image["url"]
         if image is None:
@@ -203,11 +220,7 @@ def _place_rest(turns: list[Turn], images: _Images) -> list[Turn]:
     if not images.waiting:
         return turns
     if images.placed:
-        msg = (
-            f"{images.source}: {len(images.placed)} of {len(images.placed) + len(images.waiting)} images have "
-            f"a place in the messages; give every image a marker ({IMAGE_TAG} or an image part), or none"
-        )
-        raise SampleError(msg)
+        raise SampleError(_describe_unplaced(len(images.placed), len(images.waiting), images.source))
     first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None:
         msg = f"{images.source}: there are images but no user turn to show them in"
@@ -216,6 +229,13 @@ def _place_rest(turns: list[Turn], images: _Images) -> list[Turn]:
     images.waiting.clear()
     turns[first] = attrs.evolve(turns[first], parts=slots + turns[first].parts)
     return turns
+
+
+def _describe_unplaced(n_placed: int, n_waiting: int, source: str) -> str:
+    return (
+        f"{source}: {n_placed} of {n_placed + n_waiting} images have a place in the messages; give every image a "
+        f"marker ({IMAGE_TAG} or an image part), or none"
+    )
 
 
 def _is_empty_image_part(part: Any) -> bool:
@@ -237,14 +257,14 @@ def _fill_format(template: Any, row: Row, source: str) -> Any:
         return list(_row_images(row))
 
     def value_of(match: re.Match[str]) -> str:
-        if match[1] not in row:
-            msg = (
-                f"{source}: data.custom_prompt_format names the column {match[1]!r}; the row has "
-                f"{', '.join(row)}"
-            )
-            raise SampleError(msg)
         if match[1] in ("image", "images"):
             return IMAGE_TAG * len(list(_row_images(row)))
+        if row.get(match[1]) is None:
+            msg = (
+                f"{source}: data.custom_prompt_format names the column {match[1]!r}, which has no value here; the row "
+                f"has {', '.join(row)}"
+            )
+            raise SampleError(msg)
         return str(row[match[1]])
 
     return _COLUMN.sub(value_of, template)

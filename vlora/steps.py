@@ -69,9 +69,7 @@ class TrainStep(Protocol):
 
 def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
     """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
-    params = {
-        name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())
-    }
+    params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
     optimizer.init(params)
     # `learning_rate` enters as an array, so that a new rate is no new trace.
     return TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
@@ -80,7 +78,10 @@ def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
 def bind(backbone: Backbone, state: TrainState) -> None:
     """Write a state's parameters into the model, in the model's own types."""
     current = dict(tree_flatten(backbone.module.trainable_parameters()))
-    _write(backbone.module, {name: value.astype(current[name].dtype) for name, value in state.params.items()})
+    _write(
+        backbone.module,
+        {name: value.astype(current[name].dtype) for name, value in state.params.items()},
+    )
 
 
 @contextmanager
@@ -229,7 +230,13 @@ class _TrainStep:
         return TrainState(params, opt_state, step), StepOutput(nll_sum, n_supervised, norm)
 
     def _microbatch_gradients(
-        self, params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array, key: mx.array
+        self,
+        params: Params,
+        features: Tree,
+        others: Tree,
+        tokens: mx.array,
+        supervised: mx.array,
+        key: mx.array,
     ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
         self.n_traces += 1
         targets, weights = shift_targets(tokens, supervised)
@@ -242,7 +249,11 @@ class _TrainStep:
             return self._loss(logits, targets, weights)
 
         # Around the backward pass too: a checkpointed layer runs its forward again there.
-        with dropout_keys(module, key), checkpointed(self._checkpointed), self._backbone.corrected():
+        with (
+            dropout_keys(module, key),
+            checkpointed(self._checkpointed),
+            self._backbone.corrected(),
+        ):
             if self._embed_names:
                 sums, (gradients, cotangents) = mx.value_and_grad(objective, argnums=(0, 1))(params, features)
             else:
@@ -260,7 +271,10 @@ class _TrainStep:
         held = optimizer.state
         try:
             # A copy of the tree: MLX's optimizers write into the one that they are given.
-            optimizer.state = {**tree_map(lambda value: value, state.opt_state), "learning_rate": learning_rate}
+            optimizer.state = {
+                **tree_map(lambda value: value, state.opt_state),
+                "learning_rate": learning_rate,
+            }
             params = optimizer.apply_gradients(gradients, state.params)
             return params, dict(optimizer.state), state.step + 1, norm
         finally:

@@ -345,12 +345,8 @@ def make_model(family: Family, folder: Path) -> PreTrainedModel:
     (folder / "config.json").write_text(json.dumps(family.config, indent=2) + "\n")
     config = family.config_class.from_pretrained(folder)
     generator = torch.Generator().manual_seed(family.seed)
-    shapes = {
-        name: parameter.shape for name, parameter in family.model_class(config).named_parameters()
-    }
-    weights = {
-        name: random_weight(name, shape, generator) for name, shape in sorted(shapes.items())
-    }
+    shapes = {name: parameter.shape for name, parameter in family.model_class(config).named_parameters()}
+    weights = {name: random_weight(name, shape, generator) for name, shape in sorted(shapes.items())}
     save_file(
         {published_name(family, name): weight for name, weight in weights.items()},
         folder / "model.safetensors",
@@ -460,9 +456,7 @@ def summed_nll(model: nn.Module, inputs: dict[str, Tensor], supervised: Tensor) 
     """
     logits = model(**inputs, use_cache=False).logits
     targets = supervised[:, 1:]
-    return nn.functional.cross_entropy(
-        logits[:, :-1][targets], inputs["input_ids"][:, 1:][targets], reduction="sum"
-    )
+    return nn.functional.cross_entropy(logits[:, :-1][targets], inputs["input_ids"][:, 1:][targets], reduction="sum")
 
 
 def mrope_positions(row: Row, image_token: int) -> Tensor:
@@ -486,9 +480,7 @@ def mrope_positions(row: Row, image_token: int) -> Tensor:
     while len(positions) < len(ids):
         if ids[len(positions)] == image_token:
             _, height, width = next(grids)
-            positions += [
-                (start, start + y, start + x) for y in range(height // 2) for x in range(width // 2)
-            ]
+            positions += [(start, start + y, start + x) for y in range(height // 2) for x in range(width // 2)]
             start += max(height, width) // 2
         else:
             positions.append((start, start, start))
@@ -648,9 +640,7 @@ def train(family: Family, run: Run, lora: PeftModel, rows: list[Row], folder: Pa
         "microbatches": microbatches,
         "losses": losses,
         "grad_norms": norms,
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")
-        },
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
     }
     # One line per key: json's own indentation would put every number on its own line.
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())

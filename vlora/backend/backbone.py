@@ -203,9 +203,7 @@ class MlxVlmBackbone:
                 deepstack[index] = [layer[span] for layer in outputs[1:]]
         return features, deepstack
 
-    def _embed_grids(
-        self, batch: Batch, features: list[mx.array], deepstack: list[list[mx.array]]
-    ) -> dict[str, Any]:
+    def _embed_grids(self, batch: Batch, features: list[mx.array], deepstack: list[list[mx.array]]) -> dict[str, Any]:
         n_rows, length = batch.tokens.shape
         is_image = np.zeros((n_rows, length), dtype=np.bool_)
         positions = np.zeros((3, n_rows, length), dtype=np.int32)
@@ -350,7 +348,9 @@ def grid_images(rows: Sequence[Example]) -> list[tuple[tuple[int, int, int], Any
     return images
 
 
-def group_by_grid(images: Sequence[tuple[tuple[int, int, int], Any]]) -> dict[tuple[int, int, int], list[int]]:
+def group_by_grid(
+    images: Sequence[tuple[tuple[int, int, int], Any]],
+) -> dict[tuple[int, int, int], list[int]]:
     """Group image numbers by their grid."""
     groups: dict[tuple[int, int, int], list[int]] = {}
     for index, (grid, _) in enumerate(images):
@@ -421,9 +421,9 @@ def _stack_cross_attention(rows: Sequence[Mapping[str, Any]], length: int) -> di
     states, masks, text = [], [], []
     for row in rows:
         missing = n_states - row["cross_attention_states"].shape[1]
-        states.append(mx.pad(row["cross_attention_states"], ((0, 0), (0, missing), (0, 0))))
+        states.append(mx.pad(row["cross_attention_states"], [(0, 0), (0, missing), (0, 0)]))
         mask = _pad_edge(row["cross_attention_mask"].astype(mx.float32), length, axis=2)
-        masks.append(mx.pad(mask, ((0, 0), (0, 0), (0, 0), (0, missing)), constant_values=MASKED))
+        masks.append(mx.pad(mask, [(0, 0), (0, 0), (0, 0), (0, missing)], constant_values=MASKED))
         text.append(_pad_edge(row["full_text_row_masked_out_mask"], length, axis=2))
     dtype = rows[0]["cross_attention_states"].dtype
     return {

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..errors import ModelError, SampleError
-from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions
+from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions, shorten
 from ..recipe import DataSection
 from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from .families import Family
@@ -88,7 +88,9 @@ class Encoder:
             )
             raise SampleError(msg)
         text, spans = self._with_one_bos(text, spans)
-        plain, in_answers = mask_completions(self._spell(text), self._spell_spans(text, spans), self._tokenize, sample.source)
+        plain, in_answers = mask_completions(
+            self._spell(text), self._spell_spans(text, spans), self._tokenize, sample.source
+        )
         if images:
             tokens, inputs = self._process(text, images, plain, sample.source)
         else:
@@ -145,9 +147,7 @@ class Encoder:
             raise SampleError(msg) from None
 
     def _template_names(self) -> dict[str, Any]:
-        names = {
-            key: str(value) for key, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str)
-        }
+        names = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str)}
         return {**names, "image_token": self.image_token}
 
     def _end_of_turn_tokens(self) -> list[str]:
@@ -262,7 +262,8 @@ class Encoder:
                 "chat template, or set data.train_on_completions = false"
             )
             raise SampleError(msg)
-        return np.arange(len(plain)) > places[0]
+        after: BoolArray = np.arange(len(plain)) > places[0]
+        return after
 
 
 def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data: DataSection) -> Encoder:
@@ -278,9 +279,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         ModelError: The model does not say which token stands for an image.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
-    template = (
-        family.template or getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
-    )
+    template = family.template or getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if isinstance(template, Mapping):
         template = template.get("default") or next(iter(template.values()))
     # The processor first: what it writes is what has to be found again.
@@ -335,9 +334,8 @@ def find_content_style(template: str, names: Mapping[str, Any], image_token: str
         if -1 in places or places != sorted(places) or "'type'" in text:
             continue
         after = text[places[0] + len(image_token) : places[1]]
-        if _wants_system_list(template, names, style):
-            lists = {*lists, "system"}
-        return attrs.evolve(style, lists=frozenset(lists), breaks_after_image=after.endswith("\n"))
+        system = {"system"} if _wants_system_list(template, names, style) else set[str]()
+        return attrs.evolve(style, lists=style.lists | system, breaks_after_image=after.endswith("\n"))
     msg = f"the model's chat template renders no conversation with an image: {problem}"
     raise ModelError(msg)
 
@@ -360,7 +358,7 @@ def _wants_system_list(template: str, names: Mapping[str, Any], style: ContentSt
 def write_message(turn: Turn, style: ContentStyle) -> Message:
     """Write a turn as chat templates take it.
 
-    LLaVA's layout has "<image>\\n"; where the template writes that break itself, the text's own is left out.
+    LLaVA's layout breaks the line after "<image>"; where the template does so itself, the text's own break is left out.
     """
     parts: list[Message] = []
     for part in turn.parts:
@@ -388,8 +386,8 @@ def cut(example: Example, max_tokens: int) -> Example:
         n_cut = int(example.placeholders[max_tokens:].sum())
         if n_cut:
             msg = (
-                f"{example.source}: {n_tokens:,} tokens exceed data.max_seq_length={max_tokens} and {n_cut:,} image tokens "
-                "would be cut; raise it, or shrink the images with data.image_resize_shape"
+                f"{example.source}: {n_tokens:,} tokens exceed data.max_seq_length={max_tokens} and "
+                f"{n_cut:,} image tokens would be cut; raise it, or shrink the images with data.image_resize_shape"
             )
             raise SampleError(msg)
         inputs = {
@@ -424,7 +422,7 @@ def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) ->
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
     name = str(image) if isinstance(image, (str, Path)) else f"an image of type {type(image).__name__}"
-    name = name if len(name) <= 120 else name[:117] + "..."
+    name = shorten(name)
     try:
         opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
         opened = ImageOps.exif_transpose(opened)
@@ -484,4 +482,4 @@ def to_host(value: Any) -> Any:
 
 
 def _is_per_token(value: Any, n_tokens: int) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim >= 2 and value.shape[1] == n_tokens and value.dtype.kind in "iub"
+    return isinstance(value, np.ndarray) and value.ndim > 1 and value.shape[1] == n_tokens and value.dtype.kind in "iub"

@@ -16,6 +16,12 @@ import mlx.nn as nn
 import numpy as np
 
 Inputs = dict[str, Any]
+Correction = Callable[[nn.Module], AbstractContextManager[Any]]
+
+
+def no_fields(_: nn.Module, __: int) -> Inputs:
+    """Need nothing more for a row without images."""
+    return {}
 
 
 @attrs.frozen(kw_only=True)
@@ -40,10 +46,10 @@ class Family:
     has_grid_tower: bool = False
     template: str | None = None
     untouchable: tuple[str, ...] = ()
-    mend_inputs: Callable[[Inputs], Inputs] = lambda inputs: inputs
-    text_only_fields: Callable[[nn.Module, int], Inputs] = lambda model, length: {}
-    while_embedding: Callable[[nn.Module], AbstractContextManager[None]] = lambda model: contextlib.nullcontext()
-    while_training: Callable[[nn.Module], AbstractContextManager[None]] = lambda model: contextlib.nullcontext()
+    mend_inputs: Callable[[Inputs], Inputs] = dict
+    text_only_fields: Callable[[nn.Module, int], Inputs] = no_fields
+    while_embedding: Correction = contextlib.nullcontext
+    while_training: Correction = contextlib.nullcontext
 
 
 @contextmanager
@@ -201,10 +207,19 @@ FAMILIES: Mapping[str, Family] = {
     ),
     # Refused until they are proven: trained as they are, they would learn something else.
     **dict.fromkeys(
-        ("llava_next", "granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(refused=_EXPANDS)
+        ("llava_next", "granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"),
+        Family(refused=_EXPANDS),
     ),
     **dict.fromkeys(
-        ("gemma3", "gemma4", "gemma4_unified", "paligemma", "moondream2", "moondream3", "falcon_ocr"),
+        (
+            "gemma3",
+            "gemma4",
+            "gemma4_unified",
+            "paligemma",
+            "moondream2",
+            "moondream3",
+            "falcon_ocr",
+        ),
         Family(refused=_OWN_MASK),
     ),
     "gemma3n": Family(refused="its layers share keys and values through a cache that training has to provide"),

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_vlm import utils as mlx_vlm_utils
 
 from .. import adapters
+from ..checkpoint import read_arrays
 from ..errors import CheckpointError, ModelError
 from ..recipe import LoraSection, ModelSection
 from .backbone import MlxVlmBackbone
@@ -87,8 +88,8 @@ def check_rope(config: Mapping[str, Any], model_class: Any, name: str) -> None:
     fields = getattr(known, "__dataclass_fields__", {})
     if "rope_parameters" not in fields and "rope_theta" not in text and "rope_theta" not in config:
         msg = (
-            f"model.path: {name!r} was saved by transformers 5 and keeps its rotary embedding in rope_parameters, which "
-            "mlx-vlm does not read for this family; write rope_theta and rope_scaling into its config.json"
+            f"model.path: {name!r} was saved by transformers 5 and keeps its rotary embedding in rope_parameters, "
+            "which mlx-vlm does not read for this family; write rope_theta and rope_scaling into its config.json"
         )
         raise ModelError(msg)
 
@@ -158,12 +159,10 @@ def freeze(module: nn.Module) -> None:
 def find_prefix(module: nn.Module) -> str:
     """Name the language model within a model."""
     language_model = module.language_model
-    return next(name for name, child in module.named_modules() if child is language_model)
+    return str(next(name for name, child in module.named_modules() if child is language_model))
 
 
-def add_lora(
-    backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]
-) -> dict[str, Any]:
+def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]) -> dict[str, Any]:
     """Attach a LoRA to the layers that a recipe names.
 
     Returns:
@@ -172,15 +171,11 @@ def add_lora(
     Raises:
         ModelError: A target that matches nothing.
     """
-    names = adapters.find_targets(
-        backbone.module, lora.targets, backbone.language_prefix, backbone.family.untouchable
-    )
+    names = adapters.find_targets(backbone.module, lora.targets, backbone.language_prefix, backbone.family.untouchable)
     if not names:
         msg = "lora.targets: the language model has no linear layer to adapt"
         raise ModelError(msg)
-    adapters.attach_lora(
-        backbone.module, names, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed
-    )
+    adapters.attach_lora(backbone.module, names, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
     return lora_config(names, lora, quantized)
 
 
@@ -224,7 +219,9 @@ def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
 def _refuse_quantized(module: nn.Module, key: str) -> None:
     for name, child in module.named_modules():
         if isinstance(child, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
-            msg = f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"
+            msg = (
+                f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"
+            )
             raise ModelError(msg)
 
 
@@ -244,7 +241,8 @@ def load_adapter(backbone: MlxVlmBackbone, path: str, quantized: Mapping[str, An
     """
     weights_path, config = read_adapter(path)
     if config.get("fine_tune_type") != "lora" or "keys" not in config.get("lora_parameters", {}):
-        msg = f"{path}: found an adapter of type {config.get('fine_tune_type')!r} without a list of layers; expected a LoRA"
+        kind = config.get("fine_tune_type")
+        msg = f"{path}: found an adapter of type {kind!r} without a list of layers; expected a LoRA"
         raise CheckpointError(msg)
     saved_base = config.get("base_quantization", {})
     if saved_base and dict(quantized) != saved_base:
@@ -265,7 +263,7 @@ def load_adapter(backbone: MlxVlmBackbone, path: str, quantized: Mapping[str, An
         alpha=settings["scale"] * rank,
         dropout=settings["dropout"],
     )
-    weights = mx.load(str(weights_path))
+    weights = read_arrays(weights_path)
     current = dict(tree_flatten(backbone.module.parameters()))
     wrong = [name for name, value in weights.items() if name not in current or current[name].shape != value.shape]
     absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]

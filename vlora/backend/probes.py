@@ -51,12 +51,17 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
         raise ModelError(msg)
 
 
-def _logits(backbone: MlxVlmBackbone, examples: Sequence[Example]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+def _logits(
+    backbone: MlxVlmBackbone, examples: Sequence[Example]
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     batch = collate(examples)
     with backbone.corrected():
         logits = backbone.logits(batch.tokens, *backbone.embed(batch))
     return np.array(logits.astype(mx.float32))
 
 
-def _differs(expected: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", found: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> bool:
+def _differs(
+    expected: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+    found: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+) -> bool:
     return bool(np.abs(expected - found).max() > TOLERANCE * expected.std())

@@ -129,7 +129,11 @@ def _make_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "vocab_size": n_tokens,
             "max_position_embeddings": 2048,
             "rope_theta": 10000.0,
-            "rope_scaling": {"rope_type": "default", "mrope_section": [6, 5, 5], "mrope_interleaved": True},
+            "rope_scaling": {
+                "rope_type": "default",
+                "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,
+            },
             "tie_word_embeddings": True,
             "attention_bias": False,
             "hidden_act": "silu",
@@ -160,7 +164,7 @@ def _make_weights(config: dict[str, Any], seed: int) -> dict[str, mx.array]:
     keys = dict(zip(names, mx.random.split(mx.random.key(seed), len(names)), strict=True))
 
     def draw(name: str, value: mx.array) -> mx.array:
-        if value.ndim < 2:
+        if value.ndim <= 1:
             return value
         std = 0.5 if "embed_tokens" in name else (value.size // value.shape[0]) ** -0.5
         return std * mx.random.normal(value.shape, key=keys[name])

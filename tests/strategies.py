@@ -1,0 +1,118 @@
+"""Hypothesis strategies, one per record, as wide as the record allows."""
+
+import json
+from typing import Any
+
+import attrs
+import numpy as np
+from hypothesis import strategies as st
+
+from vlora.recipe import (
+    DataSection,
+    EvalSection,
+    LoraSection,
+    ModelSection,
+    OptimSection,
+    OutputSection,
+    Recipe,
+    TrainSection,
+)
+from vlora.types import Example
+
+N_VOCABULARY = 50
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+names = texts.filter(bool)
+counts = st.integers(1, 10**6)
+rates = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
+fractions = st.floats(0, 1, exclude_max=True)
+json_values = st.recursive(texts, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+prompt_formats = json_values.filter(lambda value: not isinstance(value, str)).map(json.dumps)
+toml_values = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63) | st.floats() | texts | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    """Draw recipes that contradict themselves nowhere."""
+    full = draw(st.booleans())
+    name = draw(st.sampled_from(["adam", "adamw", "sgd", "muon", "adafactor", "lion"]))
+    held_out = draw(st.sampled_from([None, "valid_path", "valid_split", "valid_fraction"]))
+    held_outs: dict[str, Any] = {}
+    if held_out is not None:
+        held_outs[held_out] = draw(names if held_out != "valid_fraction" else fractions.filter(bool))
+    model = st.builds(
+        ModelSection,
+        path=names,
+        full_finetune=st.just(full),
+        train_vision=st.booleans(),
+        adapter_path=st.none() if full else st.none() | names,
+        trust_remote_code=st.booleans(),
+        quantize_bits=st.none() if full else st.none() | st.sampled_from([2, 3, 4, 5, 6, 8]),
+        quantize_group_size=st.sampled_from([32, 64, 128]),
+    )
+    data = st.builds(
+        DataSection,
+        path=names,
+        split=names,
+        config=st.none() | texts,
+        image_resize_shape=st.none() | st.tuples(counts, counts),
+        custom_prompt_format=st.none() | prompt_formats,
+        max_seq_length=st.integers(2, 10**6),
+        train_on_completions=st.booleans(),
+        shuffle=st.booleans(),
+        on_bad_row=st.sampled_from(["raise", "skip"]),
+        assistant_id=st.integers(0, 10**6),
+        **{key: st.just(value) for key, value in held_outs.items()},
+    )
+    lora = st.builds(LoraSection, rank=counts, alpha=rates, dropout=fractions, targets=st.lists(texts).map(tuple))
+    optim = st.builds(
+        OptimSection,
+        name=st.just(name),
+        learning_rate=rates,
+        weight_decay=st.just(0.0) if name == "adam" else st.just(0.0) | rates,
+        betas=st.tuples(fractions, fractions),
+        eps=rates,
+        schedule=st.sampled_from(["constant", "linear", "cosine"]),
+        warmup_steps=st.integers(0, 10**6),
+        grad_clip=st.none() | rates,
+    )
+    train = st.builds(
+        TrainSection,
+        **{field.name: counts for field in attrs.fields(TrainSection)}
+        | {
+            "epochs": st.none() | counts,
+            "grad_checkpoint": st.booleans(),
+            "seed": st.integers(0, 2**32),
+            "val_batches": st.just(-1) | counts,
+        },
+    )
+    answers = st.builds(
+        EvalSection, answer_rows=st.just(0) if held_out is None else st.integers(-1, 10**6), max_new_tokens=counts
+    )
+    return Recipe(
+        model=draw(model),
+        data=draw(data),
+        lora=draw(lora),
+        optim=draw(optim),
+        train=draw(train),
+        eval=draw(answers),
+        output=OutputSection(path=draw(names)),
+    )
+
+
+@st.composite
+def examples(draw: st.DrawFn, *, max_tokens: int = 80) -> Example:
+    """Draw encoded text rows of tokens below `N_VOCABULARY`, position 0 never supervised."""
+    n_tokens = draw(st.integers(1, max_tokens))
+    tokens = draw(st.lists(st.integers(0, N_VOCABULARY - 1), min_size=n_tokens, max_size=n_tokens))
+    supervised = draw(st.lists(st.booleans(), min_size=n_tokens, max_size=n_tokens))
+    return Example(
+        source=f"row {draw(st.integers(0, 99))}",
+        tokens=np.array(tokens, dtype=np.int32),
+        supervised=np.array([False, *supervised[1:]]),
+        placeholders=np.zeros(n_tokens, dtype=np.bool_),
+    )

@@ -1,0 +1,124 @@
+"""The house's rules, run: who may import whom, who may print, who may touch the disk."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vlora"
+RANKS = {
+    "errors": 0,
+    "blas": 0,
+    "types": 1,
+    "recipe": 2,
+    "samples": 2,
+    "masks": 2,
+    "losses": 2,
+    "events": 2,
+    "batches": 2,
+    "checkpoint": 2,
+    "digits": 2,
+    "adapters": 2,
+    "schedules": 3,
+    "optimizers": 3,
+    "options": 3,
+    "rows": 3,
+    "steps": 4,
+    "backend": 5,
+    "session": 6,
+    "inspection": 7,
+    "driver": 7,
+    "cli": 8,
+    "lora": 9,
+    "__init__": 9,
+    "__main__": 9,
+}
+PURE = ("types", "recipe", "samples", "masks", "batches", "losses", "schedules", "adapters", "optimizers", "options", "steps")
+IMPURE_MODULES = {"os", "pathlib", "time", "random", "socket", "subprocess", "urllib", "requests", "shutil", "datasets"}
+IMPURE_CALLS = {"open", "print", "input"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def rank_of(module: Path) -> int:
+    """Give a module's rank; the files of a sub-package share one."""
+    return RANKS[module.relative_to(PACKAGE).parts[0].removesuffix(".py")]
+
+
+def relative_imports(module: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, name of the top-level module) of every import within the package, inside functions too."""
+    depth = len(module.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names]
+            yield from ((node.lineno, name) for name in names)
+
+
+def absolute_imports(module: Path) -> Iterator[str]:
+    """Yield the top-level name of every absolute import."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_every_module_has_a_rank() -> None:
+    """A new module needs a place in the house before it is moved in."""
+    found = {module.relative_to(PACKAGE).parts[0].removesuffix(".py") for module in MODULES}
+
+    assert found == set(RANKS)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(module: Path) -> None:
+    """A module imports only from strictly lower ranks."""
+    wrong = [
+        f"{module.name}:{line} imports {name}"
+        for line, name in relative_imports(module)
+        if RANKS[name] >= rank_of(module)
+    ]
+
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_place_talks_to_mlx_vlm(module: Path) -> None:
+    """Only the backend imports mlx-vlm or transformers, only rows read datasets, and nothing imports vlora absolutely."""
+    imports = set(absolute_imports(module))
+    place = module.relative_to(PACKAGE).parts[0]
+
+    assert place == "backend" or not imports & {"mlx_vlm", "transformers", "tokenizers"}
+    assert place == "rows.py" or "datasets" not in imports
+    assert "vlora" not in imports
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(module: Path) -> None:
+    """No module but the command line prints or knows of consoles."""
+    if module.name in ("cli.py", "lora.py"):
+        return
+    calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
+
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert not {"rich", "argparse"} & set(absolute_imports(module)) or module.name == "options.py"
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_are_pure(name: str) -> None:
+    """Pure modules know no disk, network, clock or global random state."""
+    module = PACKAGE / f"{name}.py"
+    tree = ast.parse(module.read_text())
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    drawn = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).startswith(("mx.random.", "np.random."))
+        and not ast.unparse(node.func).startswith(("np.random.default_rng", "mx.random.key", "mx.random.split"))
+        and not any(keyword.arg == "key" for keyword in node.keywords)
+    ]
+
+    assert not set(absolute_imports(module)) & IMPURE_MODULES
+    assert not called & IMPURE_CALLS
+    assert not drawn

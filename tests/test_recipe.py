@@ -1,0 +1,332 @@
+"""Recipes: every default, every complaint, and that nothing is lost on the way to a file and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import recipes, texts, toml_values
+from vlora import dump_recipe, parse_recipe
+from vlora.errors import RecipeError
+from vlora.recipe import Recipe, all_keys, parse_value, structure_recipe
+
+MINIMAL = '[data]\npath = "rows.jsonl"\n'
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+DEFAULTS = {
+    "model.path": "mlx-community/Qwen2-VL-2B-Instruct-bf16",
+    "model.full_finetune": False,
+    "model.train_vision": False,
+    "model.adapter_path": None,
+    "model.trust_remote_code": False,
+    "data.split": "train",
+    "data.config": None,
+    "data.image_resize_shape": None,
+    "data.custom_prompt_format": None,
+    "data.max_seq_length": 2048,
+    "data.train_on_completions": False,
+    "data.valid_path": None,
+    "data.valid_split": None,
+    "data.on_bad_row": "raise",
+    "data.assistant_id": 77091,
+    "lora.rank": 8,
+    "lora.alpha": 16.0,
+    "lora.dropout": 0.0,
+    "optim.learning_rate": 2e-5,
+    "optim.grad_clip": None,
+    "train.batch_size": 4,
+    "train.iters": 1000,
+    "train.epochs": None,
+    "train.gradient_accumulation_steps": 1,
+    "train.grad_checkpoint": False,
+    "train.steps_per_report": 10,
+    "train.steps_per_eval": 200,
+    "train.steps_per_save": 100,
+    "train.val_batches": 25,
+    "output.path": "adapters.safetensors",
+}
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(recipe, section), name)
+
+
+def problems_of(text: str, overrides: dict[str, Any] | None = None) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, overrides)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_default(key: str):
+    """A recipe that names only its data has the documented defaults, of the documented types."""
+    found = value_of(parse_recipe(MINIMAL), key)
+
+    assert found == DEFAULTS[key]
+    assert type(found) is type(DEFAULTS[key])
+
+
+@given(recipes())
+def test_dump_and_parse(recipe: Recipe):
+    """A dumped recipe is an equal recipe."""
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@given(recipes())
+def test_recipes_are_values(recipe: Recipe):
+    """Recipes are frozen and hashable."""
+    assert hash(recipe) == hash(attrs.evolve(recipe))
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        recipe.train.iters = 1  # type: ignore[misc]
+
+
+@given(st.dictionaries(st.sampled_from([*all_keys(), "train.itres", "lora", "x.y"]), toml_values, max_size=8))
+def test_nonsense_is_a_recipe_error(values: dict[str, Any]):
+    """Whatever TOML can say gives a recipe or a `RecipeError`, never another exception."""
+    raw: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        table = raw.setdefault(section, {})
+        if name and isinstance(table, dict):
+            table[name] = value
+        else:
+            raw[section] = value
+
+    try:
+        recipe = structure_recipe(raw)
+    except RecipeError:
+        return
+
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@given(st.text())
+def test_any_text_is_a_recipe_or_an_error(text: str):
+    """A file that is no TOML is reported as that."""
+    with pytest.raises(RecipeError, match=r"not TOML|unknown|missing|expected"):
+        parse_recipe(text)
+
+
+def test_everything_wrong_is_reported_at_once():
+    """Unknown keys and sections, wrong types and impossible values come in one error, each with key and value."""
+    problems = problems_of(
+        """
+        [model]
+        full_finetune = "false"
+        [data]
+        pth = "rows.jsonl"
+        image_resize_shape = [512]
+        [trian]
+        iters = 3
+        [train]
+        batch_size = 2.9
+        epochs = 0
+        seed = true
+        [lora]
+        dropout = 1.5
+        targets = ["q_proj", 7]
+        [optim]
+        name = "adamx"
+        betas = [0.9, 2.0]
+        learning_rate = nan
+        """
+    )
+
+    expected = {
+        "model.full_finetune": "'false'",
+        "data.pth": "data.path",
+        "data.path": "missing",
+        "data.image_resize_shape": "[512]",
+        "trian": "train",
+        "train.batch_size": "2.9",
+        "train.epochs": "0",
+        "train.seed": "True",
+        "lora.dropout": "1.5",
+        "lora.targets": "['q_proj', 7]",
+        "optim.name": "'adamx'",
+        "optim.betas": "[0.9, 2.0]",
+        "optim.learning_rate": "nan",
+    }
+    assert sorted(problem.partition(":")[0] for problem in problems) == sorted(expected)
+    for problem in problems:
+        assert expected[problem.partition(":")[0]] in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("[train]\nitres = 3", "train.itres: unknown key; did you mean train.iters?"),
+        ("[train]\nlearning_rate = 1.0", "train.learning_rate: unknown key; did you mean optim.learning_rate?"),
+        ("[model]\nrank = 4", "model.rank: unknown key; did you mean lora.rank?"),
+        ("[optimizer]\nname = 'adam'", "optimizer: unknown section; did you mean optim?"),
+        ("[optim]\nschedule = 'cosin'", "optim.schedule: found 'cosin', expected one of"),
+        ("[optim]\nschedule = 'cosin'", "did you mean 'cosine'?"),
+        ("lora = 3", "lora: found 3, expected a table of keys"),
+    ],
+)
+def test_nearest_name(line: str, hint: str):
+    """A misspelt name comes with the one that was meant."""
+    (problem,) = problems_of(f"{line}\n{MINIMAL}" if "=" in line.splitlines()[0] else f"{MINIMAL}{line}")
+
+    assert hint in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.iters", 2.9, "an integer"),
+        ("train.iters", 2.0, "an integer"),
+        ("train.iters", "3", "an integer"),
+        ("train.iters", True, "an integer"),
+        ("train.iters", 0, "at least 1"),
+        ("train.val_batches", 0, "-1 for all"),
+        ("train.val_batches", -2, "-1 for all"),
+        ("train.grad_checkpoint", "false", "true or false"),
+        ("train.grad_checkpoint", 0, "true or false"),
+        ("train.seed", -1, "at least 0"),
+        ("optim.learning_rate", "1e-5", "a number"),
+        ("optim.learning_rate", 0.0, "greater than 0"),
+        ("optim.learning_rate", float("inf"), "finite"),
+        ("optim.weight_decay", -0.1, "at least 0"),
+        ("optim.betas", [0.9], "a list of 2 numbers"),
+        ("optim.grad_clip", 0, "greater than 0"),
+        ("lora.rank", 0, "at least 1"),
+        ("lora.targets", "q_proj", "a list of strings"),
+        ("data.image_resize_shape", [512, 512.5], "a list of 2 integers"),
+        ("data.image_resize_shape", [512, 0], "two positive numbers"),
+        ("data.custom_prompt_format", "{question}", "JSON"),
+        ("data.custom_prompt_format", '"text"', "JSON object"),
+        ("data.max_seq_length", 1, "at least 2"),
+        ("data.path", "", "not be empty"),
+        ("data.path", 3, "a string"),
+        ("data.valid_fraction", 1.0, "less than 1"),
+        ("data.on_bad_row", "ignore", "'raise', 'skip'"),
+        ("model.quantize_bits", 7, "2, 3, 4, 5, 6 or 8"),
+        ("model.quantize_group_size", 16, "32, 64 or 128"),
+        ("eval.answer_rows", -2, "at least -1"),
+        ("output.path", "", "not be empty"),
+    ],
+)
+def test_impossible_value(key: str, value: Any, expected: str):
+    """A value of the wrong type or out of range is reported with key, value and what is expected."""
+    (problem,) = problems_of(MINIMAL, {key: value})
+
+    assert problem.startswith(f"{key}: found {value!r}, ")
+    assert expected in problem
+
+
+def test_integers_are_numbers():
+    """Where a number is expected, an integer is one."""
+    found = parse_recipe(MINIMAL, {"lora.alpha": 32}).lora.alpha
+
+    assert found == 32.0
+    assert type(found) is float
+
+
+def test_prompt_format_as_a_table():
+    """A prompt format written as a TOML table is the same as one written as JSON."""
+    table = '[data.custom_prompt_format]\nuser = ["{image}", "{question}"]\nassistant = "{answer}"\n'
+
+    found = parse_recipe(MINIMAL + table).data.custom_prompt_format
+
+    assert json.loads(found or "") == {"user": ["{image}", "{question}"], "assistant": "{answer}"}
+
+
+def test_overrides():
+    """Overrides replace values of the text and add sections that it lacks."""
+    text = MINIMAL + "[train]\niters = 3\nseed = 5\n"
+
+    recipe = parse_recipe(text, {"train.iters": 7, "lora.rank": 4, "data.path": "other"})
+
+    assert (recipe.train.iters, recipe.train.seed, recipe.lora.rank, recipe.data.path) == (7, 5, 4, "other")
+
+
+def test_overrides_are_checked_with_the_rest():
+    """Unknown and wrong overrides are reported together with what is wrong in the text."""
+    problems = problems_of("[train]\niters = 0", {"trian.iters": 3, "train.itres": 3, "lora.rank": "x", "iters": 1})
+
+    assert {problem.partition(":")[0] for problem in problems} == {
+        "data.path",
+        "iters",
+        "lora.rank",
+        "train.iters",
+        "train.itres",
+        "trian.iters",
+    }
+    assert any(problem.startswith("trian.iters:") and "did you mean train.iters?" in problem for problem in problems)
+
+
+def test_override_of_a_section_that_is_none():
+    """An override of a key whose section is not a table points at the section."""
+    assert problems_of("data = 3", {"data.path": "rows"}) == ["data: found 3, expected a table of keys"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("3.5", 3.5),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ('"3"', "3"),
+        ("cosine", "cosine"),
+        ("a b", "a b"),
+        ("", ""),
+    ],
+)
+def test_parse_value(text: str, value: Any):
+    """A value on the command line is TOML where it is TOML, otherwise a string."""
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@given(texts)
+def test_parse_value_takes_anything(text: str):
+    """No value on the command line raises."""
+    parse_value(text)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ({"data.valid_path": "x", "data.valid_split": "test"}, ["data.valid_path", "data.valid_split"]),
+        ({"data.valid_path": "x", "data.valid_fraction": 0.1}, ["data.valid_path", "data.valid_fraction"]),
+        ({"model.full_finetune": True, "model.adapter_path": "a"}, ["model.adapter_path", "'a'"]),
+        ({"model.full_finetune": True, "model.quantize_bits": 4}, ["model.quantize_bits", "4"]),
+        ({"optim.name": "adam", "optim.weight_decay": 0.1}, ["optim.weight_decay", "0.1", "adamw"]),
+        ({"eval.answer_rows": 5}, ["eval.answer_rows", "data.valid_split"]),
+    ],
+)
+def test_contradiction(overrides: dict[str, Any], keys: list[str]):
+    """Values that exclude one another are refused, with both keys."""
+    (problem,) = problems_of(MINIMAL, overrides)
+
+    for key in keys:
+        assert key in problem
+
+
+def test_contradictions_are_reported_together():
+    """Several contradictions come in one error."""
+    overrides = {"data.valid_path": "x", "data.valid_split": "y", "optim.name": "adam", "optim.weight_decay": 0.1}
+
+    assert len(problems_of(MINIMAL, overrides)) == 2
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipe(path: Path):
+    """A shipped recipe parses, round-trips, and begins with a comment that names its command."""
+    text = path.read_text(encoding="utf-8")
+    comment = text.partition("\n\n")[0]
+
+    recipe = parse_recipe(text)
+
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+    assert all(line.startswith("#") for line in comment.splitlines())
+    assert f"recipes/{path.name}" in comment
+    assert "python -m vlora" in comment
+    assert "Hardware:" in comment

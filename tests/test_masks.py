@@ -1,4 +1,4 @@
-"""Masks, with a real byte-level tokenizer and templates that jinja renders: what is supervised decodes to the answers."""
+"""Masks, with a real tokenizer and real templates: what is supervised decodes to the answers and nothing else."""
 
 import functools
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tests.checkpoints import GPT4_WORDS
 from vlora import mask_completions
 from vlora.errors import SampleError
 from vlora.masks import Span, expand_placeholders, locate_answers, make_sentinel
@@ -31,8 +32,8 @@ SPACED_TRIMMED = SPACED.replace("message.content", "message.content | trim")
 SPACE_BEFORE_END = CHATML.replace("{{ message.content }}", "{{ message.content }} ")
 NO_END = "{% for message in messages %}{{ message.role }}\n{{ message.content }}\n\n{% endfor %}"
 UPPER = CHATML.replace("message.content", "(message.content | upper if message.role == 'assistant' else '')")
-FIRST_ONLY = "{% for message in messages[:2] %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endfor %}"
-LENGTH = CHATML + "{{ messages | map(attribute='content') | map('length') | sum }}"
+FIRST_ONLY = CHATML.replace("in messages", "in messages[:2]")
+COMMENTED = CHATML + "{% if messages[-1].content == 'Yes' %}Well done!{% endif %}"
 
 Answers = list[str]
 Conversation = list[tuple[str, str]]
@@ -41,12 +42,17 @@ Conversation = list[tuple[str, str]]
 @functools.cache
 def tokenizer() -> Tokenizer:
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(GPT4_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    made.train_from_iterator(["user assistant\n\nYes. No. The answer is two. What is it?\n"] * 8, trainer)
+    made.train_from_iterator(["user assistant\n\nNo. Yes. No. The answer is two. What is it?\n"] * 8, trainer)
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return made
 
@@ -61,7 +67,7 @@ def decode(ids: Any) -> str:
 
 def render(template: str, conversation: Conversation) -> str:
     messages = [{"role": role, "content": content} for role, content in conversation]
-    return jinja2.Environment(autoescape=False).from_string(template).render(messages=messages, eos=EOS)  # noqa: S701
+    return jinja2.Environment(autoescape=False).from_string(template).render(messages=messages, eos=EOS)
 
 
 def locate(template: str, conversation: Conversation) -> tuple[str, list[Span]]:
@@ -91,20 +97,24 @@ def talk(*answers: str, question: str = "What is it?") -> Conversation:
 
 
 plain_texts = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=12)
-likely_texts = st.lists(st.sampled_from(["Yes", "No.", " ", "\n", "two", "assistant", "user", "é", "🙂", ":"])).map("".join)
+likely_words = ["Yes", "No.", " ", "\n", "two", "assistant", "user", "é", "🙂", ":", "!"]
+likely_texts = st.lists(st.sampled_from(likely_words)).map("".join)
 contents = (plain_texts | likely_texts).filter(lambda text: not any(token in text for token in SPECIAL))
 stripped = contents.map(str.strip)
 
 
 @given(st.lists(st.tuples(contents, stripped), min_size=1, max_size=4))
 def test_supervised_tokens_are_the_answers(turns: list[tuple[str, str]]):
-    """In one turn or many, the supervised tokens decode to the answers with their end-of-turn token, and nothing else."""
+    """In one turn or many, the supervised tokens decode to the answers, each with its end-of-turn token."""
     conversation = [turn for question, answer in turns for turn in (("user", question), ("assistant", answer))]
 
     assert supervised_texts(CHATML, conversation) == [answer + END for _, answer in turns]
 
 
-@given(st.sampled_from([CHATML, TRIMMED, SPACED, SPACED_TRIMMED, SPACE_BEFORE_END, NO_END]), st.lists(contents, min_size=1))
+TEMPLATES = (CHATML, TRIMMED, SPACED, SPACED_TRIMMED, SPACE_BEFORE_END, NO_END)
+
+
+@given(st.sampled_from(TEMPLATES), st.lists(contents, min_size=1))
 def test_exact_or_refused(template: str, answers: Answers):
     """Whatever white space answers begin and end with, the mask is exact or the row is refused by its name."""
     try:
@@ -171,7 +181,7 @@ def test_template_that_drops_an_answer():
 def test_template_whose_end_depends_on_the_answers():
     """A template that writes something else because of the answers makes the row a bad row."""
     with pytest.raises(SampleError, match=r"row 5: the chat template adds text after the last turn"):
-        locate(LENGTH, talk("Yes"))
+        locate(COMMENTED, talk("Yes"))
 
 
 @pytest.mark.parametrize(("answer", "side"), [("\nYes", "start"), ("Yes\n", "end")])
@@ -207,13 +217,14 @@ def test_any_spans(text: str, data: st.DataObject):
 
 @st.composite
 def expansions(draw: st.DrawFn) -> tuple[list[int], list[int], list[bool]]:
-    """Draw plain ids, the same with every image (token 0) expanded to runs of 0 and 9, and which of those stand for images."""
+    """Draw plain ids, the same with every image (token 0) expanded to a run, and which of those stand for images."""
     plain: list[int] = []
     expanded: list[int] = []
     placeholders: list[bool] = []
     for segment in draw(st.lists(st.lists(st.integers(1, 8), max_size=5), min_size=1, max_size=4)):
         if placeholders or plain:
-            run = [0, *draw(st.lists(st.sampled_from([0, 9]), max_size=6))]
+            inner = draw(st.lists(st.sampled_from([0, 9]), max_size=6))
+            run = [0, *inner, 0] if inner else [0]
             plain.append(0)
             expanded += run
             placeholders += [True] * len(run)

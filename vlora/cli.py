@@ -210,7 +210,7 @@ class _View:
             self._show_start(event)
         elif isinstance(event, StepReport):
             self._move_bar(event)
-        elif isinstance(event, Reported):
+        elif isinstance(event, Reported) and "accuracy_before" not in event.metrics:
             self._print(_report_line(event))
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
@@ -260,8 +260,6 @@ def _report_line(event: Reported) -> str:
             f"step {metrics['step']:>6}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
             f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows"
         )
-    if "loss" not in metrics:
-        return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "step")
     return (
         f"step {metrics['step']:>6}  loss {metrics['loss']:.4f}  mean {metrics['running_loss']:.4f}  "
         f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}  "

@@ -21,7 +21,8 @@ Tokenize = Callable[[list[str]], list[list[int]]]
 
 def make_sentinel(index: int) -> str:
     """Make the text that stands for answer `index` while the template's own text is found."""
-    return f"\ue000answer{index}\ue001"
+    # No letters: a template that changes letters changes the answer, and is to be reported as doing that.
+    return f"\ue000{index}\ue001"
 
 
 def locate_answers(
@@ -171,32 +172,40 @@ def _leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
 
 
 def _match_segments(segments: Sequence[IntArray], expanded: IntArray) -> list[int] | None:
-    """Find where each segment starts, with at least one token between them; the shortest gaps first."""
+    """Find where each segment starts, with at least one token between them."""
     first, *rest = segments
     if not np.array_equal(expanded[: len(first)], first):
         return None
     if not rest:
         return [0] if len(first) == len(expanded) else None
     # The last segment stands at the end, and the others in order before it, so that the search is short.
+    last = len(expanded) - len(rest[-1])
+    if last <= len(first) or not np.array_equal(expanded[last:], rest[-1]):
+        return None
+    opening, closing = expanded[len(first)], expanded[last - 1]
     position, starts = len(first), [0]
     for segment in rest[:-1]:
-        found = _find(expanded, segment, position + 1)
+        found = _find(expanded[:last], segment, position + 1, closing, opening)
         if found is None:
             return None
         starts.append(found)
         position = found + len(segment)
-    last = len(expanded) - len(rest[-1])
-    if last <= position or not np.array_equal(expanded[last:], rest[-1]):
-        return None
     return [*starts, last]
 
 
-def _find(tokens: IntArray, segment: IntArray, start: int) -> int | None:
+def _find(tokens: IntArray, segment: IntArray, start: int, closing: int, opening: int) -> int | None:
+    """Find a segment that another image follows, at `start` or later.
+
+    Processors write text within images too (a line break after a row of tiles). Images begin alike and end alike, so
+    the first place between such an end and such a beginning is preferred to the first place.
+    """
     width = len(segment)
-    for position in range(start, len(tokens) - width + 1):
-        if np.array_equal(tokens[position : position + width], segment):
-            return position
-    return None
+    if start + width >= len(tokens):
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(tokens[start:-1], width)
+    places = start + np.flatnonzero((windows == segment).all(axis=1))
+    between = places[(tokens[places - 1] == closing) & (tokens[places + width] == opening)]
+    return next((int(place) for place in (*between[:1], *places[:1])), None)
 
 
 def shorten(text: str, width: int = 60) -> str:

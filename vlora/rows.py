@@ -135,6 +135,9 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
 def _load_dataset(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
     local = Path(path).expanduser()
     if not local.exists():
+        if local.suffix.lower() in FILE_READERS or local.is_absolute():
+            msg = "there is no such file or folder"
+            raise ValueError(msg)
         return _undecoded(datasets.load_dataset(path, config, split=split)), None
     if local.is_file():
         reader = FILE_READERS.get(local.suffix.lower())

@@ -86,10 +86,11 @@ def open_data(recipe: Recipe) -> Data:
     Raises:
         VloraError: A part of the recipe names something that is not there.
     """
+    # The rows first: a slip in their path should not wait for a model to be downloaded.
+    train, valid = read_rows(recipe.data, seed=recipe.train.seed)
     files = find_model(recipe)
     processor = backend.load_processor(files, recipe.model)
     encoder = backend.make_encoder(processor, files.config, files.family, recipe.data)
-    train, valid = read_rows(recipe.data, seed=recipe.train.seed)
     return Data(files=files, encoder=encoder, train=train, valid=valid)
 
 
@@ -114,7 +115,7 @@ def open_model(recipe: Recipe, files: backend.ModelFiles) -> tuple[backend.MlxVl
         backend.unfreeze_language(backbone)
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
-        config = backend.load_adapter(backbone, section.adapter_path, quantized)
+        config = backend.load_adapter(backbone, section.adapter_path, recipe.lora, quantized)
     else:
         config = backend.add_lora(backbone, recipe.lora, seed=recipe.train.seed, quantized=quantized)
     return backbone, {**config, "base_model": section.path, "train_vision": section.train_vision}

@@ -51,7 +51,11 @@ def find_model(section: ModelSection) -> ModelFiles:
         path = Path(mlx_vlm_utils.get_model_path(section.path))
         config = mlx_vlm_utils.load_config(path)
     except (OSError, ValueError) as error:
-        msg = f"model.path: cannot get {section.path!r}: {error}; give a hub id or a folder with config.json"
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        msg = (
+            f"model.path: there is no folder {section.path!r} with a config.json, and the hub gives none ({reason}); "
+            "give a folder or a hub id"
+        )
         raise ModelError(msg) from None
     if not section.trust_remote_code and config.get("model_file"):
         msg = (
@@ -225,12 +229,17 @@ def _refuse_quantized(module: nn.Module, key: str) -> None:
             raise ModelError(msg)
 
 
-def load_adapter(backbone: MlxVlmBackbone, path: str, quantized: Mapping[str, Any]) -> dict[str, Any]:
+def load_adapter(
+    backbone: MlxVlmBackbone, path: str, lora: LoraSection, quantized: Mapping[str, Any]
+) -> dict[str, Any]:
     """Attach a saved adapter, to be trained on.
+
+    Its rank, scale and layers are its own; a recipe may repeat them, not change them. The dropout may change.
 
     Args:
         backbone: The model, without adapters.
         path: The adapter's file, or its folder.
+        lora: The recipe's section.
         quantized: How the base was quantized on loading.
 
     Returns:
@@ -255,14 +264,10 @@ def load_adapter(backbone: MlxVlmBackbone, path: str, quantized: Mapping[str, An
     if missing:
         msg = f"{path}: adapts {missing[0]}, which the model does not have; was it trained on another model?"
         raise CheckpointError(msg)
-    rank = int(settings["rank"])
-    adapters.attach_lora(
-        backbone.module,
-        settings["keys"],
-        rank=rank,
-        alpha=settings["scale"] * rank,
-        dropout=settings["dropout"],
-    )
+    rank, alpha = int(settings["rank"]), float(settings["scale"] * settings["rank"])
+    _refuse_changes(path, settings["keys"], LoraSection(rank=rank, alpha=alpha), lora, backbone)
+    dropout = settings["dropout"] if lora.dropout == LoraSection().dropout else lora.dropout
+    adapters.attach_lora(backbone.module, settings["keys"], rank=rank, alpha=alpha, dropout=dropout)
     weights = read_arrays(weights_path)
     current = dict(tree_flatten(backbone.module.parameters()))
     wrong = [name for name, value in weights.items() if name not in current or current[name].shape != value.shape]
@@ -271,7 +276,24 @@ def load_adapter(backbone: MlxVlmBackbone, path: str, quantized: Mapping[str, An
         msg = f"{path}: does not fit the model at {(wrong + absent)[0]}; was it trained on another model or rank?"
         raise CheckpointError(msg)
     backbone.module.load_weights(list(weights.items()), strict=False)
-    return config
+    return {**config, "lora_parameters": {**settings, "dropout": dropout}}
+
+
+def _refuse_changes(
+    path: str, names: list[str], own: LoraSection, asked: LoraSection, backbone: MlxVlmBackbone
+) -> None:
+    default = LoraSection()
+    for key in ("rank", "alpha"):
+        wanted, found = getattr(asked, key), getattr(own, key)
+        if wanted not in (found, getattr(default, key)):
+            msg = f"lora.{key}: found {wanted}, but the adapter {path} has {found}; leave it out"
+            raise CheckpointError(msg)
+    if asked.targets:
+        excluded = backbone.family.untouchable
+        wanted = adapters.find_targets(backbone.module, asked.targets, backbone.language_prefix, excluded)
+        if set(wanted) != set(names):
+            msg = f"lora.targets: names {len(wanted)} layers, the adapter {path} has {len(names)}; leave it out"
+            raise CheckpointError(msg)
 
 
 def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:

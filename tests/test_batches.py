@@ -1,0 +1,140 @@
+"""Batches: few shapes, every row once, nothing that counts in the padding."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import examples
+from vlora import Example, bucket_length, collate, plan_batches
+from vlora.batches import plan_steps, steps_per_epoch
+from vlora.errors import BatchError
+
+small = st.integers(1, 40)
+seeds = st.integers(0, 2**32)
+
+
+@given(st.integers(1, 10**7))
+def test_bucket_length(n_tokens: int):
+    """A bucket holds its length, is its own bucket, and wastes at most 12.5 % from 256 tokens on."""
+    length = bucket_length(n_tokens)
+
+    assert length >= n_tokens
+    assert bucket_length(length) == length
+    assert length % 32 == 0
+    if n_tokens >= 256:
+        assert length <= 1.125 * n_tokens
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_bucket_length_is_monotonic(first: int, second: int):
+    """A longer row never gets a shorter bucket."""
+    assert (bucket_length(first) <= bucket_length(second)) or first > second
+
+
+def test_number_of_buckets():
+    """All lengths up to the default maximum fall into at most 32 buckets."""
+    assert len({bucket_length(n_tokens) for n_tokens in range(1, 2049)}) <= 32
+
+
+@given(st.integers(0, 200), small, seeds, st.integers(0, 5), st.booleans())
+def test_plan_covers_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int, shuffle: bool):
+    """Every row is in exactly one batch, and only the last batch is short."""
+    plan = plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+
+    assert sorted(number for batch in plan for number in batch) == list(range(n_rows))
+    assert all(len(batch) == batch_size for batch in plan[:-1])
+    assert all(0 < len(batch) <= batch_size for batch in plan)
+    assert plan == plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+
+
+@given(seeds, st.integers(0, 100))
+def test_plan_differs_between_epochs_and_seeds(seed: int, epoch: int):
+    """Another epoch and another seed have another order; without shuffling the order is the rows' own."""
+
+    def plan(seed: int, epoch: int, *, shuffle: bool = True) -> list[list[int]]:
+        return plan_batches(100, 8, seed=seed, epoch=epoch, shuffle=shuffle)
+
+    assert plan(seed, epoch) != plan(seed, epoch + 1)
+    assert plan(seed, epoch) != plan(seed + 1, epoch)
+    assert sum(plan(seed, epoch, shuffle=False), []) == list(range(100))
+
+
+@given(small, st.integers(1, 5), st.integers(1, 4), seeds, st.booleans(), st.integers(0, 30), st.integers(0, 30))
+def test_plan_steps(
+    n_rows: int, batch_size: int, accumulation: int, seed: int, shuffle: bool, n_steps: int, first_step: int
+):
+    """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
+    settings = {"accumulation": accumulation, "seed": seed, "shuffle": shuffle, "n_steps": n_steps}
+    steps = list(plan_steps(n_rows, batch_size, **settings))
+    per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
+
+    assert len(steps) == n_steps
+    assert all(1 <= len(step) <= accumulation for step in steps)
+    for start in range(0, n_steps - per_epoch + 1, per_epoch):
+        epoch = steps[start : start + per_epoch]
+        assert sorted(row for step in epoch for batch in step for row in batch) == list(range(n_rows))
+    assert list(plan_steps(n_rows, batch_size, **settings, first_step=first_step)) == steps[first_step:]
+
+
+@given(st.lists(examples(), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 5))
+def test_collate(rows: list[Example], n_fillers: int, pad_id: int):
+    """Rows stand at the start of their line; padding and fillers hold the padding token and count for nothing."""
+    batch = collate(rows, len(rows) + n_fillers, pad_id)
+    tokens, supervised, valid = (np.array(array) for array in batch[:3])
+
+    assert batch.tokens.dtype == mx.int32
+    assert (supervised.dtype, valid.dtype) == (np.bool_, np.bool_)
+    assert tokens.shape == supervised.shape == valid.shape
+    assert tokens.shape == (len(rows) + n_fillers, bucket_length(max(len(row.tokens) for row in rows)))
+    assert batch.rows == tuple(rows)
+    for index, row in enumerate(rows):
+        assert tokens[index, : len(row.tokens)].tolist() == row.tokens.tolist()
+        assert valid[index].sum() == len(row.tokens)
+        assert valid[index, : len(row.tokens)].all()
+        assert supervised[index].nonzero()[0].tolist() == row.supervised.nonzero()[0].tolist()
+    assert (tokens[~valid] == pad_id).all()
+    assert not supervised[~valid].any()
+    assert not valid[len(rows) :].any()
+
+
+def make_row(n_tokens: int, n_marks: int | None = None) -> Example:
+    n_marks = n_tokens if n_marks is None else n_marks
+    return Example(
+        source="rows row 7",
+        tokens=np.ones(n_tokens, dtype=np.int32),
+        supervised=np.ones(n_marks, dtype=np.bool_),
+        placeholders=np.zeros(n_tokens, dtype=np.bool_),
+    )
+
+
+def test_first_token_is_no_target():
+    """Nothing precedes the first token, so it is not supervised even if an example says so."""
+    supervised = np.array(collate([make_row(3)]).supervised)
+
+    assert supervised[0, :4].tolist() == [False, True, True, False]
+
+
+def test_default_batch_size():
+    """Without a batch size there are no fillers."""
+    assert collate([make_row(3), make_row(40)]).tokens.shape == (2, 64)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "words"),
+    [
+        ([], None, ["0 examples"]),
+        ([], 4, ["4 rows", "0 examples"]),
+        ([make_row(3)] * 3, 2, ["2 rows", "3 examples"]),
+        ([make_row(0)], None, ["rows row 7", "0 tokens"]),
+        ([make_row(3, 2)], None, ["rows row 7", "3 tokens", "2 marks"]),
+    ],
+)
+def test_collate_refuses(rows: list[Example], batch_size: int | None, words: list[str]):
+    """Rows that make no batch are refused with what was found."""
+    with pytest.raises(BatchError) as caught:
+        collate(rows, batch_size)
+
+    for word in words:
+        assert word in str(caught.value)

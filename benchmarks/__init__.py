@@ -1,1 +1,1 @@
-"""What is measured, and how; nothing here is imported by vlora or by its tests' default run."""
+"""Measurements, each a program of its own; vlora imports nothing from here."""

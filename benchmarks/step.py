@@ -2,9 +2,10 @@
 
     python -m benchmarks.step recipes/quickstart.toml recipes/quickstart_qlora.toml --peer
 
-Rows are encoded and collated before the clock starts; embedding them is part of the step, as in training.
-Every batch's first call is paid before, and what it costs beyond a step is reported apart, as trace time.
-With `--peer` the two take turns, a few steps each, so that a noisy machine disturbs both.
+Rows are encoded and collated before the clock starts; embedding them is part of the step, as in
+training. The first call of every shape is paid before, and what it costs beyond a step is reported
+apart, as trace time. With `--peer` the two take turns, a few steps each, so that a noisy machine
+disturbs both.
 
 Nothing of vlora is copied here: what is timed are the functions that `fit` calls. Nothing is saved.
 The last line of the output is one JSON object.
@@ -26,7 +27,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +57,7 @@ from vlora import (
     open_model,
     parse_recipe,
 )
+from vlora.backend.backbone import to_device
 from vlora.batches import plan_steps, steps_per_epoch
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe import parse_value
@@ -67,8 +69,8 @@ MOST_BATCHES = 4
 CALLS_PER_BATCH = 3
 """Timed calls that a batch should get at least: a median of fewer is no protection from noise."""
 ROUND_STEPS = 5
-PEER = "mlx-vlm"
-PROBED_ROWS = 3
+SAME_LOSS = 0.01
+"""Relative. Both begin with the same model on the same rows, and so at the same loss."""
 
 Microbatches = Sequence[Batch]
 """What one optimizer step takes."""
@@ -81,14 +83,22 @@ class PeerError(RuntimeError):
 class Step(Protocol):
     """One side of the comparison: takes real optimizer steps over batches prepared before."""
 
-    n_traces: int
-    n_trainable: int
+    @property
+    def n_traces(self) -> int:
+        """Count the shapes traced so far."""
+
+    @property
+    def n_trainable(self) -> int:
+        """Count the trainable parameters."""
 
     def __call__(self, number: int) -> None:
         """Take a step over the batches of this number, and wait for the device."""
 
     def sums(self) -> tuple[float, float]:
         """Return the last step's (summed loss in nats, supervised tokens)."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Say what has to hold while this side takes its steps."""
 
 
 class VloraStep:
@@ -103,8 +113,10 @@ class VloraStep:
         self._backbone, self.adapter = open_model(recipe, data.files)
         if not data.files.family.is_proven:
             rows = [row for batches in prepared for batch in batches for row in batch.rows]
-            rows = sorted(rows, key=lambda row: len(row.tokens))[:: max(1, len(rows) // PROBED_ROWS)]
-            backend.probe(self._backbone, rows, data.files.model_type)
+            rows.sort(key=lambda row: len(row.tokens))
+            # The shortest, the longest and one between, as `fit` takes them.
+            places = sorted({0, len(rows) // 2, len(rows) - 1})
+            backend.probe(self._backbone, [rows[place] for place in places], data.files.model_type)
         optimizer = make_optimizer(recipe.optim)
         self._state = init_state(self._backbone, optimizer)
         self._train_step = make_train_step(
@@ -139,12 +151,17 @@ class VloraStep:
         """Return the last step's sums."""
         return float(self._output.nll_sum), float(self._output.n_supervised)
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Need nothing."""
+        return nullcontext()
+
 
 class PeerStep:
-    """The step of mlx-vlm's trainer: eager, with its own collation, loss, adapter layers and update.
+    """The step of mlx-vlm's trainer: eager, its own collation, loss, adapter layers and update.
 
-    Model, quantization, rows, supervised tokens, adapted layers, trained parts, optimizer and learning rates are the
-    recipe's. What mlx-vlm has no option for stays as it is there; `notes` says so.
+    Model, quantization, rows, supervised tokens, adapted layers, trained parts, optimizer and
+    learning rates are the recipe's. What its trainer has no option for stays as it is there;
+    `notes` says so.
 
     Attributes:
         notes: What it does otherwise than the recipe says.
@@ -153,7 +170,11 @@ class PeerStep:
     n_traces = 0
 
     def __init__(
-        self, recipe: Recipe, data: Data, prepared: Sequence[Microbatches], adapter: Mapping[str, Any]
+        self,
+        recipe: Recipe,
+        data: Data,
+        prepared: Sequence[Microbatches],
+        adapter: Mapping[str, Any],
     ) -> None:
         """Load the model once more, and make it trainable mlx-vlm's way.
 
@@ -170,7 +191,9 @@ class PeerStep:
         with as_peer_error():
             self._module = load_peer(recipe, data, adapter)
             self._optimizer = self._make_optimizer(recipe)
-            self._batches = [[collate_peer(batch, recipe, data) for batch in batches] for batches in prepared]
+            self._batches = [
+                [collate_peer(batch, recipe, data) for batch in batches] for batches in prepared
+            ]
             mx.eval(self._batches)
             # It takes the mean of the microbatches' means, whatever they supervise.
             if recipe.train.gradient_accumulation_steps > 1:
@@ -196,7 +219,7 @@ class PeerStep:
         batches = self._batches[number]
         gradients = None
         self._sums = []
-        with as_peer_error(), checkpointed_classes(self._module, enabled=self._checkpoints):
+        with as_peer_error():
             for index, batch in enumerate(batches, start=1):
                 loss, metrics, gradients = apply_gradient_step(
                     self._module,
@@ -218,6 +241,10 @@ class PeerStep:
         nll = sum(float(loss) * float(weight) for loss, weight in self._sums)
         return nll, sum(float(weight) for _, weight in self._sums)
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Checkpoint layers if the recipe says so."""
+        return checkpointed_classes(self._module) if self._checkpoints else nullcontext()
+
     def _make_optimizer(self, recipe: Recipe) -> optim.Optimizer:
         optimizer = make_optimizer(recipe.optim)
         if isinstance(optimizer, optim.Adam):
@@ -231,7 +258,7 @@ class PeerStep:
 
 
 def load_peer(recipe: Recipe, data: Data, adapter: Mapping[str, Any]) -> nn.Module:
-    """Load the recipe's model afresh and unfreeze, with mlx-vlm's functions, what the recipe trains."""
+    """Load the recipe's model afresh and make trainable what the recipe trains, mlx-vlm's way."""
     mx.random.seed(recipe.train.seed)
     backbone, _ = backend.load_backbone(data.files, recipe.model)
     module, language = backbone.module, backbone.language_prefix
@@ -262,7 +289,8 @@ def collate_peer(batch: Batch, recipe: Recipe, data: Data) -> dict[str, Any]:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     samples = [
         {
-            **row.inputs,
+            # Device arrays, as its own dataset gives: host arrays lose a dimension too many.
+            **{name: to_device(value) for name, value in row.inputs.items()},
             "input_ids": row.tokens,
             "attention_mask": [1] * len(row.tokens),
             "completion_mask": row.supervised,
@@ -281,7 +309,7 @@ def collate_peer(batch: Batch, recipe: Recipe, data: Data) -> dict[str, Any]:
 
 @contextmanager
 def as_peer_error() -> Iterator[None]:
-    """Turn whatever mlx-vlm raises into a reason: it concerns its own column, not the measurement."""
+    """Turn whatever mlx-vlm raises into a reason; it concerns no other measurement."""
     try:
         yield
     except Exception as error:  # models raise anything for rows they cannot batch
@@ -289,11 +317,8 @@ def as_peer_error() -> Iterator[None]:
 
 
 @contextmanager
-def checkpointed_classes(module: nn.Module, *, enabled: bool) -> Iterator[None]:
-    """Let mlx-vlm checkpoint layers for one step; it patches their classes, which vlora's model shares."""
-    if not enabled:
-        yield
-        return
+def checkpointed_classes(module: nn.Module) -> Iterator[None]:
+    """Let mlx-vlm checkpoint layers for a while: it patches classes, which both models share."""
     own = {type(child): vars(type(child)).get("__call__") for _, child in module.named_modules()}
     try:
         enable_model_gradient_checkpointing(module)
@@ -313,35 +338,45 @@ class Side:
     Attributes:
         name: Who takes it.
         step: The step.
-        idle_bytes: Device memory in use that is not this side's.
         held_bytes: Device memory that this side keeps between steps.
         first_s: Duration of the first call of each batch that has a shape of its own.
         times_s: Durations of each batch's timed calls.
+        n_supervised: How many targets of each batch it learned.
+        first_loss: Loss of the first call, before any update.
         peak_bytes: Most that this side had in use.
         n_first_traces: Traces before the clock was started.
     """
 
     name: str
     step: Step
-    idle_bytes: int
     held_bytes: int = 0
     first_s: dict[int, float] = attrs.field(factory=dict)
     times_s: dict[int, list[float]] = attrs.field(factory=dict)
+    n_supervised: dict[int, int] = attrs.field(factory=dict)
+    first_loss: float = math.nan
     peak_bytes: int = 0
     n_first_traces: int = 0
 
-    def start(self, numbers: Sequence[int]) -> None:
-        """Pay the first calls."""
-        with self._watched():
+    def start(self, numbers: Sequence[int], idle_bytes: int) -> "Side":
+        """Pay the first calls.
+
+        Args:
+            numbers: The batches to call.
+            idle_bytes: Device memory that was in use before this side was opened.
+        """
+        with self._watched(idle_bytes):
             for number in numbers:
                 self.first_s[number] = self._timed(number)
+                if math.isnan(self.first_loss):
+                    self.first_loss = self._loss()
         gc.collect()
-        self.held_bytes = mx.get_active_memory() - self.idle_bytes
+        self.held_bytes = mx.get_active_memory() - idle_bytes
         self.n_first_traces = self.step.n_traces
+        return self
 
     def run(self, untimed: Sequence[int], timed: Sequence[int]) -> None:
         """Take a round of steps, the first ones off the clock."""
-        with self._watched():
+        with self._watched(mx.get_active_memory() - self.held_bytes):
             for number in untimed:
                 self.step(number)
             for number in timed:
@@ -354,47 +389,56 @@ class Side:
             n_tokens: Tokens of each batch, padding left out.
 
         Raises:
-            FloatingPointError: The loss is not finite; such a step need not do the work of a real one.
+            FloatingPointError: The loss is not finite; such steps need not cost what real ones do.
         """
-        nll, n_supervised = self.step.sums()
-        loss = nll / max(1.0, n_supervised)
-        if not math.isfinite(loss):
-            msg = f"the loss became {loss}"
+        loss = self._loss()
+        if not (math.isfinite(self.first_loss) and math.isfinite(loss)):
+            msg = f"the loss was {self.first_loss} at first and became {loss}"
             raise FloatingPointError(msg)
-        # Batch by batch, since batches differ in size: a median over all of them would be of the middle one.
+        # Batch by batch: batches differ in size, and one median would be that of the middle one.
         medians = {number: statistics.median(times) for number, times in self.times_s.items()}
         times = [seconds for durations in self.times_s.values() for seconds in durations]
-        tokens_per_s = sum(n_tokens[number] for number in medians) / sum(medians.values())
+        seconds = sum(medians.values())
+        beyond = (first - medians[number] for number, first in self.first_s.items())
         return {
-            "tokens_per_s": tokens_per_s,
+            "tokens_per_s": sum(n_tokens[number] for number in medians) / seconds,
+            "supervised_tokens_per_s": sum(self.n_supervised.values()) / seconds,
             "peak_memory_gb": self.peak_bytes / 1e9,
             "median_ms": 1e3 * statistics.median(times),
             "min_ms": 1e3 * min(times),
             "max_ms": 1e3 * max(times),
-            "trace_s": sum(max(0.0, first - medians[number]) for number, first in self.first_s.items()),
+            "trace_s": sum(max(0.0, extra) for extra in beyond),
             "n_traces": self.step.n_traces,
             "n_late_traces": self.step.n_traces - self.n_first_traces,
             "n_trainable": self.step.n_trainable,
+            "first_loss": self.first_loss,
             "loss": loss,
         }
+
+    def _loss(self) -> float:
+        nll, n_supervised = self.step.sums()
+        return nll / max(1.0, n_supervised)
 
     def _timed(self, number: int) -> float:
         began = time.perf_counter()
         self.step(number)
-        return time.perf_counter() - began
+        ended = time.perf_counter()
+        self.n_supervised[number] = int(self.step.sums()[1])
+        return ended - began
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self, idle_bytes: int) -> Iterator[None]:
         mx.reset_peak_memory()
-        yield
-        self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory() - self.idle_bytes)
+        with self.step.turn():
+            yield
+        self.peak_bytes = max(self.peak_bytes, mx.get_peak_memory() - idle_bytes)
 
 
 def measure(recipe: Recipe, *, n_steps: int, n_warmup: int, with_peer: bool) -> dict[str, Any]:
     """Measure one recipe.
 
     Args:
-        recipe: The recipe; its output is not written.
+        recipe: The recipe; nothing is written where its output goes.
         n_steps: Timed steps of each side.
         n_warmup: Steps of each side before, besides the first calls.
         with_peer: Measure mlx-vlm's step too.
@@ -406,87 +450,332 @@ def measure(recipe: Recipe, *, n_steps: int, n_warmup: int, with_peer: bool) -> 
         VloraError: It cannot be carried out.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # A built-in model is built beside the output, and a benchmark must leave a run's files alone.
+        # A built-in model is built beside the output, and a benchmark leaves a run's files alone.
         recipe = attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=f"{folder}/run"))
         data = open_data(recipe)
         n_batches = min(MOST_BATCHES, max(1, n_steps // CALLS_PER_BATCH))
         prepared, n_skipped = prepare(recipe, data, n_batches)
-        idle = mx.get_active_memory()
+        firsts = first_of_shapes(prepared)
+        idle_bytes = mx.get_active_memory()
         ours = VloraStep(recipe, data, prepared)
-        sides = [Side("vlora", ours, idle)]
-        firsts = number_shapes(prepared)
-        sides[0].start(firsts)
-        reasons: dict[str, str] = {}
-        notes: list[str] = []
+        sides = [Side("vlora", ours).start(firsts, idle_bytes)]
+        peer: dict[str, Any] = {}
         if with_peer:
+            idle_bytes = mx.get_active_memory()
             try:
-                peer = PeerStep(recipe, data, prepared, ours.adapter)
-                notes = peer.notes
-                sides.append(Side(PEER, peer, idle + sides[0].held_bytes))
-                sides[1].start(firsts)
-                sides[0].idle_bytes += sides[1].held_bytes
+                theirs = PeerStep(recipe, data, prepared, ours.adapter)
+                sides.append(Side("peer", theirs).start(firsts, idle_bytes))
+                peer["notes"] = theirs.notes
             except PeerError as error:
-                reasons[PEER] = str(error)
-                del sides[1:]
-        reasons |= take_turns(sides, n_steps=n_steps, n_warmup=n_warmup, n_batches=len(prepared))
+                peer["error"] = str(error)
+        take_turns(sides, peer, n_steps=n_steps, n_warmup=n_warmup, n_batches=len(prepared))
     return {
         "model_type": data.files.model_type,
-        "batch_rows": [len(batch.rows) for batch in prepared[0]],
-        "batch_tokens": [list(batch.tokens.shape) for batch in prepared[0]],
-        "n_batches": len(prepared),
+        "n_distinct_steps": len(prepared),
         "n_skipped_rows": n_skipped,
-        **compare(sides, prepared, reasons, notes),
+        "batch_rows": [len(batch.rows) for batches in prepared for batch in batches],
+        "padded_tokens": [batch.tokens.shape[1] for batches in prepared for batch in batches],
+        **compare(sides, peer, [count_tokens(batches) for batches in prepared]),
     }
 
 
-def take_turns(sides: list[Side], *, n_steps: int, n_warmup: int, n_batches: int) -> dict[str, str]:
-    """Let the sides take rounds of steps in turn, over the same batches.
+def prepare(recipe: Recipe, data: Data, n_batches: int) -> tuple[list[Microbatches], int]:
+    """Encode and collate the microbatches of a run's first steps, as `fit` draws them.
 
     Returns:
-        Why a side had to give up, by its name; it is out from then on.
+        The microbatches of each step, and how many rows were skipped.
+
+    Raises:
+        SampleError: A row cannot be learned from and the recipe does not skip it, or none is left.
     """
-    reasons: dict[str, str] = {}
+    train = recipe.train
+    per_epoch = steps_per_epoch(
+        len(data.train), train.batch_size, train.gradient_accumulation_steps
+    )
+    plan = plan_steps(
+        len(data.train),
+        train.batch_size,
+        accumulation=train.gradient_accumulation_steps,
+        seed=train.seed,
+        shuffle=recipe.data.shuffle,
+        n_steps=min(n_batches, per_epoch),
+    )
+    prepared: list[Microbatches] = []
+    n_skipped = 0
+    for numbers_of_step in plan:
+        batches = []
+        for numbers in numbers_of_step:
+            examples = list(encode(recipe, data, numbers))
+            n_skipped += len(numbers) - len(examples)
+            if examples:
+                batches.append(collate(examples, train.batch_size))
+        if batches:
+            prepared.append(batches)
+    if not prepared:
+        msg = f"data.path: none of the first {n_skipped} rows can be learned from"
+        raise SampleError(msg)
+    mx.eval([(batch.tokens, batch.supervised, batch.valid) for step in prepared for batch in step])
+    return prepared, n_skipped
+
+
+def encode(recipe: Recipe, data: Data, numbers: Sequence[int]) -> Iterator[Example]:
+    """Encode rows, passing over bad ones if the recipe does."""
+    for number in numbers:
+        try:
+            yield data.encoder(data.train[number])
+        except SampleError:
+            if recipe.data.on_bad_row == "raise":
+                raise
+
+
+def first_of_shapes(prepared: Sequence[Microbatches]) -> list[int]:
+    """Number the batches that need a trace of their own, of language model or image tower."""
+    firsts: dict[Any, int] = {}
+    for number, batches in enumerate(prepared):
+        shapes = tuple(
+            (
+                tuple(batch.tokens.shape),
+                tuple(sorted(s for row in batch.rows for s in row.image_sizes)),
+            )
+            for batch in batches
+        )
+        firsts.setdefault(shapes, number)
+    return list(firsts.values())
+
+
+def take_turns(
+    sides: list[Side], peer: dict[str, Any], *, n_steps: int, n_warmup: int, n_batches: int
+) -> None:
+    """Let the sides take rounds of steps in turn, over the same batches; a failing peer is out."""
     for begin in range(0, n_steps, ROUND_STEPS):
         timed = [step % n_batches for step in range(begin, min(begin + ROUND_STEPS, n_steps))]
-        # Later rounds too begin off the clock: the other side has left the caches to itself.
-        untimed = [step % n_batches for step in range(n_warmup if not begin else min(1, n_warmup))]
+        # Later rounds begin off the clock too: the other side has left the caches to itself.
+        n_untimed = n_warmup if not begin else min(1, n_warmup)
         for side in list(sides):
             try:
-                side.run(untimed, timed)
+                side.run([step % n_batches for step in range(n_untimed)], timed)
             except PeerError as error:
-                reasons[side.name] = str(error)
+                peer["error"] = str(error)
                 sides.remove(side)
-    return reasons
 
 
-def compare(
-    sides: Sequence[Side], prepared: Sequence[Microbatches], reasons: dict[str, str], notes: Sequence[str]
-) -> dict[str, Any]:
-    """Report on the sides, and check that they did the same work."""
-    rows = [[row for batch in batches for row in batch.rows] for batches in prepared]
-    n_tokens = [sum(len(row.tokens) for row in step) for step in rows]
-    n_supervised = [sum(int(row.supervised[1:].sum()) for row in step) for step in rows]
-    share = sum(n_supervised) / sum(n_tokens)
-    found: dict[str, Any] = {}
-    for side in sides:
-        try:
-            report = side.report(n_tokens)
-        except FloatingPointError as error:
-            if side.name != PEER:
-                raise
-            reasons[PEER] = str(error)
+def compare(sides: Sequence[Side], peer: dict[str, Any], n_tokens: Sequence[int]) -> dict[str, Any]:
+    """Report on the sides, and say where they did not do the same work."""
+    ours, *others = sides
+    found: dict[str, Any] = {"vlora": ours.report(n_tokens)}
+    if not others:
+        return {**found, "peer": peer} if peer else found
+    other = others[0]
+    try:
+        peer |= other.report(n_tokens)
+    except FloatingPointError as error:
+        return {**found, "peer": {**peer, "error": str(error)}}
+    if other.n_supervised != ours.n_supervised:
+        counts = [sum(side.n_supervised.values()) for side in (other, ours)]
+        peer["notes"].append(f"learns {counts[0]} targets instead of {counts[1]}")
+    if not math.isclose(other.first_loss, ours.first_loss, rel_tol=SAME_LOSS):
+        losses = [f"{side.first_loss:.4f}" for side in (other, ours)]
+        peer["notes"].append(f"begins at a loss of {losses[0]} instead of {losses[1]}")
+    if other.step.n_trainable != ours.step.n_trainable:
+        counts = [side.step.n_trainable for side in (other, ours)]
+        peer["notes"].append(f"trains {counts[0]:,} parameters instead of {counts[1]:,}")
+    ratio = found["vlora"]["tokens_per_s"] / peer["tokens_per_s"]
+    return {**found, "peer": peer, "ratio": ratio}
+
+
+def count_tokens(batches: Microbatches) -> int:
+    """Count the tokens of a step, padding left out."""
+    return sum(len(row.tokens) for batch in batches for row in batch.rows)
+
+
+def count_trainable(module: nn.Module) -> int:
+    """Count a model's trainable parameters."""
+    return sum(int(value.size) for _, value in tree_flatten(module.trainable_parameters()))
+
+
+def describe(error: Exception) -> str:
+    """Say on one line what went wrong, with the error's kind where vlora did not write it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (VloraError, FloatingPointError)):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def describe_machine() -> dict[str, Any]:
+    """Say what the numbers were measured on."""
+    device = mx.default_device()
+    return {
+        "device": str(device),
+        "chip": mx.device_info().get("device_name") or platform.processor() or platform.machine(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "mlx": importlib.metadata.version("mlx"),
+        "mlx_vlm": importlib.metadata.version("mlx-vlm"),
+        "vlora": vlora_version(),
+        # None: MLX keeps the BLAS that it came with, which on Linux CPUs is slow.
+        "blas": blas.LOADED,
+    }
+
+
+def vlora_version() -> str:
+    """Look up the version, also in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("vlora")
+    except importlib.metadata.PackageNotFoundError:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def show_machine(machine: Mapping[str, Any]) -> None:
+    """Print the header."""
+    print(
+        f"vlora {machine['vlora']}, mlx-vlm {machine['mlx_vlm']}, mlx {machine['mlx']}, "
+        f"Python {machine['python']}"
+    )
+    print(f"{machine['device']}: {machine['chip']}; {machine['os']}")
+    print(f"fast BLAS: {machine['blas'] or 'none loaded; MLX uses its own'}")
+
+
+COLUMNS = (
+    ("tokens/s", "tokens_per_s", ",.0f"),
+    ("superv./s", "supervised_tokens_per_s", ",.0f"),
+    ("peak GB", "peak_memory_gb", ".3f"),
+    ("median ms", "median_ms", ",.1f"),
+    ("min ms", "min_ms", ",.1f"),
+    ("max ms", "max_ms", ",.1f"),
+    ("trace s", "trace_s", ".2f"),
+    ("traces", "n_traces", "d"),
+    ("loss", "loss", ".4f"),
+)
+
+
+def show_result(result: Mapping[str, Any]) -> None:
+    """Print what was found of one recipe."""
+    print(f"\n{result['recipe']}", flush=True)
+    if "error" in result:
+        print(f"  cannot be measured: {result['error']}")
+        return
+    rows, lengths = sorted(set(result["batch_rows"])), sorted(set(result["padded_tokens"]))
+    print(
+        f"  {result['model_type']}, {result['vlora']['n_trainable']:,} parameters trained; batches "
+        f"of {join(rows)} rows padded to {join(lengths)} tokens, from {result['n_distinct_steps']} "
+        "of the run's steps"
+    )
+    print("".join(["  step   ", *(f"{title:>11}" for title, _, _ in COLUMNS)]))
+    for name, key in (("vlora", "vlora"), ("mlx-vlm", "peer")):
+        side = result.get(key)
+        if side is None:
             continue
-        report["supervised_tokens_per_s"] = report["tokens_per_s"] * share
-        found[side.name] = report
-        last = list(side.times_s)[-1] if len(side.times_s) == 1 else None
-        counted = side.step.sums()[1]
-        if last is not None and counted != n_supervised[last]:
-            notes = [*notes, f"{side.name} counted {counted:.0f} of {n_supervised[last]} targets"]
-    if PEER in found:
-        if found[PEER]["n_trainable"] != found["vlora"]["n_trainable"]:
-            notes = [*notes, f"trains {found[PEER]['n_trainable']:,} parameters"]
-        ratio = found["vlora"]["tokens_per_s"] / found[PEER]["tokens_per_s"]
-        return {"vlora": found["vlora"], "peer": {**found[PEER], "notes": list(notes)}, "ratio": ratio}
-    if PEER in reasons:
-        return {"vlora": found["vlora"], "peer": {"error": reasons[PEER]}}
-    return {"vlora": found["vlora"]}
+        if "error" in side:
+            print(f"  {name}: cannot be measured: {side['error']}")
+            continue
+        print("".join([f"  {name:<7}", *(f"{side[key]:>11{kind}}" for _, key, kind in COLUMNS)]))
+        if side["n_late_traces"]:
+            print(f"  {name}: {side['n_late_traces']} traces fell into timed steps")
+    if "ratio" in result:
+        notes = f" (which {', '.join(result['peer']['notes'])})" if result["peer"]["notes"] else ""
+        print(f"  vlora takes {result['ratio']:.2f} times the tokens/s of mlx-vlm{notes}")
+
+
+def join(numbers: Sequence[int]) -> str:
+    """Write a few numbers, or the range of many."""
+    few = 4
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > few else "/".join(map(str, numbers))
+
+
+def read_recipe(path: Path, sets: Sequence[str]) -> Recipe:
+    """Read a recipe file with the overrides of the command line.
+
+    Raises:
+        RecipeError: It cannot be read, or something in it is wrong.
+    """
+    overrides = {}
+    for assignment in sets:
+        key, found, value = assignment.partition("=")
+        if not found:
+            msg = f"--set: found {assignment!r}, expected section.key=value"
+            raise RecipeError(msg)
+        overrides[key.strip()] = parse_value(value.strip())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read the recipe ({error})"
+        raise RecipeError(msg) from None
+    return parse_recipe(text, overrides)
+
+
+def at_least(minimum: int, text: str) -> int:
+    """Read a whole number of the command line."""
+    number = int(text)
+    if number < minimum:
+        msg = f"found {number}, expected at least {minimum}"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description="Time the training step of recipes."
+    )
+    parser.add_argument("recipes", nargs="+", type=Path, help="TOML files")
+    parser.add_argument("--peer", action="store_true", help="measure mlx-vlm's own step too")
+    parser.add_argument(
+        "--steps", type=partial(at_least, 1), default=10, metavar="N", help="timed steps (10)"
+    )
+    parser.add_argument(
+        "--warmup", type=partial(at_least, 0), default=3, metavar="N", help="steps before (3)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a key of every recipe",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure recipes and print what was found.
+
+    Args:
+        arguments: As typed after `python -m benchmarks.step`.
+
+    Returns:
+        0, or 2 if no recipe could be measured.
+    """
+    parsed = make_parser().parse_args(arguments)
+    machine = describe_machine()
+    show_machine(machine)
+    results = []
+    for path in parsed.recipes:
+        result: dict[str, Any] = {"recipe": str(path)}
+        try:
+            recipe = read_recipe(path, parsed.sets)
+            result["recipe_sha256"] = hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()
+            result |= measure(
+                recipe, n_steps=parsed.steps, n_warmup=parsed.warmup, with_peer=parsed.peer
+            )
+        except Exception as error:  # noqa: BLE001 - one recipe must not cost the others' numbers
+            result["error"] = describe(error)
+        results.append(result)
+        show_result(result)
+        # Compiled functions and what they hold form cycles; the next recipe needs the room.
+        gc.collect()
+        mx.clear_cache()
+    summary = {
+        "machine": machine,
+        "steps": parsed.steps,
+        "warmup": parsed.warmup,
+        "set": parsed.sets,
+        "results": results,
+    }
+    print()
+    print(json.dumps(summary, allow_nan=False))
+    return 0 if any("vlora" in result for result in results) else NOTHING_MEASURED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

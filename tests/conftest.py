@@ -3,6 +3,8 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# On CUDA: products in full float32, or no number could be compared.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 

@@ -32,7 +32,7 @@ def reference(logits: mx.array, tokens: np.ndarray, supervised: np.ndarray) -> t
 
 @given(st.lists(examples(), min_size=1, max_size=3), st.integers(0, 9), st.sampled_from([mx.float32, mx.bfloat16]))
 def test_sum_and_count(rows: list[Example], seed: int, dtype: mx.Dtype):
-    """The loss is the summed negative log-likelihood of the supervised tokens, computed in float32, with their number."""
+    """The loss is the negative log-likelihood of the supervised tokens, summed in float32, with their number."""
     batch = collate(rows)
     logits = make_logits(seed, *batch.tokens.shape, dtype=dtype)
 
@@ -74,7 +74,7 @@ def test_only_predictions_of_targets_get_gradients(row: Example, seed: int):
 
 @given(examples())
 def test_shift(row: Example):
-    """Each place's target is the next token where that is supervised, and otherwise a token that exists in any model."""
+    """Each place's target is the next token where that is supervised, otherwise a token that every model has."""
     batch = collate([row])
     targets, weights = (np.array(array)[0] for array in shift_targets(batch.tokens, batch.supervised))
 

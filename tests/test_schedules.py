@@ -1,5 +1,6 @@
 """Learning rates and cadences, step by step."""
 
+import itertools
 import math
 
 import pytest
@@ -22,14 +23,14 @@ def curve(schedule: str, n_steps: int, warmup_steps: int, rate: float) -> list[f
 @given(runs)
 def test_rates_rise_and_fall(run: tuple[str, int, int, float]):
     """Every step learns; rates rise in a line over the warmup to the highest, then never rise again."""
-    schedule, n_steps, warmup_steps, rate = run
+    schedule, _, warmup_steps, rate = run
     rates = curve(*run)
 
     assert all(0 < value <= rate * (1 + 1e-12) for value in rates)
     for step, value in enumerate(rates[:warmup_steps], start=1):
         assert math.isclose(value, rate * step / warmup_steps)
     after = rates[warmup_steps:]
-    assert all(later <= earlier for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(after))
     if after:
         assert after[0] == rate
     if schedule == "constant":

@@ -287,3 +287,29 @@ def test_foreign_code_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("raise SystemExit('ran')")
     with pytest.raises(ModelError, match="trust_remote_code"):
         backend.find_model(ModelSection(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("family", GENERIC)
+def test_probes_let_right_families_pass(family: str, checkpoint: CheckpointFactory) -> None:
+    """A family without a description is trained once its first rows have shown that it is right."""
+    trainable = make_trainable(checkpoint(family))
+
+    backend.probe(trainable.backbone, trainable.examples, family)
+
+
+def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
+    """A 2-D mask that replaces the causal one, as in mlx-vlm's own trainer, is found out before training."""
+    from vlora.errors import ModelError
+
+    class Leaking(backend.MlxVlmBackbone):
+        def logits(self, tokens: mx.array, features: dict, others: dict) -> mx.array:  # type: ignore[type-arg]
+            mask = mx.ones((1, 1, tokens.shape[1], tokens.shape[1]), dtype=mx.bool_)
+            return self.language_model(tokens, mask=mask, cache=None, **features, **others).logits
+
+    right = make_trainable(checkpoint("llava"))
+    leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)
+    # Of one length, or the padding would give the mask away before the last token does.
+    with pytest.raises(ModelError, match="would see what it has to predict|padded and batched"):
+        backend.probe(leaking, right.examples[:1], "llava")
+    with pytest.raises(ModelError, match="padded and batched"):
+        backend.probe(leaking, right.examples, "llava")

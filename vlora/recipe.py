@@ -157,7 +157,7 @@ class OptimSection:
     Attributes:
         name: One of MLX's optimizers; adam and adamw with bias correction.
         learning_rate: The highest rate, reached after the warmup.
-        weight_decay: Decoupled for adamw, muon, lion and adafactor; added to the gradient for sgd.
+        weight_decay: Decoupled for adamw, lion and adafactor; added to the gradient for sgd and muon.
         betas: Decay rates of the two moments; sgd and muon take the first as momentum.
         eps: Added to the denominator of adam and adamw.
         schedule: How the rate falls from its highest to zero over the run.

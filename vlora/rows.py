@@ -97,6 +97,12 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
     if data.valid_path is not None:
         return train, _load(data, data.valid_path, data.split, "data.valid_path")
     if data.valid_split is not None:
+        if _has_one_split(Path(data.path).expanduser()):
+            msg = (
+                f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
+                "give data.valid_path or data.valid_fraction"
+            )
+            raise RecipeError(msg)
         return train, _load(data, data.path, data.valid_split, "data.valid_split")
     if not data.valid_fraction:
         return train, None
@@ -119,7 +125,10 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             msg = f"{key}: cannot read {path!r} (split {split!r}): {error}"
             raise RecipeError(msg) from None
-    if not len(table):
+        except (StopIteration, IndexError):
+            # What `datasets` 4 raises for an empty file, and for an empty saved data set.
+            table, folder = [], None
+    if len(table) == 0:
         msg = f"{key}: {path!r} (split {split!r}) has no rows"
         raise RecipeError(msg)
     name = f"{Path(path).name} {split}" if path != split else path
@@ -130,6 +139,10 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
         folder=folder,
         custom_prompt_format=data.custom_prompt_format,
     )
+
+
+def _has_one_split(path: Path) -> bool:
+    return path.is_file() or (path / "state.json").is_file()
 
 
 def _load_dataset(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:

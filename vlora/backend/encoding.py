@@ -422,7 +422,8 @@ def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) ->
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
     name = str(image) if isinstance(image, (str, Path)) else f"an image of type {type(image).__name__}"
-    name = shorten(name)
+    if name.startswith("data:"):
+        name = shorten(name)
     try:
         opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
         opened = ImageOps.exif_transpose(opened)
@@ -432,7 +433,7 @@ def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) ->
             canvas.alpha_composite(opened.convert("RGBA"))
             opened = canvas
         opened = opened.convert("RGB")
-    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error) as error:
+    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         msg = f"{source}: cannot read the image {name}: {error}"
         raise SampleError(msg) from None
     if resize_shape is not None:

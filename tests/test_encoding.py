@@ -1,0 +1,492 @@
+"""From a sample to tokens, for every family, with its own processor: what is seen, what is learned, what is refused."""
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.checkpoints import FAMILIES
+from vlora import Example, Sample, Turn
+from vlora.backend import Encoder, open_image
+from vlora.errors import SampleError
+from vlora.types import ImageSlot
+
+Encoding = Callable[..., Encoder]
+
+END_OF_TURN = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "<|im_end|>"),
+    **dict.fromkeys(("idefics3", "smolvlm"), "<end_of_utterance>"),
+    **dict.fromkeys(("pixtral", "mistral3"), "</s>"),
+    "llava": "",
+    "mllama": "<|eot_id|>",
+    "deepseek_vl_v2": "<\uff5cend\u2581of\u2581sentence\uff5c>",
+}
+STRING_ANSWERS = ("pixtral", "mistral3")
+REFUSES_SYSTEM = ("pixtral",)
+PER_TOKEN = ("cross_attention_mask", "images_seq_mask", "mm_token_type_ids")
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def picture(seed: int = 0, width: int = 48, height: int = 32) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def sample_of(*turns: tuple[str, ...], images: tuple[Any, ...] = ()) -> Sample:
+    """Make a sample of (role, parts...); a part "<>" is the place of the next image."""
+    numbers = iter(range(len(images)))
+    return Sample(
+        "rows row 3",
+        tuple(
+            Turn(role, tuple(ImageSlot(next(numbers)) if part == "<>" else part for part in parts))
+            for role, *parts in turns
+        ),
+        images,
+    )
+
+
+ONE = sample_of(("user", "<>", "What is in the image?"), ("assistant", "A red square."), images=(picture(),))
+TWO = sample_of(
+    ("user", "<>", "\n", "<>", "\nWhich is larger?"),
+    ("assistant", "The second."),
+    images=(picture(0), picture(1, width=32, height=64)),
+)
+TEXT = sample_of(("user", "Are there two?"), ("assistant", "Yes."))
+LONG = sample_of(
+    ("user", "<>", "What is it?"),
+    ("assistant", "A house."),
+    ("user", "And the other?"),
+    ("assistant", "A field under the sky."),
+    ("user", "Are there more?"),
+    ("assistant", "No."),
+    images=(picture(),),
+)
+SAMPLES = {"single turn": ONE, "two images": TWO, "text only": TEXT, "multi-turn": LONG}
+
+every_sample = pytest.mark.parametrize("name", SAMPLES)
+
+
+def supervised_texts(example: Example, encode: Encoder) -> list[str]:
+    """Decode each run of supervised tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], example.supervised, [False]])))
+    return [
+        encode.tokenizer.decode(example.tokens[start:stop]) for start, stop in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+def answers_of(sample: Sample, family: str) -> list[str]:
+    return [turn.text + END_OF_TURN[family] for turn in sample.turns if turn.role == "assistant"]
+
+
+def own_ids(family: str, encode: Encoder, text: str, images: tuple[Image.Image, ...]) -> list[int]:
+    """Give the ids that the family's processor makes of a rendered text, called as its own programs call it."""
+    bos = encode.tokenizer.bos_token or ""
+    if not images:
+        return encode.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if family == "llava":
+        # Its image processor refuses the tokenizer's options; so the tokenizer writes the BOS.
+        outputs = encode.processor(text=text.removeprefix(bos), images=list(images))
+    else:
+        outputs = encode.processor(text=text, images=list(images), add_special_tokens=False)
+    return np.array(outputs["input_ids"]).reshape(-1).tolist()
+
+
+@every_sample
+@every_family
+def test_completions(family: str, name: str, encoder: Encoding):
+    """With train_on_completions the supervised tokens are the answers and their end-of-turn tokens, exactly."""
+    encode = encoder(family, train_on_completions=True)
+    example = encode(SAMPLES[name])
+
+    assert supervised_texts(example, encode) == answers_of(SAMPLES[name], family)
+    assert not (example.supervised & example.placeholders).any()
+
+
+@every_sample
+@every_family
+def test_all_text(family: str, name: str, encoder: Encoding):
+    """Without train_on_completions all is supervised but position 0, images and the markers around them."""
+    encode = encoder(family)
+    example = encode(SAMPLES[name])
+    marker = encode.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+    left_out = example.placeholders | (np.isin(example.tokens, marker) if "qwen" in family else False)
+    left_out[0] = True
+
+    assert example.supervised.tolist() == (~left_out).tolist()
+    assert example.placeholders[example.tokens == encode.image_id].all()
+    assert example.placeholders.any() == bool(SAMPLES[name].images)
+
+
+@every_sample
+@every_family
+def test_tokens_are_the_processors(family: str, name: str, encoder: Encoding):
+    """The ids are those of the family's own processor for the rendered text, with one BOS if the family has one."""
+    encode = encoder(family)
+    sample = SAMPLES[name]
+    example = encode(sample)
+
+    assert example.tokens.tolist() == own_ids(family, encode, encode.render(sample), sample.images)
+    assert (example.tokens.dtype, example.supervised.dtype) == (np.int32, np.bool_)
+    bos = encode.tokenizer.bos_token_id
+    if bos is not None:
+        assert example.tokens[0] == bos
+        assert (example.tokens == bos).sum() == 1
+    assert example.image_sizes == tuple(image.size for image in sample.images)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deepseek_vl_v2"])
+def test_text_is_the_templates(family: str, encoder: Encoding):
+    """The rendered text is what the model's own `apply_chat_template` makes of the conversation."""
+    encode = encoder(family)
+    question = [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]
+    answer: Any = "A red square." if family in STRING_ANSWERS else [{"type": "text", "text": "A red square."}]
+    owner = encode.processor if getattr(encode.processor, "chat_template", None) else encode.tokenizer
+    text = owner.apply_chat_template(
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], tokenize=False
+    )
+    bos = encode.tokenizer.bos_token or ""
+
+    assert encode.render(ONE).removeprefix(bos) == text.removeprefix(bos)
+
+
+def test_deepseek_text(encoder: Encoding):
+    """DeepSeek-VL2's text has its own roles, and every answer ends."""
+    text = encoder("deepseek_vl_v2").render(LONG)
+
+    assert text.removeprefix(encoder("deepseek_vl_v2").tokenizer.bos_token) == (
+        "<|User|>: <image>\nWhat is it?\n\n<|Assistant|>: A house.{end}"
+        "<|User|>: And the other?\n\n<|Assistant|>: A field under the sky.{end}"
+        "<|User|>: Are there more?\n\n<|Assistant|>: No.{end}"
+    ).format(end=END_OF_TURN["deepseek_vl_v2"])
+
+
+@every_family
+def test_prompt_is_what_was_learned(family: str, encoder: Encoding):
+    """The prompt that an answer is generated from is what stood before it in training, token for token."""
+    encode = encoder(family, train_on_completions=True)
+    example = encode(TEXT)
+    prompt = encode.render(Sample("row", TEXT.turns[:1], ()), add_generation_prompt=True)
+
+    first = int(example.supervised.argmax())
+    assert encode.tokenizer(prompt, add_special_tokens=False)["input_ids"] == example.tokens[:first].tolist()
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in REFUSES_SYSTEM])
+def test_system_prompt(family: str, encoder: Encoding):
+    """A system prompt is read and, with train_on_completions, not learned."""
+    encode = encoder(family, train_on_completions=True)
+    example = encode(sample_of(("system", "Read the text."), ("user", "Well?"), ("assistant", "Yes.")))
+
+    assert "Read the text." in encode.tokenizer.decode(example.tokens)
+    assert supervised_texts(example, encode) == [f"Yes.{END_OF_TURN[family]}"]
+
+
+@pytest.mark.parametrize("family", REFUSES_SYSTEM)
+def test_template_that_refuses(family: str, encoder: Encoding):
+    """What a chat template refuses is a bad row, with the template's own words."""
+    sample = sample_of(("system", "Read."), ("user", "Well?"), ("assistant", "Yes."))
+
+    with pytest.raises(SampleError, match=r"^rows row 3: .*Only user and assistant turns"):
+        encoder(family)(sample)
+
+
+@every_family
+def test_text_between_images(family: str, encoder: Encoding):
+    """The text between two images stands after the whole of the first and before the whole of the second."""
+    encode = encoder(family)
+    n_image_tokens = [
+        int((encode(sample_of(*TWO.turns and [("user", "<>"), ("assistant", "a")], images=(image,))).tokens == encode.image_id).sum())
+        for image in TWO.images
+    ]
+    example = encode(TWO)
+    before = np.cumsum(example.tokens == encode.image_id)[~example.placeholders]
+
+    if family not in ("pixtral", "mistral3"):  # they pad the images of a row to one size
+        assert set(before.tolist()) <= {0, n_image_tokens[0], sum(n_image_tokens)}
+    assert len(set(before.tolist())) == 3
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llava"])
+def test_position_of_images(family: str, encoder: Encoding):
+    """An image stands where it stood in the text (LLaVA's own template puts all of them first)."""
+    encode = encoder(family)
+    example = encode(sample_of(("user", "Before ", "<>", " after."), ("assistant", "a"), images=(picture(),)))
+    image = int(example.placeholders.argmax())
+
+    assert encode.tokenizer.decode(example.tokens[:image]).replace("<|vision_start|>", "").rstrip().endswith("Before")
+    assert " after." in encode.tokenizer.decode(example.tokens[image:])
+
+
+@every_family
+def test_resize(family: str, encoder: Encoding):
+    """image_resize_shape gives every image that size, whatever the processor makes of it then."""
+    encode = encoder(family, image_resize_shape=(64, 40))
+
+    example = encode(TWO)
+
+    assert example.image_sizes == ((40, 64), (40, 64))
+    resized = tuple(image.resize((40, 64), Image.Resampling.BICUBIC) for image in TWO.images)
+    assert example.tokens.tolist() == own_ids(family, encode, encode.render(TWO), resized)
+
+
+@every_family
+def test_text_may_be_cut(family: str, encoder: Encoding):
+    """Rows are cut to max_seq_length in their text, with all that the processor gives per token."""
+    whole = encoder(family)(LONG)
+    last_image = int(np.flatnonzero(whole.placeholders)[-1])
+    for n_tokens in (last_image + 2, len(whole.tokens) - 1, len(whole.tokens), len(whole.tokens) + 1):
+        example = encoder(family, max_seq_length=n_tokens)(LONG)
+
+        n_kept = min(n_tokens, len(whole.tokens))
+        assert example.tokens.tolist() == whole.tokens[:n_kept].tolist()
+        assert example.supervised.tolist() == whole.supervised[:n_kept].tolist()
+        assert example.placeholders.sum() == whole.placeholders.sum()
+        assert example.inputs.keys() == whole.inputs.keys()
+        for name, value in example.inputs.items():
+            if name in PER_TOKEN:
+                assert np.array_equal(value, whole.inputs[name][:, :n_kept])
+            else:
+                assert np.array_equal(value, whole.inputs[name])
+
+
+@every_family
+def test_images_are_never_cut(family: str, encoder: Encoding):
+    """A row whose images lie beyond max_seq_length is a bad row; the message says how long it is and what to do."""
+    whole = encoder(family)(ONE)
+    last_image = int(np.flatnonzero(whole.placeholders)[-1])
+
+    with pytest.raises(SampleError) as caught:
+        encoder(family, max_seq_length=last_image)(ONE)
+    for word in ("rows row 3: ", f"{len(whole.tokens)}", f"data.max_seq_length={last_image}", "image_resize_shape"):
+        assert word in str(caught.value)
+
+
+@every_family
+def test_nothing_left_to_learn(family: str, encoder: Encoding):
+    """A row whose answers all lie beyond max_seq_length is a bad row."""
+    whole = encoder(family, train_on_completions=True)(TEXT)
+    first = int(whole.supervised.argmax())
+
+    with pytest.raises(SampleError, match=rf"^rows row 3: no token is supervised.*data.max_seq_length={first}"):
+        encoder(family, train_on_completions=True, max_seq_length=first)(TEXT)
+
+
+@every_family
+@pytest.mark.parametrize("images", [(), (picture(),)])
+def test_image_token_in_the_text(family: str, images: tuple[Image.Image, ...], encoder: Encoding):
+    """A text that holds the image token itself is a bad row, with images and without."""
+    encode = encoder(family)
+    content = ["<>"] * len(images)
+    sample = sample_of(("user", *content, f"What is {encode.image_token}?"), ("assistant", "a"), images=images)
+
+    with pytest.raises(SampleError, match=rf"^rows row 3: .*{len(images)} images"):
+        encode(sample)
+
+
+def test_image_in_an_answer(encoder: Encoding):
+    """An image in an assistant turn is a bad row."""
+    sample = sample_of(("user", "Draw it."), ("assistant", "<>", "Here."), images=(picture(),))
+
+    with pytest.raises(SampleError, match=r"^rows row 3: an assistant turn holds an image"):
+        encoder("qwen3_vl")(sample)
+
+
+class Counting:
+    """A processor that counts its calls."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.n_calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.n_calls += 1
+        return self.processor(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+
+@every_family
+def test_processor_runs_once_per_row(family: str, encoder: Encoding):
+    """After the first row the processor runs once per row with images, and with all of its images."""
+    encode = encoder(family)
+    encode.processor = Counting(encode.processor)
+    encode(ONE)
+    before = encode.processor.n_calls
+
+    for sample in (ONE, TWO, LONG):
+        encode(sample)
+
+    assert encode.processor.n_calls == before + 3
+
+
+@every_family
+def test_inputs_stay_on_the_host(family: str, encoder: Encoding):
+    """What the processor gives besides ids comes as numpy arrays, with one entry or more per image."""
+    example = encoder(family)(TWO)
+
+    assert "pixel_values" in example.inputs
+    for value in example.inputs.values():
+        assert not isinstance(value, mx.array)
+    assert not {"input_ids", "attention_mask", "labels"} & set(example.inputs)
+
+
+def test_encoding_is_repeatable(encoder: Encoding):
+    """A row gives the same whatever was encoded before it, and the sample's images stay as they are."""
+    encode = encoder("qwen3_vl", image_resize_shape=(32, 32))
+    first = encode(ONE)
+    pixels = ONE.images[0].tobytes()
+    for sample in (TEXT, TWO, LONG):
+        encode(sample)
+    again = encode(ONE)
+
+    assert again.tokens.tolist() == first.tokens.tolist()
+    assert again.supervised.tolist() == first.supervised.tolist()
+    for name, value in first.inputs.items():
+        assert np.array_equal(value, again.inputs[name])
+    assert ONE.images[0].tobytes() == pixels
+
+
+answers = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=20)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "mllama", "pixtral", "deepseek_vl_v2", "smolvlm", "llava"])
+@given(texts=st.lists(st.tuples(answers, answers), min_size=1, max_size=3))
+def test_any_text(family: str, texts: list[tuple[str, str]], encoder: Encoding):
+    """Whatever is asked and answered, the supervised tokens are the answers, or the row is refused by its name."""
+    encode = encoder(family, train_on_completions=True)
+    sample = sample_of(*(turn for question, answer in texts for turn in (("user", question), ("assistant", answer))))
+
+    try:
+        example = encode(sample)
+    except SampleError as error:
+        refused = str(error)
+        assert refused.startswith("rows row 3: ")  # noqa: PT017
+        stripped = all(answer == answer.strip() for _, answer in texts)
+        assert not stripped or "nothing to learn" in refused or family == "llava"
+        return
+
+    found = supervised_texts(example, encode)
+    assert "".join(found).replace(" ", "") == "".join(answers_of(sample, family)).replace(" ", "")
+
+
+def encoded_bytes(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def corner(image: Any) -> tuple[int, ...]:
+    opened = open_image(image, "rows row 3", None)
+
+    assert opened.mode == "RGB"
+    return opened.getpixel((0, 0))
+
+
+def test_transparent_images():
+    """Transparent pixels become white, half-transparent ones a mixture, opaque ones stay."""
+    assert corner(Image.new("RGBA", (4, 4), (255, 0, 0, 0))) == (255, 255, 255)
+    assert corner(Image.new("RGBA", (4, 4), (255, 0, 0, 255))) == (255, 0, 0)
+    red, green, blue = corner(Image.new("RGBA", (4, 4), (255, 0, 0, 128)))
+    assert (red, green // 4, blue // 4) == (255, 127 // 4, 127 // 4)
+    assert corner(Image.new("LA", (4, 4), (10, 0))) == (255, 255, 255)
+
+
+def test_palette_images():
+    """A palette's colours come out, and its transparent colour becomes white."""
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+
+    assert corner(palette) == (10, 20, 30)
+    assert corner(encoded_bytes(palette)) == (10, 20, 30)
+    assert corner(encoded_bytes(palette, transparency=1)) == (255, 255, 255)
+
+
+def test_grey_images():
+    """Grey pictures of 1, 8 and 16 bits keep their brightness."""
+    assert corner(Image.new("1", (4, 4), 1)) == (255, 255, 255)
+    assert corner(encoded_bytes(Image.new("L", (4, 4), 77))) == (77, 77, 77)
+    deep = Image.fromarray(np.full((4, 4), 77 * 257, dtype=np.uint16))
+    assert corner(encoded_bytes(deep)) == (77, 77, 77)
+    assert corner(Image.new("CMYK", (4, 4), (0, 0, 0, 0))) == (255, 255, 255)
+
+
+def test_rotated_images():
+    """A picture that its camera marked as turned is put upright."""
+    image = picture(width=48, height=32)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+
+    assert open_image(encoded_bytes(image, exif=exif), "row", None).size == (32, 48)
+    assert open_image(encoded_bytes(image, exif=exif), "row", (10, 20)).size == (20, 10)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava", "mllama", "pixtral"])
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1", "LA", "CMYK"])
+def test_modes_reach_the_model(family: str, mode: str, encoder: Encoding):
+    """A picture of any mode is encoded like its RGB self."""
+    image = picture().convert("L").convert(mode) if mode == "LA" else picture().convert(mode)
+    rgb = open_image(image, "row", None)
+    turns = (("user", "<>", "What?"), ("assistant", "a"))
+    encode = encoder(family)
+
+    found, expected = (encode(sample_of(*turns, images=(one,))) for one in (image, rgb))
+
+    assert np.array_equal(found.inputs["pixel_values"], expected.inputs["pixel_values"])
+
+
+def test_ways_to_name_an_image(tmp_path: Path):
+    """Paths, bytes, data URIs, PIL images and `datasets` images open alike."""
+    image = picture()
+    path = tmp_path / "a.png"
+    image.save(path)
+    data = path.read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(data).decode()
+    ways = [image, path, str(path), data, uri, {"bytes": data, "path": None}, {"bytes": None, "path": str(path)}]
+
+    for way in ways:
+        assert open_image(way, "row", None).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("image", "word"),
+    [
+        ("missing/cat.png", "missing/cat.png"),
+        (b"no image", "bytes"),
+        ("data:image/png;base64,!!!", "data:image/png"),
+        ({"bytes": None, "path": None}, "NoneType"),
+        (3, "int"),
+        ("a\0b.png", "a"),
+    ],
+)
+def test_unreadable_images(image: Any, word: str):
+    """An image that cannot be read is a bad row, with what it was given as."""
+    with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image") as caught:
+        open_image(image, "rows row 3", None)
+
+    assert word in str(caught.value)
+
+
+def test_image_that_is_a_bomb(monkeypatch: pytest.MonkeyPatch):
+    """A picture too large to be opened safely is a bad row."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+
+    with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image .*decompression bomb"):
+        open_image(encoded_bytes(picture()), "rows row 3", None)
+
+
+def test_long_names_are_shown_whole(tmp_path: Path):
+    """The message about a missing image holds its whole path."""
+    path = tmp_path / ("a" * 100) / "cat.png"
+
+    with pytest.raises(SampleError, match=str(path)):
+        open_image(str(path), "row", None)

@@ -61,15 +61,14 @@ class MlxVlmBackbone:
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The language model's layer stack: its longest list of modules."""
+        """The language model's layer stack: the list of modules nearest to its root, the longest of several."""
         stacks = [
-            value
-            for _, module in self.language_model.named_modules()
+            (-name.count("."), len(value), value)
+            for name, module in self.language_model.named_modules()
             for value in module.children().values()
             if isinstance(value, list) and value and all(isinstance(layer, nn.Module) for layer in value)
         ]
-        stack: Sequence[nn.Module] = max(stacks, key=len)
-        return stack
+        return max(stacks, key=lambda stack: stack[:2])[2]
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs of a batch.

@@ -97,7 +97,7 @@ def _make_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=N_TOKENS - len(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # it comes in any order
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
@@ -157,7 +157,7 @@ def _make_config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _make_weights(config: dict[str, Any], seed: int) -> dict[str, mx.array]:
-    """Draw matrices from N(0, 0.02...), scaled by their width; norms and biases stay as the architecture makes them."""
+    """Draw matrices at random, scaled by their width; biases are zero, norms as the architecture makes them."""
     # from_dict writes into its argument.
     model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(json.loads(json.dumps(config))))
     names = [name for name, _ in tree_flatten(model.parameters())]
@@ -165,7 +165,8 @@ def _make_weights(config: dict[str, Any], seed: int) -> dict[str, mx.array]:
 
     def draw(name: str, value: mx.array) -> mx.array:
         if value.ndim <= 1:
-            return value
+            # Norms begin as ones. MLX draws biases from its global state, which no seed of ours fixes.
+            return mx.zeros_like(value) if name.endswith("bias") else value
         std = 0.5 if "embed_tokens" in name else (value.size // value.shape[0]) ** -0.5
         return std * mx.random.normal(value.shape, key=keys[name])
 

@@ -127,9 +127,7 @@ class VloraStep:
             seed=recipe.train.seed,
         )
         self._prepared = prepared
-        self._rate = partial(
-            learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim
-        )
+        self._rate = partial(learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim)
         self._n_done = 0
         self.n_trainable = count_trainable(self._backbone.module)
 
@@ -141,9 +139,7 @@ class VloraStep:
     def __call__(self, number: int) -> None:
         """Take a step."""
         self._n_done += 1
-        self._state, self._output = self._train_step(
-            self._state, self._prepared[number], self._rate(self._n_done)
-        )
+        self._state, self._output = self._train_step(self._state, self._prepared[number], self._rate(self._n_done))
         mx.eval(self._state, self._output)
         mx.synchronize()
 
@@ -191,9 +187,7 @@ class PeerStep:
         with as_peer_error():
             self._module = load_peer(recipe, data, adapter)
             self._optimizer = self._make_optimizer(recipe)
-            self._batches = [
-                [collate_peer(batch, recipe, data) for batch in batches] for batches in prepared
-            ]
+            self._batches = [[collate_peer(batch, recipe, data) for batch in batches] for batches in prepared]
             mx.eval(self._batches)
             # It takes the mean of the microbatches' means, whatever they supervise.
             if recipe.train.gradient_accumulation_steps > 1:
@@ -202,9 +196,7 @@ class PeerStep:
             self._value_and_grad = nn.value_and_grad(self._module, objective)
             self._module.train()
         self._checkpoints = recipe.train.grad_checkpoint
-        self._rate = partial(
-            learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim
-        )
+        self._rate = partial(learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim)
         self._n_done = 0
         self.n_trainable = count_trainable(self._module)
 
@@ -489,9 +481,7 @@ def prepare(recipe: Recipe, data: Data, n_batches: int) -> tuple[list[Microbatch
         SampleError: A row cannot be learned from and the recipe does not skip it, or none is left.
     """
     train = recipe.train
-    per_epoch = steps_per_epoch(
-        len(data.train), train.batch_size, train.gradient_accumulation_steps
-    )
+    per_epoch = steps_per_epoch(len(data.train), train.batch_size, train.gradient_accumulation_steps)
     plan = plan_steps(
         len(data.train),
         train.batch_size,
@@ -543,9 +533,7 @@ def first_of_shapes(prepared: Sequence[Microbatches]) -> list[int]:
     return list(firsts.values())
 
 
-def take_turns(
-    sides: list[Side], peer: dict[str, Any], *, n_steps: int, n_warmup: int, n_batches: int
-) -> None:
+def take_turns(sides: list[Side], peer: dict[str, Any], *, n_steps: int, n_warmup: int, n_batches: int) -> None:
     """Let the sides take rounds of steps in turn, over the same batches; a failing peer is out."""
     for begin in range(0, n_steps, ROUND_STEPS):
         timed = [step % n_batches for step in range(begin, min(begin + ROUND_STEPS, n_steps))]
@@ -628,10 +616,7 @@ def vlora_version() -> str:
 
 def show_machine(machine: Mapping[str, Any]) -> None:
     """Print the header."""
-    print(
-        f"vlora {machine['vlora']}, mlx-vlm {machine['mlx_vlm']}, mlx {machine['mlx']}, "
-        f"Python {machine['python']}"
-    )
+    print(f"vlora {machine['vlora']}, mlx-vlm {machine['mlx_vlm']}, mlx {machine['mlx']}, Python {machine['python']}")
     print(f"{machine['device']}: {machine['chip']}; {machine['os']}")
     print(f"fast BLAS: {machine['blas'] or 'none loaded; MLX uses its own'}")
 
@@ -715,17 +700,11 @@ def at_least(minimum: int, text: str) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description="Time the training step of recipes."
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description="Time the training step of recipes.")
     parser.add_argument("recipes", nargs="+", type=Path, help="TOML files")
     parser.add_argument("--peer", action="store_true", help="measure mlx-vlm's own step too")
-    parser.add_argument(
-        "--steps", type=partial(at_least, 1), default=10, metavar="N", help="timed steps (10)"
-    )
-    parser.add_argument(
-        "--warmup", type=partial(at_least, 0), default=3, metavar="N", help="steps before (3)"
-    )
+    parser.add_argument("--steps", type=partial(at_least, 1), default=10, metavar="N", help="timed steps (10)")
+    parser.add_argument("--warmup", type=partial(at_least, 0), default=3, metavar="N", help="steps before (3)")
     parser.add_argument(
         "--set",
         dest="sets",
@@ -755,9 +734,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             recipe = read_recipe(path, parsed.sets)
             result["recipe_sha256"] = hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()
-            result |= measure(
-                recipe, n_steps=parsed.steps, n_warmup=parsed.warmup, with_peer=parsed.peer
-            )
+            result |= measure(recipe, n_steps=parsed.steps, n_warmup=parsed.warmup, with_peer=parsed.peer)
         except Exception as error:  # noqa: BLE001 - one recipe must not cost the others' numbers
             result["error"] = describe(error)
         results.append(result)

@@ -72,9 +72,7 @@ def test_step_beside_the_peer(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
-    assert {"device", "chip", "os", "python", "mlx", "mlx_vlm", "vlora", "blas"} <= set(
-        summary["machine"]
-    )
+    assert {"device", "chip", "os", "python", "mlx", "mlx_vlm", "vlora", "blas"} <= set(summary["machine"])
     assert (summary["steps"], summary["warmup"]) == (2, 1)
     measured, missing = summary["results"]
     ours, peer = measured["vlora"], measured["peer"]

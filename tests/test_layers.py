@@ -34,7 +34,19 @@ RANKS = {
     "__init__": 9,
     "__main__": 9,
 }
-PURE = ("types", "recipe", "samples", "masks", "batches", "losses", "schedules", "adapters", "optimizers", "options", "steps")
+PURE = (
+    "types",
+    "recipe",
+    "samples",
+    "masks",
+    "batches",
+    "losses",
+    "schedules",
+    "adapters",
+    "optimizers",
+    "options",
+    "steps",
+)
 IMPURE_MODULES = {"os", "pathlib", "time", "random", "socket", "subprocess", "urllib", "requests", "shutil", "datasets"}
 IMPURE_CALLS = {"open", "print", "input"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

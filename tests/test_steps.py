@@ -309,7 +309,7 @@ def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
     right = make_trainable(checkpoint("llava"))
     leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)
     # Of one length, or the padding would give the mask away before the last token does.
-    with pytest.raises(ModelError, match="would see what it has to predict|padded and batched"):
+    with pytest.raises(ModelError, match=r"would see what it has to predict|padded and batched"):
         backend.probe(leaking, right.examples[:1], "llava")
     with pytest.raises(ModelError, match="padded and batched"):
         backend.probe(leaking, right.examples, "llava")

@@ -5,12 +5,15 @@ main(argparse.Namespace(dataset="rows.jsonl", lora_rank=16))
 """
 
 import argparse
+import shlex
 
 from rich.console import Console
 
 from .cli import run, train
+from .driver import RECIPE_NAME
 from .options import overrides_from
 from .recipe import parse_recipe
+from .session import output_paths
 
 
 def main(args: argparse.Namespace) -> None:
@@ -22,7 +25,10 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         VloraError: Whatever the user can mend.
     """
-    train(parse_recipe("", overrides_from(vars(args))), Console(highlight=False))
+    recipe = parse_recipe("", overrides_from(vars(args)))
+    written = output_paths(recipe).folder / RECIPE_NAME
+    go_on = shlex.join(["python", "-m", "vlora", str(written), "--resume"])
+    train(recipe, Console(highlight=False), go_on=go_on)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,14 @@ class ContentStyle:
         lists: Roles whose content is a list of parts; the others' is a string, images written into it.
         image_token: What stands for an image in a string.
         breaks_after_image: The template, or who writes the string, breaks the line after an image.
+        lead: White space that the template writes before an answer, but not at the end of the prompt that asks for
+            one: the model has to write it.
     """
 
     lists: frozenset[str]
     image_token: str
     breaks_after_image: bool = True
+    lead: str = ""
 
 
 @attrs.define(eq=False)
@@ -132,12 +135,17 @@ class Encoder:
         )
         skeleton = self._apply(self._messages(hidden), sample.source)
         special = self._end_of_turn_tokens()
-        return text, locate_answers(text, skeleton, [turn.text for turn in answers], special, sample.source)
+        spans = locate_answers(text, skeleton, [turn.text for turn in answers], special, sample.source)
+        lead = self._content_style().lead
+        return text, [(start - len(lead) * text[:start].endswith(lead), end) for start, end in spans]
 
     def _messages(self, turns: Sequence[Turn]) -> list[Message]:
+        return [write_message(turn, self._content_style()) for turn in turns]
+
+    def _content_style(self) -> ContentStyle:
         if self._style is None:
             self._style = find_content_style(self.template or PLAIN_TEMPLATE, self._template_names(), self.image_token)
-        return [write_message(turn, self._style) for turn in turns]
+        return self._style
 
     def _apply(self, messages: list[Message], source: str, *, prompt: bool = False) -> str:
         try:
@@ -335,9 +343,17 @@ def find_content_style(template: str, names: Mapping[str, Any], image_token: str
             continue
         after = text[places[0] + len(image_token) : places[1]]
         system = {"system"} if _wants_system_list(template, names, style) else set[str]()
-        return attrs.evolve(style, lists=style.lists | system, breaks_after_image=after.endswith("\n"))
+        lead = _find_lead(template, names, write_message(turns[0], style), text[: places[2]])
+        return attrs.evolve(style, lists=style.lists | system, breaks_after_image=after.endswith("\n"), lead=lead)
     msg = f"the model's chat template renders no conversation with an image: {problem}"
     raise ModelError(msg)
+
+
+def _find_lead(template: str, names: Mapping[str, Any], question: Message, before_answer: str) -> str:
+    """Compare what stands before an answer with the prompt that asks for it; only white space may be missing."""
+    prompt = render(template, [question], names, prompt=True)
+    lead = before_answer.removeprefix(prompt)
+    return lead if lead.isspace() else ""
 
 
 def _wants_system_list(template: str, names: Mapping[str, Any], style: ContentStyle) -> bool:
@@ -427,6 +443,9 @@ def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) ->
     try:
         opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
         opened = ImageOps.exif_transpose(opened)
+        if opened.mode.startswith("I"):
+            # 16-bit grey, which Pillow's own conversion clips to white.
+            opened = Image.fromarray((np.asarray(opened) // 257).clip(0, 255).astype(np.uint8))
         if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
             # Transparent pixels have any colour below; white is what a reader would see.
             canvas = Image.new("RGBA", opened.size, "white")

@@ -610,7 +610,7 @@ def vlora_version() -> str:
     try:
         return importlib.metadata.version("vlora")
     except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).parents[1] / "pyproject.toml"
+        project = Path(__file__).resolve().parents[1] / "pyproject.toml"
         return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 

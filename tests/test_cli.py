@@ -1,4 +1,4 @@
-"""The command line: options reach the recipe, mistakes end with 2 and a sentence, and what runs and inspections print."""
+"""The command line: options reach the recipe, mistakes end with 2 and a sentence, runs and inspections print."""
 
 import argparse
 import json

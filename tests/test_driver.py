@@ -306,7 +306,7 @@ def test_bad_rows_can_be_skipped(checkpoint: CheckpointFactory, rows: Path, tmp_
     )
     events = run(recipe)
 
-    assert [event.reason for event in events if isinstance(event, Skipped)][0].startswith("rows.jsonl")
+    assert next(event.reason for event in events if isinstance(event, Skipped)).startswith("rows.jsonl")
     assert len(losses(events)) == N_ROWS - 1
     assert [(event.step, event.n_skipped) for event in events if isinstance(event, Finished)] == [(N_ROWS, 1)]
 

@@ -84,7 +84,7 @@ def test_no_token_sees_a_later_one(family: str, checkpoint: CheckpointFactory) -
 
 @pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
 def test_logits_are_the_model_own(family: str, checkpoint: CheckpointFactory) -> None:
-    """The batched logits of an image row are those of the model called on that row alone with its own processor output."""
+    """The batched logits of an image row are those of the model called on that row alone, with its processor output."""
     trainable = make_trainable(checkpoint(family))
     example = trainable.examples[0]
     module = trainable.backbone.module

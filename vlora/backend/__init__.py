@@ -3,9 +3,10 @@
 import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
 
 from .backbone import MlxVlmBackbone
-from .encoding import Encoder, make_encoder, open_image
+from .encoding import Encoder, make_encoder
 from .families import FAMILIES, Family, describe_family
 from .generation import answer_samples
+from .images import open_image
 from .loading import (
     ModelFiles,
     add_lora,

@@ -4,52 +4,22 @@ The template decides the text and the processor decides the image tokens; nothin
 How a template wants its messages, and how a processor wants its text, is found out by trying, once per model.
 """
 
-import base64
-import binascii
-import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
 import mlx.core as mx
 import numpy as np
-from PIL import Image, ImageOps
-from transformers.utils.chat_template_utils import render_jinja_template
+from PIL import Image
 
 from ..errors import ModelError, SampleError
-from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions, shorten
+from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions
 from ..recipe import DataSection
 from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from .families import Family
-
-Message = dict[str, Any]
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ image_token }}{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{{ '\n' }}{% endfor %}"
-)
-"""Writes turns one below the other, for tokenizers without a chat template."""
-
-
-@attrs.frozen(kw_only=True)
-class ContentStyle:
-    """How a chat template wants its messages.
-
-    Attributes:
-        lists: Roles whose content is a list of parts; the others' is a string, images written into it.
-        image_token: What stands for an image in a string.
-        breaks_after_image: The template, or who writes the string, breaks the line after an image.
-        lead: White space that the template writes before an answer, but not at the end of the prompt that asks for
-            one: the model has to write it.
-    """
-
-    lists: frozenset[str]
-    image_token: str
-    breaks_after_image: bool = True
-    lead: str = ""
+from .images import open_image
+from .templates import PLAIN_TEMPLATE, ContentStyle, Message, find_content_style, render, write_message
 
 
 @attrs.define(eq=False)
@@ -313,84 +283,6 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     )
 
 
-def render(template: str, messages: list[Message], names: Mapping[str, Any], *, prompt: bool = False) -> str:
-    """Run a chat template."""
-    texts, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
-    text: str = texts[0]
-    return text
-
-
-def find_content_style(template: str, names: Mapping[str, Any], image_token: str) -> ContentStyle:
-    """Find out how a template wants its messages, by rendering a conversation in every way.
-
-    A style is right when every text comes out once, in order, and the image too.
-
-    Raises:
-        ModelError: No style is.
-    """
-    texts = ("\ue000question\ue001", "\ue000answer\ue001")
-    problem = "it drops texts or the image"
-    turns = [Turn("user", (ImageSlot(0), texts[0])), Turn("assistant", (texts[1],))]
-    for lists in ({"user", "assistant"}, {"user"}, {"assistant"}, set[str]()):
-        style = ContentStyle(lists=frozenset(lists), image_token=image_token)
-        try:
-            text = render(template, [write_message(turn, style) for turn in turns], names)
-        except Exception as error:  # noqa: BLE001 - templates raise anything for a style they cannot take
-            problem = str(error)
-            continue
-        places = [text.find(image_token), *(text.find(part) for part in texts)]
-        if -1 in places or places != sorted(places) or "'type'" in text:
-            continue
-        after = text[places[0] + len(image_token) : places[1]]
-        system = {"system"} if _wants_system_list(template, names, style) else set[str]()
-        lead = _find_lead(template, names, write_message(turns[0], style), text[: places[2]])
-        return attrs.evolve(style, lists=style.lists | system, breaks_after_image=after.endswith("\n"), lead=lead)
-    msg = f"the model's chat template renders no conversation with an image: {problem}"
-    raise ModelError(msg)
-
-
-def _find_lead(template: str, names: Mapping[str, Any], question: Message, before_answer: str) -> str:
-    """Compare what stands before an answer with the prompt that asks for it; only white space may be missing."""
-    prompt = render(template, [question], names, prompt=True)
-    lead = before_answer.removeprefix(prompt)
-    return lead if lead.isspace() else ""
-
-
-def _wants_system_list(template: str, names: Mapping[str, Any], style: ContentStyle) -> bool:
-    """Whether a system prompt has to be a list: as a string it is lost, as a list it is not."""
-    system = "\ue000system\ue001"
-    rest = [write_message(turn, style) for turn in (Turn("user", ("a",)), Turn("assistant", ("b",)))]
-
-    def shows(content: Any) -> bool:
-        try:
-            text = render(template, [{"role": "system", "content": content}, *rest], names)
-        except Exception:  # noqa: BLE001 - a template may refuse system prompts altogether
-            return False
-        return system in text and "'type'" not in text
-
-    return not shows(system) and shows([{"type": "text", "text": system, "content": system}])
-
-
-def write_message(turn: Turn, style: ContentStyle) -> Message:
-    """Write a turn as chat templates take it.
-
-    LLaVA's layout breaks the line after "<image>"; where the template does so itself, the text's own break is left out.
-    """
-    parts: list[Message] = []
-    for part in turn.parts:
-        if isinstance(part, ImageSlot):
-            parts.append({"type": "image"})
-            continue
-        follows_image = bool(parts) and parts[-1]["type"] == "image"
-        text = part.removeprefix("\n") if follows_image and style.breaks_after_image else part
-        # Pixtral's template reads a text part's text under "content".
-        parts.append({"type": "text", "text": text, "content": text})
-    if turn.role in style.lists:
-        return {"role": turn.role, "content": parts}
-    image = style.image_token + "\n" * style.breaks_after_image
-    return {"role": turn.role, "content": "".join(part.get("text", image) for part in parts)}
-
-
 def cut(example: Example, max_tokens: int) -> Example:
     """Shorten a row to `max_tokens`; text may be cut, images never.
 
@@ -422,65 +314,6 @@ def cut(example: Example, max_tokens: int) -> Example:
         msg = f"{example.source}: no token is supervised{beyond}; there is nothing to learn from"
         raise SampleError(msg)
     return example
-
-
-def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) -> Image.Image:
-    """Open an image as upright RGB, resized to (height, width) if given.
-
-    Args:
-        image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
-        source: The row, for errors.
-        resize_shape: (height, width) in pixels; every image gets exactly this size.
-
-    Raises:
-        SampleError: There is no such file, or it is no image.
-    """
-    if isinstance(image, Mapping):
-        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
-    name = str(image) if isinstance(image, (str, Path)) else f"an image of type {type(image).__name__}"
-    if name.startswith("data:"):
-        name = shorten(name)
-    try:
-        opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
-        opened = ImageOps.exif_transpose(opened)
-        if opened.mode.startswith("I"):
-            # 16-bit grey, which Pillow's own conversion clips to white.
-            opened = Image.fromarray((np.asarray(opened) // 257).clip(0, 255).astype(np.uint8))
-        if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-            # Transparent pixels have any colour below; white is what a reader would see.
-            canvas = Image.new("RGBA", opened.size, "white")
-            canvas.alpha_composite(opened.convert("RGBA"))
-            opened = canvas
-        opened = opened.convert("RGB")
-    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
-        msg = f"{source}: cannot read the image {name}: {error}"
-        raise SampleError(msg) from None
-    if resize_shape is not None:
-        height, width = resize_shape
-        opened = opened.resize((width, height), Image.Resampling.BICUBIC)
-    return opened
-
-
-def _image_stream(image: Any) -> Any:
-    if isinstance(image, bytes):
-        return io.BytesIO(image)
-    if isinstance(image, str) and image.startswith("data:"):
-        return io.BytesIO(base64.b64decode(image.partition(",")[2], validate=True))
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        from mlx_vlm.utils import load_image
-
-        return _as_stream(load_image(image))
-    if isinstance(image, (str, Path)):
-        return Path(image).expanduser()
-    msg = "expected a path, a URL, bytes or a PIL image"
-    raise TypeError(msg)
-
-
-def _as_stream(image: Image.Image) -> io.BytesIO:
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    stream.seek(0)
-    return stream
 
 
 def token_ids(outputs: Mapping[str, Any]) -> IntArray:

@@ -8,7 +8,8 @@ from mlx_vlm import generate
 from ..recipe import EvalSection
 from ..types import ImageSlot, Sample
 from .backbone import MlxVlmBackbone
-from .encoding import Encoder, open_image
+from .encoding import Encoder
+from .images import open_image
 from .loading import generating
 
 

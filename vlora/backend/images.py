@@ -1,0 +1,73 @@
+"""Images of rows, opened: whatever a row holds becomes an upright RGB picture."""
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import SampleError
+from ..masks import shorten
+
+
+def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) -> Image.Image:
+    """Open an image as upright RGB, resized to (height, width) if given.
+
+    Args:
+        image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
+        source: The row, for errors.
+        resize_shape: (height, width) in pixels; every image gets exactly this size.
+
+    Raises:
+        SampleError: There is no such file, or it is no image.
+    """
+    if isinstance(image, Mapping):
+        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+    name = str(image) if isinstance(image, (str, Path)) else f"an image of type {type(image).__name__}"
+    if name.startswith("data:"):
+        name = shorten(name)
+    try:
+        opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
+        opened = ImageOps.exif_transpose(opened)
+        if opened.mode.startswith("I"):
+            # 16-bit grey, which Pillow's own conversion clips to white.
+            opened = Image.fromarray((np.asarray(opened) // 257).clip(0, 255).astype(np.uint8))
+        if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+            # Transparent pixels have any colour below; white is what a reader would see.
+            canvas = Image.new("RGBA", opened.size, "white")
+            canvas.alpha_composite(opened.convert("RGBA"))
+            opened = canvas
+        opened = opened.convert("RGB")
+    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
+        msg = f"{source}: cannot read the image {name}: {error}"
+        raise SampleError(msg) from None
+    if resize_shape is not None:
+        height, width = resize_shape
+        opened = opened.resize((width, height), Image.Resampling.BICUBIC)
+    return opened
+
+
+def _image_stream(image: Any) -> Any:
+    if isinstance(image, bytes):
+        return io.BytesIO(image)
+    if isinstance(image, str) and image.startswith("data:"):
+        return io.BytesIO(base64.b64decode(image.partition(",")[2], validate=True))
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        from mlx_vlm.utils import load_image
+
+        return _as_stream(load_image(image))
+    if isinstance(image, (str, Path)):
+        return Path(image).expanduser()
+    msg = "expected a path, a URL, bytes or a PIL image"
+    raise TypeError(msg)
+
+
+def _as_stream(image: Image.Image) -> io.BytesIO:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    stream.seek(0)
+    return stream

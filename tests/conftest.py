@@ -1,10 +1,13 @@
 """What all tests share: no network, caches in a temporary folder, tiny checkpoints built once per session."""
 
 import os
+import tempfile
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+CACHE = tempfile.TemporaryDirectory(prefix="vlora-tests-")
+# Read when the libraries are imported; what the tests start inherits them.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHE.name, "HF_DATASETS_CACHE": f"{CACHE.name}/datasets"}
 # On CUDA: products in full float32, or no number could be compared.
-os.environ.setdefault("MLX_ENABLE_TF32", "0")
+os.environ["MLX_ENABLE_TF32"] = "0"
 
 import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
@@ -31,16 +34,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=SLOW_IS_FINE)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what `datasets` caches out of the home folder."""
-    folder = tmp_path_factory.mktemp("datasets")
-    datasets.config.HF_DATASETS_CACHE = folder
-    datasets.config.DOWNLOADED_DATASETS_PATH = folder / "downloads"
-    datasets.config.EXTRACTED_DATASETS_PATH = folder / "downloads" / "extracted"
-    datasets.disable_progress_bars()
+datasets.disable_progress_bars()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from vlora.steps import bound
 
 PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
 GENERIC = tuple(name for name in BUILT if name not in FAMILIES)
+DENSE = tuple(name for name in PROVEN if name not in ("qwen3_vl_moe", "deepseek_vl_v2"))
+"""Families whose loss is smooth: where experts are chosen, a difference quotient jumps."""
 RATE = 1e-2
 
 CheckpointFactory = Callable[[str], Path]
@@ -140,7 +142,7 @@ def test_quantized_base_trains(family: str, checkpoint: CheckpointFactory) -> No
     assert min(moved.values()) > 0
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "pixtral", "mllama"])
+@pytest.mark.parametrize("family", DENSE)
 def test_full_finetuning_with_vision(family: str, checkpoint: CheckpointFactory) -> None:
     """The gradient of every parameter, tower and embeddings included, is that of the whole model at once."""
     trainable = make_trainable(checkpoint(family), model__full_finetune=True, model__train_vision=True)
@@ -168,6 +170,19 @@ def test_full_finetuning_with_vision(family: str, checkpoint: CheckpointFactory)
     tower = {name for name in found if "vision" in name and np.abs(found[name]).max() > 0}
     assert len(tower) > 10
     assert np.abs(found[f"{backbone.language_prefix}.model.embed_tokens.weight"]).max() > 0
+
+
+@pytest.mark.parametrize("family", [name for name in PROVEN if name not in DENSE])
+def test_full_finetuning_of_experts(family: str, checkpoint: CheckpointFactory) -> None:
+    """Mixtures of experts train as a whole too: experts, routers, embeddings and the tower move."""
+    trainable = make_trainable(checkpoint(family), model__full_finetune=True, model__train_vision=True)
+    batch = collate(trainable.examples, 4)
+    state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
+    moved = changes(trainable.state, state)
+
+    assert np.isfinite(float(output.grad_norm))
+    for part in ("switch_mlp", "gate.weight", "embed_tokens", "vision"):
+        assert max(value for name, value in moved.items() if part in name) > 0, part
 
 
 def test_dropout_depends_on_seed_and_step_alone(checkpoint: CheckpointFactory) -> None:
@@ -313,3 +328,20 @@ def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
         backend.probe(leaking, right.examples[:1], "llava")
     with pytest.raises(ModelError, match="padded and batched"):
         backend.probe(leaking, right.examples, "llava")
+
+
+def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its budget of image sizes the tower runs eagerly, with the same gradients."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), model__train_vision=True)
+    batch = collate(trainable.examples)
+    outputs = []
+    for budget in (backend.backbone.TOWER_TRACES, 0):
+        monkeypatch.setattr(backend.backbone, "TOWER_TRACES", budget)
+        trainable.backbone._towers.clear()
+        state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
+        mx.eval(state, output)
+        outputs.append((len(trainable.backbone._towers), float(output.grad_norm), float(output.nll_sum)))
+
+    assert outputs[0][0] > 0
+    assert outputs[1][0] == 0
+    assert outputs[0][1:] == pytest.approx(outputs[1][1:], rel=1e-4)

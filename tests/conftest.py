@@ -3,9 +3,10 @@
 import os
 import tempfile
 
-CACHE = tempfile.TemporaryDirectory(prefix="vlora-tests-")
 # Read when the libraries are imported; what the tests start inherits them.
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": CACHE.name, "HF_DATASETS_CACHE": f"{CACHE.name}/datasets"}
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="vlora-tests-")
+os.environ["HF_DATASETS_CACHE"] = os.environ["HF_HOME"] + "/datasets"
 # On CUDA: products in full float32, or no number could be compared.
 os.environ["MLX_ENABLE_TF32"] = "0"
 
@@ -13,7 +14,9 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 # isort: split
 
+import atexit
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=SLOW_IS_FINE)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 datasets.disable_progress_bars()
 
 

@@ -1,7 +1,9 @@
 """From a sample to tokens, for every family, with its own processor: what is seen, what is learned, what is refused."""
 
 import base64
+import functools
 import io
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -360,6 +362,7 @@ def test_encoding_is_repeatable(encoder: Encoding):
     assert ONE.images[0].tobytes() == pixels
 
 
+compose = functools.partial(unicodedata.normalize, "NFC")
 answers = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=20)
 
 
@@ -381,8 +384,9 @@ def test_any_text(family: str, texts: list[tuple[str, str]], encoder: Encoding):
         return
 
     found = "".join(supervised_texts(example, encode))
-    # Single spaces that the template writes before an answer may be learned with it.
-    assert found.replace(" ", "") == "".join(answers_of(sample, family)).replace(" ", "")
+    expected = "".join(answers_of(sample, family))
+    # Spaces that the template writes before an answer are learned with it, and Qwen's tokenizer composes characters.
+    assert compose(found).replace(" ", "") == compose(expected).replace(" ", "")
 
 
 def encoded_bytes(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -12,10 +12,12 @@ import mlx_vlm
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from rich.console import Console
 
 from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, parse_recipe, train_steps
 from vlora.checkpoint import load_state, save_state, write_whole
+from vlora.cli import train
 from vlora.driver import METRICS_NAME, RECIPE_NAME, STATE_NAME
 from vlora.errors import CheckpointError, NonFiniteError, SampleError
 from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
@@ -455,3 +457,19 @@ def test_assistant_id_masks_without_a_template(checkpoint: CheckpointFactory, ro
     assert learned.strip() == "it is 0"
     with pytest.raises(SampleError, match=r"row 0: .*no chat template.*data\.assistant_id=77091"):
         data.encoder(data.train[0])
+
+
+def test_answers_can_be_asked_for_on_resuming(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that began without answers can end with them; the command line shows their accuracy."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))
+    calls = iter([True])
+    run(recipe, should_stop=lambda: next(calls))
+    asking = attrs.evolve(recipe, eval=attrs.evolve(recipe.eval, answer_rows=2, max_new_tokens=2))
+    status = train(asking, Console(), resume=True)
+    last = json.loads((tmp_path / "out" / METRICS_NAME).read_text().splitlines()[-1])
+
+    assert status == 0
+    assert set(last) == {"step", "accuracy_after"}
+    assert "accuracy after training" in capsys.readouterr().out

@@ -210,7 +210,8 @@ class _View:
             self._show_start(event)
         elif isinstance(event, StepReport):
             self._move_bar(event)
-        elif isinstance(event, Reported) and "accuracy_before" not in event.metrics:
+        elif isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
+            # Rounds of answers have been shown answer by answer.
             self._print(_report_line(event))
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")

@@ -1,0 +1,32 @@
+"""Tiny but real checkpoints, one per model family, written without a network.
+
+`build_checkpoint` writes a folder that `mlx_vlm.load` opens like a published one. To add a family, describe it in
+one of the modules here and list that module in `FAMILIES`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from . import classics
+from .layout import GPT4_WORDS, Family, write_checkpoint
+
+__all__ = ["FAMILIES", "GPT4_WORDS", "build_checkpoint"]
+
+FAMILIES: Mapping[str, Family] = {**classics.FAMILIES}
+
+
+def build_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
+    """Write a complete tiny checkpoint of one family; the same call writes the same bytes.
+
+    Args:
+        family: A key of `FAMILIES`, which is also the model_type.
+        folder: Where to write; made if missing. Files of the same names are replaced.
+        seed: Decides the weights (float32); tokenizer and configuration do not depend on it.
+
+    Returns:
+        `folder`, ready for `mlx_vlm.load(str(folder))`.
+
+    Raises:
+        KeyError: No such family.
+    """
+    return write_checkpoint(FAMILIES[family], folder, seed=seed)

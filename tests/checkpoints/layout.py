@@ -130,7 +130,7 @@ def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
-    weights = _random_weights(_make_model(files["config.json"]), seed)
+    weights = _random_weights(make_model(files["config.json"]), seed)
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     return folder
 
@@ -253,7 +253,7 @@ def _tokenizer_config(spec: Family, tokenizer: Tokenizer) -> dict[str, Any]:
     return content
 
 
-def _make_model(config: Mapping[str, Any]) -> nn.Module:
+def make_model(config: Mapping[str, Any]) -> nn.Module:
     """Make the mlx-vlm model that `mlx_vlm.load` would make for this config.json."""
     settings: dict[str, Any] = json.loads(json.dumps(config))  # from_dict rewrites its argument
     package, _ = get_model_and_args(settings)

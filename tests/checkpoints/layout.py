@@ -5,7 +5,7 @@ files; only the sizes and the (random) weights differ. Nothing here imports vlor
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ class Token(str):
 
 VOCAB_SIZE = Token()  # written as the language model's vocabulary size
 
+Weights = dict[str, mx.array]
+
+
+def as_named(weights: Weights) -> Weights:
+    """Keep the weights as mlx-vlm names them."""
+    return weights
+
 
 @attrs.frozen(kw_only=True)
 class Vocabulary:
@@ -99,12 +106,15 @@ class Family:
         template: The chat template, or None where mlx-vlm's processor carries its own.
         template_in_tokenizer: Whether tokenizer_config.json repeats chat_template.json.
         files: The JSON files of the folder; each `Token` in them is written as a number.
+        publish: Gives the model's parameters the names and layouts of the published files, so that transformers
+            reads them too.
     """
 
     vocabulary: Vocabulary
     template: str | None
     template_in_tokenizer: bool = True
     files: Mapping[str, Mapping[str, Any]]
+    publish: Callable[[Weights], Weights] = as_named
 
 
 def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
@@ -130,7 +140,7 @@ def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
-    weights = _random_weights(make_model(files["config.json"]), seed)
+    weights = spec.publish(_random_weights(make_model(files["config.json"]), seed))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     return folder
 

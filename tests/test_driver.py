@@ -341,7 +341,7 @@ def test_non_finite_state_is_never_yielded() -> None:
             return state, StepOutput(mx.array(1.0), mx.array(1.0), mx.array(math.nan))
 
     state = TrainState({}, {}, mx.array(0))
-    batch = Batch(mx.array([[1]]), mx.array([[True]]), mx.array([[True]]), ())
+    batch = Batch(mx.array([[1]]), mx.array([[True]]), mx.array([[True]]), mx.array([0]), ())
     with pytest.raises(NonFiniteError, match="gradient norm nan"):
         next(train_steps(Step(), state, iter([[batch]]), lambda _: 1.0))
 

@@ -44,7 +44,7 @@ def logits(trainable: Trainable, examples: list[Example]) -> np.ndarray:
     batch = collate(examples)
     backbone = trainable.backbone
     with bound(backbone.module, trainable.state.params), backbone.corrected():
-        return np.array(backbone.logits(batch.tokens, *backbone.embed(batch)))
+        return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 
 def changes(before: TrainState, after: TrainState) -> dict[str, float]:
@@ -213,7 +213,7 @@ def test_one_trace_per_bucket(checkpoint: CheckpointFactory) -> None:
     short, long, text = (trainable.examples[0], trainable.examples[1], trainable.examples[2])
     for number, rows in enumerate([[short], [text], [short, text], [long], [long, short], [text, long], [short]]):
         batch = collate(rows, 2)
-        shapes.add(batch.tokens.shape)
+        shapes.add((batch.tokens.shape, batch.selected.shape))
         state, output = step(state, batch, RATE / (number + 1))
         mx.eval(state, output)
 
@@ -263,7 +263,7 @@ def test_bfloat16_stays_bfloat16(checkpoint: CheckpointFactory) -> None:
     module.update({"language_model": _cast(module.language_model)})
     batch = collate(trainable.examples)
     with trainable.backbone.corrected():
-        out = trainable.backbone.logits(batch.tokens, *trainable.backbone.embed(batch))
+        out = trainable.backbone.all_logits(batch.tokens, *trainable.backbone.embed(batch))
     step = make_train_step(trainable.backbone, trainable.optimizer, compiled=False)
     state, output = step(trainable.state, batch, RATE)
 
@@ -317,7 +317,7 @@ def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
     from vlora.errors import ModelError
 
     class Leaking(backend.MlxVlmBackbone):
-        def logits(self, tokens: mx.array, features: dict, others: dict) -> mx.array:  # type: ignore[type-arg]
+        def all_logits(self, tokens: mx.array, features: dict, others: dict) -> mx.array:  # type: ignore[type-arg]
             mask = mx.ones((1, 1, tokens.shape[1], tokens.shape[1]), dtype=mx.bool_)
             return self.language_model(tokens, mask=mask, cache=None, **features, **others).logits
 
@@ -335,12 +335,13 @@ def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: py
     trainable = make_trainable(checkpoint("qwen3_vl"), model__train_vision=True)
     batch = collate(trainable.examples)
     outputs = []
-    for budget in (backend.backbone.TOWER_TRACES, 0):
-        monkeypatch.setattr(backend.backbone, "TOWER_TRACES", budget)
-        trainable.backbone._towers.clear()
+    for budget in (backend.grids.TOWER_TRACES, 0):
+        monkeypatch.setattr(backend.grids, "TOWER_TRACES", budget)
+        tower = trainable.backbone._grids()
+        tower._traces.clear()
         state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
         mx.eval(state, output)
-        outputs.append((len(trainable.backbone._towers), float(output.grad_norm), float(output.nll_sum)))
+        outputs.append((len(tower._traces), float(output.grad_norm), float(output.nll_sum)))
 
     assert outputs[0][0] > 0
     assert outputs[1][0] == 0

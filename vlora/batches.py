@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from .errors import BatchError
-from .types import Batch, Example
+from .types import Batch, BoolArray, Example, IntArray
 
 SMALLEST_BUCKET = 32
 """Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
@@ -28,6 +28,28 @@ def bucket_length(n_tokens: int) -> int:
     octave = 2 ** max(0, (n_tokens - 1).bit_length() - 1)
     width = max(SMALLEST_BUCKET, octave // BUCKETS_PER_OCTAVE)
     return int(-(-n_tokens // width) * width)
+
+
+SELECTED_SIXTEENTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Of a batch's places: how many the head may run at. Every number is a trace of its own."""
+
+
+def select_places(supervised: BoolArray) -> IntArray:
+    """List the places whose logits predict a supervised target.
+
+    Args:
+        supervised: bool[B, T], marks targets; column 0 is never one.
+
+    Returns:
+        i32[N], flat places b T + t in order. N is one of eight shares of B T, filled up with the last place of the
+        first row, which predicts nothing.
+    """
+    n_rows, length = supervised.shape
+    places = np.flatnonzero(np.roll(supervised, -1, axis=1) & (np.arange(length) < length - 1))
+    sizes = [-(-n_rows * length * share // SELECTED_SIXTEENTHS[-1]) for share in SELECTED_SIXTEENTHS]
+    selected = np.full(next(size for size in sizes if size >= len(places)), length - 1, dtype=np.int32)
+    selected[: len(places)] = places
+    return selected
 
 
 def plan_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
@@ -96,7 +118,7 @@ def collate(examples: Sequence[Example], batch_size: int | None = None, pad_id: 
         pad_id: Token id written where there is none; no result depends on it.
 
     Returns:
-        tokens i32[B, T], supervised and valid bool[B, T], and the examples.
+        tokens i32[B, T], supervised and valid bool[B, T], selected i32[N], and the examples.
 
     Raises:
         BatchError: No examples, more than `batch_size`, or an example whose fields differ in length.
@@ -122,4 +144,5 @@ def collate(examples: Sequence[Example], batch_size: int | None = None, pad_id: 
         valid[row, :n_tokens] = True
     # Nothing precedes the first token, so it is no target.
     supervised[:, 0] = False
-    return Batch(mx.array(tokens), mx.array(supervised), mx.array(valid), tuple(examples))
+    selected = select_places(supervised)
+    return Batch(mx.array(tokens), mx.array(supervised), mx.array(valid), mx.array(selected), tuple(examples))

@@ -46,3 +46,18 @@ def shift_targets(tokens: mx.array, supervised: mx.array) -> tuple[mx.array, mx.
     weights = mx.concatenate([supervised[:, 1:], mx.zeros_like(supervised[:, :1])], axis=1)
     following = mx.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
     return mx.where(weights, following, 0), weights.astype(mx.float32)
+
+
+def select_targets(tokens: mx.array, supervised: mx.array, selected: mx.array) -> tuple[mx.array, mx.array]:
+    """Take the targets and weights of the selected places only.
+
+    Args:
+        tokens: i32[B, T].
+        supervised: bool[B, T].
+        selected: i32[N], flat places b T + t, as `Batch.selected`.
+
+    Returns:
+        (i32[N] targets, f32[N] weights), in the order of the logits at those places.
+    """
+    targets, weights = shift_targets(tokens, supervised)
+    return targets.reshape(-1)[selected], weights.reshape(-1)[selected]

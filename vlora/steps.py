@@ -20,7 +20,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .adapters import lora_layers
-from .losses import LossFn, loss_fn, shift_targets
+from .losses import LossFn, loss_fn, select_targets
 from .optimizers import clip_by_global_norm
 from .types import Batch, StepOutput, TrainState, Tree
 
@@ -48,8 +48,12 @@ class Backbone(Protocol):
     def embed_gradients(self, batch: Batch, cotangents: Tree) -> Params:
         """Carry the gradients of `embed`'s floating-point outputs on to `embed_names`."""
 
-    def logits(self, tokens: mx.array, features: Tree, others: Tree) -> mx.array:
-        """Run the language model; safe to trace. i32[B, T] -> f[B, T, V]."""
+    def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+        """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
+
+    @property
+    def is_traceable(self) -> bool:
+        """Whether `logits` can be compiled."""
 
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the model for as long as `logits` and its gradient run."""
@@ -198,7 +202,7 @@ class _TrainStep:
         self._checkpointed = backbone.layers if grad_checkpoint else ()
         self._seed = seed
         self._embed_names = backbone.embed_names()
-        wrap: Callable[..., Any] = mx.compile if compiled else lambda function: function
+        wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
         self._gradients = wrap(self._microbatch_gradients)
         self._update = wrap(self._apply_gradients)
 
@@ -214,7 +218,7 @@ class _TrainStep:
                 features, others = self._backbone.embed(batch)
                 key = mx.stack([mx.array(self._seed * 4096 + index), state.step]).astype(mx.uint32)
                 (nll, n), gradients, cotangents = self._gradients(
-                    state.params, features, others, batch.tokens, batch.supervised, key
+                    state.params, features, others, batch.tokens, batch.supervised, batch.selected, key
                 )
                 if self._embed_names:
                     for name, gradient in self._backbone.embed_gradients(batch, cotangents).items():
@@ -236,16 +240,17 @@ class _TrainStep:
         others: Tree,
         tokens: mx.array,
         supervised: mx.array,
+        selected: mx.array,
         key: mx.array,
     ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
         self.n_traces += 1
-        targets, weights = shift_targets(tokens, supervised)
+        targets, weights = select_targets(tokens, supervised, selected)
 
         module = self._backbone.module
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
             with bound(module, params):
-                logits = self._backbone.logits(tokens, features, others)
+                logits = self._backbone.logits(tokens, features, others, selected)
             return self._loss(logits, targets, weights)
 
         # Around the backward pass too: a checkpointed layer runs its forward again there.
@@ -299,18 +304,18 @@ def make_eval_step(
     embed_names = backbone.embed_names()
 
     def sums(
-        params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array
+        params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array, selected: mx.array
     ) -> tuple[mx.array, mx.array]:
         with bound(backbone.module, params), backbone.corrected():
-            logits = backbone.logits(tokens, features, others)
-        return loss(logits, *shift_targets(tokens, supervised))
+            logits = backbone.logits(tokens, features, others, selected)
+        return loss(logits, *select_targets(tokens, supervised, selected))
 
-    run = mx.compile(sums) if compiled else sums
+    run = mx.compile(sums) if compiled and backbone.is_traceable else sums
 
     def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
         with bound(backbone.module, {name: state.params[name] for name in embed_names}):
             features, others = backbone.embed(batch)
-        nll, n = run(state.params, features, others, batch.tokens, batch.supervised)
+        nll, n = run(state.params, features, others, batch.tokens, batch.supervised, batch.selected)
         return nll, n
 
     return eval_step

@@ -94,12 +94,15 @@ class Batch(NamedTuple):
         tokens: i32[B, T].
         supervised: bool[B, T], marks targets; False on padding and on filler rows.
         valid: bool[B, T], False on padding and on filler rows.
+        selected: i32[N], flat places b T + t whose logits predict a supervised target; filled up to one of few
+            lengths with a place whose target counts for nothing. The head runs at these places only.
         rows: The examples themselves, one per real row; filler rows come after them.
     """
 
     tokens: mx.array
     supervised: mx.array
     valid: mx.array
+    selected: mx.array
     rows: tuple[Example, ...]
 
 

@@ -6,22 +6,26 @@ Corrections act on one model's instance and only while a step runs. Versions and
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
+
+from .corrections import (
+    dense_deepstack,
+    merge_by_gather,
+    no_cross_attention,
+    pad_spatial_crop,
+    undifferentiated_indices,
+)
+from .embedding import call_language_model, embed_alone, keep_fields
+from .fields import Fields
 
 Inputs = dict[str, Any]
 Correction = Callable[[nn.Module], AbstractContextManager[Any]]
-
-
-def no_fields(_: nn.Module, __: int) -> Inputs:
-    """Need nothing more for a row without images."""
-    return {}
 
 
 @attrs.frozen(kw_only=True)
@@ -33,10 +37,19 @@ class Family:
         is_proven: Tests show its losses, gradients, padding and causality; no probe at start-up.
         has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
             together and compiled.
+        is_encoder_decoder: The prompt is read by an encoder, the tokens are the decoder's.
         template: The chat template where mlx-vlm's is wrong; None for the model's own.
+        language_model: The language model's name where the model is its own; None where `model.language_model` is it.
+        beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
+        embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
         untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
+            cannot be; None for whole layers.
+        eager: Why the language step cannot be compiled; None if it can.
         mend_inputs: Corrects a row's processor output before the model sees it.
-        text_only_fields: What the language model needs of a row without images: (model, T) to fields.
+        embed: Embeds one row: (model, i32[1, T], inputs) to the language model's fields.
+        complete: Adds what the language model needs besides, and takes away what it must not see.
+        run: Runs the language model on a batch: (model, i32[B, T], fields) to f[B, T, V]; safe to trace.
         while_embedding: Corrections of the model while rows are embedded.
         while_training: Corrections of the model while the language step is traced or run.
     """
@@ -44,137 +57,20 @@ class Family:
     refused: str | None = None
     is_proven: bool = False
     has_grid_tower: bool = False
+    is_encoder_decoder: bool = False
     template: str | None = None
+    language_model: str | None = None
+    beside_language: tuple[str, ...] = ()
+    embedding_parts: tuple[str, ...] = ()
     untouchable: tuple[str, ...] = ()
+    checkpointed_part: str | None = None
+    eager: str | None = None
     mend_inputs: Callable[[Inputs], Inputs] = dict
-    text_only_fields: Callable[[nn.Module, int], Inputs] = no_fields
+    embed: Callable[[nn.Module, mx.array, Inputs], Fields] = embed_alone
+    complete: Callable[[nn.Module, mx.array, Inputs, Fields], Fields] = keep_fields
+    run: Callable[[nn.Module, mx.array, Fields], mx.array] = call_language_model
     while_embedding: Correction = contextlib.nullcontext
     while_training: Correction = contextlib.nullcontext
-
-
-@contextmanager
-def instance_attributes(target: Any, **replacements: Any) -> Iterator[None]:
-    """Shadow methods of one object; the class and every other object keep theirs."""
-    for name, value in replacements.items():
-        object.__setattr__(target, name, value)
-    try:
-        yield
-    finally:
-        for name in replacements:
-            object.__delattr__(target, name)
-
-
-def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:
-    """Add the deepstack features as the dense f[B, T, D] that the backbone makes of them.
-
-    `_deepstack_process` (qwen3_vl/language.py:236, qwen3_vl_moe/language.py:274) finds the image tokens with
-    `np.where`, which cannot be traced.
-    """
-
-    def add(hidden: mx.array, _: Any, features: mx.array) -> mx.array:
-        return hidden + features
-
-    return instance_attributes(model.language_model.model, _deepstack_process=add)
-
-
-def merge_by_gather(model: nn.Module) -> AbstractContextManager[None]:
-    """Merge LLaVA's image features so that their gradient exists.
-
-    `inputs_embeds[:, positions, :] = features` (llava/llava.py:113) has no gradient with respect to the features
-    in MLX 0.32, so that the tower and the projector could not be trained.
-    """
-
-    def merge(features: mx.array, embeds: mx.array, tokens: mx.array) -> mx.array:
-        is_image = np.array(tokens) == model.config.image_token_index
-        return scatter_features(embeds, features.reshape(-1, features.shape[-1]), is_image)
-
-    return instance_attributes(model, _merge_input_ids_with_image_features=merge)
-
-
-def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray[Any, Any]") -> mx.array:
-    """Put features, in order, where the image tokens stand.
-
-    Args:
-        embeds: f[B, T, D].
-        features: f[N, D].
-        is_image: bool[B, T], on the host, with N True.
-
-    Returns:
-        f[B, T, D] in the type of `embeds`.
-
-    Raises:
-        ValueError: N differs from the number of image tokens; MLX itself would read out of bounds.
-    """
-    if int(is_image.sum()) != features.shape[0]:
-        msg = f"{int(is_image.sum())} image tokens stand for {features.shape[0]} image features"
-        raise ValueError(msg)
-    if not features.shape[0]:
-        return embeds
-    index = np.where(is_image, np.cumsum(is_image.reshape(-1)).reshape(is_image.shape) - 1, 0)
-    gathered = features[mx.array(index.astype(np.int32))].astype(embeds.dtype)
-    return mx.where(mx.array(is_image)[..., None], gathered, embeds)
-
-
-@contextmanager
-def undifferentiated_indices(_: nn.Module) -> Iterator[None]:
-    """Let no gradient flow into the choice of experts.
-
-    DeepSeek's router scatters with computed indices (deepseek_vl_v2/language.py, MoEGate) without stopping the
-    gradient, and MLX refuses to differentiate with respect to indices. mx's functions are wrapped only here.
-    """
-    choosers = ("argpartition", "argsort", "argmax", "argmin")
-    takers = ("take_along_axis", "put_along_axis")
-    originals = {name: getattr(mx, name) for name in (*choosers, *takers)}
-
-    def stop_result(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-        return lambda *args, **kwargs: mx.stop_gradient(function(*args, **kwargs))
-
-    def stop_indices(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-        def call(array: mx.array, indices: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-            return function(array, mx.stop_gradient(indices), *args, **kwargs)
-
-        return call
-
-    try:
-        for name in choosers:
-            setattr(mx, name, stop_result(originals[name]))
-        for name in takers:
-            setattr(mx, name, stop_indices(originals[name]))
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(mx, name, function)
-
-
-def pad_spatial_crop(inputs: Inputs) -> Inputs:
-    """Add the empty entries that end DeepSeek's list of image crops.
-
-    `get_input_embeddings` (deepseek_vl_v2.py:333) reads one entry per tile until it meets an empty one; the
-    processor writes one per image, and MLX reads on out of bounds.
-    """
-    crop = inputs.get("images_spatial_crop")
-    if crop is None or inputs.get("pixel_values") is None:
-        return inputs
-    crop = np.asarray(crop)
-    n_missing = inputs["pixel_values"].shape[1] - crop.shape[1]
-    padded = np.pad(crop, ((0, 0), (0, max(1, n_missing)), (0, 0)))
-    return {**inputs, "images_spatial_crop": padded}
-
-
-def no_cross_attention(model: nn.Module, length: int) -> Inputs:
-    """Make Mllama's cross-attention layers add nothing to a row without images.
-
-    The published model skips those layers then; mlx-vlm's has no way to skip them for one row of a batch. A zero
-    state gives zero values (no biases), and a zero full-row mask silences the gated MLP: the layers add exactly 0.
-    """
-    embeddings = model.language_model.model.embed_tokens
-    width = model.config.text_config.hidden_size
-    dtype = embeddings(mx.array([0])).dtype
-    return {
-        "cross_attention_states": mx.zeros((1, 1, width), dtype=dtype),
-        "cross_attention_mask": mx.zeros((1, 1, length, 1)),
-        "full_text_row_masked_out_mask": mx.zeros((1, 1, length, 1), dtype=mx.bool_),
-    }
 
 
 DEEPSEEK_TEMPLATE = (
@@ -198,7 +94,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_vl_moe": Family(is_proven=True, has_grid_tower=True, while_training=dense_deepstack),
     "llava": Family(is_proven=True, while_embedding=merge_by_gather),
     "pixtral": Family(is_proven=True),
-    "mllama": Family(is_proven=True, text_only_fields=no_cross_attention),
+    "mllama": Family(is_proven=True, complete=no_cross_attention),
     "deepseek_vl_v2": Family(
         is_proven=True,
         template=DEEPSEEK_TEMPLATE,

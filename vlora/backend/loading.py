@@ -135,7 +135,7 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
         raise ModelError(msg) from None
     freeze(module)
-    prefix = find_prefix(module)
+    prefix = find_prefix(module, files.family)
     quantized: dict[str, Any] = {}
     if section.quantize_bits is not None:
         quantized = adapters.quantize_language(module, prefix, section.quantize_bits, section.quantize_group_size)
@@ -147,7 +147,9 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     for _, layer in module.named_modules():
         if isinstance(layer, nn.Dropout):
             layer.eval()
-    return MlxVlmBackbone(module, files.family, prefix), quantized
+    backbone = MlxVlmBackbone(module, files.family, prefix)
+    backbone.settle_head()
+    return backbone, quantized
 
 
 def freeze(module: nn.Module) -> None:
@@ -160,8 +162,10 @@ def freeze(module: nn.Module) -> None:
                 child.freeze(recurse=False)
 
 
-def find_prefix(module: nn.Module) -> str:
-    """Name the language model within a model."""
+def find_prefix(module: nn.Module, family: Family) -> str:
+    """Name the language model within a model; the empty name is the model itself."""
+    if family.language_model is not None:
+        return family.language_model
     language_model = module.language_model
     return str(next(name for name, child in module.named_modules() if child is language_model))
 

@@ -41,7 +41,7 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
         embeds = features["inputs_embeds"]
         changed = mx.concatenate([embeds[:, :last], embeds[:, :1], embeds[:, last + 1 :]], axis=1)
         logits = np.array(
-            backbone.logits(batch.tokens, {**features, "inputs_embeds": changed}, others).astype(mx.float32)
+            backbone.all_logits(batch.tokens, {**features, "inputs_embeds": changed}, others).astype(mx.float32)
         )
     if last and _differs(alone[0][:last], logits[0, :last]):
         msg = (
@@ -56,7 +56,7 @@ def _logits(
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     batch = collate(examples)
     with backbone.corrected():
-        logits = backbone.logits(batch.tokens, *backbone.embed(batch))
+        logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
     return np.array(logits.astype(mx.float32))
 
 

@@ -1,0 +1,44 @@
+"""The two calls that every family of mlx-vlm answers: embed a row, run the language model."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .fields import Fields
+
+NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
+"""What `get_input_embeddings` returns and causal language models must not get: masks of a single row that are not
+causal, and positions of the next token."""
+
+
+def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed one row as the model does when it generates.
+
+    Args:
+        module: The model.
+        tokens: i32[1, T].
+        inputs: The processor's other outputs, on the device.
+
+    Returns:
+        All that the model returns, and the positions that some families only leave on the language model.
+    """
+    others = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    features = module.get_input_embeddings(tokens, inputs.get("pixel_values"), mask=mx.ones_like(tokens), **others)
+    fields = {name: value for name, value in features.to_dict().items() if value is not None}
+    held = getattr(module.language_model, "_position_ids", None)
+    if held is not None and "position_ids" not in fields:
+        fields["position_ids"] = held
+    return fields
+
+
+def keep_fields(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+    """Add nothing; most language models need no more than `embed_alone` finds."""
+    return fields
+
+
+def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run the language model: the ids first, under whatever name, the rest by keyword, no 2-D mask and no cache."""
+    output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
+    logits: mx.array = output.logits
+    return logits

@@ -1,0 +1,183 @@
+"""What a language model takes besides token ids: how one row's arrays become a batch's. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..batches import bucket_length
+from ..errors import BatchError
+from ..types import Tree
+
+Fields = dict[str, Any]
+"""Keyword arguments of a language model: name to array, or to a list of arrays (one per layer)."""
+
+MASKED = -1e9
+
+
+@attrs.frozen(kw_only=True)
+class Layout:
+    """How rows' arrays of one field are padded on the right and stacked.
+
+    Attributes:
+        batch_axis: The axis of length 1 along which rows are put together.
+        token_axes: The axes padded to the batch's length.
+        padding: "edge" repeats the last place; "zero" writes zeros or False; "causal" lets an added query see
+            itself and all before it, and no other query an added key.
+        carries_gradient: Gradients flow through it to what made it.
+    """
+
+    batch_axis: int = 0
+    token_axes: tuple[int, ...] = (1,)
+    padding: Literal["edge", "zero", "causal"] = "zero"
+    carries_gradient: bool = False
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    # Embeddings are padded by repeating the last place: zeros give NaN in some families.
+    "inputs_embeds": Layout(padding="edge", carries_gradient=True),
+    "per_layer_inputs": Layout(padding="edge", carries_gradient=True),
+    "deepstack_visual_embeds": Layout(carries_gradient=True),
+    "position_ids": Layout(batch_axis=-2, token_axes=(-1,), padding="edge"),
+    "visual_pos_masks": Layout(),
+    "image_mask": Layout(),
+    "image_blocks": Layout(),
+    "token_type_ids": Layout(),
+    "mm_token_type_ids": Layout(),
+    "pos_hw": Layout(),
+    "mask": Layout(token_axes=(-2, -1), padding="causal"),
+}
+
+CROSS_ATTENTION = ("cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask")
+"""Mllama's: the images' states, ragged in their number, and the masks that go with them."""
+
+LOGIT_PLACES = "logit_places"
+"""i32[1, T]: where in the embedded row the logit stands that predicts the token after t; only where placeholders
+expand within the model."""
+
+WITH_GRADIENT = frozenset(
+    {name for name, layout in LAYOUTS.items() if layout.carries_gradient} | {"cross_attention_states"}
+)
+
+
+def divide_fields(fields: Mapping[str, Any]) -> tuple[Tree, Tree]:
+    """Divide a batch's fields into those that gradients flow through and the others."""
+    carrying = {name: value for name, value in fields.items() if name in WITH_GRADIENT}
+    return carrying, {name: value for name, value in fields.items() if name not in carrying}
+
+
+def leaves(tree: Tree) -> list[mx.array]:
+    """List a tree's arrays in the order of their names, which `mx.compile` does not keep."""
+    return [value for _, value in sorted(tree_flatten(tree), key=lambda leaf: leaf[0])]
+
+
+def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) -> Fields:
+    """Pad rows' fields on the right and stack them; filler rows repeat the last row.
+
+    Args:
+        rows: Per row: field name to array with a batch dimension of 1, or to a list of such arrays. A field that a
+            row lacks is zero there.
+        n_rows: B, at least as many as there are rows.
+        length: T of the batch's tokens. Where images expand within the model, the fields are longer than that, and
+            padded to a bucket of their own.
+
+    Returns:
+        Field name to array (or list of arrays), B first (second to last in position ids).
+
+    Raises:
+        BatchError: A field whose layout is not known.
+    """
+    filled = [*rows, *([rows[-1]] * (n_rows - len(rows)))]
+    names = list(dict.fromkeys(name for row in filled for name in row))
+    width = length
+    if LOGIT_PLACES in names:
+        width = bucket_length(max(row["inputs_embeds"].shape[1] for row in filled))
+    stacked: Fields = {}
+    for name in names:
+        if name in CROSS_ATTENTION:
+            continue
+        if name == LOGIT_PLACES:
+            stacked[name] = _stack([row[name] for row in filled], Layout(padding="edge"), length)
+            continue
+        if name not in LAYOUTS:
+            msg = f"the language model's input {name!r} has no layout; describe it in vlora.backend.fields.LAYOUTS"
+            raise BatchError(msg)
+        first = next(row[name] for row in filled if name in row)
+        if isinstance(first, (list, tuple)):
+            stacked[name] = [
+                _stack([_part(row, name, layer, first[layer]) for row in filled], LAYOUTS[name], width)
+                for layer in range(len(first))
+            ]
+        else:
+            stacked[name] = _stack([_part(row, name, None, first) for row in filled], LAYOUTS[name], width)
+    if CROSS_ATTENTION[0] in names:
+        stacked |= _stack_cross_attention(filled, length)
+    return stacked
+
+
+def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) -> mx.array:
+    """One row's array of a field; a row without it gets zeros of its own length."""
+    if name in row:
+        value: mx.array = row[name] if layer is None else row[name][layer]
+        return value
+    layout = LAYOUTS[name]
+    shape = list(like.shape)
+    for axis in layout.token_axes:
+        shape[axis] = row["inputs_embeds"].shape[1]
+    return mx.zeros(shape, dtype=like.dtype)
+
+
+def _stack(values: Sequence[mx.array], layout: Layout, length: int) -> mx.array:
+    padded = [_pad(value, layout, length) for value in values]
+    axis = layout.batch_axis if layout.batch_axis >= 0 else padded[0].ndim + layout.batch_axis
+    return mx.concatenate(padded, axis=axis)
+
+
+def _pad(array: mx.array, layout: Layout, length: int) -> mx.array:
+    own = array.shape[layout.token_axes[0]]
+    if own == length:
+        return array
+    if layout.padding == "edge":
+        for axis in layout.token_axes:
+            array = _pad_edge(array, length, axis)
+        return array
+    widths = [(0, 0)] * array.ndim
+    for axis in layout.token_axes:
+        widths[axis] = (0, length - own)
+    if layout.padding == "zero":
+        return mx.pad(array, widths)
+    place = mx.arange(length)
+    added = (place >= own)[:, None]
+    if array.dtype == mx.bool_:
+        return mx.pad(array, widths) | (added & (place[:, None] >= place[None]))
+    closed = mx.pad(array, widths, constant_values=MASKED)
+    return mx.where(added & (place[:, None] >= place[None]), mx.array(0, dtype=array.dtype), closed)
+
+
+def _pad_edge(array: mx.array, length: int, axis: int) -> mx.array:
+    missing = length - array.shape[axis]
+    if not missing:
+        return array
+    last = mx.take(array, mx.array([array.shape[axis] - 1]), axis=axis)
+    return mx.concatenate([array, mx.repeat(last, missing, axis=axis)], axis=axis)
+
+
+def _stack_cross_attention(rows: Sequence[Mapping[str, Any]], length: int) -> Fields:
+    """Stack Mllama's image states with their masks; added states are masked out."""
+    n_states = max(row["cross_attention_states"].shape[1] for row in rows)
+    states, masks, text = [], [], []
+    for row in rows:
+        missing = n_states - row["cross_attention_states"].shape[1]
+        states.append(mx.pad(row["cross_attention_states"], [(0, 0), (0, missing), (0, 0)]))
+        mask = _pad_edge(row["cross_attention_mask"].astype(mx.float32), length, axis=2)
+        masks.append(mx.pad(mask, [(0, 0), (0, 0), (0, 0), (0, missing)], constant_values=MASKED))
+        text.append(_pad_edge(row["full_text_row_masked_out_mask"], length, axis=2))
+    dtype = rows[0]["cross_attention_states"].dtype
+    return {
+        "cross_attention_states": mx.concatenate(states),
+        # In the model's own type: the attention takes no mask that would promote it.
+        "cross_attention_mask": mx.concatenate(masks).astype(dtype),
+        "full_text_row_masked_out_mask": mx.concatenate(text),
+    }

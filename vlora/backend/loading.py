@@ -134,20 +134,27 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     except (OSError, ValueError, KeyError) as error:
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
         raise ModelError(msg) from None
+    return prepare(module, files.family, section)
+
+
+def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+    """Freeze a model, quantize it if the recipe says so, and put each part into the mode in which it is trained.
+
+    Returns:
+        As `load_backbone`.
+    """
     freeze(module)
-    prefix = find_prefix(module, files.family)
+    prefix = find_prefix(module, family)
     quantized: dict[str, Any] = {}
     if section.quantize_bits is not None:
         quantized = adapters.quantize_language(module, prefix, section.quantize_bits, section.quantize_group_size)
         mx.eval(module.parameters())
         freeze(module)
+    backbone = MlxVlmBackbone(module, family, prefix)
     # The tower stays in evaluation mode: batch norms and stochastic depth must not act on a few images.
-    module.eval()
-    module.language_model.train()
-    for _, layer in module.named_modules():
-        if isinstance(layer, nn.Dropout):
-            layer.eval()
-    backbone = MlxVlmBackbone(module, files.family, prefix)
+    for name, child in module.named_modules():
+        trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
+        child._training = trains  # noqa: SLF001 - `train()` would change its children too
     backbone.settle_head()
     return backbone, quantized
 

@@ -1,0 +1,451 @@
+"""Proves that a family is trained right, on a tiny random model of it; `python -m tests.prove --help`.
+
+A family is described in vlora/backend/families.py (how it is run) and in tests/families (a tiny model and rows). Every
+check below compares two ways of computing the same thing, or looks for what has to be there; none knows a family.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
+
+# isort: split
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten
+from mlx_vlm.trainer.peft.utils import apply_lora_layers
+
+from tests.families import FAMILIES, TinyFamily, build, examples
+from tests.training import randomize
+from vlora import (
+    Batch,
+    Example,
+    TrainState,
+    backend,
+    collate,
+    init_state,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+    parse_recipe,
+)
+from vlora.backend import loading
+from vlora.backend.families import describe_family
+from vlora.recipe import LoraSection, ModelSection, OptimSection
+from vlora.steps import bind, bound
+
+RATE = 1e-2
+SAME = 2e-5
+"""Relative difference of losses computed in another order, in float32."""
+SAME_GRADIENTS = 1e-3
+
+
+class NotProven(AssertionError):
+    """A check found something else than it has to."""
+
+
+@attrs.define(eq=False)
+class Subject:
+    """A family's tiny model in one of the ways in which it is trained.
+
+    Attributes:
+        name: The family.
+        tiny: Its tiny model, as data.
+        backbone: The model, trainable parts unfrozen.
+        examples: Its rows.
+        state: A state whose adapters add something.
+        config: The adapter's configuration.
+    """
+
+    name: str
+    tiny: TinyFamily
+    backbone: backend.MlxVlmBackbone
+    examples: list[Example]
+    state: TrainState
+    config: dict[str, object]
+
+    def idle(self, name: str) -> bool:
+        """Whether a parameter is known to get no gradient."""
+        return any(re.search(pattern, name) for pattern in self.tiny.idle)
+
+
+def make_subject(name: str, *, full: bool = False, bits: int | None = None) -> Subject:
+    """Make a family's tiny model trainable: a LoRA on all linear layers, or everything."""
+    tiny = FAMILIES[name]
+    family = describe_family(str(tiny.config["model_type"]))
+    if family.refused:
+        raise NotProven(f"refused: {family.refused}")
+    section = ModelSection(path=name, quantize_bits=bits, quantize_group_size=32)
+    backbone, quantized = loading.prepare(build(tiny), family, section)
+    config: dict[str, object] = {}
+    if full:
+        backend.unfreeze_language(backbone)
+        backend.unfreeze_vision(backbone)
+    else:
+        config = backend.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized=quantized)
+    state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
+    state = state._replace(params={key: randomize(key, value) for key, value in state.params.items()})
+    return Subject(name, tiny, backbone, examples(tiny), state, config)
+
+
+def nll(subject: Subject, rows: Sequence[Example], batch_size: int | None = None, *, compiled: bool = False) -> float:
+    """Sum the loss of some rows as one batch."""
+    step = make_eval_step(subject.backbone, compiled=compiled)
+    return float(step(subject.state, collate(rows, batch_size))[0])
+
+
+def logits(subject: Subject, rows: Sequence[Example]) -> np.ndarray:
+    """Compute the logits of some rows as one batch."""
+    batch = collate(rows)
+    backbone = subject.backbone
+    with bound(backbone.module, subject.state.params), backbone.corrected():
+        return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))
+
+
+def update(subject: Subject, batches: Batch | list[Batch], **options: object) -> tuple[float, dict[str, np.ndarray]]:
+    """Take one step of plain gradient descent: (mean loss, gradient of the mean loss by name)."""
+    step = make_train_step(subject.backbone, make_optimizer(OptimSection(name="sgd", betas=(0.0, 0.0))), **options)  # type: ignore[arg-type]
+    state, output = step(subject.state, batches, 1.0)
+    mx.eval(state, output)
+    before = subject.state.params
+    return (
+        float(output.nll_sum / output.n_supervised),
+        {name: np.array(before[name] - value) for name, value in state.params.items()},
+    )
+
+
+def same(found: float, expected: float, what: str, tolerance: float = SAME) -> None:
+    """Compare two losses."""
+    if not np.isfinite(found) or abs(found - expected) > tolerance * max(1.0, abs(expected)):
+        raise NotProven(f"{what}: {found!r} instead of {expected!r}")
+
+
+def same_gradients(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> None:
+    """Compare two gradients relative to the whole gradient's largest entry, and to each parameter's own."""
+    largest = max(float(np.abs(value).max()) for value in expected.values())
+    for name, value in expected.items():
+        difference = float(np.abs(found[name] - value).max())
+        if difference > SAME_GRADIENTS * float(np.abs(value).max()) + 1e-6 * largest:
+            raise NotProven(f"{what}: the gradient of {name} differs by {difference:.2g} of {np.abs(value).max():.2g}")
+
+
+def reaches_all(gradients: Mapping[str, np.ndarray], subject: Subject, what: str) -> None:
+    """Every trained parameter has a finite gradient that is not zero."""
+    infinite = [name for name, value in gradients.items() if not np.isfinite(value).all()]
+    if infinite:
+        raise NotProven(f"{what}: no finite gradient of {infinite[:3]}")
+    zero = [name for name, value in gradients.items() if not np.abs(value).max() > 0 and not subject.idle(name)]
+    if zero:
+        raise NotProven(f"{what}: {len(zero)} of {len(gradients)} have no gradient: {zero[:6]}")
+
+
+def logits_are_the_model_own(subject: Subject) -> str:
+    """The batched logits of every row are those of the unbatched, unpadded, eager model, its head unsplit; the image matters."""
+    together = logits(subject, subject.examples)
+    if not np.isfinite(together).all():
+        raise NotProven("logits are not finite")
+    backbone = subject.backbone
+    head, backbone.head = backbone.head, None
+    try:
+        for row, example in enumerate(subject.examples):
+            own = unbatched(subject, example)
+            found = together[row, : len(example.tokens)]
+            difference = np.abs(own - found).max()
+            if difference > 1e-4 * max(1.0, float(np.abs(own).max())):
+                raise NotProven(f"the logits of row {row} differ by {difference:.2g} when padded and batched")
+    finally:
+        backbone.head = head
+    example = subject.examples[0]
+    other = attrs.evolve(example, inputs={**example.inputs, "pixel_values": changed(example.inputs["pixel_values"])})
+    if np.abs(unbatched(subject, other) - unbatched(subject, example)).max() < 1e-3:
+        raise NotProven("another image gives the same logits")
+    return ""
+
+
+def unbatched(subject: Subject, example: Example) -> np.ndarray:
+    """The logits of one row at its own length, f[T, V]."""
+    backbone = subject.backbone
+    length = len(example.tokens)
+    batch = Batch(
+        tokens=mx.array(example.tokens)[None],
+        supervised=mx.array(example.supervised)[None],
+        valid=mx.ones((1, length), dtype=mx.bool_),
+        selected=mx.arange(length),
+        rows=(example,),
+    )
+    with bound(backbone.module, subject.state.params), backbone.corrected():
+        return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))[0]
+
+
+def changed(pixels: object) -> object:
+    """Other pixels of the same shapes."""
+    if isinstance(pixels, list):
+        return [changed(part) for part in pixels]
+    return np.flip(np.asarray(pixels), axis=-1) + 0.5
+
+
+def no_token_sees_a_later_one(subject: Subject) -> str:
+    """Another last token leaves every earlier logit as it was, and changes its own."""
+    for example in subject.examples:
+        tokens = example.tokens.copy()
+        tokens[-1] = tokens[-2] if tokens[-1] != tokens[-2] else tokens[-3]
+        before = unbatched(subject, example)
+        after = unbatched(subject, attrs.evolve(example, tokens=tokens))
+        leak = np.abs(before[:-1] - after[:-1]).max()
+        if leak > 1e-5 * max(1.0, float(np.abs(before).max())):
+            raise NotProven(f"{example.source}: earlier logits change by {leak:.2g} with the last token")
+        if np.abs(before[-1] - after[-1]).max() < 1e-4:
+            raise NotProven(f"{example.source}: the last token changes nothing")
+    return ""
+
+
+def company_and_padding_change_nothing(subject: Subject) -> str:
+    """A row's loss is the same alone, beside rows with other images, beside filler rows, and in another order."""
+    alone = sum(nll(subject, [example]) for example in subject.examples)
+    same(nll(subject, subject.examples), alone, "rows together")
+    same(nll(subject, subject.examples[::-1], len(subject.examples) + 1), alone, "rows in reverse beside a filler")
+    return subject.tiny.without_text_rows or ""
+
+
+def compiled_equals_eager(subject: Subject) -> str:
+    """Compiled, eager and accumulated steps have one loss and one gradient; a second batch reuses the trace."""
+    batch = collate(subject.examples)
+    loss, gradients = update(subject, batch, compiled=False)
+    rows = [collate([example]) for example in subject.examples]
+    accumulated, summed = update(subject, rows, compiled=False)
+    same(accumulated, loss, "accumulated")
+    same_gradients(summed, gradients, "accumulated")
+    if not subject.backbone.is_traceable:
+        return f"eager only: {subject.backbone.family.eager}"
+    compiled, traced = update(subject, batch)
+    same(compiled, loss, "compiled")
+    same_gradients(traced, gradients, "compiled")
+    step = make_train_step(subject.backbone, make_optimizer(OptimSection(name="sgd")))
+    first = step(subject.state, batch, RATE)
+    again = step(subject.state, collate(subject.examples[::-1]), RATE)
+    mx.eval(first, again)
+    same(float(again[1].nll_sum), float(first[1].nll_sum), "second batch through the same trace")
+    if step.n_traces != 1:
+        raise NotProven(f"{step.n_traces} traces of one shape")
+    return ""
+
+
+def head_runs_at_selected_places(subject: Subject) -> str:
+    """The head is found, and its logits at selected places are those among all."""
+    if subject.backbone.head is None:
+        raise NotProven("the head was not found")
+    head = subject.backbone.head
+    selected = nll(subject, subject.examples)
+    subject.backbone.head = None
+    try:
+        same(selected, nll(subject, subject.examples), "head at selected places", 1e-6)
+    finally:
+        subject.backbone.head = head
+    return head.name + (" (tied)" if head.is_tied else "")
+
+
+def adapters_learn(subject: Subject) -> str:
+    """Every adapter of a LoRA on all linear layers gets a finite gradient that is not zero, experts included."""
+    _, gradients = update(subject, collate(subject.examples), compiled=False)
+    reaches_all(gradients, subject, "LoRA")
+    return f"{sum(name.endswith('lora_b') for name in gradients)} layers"
+
+
+def adapters_learn_on_four_bits(subject: Subject) -> str:
+    """The same on a base quantized to 4 bits, with the loss of the dequantized base."""
+    quantized = make_subject(subject.name, bits=4)
+    batch = collate(quantized.examples)
+    loss, gradients = update(quantized, batch, compiled=quantized.backbone.is_traceable)
+    reaches_all(gradients, quantized, "QLoRA")
+    dequantize(quantized.backbone.module)
+    plain, expected = update(quantized, batch, compiled=False)
+    same(loss, plain, "dequantized base", 1e-4)
+    same_gradients(gradients, expected, "dequantized base")
+    return ""
+
+
+def dequantize(module: nn.Module) -> None:
+    """Put plain layers in the place of quantized ones, adapters' bases included."""
+    for _, child in module.named_modules():
+        if "scales" in child and "bits" in vars(child) | dict(child):
+            weight = mx.dequantize(
+                child.weight, child.scales, child.get("biases"), child.group_size, child.bits, mode=child.mode
+            )
+            plain = {"QuantizedLinear": nn.Linear, "QuantizedEmbedding": nn.Embedding}.get(type(child).__name__)
+            if plain is None:
+                continue
+            child.weight = weight.astype(mx.float32)
+            for name in ("scales", "biases"):
+                child.pop(name, None)
+            child.__class__ = plain
+
+
+def checkpointing_changes_nothing(subject: Subject) -> str:
+    """Recomputing activations in the backward pass gives the same gradients."""
+    batch = collate(subject.examples)
+    compiled = subject.backbone.is_traceable
+    loss, gradients = update(subject, batch, compiled=compiled)
+    other, recomputed = update(subject, batch, compiled=compiled, grad_checkpoint=True)
+    same(other, loss, "recomputed")
+    same_gradients(recomputed, gradients, "recomputed")
+    part = subject.backbone.family.checkpointed_part
+    return f"only {part}" if part else ""
+
+
+def full_training_reaches_all(subject: Subject) -> str:
+    """Full fine-tuning with vision moves every parameter that is in use; compiled is eager there too."""
+    full = make_subject(subject.name, full=True)
+    batch = collate(full.examples)
+    loss, gradients = update(full, batch, compiled=False)
+    reaches_all(gradients, full, "full fine-tuning")
+    quotient(full, batch, gradients)
+    if full.backbone.is_traceable:
+        other, traced = update(full, batch)
+        same(other, loss, "compiled")
+        same_gradients(traced, gradients, "compiled")
+    return "; ".join(dict.fromkeys(full.tiny.idle.values()))
+
+
+def quotient(subject: Subject, batch: Batch, gradients: Mapping[str, np.ndarray]) -> None:
+    """The loss changes along the vision parts' gradient as the gradient says."""
+    names = [name for name in gradients if not subject.backbone.is_language(name)]
+    norm = float(np.sqrt(sum(float((gradients[name] ** 2).sum()) for name in names)))
+    ahead, behind = (
+        loss_at(subject, batch, {name: sign * 2e-3 / norm * gradients[name] for name in names}) for sign in (1, -1)
+    )
+    slope = (ahead - behind) / (2 * 2e-3)
+    if abs(slope - norm) > 0.05 * norm + 2e-4 * abs(ahead) / 2e-3 * 1e-2:
+        raise NotProven(f"along the vision gradient the loss changes by {slope:.4g}, the gradient says {norm:.4g}")
+
+
+def loss_at(subject: Subject, batch: Batch, change: Mapping[str, np.ndarray]) -> float:
+    """The mean loss with some parameters changed."""
+    params = {**subject.state.params, **{name: subject.state.params[name] + mx.array(d) for name, d in change.items()}}
+    total, count = make_eval_step(subject.backbone, compiled=False)(subject.state._replace(params=params), batch)
+    return float(total) / float(count)
+
+
+def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
+    """mlx-vlm attaches the saved adapter to the same base with the same logits."""
+    backbone = subject.backbone
+    bind(backbone, subject.state)
+    expected = logits(subject, subject.examples)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = {
+            name: value
+            for name, value in tree_flatten(backbone.module.trainable_parameters())
+        }
+        mx.save_safetensors(f"{folder}/adapters.safetensors", weights)
+        Path(folder, "adapter_config.json").write_text(json.dumps(subject.config))
+        module = apply_lora_layers(build(subject.tiny), folder)
+    module.eval()
+    reloaded = backend.MlxVlmBackbone(module, backbone.family, backbone.language_prefix)
+    for name, child in module.named_modules():
+        child._training = backbone.is_language(name) and not isinstance(child, nn.Dropout)
+    reloaded.head = backbone.head
+    batch = collate(subject.examples)
+    with reloaded.corrected():
+        found = np.array(reloaded.all_logits(batch.tokens, *reloaded.embed(batch)))
+    difference = np.abs(found - expected).max()
+    if difference > 1e-4 * max(1.0, float(np.abs(expected).max())):
+        raise NotProven(f"mlx-vlm's logits with the adapter differ by {difference:.2g}")
+    return ""
+
+
+CHECKS: Mapping[str, Callable[[Subject], str]] = {
+    "logits": logits_are_the_model_own,
+    "causal": no_token_sees_a_later_one,
+    "batches": company_and_padding_change_nothing,
+    "compiled": compiled_equals_eager,
+    "head": head_runs_at_selected_places,
+    "LoRA": adapters_learn,
+    "4-bit": adapters_learn_on_four_bits,
+    "recomputed": checkpointing_changes_nothing,
+    "full": full_training_reaches_all,
+    "reload": adapter_reloads_in_mlx_vlm,
+}
+"""Column of the table to check. A check returns a remark, or raises `NotProven`."""
+
+
+def prove(name: str, only: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """Run all checks of a family.
+
+    Args:
+        name: A key of `tests.families.FAMILIES`.
+        only: Names of checks; all if empty.
+
+    Returns:
+        Check to {"holds": "yes" or "no", "remark": ...}.
+    """
+    results: dict[str, dict[str, str]] = {}
+    for check, function in CHECKS.items():
+        if only and check not in only:
+            continue
+        try:
+            remark = function(make_subject(name))
+            results[check] = {"holds": "yes", "remark": remark}
+        except (NotProven, ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+            # A model of mlx-vlm may fail in any of these ways; the table has to say so.
+            where = "" if isinstance(error, NotProven) else last_frame(error)
+            results[check] = {"holds": "no", "remark": f"{type(error).__name__}: {error}{where}"}
+    return results
+
+
+def last_frame(error: BaseException) -> str:
+    """Where an unexpected error was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prove the named families, or all, and print what holds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
+    parser.add_argument("--only", action="append", default=[], choices=CHECKS, help="a single check; may be repeated")
+    parser.add_argument("--json", help="write the results to this file")
+    options = parser.parse_args(arguments)
+    names = options.families or list(FAMILIES)
+    results = {}
+    for name in names:
+        start = time.perf_counter()
+        if len(names) == 1:
+            results[name] = prove(name, options.only)
+        else:
+            results[name] = prove_apart(name, options.only)
+        seconds = time.perf_counter() - start
+        failed = {check: result for check, result in results[name].items() if result["holds"] == "no"}
+        print(f"{name}: {len(results[name]) - len(failed)} of {len(results[name])} hold ({seconds:.0f} s)", flush=True)
+        for check, result in failed.items():
+            print(f"    {check}: {result['remark'][:400]}", flush=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
+    return int(any(result["holds"] == "no" for checks in results.values() for result in checks.values()))
+
+
+def prove_apart(name: str, only: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Prove a family in a process of its own: a crash is that family's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "results.json")
+        command = [sys.executable, "-m", "tests.prove", name, "--json", str(file)]
+        command += [part for check in only for part in ("--only", check)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not file.exists():
+            tail = (run.stderr.strip().splitlines() or ["nothing said"])[-1]
+            return {"process": {"holds": "no", "remark": f"ended with {run.returncode}: {tail}"}}
+        results: dict[str, dict[str, str]] = json.loads(file.read_text())[name]
+        return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -287,8 +287,8 @@ def test_refused_families_say_why(checkpoint: CheckpointFactory, tmp_path: Path)
     from vlora.errors import ModelError
     from vlora.recipe import ModelSection
 
-    (tmp_path / "config.json").write_text('{"model_type": "gemma3"}')
-    with pytest.raises(ModelError, match="gemma3 are not trained: its attention is not causal"):
+    (tmp_path / "config.json").write_text('{"model_type": "muse_spark"}')
+    with pytest.raises(ModelError, match="muse_spark are not trained: its layers are Metal kernels"):
         backend.find_model(ModelSection(path=str(tmp_path)))
     assert checkpoint("qwen3_vl").is_dir()
 

@@ -202,8 +202,10 @@ class MlxVlmBackbone:
             raise BatchError(msg) from error
         forget_last_batch(self.module)
         fields = {name: value for name, value in fields.items() if name not in NOT_PASSED}
+        if self.family.is_encoder_decoder:
+            return fields
         n_embedded = fields["inputs_embeds"].shape[1]
-        if n_embedded != len(example.tokens) and LOGIT_PLACES not in fields and not self.family.is_encoder_decoder:
+        if n_embedded != len(example.tokens) and LOGIT_PLACES not in fields:
             msg = (
                 f"{example.source}: {len(example.tokens)} tokens became {n_embedded} embeddings; "
                 "vlora cannot tell which logit predicts which token in this family"

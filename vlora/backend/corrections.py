@@ -4,8 +4,8 @@ Every correction names what it works around, with file and line of mlx-vlm 0.7.1
 upstream mends it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 Inputs = dict[str, Any]
+Correction = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
 @contextmanager
@@ -25,6 +26,19 @@ def instance_attributes(target: Any, **replacements: Any) -> Iterator[None]:
     finally:
         for name in replacements:
             object.__delattr__(target, name)
+
+
+@contextmanager
+def called_as(target: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Let calls of one module run a function instead."""
+    cls = type(target)
+    try:
+        target.__class__ = type(
+            f"Replaced{cls.__name__}", (cls,), {"__call__": lambda _, *args, **kwargs: function(*args, **kwargs)}
+        )
+        yield
+    finally:
+        target.__class__ = cls
 
 
 def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:
@@ -40,18 +54,26 @@ def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:
     return instance_attributes(model.language_model.model, _deepstack_process=add)
 
 
-def merge_by_gather(model: nn.Module) -> AbstractContextManager[None]:
-    """Merge LLaVA's image features so that their gradient exists.
+def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, ...]]) -> Correction:
+    """Merge image features into the text so that their gradient exists.
 
-    `inputs_embeds[:, positions, :] = features` (llava/llava.py:113) has no gradient with respect to the features
-    in MLX 0.32, so that the tower and the projector could not be trained.
+    `inputs_embeds[:, positions, :] = features` has no gradient with respect to the features in MLX 0.32, so that the
+    tower and the projector could not be trained: llava/llava.py:113, internvl_chat/internvl_chat.py:105,
+    aya_vision/aya_vision.py:153, kimi_k25/kimi_k25.py:131, llmjpvl/llmjpvl.py:102, plamo2vl/plamo2vl.py:132.
+
+    Args:
+        method: The model's method that merges: (features, embeddings, tokens, ...) to embeddings.
+        is_image: The ids of the tokens that stand for image features: (model) to ids.
     """
 
-    def merge(features: mx.array, embeds: mx.array, tokens: mx.array) -> mx.array:
-        is_image = np.array(tokens) == model.config.image_token_index
-        return scatter_features(embeds, features.reshape(-1, features.shape[-1]), is_image)
+    def correction(model: nn.Module) -> AbstractContextManager[None]:
+        def merge(features: mx.array, embeds: mx.array, tokens: mx.array, *_: Any, **__: Any) -> mx.array:
+            placeholders = np.isin(np.array(tokens), is_image(model))
+            return scatter_features(embeds, features.reshape(-1, features.shape[-1]), placeholders)
 
-    return instance_attributes(model, _merge_input_ids_with_image_features=merge)
+        return instance_attributes(model, **{method: merge})
+
+    return correction
 
 
 def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray[Any, Any]") -> mx.array:
@@ -78,16 +100,63 @@ def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray
     return mx.where(mx.array(is_image)[..., None], gathered, embeds)
 
 
+def together(*corrections: Correction) -> Correction:
+    """Combine corrections into one."""
+
+    @contextmanager
+    def combined(model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for correction in corrections:
+                stack.enter_context(correction(model))
+            yield
+
+    return combined
+
+
 @contextmanager
-def undifferentiated_indices(_: nn.Module) -> Iterator[None]:
+def replaced_functions(**replacements: Callable[..., Any]) -> Iterator[None]:
+    """Replace functions of `mlx.core` by name, only for as long as one model's language step is traced or run."""
+    originals = {name: getattr(mx, name) for name in replacements}
+    try:
+        for name, function in replacements.items():
+            setattr(mx, name, function)
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(mx, name, function)
+
+
+def unevaluated(_: nn.Module) -> AbstractContextManager[None]:
+    """Let the language model not evaluate its positions, which a trace cannot (qwen3_omni_moe/language.py:648)."""
+    return replaced_functions(eval=lambda *_: None)
+
+
+def sliced_splits(_: nn.Module) -> AbstractContextManager[None]:
+    """Split arrays by slicing.
+
+    The M-RoPE of GLM-4V and PaddleOCR-VL takes one cosine apart twice (rope_utils.py:1365), and `mx.compile` of MLX
+    0.32 ends with an IndexError on repeated `mx.split` of one array on the CPU.
+    """
+
+    def split(array: mx.array, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[mx.array]:
+        size = array.shape[axis]
+        if isinstance(indices_or_sections, int):
+            width = size // indices_or_sections
+            ends = [width * (part + 1) for part in range(indices_or_sections)]
+        else:
+            ends = [*indices_or_sections, size]
+        before = (slice(None),) * (axis % array.ndim)
+        return [array[(*before, slice(start, end))] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    return replaced_functions(split=split)
+
+
+def undifferentiated_indices(_: nn.Module) -> AbstractContextManager[None]:
     """Let no gradient flow into the choice of experts.
 
     DeepSeek's router scatters with computed indices (deepseek_vl_v2/language.py, MoEGate) without stopping the
     gradient, and MLX refuses to differentiate with respect to indices. mx's functions are wrapped only here.
     """
-    choosers = ("argpartition", "argsort", "argmax", "argmin")
-    takers = ("take_along_axis", "put_along_axis")
-    originals = {name: getattr(mx, name) for name in (*choosers, *takers)}
 
     def stop_result(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
         return lambda *args, **kwargs: mx.stop_gradient(function(*args, **kwargs))
@@ -98,15 +167,9 @@ def undifferentiated_indices(_: nn.Module) -> Iterator[None]:
 
         return call
 
-    try:
-        for name in choosers:
-            setattr(mx, name, stop_result(originals[name]))
-        for name in takers:
-            setattr(mx, name, stop_indices(originals[name]))
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(mx, name, function)
+    choosers = {name: stop_result(getattr(mx, name)) for name in ("argpartition", "argsort", "argmax", "argmin")}
+    takers = {name: stop_indices(getattr(mx, name)) for name in ("take_along_axis", "put_along_axis")}
+    return replaced_functions(**choosers, **takers)
 
 
 def pad_spatial_crop(inputs: Inputs) -> Inputs:

@@ -4,8 +4,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
-from .fields import Fields
+from ..types import BoolArray
+from .attention import number_runs
+from .corrections import called_as
+from .fields import LOGIT_PLACES, Fields
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
 """What `get_input_embeddings` returns and causal language models must not get: masks of a single row that are not
@@ -42,3 +46,181 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits
+
+
+def complete_gemma3(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark each image as a block, and give its features their own scale back."""
+    is_image = np.array(tokens[0]) == module.config.image_token_index
+    # The language model rounds its scale to bfloat16 (gemma3/language.py:167).
+    normalizer = mx.array(module.config.text_config.hidden_size**0.5, mx.bfloat16).astype(mx.float32)
+    fields = unscale_features(module, is_image, fields, float(normalizer)) if inputs else fields
+    return {**fields, "blocks": number_runs(is_image)}
+
+
+def complete_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark the prompt as one block, as the processor's token types divide it from the answer."""
+    is_image = np.array(tokens[0]) == module.config.image_token_index
+    if "pixel_values" in inputs:
+        fields = unscale_features(module, is_image, fields, module.config.text_config.hidden_size**0.5)
+    return {**fields, "blocks": (inputs["token_type_ids"] == 0).astype(mx.int32)}
+
+
+def unscale_features(module: nn.Module, is_image: BoolArray, fields: Fields, normalizer: float) -> Fields:
+    """Divide image features by what the language model multiplies all embeddings with.
+
+    mlx-vlm divides by the root of `config.hidden_size`, which published configurations do not set, so that it is the
+    default 2048 and not the text model's width (gemma3/gemma3.py:126, paligemma/paligemma.py:91).
+    """
+    ratio = np.where(is_image, module.config.hidden_size**0.5 / normalizer, 1.0).astype(np.float32)
+    embeds = fields["inputs_embeds"]
+    return {**fields, "inputs_embeds": embeds * mx.array(ratio)[None, :, None].astype(embeds.dtype)}
+
+
+def expand_places(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+    """Say where the logits stand of a row whose image placeholders expand within the model.
+
+    The text between the images is found again among the embeddings, in order; the logit that predicts a token is
+    the one before that token's own embedding.
+
+    Raises:
+        ValueError: The text's embeddings are not all among the model's.
+    """
+    ids = np.array(tokens[0])
+    embeds = np.array(fields["inputs_embeds"][0].astype(mx.float32))
+    text = np.array(module.language_model.model.embed_tokens(mx.maximum(tokens, 0))[0].astype(mx.float32))
+    is_text = ids >= 0
+    for name in ("image_token_index", "image_token_id"):
+        if getattr(module.config, name, None) is not None:
+            is_text &= ids != getattr(module.config, name)
+    places = np.zeros(len(ids), dtype=np.int32)
+    start = 0
+    runs = np.flatnonzero(np.diff(np.concatenate([[False], is_text, [False]]).astype(np.int8))).reshape(-1, 2)
+    for first, end in runs.tolist():
+        length = end - first
+        last = len(embeds) - length
+        fits = (at for at in range(start, last + 1) if np.array_equal(embeds[at : at + length], text[first:end]))
+        # The last run ends the row: nothing has to be searched for.
+        start = last if end == len(ids) and np.array_equal(embeds[last:], text[first:end]) else next(fits, -1)
+        if start < 0:
+            msg = "the text is not found again among the embeddings"
+            raise ValueError(msg)
+        places[first:end] = np.arange(start, start + length)
+        start += length
+    logit_places = np.maximum(np.append(places[1:], len(embeds)) - 1, 0)
+    return {**fields, LOGIT_PLACES: mx.array(logit_places.astype(np.int32))[None]}
+
+
+PROMPT = "prompt_ids"
+"""i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
+
+
+def embed_prompt(module: nn.Module, _: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed the prompt and image of an encoder-decoder; the encoder itself runs with the decoder."""
+    others = {name: value for name, value in inputs.items() if name not in ("pixel_values", PROMPT)}
+    features = module.get_input_embeddings(inputs.get(PROMPT), inputs.get("pixel_values"), **others)
+    embeds = features.inputs_embeds
+    return {"encoder_embeds": embeds, "encoder_mask": mx.ones(embeds.shape[:2], dtype=mx.bool_)}
+
+
+def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Encode the prompt, decode the tokens; padding of the prompt is masked in both."""
+    output = module.language_model(
+        None,
+        inputs_embeds=fields["encoder_embeds"],
+        attention_mask=fields["encoder_mask"][:, None, None],
+        decoder_input_ids=tokens,
+    )
+    logits: mx.array = output.logits
+    return logits
+
+
+def run_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Decode the tokens of a model whose encoder is the vision tower; all images have one length."""
+    logits: mx.array = module.language_model(
+        None, encoder_outputs=fields["encoder_embeds"], decoder_input_ids=tokens
+    ).logits
+    return logits
+
+
+def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run a language model that drops the embeddings it is given and embeds the ids (deepseek_v3/language.py:510).
+
+    Mistral Large 3 would not see its images otherwise, in mlx-vlm's own generation too.
+    """
+    table = module.language_model.model.embed_tokens
+    with called_as(table, lambda *_: fields["inputs_embeds"]):
+        logits: mx.array = module.language_model(tokens, cache=None).logits
+    return logits
+
+
+def complete_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Find the positions and token types that ERNIE's forward computes from the image grid, reading values back."""
+    positions, _ = module.language_model.get_rope_index(tokens, inputs.get("image_grid_thw"), None, None)
+    token_types = (tokens == module.config.image_token_id).astype(mx.int32)
+    return {**fields, "position_ids": mx.moveaxis(positions, -1, 0), "token_type_ids": token_types}
+
+
+def run_ernie(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run ERNIE's language model, whose positions are [B, T, 3]."""
+    return call_language_model(module, tokens, {**fields, "position_ids": mx.moveaxis(fields["position_ids"], 0, -1)})
+
+
+class SharedKeys:
+    """The keys and values of one layer, as later layers of one forward read them; position 0 is the row's first.
+
+    Gemma 3n's later layers take the keys and values of earlier ones from a cache; mlx-vlm's own caches count the
+    padded length as already read (gemma3n/language.py:135), so that queries would be rotated by it.
+    """
+
+    offset = 0
+
+    def __init__(self) -> None:
+        self.state: tuple[mx.array, mx.array] | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Hold a layer's keys and values."""
+        self.state = (keys, values)
+        return keys, values
+
+
+def run_gemma3n(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Gemma 3n's language model with a cache that shares keys and values, and holds nothing else."""
+    caches = [SharedKeys() for _ in range(module.language_model.model.first_kv_shared_layer_idx)]
+    return call_language_model(module, tokens, {**fields, "cache": caches})
+
+
+def run_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run a language model that is causal only with a cache."""
+    return call_language_model(module, tokens, {**fields, "cache": module.language_model.make_cache()})
+
+
+def complete_granite4(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+    """Give each layer's image features a batch dimension."""
+    if "deepstack_visual_embeds" not in fields:
+        return fields
+    layers = [layer.reshape(1, *layer.shape[-2:]) for layer in fields["deepstack_visual_embeds"]]
+    return {**fields, "deepstack_visual_embeds": layers}
+
+
+class AlongTokens:
+    """Features f[B, T, D] that are sliced along T where a model written for one row slices its first axis."""
+
+    def __init__(self, features: mx.array) -> None:
+        self._features = features
+
+    def __getitem__(self, tokens: slice) -> mx.array:
+        """Slice along T."""
+        return self._features[:, tokens]
+
+
+def run_granite4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Add each row's own image features in the layers; mlx-vlm takes row 0's (granite4_vision/language.py:176)."""
+    layers = [AlongTokens(layer) for layer in fields.get("deepstack_visual_embeds", ())]
+    return call_language_model(module, tokens, {**fields, "deepstack_visual_embeds": layers} if layers else fields)
+
+
+def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+    """Pass the mask under which the image sees itself whole."""
+    if "attention_mask_4d" not in fields:
+        return fields
+    return {**fields, "mask": fields["attention_mask_4d"]}

@@ -7,25 +7,46 @@ Corrections act on one model's instance and only while a step runs. Versions and
 
 import contextlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
 
+from .attention import gemma3_masks, gemma4_masks, run_gemma3, run_prefix
 from .corrections import (
+    Correction,
     dense_deepstack,
     merge_by_gather,
     no_cross_attention,
     pad_spatial_crop,
+    sliced_splits,
+    together,
     undifferentiated_indices,
+    unevaluated,
 )
-from .embedding import call_language_model, embed_alone, keep_fields
+from .embedding import (
+    call_language_model,
+    complete_ernie,
+    complete_gemma3,
+    complete_granite4,
+    complete_moondream,
+    complete_paligemma,
+    embed_alone,
+    embed_prompt,
+    expand_places,
+    keep_fields,
+    run_decoder,
+    run_encoder_decoder,
+    run_ernie,
+    run_gemma3n,
+    run_granite4,
+    run_ignoring_ids,
+    run_with_fresh_cache,
+)
 from .fields import Fields
 
 Inputs = dict[str, Any]
-Correction = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
 @attrs.frozen(kw_only=True)
@@ -84,15 +105,26 @@ DEEPSEEK_TEMPLATE = (
 """DeepSeek-VL2's published conversation format. mlx-vlm's processor writes answers after "<|Assistant|> " but asks
 for them after "<|Assistant|>:", and never ends them (processing_deepsek_vl_v2.py:185)."""
 
-_EXPANDS = "its image placeholders expand inside the model, so that targets and logits do not line up"
-_OWN_MASK = "its attention is not causal inside images, which needs a mask that vlora does not build yet"
+_IMAGE_INDEX = ("image_token_index", "image_token_id", "media_placeholder_token_id")
+
+
+def _image_ids(model: nn.Module) -> tuple[int, ...]:
+    """The ids of the tokens that stand for image features, under any of the names that configurations have."""
+    return tuple(
+        int(getattr(model.config, name)) for name in _IMAGE_INDEX if getattr(model.config, name, None) is not None
+    )
+
+
+_merged = merge_by_gather("_merge_input_ids_with_image_features", is_image=_image_ids)
+_prepared = merge_by_gather("_prepare_inputs_for_multimodal", is_image=_image_ids)
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family(is_proven=True, has_grid_tower=True),
     "qwen2_5_vl": Family(is_proven=True, has_grid_tower=True),
     "qwen3_vl": Family(is_proven=True, has_grid_tower=True, while_training=dense_deepstack),
     "qwen3_vl_moe": Family(is_proven=True, has_grid_tower=True, while_training=dense_deepstack),
-    "llava": Family(is_proven=True, while_embedding=merge_by_gather),
+    "qwen3_omni_moe": Family(while_training=together(dense_deepstack, unevaluated)),
+    "llava": Family(is_proven=True, while_embedding=_merged),
     "pixtral": Family(is_proven=True),
     "mllama": Family(is_proven=True, complete=no_cross_attention),
     "deepseek_vl_v2": Family(
@@ -101,37 +133,38 @@ FAMILIES: Mapping[str, Family] = {
         mend_inputs=pad_spatial_crop,
         while_training=undifferentiated_indices,
     ),
-    # Refused until they are proven: trained as they are, they would learn something else.
+    **dict.fromkeys(("internvl_chat", "aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
+    "kimi_k25": Family(while_embedding=_prepared),
+    **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
     **dict.fromkeys(
         ("llava_next", "granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"),
-        Family(refused=_EXPANDS),
+        Family(complete=expand_places),
     ),
-    **dict.fromkeys(
-        (
-            "gemma3",
-            "gemma4",
-            "gemma4_unified",
-            "paligemma",
-            "moondream2",
-            "moondream3",
-            "falcon_ocr",
-        ),
-        Family(refused=_OWN_MASK),
+    "gemma3": Family(complete=complete_gemma3, run=run_gemma3, while_training=gemma3_masks),
+    "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
+    "gemma4": Family(while_training=gemma4_masks),
+    "gemma4_unified": Family(while_training=gemma4_masks),
+    "paligemma": Family(complete=complete_paligemma, run=run_prefix),
+    "moondream2": Family(complete=complete_moondream),
+    "moondream3": Family(complete=complete_moondream),
+    "phi3_v": Family(language_model="", beside_language=("model.vision_embed_tokens",)),
+    "ernie4_5_moe_vl": Family(complete=complete_ernie, run=run_ernie),
+    "granite4_vision": Family(complete=complete_granite4, run=run_granite4),
+    "mistral_large3": Family(run=run_ignoring_ids),
+    "deepseek_v4": Family(
+        run=run_with_fresh_cache,
+        while_training=undifferentiated_indices,
+        checkpointed_part="mlp",
+        eager="its layers read back which rows have images",
     ),
-    "gemma3n": Family(refused="its layers share keys and values through a cache that training has to provide"),
-    "deepseek_v4": Family(refused="its attention is causal only with a cache that training has to provide"),
+    "qwen4_exp": Family(while_training=undifferentiated_indices),
+    "glm5_next": Family(while_training=undifferentiated_indices),
+    "kimi_k3": Family(checkpointed_part="mlp"),
+    "florence2": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_encoder_decoder),
+    "nemotron_parse": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_decoder),
     "deepseek_v41": Family(refused="mlx-vlm 0.7.10's model lets earlier tokens see later ones"),
-    "mistral_large3": Family(refused="mlx-vlm 0.7.10's model ignores the image"),
     "muse_spark": Family(refused="its layers are Metal kernels without gradients"),
     "falcon_perception": Family(refused="its masks and positions live in the model and cannot be batched"),
-    "molmo_point": Family(refused="its logits need a part of the model that vlora does not call"),
-    "florence2": Family(refused="it is an encoder-decoder"),
-    "nemotron_parse": Family(refused="it is an encoder-decoder"),
-    "ernie4_5_moe_vl": Family(refused="its experts need token types that vlora does not pass yet"),
-    "zaya1_vl": Family(refused="its layers need an image mask that vlora does not pass yet"),
-    "granite4_vision": Family(refused="its image features enter several layers, which vlora does not do yet"),
-    "glm5_next": Family(refused="its sparse attention has no gradient"),
-    "cohere_compass": Family(refused="it computes logits row by row, which the compiled step cannot follow"),
 }
 
 

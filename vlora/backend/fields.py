@@ -27,12 +27,14 @@ class Layout:
         padding: "edge" repeats the last place; "zero" writes zeros or False; "causal" lets an added query see
             itself and all before it, and no other query an added key.
         carries_gradient: Gradients flow through it to what made it.
+        is_prompt: It belongs to an encoder's prompt, whose length is its own.
     """
 
     batch_axis: int = 0
     token_axes: tuple[int, ...] = (1,)
     padding: Literal["edge", "zero", "causal"] = "zero"
     carries_gradient: bool = False
+    is_prompt: bool = False
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -43,11 +45,13 @@ LAYOUTS: Mapping[str, Layout] = {
     "position_ids": Layout(batch_axis=-2, token_axes=(-1,), padding="edge"),
     "visual_pos_masks": Layout(),
     "image_mask": Layout(),
-    "image_blocks": Layout(),
+    "blocks": Layout(),
     "token_type_ids": Layout(),
     "mm_token_type_ids": Layout(),
     "pos_hw": Layout(),
     "mask": Layout(token_axes=(-2, -1), padding="causal"),
+    "encoder_embeds": Layout(padding="edge", carries_gradient=True, is_prompt=True),
+    "encoder_mask": Layout(is_prompt=True),
 }
 
 CROSS_ATTENTION = ("cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask")
@@ -105,13 +109,16 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
             msg = f"the language model's input {name!r} has no layout; describe it in vlora.backend.fields.LAYOUTS"
             raise BatchError(msg)
         first = next(row[name] for row in filled if name in row)
+        own = width
+        if LAYOUTS[name].is_prompt:
+            own = bucket_length(max(row[name].shape[1] for row in filled))
         if isinstance(first, (list, tuple)):
             stacked[name] = [
-                _stack([_part(row, name, layer, first[layer]) for row in filled], LAYOUTS[name], width)
+                _stack([_part(row, name, layer, first[layer]) for row in filled], LAYOUTS[name], own)
                 for layer in range(len(first))
             ]
         else:
-            stacked[name] = _stack([_part(row, name, None, first) for row in filled], LAYOUTS[name], width)
+            stacked[name] = _stack([_part(row, name, None, first) for row in filled], LAYOUTS[name], own)
     if CROSS_ATTENTION[0] in names:
         stacked |= _stack_cross_attention(filled, length)
     return stacked

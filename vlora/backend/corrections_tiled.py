@@ -1,0 +1,285 @@
+"""How rows of families that cut images into tiles are embedded, where mlx-vlm 0.7.10 does it wrong.
+
+Each function embeds one row: (model, i32[1, T] tokens, the processor's other outputs) to the language model's fields.
+All are differentiable with respect to the tower, the connector and the separators of image rows. What the published
+models compute is described in their papers and defined by transformers, with which they agree to rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_vlm.models.base import pixel_shuffle
+from transformers.image_processing_utils import select_best_resolution
+
+from ..types import BoolArray, IntArray
+from .corrections import instance_attributes, scatter_features
+from .fields import Fields
+
+LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+"""The sizes (height, width) to which every published LLaVA-NeXT scales images; mlx-vlm drops them from config.json."""
+
+POOLED_ABOVE = 1.1
+"""LLaVA-OneVision pools an image whose sides are longer by this factor than the largest that is kept."""
+
+
+def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of LLaVA-NeXT: an image's small view, then its tiles as one picture, row by row.
+
+    mlx-vlm puts one whole tile in the place of every image token (llava_next/llava_next.py:108), only of the first
+    image (:63), does not cut the padding off, and ends with rows of separators that belong into the picture (:85).
+
+    Raises:
+        ValueError: The image tokens are not as many as the features.
+    """
+    pinpoints = getattr(model.config, "image_grid_pinpoints", None) or LLAVA_NEXT_PINPOINTS
+    return _embed_packed(model, tokens, inputs, pinpoints, None)
+
+
+def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of LLaVA-OneVision: as LLaVA-NeXT, but large pictures are pooled.
+
+    mlx-vlm cuts the padding off without rounding first (llava_onevision/llava_onevision.py:43), so that some sizes
+    give more features than the processor writes tokens. Videos are embedded by the model itself.
+
+    Raises:
+        ValueError: The image tokens are not as many as the features.
+    """
+    n_kept = int(str(model.config.vision_aspect_ratio).removeprefix("anyres_max_"))
+    return _embed_packed(model, tokens, inputs, model.config.image_grid_pinpoints, n_kept)
+
+
+def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of InternVL (the layout of transformers).
+
+    mlx-vlm assigns features to slices (internvl/internvl.py:75), which has no gradient with respect to them, and
+    approximates the activation, which is exact in the published models (internvl/internvl.py:22,
+    internvl_chat/vision.py:75).
+    """
+    embeds = model.language_model.model.embed_tokens(tokens)
+    pixels = inputs.get("pixel_values")
+    if pixels is None:
+        return {"inputs_embeds": embeds}
+    pixels = pixels.reshape(-1, *pixels.shape[-3:]).transpose(0, 2, 3, 1)
+    weight = model.vision_tower.embeddings.patch_embeddings.projection.weight
+    with _exact_gelu(model.vision_tower, model.multi_modal_projector):
+        states, _ = model.vision_tower(pixels.astype(weight.dtype))
+        features = model.multi_modal_projector(pixel_shuffle(states[:, 1:], model.config.downsample_ratio))
+    is_image = np.array(tokens) == model.config.image_token_id
+    return {"inputs_embeds": scatter_features(embeds, features.reshape(-1, embeds.shape[-1]), is_image)}
+
+
+def embed_idefics2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of Idefics2, whose images keep their shape and are padded to a common size.
+
+    In mlx-vlm the padding takes part (the encoder gets no mask, idefics2/vision.py:206, the resampler ignores its
+    mask, idefics2/idefics2.py:76), positions are off by a row and a column and counted with wrong steps
+    (idefics2/vision.py:128), the tower's activation is another one (idefics2/vision.py:69), and so is the last
+    norm's epsilon (idefics2/vision.py:178).
+    """
+    embeds = model.language_model.embed_tokens(tokens)
+    pixels = inputs.get("pixel_values")
+    if pixels is None:
+        return {"inputs_embeds": embeds}
+    pixels = pixels.reshape(-1, *pixels.shape[-3:])
+    mask = inputs.get("pixel_attention_mask")
+    n_images, _, height, width = pixels.shape
+    seen: BoolArray = (
+        np.ones((n_images, height, width), np.bool_) if mask is None else np.array(mask).reshape(-1, height, width) > 0
+    )
+    real = np.flatnonzero(seen.any(axis=(1, 2)))
+    size = model.config.vision_config.patch_size
+    patches = seen[real, : height // size * size, : width // size * size]
+    patches = patches.reshape(len(real), height // size, size, width // size, size).any(axis=(2, 4))
+    states = _encode_idefics2(model.vision_model, pixels[mx.array(real)], patches)
+    features = _resample_idefics2(model.connector, states, patches.reshape(len(real), -1))
+    is_image = np.array(tokens) == model.config.image_token_index
+    return {"inputs_embeds": scatter_features(embeds, features.reshape(-1, features.shape[-1]), is_image)}
+
+
+def bucket_positions(n_patches: int, n_per_side: int) -> IntArray:
+    """Say at which learned positions the patches of one side stand.
+
+    Args:
+        n_patches: How many patches the image has along the side.
+        n_per_side: How many positions were learned along it.
+
+    Returns:
+        i32[n_patches], patch i at fraction i / n_patches of the side.
+    """
+    edges = (np.arange(1, n_per_side) / n_per_side).astype(np.float32)
+    step = np.float32(1) / np.float32(n_patches)
+    places = np.minimum(np.arange(n_patches, dtype=np.float32) * step, np.float32(1 - 1e-6))
+    found: IntArray = np.searchsorted(edges, places, side="right").astype(np.int32)
+    return found
+
+
+def unpadded_slice(grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[slice, slice]:
+    """Find the part of a picture of features that is not padding.
+
+    Args:
+        grid: (rows, columns) of the features of a canvas into whose middle the image was scaled.
+        image_size: (height, width) of the image before.
+
+    Returns:
+        The rows and the columns of the image itself.
+    """
+    rows, columns = grid
+    height, width = image_size
+    if width / height > columns / rows:
+        # Rounded as the processor rounds when it counts tokens.
+        margin = (rows - int(round(height * (columns / width), 7))) // 2
+        return slice(margin, rows - margin), slice(None)
+    margin = (columns - int(round(width * (rows / height), 7))) // 2
+    return slice(None), slice(margin, columns - margin)
+
+
+def resize_bilinear(picture: mx.array, size: tuple[int, int]) -> mx.array:
+    """Resize f[H, W, D] to (H', W') as two products, so that the gradient exists on every device."""
+    rows = mx.array(_resize_matrix(picture.shape[0], size[0]))
+    columns = mx.array(_resize_matrix(picture.shape[1], size[1]))
+    halfway = mx.tensordot(rows, picture.astype(mx.float32), axes=1)
+    resized: mx.array = mx.tensordot(columns, halfway, axes=((1,), (1,))).swapaxes(0, 1)
+    return resized.astype(picture.dtype)
+
+
+def _resize_matrix(n_from: int, n_to: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    places = np.maximum((np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5, 0)
+    below = np.minimum(places.astype(np.int64), n_from - 1)
+    above = np.minimum(below + 1, n_from - 1)
+    share = places - below
+    matrix = np.zeros((n_to, n_from))
+    np.add.at(matrix, (np.arange(n_to), below), 1 - share)
+    np.add.at(matrix, (np.arange(n_to), above), share)
+    return matrix.astype(np.float32)
+
+
+def _embed_packed(
+    model: nn.Module, tokens: mx.array, inputs: dict[str, Any], pinpoints: Sequence[Sequence[int]], n_kept: int | None
+) -> Fields:
+    """Embed a row whose images are a small view and a picture of tiles; `n_kept` tiles are not pooled."""
+    pixels = inputs.get("pixel_values")
+    if pixels is None:
+        fields: Fields = model.get_input_embeddings(tokens, None, **inputs).to_dict()
+        return {name: value for name, value in fields.items() if value is not None}
+    embeds = model.language_model.model.embed_tokens(tokens)
+    config = model.config
+    sizes = [(int(height), int(width)) for height, width in np.array(inputs["image_sizes"]).reshape(-1, 2)]
+    grids = [_choose_grid(size, pinpoints, config.vision_config.image_size) for size in sizes]
+    # Several images in one conversation are not cut, if the processor was given them as one conversation's.
+    n_together = np.array(inputs.get("batch_num_images", np.ones(len(sizes)))).astype(np.int64)
+    is_cut = np.repeat(n_together == 1, n_together)
+    n_views = [1 + rows * columns if cut else 1 for (rows, columns), cut in zip(grids, is_cut, strict=True)]
+    views = mx.concatenate([image[:count] for image, count in zip(pixels, n_views, strict=True)])
+    *_, states = model.vision_tower(views.transpose(0, 2, 3, 1), output_hidden_states=True)
+    layers = config.vision_feature_layer
+    chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
+    features = mx.concatenate(chosen, axis=-1)
+    if config.vision_feature_select_strategy == "default":
+        features = features[:, 1:]
+    features = model.multi_modal_projector(features)
+    packed, start = [], 0
+    for size, grid, count in zip(sizes, grids, n_views, strict=True):
+        packed.append(_pack(features[start : start + count], grid, size, model.image_newline, n_kept))
+        start += count
+    is_image = np.array(tokens) == config.image_token_index
+    return {"inputs_embeds": scatter_features(embeds, mx.concatenate(packed), is_image)}
+
+
+def _choose_grid(size: tuple[int, int], pinpoints: Sequence[Sequence[int]], tile: int) -> tuple[int, int]:
+    height, width = select_best_resolution(size, [tuple(point) for point in pinpoints])
+    return height // tile, width // tile
+
+
+def _pack(
+    views: mx.array, grid: tuple[int, int], size: tuple[int, int], newline: mx.array | None, n_kept: int | None
+) -> mx.array:
+    """Put an image's views in the order of its tokens: f[1 + tiles, P, D] to f[N, D]."""
+    small, tiles = views[0], views[1:]
+    width = small.shape[-1]
+    separator = mx.zeros((0, width)) if newline is None else newline[None]
+    separator = separator.astype(small.dtype)
+    if not tiles.shape[0]:
+        return mx.concatenate([small, separator])
+    side = round(float(small.shape[0]) ** 0.5)
+    picture = tiles.reshape(*grid, side, side, width).transpose(0, 2, 1, 3, 4)
+    picture = picture.reshape(grid[0] * side, grid[1] * side, width)
+    picture = picture[unpadded_slice(picture.shape[:2], size)]
+    rows, columns, _ = picture.shape
+    if n_kept is not None:
+        ratio = (rows * columns / (n_kept * side**2)) ** 0.5
+        if ratio > POOLED_ABOVE:
+            picture = resize_bilinear(picture, (int(rows // ratio), int(columns // ratio)))
+    separators = mx.broadcast_to(separator[None], (picture.shape[0], *separator.shape))
+    return mx.concatenate([small, mx.concatenate([picture, separators], axis=1).reshape(-1, width)])
+
+
+@contextmanager
+def _exact_gelu(*parts: nn.Module) -> Iterator[None]:
+    with ExitStack() as stack:
+        for part in parts:
+            for _, module in part.named_modules():
+                if isinstance(module, nn.GELU):
+                    stack.enter_context(instance_attributes(module, _act=nn.gelu))
+        yield
+
+
+def _encode_idefics2(tower: nn.Module, pixels: mx.array, patches: BoolArray) -> mx.array:
+    """Run the tower: f[N, 3, H, W], bool[N, rows, columns] of patches that are not padding, to f[N, P, D]."""
+    n_images, rows, columns = patches.shape
+    table = tower.embeddings
+    positions = np.zeros((n_images, rows, columns), dtype=np.int32)
+    for image, seen in zip(positions, patches, strict=True):
+        n_rows, n_columns = int(seen[:, 0].sum()), int(seen[0].sum())
+        down, across = (bucket_positions(count, table.num_patches) for count in (n_rows, n_columns))
+        image[:n_rows, :n_columns] = down[:, None] * table.num_patches + across
+    weight = table.patch_embedding.weight
+    hidden = table.patch_embedding(pixels.transpose(0, 2, 3, 1).astype(weight.dtype)).flatten(1, 2)
+    hidden = hidden + table.position_embedding(mx.array(positions.reshape(n_images, -1)))
+    mask = mx.array(patches.reshape(n_images, 1, 1, -1))
+    for layer in tower.encoder.layers:
+        attention = layer.self_attn
+        normed = layer.layer_norm1(hidden)
+        queries, keys, values = (
+            _split_heads(projection(normed), attention.num_heads)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        hidden = hidden + attention.out_proj(_attend(queries, keys, values, attention.scale, mask))
+        mlp = layer.mlp
+        hidden = hidden + mlp.fc2(nn.gelu_approx(mlp.fc1(layer.layer_norm2(hidden))))
+    norm = tower.post_layernorm
+    return mx.fast.layer_norm(hidden, norm.weight, norm.bias, tower.config.layer_norm_eps)
+
+
+def _resample_idefics2(connector: nn.Module, states: mx.array, patches: BoolArray) -> mx.array:
+    """Run the connector: f[N, P, D], bool[N, P] of patches that are not padding, to f[N, latents, text width]."""
+    resampler = connector.perceiver_resampler
+    context = connector.modality_projection(states)
+    n_images = context.shape[0]
+    latents = mx.broadcast_to(resampler.latents[None], (n_images, *resampler.latents.shape)).astype(context.dtype)
+    seen = np.concatenate([patches, np.ones((n_images, latents.shape[1]), np.bool_)], axis=1)
+    mask = mx.array(seen[:, None, None])
+    for layer in resampler.layers:
+        attention = layer.self_attn
+        normed = layer.input_latents_norm(latents)
+        everything = mx.concatenate([layer.input_context_norm(context), normed], axis=1)
+        queries = _split_heads(attention.q_proj(normed), attention.n_heads)
+        keys = _split_heads(attention.k_proj(everything), attention.n_kv_heads)
+        values = _split_heads(attention.v_proj(everything), attention.n_kv_heads)
+        latents = latents + attention.o_proj(_attend(queries, keys, values, attention.scale, mask))
+        latents = latents + layer.mlp(layer.post_attention_layernorm(latents))
+    features: mx.array = resampler.norm(latents)
+    return features
+
+
+def _split_heads(hidden: mx.array, n_heads: int) -> mx.array:
+    n_rows, length, _ = hidden.shape
+    return hidden.reshape(n_rows, length, n_heads, -1).swapaxes(1, 2)
+
+
+def _attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array) -> mx.array:
+    mixed = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
+    return mixed.swapaxes(1, 2).flatten(2)

@@ -8,9 +8,11 @@ import mlx_vlm
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_vlm.models.base import InputEmbeddingsFeatures
 from PIL import Image
 
 from tests.checkpoints import FAMILIES, build_checkpoint
+from vlora.backend.corrections_tiled import embed_llava_next
 
 # Family: the processor a user gets, and how many placeholders an image of 48 x 32 pixels becomes.
 EXPECTED = {
@@ -25,7 +27,17 @@ EXPECTED = {
     "deepseek_vl_v2": ("DeepseekVLV2Processor", 17),
     "idefics3": ("Idefics3Processor", 20),
     "smolvlm": ("SmolVLMProcessor", 20),
+    "llava_next": ("LlavaNextProcessor", 44),
+    "llava_onevision": ("LlavaOnevisionProcessor", 44),
+    "idefics2": ("Idefics2Processor", 20),
+    "internvl": ("InternVLProcessor", 4),
+    "aya_vision": ("AyaVisionOutputProcessor", 12),
+    "lfm2_vl": ("Lfm2VlProcessor", 2),
+    "kimi_vl": ("KimiVLProcessor", 1),
 }
+OF_TRANSFORMERS = ("lfm2_vl",)  # whose processor mlx-vlm changes in place
+WITHOUT_OPTIONS = ("llava", "llava_next", "llava_onevision", "idefics2")  # only the tokenizer writes their BOS, if any
+WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
 STRING_ANSWERS = ("pixtral", "mistral3", "deepseek_vl_v2")
 
 
@@ -47,10 +59,13 @@ def render(family: str, processor: Any, n_images: int) -> str:
 
 def encode(family: str, processor: Any, text: str, images: list[Image.Image] | None) -> dict[str, Any]:
     options = {"add_special_tokens": False}
-    if family == "llava":
-        options = {}  # its image processor refuses the tokenizer's options; the template has no BOS
+    if family in WITHOUT_OPTIONS:
+        options = {}
     if family == "deepseek_vl_v2":
         images = images or []
+    elif images is None:
+        ids = mx.array([processor.tokenizer(text, **options)["input_ids"]])
+        return {"input_ids": ids, "attention_mask": mx.ones_like(ids)}
     fields = dict(processor(text=text, images=images, **options))
     if "images_spatial_crop" in fields:
         # deepseek_vl_v2 reads one crop per tile, up to the first zero; the processor gives one
@@ -59,13 +74,26 @@ def encode(family: str, processor: Any, text: str, images: list[Image.Image] | N
         crops = fields["images_spatial_crop"].astype(mx.int32)
         fields["images_spatial_crop"] = mx.pad(crops, ((0, 0), (0, missing), (0, 0)))
         fields["pixel_values"] = fields.pop("images")
+    for name, value in fields.items():
+        if isinstance(value, np.ndarray) or name in ("input_ids", "attention_mask", "pixel_values"):
+            fields[name] = value if isinstance(value, mx.array) else mx.array(np.array(value))
     return {name: value for name, value in fields.items() if isinstance(value, mx.array)}
+
+
+def image_id(model: Any, processor: Any) -> int:
+    sources = ((processor, "image_token_id"), (model.config, "image_token_index"), (model.config, "image_token_id"))
+    return next(value for source, name in sources if (value := getattr(source, name, None)) is not None)
 
 
 def forward(model: Any, fields: dict[str, Any]) -> tuple[Any, mx.array]:
     fields = {name: value for name, value in fields.items() if name != "labels"}
     ids, mask = fields.pop("input_ids"), fields.pop("attention_mask")
-    features = model.get_input_embeddings(ids, fields.pop("pixel_values", None), mask=mask, **fields)
+    if model.config.model_type == "llava_next":
+        # The model's own puts a whole tile in the place of each image token.
+        model.config.image_grid_pinpoints = FAMILIES["llava_next"].files["config.json"]["image_grid_pinpoints"]
+        features = InputEmbeddingsFeatures(**embed_llava_next(model, ids, fields))
+    else:
+        features = model.get_input_embeddings(ids, fields.pop("pixel_values", None), mask=mask, **fields)
     found = {name: value for name, value in features.to_dict().items() if value is not None}
     return features, model.language_model(ids, mask=None, cache=None, **found).logits
 
@@ -79,7 +107,8 @@ def test_checkpoint_is_real(family: str, tmp_path: Path):
     processor_name, n_placeholders = EXPECTED[family]
     assert type(model).__module__ == f"mlx_vlm.models.{family}.{family}"
     assert type(processor).__name__ == processor_name
-    assert type(processor).__module__.startswith("mlx_vlm.models.")
+    owner = "transformers" if family in OF_TRANSFORMERS else "mlx_vlm"
+    assert type(processor).__module__.startswith(f"{owner}.models.")
 
     saved = mx.load(str(folder / "model.safetensors"))
     loaded = FAMILIES[family].publish(dict(tree_flatten(model.parameters())))
@@ -89,10 +118,12 @@ def test_checkpoint_is_real(family: str, tmp_path: Path):
     text = render(family, processor, 1)
     fields = encode(family, processor, text, [picture(0)])
     ids = fields["input_ids"]
-    placeholders = ids == processor.image_token_id
+    placeholders = ids == image_id(model, processor)
     assert placeholders.sum().item() == n_placeholders
     bos = processor.tokenizer.bos_token_id
-    if bos is not None:
+    if family in WITHOUT_BOS:
+        assert not (ids == bos).any().item()
+    elif bos is not None:
         assert ids[0, 0].item() == bos
         assert (ids == bos).sum().item() == 1
 
@@ -128,7 +159,7 @@ def test_two_images_of_different_sizes(family: str, tmp_path: Path):
     if family != "mllama":
         fields_text = {name: fields[name] for name in ("input_ids", "attention_mask")}
         replaced = mx.any(features.inputs_embeds != forward(model, fields_text)[0].inputs_embeds, axis=-1)
-        assert mx.array_equal(replaced, fields["input_ids"] == processor.image_token_id)
+        assert mx.array_equal(replaced, fields["input_ids"] == image_id(model, processor))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ models compute is described in their papers and defined by transformers, with wh
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from mlx_vlm.models.base import pixel_shuffle
 from transformers.image_processing_utils import select_best_resolution
 
 from ..types import BoolArray, IntArray
-from .corrections import instance_attributes, scatter_features
+from .corrections import scatter_features
 from .fields import Fields
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -29,8 +29,9 @@ POOLED_ABOVE = 1.1
 def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
     """Embed a row of LLaVA-NeXT: an image's small view, then its tiles as one picture, row by row.
 
-    mlx-vlm puts one whole tile in the place of every image token (llava_next/llava_next.py:108), only of the first
-    image (:63), does not cut the padding off, and ends with rows of separators that belong into the picture (:85).
+    mlx-vlm puts one whole tile in the place of every image token (llava_next/llava_next.py:118), takes the first
+    image's tiles only (:67), does not cut the padding off, and appends tiles of separators that belong into the
+    picture (:90).
 
     Raises:
         ValueError: The image tokens are not as many as the features.
@@ -42,7 +43,7 @@ def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
 def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
     """Embed a row of LLaVA-OneVision: as LLaVA-NeXT, but large pictures are pooled.
 
-    mlx-vlm cuts the padding off without rounding first (llava_onevision/llava_onevision.py:43), so that some sizes
+    mlx-vlm cuts the padding off without rounding first (llava_onevision/llava_onevision.py:44), so that some sizes
     give more features than the processor writes tokens. Videos are embedded by the model itself.
 
     Raises:
@@ -55,9 +56,9 @@ def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, 
 def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
     """Embed a row of InternVL (the layout of transformers).
 
-    mlx-vlm assigns features to slices (internvl/internvl.py:75), which has no gradient with respect to them, and
-    approximates the activation, which is exact in the published models (internvl/internvl.py:22,
-    internvl_chat/vision.py:75).
+    mlx-vlm assigns features to slices (internvl/internvl.py:68), which has no gradient with respect to them, and
+    approximates the activation, which is exact in the published models (internvl/internvl.py:21,
+    internvl_chat/vision.py:70).
     """
     embeds = model.language_model.model.embed_tokens(tokens)
     pixels = inputs.get("pixel_values")
@@ -75,10 +76,10 @@ def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
 def embed_idefics2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
     """Embed a row of Idefics2, whose images keep their shape and are padded to a common size.
 
-    In mlx-vlm the padding takes part (the encoder gets no mask, idefics2/vision.py:206, the resampler ignores its
-    mask, idefics2/idefics2.py:76), positions are off by a row and a column and counted with wrong steps
-    (idefics2/vision.py:128), the tower's activation is another one (idefics2/vision.py:69), and so is the last
-    norm's epsilon (idefics2/vision.py:178).
+    In mlx-vlm the padding takes part (the encoder gets no mask, idefics2/vision.py:196, the resampler has no use for
+    one, idefics2/idefics2.py:79), patches count that are partly padding (idefics2/idefics2.py:243), positions are off
+    by a row and a column and counted in wrong steps (idefics2/vision.py:135, :149), the tower's activation is another
+    one (idefics2/vision.py:8), and so is the last norm's epsilon (idefics2/vision.py:174).
     """
     embeds = model.language_model.embed_tokens(tokens)
     pixels = inputs.get("pixel_values")
@@ -92,8 +93,8 @@ def embed_idefics2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
     )
     real = np.flatnonzero(seen.any(axis=(1, 2)))
     size = model.config.vision_config.patch_size
-    patches = seen[real, : height // size * size, : width // size * size]
-    patches = patches.reshape(len(real), height // size, size, width // size, size).any(axis=(2, 4))
+    whole = seen[real, : height // size * size, : width // size * size]
+    patches = np.asarray(whole.reshape(len(real), height // size, size, width // size, size).all(axis=(2, 4)))
     states = _encode_idefics2(model.vision_model, pixels[mx.array(real)], patches)
     features = _resample_idefics2(model.connector, states, patches.reshape(len(real), -1))
     is_image = np.array(tokens) == model.config.image_token_index
@@ -142,7 +143,7 @@ def resize_bilinear(picture: mx.array, size: tuple[int, int]) -> mx.array:
     rows = mx.array(_resize_matrix(picture.shape[0], size[0]))
     columns = mx.array(_resize_matrix(picture.shape[1], size[1]))
     halfway = mx.tensordot(rows, picture.astype(mx.float32), axes=1)
-    resized: mx.array = mx.tensordot(columns, halfway, axes=((1,), (1,))).swapaxes(0, 1)
+    resized: mx.array = mx.tensordot(columns, halfway, axes=[[1], [1]]).swapaxes(0, 1)
     return resized.astype(picture.dtype)
 
 
@@ -207,7 +208,7 @@ def _pack(
     side = round(float(small.shape[0]) ** 0.5)
     picture = tiles.reshape(*grid, side, side, width).transpose(0, 2, 1, 3, 4)
     picture = picture.reshape(grid[0] * side, grid[1] * side, width)
-    picture = picture[unpadded_slice(picture.shape[:2], size)]
+    picture = picture[unpadded_slice((grid[0] * side, grid[1] * side), size)]
     rows, columns, _ = picture.shape
     if n_kept is not None:
         ratio = (rows * columns / (n_kept * side**2)) ** 0.5
@@ -219,12 +220,16 @@ def _pack(
 
 @contextmanager
 def _exact_gelu(*parts: nn.Module) -> Iterator[None]:
-    with ExitStack() as stack:
-        for part in parts:
-            for _, module in part.named_modules():
-                if isinstance(module, nn.GELU):
-                    stack.enter_context(instance_attributes(module, _act=nn.gelu))
+    """Let activations be exact, and what they were afterwards."""
+    activations = [module for part in parts for _, module in part.named_modules() if isinstance(module, nn.GELU)]
+    before = [activation._approx for activation in activations]  # noqa: SLF001 - it has no other switch
+    try:
+        for activation in activations:
+            activation._approx = "none"  # noqa: SLF001
         yield
+    finally:
+        for activation, approximation in zip(activations, before, strict=True):
+            activation._approx = approximation  # noqa: SLF001
 
 
 def _encode_idefics2(tower: nn.Module, pixels: mx.array, patches: BoolArray) -> mx.array:

@@ -38,7 +38,7 @@ from vlora import (
     make_eval_step,
     make_optimizer,
     make_train_step,
-    parse_recipe,
+    steps,
 )
 from vlora.backend import loading
 from vlora.backend.families import describe_family
@@ -242,16 +242,28 @@ def compiled_equals_eager(subject: Subject) -> str:
 
 
 def head_runs_at_selected_places(subject: Subject) -> str:
-    """The head is found, and its logits at selected places are those among all."""
-    if subject.backbone.head is None:
-        raise NotProven("the head was not found")
+    """The head is found; at selected places and in chunks it gives the loss and gradients of the whole one."""
     head = subject.backbone.head
-    selected = nll(subject, subject.examples)
+    if head is None:
+        raise NotProven("the head was not found")
+    batch = collate(subject.examples)
+    loss, gradients = update(subject, batch, compiled=False)
     subject.backbone.head = None
     try:
-        same(selected, nll(subject, subject.examples), "head at selected places", 1e-6)
+        whole, expected = update(subject, batch, compiled=False)
     finally:
         subject.backbone.head = head
+    same(loss, whole, "head at selected places")
+    same_gradients(gradients, expected, "head at selected places")
+    if head.stack is None:
+        return f"{head.name}, not in chunks"
+    rows, steps.HEAD_ROWS = steps.HEAD_ROWS, 5
+    try:
+        loss, gradients = update(subject, batch, compiled=subject.backbone.is_traceable)
+    finally:
+        steps.HEAD_ROWS = rows
+    same(loss, whole, "head in chunks")
+    same_gradients(gradients, expected, "head in chunks")
     return head.name + (" (tied)" if head.is_tied else "")
 
 
@@ -342,10 +354,7 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
     bind(backbone, subject.state)
     expected = logits(subject, subject.examples)
     with tempfile.TemporaryDirectory() as folder:
-        weights = {
-            name: value
-            for name, value in tree_flatten(backbone.module.trainable_parameters())
-        }
+        weights = {name: value for name, value in tree_flatten(backbone.module.trainable_parameters())}
         mx.save_safetensors(f"{folder}/adapters.safetensors", weights)
         Path(folder, "adapter_config.json").write_text(json.dumps(subject.config))
         module = apply_lora_layers(build(subject.tiny), folder)

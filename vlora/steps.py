@@ -52,6 +52,19 @@ class Backbone(Protocol):
         """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
 
     @property
+    def can_project(self) -> bool:
+        """Whether `hidden` and `project` together are `logits`."""
+
+    def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+        """Run the language model up to its head; safe to trace. i32[B, T], i32[N] -> f[N, D]."""
+
+    def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
+        """Run the head on what `hidden` gave for the same inputs; safe to trace. f[N, D] -> f[N, V]."""
+
+    def head_names(self) -> frozenset[str]:
+        """Name the trainable parameters that `project` uses."""
+
+    @property
     def is_traceable(self) -> bool:
         """Whether `logits` can be compiled."""
 
@@ -152,6 +165,61 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
             layer.__class__ = cls
 
 
+HEAD_ROWS = 512
+"""Places at which the head runs at once, beyond which it goes on in chunks: logits of 152,000 words at 512 places
+take 311 MB in float32, and the gradient as much again."""
+
+
+def summed_loss(
+    backbone: Backbone,
+    loss: LossFn,
+    params: Params,
+    inputs: tuple[mx.array, Tree, Tree],
+    selected: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+) -> tuple[mx.array, mx.array]:
+    """Run the language model and the loss at the selected places; safe to trace and to differentiate.
+
+    The logits of many places over a large vocabulary are never there at once: they are computed in chunks, and again
+    in the backward pass.
+
+    Args:
+        backbone: The model.
+        loss: Sums and counts.
+        params: Trainable parameters by name.
+        inputs: (i32[B, T] tokens, features, others), as `Backbone.embed` returns the last two.
+        selected: i32[N], flat places.
+        targets: i32[N].
+        weights: f32[N].
+
+    Returns:
+        (f32[] summed loss, f32[] summed weights).
+    """
+    module = backbone.module
+    count = selected.size
+    if not backbone.can_project or count <= HEAD_ROWS:
+        with bound(module, params):
+            return loss(backbone.logits(*inputs, selected), targets, weights)
+    with bound(module, params):
+        hidden = backbone.hidden(*inputs, selected)
+    # Given to the recomputed function by argument: it has no gradient for what it merely finds in the module.
+    head_params = {name: params[name] for name in backbone.head_names()}
+
+    def chunk(start: int) -> tuple[mx.array, mx.array]:
+        own = slice(start, start + HEAD_ROWS)
+
+        def run(head_params: Params, hidden: mx.array) -> tuple[mx.array, mx.array]:
+            with bound(module, head_params):
+                return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
+
+        sums: tuple[mx.array, mx.array] = mx.checkpoint(run)(head_params, hidden[own])
+        return sums
+
+    totals = [chunk(start) for start in range(0, count, HEAD_ROWS)]
+    return mx.stack([total for total, _ in totals]).sum(), mx.stack([n for _, n in totals]).sum()
+
+
 def make_train_step(
     backbone: Backbone,
     optimizer: optim.Optimizer,
@@ -249,9 +317,9 @@ class _TrainStep:
         module = self._backbone.module
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
-            with bound(module, params):
-                logits = self._backbone.logits(tokens, features, others, selected)
-            return self._loss(logits, targets, weights)
+            return summed_loss(
+                self._backbone, self._loss, params, (tokens, features, others), selected, targets, weights
+            )
 
         # Around the backward pass too: a checkpointed layer runs its forward again there.
         with (
@@ -306,9 +374,9 @@ def make_eval_step(
     def sums(
         params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array, selected: mx.array
     ) -> tuple[mx.array, mx.array]:
-        with bound(backbone.module, params), backbone.corrected():
-            logits = backbone.logits(tokens, features, others, selected)
-        return loss(logits, *select_targets(tokens, supervised, selected))
+        targets, weights = select_targets(tokens, supervised, selected)
+        with backbone.corrected():
+            return summed_loss(backbone, loss, params, (tokens, features, others), selected, targets, weights)
 
     run = mx.compile(sums) if compiled and backbone.is_traceable else sums
 

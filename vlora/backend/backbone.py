@@ -23,7 +23,7 @@ from .embedding import NOT_PASSED
 from .families import Family
 from .fields import LOGIT_PLACES, Fields, divide_fields, leaves, stack_fields
 from .grids import GridTower
-from .heads import Head, find_head, selecting
+from .heads import Head, find_head, projecting, selecting, taking
 
 PROBE_TOKENS = 6
 
@@ -145,18 +145,59 @@ class MlxVlmBackbone:
         Returns:
             f[N, V]: the logits at those places, which predict the tokens after them.
         """
-        fields = {**features, **others}
-        places = selected
-        if LOGIT_PLACES in fields:
-            # Images expand within the model: its rows are longer than the batch's.
-            within = fields.pop(LOGIT_PLACES).reshape(-1)[selected]
-            places = selected // tokens.shape[1] * fields["inputs_embeds"].shape[1] + within
+        fields, places = self._lined_up(tokens, features, others, selected)
         if self.head is None:
             logits = self.family.run(self.module, tokens, fields)
             return logits.reshape(-1, logits.shape[-1])[places]
         with selecting(self.module, self.head, places):
             logits = self.family.run(self.module, tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
+
+    @property
+    def can_project(self) -> bool:
+        """Whether `hidden` and `project` together are `logits`."""
+        return self.head is not None and self.head.stack is not None
+
+    def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+        """Run the language model up to its head; safe to trace.
+
+        Args:
+            tokens: i32[B, T].
+            features: As `embed` returns them.
+            others: As `embed` returns them.
+            selected: i32[N], flat places b T + t.
+
+        Returns:
+            f[N, D]: what the head takes at those places.
+        """
+        fields, places = self._lined_up(tokens, features, others, selected)
+        found: list[mx.array] = []
+        with taking(self.module, self._sound_head(), places, found):
+            self.family.run(self.module, tokens, fields)
+        return found[0]
+
+    def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
+        """Run the head, and whatever the model does behind it, on some hidden states; safe to trace.
+
+        Args:
+            tokens: As for `hidden`, as are the next two; the layers that they would enter do not run.
+            features: See above.
+            others: See above.
+            hidden: f[N, D].
+
+        Returns:
+            f[N, V].
+        """
+        fields, _ = self._lined_up(tokens, features, others, mx.array([0]))
+        with projecting(self.module, self._sound_head(), hidden[None]):
+            logits = self.family.run(self.module, tokens, fields)
+        return logits.reshape(-1, logits.shape[-1])
+
+    def head_names(self) -> frozenset[str]:
+        """Name the trainable parameters that `project` uses."""
+        inside = f"{self._sound_head().name}."
+        trainable = tree_flatten(self.module.trainable_parameters())
+        return frozenset(name for name, _ in trainable if name.startswith(inside))
 
     def all_logits(self, tokens: mx.array, features: Tree, others: Tree) -> mx.array:
         """Run the language model with its head at every place; i32[B, T] -> f[B, T, V]."""
@@ -182,6 +223,21 @@ class MlxVlmBackbone:
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""
         return self.family.while_training(self.module)
+
+    def _sound_head(self) -> Head:
+        if self.head is None:
+            msg = "the model's head cannot be run apart from its layers; use logits()"
+            raise RuntimeError(msg)
+        return self.head
+
+    def _lined_up(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> tuple[Fields, mx.array]:
+        """The language model's fields, and the selected places within the rows that it sees."""
+        fields = {**features, **others}
+        if LOGIT_PLACES not in fields:
+            return fields, selected
+        # Images expand within the model: its rows are longer than the batch's.
+        within = fields.pop(LOGIT_PLACES).reshape(-1)[selected]
+        return fields, selected // tokens.shape[1] * fields["inputs_embeds"].shape[1] + within
 
     def _grids(self) -> GridTower:
         trained = self.embed_names()

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..adapters import HEADS
-from .corrections import instance_attributes
+from .corrections import called_as, instance_attributes
 
 TOLERANCE = 0.02
 """Of the logits' spread; kernels of different shapes round differently in bfloat16."""
@@ -31,18 +31,19 @@ class Head:
     Attributes:
         name: The module's qualified name.
         is_tied: It is an embedding, used through its `as_linear`.
+        stack: The name of the module whose output the head takes as it is; None if there is none, so that the
+            head cannot be run without the layers before it.
     """
 
     name: str
     is_tied: bool
+    stack: str | None = None
 
 
 @contextmanager
 def tapped(module: nn.Module, head: Head, tap: Tap) -> Iterator[None]:
     """Put a function between the model and its head, in this one model."""
-    target: Any = module
-    for part in filter(None, head.name.split(".")):
-        target = target[int(part)] if isinstance(target, list) else getattr(target, part)
+    target = find_module(module, head.name)
     if head.is_tied:
         original = target.as_linear
         with instance_attributes(target, as_linear=lambda hidden: tap(original, hidden)):
@@ -58,6 +59,15 @@ def tapped(module: nn.Module, head: Head, tap: Tap) -> Iterator[None]:
         yield
     finally:
         target.__class__ = cls
+
+
+def find_module(module: nn.Module, name: str) -> nn.Module:
+    """Find a module within another by its qualified name."""
+    found: Any = module
+    for part in filter(None, name.split(".")):
+        found = found[int(part)] if isinstance(found, list) else getattr(found, part)
+    result: nn.Module = found
+    return result
 
 
 @contextmanager
@@ -86,45 +96,122 @@ def selecting(module: nn.Module, head: Head, places: mx.array) -> Iterator[None]
         raise RuntimeError(msg)
 
 
+@contextmanager
+def projecting(module: nn.Module, head: Head, hidden: mx.array) -> Iterator[None]:
+    """Let the layers before the head give these hidden states instead of running.
+
+    Args:
+        module: The model.
+        head: Its head; `head.stack` is not None.
+        hidden: f[B, T, D], as the layers gave them.
+    """
+    with called_as(find_module(module, str(head.stack)), lambda *_, **__: hidden):
+        yield
+
+
+class _Taken(Exception):  # noqa: N818 - no error: it ends a forward whose rest is of no use
+    """The head's input was reached."""
+
+
+@contextmanager
+def taking(module: nn.Module, head: Head, places: mx.array, into: list[mx.array]) -> Iterator[None]:
+    """Put the head's input at some places into a list, f[N, D], and let the head and what is behind it not run."""
+
+    def tap(_: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
+        into.append(hidden.reshape(-1, hidden.shape[-1])[places])
+        raise _Taken
+
+    try:
+        with tapped(module, head, tap):
+            yield
+    except _Taken:
+        pass
+
+
 def find_head(module: nn.Module, run: Callable[[], mx.array], n_tokens: int) -> Head | None:
     """Find the head and check that it can be run at selected places.
 
     Args:
         module: The model.
-        run: One forward on a row of `n_tokens`: f[1, T, V].
-        n_tokens: T of that row.
+        run: One forward on two rows of `n_tokens`: f[2, T, V].
+        n_tokens: T of those rows.
 
     Returns:
         The head; None if the model has none that gives its own logits at selected places.
     """
     full = run().astype(mx.float32)
+    calls, stacks = _watch(module, run, full)
+    places = mx.array([n_tokens - 1, n_tokens // 2, 0])
+    expected = full.reshape(-1, full.shape[-1])[places]
+    tolerance = TOLERANCE * float(full.std())
+
+    def agrees(found: mx.array) -> bool:
+        return found.size == expected.size and bool(
+            mx.abs(found.astype(mx.float32).reshape(expected.shape) - expected).max() <= tolerance
+        )
+
+    for head in reversed(calls):
+        if calls.count(head) > 1:
+            continue
+        with selecting(module, head, places):
+            found = run()
+        if not agrees(found):
+            continue
+        for stack in stacks[head]:
+            whole = attrs.evolve(head, stack=stack)
+            hidden: list[mx.array] = []
+            with taking(module, head, places, hidden):
+                run()
+            with projecting(module, whole, hidden[0][None]):
+                found = run()
+            if agrees(found):
+                return whole
+        return head
+    return None
+
+
+def _watch(module: nn.Module, run: Callable[[], mx.array], full: mx.array) -> tuple[list[Head], dict[Head, list[str]]]:
+    """Run a forward and note which heads are called, and which modules gave what they were called with."""
     candidates = list(_candidates(module))
+    inside = {name for head in candidates if not head.is_tied for name in (head.name,)}
+    outputs: list[tuple[str, mx.array]] = []
     calls: list[Head] = []
+    stacks: dict[Head, list[str]] = {}
 
     def watch(head: Head) -> Tap:
         def tap(run: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
             if hidden.ndim == full.ndim and hidden.shape[:2] == full.shape[:2]:
                 calls.append(head)
+                # The outermost first: it ends last.
+                stacks[head] = [name for name, output in reversed(outputs) if output is hidden]
             return run(hidden)
 
         return tap
 
     with ExitStack() as taps:
+        for name, child in module.named_modules():
+            if list(child.children()) and name and name not in inside:
+                taps.enter_context(_noting(child, name, outputs))
         for head in candidates:
             taps.enter_context(tapped(module, head, watch(head)))
         run()
-    places = mx.array([n_tokens - 1, n_tokens // 2, 0])
-    expected = full.reshape(-1, full.shape[-1])[places]
-    for head in reversed(calls):
-        if calls.count(head) > 1:
-            continue
-        with selecting(module, head, places):
-            found = run().astype(mx.float32)
-        if found.size == expected.size:
-            difference = mx.abs(found.reshape(expected.shape) - expected).max()
-            if float(difference) <= TOLERANCE * float(full.std()):
-                return head
-    return None
+    return calls, stacks
+
+
+@contextmanager
+def _noting(module: nn.Module, name: str, outputs: list[tuple[str, mx.array]]) -> Iterator[None]:
+    cls = type(module)
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = cls.__call__(self, *args, **kwargs)
+        outputs.append((name, result))
+        return result
+
+    try:
+        module.__class__ = type(cls.__name__, (cls,), {"__call__": call})
+        yield
+    finally:
+        module.__class__ = cls
 
 
 def _candidates(module: nn.Module) -> Iterator[Head]:

@@ -25,6 +25,7 @@ from .corrections import (
     undifferentiated_indices,
     unevaluated,
 )
+from .corrections_tiled import embed_idefics2, embed_internvl, embed_llava_next, embed_llava_onevision
 from .embedding import (
     call_language_model,
     complete_ernie,
@@ -67,6 +68,7 @@ class Family:
         checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
             cannot be; None for whole layers.
         eager: Why the language step cannot be compiled; None if it can.
+        restored: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
         mend_inputs: Corrects a row's processor output before the model sees it.
         embed: Embeds one row: (model, i32[1, T], inputs) to the language model's fields.
         complete: Adds what the language model needs besides, and takes away what it must not see.
@@ -86,6 +88,7 @@ class Family:
     untouchable: tuple[str, ...] = ()
     checkpointed_part: str | None = None
     eager: str | None = None
+    restored: tuple[str, ...] = ()
     mend_inputs: Callable[[Inputs], Inputs] = dict
     embed: Callable[[nn.Module, mx.array, Inputs], Fields] = embed_alone
     complete: Callable[[nn.Module, mx.array, Inputs, Fields], Fields] = keep_fields
@@ -137,9 +140,12 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_k25": Family(while_embedding=_prepared),
     **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
     **dict.fromkeys(
-        ("llava_next", "granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"),
-        Family(complete=expand_places),
+        ("granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(complete=expand_places)
     ),
+    "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
+    "llava_onevision": Family(embed=embed_llava_onevision),
+    "internvl": Family(embed=embed_internvl),
+    "idefics2": Family(embed=embed_idefics2),
     "gemma3": Family(complete=complete_gemma3, run=run_gemma3, while_training=gemma3_masks),
     "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
     "gemma4": Family(while_training=gemma4_masks),

@@ -134,6 +134,9 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     except (OSError, ValueError, KeyError) as error:
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
         raise ModelError(msg) from None
+    for key in files.family.restored:
+        if key in files.config:
+            setattr(module.config, key, files.config[key])
     return prepare(module, files.family, section)
 
 

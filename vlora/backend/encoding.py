@@ -19,7 +19,18 @@ from ..recipe import DataSection
 from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from .families import Family
 from .images import open_image
-from .templates import PLAIN_TEMPLATE, ContentStyle, Message, find_content_style, render, write_message
+from .templates import (
+    PLAIN_TEMPLATE,
+    ContentStyle,
+    Message,
+    find_content_style,
+    mend_end_of_turn,
+    render,
+    write_message,
+)
+
+MARKERS = ("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>")
+"""Tokens that templates write around images and nowhere else."""
 
 
 @attrs.define(eq=False)
@@ -133,6 +144,8 @@ class Encoder:
         added = self.tokenizer.added_tokens_decoder.values()
         texts = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
         texts -= {self.image_token, self.tokenizer.bos_token}
+        # Cohere's answers end with two tokens; generation stops at the second.
+        texts |= {text + str(self.tokenizer.eos_token) for text in texts if self.tokenizer.eos_token}
         return sorted(texts, key=len, reverse=True)
 
     def _with_one_bos(self, text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
@@ -224,11 +237,7 @@ class Encoder:
 
     def _is_marker(self, tokens: IntArray) -> BoolArray:
         """Mark the tokens around an image that only ever occur there."""
-        markers = [
-            self.tokenizer.convert_tokens_to_ids(text)
-            for text in ("<|vision_start|>", "<|vision_end|>")
-            if text in self.tokenizer.get_vocab()
-        ]
+        markers = [self.tokenizer.convert_tokens_to_ids(text) for text in MARKERS if text in self.tokenizer.get_vocab()]
         return np.isin(tokens, [*markers, self.image_id])
 
     def _after_assistant_id(self, plain: IntArray, source: str) -> BoolArray:
@@ -260,6 +269,8 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     template = family.template or getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if isinstance(template, Mapping):
         template = template.get("default") or next(iter(template.values()))
+    if template is not None:
+        template = mend_end_of_turn(template, tokenizer.eos_token)
     # The processor first: what it writes is what has to be found again.
     image_id = getattr(processor, "image_token_id", None)
     for key in ("image_token_id", "image_token_index"):

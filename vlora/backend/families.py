@@ -46,6 +46,7 @@ from .embedding import (
     run_with_fresh_cache,
 )
 from .fields import Fields
+from .templates import LLAVA_ONEVISION_TEMPLATE
 
 Inputs = dict[str, Any]
 
@@ -143,7 +144,7 @@ FAMILIES: Mapping[str, Family] = {
         ("granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(complete=expand_places)
     ),
     "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
-    "llava_onevision": Family(embed=embed_llava_onevision),
+    "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
     "internvl": Family(embed=embed_internvl),
     "idefics2": Family(embed=embed_idefics2),
     "gemma3": Family(complete=complete_gemma3, run=run_gemma3, while_training=gemma3_masks),

@@ -1,5 +1,6 @@
 """Chat templates: programs of the model's authors, run as they are. How one wants its messages is found by trying."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,19 @@ PLAIN_TEMPLATE = (
     "{% endfor %}{{ '\n' }}{% endfor %}"
 )
 """Writes turns one below the other, for tokenizers without a chat template."""
+
+LLAVA_ONEVISION_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}"
+    "{% if message['role'] != 'assistant' %} {% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ '\n' + part['text'] }}{% endfor %}"
+    "<|im_end|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""LLaVA-OneVision's published template, but for a space: it writes answers after "assistant \\n" and asks for them
+after "assistant\\n", so that a model would learn to answer what it is never asked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +56,14 @@ def render(template: str, messages: list[Message], names: Mapping[str, Any], *, 
     texts, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
     text: str = texts[0]
     return text
+
+
+def mend_end_of_turn(template: str, end: str | None) -> str:
+    r"""Spell the end of an answer as the token that it is.
+
+    LLaVA-NeXT's published template (Mistral) ends answers with "<\s>", which is mere letters to the tokenizer.
+    """
+    return re.sub(r"<\\+s>", "</s>", template) if end == "</s>" else template
 
 
 def find_content_style(template: str, names: Mapping[str, Any], image_token: str) -> ContentStyle:
@@ -107,6 +129,9 @@ def write_message(turn: Turn, style: ContentStyle) -> Message:
             continue
         follows_image = bool(parts) and parts[-1]["type"] == "image"
         text = part.removeprefix("\n") if follows_image and style.breaks_after_image else part
+        if part and not text and turn.role in style.lists:
+            # Some templates write a line break or a space for every text, an empty one too.
+            continue
         # Pixtral's template reads a text part's text under "content".
         parts.append({"type": "text", "text": text, "content": text})
     if turn.role in style.lists:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
@@ -41,6 +42,7 @@ from vlora import (
     steps,
 )
 from vlora.backend import loading
+from vlora.backend.families import FAMILIES as DESCRIBED
 from vlora.backend.families import describe_family
 from vlora.recipe import LoraSection, ModelSection, OptimSection
 from vlora.steps import bind, bound
@@ -51,8 +53,14 @@ SAME = 2e-5
 SAME_GRADIENTS = 1e-3
 
 
-class NotProven(AssertionError):
+class NotProvenError(AssertionError):
     """A check found something else than it has to."""
+
+
+def refute(found: bool, message: str) -> None:
+    """Say what a check found that must not be."""
+    if found:
+        raise NotProvenError(message)
 
 
 @attrs.define(eq=False)
@@ -83,9 +91,8 @@ class Subject:
 def make_subject(name: str, *, full: bool = False, bits: int | None = None) -> Subject:
     """Make a family's tiny model trainable: a LoRA on all linear layers, or everything."""
     tiny = FAMILIES[name]
-    family = describe_family(str(tiny.config["model_type"]))
-    if family.refused:
-        raise NotProven(f"refused: {family.refused}")
+    family = describe_family(model_type(name))
+    refute(family.refused, f"refused: {family.refused}")
     section = ModelSection(path=name, quantize_bits=bits, quantize_group_size=32)
     backbone, quantized = loading.prepare(build(tiny), family, section)
     config: dict[str, object] = {}
@@ -97,6 +104,11 @@ def make_subject(name: str, *, full: bool = False, bits: int | None = None) -> S
     state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
     state = state._replace(params={key: randomize(key, value) for key, value in state.params.items()})
     return Subject(name, tiny, backbone, examples(tiny), state, config)
+
+
+def model_type(name: str) -> str:
+    """The architecture of a tiny family; variants share one."""
+    return str(FAMILIES[name].config["model_type"])
 
 
 def nll(subject: Subject, rows: Sequence[Example], batch_size: int | None = None, *, compiled: bool = False) -> float:
@@ -127,8 +139,10 @@ def update(subject: Subject, batches: Batch | list[Batch], **options: object) ->
 
 def same(found: float, expected: float, what: str, tolerance: float = SAME) -> None:
     """Compare two losses."""
-    if not np.isfinite(found) or abs(found - expected) > tolerance * max(1.0, abs(expected)):
-        raise NotProven(f"{what}: {found!r} instead of {expected!r}")
+    refute(
+        not np.isfinite(found) or abs(found - expected) > tolerance * max(1.0, abs(expected)),
+        f"{what}: {found!r} instead of {expected!r}",
+    )
 
 
 def same_gradients(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> None:
@@ -136,25 +150,24 @@ def same_gradients(found: Mapping[str, np.ndarray], expected: Mapping[str, np.nd
     largest = max(float(np.abs(value).max()) for value in expected.values())
     for name, value in expected.items():
         difference = float(np.abs(found[name] - value).max())
-        if difference > SAME_GRADIENTS * float(np.abs(value).max()) + 1e-6 * largest:
-            raise NotProven(f"{what}: the gradient of {name} differs by {difference:.2g} of {np.abs(value).max():.2g}")
+        refute(
+            difference > SAME_GRADIENTS * float(np.abs(value).max()) + 1e-6 * largest,
+            f"{what}: the gradient of {name} differs by {difference:.2g} of {np.abs(value).max():.2g}",
+        )
 
 
 def reaches_all(gradients: Mapping[str, np.ndarray], subject: Subject, what: str) -> None:
     """Every trained parameter has a finite gradient that is not zero."""
     infinite = [name for name, value in gradients.items() if not np.isfinite(value).all()]
-    if infinite:
-        raise NotProven(f"{what}: no finite gradient of {infinite[:3]}")
+    refute(infinite, f"{what}: no finite gradient of {infinite[:3]}")
     zero = [name for name, value in gradients.items() if not np.abs(value).max() > 0 and not subject.idle(name)]
-    if zero:
-        raise NotProven(f"{what}: {len(zero)} of {len(gradients)} have no gradient: {zero[:6]}")
+    refute(zero, f"{what}: {len(zero)} of {len(gradients)} have no gradient: {zero[:6]}")
 
 
 def logits_are_the_model_own(subject: Subject) -> str:
-    """The batched logits of every row are those of the unbatched, unpadded, eager model, its head unsplit; the image matters."""
+    """The logits of every row in a batch are those of it alone, unpadded, with the head unsplit; the image matters."""
     together = logits(subject, subject.examples)
-    if not np.isfinite(together).all():
-        raise NotProven("logits are not finite")
+    refute(not np.isfinite(together).all(), "logits are not finite")
     backbone = subject.backbone
     head, backbone.head = backbone.head, None
     try:
@@ -162,14 +175,18 @@ def logits_are_the_model_own(subject: Subject) -> str:
             own = unbatched(subject, example)
             found = together[row, : len(example.tokens)]
             difference = np.abs(own - found).max()
-            if difference > 1e-4 * max(1.0, float(np.abs(own).max())):
-                raise NotProven(f"the logits of row {row} differ by {difference:.2g} when padded and batched")
+            refute(
+                difference > 1e-4 * max(1.0, float(np.abs(own).max())),
+                f"the logits of row {row} differ by {difference:.2g} when padded and batched",
+            )
     finally:
         backbone.head = head
     example = subject.examples[0]
     other = attrs.evolve(example, inputs={**example.inputs, "pixel_values": changed(example.inputs["pixel_values"])})
-    if np.abs(unbatched(subject, other) - unbatched(subject, example)).max() < 1e-3:
-        raise NotProven("another image gives the same logits")
+    refute(
+        np.abs(unbatched(subject, other) - unbatched(subject, example)).max() < 1e-3,
+        "another image gives the same logits",
+    )
     return ""
 
 
@@ -203,10 +220,11 @@ def no_token_sees_a_later_one(subject: Subject) -> str:
         before = unbatched(subject, example)
         after = unbatched(subject, attrs.evolve(example, tokens=tokens))
         leak = np.abs(before[:-1] - after[:-1]).max()
-        if leak > 1e-5 * max(1.0, float(np.abs(before).max())):
-            raise NotProven(f"{example.source}: earlier logits change by {leak:.2g} with the last token")
-        if np.abs(before[-1] - after[-1]).max() < 1e-4:
-            raise NotProven(f"{example.source}: the last token changes nothing")
+        refute(
+            leak > 1e-5 * max(1.0, float(np.abs(before).max())),
+            f"{example.source}: earlier logits change by {leak:.2g} with the last token",
+        )
+        refute(np.abs(before[-1] - after[-1]).max() < 1e-4, f"{example.source}: the last token changes nothing")
     return ""
 
 
@@ -236,8 +254,7 @@ def compiled_equals_eager(subject: Subject) -> str:
     again = step(subject.state, collate(subject.examples[::-1]), RATE)
     mx.eval(first, again)
     same(float(again[1].nll_sum), float(first[1].nll_sum), "second batch through the same trace")
-    if step.n_traces != 1:
-        raise NotProven(f"{step.n_traces} traces of one shape")
+    refute(step.n_traces != 1, f"{step.n_traces} traces of one shape")
     return ""
 
 
@@ -245,7 +262,7 @@ def head_runs_at_selected_places(subject: Subject) -> str:
     """The head is found; at selected places and in chunks it gives the loss and gradients of the whole one."""
     head = subject.backbone.head
     if head is None:
-        raise NotProven("the head was not found")
+        raise NotProvenError
     batch = collate(subject.examples)
     loss, gradients = update(subject, batch, compiled=False)
     subject.backbone.head = None
@@ -337,8 +354,10 @@ def quotient(subject: Subject, batch: Batch, gradients: Mapping[str, np.ndarray]
         loss_at(subject, batch, {name: sign * 2e-3 / norm * gradients[name] for name in names}) for sign in (1, -1)
     )
     slope = (ahead - behind) / (2 * 2e-3)
-    if abs(slope - norm) > 0.05 * norm + 2e-4 * abs(ahead) / 2e-3 * 1e-2:
-        raise NotProven(f"along the vision gradient the loss changes by {slope:.4g}, the gradient says {norm:.4g}")
+    refute(
+        abs(slope - norm) > 0.05 * norm + 2e-4 * abs(ahead) / 2e-3 * 1e-2,
+        f"along the vision gradient the loss changes by {slope:.4g}, the gradient says {norm:.4g}",
+    )
 
 
 def loss_at(subject: Subject, batch: Batch, change: Mapping[str, np.ndarray]) -> float:
@@ -354,7 +373,7 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
     bind(backbone, subject.state)
     expected = logits(subject, subject.examples)
     with tempfile.TemporaryDirectory() as folder:
-        weights = {name: value for name, value in tree_flatten(backbone.module.trainable_parameters())}
+        weights = dict(tree_flatten(backbone.module.trainable_parameters()))
         mx.save_safetensors(f"{folder}/adapters.safetensors", weights)
         Path(folder, "adapter_config.json").write_text(json.dumps(subject.config))
         module = apply_lora_layers(build(subject.tiny), folder)
@@ -367,8 +386,10 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
     with reloaded.corrected():
         found = np.array(reloaded.all_logits(batch.tokens, *reloaded.embed(batch)))
     difference = np.abs(found - expected).max()
-    if difference > 1e-4 * max(1.0, float(np.abs(expected).max())):
-        raise NotProven(f"mlx-vlm's logits with the adapter differ by {difference:.2g}")
+    refute(
+        difference > 1e-4 * max(1.0, float(np.abs(expected).max())),
+        f"mlx-vlm's logits with the adapter differ by {difference:.2g}",
+    )
     return ""
 
 
@@ -384,7 +405,7 @@ CHECKS: Mapping[str, Callable[[Subject], str]] = {
     "full": full_training_reaches_all,
     "reload": adapter_reloads_in_mlx_vlm,
 }
-"""Column of the table to check. A check returns a remark, or raises `NotProven`."""
+"""Column of the table to check. A check returns a remark, or raises `NotProvenError`."""
 
 
 def prove(name: str, only: Sequence[str] = ()) -> dict[str, dict[str, str]]:
@@ -404,9 +425,9 @@ def prove(name: str, only: Sequence[str] = ()) -> dict[str, dict[str, str]]:
         try:
             remark = function(make_subject(name))
             results[check] = {"holds": "yes", "remark": remark}
-        except (NotProven, ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+        except (NotProvenError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError) as error:
             # A model of mlx-vlm may fail in any of these ways; the table has to say so.
-            where = "" if isinstance(error, NotProven) else last_frame(error)
+            where = "" if isinstance(error, NotProvenError) else last_frame(error)
             results[check] = {"holds": "no", "remark": f"{type(error).__name__}: {error}{where}"}
     return results
 
@@ -422,9 +443,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help="families; all of them if none is named")
     parser.add_argument("--only", action="append", default=[], choices=CHECKS, help="a single check; may be repeated")
+    parser.add_argument("--write", action="store_true", help=f"write the table of all families, {TABLE.name}")
     parser.add_argument("--json", help="write the results to this file")
     options = parser.parse_args(arguments)
-    names = options.families or list(FAMILIES)
+    names = options.families or [name for name in FAMILIES if not describe_family(model_type(name)).refused]
     results = {}
     for name in names:
         start = time.perf_counter()
@@ -437,9 +459,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {len(results[name]) - len(failed)} of {len(results[name])} hold ({seconds:.0f} s)", flush=True)
         for check, result in failed.items():
             print(f"    {check}: {result['remark'][:400]}", flush=True)
+    if options.write and not options.families:
+        write_table(results)
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
     return int(any(result["holds"] == "no" for checks in results.values() for result in checks.values()))
+
+
+TABLE = Path(__file__).parent.parent / "vlora" / "families.md"
+
+
+def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+    """Write what holds per family, as a table for people."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-vlm"))
+    refused = {name: family.refused for name, family in DESCRIBED.items() if family.refused}
+    whole = [name for name, checks in results.items() if all(check["holds"] == "yes" for check in checks.values())]
+    lines = [
+        "# What is proved of each model family",
+        "",
+        (
+            f"Written by `python -m tests.prove --write` with {versions}; do not edit. {len(whole)} families hold "
+            f"in every column; {len(refused)} are refused."
+        ),
+        "",
+        (
+            "Each family is a tiny random model of its own classes in float32, with rows as its processor writes them. "
+            "yes: the check of that name in tests/prove.py held; a reference says what it found."
+        ),
+        "",
+        *(f"- **{name}**: {(function.__doc__ or '').strip().splitlines()[0]}" for name, function in CHECKS.items()),
+        "",
+        "| family | since mlx-vlm | " + " | ".join(CHECKS) + " | remarks |",
+        "|---" * (len(CHECKS) + 3) + "|",
+    ]
+    for name in sorted(results):
+        checks = results[name]
+        cells = [checks.get(check, {"holds": "no"})["holds"] for check in CHECKS]
+        noted = {"batches": "rows", "compiled": "compiled", "recomputed": "recomputed", "full": "idle in full training"}
+        remarks = [
+            f"{label}: {checks[check]['remark']}"
+            for check, label in noted.items()
+            if check in checks and checks[check]["remark"]
+        ]
+        failed = [f"{check}: {result['remark']}" for check, result in checks.items() if result["holds"] == "no"]
+        lines.append(
+            f"| {name} | {version('mlx-vlm')} | "
+            + " | ".join(cells)
+            + f" | {'; '.join(failed + remarks)} |".replace("\n", " ")
+        )
+    lines += ["", "## Refused", "", *(f"- {name}: {reason}" for name, reason in sorted(refused.items())), ""]
+    TABLE.write_text("\n".join(lines))
 
 
 def prove_apart(name: str, only: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -1,0 +1,230 @@
+"""Rows of families that cut images into tiles: every image token gets the feature that belongs there."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_vlm
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+from PIL import Image
+
+from vlora import Example, Sample, Turn
+from vlora.backend import Encoder
+from vlora.backend.corrections_tiled import (
+    bucket_positions,
+    embed_idefics2,
+    embed_internvl,
+    embed_llava_next,
+    embed_llava_onevision,
+    resize_bilinear,
+    unpadded_slice,
+)
+from vlora.types import ImageSlot
+
+Checkpoint = Callable[[str], Path]
+Encoding = Callable[..., Encoder]
+EMBED = {
+    "llava_next": embed_llava_next,
+    "llava_onevision": embed_llava_onevision,
+    "idefics2": embed_idefics2,
+    "internvl": embed_internvl,
+}
+# Parts of the towers that no image feature depends on.
+IDLE = {
+    "llava_next": ("encoder.layers.1.", "post_layernorm"),
+    "llava_onevision": ("post_layernorm",),
+    "idefics2": (),
+    "internvl": (),
+}
+PINPOINTS = ((32, 64), (64, 32), (64, 64), (96, 32), (32, 96))
+
+every_family = pytest.mark.parametrize("family", EMBED)
+sizes = st.tuples(st.integers(8, 200), st.integers(8, 200))
+
+
+def picture(seed: int, width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Checkpoint) -> Callable[[str], nn.Module]:
+    """Load a family's model once, with what mlx-vlm drops of its configuration."""
+    loaded: dict[str, nn.Module] = {}
+
+    def load(family: str) -> nn.Module:
+        if family not in loaded:
+            loaded[family] = mlx_vlm.utils.load_model(checkpoint(family))
+            if family == "llava_next":
+                loaded[family].config.image_grid_pinpoints = PINPOINTS
+        return loaded[family]
+
+    return load
+
+
+def encode_images(encode: Encoder, *images: Image.Image) -> Example:
+    parts = (*(ImageSlot(index) for index in range(len(images))), "What is it?")
+    return encode(Sample("row", (Turn("user", parts), Turn("assistant", ("Yes.",))), images))
+
+
+def embed(family: str, module: nn.Module, example: Example) -> mx.array:
+    inputs = {
+        name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in example.inputs.items()
+    }
+    embeds: mx.array = EMBED[family](module, mx.array(example.tokens)[None], inputs)["inputs_embeds"]
+    return embeds
+
+
+def image_features(family: str, module: nn.Module, encode: Encoder, *images: Image.Image) -> np.ndarray[Any, Any]:
+    example = encode_images(encode, *images)
+    return np.array(embed(family, module, example))[0, example.tokens == encode.image_id]
+
+
+@every_family
+def test_every_image_counts_for_itself(family: str, model: Callable[[str], nn.Module], encoder: Encoding):
+    """Images of other sizes in the row change nothing about an image's features, which stand in the images' order."""
+    images = (picture(0, 48, 32), picture(1, 32, 64), picture(2, 50, 37), picture(3, 150, 130))
+    module, encode = model(family), encoder(family)
+    alone = [image_features(family, module, encode, image) for image in images]
+    together = image_features(family, module, encode, *images)
+
+    assert np.allclose(together, np.concatenate(alone), atol=1e-5)
+    assert len({features.tobytes() for features in alone}) == len(images)
+
+
+@every_family
+@settings(max_examples=15)
+@given(size=sizes)
+def test_features_are_as_many_as_tokens(
+    family: str, size: tuple[int, int], model: Callable[[str], nn.Module], encoder: Encoding
+):
+    """An image of any size gives as many features as the processor writes tokens, or it could not be embedded."""
+    features = image_features(family, model(family), encoder(family), picture(0, *size))
+
+    assert np.isfinite(features).all()
+
+
+@every_family
+def test_text_alone(family: str, model: Callable[[str], nn.Module], encoder: Encoding):
+    """A row without images is embedded by the table."""
+    module = model(family)
+    example = encoder(family)(Sample("row", (Turn("user", ("Well?",)), Turn("assistant", ("Yes.",))), ()))
+    language = module.language_model
+    table = language.embed_tokens if family == "idefics2" else language.model.embed_tokens
+
+    assert mx.array_equal(embed(family, module, example), table(mx.array(example.tokens)[None]))
+
+
+@every_family
+def test_gradients_reach_the_tower(family: str, model: Callable[[str], nn.Module], encoder: Encoding):
+    """Every parameter that image features depend on has a gradient, the separators of rows included."""
+    module = model(family)
+    example = encode_images(encoder(family), picture(0, 48, 32), picture(1, 100, 90))
+
+    def loss(module: nn.Module) -> mx.array:
+        return mx.sum(mx.sin(embed(family, module, example)))
+
+    gradients = dict(tree_flatten(nn.value_and_grad(module, loss)(module)[1]))
+    idle = [
+        name
+        for name, value in gradients.items()
+        if not name.startswith("language_model") and not mx.abs(value).max().item()
+    ]
+
+    assert all(any(part in name for part in IDLE[family]) for name in idle)
+    if family.startswith("llava"):
+        assert mx.abs(gradients["image_newline"]).max().item() > 0
+
+
+def test_llava_next_order(model: Callable[[str], nn.Module], encoder: Encoding):
+    """A wide image is its small view, then its tiles side by side, each row of features ended by the separator."""
+    module, encode = model("llava_next"), encoder("llava_next")
+    features = image_features("llava_next", module, encode, picture(0, 64, 32))
+    n_small, rows, columns = 16, 4, 8
+    lines = features[n_small:].reshape(rows, columns + 1, -1)
+    pixels = encode_images(encode, picture(0, 64, 32)).inputs["pixel_values"][0]
+    *_, states = module.vision_tower(mx.array(pixels).transpose(0, 2, 3, 1), output_hidden_states=True)
+    small, left, right = np.array(module.multi_modal_projector(states[-2][:, 1:]))
+
+    assert np.allclose(features[:n_small], small, atol=1e-5)
+    assert np.allclose(lines[:, :4], left.reshape(4, 4, -1), atol=1e-5)
+    assert np.allclose(lines[:, 4:8], right.reshape(4, 4, -1), atol=1e-5)
+    assert np.array_equal(lines[:, 8], np.broadcast_to(np.array(module.image_newline), lines[:, 8].shape))
+
+
+def test_idefics2_padding_is_invisible(model: Callable[[str], nn.Module], encoder: Encoding):
+    """What stands in the padding of an image changes nothing."""
+    module = model("idefics2")
+    example = encode_images(encoder("idefics2"), picture(0, 48, 32), picture(1, 32, 64))
+    seen = example.inputs["pixel_attention_mask"][0].astype(bool)
+    noise = np.random.default_rng(0).standard_normal(example.inputs["pixel_values"].shape).astype(np.float32)
+    filled = {**example.inputs, "pixel_values": np.where(seen[None, :, None], example.inputs["pixel_values"], noise)}
+    before = embed("idefics2", module, example)
+    arrays = {name: mx.array(value) for name, value in filled.items()}
+
+    after = embed_idefics2(module, mx.array(example.tokens)[None], arrays)["inputs_embeds"]
+
+    assert not seen.all()
+    assert np.allclose(np.array(after), np.array(before), atol=1e-5)
+
+
+def test_internvl_activations_are_put_back(model: Callable[[str], nn.Module], encoder: Encoding):
+    """Embedding leaves the model as it was, activations too, even if it fails."""
+    module = model("internvl")
+    activation = module.multi_modal_projector.activation
+    example = encode_images(encoder("internvl"), picture(0, 48, 32))
+    embed("internvl", module, example)
+    assert activation._approx == "precise"
+
+    example.inputs["pixel_values"] = np.zeros((1, 1, 4, 32, 32), np.float32)
+    with pytest.raises(ValueError, match="channels"):
+        embed("internvl", module, example)
+    assert activation._approx == "precise"
+
+
+@given(st.integers(1, 70), st.integers(1, 70))
+def test_positions_keep_the_picture(n_patches: int, n_per_side: int):
+    """Patches stand at the fraction of the side where they are in the picture, however many there are."""
+    found = bucket_positions(n_patches, n_per_side)
+
+    exact = np.arange(n_patches) * n_per_side / n_patches
+    assert (np.abs(found - np.floor(exact)) <= (np.abs(exact - np.round(exact)) < 1e-4)).all()
+    assert found[0] == 0
+    assert found[-1] < n_per_side
+
+
+@given(sizes, st.sampled_from(PINPOINTS))
+def test_unpadding_keeps_the_shape(size: tuple[int, int], canvas: tuple[int, int]):
+    """What is kept of a canvas has the shape of the image, to one row or column on either side."""
+    grid = (canvas[0] // 8, canvas[1] // 8)
+    rows, columns = unpadded_slice(grid, size)
+    height, width = len(range(grid[0])[rows]), len(range(grid[1])[columns])
+    scale = min(grid[0] / size[0], grid[1] / size[1])
+
+    assert 0 <= height - math.floor(size[0] * scale + 1e-6) <= 1
+    assert 0 <= width - math.floor(size[1] * scale + 1e-6) <= 1
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_resizing(height: int, width: int, to_height: int, to_width: int):
+    """Each new point is the mean of its four neighbours, weighted by nearness, edges repeated."""
+    generator = np.random.default_rng(height * width)
+    image = generator.standard_normal((height, width, 2)).astype(np.float32)
+    expected = np.zeros((to_height, to_width, 2))
+    for row in range(to_height):
+        for column in range(to_width):
+            y = max((row + 0.5) * height / to_height - 0.5, 0)
+            x = max((column + 0.5) * width / to_width - 0.5, 0)
+            for near_y in (math.floor(y), math.floor(y) + 1):
+                for near_x in (math.floor(x), math.floor(x) + 1):
+                    weight = (1 - abs(y - near_y)) * (1 - abs(x - near_x))
+                    expected[row, column] += weight * image[min(near_y, height - 1), min(near_x, width - 1)]
+
+    assert np.allclose(np.array(resize_bilinear(mx.array(image), (to_height, to_width))), expected, atol=1e-5)

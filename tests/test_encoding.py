@@ -19,6 +19,7 @@ from tests.checkpoints import FAMILIES
 from vlora import Example, Sample, Turn
 from vlora.backend import Encoder, open_image
 from vlora.errors import SampleError
+from vlora.samples import format_sample
 from vlora.types import ImageSlot
 
 Encoding = Callable[..., Encoder]
@@ -39,6 +40,7 @@ LEAD = dict.fromkeys(("deepseek_vl_v2", "idefics3", "smolvlm"), " ")
 STRING_ANSWERS = ("pixtral", "mistral3")
 REFUSES_SYSTEM = ("pixtral",)
 IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "aya_vision")  # their own templates put images before texts
+BOS_BY_TOKENIZER = ("llava", "llava_next", "idefics2", "deepseek_vl_v2")  # their templates write none
 WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
 AROUND_IMAGES = ("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>")
 PER_TOKEN = ("cross_attention_mask", "images_seq_mask", "mm_token_type_ids")
@@ -80,6 +82,7 @@ LONG = sample_of(
     ("assistant", "No."),
     images=(picture(),),
 )
+TALK = (("user", "Well?"), ("assistant", "It is two."), ("user", "And then?"), ("assistant", "Three."))
 SAMPLES = {"single turn": ONE, "two images": TWO, "text only": TEXT, "multi-turn": LONG}
 
 every_sample = pytest.mark.parametrize("name", SAMPLES)
@@ -100,13 +103,13 @@ def answers_of(sample: Sample, family: str) -> list[str]:
 def own_ids(family: str, encode: Encoder, text: str, images: tuple[Image.Image, ...]) -> list[int]:
     """Give the ids that the family's processor makes of a rendered text, called as its own programs call it."""
     bos = encode.tokenizer.bos_token or ""
-    if not images:
-        return encode.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if family in ("llava", "llava_next", "llava_onevision", "deepseek_vl_v2"):
-        # LLaVA's image processors refuse the tokenizer's options, DeepSeek's has none: they write the BOS themselves.
-        outputs = encode.processor(text=text.removeprefix(bos), images=list(images))
+    if family in BOS_BY_TOKENIZER:
+        text, options = text.removeprefix(bos), {}
     else:
-        outputs = encode.processor(text=text, images=list(images), add_special_tokens=False)
+        options = {} if family == "llava_onevision" else {"add_special_tokens": False}
+    outputs = (
+        encode.processor(text=text, images=list(images), **options) if images else encode.tokenizer(text, **options)
+    )
     return np.array(outputs["input_ids"]).reshape(-1).tolist()
 
 
@@ -193,7 +196,7 @@ def test_prompt_is_what_was_learned(family: str, encoder: Encoding):
     prompt = encode.render(Sample("row", TEXT.turns[:1], ()), add_generation_prompt=True)
 
     first = int(example.supervised.argmax())
-    assert encode.tokenizer(prompt, add_special_tokens=False)["input_ids"] == example.tokens[:first].tolist()
+    assert own_ids(family, encode, prompt, ()) == example.tokens[:first].tolist()
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in REFUSES_SYSTEM])
@@ -213,6 +216,123 @@ def test_template_that_refuses(family: str, encoder: Encoding):
 
     with pytest.raises(SampleError, match=r"^rows row 3: .*Only user and assistant turns"):
         encoder(family)(sample)
+
+
+def question(*content: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"role": "system", "content": "Read."},
+        {"role": "user", "content": [*content, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A house."}]},
+    ]
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "content lists": {"images": [picture()], "messages": question({"type": "image"})},
+    "images inside": {"messages": question({"type": "image", "image": picture()})},
+    "marker": {
+        "image": picture(),
+        "conversations": [
+            {"from": "system", "value": "Read."},
+            {"from": "human", "value": "<image>What is it?"},
+            {"from": "gpt", "value": "A house."},
+        ],
+    },
+    "no marker": {
+        "images": [picture()],
+        "messages": [
+            {"role": "system", "content": "Read."},
+            {"role": "user", "content": "What is it?"},
+            {"role": "assistant", "content": "A house."},
+        ],
+    },
+}
+
+
+@every_family
+def test_layouts_are_one(family: str, encoder: Encoding):
+    """However a row is laid out, the model reads the same and learns the same."""
+    encode = encoder(family, train_on_completions=True)
+    rows = {name: dict(row) for name, row in LAYOUTS.items()}
+    if family in REFUSES_SYSTEM:
+        rows = {"columns": {"image": picture(), "question": "What is it?", "answer": "A house."}}
+        for name in ("content lists", "images inside", "no marker"):
+            rows[name] = {**LAYOUTS[name], "messages": LAYOUTS[name]["messages"][1:]}
+
+    first, *others = (encode(format_sample(row)) for row in rows.values())
+
+    assert "".join(supervised_texts(first, encode)).strip().startswith("A house.")
+    for example in others:
+        assert example.tokens.tolist() == first.tokens.tolist()
+        assert example.supervised.tolist() == first.supervised.tolist()
+        assert np.array_equal(example.inputs["pixel_values"], first.inputs["pixel_values"])
+
+
+# Where a template begins to write a message's content, and how it ends the turn.
+CONTENT = {
+    **dict.fromkeys(("internvl", "lfm2_vl"), ("{% if message['content'] is string %}", "{{ '<|im_end|>\n' }}")),
+    "kimi_vl": ("{% if message['content'] is string %}", "<|im_end|>"),
+    "aya_vision": ("{% if message['content'] is string %}", "<|END_OF_TURN_TOKEN|>"),
+    **dict.fromkeys(
+        ("idefics2", "idefics3", "smolvlm"), ("{% for part in message['content'] %}", "<end_of_utterance>\n")
+    ),
+    **dict.fromkeys(("qwen2_vl", "qwen3_vl"), ("{% if message['content'] is string %}", "<|im_end|>\n")),
+}
+
+
+def tag_generation(family: str) -> str:
+    """Put transformers' generation tags around what an assistant writes, its end-of-turn token included."""
+    opening, closing = CONTENT[family]
+    head, _, rest = FAMILIES[family].template.rpartition(opening)
+    body, _, tail = rest.partition(closing)
+    body = opening + body + END_OF_TURN[family].removeprefix("<|END_RESPONSE|>")
+    tagged = f"{{% generation %}}{body}{{% endgeneration %}}"
+    # A line break behind a tag would be swallowed with it.
+    line_break = "{{ '\n' }}" if "\n" in closing else ""
+    return f"{head}{{% if message['role'] == 'assistant' %}}{tagged}{{% else %}}{body}{{% endif %}}{line_break}{tail}"
+
+
+@pytest.mark.parametrize("family", CONTENT)
+def test_masks_are_transformers(family: str, encoder: Encoding):
+    """The mask is what transformers gives for the template with generation tags, token for token."""
+    encode = encoder(family, train_on_completions=True)
+    sample = sample_of(*TALK)
+    content: Any = [[{"type": "text", "text": turn.text}] for turn in sample.turns]
+    messages = [{"role": turn.role, "content": part} for turn, part in zip(sample.turns, content, strict=True)]
+
+    tagged = encode.tokenizer.apply_chat_template(
+        messages,
+        chat_template=tag_generation(family),
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    example = encode(sample)
+
+    n_bos = len(example.tokens) - len(tagged["input_ids"])
+    assert n_bos in (0, 1)
+    assert tagged["input_ids"] == example.tokens[n_bos:].tolist()
+    lead = example.supervised[n_bos:] & ~np.array(tagged["assistant_masks"], dtype=bool)
+    assert (np.array(tagged["assistant_masks"], dtype=bool) <= example.supervised[n_bos:]).all()
+    # A space between the prompt and the answer is the model's to write, where the template writes it.
+    assert {encode.tokenizer.decode([token]) for token in example.tokens[n_bos:][lead]} <= {LEAD.get(family, "")}
+
+
+def test_generation_tags_of_onevision(encoder: Encoding):
+    """LLaVA-OneVision's own tags mark the same answers; they leave the end-of-turn tokens out, which are learned."""
+    encode = encoder("llava_onevision", train_on_completions=True)
+    messages = [
+        {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in sample_of(*TALK).turns
+    ]
+    tagged = encode.tokenizer.apply_chat_template(
+        messages,
+        chat_template=FAMILIES["llava_onevision"].template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids, mask = np.array(tagged["input_ids"]), np.array(tagged["assistant_masks"], dtype=bool)
+    marked = Example(source="", tokens=ids, supervised=mask, placeholders=mask, inputs={}, image_sizes=())
+
+    theirs = [text.removeprefix("\n") + "<|im_end|>" for text in supervised_texts(marked, encode)]
+    assert theirs == supervised_texts(encode(sample_of(*TALK)), encode)
 
 
 @every_family

@@ -71,10 +71,9 @@ class Encoder:
                 f"{len(images)} images; does the text hold {self.image_token!r} itself?"
             )
             raise SampleError(msg)
+        tokenize = self._tokenize if text.startswith(self.tokenizer.bos_token or "") else self._tokenize_behind_bos
         text, spans = self._with_one_bos(text, spans)
-        plain, in_answers = mask_completions(
-            self._spell(text), self._spell_spans(text, spans), self._tokenize, sample.source
-        )
+        plain, in_answers = mask_completions(self._spell(text), self._spell_spans(text, spans), tokenize, sample.source)
         if images:
             tokens, inputs = self._process(text, images, plain, sample.source)
         else:
@@ -168,6 +167,16 @@ class Encoder:
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _tokenize_behind_bos(self, texts: list[str]) -> list[list[int]]:
+        """Tokenize texts whose BOS, if they have one, is the tokenizer's own addition.
+
+        Some tokenizers begin a text with "▁" but not what follows a BOS within it.
+        """
+        bos = self.tokenizer.bos_token or ""
+        opening = [[self.tokenizer.bos_token_id] if bos and text.startswith(bos) else [] for text in texts]
+        bodies = self._tokenize([text.removeprefix(bos) for text in texts])
+        return [first + rest for first, rest in zip(opening, bodies, strict=True)]
 
     def _spell(self, text: str) -> str:
         """Write images as one token each, also for processors that read another text for them."""

@@ -77,6 +77,7 @@ class Example:
         inputs: The processor's other outputs for this row alone, under the processor's own names,
             leading dimension included (`pixel_values`, `image_grid_thw`, ...).
         image_sizes: (width, height) in pixels of each image as given to the processor.
+        image_keys: What each image and its preparation is known by, equal for equal pixels; empty if unknown.
     """
 
     source: str
@@ -85,6 +86,7 @@ class Example:
     placeholders: BoolArray
     inputs: Mapping[str, Any] = attrs.field(factory=dict)
     image_sizes: tuple[tuple[int, int], ...] = ()
+    image_keys: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):

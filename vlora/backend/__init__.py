@@ -5,6 +5,7 @@ import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise wa
 from .backbone import MlxVlmBackbone
 from .encoding import Encoder, make_encoder
 from .families import FAMILIES, Family, describe_family
+from .features import FeatureCache
 from .generation import answer_samples
 from .images import open_image
 from .loading import (
@@ -25,6 +26,7 @@ __all__ = [
     "FAMILIES",
     "Encoder",
     "Family",
+    "FeatureCache",
     "MlxVlmBackbone",
     "ModelFiles",
     "add_lora",

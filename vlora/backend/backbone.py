@@ -14,13 +14,14 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import BatchError
 from ..steps import Params, bound
 from ..types import Batch, Example, Tree
 from .embedding import NOT_PASSED
 from .families import Family
+from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, Fields, divide_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, projecting, selecting, taking
@@ -45,6 +46,7 @@ class MlxVlmBackbone:
     head: Head | None = attrs.field(default=None, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
+    _features: FeatureCache | None = attrs.field(default=None, init=False)
 
     @property
     def language_model(self) -> nn.Module:
@@ -94,7 +96,7 @@ class MlxVlmBackbone:
             if self.family.has_grid_tower:
                 fields = self._grids().embed(batch)
             else:
-                rows = [self._embed_row(example) for example in batch.rows]
+                rows = [self._kept_row(example) for example in batch.rows]
                 fields = stack_fields(rows, n_rows, length)
         return divide_fields(fields)
 
@@ -220,6 +222,11 @@ class MlxVlmBackbone:
         with self.corrected():
             self.head = find_head(self.module, lambda: self.family.run(self.module, ids, dict(fields)), PROBE_TOKENS)
 
+    def keep_features(self, cache: FeatureCache | None) -> None:
+        """Keep what the tower makes of images, for as long as nothing that it depends on is trained."""
+        self._features = cache
+        self._grid_tower = None
+
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""
         return self.family.while_training(self.module)
@@ -242,8 +249,22 @@ class MlxVlmBackbone:
     def _grids(self) -> GridTower:
         trained = self.embed_names()
         if self._grid_tower is None or self._grid_tower.trained != trained:
-            self._grid_tower = GridTower(self.module, self.language_prefix, trained)
+            self._grid_tower = GridTower(self.module, self.language_prefix, trained, self._features)
         return self._grid_tower
+
+    def _kept_row(self, example: Example) -> Fields:
+        """Find a row's fields, or embed it: without images, or with something trained in it, it is always embedded."""
+        cache = self._features
+        if cache is None or not example.image_keys or self.embed_names():
+            return self._embed_row(example)
+        key = digest([example.tokens.tobytes(), *(key.encode() for key in example.image_keys)])
+        found = cache.get(key)
+        if found is None:
+            fields = self._embed_row(example)
+            cache.put(key, dict(tree_flatten(fields)))
+            return fields
+        tree: Fields = tree_unflatten(list(found.items()))
+        return tree
 
     def _embed_row(self, example: Example) -> Fields:
         """Embed one row alone, without padding, as the model does when it generates."""

@@ -16,7 +16,7 @@ from mlx_vlm.models.base import pixel_shuffle
 from transformers.image_processing_utils import select_best_resolution
 
 from ..types import BoolArray, IntArray
-from .corrections import scatter_features
+from .corrections import instance_attributes, scatter_features
 from .fields import Fields
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -24,6 +24,11 @@ LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1
 
 POOLED_ABOVE = 1.1
 """LLaVA-OneVision pools an image whose sides are longer by this factor than the largest that is kept."""
+
+MOONVIT_EPSILON = 1e-5
+CUBIC = -0.75
+
+FloatMatrix = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
@@ -66,7 +71,7 @@ def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
         return {"inputs_embeds": embeds}
     pixels = pixels.reshape(-1, *pixels.shape[-3:]).transpose(0, 2, 3, 1)
     weight = model.vision_tower.embeddings.patch_embeddings.projection.weight
-    with _exact_gelu(model.vision_tower, model.multi_modal_projector):
+    with _approximate_gelu("none", model.vision_tower, model.multi_modal_projector):
         states, _ = model.vision_tower(pixels.astype(weight.dtype))
         features = model.multi_modal_projector(pixel_shuffle(states[:, 1:], model.config.downsample_ratio))
     is_image = np.array(tokens) == model.config.image_token_id
@@ -140,14 +145,21 @@ def unpadded_slice(grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[
 
 def resize_bilinear(picture: mx.array, size: tuple[int, int]) -> mx.array:
     """Resize f[H, W, D] to (H', W') as two products, so that the gradient exists on every device."""
-    rows = mx.array(_resize_matrix(picture.shape[0], size[0]))
-    columns = mx.array(_resize_matrix(picture.shape[1], size[1]))
-    halfway = mx.tensordot(rows, picture.astype(mx.float32), axes=1)
-    resized: mx.array = mx.tensordot(columns, halfway, axes=[[1], [1]]).swapaxes(0, 1)
+    return _resize(picture, _bilinear_matrix(picture.shape[0], size[0]), _bilinear_matrix(picture.shape[1], size[1]))
+
+
+def resize_bicubic(picture: mx.array, size: tuple[int, int]) -> mx.array:
+    """Resize f[H, W, D] to (H', W') as `resize_bilinear`, by cubic convolution with edges repeated."""
+    return _resize(picture, _bicubic_matrix(picture.shape[0], size[0]), _bicubic_matrix(picture.shape[1], size[1]))
+
+
+def _resize(picture: mx.array, rows: FloatMatrix, columns: FloatMatrix) -> mx.array:
+    halfway = mx.tensordot(mx.array(rows), picture.astype(mx.float32), axes=1)
+    resized: mx.array = mx.tensordot(mx.array(columns), halfway, axes=[[1], [1]]).swapaxes(0, 1)
     return resized.astype(picture.dtype)
 
 
-def _resize_matrix(n_from: int, n_to: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+def _bilinear_matrix(n_from: int, n_to: int) -> FloatMatrix:
     places = np.maximum((np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5, 0)
     below = np.minimum(places.astype(np.int64), n_from - 1)
     above = np.minimum(below + 1, n_from - 1)
@@ -155,6 +167,23 @@ def _resize_matrix(n_from: int, n_to: int) -> "np.ndarray[Any, np.dtype[np.float
     matrix = np.zeros((n_to, n_from))
     np.add.at(matrix, (np.arange(n_to), below), 1 - share)
     np.add.at(matrix, (np.arange(n_to), above), share)
+    return matrix.astype(np.float32)
+
+
+def _bicubic_matrix(n_from: int, n_to: int) -> FloatMatrix:
+    places = (np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5
+    matrix = np.zeros((n_to, n_from))
+    for offset in (-1, 0, 1, 2):
+        near = np.floor(places) + offset
+        far = np.abs(places - near)
+        # Keys' kernel; torch takes a = -0.75.
+        inner = (CUBIC + 2) * far**3 - (CUBIC + 3) * far**2 + 1
+        outer = CUBIC * (far**3 - 5 * far**2 + 8 * far - 4)
+        np.add.at(
+            matrix,
+            (np.arange(n_to), np.clip(near.astype(np.int64), 0, n_from - 1)),
+            np.where(far <= 1, inner, np.where(far < 2, outer, 0)),  # noqa: PLR2004 - the kernel's reach
+        )
     return matrix.astype(np.float32)
 
 
@@ -219,17 +248,41 @@ def _pack(
 
 
 @contextmanager
-def _exact_gelu(*parts: nn.Module) -> Iterator[None]:
-    """Let activations be exact, and what they were afterwards."""
+def published_moonvit(model: nn.Module) -> Iterator[None]:
+    """Give Kimi-VL's tower the activation, the epsilon and the interpolation that it was trained with.
+
+    mlx-vlm has the exact activation (kimi_vl/vision.py:228), a smaller epsilon (:241, :409), and positions that are
+    interpolated as if there were nothing beyond the border (models/kernels.py:166; on Metal a kernel without gradient).
+    """
+    table = model.vision_tower.patch_embed.pos_emb
+
+    def positions(shape: tuple[int, int]) -> mx.array:
+        return resize_bicubic(table.weight, shape).flatten(0, 1)
+
+    norms = [module for _, module in model.vision_tower.named_modules() if isinstance(module, nn.LayerNorm)]
+    before = [norm.eps for norm in norms]
+    try:
+        for norm in norms:
+            norm.eps = MOONVIT_EPSILON
+        with _approximate_gelu("tanh", model.vision_tower), instance_attributes(table, _get_pos_emb=positions):
+            yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            norm.eps = own
+
+
+@contextmanager
+def _approximate_gelu(approximation: str, *parts: nn.Module) -> Iterator[None]:
+    """Let activations be approximated so ("none": not at all), and as they were afterwards."""
     activations = [module for part in parts for _, module in part.named_modules() if isinstance(module, nn.GELU)]
     before = [activation._approx for activation in activations]  # noqa: SLF001 - it has no other switch
     try:
         for activation in activations:
-            activation._approx = "none"  # noqa: SLF001
+            activation._approx = approximation  # noqa: SLF001
         yield
     finally:
-        for activation, approximation in zip(activations, before, strict=True):
-            activation._approx = approximation  # noqa: SLF001
+        for activation, own in zip(activations, before, strict=True):
+            activation._approx = own  # noqa: SLF001
 
 
 def _encode_idefics2(tower: nn.Module, pixels: mx.array, patches: BoolArray) -> mx.array:

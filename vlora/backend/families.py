@@ -25,7 +25,13 @@ from .corrections import (
     undifferentiated_indices,
     unevaluated,
 )
-from .corrections_tiled import embed_idefics2, embed_internvl, embed_llava_next, embed_llava_onevision
+from .corrections_tiled import (
+    embed_idefics2,
+    embed_internvl,
+    embed_llava_next,
+    embed_llava_onevision,
+    published_moonvit,
+)
 from .embedding import (
     call_language_model,
     complete_ernie,
@@ -147,6 +153,7 @@ FAMILIES: Mapping[str, Family] = {
     "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
     "internvl": Family(embed=embed_internvl),
     "idefics2": Family(embed=embed_idefics2),
+    "kimi_vl": Family(while_embedding=published_moonvit),
     "gemma3": Family(complete=complete_gemma3, run=run_gemma3, while_training=gemma3_masks),
     "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
     "gemma4": Family(while_training=gemma4_masks),

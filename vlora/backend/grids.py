@@ -17,6 +17,7 @@ from ..errors import BatchError
 from ..steps import Params, bound
 from ..types import Batch, Example, Tree
 from .corrections import scatter_features
+from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
 from .positions import mrope_positions
 
@@ -24,6 +25,8 @@ TOWER_TRACES = 64
 """Compiled towers kept, one per image size and count; further ones run eagerly."""
 
 Grid = tuple[int, int, int]
+Image = tuple[Grid, Any]
+"""A grid in patches, and the patches f[n, C], on the host or the device."""
 
 
 @attrs.define(eq=False)
@@ -34,11 +37,13 @@ class GridTower:
         module: The mlx-vlm model.
         language_prefix: The language model's name within it.
         trained: Names of the trainable parameters that embedding uses.
+        features: Keeps the features of images while the tower is frozen.
     """
 
     module: nn.Module
     language_prefix: str
     trained: frozenset[str]
+    features: FeatureCache | None = None
     _traces: dict[tuple[Any, ...], Callable[..., Any]] = attrs.field(factory=dict, init=False)
 
     def embed(self, batch: Batch) -> Fields:
@@ -50,24 +55,41 @@ class GridTower:
         return self._merge(batch, *self._features(batch.rows))
 
     def _features(self, rows: Sequence[Example]) -> tuple[list[mx.array], list[list[mx.array]]]:
-        """Run the tower over a batch's images, those of one size together.
+        """Run the tower over a batch's images, those of one size together, or find their features.
 
         Returns:
             For each image in order: its features f[n, D], and the deepstack's, one per layer.
         """
-        merge = self._merge_size
         images = grid_images(rows)
-        features: list[Any] = [None] * len(images)
-        deepstack: list[Any] = [None] * len(images)
-        for grid, members in group_by_grid(images).items():
-            pixels = mx.array(np.concatenate([images[index][1] for index in members]))
+        keys = [key for example in rows for key in example.image_keys]
+        kept: dict[int, Entry] = {}
+        cache = self.features if len(keys) == len(images) and not self._trains_tower else None
+        if cache is not None:
+            found = {index: cache.get(key) for index, key in enumerate(keys)}
+            kept = {index: entry for index, entry in found.items() if entry is not None}
+        missing = [index for index in range(len(images)) if index not in kept]
+        computed = self._run_images(images, missing)
+        for index, layers in computed.items():
+            entry = {str(number): layer for number, layer in enumerate(layers)}
+            kept[index] = entry
+            if cache is not None:
+                cache.put(keys[index], entry)
+        ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in range(len(images))]
+        return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
+
+    def _run_images(self, images: Sequence[Image], wanted: Sequence[int]) -> dict[int, list[mx.array]]:
+        """Run the tower over some of the images: number to features and the deepstack's."""
+        merge = self._merge_size
+        results: dict[int, list[mx.array]] = {}
+        for grid, members in group_by_grid([images[index] for index in wanted]).items():
+            numbers = [wanted[member] for member in members]
+            pixels = join([images[number][1] for number in numbers])
             outputs = self._tower(grid, len(members))({}, pixels.astype(self._tower_dtype))
             n_tokens = grid[0] * (grid[1] // merge) * (grid[2] // merge)
-            for place, index in enumerate(members):
+            for place, number in enumerate(numbers):
                 span = slice(place * n_tokens, (place + 1) * n_tokens)
-                features[index] = outputs[0][span]
-                deepstack[index] = [layer[span] for layer in outputs[1:]]
-        return features, deepstack
+                results[number] = [output[span] for output in outputs]
+        return results
 
     def _merge(self, batch: Batch, features: list[mx.array], deepstack: list[list[mx.array]]) -> dict[str, Any]:
         n_rows, length = batch.tokens.shape
@@ -131,7 +153,7 @@ class GridTower:
         tower_params = {name: trainable[name] for name in tower_names}
         images = grid_images(batch.rows)
         for grid, members in group_by_grid(images).items():
-            pixels = mx.array(np.concatenate([images[index][1] for index in members]))
+            pixels = join([images[index][1] for index in members])
             towards = [mx.concatenate([pulled[n_table + index] for index in members])]
             for layer in range(n_layers):
                 places = [n_table + n_images + index * n_layers + layer for index in members]
@@ -140,6 +162,10 @@ class GridTower:
             for name, gradient in found.items():
                 gradients[name] = gradients[name] + gradient if name in gradients else gradient
         return gradients
+
+    @property
+    def _trains_tower(self) -> bool:
+        return any(not name.startswith(f"{self.language_prefix}.") for name in self.trained)
 
     @property
     def _merge_size(self) -> int:
@@ -198,14 +224,14 @@ class GridTower:
         return self._traces[key]
 
 
-def grid_images(rows: Sequence[Example]) -> list[tuple[tuple[int, int, int], Any]]:
+def grid_images(rows: Sequence[Example]) -> list[Image]:
     """List the images of some rows in order: (grid in patches, patches [n, C])."""
     images = []
     for example in rows:
         grids = example.inputs.get("image_grid_thw")
         if grids is None:
             continue
-        patches = np.asarray(example.inputs["pixel_values"])
+        patches = example.inputs["pixel_values"]
         start = 0
         for grid in np.asarray(grids).tolist():
             count = grid[0] * grid[1] * grid[2]
@@ -214,8 +240,15 @@ def grid_images(rows: Sequence[Example]) -> list[tuple[tuple[int, int, int], Any
     return images
 
 
+def join(patches: Sequence[Any]) -> mx.array:
+    """Put images' patches together on the device."""
+    if all(isinstance(part, mx.array) for part in patches):
+        return mx.concatenate(list(patches))
+    return mx.array(np.concatenate([np.asarray(part) for part in patches]))
+
+
 def group_by_grid(
-    images: Sequence[tuple[tuple[int, int, int], Any]],
+    images: Sequence[Image],
 ) -> dict[tuple[int, int, int], list[int]]:
     """Group image numbers by their grid."""
     groups: dict[tuple[int, int, int], list[int]] = {}

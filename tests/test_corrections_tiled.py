@@ -23,6 +23,8 @@ from vlora.backend.corrections_tiled import (
     embed_internvl,
     embed_llava_next,
     embed_llava_onevision,
+    published_moonvit,
+    resize_bicubic,
     resize_bilinear,
     unpadded_slice,
 )
@@ -228,3 +230,46 @@ def test_resizing(height: int, width: int, to_height: int, to_width: int):
                     expected[row, column] += weight * image[min(near_y, height - 1), min(near_x, width - 1)]
 
     assert np.allclose(np.array(resize_bilinear(mx.array(image), (to_height, to_width))), expected, atol=1e-5)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_cubic_resizing(height: int, width: int, to_height: int, to_width: int):
+    """Each new point is Keys' cubic convolution of its sixteen neighbours, edges repeated."""
+    image = np.random.default_rng(height * width).standard_normal((height, width, 2)).astype(np.float32)
+    expected = np.zeros((to_height, to_width, 2))
+
+    def kernel(distance: float) -> float:
+        if distance <= 1:
+            return 1.25 * distance**3 - 2.25 * distance**2 + 1
+        return -0.75 * distance**3 + 3.75 * distance**2 - 6 * distance + 3
+
+    for row in range(to_height):
+        for column in range(to_width):
+            y, x = (row + 0.5) * height / to_height - 0.5, (column + 0.5) * width / to_width - 0.5
+            for near_y in range(math.floor(y) - 1, math.floor(y) + 3):
+                for near_x in range(math.floor(x) - 1, math.floor(x) + 3):
+                    point = image[min(max(near_y, 0), height - 1), min(max(near_x, 0), width - 1)]
+                    expected[row, column] += kernel(abs(y - near_y)) * kernel(abs(x - near_x)) * point
+
+    assert np.allclose(np.array(resize_bicubic(mx.array(image), (to_height, to_width))), expected, atol=1e-5)
+
+
+def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding):
+    """Kimi-VL's tower is another one while it embeds, differentiable in its positions, and what it was afterwards."""
+    module = model("kimi_vl")
+    example = encode_images(encoder("kimi_vl"), picture(0, 60, 90), picture(1, 64, 30))
+    pixels, grids = (mx.array(example.inputs[name]) for name in ("pixel_values", "image_grid_hws"))
+
+    def features(module: nn.Module) -> mx.array:
+        return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
+
+    before = features(module)
+    with published_moonvit(module):
+        corrected = features(module)
+        gradients = dict(
+            tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
+        )
+
+    assert 1e-4 < mx.abs(corrected - before).max().item() < 0.1
+    assert mx.array_equal(features(module), before)
+    assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))

@@ -326,6 +326,21 @@ def _publish(
     return publish
 
 
+def _publish_kimi(weights: Weights) -> Weights:
+    """Name the tower's layers as published, and write every expert by itself."""
+    rename = _publish(
+        (r"^vision_tower\.(blocks|final_layernorm)", r"vision_tower.encoder.\1"),
+        (r"(blocks\.\d+)\.attn\.", r"\1."),
+    )
+    published: Weights = {}
+    for name, value in rename(weights).items():
+        if ".switch_mlp." in name:
+            published |= {name.replace("switch_mlp", f"experts.{index}"): expert for index, expert in enumerate(value)}
+        else:
+            published[name] = value
+    return published
+
+
 # ---------------------------------------------------------------------------------------------
 
 FAMILIES: Mapping[str, Family] = {
@@ -686,7 +701,7 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_vl": Family(
         vocabulary=KIMI_VL_VOCABULARY,
         template=KIMI_VL_TEMPLATE,
-        publish=_publish((r"^(vision_tower)\.(blocks|final_layernorm)", r"\1.encoder.\2")),
+        publish=_publish_kimi,
         files={
             "config.json": {
                 "architectures": ["KimiVLForConditionalGeneration"],

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 
-from . import classics
+from . import classics, fastvlm, llama4, minicpm, molmo, moondream, phi3_v, qwen3_omni_moe
 from .tiny import TinyFamily, build, examples
 
 __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
 
-FAMILIES: Mapping[str, TinyFamily] = {**classics.FAMILIES}
+FAMILIES: Mapping[str, TinyFamily] = {
+    **classics.FAMILIES,
+    **fastvlm.FAMILIES,
+    **llama4.FAMILIES,
+    **minicpm.FAMILIES,
+    **molmo.FAMILIES,
+    **moondream.FAMILIES,
+    **phi3_v.FAMILIES,
+    **qwen3_omni_moe.FAMILIES,
+}

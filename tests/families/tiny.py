@@ -7,6 +7,7 @@ backend.
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import attrs
@@ -35,6 +36,7 @@ class TinyFamily:
             the reason (an unused branch, the last layers of a tower whose earlier features are taken).
         prepare: Changes the model after its weights are drawn, for what random weights break; says why.
         without_text_rows: Why no row is without an image; None if one is.
+        while_building: What holds while the model is made: for sizes that upstream does not read from config.json.
     """
 
     config: Mapping[str, Any]
@@ -42,6 +44,7 @@ class TinyFamily:
     idle: Mapping[str, str] = attrs.field(factory=dict)
     prepare: Callable[[nn.Module], None] | None = None
     without_text_rows: str | None = None
+    while_building: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -79,7 +82,8 @@ def build(family: TinyFamily, *, seed: int = 0) -> nn.Module:
     Norms' weights lie around the value that they are made with, single-element gates are open, every other weight is
     normal with a spread that keeps activations in range; non-trainable buffers stay as they are made.
     """
-    model = make_model(family.config)
+    with family.while_building():
+        model = make_model(family.config)
     weights = {}
     for name, value in tree_flatten(model.parameters()):
         if not mx.issubdtype(value.dtype, mx.floating):

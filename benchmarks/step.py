@@ -504,7 +504,7 @@ def prepare(recipe: Recipe, data: Data, n_batches: int) -> tuple[list[Microbatch
     if not prepared:
         msg = f"data.path: none of the first {n_skipped} rows can be learned from"
         raise SampleError(msg)
-    mx.eval([(batch.tokens, batch.supervised, batch.valid) for step in prepared for batch in step])
+    mx.eval([batch[:-1] for step in prepared for batch in step])
     return prepared, n_skipped
 
 

@@ -173,7 +173,8 @@ def logits_are_the_model_own(subject: Subject) -> str:
     try:
         for row, example in enumerate(subject.examples):
             own = unbatched(subject, example)
-            found = together[row, : len(example.tokens)]
+            found = together[row, : len(example.tokens) - 1]
+            own = own[: len(found)]
             difference = np.abs(own - found).max()
             refute(
                 difference > 1e-4 * max(1.0, float(np.abs(own).max())),
@@ -196,9 +197,10 @@ def unbatched(subject: Subject, example: Example) -> np.ndarray:
     length = len(example.tokens)
     batch = Batch(
         tokens=mx.array(example.tokens)[None],
-        supervised=mx.array(example.supervised)[None],
         valid=mx.ones((1, length), dtype=mx.bool_),
         selected=mx.arange(length),
+        targets=mx.zeros((length,), dtype=mx.int32),
+        weights=mx.zeros((length,)),
         rows=(example,),
     )
     with bound(backbone.module, subject.state.params), backbone.corrected():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples
 from vlora import Example, bucket_length, collate, plan_batches
-from vlora.batches import plan_steps, steps_per_epoch
+from vlora.batches import bucket_selected, plan_steps, steps_per_epoch
 from vlora.errors import BatchError
 
 small = st.integers(1, 40)
@@ -82,21 +82,51 @@ def test_plan_steps(
 def test_collate(rows: list[Example], n_fillers: int, pad_id: int):
     """Rows stand at the start of their line; padding and fillers hold the padding token and count for nothing."""
     batch = collate(rows, len(rows) + n_fillers, pad_id)
-    tokens, supervised, valid = (np.array(array) for array in batch[:3])
+    tokens, valid = np.array(batch.tokens), np.array(batch.valid)
+    length = tokens.shape[1]
 
     assert batch.tokens.dtype == mx.int32
-    assert (supervised.dtype, valid.dtype) == (np.bool_, np.bool_)
-    assert tokens.shape == supervised.shape == valid.shape
-    assert tokens.shape == (len(rows) + n_fillers, bucket_length(max(len(row.tokens) for row in rows)))
+    assert valid.dtype == np.bool_
+    assert tokens.shape == valid.shape
+    assert tokens.shape == (len(rows) + n_fillers, bucket_length(max(1, *(len(row.tokens) - 1 for row in rows))))
     assert batch.rows == tuple(rows)
     for index, row in enumerate(rows):
-        assert tokens[index, : len(row.tokens)].tolist() == row.tokens.tolist()
-        assert valid[index].sum() == len(row.tokens)
-        assert valid[index, : len(row.tokens)].all()
-        assert supervised[index].nonzero()[0].tolist() == row.supervised.nonzero()[0].tolist()
+        read = row.tokens[:length]
+        assert len(read) >= len(row.tokens) - 1
+        assert tokens[index, : len(read)].tolist() == read.tolist()
+        assert valid[index].nonzero()[0].tolist() == list(range(len(read)))
     assert (tokens[~valid] == pad_id).all()
-    assert not supervised[~valid].any()
     assert not valid[len(rows) :].any()
+
+
+@given(st.lists(examples(), min_size=1, max_size=4), st.integers(0, 3))
+def test_targets(rows: list[Example], n_fillers: int):
+    """Every supervised token is the target of the place before it, once; what is added weighs nothing."""
+    batch = collate(rows, len(rows) + n_fillers)
+    selected, targets, weights = (np.array(array) for array in (batch.selected, batch.targets, batch.weights))
+    length = batch.tokens.shape[1]
+    expected = [
+        (index * length + place - 1, row.tokens[place])
+        for index, row in enumerate(rows)
+        for place in np.flatnonzero(row.supervised)
+        if place
+    ]
+
+    assert list(zip(selected[weights > 0], targets[weights > 0], strict=True)) == expected
+    assert set(weights.tolist()) <= {0.0, 1.0}
+    assert not targets[weights == 0].any()
+    assert len(selected) == bucket_selected(len(expected), batch.tokens.size)
+    assert selected.max(initial=0) < batch.tokens.size
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6))
+def test_bucket_selected(n_places: int, n_selected: int):
+    """The head runs at no fewer places than are asked for, and at one of eight numbers of them."""
+    n_selected = min(n_selected, n_places)
+    sizes = {bucket_selected(count, n_places) for count in (0, n_places // 5, n_places // 3, n_selected, n_places)}
+
+    assert n_selected <= bucket_selected(n_selected, n_places) <= n_places
+    assert max(sizes) == n_places
 
 
 def make_row(n_tokens: int, n_marks: int | None = None) -> Example:
@@ -111,9 +141,17 @@ def make_row(n_tokens: int, n_marks: int | None = None) -> Example:
 
 def test_first_token_is_no_target():
     """Nothing precedes the first token, so it is not supervised even if an example says so."""
-    supervised = np.array(collate([make_row(3)]).supervised)
+    batch = collate([make_row(3)])
 
-    assert supervised[0, :4].tolist() == [False, True, True, False]
+    assert np.array(batch.selected)[:2].tolist() == [0, 1]
+    assert float(batch.weights.sum()) == 2
+
+
+def test_the_last_token_is_not_read():
+    """A row one longer than a bucket fits into it: its last token is only predicted."""
+    assert collate([make_row(33)]).tokens.shape == (1, 32)
+    assert collate([make_row(34)]).tokens.shape == (1, 64)
+    assert collate([make_row(300)], multiple=128).tokens.shape == (1, 384)
 
 
 def test_default_batch_size():

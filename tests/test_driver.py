@@ -83,7 +83,7 @@ def trained_logits(recipe: Recipe) -> tuple[Batch, np.ndarray]:
     state = load_state(output_paths(recipe).folder / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     batch = collate([data.encoder(data.train[index]) for index in range(2)])
     with bound(backbone.module, state.params), backbone.corrected():
-        return batch, np.array(backbone.logits(batch.tokens, *backbone.embed(batch)))
+        return batch, np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 
 def reloaded_logits(module: Any, batch: Batch) -> list[np.ndarray]:
@@ -341,7 +341,7 @@ def test_non_finite_state_is_never_yielded() -> None:
             return state, StepOutput(mx.array(1.0), mx.array(1.0), mx.array(math.nan))
 
     state = TrainState({}, {}, mx.array(0))
-    batch = Batch(mx.array([[1]]), mx.array([[True]]), mx.array([[True]]), mx.array([0]), ())
+    batch = Batch(mx.array([[1]]), mx.array([[True]]), mx.array([0]), mx.array([1]), mx.array([1.0]), ())
     with pytest.raises(NonFiniteError, match="gradient norm nan"):
         next(train_steps(Step(), state, iter([[batch]]), lambda _: 1.0))
 

@@ -33,7 +33,9 @@ DENSE = tuple(name for name in PROVEN if name not in ("qwen3_vl_moe", "deepseek_
 UPSTREAM = tuple(
     name
     for name in (*PROVEN, *GENERIC)
-    if describe_family(name).embed is embed_alone and describe_family(name).run is call_language_model
+    if describe_family(name).embed is embed_alone
+    and describe_family(name).run is call_language_model
+    and name != "kimi_vl"  # its tower is corrected
 )
 """Families whose rows mlx-vlm itself embeds and runs right, one at a time; tests/test_golden.py has the others."""
 RATE = 1e-2
@@ -78,14 +80,14 @@ def test_company_and_padding_change_nothing(family: str, checkpoint: CheckpointF
 
 @pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
 def test_no_token_sees_a_later_one(family: str, checkpoint: CheckpointFactory) -> None:
-    """Another last token leaves every earlier logit as it was."""
+    """Another token leaves every earlier logit as it was; the last one is not read at all."""
     trainable = make_trainable(checkpoint(family))
     for example in trainable.examples:
         tokens = example.tokens.copy()
-        tokens[-1] = tokens[1] if tokens[-1] != tokens[1] else tokens[2]
+        tokens[-2] = tokens[1] if tokens[-2] != tokens[1] else tokens[2]
         changed = attrs.evolve(example, tokens=tokens)
         before, after = logits(trainable, [example])[0], logits(trainable, [changed])[0]
-        last = len(tokens) - 1
+        last = len(tokens) - 2
 
         np.testing.assert_allclose(before[:last], after[:last], atol=1e-5)
         assert np.abs(before[last] - after[last]).max() > 1e-3
@@ -104,9 +106,9 @@ def test_logits_are_the_model_own(family: str, checkpoint: CheckpointFactory) ->
         features = module.get_input_embeddings(tokens, arrays.pop("pixel_values"), mask=mx.ones_like(tokens), **arrays)
         fields = {name: value for name, value in features.to_dict().items() if value is not None}
         own = np.array(module.language_model(tokens, mask=None, cache=None, **fields).logits)[0]
-    batched = logits(trainable, trainable.examples)[0, : len(example.tokens)]
+    batched = logits(trainable, trainable.examples)[0, : len(example.tokens) - 1]
 
-    np.testing.assert_allclose(batched, own, atol=2e-5)
+    np.testing.assert_allclose(batched, own[:-1], atol=2e-5)
 
 
 @pytest.mark.parametrize("family", [*PROVEN, *GENERIC])

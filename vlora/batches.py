@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from .errors import BatchError
-from .types import Batch, BoolArray, Example, IntArray
+from .types import Batch, Example
 
 SMALLEST_BUCKET = 32
 """Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
@@ -14,42 +14,30 @@ SMALLEST_BUCKET = 32
 BUCKETS_PER_OCTAVE = 8
 """Between a length and its double there are at most so many buckets, so at most 12.5 % is padding."""
 
-
-def bucket_length(n_tokens: int) -> int:
-    """Round a length up to one of few, so that a run traces few shapes.
-
-    Args:
-        n_tokens: At least 1.
-
-    Returns:
-        A multiple of 32, at most 12.5 % above `n_tokens` from 256 tokens on; lengths up to L fall into
-        8 log2(L / 256) + 8 buckets.
-    """
-    octave = 2 ** max(0, (n_tokens - 1).bit_length() - 1)
-    width = max(SMALLEST_BUCKET, octave // BUCKETS_PER_OCTAVE)
-    return int(-(-n_tokens // width) * width)
-
-
 SELECTED_SIXTEENTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Of a batch's places: how many the head may run at. Every number is a trace of its own."""
 
 
-def select_places(supervised: BoolArray) -> IntArray:
-    """List the places whose logits predict a supervised target.
+def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
+    """Round a length up to one of few, so that a run traces few shapes.
 
     Args:
-        supervised: bool[B, T], marks targets; column 0 is never one.
+        n_tokens: At least 1.
+        multiple: What every length is a multiple of; a power of two. Some devices are faster at multiples of more.
 
     Returns:
-        i32[N], flat places b T + t in order. N is one of eight shares of B T, filled up with the last place of the
-        first row, which predicts nothing.
+        A multiple of `multiple`, at most 12.5 % above `n_tokens` from 8 `multiple` tokens on; lengths up to L fall
+        into 8 log2(L / (8 multiple)) + 8 buckets.
     """
-    n_rows, length = supervised.shape
-    places = np.flatnonzero(np.roll(supervised, -1, axis=1) & (np.arange(length) < length - 1))
-    sizes = [-(-n_rows * length * share // SELECTED_SIXTEENTHS[-1]) for share in SELECTED_SIXTEENTHS]
-    selected = np.full(next(size for size in sizes if size >= len(places)), length - 1, dtype=np.int32)
-    selected[: len(places)] = places
-    return selected
+    octave = 2 ** max(0, (n_tokens - 1).bit_length() - 1)
+    width = max(multiple, octave // BUCKETS_PER_OCTAVE)
+    return int(-(-n_tokens // width) * width)
+
+
+def bucket_selected(n_selected: int, n_places: int) -> int:
+    """Round the number of places at which the head runs up to one of eight shares of all places."""
+    sizes = (-(-n_places * share // SELECTED_SIXTEENTHS[-1]) for share in SELECTED_SIXTEENTHS)
+    return next(size for size in sizes if size >= n_selected)
 
 
 def plan_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
@@ -108,7 +96,9 @@ def steps_per_epoch(n_rows: int, batch_size: int, accumulation: int) -> int:
     return -(-n_rows // (batch_size * accumulation))
 
 
-def collate(examples: Sequence[Example], batch_size: int | None = None, pad_id: int = 0) -> Batch:
+def collate(
+    examples: Sequence[Example], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
+) -> Batch:
     """Pad examples on the right to one bucket.
 
     Args:
@@ -116,9 +106,10 @@ def collate(examples: Sequence[Example], batch_size: int | None = None, pad_id: 
         batch_size: Rows of the batch; short ones are filled with rows that count for nothing, so that the
             last batch of an epoch needs no trace of its own.
         pad_id: Token id written where there is none; no result depends on it.
+        multiple: As for `bucket_length`.
 
     Returns:
-        tokens i32[B, T], supervised and valid bool[B, T], selected i32[N], and the examples.
+        The batch; a row's first token is never a target, because nothing precedes it.
 
     Raises:
         BatchError: No examples, more than `batch_size`, or an example whose fields differ in length.
@@ -127,10 +118,10 @@ def collate(examples: Sequence[Example], batch_size: int | None = None, pad_id: 
     if not examples or len(examples) > n_rows:
         msg = f"a batch of {n_rows} rows was to be made of {len(examples)} examples; give 1 to {n_rows}"
         raise BatchError(msg)
-    length = bucket_length(max(len(example.tokens) for example in examples))
+    length = bucket_length(max(1, *(len(example.tokens) - 1 for example in examples)), multiple)
     tokens = np.full((n_rows, length), pad_id, dtype=np.int32)
-    supervised = np.zeros((n_rows, length), dtype=np.bool_)
     valid = np.zeros((n_rows, length), dtype=np.bool_)
+    places, following = [], []
     for row, example in enumerate(examples):
         n_tokens = len(example.tokens)
         if not n_tokens or len(example.supervised) != n_tokens:
@@ -139,10 +130,19 @@ def collate(examples: Sequence[Example], batch_size: int | None = None, pad_id: 
                 "an example needs one mark per token, and a token"
             )
             raise BatchError(msg)
-        tokens[row, :n_tokens] = example.tokens
-        supervised[row, :n_tokens] = example.supervised
+        tokens[row, :n_tokens] = example.tokens[:length]
         valid[row, :n_tokens] = True
-    # Nothing precedes the first token, so it is no target.
-    supervised[:, 0] = False
-    selected = select_places(supervised)
-    return Batch(mx.array(tokens), mx.array(supervised), mx.array(valid), mx.array(selected), tuple(examples))
+        before = np.flatnonzero(example.supervised[1:])
+        places.append(row * length + before)
+        following.append(example.tokens[before + 1])
+    selected, targets = np.concatenate(places), np.concatenate(following)
+    missing = bucket_selected(len(selected), n_rows * length) - len(selected)
+    weights = np.ones(len(selected), dtype=np.float32)
+    return Batch(
+        tokens=mx.array(tokens),
+        valid=mx.array(valid),
+        selected=mx.array(np.pad(selected, (0, missing)).astype(np.int32)),
+        targets=mx.array(np.pad(targets, (0, missing)).astype(np.int32)),
+        weights=mx.array(np.pad(weights, (0, missing))),
+        rows=tuple(examples),
+    )

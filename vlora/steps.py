@@ -20,7 +20,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .adapters import lora_layers
-from .losses import LossFn, loss_fn, select_targets
+from .losses import LossFn, loss_fn
 from .optimizers import clip_by_global_norm
 from .types import Batch, StepOutput, TrainState, Tree
 
@@ -286,7 +286,7 @@ class _TrainStep:
                 features, others = self._backbone.embed(batch)
                 key = mx.stack([mx.array(self._seed * 4096 + index), state.step]).astype(mx.uint32)
                 (nll, n), gradients, cotangents = self._gradients(
-                    state.params, features, others, batch.tokens, batch.supervised, batch.selected, key
+                    state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
                 )
                 if self._embed_names:
                     for name, gradient in self._backbone.embed_gradients(batch, cotangents).items():
@@ -307,12 +307,12 @@ class _TrainStep:
         features: Tree,
         others: Tree,
         tokens: mx.array,
-        supervised: mx.array,
         selected: mx.array,
+        targets: mx.array,
+        weights: mx.array,
         key: mx.array,
     ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
         self.n_traces += 1
-        targets, weights = select_targets(tokens, supervised, selected)
 
         module = self._backbone.module
 
@@ -372,9 +372,14 @@ def make_eval_step(
     embed_names = backbone.embed_names()
 
     def sums(
-        params: Params, features: Tree, others: Tree, tokens: mx.array, supervised: mx.array, selected: mx.array
+        params: Params,
+        features: Tree,
+        others: Tree,
+        tokens: mx.array,
+        selected: mx.array,
+        targets: mx.array,
+        weights: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        targets, weights = select_targets(tokens, supervised, selected)
         with backbone.corrected():
             return summed_loss(backbone, loss, params, (tokens, features, others), selected, targets, weights)
 
@@ -383,7 +388,7 @@ def make_eval_step(
     def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
         with bound(backbone.module, {name: state.params[name] for name in embed_names}):
             features, others = backbone.embed(batch)
-        nll, n = run(state.params, features, others, batch.tokens, batch.supervised, batch.selected)
+        nll, n = run(state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights)
         return nll, n
 
     return eval_step

@@ -92,19 +92,24 @@ class Example:
 class Batch(NamedTuple):
     """Rows padded on the right to one length. Made by `collate`; stays outside compiled functions.
 
+    The last token of a row predicts nothing, so that it need not be read: T is a bucket for one token less than the
+    longest row has.
+
     Attributes:
         tokens: i32[B, T].
-        supervised: bool[B, T], marks targets; False on padding and on filler rows.
         valid: bool[B, T], False on padding and on filler rows.
-        selected: i32[N], flat places b T + t whose logits predict a supervised target; filled up to one of few
-            lengths with a place whose target counts for nothing. The head runs at these places only.
+        selected: i32[N], flat places b T + t whose logits predict a supervised token; filled up to one of few lengths
+            with places that count for nothing. The head runs at these places only.
+        targets: i32[N], the tokens to be predicted there; 0 where nothing is.
+        weights: f32[N], 1 for a supervised target and 0 for a filler.
         rows: The examples themselves, one per real row; filler rows come after them.
     """
 
     tokens: mx.array
-    supervised: mx.array
     valid: mx.array
     selected: mx.array
+    targets: mx.array
+    weights: mx.array
     rows: tuple[Example, ...]
 
 

@@ -144,6 +144,11 @@ def _stack(values: Sequence[mx.array], layout: Layout, length: int) -> mx.array:
 
 def _pad(array: mx.array, layout: Layout, length: int) -> mx.array:
     own = array.shape[layout.token_axes[0]]
+    if own > length:
+        # The longest row's last token, which a batch leaves out.
+        for axis in layout.token_axes:
+            array = mx.take(array, mx.arange(length), axis=axis)
+        return array
     if own == length:
         return array
     if layout.padding == "edge":
@@ -165,8 +170,8 @@ def _pad(array: mx.array, layout: Layout, length: int) -> mx.array:
 
 def _pad_edge(array: mx.array, length: int, axis: int) -> mx.array:
     missing = length - array.shape[axis]
-    if not missing:
-        return array
+    if missing <= 0:
+        return array if not missing else mx.take(array, mx.arange(length), axis=axis)
     last = mx.take(array, mx.array([array.shape[axis] - 1]), axis=axis)
     return mx.concatenate([array, mx.repeat(last, missing, axis=axis)], axis=axis)
 

@@ -96,7 +96,7 @@ class GridTower:
         is_image = np.zeros((n_rows, length), dtype=np.bool_)
         positions = np.zeros((3, n_rows, length), dtype=np.int32)
         for row, example in enumerate(batch.rows):
-            is_image[row, : len(example.tokens)] = example.tokens == self.module.config.image_token_id
+            is_image[row, : len(example.tokens)] = example.tokens[:length] == self.module.config.image_token_id
             grids = [grid for grid, _ in grid_images([example])]
             expected = sum(grid[0] * grid[1] * grid[2] for grid in grids) // self._merge_size**2
             if int(is_image[row].sum()) != expected:

@@ -25,17 +25,17 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
     Raises:
         ModelError: An earlier logit changes with a later token, or a row's logits with its company.
     """
-    alone = [_logits(backbone, [example])[0, : len(example.tokens)] for example in examples]
+    alone = [_logits(backbone, [example])[0, : len(example.tokens) - 1] for example in examples]
     together = _logits(backbone, examples)
     for row, (example, expected) in enumerate(zip(examples, alone, strict=True)):
-        if _differs(expected, together[row, : len(example.tokens)]):
+        if _differs(expected, together[row, : len(example.tokens) - 1]):
             msg = (
                 f"{example.source}: the logits of a {model_type} row change when it is padded and batched with others; "
                 "vlora does not train what it cannot batch correctly"
             )
             raise ModelError(msg)
     batch = collate(examples[:1])
-    last = len(examples[0].tokens) - 1
+    last = len(examples[0].tokens) - 2
     with backbone.corrected():
         features, others = backbone.embed(batch)
         embeds = features["inputs_embeds"]
@@ -43,7 +43,7 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
         logits = np.array(
             backbone.all_logits(batch.tokens, {**features, "inputs_embeds": changed}, others).astype(mx.float32)
         )
-    if last and _differs(alone[0][:last], logits[0, :last]):
+    if last > 0 and _differs(alone[0][:last], logits[0, :last]):
         msg = (
             f"{examples[0].source}: earlier logits of this {model_type} model change with a later token, so it would "
             "see what it has to predict; vlora does not train it"

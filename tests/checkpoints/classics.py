@@ -475,7 +475,8 @@ FAMILIES: Mapping[str, Family] = {
                     "decoder_sparse_step": 1,
                     "mlp_only_layers": [],
                     "model_type": "qwen3_vl_moe_text",
-                    "moe_intermediate_size": 32,
+                    # Not half the hidden size: then nobody could tell whether the experts are published transposed.
+                    "moe_intermediate_size": 96,
                     "norm_topk_prob": True,
                     "num_experts": 4,
                     "num_experts_per_tok": 2,

@@ -2,7 +2,19 @@
 
 from collections.abc import Mapping
 
-from . import classics, fastvlm, llama4, minicpm, molmo, moondream, phi3_v, qwen3_omni_moe
+from . import (
+    classics,
+    fastvlm,
+    florence2,
+    grid_readers,
+    llama4,
+    minicpm,
+    molmo,
+    moondream,
+    multi_modality,
+    phi3_v,
+    qwen3_omni_moe,
+)
 from .tiny import TinyFamily, build, examples
 
 __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
@@ -10,10 +22,13 @@ __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
 FAMILIES: Mapping[str, TinyFamily] = {
     **classics.FAMILIES,
     **fastvlm.FAMILIES,
+    **florence2.FAMILIES,
+    **grid_readers.FAMILIES,
     **llama4.FAMILIES,
     **minicpm.FAMILIES,
     **molmo.FAMILIES,
     **moondream.FAMILIES,
+    **multi_modality.FAMILIES,
     **phi3_v.FAMILIES,
     **qwen3_omni_moe.FAMILIES,
 }

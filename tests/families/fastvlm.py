@@ -1,10 +1,12 @@
-"""FastVLM: a convolutional tower; one id per image, put in the place of by all its features."""
+"""FastVLM: a convolutional tower; one id per image, replaced by all its features."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import numpy as np
+from mlx import nn
 from mlx_vlm.models.fastvlm.config import VisionConfig
 
 from .tiny import Row, TinyFamily, noise, words
@@ -18,6 +20,12 @@ def _small_tower() -> Iterator[None]:
     """Depths and widths of the tower's stages are constants of mlx-vlm's class, not fields."""
     with mock.patch.multiple(VisionConfig, layers=[1, 1, 1, 1, 1], embed_dims=[8, 16, 16, 32, 32]):
         yield
+
+
+def _bring_back(model: nn.Module) -> None:
+    """The random convolutions shrink what depends on the image to a tenth: the projector brings it back."""
+    first: Any = model.mm_projector[0]
+    first.weight = first.weight * 10
 
 
 def _rows(generator: np.random.Generator) -> list[Row]:
@@ -45,6 +53,7 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "mm_projector_type": "mlp2x_gelu",
         },
         rows=_rows,
+        prepare=_bring_back,
         while_building=_small_tower,
         idle={r"vision_model\.head\.": "the features are taken before the pooling of the classifier"},
     ),

@@ -68,7 +68,18 @@ def recipes(draw: st.DrawFn) -> Recipe:
         assistant_id=st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},
     )
-    lora = st.builds(LoraSection, rank=counts, alpha=rates, dropout=fractions, targets=st.lists(texts).map(tuple))
+    lora = st.builds(LoraSection, rank=counts, alpha=rates, dropout=fractions)
+    if not full:
+        lora = st.builds(
+            LoraSection,
+            rank=counts,
+            alpha=rates,
+            dropout=fractions,
+            targets=st.lists(names.filter(lambda name: not name.startswith("re:")) | st.just("re:.*q_proj")).map(tuple),
+            last_layers=st.none() | counts,
+            method=st.sampled_from(["lora", "dora"]),
+            rslora=st.booleans(),
+        )
     optim = st.builds(
         OptimSection,
         name=st.just(name),

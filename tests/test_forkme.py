@@ -10,6 +10,8 @@ from vlora.recipe import all_keys, dump_recipe, parse_recipe
 
 FORKME = Path(__file__).parents[1] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"
+NEEDS = {key: {"model.train_vision": True} for key in ("optim.connector_rate", "optim.vision_rate")}
+"""What an example only goes together with, as the comment above it says."""
 
 
 def named_keys() -> list[tuple[str, str, bool]]:
@@ -62,6 +64,6 @@ def test_commented_examples_can_be_used(name: str, value: str) -> None:
     text = FORKME.read_text(encoding="utf-8")
     line = f"{name.partition('.')[2]} = {value}"
 
-    changed = parse_recipe(text.replace(f"\n# {line}\n", f"\n{line}\n"))
+    changed = parse_recipe(text.replace(f"\n# {line}\n", f"\n{line}\n"), NEEDS.get(name))
 
-    assert changed != parse_recipe(text)
+    assert changed != parse_recipe(text, NEEDS.get(name))

@@ -37,6 +37,16 @@ DEFAULTS = {
     "lora.alpha": 16.0,
     "lora.dropout": 0.0,
     "optim.learning_rate": 2e-5,
+    "lora.targets": (),
+    "lora.last_layers": None,
+    "lora.method": "lora",
+    "lora.rslora": False,
+    "lora.init": "default",
+    "lora.train_embeddings": False,
+    "lora.train_head": False,
+    "optim.lora_plus_ratio": None,
+    "optim.connector_rate": None,
+    "optim.vision_rate": None,
     "optim.grad_clip": None,
     "train.batch_size": 4,
     "train.iters": 1000,
@@ -197,6 +207,13 @@ def test_nearest_name(line: str, hint: str):
         ("optim.grad_clip", 0, "greater than 0"),
         ("lora.rank", 0, "at least 1"),
         ("lora.targets", "q_proj", "a list of strings"),
+        ("lora.targets", ["q_proj", ""], "empty target"),
+        ("lora.targets", ["re:(q"], "no regular expression"),
+        ("lora.last_layers", 0, "at least 1"),
+        ("lora.method", "dorra", "did you mean 'dora'?"),
+        ("lora.init", "pisa", "did you mean 'pissa'?"),
+        ("optim.lora_plus_ratio", 0, "greater than 0"),
+        ("optim.vision_rate", -1.0, "greater than 0"),
         ("data.image_resize_shape", [512, 512.5], "a list of 2 integers"),
         ("data.image_resize_shape", [512, 0], "two positive numbers"),
         ("data.custom_prompt_format", "{question}", "JSON"),
@@ -300,6 +317,18 @@ def test_parse_value_takes_anything(text: str):
         ({"model.full_finetune": True, "model.quantize_bits": 4}, ["model.quantize_bits", "4"]),
         ({"optim.name": "adam", "optim.weight_decay": 0.1}, ["optim.weight_decay", "0.1", "adamw"]),
         ({"eval.answer_rows": 5}, ["eval.answer_rows", "data.valid_split"]),
+        ({"model.full_finetune": True, "lora.method": "dora"}, ["lora.method", "'dora'", "model.full_finetune"]),
+        ({"model.full_finetune": True, "lora.targets": ["mlp"]}, ["lora.targets", "['mlp']", "model.full_finetune"]),
+        ({"model.full_finetune": True, "lora.last_layers": 2}, ["lora.last_layers", "2", "model.full_finetune"]),
+        ({"model.full_finetune": True, "lora.train_head": True}, ["lora.train_head", "model.full_finetune"]),
+        (
+            {"model.full_finetune": True, "optim.lora_plus_ratio": 16},
+            ["optim.lora_plus_ratio", "16.0"],
+        ),
+        ({"model.quantize_bits": 4, "lora.train_embeddings": True}, ["lora.train_embeddings", "model.quantize_bits"]),
+        ({"model.adapter_path": "a", "lora.init": "pissa"}, ["lora.init", "'pissa'", "model.adapter_path"]),
+        ({"optim.vision_rate": 1e-5}, ["optim.vision_rate", "1e-05", "model.train_vision"]),
+        ({"model.full_finetune": True, "optim.connector_rate": 1}, ["optim.connector_rate", "model.train_vision"]),
     ],
 )
 def test_contradiction(overrides: dict[str, Any], keys: list[str]):
@@ -308,6 +337,24 @@ def test_contradiction(overrides: dict[str, Any], keys: list[str]):
 
     for key in keys:
         assert key in problem
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"lora.method": "dora", "lora.rslora": True},
+        {"lora.init": "pissa", "lora.targets": ["re:.*[qv]_proj", "vision"], "optim.vision_rate": 1e-5},
+        {"model.train_vision": True, "optim.vision_rate": 1e-5, "optim.connector_rate": 1e-4},
+        {"model.full_finetune": True, "model.train_vision": True, "optim.vision_rate": 1e-6, "lora.rank": 16},
+        {"model.adapter_path": "a", "optim.vision_rate": 1e-5, "optim.lora_plus_ratio": 16},
+        {"lora.train_embeddings": True, "lora.train_head": True, "lora.last_layers": 1},
+    ],
+)
+def test_goes_together(overrides: dict[str, Any]):
+    """Keys that can be combined are."""
+    recipe = parse_recipe(MINIMAL, overrides)
+
+    assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
 def test_contradictions_are_reported_together():

@@ -9,6 +9,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -20,6 +21,9 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, Ite
 from cattrs.gen import make_dict_structure_fn, override
 
 from .errors import RecipeError
+
+PATTERN = "re:"
+"""What a target of `lora.targets` begins with that is a regular expression."""
 
 Check = Callable[[Any], str | None]
 """Says what is wrong with a value of the right type, or None."""
@@ -68,6 +72,18 @@ def _prompt_format(value: str) -> str | None:
         return f"must be JSON ({error})"
     if not isinstance(parsed, (dict, list)):
         return 'must be a JSON object such as {"user": [...], "assistant": [...]}'
+    return None
+
+
+def _patterns(value: tuple[str, ...]) -> str | None:
+    for target in value:
+        if not target.removeprefix(PATTERN):
+            return "has an empty target"
+        if target.startswith(PATTERN):
+            try:
+                re.compile(target.removeprefix(PATTERN))
+            except re.error as error:
+                return f"{target!r} is no regular expression ({error})"
     return None
 
 
@@ -141,13 +157,27 @@ class LoraSection:
         rank: Inner width of the low-rank update.
         alpha: The update is scaled by alpha / rank.
         dropout: Probability of dropping an input of the update.
-        targets: Suffixes or qualified names of linear layers; none means all of the language model.
+        targets: Which layers get one: suffixes or qualified names of layers, regular expressions over qualified names
+            ("re:..."), groups (language, vision, connector, experts, attention, mlp, all-linear); none means all
+            linear and expert layers of the language model but its head and its routers.
+        last_layers: Only this many of the language model's last layers.
+        method: "dora" also trains the length of every adapted row of weights.
+        rslora: Scale by alpha / sqrt(rank) instead.
+        init: "pissa" starts from the largest singular values of the weights instead of from nothing.
+        train_embeddings: Train the language model's token embeddings too, all their weights.
+        train_head: Train the language model's head too, all its weights.
     """
 
     rank: int = _key(8, _at_least(1))
     alpha: float = _key(16.0, _above(0))
     dropout: float = _key(0.0, _fraction)
-    targets: tuple[str, ...] = _key(())
+    targets: tuple[str, ...] = _key((), _patterns)
+    last_layers: int | None = _key(None, _at_least(1))
+    method: Literal["lora", "dora"] = _key("lora")
+    rslora: bool = _key(default=False)
+    init: Literal["default", "pissa"] = _key("default")
+    train_embeddings: bool = _key(default=False)
+    train_head: bool = _key(default=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +187,9 @@ class OptimSection:
     Attributes:
         name: One of MLX's optimizers; adam and adamw with bias correction.
         learning_rate: The highest rate, reached after the warmup.
+        lora_plus_ratio: LoRA+: the rate of every B is this many times that of A.
+        connector_rate: The highest rate of the connector between tower and language model, if it is another one.
+        vision_rate: The highest rate of the vision tower, if it is another one.
         weight_decay: Decoupled for adamw, lion and adafactor; added to the gradient for sgd and muon.
         betas: Decay rates of the two moments; sgd and muon take the first as momentum.
         eps: Added to the denominator of adam and adamw.
@@ -167,6 +200,9 @@ class OptimSection:
 
     name: Literal["adam", "adamw", "sgd", "muon", "adafactor", "lion"] = _key("adamw")
     learning_rate: float = _key(2e-5, _above(0))
+    lora_plus_ratio: float | None = _key(None, _above(0))
+    connector_rate: float | None = _key(None, _above(0))
+    vision_rate: float | None = _key(None, _above(0))
     weight_decay: float = _key(0.0, _at_least(0))
     betas: tuple[float, float] = _key((0.9, 0.999), _betas)
     eps: float = _key(1e-8, _above(0))
@@ -351,11 +387,49 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if optim.name == "adam" and optim.weight_decay:
         yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
+    yield from _adapter_contradictions(recipe)
     if recipe.eval.answer_rows and not held_out:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
             "or data.valid_fraction"
         )
+
+
+def _adapter_contradictions(recipe: Recipe) -> Iterator[str]:
+    model, lora, optim = recipe.model, recipe.lora, recipe.optim
+    if model.full_finetune:
+        # Rank, alpha and dropout are left: mlx-vlm's older script takes them together with --full-finetune.
+        default = LoraSection()
+        for key in ("targets", "last_layers", "method", "rslora", "init", "train_embeddings", "train_head"):
+            if getattr(lora, key) != getattr(default, key):
+                yield (
+                    f"lora.{key}: found {_plain(getattr(lora, key))!r} together with model.full_finetune = true, "
+                    "which trains all of the language model and no LoRA; leave one of the two out"
+                )
+        if optim.lora_plus_ratio is not None:
+            yield (
+                f"optim.lora_plus_ratio: found {optim.lora_plus_ratio} together with model.full_finetune = true; "
+                "only a LoRA has a B"
+            )
+    for key in ("train_embeddings", "train_head"):
+        if getattr(lora, key) and model.quantize_bits:
+            yield (
+                f"lora.{key}: found true together with model.quantize_bits = {model.quantize_bits}; quantized weights "
+                "cannot be trained"
+            )
+    if lora.init == "pissa" and model.adapter_path:
+        yield (
+            f"lora.init: found 'pissa' together with model.adapter_path = {model.adapter_path!r}; the adapter has its "
+            "start already, leave lora.init out"
+        )
+    for key in ("connector_rate", "vision_rate"):
+        # What a list of targets matches shows on the model only; see `vlora.targets`.
+        only_language = not model.train_vision and not lora.targets and not model.adapter_path
+        if getattr(optim, key) is not None and only_language:
+            yield (
+                f"optim.{key}: found {getattr(optim, key)}, but only the language model is trained; set "
+                "model.train_vision = true or name layers of the tower in lora.targets"
+            )
 
 
 def _explain(error: BaseException, where: str) -> Iterator[str]:

@@ -102,7 +102,7 @@ def forward(model: Any, fields: dict[str, Any]) -> tuple[Any, mx.array]:
 def test_checkpoint_is_real(family: str, tmp_path: Path):
     """A user's own load gives the real classes, and each placeholder gets one image feature."""
     folder = build_checkpoint(family, tmp_path / family)
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 2_000_000
     model, processor = mlx_vlm.load(str(folder))
     processor_name, n_placeholders = EXPECTED[family]
     assert type(model).__module__ == f"mlx_vlm.models.{family}.{family}"

@@ -31,6 +31,7 @@ import numpy as np
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RANK = 16
 N_BATCHES = 2
+PUBLISHED_HEAD_WIDTH = 128
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +70,7 @@ class Shape:
 
     def config(self) -> dict[str, Any]:
         """Write the model's config.json."""
-        sections = [24, 20, 20] if self.head_width == 128 else [6, 5, 5]
+        sections = [24, 20, 20] if self.head_width == PUBLISHED_HEAD_WIDTH else [6, 5, 5]
         return {
             "model_type": "qwen3_vl",
             "image_token_id": self.words - 10,

@@ -128,10 +128,33 @@ def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
     Returns:
         `folder`, ready for `mlx_vlm.load(str(folder))`.
     """
+    config = write_files(spec, folder)
+    weights = spec.publish(_random_weights(make_model(config), seed))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    return folder
+
+
+def make_config(spec: Family) -> dict[str, Any]:
+    """Return a checkpoint's config.json."""
+    tokenizer = _make_tokenizer(spec.vocabulary)
+    config: dict[str, Any] = _with_ids(spec.files["config.json"], spec, tokenizer)
+    return config | {"torch_dtype": "float32", "transformers_version": "4.57.1"}
+
+
+def write_files(spec: Family, folder: Path) -> dict[str, Any]:
+    """Write all of a checkpoint but its weights: configuration, tokenizer, template and processor.
+
+    Args:
+        spec: Its description.
+        folder: As for `write_checkpoint`.
+
+    Returns:
+        Its config.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _make_tokenizer(spec.vocabulary)
     files = {name: _with_ids(content, spec, tokenizer) for name, content in spec.files.items()}
-    files["config.json"] |= {"torch_dtype": "float32", "transformers_version": "4.57.1"}
+    files["config.json"] = make_config(spec)
     files["generation_config.json"] = _generation_config(spec.vocabulary, tokenizer)
     files["tokenizer_config.json"] = _tokenizer_config(spec, tokenizer)
     if spec.template is not None:
@@ -140,9 +163,7 @@ def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
-    weights = spec.publish(_random_weights(make_model(files["config.json"]), seed))
-    mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    return folder
+    return files["config.json"]
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> Tokenizer:

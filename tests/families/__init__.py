@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from . import (
-    classics,
     fastvlm,
     florence2,
     grid_readers,
@@ -13,6 +12,7 @@ from . import (
     moondream,
     multi_modality,
     phi3_v,
+    published,
     qwen3_omni_moe,
 )
 from .tiny import TinyFamily, build, examples
@@ -20,7 +20,6 @@ from .tiny import TinyFamily, build, examples
 __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
 
 FAMILIES: Mapping[str, TinyFamily] = {
-    **classics.FAMILIES,
     **fastvlm.FAMILIES,
     **florence2.FAMILIES,
     **grid_readers.FAMILIES,
@@ -30,5 +29,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
     **moondream.FAMILIES,
     **multi_modality.FAMILIES,
     **phi3_v.FAMILIES,
+    **published.FAMILIES,
     **qwen3_omni_moe.FAMILIES,
 }

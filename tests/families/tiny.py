@@ -29,9 +29,9 @@ class TinyFamily:
     Attributes:
         config: Its config.json, model_type included; a few thousand parameters, four attention heads at most, two
             to four layers, so that every kind of layer of the family occurs.
-        rows: Makes the rows, given a seeded generator; see `Row`. The first has one image, the second has other
-            images (more, or of another size, as far as the family can), the last has none if the family reads text
-            alone.
+        rows: Makes the rows, given a seeded generator: as `Row`, or encoded already. The first has one image, the
+            second has other images (more, or of another size, as far as the family can), the last has none if the
+            family reads text alone.
         idle: Regular expressions over names of parameters that get no gradient although they are trained, each with
             the reason (an unused branch, the last layers of a tower whose earlier features are taken).
         prepare: Changes the model after its weights are drawn, for what random weights break; says why.
@@ -40,7 +40,7 @@ class TinyFamily:
     """
 
     config: Mapping[str, Any]
-    rows: "Callable[[np.random.Generator], Sequence[Row]]"
+    rows: "Callable[[np.random.Generator], Sequence[Row | Example]]"
     idle: Mapping[str, str] = attrs.field(factory=dict)
     prepare: Callable[[nn.Module], None] | None = None
     without_text_rows: str | None = None
@@ -109,19 +109,20 @@ def build(family: TinyFamily, *, seed: int = 0) -> nn.Module:
 
 def examples(family: TinyFamily, *, seed: int = 0) -> list[Example]:
     """Make the family's rows as the training step takes them."""
-    made = []
-    for number, row in enumerate(family.rows(np.random.default_rng(seed))):
-        tokens = np.asarray(row.tokens, dtype=np.int32)
-        placeholders = np.isin(tokens, sorted(row.image_tokens))
-        supervised = np.zeros(len(tokens), dtype=bool)
-        supervised[len(tokens) - row.n_answer :] = True
-        made.append(
-            Example(
-                source=f"row {number}",
-                tokens=tokens,
-                supervised=supervised & ~placeholders,
-                placeholders=placeholders,
-                inputs=row.inputs,
-            )
-        )
-    return made
+    rows = family.rows(np.random.default_rng(seed))
+    return [row if isinstance(row, Example) else encode(row, f"row {number}") for number, row in enumerate(rows)]
+
+
+def encode(row: Row, source: str) -> Example:
+    """Make an example of what a processor wrote."""
+    tokens = np.asarray(row.tokens, dtype=np.int32)
+    placeholders = np.isin(tokens, sorted(row.image_tokens))
+    supervised = np.zeros(len(tokens), dtype=bool)
+    supervised[len(tokens) - row.n_answer :] = True
+    return Example(
+        source=source,
+        tokens=tokens,
+        supervised=supervised & ~placeholders,
+        placeholders=placeholders,
+        inputs=row.inputs,
+    )

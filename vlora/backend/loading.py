@@ -134,10 +134,15 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     except (OSError, ValueError, KeyError) as error:
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
         raise ModelError(msg) from None
-    for key in files.family.restored:
-        if key in files.config:
-            setattr(module.config, key, files.config[key])
+    restore(module, files.family, files.config)
     return prepare(module, files.family, section)
+
+
+def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
+    """Give a model the keys of config.json that mlx-vlm's configuration drops and its family needs."""
+    for key in family.restored:
+        if key in config:
+            setattr(module.config, key, config[key])
 
 
 def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:

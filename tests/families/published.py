@@ -1,0 +1,58 @@
+"""The families that have a checkpoint in tests/checkpoints: rows are written by their own processors."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from mlx import nn
+
+from tests.checkpoints import FAMILIES as CHECKPOINTS
+from tests.checkpoints.layout import make_config, write_files
+from tests.training import mixed_rows
+from vlora import Example, backend, format_sample
+from vlora.backend import loading
+from vlora.backend.families import describe_family
+from vlora.recipe import DataSection, ModelSection
+
+from .tiny import TinyFamily
+
+_LAST_BUT_ONE = {
+    r"vision_tower\..*\.layers\.1\.": "the features are those of the last layer but one",
+    r"vision_tower\..*\.post_layernorm\.": "the features are taken before it",
+}
+_BEFORE_NORM = {r"vision_tower\..*\.post_layernorm\.": "the features are taken before it"}
+_IDLE: Mapping[str, Mapping[str, str]] = {
+    "llava": _LAST_BUT_ONE,
+    "llava_next": _LAST_BUT_ONE,
+    "llava_onevision": _BEFORE_NORM,
+    "aya_vision": _BEFORE_NORM,
+    "deepseek_vl_v2": {r"\.attn_pool\.": "the features are those of the patches, not the pooled ones"},
+    "kimi_vl": {r"e_score_correction_bias": "it only decides which experts are taken"},
+    "lfm2_vl": {r"vision_tower\..*\.k_proj\.bias": "what is added to all keys changes no attention"},
+    "qwen3_vl": {r"deepstack_merger_list\.1\.": "added behind the last layer, where only image tokens have it"},
+}
+"""Family to its parameters without gradient; see `TinyFamily`."""
+
+
+def publish(name: str) -> TinyFamily:
+    """Make a tiny family of a checkpoint: a model by its configuration, rows as the run's encoder writes them."""
+    config = make_config(CHECKPOINTS[name])
+
+    def rows(_: np.random.Generator) -> list[Example]:
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(CHECKPOINTS[name], Path(folder))
+            section = ModelSection(path=folder)
+            files = backend.find_model(section)
+            processor = backend.load_processor(files, section)
+        data = DataSection(path="rows", train_on_completions=True)
+        encode = backend.make_encoder(processor, files.config, files.family, data)
+        return [encode(format_sample(row, f"row {number}")) for number, row in enumerate(mixed_rows())]
+
+    def prepare(model: nn.Module) -> None:
+        loading.restore(model, describe_family(name), config)
+
+    return TinyFamily(config=config, rows=rows, idle=_IDLE.get(name, {}), prepare=prepare)
+
+
+FAMILIES: Mapping[str, TinyFamily] = {name: publish(name) for name in CHECKPOINTS}

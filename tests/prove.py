@@ -28,6 +28,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_vlm.trainer.peft.utils import apply_lora_layers
+from mlx_vlm.utils import get_model_and_args
 
 from tests.families import FAMILIES, TinyFamily, build, examples
 from tests.training import randomize
@@ -125,8 +126,8 @@ def rows_of(name: str) -> list[Example]:
 
 
 def model_type(name: str) -> str:
-    """The architecture of a tiny family; variants share one."""
-    return str(FAMILIES[name].config["model_type"])
+    """The architecture of a tiny family, under mlx-vlm's name for it; variants share one."""
+    return str(get_model_and_args(dict(FAMILIES[name].config))[1])
 
 
 def nll(subject: Subject, rows: Sequence[Example], batch_size: int | None = None, *, compiled: bool = False) -> float:

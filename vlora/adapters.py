@@ -12,7 +12,7 @@ from mlx.utils import tree_unflatten
 from .errors import ModelError
 
 ROUTERS = ("gate", "router", "shared_expert_gate")
-"""Last parts of the names of layers that choose experts. An adapter there moves tokens between experts;
+"""Parts of the names of layers that choose experts. An adapter there moves tokens between experts;
 gate projections of MLPs have other names (gate_proj)."""
 
 HEADS = ("lm_head", "head", "output", "ff_out")
@@ -191,8 +191,17 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
             yield name, module
 
 
-def quantize_language(model: nn.Module, language_prefix: str, bits: int, group_size: int) -> dict[str, Any]:
+def quantize_language(
+    model: nn.Module, language_prefix: str, bits: int, group_size: int, excluded: Iterable[str] = ()
+) -> dict[str, Any]:
     """Quantize the floating-point linear layers and embeddings of the language model, in place.
+
+    Args:
+        model: The whole model.
+        language_prefix: The language model's name within the model.
+        bits: Of a weight.
+        group_size: How many weights share a scale.
+        excluded: Last parts of the names of layers whose weights the model reads directly.
 
     Returns:
         Name to group size, bits and mode of each, as an adapter's configuration records it, so that the same
@@ -202,6 +211,7 @@ def quantize_language(model: nn.Module, language_prefix: str, bits: int, group_s
         ModelError: No layer can be quantized.
     """
     scheme = {"group_size": group_size, "bits": bits, "mode": "affine"}
+    barred = set(excluded)
     chosen = {
         name: scheme
         for name, module in model.named_modules()
@@ -209,6 +219,7 @@ def quantize_language(model: nn.Module, language_prefix: str, bits: int, group_s
         and isinstance(module, (nn.Linear, nn.Embedding))
         and module.weight.shape[-1] % group_size == 0
         and not _is_router(name)
+        and name.rpartition(".")[2] not in barred
     }
     if not chosen:
         msg = (
@@ -225,7 +236,7 @@ def _matches(name: str, target: str) -> bool:
 
 
 def _is_router(name: str) -> bool:
-    return name.rpartition(".")[2] in ROUTERS
+    return not set(ROUTERS).isdisjoint(name.split("."))
 
 
 def _is_head(name: str) -> bool:

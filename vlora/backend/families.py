@@ -25,6 +25,7 @@ from .corrections import (
     undifferentiated_indices,
     unevaluated,
 )
+from .corrections_mixtures import forgetting
 from .corrections_tiled import (
     embed_idefics2,
     embed_internvl,
@@ -127,6 +128,7 @@ def _image_ids(model: nn.Module) -> tuple[int, ...]:
 
 _merged = merge_by_gather("_merge_input_ids_with_image_features", is_image=_image_ids)
 _prepared = merge_by_gather("_prepare_inputs_for_multimodal", is_image=_image_ids)
+_mixed_weights = forgetting("_attn_res_w_eff", "_mlp_res_w_eff", "_output_res_w_eff")
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family(is_proven=True, has_grid_tower=True),
@@ -173,7 +175,12 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen4_exp": Family(while_training=undifferentiated_indices),
     "glm5_next": Family(while_training=undifferentiated_indices),
-    "kimi_k3": Family(checkpointed_part="mlp"),
+    "kimi_k3": Family(
+        checkpointed_part="mlp",
+        untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),
+        while_embedding=_mixed_weights,
+        while_training=_mixed_weights,
+    ),
     "florence2": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_encoder_decoder),
     "nemotron_parse": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_decoder),
     "deepseek_v41": Family(refused="mlx-vlm 0.7.10's model lets earlier tokens see later ones"),

@@ -151,13 +151,16 @@ def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[M
     Returns:
         As `load_backbone`.
     """
-    freeze(module)
+    complete_modules(module)
+    module.freeze()
     prefix = find_prefix(module, family)
     quantized: dict[str, Any] = {}
     if section.quantize_bits is not None:
-        quantized = adapters.quantize_language(module, prefix, section.quantize_bits, section.quantize_group_size)
+        quantized = adapters.quantize_language(
+            module, prefix, section.quantize_bits, section.quantize_group_size, family.untouchable
+        )
         mx.eval(module.parameters())
-        freeze(module)
+        module.freeze()
     backbone = MlxVlmBackbone(module, family, prefix)
     # The tower stays in evaluation mode: batch norms and stochastic depth must not act on a few images.
     for name, child in module.named_modules():
@@ -167,14 +170,14 @@ def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[M
     return backbone, quantized
 
 
-def freeze(module: nn.Module) -> None:
-    """Freeze a model part by part; some have parts whose own `freeze` fails."""
-    try:
-        module.freeze()
-    except AttributeError:
-        for _, child in module.named_modules():
-            with contextlib.suppress(AttributeError):
-                child.freeze(recurse=False)
+def complete_modules(module: nn.Module) -> None:
+    """Let parts be modules whose constructors forget to say so; without it they can neither be frozen nor trained.
+
+    `nn.Module.__init__` is missing in MiMo-V2's hearing (mimo_v2/audio.py:10, :40, :54).
+    """
+    for child in module.modules():
+        if not hasattr(child, "_no_grad"):
+            nn.Module.__init__(child)
 
 
 def find_prefix(module: nn.Module, family: Family) -> str:

@@ -1,0 +1,40 @@
+"""Corrections of the large mixtures of experts: what they keep between forwards, and kernels without gradients.
+
+Each is of one model's instance, or holds only while it runs. Files and lines are those of mlx-vlm 0.7.10.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .corrections import Correction
+
+
+def forgetting(*names: str) -> Correction:
+    """Let a model keep nothing that it has made of weights which are trained.
+
+    Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
+    (inkling/language.py:750), and make them once: a traced step would leave a tracer there, on which the next answer
+    fails, and an answer would leave what the weights were then.
+
+    Args:
+        names: The attributes in which modules keep it; None means that it is to be made.
+    """
+
+    def forget(model: nn.Module) -> None:
+        for module in model.modules():
+            for name in names:
+                if getattr(module, name, None) is not None:
+                    setattr(module, name, None)
+
+    @contextmanager
+    def correction(model: nn.Module) -> Iterator[None]:
+        forget(model)
+        try:
+            yield
+        finally:
+            forget(model)
+
+    return correction

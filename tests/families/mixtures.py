@@ -125,7 +125,14 @@ FAMILIES: Mapping[str, TinyFamily] = {
                 "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5],
                 "rope_theta": [10000.0, 1000.0, 1000.0, 10000.0],
             },
-            "vision_config": {"width": 32, "layers": 2, "heads": 2, "image_size": 48, "mlp_ratio": 1.5, "patch_size": 4},
+            "vision_config": {
+                "width": 32,
+                "layers": 2,
+                "heads": 2,
+                "image_size": 48,
+                "mlp_ratio": 1.5,
+                "patch_size": 4,
+            },
         },
         rows=_step3p7,
         idle={r"router_bias": CHOOSES},
@@ -234,5 +241,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             r"e_score_correction_bias": CHOOSES,
             r"^(audio_encoder|speech_embeddings)\.": "the rows have no sound",
         },
+        loads_no_adapter="mlx-vlm cannot freeze its audio encoder, and so attaches no adapter (mimo_v2/audio.py:54)",
     ),
 }

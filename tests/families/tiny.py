@@ -37,6 +37,7 @@ class TinyFamily:
         prepare: Changes the model after its weights are drawn, for what random weights break; says why.
         without_text_rows: Why no row is without an image; None if one is.
         while_building: What holds while the model is made: for sizes that upstream does not read from config.json.
+        loads_no_adapter: Why mlx-vlm by itself can attach no adapter to it, so that vlora has to; None if it can.
     """
 
     config: Mapping[str, Any]
@@ -45,6 +46,7 @@ class TinyFamily:
     prepare: Callable[[nn.Module], None] | None = None
     without_text_rows: str | None = None
     while_building: Callable[[], AbstractContextManager[None]] = nullcontext
+    loads_no_adapter: str | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -3,10 +3,9 @@
 Each is of one model's instance, or holds only while it runs. Files and lines are those of mlx-vlm 0.7.10.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from .corrections import Correction

@@ -1,0 +1,71 @@
+"""Corrections of the large mixtures of experts: nothing stale is kept, routers and odd parts are told."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from tests.families import FAMILIES, build
+from tests.prove import Subject, make_subject
+from vlora import collate, make_optimizer, make_train_step
+from vlora.adapters import lora_layers
+from vlora.backend import loading
+from vlora.recipe import OptimSection
+from vlora.steps import bind
+
+
+def trained(subject: Subject, steps: int) -> None:
+    """Take compiled steps of gradient descent and put the weights into the model."""
+    step = make_train_step(subject.backbone, make_optimizer(OptimSection(name="sgd")))
+    state = subject.state
+    for _ in range(steps):
+        state, _ = step(state, collate(subject.examples), 0.1)
+    bind(subject.backbone, state)
+    subject.state = state
+
+
+def answered(module: nn.Module) -> np.ndarray:
+    """Logits of a few words."""
+    tokens = mx.array([[5, 6, 7, 8]])
+    embeds = module.get_input_embeddings(tokens, None).inputs_embeds
+    return np.array(module.language_model(tokens, inputs_embeds=embeds, cache=None).logits)
+
+
+def test_kimi_k3_answers_with_the_weights_of_now_between_steps() -> None:
+    """What its layers keep of their weights is neither a tracer nor of before."""
+    subject = make_subject("kimi_k3", full=True)
+    for steps in (1, 2):
+        trained(subject, steps)
+        with loading.generating(subject.backbone) as module:
+            found = answered(module)
+            fresh = build(FAMILIES["kimi_k3"])
+            fresh.load_weights(list(subject.state.params.items()), strict=False)
+            fresh.eval()
+            np.testing.assert_allclose(found, answered(fresh), rtol=1e-4, atol=1e-4)
+
+
+def test_kimi_k3_keeps_projections_that_are_read_directly_as_they_are() -> None:
+    """Neither adapters nor packed weights where the model takes a layer's weights itself."""
+    subject = make_subject("kimi_k3", bits=4)
+    for name, module in subject.backbone.module.named_modules():
+        if name.endswith("res_proj"):
+            assert type(module) is nn.Linear, name
+
+
+@pytest.mark.parametrize("family", ["zaya1_vl", "step3p7", "kimi_k3"])
+def test_routers_get_no_adapters(family: str) -> None:
+    """Not even a layer within a router, as ZAYA1's is made of several."""
+    names = [name for name, _ in lora_layers(make_subject(family).backbone.module)]
+    assert names
+    assert not [name for name in names if {"gate", "router"} & set(name.split("."))]
+
+
+def test_parts_without_a_constructor_are_completed() -> None:
+    """MiMo-V2's hearing forgets to say that it is a module."""
+    module = build(FAMILIES["mimo_v2"])
+    with pytest.raises(AttributeError):
+        module.freeze()
+    loading.complete_modules(module)
+    module.freeze()
+    assert not tree_flatten(module.trainable_parameters())

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from . import (
+    deepseek_v3,
     fastvlm,
     florence2,
     grid_readers,
@@ -15,12 +16,14 @@ from . import (
     phi3_v,
     published,
     qwen3_omni_moe,
+    tiles,
 )
 from .tiny import TinyFamily, build, examples
 
 __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
 
 FAMILIES: Mapping[str, TinyFamily] = {
+    **deepseek_v3.FAMILIES,
     **fastvlm.FAMILIES,
     **florence2.FAMILIES,
     **grid_readers.FAMILIES,
@@ -33,4 +36,5 @@ FAMILIES: Mapping[str, TinyFamily] = {
     **phi3_v.FAMILIES,
     **published.FAMILIES,
     **qwen3_omni_moe.FAMILIES,
+    **tiles.FAMILIES,
 }

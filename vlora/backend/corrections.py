@@ -62,13 +62,15 @@ def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, .
     aya_vision/aya_vision.py:153, kimi_k25/kimi_k25.py:131, llmjpvl/llmjpvl.py:102, plamo2vl/plamo2vl.py:132.
 
     Args:
-        method: The model's method that merges: (features, embeddings, tokens, ...) to embeddings.
-        is_image: The ids of the tokens that stand for image features: (model) to ids.
+        method: The model's method that merges: (features, embeddings, tokens, ...) to embeddings. What follows are
+            ids that the processor found to stand for image features; they count, if there are any.
+        is_image: The ids of the tokens that stand for image features by the model's configuration: (model) to ids.
     """
 
     def correction(model: nn.Module) -> AbstractContextManager[None]:
-        def merge(features: mx.array, embeds: mx.array, tokens: mx.array, *_: Any, **__: Any) -> mx.array:
-            placeholders = np.isin(np.array(tokens), is_image(model))
+        def merge(features: mx.array, embeds: mx.array, tokens: mx.array, *given: Any, **named: Any) -> mx.array:
+            found = tuple(int(token) for token in (*given, *named.values()) if token is not None)
+            placeholders = np.isin(np.array(tokens), found or is_image(model))
             return scatter_features(embeds, features.reshape(-1, features.shape[-1]), placeholders)
 
         return instance_attributes(model, **{method: merge})

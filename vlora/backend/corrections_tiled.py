@@ -6,7 +6,7 @@ models compute is described in their papers and defined by transformers, with wh
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from mlx_vlm.models.base import pixel_shuffle
 from transformers.image_processing_utils import select_best_resolution
 
 from ..types import BoolArray, IntArray
-from .corrections import instance_attributes, scatter_features
+from .corrections import called_as, instance_attributes, scatter_features
 from .fields import Fields
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -259,12 +259,44 @@ def published_moonvit(model: nn.Module) -> Iterator[None]:
     def positions(shape: tuple[int, int]) -> mx.array:
         return resize_bicubic(table.weight, shape).flatten(0, 1)
 
-    norms = [module for _, module in model.vision_tower.named_modules() if isinstance(module, nn.LayerNorm)]
+    with _moonvit_numbers(model.vision_tower), instance_attributes(table, _get_pos_emb=positions):
+        yield
+
+
+@contextmanager
+def published_moonvit_3d(model: nn.Module) -> Iterator[None]:
+    """Give Kimi K2.5's tower the activation, the epsilon and the interpolation that it was trained with.
+
+    As Kimi-VL's: kimi_k25/vision.py:245 (activation), :258, :444 (epsilon), :101 (positions). Videos keep mlx-vlm's.
+    """
+    table = model.vision_tower.patch_embed.pos_emb
+    own = type(table).__call__
+
+    def add_positions(patches: mx.array, grids: mx.array) -> mx.array:
+        if grids.shape[1] != 2:  # noqa: PLR2004 - height and width; videos have a third
+            added: mx.array = own(table, patches, grids)
+            return added
+        shapes = [(int(height), int(width)) for height, width in np.array(grids)]
+        positions = [resize_bicubic(table.weight, shape).flatten(0, 1) for shape in shapes]
+        return mx.add(patches, mx.concatenate(positions).astype(patches.dtype))
+
+    with _moonvit_numbers(model.vision_tower), called_as(table, add_positions):
+        yield
+
+
+def published_intern_vit(model: nn.Module) -> AbstractContextManager[None]:
+    """Give InternVL's tower the exact activation that it was trained with (internvl_chat/vision.py:70)."""
+    return _approximate_gelu("none", model.vision_model)
+
+
+@contextmanager
+def _moonvit_numbers(tower: nn.Module) -> Iterator[None]:
+    norms = [module for _, module in tower.named_modules() if isinstance(module, nn.LayerNorm)]
     before = [norm.eps for norm in norms]
     try:
         for norm in norms:
             norm.eps = MOONVIT_EPSILON
-        with _approximate_gelu("tanh", model.vision_tower), instance_attributes(table, _get_pos_emb=positions):
+        with _approximate_gelu("tanh", tower):
             yield
     finally:
         for norm, own in zip(norms, before, strict=True):

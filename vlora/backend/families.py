@@ -31,7 +31,9 @@ from .corrections_tiled import (
     embed_internvl,
     embed_llava_next,
     embed_llava_onevision,
+    published_intern_vit,
     published_moonvit,
+    published_moonvit_3d,
 )
 from .embedding import (
     call_language_model,
@@ -145,8 +147,9 @@ FAMILIES: Mapping[str, Family] = {
         mend_inputs=pad_spatial_crop,
         while_training=undifferentiated_indices,
     ),
-    **dict.fromkeys(("internvl_chat", "aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
-    "kimi_k25": Family(while_embedding=_prepared),
+    **dict.fromkeys(("aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
+    "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit)),
+    "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
     **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
     **dict.fromkeys(
         ("granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(complete=expand_places)

@@ -1,0 +1,92 @@
+"""Corrections of single families on their tiny models: what they change, and that nothing stays changed."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from tests.families import FAMILIES, build, examples
+from vlora.backend import corrections, corrections_tiled
+from vlora.backend.backbone import to_device
+from vlora.backend.families import describe_family
+
+
+def embed(name: str, module: nn.Module, row: int = 1) -> mx.array:
+    """Embed one row of a tiny family as mlx-vlm itself does."""
+    example = examples(FAMILIES[name])[row]
+    inputs = {key: to_device(value) for key, value in example.inputs.items()}
+    embeds: mx.array = module.get_input_embeddings(mx.array(example.tokens)[None], **inputs).inputs_embeds
+    return embeds
+
+
+def test_ids_of_the_processor_count_before_those_of_the_configuration():
+    """Features are put where the processor wrote their tokens, also if config.json names another id."""
+    module = build(FAMILIES["internvl_chat"])
+    example = examples(FAMILIES["internvl_chat"])[0]
+    module.eval()  # its tower drops paths in training
+    merged = corrections.merge_by_gather("_merge_input_ids_with_image_features", is_image=lambda _: (1,))
+    own = embed("internvl_chat", module, 0)
+    with merged(module):
+        corrected = embed("internvl_chat", module, 0)
+
+    assert module.config.image_token_index not in example.tokens
+    assert mx.array_equal(own, corrected)
+
+
+def test_too_few_image_tokens_are_an_error():
+    """Features that have no token of their own are not dropped."""
+    with pytest.raises(ValueError, match="3 image tokens stand for 4 image features"):
+        corrections.scatter_features(mx.zeros((1, 5, 2)), mx.ones((4, 2)), np.array([[True, True, True, False, False]]))
+
+
+def test_intern_vit_has_the_exact_activation():
+    """InternVL's tower computes the exact GELU while it embeds, and mlx-vlm's own before and after."""
+    module = build(FAMILIES["internvl_chat"])
+    mlp = module.vision_model.encoder.layers[0].mlp
+    x = mx.linspace(-3, 3, 64).reshape(2, 32)
+    before = mlp(x)
+    hidden = mlp.fc1(x)
+    exact = mlp.fc2(hidden * (1 + mx.erf(hidden / 2**0.5)) / 2)
+    with corrections_tiled.published_intern_vit(module):
+        corrected = mlp(x)
+
+    assert np.allclose(np.array(corrected), np.array(exact), atol=1e-6)
+    assert mx.array_equal(mlp(x), before)
+    assert not np.allclose(np.array(before), np.array(exact), atol=1e-6)
+
+
+def test_kimi_tower():
+    """Kimi K2.5's tower is another one while it embeds, differentiable in its positions, and what it was afterwards."""
+    module = build(FAMILIES["kimi_k25"])
+    example = examples(FAMILIES["kimi_k25"])[1]
+    pixels, grids = (mx.array(example.inputs[name]) for name in ("pixel_values", "image_grid_hws"))
+
+    def features(module: nn.Module) -> mx.array:
+        return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
+
+    before = features(module)
+    with corrections_tiled.published_moonvit_3d(module):
+        corrected = features(module)
+        gradients = dict(
+            tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
+        )
+
+    assert mx.abs(corrected - before).max().item() > 1e-4
+    assert mx.array_equal(features(module), before)
+    assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
+
+
+def test_mistral_large_sees_its_images():
+    """The language model reads the embeddings that it is given; mlx-vlm's own call drops them."""
+    module = build(FAMILIES["mistral_large3"])
+    family = describe_family("mistral_large3")
+    example = examples(FAMILIES["mistral_large3"])[0]
+    tokens = mx.array(example.tokens)[None]
+    embeds = mx.array(embed("mistral_large3", module, 0))
+    own = module.language_model(tokens, inputs_embeds=embeds).logits
+    dropped = module.language_model(tokens).logits
+    seen = family.run(module, tokens, {"inputs_embeds": embeds})
+
+    assert mx.array_equal(own, dropped)
+    assert mx.abs(seen - dropped).max().item() > 1e-2

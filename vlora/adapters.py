@@ -1,75 +1,198 @@
-"""Low-rank adapters: which layers get one, and the layer itself. Knows no disk and no model family."""
+"""Low-rank adapters: the layers themselves. Knows no disk, no recipe and no model family."""
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from .errors import ModelError
+from .targets import Layout, is_experts, is_router
 
-ROUTERS = ("gate", "router", "shared_expert_gate")
-"""Parts of the names of layers that choose experts. An adapter there moves tokens between experts;
-gate projections of MLPs have other names (gate_proj)."""
-
-HEADS = ("lm_head", "head", "output", "ff_out")
-"""Last parts of the names of output heads, which stand outside the layer stack."""
-
+Method = Literal["lora", "dora"]
+Init = Literal["default", "pissa"]
 
 UNPACK_FROM_ROWS = 128
 """Rows from which unpacking quantized weights pays; at thousands a 4-bit 2B model runs 2.2x as fast on an H200."""
 
+OVERSAMPLING = 8
+POWER_ITERATIONS = 8
+"""Of the randomized decomposition: sixteen products with the weights in all, as PEFT's "pissa_niter_8" takes."""
 
-class LoRALinear(nn.Module):  # type: ignore[misc]
-    """A frozen linear layer plus a trained update of low rank: `linear(x) + scale * dropout(x) A B`.
+
+class Adapter(nn.Module):  # type: ignore[misc]
+    """What all adapters share: a frozen layer, two trained factors, and how much of their product is added.
 
     A and B are float32 masters and are cast to the input's type where they are used: float32 factors would
-    promote every later activation of a bfloat16 model. Names and shapes are those of mlx-vlm's own layer, so
+    promote every later activation of a bfloat16 model. Names and shapes are those of mlx-vlm's own layers, so
     that it loads what is saved here.
 
+    An adapter that starts from the principal part of the weights (PiSSA, Meng et al., 2024, arXiv 2404.02948) keeps
+    the product that it starts from and subtracts it, instead of taking it out of the frozen weights: the same
+    function, but the weights need neither be changed nor quantized again, and what was learned is a LoRA of twice the
+    rank on the original base.
+
     Attributes:
-        linear: The frozen layer, `nn.Linear` or `nn.QuantizedLinear`.
-        lora_a: f32[inputs, R].
-        lora_b: f32[R, outputs], zero at the start.
+        linear: The frozen layer.
+        scale: What the product of the factors is multiplied with.
+        dropout: Probability that an input of the update is dropped, in [0, 1).
+        lora_a: f32[inputs, R], or f32[experts, R, inputs].
+        lora_b: f32[R, outputs], or f32[experts, outputs, R].
     """
+
+    rank_axes = (1, 0)
+    """Axes of the rank in A and in B."""
+
+    def __init__(self, linear: nn.Module, scale: float, dropout: float) -> None:
+        """Wrap a layer and freeze it; the subclass makes the factors."""
+        super().__init__()
+        linear.freeze()
+        self.linear = linear
+        self.scale = scale
+        self.dropout = dropout
+        # Set for the time of one training trace by `dropout_keys`; without it nothing is dropped.
+        self._dropout_key: mx.array | None = None
+        self._start: tuple[mx.array, mx.array] | None = None
+
+    def start_from(self, lora_a: mx.array, lora_b: mx.array) -> None:
+        """Start from these factors, with a product that is subtracted from then on."""
+        self.lora_a, self.lora_b = lora_a, lora_b
+        self._start = (lora_a, lora_b)
+        mx.eval(lora_a, lora_b)
+
+    def whole_factors(self, lora_a: mx.array, lora_b: mx.array) -> tuple[mx.array, mx.array]:
+        """Join given factors with those that the layer started from, negated: the update as one LoRA."""
+        if self._start is None:
+            return lora_a, lora_b
+        axis_a, axis_b = self.rank_axes
+        a, b = self._start
+        return mx.concatenate([lora_a, a], axis=axis_a), mx.concatenate([lora_b, -b], axis=axis_b)
+
+    def factors(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+        """Give A and B in a type."""
+        lora_a, lora_b = self.whole_factors(self.lora_a, self.lora_b)
+        return lora_a.astype(dtype), lora_b.astype(dtype)
+
+    def dropped(self, x: mx.array) -> mx.array:
+        """Drop inputs of the update while training."""
+        if not self.dropout or self._dropout_key is None:
+            return x
+        kept = mx.random.bernoulli(1 - self.dropout, x.shape, key=self._dropout_key)
+        return mx.where(kept, x * (1 / (1 - self.dropout)), 0).astype(x.dtype)
+
+
+class LoRALinear(Adapter):
+    """A frozen linear layer plus a trained update of low rank: `linear(x) + scale * dropout(x) A B`."""
 
     def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float, key: mx.array) -> None:
         """Wrap a layer.
 
         Args:
-            linear: The layer; it is frozen.
+            linear: `nn.Linear` or `nn.QuantizedLinear`; it is frozen.
             rank: R.
-            scale: alpha / rank.
-            dropout: Probability that an input of the update is dropped, in [0, 1).
-            key: Random key for A, drawn as PEFT draws it: uniform in +-1/sqrt(inputs).
+            scale: As in `Adapter`.
+            dropout: As in `Adapter`.
+            key: Random key for A, drawn as PEFT draws it: uniform in +-1/sqrt(inputs). B is zero.
         """
-        super().__init__()
+        super().__init__(linear, scale, dropout)
         n_outputs, n_inputs = linear_shape(linear)
         bound = 1 / math.sqrt(n_inputs)
-        linear.freeze()
-        self.linear = linear
-        self.scale = scale
-        self.dropout = dropout
         self.lora_a = mx.random.uniform(-bound, bound, (n_inputs, rank), key=key)
         self.lora_b = mx.zeros((rank, n_outputs))
-        # Set for the time of one training trace by `dropout_keys`; without it nothing is dropped.
-        self._dropout_key: mx.array | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         """Apply layer and update to f[..., inputs]; the result has the layer's own type."""
         y = multiply_frozen(self.linear, x)
-        inner = x
-        if self.dropout and self._dropout_key is not None:
-            kept = mx.random.bernoulli(1 - self.dropout, x.shape, key=self._dropout_key)
-            inner = mx.where(kept, x * (1 / (1 - self.dropout)), 0).astype(x.dtype)
-        z = (inner @ self.lora_a.astype(x.dtype)) @ self.lora_b.astype(x.dtype)
+        lora_a, lora_b = self.factors(x.dtype)
+        return y + (self.scale * ((self.dropped(x) @ lora_a) @ lora_b)).astype(y.dtype)
+
+
+class DoRALinear(LoRALinear):
+    """A linear layer whose rows are turned by a LoRA and stretched by lengths of their own.
+
+    `m / |W + scale (A B)^T| * (linear(x) + scale * dropout(x) A B)`, the bias added after it; no gradient flows through
+    the norms (Liu et al., 2024, arXiv 2402.09353, section 4.3).
+
+    Attributes:
+        m: f32[outputs], the trained length of each row of weights; the norms of the base's rows at the start.
+    """
+
+    def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float, key: mx.array) -> None:
+        """Wrap a layer, as `LoRALinear` does."""
+        super().__init__(linear, rank, scale, dropout, key)
+        weight = unpacked_weight(linear).astype(mx.float32)
+        self._squares = mx.square(weight).sum(axis=1)
+        self.m = mx.sqrt(self._squares)
+        mx.eval(self._squares, self.m)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Apply the layer to f[..., inputs]; the result has the layer's own type."""
+        y = multiply_frozen(self.linear, x, with_bias=False)
+        lora_a, lora_b = self.factors(x.dtype)
+        y = y + (self.scale * ((self.dropped(x) @ lora_a) @ lora_b)).astype(y.dtype)
+        y = (self.m / mx.stop_gradient(self.norms())).astype(y.dtype) * y
+        return y + self.linear.bias if "bias" in self.linear else y
+
+    def norms(self) -> mx.array:
+        """Compute the norm of each adapted row, f32[outputs], without making the adapted weights.
+
+        |w + s b A|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b^T, which takes one product of the weights with R vectors.
+        """
+        lora_a, lora_b = self.factors(mx.float32)
+        crossed = multiply_frozen(self.linear, lora_a.T, with_bias=False)
+        change = 2 * (crossed * lora_b).sum(axis=0) + self.scale * (((lora_a.T @ lora_a) @ lora_b) * lora_b).sum(axis=0)
+        # Rounding must not make a row that all but vanishes imaginary.
+        squares = self._squares + self.scale * change
+        return cast("mx.array", mx.sqrt(mx.maximum(squares, 1e-12)))
+
+
+class LoRASwitchLinear(Adapter):
+    """A frozen linear layer of many experts plus an update of low rank for each of them."""
+
+    rank_axes = (1, 2)
+
+    def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float, key: mx.array) -> None:
+        """Wrap a layer.
+
+        Args:
+            linear: A layer of stacked experts, plain or quantized; it is frozen.
+            rank: R, of each expert.
+            scale: As in `Adapter`.
+            dropout: As in `Adapter`.
+            key: Random key for A, uniform in +-1/sqrt(inputs). B is zero.
+        """
+        super().__init__(linear, scale, dropout)
+        n_experts, n_outputs, n_inputs = linear.num_experts, linear.output_dims, linear.input_dims
+        bound = 1 / math.sqrt(n_inputs)
+        self.lora_a = mx.random.uniform(-bound, bound, (n_experts, rank, n_inputs), key=key)
+        self.lora_b = mx.zeros((n_experts, n_outputs, rank))
+
+    @property
+    def num_experts(self) -> int:
+        """How many experts there are."""
+        return int(self.linear.num_experts)
+
+    def __call__(self, x: mx.array, indices: mx.array, *, sorted_indices: bool = False) -> mx.array:
+        """Apply each input's own expert.
+
+        Args:
+            x: f[..., 1, inputs].
+            indices: i[...], the expert of each input.
+            sorted_indices: Whether they are in ascending order.
+
+        Returns:
+            f[..., 1, outputs] in the layer's own type.
+        """
+        y = self.linear(x, indices, sorted_indices=sorted_indices)
+        z = self.dropped(x)
+        for factor in self.factors(x.dtype):
+            z = mx.gather_mm(z, factor.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
         return y + (self.scale * z).astype(y.dtype)
 
 
-def multiply_frozen(linear: nn.Module, x: mx.array) -> mx.array:
+def multiply_frozen(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -> mx.array:
     """Apply a frozen linear layer; a quantized one in the way that is faster for the number of rows.
 
     `quantized_matmul` reads packed weights for every few rows: right when generating, slow for the thousands of rows
@@ -79,35 +202,44 @@ def multiply_frozen(linear: nn.Module, x: mx.array) -> mx.array:
     Args:
         linear: `nn.Linear` or `nn.QuantizedLinear`; gets no gradient.
         x: f[..., inputs].
+        with_bias: Whether the layer's bias, if it has one, is added.
 
     Returns:
         f[..., outputs] in the type of `x`.
     """
-    if not isinstance(linear, nn.QuantizedLinear) or x.size < UNPACK_FROM_ROWS * x.shape[-1]:
-        plain: mx.array = linear(x)
-        return plain
-
-    def unpacked() -> mx.array:
-        weight: mx.array = mx.dequantize(
-            linear.weight,
-            linear.scales,
-            linear.get("biases"),
-            group_size=linear.group_size,
-            bits=linear.bits,
-            mode=linear.mode,
-        )
-        return weight.astype(x.dtype)
+    is_quantized = isinstance(linear, nn.QuantizedLinear)
+    if not is_quantized or x.size < UNPACK_FROM_ROWS * x.shape[-1]:
+        if with_bias or "bias" not in linear:
+            plain: mx.array = linear(x)
+            return plain
+        if not is_quantized:
+            return mx.matmul(x, linear.weight.T)
 
     @mx.custom_function
     def product(x: mx.array) -> mx.array:
-        return x @ unpacked().T
+        return x @ unpacked_weight(linear).astype(x.dtype).T
 
     @product.vjp
-    def product_vjp(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
-        return cotangent @ unpacked()
+    def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+        return cotangent @ unpacked_weight(linear).astype(x.dtype)
 
     y = cast("mx.array", product(x))
-    return mx.add(y, linear.bias) if "bias" in linear else y
+    return mx.add(y, linear.bias) if with_bias and "bias" in linear else y
+
+
+def unpacked_weight(linear: nn.Module) -> mx.array:
+    """Give a layer's weights, f[..., outputs, inputs]; quantized ones are unpacked."""
+    weight: mx.array = linear.weight
+    if "scales" not in linear:
+        return weight
+    return mx.dequantize(
+        weight,
+        linear.scales,
+        linear.get("biases"),
+        group_size=linear.group_size,
+        bits=linear.bits,
+        mode=linear.mode,
+    )
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
@@ -118,42 +250,37 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
     return n_outputs, n_inputs
 
 
-def find_targets(
-    model: nn.Module, targets: Sequence[str], language_prefix: str, excluded: Iterable[str] = ()
-) -> list[str]:
-    """Name the linear layers that get an adapter.
+def principal_factors(weight: mx.array, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
+    """Find the factors whose scaled product is the principal part of some weights.
+
+    Small matrices are decomposed exactly, large ones by subspace iteration (Halko et al., 2011, algorithm 4.4): an
+    exact decomposition takes minutes for every few layers.
 
     Args:
-        model: The whole model, without adapters.
-        targets: Suffixes ("q_proj", "self_attn.q_proj") or qualified names. A suffix means layers of the
-            language model, or of the whole model where the language model has none. Empty means all linear
-            layers of the language model but its head and its expert routers.
-        language_prefix: The language model's name within the model.
-        excluded: Last parts of the names of layers that the family cannot have wrapped.
+        weight: f[outputs, inputs].
+        rank: R, at most the smaller of the two.
+        scale: Of the product.
+        key: Where the iteration starts.
 
     Returns:
-        Qualified names in the model's order.
-
-    Raises:
-        ModelError: A target that matches nothing; the message names near ones.
+        (f32[inputs, R], f32[R, outputs]).
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.QuantizedLinear))]
-    barred = set(excluded)
-    linears = [name for name in linears if not barred & set(name.split("."))]
-    language = [name for name in linears if name.startswith(f"{language_prefix}.")]
-    if not targets:
-        return [name for name in language if not _is_router(name) and not _is_head(name)]
-    found: set[str] = set()
-    for target in targets:
-        matches = [name for name in language if _matches(name, target)]
-        matches = matches or [name for name in linears if _matches(name, target)]
-        if not matches:
-            known = sorted({name.rpartition(".")[2] for name in linears} | set(linears))
-            near = difflib.get_close_matches(target, known, n=3, cutoff=0.4)
-            msg = f"lora.targets: {target!r} matches no linear layer of the model; near: {', '.join(near or known[:8])}"
-            raise ModelError(msg)
-        found.update(matches)
-    return [name for name in linears if name in found]
+    weight = weight.astype(mx.float32)
+    width = rank + OVERSAMPLING
+    with mx.stream(mx.cpu):
+        if min(weight.shape) <= 4 * width:
+            left, values, right = mx.linalg.svd(weight)
+        else:
+            basis, _ = mx.linalg.qr(weight @ mx.random.normal((weight.shape[1], width), key=key))
+            for _ in range(POWER_ITERATIONS):
+                other, _ = mx.linalg.qr(weight.T @ basis)
+                basis, _ = mx.linalg.qr(weight @ other)
+            inner, values, right = mx.linalg.svd(basis.T @ weight)
+            left = basis @ inner
+        spread = mx.sqrt(values[:rank] / scale)
+        factors = right[:rank].T * spread, spread[:, None] * left[:, :rank].T
+        mx.eval(factors)
+    return factors
 
 
 def attach_lora(
@@ -161,47 +288,86 @@ def attach_lora(
     names: Sequence[str],
     *,
     rank: int,
-    alpha: float,
+    scale: float,
     dropout: float = 0.0,
+    method: Method = "lora",
+    init: Init = "default",
     seed: int = 0,
 ) -> None:
-    """Wrap the named linear layers in place. Freeze the model before, so that only adapters train.
+    """Wrap the named layers in place. Freeze the model before, so that only adapters train.
 
     Args:
         model: The whole model.
         names: As `find_targets` returns them.
         rank: R.
-        alpha: The update is scaled by alpha / rank.
+        scale: What the product of the factors is multiplied with: alpha / rank, or alpha / sqrt(rank) (rsLoRA).
         dropout: In [0, 1).
+        method: "dora" trains the length of every adapted row too.
+        init: "pissa" starts from the principal part of each layer's weights.
         seed: Fixes the factors' start.
+
+    Raises:
+        ModelError: DoRA on a layer of experts, or a rank larger than a layer is wide with "pissa".
     """
     modules = dict(model.named_modules())
     keys = mx.random.split(mx.random.key(seed), max(1, len(names)))
-    wrapped = [
-        (name, LoRALinear(modules[name], rank, alpha / rank, dropout, key))
-        for name, key in zip(names, list(keys), strict=False)
-    ]
+    wrapped = []
+    for name, key in zip(names, list(keys), strict=False):
+        module = modules[name]
+        kind: type[LoRALinear | LoRASwitchLinear] = DoRALinear if method == "dora" else LoRALinear
+        if is_experts(module):
+            if method == "dora":
+                msg = f"lora.method: 'dora' has no form for experts, and {name} is a layer of experts; leave it out"
+                raise ModelError(msg)
+            kind = LoRASwitchLinear
+        layer = kind(module, rank, scale, dropout, key)
+        if init == "pissa":
+            layer.start_from(*_principal_start(module, name, rank, scale, key))
+        wrapped.append((name, layer))
     model.update_modules(tree_unflatten(wrapped))
 
 
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+def _principal_start(module: nn.Module, name: str, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
+    weight = unpacked_weight(module)
+    if rank > min(weight.shape[-2:]):
+        msg = f"lora.rank: found {rank} with lora.init = 'pissa', but {name} is {' x '.join(map(str, weight.shape))}"
+        raise ModelError(msg)
+    if not is_experts(module):
+        return principal_factors(weight, rank, scale, key)
+    # As experts have them, the other way round.
+    factors = [principal_factors(expert, rank, scale, key) for expert in weight]
+    return mx.stack([a.T for a, _ in factors]), mx.stack([b.T for _, b in factors])
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     """Yield the adapters of a model with their names."""
     for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
+        if isinstance(module, Adapter):
             yield name, module
 
 
-def quantize_language(
-    model: nn.Module, language_prefix: str, bits: int, group_size: int, excluded: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Quantize the floating-point linear layers and embeddings of the language model, in place.
+def saved_arrays(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Give trained parameters as they are saved: every adapter as a LoRA on the original base.
 
     Args:
-        model: The whole model.
-        language_prefix: The language model's name within the model.
-        bits: Of a weight.
-        group_size: How many weights share a scale.
-        excluded: Last parts of the names of layers whose weights the model reads directly.
+        model: The model with its adapters.
+        params: Trained parameters by name.
+
+    Returns:
+        Name to array; twice the rank where an adapter started from the principal part of its weights.
+    """
+    arrays = dict(params)
+    for name, layer in lora_layers(model):
+        a, b = f"{name}.lora_a", f"{name}.lora_b"
+        arrays[a], arrays[b] = layer.whole_factors(params[a], params[b])
+    return arrays
+
+
+def quantize_language(model: nn.Module, layout: Layout, bits: int, group_size: int) -> dict[str, Any]:
+    """Quantize the floating-point linear layers and embeddings of the language model, in place.
+
+    Layers of experts stay as they are: mlx-vlm cannot quantize them again when it loads an adapter. For a mixture of
+    experts, start from a checkpoint that is quantized.
 
     Returns:
         Name to group size, bits and mode of each, as an adapter's configuration records it, so that the same
@@ -211,15 +377,14 @@ def quantize_language(
         ModelError: No layer can be quantized.
     """
     scheme = {"group_size": group_size, "bits": bits, "mode": "affine"}
-    barred = set(excluded)
     chosen = {
         name: scheme
         for name, module in model.named_modules()
-        if name.startswith(f"{language_prefix}.")
+        if layout.is_language(name)
         and isinstance(module, (nn.Linear, nn.Embedding))
         and module.weight.shape[-1] % group_size == 0
-        and not _is_router(name)
-        and name.rpartition(".")[2] not in barred
+        and not is_router(name)
+        and name.rpartition(".")[2] not in layout.untouchable
     }
     if not chosen:
         msg = (
@@ -229,15 +394,3 @@ def quantize_language(
         raise ModelError(msg)
     nn.quantize(model, class_predicate=lambda name, _: chosen.get(name, False))
     return chosen
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
-
-
-def _is_router(name: str) -> bool:
-    return not set(ROUTERS).isdisjoint(name.split("."))
-
-
-def _is_head(name: str) -> bool:
-    return name.rpartition(".")[2] in HEADS and ".layers." not in name and ".blocks." not in name

@@ -225,11 +225,12 @@ class _View:
 
     def _show_start(self, event: Started) -> None:
         share = event.n_trainable / event.n_params
-        adapted = f", LoRA on {event.n_adapted} layers" if event.n_adapted else ""
         self._print(
             f"{event.model_type}: {_count(event.n_trainable)} of {_count(event.n_params)} parameters trained "
-            f"({share:.2%}){adapted}"
+            f"({share:.2%})"
         )
+        for names in event.adapted:
+            self._print(f"  adapter on {escape(names)}")
         held_out = f", {event.n_valid_rows} to validate on" if event.n_valid_rows else ""
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         self._print(f"{event.n_rows} rows{held_out}; {event.n_steps} steps{resumed}")

@@ -13,16 +13,17 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
-from .adapters import lora_layers
+from .adapters import lora_layers, saved_arrays
 from .batches import collate, plan_batches, plan_steps
 from .errors import NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Reported, Saved, Skipped, Started, StepReport
-from .optimizers import make_optimizer
+from .optimizers import make_optimizer, rate_factors
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, OutputPaths, open_data, open_model, output_paths
 from .steps import TrainStep, bind, init_state, make_eval_step, make_train_step
+from .targets import summarize
 from .types import Batch, Example, StepOutput, TrainState
 
 STATE_NAME = "training/state.safetensors"
@@ -150,6 +151,7 @@ class _Run:
             self.backbone,
             optimizer,
             max_grad_norm=optim.grad_clip,
+            rate_factors=rate_factors(state.params, self.backbone.layout, optim),
             grad_checkpoint=train.grad_checkpoint,
             seed=train.seed,
         )
@@ -216,7 +218,7 @@ class _Run:
             first_step=first,
             n_params=count_parameters(module),
             n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
-            n_adapted=sum(1 for _ in lora_layers(module)),
+            adapted=tuple(summarize(name for name, _ in lora_layers(module))),
         )
 
     def _encode(self, rows: Rows, numbers: Sequence[int]) -> Iterator[Example]:
@@ -292,7 +294,7 @@ class _Run:
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
-            checkpoint.save_adapter(path, params, self.config)
+            checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
         checkpoint.save_state(self.paths.folder / STATE_NAME, state)
         return Saved(path=path, step=int(state.step))
 

@@ -18,7 +18,7 @@ class Started:
         first_step: Steps done before, by the run that this one goes on from.
         n_params: Parameters of the model.
         n_trainable: Those that are trained.
-        n_adapted: Layers with an adapter.
+        adapted: Names of layers with an adapter, those that differ in their numbers only as one, with their count.
     """
 
     model_type: str
@@ -28,7 +28,7 @@ class Started:
     first_step: int
     n_params: int
     n_trainable: int
-    n_adapted: int
+    adapted: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)

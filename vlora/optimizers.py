@@ -1,9 +1,13 @@
 """Optimizers by their names in a recipe. MLX's own, with the bias correction of the papers switched on."""
 
+from collections.abc import Iterable
+
 import mlx.core as mx
 import mlx.optimizers as optim
 
+from .errors import RecipeError
 from .recipe import OptimSection
+from .targets import Layout
 from .types import Tree
 
 
@@ -28,6 +32,42 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
     if section.name == "lion":
         return optim.Lion(rate, betas=betas, weight_decay=decay)
     return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+
+
+def rate_factors(names: Iterable[str], layout: Layout, section: OptimSection) -> dict[str, float]:
+    """Say how many times the learning rate each parameter has.
+
+    LoRA+ (Hayou et al., 2024, arXiv 2402.12354) gives B a higher rate than A, because at one rate for both the change
+    of B is too small in wide layers.
+
+    Args:
+        names: Trained parameters.
+        layout: Where the model's parts lie.
+        section: The recipe's section.
+
+    Returns:
+        Name to factor, for those that have another than 1.
+
+    Raises:
+        RecipeError: A rate for what is not trained.
+    """
+    rates: dict[str, float | None] = {"connector": section.connector_rate, "vision": section.vision_rate}
+    ratio = section.lora_plus_ratio or 1.0
+    factors: dict[str, float] = {}
+    parts: set[str] = set()
+    for name in names:
+        part = layout.part(name)
+        parts.add(part)
+        rate = rates.get(part) or section.learning_rate
+        factors[name] = rate / section.learning_rate * (ratio if name.endswith(".lora_b") else 1.0)
+    for asked, own in rates.items():
+        if own is not None and asked not in parts:
+            msg = (
+                f"optim.{asked}_rate: found {own:g}, but nothing of the {asked} is trained; set "
+                f"model.train_vision = true or name its layers in lora.targets"
+            )
+            raise RecipeError(msg)
+    return {name: factor for name, factor in factors.items() if factor != 1.0}
 
 
 def clip_by_global_norm(gradients: Tree, max_norm: float | None) -> tuple[Tree, mx.array]:

@@ -226,6 +226,7 @@ def make_train_step(
     *,
     loss: LossFn = loss_fn,
     max_grad_norm: float | None = None,
+    rate_factors: Mapping[str, float] | None = None,
     grad_checkpoint: bool = False,
     seed: int = 0,
     compiled: bool = True,
@@ -240,6 +241,7 @@ def make_train_step(
         optimizer: As `make_optimizer` makes it; its state travels in `TrainState`.
         loss: Sums and counts, as `vlora.losses.loss_fn`.
         max_grad_norm: Largest global norm of the mean gradient.
+        rate_factors: How many times the learning rate a parameter has; once, where it is not named.
         grad_checkpoint: Recompute each layer's activations in the backward pass.
         seed: With the step's number it fixes the dropout; nothing random is carried from step to step.
         compiled: False runs the same code eagerly.
@@ -248,7 +250,7 @@ def make_train_step(
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
         the device.
     """
-    return _TrainStep(backbone, optimizer, loss, max_grad_norm, grad_checkpoint, seed, compiled)
+    return _TrainStep(backbone, optimizer, loss, max_grad_norm, rate_factors or {}, grad_checkpoint, seed, compiled)
 
 
 class _TrainStep:
@@ -258,6 +260,7 @@ class _TrainStep:
         optimizer: optim.Optimizer,
         loss: LossFn,
         max_grad_norm: float | None,
+        rate_factors: Mapping[str, float],
         grad_checkpoint: bool,
         seed: int,
         compiled: bool,
@@ -267,6 +270,7 @@ class _TrainStep:
         self._optimizer = optimizer
         self._loss = loss
         self._max_grad_norm = max_grad_norm
+        self._rate_factors = rate_factors
         self._checkpointed = backbone.layers if grad_checkpoint else ()
         self._seed = seed
         self._embed_names = backbone.embed_names()
@@ -344,12 +348,16 @@ class _TrainStep:
         held = optimizer.state
         try:
             # A copy of the tree: MLX's optimizers write into the one that they are given.
-            optimizer.state = {
-                **tree_map(lambda value: value, state.opt_state),
-                "learning_rate": learning_rate,
-            }
-            params = optimizer.apply_gradients(gradients, state.params)
-            return params, dict(optimizer.state), state.step + 1, norm
+            optimizer.state = tree_map(lambda value: value, state.opt_state)
+            params: Params = {}
+            for factor in sorted({self._rate_factors.get(name, 1.0) for name in gradients}):
+                own = {name: value for name, value in gradients.items() if self._rate_factors.get(name, 1.0) == factor}
+                # All parameters take the same step, those of one rate at a time.
+                optimizer.state["step"] = state.opt_state["step"]
+                optimizer.state["learning_rate"] = learning_rate * factor if factor != 1.0 else learning_rate
+                params |= optimizer.apply_gradients(own, state.params)
+            optimizer.state["learning_rate"] = learning_rate
+            return {name: params[name] for name in state.params}, dict(optimizer.state), state.step + 1, norm
         finally:
             optimizer.state = held
 

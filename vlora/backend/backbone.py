@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import BatchError
 from ..steps import Params, bound
+from ..targets import Layout
 from ..types import Batch, Example, Tree
 from .embedding import NOT_PASSED
 from .families import Family
@@ -54,6 +55,11 @@ class MlxVlmBackbone:
         return self.module.language_model
 
     @property
+    def layout(self) -> Layout:
+        """Where its parts lie."""
+        return find_layout(self.family, self.language_prefix)
+
+    @property
     def layers(self) -> Sequence[nn.Module]:
         """What is recomputed under gradient checkpointing: the language model's layers, or its family's parts of them.
 
@@ -78,8 +84,7 @@ class MlxVlmBackbone:
 
     def is_language(self, name: str) -> bool:
         """Whether a module or parameter belongs to the language model, by its qualified name."""
-        inside = not self.language_prefix or f"{name}.".startswith(f"{self.language_prefix}.")
-        return inside and not f"{name}.".startswith(tuple(f"{part}." for part in self.family.beside_language))
+        return self.layout.is_language(name)
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs of a batch.
@@ -291,6 +296,16 @@ class MlxVlmBackbone:
         # A copy: some language models scale their input in place.
         fields["inputs_embeds"] = mx.array(fields["inputs_embeds"])
         return fields
+
+
+def find_layout(family: Family, language_prefix: str) -> Layout:
+    """Say where the parts of a family's model lie."""
+    return Layout(
+        language=language_prefix,
+        beside_language=family.beside_language,
+        untouchable=family.untouchable,
+        without_experts=family.without_experts,
+    )
 
 
 def forget_last_batch(module: nn.Module) -> None:

@@ -75,6 +75,7 @@ class Family:
         beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
         untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        without_experts: Why layers of experts get no adapters; None if they do.
         checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
             cannot be; None for whole layers.
         eager: Why the language step cannot be compiled; None if it can.
@@ -96,6 +97,7 @@ class Family:
     beside_language: tuple[str, ...] = ()
     embedding_parts: tuple[str, ...] = ()
     untouchable: tuple[str, ...] = ()
+    without_experts: str | None = None
     checkpointed_part: str | None = None
     eager: str | None = None
     restored: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..adapters import HEADS
+from ..targets import HEADS
 from .corrections import called_as, instance_attributes
 
 TOLERANCE = 0.02

@@ -107,6 +107,25 @@ def reloaded_logits(module: Any, batch: Batch) -> list[np.ndarray]:
         pytest.param({"lora__targets": ["q_proj", "down_proj"], "lora__alpha": 3.0}, id="targets"),
         pytest.param({"model__quantize_bits": 4, "model__quantize_group_size": 32}, id="qlora"),
         pytest.param({"model__train_vision": True}, id="lora-and-vision"),
+        pytest.param({"lora__rslora": True, "lora__rank": 16}, id="rslora"),
+        pytest.param({"lora__method": "dora"}, id="dora"),
+        pytest.param(
+            {"lora__method": "dora", "model__quantize_bits": 4, "model__quantize_group_size": 32}, id="quantized-dora"
+        ),
+        pytest.param({"lora__init": "pissa"}, id="pissa"),
+        pytest.param({"lora__init": "pissa", "lora__method": "dora"}, id="pissa-dora"),
+        pytest.param({"lora__targets": ["attention", "connector", "vision"], "lora__last_layers": 1}, id="groups"),
+        pytest.param({"lora__train_embeddings": True, "lora__targets": ["q_proj"]}, id="embeddings"),
+        pytest.param({"lora__train_head": True, "lora__targets": ["q_proj"]}, id="head"),
+        pytest.param(
+            {
+                "lora__targets": ["all-linear"],
+                "optim__lora_plus_ratio": 4.0,
+                "optim__vision_rate": 1e-3,
+                "optim__connector_rate": 2e-3,
+            },
+            id="rates",
+        ),
     ],
 )
 def test_mlx_vlm_loads_the_adapter(
@@ -122,6 +141,29 @@ def test_mlx_vlm_loads_the_adapter(
     for row, found in enumerate(reloaded_logits(model, batch)):
         np.testing.assert_allclose(found, expected[row, : len(found)], atol=2e-4)
         assert np.abs(reloaded_logits(base, batch)[row] - found).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param({}, id="lora"),
+        pytest.param({"lora__init": "pissa"}, id="pissa"),
+        pytest.param({"lora__targets": ["experts"], "lora__last_layers": 1}, id="experts-only"),
+    ],
+)
+def test_mlx_vlm_loads_adapters_of_experts(
+    overrides: dict[str, Any], checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """An adapter of experts is loaded too, and moves what they compute."""
+    recipe = make_recipe(checkpoint("qwen3_vl_moe"), rows, tmp_path / "out", **overrides)
+    run(recipe)
+    arrays = mx.load(str(tmp_path / "out" / "adapters.safetensors"))
+    batch, expected = trained_logits(recipe)
+    model, _ = mlx_vlm.load(recipe.model.path, adapter_path=str(tmp_path / "out"))
+
+    assert any("switch_mlp" in name and float(mx.abs(value).max()) > 0 for name, value in arrays.items())
+    for row, found in enumerate(reloaded_logits(model, batch)):
+        np.testing.assert_allclose(found, expected[row, : len(found)], atol=2e-4)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava", "pixtral", "mllama", "deepseek_vl_v2"])
@@ -235,12 +277,25 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
         run(other, resume=True)
 
 
-def test_adapter_path_goes_on(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        pytest.param("qwen3_vl", {}, id="lora"),
+        pytest.param("qwen3_vl", {"lora__method": "dora", "lora__rslora": True, "lora__alpha": 4.0}, id="dora"),
+        pytest.param("qwen3_vl", {"lora__init": "pissa", "optim__learning_rate": 1e-3}, id="pissa"),
+        pytest.param("qwen3_vl", {"lora__train_embeddings": True, "lora__last_layers": 1}, id="embeddings"),
+        pytest.param("qwen3_vl_moe", {"lora__targets": ["experts"]}, id="experts"),
+    ],
+)
+def test_adapter_path_goes_on(
+    family: str, overrides: dict[str, Any], checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
     """Training goes on from an adapter: its first loss is the one the adapter had reached."""
-    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", data__shuffle=False, train__batch_size=7)
+    options = {"data__shuffle": False, "train__batch_size": 7, **overrides}
+    recipe = make_recipe(checkpoint(family), rows, tmp_path / "a", **options)
     before = losses(run(recipe))
     again = make_recipe(
-        checkpoint("qwen3_vl"),
+        checkpoint(family),
         rows,
         tmp_path / "b",
         data__shuffle=False,

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora import make_optimizer
-from vlora.optimizers import clip_by_global_norm
+from vlora.errors import RecipeError
+from vlora.optimizers import clip_by_global_norm, rate_factors
 from vlora.recipe import OptimSection
+from vlora.targets import Layout
 
 NAMES = get_args(get_type_hints(OptimSection)["name"])
 RATE = 1e-2
@@ -139,3 +141,24 @@ def test_no_clipping():
 
     assert same is gradients
     assert norm.item() == 5.0
+
+
+TRAINED = (
+    "language_model.layers.0.q_proj.lora_a",
+    "language_model.layers.0.q_proj.lora_b",
+    "vision_tower.blocks.0.qkv.weight",
+    "vision_tower.merger.mlp.lora_b",
+)
+
+
+def test_rate_factors():
+    """Every part has its own rate, and every B that many times its A's."""
+    section = OptimSection(learning_rate=1e-3, vision_rate=1e-4, connector_rate=5e-4, lora_plus_ratio=16.0)
+    layout = Layout(language="language_model")
+
+    found = rate_factors(TRAINED, layout, section)
+
+    assert found == pytest.approx({TRAINED[1]: 16.0, TRAINED[2]: 0.1, TRAINED[3]: 8.0})
+    assert rate_factors(TRAINED, layout, OptimSection()) == {}
+    with pytest.raises(RecipeError, match=r"optim\.connector_rate: found 0\.0005, but nothing of the connector is trained"):
+        rate_factors(TRAINED[:2], layout, section)

@@ -355,3 +355,28 @@ def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: py
     assert outputs[0][0] > 0
     assert outputs[1][0] == 0
     assert outputs[0][1:] == pytest.approx(outputs[1][1:], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon", "adafactor", "lion"])
+def test_a_rate_of_its_own(name: str, checkpoint: CheckpointFactory) -> None:
+    """A parameter with three times the rate moves as in a run with three times the rate; the others do not notice."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), lora__targets=["q_proj"], optim__name=name)
+    batch = collate(trainable.examples)
+    faster = {key for key in trainable.state.params if key.endswith("lora_b")}
+    found = {}
+    for label, factors, rate in (
+        ("slow", {}, 1e-3),
+        ("fast", {}, 3e-3),
+        ("both", dict.fromkeys(faster, 3.0), 1e-3),
+    ):
+        step = make_train_step(trainable.backbone, trainable.optimizer, rate_factors=factors)
+        state = trainable.state._replace(opt_state=init_state(trainable.backbone, trainable.optimizer).opt_state)
+        for _ in range(2 if label == "both" else 1):
+            state, _ = step(state, batch, rate)
+            found.setdefault(label, state)
+    for key in trainable.state.params:
+        expected = found["fast" if key in faster else "slow"].params[key]
+
+        assert mx.allclose(found["both"].params[key], expected, rtol=1e-5, atol=1e-7), key
+    assert int(found["both"].opt_state["step"]) == int(found["slow"].opt_state["step"])
+    assert float(found["both"].opt_state["learning_rate"]) == pytest.approx(1e-3)

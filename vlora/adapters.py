@@ -59,8 +59,9 @@ class Adapter(nn.Module):  # type: ignore[misc]
     def start_from(self, lora_a: mx.array, lora_b: mx.array) -> None:
         """Start from these factors, with a product that is subtracted from then on."""
         self.lora_a, self.lora_b = lora_a, lora_b
-        self._start = (lora_a, lora_b)
-        mx.eval(lora_a, lora_b)
+        # Copies: one array cannot be both a constant and an argument of a compiled step.
+        self._start = (mx.array(lora_a), mx.array(lora_b))
+        mx.eval(self._start)
 
     def whole_factors(self, lora_a: mx.array, lora_b: mx.array) -> tuple[mx.array, mx.array]:
         """Join given factors with those that the layer started from, negated: the update as one LoRA."""
@@ -145,7 +146,7 @@ class DoRALinear(LoRALinear):
         change = 2 * (crossed * lora_b).sum(axis=0) + self.scale * (((lora_a.T @ lora_a) @ lora_b) * lora_b).sum(axis=0)
         # Rounding must not make a row that all but vanishes imaginary.
         squares = self._squares + self.scale * change
-        return cast("mx.array", mx.sqrt(mx.maximum(squares, 1e-12)))
+        return mx.sqrt(mx.maximum(squares, 1e-12))
 
 
 class LoRASwitchLinear(Adapter):
@@ -185,7 +186,7 @@ class LoRASwitchLinear(Adapter):
         Returns:
             f[..., 1, outputs] in the layer's own type.
         """
-        y = self.linear(x, indices, sorted_indices=sorted_indices)
+        y: mx.array = self.linear(x, indices, sorted_indices=sorted_indices)
         z = self.dropped(x)
         for factor in self.factors(x.dtype):
             z = mx.gather_mm(z, factor.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)

@@ -64,7 +64,7 @@ OTHERS = ("audio", "speech", "sound", "talker", "code2wav", "segm")
 """In the names of what neither sees nor writes."""
 
 ATTENTION = ("attn", "attention")
-ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "att_proj")
 
 
 @attrs.frozen(kw_only=True)
@@ -193,7 +193,8 @@ def _adaptable(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
     barred = set(layout.untouchable)
     return {
         name: module
-        for name, module in model.named_modules()
+        # MLX names the last module first.
+        for name, module in reversed(model.named_modules())
         if (isinstance(module, (nn.Linear, nn.QuantizedLinear)) or is_experts(module))
         and not barred.intersection(name.split("."))
     }
@@ -274,5 +275,4 @@ def _layer_number(name: str) -> tuple[str, int] | None:
 
 
 def _is_attention(name: str) -> bool:
-    *path, last = name.split(".")
-    return last in ATTENTION_LAYERS or any(word in part for part in path for word in ATTENTION)
+    return name.rpartition(".")[2] in ATTENTION_LAYERS or any(word in name for word in ATTENTION)

@@ -160,5 +160,5 @@ def test_rate_factors():
 
     assert found == pytest.approx({TRAINED[1]: 16.0, TRAINED[2]: 0.1, TRAINED[3]: 8.0})
     assert rate_factors(TRAINED, layout, OptimSection()) == {}
-    with pytest.raises(RecipeError, match=r"optim\.connector_rate: found 0\.0005, but nothing of the connector is trained"):
+    with pytest.raises(RecipeError, match=r"optim\.connector_rate: found 0\.0005, but nothing of the connector"):
         rate_factors(TRAINED[:2], layout, section)

@@ -34,6 +34,7 @@ EXPECTED = {
     "aya_vision": ("AyaVisionOutputProcessor", 12),
     "lfm2_vl": ("Lfm2VlProcessor", 2),
     "kimi_vl": ("KimiVLProcessor", 1),
+    "gemma3": ("Gemma3Processor", 16),
 }
 OF_TRANSFORMERS = ("lfm2_vl",)  # whose processor mlx-vlm changes in place
 WITHOUT_OPTIONS = ("llava", "llava_next", "llava_onevision", "idefics2")  # only the tokenizer writes their BOS, if any

@@ -32,6 +32,7 @@ END_OF_TURN = {
     **dict.fromkeys(("llava_onevision", "internvl", "lfm2_vl", "kimi_vl"), "<|im_end|>"),
     "idefics2": "<end_of_utterance>",
     "aya_vision": "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+    "gemma3": "<end_of_turn>",
     "mllama": "<|eot_id|>",
     "deepseek_vl_v2": "<\uff5cend\u2581of\u2581sentence\uff5c>",
 }
@@ -39,10 +40,14 @@ END_OF_TURN = {
 LEAD = dict.fromkeys(("deepseek_vl_v2", "idefics3", "smolvlm"), " ")
 STRING_ANSWERS = ("pixtral", "mistral3")
 REFUSES_SYSTEM = ("pixtral",)
+TRIMS = ("gemma3",)  # its template trims every text
 IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "aya_vision")  # their own templates put images before texts
 BOS_BY_TOKENIZER = ("llava", "llava_next", "idefics2", "deepseek_vl_v2")  # their templates write none
 WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
-AROUND_IMAGES = ("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>")
+AROUND_IMAGES = (
+    *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
+    *("<start_of_image>", "<end_of_image>"),
+)
 PER_TOKEN = ("cross_attention_mask", "images_seq_mask", "mm_token_type_ids")
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -358,10 +363,11 @@ def test_position_of_images(family: str, encoder: Encoding):
     image = int(example.placeholders.argmax())
 
     before = encode.tokenizer.decode(example.tokens[:image])
-    for opening in ("<|vision_start|>", "<|media_start|>image<|media_content|>"):
+    for opening in ("<|vision_start|>", "<|media_start|>image<|media_content|>", "<start_of_image>"):
         before = before.removesuffix(opening)
     assert before.rstrip().endswith("Before")
-    assert " after." in encode.tokenizer.decode(example.tokens[image:])
+    after = "after." if family in TRIMS else " after."
+    assert after in encode.tokenizer.decode(example.tokens[image:])
 
 
 @every_family

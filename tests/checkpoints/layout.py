@@ -73,6 +73,8 @@ class Vocabulary:
         tokenizer_class: What tokenizer_config.json declares.
         adds_bos: Whether encoding with special tokens puts `bos_token` in front.
         sentencepiece: Metaspace pieces with byte fallback instead of byte-level ones.
+        leading_space: Whether a text begins as if a space stood before it (sentencepiece only).
+        line_breaks: Up to how many line breaks in a row are one token (sentencepiece only).
         words: The regular expression that splits text before the merges (byte-level only).
         multiple: The model's vocabulary is padded to a multiple of this.
         n_beyond_head: Trailing tokens that are embedded but have no logit.
@@ -86,6 +88,8 @@ class Vocabulary:
     tokenizer_class: str = "PreTrainedTokenizerFast"
     adds_bos: bool = False
     sentencepiece: bool = False
+    leading_space: bool = True
+    line_breaks: int = 0
     words: str = GPT4_WORDS
     multiple: int = 64
     n_beyond_head: int = 0
@@ -182,7 +186,9 @@ def _make_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         )
     letters, merges = _learn_merges(split, () if vocabulary.sentencepiece else base)
     pieces = [letter for letter in letters if letter not in base]
-    pieces += ["".join(pair) for pair in merges]
+    breaks = ["\n" * count for count in range(1, vocabulary.line_breaks + 1)]
+    merges = [(text[len(text) // 2 :], text[: len(text) // 2]) for text in breaks[1:]] + merges
+    pieces += [*breaks[:1], *("".join(pair) for pair in merges)]
     ordered = [*vocabulary.first, *base, *pieces, *vocabulary.last]
     ids = {token: index for index, token in enumerate(dict.fromkeys(ordered))}
 
@@ -196,15 +202,14 @@ def _make_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
         )
     )
     if vocabulary.sentencepiece:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        tokenizer.decoder = decoders.Sequence(
-            [
-                decoders.Replace("▁", " "),
-                decoders.ByteFallback(),
-                decoders.Fuse(),
-                decoders.Strip(" ", 1, 0),
-            ]
-        )
+        spaces = normalizers.Replace(" ", "▁")
+        spelled: list[decoders.Decoder] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        if vocabulary.leading_space:
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+            spelled.append(decoders.Strip(" ", 1, 0))
+        else:
+            tokenizer.normalizer = spaces
+        tokenizer.decoder = decoders.Sequence(spelled)
     else:
         tokenizer.pre_tokenizer = split
         tokenizer.decoder = decoders.ByteLevel()

@@ -18,7 +18,8 @@ Correction = Callable[[nn.Module], AbstractContextManager[Any]]
 
 @contextmanager
 def instance_attributes(target: Any, **replacements: Any) -> Iterator[None]:
-    """Shadow methods of one object; the class and every other object keep theirs."""
+    """Shadow methods and attributes of one object; the class and every other object keep theirs."""
+    own = {name: vars(target)[name] for name in replacements if name in vars(target)}
     for name, value in replacements.items():
         object.__setattr__(target, name, value)
     try:
@@ -26,6 +27,8 @@ def instance_attributes(target: Any, **replacements: Any) -> Iterator[None]:
     finally:
         for name in replacements:
             object.__delattr__(target, name)
+        for name, value in own.items():
+            object.__setattr__(target, name, value)
 
 
 @contextmanager

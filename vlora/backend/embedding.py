@@ -6,8 +6,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..types import BoolArray
-from .attention import number_runs
 from .corrections import called_as
 from .fields import LOGIT_PLACES, Fields
 
@@ -46,34 +44,6 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits
-
-
-def complete_gemma3(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
-    """Mark each image as a block, and give its features their own scale back."""
-    is_image = np.array(tokens[0]) == module.config.image_token_index
-    # The language model rounds its scale to bfloat16 (gemma3/language.py:167).
-    normalizer = mx.array(module.config.text_config.hidden_size**0.5, mx.bfloat16).astype(mx.float32)
-    fields = unscale_features(module, is_image, fields, float(normalizer)) if inputs else fields
-    return {**fields, "blocks": number_runs(is_image)}
-
-
-def complete_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
-    """Mark the prompt as one block, as the processor's token types divide it from the answer."""
-    is_image = np.array(tokens[0]) == module.config.image_token_index
-    if "pixel_values" in inputs:
-        fields = unscale_features(module, is_image, fields, module.config.text_config.hidden_size**0.5)
-    return {**fields, "blocks": (inputs["token_type_ids"] == 0).astype(mx.int32)}
-
-
-def unscale_features(module: nn.Module, is_image: BoolArray, fields: Fields, normalizer: float) -> Fields:
-    """Divide image features by what the language model multiplies all embeddings with.
-
-    mlx-vlm divides by the root of `config.hidden_size`, which published configurations do not set, so that it is the
-    default 2048 and not the text model's width (gemma3/gemma3.py:126, paligemma/paligemma.py:91).
-    """
-    ratio = np.where(is_image, module.config.hidden_size**0.5 / normalizer, 1.0).astype(np.float32)
-    embeds = fields["inputs_embeds"]
-    return {**fields, "inputs_embeds": embeds * mx.array(ratio)[None, :, None].astype(embeds.dtype)}
 
 
 def expand_places(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
@@ -163,30 +133,6 @@ def complete_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], 
 def run_ernie(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     """Run ERNIE's language model, whose positions are [B, T, 3]."""
     return call_language_model(module, tokens, {**fields, "position_ids": mx.moveaxis(fields["position_ids"], 0, -1)})
-
-
-class SharedKeys:
-    """The keys and values of one layer, as later layers of one forward read them; position 0 is the row's first.
-
-    Gemma 3n's later layers take the keys and values of earlier ones from a cache; mlx-vlm's own caches count the
-    padded length as already read (gemma3n/language.py:135), so that queries would be rotated by it.
-    """
-
-    offset = 0
-
-    def __init__(self) -> None:
-        self.state: tuple[mx.array, mx.array] | None = None
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Hold a layer's keys and values."""
-        self.state = (keys, values)
-        return keys, values
-
-
-def run_gemma3n(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Run Gemma 3n's language model with a cache that shares keys and values, and holds nothing else."""
-    caches = [SharedKeys() for _ in range(module.language_model.model.first_kv_shared_layer_idx)]
-    return call_language_model(module, tokens, {**fields, "cache": caches})
 
 
 def run_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:

@@ -5,6 +5,7 @@ How a template wants its messages, and how a processor wants its text, is found 
 """
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,10 @@ from .templates import (
     write_message,
 )
 
-MARKERS = ("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>")
+MARKERS = (
+    *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
+    *("<start_of_image>", "<end_of_image>"),
+)
 """Tokens that templates write around images and nowhere else."""
 
 
@@ -179,7 +183,7 @@ class Encoder:
         return [first + rest for first, rest in zip(opening, bodies, strict=True)]
 
     def _spell(self, text: str) -> str:
-        """Write images as one token each, also for processors that read another text for them."""
+        """Write images as their processor does, but as one token each."""
         return text.replace(self.image_token, self._image_token_text)
 
     def _spell_spans(self, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -192,7 +196,9 @@ class Encoder:
     @property
     def _image_token_text(self) -> str:
         text: str = self.tokenizer.convert_ids_to_tokens(self.image_id)
-        return text
+        # Gemma's processors put tokens and line breaks around an image, and line breaks join with those of the text.
+        around = getattr(self.processor, "full_image_sequence", text)
+        return re.sub(f"(?:{re.escape(text)})+", text, around)
 
     def _process(
         self, text: str, images: list[Image.Image], plain: IntArray, source: str
@@ -284,7 +290,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     image_id = getattr(processor, "image_token_id", None)
     for key in ("image_token_id", "image_token_index"):
         image_id = config.get(key) if image_id is None else image_id
-    image_token = getattr(processor, "image_token", None)
+    image_token = family.image_mark or getattr(processor, "image_token", None)
     if image_token is None and image_id is not None:
         image_token = tokenizer.convert_ids_to_tokens(image_id)
     if image_id is None and image_token is not None:

@@ -13,7 +13,6 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 
-from .attention import gemma3_masks, gemma4_masks, run_gemma3, run_prefix
 from .corrections import (
     Correction,
     dense_deepstack,
@@ -38,10 +37,8 @@ from .corrections_tiled import (
 from .embedding import (
     call_language_model,
     complete_ernie,
-    complete_gemma3,
     complete_granite4,
     complete_moondream,
-    complete_paligemma,
     embed_alone,
     embed_prompt,
     expand_places,
@@ -49,15 +46,29 @@ from .embedding import (
     run_decoder,
     run_encoder_decoder,
     run_ernie,
-    run_gemma3n,
     run_granite4,
     run_ignoring_ids,
     run_with_fresh_cache,
 )
 from .fields import Fields
+from .gemmas import (
+    complete_gemma3,
+    complete_paligemma,
+    gemma3_masks,
+    gemma4_masks,
+    mend_gemma3,
+    run_gemma3,
+    run_gemma3n,
+    run_prefix,
+    scaled_already,
+)
 from .templates import LLAVA_ONEVISION_TEMPLATE
 
 Inputs = dict[str, Any]
+
+
+def leave_as_loaded(_: nn.Module) -> None:
+    """Correct nothing."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +91,8 @@ class Family:
             cannot be; None for whole layers.
         eager: Why the language step cannot be compiled; None if it can.
         restored: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
+        image_mark: What the chat template writes for an image, where it is not the token that the model replaces.
+        mend: Corrects a model once it is loaded, for good.
         mend_inputs: Corrects a row's processor output before the model sees it.
         embed: Embeds one row: (model, i32[1, T], inputs) to the language model's fields.
         complete: Adds what the language model needs besides, and takes away what it must not see.
@@ -101,6 +114,8 @@ class Family:
     checkpointed_part: str | None = None
     eager: str | None = None
     restored: tuple[str, ...] = ()
+    image_mark: str | None = None
+    mend: Callable[[nn.Module], None] = leave_as_loaded
     mend_inputs: Callable[[Inputs], Inputs] = dict
     embed: Callable[[nn.Module, mx.array, Inputs], Fields] = embed_alone
     complete: Callable[[nn.Module, mx.array, Inputs, Fields], Fields] = keep_fields
@@ -161,7 +176,14 @@ FAMILIES: Mapping[str, Family] = {
     "internvl": Family(embed=embed_internvl),
     "idefics2": Family(embed=embed_idefics2),
     "kimi_vl": Family(while_embedding=published_moonvit),
-    "gemma3": Family(complete=complete_gemma3, run=run_gemma3, while_training=gemma3_masks),
+    "gemma3": Family(
+        is_proven=True,
+        image_mark="<start_of_image>",
+        mend=mend_gemma3,
+        complete=complete_gemma3,
+        run=run_gemma3,
+        while_training=together(gemma3_masks, scaled_already),
+    ),
     "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
     "gemma4": Family(while_training=gemma4_masks),
     "gemma4_unified": Family(while_training=gemma4_masks),

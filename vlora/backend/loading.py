@@ -155,6 +155,7 @@ def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[M
         As `load_backbone`.
     """
     complete_modules(module)
+    family.mend(module)
     module.freeze()
     prefix = find_prefix(module, family)
     quantized: dict[str, Any] = {}

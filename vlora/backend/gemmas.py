@@ -1,0 +1,179 @@
+"""What mlx-vlm computes otherwise than Gemma's published models, corrected.
+
+Lines are those of mlx-vlm 0.7.10.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from .attention import block_mask, number_runs, own_masks
+from .corrections import instance_attributes
+from .embedding import call_language_model
+from .fields import Fields
+
+# ---------------------------------------------------------------------------------------------
+# Gemma 3
+
+
+class TiedHead(nn.Module):  # type: ignore[misc]
+    """A head without weights of its own: it is the embedding, transposed."""
+
+    def __init__(self, stack: nn.Module) -> None:
+        super().__init__()
+        # Not as a submodule: the embedding has one name.
+        object.__setattr__(self, "_stack", stack)
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        """Run it: f[..., D] to f[..., V]."""
+        logits: mx.array = self._stack.embed_tokens.as_linear(hidden)
+        return logits
+
+
+def mend_gemma3(module: nn.Module) -> None:
+    """Tie the head, and give the tower's last norm its epsilon."""
+    tie_head(module)
+    mend_siglip(module)
+
+
+def tie_head(module: nn.Module) -> None:
+    """Make the head and the embedding one where they are alike.
+
+    Gemma's are one, and `sanitize` (gemma3/language.py:266) makes the head a copy of the embedding whatever a
+    checkpoint holds: trained apart, the head's training would be lost on loading.
+    """
+    language = module.language_model
+    parts = (language.lm_head, language.model.embed_tokens)
+    head, embedding = (dict(tree_flatten(part.parameters())) for part in parts)
+    if head.keys() == embedding.keys() and all(mx.array_equal(head[name], embedding[name]) for name in head):
+        language.lm_head = TiedHead(language.model)
+
+
+def mend_siglip(module: nn.Module) -> None:
+    """Give a SigLIP tower's last norm the configured epsilon.
+
+    mlx-vlm leaves it at MLX's 1e-5 (gemma3/vision.py:87, paligemma/vision.py:87).
+    """
+    tower = module.vision_tower.vision_model
+    tower.post_layernorm.eps = module.config.vision_config.layer_norm_eps
+
+
+def complete_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+    """Mark each image as a block, and scale the embeddings as published.
+
+    Text is multiplied by the root of the width and images are not. mlx-vlm multiplies all by that root, rounded to
+    bfloat16 even for a model in float32 (gemma3/language.py:210), and divides images by the root of
+    `config.hidden_size`, which published configurations do not set, so that it is the default 2048 and not the text
+    model's width (gemma3/gemma3.py:139).
+    """
+    is_image = np.array(tokens[0]) == module.config.image_token_index
+    embeds = fields["inputs_embeds"]
+    scale = np.where(is_image, module.config.hidden_size**0.5, module.config.text_config.hidden_size**0.5)
+    embeds = embeds * mx.array(scale.astype(np.float32))[None, :, None].astype(embeds.dtype)
+    return {**fields, "inputs_embeds": embeds, "blocks": number_runs(is_image)}
+
+
+def scaled_already(module: nn.Module) -> AbstractContextManager[None]:
+    """Let Gemma 3 not scale the embeddings that it is given."""
+    return instance_attributes(module.language_model.model, scale_inputs_embeds=False)
+
+
+def gemma3_masks(model: nn.Module) -> AbstractContextManager[None]:
+    """Let Gemma 3's full and sliding layers take masks of their own."""
+    language = model.language_model.model
+    pattern = language.sliding_window_pattern
+    divided: dict[str, list[nn.Module]] = {"full": [], "sliding": []}
+    for number, layer in enumerate(language.layers):
+        divided["full" if number % pattern == pattern - 1 else "sliding"].append(layer.self_attn)
+    return own_masks(divided)
+
+
+def run_gemma3(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Gemma 3's language model with bidirectional attention inside each image.
+
+    mlx-vlm builds a mask from the 2-D one that is not causal at all (gemma3/gemma3.py:169), and takes one mask for
+    full and sliding layers alike (gemma3/language.py:234).
+    """
+    fields = dict(fields)
+    blocks = fields.pop("blocks")
+    masks = {"full": block_mask(blocks), "sliding": block_mask(blocks, model.language_model.config.sliding_window)}
+    logits: mx.array = model.language_model(tokens, mask=masks, cache=None, **fields).logits
+    return logits
+
+
+# ---------------------------------------------------------------------------------------------
+# PaliGemma
+
+
+def complete_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark the prompt as one block, as the processor's token types divide it from the answer.
+
+    Image features get their own scale back: mlx-vlm divides them by the root of `config.hidden_size`, which is the
+    default 2048 (paligemma/paligemma.py:97), and its language model multiplies all by that of its width.
+    """
+    if "pixel_values" in inputs:
+        is_image = np.array(tokens[0]) == module.config.image_token_index
+        ratio = (module.config.hidden_size / module.config.text_config.hidden_size) ** 0.5
+        ratios = mx.array(np.where(is_image, ratio, 1.0).astype(np.float32))[None, :, None]
+        fields = {**fields, "inputs_embeds": fields["inputs_embeds"] * ratios.astype(fields["inputs_embeds"].dtype)}
+    return {**fields, "blocks": (inputs["token_type_ids"] == 0).astype(mx.int32)}
+
+
+def run_prefix(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run a prefix language model: the prompt sees itself whole, the answer what is before it."""
+    fields = dict(fields)
+    mask = block_mask(fields.pop("blocks"))
+    logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
+    return logits
+
+
+# ---------------------------------------------------------------------------------------------
+# Gemma 4
+
+
+def gemma4_masks(model: nn.Module) -> AbstractContextManager[None]:
+    """Build Gemma 4's masks without reading values back, which a trace cannot (gemma4/language.py, `_make_masks`)."""
+    language = model.language_model.model
+    if getattr(language.config, "use_bidirectional_attention", None) != "vision":
+        return nullcontext()
+
+    def make(hidden: mx.array, _: object, token_types: mx.array | None = None) -> list[mx.array]:
+        blocks = mx.zeros(hidden.shape[:2], dtype=mx.int32)
+        if token_types is not None:
+            blocks = language._block_sequence_ids_for_mask(token_types) + 1  # noqa: SLF001 - the family's own rule
+        masks = {"full_attention": block_mask(blocks), "sliding_attention": block_mask(blocks, language.window_size)}
+        return [masks[layer.layer_type] for layer in language.layers]
+
+    return instance_attributes(language, _make_masks=make)
+
+
+# ---------------------------------------------------------------------------------------------
+# Gemma 3n
+
+
+class SharedKeys:
+    """The keys and values of one layer, as later layers of one forward read them; position 0 is the row's first.
+
+    Gemma 3n's later layers take the keys and values of earlier ones from a cache; mlx-vlm's own caches count the
+    padded length as already read (gemma3n/language.py:135), so that queries would be rotated by it.
+    """
+
+    offset = 0
+
+    def __init__(self) -> None:
+        self.state: tuple[mx.array, mx.array] | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Hold a layer's keys and values."""
+        self.state = (keys, values)
+        return keys, values
+
+
+def run_gemma3n(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Gemma 3n's language model with a cache that shares keys and values, and holds nothing else."""
+    caches = [SharedKeys() for _ in range(module.language_model.model.first_kv_shared_layer_idx)]
+    return call_language_model(module, tokens, {**fields, "cache": caches})

@@ -341,8 +341,9 @@ def _principal_start(module: nn.Module, name: str, rank: int, scale: float, key:
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
-    """Yield the adapters of a model with their names."""
-    for name, module in model.named_modules():
+    """Yield the adapters of a model with their names, in the model's order."""
+    # MLX names the last module first.
+    for name, module in reversed(model.named_modules()):
         if isinstance(module, Adapter):
             yield name, module
 

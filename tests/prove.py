@@ -45,10 +45,12 @@ from vlora import (
     steps,
 )
 from vlora.backend import loading
+from vlora.backend.backbone import find_layout
 from vlora.backend.families import FAMILIES as DESCRIBED
-from vlora.backend.families import describe_family
+from vlora.backend.families import Family, describe_family
 from vlora.recipe import LoraSection, ModelSection, OptimSection
 from vlora.steps import bind, bound
+from vlora.targets import is_router
 
 RATE = 1e-2
 SAME = 2e-5
@@ -106,17 +108,31 @@ def make_subject(name: str, *, full: bool = False, bits: int | None = None) -> S
     tiny = FAMILIES[name]
     family = describe_family(model_type(name))
     refute(family.refused, f"refused: {family.refused}")
-    section = ModelSection(path=name, quantize_bits=bits, quantize_group_size=32)
-    backbone, quantized = loading.prepare(build(tiny), family, section)
+    module = build(tiny)
+    if bits is not None:
+        quantize_as_published(module, family, bits)
+    backbone, _ = loading.prepare(module, family, ModelSection(path=name))
     config: dict[str, object] = {}
     if full:
         backend.unfreeze_language(backbone)
         backend.unfreeze_vision(backbone)
     else:
-        config = backend.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized=quantized)
+        config = backend.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized={})
     state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
     state = state._replace(params={key: randomize(key, value) for key, value in state.params.items()})
     return Subject(name, tiny, backbone, rows_of(name), state, config)
+
+
+def quantize_as_published(module: nn.Module, family: Family, bits: int) -> None:
+    """Quantize a language model as published checkpoints are: experts too, routers and what is read directly not."""
+    loading.complete_modules(module)
+    layout = find_layout(family, loading.find_prefix(module, family))
+
+    def is_packed(name: str, child: nn.Module) -> bool:
+        fits = hasattr(child, "to_quantized") and layout.is_language(name) and child.weight.shape[-1] % 32 == 0
+        return fits and not is_router(name) and name.rpartition(".")[2] not in family.untouchable
+
+    nn.quantize(module, group_size=32, bits=bits, class_predicate=is_packed)
 
 
 @functools.cache
@@ -331,9 +347,9 @@ def dequantize(module: nn.Module) -> None:
             weight = mx.dequantize(
                 child.weight, child.scales, child.get("biases"), child.group_size, child.bits, mode=child.mode
             )
-            plain = {"QuantizedLinear": nn.Linear, "QuantizedEmbedding": nn.Embedding}.get(type(child).__name__)
-            if plain is None:
-                continue
+            kind = type(child)
+            plain = getattr(sys.modules[kind.__module__], kind.__name__.removeprefix("Quantized"), None)
+            plain = plain or getattr(nn, kind.__name__.removeprefix("Quantized"))
             child.weight = weight.astype(mx.float32)
             for name in ("scales", "biases"):
                 child.pop(name, None)

@@ -307,6 +307,12 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
         "--temperature",
         "0",
     ]
+    if event.is_misread:
+        say(
+            f"vlora has translated the config.json of {event.model}, which transformers 5 wrote; "
+            "mlx-vlm's own programs read another rotary embedding from it, or fail: "
+            "they need it as transformers 4 wrote it"
+        )
     say(f"ask it:\n  {shlex.join(parts)}")
 
 

@@ -289,7 +289,7 @@ class _Run:
         if self.recipe.model.full_finetune:
             bind(self.backbone, state)
             checkpoint.write_whole_folder(
-                path, lambda folder: backend.save_model(self.backbone, self.data.files.path, folder)
+                path, lambda folder: backend.save_model(self.backbone, self.data.files, folder)
             )
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
@@ -317,6 +317,7 @@ class _Run:
             example_question=next((turn.text for turn in sample.turns if turn.role == "user"), "Describe this."),
             max_new_tokens=self.recipe.eval.max_new_tokens,
             n_skipped=len(self.skipped),
+            is_misread=self.data.files.is_misread and not is_full,
         )
 
     def _probe(self) -> None:

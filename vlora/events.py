@@ -114,6 +114,7 @@ class Finished:
         example_question: What to ask.
         max_new_tokens: How long an answer may be.
         n_skipped: Rows passed over.
+        is_misread: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
     """
 
     step: int
@@ -124,6 +125,7 @@ class Finished:
     example_question: str
     max_new_tokens: int
     n_skipped: int
+    is_misread: bool = False
 
 
 Event = Started | StepReport | Reported | Skipped | Answered | Saved | Finished

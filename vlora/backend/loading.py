@@ -19,7 +19,9 @@ from ..checkpoint import read_arrays
 from ..errors import CheckpointError, ModelError
 from ..recipe import LoraSection, ModelSection
 from .backbone import MlxVlmBackbone, find_layout
+from .configs import read_fields, translate_config
 from .families import Family, describe_family
+from .weights import load_module, reads_alike
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embedding", "embed_in")
 """Last parts of the names of token embeddings."""
@@ -33,15 +35,19 @@ class ModelFiles:
 
     Attributes:
         path: The folder.
-        config: Its config.json.
+        config: Its config.json, in the words that mlx-vlm reads.
         model_type: mlx-vlm's name of the architecture.
         family: How vlora runs it.
+        is_translated: Whether the folder's own config.json says it in other words.
+        is_misread: Whether mlx-vlm, given the folder, would take something else from those words, or nothing.
     """
 
     path: Path
     config: Mapping[str, Any]
     model_type: str
     family: Family
+    is_translated: bool = False
+    is_misread: bool = False
 
 
 def find_model(section: ModelSection) -> ModelFiles:
@@ -67,7 +73,7 @@ def find_model(section: ModelSection) -> ModelFiles:
         )
         raise ModelError(msg)
     try:
-        model_class, model_type = mlx_vlm_utils.get_model_and_args(dict(config), model_path=path)
+        package, model_type = mlx_vlm_utils.get_model_and_args(dict(config), model_path=path)
     except (KeyError, ValueError) as error:
         msg = f"model.path: mlx-vlm has no architecture for {section.path!r} ({error})"
         raise ModelError(msg) from None
@@ -75,30 +81,16 @@ def find_model(section: ModelSection) -> ModelFiles:
     if family.refused:
         msg = f"model.path: models of the family {model_type} are not trained: {family.refused}"
         raise ModelError(msg)
-    check_rope(config, model_class, section.path)
-    return ModelFiles(path=path, config=config, model_type=model_type, family=family)
-
-
-def check_rope(config: Mapping[str, Any], model_class: Any, name: str) -> None:
-    """Refuse a configuration whose rotary embedding mlx-vlm would not see.
-
-    transformers 5 writes it as `rope_parameters`; a family that knows only `rope_theta` and `rope_scaling` would
-    fall back to its defaults without a word.
-
-    Raises:
-        ModelError: The family has no such field.
-    """
-    text = config.get("text_config") or {}
-    if "rope_parameters" not in text and "rope_parameters" not in config:
-        return
-    known = getattr(model_class, "TextConfig", None) or model_class.ModelConfig
-    fields = getattr(known, "__dataclass_fields__", {})
-    if "rope_parameters" not in fields and "rope_theta" not in text and "rope_theta" not in config:
-        msg = (
-            f"model.path: {name!r} was saved by transformers 5 and keeps its rotary embedding in rope_parameters, "
-            "which mlx-vlm does not read for this family; write rope_theta and rope_scaling into its config.json"
-        )
-        raise ModelError(msg)
+    translated = translate_config(config, model_type, read_fields(package), section.path)
+    is_translated = translated != config
+    return ModelFiles(
+        path=path,
+        config=translated,
+        model_type=model_type,
+        family=family,
+        is_translated=is_translated,
+        is_misread=is_translated and not reads_alike(package, config, translated),
+    )
 
 
 def load_processor(files: ModelFiles, section: ModelSection) -> Any:
@@ -133,7 +125,7 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
         ModelError: The weights do not fit the configuration.
     """
     try:
-        module: nn.Module = mlx_vlm_utils.load_model(files.path)
+        module = load_module(files.path, files.config, files.model_type, is_translated=files.is_translated)
     except (OSError, ValueError, KeyError) as error:
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
         raise ModelError(msg) from None
@@ -433,17 +425,21 @@ def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
     return weights, json.loads(config.read_text())
 
 
-def save_model(backbone: MlxVlmBackbone, base: Path, folder: Path) -> None:
+def save_model(backbone: MlxVlmBackbone, base: ModelFiles, folder: Path) -> None:
     """Write a complete model: the base's configuration and processor, the weights as they are now.
 
     Args:
         backbone: The model, trained weights bound.
-        base: The base model's folder.
+        base: The base model; its configuration is written in the words that mlx-vlm reads.
         folder: An empty folder.
     """
-    for file in base.iterdir():
+    for file in base.path.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
             shutil.copy(file, folder / file.name)
+    if base.is_translated:
+        # mlx-vlm has put the other file's content under that name.
+        config = {key: value for key, value in base.config.items() if key != "generation_config"}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     mlx_vlm_utils.save_weights(folder, backbone.module)
 
 

@@ -1,0 +1,116 @@
+"""Weights read by mlx-vlm under the configuration that vlora gives it, and under the names that its classes have."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_vlm import utils as mlx_vlm_utils
+
+Weights = Mapping[str, mx.array]
+
+RENAMED = (
+    (re.compile(r"^model\.(vision_tower|multi_modal_projector)\."), r"\1."),
+    (re.compile(r"^model\.language_model\."), "language_model.model."),
+    (re.compile(r"^lm_head\."), "language_model.lm_head."),
+    (re.compile(r"^vision_tower\.(?!vision_model\.)"), "vision_tower.vision_model."),
+)
+"""transformers 5's names of parameters to those of transformers 4, which the older of mlx-vlm's families read."""
+
+
+def load_module(path: Path, config: Mapping[str, Any], model_type: str, *, is_translated: bool) -> nn.Module:
+    """Load a model's weights.
+
+    Args:
+        path: Its folder.
+        config: Its configuration, in mlx-vlm's words.
+        model_type: mlx-vlm's name of its family.
+        is_translated: Whether that is another configuration than the folder's: the weights too are transformers 5's
+            then, and may have to be spelled as transformers 4 did.
+
+    Raises:
+        OSError: There are none.
+        ValueError: They do not fit the configuration.
+    """
+    if not is_translated:
+        return mlx_vlm_utils.load_model(path)
+    try:
+        with _reading(config):
+            return mlx_vlm_utils.load_model(path)
+    except ValueError as error:
+        # A name or a shape that the model does not have; nothing has been read into memory yet.
+        older = turn_experts if model_type == "qwen3_vl_moe" else rename_parameters
+        try:
+            with _reading(config, lambda weights: older(weights, config)):
+                return mlx_vlm_utils.load_model(path)
+        except ValueError:
+            raise error from None
+
+
+def reads_alike(package: Any, config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a family's classes in mlx-vlm take the same from two configurations.
+
+    Args:
+        package: The family's package in mlx-vlm.
+        config: One that it may not be able to read.
+        other: One that it can.
+    """
+
+    def read(config: Mapping[str, Any]) -> Any:
+        settings = copy.deepcopy(dict(config))
+        settings.setdefault("text_config", {})
+        settings.setdefault("vision_config", {})
+        parsed = package.ModelConfig.from_dict(settings)
+        return mlx_vlm_utils.update_module_configs(parsed, package, settings, ["text", "vision"])
+
+    try:
+        # `dataclass` gives each of them an equality by value.
+        return bool(read(config) == read(other))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def rename_parameters(weights: Weights, _: Mapping[str, Any] | None = None) -> dict[str, mx.array]:
+    """Give parameters the names that transformers 4 wrote."""
+    renamed = {}
+    for name, value in weights.items():
+        for pattern, replacement in RENAMED:
+            name = pattern.sub(replacement, name)  # noqa: PLW2901 - each pattern acts on what the one before made
+        renamed[name] = value
+    return renamed
+
+
+def turn_experts(weights: Weights, config: Mapping[str, Any]) -> dict[str, mx.array]:
+    """Lay out the experts of a Qwen3-VL mixture as they were published.
+
+    transformers 5 writes what multiplies from the left: gate_up_proj f[E, 2 I, D], down_proj f[E, D, I]; published are
+    f[E, D, 2 I] and f[E, I, D], the only layout that mlx-vlm reads (qwen3_vl_moe.py:168).
+    """
+    width = config["text_config"]["hidden_size"]
+
+    def turned(name: str, value: mx.array) -> mx.array:
+        axis = {"gate_up_proj": 2, "down_proj": 1}.get(name.rpartition(".")[2])
+        return value.swapaxes(1, 2) if ".experts." in name and axis and value.shape[axis] == width else value
+
+    return {name: turned(name, value) for name, value in weights.items()}
+
+
+@contextmanager
+def _reading(config: Mapping[str, Any], spell: Callable[[Weights], Weights] = dict) -> Iterator[None]:
+    """Let mlx-vlm read this configuration instead of the folder's, and its weights spelled in another way.
+
+    `load_model` (utils.py:363) takes neither as an argument, and reads both with functions of its own module.
+    """
+    read = mlx_vlm_utils._load_safetensors  # noqa: SLF001
+    kept = {"load_config": mlx_vlm_utils.load_config, "_load_safetensors": read}
+    mlx_vlm_utils.load_config = lambda *_, **__: copy.deepcopy(dict(config))
+    mlx_vlm_utils._load_safetensors = lambda file: spell(read(file))  # noqa: SLF001
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(mlx_vlm_utils, name, function)

@@ -90,3 +90,34 @@ def test_mistral_large_sees_its_images():
 
     assert mx.array_equal(own, dropped)
     assert mx.abs(seen - dropped).max().item() > 1e-2
+
+
+def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated():
+    """The logits of a long answer, all at once, are those of mlx-vlm's generation, token by token from a cache."""
+    module = build(FAMILIES["unlimited_ocr"])
+    module.eval()
+    family = describe_family("unlimited_ocr")
+    example = examples(FAMILIES["unlimited_ocr"])[1]
+    tokens = mx.array(example.tokens)[None]
+    embeds = embed("unlimited_ocr", module, 1)
+    first = int(np.flatnonzero(example.supervised)[0])
+    cache = module.make_cache()
+    generated = [module.language_model(tokens[:, :first], inputs_embeds=embeds[:, :first], cache=cache).logits[0, -1]]
+    for place in range(first, tokens.shape[1]):
+        step = slice(place, place + 1)
+        output = module.language_model(tokens[:, step], inputs_embeds=embeds[:, step], cache=cache)
+        generated.append(output.logits[0, -1])
+    trained = family.run(module, tokens, {"inputs_embeds": embeds, **family.mark(example)})[0, first - 1 :]
+    causal = module.language_model(tokens, inputs_embeds=embeds).logits[0, first - 1 :]
+
+    assert example.supervised.sum() > 2 * module.config.text_config.sliding_window_size
+    assert np.allclose(np.array(trained), np.array(mx.stack(generated)), atol=1e-4)
+    assert not np.allclose(np.array(causal), np.array(mx.stack(generated)), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["deepseekocr", "deepseekocr_2"])
+def test_one_image_in_a_row(name: str):
+    """A second image in a row is an error, not features in the wrong places."""
+    views = [mx.zeros((1, 3, 8, 8)), mx.zeros((2, 3, 8, 8))]
+    with pytest.raises(ValueError, match="2 images"):
+        describe_family(name).embed(nn.Module(), mx.array([[1]]), {"pixel_values": views})

@@ -11,7 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..types import BoolArray
+from ..types import BoolArray, Example
+from .fields import Fields
 
 
 def number_runs(marked: BoolArray) -> mx.array:
@@ -37,6 +38,44 @@ def block_mask(blocks: mx.array, window: int | None = None) -> mx.array:
     if window is not None:
         seen = seen & (distance < window)
     return seen[:, None]
+
+
+def mark_answers(example: Example) -> Fields:
+    """Say for each token where the answer that it belongs to starts; a token outside of answers is its own start."""
+    place = np.arange(len(example.tokens))
+    opens = example.supervised & ~np.concatenate([[False], example.supervised[:-1]])
+    starts = np.where(example.supervised, np.maximum.accumulate(np.where(opens, place, 0)), place)
+    return {"answer_starts": mx.array(starts.astype(np.int32))[None]}
+
+
+def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Unlimited-OCR's language model: an answer sees all that is before it, and a window of itself.
+
+    mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
+    """
+    fields = dict(fields)
+    starts = fields.pop("answer_starts")
+    config = model.language_model.config
+    window = config.sliding_window_size or config.sliding_window
+    mask = answer_mask(starts, window) if window else None
+    logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
+    return logits
+
+
+def answer_mask(starts: mx.array, window: int) -> mx.array:
+    """Make the attention mask of rows whose answers see a window of themselves.
+
+    Args:
+        starts: i32[B, T], as `mark_answers` makes it.
+        window: How many of its answer's places a token sees, itself included.
+
+    Returns:
+        bool[B, 1, T, T], True where the query (third axis) sees the key (fourth).
+    """
+    place = mx.arange(starts.shape[1])
+    distance = place[:, None] - place[None]
+    before = place[None, None] < starts[..., None]
+    return ((distance >= 0) & (before | (distance < window)))[:, None]
 
 
 @contextmanager

@@ -278,7 +278,7 @@ class MlxVlmBackbone:
         tokens = mx.array(example.tokens)[None]
         try:
             fields = self.family.embed(self.module, tokens, inputs)
-            fields = self.family.complete(self.module, tokens, inputs, fields)
+            fields = self.family.complete(self.module, tokens, inputs, {**fields, **self.family.mark(example)})
         except ValueError as error:
             msg = f"{example.source}: the model cannot place the row's images ({error})"
             raise BatchError(msg) from error

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..types import Example
 from .corrections import called_as
 from .fields import LOGIT_PLACES, Fields
 
@@ -32,6 +33,27 @@ def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> 
     if held is not None and "position_ids" not in fields:
         fields["position_ids"] = held
     return fields
+
+
+def embed_one_view(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row with one image at most.
+
+    DeepSeek-OCR puts the first image's features in the place of all images (deepseekocr/deepseekocr.py:302); its second
+    version leaves the second image's tokens as they are, or has too many (deepseekocr_2/deepseekocr_2.py:169).
+
+    Raises:
+        ValueError: The row has more.
+    """
+    pixels = inputs.get("pixel_values")
+    if pixels is not None and pixels[1].shape[0] > 1:
+        msg = f"{pixels[1].shape[0]} images; mlx-vlm's model reads one in a row"
+        raise ValueError(msg)
+    return embed_alone(module, tokens, inputs)
+
+
+def mark_nothing(_: Example) -> Fields:
+    """Add nothing; most language models do not care which tokens are answers."""
+    return {}
 
 
 def keep_fields(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:

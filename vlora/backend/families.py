@@ -13,6 +13,8 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..types import Example
+from .attention import mark_answers, run_windowed_answers
 from .corrections import (
     Correction,
     dense_deepstack,
@@ -40,9 +42,11 @@ from .embedding import (
     complete_granite4,
     complete_moondream,
     embed_alone,
+    embed_one_view,
     embed_prompt,
     expand_places,
     keep_fields,
+    mark_nothing,
     run_decoder,
     run_encoder_decoder,
     run_ernie,
@@ -95,6 +99,7 @@ class Family:
         mend: Corrects a model once it is loaded, for good.
         mend_inputs: Corrects a row's processor output before the model sees it.
         embed: Embeds one row: (model, i32[1, T], inputs) to the language model's fields.
+        mark: Fields that the row itself decides, not the model: (row) to fields.
         complete: Adds what the language model needs besides, and takes away what it must not see.
         run: Runs the language model on a batch: (model, i32[B, T], fields) to f[B, T, V]; safe to trace.
         while_embedding: Corrections of the model while rows are embedded.
@@ -118,6 +123,7 @@ class Family:
     mend: Callable[[nn.Module], None] = leave_as_loaded
     mend_inputs: Callable[[Inputs], Inputs] = dict
     embed: Callable[[nn.Module, mx.array, Inputs], Fields] = embed_alone
+    mark: Callable[[Example], Fields] = mark_nothing
     complete: Callable[[nn.Module, mx.array, Inputs, Fields], Fields] = keep_fields
     run: Callable[[nn.Module, mx.array, Fields], mx.array] = call_language_model
     while_embedding: Correction = contextlib.nullcontext
@@ -194,6 +200,9 @@ FAMILIES: Mapping[str, Family] = {
     "ernie4_5_moe_vl": Family(complete=complete_ernie, run=run_ernie),
     "granite4_vision": Family(complete=complete_granite4, run=run_granite4),
     "mistral_large3": Family(run=run_ignoring_ids),
+    "deepseekocr": Family(embed=embed_one_view),
+    "deepseekocr_2": Family(embed=embed_one_view),
+    "unlimited_ocr": Family(mark=mark_answers, run=run_windowed_answers),
     "deepseek_v4": Family(
         run=run_with_fresh_cache,
         while_training=undifferentiated_indices,

@@ -46,6 +46,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "visual_pos_masks": Layout(),
     "image_mask": Layout(),
     "blocks": Layout(),
+    "answer_starts": Layout(),
     "token_type_ids": Layout(),
     "mm_token_type_ids": Layout(),
     "pos_hw": Layout(),

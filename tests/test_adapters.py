@@ -13,7 +13,6 @@ from mlx_vlm.trainer.peft.lora_layers import LoRALinear as UpstreamLoRA
 from mlx_vlm.trainer.peft.lora_layers import LoRASwitchLinear as UpstreamSwitch
 
 from vlora.adapters import (
-    UNPACK_FROM_ROWS,
     DoRALinear,
     LoRALinear,
     LoRASwitchLinear,
@@ -21,9 +20,9 @@ from vlora.adapters import (
     lora_layers,
     principal_factors,
     saved_arrays,
-    unpacked_weight,
 )
 from vlora.errors import ModelError
+from vlora.frozen import UNPACK_FROM_ROWS, unpacked_weight
 from vlora.steps import dropout_keys
 
 INPUTS, OUTPUTS, RANK, SCALE, EXPERTS = 64, 48, 3, 1.5, 5

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from .errors import ModelError
-from .targets import Layout, is_experts, is_router
+from .frozen import linear_shape, multiply_frozen, unpacked_weight
+from .targets import is_experts
 
 Method = Literal["lora", "dora"]
 Init = Literal["default", "pissa"]
-
-UNPACK_FROM_ROWS = 128
-"""Rows from which unpacking quantized weights pays; at thousands a 4-bit 2B model runs 2.2x as fast on an H200."""
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 8
@@ -193,64 +191,6 @@ class LoRASwitchLinear(Adapter):
         return y + (self.scale * z).astype(y.dtype)
 
 
-def multiply_frozen(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -> mx.array:
-    """Apply a frozen linear layer; a quantized one in the way that is faster for the number of rows.
-
-    `quantized_matmul` reads packed weights for every few rows: right when generating, slow for the thousands of rows
-    of a training step, where the weights are unpacked once and multiplied as a matrix. The backward pass unpacks them
-    again, so that the unpacked matrix is never kept.
-
-    Args:
-        linear: `nn.Linear` or `nn.QuantizedLinear`; gets no gradient.
-        x: f[..., inputs].
-        with_bias: Whether the layer's bias, if it has one, is added.
-
-    Returns:
-        f[..., outputs] in the type of `x`.
-    """
-    is_quantized = isinstance(linear, nn.QuantizedLinear)
-    if not is_quantized or x.size < UNPACK_FROM_ROWS * x.shape[-1]:
-        if with_bias or "bias" not in linear:
-            plain: mx.array = linear(x)
-            return plain
-        if not is_quantized:
-            return mx.matmul(x, linear.weight.T)
-
-    @mx.custom_function
-    def product(x: mx.array) -> mx.array:
-        return x @ unpacked_weight(linear).astype(x.dtype).T
-
-    @product.vjp
-    def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-        return cotangent @ unpacked_weight(linear).astype(x.dtype)
-
-    y = cast("mx.array", product(x))
-    return mx.add(y, linear.bias) if with_bias and "bias" in linear else y
-
-
-def unpacked_weight(linear: nn.Module) -> mx.array:
-    """Give a layer's weights, f[..., outputs, inputs]; quantized ones are unpacked."""
-    weight: mx.array = linear.weight
-    if "scales" not in linear:
-        return weight
-    return mx.dequantize(
-        weight,
-        linear.scales,
-        linear.get("biases"),
-        group_size=linear.group_size,
-        bits=linear.bits,
-        mode=linear.mode,
-    )
-
-
-def linear_shape(linear: nn.Module) -> tuple[int, int]:
-    """Return (outputs, inputs) of a plain or quantized linear layer."""
-    n_outputs, n_inputs = linear.weight.shape
-    if isinstance(linear, nn.QuantizedLinear):
-        n_inputs = n_inputs * 32 // linear.bits
-    return n_outputs, n_inputs
-
-
 def principal_factors(weight: mx.array, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
     """Find the factors whose scaled product is the principal part of some weights.
 
@@ -363,36 +303,3 @@ def saved_arrays(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, 
         a, b = f"{name}.lora_a", f"{name}.lora_b"
         arrays[a], arrays[b] = layer.whole_factors(params[a], params[b])
     return arrays
-
-
-def quantize_language(model: nn.Module, layout: Layout, bits: int, group_size: int) -> dict[str, Any]:
-    """Quantize the floating-point linear layers and embeddings of the language model, in place.
-
-    Layers of experts stay as they are: mlx-vlm cannot quantize them again when it loads an adapter. For a mixture of
-    experts, start from a checkpoint that is quantized.
-
-    Returns:
-        Name to group size, bits and mode of each, as an adapter's configuration records it, so that the same
-        base can be rebuilt from the floating-point checkpoint.
-
-    Raises:
-        ModelError: No layer can be quantized.
-    """
-    scheme = {"group_size": group_size, "bits": bits, "mode": "affine"}
-    chosen = {
-        name: scheme
-        for name, module in model.named_modules()
-        if layout.is_language(name)
-        and isinstance(module, (nn.Linear, nn.Embedding))
-        and module.weight.shape[-1] % group_size == 0
-        and not is_router(name)
-        and name.rpartition(".")[2] not in layout.untouchable
-    }
-    if not chosen:
-        msg = (
-            f"model.quantize_bits: no layer of the language model has a width divisible by the group size "
-            f"{group_size}; set model.quantize_group_size to 32, or leave quantize_bits out"
-        )
-        raise ModelError(msg)
-    nn.quantize(model, class_predicate=lambda name, _: chosen.get(name, False))
-    return chosen

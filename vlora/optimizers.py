@@ -52,6 +52,7 @@ def rate_factors(names: Iterable[str], layout: Layout, section: OptimSection) ->
         RecipeError: A rate for what is not trained.
     """
     rates: dict[str, float | None] = {"connector": section.connector_rate, "vision": section.vision_rate}
+    spoken = {"connector": "the connector", "vision": "the vision tower"}
     ratio = section.lora_plus_ratio or 1.0
     factors: dict[str, float] = {}
     parts: set[str] = set()
@@ -63,7 +64,7 @@ def rate_factors(names: Iterable[str], layout: Layout, section: OptimSection) ->
     for asked, own in rates.items():
         if own is not None and asked not in parts:
             msg = (
-                f"optim.{asked}_rate: found {own:g}, but nothing of the {asked} is trained; set "
+                f"optim.{asked}_rate: found {own:g}, but nothing of {spoken[asked]} is trained; set "
                 f"model.train_vision = true or name its layers in lora.targets"
             )
             raise RecipeError(msg)

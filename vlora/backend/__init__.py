@@ -8,19 +8,10 @@ from .families import FAMILIES, Family, describe_family
 from .features import FeatureCache
 from .generation import answer_samples
 from .images import open_image
-from .loading import (
-    ModelFiles,
-    add_lora,
-    find_model,
-    load_adapter,
-    load_backbone,
-    load_processor,
-    save_model,
-    unfreeze_language,
-    unfreeze_vision,
-)
+from .loading import ModelFiles, find_model, load_backbone, load_processor, save_model
 from .probes import probe
 from .tiny import build_tiny_qwen3_vl
+from .trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 
 __all__ = [
     "FAMILIES",

@@ -24,6 +24,7 @@ from vlora.backend.corrections_tiled import (
     embed_llava_next,
     embed_llava_onevision,
     published_moonvit,
+    published_qwen3_activations,
     resize_bicubic,
     resize_bilinear,
     unpadded_slice,
@@ -273,3 +274,18 @@ def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding):
     assert 1e-4 < mx.abs(corrected - before).max().item() < 0.1
     assert mx.array_equal(features(module), before)
     assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
+
+
+def test_qwen3_mixtures_have_the_published_activations(model: Callable[[str], nn.Module]):
+    """The layers' activation is approximate, the mergers' exact, as in the dense Qwen3-VL; and only for a while."""
+    mixture, dense = model("qwen3_vl_moe"), model("qwen3_vl")
+
+    def activations(module: nn.Module) -> set[tuple[bool, bool]]:
+        found = {name: part for name, part in module.named_modules() if isinstance(part, nn.GELU)}
+        points = mx.linspace(-3, 3, 64)
+        return {(".blocks." in name, bool(mx.allclose(part(points), nn.gelu(points)))) for name, part in found.items()}
+
+    before = activations(mixture)
+    with published_qwen3_activations(mixture):
+        assert activations(mixture) == {(True, False), (False, True)} == activations(dense)
+    assert activations(mixture) == before

@@ -130,7 +130,8 @@ class MlxVlmBackbone:
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
         values = [trainable[name] for name in names]
         if self.family.has_grid_tower:
-            return self._grids().gradients(batch, dict(zip(names, values, strict=True)), cotangents)
+            with self.family.while_embedding(self.module):
+                return self._grids().gradients(batch, dict(zip(names, values, strict=True)), cotangents)
 
         def outputs(*values: mx.array) -> list[mx.array]:
             with bound(self.module, dict(zip(names, values, strict=True))):

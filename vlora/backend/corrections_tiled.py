@@ -304,6 +304,21 @@ def _moonvit_numbers(tower: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def published_qwen3_activations(model: nn.Module) -> Iterator[None]:
+    """Give the tower of Qwen3-VL's mixtures the activations that it was trained with.
+
+    The layers approximate (`hidden_act` of the configuration), the mergers do not. mlx-vlm has it the other way round
+    in qwen3_vl_moe (qwen3_vl_moe/vision.py:109, :163) and exact everywhere in qwen3_omni_moe
+    (qwen3_omni_moe/vision.py:163).
+    """
+    parts = dict(model.named_modules())
+    tower = next(parts[name] for name in sorted(parts, key=len) if name.endswith("vision_tower"))
+    mergers = (tower.merger, *tower.deepstack_merger_list)
+    with _approximate_gelu("tanh", *tower.blocks), _approximate_gelu("none", *mergers):
+        yield
+
+
+@contextmanager
 def _approximate_gelu(approximation: str, *parts: nn.Module) -> Iterator[None]:
     """Let activations be approximated so ("none": not at all), and as they were afterwards."""
     activations = [module for part in parts for _, module in part.named_modules() if isinstance(module, nn.GELU)]

@@ -35,6 +35,7 @@ from .corrections_tiled import (
     published_intern_vit,
     published_moonvit,
     published_moonvit_3d,
+    published_qwen3_activations,
 )
 from .embedding import (
     call_language_model,
@@ -159,8 +160,15 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family(is_proven=True, has_grid_tower=True),
     "qwen2_5_vl": Family(is_proven=True, has_grid_tower=True),
     "qwen3_vl": Family(is_proven=True, has_grid_tower=True, while_training=dense_deepstack),
-    "qwen3_vl_moe": Family(is_proven=True, has_grid_tower=True, while_training=dense_deepstack),
-    "qwen3_omni_moe": Family(while_training=together(dense_deepstack, unevaluated)),
+    "qwen3_vl_moe": Family(
+        is_proven=True,
+        has_grid_tower=True,
+        while_embedding=published_qwen3_activations,
+        while_training=dense_deepstack,
+    ),
+    "qwen3_omni_moe": Family(
+        while_embedding=published_qwen3_activations, while_training=together(dense_deepstack, unevaluated)
+    ),
     "llava": Family(is_proven=True, while_embedding=_merged),
     "pixtral": Family(is_proven=True),
     "mllama": Family(is_proven=True, complete=no_cross_attention),

@@ -1,0 +1,93 @@
+"""First stage of the golden files, in vlora's environment: writes down what the reference has to reproduce.
+
+    python -m tests.golden.prepare --work /tmp/golden            # all families, or name some
+    .venv-reference/bin/python -m tests.golden.generate --work /tmp/golden
+
+Per family it writes: `model/`, the tiny checkpoint under published names; `rows.safetensors`, what vlora's encoder
+makes of the rows; `rows.json`, the texts they were made of; `weights.safetensors` and `dequantized.safetensors`, all
+parameters by mlx-vlm's names; `trained.json`, the names and shapes of what each run trains.
+"""
+
+import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
+
+# isort: split
+
+import argparse
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from tests.checkpoints import FAMILIES
+from vlora import init_state, make_optimizer
+from vlora.recipe import OptimSection
+
+from .cases import CASES, RUNS
+from .mlx_side import encode_rows, frozen_weights, initial_parameters, open_backbone, publish, write_folder
+
+
+def prepare(family: str, folder: Path) -> None:
+    """Write what the reference needs of one family."""
+    model = write_folder(family, folder / "model")
+    weights = frozen_weights(model, is_quantized=False)
+    check_round_trip(family, model, weights)
+    mx.save_safetensors(str(folder / "weights.safetensors"), as_arrays(weights))
+    dequantized = frozen_weights(model, is_quantized=True)
+    changed = {name: value for name, value in dequantized.items() if not np.array_equal(value, weights[name])}
+    mx.save_safetensors(str(folder / "dequantized.safetensors"), as_arrays(changed))
+
+    rows = encode_rows(family, model)
+    arrays, texts = {}, []
+    for name, example, text in zip(CASES[family].rows, rows.examples, rows.texts, strict=True):
+        arrays |= {f"{name}.tokens": example.tokens, f"{name}.supervised": example.supervised}
+        arrays |= {f"{name}.inputs.{key}": value for key, value in example.inputs.items() if hasattr(value, "shape")}
+        texts.append(text)
+    mx.save_safetensors(str(folder / "rows.safetensors"), as_arrays(arrays))
+    (folder / "rows.json").write_text(json.dumps(texts))
+
+    trained = {}
+    for name, run in RUNS.items():
+        if name in CASES[family].skipped:
+            continue
+        if run.trains == "everything":
+            trained[name] = {key: list(value.shape) for key, value in weights.items()}
+            continue
+        state = init_state(open_backbone(model, run), make_optimizer(OptimSection(name="sgd")))
+        trained[name] = {key: list(value.shape) for key, value in initial_parameters(state).items()}
+    (folder / "trained.json").write_text(json.dumps(trained))
+
+
+def check_round_trip(family: str, model: Path, weights: dict[str, np.ndarray]) -> None:
+    """Make sure that mlx-vlm read every parameter of the published layout as it was written."""
+    published = publish(CASES[family], weights)
+    written = {name: np.array(value) for name, value in mx.load(str(model / "model.safetensors")).items()}
+    pool = {tuple(np.sort(value.reshape(-1))[:: max(1, value.size // 50)]) for value in written.values()}
+    lost = [name for name, value in published.items() if not is_known(value, pool)]
+    if lost:
+        print(f"{family}: mlx-vlm changed on loading: {lost[:5]}")
+
+
+def is_known(value: np.ndarray, pool: set[tuple[float, ...]]) -> bool:
+    """Whether an array of these values was written."""
+    return tuple(np.sort(value.reshape(-1))[:: max(1, value.size // 50)]) in pool
+
+
+def as_arrays(values: dict[str, np.ndarray]) -> dict[str, mx.array]:
+    """Move arrays to the device, whatever they are."""
+    return {name: mx.array(np.asarray(value)) for name, value in values.items()}
+
+
+def main() -> None:
+    """Prepare the named families, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.prepare", description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
+    parser.add_argument("--work", required=True, type=Path, help="where to write")
+    options = parser.parse_args()
+    for family in options.families or [name for name in CASES if name in FAMILIES]:
+        prepare(family, options.work / family)
+        print(f"{family}: prepared", flush=True)
+
+
+if __name__ == "__main__":
+    main()

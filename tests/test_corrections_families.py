@@ -121,3 +121,24 @@ def test_one_image_in_a_row(name: str):
     views = [mx.zeros((1, 3, 8, 8)), mx.zeros((2, 3, 8, 8))]
     with pytest.raises(ValueError, match="2 images"):
         describe_family(name).embed(nn.Module(), mx.array([[1]]), {"pixel_values": views})
+
+
+@pytest.mark.parametrize("name", ["granite_vision", "granite4_vision"])
+def test_every_image_of_granite_counts_for_itself(name: str):
+    """An image beside another one in a row has the features that it has alone, in its own tokens' places."""
+    module = build(FAMILIES[name])
+    module.eval()
+    example = examples(FAMILIES[name])[1]
+    runs = np.flatnonzero(np.diff(np.concatenate([[False], example.placeholders, [False]]).astype(int))).reshape(-1, 2)
+
+    def features(tokens: np.ndarray, image: slice) -> np.ndarray:
+        inputs = {key: mx.array(value[image]) for key, value in example.inputs.items()}
+        fields = describe_family(name).embed(module, mx.array(tokens)[None], inputs)
+        return np.array(mx.stack([fields["inputs_embeds"], *fields.get("deepstack_visual_embeds", [])]))[:, 0]
+
+    together = features(example.tokens, slice(None))
+
+    assert len(runs) == 2
+    for number, (start, end) in enumerate(runs):
+        alone = features(example.tokens[start:end], slice(number, number + 1))
+        assert np.allclose(alone, together[:, start:end], atol=1e-4)

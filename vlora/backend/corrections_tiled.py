@@ -7,7 +7,7 @@ models compute is described in their papers and defined by transformers, with wh
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,7 +36,8 @@ def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
 
     mlx-vlm puts one whole tile in the place of every image token (llava_next/llava_next.py:118), takes the first
     image's tiles only (:67), does not cut the padding off, and appends tiles of separators that belong into the
-    picture (:90).
+    picture (:90). Granite Vision is a LLaVA-NeXT with the same faults (granite_vision/granite_vision.py:134, :77,
+    :108).
 
     Raises:
         ValueError: The image tokens are not as many as the features.
@@ -197,26 +198,90 @@ def _embed_packed(
         return {name: value for name, value in fields.items() if value is not None}
     embeds = model.language_model.model.embed_tokens(tokens)
     config = model.config
+    states, images = _look(model, inputs, pinpoints)
+    layers = config.vision_feature_layer
+    chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
+    features = model.multi_modal_projector(_without_class(config, mx.concatenate(chosen, axis=-1)))
+    is_image = np.array(tokens) == config.image_token_index
+    packed = _pack_all(features, images, model.image_newline, n_kept)
+    return {"inputs_embeds": scatter_features(embeds, packed, is_image)}
+
+
+class _Views(NamedTuple):
+    """An image's size in pixels, its tiles (down, across), and how many views of it the tower sees."""
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    n_views: int
+
+
+def _look(
+    model: nn.Module, inputs: dict[str, Any], pinpoints: Sequence[Sequence[int]]
+) -> tuple[Sequence[mx.array], list[_Views]]:
+    """Run the tower on all views of all images: (every layer's f[views, P, D], the images)."""
     sizes = [(int(height), int(width)) for height, width in np.array(inputs["image_sizes"]).reshape(-1, 2)]
-    grids = [_choose_grid(size, pinpoints, config.vision_config.image_size) for size in sizes]
+    grids = [_choose_grid(size, pinpoints, model.config.vision_config.image_size) for size in sizes]
     # Several images in one conversation are not cut, if the processor was given them as one conversation's.
     n_together = np.array(inputs.get("batch_num_images", np.ones(len(sizes)))).astype(np.int64)
     is_cut = np.repeat(n_together == 1, n_together)
-    n_views = [1 + rows * columns if cut else 1 for (rows, columns), cut in zip(grids, is_cut, strict=True)]
-    views = mx.concatenate([image[:count] for image, count in zip(pixels, n_views, strict=True)])
+    images = [
+        _Views(size, grid, 1 + grid[0] * grid[1] if cut else 1)
+        for size, grid, cut in zip(sizes, grids, is_cut, strict=True)
+    ]
+    views = mx.concatenate(
+        [pixels[: image.n_views] for pixels, image in zip(inputs["pixel_values"], images, strict=True)]
+    )
     *_, states = model.vision_tower(views.transpose(0, 2, 3, 1), output_hidden_states=True)
-    layers = config.vision_feature_layer
-    chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
-    features = mx.concatenate(chosen, axis=-1)
-    if config.vision_feature_select_strategy == "default":
-        features = features[:, 1:]
-    features = model.multi_modal_projector(features)
+    return states, images
+
+
+def _without_class(config: Any, features: mx.array) -> mx.array:
+    return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
+
+
+def _pack_all(features: mx.array, images: Sequence[_Views], newline: mx.array | None, n_kept: int | None) -> mx.array:
+    """Put all images' views in the order of their tokens: f[views, P, D] to f[N, D]."""
     packed, start = [], 0
-    for size, grid, count in zip(sizes, grids, n_views, strict=True):
-        packed.append(_pack(features[start : start + count], grid, size, model.image_newline, n_kept))
-        start += count
+    for image in images:
+        packed.append(_pack(features[start : start + image.n_views], image.grid, image.size, newline, n_kept))
+        start += image.n_views
+    return mx.concatenate(packed)
+
+
+def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of Granite 4 Vision: image tokens are zero, and features of their own are added before some layers.
+
+    mlx-vlm reads the first image only (granite4_vision/granite4_vision.py:164), cuts the padding off without rounding
+    first (:37), and repeats the last feature where it has fewer than tokens (:257).
+
+    Raises:
+        ValueError: The image tokens are not as many as the features.
+    """
+    embeds = model.language_model.model.embed_tokens(tokens)
+    if inputs.get("pixel_values") is None:
+        return {"inputs_embeds": embeds}
+    config = model.config
+    states, images = _look(model, inputs, config.image_grid_pinpoints)
     is_image = np.array(tokens) == config.image_token_index
-    return {"inputs_embeds": scatter_features(embeds, mx.concatenate(packed), is_image)}
+    projected = [
+        projector(_without_class(config, states[layer]))
+        for (layer, _), projector in zip(config.deepstack_layer_map or (), model.layerwise_projectors, strict=True)
+    ]
+    if config.use_spatial_sampling:
+        features = _without_class(config, states[config.spatial_vision_layer])
+        projected += [
+            projector(features)
+            for _, projector in zip(config.spatial_target_layers or (), model.spatial_projectors, strict=False)
+        ]
+    nothing = mx.zeros_like(embeds)
+    return {
+        "inputs_embeds": mx.where(mx.array(is_image)[..., None], nothing, embeds),
+        "visual_pos_masks": mx.array(is_image),
+        "deepstack_visual_embeds": [
+            scatter_features(nothing, _pack_all(features, images, model.image_newline, None), is_image)
+            for features in projected
+        ],
+    }
 
 
 def _choose_grid(size: tuple[int, int], pinpoints: Sequence[Sequence[int]], tile: int) -> tuple[int, int]:

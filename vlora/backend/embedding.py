@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..types import Example
-from .corrections import called_as
+from .corrections import called_as, instance_attributes
 from .fields import LOGIT_PLACES, Fields
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
@@ -162,14 +162,6 @@ def run_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: Fields) ->
     return call_language_model(module, tokens, {**fields, "cache": module.language_model.make_cache()})
 
 
-def complete_granite4(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
-    """Give each layer's image features a batch dimension."""
-    if "deepstack_visual_embeds" not in fields:
-        return fields
-    layers = [layer.reshape(1, *layer.shape[-2:]) for layer in fields["deepstack_visual_embeds"]]
-    return {**fields, "deepstack_visual_embeds": layers}
-
-
 class AlongTokens:
     """Features f[B, T, D] that are sliced along T where a model written for one row slices its first axis."""
 
@@ -182,9 +174,17 @@ class AlongTokens:
 
 
 def run_granite4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Add each row's own image features in the layers; mlx-vlm takes row 0's (granite4_vision/language.py:176)."""
+    """Add each row's own image features in the layers; mlx-vlm takes row 0's (granite4_vision/language.py:176).
+
+    Which layers is said here: mlx-vlm leaves it on the module when it embeds (granite4_vision/granite4_vision.py:276).
+    """
+    config = module.config
+    targets = [layer for _, layer in config.deepstack_layer_map or ()]
+    if config.use_spatial_sampling:
+        targets += config.spatial_target_layers or ()
     layers = [AlongTokens(layer) for layer in fields.get("deepstack_visual_embeds", ())]
-    return call_language_model(module, tokens, {**fields, "deepstack_visual_embeds": layers} if layers else fields)
+    with instance_attributes(module.language_model.model, _deepstack_target_layers=targets):
+        return call_language_model(module, tokens, {**fields, "deepstack_visual_embeds": layers} if layers else fields)
 
 
 def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:

@@ -28,6 +28,7 @@ from .corrections import (
 )
 from .corrections_mixtures import forgetting
 from .corrections_tiled import (
+    embed_granite4,
     embed_idefics2,
     embed_internvl,
     embed_llava_next,
@@ -40,7 +41,6 @@ from .corrections_tiled import (
 from .embedding import (
     call_language_model,
     complete_ernie,
-    complete_granite4,
     complete_moondream,
     embed_alone,
     embed_one_view,
@@ -182,10 +182,9 @@ FAMILIES: Mapping[str, Family] = {
     "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit)),
     "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
     **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
-    **dict.fromkeys(
-        ("granite_vision", "llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(complete=expand_places)
-    ),
+    **dict.fromkeys(("llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(complete=expand_places)),
     "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
+    "granite_vision": Family(embed=embed_llava_next),
     "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
     "internvl": Family(embed=embed_internvl),
     "idefics2": Family(embed=embed_idefics2),
@@ -206,7 +205,7 @@ FAMILIES: Mapping[str, Family] = {
     "moondream3": Family(complete=complete_moondream),
     "phi3_v": Family(language_model="", beside_language=("model.vision_embed_tokens",)),
     "ernie4_5_moe_vl": Family(complete=complete_ernie, run=run_ernie),
-    "granite4_vision": Family(complete=complete_granite4, run=run_granite4),
+    "granite4_vision": Family(embed=embed_granite4, run=run_granite4),
     "mistral_large3": Family(run=run_ignoring_ids),
     "deepseekocr": Family(embed=embed_one_view),
     "deepseekocr_2": Family(embed=embed_one_view),

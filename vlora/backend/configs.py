@@ -58,7 +58,7 @@ def read_fields(package: Any) -> Fields:
 
 
 def translate_config(config: Mapping[str, Any], model_type: str, fields: Fields, name: str) -> Config:
-    """Write a configuration in the words that mlx-vlm reads; one of transformers 4 comes back as it is.
+    """Write a configuration in the words that mlx-vlm reads; one that is in them comes back as it is.
 
     Args:
         config: A config.json.
@@ -70,6 +70,10 @@ def translate_config(config: Mapping[str, Any], model_type: str, fields: Fields,
         ModelError: Something the family's classes have no word for.
     """
     translated: Config = copy.deepcopy(dict(config))
+    quantized = translated.get("quantization_config") or {}
+    if "quantization" not in translated and "quant_method" not in quantized and "bits" in quantized:
+        # MLX's own; mlx-vlm writes it under both keys and reads only this one.
+        translated["quantization"] = quantized
     # Omni models keep what reads and writes text beside what speaks.
     root: Config = translated.get("thinker_config") or translated
     text, tower = root.get("text_config") or {}, root.get("vision_config") or {}

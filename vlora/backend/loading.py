@@ -148,6 +148,7 @@ def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[M
     quantized: dict[str, Any] = {}
     if section.quantize_bits is not None:
         layout = find_layout(family, prefix)
+        _refuse_quantizing_again(module, prefix, section.path)
         quantized = quantize_language(module, layout, section.quantize_bits, section.quantize_group_size)
         mx.eval(module.parameters())
         module.freeze()
@@ -158,6 +159,13 @@ def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[M
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
     backbone.settle_head()
     return backbone, quantized
+
+
+def _refuse_quantizing_again(module: nn.Module, prefix: str, path: str) -> None:
+    for name, layer in module.named_modules():
+        if name.startswith(prefix) and isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            msg = f"model.quantize_bits: {path!r} is quantized already ({layer.bits} bits, {layer.mode}); leave it out"
+            raise ModelError(msg)
 
 
 def complete_modules(module: nn.Module) -> None:

@@ -143,13 +143,18 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
     def subclass(cls: type) -> type:
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            def inner(params: Tree, *args: Any, **kwargs: Any) -> Any:
+            # Positions and masks have no gradient, and an index that is an argument would be asked for one.
+            placed = {str(place): value for place, value in enumerate(args) if not _is_whole(value)}
+            named = {name: value for name, value in kwargs.items() if not _is_whole(value)}
+
+            def inner(params: Tree, placed: dict[str, Any], named: dict[str, Any]) -> Any:
                 self.update(params)
-                return cls.__call__(self, *args, **kwargs)
+                given = [placed.get(str(place), value) for place, value in enumerate(args)]
+                return cls.__call__(self, *given, **{**kwargs, **named})
 
             params = self.trainable_parameters()
             try:
-                return mx.checkpoint(inner)(params, *args, **kwargs)
+                return mx.checkpoint(inner)(params, placed, named)
             finally:
                 self.update(params)
 
@@ -163,6 +168,10 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for layer, cls in zip(layers, classes, strict=True):
             layer.__class__ = cls
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating)
 
 
 HEAD_ROWS = 512

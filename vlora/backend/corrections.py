@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_vlm.models.cohere_compass import language as compass
 
 Inputs = dict[str, Any]
 Correction = Callable[[nn.Module], AbstractContextManager[Any]]
@@ -175,6 +176,36 @@ def undifferentiated_indices(_: nn.Module) -> AbstractContextManager[None]:
     choosers = {name: stop_result(getattr(mx, name)) for name in ("argpartition", "argsort", "argmax", "argmin")}
     takers = {name: stop_indices(getattr(mx, name)) for name in ("take_along_axis", "put_along_axis")}
     return replaced_functions(**choosers, **takers)
+
+
+@contextmanager
+def chosen_without_gradient(model: nn.Module) -> Iterator[None]:
+    """Let no gradient flow into the choice of earlier tokens.
+
+    GLM-5's indexer names the tokens that are attended to (glm5_next/language.py, Glm5NextIndexer) as integers, but
+    made by arithmetic, through which MLX would differentiate.
+    """
+
+    def stopped(indexer: nn.Module) -> AbstractContextManager[None]:
+        cls = type(indexer)
+        return called_as(indexer, lambda *args, **kwargs: mx.stop_gradient(cls.__call__(indexer, *args, **kwargs)))
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name.endswith(".indexer"):
+                stack.enter_context(stopped(module))
+        yield
+
+
+@contextmanager
+def batched_rows(_: nn.Module) -> Iterator[None]:
+    """Let Cohere Compass run rows together, its head included, not one by one (cohere_compass/language.py:134)."""
+    rowwise = compass._rowwise_batch  # noqa: SLF001
+    compass._rowwise_batch = lambda module, hidden: module(hidden)  # noqa: SLF001
+    try:
+        yield
+    finally:
+        compass._rowwise_batch = rowwise  # noqa: SLF001
 
 
 def pad_spatial_crop(inputs: Inputs) -> Inputs:

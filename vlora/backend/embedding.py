@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..types import Example
-from .corrections import called_as, instance_attributes
+from .corrections import called_as, instance_attributes, scatter_features
 from .fields import LOGIT_PLACES, Fields
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
@@ -102,25 +102,74 @@ def expand_places(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields
     return {**fields, LOGIT_PLACES: mx.array(logit_places.astype(np.int32))[None]}
 
 
+def embed_fastvlm(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of FastVLM, each image in the place of its one id, and say where the logits stand.
+
+    mlx-vlm cuts the text where the images stand among all ids, but the ids of earlier images are gone by then
+    (fastvlm/fastvlm.py:134), so that every image after the first stands too late.
+
+    Raises:
+        ValueError: The row has more or fewer images than ids of images.
+    """
+    is_image = np.array(tokens[0]) == module.config.image_token_index
+    text = module.language_model.model.embed_tokens(mx.maximum(tokens[0], 0))
+    pixels = inputs.get("pixel_values")
+    n_images = 0 if pixels is None else pixels.shape[0]
+    if int(is_image.sum()) != n_images:
+        msg = f"{int(is_image.sum())} ids stand for {n_images} images"
+        raise ValueError(msg)
+    if pixels is None:
+        return {"inputs_embeds": text[None], LOGIT_PLACES: mx.arange(len(is_image))[None]}
+    weight = module.vision_tower.vision_model.patch_embed.blocks[0].reparam_conv.weight
+    _, states, _ = module.vision_tower(pixels.transpose(0, 2, 3, 1).astype(weight.dtype))
+    features = module.mm_projector(states.flatten(1, 2))
+    n_features = features.shape[1]
+    counts = np.where(is_image, n_features, 1)
+    ends = np.cumsum(counts)
+    # Which of the text's embeddings, followed by all features, stands at each place.
+    source = np.repeat(np.arange(len(counts)), counts)
+    source[np.repeat(is_image, counts)] = len(counts) + np.arange(n_images * n_features)
+    embeds = mx.concatenate([text, features.flatten(0, 1).astype(text.dtype)])[mx.array(source)]
+    return {"inputs_embeds": embeds[None], LOGIT_PLACES: mx.array((ends - 1).astype(np.int32))[None]}
+
+
 PROMPT = "prompt_ids"
 """i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
 
 
-def embed_prompt(module: nn.Module, _: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
     """Embed the prompt and image of an encoder-decoder; the encoder itself runs with the decoder."""
     others = {name: value for name, value in inputs.items() if name not in ("pixel_values", PROMPT)}
+    if not inputs:  # no row of data, but one on which the head is looked for
+        own = module.language_model.model.shared(tokens)
+        return {"encoder_embeds": own, "encoder_mask": mx.ones(own.shape[:2], dtype=mx.bool_)}
     features = module.get_input_embeddings(inputs.get(PROMPT), inputs.get("pixel_values"), **others)
     embeds = features.inputs_embeds
     return {"encoder_embeds": embeds, "encoder_mask": mx.ones(embeds.shape[:2], dtype=mx.bool_)}
 
 
+class NoCache:
+    """What a decoder that insists on a cache gets: it holds nothing, so that a layer may run twice."""
+
+    keys = None
+    offset = 0
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Give back what is passed."""
+        return keys, values
+
+
 def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Encode the prompt, decode the tokens; padding of the prompt is masked in both."""
+    """Encode the prompt, decode the tokens; padding of the prompt is masked in both.
+
+    Caches of mlx-vlm's own would keep the keys of the first run of a recomputed layer (florence2/language.py:66).
+    """
     output = module.language_model(
         None,
         inputs_embeds=fields["encoder_embeds"],
         attention_mask=fields["encoder_mask"][:, None, None],
         decoder_input_ids=tokens,
+        cache=[(NoCache(), NoCache())] * len(module.language_model.model.decoder.layers),
     )
     logits: mx.array = output.logits
     return logits
@@ -185,6 +234,37 @@ def run_granite4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.arra
     layers = [AlongTokens(layer) for layer in fields.get("deepstack_visual_embeds", ())]
     with instance_attributes(module.language_model.model, _deepstack_target_layers=targets):
         return call_language_model(module, tokens, {**fields, "deepstack_visual_embeds": layers} if layers else fields)
+
+
+def complete_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+    """Spread the features that go into deeper layers over the row: f[N, D] per layer to f[1, T, D]."""
+    if "deepstack_visual_embeds" not in fields:
+        return fields
+    # Cohere Compass keeps them with their places.
+    layers = fields["deepstack_visual_embeds"].embeddings
+    is_image = np.array(fields["visual_pos_masks"])
+    blank = mx.zeros_like(fields["inputs_embeds"])
+    dense = [scatter_features(blank, layer, is_image) for layer in layers]
+    return {**fields, "deepstack_visual_embeds": dense}
+
+
+def complete_hunyuan(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+    """Give every row positions along all axes, which the language model would read back from the ids; i32[R, 1, T]."""
+    n_axes = len(module.config.text_config.rope_scaling["xdrope_section"])
+    count = mx.broadcast_to(mx.arange(tokens.shape[1]), (1, n_axes, tokens.shape[1]))
+    return {**fields, "position_ids": mx.swapaxes(fields.get("position_ids", count), 0, 1)}
+
+
+def run_hunyuan(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run HunYuan's language model, whose positions are [B, R, T] and stay on it (hunyuan_vl/language.py:461)."""
+    language_model = module.language_model
+    language_model._position_ids = None  # noqa: SLF001
+    try:
+        return call_language_model(
+            module, tokens, {**fields, "position_ids": mx.swapaxes(fields["position_ids"], 0, 1)}
+        )
+    finally:
+        language_model._position_ids = None  # noqa: SLF001
 
 
 def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:

@@ -17,6 +17,8 @@ from ..types import Example
 from .attention import mark_answers, run_windowed_answers
 from .corrections import (
     Correction,
+    batched_rows,
+    chosen_without_gradient,
     dense_deepstack,
     merge_by_gather,
     no_cross_attention,
@@ -40,9 +42,12 @@ from .corrections_tiled import (
 )
 from .embedding import (
     call_language_model,
+    complete_deepstack,
     complete_ernie,
+    complete_hunyuan,
     complete_moondream,
     embed_alone,
+    embed_fastvlm,
     embed_one_view,
     embed_prompt,
     expand_places,
@@ -52,6 +57,7 @@ from .embedding import (
     run_encoder_decoder,
     run_ernie,
     run_granite4,
+    run_hunyuan,
     run_ignoring_ids,
     run_with_fresh_cache,
 )
@@ -169,6 +175,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_omni_moe": Family(
         while_embedding=published_qwen3_activations, while_training=together(dense_deepstack, unevaluated)
     ),
+    "cohere_compass": Family(complete=complete_deepstack, while_training=together(dense_deepstack, batched_rows)),
     "llava": Family(is_proven=True, while_embedding=_merged),
     "pixtral": Family(is_proven=True),
     "mllama": Family(is_proven=True, complete=no_cross_attention),
@@ -182,7 +189,8 @@ FAMILIES: Mapping[str, Family] = {
     "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit)),
     "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
     **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
-    **dict.fromkeys(("llava_bunny", "fastvlm", "phi4_siglip", "phi4mm"), Family(complete=expand_places)),
+    **dict.fromkeys(("llava_bunny", "phi4_siglip", "phi4mm"), Family(complete=expand_places)),
+    "fastvlm": Family(embed=embed_fastvlm),
     "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
     "granite_vision": Family(embed=embed_llava_next),
     "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
@@ -217,7 +225,9 @@ FAMILIES: Mapping[str, Family] = {
         eager="its layers read back which rows have images",
     ),
     "qwen4_exp": Family(while_training=undifferentiated_indices),
-    "glm5_next": Family(while_training=undifferentiated_indices),
+    "glm5_next": Family(while_training=together(undifferentiated_indices, chosen_without_gradient)),
+    "hunyuan_vl": Family(complete=complete_hunyuan, run=run_hunyuan),
+    **dict.fromkeys(("molmo", "molmo2"), Family(embedding_parts=("wte",))),
     "kimi_k3": Family(
         checkpointed_part="mlp",
         untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),

@@ -26,6 +26,8 @@ class Layout:
         token_axes: The axes padded to the batch's length.
         padding: "edge" repeats the last place; "zero" writes zeros or False; "causal" lets an added query see
             itself and all before it, and no other query an added key.
+        absent: What a row without the field has: zeros, its places counted from 0, or a mask under which each place
+            sees itself and all before it.
         carries_gradient: Gradients flow through it to what made it.
         is_prompt: It belongs to an encoder's prompt, whose length is its own.
     """
@@ -33,6 +35,7 @@ class Layout:
     batch_axis: int = 0
     token_axes: tuple[int, ...] = (1,)
     padding: Literal["edge", "zero", "causal"] = "zero"
+    absent: Literal["zero", "count", "causal"] = "zero"
     carries_gradient: bool = False
     is_prompt: bool = False
 
@@ -42,7 +45,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "inputs_embeds": Layout(padding="edge", carries_gradient=True),
     "per_layer_inputs": Layout(padding="edge", carries_gradient=True),
     "deepstack_visual_embeds": Layout(carries_gradient=True),
-    "position_ids": Layout(batch_axis=-2, token_axes=(-1,), padding="edge"),
+    "position_ids": Layout(batch_axis=-2, token_axes=(-1,), padding="edge", absent="count"),
     "visual_pos_masks": Layout(),
     "image_mask": Layout(),
     "blocks": Layout(),
@@ -50,7 +53,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "token_type_ids": Layout(),
     "mm_token_type_ids": Layout(),
     "pos_hw": Layout(),
-    "mask": Layout(token_axes=(-2, -1), padding="causal"),
+    "mask": Layout(token_axes=(-2, -1), padding="causal", absent="causal"),
     "encoder_embeds": Layout(padding="edge", carries_gradient=True, is_prompt=True),
     "encoder_mask": Layout(is_prompt=True),
 }
@@ -82,8 +85,8 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
     """Pad rows' fields on the right and stack them; filler rows repeat the last row.
 
     Args:
-        rows: Per row: field name to array with a batch dimension of 1, or to a list of such arrays. A field that a
-            row lacks is zero there.
+        rows: Per row: field name to array with a batch dimension of 1, or to a list of such arrays. What a
+            row without one of them has, its layout says.
         n_rows: B, at least as many as there are rows.
         length: T of the batch's tokens. Where images expand within the model, the fields are longer than that, and
             padded to a bucket of their own.
@@ -95,7 +98,8 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
         BatchError: A field whose layout is not known.
     """
     filled = [*rows, *([rows[-1]] * (n_rows - len(rows)))]
-    names = list(dict.fromkeys(name for row in filled for name in row))
+    # In one order, whichever row comes first: another order would be another trace.
+    names = sorted({name for row in filled for name in row})
     width = length
     if LOGIT_PLACES in names:
         width = bucket_length(max(row["inputs_embeds"].shape[1] for row in filled))
@@ -109,7 +113,8 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
         if name not in LAYOUTS:
             msg = f"the language model's input {name!r} has no layout; describe it in vlora.backend.fields.LAYOUTS"
             raise BatchError(msg)
-        first = next(row[name] for row in filled if name in row)
+        # Positions of text alone may have one axis where those of images have three.
+        first = max((row[name] for row in filled if name in row), key=lambda value: getattr(value, "ndim", 0))
         own = width
         if LAYOUTS[name].is_prompt:
             own = bucket_length(max(row[name].shape[1] for row in filled))
@@ -126,15 +131,23 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
 
 
 def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) -> mx.array:
-    """One row's array of a field; a row without it gets zeros of its own length."""
+    """One row's array of a field, with as many axes as another row's; see `Layout.absent` for a row without it."""
+    layout = LAYOUTS[name]
     if name in row:
         value: mx.array = row[name] if layer is None else row[name][layer]
-        return value
-    layout = LAYOUTS[name]
+        return value if value.ndim == like.ndim else mx.broadcast_to(value, (*like.shape[:-1], value.shape[-1]))
     shape = list(like.shape)
     for axis in layout.token_axes:
         shape[axis] = row["inputs_embeds"].shape[1]
-    return mx.zeros(shape, dtype=like.dtype)
+    if layout.absent == "zero":
+        return mx.zeros(shape, dtype=like.dtype)
+    place = mx.arange(shape[-1])
+    if layout.absent == "count":
+        return mx.broadcast_to(place.astype(like.dtype), shape)
+    seen = place[:, None] >= place[None]
+    if like.dtype != mx.bool_:
+        seen = mx.where(seen, 0, MASKED).astype(like.dtype)
+    return mx.broadcast_to(seen, shape)
 
 
 def _stack(values: Sequence[mx.array], layout: Layout, length: int) -> mx.array:

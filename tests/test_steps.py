@@ -30,11 +30,12 @@ PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
 GENERIC = tuple(name for name in BUILT if name not in PROVEN)
 DENSE = tuple(name for name in PROVEN if name not in ("qwen3_vl_moe", "deepseek_vl_v2"))
 """Families whose loss is smooth: where experts are chosen, a difference quotient jumps."""
+KINDS = {name: describe_family(str(spec.files["config.json"]["model_type"])) for name, spec in BUILT.items()}
 UPSTREAM = tuple(
     name
     for name in (*PROVEN, *GENERIC)
-    if describe_family(name).embed is embed_alone
-    and describe_family(name).run is call_language_model
+    if KINDS[name].embed is embed_alone
+    and KINDS[name].run is call_language_model
     and name != "kimi_vl"  # its tower is corrected
 )
 """Families whose rows mlx-vlm itself embeds and runs right, one at a time; tests/test_golden.py has the others."""
@@ -84,7 +85,7 @@ def test_no_token_sees_a_later_one(family: str, checkpoint: CheckpointFactory) -
     trainable = make_trainable(checkpoint(family))
     for example in trainable.examples:
         tokens = example.tokens.copy()
-        tokens[-2] = tokens[1] if tokens[-2] != tokens[1] else tokens[2]
+        tokens[-2] = tokens[-3] if tokens[-2] != tokens[-3] else tokens[-4]
         changed = attrs.evolve(example, tokens=tokens)
         before, after = logits(trainable, [example])[0], logits(trainable, [changed])[0]
         last = len(tokens) - 2

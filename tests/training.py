@@ -18,6 +18,7 @@ from vlora import (
     make_optimizer,
     parse_recipe,
 )
+from vlora.backend.families import Family
 from vlora.session import open_model
 
 
@@ -41,6 +42,17 @@ def mixed_rows() -> list[dict[str, Any]]:
             ],
         },
         {"question": "Say hi", "answer": "hi hi there"},
+    ]
+
+
+def rows_for(family: Family) -> list[dict[str, Any]]:
+    """Rows that a family reads: `mixed_rows`, or one question each with images, where the prompt sees itself whole."""
+    if not family.is_prefix_lm:
+        return mixed_rows()
+    return [
+        mixed_rows()[0],
+        {"images": [picture(48, 32, 2), picture(32, 64, 3)], "prefix": "How many are there?", "suffix": "three"},
+        {"image": picture(40, 40, 4), "prefix": "answer", "suffix": "yes or no, the sky"},
     ]
 
 
@@ -69,7 +81,7 @@ def make_trainable(folder: Path, **overrides: Any) -> Trainable:
     files = backend.find_model(recipe.model)
     processor = backend.load_processor(files, recipe.model)
     encoder = backend.make_encoder(processor, files.config, files.family, recipe.data)
-    examples = [encoder(format_sample(row, f"row {number}")) for number, row in enumerate(mixed_rows())]
+    examples = [encoder(format_sample(row, f"row {number}")) for number, row in enumerate(rows_for(files.family))]
     backbone, config = open_model(recipe, files)
     optimizer = make_optimizer(recipe.optim)
     state = init_state(backbone, optimizer)

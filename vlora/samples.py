@@ -60,9 +60,9 @@ def format_sample(row: Row, source: str = "row", custom_prompt_format: str | Non
     """Read a row of any accepted layout.
 
     Layouts: `messages` or `conversations` (role/content or from/value, images beside them, inside the
-    content, or inside the message), `question` + `answer`, or any columns through a custom format. Images
-    come from `images` or `image`; `<image>` in a text marks the place of the next one, and images that no
-    marker names stand at the start of the first user turn.
+    content, or inside the message), `question` + `answer`, `prefix` + `suffix`, or any columns through a custom
+    format. Images come from `images` or `image`; `<image>` in a text marks the place of the next one, and images that
+    no marker names stand at the start of the first user turn.
 
     Args:
         row: Column names to values; images as paths, URLs, bytes, PIL images or `{"bytes", "path"}`.
@@ -101,14 +101,15 @@ def _row_messages(row: Row, source: str) -> Any:
         if row.get(column) is not None:
             value = row[column]
             return _parse_messages(value, source) if isinstance(value, str) else value
-    if row.get("question") is not None and row.get("answer") is not None:
-        return [
-            {"role": "user", "content": str(row["question"])},
-            {"role": "assistant", "content": str(row["answer"])},
-        ]
+    for question, answer in (("question", "answer"), ("prefix", "suffix")):
+        if row.get(question) is not None and row.get(answer) is not None:
+            return [
+                {"role": "user", "content": str(row[question])},
+                {"role": "assistant", "content": str(row[answer])},
+            ]
     msg = (
         f"{source}: columns {', '.join(row)} hold no conversation; expected messages, conversations or "
-        "question + answer, or name your columns in data.custom_prompt_format"
+        "question + answer (or prefix + suffix), or name your columns in data.custom_prompt_format"
     )
     raise SampleError(msg)
 

@@ -19,7 +19,7 @@ def build_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
     """Write a complete tiny checkpoint of one family; the same call writes the same bytes.
 
     Args:
-        family: A key of `FAMILIES`, which is also the model_type.
+        family: A key of `FAMILIES`: the model_type, or a variant of one.
         folder: Where to write; made if missing. Files of the same names are replaced.
         seed: Decides the weights (float32); tokenizer and configuration do not depend on it.
 

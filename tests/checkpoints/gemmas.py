@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from .layout import VOCAB_SIZE, Family, Token, Vocabulary, Weights
 
@@ -53,6 +54,24 @@ GEMMA3_VOCABULARY = Vocabulary(
         "add_eos_token": False,
         "extra_special_tokens": _GEMMA3_IMAGE,
         "processor_class": "Gemma3Processor",
+    },
+)
+
+PALIGEMMA_VOCABULARY = Vocabulary(
+    first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
+    last=("<image>",),
+    names=_NAMES,
+    stop=("<eos>",),
+    tokenizer_class="GemmaTokenizer",
+    adds_bos=True,
+    sentencepiece=True,
+    leading_space=False,
+    line_breaks=4,
+    extra={
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "additional_special_tokens": ["<image>"],
+        "processor_class": "PaliGemmaProcessor",
     },
 )
 
@@ -114,6 +133,38 @@ def _publish(
     return publish
 
 
+def _paligemma(text: Mapping[str, Any]) -> Family:
+    """Describe a PaliGemma by its language model."""
+    return Family(
+        vocabulary=PALIGEMMA_VOCABULARY,
+        template=None,
+        publish=_publish(),
+        files={
+            "config.json": {
+                "architectures": ["PaliGemmaForConditionalGeneration"],
+                "bos_token_id": Token("<bos>"),
+                "eos_token_id": Token("<eos>"),
+                "ignore_index": -100,
+                "image_token_index": Token("<image>"),
+                "model_type": "paligemma",
+                "pad_token_id": Token("<pad>"),
+                "projection_dim": 96,
+                "text_config": {**text, "num_image_tokens": 16},
+                "vision_config": {**_SIGLIP, "image_size": 32, "num_image_tokens": 16, "projection_dim": 96},
+            },
+            "preprocessor_config.json": {
+                **_DO_ALL,
+                **_HALF_STATS,
+                "image_processor_type": "SiglipImageProcessor",
+                "image_seq_length": 16,
+                "processor_class": "PaliGemmaProcessor",
+                "resample": 3,
+                "size": {"height": 32, "width": 32},
+            },
+        },
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 
 FAMILIES: Mapping[str, Family] = {
@@ -159,5 +210,21 @@ FAMILIES: Mapping[str, Family] = {
             },
             "processor_config.json": {"image_seq_length": 16, "processor_class": "Gemma3Processor"},
         },
+    ),
+    "paligemma": _paligemma(
+        {**_TEXT, "head_dim": 24, "model_type": "gemma", "num_hidden_layers": 2, "num_key_value_heads": 1}
+    ),
+    "paligemma2": _paligemma(
+        {
+            **_TEXT,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "head_dim": 16,
+            "model_type": "gemma2",
+            "num_hidden_layers": 4,
+            "query_pre_attn_scalar": 24,
+            # Shorter than a row, which a published window is not.
+            "sliding_window": 8,
+        }
     ),
 }

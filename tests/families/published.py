@@ -9,7 +9,7 @@ from mlx import nn
 
 from tests.checkpoints import FAMILIES as CHECKPOINTS
 from tests.checkpoints.layout import make_config, write_files
-from tests.training import mixed_rows
+from tests.training import rows_for
 from vlora import Example, backend, format_sample
 from vlora.backend import loading
 from vlora.backend.families import describe_family
@@ -38,6 +38,7 @@ _IDLE: Mapping[str, Mapping[str, str]] = {
 def publish(name: str) -> TinyFamily:
     """Make a tiny family of a checkpoint: a model by its configuration, rows as the run's encoder writes them."""
     config = make_config(CHECKPOINTS[name])
+    family = describe_family(config["model_type"])
 
     def rows(_: np.random.Generator) -> list[Example]:
         with tempfile.TemporaryDirectory() as folder:
@@ -47,12 +48,13 @@ def publish(name: str) -> TinyFamily:
             processor = backend.load_processor(files, section)
         data = DataSection(path="rows", train_on_completions=True)
         encode = backend.make_encoder(processor, files.config, files.family, data)
-        return [encode(format_sample(row, f"row {number}")) for number, row in enumerate(mixed_rows())]
+        return [encode(format_sample(row, f"row {number}")) for number, row in enumerate(rows_for(files.family))]
 
     def prepare(model: nn.Module) -> None:
-        loading.restore(model, describe_family(name), config)
+        loading.restore(model, family, config)
 
-    return TinyFamily(config=config, rows=rows, idle=_IDLE.get(name, {}), prepare=prepare)
+    alone = "it reads images in every row" if family.is_prefix_lm else None
+    return TinyFamily(config=config, rows=rows, idle=_IDLE.get(name, {}), prepare=prepare, without_text_rows=alone)
 
 
 FAMILIES: Mapping[str, TinyFamily] = {name: publish(name) for name in CHECKPOINTS}

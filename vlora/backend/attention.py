@@ -21,12 +21,13 @@ def number_runs(marked: BoolArray) -> mx.array:
     return mx.array(np.where(marked, np.cumsum(starts), 0).astype(np.int32))[None]
 
 
-def block_mask(blocks: mx.array, window: int | None = None) -> mx.array:
+def block_mask(blocks: mx.array, window: int | None = None, *, whole_blocks: bool = False) -> mx.array:
     """Make the attention mask of rows with blocks.
 
     Args:
         blocks: i32[B, T].
-        window: How many places back a token sees, itself included, in its own block too; None for all.
+        window: How many places back a token sees, itself included; None for all.
+        whole_blocks: Whether a token sees what of its own block is beyond the window.
 
     Returns:
         bool[B, 1, T, T], True where the query (third axis) sees the key (fourth).
@@ -34,10 +35,9 @@ def block_mask(blocks: mx.array, window: int | None = None) -> mx.array:
     place = mx.arange(blocks.shape[1])
     distance = place[:, None] - place[None]
     together = (blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, :, None] > 0)
-    seen = (distance >= 0)[None] | together
-    if window is not None:
-        seen = seen & (distance < window)
-    return seen[:, None]
+    near = distance < (blocks.shape[1] if window is None else window)
+    before = (distance >= 0) & near
+    return (before[None] | (together if whole_blocks else together & near))[:, None]
 
 
 def mark_answers(example: Example) -> Fields:

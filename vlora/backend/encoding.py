@@ -4,6 +4,7 @@ The template decides the text and the processor decides the image tokens; nothin
 How a template wants its messages, and how a processor wants its text, is found out by trying, once per model.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ class Encoder:
     image_id: int
     data: DataSection
     _style: ContentStyle | None = attrs.field(default=None, init=False)
-    _call: Callable[[str, list[Image.Image]], Mapping[str, Any]] | None = attrs.field(default=None, init=False)
+    _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
     def __call__(self, sample: Sample) -> Example:
         """Encode a row; the processor runs once.
@@ -67,6 +68,9 @@ class Encoder:
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
+        if self.family.is_prefix_lm and not sample.images:
+            msg = f"{sample.source}: the row has no image; this model reads one in every row"
+            raise SampleError(msg)
         images = [open_image(image, sample.source, self.data.image_resize_shape) for image in sample.images]
         text, spans = self._render(sample)
         if text.count(self.image_token) != len(images):
@@ -79,7 +83,7 @@ class Encoder:
         text, spans = self._with_one_bos(text, spans)
         plain, in_answers = mask_completions(self._spell(text), self._spell_spans(text, spans), tokenize, sample.source)
         if images:
-            tokens, inputs = self._process(text, images, plain, sample.source)
+            tokens, inputs = self._process(text, images, plain, spans, sample.source)
         else:
             tokens, inputs = plain, {}
         positions, placeholders = expand_placeholders(plain, tokens, self.image_id, sample.source)
@@ -103,6 +107,15 @@ class Encoder:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
         text = self._apply(self._messages(sample.turns), sample.source, prompt=add_generation_prompt)
         return self._with_one_bos(text, [])[0]
+
+    def prompt(self, sample: Sample) -> str:
+        """Render a question as mlx-vlm's generation gives it to the processor."""
+        text = self.render(sample, add_generation_prompt=True)
+        return self._bare(text) if self.family.is_prefix_lm else text
+
+    def _bare(self, prompt: str) -> str:
+        """A prefix language model's prompt without what its processor adds: the BOS and the line's end."""
+        return prompt.replace(self.tokenizer.bos_token, "", 1).removesuffix("\n")
 
     def _render(self, sample: Sample) -> tuple[str, list[tuple[int, int]]]:
         answers = [turn for turn in sample.turns if turn.role == "assistant"]
@@ -154,7 +167,7 @@ class Encoder:
     def _with_one_bos(self, text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
         """Let the text begin with one BOS if the family has one, whether template or tokenizer writes it."""
         bos = self.tokenizer.bos_token
-        if not bos:
+        if not bos or self.family.is_prefix_lm:
             return text, spans
         body = text
         while body.startswith(bos):
@@ -201,12 +214,19 @@ class Encoder:
         return re.sub(f"(?:{re.escape(text)})+", text, around)
 
     def _process(
-        self, text: str, images: list[Image.Image], plain: IntArray, source: str
+        self, text: str, images: list[Image.Image], plain: IntArray, spans: list[tuple[int, int]], source: str
     ) -> tuple[IntArray, dict[str, Any]]:
-        if self._call is None:
-            self._call = self._find_call(text, images, plain, source)
+        if self.family.is_prefix_lm:
+            # The processor marks where the answer begins, if it is given apart.
+            prompt, answer = self._bare(text[: spans[0][0]]), text[slice(*spans[0])]
+            call: Callable[..., Mapping[str, Any]] = functools.partial(
+                self.processor, suffix=answer.removesuffix(self.tokenizer.eos_token)
+            )
+        else:
+            prompt = text
+            call = self._call = self._call or self._find_call(text, images, plain, source)
         try:
-            outputs = dict(self._call(text, images))
+            outputs = dict(call(text=prompt, images=images))
         except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
             msg = f"{source}: the processor refuses the row: {error}"
             raise SampleError(msg) from None
@@ -220,14 +240,14 @@ class Encoder:
 
     def _find_call(
         self, text: str, images: list[Image.Image], plain: IntArray, source: str
-    ) -> Callable[[str, list[Image.Image]], Mapping[str, Any]]:
+    ) -> Callable[..., Mapping[str, Any]]:
         """Find how this processor has to be called so that it gives the template's ids, with one BOS.
 
         Some add a BOS to a text that has one, some take no `add_special_tokens`; each way is tried on the first row.
         """
         bos = self.tokenizer.bos_token or ""
 
-        def make(strip: bool, options: Mapping[str, Any]) -> Callable[[str, list[Image.Image]], Mapping[str, Any]]:
+        def make(strip: bool, options: Mapping[str, Any]) -> Callable[..., Mapping[str, Any]]:
             def call(text: str, images: list[Image.Image]) -> Mapping[str, Any]:
                 text = text.removeprefix(bos) if strip else text
                 # A text, not a list of one: DeepSeek's processor takes one image per text of a list.
@@ -278,8 +298,14 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         data: The recipe's section.
 
     Raises:
-        ModelError: The model does not say which token stands for an image.
+        ModelError: The model does not say which token stands for an image, or its prompts cannot be learned.
     """
+    if family.is_prefix_lm and not data.train_on_completions:
+        msg = (
+            "data.train_on_completions: the model's prompts see themselves whole, so that only answers can be learned; "
+            "set it to true"
+        )
+        raise ModelError(msg)
     tokenizer = getattr(processor, "tokenizer", processor)
     template = family.template or getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
     if isinstance(template, Mapping):

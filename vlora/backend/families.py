@@ -64,16 +64,18 @@ from .embedding import (
 from .fields import Fields
 from .gemmas import (
     complete_gemma3,
-    complete_paligemma,
+    embed_paligemma,
     gemma3_masks,
     gemma4_masks,
     mend_gemma3,
+    mend_siglip,
+    paligemma_masks,
     run_gemma3,
     run_gemma3n,
-    run_prefix,
+    run_paligemma,
     scaled_already,
 )
-from .templates import LLAVA_ONEVISION_TEMPLATE
+from .templates import LLAVA_ONEVISION_TEMPLATE, PALIGEMMA_TEMPLATE
 
 Inputs = dict[str, Any]
 
@@ -91,6 +93,7 @@ class Family:
         is_proven: Tests show its losses, gradients, padding and causality; no probe at start-up.
         has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
             together and compiled.
+        is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
         is_encoder_decoder: The prompt is read by an encoder, the tokens are the decoder's.
         template: The chat template where mlx-vlm's is wrong; None for the model's own.
         language_model: The language model's name where the model is its own; None where `model.language_model` is it.
@@ -116,6 +119,7 @@ class Family:
     refused: str | None = None
     is_proven: bool = False
     has_grid_tower: bool = False
+    is_prefix_lm: bool = False
     is_encoder_decoder: bool = False
     template: str | None = None
     language_model: str | None = None
@@ -208,7 +212,15 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
     "gemma4": Family(while_training=gemma4_masks),
     "gemma4_unified": Family(while_training=gemma4_masks),
-    "paligemma": Family(complete=complete_paligemma, run=run_prefix),
+    "paligemma": Family(
+        is_proven=True,
+        is_prefix_lm=True,
+        template=PALIGEMMA_TEMPLATE,
+        mend=mend_siglip,
+        embed=embed_paligemma,
+        run=run_paligemma,
+        while_training=paligemma_masks,
+    ),
     "moondream2": Family(complete=complete_moondream),
     "moondream3": Family(complete=complete_moondream),
     "phi3_v": Family(language_model="", beside_language=("model.vision_embed_tokens",)),

@@ -12,7 +12,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .attention import block_mask, number_runs, own_masks
-from .corrections import instance_attributes
+from .corrections import instance_attributes, scatter_features
 from .embedding import call_language_model
 from .fields import Fields
 
@@ -109,25 +109,49 @@ def run_gemma3(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
 # PaliGemma
 
 
-def complete_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
-    """Mark the prompt as one block, as the processor's token types divide it from the answer.
+def embed_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row, all of its images, and mark the prompt as a block, as the processor's token types say.
 
-    Image features get their own scale back: mlx-vlm divides them by the root of `config.hidden_size`, which is the
-    default 2048 (paligemma/paligemma.py:97), and its language model multiplies all by that of its width.
+    The language model multiplies all embeddings by the root of its width, and images are not to be scaled: they are
+    divided by it. mlx-vlm divides them by the root of `config.hidden_size` (paligemma/paligemma.py:97), which is 2048
+    unless it is configured, takes the first image alone (paligemma/vision.py:49), and puts its features at the row's
+    beginning whatever stands there (paligemma/paligemma.py:118).
     """
-    if "pixel_values" in inputs:
-        is_image = np.array(tokens[0]) == module.config.image_token_index
-        ratio = (module.config.hidden_size / module.config.text_config.hidden_size) ** 0.5
-        ratios = mx.array(np.where(is_image, ratio, 1.0).astype(np.float32))[None, :, None]
-        fields = {**fields, "inputs_embeds": fields["inputs_embeds"] * ratios.astype(fields["inputs_embeds"].dtype)}
-    return {**fields, "blocks": (inputs["token_type_ids"] == 0).astype(mx.int32)}
+    embeds = module.language_model.model.embed_tokens(tokens)
+    if "pixel_values" not in inputs:
+        return {"inputs_embeds": embeds, "blocks": mx.zeros(tokens.shape, dtype=mx.int32)}
+    pixels = inputs["pixel_values"].transpose(0, 2, 3, 1).astype(embeds.dtype)
+    *_, states = module.vision_tower(pixels, output_hidden_states=True)
+    hidden = module.vision_tower.vision_model.post_layernorm(states[-1])
+    features = module.multi_modal_projector(hidden).flatten(0, 1)
+    features = features / mx.array(module.config.text_config.hidden_size**0.5, dtype=features.dtype)
+    is_image = np.array(tokens) == module.config.image_token_index
+    return {
+        "inputs_embeds": scatter_features(embeds, features, is_image),
+        "blocks": (inputs["token_type_ids"] == 0).astype(mx.int32),
+    }
 
 
-def run_prefix(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Run a prefix language model: the prompt sees itself whole, the answer what is before it."""
+def paligemma_masks(module: nn.Module) -> AbstractContextManager[None]:
+    """Let PaliGemma 2's full and sliding layers take masks of their own; mlx-vlm gives all the full one."""
+    language = module.language_model
+    kinds = language.config.layer_types or ["full_attention"] * len(language.model.layers)
+    divided: dict[str, list[nn.Module]] = {"full": [], "sliding": []}
+    for kind, layer in zip(kinds, language.model.layers, strict=True):
+        divided["sliding" if kind == "sliding_attention" else "full"].append(layer.self_attn)
+    return own_masks(divided)
+
+
+def run_paligemma(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run a prefix language model: the prompt sees itself whole, the answer what is before it.
+
+    mlx-vlm's 2-D mask lets every token see all (paligemma/paligemma.py:134).
+    """
     fields = dict(fields)
-    mask = block_mask(fields.pop("blocks"))
-    logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
+    blocks = fields.pop("blocks")
+    sliding = block_mask(blocks, module.language_model.config.sliding_window, whole_blocks=True)
+    masks = {"full": block_mask(blocks), "sliding": sliding}
+    logits: mx.array = module.language_model(tokens, mask=masks, cache=None, **fields).logits
     return logits
 
 

@@ -33,7 +33,7 @@ def answer_samples(
             first = next(index for index, turn in enumerate(sample.turns) if turn.role == "assistant")
             question = Sample(source=sample.source, turns=sample.turns[:first], images=sample.images)
             shown = sum(isinstance(part, ImageSlot) for turn in question.turns for part in turn.parts)
-            prompt = encoder.render(question, add_generation_prompt=True)
+            prompt = encoder.prompt(question)
             images = [
                 open_image(image, sample.source, encoder.data.image_resize_shape) for image in sample.images[:shown]
             ]

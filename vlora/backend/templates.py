@@ -32,6 +32,18 @@ LLAVA_ONEVISION_TEMPLATE = (
 """LLaVA-OneVision's published template, but for a space: it writes answers after "assistant \\n" and asks for them
 after "assistant\\n", so that a model would learn to answer what it is never asked."""
 
+PALIGEMMA_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.index0 > 1 or message['role'] != ('user', 'assistant')[loop.index0] %}"
+    "{{ raise_exception('PaliGemma answers one question about its images, without a system prompt') }}{% endif %}"
+    "{% set texts = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join %}"
+    "{% if message['role'] == 'assistant' %}{{ texts + eos_token }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ image_token }}{% endfor %}"
+    "{{ bos_token + texts | trim + '\n' }}{% endif %}"
+    "{% endfor %}"
+)
+"""PaliGemma's format, for which it has no template: images, BOS, the prompt, a line break, the answer, EOS."""
+
 
 @attrs.frozen(kw_only=True)
 class ContentStyle:

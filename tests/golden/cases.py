@@ -42,6 +42,7 @@ class Case:
         string_answers: Whether its template wants the assistant's content as a string.
         own_template: Why vlora writes the conversation otherwise than the published template, None if it does not.
         flat_images: Whether transformers' processor is given a row's images as a list of images, not of rows.
+        has_suffix: Whether transformers' processor is given the question and the answer apart, without a template.
         logit_scale: What transformers' logits have to be multiplied by.
         pixels: Largest difference that is allowed between the pixel values of both processors.
         skipped: Runs that make no sense here, and why.
@@ -57,6 +58,7 @@ class Case:
     string_answers: bool = False
     own_template: str | None = None
     flat_images: bool = False
+    has_suffix: bool = False
     logit_scale: float | None = None
     pixels: float = PIXELS
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +90,8 @@ _IDEFICS3 = Case(
     ),
     convolutions=r"patch_embedding\.weight$",
 )
+# It reads an image in every row, and writes one answer.
+_PALIGEMMA = Case(rows=("one", "two", "wide", "pair", "tall", "other"), has_suffix=True)
 _PIXTRAL = ((r"^vision_tower\.vision_model\.", "vision_tower."),)
 
 CASES: Mapping[str, Case] = {
@@ -127,6 +131,9 @@ CASES: Mapping[str, Case] = {
         pixels=2.1 / 255,
         remarks=("without torchvision, transformers' own processor resizes with Pillow, which rounds otherwise",),
     ),
+    "gemma3": Case(),
+    "paligemma": _PALIGEMMA,
+    "paligemma2": _PALIGEMMA,
 }
 
 # ---------------------------------------------------------------------------------------------

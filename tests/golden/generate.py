@@ -40,7 +40,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-from .cases import ALPHA, CASES, RANK, ROWS, RUNS, Array, Case, Run, digest, fingerprint, initial_adapter
+from .cases import ALPHA, CASES, IMAGE, RANK, ROWS, RUNS, Array, Case, Run, digest, fingerprint, initial_adapter
 
 GOLDEN = Path(__file__).parent
 
@@ -154,16 +154,7 @@ def encode_rows(family: str, folder: Path, processor: Any) -> tuple[list[TorchRo
     arrays = load_file(folder / "rows.safetensors")
     rows, largest = [], 0.0
     for name, text in zip(case.rows, json.loads((folder / "rows.json").read_text()), strict=True):
-        messages = ROWS[name].as_messages(string_answers=case.string_answers)
-        bos = processor.tokenizer.bos_token or ""
-        own = processor.apply_chat_template(messages, tokenize=False)
-        # Whoever adds it, the tokenizer or the template: vlora has written the BOS.
-        body = text if bos and own.startswith(bos) else text.removeprefix(bos)
-        if case.own_template is None and own != body:
-            msg = f"{family} {name}: transformers writes {own!r}, vlora {text!r}"
-            raise MismatchError(msg)
-        images = ROWS[name].images()
-        encoded = dict(call_processor(processor, body, images if case.flat_images else [images], bos))
+        encoded = dict(encode_row(family, name, text, processor))
         tokens, supervised = arrays[f"{name}.tokens"], arrays[f"{name}.supervised"]
         ids = encoded["input_ids"][0].numpy()
         if not np.array_equal(ids, tokens):
@@ -175,6 +166,29 @@ def encode_rows(family: str, folder: Path, processor: Any) -> tuple[list[TorchRo
             largest = max(largest, adopt(f"{family} {name}: {key}", encoded, key, value, case))
         rows.append(TorchRow(encoded, torch.from_numpy(supervised.astype(bool))))
     return rows, largest
+
+
+def encode_row(family: str, name: str, text: str, processor: Any) -> Mapping[str, Tensor]:
+    """Encode one row with transformers' processor, from the text that its own template writes.
+
+    Raises:
+        MismatchError: vlora's text is another.
+    """
+    case, row = CASES[family], ROWS[name]
+    images = row.images()
+    if case.has_suffix:
+        (_, question), (_, answer) = row.turns
+        prompt = IMAGE * len(images) + question.replace(IMAGE, "")
+        encoded = processor(text=[prompt], images=[images], suffix=[answer], return_tensors="pt")
+        return {key: value for key, value in encoded.items() if key != "labels"}
+    bos = processor.tokenizer.bos_token or ""
+    own = processor.apply_chat_template(row.as_messages(string_answers=case.string_answers), tokenize=False)
+    # Whoever adds it, the tokenizer or the template: vlora has written the BOS.
+    body = text if bos and own.startswith(bos) else text.removeprefix(bos)
+    if case.own_template is None and own != body:
+        msg = f"{family} {name}: transformers writes {own!r}, vlora {text!r}"
+        raise MismatchError(msg)
+    return call_processor(processor, body, images if case.flat_images else [images], bos)
 
 
 def call_processor(processor: Any, text: str, images: list[Any], bos: str) -> Mapping[str, Tensor]:

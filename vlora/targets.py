@@ -75,12 +75,14 @@ class Layout:
         language: The language model's name within the model; empty if the model is its own.
         beside_language: Names of parts that lie within the language model but are not of it.
         untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        choosing: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
         without_experts: Why layers of experts get no adapters; None if they do.
     """
 
     language: str
     beside_language: tuple[str, ...] = ()
     untouchable: tuple[str, ...] = ()
+    choosing: tuple[str, ...] = ()
     without_experts: str | None = None
 
     def part(self, name: str) -> Part:
@@ -190,7 +192,7 @@ def summarize(names: Iterable[str]) -> list[str]:
 
 def _adaptable(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
     """Find all layers that can have an adapter."""
-    barred = set(layout.untouchable)
+    barred = {*layout.untouchable, *layout.choosing}
     return {
         name: module
         # MLX names the last module first.

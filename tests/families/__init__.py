@@ -18,6 +18,7 @@ from . import (
     phi3_v,
     published,
     qwen3_omni_moe,
+    sparse,
     tiles,
 )
 from .tiny import TinyFamily, build, examples
@@ -40,5 +41,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
     **phi3_v.FAMILIES,
     **published.FAMILIES,
     **qwen3_omni_moe.FAMILIES,
+    **sparse.FAMILIES,
     **tiles.FAMILIES,
 }

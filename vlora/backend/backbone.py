@@ -305,6 +305,7 @@ def find_layout(family: Family, language_prefix: str) -> Layout:
         language=language_prefix,
         beside_language=family.beside_language,
         untouchable=family.untouchable,
+        choosing=family.choosing,
         without_experts=family.without_experts,
     )
 

@@ -6,6 +6,7 @@ Each is of one model's instance, or holds only while it runs. Files and lines ar
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from .corrections import Correction
@@ -15,7 +16,7 @@ def forgetting(*names: str) -> Correction:
     """Let a model keep nothing that it has made of weights which are trained.
 
     Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
-    (inkling/language.py:750), and make them once: a traced step would leave a tracer there, on which the next answer
+    (inkling/language.py:749), and make them once: a traced step would leave a tracer there, on which the next answer
     fails, and an answer would leave what the weights were then.
 
     Args:
@@ -37,3 +38,18 @@ def forgetting(*names: str) -> Correction:
             forget(model)
 
     return correction
+
+
+@contextmanager
+def without_metal_kernels(_: nn.Module) -> Iterator[None]:
+    """Let a model take the operations that it has for other devices, instead of Metal kernels without gradients.
+
+    Of routing and of banded masks (inkling/language.py:752, :165, :180), and of sparse attention to long rows
+    (minimax_m3_vl/language.py:446); other models ask whether they are in training, these do not.
+    """
+    own = mx.metal.is_available
+    mx.metal.is_available = lambda: False
+    try:
+        yield
+    finally:
+        mx.metal.is_available = own

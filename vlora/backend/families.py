@@ -28,7 +28,7 @@ from .corrections import (
     undifferentiated_indices,
     unevaluated,
 )
-from .corrections_mixtures import forgetting
+from .corrections_mixtures import forgetting, without_metal_kernels
 from .corrections_tiled import (
     embed_granite4,
     embed_idefics2,
@@ -100,6 +100,7 @@ class Family:
         beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
         untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        choosing: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
         without_experts: Why layers of experts get no adapters; None if they do.
         checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
             cannot be; None for whole layers.
@@ -126,6 +127,7 @@ class Family:
     beside_language: tuple[str, ...] = ()
     embedding_parts: tuple[str, ...] = ()
     untouchable: tuple[str, ...] = ()
+    choosing: tuple[str, ...] = ()
     without_experts: str | None = None
     checkpointed_part: str | None = None
     eager: str | None = None
@@ -165,6 +167,7 @@ def _image_ids(model: nn.Module) -> tuple[int, ...]:
 _merged = merge_by_gather("_merge_input_ids_with_image_features", is_image=_image_ids)
 _prepared = merge_by_gather("_prepare_inputs_for_multimodal", is_image=_image_ids)
 _mixed_weights = forgetting("_attn_res_w_eff", "_mlp_res_w_eff", "_output_res_w_eff")
+_routing_scale = forgetting("_wscale")
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family(is_proven=True, has_grid_tower=True),
@@ -233,7 +236,8 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v4": Family(
         run=run_with_fresh_cache,
         while_training=undifferentiated_indices,
-        checkpointed_part="mlp",
+        choosing=("indexer",),
+        checkpointed_part="ffn",
         eager="its layers read back which rows have images",
     ),
     "qwen4_exp": Family(while_training=undifferentiated_indices),
@@ -245,6 +249,15 @@ FAMILIES: Mapping[str, Family] = {
         untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),
         while_embedding=_mixed_weights,
         while_training=_mixed_weights,
+    ),
+    "inkling": Family(
+        embedding_parts=("embed_norm",),
+        while_embedding=_routing_scale,
+        while_training=together(_routing_scale, without_metal_kernels),
+    ),
+    "minimax_m3_vl": Family(
+        choosing=("index_q_proj", "index_k_proj"),
+        while_training=together(undifferentiated_indices, without_metal_kernels),
     ),
     "florence2": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_encoder_decoder),
     "nemotron_parse": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_decoder),

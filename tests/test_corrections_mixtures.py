@@ -7,7 +7,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from tests.families import FAMILIES, build
-from tests.prove import Subject, make_subject
+from tests.prove import Subject, logits, make_subject
 from vlora import collate, make_optimizer, make_train_step
 from vlora.adapters import lora_layers
 from vlora.backend import loading
@@ -69,3 +69,33 @@ def test_parts_without_a_constructor_are_completed() -> None:
     loading.complete_modules(module)
     module.freeze()
     assert not tree_flatten(module.trainable_parameters())
+
+
+@pytest.mark.parametrize("family", ["deepseek_v4", "minimax_m3_vl", "zaya1_vl"])
+def test_what_only_chooses_is_not_trained(family: str) -> None:
+    """Indexers, tables of experts and balancing biases have no gradient; the decay of weights would take them away."""
+    adapted = [name for name, _ in lora_layers(make_subject(family).backbone.module)]
+    trained = make_subject(family, full=True).state.params
+    chooses = ("indexer", "index_", "tid2eid", "e_score_correction_bias", "bias_vl", "balancing_biases")
+
+    assert not [name for name in [*adapted, *trained] if any(part in name for part in chooses)]
+    everything = [name for name, _ in tree_flatten(build(FAMILIES[family]).language_model.parameters())]
+    assert [name for name in everything if any(part in name for part in chooses)]
+
+
+@pytest.mark.parametrize("family", ["inkling"])
+def test_metal_kernels_without_gradients_are_not_taken_in_training(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that says it has Metal, the model asks for its kernels, which are not here; the step does not."""
+    subject = make_subject(family)
+    expected = logits(subject, subject.examples)
+    batch = collate(subject.examples)
+    features, others = subject.backbone.embed(batch)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+
+    with pytest.raises((RuntimeError, ValueError)):
+        mx.eval(subject.backbone.all_logits(batch.tokens, features, others))
+    np.testing.assert_array_equal(logits(subject, subject.examples), expected)
+    assert mx.metal.is_available()

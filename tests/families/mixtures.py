@@ -9,7 +9,6 @@ from .tiny import Row, TinyFamily, noise, words
 
 _IMAGE, _START, _END = 120, 121, 122
 _PATCH_START, _PATCH_END, _PATCH_NEWLINE = 123, 124, 125
-CHOOSES = "only chooses experts"
 
 
 def _zaya1_vl(generator: np.random.Generator) -> list[Row]:
@@ -90,7 +89,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_zaya1_vl,
         idle={
-            r"balancing_biases": CHOOSES,
             r"layers\.2\..*\.(lora_linear_o|lora_fc1|lora_fc2)\.": "the last layer's own update for images, "
             "whose places predict nothing",
         },
@@ -135,7 +133,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_step3p7,
-        idle={r"router_bias": CHOOSES},
     ),
     "kimi_k3": TinyFamily(
         config={
@@ -187,7 +184,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_kimi_k3,
         idle={
-            r"e_score_correction_bias": CHOOSES,
             r"layers\.0\.self_attention_res_(proj|norm)": "before the first layer there is nothing to mix",
         },
     ),
@@ -238,7 +234,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_zaya1_vl,
         idle={
-            r"e_score_correction_bias": CHOOSES,
             r"^(audio_encoder|speech_embeddings)\.": "the rows have no sound",
         },
         loads_no_adapter="mlx-vlm cannot freeze its audio encoder, and so attaches no adapter (mimo_v2/audio.py:54)",

@@ -10,13 +10,11 @@ from mlx import nn
 from mlx_vlm.models.deepseek_v4.processing_deepseek_v4 import build_image_block
 
 from .grids import grid_rows
-from .mixtures import CHOOSES
 from .tiny import Inputs, Row, TinyFamily, noise, words
 
 _IMAGE, _START, _END = 120, 121, 122
 _VOCABULARY = 128
 _RATIO = 2  # patches of DeepSeek-V4's tower to one feature, along one side
-ATTENDS = "only chooses what is attended to"
 
 
 def _inkling(generator: np.random.Generator) -> list[Row]:
@@ -138,7 +136,7 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "audio_config": {"n_mel_bins": 4, "mel_vocab_size": 4},
         },
         rows=_inkling,
-        idle={r"e_score_correction_bias": CHOOSES, r"^audio_tower\.": "the rows have no sound"},
+        idle={r"^audio_tower\.": "the rows have no sound"},
     ),
     "minimax_m3_vl": TinyFamily(
         config={
@@ -178,7 +176,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_minimax_m3_vl,
-        idle={r"e_score_correction_bias": CHOOSES, r"self_attn\.index_": ATTENDS},
     ),
     "nemotron_h_nano_omni": TinyFamily(
         config={
@@ -230,7 +227,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_nemotron,
         idle={
-            r"e_score_correction_bias": CHOOSES,
             r"input_conditioner\.": "the processor normalizes images",
             r"video_embedder\.": "the rows have no videos",
         },
@@ -269,6 +265,5 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_deepseek_v4,
         prepare=_hash,
-        idle={r"e_score_correction_bias|bias_vl": CHOOSES, r"\.indexer\.": ATTENDS},
     ),
 }

@@ -247,6 +247,7 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_k3": Family(
         checkpointed_part="mlp",
         untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),
+        without_experts="mlx-vlm attaches theirs only with those of all layers, and reads weights of some directly",
         while_embedding=_mixed_weights,
         while_training=_mixed_weights,
     ),
@@ -256,7 +257,7 @@ FAMILIES: Mapping[str, Family] = {
         while_training=together(_routing_scale, without_metal_kernels),
     ),
     "minimax_m3_vl": Family(
-        choosing=("index_q_proj", "index_k_proj"),
+        choosing=("index_q_proj", "index_k_proj", "index_q_norm", "index_k_norm"),
         while_training=together(undifferentiated_indices, without_metal_kernels),
     ),
     "florence2": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_encoder_decoder),

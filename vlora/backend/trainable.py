@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
@@ -17,6 +18,16 @@ from .backbone import MlxVlmBackbone
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embedding", "embed_in")
 """Last parts of the names of token embeddings."""
+
+BALANCING = (
+    "e_score_correction_bias",
+    "e_score_correction_bias_1",
+    "expert_bias",
+    "router_bias",
+    "balancing_biases",
+    "bias_vl",
+)
+"""Names of what is added to routers' scores only where experts are chosen, and was set to keep them equally busy."""
 
 
 def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,13 +143,24 @@ def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -
 
 
 def unfreeze_language(backbone: MlxVlmBackbone) -> None:
-    """Make all of the language model trainable.
+    """Make all of the language model trainable but what only chooses: it has no gradient, and would only decay.
 
     Raises:
         ModelError: Its weights are quantized.
     """
     _refuse_quantized(backbone.language_model, "model.full_finetune")
     backbone.language_model.unfreeze()
+    choosing = set(backbone.layout.choosing)
+    for path, child in backbone.language_model.named_modules():
+        if choosing.intersection(path.split(".")):
+            child.freeze(recurse=False)
+            continue
+        tables = [
+            name
+            for name, value in child.items()
+            if name in BALANCING or (isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating))
+        ]
+        child.freeze(recurse=False, keys=tables)
 
 
 def unfreeze_vision(backbone: MlxVlmBackbone) -> None:

@@ -1,10 +1,13 @@
 """The two calls that every family of mlx-vlm answers: embed a row, run the language model."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ..types import Example
 from .corrections import called_as, instance_attributes, scatter_features
@@ -265,6 +268,55 @@ def run_hunyuan(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array
         )
     finally:
         language_model._position_ids = None  # noqa: SLF001
+
+
+def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+    """Say of a row whether it is longer than what the rotary embedding's short factors are for; bool[1, T]."""
+    return {
+        **fields,
+        "is_long": mx.full(tokens.shape, tokens.shape[1] > module.config.original_max_position_embeddings),
+    }
+
+
+def run_phi3(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Phi-3-vision under `rotated_by_own_length`."""
+    module._rows_are_long[:] = [fields["is_long"][:, :1, None, None]]  # noqa: SLF001
+    return call_language_model(module, tokens, {name: value for name, value in fields.items() if name != "is_long"})
+
+
+@contextmanager
+def rotated_by_own_length(module: nn.Module) -> Iterator[None]:
+    """Let each row of a batch have the rotary embedding of its own length, whatever the longest row's is.
+
+    The published model chooses between short and long factors by the batch's length (rope_utils.py:169). Layers that
+    are recomputed run after `run_phi3`, so that what it was given stays until the gradient is done.
+    """
+    is_long: list[mx.array] = []
+
+    def rotate(rope: nn.Module) -> AbstractContextManager[None]:
+        def by_row(hidden: mx.array, offset: int = 0) -> mx.array:
+            long, short = (
+                mx.fast.rope(
+                    mx.concatenate([scale.astype(hidden.dtype) * hidden[..., : rope.dim], hidden[..., rope.dim :]], -1),
+                    rope.dim,
+                    traditional=False,
+                    base=None,
+                    scale=1.0,
+                    offset=offset,
+                    freqs=freqs,
+                )
+                for scale, freqs in ((rope._long_scale, rope._long_freqs), (rope._short_scale, rope._short_freqs))  # noqa: SLF001
+            )
+            return mx.where(is_long[0], long, short)
+
+        return called_as(rope, by_row)
+
+    with ExitStack() as stack:
+        stack.enter_context(instance_attributes(module, _rows_are_long=is_long))
+        for _, part in module.named_modules():
+            if isinstance(part, SuScaledRoPE):
+                stack.enter_context(rotate(part))
+        yield
 
 
 def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:

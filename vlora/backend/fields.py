@@ -49,6 +49,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "visual_pos_masks": Layout(),
     "image_mask": Layout(),
     "blocks": Layout(),
+    "is_long": Layout(padding="edge"),
     "answer_starts": Layout(),
     "token_type_ids": Layout(),
     "mm_token_type_ids": Layout(),

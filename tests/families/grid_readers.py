@@ -129,7 +129,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_still_rows,
-        idle={r"e_score_correction_bias": "it only decides which experts are taken"},
     ),
     "hunyuan_vl": TinyFamily(
         config={
@@ -287,10 +286,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_frames_rows,
-        idle={
-            r"\.indexer\.": "it only decides which earlier tokens are attended to",
-            r"e_score_correction_bias": "it only decides which experts are taken",
-        },
     ),
     "indic_ocr": TinyFamily(
         config={
@@ -362,7 +357,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "vision_config": {**_TOWER, "model_type": "glm4v_moe_vision", "image_size": 32, "intermediate_size": 64},
         },
         rows=_frames_rows,
-        idle={r"e_score_correction_bias": "it only decides which experts are taken"},
     ),
     "mage_vl": TinyFamily(
         config={

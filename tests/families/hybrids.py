@@ -110,6 +110,5 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "vision_config": {**_TOWER, "model_type": "qwen4_exp"},
         },
         rows=_rows,
-        idle={r"\.indexer\.": "it only decides which earlier tokens are attended to"},
     ),
 }

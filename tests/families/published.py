@@ -28,7 +28,6 @@ _IDLE: Mapping[str, Mapping[str, str]] = {
     "llava_onevision": _BEFORE_NORM,
     "aya_vision": _BEFORE_NORM,
     "deepseek_vl_v2": {r"\.attn_pool\.": "the features are those of the patches, not the pooled ones"},
-    "kimi_vl": {r"e_score_correction_bias": "it only decides which experts are taken"},
     "lfm2_vl": {r"vision_tower\..*\.k_proj\.bias": "what is added to all keys changes no attention"},
     "qwen3_vl": {r"deepstack_merger_list\.1\.": "added behind the last layer, where only image tokens have it"},
 }

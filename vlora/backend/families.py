@@ -249,8 +249,14 @@ FAMILIES: Mapping[str, Family] = {
         checkpointed_part="ffn",
         eager="its layers read back which rows have images",
     ),
-    "qwen4_exp": Family(while_training=undifferentiated_indices),
-    "glm5_next": Family(while_training=together(undifferentiated_indices, chosen_without_gradient)),
+    "qwen4_exp": Family(
+        while_training=undifferentiated_indices,
+        choosing=("indexer",),
+        eager="it reads back which rows of its n-gram tables are needed",
+    ),
+    "glm5_next": Family(
+        while_training=together(undifferentiated_indices, chosen_without_gradient), choosing=("indexer",)
+    ),
     "hunyuan_vl": Family(complete=complete_hunyuan, run=run_hunyuan),
     **dict.fromkeys(("molmo", "molmo2"), Family(embedding_parts=("wte",))),
     "kimi_k3": Family(

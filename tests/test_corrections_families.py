@@ -9,7 +9,12 @@ from mlx.utils import tree_flatten
 from tests.families import FAMILIES, build, examples
 from vlora.backend import corrections, corrections_tiled
 from vlora.backend.backbone import to_device
+from vlora.backend.expanding import expand_features
 from vlora.backend.families import describe_family
+from vlora.backend.fields import LOGIT_PLACES
+from vlora.backend.loading import prepare
+from vlora.backend.probes import probe
+from vlora.recipe import ModelSection
 
 
 def embed(name: str, module: nn.Module, row: int = 1) -> mx.array:
@@ -142,3 +147,42 @@ def test_every_image_of_granite_counts_for_itself(name: str):
     for number, (start, end) in enumerate(runs):
         alone = features(example.tokens[start:end], slice(number, number + 1))
         assert np.allclose(alone, together[:, start:end], atol=1e-4)
+
+
+def test_padding_of_patches_is_not_seen():
+    """Phi-4-reasoning-vision's features of an image do not depend on the padding behind its patches."""
+    module = build(FAMILIES["phi4_siglip"])
+    module.eval()
+    example = examples(FAMILIES["phi4_siglip"])[0]
+    inputs = {key: mx.array(value) for key, value in example.inputs.items()}
+    less = {**inputs, "pixel_values": inputs["pixel_values"][:, :16]}
+    tokens = mx.array(example.tokens)[None]
+    embeds = describe_family("phi4_siglip").embed
+
+    assert inputs["pixel_values"].shape[1] > 16
+    assert mx.array_equal(
+        embeds(module, tokens, inputs)["inputs_embeds"], embeds(module, tokens, less)["inputs_embeds"]
+    )
+
+
+def test_expanded_images():
+    """Images take the place of their tokens, each with as many features as it has; logits stand behind their tokens."""
+    table = nn.Embedding(8, 4)
+    images = [mx.full((3, 4), 1.0), mx.full((2, 4), 2.0)]
+    fields = expand_features(table, mx.array([[5, -1, 6, -1, 7]]), images, -1)
+    embeds = fields["inputs_embeds"][0]
+
+    assert fields[LOGIT_PLACES].tolist() == [[0, 3, 4, 6, 7]]
+    assert mx.array_equal(embeds[1:4], images[0])
+    assert mx.array_equal(embeds[5:7], images[1])
+    assert mx.array_equal(embeds[mx.array([0, 4, 7])], table(mx.array([5, 6, 7])))
+    with pytest.raises(ValueError, match="2 image tokens stand for 1 images"):
+        expand_features(table, mx.array([[5, -1, -1]]), images[:1], -1)
+
+
+@pytest.mark.parametrize("name", ["phi4mm", "unlimited_ocr", "granite4_vision", "deepseekocr"])
+def test_first_rows_are_probed(name: str):
+    """The checks before a run let a family through that holds, wherever its tokens stand within the model."""
+    backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
+
+    probe(backbone, examples(FAMILIES[name]), name)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from . import (
     deepseek_v3,
+    expanding,
     fastvlm,
     florence2,
     granite,
@@ -29,6 +30,7 @@ __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
 
 FAMILIES: Mapping[str, TinyFamily] = {
     **deepseek_v3.FAMILIES,
+    **expanding.FAMILIES,
     **fastvlm.FAMILIES,
     **florence2.FAMILIES,
     **granite.FAMILIES,

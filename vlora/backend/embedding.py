@@ -11,7 +11,7 @@ from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ..types import Example
 from .corrections import called_as, instance_attributes, scatter_features
-from .fields import LOGIT_PLACES, Fields
+from .fields import Fields
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
 """What `get_input_embeddings` returns and causal language models must not get: masks of a single row that are not
@@ -69,71 +69,6 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits
-
-
-def expand_places(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
-    """Say where the logits stand of a row whose image placeholders expand within the model.
-
-    The text between the images is found again among the embeddings, in order; the logit that predicts a token is
-    the one before that token's own embedding.
-
-    Raises:
-        ValueError: The text's embeddings are not all among the model's.
-    """
-    ids = np.array(tokens[0])
-    embeds = np.array(fields["inputs_embeds"][0].astype(mx.float32))
-    text = np.array(module.language_model.model.embed_tokens(mx.maximum(tokens, 0))[0].astype(mx.float32))
-    is_text = ids >= 0
-    for name in ("image_token_index", "image_token_id"):
-        if getattr(module.config, name, None) is not None:
-            is_text &= ids != getattr(module.config, name)
-    places = np.zeros(len(ids), dtype=np.int32)
-    start = 0
-    runs = np.flatnonzero(np.diff(np.concatenate([[False], is_text, [False]]).astype(np.int8))).reshape(-1, 2)
-    for first, end in runs.tolist():
-        length = end - first
-        last = len(embeds) - length
-        fits = (at for at in range(start, last + 1) if np.array_equal(embeds[at : at + length], text[first:end]))
-        # The last run ends the row: nothing has to be searched for.
-        start = last if end == len(ids) and np.array_equal(embeds[last:], text[first:end]) else next(fits, -1)
-        if start < 0:
-            msg = "the text is not found again among the embeddings"
-            raise ValueError(msg)
-        places[first:end] = np.arange(start, start + length)
-        start += length
-    logit_places = np.maximum(np.append(places[1:], len(embeds)) - 1, 0)
-    return {**fields, LOGIT_PLACES: mx.array(logit_places.astype(np.int32))[None]}
-
-
-def embed_fastvlm(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
-    """Embed a row of FastVLM, each image in the place of its one id, and say where the logits stand.
-
-    mlx-vlm cuts the text where the images stand among all ids, but the ids of earlier images are gone by then
-    (fastvlm/fastvlm.py:134), so that every image after the first stands too late.
-
-    Raises:
-        ValueError: The row has more or fewer images than ids of images.
-    """
-    is_image = np.array(tokens[0]) == module.config.image_token_index
-    text = module.language_model.model.embed_tokens(mx.maximum(tokens[0], 0))
-    pixels = inputs.get("pixel_values")
-    n_images = 0 if pixels is None else pixels.shape[0]
-    if int(is_image.sum()) != n_images:
-        msg = f"{int(is_image.sum())} ids stand for {n_images} images"
-        raise ValueError(msg)
-    if pixels is None:
-        return {"inputs_embeds": text[None], LOGIT_PLACES: mx.arange(len(is_image))[None]}
-    weight = module.vision_tower.vision_model.patch_embed.blocks[0].reparam_conv.weight
-    _, states, _ = module.vision_tower(pixels.transpose(0, 2, 3, 1).astype(weight.dtype))
-    features = module.mm_projector(states.flatten(1, 2))
-    n_features = features.shape[1]
-    counts = np.where(is_image, n_features, 1)
-    ends = np.cumsum(counts)
-    # Which of the text's embeddings, followed by all features, stands at each place.
-    source = np.repeat(np.arange(len(counts)), counts)
-    source[np.repeat(is_image, counts)] = len(counts) + np.arange(n_images * n_features)
-    embeds = mx.concatenate([text, features.flatten(0, 1).astype(text.dtype)])[mx.array(source)]
-    return {"inputs_embeds": embeds[None], LOGIT_PLACES: mx.array((ends - 1).astype(np.int32))[None]}
 
 
 PROMPT = "prompt_ids"

@@ -48,10 +48,8 @@ from .embedding import (
     complete_moondream,
     complete_phi3,
     embed_alone,
-    embed_fastvlm,
     embed_one_view,
     embed_prompt,
-    expand_places,
     keep_fields,
     mark_nothing,
     rotated_by_own_length,
@@ -64,6 +62,7 @@ from .embedding import (
     run_phi3,
     run_with_fresh_cache,
 )
+from .expanding import embed_fastvlm, embed_llava_bunny, embed_phi4_siglip, embed_phi4mm
 from .fields import Fields
 from .gemmas import (
     complete_gemma3,
@@ -199,8 +198,10 @@ FAMILIES: Mapping[str, Family] = {
     "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit)),
     "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
     **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
-    **dict.fromkeys(("llava_bunny", "phi4_siglip", "phi4mm"), Family(complete=expand_places)),
     "fastvlm": Family(embed=embed_fastvlm),
+    "llava_bunny": Family(embed=embed_llava_bunny),
+    "phi4_siglip": Family(embed=embed_phi4_siglip),
+    "phi4mm": Family(embed=embed_phi4mm),
     "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
     "granite_vision": Family(embed=embed_llava_next),
     "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),

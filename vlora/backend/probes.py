@@ -9,6 +9,7 @@ from ..batches import collate
 from ..errors import ModelError
 from ..types import Example
 from .backbone import MlxVlmBackbone
+from .fields import LOGIT_PLACES
 
 TOLERANCE = 0.02
 """Of the logits' spread; bfloat16 kernels of different shapes differ by less, a wrong mask by more."""
@@ -39,7 +40,9 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
     with backbone.corrected():
         features, others = backbone.embed(batch)
         embeds = features["inputs_embeds"]
-        changed = mx.concatenate([embeds[:, :last], embeds[:, :1], embeds[:, last + 1 :]], axis=1)
+        # Where images expand within the model, a token's embedding stands behind its own place.
+        place = int(others[LOGIT_PLACES][0, last]) if LOGIT_PLACES in others else last
+        changed = mx.concatenate([embeds[:, :place], embeds[:, :1], embeds[:, place + 1 :]], axis=1)
         logits = np.array(
             backbone.all_logits(batch.tokens, {**features, "inputs_embeds": changed}, others).astype(mx.float32)
         )

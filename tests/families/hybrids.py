@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
+import mlx.core as mx
 import numpy as np
+from mlx import nn
+from mlx_vlm.models.prism_hadamard_qwen35.prism_hadamard_qwen35 import HadamardQuantizedLinear
 
 from .grids import grid_rows
 from .tiny import Row, TinyFamily
@@ -64,6 +67,30 @@ def _rows(generator: np.random.Generator) -> list[Row]:
     return grid_rows(generator, before=(_START,), image=_IMAGE, after=(_END,), patch_dim=3 * 2 * 4 * 4)
 
 
+_PACKED = {
+    "model.embed_tokens": 0,
+    "lm_head": 0,
+    "model.layers.0.mlp.gate_proj": 0,
+    "model.layers.0.mlp.down_proj": 512,
+    "model.layers.1.self_attn.v_proj": 0,
+    "model.layers.1.mlp.down_proj": 512,
+}
+"""Layers in two bits, and over how many of their inputs each is rotated (0: none; 512 is the least)."""
+
+
+def _draw_packed(model: nn.Module) -> None:
+    """Draw what is packed: random bits, scales that keep activations in range, signs that are signs."""
+    generator = np.random.default_rng(0)
+    for _, part in model.named_modules():
+        if isinstance(part, HadamardQuantizedLinear):
+            scale = np.sqrt(part.weight.shape[1] * 16)
+            part.weight = mx.array(generator.integers(0, 2**32, part.weight.shape, dtype=np.uint32))
+            part.scales = mx.full(part.scales.shape, 1 / scale, dtype=mx.float16)
+            part.biases = mx.full(part.scales.shape, -1.5 / scale, dtype=mx.float16)
+            if part.block:
+                part.signs = mx.array(generator.choice([-1.0, 1.0], part.signs.shape).astype(np.float32))
+
+
 FAMILIES: Mapping[str, TinyFamily] = {
     "qwen3_5": TinyFamily(
         config={
@@ -82,6 +109,28 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "vision_config": {**_TOWER, "model_type": "qwen3_5_moe"},
         },
         rows=_rows,
+    ),
+    "prism_hadamard_qwen35": TinyFamily(
+        config={
+            "model_type": "prism_hadamard_qwen35",
+            **_MARKERS,
+            "quantization": {"bits": 2, "group_size": 128, "mode": "affine"},
+            "modules": [
+                {"path": path, "embedding": path.endswith("embed_tokens"), "dtype": "float16", "block": block}
+                for path, block in _PACKED.items()
+            ],
+            "text_config": {
+                **_TEXT,
+                "model_type": "qwen3_5_text",
+                "hidden_size": 128,
+                "intermediate_size": 512,
+                "num_hidden_layers": 2,
+            },
+            "vision_config": {**_TOWER, "model_type": "qwen3_5", "out_hidden_size": 128},
+        },
+        rows=_rows,
+        prepare=_draw_packed,
+        is_packed=True,
     ),
     "qwen4_exp": TinyFamily(
         config={

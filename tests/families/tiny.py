@@ -38,6 +38,7 @@ class TinyFamily:
         without_text_rows: Why no row is without an image; None if one is.
         while_building: What holds while the model is made: for sizes that upstream does not read from config.json.
         loads_no_adapter: Why mlx-vlm by itself can attach no adapter to it, so that vlora has to; None if it can.
+        is_packed: It is published with packed weights only, which take adapters but no gradients of their own.
     """
 
     config: Mapping[str, Any]
@@ -47,6 +48,7 @@ class TinyFamily:
     without_text_rows: str | None = None
     while_building: Callable[[], AbstractContextManager[None]] = nullcontext
     loads_no_adapter: str | None = None
+    is_packed: bool = False
 
 
 @attrs.frozen(eq=False, kw_only=True)

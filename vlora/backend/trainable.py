@@ -177,7 +177,8 @@ def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
 
 def _refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> None:
     for name, child in module.named_modules() if recurse else [("", module)]:
-        if isinstance(child, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+        # Not by class: models bring quantized layers of their own.
+        if {"weight", "scales"} <= set(child):
             msg = (
                 f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"
             )

@@ -44,6 +44,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     held_outs: dict[str, Any] = {}
     if held_out is not None:
         held_outs[held_out] = draw(names if held_out != "valid_fraction" else fractions.filter(bool))
+    size = draw(st.sampled_from([None, "shape", "pixels"]))
     model = st.builds(
         ModelSection,
         path=names,
@@ -59,7 +60,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         path=names,
         split=names,
         config=st.none() | texts,
-        image_resize_shape=st.none() | st.tuples(counts, counts),
+        image_resize_shape=st.tuples(counts, counts) if size == "shape" else st.none(),
+        max_pixels=counts if size == "pixels" else st.none(),
         custom_prompt_format=st.none() | prompt_formats,
         max_seq_length=st.integers(2, 10**6),
         train_on_completions=st.booleans(),

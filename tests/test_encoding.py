@@ -11,13 +11,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
 from tests.checkpoints import FAMILIES as BUILT
 from vlora import Example, Sample, Turn
 from vlora.backend import Encoder, open_image
+from vlora.backend.images import fit_size
 from vlora.errors import SampleError
 from vlora.samples import format_sample
 from vlora.types import ImageSlot
@@ -75,9 +76,9 @@ def sample_of(*turns: tuple[str, ...], images: tuple[Any, ...] = ()) -> Sample:
 
 
 ONE = sample_of(("user", "<>", "What is in the image?"), ("assistant", "A red square."), images=(picture(),))
+TWO_TURNS = (("user", "<>", "\n", "<>", "\nWhich is larger?"), ("assistant", "The second."))
 TWO = sample_of(
-    ("user", "<>", "\n", "<>", "\nWhich is larger?"),
-    ("assistant", "The second."),
+    *TWO_TURNS,
     images=(picture(0), picture(1, width=32, height=64)),
 )
 TEXT = sample_of(("user", "Are there two?"), ("assistant", "Yes."))
@@ -383,6 +384,42 @@ def test_resize(family: str, encoder: Encoding):
     assert example.image_sizes == ((40, 64), (40, 64))
     resized = tuple(image.resize((40, 64), Image.Resampling.BICUBIC) for image in TWO.images)
     assert example.tokens.tolist() == own_ids(family, encode, encode.render(TWO), resized)
+
+
+@every_family
+def test_pixel_budget(family: str, encoder: Encoding):
+    """max_pixels bounds what a family sees of an image, before its processor or in it, and keeps the aspect."""
+    row = sample_of(*TWO_TURNS, images=(picture(0, 96, 64), picture(1, 64, 128)))
+    encode = encoder(family, max_pixels=3000)
+    whole = encoder(family)(row)
+    example = encode(row)
+    own = encode.processor.image_processor if "image_grid_thw" in example.inputs else None
+    if own is not None:
+        assert (example.inputs["image_grid_thw"].prod(axis=-1) * 8 * 8 <= 3000).all()
+        assert example.placeholders.sum() == 16 < whole.placeholders.sum()
+        assert own.max_pixels == 3000 != encoder(family).processor.image_processor.max_pixels
+        assert encoder(family, max_pixels=300).processor.image_processor.min_pixels == 300
+    else:
+        assert example.image_sizes == ((67, 44), (38, 77))
+        scaled = tuple(
+            image.resize(size, Image.Resampling.BICUBIC)
+            for image, size in zip(row.images, example.image_sizes, strict=True)
+        )
+        assert example.tokens.tolist() == own_ids(family, encode, encode.render(row), scaled)
+    (opened,) = encode.open_images(row, 1)
+    assert opened.size == example.image_sizes[0]
+    assert encoder(family, max_pixels=10**6)(row).image_sizes == whole.image_sizes
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 10**6))
+def test_sizes_fit_a_budget(width: int, height: int, max_pixels: int):
+    """A size is scaled to fewer pixels than the budget, not to many fewer, and not turned."""
+    assume(width * height > max_pixels)
+    w, h = fit_size((width, height), max_pixels)
+    assert 1 <= w <= width
+    assert 1 <= h <= height
+    assert w * h <= max_pixels < (w + 1) * (h + 1) * 2
+    assert (w >= h) if width >= height else (w <= h)
 
 
 @every_family

@@ -26,6 +26,7 @@ DEFAULTS = {
     "data.split": "train",
     "data.config": None,
     "data.image_resize_shape": None,
+    "data.max_pixels": None,
     "data.custom_prompt_format": None,
     "data.max_seq_length": 2048,
     "data.train_on_completions": False,
@@ -216,6 +217,8 @@ def test_nearest_name(line: str, hint: str):
         ("optim.vision_rate", -1.0, "greater than 0"),
         ("data.image_resize_shape", [512, 512.5], "a list of 2 integers"),
         ("data.image_resize_shape", [512, 0], "two positive numbers"),
+        ("data.max_pixels", 0, "at least 1"),
+        ("data.max_pixels", 1e6, "an integer"),
         ("data.custom_prompt_format", "{question}", "JSON"),
         ("data.custom_prompt_format", '"text"', "JSON object"),
         ("data.max_seq_length", 1, "at least 2"),
@@ -313,6 +316,10 @@ def test_parse_value_takes_anything(text: str):
     [
         ({"data.valid_path": "x", "data.valid_split": "test"}, ["data.valid_path", "data.valid_split"]),
         ({"data.valid_path": "x", "data.valid_fraction": 0.1}, ["data.valid_path", "data.valid_fraction"]),
+        (
+            {"data.max_pixels": 900, "data.image_resize_shape": [8, 8]},
+            ["data.max_pixels", "data.image_resize_shape"],
+        ),
         ({"model.full_finetune": True, "model.adapter_path": "a"}, ["model.adapter_path", "'a'"]),
         ({"model.full_finetune": True, "model.quantize_bits": 4}, ["model.quantize_bits", "4"]),
         ({"optim.name": "adam", "optim.weight_decay": 0.1}, ["optim.weight_decay", "0.1", "adamw"]),

@@ -304,7 +304,8 @@ class _Run:
         image = None
         if sample.images:
             image = self.paths.folder / EXAMPLE_NAME
-            opened = backend.open_image(sample.images[0], sample.source, self.recipe.data.image_resize_shape)
+            section = self.recipe.data
+            opened = backend.open_image(sample.images[0], sample.source, section.image_resize_shape, section.max_pixels)
             checkpoint.write_whole(image, opened.save)
         is_full = self.recipe.model.full_finetune
         base = self.recipe.model.path

@@ -123,6 +123,7 @@ class DataSection:
         split: Which split of it.
         config: Which configuration of a hub dataset.
         image_resize_shape: (height, width) in pixels; images are resized to it before the processor.
+        max_pixels: Pixels of an image at most; larger ones are scaled down, their aspect kept.
         custom_prompt_format: JSON of messages with {image}, {question}, {answer} or other columns.
         max_seq_length: Tokens of a row at most; text beyond is cut, images never.
         train_on_completions: Learn the assistant's turns only.
@@ -138,6 +139,7 @@ class DataSection:
     split: str = _key("train", _non_empty)
     config: str | None = _key(None)
     image_resize_shape: tuple[int, int] | None = _key(None, _positive_pair)
+    max_pixels: int | None = _key(None, _at_least(1))
     custom_prompt_format: str | None = _key(None, _prompt_format)
     max_seq_length: int = _key(2048, _at_least(2))
     train_on_completions: bool = _key(default=False)
@@ -375,6 +377,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     held_out = [f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)]
     if len(held_out) > 1:
         yield f"{' and '.join(held_out)}: they exclude one another; keep one"
+    if data.max_pixels and data.image_resize_shape:
+        yield "data.max_pixels and data.image_resize_shape: they exclude one another; keep one"
     if model.full_finetune and model.adapter_path:
         yield (
             f"model.adapter_path: found {model.adapter_path!r} together with model.full_finetune = true; "

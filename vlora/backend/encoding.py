@@ -20,7 +20,7 @@ from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_com
 from ..recipe import DataSection
 from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from .families import Family
-from .images import open_image
+from .images import open_image, with_budget
 from .templates import (
     PLAIN_TEMPLATE,
     ContentStyle,
@@ -50,6 +50,7 @@ class Encoder:
         image_token: The text that stands for an image in what the processor is given.
         image_id: The token that stands for one in what the model is given.
         data: The recipe's section.
+        max_pixels: What images are scaled down to before the processor; None where it scales them itself.
     """
 
     processor: Any
@@ -59,6 +60,7 @@ class Encoder:
     image_token: str
     image_id: int
     data: DataSection
+    max_pixels: int | None = None
     _style: ContentStyle | None = attrs.field(default=None, init=False)
     _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
@@ -71,7 +73,7 @@ class Encoder:
         if self.family.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
-        images = [open_image(image, sample.source, self.data.image_resize_shape) for image in sample.images]
+        images = self.open_images(sample)
         text, spans = self._render(sample)
         if text.count(self.image_token) != len(images):
             msg = (
@@ -102,6 +104,15 @@ class Encoder:
             image_sizes=tuple(image.size for image in images),
         )
         return cut(example, self.data.max_seq_length)
+
+    def open_images(self, sample: Sample, n_images: int | None = None) -> list[Image.Image]:
+        """Open a row's images, or its first ones, as the processor gets them.
+
+        Raises:
+            SampleError: One cannot be read.
+        """
+        shape, pixels = self.data.image_resize_shape, self.max_pixels
+        return [open_image(image, sample.source, shape, pixels) for image in sample.images[:n_images]]
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
@@ -324,6 +335,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     if image_id is None or image_token is None:
         msg = "the model's configuration names no image token (image_token_id); it is not an image-to-text model"
         raise ModelError(msg)
+    processor, max_pixels = with_budget(processor, data.max_pixels)
     return Encoder(
         processor=processor,
         tokenizer=tokenizer,
@@ -332,6 +344,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         image_token=str(image_token),
         image_id=int(image_id),
         data=data,
+        max_pixels=max_pixels,
     )
 
 
@@ -347,7 +360,8 @@ def cut(example: Example, max_tokens: int) -> Example:
         if n_cut:
             msg = (
                 f"{example.source}: {n_tokens:,} tokens exceed data.max_seq_length={max_tokens} and "
-                f"{n_cut:,} image tokens would be cut; raise it, or shrink the images with data.image_resize_shape"
+                f"{n_cut:,} image tokens would be cut; raise it, or shrink the images with data.max_pixels "
+                "or data.image_resize_shape"
             )
             raise SampleError(msg)
         inputs = {

@@ -9,7 +9,6 @@ from ..recipe import EvalSection
 from ..types import ImageSlot, Sample
 from .backbone import MlxVlmBackbone
 from .encoding import Encoder
-from .images import open_image
 from .loading import generating
 
 
@@ -34,9 +33,7 @@ def answer_samples(
             question = Sample(source=sample.source, turns=sample.turns[:first], images=sample.images)
             shown = sum(isinstance(part, ImageSlot) for turn in question.turns for part in turn.parts)
             prompt = encoder.prompt(question)
-            images = [
-                open_image(image, sample.source, encoder.data.image_resize_shape) for image in sample.images[:shown]
-            ]
+            images = encoder.open_images(question, shown)
             result = generate(
                 model,
                 processor,

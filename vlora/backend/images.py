@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+import copy
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,16 @@ from ..errors import SampleError
 from ..masks import shorten
 
 
-def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) -> Image.Image:
-    """Open an image as upright RGB, resized to (height, width) if given.
+def open_image(
+    image: Any, source: str, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Open an image as upright RGB, resized to (height, width) or scaled down to a number of pixels if given.
 
     Args:
         image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
         source: The row, for errors.
         resize_shape: (height, width) in pixels; every image gets exactly this size.
+        max_pixels: Larger images are scaled down to at most so many, their aspect kept.
 
     Raises:
         SampleError: There is no such file, or it is no image.
@@ -48,7 +53,48 @@ def open_image(image: Any, source: str, resize_shape: tuple[int, int] | None) ->
     if resize_shape is not None:
         height, width = resize_shape
         opened = opened.resize((width, height), Image.Resampling.BICUBIC)
+    if max_pixels is not None and opened.width * opened.height > max_pixels:
+        opened = opened.resize(fit_size(opened.size, max_pixels), Image.Resampling.BICUBIC)
     return opened
+
+
+def fit_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """Scale a size down to at most so many pixels, its aspect kept as far as whole pixels allow.
+
+    Args:
+        size: (width, height), of more pixels.
+        max_pixels: At least 1.
+    """
+    shorter, longer = sorted(size)
+    factor = math.sqrt(max_pixels / (shorter * longer))
+    shorter = max(1, int(shorter * factor))
+    # Where the shorter side would vanish, the longer one has to give.
+    longer = max(1, min(int(longer * factor), max_pixels // shorter))
+    return (longer, shorter) if size[0] > size[1] else (shorter, longer)
+
+
+def with_budget(processor: Any, max_pixels: int | None) -> tuple[Any, int | None]:
+    """Give a processor a budget of pixels, if it has one of its own.
+
+    Args:
+        processor: A model's; it stays as it is.
+        max_pixels: The budget; None for the processor's own.
+
+    Returns:
+        The processor to use, and what images have to be scaled down to before it; None where it does so itself.
+    """
+    images: Any = getattr(processor, "image_processor", None)
+    if max_pixels is None or not isinstance(getattr(images, "max_pixels", None), int):
+        return processor, max_pixels
+    processor, images = copy.copy(processor), copy.copy(images)
+    processor.image_processor = images
+    images.max_pixels = max_pixels
+    if isinstance(getattr(images, "min_pixels", None), int):
+        images.min_pixels = min(images.min_pixels, max_pixels)
+    if isinstance(getattr(images, "size", None), dict) and {"shortest_edge", "longest_edge"} <= images.size.keys():
+        # Where there are both, they are the same two numbers.
+        images.size = {**images.size, "shortest_edge": images.min_pixels, "longest_edge": max_pixels}
+    return processor, None
 
 
 def _image_stream(image: Any) -> Any:

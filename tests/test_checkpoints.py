@@ -35,6 +35,8 @@ EXPECTED = {
     "aya_vision": ("AyaVisionOutputProcessor", 12),
     "lfm2_vl": ("Lfm2VlProcessor", 2),
     "kimi_vl": ("KimiVLProcessor", 1),
+    "qwen3_5": ("Qwen3VLProcessor", 6),
+    "glm4v": ("Glm46VProcessor", 6),
     "gemma3": ("Gemma3Processor", 16),
     "paligemma": ("PaliGemmaProcessor", 16),
     "paligemma2": ("PaliGemmaProcessor", 16),
@@ -43,7 +45,7 @@ OF_TRANSFORMERS = ("lfm2_vl",)  # whose processor mlx-vlm changes in place
 WITHOUT_OPTIONS = ("llava", "llava_next", "llava_onevision", "idefics2")  # only the tokenizer writes their BOS, if any
 WITHOUT_TEMPLATE = ("paligemma", "paligemma2")  # and without rows of text alone
 WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
-STRING_ANSWERS = ("pixtral", "mistral3", "deepseek_vl_v2")
+STRING_ANSWERS = ("pixtral", "mistral3", "deepseek_vl_v2", "glm4v")
 
 
 def picture(seed: int, width: int = 48, height: int = 32) -> Image.Image:

@@ -26,7 +26,7 @@ from vlora.types import ImageSlot
 Encoding = Callable[..., Encoder]
 
 END_OF_TURN = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "<|im_end|>"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5"), "<|im_end|>"),
     **dict.fromkeys(("idefics3", "smolvlm"), "<end_of_utterance>"),
     **dict.fromkeys(("pixtral", "mistral3", "llava_next"), "</s>"),
     "llava": "",
@@ -34,20 +34,22 @@ END_OF_TURN = {
     "idefics2": "<end_of_utterance>",
     "aya_vision": "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
     "gemma3": "<end_of_turn>",
+    "glm4v": "",
     "mllama": "<|eot_id|>",
     "deepseek_vl_v2": "<\uff5cend\u2581of\u2581sentence\uff5c>",
 }
 # LLaVA's template writes one too, but its tokenizer drops it when it decodes.
 LEAD = dict.fromkeys(("deepseek_vl_v2", "idefics3", "smolvlm"), " ")
-STRING_ANSWERS = ("pixtral", "mistral3")
+ENDED_BY_NEXT = {"glm4v": "<|user|>"}  # the next role ends an answer, and generation too; nothing ends the last one
+STRING_ANSWERS = ("pixtral", "mistral3", "glm4v")
 REFUSES_SYSTEM = ("pixtral",)
-TRIMS = ("gemma3",)  # its template trims every text
+TRIMS = ("gemma3", "qwen3_5")  # their templates trim every text
 IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "aya_vision")  # their own templates put images before texts
 BOS_BY_TOKENIZER = ("llava", "llava_next", "idefics2", "deepseek_vl_v2")  # their templates write none
 WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
 AROUND_IMAGES = (
     *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
-    *("<start_of_image>", "<end_of_image>"),
+    *("<start_of_image>", "<end_of_image>", "<|begin_of_image|>", "<|end_of_image|>"),
 )
 PER_TOKEN = ("cross_attention_mask", "images_seq_mask", "mm_token_type_ids")
 
@@ -106,7 +108,8 @@ def supervised_texts(example: Example, encode: Encoder) -> list[str]:
 
 
 def answers_of(sample: Sample, family: str) -> list[str]:
-    return [turn.text + END_OF_TURN[family] for turn in sample.turns if turn.role == "assistant"]
+    *answers, last = [turn.text + END_OF_TURN[family] for turn in sample.turns if turn.role == "assistant"]
+    return [*(answer + ENDED_BY_NEXT.get(family, "") for answer in answers), last]
 
 
 def own_ids(family: str, encode: Encoder, text: str, images: tuple[Image.Image, ...]) -> list[int]:
@@ -367,7 +370,10 @@ def test_position_of_images(family: str, encoder: Encoding):
     image = int(example.placeholders.argmax())
 
     before = encode.tokenizer.decode(example.tokens[:image])
-    for opening in ("<|vision_start|>", "<|media_start|>image<|media_content|>", "<start_of_image>"):
+    for opening in (
+        *("<|vision_start|>", "<|media_start|>image<|media_content|>"),
+        *("<start_of_image>", "<|begin_of_image|>"),
+    ):
         before = before.removesuffix(opening)
     assert before.rstrip().endswith("Before")
     after = "after." if family in TRIMS else " after."

@@ -7,12 +7,12 @@ one of the modules here and list that module in `FAMILIES`.
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import classics, gemmas, tiled
+from . import classics, gemmas, grids, tiled
 from .layout import GPT4_WORDS, Family, write_checkpoint
 
 __all__ = ["FAMILIES", "GPT4_WORDS", "build_checkpoint"]
 
-FAMILIES: Mapping[str, Family] = {**classics.FAMILIES, **gemmas.FAMILIES, **tiled.FAMILIES}
+FAMILIES: Mapping[str, Family] = {**classics.FAMILIES, **gemmas.FAMILIES, **grids.FAMILIES, **tiled.FAMILIES}
 
 
 def build_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:

@@ -317,21 +317,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_frames_rows,
     ),
-    "glm4v": TinyFamily(
-        config={
-            "model_type": "glm4v",
-            **_MARKERS,
-            "text_config": {
-                **_TEXT,
-                "model_type": "glm4v_text",
-                "partial_rotary_factor": 0.5,
-                "rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]},
-                "eos_token_id": [2],
-            },
-            "vision_config": {**_TOWER, "model_type": "glm4v_vision", "image_size": 32, "intermediate_size": 64},
-        },
-        rows=_frames_rows,
-    ),
     "glm4v_moe": TinyFamily(
         config={
             "model_type": "glm4v_moe",

@@ -92,15 +92,6 @@ def _draw_packed(model: nn.Module) -> None:
 
 
 FAMILIES: Mapping[str, TinyFamily] = {
-    "qwen3_5": TinyFamily(
-        config={
-            "model_type": "qwen3_5",
-            **_MARKERS,
-            "text_config": {**_TEXT, "model_type": "qwen3_5_text"},
-            "vision_config": {**_TOWER, "model_type": "qwen3_5"},
-        },
-        rows=_rows,
-    ),
     "qwen3_5_moe": TinyFamily(
         config={
             "model_type": "qwen3_5_moe",

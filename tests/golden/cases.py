@@ -99,6 +99,7 @@ CASES: Mapping[str, Case] = {
     "qwen2_5_vl": _QWEN2,
     "qwen3_vl": _QWEN3,
     "qwen3_vl_moe": Case(renames=_QWEN3.renames, convolutions=_QWEN3.convolutions, fused_experts=True),
+    "qwen3_5": Case(),
     "llava": Case(convolutions=r"patch_embedding\.weight$"),
     "pixtral": Case(
         renames=_PIXTRAL,
@@ -127,6 +128,7 @@ CASES: Mapping[str, Case] = {
         logit_scale=0.25,
         remarks=("transformers' AyaVision leaves out the scale that its Cohere 2 has behind the head; it is added",),
     ),
+    "glm4v": Case(string_answers=True),
     "lfm2_vl": Case(
         pixels=2.1 / 255,
         remarks=("without torchvision, transformers' own processor resizes with Pillow, which rounds otherwise",),

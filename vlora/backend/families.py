@@ -28,6 +28,7 @@ from .corrections import (
     undifferentiated_indices,
     unevaluated,
 )
+from .corrections_grids import published_glm_tower
 from .corrections_mixtures import forgetting, without_metal_kernels
 from .corrections_tiled import (
     embed_granite4,
@@ -181,6 +182,8 @@ FAMILIES: Mapping[str, Family] = {
         while_embedding=published_qwen3_activations,
         while_training=dense_deepstack,
     ),
+    "qwen3_5": Family(is_proven=True, has_grid_tower=True),
+    "qwen3_5_moe": Family(has_grid_tower=True),
     "qwen3_omni_moe": Family(
         while_embedding=published_qwen3_activations, while_training=together(dense_deepstack, unevaluated)
     ),
@@ -197,7 +200,9 @@ FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(("aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
     "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit)),
     "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
-    **dict.fromkeys(("glm4v", "glm4v_moe", "paddleocr_vl"), Family(while_training=sliced_splits)),
+    "glm4v": Family(is_proven=True, while_embedding=published_glm_tower, while_training=sliced_splits),
+    "glm4v_moe": Family(while_embedding=published_glm_tower, while_training=sliced_splits),
+    "paddleocr_vl": Family(while_training=sliced_splits),
     "fastvlm": Family(embed=embed_fastvlm),
     "llava_bunny": Family(embed=embed_llava_bunny),
     "phi4_siglip": Family(embed=embed_phi4_siglip),

@@ -7,6 +7,7 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from tests.families import FAMILIES, build, examples
+from vlora import collate
 from vlora.backend import corrections, corrections_tiled
 from vlora.backend.backbone import to_device
 from vlora.backend.expanding import expand_features
@@ -186,3 +187,34 @@ def test_first_rows_are_probed(name: str):
     backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
 
     probe(backbone, examples(FAMILIES[name]), name)
+
+
+@pytest.mark.parametrize("name", ["molmo2", "molmo_point"])
+def test_image_tokens_of_molmo_see_each_other(name: str):
+    """Another last image token changes what is predicted at the first one, and nothing before it."""
+    backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
+    batch = collate(examples(FAMILIES[name])[1:2])
+    features, others = backbone.embed(batch)
+    marked = np.flatnonzero(np.array(others["blocks"][0]))
+    first, last = int(marked[0]), int(marked[-1])
+    embeds = features["inputs_embeds"]
+    changed = mx.concatenate([embeds[:, :last], embeds[:, :1], embeds[:, last + 1 :]], axis=1)
+    before, after = (
+        np.array(backbone.all_logits(batch.tokens, {**features, "inputs_embeds": each}, others)[0])
+        for each in (embeds, changed)
+    )
+
+    assert first > 0
+    assert np.allclose(before[:first], after[:first], atol=1e-5)
+    assert np.abs(before[first] - after[first]).max() > 1e-4
+
+
+def test_features_of_jina_stand_where_mlx_vlm_puts_them():
+    """One image's features are added at the places at which mlx-vlm adds them, one by one."""
+    module = build(FAMILIES["jina_vlm"])
+    module.eval()
+    example = examples(FAMILIES["jina_vlm"])[0]
+    inputs = {key: to_device(value) for key, value in example.inputs.items()}
+    found = describe_family("jina_vlm").embed(module, mx.array(example.tokens)[None], inputs)["inputs_embeds"]
+
+    assert np.allclose(np.array(found), np.array(embed("jina_vlm", module, 0)), atol=1e-5)

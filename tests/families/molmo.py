@@ -1,12 +1,13 @@
-"""Molmo and Molmo 2: a small whole image and overlapping crops of it; features are added to the placeholders."""
+"""Molmo, Molmo 2 and Molmo-Point: a small whole image and overlapping crops; features are added to placeholders."""
 
 from collections.abc import Mapping
 
+import attrs
 import numpy as np
 
 from .tiny import Inputs, Row, TinyFamily, noise, words
 
-_PATCH, _COLUMN, _START, _END, _LOW_START = 120, 121, 122, 123, 124
+_PATCH, _COLUMN, _START, _END, _LOW_START, _SMALL_PATCH = 120, 121, 122, 123, 124, 125
 _SIDE = 6  # patches along a crop
 _MARGIN = 2  # patches that neighbouring crops share, on either side
 _PIXELS = 3 * 4 * 4
@@ -121,6 +122,22 @@ def _molmo2_rows(generator: np.random.Generator) -> list[Row]:
     return [row([(1, 1)], 9, 4), row([(1, 2), (1, 1)], 12, 6), row([], 15, 5)]
 
 
+def _molmo_point_rows(generator: np.random.Generator) -> list[Row]:
+    """As Molmo 2's; the small image has another id and no columns, and image tokens are marked."""
+    rows = []
+    for row in _molmo2_rows(generator):
+        tokens: list[int] = []
+        within_small = False
+        for token in row.tokens:
+            within_small = token == _LOW_START or (within_small and token != _END)
+            if not (within_small and token == _COLUMN):
+                tokens.append(_SMALL_PATCH if within_small and token == _PATCH else token)
+        if row.inputs:
+            row.inputs["token_type_ids"] = (np.array(tokens)[None] >= _PATCH).astype(np.int64)
+        rows.append(attrs.evolve(row, tokens=tokens, image_tokens=frozenset([_PATCH, _SMALL_PATCH])))
+    return rows
+
+
 _WIDTHS = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
 
 FAMILIES: Mapping[str, TinyFamily] = {
@@ -202,5 +219,49 @@ FAMILIES: Mapping[str, TinyFamily] = {
         },
         rows=_molmo2_rows,
         idle={r"image_vit\.transformer\.2\.": "the features are those of the layers before it"},
+    ),
+    "molmo_point": TinyFamily(
+        config={
+            "model_type": "molmo_point",
+            "image_start_token_id": _START,
+            "image_end_token_id": _END,
+            "image_patch_id": _PATCH,
+            "image_high_res_id": _PATCH,
+            "image_col_id": _COLUMN,
+            "image_non_indexable_patch_id": _SMALL_PATCH,
+            "patch_embed_dim": 16,
+            "text_config": {
+                "model_type": "molmo2_text",
+                **_WIDTHS,
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "vocab_size": 112,
+                "additional_vocab_size": 16,
+                "rope_theta": 10000.0,
+            },
+            "vision_config": {
+                "model_type": "molmo2",
+                **_WIDTHS,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "image_default_input_size": [24, 24],
+                "image_patch_size": 4,
+                "image_num_pos": 36,
+            },
+            "adapter_config": {
+                "model_type": "molmo_point",
+                **_WIDTHS,
+                "intermediate_size": 48,
+                "text_hidden_size": 64,
+                "vit_layers": [-2, -3],
+            },
+        },
+        rows=_molmo_point_rows,
+        idle={
+            r"point_predictor\.": "it points while answering; the answers of these rows have no points",
+            r"build_vit_embedding\.": "it embeds points, which these rows have not",
+        },
     ),
 }

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from mlx_vlm.models.jina_vlm.image_processor import ImageProcessor
 
 from .tiny import Inputs, Row, TinyFamily, noise, words
 
-_IMAGE, _START, _END = 120, 121, 122
+_IMAGE, _START, _END, _COLUMN = 120, 121, 122, 123
 _PATCH = 4
 _SIDE = 16
 _TEXT = {
@@ -57,6 +58,28 @@ def _internvl_rows(generator: np.random.Generator) -> list[Row]:
             pixels = row.inputs["pixel_values"]
             row.inputs.update(pixel_values=pixels[None], image_token_index=_IMAGE)
     return rows
+
+
+def _jina_rows(generator: np.random.Generator) -> list[Row]:
+    """A small view and overlapping crops by the family's own image processor, the places of their features."""
+    ids = {"patch_token_id": _IMAGE, "start_token_id": _START, "end_token_id": _END, "column_token_id": _COLUMN}
+    process = ImageProcessor(
+        base_input_size=(24, 24), patch_size=_PATCH, max_crops=4, min_pixels=64, overlap_margins=(2, 2), **ids
+    ).process_image
+
+    def row(sizes: list[tuple[int, int]], n_words: int, n_answer: int) -> Row:
+        tokens = words(generator, 2)
+        images = []
+        for height, width in sizes:
+            image = process(generator.integers(0, 256, (height, width, 3)).astype(np.uint8))
+            images.append({**image, "image_input_idx": image["image_input_idx"] + len(tokens)})
+            tokens += [*image["image_tokens"].tolist(), *words(generator, 2)]
+        names = ("pixel_values", "image_input_idx", "image_masks") if images else ()
+        inputs: Inputs = {name: np.stack([image[name] for image in images]) for name in names}
+        tokens += words(generator, n_words)
+        return Row(tokens=tokens, n_answer=n_answer, inputs=inputs, image_tokens=frozenset(ids.values()))
+
+    return [row([(20, 24)], 9, 4), row([(24, 32), (24, 32)], 12, 6), row([], 15, 5)]
 
 
 _INTERNVL: dict[str, Any] = {
@@ -111,5 +134,34 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_whole_rows,
+    ),
+    "jina_vlm": TinyFamily(
+        config={
+            "model_type": "jina_vlm",
+            "text_config": {
+                **_TEXT,
+                "model_type": "jina_vlm",
+                "head_dim": 16,
+                "vocab_size": 128,
+                "additional_vocab_size": 8,
+                "rope_theta": 10000.0,
+            },
+            "vision_config": {
+                **_TOWER,
+                "model_type": "jina_vlm",
+                "num_hidden_layers": 3,
+                "head_dim": 16,
+                "image_size": 24,
+                "vit_layers": [-2, -4],
+                "output_size": 64,
+                "connector_hidden_size": 48,
+            },
+        },
+        rows=_jina_rows,
+        idle={
+            r"vision_model\.post_norm\.": "the features are taken before it",
+            r"language_model\.embedding\.new_embedding": "what it has for an image is replaced by other tokens",
+            r"vl_connector\.pad_embed": "images are resized to whole crops: no patch is padding",
+        },
     ),
 }

@@ -6,6 +6,7 @@ all others with the same number: one per image (Gemma 3), or one for the whole p
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -59,6 +60,48 @@ def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: Fields) -> 
     window = config.sliding_window_size or config.sliding_window
     mask = answer_mask(starts, window) if window else None
     logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
+    return logits
+
+
+MOLMO2_IMAGE_TOKENS = (
+    "image_patch_id",
+    "image_low_res_id",
+    "image_col_id",
+    "image_start_token_id",
+    "low_res_image_start_token_id",
+    "image_end_token_id",
+    "frame_start_token_id",
+    "frame_end_token_id",
+)
+"""Where Molmo 2's configuration names the tokens that its processor writes for images."""
+
+
+def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark all image tokens of a row of Molmo 2, separators and ends among them, as one block."""
+    if inputs.get("pixel_values") is None:
+        return fields
+    ids = [int(getattr(model.config, name)) for name in MOLMO2_IMAGE_TOKENS]
+    return {**fields, "blocks": mx.array(np.isin(np.array(tokens), ids).astype(np.int32))}
+
+
+def complete_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark all image tokens of a row of Molmo-Point as one block, as its processor does."""
+    if "token_type_ids" not in inputs:
+        return fields
+    return {**fields, "blocks": inputs["token_type_ids"].astype(mx.int32)}
+
+
+def run_molmo2(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Molmo 2's or Molmo-Point's language model: image tokens see each other whole, as in the published models.
+
+    mlx-vlm's prefill is causal (molmo2/language.py:175, molmo_point/language.py:179), though Molmo-Point's processor
+    marks the tokens (processing_molmo_point.py:207).
+    """
+    fields = dict(fields)
+    blocks = fields.pop("blocks", None)
+    mask = None if blocks is None else block_mask(blocks)
+    language_model = model.lm if "lm" in model else model.language_model
+    logits: mx.array = language_model(tokens, mask=mask, cache=None, **fields).logits
     return logits
 
 

@@ -16,8 +16,9 @@ def forgetting(*names: str) -> Correction:
     """Let a model keep nothing that it has made of weights which are trained.
 
     Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
-    (inkling/language.py:749), and make them once: a traced step would leave a tracer there, on which the next answer
-    fails, and an answer would leave what the weights were then.
+    (inkling/language.py:749), Molmo-Point's head its two tables as one (molmo_point/language.py:209), and make them
+    once: a traced step would leave a tracer there, on which the next answer fails, and an answer would leave what the
+    weights were then.
 
     Args:
         names: The attributes in which modules keep it; None means that it is to be made.

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..types import Example
-from .attention import mark_answers, run_windowed_answers
+from .attention import complete_molmo2, complete_molmo_point, mark_answers, run_molmo2, run_windowed_answers
 from .corrections import (
     Correction,
     batched_rows,
@@ -34,6 +34,7 @@ from .corrections_tiled import (
     embed_granite4,
     embed_idefics2,
     embed_internvl,
+    embed_jina,
     embed_llava_next,
     embed_llava_onevision,
     published_intern_vit,
@@ -169,6 +170,7 @@ def _image_ids(model: nn.Module) -> tuple[int, ...]:
 
 _merged = merge_by_gather("_merge_input_ids_with_image_features", is_image=_image_ids)
 _prepared = merge_by_gather("_prepare_inputs_for_multimodal", is_image=_image_ids)
+_fused_head = forgetting("_fused")
 _mixed_weights = forgetting("_attn_res_w_eff", "_mlp_res_w_eff", "_output_res_w_eff")
 _routing_scale = forgetting("_wscale")
 
@@ -264,7 +266,18 @@ FAMILIES: Mapping[str, Family] = {
         while_training=together(undifferentiated_indices, chosen_without_gradient), choosing=("indexer",)
     ),
     "hunyuan_vl": Family(complete=complete_hunyuan, run=run_hunyuan),
-    **dict.fromkeys(("molmo", "molmo2"), Family(embedding_parts=("wte",))),
+    "molmo": Family(embedding_parts=("wte",)),
+    "molmo2": Family(embedding_parts=("wte",), complete=complete_molmo2, run=run_molmo2),
+    "molmo_point": Family(
+        language_model="lm",
+        embedding_parts=("wte",),
+        untouchable=("patch_embedding",),
+        complete=complete_molmo_point,
+        run=run_molmo2,
+        while_embedding=_fused_head,
+        while_training=_fused_head,
+    ),
+    "jina_vlm": Family(embed=embed_jina, embedding_parts=("language_model.embedding",)),
     "kimi_k3": Family(
         checkpointed_part="mlp",
         untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),

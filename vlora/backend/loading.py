@@ -21,6 +21,9 @@ from .configs import read_fields, translate_config
 from .families import Family, describe_family
 from .weights import load_module, reads_alike
 
+DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
+"""What describes a model and its processor on the hub: all that mlx-vlm downloads, but for the weights."""
+
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
 
 
@@ -33,6 +36,7 @@ class ModelFiles:
         config: Its config.json, in the words that mlx-vlm reads.
         model_type: mlx-vlm's name of the architecture.
         family: How vlora runs it.
+        hub_id: Where its weights come from; None if they are in the folder.
         is_translated: Whether the folder's own config.json says it in other words.
         is_misread: Whether mlx-vlm, given the folder, would take something else from those words, or nothing.
     """
@@ -41,18 +45,19 @@ class ModelFiles:
     config: Mapping[str, Any]
     model_type: str
     family: Family
+    hub_id: str | None = None
     is_translated: bool = False
     is_misread: bool = False
 
 
 def find_model(section: ModelSection) -> ModelFiles:
-    """Find a model's files, downloading them if the path is a hub id, and check that it can be trained.
+    """Find a model's files and check that it can be trained; of a hub id all but the weights is downloaded.
 
     Raises:
         ModelError: There is no such model, it brings its own code, or its family is refused.
     """
     try:
-        path = Path(mlx_vlm_utils.get_model_path(section.path))
+        path = Path(mlx_vlm_utils.get_model_path(section.path, allow_patterns=DESCRIBING))
         config = mlx_vlm_utils.load_config(path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
@@ -83,6 +88,7 @@ def find_model(section: ModelSection) -> ModelFiles:
         config=translated,
         model_type=model_type,
         family=family,
+        hub_id=None if Path(section.path).exists() else section.path,
         is_translated=is_translated,
         is_misread=is_translated and not reads_alike(package, config, translated),
     )
@@ -111,15 +117,18 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
 
 
 def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
-    """Load a model's weights, frozen, and quantize them if the recipe says so.
+    """Load a model's weights, frozen, and quantize them if the recipe says so; those of a hub id are downloaded first.
 
     Returns:
         The backbone, and how the base was quantized here (empty if it was not), as an adapter records it.
 
     Raises:
-        ModelError: The weights do not fit the configuration.
+        ModelError: There are no weights, or they do not fit the configuration.
     """
     try:
+        if files.hub_id is not None:
+            # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
+            mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
         module = load_module(files.path, files.config, files.model_type, is_translated=files.is_translated)
     except (OSError, ValueError, KeyError) as error:
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"

@@ -445,7 +445,6 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
     reloaded = backend.MlxVlmBackbone(module, backbone.family, backbone.language_prefix)
     for name, child in module.named_modules():
         child._training = backbone.is_language(name) and not isinstance(child, nn.Dropout)
-    reloaded.head = backbone.head
     batch = subject.batch
     with reloaded.corrected():
         found = np.array(reloaded.all_logits(batch.tokens, *reloaded.embed(batch)))

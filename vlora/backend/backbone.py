@@ -222,7 +222,7 @@ class MlxVlmBackbone:
         blank = np.zeros(PROBE_TOKENS, dtype=np.bool_)
         examples = [Example(source="head", tokens=row, supervised=blank, placeholders=blank) for row in tokens]
         with self.family.while_embedding(self.module):
-            fields = stack_fields([self._embed_row(example) for example in examples], 2, PROBE_TOKENS)
+            fields = stack_fields([self._embed_alone(example) for example in examples], 2, PROBE_TOKENS)
         fields.pop(LOGIT_PLACES, None)
         ids = mx.array(tokens)
         with self.corrected():
@@ -273,6 +273,17 @@ class MlxVlmBackbone:
         return tree
 
     def _embed_row(self, example: Example) -> Fields:
+        """Embed one row of data.
+
+        Raises:
+            BatchError: Its images cannot be placed, or it lacks one.
+        """
+        if self.family.is_encoder_decoder and not example.inputs:
+            msg = f"{example.source}: the row has no image; this model reads one in every row"
+            raise BatchError(msg)
+        return self._embed_alone(example)
+
+    def _embed_alone(self, example: Example) -> Fields:
         """Embed one row alone, without padding, as the model does when it generates."""
         forget_last_batch(self.module)
         inputs = {name: to_device(value) for name, value in self.family.mend_inputs(dict(example.inputs)).items()}

@@ -71,56 +71,6 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     return logits
 
 
-PROMPT = "prompt_ids"
-"""i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
-
-
-def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
-    """Embed the prompt and image of an encoder-decoder; the encoder itself runs with the decoder."""
-    others = {name: value for name, value in inputs.items() if name not in ("pixel_values", PROMPT)}
-    if not inputs:  # no row of data, but one on which the head is looked for
-        own = module.language_model.model.shared(tokens)
-        return {"encoder_embeds": own, "encoder_mask": mx.ones(own.shape[:2], dtype=mx.bool_)}
-    features = module.get_input_embeddings(inputs.get(PROMPT), inputs.get("pixel_values"), **others)
-    embeds = features.inputs_embeds
-    return {"encoder_embeds": embeds, "encoder_mask": mx.ones(embeds.shape[:2], dtype=mx.bool_)}
-
-
-class NoCache:
-    """What a decoder that insists on a cache gets: it holds nothing, so that a layer may run twice."""
-
-    keys = None
-    offset = 0
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Give back what is passed."""
-        return keys, values
-
-
-def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Encode the prompt, decode the tokens; padding of the prompt is masked in both.
-
-    Caches of mlx-vlm's own would keep the keys of the first run of a recomputed layer (florence2/language.py:66).
-    """
-    output = module.language_model(
-        None,
-        inputs_embeds=fields["encoder_embeds"],
-        attention_mask=fields["encoder_mask"][:, None, None],
-        decoder_input_ids=tokens,
-        cache=[(NoCache(), NoCache())] * len(module.language_model.model.decoder.layers),
-    )
-    logits: mx.array = output.logits
-    return logits
-
-
-def run_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Decode the tokens of a model whose encoder is the vision tower; all images have one length."""
-    logits: mx.array = module.language_model(
-        None, encoder_outputs=fields["encoder_embeds"], decoder_input_ids=tokens
-    ).logits
-    return logits
-
-
 def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     """Run a language model that drops the embeddings it is given and embeds the ids (deepseek_v3/language.py:510).
 

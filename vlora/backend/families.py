@@ -51,12 +51,9 @@ from .embedding import (
     complete_phi3,
     embed_alone,
     embed_one_view,
-    embed_prompt,
     keep_fields,
     mark_nothing,
     rotated_by_own_length,
-    run_decoder,
-    run_encoder_decoder,
     run_ernie,
     run_granite4,
     run_hunyuan,
@@ -64,6 +61,7 @@ from .embedding import (
     run_phi3,
     run_with_fresh_cache,
 )
+from .encoder_decoders import embed_prompt, embed_states, mend_table, run_decoder, run_encoder_decoder
 from .expanding import embed_fastvlm, embed_llava_bunny, embed_phi4_siglip, embed_phi4mm
 from .fields import Fields
 from .gemmas import (
@@ -294,8 +292,8 @@ FAMILIES: Mapping[str, Family] = {
         choosing=("index_q_proj", "index_k_proj", "index_q_norm", "index_k_norm"),
         while_training=together(undifferentiated_indices, without_metal_kernels),
     ),
-    "florence2": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_encoder_decoder),
-    "nemotron_parse": Family(is_encoder_decoder=True, embed=embed_prompt, run=run_decoder),
+    "florence2": Family(is_encoder_decoder=True, mend=mend_table, embed=embed_prompt, run=run_encoder_decoder),
+    "nemotron_parse": Family(is_encoder_decoder=True, mend=mend_table, embed=embed_states, run=run_decoder),
     "deepseek_v41": Family(refused="mlx-vlm 0.7.10's model lets earlier tokens see later ones"),
     "muse_spark": Family(refused="its layers are Metal kernels without gradients"),
     "falcon_perception": Family(refused="its masks and positions live in the model and cannot be batched"),

@@ -23,7 +23,7 @@ class Layout:
 
     Attributes:
         batch_axis: The axis of length 1 along which rows are put together.
-        token_axes: The axes padded to the batch's length.
+        token_axes: The axes padded to the batch's length; none where all rows have one shape.
         padding: "edge" repeats the last place; "zero" writes zeros or False; "causal" lets an added query see
             itself and all before it, and no other query an added key.
         absent: What a row without the field has: zeros, its places counted from 0, or a mask under which each place
@@ -57,6 +57,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "mask": Layout(token_axes=(-2, -1), padding="causal", absent="causal"),
     "encoder_embeds": Layout(padding="edge", carries_gradient=True, is_prompt=True),
     "encoder_mask": Layout(is_prompt=True),
+    "image_states": Layout(token_axes=(), carries_gradient=True),
 }
 
 CROSS_ATTENTION = ("cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask")
@@ -96,7 +97,7 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
         Field name to array (or list of arrays), B first (second to last in position ids).
 
     Raises:
-        BatchError: A field whose layout is not known.
+        BatchError: A field whose layout is not known, or rows that cannot stand in one batch.
     """
     filled = [*rows, *([rows[-1]] * (n_rows - len(rows)))]
     # In one order, whichever row comes first: another order would be another trace.
@@ -152,7 +153,11 @@ def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) 
 
 
 def _stack(values: Sequence[mx.array], layout: Layout, length: int) -> mx.array:
-    padded = [_pad(value, layout, length) for value in values]
+    if not layout.token_axes and len({value.shape for value in values}) > 1:
+        shapes = sorted({str(value.shape[1:]) for value in values})
+        msg = f"rows with {' and '.join(shapes)} states of images cannot stand in one batch; give images of one size"
+        raise BatchError(msg)
+    padded = [_pad(value, layout, length) for value in values] if layout.token_axes else list(values)
     axis = layout.batch_axis if layout.batch_axis >= 0 else padded[0].ndim + layout.batch_axis
     return mx.concatenate(padded, axis=axis)
 

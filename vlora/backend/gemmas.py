@@ -15,23 +15,10 @@ from .attention import block_mask, number_runs, own_masks
 from .corrections import instance_attributes, scatter_features
 from .embedding import call_language_model
 from .fields import Fields
+from .heads import TiedHead
 
 # ---------------------------------------------------------------------------------------------
 # Gemma 3
-
-
-class TiedHead(nn.Module):  # type: ignore[misc]
-    """A head without weights of its own: it is the embedding, transposed."""
-
-    def __init__(self, stack: nn.Module) -> None:
-        super().__init__()
-        # Not as a submodule: the embedding has one name.
-        object.__setattr__(self, "_stack", stack)
-
-    def __call__(self, hidden: mx.array) -> mx.array:
-        """Run it: f[..., D] to f[..., V]."""
-        logits: mx.array = self._stack.embed_tokens.as_linear(hidden)
-        return logits
 
 
 def mend_gemma3(module: nn.Module) -> None:
@@ -50,7 +37,7 @@ def tie_head(module: nn.Module) -> None:
     parts = (language.lm_head, language.model.embed_tokens)
     head, embedding = (dict(tree_flatten(part.parameters())) for part in parts)
     if head.keys() == embedding.keys() and all(mx.array_equal(head[name], embedding[name]) for name in head):
-        language.lm_head = TiedHead(language.model)
+        language.lm_head = TiedHead(language.model, "embed_tokens")
 
 
 def mend_siglip(module: nn.Module) -> None:

@@ -1,0 +1,82 @@
+"""Encoder-decoders: their own logits, one table under one name, an image in every row."""
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from tests.families import FAMILIES, build
+from tests.prove import logits, make_subject
+from vlora import collate, make_optimizer, make_train_step
+from vlora.backend.encoder_decoders import PROMPT, mend_table
+from vlora.errors import BatchError
+from vlora.recipe import OptimSection
+from vlora.steps import bind
+
+both = pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
+
+
+def loaded(family: str, weights: dict[str, mx.array]) -> nn.Module:
+    """Make the model anew, as mlx-vlm would load these weights."""
+    model = build(FAMILIES[family])
+    model.load_weights(list(model.sanitize(dict(weights)).items()), strict=True)
+    model.eval()
+    return model
+
+
+def own_logits(model: nn.Module, inputs: dict[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
+    """Run mlx-vlm's model as a whole on one row, f[T, V]."""
+    prompt = mx.array(inputs[PROMPT]) if PROMPT in inputs else None
+    features = model.get_input_embeddings(prompt, mx.array(inputs["pixel_values"]))
+    ids = mx.array(tokens)[None]
+    return np.array(model.language_model(None, inputs_embeds=features.inputs_embeds, decoder_input_ids=ids).logits)[0]
+
+
+@both
+def test_a_trained_model_is_saved_as_mlx_vlm_loads_it(family: str) -> None:
+    """The table has one name, the head follows it, and mlx-vlm's own forward gives the trained logits."""
+    subject = make_subject(family, full=True)
+    step = make_train_step(subject.backbone, make_optimizer(OptimSection(name="sgd")))
+    before = logits(subject, subject.examples)
+    subject.state, _ = step(subject.state, collate(subject.examples), 0.1)
+    bind(subject.backbone, subject.state)
+    found = logits(subject, subject.examples)
+    weights = dict(tree_flatten(subject.backbone.module.parameters()))
+
+    assert [name for name in weights if "shared" in name or "embed_tokens" in name or "lm_head" in name] == [
+        "language_model.model.shared.weight"
+    ]
+    assert np.abs(found - before).max() > 0.01
+    model = loaded(family, weights)
+    for row, example in enumerate(subject.examples):
+        expected = own_logits(model, example.inputs, example.tokens[:-1])
+        np.testing.assert_allclose(found[row, : len(expected)], expected, rtol=1e-4, atol=1e-4)
+
+
+@both
+def test_a_head_of_its_own_stays_its_own(family: str) -> None:
+    """Nemotron-Parse 1 has a head that is not the table."""
+    untied = attrs.evolve(FAMILIES[family], prepare=None)
+    model = build(untied)
+    mend_table(model)
+    assert "weight" in model.language_model.lm_head
+
+
+@both
+def test_a_row_without_an_image_is_refused(family: str) -> None:
+    """Nothing would be encoded."""
+    subject = make_subject(family)
+    blind = attrs.evolve(subject.examples[0], inputs={})
+    with pytest.raises(BatchError, match="row 0: the row has no image; this model reads one in every row"):
+        subject.backbone.embed(collate([blind]))
+
+
+def test_pages_of_two_sizes_are_not_mixed() -> None:
+    """Nemotron-Parse's decoder has no mask over the states of images."""
+    subject = make_subject("nemotron_parse")
+    first, second, _ = subject.examples
+    small = attrs.evolve(second, inputs={"pixel_values": second.inputs["pixel_values"][..., :16]})
+    with pytest.raises(BatchError, match=r"rows with \(5, 64\) and \(9, 64\) states of images cannot stand in one"):
+        subject.backbone.embed(collate([first, small]))

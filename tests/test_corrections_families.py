@@ -15,6 +15,7 @@ from vlora.backend.families import describe_family
 from vlora.backend.fields import LOGIT_PLACES
 from vlora.backend.loading import prepare
 from vlora.backend.probes import probe
+from vlora.backend.trainable import unfreeze_language
 from vlora.recipe import ModelSection
 
 
@@ -218,3 +219,40 @@ def test_features_of_jina_stand_where_mlx_vlm_puts_them():
     found = describe_family("jina_vlm").embed(module, mx.array(example.tokens)[None], inputs)["inputs_embeds"]
 
     assert np.allclose(np.array(found), np.array(embed("jina_vlm", module, 0)), atol=1e-5)
+
+
+def test_falcon_reads_one_image_as_mlx_vlm_does():
+    """With one image, logits are those of mlx-vlm's own call; a second one's patches have places too."""
+    module = build(FAMILIES["falcon_ocr"])
+    module.eval()
+    family = describe_family("falcon_ocr")
+    one, two, _ = examples(FAMILIES["falcon_ocr"])
+    tokens = mx.array(one.tokens)[None]
+    inputs = {key: to_device(value) for key, value in one.inputs.items()}
+    found = family.run(module, tokens, family.embed(module, tokens, inputs))
+    own = module(tokens, **inputs).logits
+    second = family.embed(
+        module, mx.array(two.tokens)[None], {key: to_device(value) for key, value in two.inputs.items()}
+    )
+    places = np.array(second["pos_hw"][0])[two.tokens == module.config.img_id]
+
+    assert np.allclose(np.array(found), np.array(own), atol=1e-4)
+    assert np.array_equal(places[: len(places) // 2], places[len(places) // 2 :])
+    assert places.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [("falcon_ocr", "language_model."), ("molmo_point", "lm."), ("phi3_v", "model.")],
+)
+def test_full_finetuning_keeps_to_the_language_model(name: str, language: str):
+    """Towers within the language model, or models around it, do not train with it; nor do tables of angles."""
+    family = describe_family(name)
+    backbone, _ = prepare(build(FAMILIES[name]), family, ModelSection(path=name))
+    unfreeze_language(backbone)
+    trained = [key for key, _ in tree_flatten(backbone.module.trainable_parameters())]
+
+    assert trained
+    assert not [key for key in trained if key.startswith(family.beside_language or "?")]
+    assert not [key for key in trained if key.rpartition(".")[2] in family.tables]
+    assert not [key for key in trained if not key.startswith((language, "lm_head."))]

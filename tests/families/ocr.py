@@ -1,4 +1,4 @@
-"""Readers of pages behind a SAM encoder: DeepSeek-OCR, its second version, Unlimited-OCR and GOT."""
+"""Readers of pages: DeepSeek-OCR, its second version, Unlimited-OCR and GOT behind a SAM encoder; Falcon-OCR."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -10,6 +10,7 @@ from mlx import nn
 from mlx_vlm.models.deepseekocr.config import SAMViTConfig
 from mlx_vlm.models.deepseekocr.sam import SAMEncoder
 from mlx_vlm.models.deepseekocr_2.config import Qwen2EncoderConfig
+from mlx_vlm.models.falcon_ocr.language import precompute_freqs_1d
 
 from .tiny import Inputs, Row, TinyFamily, noise, words
 
@@ -127,6 +128,39 @@ def _got_rows(generator: np.random.Generator) -> list[Row]:
     return [row(1, 9, 4), row(1, 12, 6), row(0, 15, 5)]
 
 
+_CLS, _REGISTERS = 110, (111, 112, 113, 114)
+
+
+def _falcon_rows(generator: np.random.Generator) -> list[Row]:
+    """A token before an image, four registers, one token for each patch, one behind; images of one size."""
+
+    def row(grid: _Cut, n_images: int, n_words: int, n_answer: int) -> Row:
+        tokens = words(generator, 2)
+        height, width = grid
+        image = [_CLS, *_REGISTERS, *[_IMAGE] * (height * width), _END]
+        for _ in range(n_images):
+            tokens += image
+        inputs: Inputs = {}
+        if n_images:
+            inputs = {
+                "pixel_values": noise(generator, n_images, height * _PATCH, width * _PATCH, 3),
+                "image_grid_hw": np.array([grid] * n_images, dtype=np.int32),
+            }
+        tokens += words(generator, n_words)
+        return Row(tokens=tokens, n_answer=n_answer, inputs=inputs, image_tokens=frozenset(image))
+
+    return [row((3, 4), 1, 9, 4), row((4, 2), 2, 12, 6), row((1, 1), 0, 15, 5)]
+
+
+def _tables(model: nn.Module) -> None:
+    """Put back the tables of the rotary embedding, which are among the weights."""
+    args: Any = model.language_model.args
+    decoder: Any = model.language_model.model
+    decoder.cos_1d, decoder.sin_1d = precompute_freqs_1d(
+        args.head_dim // 2, args.max_position_embeddings, args.rope_theta
+    )
+
+
 _TEXT = {
     "model_type": "deepseek_v2",
     "vocab_size": 128,
@@ -216,5 +250,36 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_got_rows,
+    ),
+    "falcon_ocr": TinyFamily(
+        config={
+            "model_type": "falcon_ocr",
+            "dim": 64,
+            "n_layers": 2,
+            "n_heads": 4,
+            "head_dim": 16,
+            "n_kv_heads": 2,
+            "vocab_size": 128,
+            "ffn_dim": 96,
+            "max_seq_len": 128,
+            "spatial_patch_size": _PATCH,
+            "img_id": _IMAGE,
+            "img_end_id": _END,
+            "image_cls_token_id": _CLS,
+            **{f"image_reg_{number}_token_id": token for number, token in enumerate(_REGISTERS, start=1)},
+            "text_config": {
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "head_dim": 16,
+                "num_key_value_heads": 2,
+                "vocab_size": 128,
+                "intermediate_size": 96,
+                "max_position_embeddings": 128,
+            },
+            "vision_config": {"spatial_patch_size": _PATCH},
+        },
+        rows=_falcon_rows,
+        prepare=_tables,
     ),
 }

@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..types import BoolArray, Example
+from .corrections import scatter_features
 from .fields import Fields
 
 
@@ -102,6 +103,47 @@ def run_molmo2(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     mask = None if blocks is None else block_mask(blocks)
     language_model = model.lm if "lm" in model else model.language_model
     logits: mx.array = language_model(tokens, mask=mask, cache=None, **fields).logits
+    return logits
+
+
+def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of Falcon-OCR, with the places of its patches and its images as blocks.
+
+    mlx-vlm places the first image's patches only (falcon_ocr/language.py:467), and without an image has no mask at all
+    outside of generation (:323).
+
+    Raises:
+        ValueError: The image tokens are not as many as the patches.
+    """
+    embeds = model.language_model.model.embed_tokens(tokens)
+    pixels = inputs.get("pixel_values")
+    places, positions, _, _ = model.language_model.get_rope_index(tokens[0], inputs.get("image_grid_hw"))
+    ids = np.array(tokens[0])
+    config = model.config
+    is_image = np.cumsum(ids == config.image_cls_token_id) > np.cumsum(ids == config.img_end_id)
+    if pixels is not None:
+        patches = model._patchify_and_project(pixels)  # noqa: SLF001 - the family's own
+        embeds = scatter_features(embeds, patches, ids[None] == config.img_id)
+    return {"inputs_embeds": embeds, "position_ids": places[None], "pos_hw": positions, "blocks": number_runs(is_image)}
+
+
+def run_falcon_ocr(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Falcon-OCR's language model: an image sees itself whole.
+
+    mlx-vlm casts logits to the type in which embeddings are kept, integers where they are quantized
+    (falcon_ocr/language.py:428).
+    """
+    language = model.language_model
+    hidden = language.model(
+        tokens,
+        inputs_embeds=fields["inputs_embeds"],
+        mask=block_mask(fields["blocks"]),
+        position_ids=fields["position_ids"],
+        pos_hw=fields["pos_hw"],
+    )
+    logits: mx.array = (
+        language.model.embed_tokens.as_linear(hidden) if language.args.tie_word_embeddings else language.lm_head(hidden)
+    )
     return logits
 
 

@@ -25,7 +25,7 @@ from .families import Family
 from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, Fields, divide_fields, leaves, stack_fields
 from .grids import GridTower
-from .heads import Head, find_head, projecting, selecting, taking
+from .heads import Head, find_head, find_module, projecting, selecting, taking
 
 PROBE_TOKENS = 6
 
@@ -52,7 +52,7 @@ class MlxVlmBackbone:
     @property
     def language_model(self) -> nn.Module:
         """The language model, its head included."""
-        return self.module.language_model
+        return find_module(self.module, self.language_prefix)
 
     @property
     def layout(self) -> Layout:

@@ -14,7 +14,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..types import Example
-from .attention import complete_molmo2, complete_molmo_point, mark_answers, run_molmo2, run_windowed_answers
+from .attention import (
+    complete_molmo2,
+    complete_molmo_point,
+    embed_falcon_ocr,
+    mark_answers,
+    run_falcon_ocr,
+    run_molmo2,
+    run_windowed_answers,
+)
 from .corrections import (
     Correction,
     batched_rows,
@@ -103,6 +111,7 @@ class Family:
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
         untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
         choosing: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
+        tables: Names of arrays among a model's parameters that are computed and not learned; no training changes them.
         without_experts: Why layers of experts get no adapters; None if they do.
         checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
             cannot be; None for whole layers.
@@ -130,6 +139,7 @@ class Family:
     embedding_parts: tuple[str, ...] = ()
     untouchable: tuple[str, ...] = ()
     choosing: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     without_experts: str | None = None
     checkpointed_part: str | None = None
     eager: str | None = None
@@ -275,6 +285,13 @@ FAMILIES: Mapping[str, Family] = {
         while_embedding=_fused_head,
         while_training=_fused_head,
     ),
+    "falcon_ocr": Family(
+        beside_language=("language_model.model.img_projector",),
+        untouchable=("img_projector",),
+        tables=("cos_1d", "sin_1d", "freqs_cis_golden"),
+        embed=embed_falcon_ocr,
+        run=run_falcon_ocr,
+    ),
     "jina_vlm": Family(embed=embed_jina, embedding_parts=("language_model.embedding",)),
     "kimi_k3": Family(
         checkpointed_part="mlp",
@@ -296,7 +313,9 @@ FAMILIES: Mapping[str, Family] = {
     "nemotron_parse": Family(is_encoder_decoder=True, mend=mend_table, embed=embed_states, run=run_decoder),
     "deepseek_v41": Family(refused="mlx-vlm 0.7.10's model lets earlier tokens see later ones"),
     "muse_spark": Family(refused="its layers are Metal kernels without gradients"),
-    "falcon_perception": Family(refused="its masks and positions live in the model and cannot be batched"),
+    "falcon_perception": Family(
+        refused="its answers are places, sizes and masks of heads beside the language model, which text does not teach"
+    ),
 }
 
 

@@ -145,20 +145,22 @@ def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -
 def unfreeze_language(backbone: MlxVlmBackbone) -> None:
     """Make all of the language model trainable but what only chooses: it has no gradient, and would only decay.
 
+    Towers that lie within the language model are not of it.
+
     Raises:
         ModelError: Its weights are quantized.
     """
-    _refuse_quantized(backbone.language_model, "model.full_finetune")
-    backbone.language_model.unfreeze()
     choosing = set(backbone.layout.choosing)
-    for path, child in backbone.language_model.named_modules():
-        if choosing.intersection(path.split(".")):
-            child.freeze(recurse=False)
+    fixed = {*BALANCING, *backbone.family.tables}
+    for path, child in backbone.module.named_modules():
+        if not backbone.is_language(path) or choosing.intersection(path.split(".")):
             continue
+        _refuse_quantized(child, "model.full_finetune", recurse=False)
+        child.unfreeze(recurse=False)
         tables = [
             name
             for name, value in child.items()
-            if name in BALANCING or (isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating))
+            if name in fixed or (isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating))
         ]
         child.freeze(recurse=False, keys=tables)
 

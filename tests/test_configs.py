@@ -13,6 +13,7 @@ import mlx_vlm
 import numpy as np
 import pytest
 
+from tests.checkpoints import FAMILIES
 from tests.training import picture
 from vlora import backend, collate, format_sample
 from vlora.backend.configs import read_fields, translate_config
@@ -161,13 +162,20 @@ def copy_checkpoint(base: Path, folder: Path, config: Config) -> Path:
     return folder
 
 
+def load_encoder(folder: Path, **data: Any) -> backend.Encoder:
+    """Make the encoder of a folder."""
+    section = ModelSection(path=str(folder))
+    files = backend.find_model(section)
+    processor = backend.load_processor(files, section)
+    return backend.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
+
+
 def logits(folder: Path, files: backend.ModelFiles | None = None) -> np.ndarray:
     """Compute the logits of two rows, one of them with an image."""
     section = ModelSection(path=str(folder))
     files = files or backend.find_model(section)
     backbone, _ = backend.load_backbone(files, section)
-    processor = backend.load_processor(files, section)
-    encode = backend.make_encoder(processor, files.config, files.family, DataSection(path="rows"))
+    encode = load_encoder(folder)
     rows = [{"image": picture(48, 32), "question": "What is it?", "answer": "red"}, {"question": "a", "answer": "b"}]
     batch = collate([encode(format_sample(row, "row")) for row in rows])
     with backbone.corrected():
@@ -263,3 +271,45 @@ def test_end_of_a_run_says_what_mlx_vlm_would_misread(
         keys |= {"train.iters": 1, "train.batch_size": 1}
         assert main([part for key, value in keys.items() for part in ("--set", f"{key}={value}")]) == 0
         assert ("mlx-vlm's own programs read another rotary embedding" in capsys.readouterr().out) == is_said
+
+
+def nest_processor(folder: Path) -> None:
+    """Write a processor's files as transformers 5 does: one for all parts, the template in a file of its own."""
+    parts = {"preprocessor_config.json": "image_processor", "video_preprocessor_config.json": "video_processor"}
+    whole = folder / "processor_config.json"
+    settings = json.loads(whole.read_text()) if whole.exists() else {}
+    for name, part in parts.items():
+        if (folder / name).exists():
+            content = json.loads((folder / name).read_text())
+            settings.setdefault("processor_class", content.pop("processor_class", None))
+            if "max_pixels" in content:
+                edges = {"shortest_edge": content.pop("min_pixels"), "longest_edge": content.pop("max_pixels")}
+                content["size"] = edges
+            settings[part] = content
+            (folder / name).unlink()
+    whole.write_text(json.dumps(settings))
+    template = folder / "chat_template.json"
+    if template.exists():
+        (folder / "chat_template.jinja").write_text(json.loads(template.read_text())["chat_template"])
+        template.unlink()
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("deepseek_vl_v2", "kimi_vl")])
+def test_processors_of_transformers_5_are_the_same(
+    family: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Where a processor's settings and template lie changes neither ids nor images."""
+    shutil.copytree(checkpoint(family), tmp_path / "newer")
+    nest_processor(tmp_path / "newer")
+    row = {"images": [picture(96, 64), picture(32, 64)], "question": "What are they?", "answer": "red and blue"}
+    older, newer = (
+        load_encoder(folder, train_on_completions=True)(format_sample(row, "row"))
+        for folder in (checkpoint(family), tmp_path / "newer")
+    )
+    assert newer.tokens.tolist() == older.tokens.tolist()
+    assert newer.supervised.tolist() == older.supervised.tolist()
+    for name, value in older.inputs.items():
+        np.testing.assert_array_equal(newer.inputs[name], value)

@@ -12,11 +12,13 @@ import mlx.core as mx
 import mlx_vlm
 import numpy as np
 import pytest
+from mlx import nn
 
 from tests.checkpoints import FAMILIES
 from tests.training import picture
 from vlora import backend, collate, format_sample
-from vlora.backend.configs import read_fields, translate_config
+from vlora.backend.configs import find_scaling, read_fields, translate_config
+from vlora.backend.rotations import scale_rotations
 from vlora.backend.weights import rename_parameters, turn_experts
 from vlora.cli import main
 from vlora.errors import ModelError
@@ -110,7 +112,7 @@ def test_other_keys_follow() -> None:
     ("family", "config", "said"),
     [
         ("llava", newer(rope_parameters=PER_TYPE), "full_attention, sliding_attention"),
-        ("idefics3", newer(rope_parameters=LLAMA3), "llama3"),
+        ("idefics3", newer(rope_parameters={**LLAMA3, "rope_type": "yarn"}), "yarn"),
         ("llava", newer(rope_parameters={**DEFAULT, "partial_rotary_factor": 0.5}), "0.5"),
         ("aya_vision", newer(rope_parameters=DEFAULT, layer_types=["full_attention", "sliding_attention"]), "order"),
         ("qwen3_vl", newer(rope_parameters=MROPE) | {"vision_config": {"rope_parameters": DEFAULT}}, "tower"),
@@ -205,6 +207,60 @@ def test_misreading_would_show(checkpoint: Callable[[str], Path], tmp_path: Path
     files = backend.find_model(ModelSection(path=str(folder)))
     untranslated = attrs.evolve(files, config=json.loads((folder / "config.json").read_text()), is_translated=False)
     assert not np.allclose(logits(folder, untranslated), logits(folder), atol=1e-2)
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+SHORT_LLAMA3 = {**LLAMA3, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(("family", "scaling"), [("idefics3", SHORT_LLAMA3), ("idefics2", LINEAR), ("smolvlm", LINEAR)])
+def test_scaling_is_put_in_where_mlx_vlm_drops_it(
+    family: str, scaling: Config, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Families whose classes have no field for a scaling have it all the same, in either spelling."""
+    config = json.loads((checkpoint(family) / "config.json").read_text())
+    config["text_config"]["rope_theta"] = THETA
+    plain = copy_checkpoint(checkpoint(family), tmp_path / "plain", config)
+    config["text_config"]["rope_scaling"] = {key: value for key, value in scaling.items() if key != "rope_theta"}
+    older = copy_checkpoint(checkpoint(family), tmp_path / "older", config)
+    folder = copy_checkpoint(checkpoint(family), tmp_path / "newer", spell_anew(config))
+    assert not np.allclose(logits(older), logits(plain), atol=1e-2)
+    np.testing.assert_array_equal(logits(folder), logits(older))
+    for path, is_misread in ((plain, False), (older, True), (folder, True)):
+        assert backend.find_model(ModelSection(path=str(path))).is_misread == is_misread
+    section = ModelSection(path=str(older))
+    backbone, _ = backend.load_backbone(backend.find_model(section), section)
+    kinds = {type(layer.self_attn.rope).__name__ for layer in backbone.layers}
+    assert kinds == {"Llama3RoPE" if scaling is SHORT_LLAMA3 else "RoPE"}
+    if scaling is LINEAR:
+        assert {layer.self_attn.rope.scale for layer in backbone.layers} == {1 / 4}
+
+
+def test_scaling_that_mlx_vlm_has_is_left_to_it() -> None:
+    """Nothing is scaled twice; what cannot be scaled is refused, in words that name the model."""
+
+    class Layers(nn.Module):
+        def __init__(self, *rotations: nn.Module) -> None:
+            super().__init__()
+            self.rotations = [Layer(rotation) for rotation in rotations]
+
+    class Layer(nn.Module):
+        def __init__(self, rotation: nn.Module) -> None:
+            super().__init__()
+            self.rope = rotation
+
+    scaling = find_scaling({"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": THETA})
+    assert scaling is not None
+    model = Layers(nn.RoPE(8, base=THETA), nn.RoPE(8, base=THETA, scale=1 / 8))
+    scale_rotations(model, scaling, "a model")
+    assert [layer.rope.scale for layer in model.rotations] == [1.0, 1 / 8]
+    model = Layers(nn.RoPE(8, base=THETA), nn.RoPE(8, base=THETA))
+    with pytest.raises(ModelError, match="'a model' scales its rotary embedding \\(yarn\\)"):
+        scale_rotations(model, {**scaling, "type": "yarn"}, "a model")
+    scale_rotations(model, scaling, "a model")
+    assert [(layer.rope.scale, layer.rope.base) for layer in model.rotations] == [(1 / 4, THETA)] * 2
+    assert find_scaling({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}) is None
+    assert find_scaling({"rope_scaling": None}) is None
 
 
 def test_families_that_know_the_newer_words_are_not_said_to_misread_them(

@@ -309,9 +309,8 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
     ]
     if event.is_misread:
         say(
-            f"vlora has translated the config.json of {event.model}, which transformers 5 wrote; "
-            "mlx-vlm's own programs read another rotary embedding from it, or fail: "
-            "they need it as transformers 4 wrote it"
+            f"mlx-vlm's own programs read another rotary embedding from the config.json of {event.model} than "
+            "transformers and vlora do, or fail: what this prints is then not what was trained"
         )
     say(f"ask it:\n  {shlex.join(parts)}")
 

@@ -30,6 +30,12 @@ RENAMED = {"num_local_experts": "num_experts"}
 PLAIN_TYPES = ("default", "mrope", "axial")
 """Types of rotary embedding without a scaling: only theta, and which part of it turns with which axis, are given."""
 
+MENDED_TYPES = ("linear", "llama3")
+"""Types of scaling that `vlora.backend.rotations` puts in where mlx-vlm's classes have none."""
+
+SCALED_TYPES = (*MENDED_TYPES, "yarn", "longrope")
+"""All that are known to change what a model computes within the context that it was made for."""
+
 TOWER_THETA = 10_000.0
 """What towers have whose mlx-vlm classes have no field for it."""
 
@@ -93,6 +99,20 @@ def translate_config(config: Mapping[str, Any], model_type: str, fields: Fields,
     return translated
 
 
+def find_scaling(config: Mapping[str, Any]) -> Config | None:
+    """Give a language model's rotary embedding if the same scaling acts on all its layers; None if none does.
+
+    Args:
+        config: A config.json of either version.
+    """
+    root = config.get("thinker_config") or config
+    text = root.get("text_config") or root.get("llm_config") or root
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(rope, Mapping) or _type(rope) not in SCALED_TYPES:
+        return None
+    return {**rope, "type": _type(rope), "rope_type": _type(rope)}
+
+
 def _names(kind: Any) -> frozenset[str] | None:
     if not dataclasses.is_dataclass(kind):
         return None
@@ -140,14 +160,14 @@ def _spell_rope(rope: Config, fields: frozenset[str], name: str) -> Iterator[tup
 
 
 def _spell_scaling(rope: Config, fields: frozenset[str], name: str) -> Iterator[tuple[str, Any]]:
-    is_scaled = _scaling(rope) is not None
-    if "rope_scaling" in fields and (is_scaled or "mrope_section" in rope):
+    scaling = _scaling(rope)
+    if "rope_scaling" in fields and (scaling is not None or "mrope_section" in rope):
         kind = rope.get("type", _type(rope))
         rest = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
         # Some classes ask for "type", some for "rope_type".
         yield "rope_scaling", {**rest, "type": kind, "rope_type": kind}
-    elif is_scaled and "rope_parameters" not in fields:
-        raise _refusal(name, f"scales its rotary embedding ({_scaling(rope)})")
+    elif scaling not in (None, *MENDED_TYPES) and "rope_parameters" not in fields:
+        raise _refusal(name, f"scales its rotary embedding ({scaling})")
 
 
 def _translate_tower(tower: Config, fields: frozenset[str] | None, name: str) -> None:

@@ -17,8 +17,9 @@ from ..errors import ModelError
 from ..frozen import quantize_language
 from ..recipe import ModelSection
 from .backbone import MlxVlmBackbone, find_layout
-from .configs import read_fields, translate_config
+from .configs import find_scaling, read_fields, translate_config
 from .families import Family, describe_family
+from .rotations import scale_rotations
 from .weights import load_module, reads_alike
 
 DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
@@ -81,7 +82,8 @@ def find_model(section: ModelSection) -> ModelFiles:
     if family.refused:
         msg = f"model.path: models of the family {model_type} are not trained: {family.refused}"
         raise ModelError(msg)
-    translated = translate_config(config, model_type, read_fields(package), section.path)
+    fields = read_fields(package)
+    translated = translate_config(config, model_type, fields, section.path)
     is_translated = translated != config
     return ModelFiles(
         path=path,
@@ -90,7 +92,8 @@ def find_model(section: ModelSection) -> ModelFiles:
         family=family,
         hub_id=None if Path(section.path).exists() else section.path,
         is_translated=is_translated,
-        is_misread=is_translated and not reads_alike(package, config, translated),
+        is_misread=(is_translated and not reads_alike(package, config, translated))
+        or (find_scaling(config) is not None and not fields.text & {"rope_scaling", "rope_parameters"}),
     )
 
 
@@ -130,9 +133,12 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
             # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
             mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
         module = load_module(files.path, files.config, files.model_type, is_translated=files.is_translated)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"model.path: cannot load the weights of {section.path!r}: {error}"
         raise ModelError(msg) from None
+    if scaling := find_scaling(files.config):
+        parts = dict(module.named_modules())
+        scale_rotations(parts[find_prefix(module, files.family)], scaling, section.path)
     restore(module, files.family, files.config)
     return prepare(module, files.family, section)
 

@@ -378,6 +378,7 @@ def full_training_reaches_all(subject: Subject) -> str:
     full = make_subject(subject.name, full=True)
     loss, gradients = full.eager
     reaches_all(gradients, full, "full fine-tuning")
+    idle_is_idle(gradients, full)
     quotient(full, gradients)
     if full.backbone.is_traceable:
         other, traced = update(full, full.batch)
@@ -393,6 +394,20 @@ def full_training_reaches_all(subject: Subject) -> str:
             msg = "packed weights are taken for trainable"
             raise NotProvenError(msg)
     return "; ".join(remarks)
+
+
+NOISE = 1e-5
+"""Of the largest entry of a gradient: what rounding leaves of an entry that is zero."""
+
+
+def idle_is_idle(gradients: Mapping[str, np.ndarray], subject: Subject) -> None:
+    """What is said to have no gradient is there, and has none."""
+    largest = max(float(np.abs(value).max()) for value in gradients.values())
+    for pattern, reason in subject.tiny.idle.items():
+        matched = [name for name in gradients if re.search(pattern, name)]
+        refute(not matched, f"no parameter is called {pattern!r}, of which is said: {reason}")
+        moving = [name for name in matched if np.abs(gradients[name]).max() > NOISE * largest]
+        refute(bool(moving), f"{moving[:3]} have a gradient, though {reason}")
 
 
 STEPS = (2e-3, 5e-4, 1.25e-4)

@@ -154,7 +154,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_omni_rows,
-        idle={r"^audio_": "the rows have no sound"},
     ),
     "minicpmv4_6": TinyFamily(
         config={"model_type": "minicpmv4_6", "text_config": _DENSE, **_WINDOWED},

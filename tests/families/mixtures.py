@@ -233,9 +233,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_zaya1_vl,
-        idle={
-            r"^(audio_encoder|speech_embeddings)\.": "the rows have no sound",
-        },
         loads_no_adapter="mlx-vlm cannot freeze its audio encoder, and so attaches no adapter (mimo_v2/audio.py:54)",
     ),
 }

@@ -114,10 +114,5 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "code2wav_config": _WAVES,
         },
         rows=_rows,
-        idle={
-            r"^talker\.": "speaks, and does not write",
-            r"^code2wav\.": "makes sound of what the talker says",
-            r"audio_tower\.": "the rows have no sound",
-        },
     ),
 }

@@ -107,11 +107,11 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "image_grid_pinpoints": _pinpoints(32),
             "downsample_rate": "4/8",
             "deepstack_layer_map": [[-2, 1], [-1, 0]],
-            "spatial_target_layers": [0, 1, 2, 3],
+            "spatial_target_layers": [2, 3, 4, 5],
             "text_config": {
                 **_TEXT,
                 "model_type": "granitemoehybrid",
-                "num_hidden_layers": 4,
+                "num_hidden_layers": 6,
                 "shared_intermediate_size": 96,
             },
             "vision_config": {**_TOWER, "hidden_size": 64, "image_size": 32},

@@ -48,7 +48,7 @@ class Encoder:
         family: The family's description.
         template: The chat template, None where there is none.
         image_token: The text that stands for an image in what the processor is given.
-        image_id: The token that stands for one in what the model is given.
+        image_id: The token that stands for one in what the model is given; negative if it is not of the vocabulary.
         data: The recipe's section.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
     """
@@ -193,8 +193,15 @@ class Encoder:
         return bool(ids) and ids[0] == self.tokenizer.bos_token_id
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        if self.image_id < 0:
+            return [self._tokenize_around_images(text) for text in texts]
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _tokenize_around_images(self, text: str) -> list[int]:
+        """Tokenize what stands between images apart, as processors do whose images have no token in the vocabulary."""
+        parts: list[list[int]] = self.tokenizer(text.split(self.image_token), add_special_tokens=False)["input_ids"]
+        return list(itertools.chain(parts[0], *([self.image_id, *part] for part in parts[1:])))
 
     def _tokenize_behind_bos(self, texts: list[str]) -> list[list[int]]:
         """Tokenize texts whose BOS, if they have one, is the tokenizer's own addition.
@@ -219,6 +226,8 @@ class Encoder:
 
     @property
     def _image_token_text(self) -> str:
+        if self.image_id < 0:
+            return self.image_token
         text: str = self.tokenizer.convert_ids_to_tokens(self.image_id)
         # Gemma's processors put tokens and line breaks around an image, and line breaks join with those of the text.
         around = getattr(self.processor, "full_image_sequence", text)
@@ -268,7 +277,9 @@ class Encoder:
             return call
 
         problems = []
-        for strip, options in itertools.product((False, True), ({"add_special_tokens": False}, {})):
+        # DeepSeek-OCR's cuts the last token off, if it is not told otherwise.
+        ways: tuple[dict[str, Any], ...] = ({"add_special_tokens": False}, {}, {"inference_mode": False})
+        for strip, options in itertools.product((False, True), ways):
             call = make(strip, options)
             try:
                 tokens = token_ids(call(text, images))
@@ -324,7 +335,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     if template is not None:
         template = mend_end_of_turn(template, tokenizer.eos_token)
     # The processor first: what it writes is what has to be found again.
-    image_id = getattr(processor, "image_token_id", None)
+    image_id = family.image_id if family.image_id is not None else getattr(processor, "image_token_id", None)
     for key in ("image_token_id", "image_token_index"):
         image_id = config.get(key) if image_id is None else image_id
     image_token = family.image_mark or getattr(processor, "image_token", None)

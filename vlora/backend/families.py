@@ -118,6 +118,8 @@ class Family:
         eager: Why the language step cannot be compiled; None if it can.
         restored: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
         image_mark: What the chat template writes for an image, where it is not the token that the model replaces.
+        image_id: The id that stands for an image, where neither config.json nor the processor says it; negative if it
+            is not of the vocabulary.
         mend: Corrects a model once it is loaded, for good.
         mend_inputs: Corrects a row's processor output before the model sees it.
         embed: Embeds one row: (model, i32[1, T], inputs) to the language model's fields.
@@ -145,6 +147,7 @@ class Family:
     eager: str | None = None
     restored: tuple[str, ...] = ()
     image_mark: str | None = None
+    image_id: int | None = None
     mend: Callable[[nn.Module], None] = leave_as_loaded
     mend_inputs: Callable[[Inputs], Inputs] = dict
     embed: Callable[[nn.Module, mx.array, Inputs], Fields] = embed_alone
@@ -175,6 +178,9 @@ def _image_ids(model: nn.Module) -> tuple[int, ...]:
         int(getattr(model.config, name)) for name in _IMAGE_INDEX if getattr(model.config, name, None) is not None
     )
 
+
+_WITHOUT_TOKEN: Mapping[str, Any] = {"image_mark": "<image>", "image_id": -200}
+"""Families whose processors cut the text at "<image>", which is no token, and write an id between the parts."""
 
 _merged = merge_by_gather("_merge_input_ids_with_image_features", is_image=_image_ids)
 _prepared = merge_by_gather("_prepare_inputs_for_multimodal", is_image=_image_ids)
@@ -208,15 +214,15 @@ FAMILIES: Mapping[str, Family] = {
         while_training=undifferentiated_indices,
     ),
     **dict.fromkeys(("aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
-    "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit)),
+    "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit), **_WITHOUT_TOKEN),
     "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
     "glm4v": Family(is_proven=True, while_embedding=published_glm_tower, while_training=sliced_splits),
     "glm4v_moe": Family(while_embedding=published_glm_tower, while_training=sliced_splits),
     "paddleocr_vl": Family(while_training=sliced_splits),
-    "fastvlm": Family(embed=embed_fastvlm),
-    "llava_bunny": Family(embed=embed_llava_bunny),
-    "phi4_siglip": Family(embed=embed_phi4_siglip),
-    "phi4mm": Family(embed=embed_phi4mm),
+    "fastvlm": Family(embed=embed_fastvlm, **_WITHOUT_TOKEN),
+    "llava_bunny": Family(embed=embed_llava_bunny, **_WITHOUT_TOKEN),
+    "phi4_siglip": Family(embed=embed_phi4_siglip, **_WITHOUT_TOKEN),
+    "phi4mm": Family(embed=embed_phi4mm, **_WITHOUT_TOKEN),
     "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
     "granite_vision": Family(embed=embed_llava_next),
     "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from mlx import nn
 from mlx.utils import tree_flatten
+from mlx_vlm.models.cache import make_prompt_cache
 
-from tests.families import FAMILIES, build
-from tests.prove import Subject, logits, make_subject
+from tests.families import FAMILIES, build, mixtures, sparse
+from tests.prove import Subject, logits, make_subject, unbatched
 from vlora import collate, make_optimizer, make_train_step
 from vlora.adapters import lora_layers
 from vlora.backend import loading
+from vlora.backend.backbone import to_device
 from vlora.recipe import OptimSection
 from vlora.steps import bind
 
@@ -99,3 +101,17 @@ def test_metal_kernels_without_gradients_are_not_taken_in_training(
         mx.eval(subject.backbone.all_logits(batch.tokens, features, others))
     np.testing.assert_array_equal(logits(subject, subject.examples), expected)
     assert mx.metal.is_available()
+
+
+@pytest.mark.parametrize("family", [*mixtures.FAMILIES, *sparse.FAMILIES])
+def test_rows_have_the_logits_that_generation_computes(family: str) -> None:
+    """mlx-vlm's own forward of the whole model, with its caches, on one row as its processor writes it."""
+    subject = make_subject(family)
+    bind(subject.backbone, subject.state)
+    for example in subject.examples:
+        inputs = {name: to_device(value) for name, value in example.inputs.items()}
+        pixels = inputs.pop("pixel_values", None)
+        tokens = mx.array(example.tokens)[None]
+        with loading.generating(subject.backbone) as module:
+            own = module(tokens, pixels, mask=None, cache=make_prompt_cache(module.language_model), **inputs).logits[0]
+        np.testing.assert_allclose(unbatched(subject, example), np.array(own), rtol=1e-4, atol=1e-4)

@@ -33,7 +33,6 @@ _TEXT = {
     "v_head_dim": 16,
     "max_position_embeddings": 512,
 }
-_IDLE = {r"e_score_correction_bias": "it only decides which experts are taken"}
 
 
 def _kimi_rows(generator: np.random.Generator) -> list[Row]:
@@ -98,7 +97,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_kimi_rows,
-        idle=_IDLE,
     ),
     "mistral_large3": TinyFamily(
         config={
@@ -117,6 +115,5 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_mistral_rows,
-        idle=_IDLE,
     ),
 }

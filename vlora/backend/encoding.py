@@ -329,7 +329,9 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         )
         raise ModelError(msg)
     tokenizer = getattr(processor, "tokenizer", processor)
-    template = family.template or getattr(processor, "chat_template", None) or getattr(tokenizer, "chat_template", None)
+    owners = (tokenizer, processor) if family.has_own_template else (processor, tokenizer)
+    templates = (family.template, *(getattr(owner, "chat_template", None) for owner in owners))
+    template = next(filter(None, templates), None)
     if isinstance(template, Mapping):
         template = template.get("default") or next(iter(template.values()))
     if template is not None:

@@ -85,7 +85,7 @@ from .gemmas import (
     run_paligemma,
     scaled_already,
 )
-from .templates import LLAVA_ONEVISION_TEMPLATE, PALIGEMMA_TEMPLATE
+from .templates import GOT_IMAGE, GOT_TEMPLATE, LLAVA_ONEVISION_TEMPLATE, PALIGEMMA_TEMPLATE
 
 Inputs = dict[str, Any]
 
@@ -106,6 +106,7 @@ class Family:
         is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
         is_encoder_decoder: The prompt is read by an encoder, the tokens are the decoder's.
         template: The chat template where mlx-vlm's is wrong; None for the model's own.
+        has_own_template: The tokenizer's chat template is the published one, if there is one; the processor's is not.
         language_model: The language model's name where the model is its own; None where `model.language_model` is it.
         beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
@@ -136,6 +137,7 @@ class Family:
     is_prefix_lm: bool = False
     is_encoder_decoder: bool = False
     template: str | None = None
+    has_own_template: bool = False
     language_model: str | None = None
     beside_language: tuple[str, ...] = ()
     embedding_parts: tuple[str, ...] = ()
@@ -214,7 +216,13 @@ FAMILIES: Mapping[str, Family] = {
         while_training=undifferentiated_indices,
     ),
     **dict.fromkeys(("aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
-    "internvl_chat": Family(while_embedding=together(_merged, published_intern_vit), **_WITHOUT_TOKEN),
+    "internvl_chat": Family(
+        # mlx-vlm's template asks for answers after another text than it writes them, and never ends them
+        # (internvl_chat/processor.py:17).
+        has_own_template=True,
+        while_embedding=together(_merged, published_intern_vit),
+        **_WITHOUT_TOKEN,
+    ),
     "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
     "glm4v": Family(is_proven=True, while_embedding=published_glm_tower, while_training=sliced_splits),
     "glm4v_moe": Family(while_embedding=published_glm_tower, while_training=sliced_splits),
@@ -261,6 +269,7 @@ FAMILIES: Mapping[str, Family] = {
     "ernie4_5_moe_vl": Family(complete=complete_ernie, run=run_ernie),
     "granite4_vision": Family(embed=embed_granite4, run=run_granite4),
     "mistral_large3": Family(run=run_ignoring_ids),
+    "got": Family(template=GOT_TEMPLATE, image_mark=GOT_IMAGE, image_id=-200),
     "deepseekocr": Family(embed=embed_one_view),
     "deepseekocr_2": Family(embed=embed_one_view),
     "unlimited_ocr": Family(mark=mark_answers, run=run_windowed_answers),

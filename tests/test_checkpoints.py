@@ -38,6 +38,8 @@ EXPECTED = {
     "qwen3_5": ("Qwen3VLProcessor", 6),
     "glm4v": ("Glm46VProcessor", 6),
     "gemma3": ("Gemma3Processor", 16),
+    "gemma4": ("Gemma4Processor", 60),
+    "gemma4_moe": ("Gemma4Processor", 60),
     "paligemma": ("PaliGemmaProcessor", 16),
     "paligemma2": ("PaliGemmaProcessor", 16),
 }
@@ -84,9 +86,11 @@ def encode(family: str, processor: Any, text: str, images: list[Image.Image] | N
         fields["images_spatial_crop"] = mx.pad(crops, ((0, 0), (0, missing), (0, 0)))
         fields["pixel_values"] = fields.pop("images")
     for name, value in fields.items():
-        if isinstance(value, np.ndarray) or name in ("input_ids", "attention_mask", "pixel_values"):
+        if isinstance(value, list) and len({np.shape(part) for part in value}) > 1:
+            fields[name] = [mx.array(part) for part in value]
+        elif isinstance(value, np.ndarray) or name in ("input_ids", "attention_mask", "pixel_values"):
             fields[name] = value if isinstance(value, mx.array) else mx.array(np.array(value))
-    return {name: value for name, value in fields.items() if isinstance(value, mx.array)}
+    return {name: value for name, value in fields.items() if isinstance(value, (mx.array, list))}
 
 
 def image_id(model: Any, processor: Any) -> int:

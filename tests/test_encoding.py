@@ -35,6 +35,7 @@ END_OF_TURN = {
     "aya_vision": "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
     "gemma3": "<end_of_turn>",
     "glm4v": "",
+    **dict.fromkeys(("gemma4", "gemma4_moe"), "<turn|>"),
     "mllama": "<|eot_id|>",
     "deepseek_vl_v2": "<\uff5cend\u2581of\u2581sentence\uff5c>",
 }
@@ -43,13 +44,13 @@ LEAD = dict.fromkeys(("deepseek_vl_v2", "idefics3", "smolvlm"), " ")
 ENDED_BY_NEXT = {"glm4v": "<|user|>"}  # the next role ends an answer, and generation too; nothing ends the last one
 STRING_ANSWERS = ("pixtral", "mistral3", "glm4v")
 REFUSES_SYSTEM = ("pixtral",)
-TRIMS = ("gemma3", "qwen3_5")  # their templates trim every text
+TRIMS = ("gemma3", "gemma4", "gemma4_moe", "qwen3_5")  # their templates trim every text
 IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "aya_vision")  # their own templates put images before texts
 BOS_BY_TOKENIZER = ("llava", "llava_next", "idefics2", "deepseek_vl_v2")  # their templates write none
 WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
 AROUND_IMAGES = (
     *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
-    *("<start_of_image>", "<end_of_image>", "<|begin_of_image|>", "<|end_of_image|>"),
+    *("<start_of_image>", "<end_of_image>", "<|begin_of_image|>", "<|end_of_image|>", "<|image>", "<image|>"),
 )
 PER_TOKEN = ("cross_attention_mask", "images_seq_mask", "mm_token_type_ids")
 
@@ -180,7 +181,9 @@ def test_text_is_the_templates(family: str, encoder: Encoding):
     answer: Any = "A red square." if family in STRING_ANSWERS else [{"type": "text", "text": "A red square."}]
     owner = encode.processor if getattr(encode.processor, "chat_template", None) else encode.tokenizer
     text = owner.apply_chat_template(
-        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], tokenize=False
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+        tokenize=False,
+        add_generation_prompt=False,
     )
     bos = encode.tokenizer.bos_token or ""
 
@@ -372,7 +375,7 @@ def test_position_of_images(family: str, encoder: Encoding):
     before = encode.tokenizer.decode(example.tokens[:image])
     for opening in (
         *("<|vision_start|>", "<|media_start|>image<|media_content|>"),
-        *("<start_of_image>", "<|begin_of_image|>"),
+        *("<start_of_image>", "<|begin_of_image|>", "<|image>"),
     ):
         before = before.removesuffix(opening)
     assert before.rstrip().endswith("Before")

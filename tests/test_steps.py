@@ -28,8 +28,9 @@ from vlora.steps import bound
 
 PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
 GENERIC = tuple(name for name in BUILT if name not in PROVEN)
-DENSE = tuple(name for name in PROVEN if name not in ("qwen3_vl_moe", "deepseek_vl_v2"))
-"""Families whose loss is smooth: where experts are chosen, a difference quotient jumps."""
+DENSE = tuple(name for name in PROVEN if name not in ("qwen3_vl_moe", "deepseek_vl_v2", "gemma4"))
+"""Families whose loss is smooth: where experts are chosen, a difference quotient jumps. Gemma 4 reads the entry of the
+padding token, which is not trained."""
 KINDS = {name: describe_family(str(spec.files["config.json"]["model_type"])) for name, spec in BUILT.items()}
 UPSTREAM = tuple(
     name
@@ -182,7 +183,7 @@ def test_full_finetuning_with_vision(family: str, checkpoint: CheckpointFactory)
     assert np.abs(found[f"{backbone.language_prefix}.model.embed_tokens.weight"]).max() > 0
 
 
-@pytest.mark.parametrize("family", [name for name in PROVEN if name not in DENSE])
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "deepseek_vl_v2"])
 def test_full_finetuning_of_experts(family: str, checkpoint: CheckpointFactory) -> None:
     """Mixtures of experts train as a whole too: experts, routers, embeddings and the tower move."""
     trainable = make_trainable(checkpoint(family), model__full_finetune=True, model__train_vision=True)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import mlx.core as mx
+
 from .layout import VOCAB_SIZE, Family, Token, Vocabulary, Weights
 
 # ---------------------------------------------------------------------------------------------
@@ -27,6 +29,20 @@ GEMMA3_TEMPLATE = (
     "{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+# A system prompt is a turn of its own.
+GEMMA4_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<|turn>' + message['role'] | replace('assistant', 'model') + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|image|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] | trim }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<turn|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
 )
 
 # ---------------------------------------------------------------------------------------------
@@ -57,6 +73,32 @@ GEMMA3_VOCABULARY = Vocabulary(
     },
 )
 
+_GEMMA4_MEDIA = {
+    "audio_token": "<|audio|>",
+    "boa_token": "<|audio>",
+    "boi_token": "<|image>",
+    "eoa_token": "<audio|>",
+    "eoi_token": "<image|>",
+    "image_token": "<|image|>",
+}
+GEMMA4_VOCABULARY = Vocabulary(
+    first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>"),
+    last=(*_GEMMA4_MEDIA.values(), "<|video|>"),
+    names=_NAMES,
+    stop=("<eos>", "<turn|>"),
+    tokenizer_class="GemmaTokenizer",
+    adds_bos=True,
+    sentencepiece=True,
+    leading_space=False,
+    line_breaks=4,
+    extra={
+        **_GEMMA4_MEDIA,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "extra_special_tokens": _GEMMA4_MEDIA,
+        "processor_class": "Gemma4Processor",
+    },
+)
 PALIGEMMA_VOCABULARY = Vocabulary(
     first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
     last=("<image>",),
@@ -131,6 +173,115 @@ def _publish(
         return published
 
     return publish
+
+
+def _publish_gemma4(weights: Weights) -> Weights:
+    """Name everything within the model, and write the experts' gate and up projections as one array."""
+    published: Weights = {}
+    for name, value in weights.items():
+        name = "model." + name.replace("language_model.model.", "language_model.")  # noqa: PLW2901
+        prefix, separator, kind = name.partition(".switch_glu.")
+        if not separator:
+            published[name] = value
+        elif kind == "down_proj.weight":
+            published[f"{prefix}.down_proj"] = value
+        elif kind == "gate_proj.weight":
+            up = weights[
+                name.removeprefix("model.").replace("language_model.", "language_model.model.").replace("gate", "up")
+            ]
+            published[f"{prefix}.gate_up_proj"] = mx.concatenate([value, up], axis=1)
+    return published
+
+
+def _gemma4(text: Mapping[str, Any]) -> Family:
+    """Describe a Gemma 4 by what its language models do not share."""
+    return Family(
+        vocabulary=GEMMA4_VOCABULARY,
+        template=GEMMA4_TEMPLATE,
+        publish=_publish_gemma4,
+        # Queries and keys are normalized, and their products not divided by anything.
+        scales={r"\.[qk]_norm\.weight$": 0.5},
+        files={
+            "config.json": {
+                "architectures": ["Gemma4ForConditionalGeneration"],
+                "audio_config": None,
+                "audio_token_id": Token("<|audio|>"),
+                "boa_token_id": Token("<|audio>"),
+                "boi_token_id": Token("<|image>"),
+                "eoa_token_id": Token("<audio|>"),
+                "eoa_token_index": Token("<audio|>"),
+                "eoi_token_id": Token("<image|>"),
+                "eos_token_id": [Token("<eos>"), Token("<turn|>")],
+                "image_token_id": Token("<|image|>"),
+                "initializer_range": 0.02,
+                "model_type": "gemma4",
+                "text_config": {
+                    **_TEXT,
+                    "final_logit_softcapping": 3.0,
+                    "global_head_dim": 32,
+                    "head_dim": 16,
+                    "hidden_size": 64,
+                    "intermediate_size": 64,
+                    "model_type": "gemma4_text",
+                    "rope_parameters": {
+                        "full_attention": {
+                            "partial_rotary_factor": 0.25,
+                            "rope_theta": 1000000.0,
+                            "rope_type": "proportional",
+                        },
+                        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+                    },
+                    # Shorter than an image.
+                    "sliding_window": 24,
+                    "tie_word_embeddings": True,
+                    **text,
+                },
+                "tie_word_embeddings": True,
+                "video_token_id": Token("<|video|>"),
+                "vision_config": {
+                    "default_output_length": 70,
+                    "global_head_dim": 16,
+                    "head_dim": 16,
+                    "hidden_activation": "gelu_pytorch_tanh",
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "model_type": "gemma4_vision",
+                    "num_attention_heads": 2,
+                    "num_hidden_layers": 2,
+                    "num_key_value_heads": 2,
+                    "patch_size": 4,
+                    "pooling_kernel_size": 2,
+                    "position_embedding_size": 160,
+                    "rms_norm_eps": 1e-6,
+                    "rope_parameters": {"rope_theta": 100.0, "rope_type": "default"},
+                    "standardize": True,
+                    "use_clipped_linears": True,
+                },
+                "vision_soft_tokens_per_image": 70,
+            },
+            "processor_config.json": {
+                "audio_ms_per_token": 40,
+                "audio_seq_length": 750,
+                "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
+                "image_processor": {
+                    **_DO_ALL,
+                    "do_convert_rgb": True,
+                    "do_normalize": False,
+                    "image_mean": [0.0, 0.0, 0.0],
+                    "image_processor_type": "Gemma4ImageProcessor",
+                    "image_seq_length": 70,
+                    "image_std": [1.0, 1.0, 1.0],
+                    "max_soft_tokens": 70,
+                    "patch_size": 4,
+                    "pooling_kernel_size": 2,
+                    "resample": 3,
+                },
+                "image_seq_length": 70,
+                "processor_class": "Gemma4Processor",
+                "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
+            },
+        },
+    )
 
 
 def _paligemma(text: Mapping[str, Any]) -> Family:
@@ -210,6 +361,36 @@ FAMILIES: Mapping[str, Family] = {
             },
             "processor_config.json": {"image_seq_length": 16, "processor_class": "Gemma3Processor"},
         },
+    ),
+    # As the small ones: later layers share keys and values, and every layer has inputs of its own.
+    "gemma4": _gemma4(
+        {
+            "hidden_size_per_layer_input": 32,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "num_hidden_layers": 6,
+            "num_key_value_heads": 1,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "vocab_size_per_layer_input": VOCAB_SIZE,
+        }
+    ),
+    # As the large ones: images see themselves whole, keys are values, and some experts.
+    "gemma4_moe": _gemma4(
+        {
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "hidden_size_per_layer_input": 0,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "moe_intermediate_size": 32,
+            "num_experts": 4,
+            "num_global_key_value_heads": 1,
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 0,
+            "top_k_experts": 2,
+            "use_bidirectional_attention": "vision",
+            "use_double_wide_mlp": False,
+            "vocab_size_per_layer_input": VOCAB_SIZE,
+        }
     ),
     "paligemma": _paligemma(
         {**_TEXT, "head_dim": 24, "model_type": "gemma", "num_hidden_layers": 2, "num_key_value_heads": 1}

@@ -5,6 +5,8 @@ files; only the sizes and the (random) weights differ. Nothing here imports vlor
 """
 
 import json
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from tokenizers import (
 
 N_MERGES = 48
 WEIGHT_STD = 0.1
+BOUND = 2.0  # of activations, where a family bounds them
 GATE = 0.5  # one-element parameters gate a branch and start at zero upstream: open them
 
 CORPUS = (
@@ -112,6 +115,8 @@ class Family:
         files: The JSON files of the folder; each `Token` in them is written as a number.
         publish: Gives the model's parameters the names and layouts of the published files, so that transformers
             reads them too.
+        scales: Regular expressions over names of parameters, and what those are multiplied with: where the values
+            that they are drawn with would make a tiny model's output a matter of rounding.
     """
 
     vocabulary: Vocabulary
@@ -119,6 +124,12 @@ class Family:
     template_in_tokenizer: bool = True
     files: Mapping[str, Mapping[str, Any]]
     publish: Callable[[Weights], Weights] = as_named
+    scales: Mapping[str, float] = attrs.field(factory=dict)
+
+    def scaled(self, weights: Weights) -> Weights:
+        """Multiply drawn parameters by `scales`."""
+        factors = {name: [f for pattern, f in self.scales.items() if re.search(pattern, name)] for name in weights}
+        return {name: value * math.prod(factors[name]) for name, value in weights.items()}
 
 
 def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
@@ -133,7 +144,7 @@ def write_checkpoint(spec: Family, folder: Path, *, seed: int = 0) -> Path:
         `folder`, ready for `mlx_vlm.load(str(folder))`.
     """
     config = write_files(spec, folder)
-    weights = spec.publish(_random_weights(make_model(config), seed))
+    weights = spec.publish(spec.scaled(_random_weights(make_model(config), seed)))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     return folder
 
@@ -302,6 +313,11 @@ def make_model(config: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def single_element(name: str) -> float:
+    """Open a gate; let a bound cut some activations off."""
+    return {"min": -BOUND, "max": BOUND}.get(name.rpartition("_")[2], GATE)
+
+
 def _random_weights(model: nn.Module, seed: int) -> dict[str, mx.array]:
     """Return the model's parameters: norms as made, gates open, everything else normal."""
     kept = {
@@ -316,7 +332,7 @@ def _random_weights(model: nn.Module, seed: int) -> dict[str, mx.array]:
         if name in kept:
             weights[name] = value.astype(mx.float32)
         elif value.size == 1:
-            weights[name] = mx.full(value.shape, GATE, dtype=mx.float32)
+            weights[name] = mx.full(value.shape, single_element(name), dtype=mx.float32)
         else:
             noise = generator.standard_normal(value.shape, dtype=np.float32)
             weights[name] = mx.array(noise * np.float32(WEIGHT_STD))

@@ -4,8 +4,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from tests.checkpoints import FAMILIES as CHECKPOINTS
 from tests.checkpoints.layout import make_config, write_files
@@ -51,6 +53,8 @@ def publish(name: str) -> TinyFamily:
 
     def prepare(model: nn.Module) -> None:
         loading.restore(model, family, config)
+        weights = {name: v for name, v in tree_flatten(model.parameters()) if mx.issubdtype(v.dtype, mx.floating)}
+        model.update(tree_unflatten(list(CHECKPOINTS[name].scaled(weights).items())))
 
     alone = "it reads images in every row" if family.is_prefix_lm else None
     return TinyFamily(config=config, rows=rows, idle=_IDLE.get(name, {}), prepare=prepare, without_text_rows=alone)

@@ -16,7 +16,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from tests.checkpoints.layout import make_model
+from tests.checkpoints.layout import make_model, single_element
 from vlora import Example
 
 Inputs = dict[str, Any]
@@ -96,7 +96,7 @@ def build(family: TinyFamily, *, seed: int = 0) -> nn.Module:
         generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
         draw = generator.standard_normal(value.shape, dtype=np.float32)
         if value.size == 1:
-            weights[name] = mx.full(value.shape, 0.5)
+            weights[name] = mx.full(value.shape, single_element(name))
         elif value.ndim == 1:
             start = np.asarray(value.astype(mx.float32))
             start = np.where(np.abs(start - 1) < 1e-6, start, 0.0)  # ones stay around one, biases around zero

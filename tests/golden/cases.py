@@ -43,6 +43,9 @@ class Case:
         own_template: Why vlora writes the conversation otherwise than the published template, None if it does not.
         flat_images: Whether transformers' processor is given a row's images as a list of images, not of rows.
         has_suffix: Whether transformers' processor is given the question and the answer apart, without a template.
+        patch_size: Of the patches, padded to one number, that transformers' processor cuts images into, and mlx-vlm's
+            does not; None if both do the same.
+        reads_videos: Whether transformers' processor has parts for videos that are left out, and must not be missing.
         logit_scale: What transformers' logits have to be multiplied by.
         pixels: Largest difference that is allowed between the pixel values of both processors.
         skipped: Runs that make no sense here, and why.
@@ -59,6 +62,8 @@ class Case:
     own_template: str | None = None
     flat_images: bool = False
     has_suffix: bool = False
+    patch_size: int | None = None
+    reads_videos: bool = False
     logit_scale: float | None = None
     pixels: float = PIXELS
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +95,7 @@ _IDEFICS3 = Case(
     ),
     convolutions=r"patch_embedding\.weight$",
 )
+_GEMMA4 = Case(patch_size=4, reads_videos=True)
 # It reads an image in every row, and writes one answer.
 _PALIGEMMA = Case(rows=("one", "two", "wide", "pair", "tall", "other"), has_suffix=True)
 _PIXTRAL = ((r"^vision_tower\.vision_model\.", "vision_tower."),)
@@ -134,6 +140,8 @@ CASES: Mapping[str, Case] = {
         remarks=("without torchvision, transformers' own processor resizes with Pillow, which rounds otherwise",),
     ),
     "gemma3": Case(),
+    "gemma4": _GEMMA4,
+    "gemma4_moe": _GEMMA4,
     "paligemma": _PALIGEMMA,
     "paligemma2": _PALIGEMMA,
 }
@@ -317,6 +325,15 @@ def shake(name: str, value: Array) -> Array:
         return value
     noise = random_numbers("shake", name).standard_normal(value.shape)
     return (value + 0.1 * noise).astype(np.float32)
+
+
+def input_arrays(inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """List the arrays among a row's inputs; those of a list by their numbers: images of several sizes."""
+    arrays: dict[str, Array] = {}
+    for key, value in inputs.items():
+        named = {f"{key}.{number}": part for number, part in enumerate(value)} if isinstance(value, list) else {}
+        arrays |= {name: part for name, part in (named or {key: value}).items() if hasattr(part, "shape")}
+    return arrays
 
 
 def fingerprint(name: str, change: Array) -> Array:

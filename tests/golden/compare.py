@@ -21,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .cases import CASES, PIXELS, RUNS, STEPS, Array, digest, fingerprint
+from .cases import CASES, PIXELS, RUNS, STEPS, Array, digest, fingerprint, input_arrays
 from .mlx_side import Result, encode_rows, frozen_weights, train, write_folder
 
 GOLDEN = Path(__file__).parent
@@ -101,8 +101,9 @@ def make_ready(family: str) -> Ready:
         stored = record["rows"][name]
         tokens = digest(example.tokens, example.supervised)
         assert tokens == stored["tokens"], f"{family}: row {name!r} has other tokens than before; {hint}"
+        arrays = input_arrays(example.inputs)
         for key, (*shape, size) in stored["inputs"].items():
-            value = np.asarray(example.inputs[key])
+            value = np.asarray(arrays[key])
             same = list(value.shape) == shape and np.isclose(np.abs(value).mean(dtype=np.float64), size, rtol=1e-4)
             assert same, f"{family}: {key} of row {name!r} is another than before; {hint}"
     return Ready(folder, rows.examples)

@@ -35,10 +35,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from .cases import ALPHA, CASES, IMAGE, RANK, ROWS, RUNS, Array, Case, Run, digest, fingerprint, initial_adapter
 
@@ -84,7 +85,7 @@ def find_places(model: nn.Module, weights: Mapping[str, Array]) -> dict[str, Pla
         MismatchError: One is not there: the checkpoint was read differently.
     """
     pool: dict[tuple[float, ...], list[tuple[str, tuple[int, int, int] | None, float, Array]]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in itertools.chain(model.named_parameters(), model.named_buffers()):
         whole = parameter.detach().numpy()
         pieces: list[tuple[tuple[int, int, int] | None, Array]] = [(None, whole)]
         for axis, count in itertools.product(range(whole.ndim), (2, 3)):
@@ -134,11 +135,19 @@ class TorchRow:
     supervised: Tensor
 
 
-def open_processor(folder: Path) -> Any:
+def open_processor(folder: Path, case: Case) -> Any:
     """Load the processor, its images resized by Pillow: torchvision's resizing rounds otherwise."""
-    processor = AutoProcessor.from_pretrained(folder)
-    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    return processor
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    if not case.reads_videos:
+        processor = AutoProcessor.from_pretrained(folder)
+        processor.image_processor = images
+        return processor
+    kind = getattr(transformers, json.loads((folder / "processor_config.json").read_text())["processor_class"])
+    # Its parts for videos need torchvision, and may not be left out.
+    kind = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda _, __, part: type(part)})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    parts = {"tokenizer": tokenizer, "image_processor": images, "chat_template": tokenizer.chat_template}
+    return kind(**{**dict.fromkeys(kind.get_attributes()), **parts})
 
 
 def encode_rows(family: str, folder: Path, processor: Any) -> tuple[list[TorchRow], float]:
@@ -162,10 +171,27 @@ def encode_rows(family: str, folder: Path, processor: Any) -> tuple[list[TorchRo
             raise MismatchError(msg)
         prefix = f"{name}.inputs."
         inputs = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+        if case.patch_size is not None and "pixel_values" in encoded:
+            inputs = cut_images(inputs, encoded["pixel_values"], case.patch_size)
         for key, value in inputs.items():
             largest = max(largest, adopt(f"{family} {name}: {key}", encoded, key, value, case))
         rows.append(TorchRow(encoded, torch.from_numpy(supervised.astype(bool))))
     return rows, largest
+
+
+def cut_images(inputs: Mapping[str, Array], like: Tensor, size: int) -> dict[str, Array]:
+    """Cut vlora's images, f[3, H, W] each, into patches padded with zeros to the number that transformers has."""
+    images: list[Array] = []
+    for key, value in sorted(inputs.items()):
+        if key.partition(".")[0] == "pixel_values":
+            images += [value] if value.ndim == 3 else list(value)
+    patches = np.zeros(like.shape, dtype=np.float32)
+    for image, own in zip(images, patches, strict=True):
+        channels, height, width = image.shape
+        cut = image.reshape(channels, height // size, size, width // size, size).transpose(1, 3, 2, 4, 0)
+        own[: height * width // size**2] = cut.reshape(-1, size * size * channels)
+    others = {key: value for key, value in inputs.items() if key.partition(".")[0] != "pixel_values"}
+    return {**others, "pixel_values": patches}
 
 
 def encode_row(family: str, name: str, text: str, processor: Any) -> Mapping[str, Tensor]:
@@ -398,7 +424,7 @@ def generate(family: str, folder: Path) -> None:
     arrays: dict[str, Array] = {}
     runs: dict[str, Any] = {}
     with reference_folder(folder / "model", case) as path:
-        rows, difference = encode_rows(family, folder, open_processor(path))
+        rows, difference = encode_rows(family, folder, open_processor(path, case))
         print(f"{family}: pixel values within {difference:.2g}", flush=True)
         for name, shapes in trained_shapes.items():
             run = RUNS[name]

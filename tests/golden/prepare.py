@@ -23,7 +23,7 @@ from tests.checkpoints import FAMILIES
 from vlora import init_state, make_optimizer
 from vlora.recipe import OptimSection
 
-from .cases import CASES, RUNS
+from .cases import CASES, RUNS, input_arrays
 from .mlx_side import encode_rows, frozen_weights, initial_parameters, open_backbone, publish, write_folder
 
 
@@ -41,7 +41,7 @@ def prepare(family: str, folder: Path) -> None:
     arrays, texts = {}, []
     for name, example, text in zip(CASES[family].rows, rows.examples, rows.texts, strict=True):
         arrays |= {f"{name}.tokens": example.tokens, f"{name}.supervised": example.supervised}
-        arrays |= {f"{name}.inputs.{key}": value for key, value in example.inputs.items() if hasattr(value, "shape")}
+        arrays |= {f"{name}.inputs.{key}": value for key, value in input_arrays(example.inputs).items()}
         texts.append(text)
     mx.save_safetensors(str(folder / "rows.safetensors"), as_arrays(arrays))
     (folder / "rows.json").write_text(json.dumps(texts))
@@ -49,9 +49,6 @@ def prepare(family: str, folder: Path) -> None:
     trained = {}
     for name, run in RUNS.items():
         if name in CASES[family].skipped:
-            continue
-        if run.trains == "everything":
-            trained[name] = {key: list(value.shape) for key, value in weights.items()}
             continue
         state = init_state(open_backbone(model, run), make_optimizer(OptimSection(name="sgd")))
         trained[name] = {key: list(value.shape) for key, value in initial_parameters(state).items()}

@@ -33,7 +33,7 @@ from .templates import (
 
 MARKERS = (
     *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
-    *("<start_of_image>", "<end_of_image>", "<|begin_of_image|>", "<|end_of_image|>"),
+    *("<start_of_image>", "<end_of_image>", "<|begin_of_image|>", "<|end_of_image|>", "<|image>", "<image|>"),
 )
 """Tokens that templates write around images and nowhere else."""
 

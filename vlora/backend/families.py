@@ -73,7 +73,9 @@ from .encoder_decoders import embed_prompt, embed_states, mend_table, run_decode
 from .expanding import embed_fastvlm, embed_llava_bunny, embed_phi4_siglip, embed_phi4mm
 from .fields import Fields
 from .gemmas import (
+    GEMMA4_BUFFERS,
     complete_gemma3,
+    complete_gemma4,
     embed_paligemma,
     gemma3_masks,
     gemma4_masks,
@@ -82,6 +84,7 @@ from .gemmas import (
     paligemma_masks,
     run_gemma3,
     run_gemma3n,
+    run_gemma4,
     run_paligemma,
     scaled_already,
 )
@@ -112,7 +115,8 @@ class Family:
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
         untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
         choosing: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
-        tables: Names of arrays among a model's parameters that are computed and not learned; no training changes them.
+        tables: Names of arrays among a model's parameters that are computed and not learned, the published
+            model's buffers; no training changes them.
         without_experts: Why layers of experts get no adapters; None if they do.
         checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
             cannot be; None for whole layers.
@@ -246,7 +250,13 @@ FAMILIES: Mapping[str, Family] = {
         while_training=together(gemma3_masks, scaled_already),
     ),
     "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
-    "gemma4": Family(while_training=gemma4_masks),
+    "gemma4": Family(
+        is_proven=True,
+        tables=GEMMA4_BUFFERS,
+        complete=complete_gemma4,
+        run=run_gemma4,
+        while_training=gemma4_masks,
+    ),
     "gemma4_unified": Family(while_training=gemma4_masks),
     "paligemma": Family(
         is_proven=True,

@@ -3,7 +3,7 @@
 Lines are those of mlx-vlm 0.7.10.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
@@ -146,20 +146,47 @@ def run_paligemma(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.arr
 # Gemma 4
 
 
-def gemma4_masks(model: nn.Module) -> AbstractContextManager[None]:
-    """Build Gemma 4's masks without reading values back, which a trace cannot (gemma4/language.py, `_make_masks`)."""
-    language = model.language_model.model
-    if getattr(language.config, "use_bidirectional_attention", None) != "vision":
-        return nullcontext()
+GEMMA4_BUFFERS = (
+    *("layer_scalar", "std_bias", "std_scale"),
+    *("input_min", "input_max", "output_min", "output_max"),
+)
+"""Buffers of the published model, which mlx-vlm holds as parameters."""
 
-    def make(hidden: mx.array, _: object, token_types: mx.array | None = None) -> list[mx.array]:
-        blocks = mx.zeros(hidden.shape[:2], dtype=mx.int32)
-        if token_types is not None:
-            blocks = language._block_sequence_ids_for_mask(token_types) + 1  # noqa: SLF001 - the family's own rule
-        masks = {"full_attention": block_mask(blocks), "sliding_attention": block_mask(blocks, language.window_size)}
-        return [masks[layer.layer_type] for layer in language.layers]
 
-    return instance_attributes(language, _make_masks=make)
+def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+    """Mark each image as a block, where images see themselves whole.
+
+    In the tables of the layers' own inputs, images have the entry of the padding token, which transformers does not
+    train.
+    """
+    is_image = np.array(tokens[0]) == module.config.image_token_id
+    if "per_layer_inputs" in fields:
+        inputs, is_padding = fields["per_layer_inputs"], mx.array(is_image)[None, :, None, None]
+        fields = {**fields, "per_layer_inputs": mx.where(is_padding, mx.stop_gradient(inputs), inputs)}
+    if module.config.text_config.use_bidirectional_attention != "vision":
+        return fields
+    return {**fields, "blocks": number_runs(is_image)}
+
+
+def gemma4_masks(module: nn.Module) -> AbstractContextManager[None]:
+    """Let Gemma 4's full and sliding layers take masks of their own."""
+    divided: dict[str, list[nn.Module]] = {"full": [], "sliding": []}
+    for layer in module.language_model.model.layers:
+        divided["sliding" if layer.layer_type == "sliding_attention" else "full"].append(layer.self_attn)
+    return own_masks(divided)
+
+
+def run_gemma4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Gemma 4's language model, in whose sliding layers alone images see themselves, within the window.
+
+    mlx-vlm lets images see themselves in all layers and beyond the window (gemma4/language.py:546), and reads values
+    back to find out whether there are images (gemma4/language.py:494), which a trace cannot.
+    """
+    fields = dict(fields)
+    blocks = fields.pop("blocks", mx.zeros(tokens.shape, dtype=mx.int32))
+    window = module.language_model.config.sliding_window
+    masks = {"full": block_mask(mx.zeros_like(blocks)), "sliding": block_mask(blocks, window)}
+    return call_language_model(module, tokens, {**fields, "mask": masks})
 
 
 # ---------------------------------------------------------------------------------------------

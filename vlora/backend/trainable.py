@@ -175,6 +175,7 @@ def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
         if backbone.layout.part(name) in ("vision", "connector"):
             _refuse_quantized(child, "model.train_vision", recurse=False)
             child.unfreeze(recurse=False)
+            child.freeze(recurse=False, keys=list(backbone.family.tables))
 
 
 def _refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> None:

@@ -50,7 +50,7 @@ MAKE |= {
     "kimi_k25": lambda tokenizer: KimiK25Processor(
         KimiK25ImageProcessor(), tokenizer, chat_template=CHATML.replace("<image>", "<|media_pad|>")
     ),
-    "unlimited_ocr": lambda tokenizer: UnlimitedOCRProcessor(tokenizer),
+    "unlimited_ocr": UnlimitedOCRProcessor,
 }
 TWO_IMAGES = ("kimi_k25", "unlimited_ocr", "fastvlm", "phi4_siglip", "phi4mm", "internvl_chat")
 

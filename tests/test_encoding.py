@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -231,6 +232,44 @@ def test_template_that_refuses(family: str, encoder: Encoding):
 
     with pytest.raises(SampleError, match=r"^rows row 3: .*Only user and assistant turns"):
         encoder(family)(sample)
+
+
+# As published: the system prompt goes into the question that comes last, and only if nothing comes after it.
+LATE_SYSTEM = (
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set rest = messages[1:] %}"
+    "{% else %}{% set rest = messages %}{% endif %}"
+    "{% for message in rest %}{% if message['role'] == 'user' %}[INST]"
+    "{% if loop.last and system is defined %}{{ system }}\n\n{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}[IMG]{% else %}{{ part['content'] }}{% endif %}"
+    "{% endfor %}{% endif %}[/INST]"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("turns", [TALK[:2], TALK], ids=["single turn", "multi-turn"])
+def test_system_prompt_that_the_template_keeps_for_prompts(turns: tuple[tuple[str, ...], ...], encoder: Encoding):
+    """A system prompt that only a prompt shows is shown in training too, where it would stand in that prompt."""
+    encode = attrs.evolve(encoder("pixtral", train_on_completions=True), template=LATE_SYSTEM)
+    sample = sample_of(("system", "Be brief."), *turns)
+    example = encode(sample)
+
+    prompt = encode.render(Sample("row", sample.turns[:-1], ()), add_generation_prompt=True)
+    assert f"[INST]Be brief.\n\n{turns[-2][1]}[/INST]" in prompt
+    assert encode.render(sample) == f"{prompt}{turns[-1][1]}</s>"
+    assert example.tokens.tolist() == own_ids("pixtral", encode, encode.render(sample), ())
+    assert supervised_texts(example, encode) == [f"{text}</s>" for role, text in turns if role == "assistant"]
+
+
+def test_system_prompt_that_is_dropped(encoder: Encoding):
+    """A template that never shows the system prompt makes the row a bad one."""
+    template = "".join(LATE_SYSTEM.split("{% if loop.last and system is defined %}{{ system }}\n\n{% endif %}"))
+    encode = attrs.evolve(encoder("pixtral"), template=template)
+
+    with pytest.raises(SampleError, match=r"^rows row 3: the chat template drops the system prompt"):
+        encode(sample_of(("system", "And then?"), *TALK))
 
 
 def question(*content: dict[str, Any]) -> list[dict[str, Any]]:

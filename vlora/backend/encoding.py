@@ -24,7 +24,6 @@ from .images import open_image, with_budget
 from .templates import (
     PLAIN_TEMPLATE,
     ContentStyle,
-    Message,
     find_content_style,
     mend_end_of_turn,
     render,
@@ -116,8 +115,8 @@ class Encoder:
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
-        text = self._apply(self._messages(sample.turns), sample.source, prompt=add_generation_prompt)
-        return self._with_one_bos(text, [])[0]
+        apply = functools.partial(self._apply, prompt=True) if add_generation_prompt else self._apply_whole
+        return self._with_one_bos(apply(sample.turns, sample.source), [])[0]
 
     def prompt(self, sample: Sample) -> str:
         """Render a question as mlx-vlm's generation gives it to the processor."""
@@ -133,7 +132,7 @@ class Encoder:
         if any(isinstance(part, ImageSlot) for turn in answers for part in turn.parts):
             msg = f"{sample.source}: an assistant turn holds an image; images can be shown, not answered"
             raise SampleError(msg)
-        text = self._apply(self._messages(sample.turns), sample.source)
+        text = self._apply_whole(sample.turns, sample.source)
         if not self.data.train_on_completions or self.template is None:
             return text, []
         numbers = itertools.count()
@@ -141,21 +140,45 @@ class Encoder:
             attrs.evolve(turn, parts=(make_sentinel(next(numbers)),)) if turn.role == "assistant" else turn
             for turn in sample.turns
         )
-        skeleton = self._apply(self._messages(hidden), sample.source)
+        skeleton = self._apply_whole(hidden, sample.source)
         special = self._end_of_turn_tokens()
         spans = locate_answers(text, skeleton, [turn.text for turn in answers], special, sample.source)
         lead = self._content_style().lead
         return text, [(start - len(lead) * text[:start].endswith(lead), end) for start, end in spans]
-
-    def _messages(self, turns: Sequence[Turn]) -> list[Message]:
-        return [write_message(turn, self._content_style()) for turn in turns]
 
     def _content_style(self) -> ContentStyle:
         if self._style is None:
             self._style = find_content_style(self.template or PLAIN_TEMPLATE, self._template_names(), self.image_token)
         return self._style
 
-    def _apply(self, messages: list[Message], source: str, *, prompt: bool = False) -> str:
+    def _apply_whole(self, turns: Sequence[Turn], source: str) -> str:
+        """Render a conversation with its answers; nothing that a prompt would show is left out.
+
+        Pixtral's published template writes the system prompt only where a question comes last: not into training text.
+        The last answer then stands behind the prompt that asks for it.
+        """
+        text = self._apply(turns, source)
+        if self._shows_system(turns, source):
+            return text
+        answer = turns[-1].text.strip()
+        if (
+            turns[-1].role != "assistant"
+            or answer not in text
+            or not self._shows_system(turns[:-1], source, prompt=True)
+        ):
+            msg = f"{source}: the chat template drops the system prompt; take it out, or write it into the question"
+            raise SampleError(msg)
+        return self._apply(turns[:-1], source, prompt=True) + self._content_style().lead + text[text.rindex(answer) :]
+
+    def _shows_system(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> bool:
+        """Whether all system prompts of a conversation come out of the template."""
+        sentinel = make_sentinel(len(turns))
+        marked = [attrs.evolve(turn, parts=(sentinel,)) if turn.role == "system" else turn for turn in turns]
+        n_system = sum(turn.role == "system" for turn in turns)
+        return not n_system or self._apply(marked, source, prompt=prompt).count(sentinel) == n_system
+
+    def _apply(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> str:
+        messages = [write_message(turn, self._content_style()) for turn in turns]
         try:
             return render(self.template or PLAIN_TEMPLATE, messages, self._template_names(), prompt=prompt)
         except Exception as error:  # noqa: BLE001 - a template is a program; whatever it raises is about this row

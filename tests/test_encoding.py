@@ -321,6 +321,97 @@ def test_layouts_are_one(family: str, encoder: Encoding):
         assert np.array_equal(example.inputs["pixel_values"], first.inputs["pixel_values"])
 
 
+SHOWN = tuple(picture(seed, width, 32) for seed, width in enumerate((48, 32, 64)))
+LONG_LAYOUTS: dict[str, dict[str, Any]] = {
+    # Two questions: about two images, and about one between texts.
+    "content lists, images beside": {
+        "images": SHOWN,
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which is larger?"}],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "The second."}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "And"}, {"type": "image"}, {"type": "text", "text": "then?"}],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "Three."}]},
+        ],
+    },
+    "Qwen: images in the content": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": SHOWN[0]},
+                    {"type": "image", "image": SHOWN[1]},
+                    {"type": "text", "text": "Which is larger?"},
+                ],
+            },
+            {"role": "assistant", "content": "The second."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "And"},
+                    {"type": "image", "image": SHOWN[2]},
+                    {"type": "text", "text": "then?"},
+                ],
+            },
+            {"role": "assistant", "content": "Three."},
+        ],
+    },
+    "LLaVA and Pixtral: markers in the text": {
+        "images": SHOWN,
+        "conversations": [
+            {"from": "human", "value": "<image><image>Which is larger?"},
+            {"from": "gpt", "value": "The second."},
+            {"from": "human", "value": "And<image>then?"},
+            {"from": "gpt", "value": "Three."},
+        ],
+    },
+    "DeepSeek-VL2: its roles, images in the message": {
+        "messages": [
+            {"role": "<|User|>", "content": "<image><image>Which is larger?", "images": SHOWN[:2]},
+            {"role": "<|Assistant|>", "content": "The second."},
+            {"role": "<|User|>", "content": "And<image>then?", "images": SHOWN[2:]},
+            {"role": "<|Assistant|>", "content": "Three."},
+        ],
+    },
+}
+
+
+@every_family
+def test_documented_layouts_give_the_familys_ids(family: str, encoder: Encoding):
+    """Several turns with several images, as each family documents them, are the ids of its processor and template."""
+    encode = encoder(family, train_on_completions=True)
+    samples = {name: format_sample(row) for name, row in LONG_LAYOUTS.items()}
+
+    for name, sample in samples.items():
+        example = encode(sample)
+        assert example.tokens.tolist() == own_ids(family, encode, encode.render(sample), SHOWN), name
+        assert [text.removeprefix(LEAD.get(family, "")) for text in supervised_texts(example, encode)] == answers_of(
+            sample, family
+        )
+    assert len({encode.render(sample) for sample in samples.values()}) == 1
+
+
+@every_family
+def test_break_after_a_marker_is_the_templates(family: str, encoder: Encoding):
+    """LLaVA's layout breaks the line after a marker; where the template does so too, one break remains."""
+    encode = encoder(family)
+    row = {"image": picture(), "question": "<image>\nWhat is it?", "answer": "A house."}
+    text = encode.render(format_sample(row))
+
+    assert text.count(encode.image_token) == 1
+    plain = encode.render(format_sample({**row, "question": "<image>What is it?"}))
+    assert text.replace("\n", "") == plain.replace("\n", "")
+    assert plain.count("\n") <= text.count("\n") <= plain.count("\n") + 1
+    written = plain.partition(encode.image_token)[2].partition("What")[0]
+    if written.endswith("\n"):
+        assert text == plain
+
+
 # Where a template begins to write a message's content, and how it ends the turn.
 CONTENT = {
     **dict.fromkeys(("internvl", "lfm2_vl"), ("{% if message['content'] is string %}", "{{ '<|im_end|>\n' }}")),

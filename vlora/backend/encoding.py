@@ -238,14 +238,13 @@ class Encoder:
 
     def _spell(self, text: str) -> str:
         """Write images as their processor does, but as one token each."""
-        return text.replace(self.image_token, self._image_token_text)
+        spelled = text.replace(self.image_token, self._image_token_text)
+        if not self.family.spaces_after_images:
+            return spelled
+        return re.sub(f"{re.escape(self._image_token_text)}(?=[^\\s<])", lambda found: f"{found[0]} ", spelled)
 
     def _spell_spans(self, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        grows = len(self._image_token_text) - len(self.image_token)
-        return [
-            tuple(place + grows * text[:place].count(self.image_token) for place in span)  # type: ignore[misc]
-            for span in spans
-        ]
+        return [(len(self._spell(text[:start])), len(self._spell(text[:end]))) for start, end in spans]
 
     @property
     def _image_token_text(self) -> str:

@@ -122,6 +122,7 @@ class Family:
             cannot be; None for whole layers.
         eager: Why the language step cannot be compiled; None if it can.
         restored: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
+        spaces_after_images: The processor puts a space between an image and a text that touches it.
         image_mark: What the chat template writes for an image, where it is not the token that the model replaces.
         image_id: The id that stands for an image, where neither config.json nor the processor says it; negative if it
             is not of the vocabulary.
@@ -152,6 +153,7 @@ class Family:
     checkpointed_part: str | None = None
     eager: str | None = None
     restored: tuple[str, ...] = ()
+    spaces_after_images: bool = False
     image_mark: str | None = None
     image_id: int | None = None
     mend: Callable[[nn.Module], None] = leave_as_loaded
@@ -239,7 +241,7 @@ FAMILIES: Mapping[str, Family] = {
     "granite_vision": Family(embed=embed_llava_next),
     "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
     "internvl": Family(embed=embed_internvl),
-    "idefics2": Family(embed=embed_idefics2),
+    "idefics2": Family(embed=embed_idefics2, spaces_after_images=True),
     "kimi_vl": Family(while_embedding=published_moonvit),
     "gemma3": Family(
         is_proven=True,

@@ -120,6 +120,8 @@ class Encoder:
 
     def prompt(self, sample: Sample) -> str:
         """Render a question as mlx-vlm's generation gives it to the processor."""
+        if self.family.process is not None:
+            return sample.turns[-1].text
         text = self.render(sample, add_generation_prompt=True)
         return self._bare(text) if self.family.is_prefix_lm else text
 
@@ -200,15 +202,21 @@ class Encoder:
 
     def _with_one_bos(self, text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
         """Let the text begin with one BOS if the family has one, whether template or tokenizer writes it."""
-        bos = self.tokenizer.bos_token
+        bos = self._bos
         if not bos or self.family.is_prefix_lm:
             return text, spans
         body = text
         while body.startswith(bos):
             body = body.removeprefix(bos)
-        written = text.startswith(bos) or self._tokenizer_adds_bos
+        written = text.startswith(bos) or self.family.opens_with_eos or self._tokenizer_adds_bos
         shift = len(bos) * written - (len(text) - len(body))
         return (bos if written else "") + body, [(start + shift, end + shift) for start, end in spans]
+
+    @property
+    def _bos(self) -> str:
+        """What a conversation begins with; empty if nothing."""
+        bos: str = self.tokenizer.bos_token or (self.tokenizer.eos_token if self.family.opens_with_eos else "")
+        return bos
 
     @property
     def _tokenizer_adds_bos(self) -> bool:
@@ -287,6 +295,8 @@ class Encoder:
 
         Some add a BOS to a text that has one, some take no `add_special_tokens`; each way is tried on the first row.
         """
+        if self.family.process is not None:
+            return functools.partial(self.family.process, self.processor)
         bos = self.tokenizer.bos_token or ""
 
         def make(strip: bool, options: Mapping[str, Any]) -> Callable[..., Mapping[str, Any]]:

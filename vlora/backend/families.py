@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
+from PIL import Image
 
 from ..types import Example
 from .attention import (
@@ -88,7 +89,15 @@ from .gemmas import (
     run_paligemma,
     scaled_already,
 )
-from .templates import GOT_IMAGE, GOT_TEMPLATE, LLAVA_ONEVISION_TEMPLATE, PALIGEMMA_TEMPLATE
+from .processing import process_falcon_ocr, process_plamo2
+from .templates import (
+    FALCON_TEMPLATE,
+    GOT_IMAGE,
+    GOT_TEMPLATE,
+    LLAVA_ONEVISION_TEMPLATE,
+    PALIGEMMA_TEMPLATE,
+    PLAMO2_TEMPLATE,
+)
 
 Inputs = dict[str, Any]
 
@@ -120,6 +129,9 @@ class Family:
         without_experts: Why layers of experts get no adapters; None if they do.
         checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
             cannot be; None for whole layers.
+        process: Runs the processor on a written conversation, where it would write a prompt of its own around it:
+            (processor, text, images) to its outputs.
+        opens_with_eos: A conversation begins with the end-of-sequence token where the tokenizer has no BOS.
         eager: Why the language step cannot be compiled; None if it can.
         restored: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
         spaces_after_images: The processor puts a space between an image and a text that touches it.
@@ -151,6 +163,8 @@ class Family:
     tables: tuple[str, ...] = ()
     without_experts: str | None = None
     checkpointed_part: str | None = None
+    process: Callable[[Any, str, list[Image.Image]], Mapping[str, Any]] | None = None
+    opens_with_eos: bool = False
     eager: str | None = None
     restored: tuple[str, ...] = ()
     spaces_after_images: bool = False
@@ -221,7 +235,14 @@ FAMILIES: Mapping[str, Family] = {
         mend_inputs=pad_spatial_crop,
         while_training=undifferentiated_indices,
     ),
-    **dict.fromkeys(("aya_vision", "llmjpvl", "plamo2vl"), Family(while_embedding=_merged)),
+    **dict.fromkeys(("aya_vision", "llmjpvl"), Family(while_embedding=_merged)),
+    "plamo2vl": Family(
+        template=PLAMO2_TEMPLATE,
+        image_mark="<plamo:image>",
+        image_id=-200,
+        process=process_plamo2,
+        while_embedding=_merged,
+    ),
     "internvl_chat": Family(
         # mlx-vlm's template asks for answers after another text than it writes them, and never ends them
         # (internvl_chat/processor.py:17).
@@ -302,8 +323,13 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "hunyuan_vl": Family(complete=complete_hunyuan, run=run_hunyuan),
     "molmo": Family(embedding_parts=("wte",)),
-    "molmo2": Family(embedding_parts=("wte",), complete=complete_molmo2, run=run_molmo2),
+    "molmo2": Family(
+        image_mark="<|image|>", image_id=-200, embedding_parts=("wte",), complete=complete_molmo2, run=run_molmo2
+    ),
     "molmo_point": Family(
+        image_mark="<|image|>",
+        image_id=-200,
+        opens_with_eos=True,
         language_model="lm",
         embedding_parts=("wte",),
         untouchable=("patch_embedding",),
@@ -313,6 +339,10 @@ FAMILIES: Mapping[str, Family] = {
         while_training=_fused_head,
     ),
     "falcon_ocr": Family(
+        template=FALCON_TEMPLATE,
+        image_mark="<|image|>",
+        image_id=-200,
+        process=process_falcon_ocr,
         beside_language=("language_model.model.img_projector",),
         untouchable=("img_projector",),
         tables=("cos_1d", "sin_1d", "freqs_cis_golden"),

@@ -63,6 +63,30 @@ GOT_TEMPLATE = (
 """The conversation that GOT was trained with, for which it has no template (got/processing_got.py:28)."""
 
 
+_ONE_QUESTION = (
+    "{% for message in messages %}"
+    "{% if message['role'] != ('user', 'assistant')[loop.index0] %}"
+    "{{ raise_exception('the model answers one question, without a system prompt') }}{% endif %}"
+    "{% if message['role'] == 'user' %}QUESTION{% else %}{{ message['content'][0]['text'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+_IMAGES_THEN_TEXT = (
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ image_token }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+)
+
+PLAMO2_TEMPLATE = _ONE_QUESTION.replace(
+    "QUESTION",
+    "{{ '以下はタスクを説明する指示で、文脈を説明"
+    "した入力とペアになっています。要求を適切に"
+    "補完するよう応答を書いてください。\n\n### 指示:\n' }}" + _IMAGES_THEN_TEXT + "{{ '\n\n### 応答:\n' }}",
+)
+"""What PLaMo 2's processor writes around a question (plamo2vl/processing.py, `_apply_ja01_template`)."""
+
+FALCON_TEMPLATE = _ONE_QUESTION.replace("QUESTION", _IMAGES_THEN_TEXT + "{{ '\n<|OCR_PLAIN|>' }}")
+"""What Falcon-OCR's processor writes around an instruction (falcon_ocr/processing_falcon_ocr.py:35)."""
+
+
 @attrs.frozen(kw_only=True)
 class ContentStyle:
     """How a chat template wants its messages.

@@ -16,10 +16,13 @@ import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
 
+from tests.families import FAMILIES as TINY
+from tests.families import build, examples
 from vlora import Example, backend, collate, format_sample
-from vlora.backend import Encoder
+from vlora.backend import Encoder, loading
 from vlora.backend.attention import block_mask
-from vlora.backend.gemmas import TiedHead, mend_siglip
+from vlora.backend.families import describe_family
+from vlora.backend.gemmas import SharedKeys, TiedHead, mend_siglip
 from vlora.errors import ModelError, SampleError
 from vlora.recipe import ModelSection
 
@@ -345,3 +348,102 @@ def test_layers_of_paligemma2_have_masks_of_their_own(checkpoint: Checkpoint, en
         assert not mask[:first, first:].any()
         assert mask[last, last - 7 : last + 1].all()
         assert mask[last, last - 8] == mask[last, 0] == (number % 2 == 1)
+
+
+# ---------------------------------------------------------------------------------------------
+# Gemma 3n
+
+
+@pytest.fixture(scope="module")
+def gemma3n() -> backend.MlxVlmBackbone:
+    tiny = TINY["gemma3n"]
+    return loading.prepare(build(tiny), describe_family("gemma3n"), ModelSection(path="gemma3n"))[0]
+
+
+def test_text_of_gemma3n_is_scaled(gemma3n: backend.MlxVlmBackbone):
+    """Text is multiplied by the root of the width, which mlx-vlm leaves out with a prompt (gemma3n/gemma3n.py:122)."""
+    *_, text = examples(TINY["gemma3n"])
+    tokens = mx.array(text.tokens)[None]
+    embeds = gemma3n.embed(collate([text]))[0]["inputs_embeds"][:, : len(text.tokens) - 1]
+    theirs = gemma3n.module.get_input_embeddings(tokens).inputs_embeds[:, :-1]
+
+    np.testing.assert_allclose(np.array(embeds), 8 * np.array(theirs), rtol=1e-6)
+    language = gemma3n.module.language_model
+    with_ids = language(tokens, cache=[SharedKeys() for _ in range(4)]).logits[0, :-1]
+    np.testing.assert_allclose(np.array(logits_of(gemma3n, text)), np.array(with_ids), rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_gemma3n_are_read_along_rows(gemma3n: backend.MlxVlmBackbone):
+    """What is at the top right of an image is its second feature of four; mlx-vlm's third (gemma3n/vision.py:102)."""
+    module = gemma3n.module
+    features = [mx.random.normal((1, 4, 4, 24)), mx.random.normal((1, 2, 2, 32))]
+    changed = mx.array(features[0])
+    changed[:, :2, 2:] = 0
+
+    def places(module: nn.Module) -> list[int]:
+        def tower(pixels: mx.array, **_: object) -> mx.array:
+            return module.vision_tower.timm_model.msfa([pixels, features[1]])
+
+        before, after = (
+            module.get_image_features(pixels, tower, module.config, module.embed_vision)
+            for pixels in (features[0], changed)
+        )
+        return np.flatnonzero(np.abs(np.array(before - after)).max(axis=(0, 2))).tolist()
+
+    assert places(module) == [2]
+    with gemma3n.family.while_embedding(module):
+        assert places(module) == [1]
+    assert places(module) == [2]
+
+
+def test_layers_of_gemma3n_share_keys(gemma3n: backend.MlxVlmBackbone):
+    """The last layers read the keys of earlier ones, rotated alike; without a cache they would use their own."""
+    *_, text = examples(TINY["gemma3n"])
+    before = logits_of(gemma3n, text)
+    language = gemma3n.module.language_model
+    own = language(mx.array(text.tokens)[None]).logits[0, :-1]
+    held = [layer.self_attn.k_proj.weight for layer in language.model.layers[4:]]
+    try:
+        for layer in language.model.layers[4:]:
+            layer.self_attn.k_proj.weight = layer.self_attn.k_proj.weight + 1
+        after = logits_of(gemma3n, text)
+    finally:
+        for layer, weight in zip(language.model.layers[4:], held, strict=True):
+            layer.self_attn.k_proj.weight = weight
+
+    assert mx.array_equal(before, after)
+    assert mx.abs(before - own).max().item() > 0.1
+
+
+def test_coefficients_of_gemma3n_are_kept(gemma3n: backend.MlxVlmBackbone):
+    """A forward neither clips AltUp's weights nor changes their type (gemma3n/language.py:249, :278)."""
+    *_, text = examples(TINY["gemma3n"])
+    altup = gemma3n.module.language_model.model.layers[0].altup
+    held = altup.prediction_coefs.weight
+    altup.prediction_coefs.weight = (500 * held).astype(mx.bfloat16)
+    try:
+        mx.eval(logits_of(gemma3n, text))
+        kept = altup.prediction_coefs.weight
+        gemma3n.module.language_model(mx.array(text.tokens)[None])
+        clipped = altup.prediction_coefs.weight
+    finally:
+        altup.prediction_coefs.weight = held
+
+    assert kept.dtype == mx.bfloat16
+    assert mx.abs(kept).max().item() > 120
+    assert (clipped.dtype, mx.abs(clipped).max().item()) == (mx.float32, 120)
+
+
+def test_padding_of_gemma3n_is_not_trained(gemma3n: backend.MlxVlmBackbone):
+    """The layers' own inputs of images are those of the padding token, and do not train them."""
+    image, *_ = examples(TINY["gemma3n"])
+    table = gemma3n.module.language_model.model.embed_tokens_per_layer
+    table.unfreeze()
+    backbone = backend.MlxVlmBackbone(gemma3n.module, gemma3n.family, gemma3n.language_prefix)
+    batch = collate([image])
+    features, _ = backbone.embed(batch)
+    (gradient,) = backbone.embed_gradients(batch, {name: mx.ones_like(v) for name, v in features.items()}).values()
+    table.freeze()
+
+    moved = np.flatnonzero(np.abs(np.array(gradient)).max(axis=1))
+    assert set(moved) == {token for token in image.tokens.tolist() if token < 128}

@@ -307,7 +307,7 @@ def make_model(config: Mapping[str, Any]) -> nn.Module:
     for section in ("text_config", "vision_config", "audio_config"):
         settings.setdefault(section, {})
     model_config = package.ModelConfig.from_dict(settings)
-    sections = ["text", "vision", "perceiver", "projector"]
+    sections = ["text", "vision", "perceiver", "projector", "audio"]
     model_config = update_module_configs(model_config, package, settings, sections)
     model: nn.Module = package.Model(model_config)
     return model

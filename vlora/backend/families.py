@@ -76,10 +76,12 @@ from .fields import Fields
 from .gemmas import (
     GEMMA4_BUFFERS,
     complete_gemma3,
+    complete_gemma3n,
     complete_gemma4,
     embed_paligemma,
     gemma3_masks,
     gemma4_masks,
+    kept_coefficients,
     mend_gemma3,
     mend_siglip,
     paligemma_masks,
@@ -88,6 +90,8 @@ from .gemmas import (
     run_gemma4,
     run_paligemma,
     scaled_already,
+    scaled_embeddings,
+    upright_images,
 )
 from .processing import process_falcon_ocr, process_plamo2
 from .templates import (
@@ -272,7 +276,15 @@ FAMILIES: Mapping[str, Family] = {
         run=run_gemma3,
         while_training=together(gemma3_masks, scaled_already),
     ),
-    "gemma3n": Family(run=run_gemma3n, checkpointed_part="mlp", untouchable=("prediction_coefs", "correction_coefs")),
+    "gemma3n": Family(
+        image_mark="<image_soft_token>",
+        complete=complete_gemma3n,
+        run=run_gemma3n,
+        while_embedding=together(scaled_embeddings, upright_images),
+        while_training=kept_coefficients,
+        checkpointed_part="mlp",
+        untouchable=("prediction_coefs", "correction_coefs"),
+    ),
     "gemma4": Family(
         is_proven=True,
         tables=GEMMA4_BUFFERS,

@@ -3,7 +3,8 @@
 Lines are those of mlx-vlm 0.7.10.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -11,8 +12,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..types import BoolArray
 from .attention import block_mask, number_runs, own_masks
-from .corrections import instance_attributes, scatter_features
+from .corrections import called_as, instance_attributes, scatter_features
 from .embedding import call_language_model
 from .fields import Fields
 from .heads import TiedHead
@@ -160,12 +162,19 @@ def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fiel
     train.
     """
     is_image = np.array(tokens[0]) == module.config.image_token_id
-    if "per_layer_inputs" in fields:
-        inputs, is_padding = fields["per_layer_inputs"], mx.array(is_image)[None, :, None, None]
-        fields = {**fields, "per_layer_inputs": mx.where(is_padding, mx.stop_gradient(inputs), inputs)}
+    fields = hold_padding(fields, is_image)
     if module.config.text_config.use_bidirectional_attention != "vision":
         return fields
     return {**fields, "blocks": number_runs(is_image)}
+
+
+def hold_padding(fields: Fields, is_padding: BoolArray) -> Fields:
+    """Let the layers' own inputs of some tokens, bool[T], not train the table that they are from."""
+    inputs = fields.get("per_layer_inputs")
+    if inputs is None:
+        return fields
+    held = mx.where(mx.array(is_padding)[None, :, None, None], mx.stop_gradient(inputs), inputs)
+    return {**fields, "per_layer_inputs": held}
 
 
 def gemma4_masks(module: nn.Module) -> AbstractContextManager[None]:
@@ -209,6 +218,62 @@ class SharedKeys:
         """Hold a layer's keys and values."""
         self.state = (keys, values)
         return keys, values
+
+
+def upright_images(module: nn.Module) -> AbstractContextManager[None]:
+    """Put an image's features in the order in which it is read: along rows.
+
+    mlx-vlm's fusion of the tower's features exchanges rows and columns and not back (gemma3n/vision.py:102), so that
+    Gemma 3n would see every image mirrored at its diagonal.
+    """
+    original = type(module).get_image_features
+
+    def upright(*args: Any) -> mx.array:
+        features: mx.array = original(*args)
+        n_images, n_tokens, width = features.shape
+        side = int(n_tokens**0.5)
+        return features.reshape(n_images, side, side, width).swapaxes(1, 2).reshape(n_images, n_tokens, width)
+
+    return instance_attributes(module, get_image_features=upright)
+
+
+def scaled_embeddings(module: nn.Module) -> AbstractContextManager[None]:
+    """Multiply the text's embeddings by the root of the width.
+
+    mlx-vlm does so with ids (gemma3n/language.py:479) but not with the embeddings of a prompt (gemma3n/gemma3n.py:122),
+    which it generates from.
+    """
+    table = module.language_model.model.embed_tokens
+    embed = type(table).__call__
+
+    def scaled(tokens: mx.array) -> mx.array:
+        embeds: mx.array = embed(table, tokens)
+        return embeds * mx.array(module.config.text_config.hidden_size**0.5, dtype=embeds.dtype)
+
+    return called_as(table, scaled)
+
+
+def complete_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+    """Let the padding token, whose entry images have in the tables of the layers' own inputs, not be trained."""
+    ids = np.array(tokens[0])
+    return hold_padding(fields, (ids >= module.config.text_config.vocab_size_per_layer_input) | (ids == 0))
+
+
+@contextmanager
+def kept_coefficients(module: nn.Module) -> Iterator[None]:
+    """Let a forward not change AltUp's weights.
+
+    mlx-vlm writes them back in float32, and clipped (gemma3n/language.py:249, :278); a trace would leave tracers there.
+    transformers clips in training mode alone, at a bound (120) that no published weight comes near.
+    """
+    altups = [layer.altup for layer in module.language_model.model.layers]
+    held = [(part, part.weight) for altup in altups for part in (altup.prediction_coefs, altup.correction_coefs)]
+    try:
+        with instance_attributes(module.language_model.config, altup_coef_clip=None):
+            yield
+    finally:
+        for part, weight in held:
+            part.weight = weight
 
 
 def run_gemma3n(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:

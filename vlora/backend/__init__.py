@@ -3,7 +3,8 @@
 import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
 
 from .backbone import MlxVlmBackbone
-from .encoding import Encoder, make_encoder
+from .encoding import Encoder
+from .encoding_pairs import make_encoder
 from .families import FAMILIES, Family, describe_family
 from .features import FeatureCache
 from .generation import answer_samples

@@ -21,6 +21,7 @@ from ..steps import Params, bound
 from ..targets import Layout
 from ..types import Batch, Example, Tree
 from .embedding import NOT_PASSED
+from .encoder_decoders import PROMPT
 from .families import Family
 from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, Fields, divide_fields, leaves, stack_fields
@@ -263,7 +264,8 @@ class MlxVlmBackbone:
         cache = self._features
         if cache is None or not example.image_keys or self.embed_names():
             return self._embed_row(example)
-        key = digest([example.tokens.tobytes(), *(key.encode() for key in example.image_keys)])
+        prompt = np.asarray(example.inputs.get(PROMPT, ()))
+        key = digest([example.tokens.tobytes(), prompt.tobytes(), *(key.encode() for key in example.image_keys)])
         found = cache.get(key)
         if found is None:
             fields = self._embed_row(example)

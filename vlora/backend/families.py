@@ -120,7 +120,8 @@ class Family:
         has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
             together and compiled.
         is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
-        is_encoder_decoder: The prompt is read by an encoder, the tokens are the decoder's.
+        is_encoder_decoder: An encoder reads, a decoder writes; the tokens are the decoder's.
+        is_prompted_decoder: The prompt is the first of those tokens; else the encoder reads it.
         template: The chat template where mlx-vlm's is wrong; None for the model's own.
         has_own_template: The tokenizer's chat template is the published one, if there is one; the processor's is not.
         language_model: The language model's name where the model is its own; None where `model.language_model` is it.
@@ -157,6 +158,7 @@ class Family:
     has_grid_tower: bool = False
     is_prefix_lm: bool = False
     is_encoder_decoder: bool = False
+    is_prompted_decoder: bool = False
     template: str | None = None
     has_own_template: bool = False
     language_model: str | None = None
@@ -379,7 +381,9 @@ FAMILIES: Mapping[str, Family] = {
         while_training=together(undifferentiated_indices, without_metal_kernels),
     ),
     "florence2": Family(is_encoder_decoder=True, mend=mend_table, embed=embed_prompt, run=run_encoder_decoder),
-    "nemotron_parse": Family(is_encoder_decoder=True, mend=mend_table, embed=embed_states, run=run_decoder),
+    "nemotron_parse": Family(
+        is_encoder_decoder=True, is_prompted_decoder=True, mend=mend_table, embed=embed_states, run=run_decoder
+    ),
     "deepseek_v41": Family(refused="mlx-vlm 0.7.10's model lets earlier tokens see later ones"),
     "muse_spark": Family(refused="its layers are Metal kernels without gradients"),
     "falcon_perception": Family(

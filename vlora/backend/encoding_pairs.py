@@ -1,0 +1,122 @@
+"""From a `Sample` to an `Example` where an encoder reads and a decoder writes: a task on one image, and its answer.
+
+There is no conversation and no chat template. The decoder begins with a token of its own, as transformers shifts
+labels to the right (Florence-2), or with the task itself (Nemotron-Parse).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from ..errors import SampleError
+from ..recipe import DataSection
+from ..types import Example, ImageSlot, Sample
+from . import encoding
+from .encoder_decoders import PROMPT
+from .encoding import Encoder, cut, to_host, token_ids
+from .families import Family
+from .images import with_budget
+
+DECODER_START = 2
+"""What mlx-vlm begins with where a configuration does not say (florence2.py:327, nemotron_parse/config.py:48)."""
+
+
+@attrs.define(eq=False)
+class PairEncoder(Encoder):
+    """Encodes a family of encoder-decoders.
+
+    Attributes:
+        decoder_start: The token with which the decoder begins.
+    """
+
+    decoder_start: int = attrs.field(default=DECODER_START, kw_only=True)
+
+    def __call__(self, sample: Sample) -> Example:
+        """Encode a row; `tokens` are the decoder's.
+
+        Raises:
+            SampleError: The row is no task on one image with an answer, or cannot be learned from.
+        """
+        task = self._task(sample, ["user", "assistant"])
+        answer = sample.turns[-1].text
+        images = self.open_images(sample)
+        inputs = self._read(task, images, sample.source)
+        prompt = self._ids(task) if self.family.is_prompted_decoder else [self.decoder_start]
+        written = self._ids(answer) if self.family.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
+        if written[-1:] != [self.tokenizer.eos_token_id]:
+            written = [*written, self.tokenizer.eos_token_id]
+        tokens = np.asarray([*prompt, *written], dtype=np.int32)
+        supervised = np.ones(len(tokens), dtype=np.bool_)
+        supervised[: len(prompt) if self.data.train_on_completions else 1] = False
+        example = Example(
+            source=sample.source,
+            tokens=tokens,
+            supervised=supervised,
+            placeholders=np.zeros(len(tokens), dtype=np.bool_),
+            inputs=inputs,
+            image_sizes=tuple(image.size for image in images),
+        )
+        return attrs.evolve(cut(attrs.evolve(example, inputs={}), self.data.max_seq_length), inputs=inputs)
+
+    def prompt(self, sample: Sample) -> str:
+        """Write a question as mlx-vlm's generation gives it to the processor."""
+        return self._task(sample, ["user"])
+
+    def _task(self, sample: Sample, expected: list[str]) -> str:
+        fits = [turn.role for turn in sample.turns] == expected
+        n_images = sum(isinstance(part, ImageSlot) for part in sample.turns[0].parts) if sample.turns else 0
+        if not fits or n_images != 1 or len(sample.images) != 1:
+            roles = ", ".join(turn.role for turn in sample.turns)
+            msg = (
+                f"{sample.source}: found turns of {roles or 'nobody'} and {len(sample.images)} images; "
+                "this model reads one task on one image and writes one answer"
+            )
+            raise SampleError(msg)
+        return sample.turns[0].text.strip()
+
+    def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:
+        try:
+            outputs: Mapping[str, Any] = self.processor(text=task, images=images)
+        except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
+            msg = f"{source}: the processor refuses the row: {error}"
+            raise SampleError(msg) from None
+        inputs = {
+            name: to_host(value) for name, value in outputs.items() if name not in ("input_ids", "attention_mask")
+        }
+        if self.family.is_prompted_decoder:
+            return inputs
+        return {**inputs, PROMPT: token_ids(outputs)[None]}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data: DataSection) -> Encoder:
+    """Make the encoder of a model, of conversations or of pairs.
+
+    Args:
+        processor: As `load_processor` returns it.
+        config: The model's config.json.
+        family: The family's description.
+        data: The recipe's section.
+
+    Raises:
+        ModelError: As `vlora.backend.encoding.make_encoder`.
+    """
+    if not family.is_encoder_decoder:
+        return encoding.make_encoder(processor, config, family, data)
+    processor, max_pixels = with_budget(processor, data.max_pixels)
+    starts = [section.get("decoder_start_token_id") for section in (config, config.get("text_config") or {})]
+    return PairEncoder(
+        processor=processor,
+        tokenizer=processor.tokenizer,
+        family=family,
+        template=None,
+        image_token="",
+        image_id=-1,
+        data=data,
+        max_pixels=max_pixels,
+        decoder_start=next((int(start) for start in starts if start is not None), DECODER_START),
+    )

@@ -11,7 +11,8 @@ from tests.families import FAMILIES, build
 from tests.prove import logits, make_subject
 from vlora import collate, make_optimizer, make_train_step
 from vlora.backend.encoder_decoders import PROMPT, mend_table
-from vlora.errors import BatchError
+from vlora.backend.probes import probe
+from vlora.errors import BatchError, ModelError
 from vlora.recipe import OptimSection
 from vlora.steps import bind
 
@@ -80,3 +81,16 @@ def test_pages_of_two_sizes_are_not_mixed() -> None:
     small = attrs.evolve(second, inputs={"pixel_values": second.inputs["pixel_values"][..., :16]})
     with pytest.raises(BatchError, match=r"rows with \(5, 64\) and \(9, 64\) states of images cannot stand in one"):
         subject.backbone.embed(collate([first, small]))
+
+
+@both
+def test_the_probe_finds_a_decoder_that_sees_what_it_has_to_write(family: str) -> None:
+    """Rows of unproven families are tried before training, those of encoder-decoders by the decoder's tokens."""
+    subject = make_subject(family)
+    rows = [subject.examples[0], subject.examples[0]]
+    probe(subject.backbone, subject.examples, family)
+    own = subject.backbone.family
+    ahead = attrs.evolve(own, run=lambda module, tokens, fields: own.run(module, mx.roll(tokens, -1, 1), fields))
+    subject.backbone.family = ahead
+    with pytest.raises(ModelError, match=r"earlier logits of this .* model change with a later token"):
+        probe(subject.backbone, rows, family)

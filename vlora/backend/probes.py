@@ -7,7 +7,7 @@ import numpy as np
 
 from ..batches import collate
 from ..errors import ModelError
-from ..types import Example
+from ..types import Example, Tree
 from .backbone import MlxVlmBackbone
 from .fields import LOGIT_PLACES
 
@@ -39,19 +39,32 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
     last = len(examples[0].tokens) - 2
     with backbone.corrected():
         features, others = backbone.embed(batch)
-        embeds = features["inputs_embeds"]
-        # Where images expand within the model, a token's embedding stands behind its own place.
-        place = int(others[LOGIT_PLACES][0, last]) if LOGIT_PLACES in others else last
-        changed = mx.concatenate([embeds[:, :place], embeds[:, :1], embeds[:, place + 1 :]], axis=1)
-        logits = np.array(
-            backbone.all_logits(batch.tokens, {**features, "inputs_embeds": changed}, others).astype(mx.float32)
-        )
+        tokens, changed = _with_another(batch.tokens, features, others, last)
+        logits = np.array(backbone.all_logits(tokens, changed, others).astype(mx.float32))
     if last > 0 and _differs(alone[0][:last], logits[0, :last]):
         msg = (
             f"{examples[0].source}: earlier logits of this {model_type} model change with a later token, so it would "
             "see what it has to predict; vlora does not train it"
         )
         raise ModelError(msg)
+
+
+def _with_another(tokens: mx.array, features: Tree, others: Tree, place: int) -> tuple[mx.array, Tree]:
+    """Put another token at a place of one row: the first one's embedding, or its id where a decoder embeds by itself.
+
+    Args:
+        tokens: i32[1, T].
+        features: As `embed` returns them, as are the others.
+        others: See above.
+        place: In [1, T).
+    """
+    if "inputs_embeds" not in features:
+        return mx.concatenate([tokens[:, :place], tokens[:, :1], tokens[:, place + 1 :]], axis=1), features
+    embeds = features["inputs_embeds"]
+    # Where images expand within the model, a token's embedding stands behind its own place.
+    place = int(others[LOGIT_PLACES][0, place]) if LOGIT_PLACES in others else place
+    changed = mx.concatenate([embeds[:, :place], embeds[:, :1], embeds[:, place + 1 :]], axis=1)
+    return tokens, {**features, "inputs_embeds": changed}
 
 
 def _logits(

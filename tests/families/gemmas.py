@@ -1,4 +1,4 @@
-"""Gemma 3n, whose tower has sizes that no configuration changes, so that there is no tiny checkpoint of it."""
+"""Gemma 3n, whose tower has sizes that no configuration changes, and Gemma 4 without a tower: no tiny checkpoints."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +49,23 @@ def _rows(generator: np.random.Generator) -> list[Row]:
     return [row(1, 9, 4), row(2, 14, 6), row(0, 15, 5)]
 
 
+def _patch_rows(generator: np.random.Generator) -> list[Row]:
+    """Images as patches, padded to one number with places of -1."""
+
+    def row(sizes: list[tuple[int, int]], n_words: int, n_answer: int) -> Row:
+        tokens, pixels, places = words(generator, 2), [], []
+        for down, across in sizes:
+            tokens += [_START, *([_IMAGE] * (down * across)), _START + 1, *words(generator, 2)]
+            grid = np.stack(np.meshgrid(np.arange(across), np.arange(down)), axis=-1).reshape(-1, 2)
+            places.append(np.pad(grid, ((0, 12 - len(grid)), (0, 0)), constant_values=-1))
+            pixels.append(noise(generator, 12, 4 * 4 * 3) * (places[-1] >= 0).all(axis=1)[:, None].astype(np.float32))
+        inputs = {"pixel_values": np.stack(pixels), "image_position_ids": np.stack(places)} if sizes else {}
+        tokens += words(generator, n_words)
+        return Row(tokens=tokens, n_answer=n_answer, inputs=inputs, image_tokens=frozenset([_IMAGE]))
+
+    return [row([(3, 4)], 9, 4), row([(2, 3), (4, 3)], 14, 6), row([], 15, 5)]
+
+
 FAMILIES: Mapping[str, TinyFamily] = {
     "gemma3n": TinyFamily(
         config={
@@ -96,5 +113,40 @@ FAMILIES: Mapping[str, TinyFamily] = {
         idle={
             r"layers\.[45]\.self_attn\.[kv]_(proj|norm)\.": "the last layers take keys and values of earlier ones",
         },
+    ),
+    "gemma4_unified": TinyFamily(
+        config={
+            "model_type": "gemma4_unified",
+            "image_token_id": _IMAGE,
+            "audio_token_id": _N_WORDS + 5,
+            "video_token_id": _N_WORDS + 6,
+            "text_config": {
+                "model_type": "gemma4_unified_text",
+                "final_logit_softcapping": 30.0,
+                "global_head_dim": 32,
+                "head_dim": 16,
+                "hidden_size": 64,
+                "intermediate_size": 64,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "num_attention_heads": 4,
+                "num_global_key_value_heads": 1,
+                "num_hidden_layers": 4,
+                "num_key_value_heads": 2,
+                # Shorter than an image.
+                "sliding_window": 8,
+                "use_bidirectional_attention": "vision",
+                "vocab_size": _N_WORDS + _N_SOFT,
+            },
+            "vision_config": {
+                "mm_embed_dim": _WIDTH,
+                "mm_posemb_size": 8,
+                "model_patch_size": 4,
+                "output_proj_dims": _WIDTH,
+                "patch_size": 2,
+                "pooling_kernel_size": 2,
+            },
+            "audio_config": {"hidden_size": 32, "output_proj_dims": 32},
+        },
+        rows=_patch_rows,
     ),
 }

@@ -294,7 +294,12 @@ FAMILIES: Mapping[str, Family] = {
         run=run_gemma4,
         while_training=gemma4_masks,
     ),
-    "gemma4_unified": Family(while_training=gemma4_masks),
+    "gemma4_unified": Family(
+        tables=GEMMA4_BUFFERS,
+        complete=complete_gemma4,
+        run=run_gemma4,
+        while_training=gemma4_masks,
+    ),
     "paligemma": Family(
         is_proven=True,
         is_prefix_lm=True,

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 
 _SIGLIP = "images are scaled by another width, and a tower's norm has another epsilon ({0}, {1})"
 _GLM_TOWER = "positions are interpolated linearly, and the tower's norms have another epsilon ({0}/vision.py:126, {1})"
+_GEMMA3N = (
+    "a prompt's text is not scaled, its images are mirrored, and queries that share keys are rotated too far "
+    "(gemma3n/gemma3n.py:122, vision.py:102, language.py:139)"
+)
 _GEMMA4 = "images see themselves in full layers too, and beyond the window (gemma4/language.py:546)"
 _GELU = "the tower's activation is approximated ({0})"
 
@@ -15,8 +19,7 @@ DIFFERENCES: Mapping[str, str] = {
     "falcon_ocr": "only the first image's patches are placed (falcon_ocr/language.py:467)",
     "fastvlm": "every image after the first stands too late (fastvlm/fastvlm.py:134)",
     "gemma3": _SIGLIP.format("gemma3/gemma3.py:139", "gemma3/vision.py:87"),
-    "gemma3n": "a prompt's text is not scaled, its images are mirrored, and queries that share keys are rotated too far "
-    "(gemma3n/gemma3n.py:122, vision.py:102, language.py:135)",
+    "gemma3n": _GEMMA3N,
     "gemma4_moe": _GEMMA4,
     "gemma4_unified": _GEMMA4,
     "glm4v": _GLM_TOWER.format("glm4v", ":233"),

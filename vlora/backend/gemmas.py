@@ -206,7 +206,7 @@ class SharedKeys:
     """The keys and values of one layer, as later layers of one forward read them; position 0 is the row's first.
 
     Gemma 3n's later layers take the keys and values of earlier ones from a cache; mlx-vlm's own caches count the
-    padded length as already read (gemma3n/language.py:135), so that queries would be rotated by it.
+    padded length as already read (gemma3n/language.py:139), so that queries would be rotated by it.
     """
 
     offset = 0

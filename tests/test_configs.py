@@ -97,6 +97,8 @@ def test_other_keys_follow() -> None:
     """Experts, sliding layers, tied tables and towers keep their meaning too."""
     mixture = translate("qwen3_vl_moe", newer(rope_parameters=MROPE, num_local_experts=4, tie_word_embeddings=True))
     assert mixture["text_config"]["num_experts"] == 4
+    tower = {"vision_config": {"attention_heads": 2}}
+    assert translate("mllama", newer(rope_parameters=DEFAULT) | tower)["vision_config"]["num_attention_heads"] == 2
     tied = translate("qwen3_vl_moe", newer(rope_parameters=MROPE) | {"tie_word_embeddings": False})
     assert tied["text_config"]["tie_word_embeddings"] is False
     layers = ["sliding_attention", "sliding_attention", "full_attention"] * 2

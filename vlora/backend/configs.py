@@ -24,8 +24,9 @@ transformers 4 wrote it; transformers 5 writes `text_config`."""
 TOWERS_NAMED_AS_FAMILY = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "paddleocr_vl"})
 """Families whose tower mlx-vlm takes under the family's own name only; transformers 5 writes "qwen3_vl_vision"."""
 
-RENAMED = {"num_local_experts": "num_experts"}
-"""Keys of a language model: transformers 5's name to the one that mlx-vlm's class has."""
+RENAMED = {"num_local_experts": "num_experts", "attention_heads": "num_attention_heads"}
+"""Keys of a part: transformers' name to the one that mlx-vlm's class has. The first is a mixture's, the other that of
+Mllama's tower, whose published sizes are mlx-vlm's defaults (mllama/config.py:41)."""
 
 PLAIN_TYPES = ("default", "mrope", "axial")
 """Types of rotary embedding without a scaling: only theta, and which part of it turns with which axis, are given."""
@@ -94,6 +95,7 @@ def translate_config(config: Mapping[str, Any], model_type: str, fields: Fields,
     _translate_text(text or root, root, fields.text, name)
     if model_type in TOWERS_NAMED_AS_FAMILY and tower.get("model_type") == f"{model_type}_vision":
         tower["model_type"] = model_type
+    _rename(tower, fields.vision or frozenset())
     if isinstance(tower.get("rope_parameters"), Mapping):
         _translate_tower(tower, fields.vision, name)
     return translated
@@ -119,10 +121,14 @@ def _names(kind: Any) -> frozenset[str] | None:
     return frozenset(field.name for field in dataclasses.fields(kind))
 
 
+def _rename(part: Config, fields: frozenset[str]) -> None:
+    for name, known in RENAMED.items():
+        if name in part and known in fields and name not in fields:
+            part.setdefault(known, part[name])
+
+
 def _translate_text(text: Config, root: Mapping[str, Any], fields: frozenset[str], name: str) -> None:
-    for ours, theirs in RENAMED.items():
-        if ours in text and theirs in fields and ours not in fields:
-            text.setdefault(theirs, text[ours])
+    _rename(text, fields)
     if "tie_word_embeddings" in root and "tie_word_embeddings" in fields:
         # transformers 5 goes by the top one; the language model's own stays at its default.
         text["tie_word_embeddings"] = root["tie_word_embeddings"]

@@ -5,6 +5,7 @@ import functools
 import pytest
 
 from tests.families import FAMILIES
+from tests.families.differences import DIFFERENCES
 from tests.prove import CHECKS, Subject, make_subject, model_type, prove_apart
 from vlora.backend.families import FAMILIES as DESCRIBED
 from vlora.backend.families import describe_family
@@ -56,3 +57,15 @@ def test_what_is_refused_is_not_described() -> None:
 
     assert not refused & {model_type(name) for name in FAMILIES}
     assert all(len(str(describe_family(name).refused)) > 20 for name in refused)
+
+
+def test_every_treatment_is_proved() -> None:
+    """Every family that vlora treats in a way of its own has a tiny model on which that is proved."""
+    treated = {name for name, family in DESCRIBED.items() if family.refused is None}
+
+    assert treated <= {model_type(name) for name in FAMILIES}
+
+
+def test_differences_are_of_families() -> None:
+    """Where mlx-vlm is said to generate otherwise, there is a tiny model that shows it."""
+    assert set(DIFFERENCES) <= set(FAMILIES)

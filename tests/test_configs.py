@@ -99,6 +99,10 @@ def test_other_keys_follow() -> None:
     assert mixture["text_config"]["num_experts"] == 4
     tower = {"vision_config": {"attention_heads": 2}}
     assert translate("mllama", newer(rope_parameters=DEFAULT) | tower)["vision_config"]["num_attention_heads"] == 2
+    layers = {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 16, "num_key_value_heads": 2}
+    gemma = translate("gemma4", newer(rope_parameters=PER_TYPE, per_layer_config={"1": {"head_dim": 32}}, **layers))
+    assert gemma["text_config"]["global_head_dim"] == 32
+    assert gemma["text_config"]["num_global_key_value_heads"] == 2
     tied = translate("qwen3_vl_moe", newer(rope_parameters=MROPE) | {"tie_word_embeddings": False})
     assert tied["text_config"]["tie_word_embeddings"] is False
     layers = ["sliding_attention", "sliding_attention", "full_attention"] * 2
@@ -117,6 +121,13 @@ def test_other_keys_follow() -> None:
         ("idefics3", newer(rope_parameters={**LLAMA3, "rope_type": "yarn"}), "yarn"),
         ("llava", newer(rope_parameters={**DEFAULT, "partial_rotary_factor": 0.5}), "0.5"),
         ("aya_vision", newer(rope_parameters=DEFAULT, layer_types=["full_attention", "sliding_attention"]), "order"),
+        (
+            "gemma4",
+            newer(
+                rope_parameters=PER_TYPE, per_layer_config={"0": {"head_dim": 32}}, layer_types=["sliding_attention"]
+            ),
+            "per_layer_config",
+        ),
         ("qwen3_vl", newer(rope_parameters=MROPE) | {"vision_config": {"rope_parameters": DEFAULT}}, "tower"),
     ],
 )

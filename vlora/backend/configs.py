@@ -28,6 +28,10 @@ RENAMED = {"num_local_experts": "num_experts", "attention_heads": "num_attention
 """Keys of a part: transformers' name to the one that mlx-vlm's class has. The first is a mixture's, the other that of
 Mllama's tower, whose published sizes are mlx-vlm's defaults (mllama/config.py:41)."""
 
+FULL_LAYERS = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
+"""What transformers 5 gives layer by layer (`per_layer_config`), to what Gemma 4's classes have for all layers of full
+attention."""
+
 PLAIN_TYPES = ("default", "mrope", "axial")
 """Types of rotary embedding without a scaling: only theta, and which part of it turns with which axis, are given."""
 
@@ -134,10 +138,24 @@ def _translate_text(text: Config, root: Mapping[str, Any], fields: frozenset[str
         text["tie_word_embeddings"] = root["tie_word_embeddings"]
     if "sliding_window_pattern" in fields and "layer_types" not in fields and "layer_types" in text:
         text["sliding_window_pattern"] = _find_pattern(text["layer_types"], name)
+    if text.get("per_layer_config") and "per_layer_config" not in fields:
+        _join_layers(text, fields, name)
     rope = text.get("rope_parameters")
     if isinstance(rope, Mapping):
         for key, value in _spell_rope(dict(rope), fields, name):
             text[key] = value
+
+
+def _join_layers(text: Config, fields: frozenset[str], name: str) -> None:
+    """Say once what single layers say, if they are those of full attention and say the same."""
+    layers = text["per_layer_config"]
+    full = {str(place) for place, kind in enumerate(text.get("layer_types", ())) if kind == "full_attention"}
+    first, *others = layers.values()
+    known = {key: FULL_LAYERS[key] for key in FULL_LAYERS if FULL_LAYERS[key] in fields}
+    if set(layers) != full or any(other != first for other in others) or not set(first) <= set(known):
+        raise _refusal(name, "gives single layers settings of their own (per_layer_config)")
+    for key, joined in known.items():
+        text[joined] = first.get(key, text[key])
 
 
 def _spell_rope(rope: Config, fields: frozenset[str], name: str) -> Iterator[tuple[str, Any]]:

@@ -519,7 +519,7 @@ def loss_at(subject: Subject, change: Mapping[str, np.ndarray]) -> float:
 
 
 def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
-    """mlx-vlm attaches the saved adapter to the same base with the same logits."""
+    """mlx-vlm attaches the saved adapter to the same (corrected) base with the same logits."""
     backbone = subject.backbone
     bind(backbone, subject.state)
     expected = logits(subject, subject.examples)
@@ -532,6 +532,7 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
         if remark:
             refute(attaches(base, folder), f"mlx-vlm attaches it; it is no longer so that {remark}")
             loading.complete_modules(base)
+        backbone.family.mend(base)
         module = apply_lora_layers(base, folder)
     module.eval()
     reloaded = backend.MlxVlmBackbone(module, backbone.family, backbone.language_prefix)

@@ -11,7 +11,7 @@ from tests.golden.cases import CASES, RUNS, fingerprint
 # Everything is compared in the slow run. The default one has all runs of two families, and of nearly every other the
 # run with the most in it: clipping, accumulation over unequal microbatches, and an adapter on every linear layer.
 THOROUGH = ("qwen2_vl", "llava")
-HEAVY = ("qwen3_5",)  # its recurrence takes a while to trace
+HEAVY = ("qwen3_5", "kimi_vl")  # they take a while to trace
 PAIRS = [(family, run) for family, case in CASES.items() for run in RUNS if run not in case.skipped]
 
 

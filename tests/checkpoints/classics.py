@@ -1,10 +1,11 @@
 """The checkpoints of the families that most people train, as data."""
 
+import re
 from collections.abc import Mapping
 
 import attrs
 
-from .layout import GPT2_WORDS, VOCAB_SIZE, Family, Token, Vocabulary
+from .layout import GPT2_WORDS, VOCAB_SIZE, Family, Token, Vocabulary, Weights
 
 # ---------------------------------------------------------------------------------------------
 # Chat templates: in the style of the published ones, only as long as a test needs.
@@ -376,6 +377,29 @@ _ASPECT_RATIOS = [[w, h] for w in range(1, 5) for h in range(1, 5) if w * h <= 4
 _DEEPSEEK_SIZES = [[32, 32], [32, 64], [64, 32], [64, 64]]
 
 # ---------------------------------------------------------------------------------------------
+# Weights
+
+_DEEPSEEK_NAMES = (
+    (r"^language_model\.", "language."),
+    (r"^vision\.vision_tower\.", "vision."),
+    (r"^view_separator$", "view_seperator"),
+)
+
+
+def _publish_deepseek(weights: Weights) -> Weights:
+    """Give parameters their published names, convolutions the layout of torch, and write every expert by itself."""
+    published: Weights = {}
+    for name, value in weights.items():
+        for pattern, replacement in _DEEPSEEK_NAMES:
+            name = re.sub(pattern, replacement, name)  # noqa: PLW2901
+        if ".switch_mlp." in name:
+            published |= {name.replace("switch_mlp", f"experts.{index}"): expert for index, expert in enumerate(value)}
+        else:
+            published[name] = value.moveaxis(-1, 1) if name.endswith("patch_embed.proj.weight") else value
+    return published
+
+
+# ---------------------------------------------------------------------------------------------
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_vl": Family(
@@ -648,6 +672,7 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_vl_v2": Family(
         vocabulary=DEEPSEEK_VOCABULARY,
         template=None,
+        publish=_publish_deepseek,
         files={
             "config.json": {
                 "architectures": ["DeepseekVLV2ForCausalLM"],

@@ -15,6 +15,7 @@ _GEMMA4 = "images see themselves in full layers too, and beyond the window (gemm
 _GELU = "the tower's activation is approximated ({0})"
 
 DIFFERENCES: Mapping[str, str] = {
+    "deepseek_vl_v2": "halves are rotated against each other, where published ones rotate pairs (language.py:150)",
     "ernie4_5_moe_vl": "experts are told apart by token types in the forward only (ernie4_5_moe_vl.py:282)",
     "falcon_ocr": "only the first image's patches are placed (falcon_ocr/language.py:467)",
     "fastvlm": "every image after the first stands too late (fastvlm/fastvlm.py:134)",

@@ -42,6 +42,8 @@ class Case:
         string_answers: Whether its template wants the assistant's content as a string.
         own_template: Why vlora writes the conversation otherwise than the published template, None if it does not.
         flat_images: Whether transformers' processor is given a row's images as a list of images, not of rows.
+        language: What transformers calls the language model, where it has nothing else of the family: only that is
+            compared, on rows that vlora embeds.
         has_suffix: Whether transformers' processor is given the question and the answer apart, without a template.
         patch_size: Of the patches, padded to one number, that transformers' processor cuts images into, and mlx-vlm's
             does not; None if both do the same.
@@ -61,6 +63,7 @@ class Case:
     string_answers: bool = False
     own_template: str | None = None
     flat_images: bool = False
+    language: str | None = None
     has_suffix: bool = False
     patch_size: int | None = None
     reads_videos: bool = False
@@ -98,6 +101,7 @@ _IDEFICS3 = Case(
 _GEMMA4 = Case(patch_size=4, reads_videos=True)
 # It reads an image in every row, and writes one answer.
 _PALIGEMMA = Case(rows=("one", "two", "wide", "pair", "tall", "other"), has_suffix=True)
+_LANGUAGE_ONLY = {"full": "transformers has only the family's language model; the others are on rows that vlora embeds"}
 _PIXTRAL = ((r"^vision_tower\.vision_model\.", "vision_tower."),)
 
 CASES: Mapping[str, Case] = {
@@ -135,6 +139,11 @@ CASES: Mapping[str, Case] = {
         remarks=("transformers' AyaVision leaves out the scale that its Cohere 2 has behind the head; it is added",),
     ),
     "glm4v": Case(string_answers=True),
+    "deepseek_vl_v2": Case(
+        language="deepseek_v2",
+        skipped=_LANGUAGE_ONLY,
+    ),
+    "kimi_vl": Case(language="deepseek_v3", skipped=_LANGUAGE_ONLY),
     "lfm2_vl": Case(
         pixels=2.1 / 255,
         remarks=("without torchvision, transformers' own processor resizes with Pillow, which rounds otherwise",),

@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,13 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from .cases import ALPHA, CASES, IMAGE, RANK, ROWS, RUNS, Array, Case, Run, digest, fingerprint, initial_adapter
 
@@ -150,6 +157,18 @@ def open_processor(folder: Path, case: Case) -> Any:
     return kind(**{**dict.fromkeys(kind.get_attributes()), **parts})
 
 
+def read_rows(family: str, folder: Path, *, is_quantized: bool) -> list[TorchRow]:
+    """Read the rows as vlora embedded them, for a language model alone."""
+    arrays = load_file(folder / "rows.safetensors")
+    rows = []
+    for name in CASES[family].rows:
+        embeds = arrays[f"{name}.quantized_embeds" if is_quantized else f"{name}.embeds"]
+        tokens, supervised = arrays[f"{name}.tokens"], arrays[f"{name}.supervised"]
+        inputs = {"input_ids": torch.from_numpy(tokens)[None], "inputs_embeds": torch.from_numpy(embeds)}
+        rows.append(TorchRow(inputs, torch.from_numpy(supervised.astype(bool))))
+    return rows
+
+
 def encode_rows(family: str, folder: Path, processor: Any) -> tuple[list[TorchRow], float]:
     """Encode the rows with transformers' processor, and compare with what vlora's encoder made of them.
 
@@ -163,8 +182,8 @@ def encode_rows(family: str, folder: Path, processor: Any) -> tuple[list[TorchRo
     arrays = load_file(folder / "rows.safetensors")
     rows, largest = [], 0.0
     for name, text in zip(case.rows, json.loads((folder / "rows.json").read_text()), strict=True):
-        encoded = dict(encode_row(family, name, text, processor))
         tokens, supervised = arrays[f"{name}.tokens"], arrays[f"{name}.supervised"]
+        encoded = dict(encode_row(family, name, text, processor))
         ids = encoded["input_ids"][0].numpy()
         if not np.array_equal(ids, tokens):
             msg = f"{family} {name}: transformers' processor gives {ids.tolist()}, vlora {tokens.tolist()}"
@@ -253,13 +272,14 @@ def adopt(where: str, encoded: dict[str, Tensor], key: str, value: Array, case: 
 # Training
 
 
-def open_model(folder: Path) -> nn.Module:
+def open_model(folder: Path, case: Case) -> nn.Module:
     """Load the checkpoint the way any published one is loaded, in float32.
 
     Raises:
         MismatchError: If transformers did not find exactly its parameters in it.
     """
-    model, loading = AutoModelForImageTextToText.from_pretrained(
+    kind = AutoModelForCausalLM if case.language else AutoModelForImageTextToText
+    model, loading = kind.from_pretrained(
         folder,
         dtype=torch.float32,
         attn_implementation="eager",
@@ -275,11 +295,14 @@ def open_model(folder: Path) -> nn.Module:
 
 def summed_nll(model: nn.Module, row: TorchRow, case: Case) -> Tensor:
     """Sum the negative log likelihood of a row's targets."""
-    logits = model(**row.inputs).logits[0]
+    inputs = {
+        key: value for key, value in row.inputs.items() if key != "input_ids" or "inputs_embeds" not in row.inputs
+    }
+    logits = model(**inputs).logits[0]
     if case.logit_scale is not None:
         logits = logits * case.logit_scale
     targets = row.supervised[1:]
-    logs = logits[:-1][targets].float().log_softmax(-1)
+    logs = logits[: len(targets)][targets].float().log_softmax(-1)
     return -logs.gather(-1, row.inputs["input_ids"][0, 1:][targets, None].long()).sum()
 
 
@@ -318,6 +341,8 @@ def make_trainable(run: Run, model: nn.Module, shapes: Mapping[str, list[int]], 
             msg = f"{layer} is {place} in transformers and cannot be adapted alike"
             raise MismatchError(msg)
         modules[layer] = place.name.removesuffix(".weight")
+    # By this type PEFT 0.21 takes the projections of dense layers and shared experts for those of fused experts.
+    model.config.model_type = ""
     lora = get_peft_model(
         model,
         LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, bias="none", target_modules=sorted(modules.values())),
@@ -401,13 +426,20 @@ def train(case: Case, run: Run, trained: Trained, rows: list[TorchRow]) -> tuple
 @contextlib.contextmanager
 def reference_folder(folder: Path, case: Case) -> Iterator[Path]:
     """Give a checkpoint whose config.json says what transformers wants to read."""
-    if not case.reference_config:
+    if not case.reference_config and not case.language:
         yield folder
         return
     other = folder.with_name("reference")
     shutil.copytree(folder, other, dirs_exist_ok=True)
-    config = json.loads((folder / "config.json").read_text()) | dict(case.reference_config)
-    (other / "config.json").write_text(json.dumps(config))
+    config = json.loads((folder / "config.json").read_text())
+    if case.language:
+        config = config.get("language_config") or config["text_config"]
+        config["model_type"] = case.language
+        file = other / "model.safetensors"
+        inside = re.compile(r"^language(_model)?\.")
+        weights = {inside.sub("", name): value for name, value in load_file(file).items() if inside.match(name)}
+        save_file(weights, file, {"format": "pt"})
+    (other / "config.json").write_text(json.dumps(config | dict(case.reference_config)))
     yield other
 
 
@@ -420,15 +452,20 @@ def generate(family: str, folder: Path) -> None:
     """
     case = CASES[family]
     weights = load_file(folder / "weights.safetensors")
+    checkpoint = digest(*(weights[name] for name in sorted(weights)))
+    if case.language:
+        weights = {name: value for name, value in weights.items() if name.startswith("language_model.")}
     trained_shapes = json.loads((folder / "trained.json").read_text())
     arrays: dict[str, Array] = {}
     runs: dict[str, Any] = {}
     with reference_folder(folder / "model", case) as path:
-        rows, difference = encode_rows(family, folder, open_processor(path, case))
+        rows, difference = ([], 0.0) if case.language else encode_rows(family, folder, open_processor(path, case))
         print(f"{family}: pixel values within {difference:.2g}", flush=True)
         for name, shapes in trained_shapes.items():
             run = RUNS[name]
-            model = open_model(path)
+            if case.language:
+                rows = read_rows(family, folder, is_quantized=run.is_quantized)
+            model = open_model(path, case)
             places = find_places(model, weights)
             if run.is_quantized:
                 overwrite(model, places, load_file(folder / "dequantized.safetensors"))
@@ -443,7 +480,7 @@ def generate(family: str, folder: Path) -> None:
     stored = load_file(folder / "rows.safetensors")
     record = {
         "family": family,
-        "checkpoint": digest(*(weights[name] for name in sorted(weights))),
+        "checkpoint": checkpoint,
         "rows": {row: describe_row(row, stored) for row in case.rows},
         "processor_difference": difference,
         "runs": runs,

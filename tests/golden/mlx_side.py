@@ -88,11 +88,26 @@ def encode_rows(family: str, folder: Path) -> Rows:
     return Rows(tuple(encoder(sample) for sample in samples), tuple(encoder.render(sample) for sample in samples))
 
 
+def embed_rows(folder: Path, rows: Rows, names: Sequence[str], *, is_quantized: bool) -> dict[str, Array]:
+    """Embed a case's rows by name: f[1, T - 1, D], without the last token, which predicts nothing."""
+    backbone, _ = load(folder, is_quantized=is_quantized)
+    embedded = {}
+    for name, example in zip(names, rows.examples, strict=True):
+        features, _ = backbone.embed(collate([example], 1))
+        embedded[name] = np.array(features["inputs_embeds"][:, : len(example.tokens) - 1])
+    return embedded
+
+
+def load(folder: Path, *, is_quantized: bool) -> tuple[backend.MlxVlmBackbone, dict[str, Any]]:
+    """Load a checkpoint, and quantize its language model if that is asked."""
+    bits = BITS if is_quantized else None
+    section = ModelSection(path=str(folder), quantize_bits=bits, quantize_group_size=GROUP_SIZE)
+    return backend.load_backbone(backend.find_model(section), section)
+
+
 def open_backbone(folder: Path, run: Run) -> backend.MlxVlmBackbone:
     """Load the model and make trainable what a run trains."""
-    bits = BITS if run.is_quantized else None
-    section = ModelSection(path=str(folder), quantize_bits=bits, quantize_group_size=GROUP_SIZE)
-    backbone, quantized = backend.load_backbone(backend.find_model(section), section)
+    backbone, quantized = load(folder, is_quantized=run.is_quantized)
     if run.trains == "everything":
         backend.unfreeze_vision(backbone)
         backend.unfreeze_language(backbone)
@@ -173,10 +188,7 @@ def train(folder: Path, run: str, examples: Sequence[Example], *, grad_checkpoin
 
 def frozen_weights(folder: Path, *, is_quantized: bool) -> dict[str, Array]:
     """List all parameters as the model computes with them, by mlx-vlm's names; quantized ones are dequantized."""
-    section = ModelSection(
-        path=str(folder), quantize_bits=BITS if is_quantized else None, quantize_group_size=GROUP_SIZE
-    )
-    backbone, _ = backend.load_backbone(backend.find_model(section), section)
+    backbone, _ = load(folder, is_quantized=is_quantized)
     weights: dict[str, Array] = {}
     for name, module in backbone.module.named_modules():
         prefix = f"{name}." if name else ""

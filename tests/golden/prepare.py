@@ -24,7 +24,7 @@ from vlora import init_state, make_optimizer
 from vlora.recipe import OptimSection
 
 from .cases import CASES, RUNS, input_arrays
-from .mlx_side import encode_rows, frozen_weights, initial_parameters, open_backbone, publish, write_folder
+from .mlx_side import embed_rows, encode_rows, frozen_weights, initial_parameters, open_backbone, publish, write_folder
 
 
 def prepare(family: str, folder: Path) -> None:
@@ -43,6 +43,9 @@ def prepare(family: str, folder: Path) -> None:
         arrays |= {f"{name}.tokens": example.tokens, f"{name}.supervised": example.supervised}
         arrays |= {f"{name}.inputs.{key}": value for key, value in input_arrays(example.inputs).items()}
         texts.append(text)
+    for kind, is_quantized in (("embeds", False), ("quantized_embeds", True)) if CASES[family].language else ():
+        embedded = embed_rows(model, rows, CASES[family].rows, is_quantized=is_quantized)
+        arrays |= {f"{name}.{kind}": value for name, value in embedded.items()}
     mx.save_safetensors(str(folder / "rows.safetensors"), as_arrays(arrays))
     (folder / "rows.json").write_text(json.dumps(texts))
 

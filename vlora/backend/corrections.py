@@ -13,6 +13,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx_vlm.models.cohere_compass import language as compass
 
+from ..errors import ModelError
+
+LATENT_EPSILON = 1e-6
+
 Inputs = dict[str, Any]
 Correction = Callable[[nn.Module], AbstractContextManager[Any]]
 
@@ -206,6 +210,35 @@ def batched_rows(_: nn.Module) -> Iterator[None]:
         yield
     finally:
         compass._rowwise_batch = rowwise  # noqa: SLF001
+
+
+def mend_deepseek(module: nn.Module) -> None:
+    """Give DeepSeek-VL2's latent attention the rotation and the epsilon that it was trained with.
+
+    Its pairs to rotate lie side by side; mlx-vlm rotates the first half against the second, unless config.json says
+    `rope_traditional`, which no published one does (deepseek_vl_v2/config.py:35, language.py:150). The latents' norms
+    have mlx's epsilon (language.py:123, :133), where the published model's is 1e-6. The smallest model, without
+    latents, is a Llama and right.
+
+    Raises:
+        ModelError: Its experts are chosen in another way than the greedy one, of which mlx-vlm leaves a part out.
+    """
+    for layer in module.language_model.model.layers:
+        attention = layer.self_attn
+        if "gate" in layer.mlp and layer.mlp.gate.topk_method != "greedy":
+            msg = (
+                f"model.path: the experts of this DeepSeek-VL2 are chosen by {layer.mlp.gate.topk_method!r}, and "
+                "mlx-vlm 0.7.10 leaves their correction and the normalization of their weights out "
+                "(deepseek_vl_v2/language.py:335); only models that choose greedily are trained"
+            )
+            raise ModelError(msg)
+        if "kv_a_layernorm" not in attention:
+            continue
+        for name in ("kv_a_layernorm", "q_a_layernorm"):
+            if name in attention:
+                attention[name].eps = LATENT_EPSILON
+        if isinstance(attention.rope, nn.RoPE):
+            attention.rope.traditional = True
 
 
 def pad_spatial_crop(inputs: Inputs) -> Inputs:

@@ -29,6 +29,7 @@ from .corrections import (
     batched_rows,
     chosen_without_gradient,
     dense_deepstack,
+    mend_deepseek,
     merge_by_gather,
     no_cross_attention,
     pad_spatial_crop,
@@ -238,6 +239,7 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_vl_v2": Family(
         is_proven=True,
         template=DEEPSEEK_TEMPLATE,
+        mend=mend_deepseek,
         mend_inputs=pad_spatial_crop,
         while_training=undifferentiated_indices,
     ),

@@ -46,7 +46,8 @@ def without_metal_kernels(_: nn.Module) -> Iterator[None]:
     """Let a model take the operations that it has for other devices, instead of Metal kernels without gradients.
 
     Of routing and of banded masks (inkling/language.py:752, :165, :180), and of sparse attention to long rows
-    (minimax_m3_vl/language.py:446); other models ask whether they are in training, these do not.
+    (minimax_m3_vl/language.py:450, qwen4_exp/qsa_kernel.py:254, sparse_attention.py:187 for glm5_next); other models
+    ask whether they are in training, these do not.
     """
     own = mx.metal.is_available
     mx.metal.is_available = lambda: False

@@ -335,12 +335,13 @@ FAMILIES: Mapping[str, Family] = {
         eager="its layers read back which rows have images",
     ),
     "qwen4_exp": Family(
-        while_training=undifferentiated_indices,
+        while_training=together(undifferentiated_indices, without_metal_kernels),
         choosing=("indexer",),
         eager="it reads back which rows of its n-gram tables are needed",
     ),
     "glm5_next": Family(
-        while_training=together(undifferentiated_indices, chosen_without_gradient), choosing=("indexer",)
+        while_training=together(undifferentiated_indices, chosen_without_gradient, without_metal_kernels),
+        choosing=("indexer",),
     ),
     "hunyuan_vl": Family(complete=complete_hunyuan, run=run_hunyuan),
     "molmo": Family(embedding_parts=("wte",)),

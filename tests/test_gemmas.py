@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.families import FAMILIES as TINY
 from tests.families import build, examples
+from tests.golden import gemma3n as golden_gemma3n
 from vlora import Example, backend, collate, format_sample
 from vlora.backend import Encoder, loading
 from vlora.backend.attention import block_mask
@@ -447,3 +448,11 @@ def test_padding_of_gemma3n_is_not_trained(gemma3n: backend.MlxVlmBackbone):
 
     moved = np.flatnonzero(np.abs(np.array(gradient)).max(axis=1))
     assert set(moved) == {token for token in image.tokens.tolist() if token < 128}
+
+
+@pytest.mark.parametrize("run", golden_gemma3n.COMPARED)
+def test_gemma3n_trains_as_in_transformers(run: str):
+    """Ten steps of its language model give the losses, gradient norms and arrays of transformers + PEFT."""
+    difference = golden_gemma3n.compare(run)
+
+    assert difference.is_small, difference

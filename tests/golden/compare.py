@@ -126,8 +126,12 @@ def measure(family: str, run: str, result: Result) -> Difference:
     Raises:
         AssertionError: Other arrays were trained, or another number of steps done.
     """
-    stored, arrays = golden(family)["runs"][run], golden_arrays(family, run)
-    assert set(arrays) == set(result.final), f"{family} {run}: only one side trains {set(arrays) ^ set(result.final)}"
+    return differ(golden(family)["runs"][run], golden_arrays(family, run), run, result)
+
+
+def differ(stored: Mapping[str, Any], arrays: Mapping[str, Array], run: str, result: Result) -> Difference:
+    """Measure how far a result is from a run's record and trained arrays; raises as `measure` does."""
+    assert set(arrays) == set(result.final), f"{run}: only one side trains {set(arrays) ^ set(result.final)}"
     assert len(stored["losses"]) == len(result.losses) == STEPS
     moved, errors = {}, {}
     for name, expected in arrays.items():

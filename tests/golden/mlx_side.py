@@ -165,8 +165,13 @@ def train(folder: Path, run: str, examples: Sequence[Example], *, grad_checkpoin
         examples: The case's rows.
         grad_checkpoint: Whether activations are recomputed.
     """
-    how = RUNS[run]
-    backbone = open_backbone(folder, how)
+    return train_backbone(open_backbone(folder, RUNS[run]), RUNS[run], examples, grad_checkpoint=grad_checkpoint)
+
+
+def train_backbone(
+    backbone: backend.MlxVlmBackbone, how: Run, examples: Sequence[Example], *, grad_checkpoint: bool = False
+) -> Result:
+    """Do a run with a model made trainable; see `train`."""
     optimizer = make_optimizer(OptimSection(name=how.optimizer, **how.settings))  # type: ignore[arg-type]
     state = init_state(backbone, optimizer)
     initial = initial_parameters(state)

@@ -248,6 +248,20 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
     assert (events[0].n_rows, events[0].n_valid_rows) == (5, 2)
 
 
+def test_the_end_says_where_mlx_vlm_generates_otherwise(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """Whoever asks the model through mlx-vlm is told that it is another one, if it is."""
+    found = {}
+    for family in ("qwen3_vl", "qwen3_vl_moe"):
+        *_, end = run(make_recipe(checkpoint(family), rows, tmp_path / family, train__iters=1))
+        assert isinstance(end, Finished)
+        found[family] = end.difference
+
+    assert found["qwen3_vl"] is None
+    assert "activations are exchanged" in str(found["qwen3_vl_moe"])
+
+
 def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A run that was stopped and goes on ends bit for bit where one that was not ends: dropout, order, schedule."""
     options: dict[str, Any] = {

@@ -5,8 +5,8 @@ import functools
 import pytest
 
 from tests.families import FAMILIES
-from tests.families.differences import DIFFERENCES
 from tests.prove import CHECKS, Subject, make_subject, model_type, prove_apart
+from vlora.backend.differences import DIFFERENCES
 from vlora.backend.families import FAMILIES as DESCRIBED
 from vlora.backend.families import describe_family
 

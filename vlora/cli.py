@@ -312,6 +312,8 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
             f"mlx-vlm's own programs read another rotary embedding from the config.json of {event.model} than "
             "transformers and vlora do, or fail: what this prints is then not what was trained"
         )
+    if event.difference is not None:
+        say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
     say(f"ask it:\n  {shlex.join(parts)}")
 
 

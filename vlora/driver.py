@@ -319,6 +319,7 @@ class _Run:
             max_new_tokens=self.recipe.eval.max_new_tokens,
             n_skipped=len(self.skipped),
             is_misread=self.data.files.is_misread and not is_full,
+            difference=backend.DIFFERENCES.get(self.data.files.model_type),
         )
 
     def _probe(self) -> None:

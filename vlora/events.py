@@ -115,6 +115,7 @@ class Finished:
         max_new_tokens: How long an answer may be.
         n_skipped: Rows passed over.
         is_misread: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
+        difference: In what mlx-vlm's generation differs from what was trained; None where it does not.
     """
 
     step: int
@@ -126,6 +127,7 @@ class Finished:
     max_new_tokens: int
     n_skipped: int
     is_misread: bool = False
+    difference: str | None = None
 
 
 Event = Started | StepReport | Reported | Skipped | Answered | Saved | Finished

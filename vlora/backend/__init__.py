@@ -3,6 +3,7 @@
 import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
 
 from .backbone import MlxVlmBackbone
+from .differences import DIFFERENCES
 from .encoding import Encoder
 from .encoding_pairs import make_encoder
 from .families import FAMILIES, Family, describe_family
@@ -15,6 +16,7 @@ from .tiny import build_tiny_qwen3_vl
 from .trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 
 __all__ = [
+    "DIFFERENCES",
     "FAMILIES",
     "Encoder",
     "Family",

@@ -1,6 +1,8 @@
 """Families whose next token mlx-vlm 0.7.10 predicts otherwise when it generates, and why vlora does not follow it.
 
-A reason goes when mlx-vlm mends what it names: the proof demands that there is a difference as long as it stands here.
+vlora trains what transformers, or the family's own publication, computes; a trained model that is asked through mlx-vlm
+is then asked through something else, and whoever does so should know. A reason goes when mlx-vlm mends what it names:
+`python -m tests.prove` demands that there is a difference as long as it stands here.
 """
 
 from collections.abc import Mapping

@@ -671,7 +671,8 @@ def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
         (
             f"differs: mlx-vlm itself does otherwise, for the reason that is given. With {otherwise} of the models it "
             "generates otherwise; vlora trains what transformers, or the family's publication, computes. Which "
-            "families were compared with transformers stands in parity.md; the others are right as far as mlx-vlm's forward is."
+            "families were compared with transformers stands in parity.md; the others are right as far as mlx-vlm's "
+            "forward is."
         ),
         "",
         *(f"- **{name}**: {(function.__doc__ or '').strip().splitlines()[0]}" for name, function in CHECKS.items()),

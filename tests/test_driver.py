@@ -181,7 +181,10 @@ def test_mlx_vlm_loads_other_families_adapters(
     model, _ = mlx_vlm.load(recipe.model.path, adapter_path=str(tmp_path / "out"))
     # The row with an image: what mlx-vlm does to Mllama's text-only rows is its own.
     row = next(index for index, example in enumerate(batch.rows) if example.inputs)
-    inputs = open_data(recipe).files.family.mend_inputs(dict(batch.rows[row].inputs))
+    described = describe_family(family)
+    inputs = described.mend_inputs(dict(batch.rows[row].inputs))
+    # As in training: mlx-vlm's own DeepSeek-VL2 rotates otherwise.
+    described.mend(model)
     only = batch._replace(rows=(attrs.evolve(batch.rows[row], inputs=inputs),))
     (found,) = reloaded_logits(model, only)
 

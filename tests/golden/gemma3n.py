@@ -28,12 +28,12 @@ from vlora.backend.families import describe_family
 from vlora.recipe import LoraSection, ModelSection, OptimSection
 from vlora.targets import find_targets
 
-from .cases import ALPHA, RANK, RUNS, Array
+from .cases import ALPHA, BITS, GROUP_SIZE, RANK, RUNS, Array
 from .compare import Difference, differ
-from .mlx_side import Result, initial_parameters, train_backbone
+from .mlx_side import Result, computed_weights, initial_parameters, train_backbone
 
 FOLDER = Path(__file__).parent / "gemma3n"
-COMPARED = ("qv", "linears", "full")
+COMPARED = ("qv", "linears", "qlora", "full")
 TINY = FAMILIES["gemma3n"]
 SHARING = r"layers\.[45]\.self_attn\.[kv]_(proj|norm)\."
 """Of layers that take keys and values of earlier ones: mlx-vlm holds such weights, and transformers does not."""
@@ -53,7 +53,8 @@ def rows() -> list[Example]:
 
 def open_backbone(run: str) -> backend.MlxVlmBackbone:
     """Make the tiny model, and make trainable what a run trains of its language model."""
-    section = ModelSection(path="gemma3n")
+    bits = BITS if RUNS[run].is_quantized else None
+    section = ModelSection(path="gemma3n", quantize_bits=bits, quantize_group_size=GROUP_SIZE)
     backbone, quantized = loading.prepare(build(TINY), describe_family("gemma3n"), section)
     if RUNS[run].trains == "everything":
         backend.unfreeze_language(backbone)
@@ -86,15 +87,25 @@ def compare(run: str) -> Difference:
     return differ(stored, own, run, result)
 
 
+def held(weights: dict[str, Any]) -> dict[str, Any]:
+    """Keep what transformers' language model holds too."""
+    return {
+        name: value for name, value in weights.items() if name.startswith("language_") and not re.search(SHARING, name)
+    }
+
+
 def main() -> None:
     """Write what the reference needs: weights, rows, and the shapes of what each run trains."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden.gemma3n", description=__doc__.splitlines()[0])
     parser.add_argument("--work", required=True, type=Path, help="where to write")
     work = parser.parse_args().work
     work.mkdir(parents=True, exist_ok=True)
-    weights = {name: value for name, value in tree_flatten(build(TINY).parameters()) if name.startswith("language_")}
-    weights = {name: value for name, value in weights.items() if not re.search(SHARING, name)}
+    weights = held(dict(tree_flatten(build(TINY).parameters())))
     mx.save_safetensors(str(work / "weights.safetensors"), weights)
+    section = ModelSection(path="gemma3n", quantize_bits=BITS, quantize_group_size=GROUP_SIZE)
+    quantized, _ = loading.prepare(build(TINY), describe_family("gemma3n"), section)
+    dequantized = {name: mx.array(value) for name, value in held(computed_weights(quantized.module)).items()}
+    mx.save_safetensors(str(work / "dequantized.safetensors"), dequantized)
     arrays = {}
     for number, row in enumerate(rows()):
         arrays |= {f"{number}.tokens": mx.array(row.tokens), f"{number}.supervised": mx.array(row.supervised)}

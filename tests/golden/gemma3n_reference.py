@@ -55,7 +55,7 @@ def main() -> None:
     stored: dict[str, Array] = {}
     runs: dict[str, Any] = {}
     for name, shapes in json.loads((work / "trained.json").read_text()).items():
-        model = open_model(work, weights)
+        model = open_model(work, load_file(work / "dequantized.safetensors") if RUNS[name].is_quantized else weights)
         places = {
             key: Place(key.removeprefix("language_model."), None, tuple(range(value.ndim)), 0.0)
             for key, value in weights.items()

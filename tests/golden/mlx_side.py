@@ -192,10 +192,15 @@ def train_backbone(
 
 
 def frozen_weights(folder: Path, *, is_quantized: bool) -> dict[str, Array]:
-    """List all parameters as the model computes with them, by mlx-vlm's names; quantized ones are dequantized."""
+    """List all parameters of a checkpoint as the model computes with them, by mlx-vlm's names."""
     backbone, _ = load(folder, is_quantized=is_quantized)
+    return computed_weights(backbone.module)
+
+
+def computed_weights(model: nn.Module) -> dict[str, Array]:
+    """List all parameters as a model computes with them; quantized ones are dequantized."""
     weights: dict[str, Array] = {}
-    for name, module in backbone.module.named_modules():
+    for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         own = dict(tree_flatten({key: value for key, value in module.items() if isinstance(value, mx.array)}))
         if "scales" in own:

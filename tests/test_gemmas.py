@@ -23,7 +23,7 @@ from vlora import Example, backend, collate, format_sample
 from vlora.backend import Encoder, loading
 from vlora.backend.attention import block_mask
 from vlora.backend.families import describe_family
-from vlora.backend.gemmas import SharedKeys, TiedHead, mend_siglip
+from vlora.backend.gemmas import SharedKeys, TiedHead, mend_siglip, padded_as_needed
 from vlora.errors import ModelError, SampleError
 from vlora.recipe import ModelSection
 
@@ -395,6 +395,18 @@ def test_images_of_gemma3n_are_read_along_rows(gemma3n: backend.MlxVlmBackbone):
     with gemma3n.family.while_embedding(module):
         assert places(module) == [1]
     assert places(module) == [2]
+
+
+def test_keys_of_gemma3n_tower_are_padded_last():
+    """A kernel that adds up is seen to begin at the first pixel, and to run over the last one."""
+    convolution = nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False)
+    convolution.weight = mx.ones_like(convolution.weight)
+    image = mx.arange(16).reshape(1, 4, 4, 1).astype(mx.float32)
+
+    found = padded_as_needed(convolution)(image)[0, :, :, 0].tolist()
+
+    assert found == [[45.0, 39.0], [66.0, 50.0]]
+    assert convolution(image)[0, 0, 0, 0] == 0 + 1 + 4 + 5
 
 
 def test_layers_of_gemma3n_share_keys(gemma3n: backend.MlxVlmBackbone):

@@ -34,6 +34,7 @@ from .mlx_side import Result, computed_weights, initial_parameters, train_backbo
 
 FOLDER = Path(__file__).parent / "gemma3n"
 COMPARED = ("qv", "linears", "qlora", "full")
+REMARK = "its language model is compared, on text: its tower has sizes that no configuration changes"
 TINY = FAMILIES["gemma3n"]
 SHARING = r"layers\.[45]\.self_attn\.[kv]_(proj|norm)\."
 """Of layers that take keys and values of earlier ones: mlx-vlm holds such weights, and transformers does not."""

@@ -3,8 +3,8 @@
 Lines are those of mlx-vlm 0.7.10.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -235,6 +235,35 @@ def upright_images(module: nn.Module) -> AbstractContextManager[None]:
         return features.reshape(n_images, side, side, width).swapaxes(1, 2).reshape(n_images, n_tokens, width)
 
     return instance_attributes(module, get_image_features=upright)
+
+
+@contextmanager
+def published_mobilenet(module: nn.Module) -> Iterator[None]:
+    """Thin out the keys and values of Gemma 3n's tower as it was trained: padded below and to the right only.
+
+    mlx-vlm pads on all sides (gemma3n/vision.py:572), so that keys lie a pixel off; timm's own blocks, given the same
+    weights, differ from that by more than half of their spread, and from this by what their norms' epsilon makes.
+    """
+    with ExitStack() as stack:
+        for name, child in module.named_modules():
+            if name.startswith("vision_tower.") and name.endswith(".down_conv"):
+                stack.enter_context(called_as(child, padded_as_needed(child)))
+        yield
+
+
+def padded_as_needed(convolution: nn.Module) -> Callable[[mx.array], mx.array]:
+    """Make a convolution of f[B, H, W, C] that pads for an output of ceil(size / stride), most of it last."""
+    kernel, strides = convolution.weight.shape[1:3], convolution.stride
+
+    def convolve(x: mx.array) -> mx.array:
+        missing = [
+            max((-(-size // stride) - 1) * stride + width - size, 0)
+            for size, stride, width in zip(x.shape[1:3], strides, kernel, strict=True)
+        ]
+        x = mx.pad(x, [(0, 0), *((count // 2, count - count // 2) for count in missing), (0, 0)])
+        return mx.conv2d(x, convolution.weight, strides, groups=convolution.groups)
+
+    return convolve
 
 
 def scaled_embeddings(module: nn.Module) -> AbstractContextManager[None]:

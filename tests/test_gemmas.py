@@ -409,6 +409,23 @@ def test_keys_of_gemma3n_tower_are_padded_last():
     assert convolution(image)[0, 0, 0, 0] == 0 + 1 + 4 + 5
 
 
+def test_tower_of_gemma3n_is_as_it_was(gemma3n: backend.MlxVlmBackbone):
+    """Its norms and activations are others while rows are embedded, and mlx-vlm's own again afterwards."""
+    tower = gemma3n.module.vision_tower
+
+    def found() -> tuple[set[float], set[bool]]:
+        activations = [child for child in tower.modules() if isinstance(child, nn.GELU)]
+        x = mx.array([1.0])
+        exact = {bool(mx.allclose(child(x), nn.gelu(x), atol=1e-5)) for child in activations}
+        return {child.eps for child in tower.modules() if hasattr(child, "eps")}, exact
+
+    before = found()
+    with gemma3n.family.while_embedding(gemma3n.module):
+        assert found() == ({1e-6}, {False})
+
+    assert before == found() == ({1e-5, 1e-6}, {True})
+
+
 def test_layers_of_gemma3n_share_keys(gemma3n: backend.MlxVlmBackbone):
     """The last layers read the keys of earlier ones, rotated alike; without a cache they would use their own."""
     *_, text = examples(TINY["gemma3n"])

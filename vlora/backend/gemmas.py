@@ -237,18 +237,32 @@ def upright_images(module: nn.Module) -> AbstractContextManager[None]:
     return instance_attributes(module, get_image_features=upright)
 
 
+MOBILENET_EPSILON = 1e-6
+
+
 @contextmanager
 def published_mobilenet(module: nn.Module) -> Iterator[None]:
-    """Thin out the keys and values of Gemma 3n's tower as it was trained: padded below and to the right only.
+    """Give Gemma 3n's tower the padding, the activation and the epsilon that it was trained with.
 
-    mlx-vlm pads on all sides (gemma3n/vision.py:572), so that keys lie a pixel off; timm's own blocks, given the same
-    weights, differ from that by more than half of their spread, and from this by what their norms' epsilon makes.
+    Keys and values are thinned out with padding below and to the right; mlx-vlm pads on all sides
+    (gemma3n/vision.py:572), so that they lie a pixel off. Its activation is exact (:147) and its norms' epsilon larger (:198). So corrected, the
+    blocks are timm's to 1e-5 with the same weights.
     """
+    tower = module.vision_tower
+    norms = [(child, child.eps) for child in tower.modules() if hasattr(child, "eps")]
     with ExitStack() as stack:
-        for name, child in module.named_modules():
-            if name.startswith("vision_tower.") and name.endswith(".down_conv"):
+        for name, child in tower.named_modules():
+            if name.endswith(".down_conv"):
                 stack.enter_context(called_as(child, padded_as_needed(child)))
-        yield
+            elif isinstance(child, nn.GELU):
+                stack.enter_context(called_as(child, nn.gelu_approx))
+        try:
+            for child, _ in norms:
+                child.eps = MOBILENET_EPSILON
+            yield
+        finally:
+            for child, epsilon in norms:
+                child.eps = epsilon
 
 
 def padded_as_needed(convolution: nn.Module) -> Callable[[mx.array], mx.array]:

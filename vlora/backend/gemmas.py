@@ -245,8 +245,8 @@ def published_mobilenet(module: nn.Module) -> Iterator[None]:
     """Give Gemma 3n's tower the padding, the activation and the epsilon that it was trained with.
 
     Keys and values are thinned out with padding below and to the right; mlx-vlm pads on all sides
-    (gemma3n/vision.py:572), so that they lie a pixel off. Its activation is exact (:147) and its norms' epsilon larger (:198). So corrected, the
-    blocks are timm's to 1e-5 with the same weights.
+    (gemma3n/vision.py:572), so that they lie a pixel off. Its activation is exact (:147) and its norms' epsilon larger
+    (:198). So corrected, the blocks are timm's to 1e-5 with the same weights.
     """
     tower = module.vision_tower
     norms = [(child, child.eps) for child in tower.modules() if hasattr(child, "eps")]

@@ -7,6 +7,8 @@ import tempfile
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="vlora-tests-")
 os.environ["HF_DATASETS_CACHE"] = os.environ["HF_HOME"] + "/datasets"
+# Where features of images are kept.
+os.environ["XDG_CACHE_HOME"] = os.environ["HF_HOME"] + "/cache"
 # On CUDA: products in full float32, or no number could be compared.
 os.environ["MLX_ENABLE_TF32"] = "0"
 

@@ -237,6 +237,11 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
         "supervised_tokens",
         "seconds",
         "peak_memory_gb",
+        "features_from_memory",
+        "features_from_disk",
+        "features_computed",
+        "features_memory_gb",
+        "features_disk_gb",
     }
     assert set(validations[0]) >= {"step", "valid_loss", "valid_tokens"}
     assert {path.name for path in out.glob("*.safetensors")} == {

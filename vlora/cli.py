@@ -18,7 +18,7 @@ from rich.text import Text
 
 from .driver import METRICS_NAME, fit
 from .errors import RecipeError, VloraError
-from .events import Answered, Event, Finished, Reported, Saved, Skipped, Started, StepReport
+from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .inspection import Inspected, inspect_rows
 from .options import OPTIONS, overrides_from
 from .recipe import Recipe, parse_recipe, parse_value
@@ -215,6 +215,8 @@ class _View:
             self._print(_report_line(event))
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
+        elif isinstance(event, Noted):
+            self._print(f"[yellow]note[/] {escape(event.message)}")
         elif isinstance(event, Answered):
             self._show_answer(event)
         elif isinstance(event, Saved):
@@ -234,6 +236,7 @@ class _View:
         held_out = f", {event.n_valid_rows} to validate on" if event.n_valid_rows else ""
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         self._print(f"{event.n_rows} rows{held_out}; {event.n_steps} steps{resumed}")
+        self._print(f"features of images: {escape(event.features)}")
         if self.progress is not None:
             self.task = self.progress.add_task("", total=event.n_steps, completed=event.first_step, status="")
 
@@ -290,6 +293,8 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
 
     if event.n_skipped:
         say(f"{event.n_skipped} rows were skipped; their reasons stand above")
+    if event.features is not None and (line := _features_line(event.features)):
+        say(line)
     say(f"metrics: {output_paths(recipe).folder / METRICS_NAME}")
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
@@ -315,6 +320,16 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
     if event.difference is not None:
         say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
     say(f"ask it:\n  {shlex.join(parts)}")
+
+
+def _features_line(counts: FeatureCounts) -> str:
+    kept = counts.n_memory + counts.n_disk
+    if not kept + counts.n_computed:
+        return ""
+    return (
+        f"features: {kept:,} of {kept + counts.n_computed:,} images kept ({counts.memory_bytes / 1e9:.1f} GB memory, "
+        f"{counts.disk_bytes / 1e9:.1f} GB disk); tower ran for {counts.n_computed:,}"
+    )
 
 
 def _count(number: int) -> str:

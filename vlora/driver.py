@@ -16,12 +16,12 @@ from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import collate, plan_batches, plan_steps
 from .errors import NonFiniteError, SampleError
-from .events import Answered, Event, Finished, Reported, Saved, Skipped, Started, StepReport
+from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .optimizers import make_optimizer, rate_factors
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
 from .schedules import count_steps, is_due, learning_rate_at
-from .session import Data, OutputPaths, open_data, open_model, output_paths
+from .session import Data, Features, OutputPaths, open_data, open_features, open_model, output_paths
 from .steps import TrainStep, bind, init_state, make_eval_step, make_train_step
 from .targets import summarize
 from .types import Batch, Example, StepOutput, TrainState
@@ -121,7 +121,11 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     """
     data = open_data(recipe)
     backbone, config = open_model(recipe, data.files)
-    yield from _Run(recipe, data, backbone, config).go(resume=resume, should_stop=should_stop)
+    features = open_features(recipe, data.files, backbone)
+    try:
+        yield from _Run(recipe, data, backbone, config, features).go(resume=resume, should_stop=should_stop)
+    finally:
+        features.flush()
 
 
 @attrs.define(eq=False)
@@ -130,6 +134,7 @@ class _Run:
     data: Data
     backbone: backend.MlxVlmBackbone
     config: Mapping[str, Any]
+    features: Features
     skipped: list[str] = attrs.field(factory=list)
     _n_reported: int = attrs.field(default=0, init=False)
 
@@ -174,7 +179,7 @@ class _Run:
         batches = (self._collate(microbatches) for microbatches in plan)
         steps = train_steps(train_step, state, batches, self._rates(n_steps))
         for state, report in steps:
-            yield from self._take_skipped()
+            yield from self._take_notes()
             if report is not None:
                 yield report
                 metrics.add(report)
@@ -183,6 +188,7 @@ class _Run:
             if stop:
                 break
         yield self._save(state, self.paths.weights)
+        yield from self._take_notes()
         if int(state.step) == n_steps:
             yield from self._answer("after", state, metrics)
         yield self._finish(int(state.step), n_steps)
@@ -198,7 +204,7 @@ class _Run:
     ) -> Iterator[Event]:
         step, train = int(state.step), self.recipe.train
         if metrics.reports and (stop or is_due(step, train.steps_per_report, n_steps)):
-            yield metrics.write_interval()
+            yield metrics.write_interval(self.features.counts)
         if is_due(step, train.steps_per_eval, n_steps):
             yield from validate(state)
         # The end of the run is saved under its own name.
@@ -219,6 +225,7 @@ class _Run:
             n_params=count_parameters(module),
             n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
             adapted=tuple(summarize(name for name, _ in lora_layers(module))),
+            features=self.features.description,
         )
 
     def _encode(self, rows: Rows, numbers: Sequence[int]) -> Iterator[Example]:
@@ -234,10 +241,11 @@ class _Run:
         encoded = [list(self._encode(self.data.train, numbers)) for numbers in microbatches]
         return [collate(examples, self.recipe.train.batch_size) for examples in encoded if examples]
 
-    def _take_skipped(self) -> Iterator[Skipped]:
+    def _take_notes(self) -> Iterator[Skipped | Noted]:
         for reason in self.skipped[self._n_reported :]:
             self._n_reported += 1
             yield Skipped(reason=reason)
+        yield from (Noted(message=message) for message in self.features.take_notes())
 
     def _make_validation(self, metrics: "_Metrics") -> Callable[[TrainState], Iterator[Event]]:
         rows, train = self.data.valid, self.recipe.train
@@ -262,7 +270,7 @@ class _Run:
             if not math.isfinite(loss):
                 msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
                 raise NonFiniteError(msg)
-            yield from self._take_skipped()
+            yield from self._take_notes()
             yield metrics.write(
                 {"step": int(state.step), "valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows}
             )
@@ -296,6 +304,8 @@ class _Run:
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
         checkpoint.save_state(self.paths.folder / STATE_NAME, state)
+        # What goes on from here finds the features that this run has found, to the last bit.
+        self.features.flush()
         return Saved(path=path, step=int(state.step))
 
     def _finish(self, step: int, n_steps: int) -> Finished:
@@ -320,6 +330,7 @@ class _Run:
             n_skipped=len(self.skipped),
             is_misread=self.data.files.is_misread and not is_full,
             difference=backend.DIFFERENCES.get(self.data.files.model_type),
+            features=self.features.counts,
         )
 
     def _probe(self) -> None:
@@ -339,6 +350,7 @@ class _Metrics:
     path: Path
     accuracy: dict[str, float] = attrs.field(factory=dict)
     reports: list[StepReport] = attrs.field(factory=list)
+    counts: FeatureCounts = attrs.field(factory=FeatureCounts)
     began: float = attrs.field(factory=time.perf_counter)
 
     @classmethod
@@ -355,8 +367,8 @@ class _Metrics:
     def add(self, report: StepReport) -> None:
         self.reports.append(report)
 
-    def write_interval(self) -> Reported:
-        """Write the mean over the steps since the last line."""
+    def write_interval(self, counts: FeatureCounts | None) -> Reported:
+        """Write the mean over the steps since the last line, and where features of images came from since then."""
         supervised = sum(report.supervised_tokens for report in self.reports)
         seconds = sum(report.step_s for report in self.reports)
         last = self.reports[-1]
@@ -372,6 +384,9 @@ class _Metrics:
             "peak_memory_gb": mx.get_peak_memory() / 1e9,
         }
         self.reports.clear()
+        if counts is not None:
+            metrics |= counts.since(self.counts)
+            self.counts = counts
         return self.write(metrics)
 
     def write(self, metrics: Mapping[str, float]) -> Reported:

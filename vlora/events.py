@@ -7,6 +7,35 @@ import attrs
 
 
 @attrs.frozen(kw_only=True)
+class FeatureCounts:
+    """Where the features of images came from.
+
+    Attributes:
+        n_memory: Images found in memory.
+        n_disk: Images found on disk.
+        n_computed: Images that the tower ran for.
+        memory_bytes: Held in memory.
+        disk_bytes: Held on disk for this model.
+    """
+
+    n_memory: int = 0
+    n_disk: int = 0
+    n_computed: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+    def since(self, before: "FeatureCounts") -> dict[str, float]:
+        """Count the images since an earlier time, as metrics.jsonl has them."""
+        return {
+            "features_from_memory": self.n_memory - before.n_memory,
+            "features_from_disk": self.n_disk - before.n_disk,
+            "features_computed": self.n_computed - before.n_computed,
+            "features_memory_gb": self.memory_bytes / 1e9,
+            "features_disk_gb": self.disk_bytes / 1e9,
+        }
+
+
+@attrs.frozen(kw_only=True)
 class Started:
     """The run is about to take its first step.
 
@@ -19,6 +48,7 @@ class Started:
         n_params: Parameters of the model.
         n_trainable: Those that are trained.
         adapted: Names of layers with an adapter, those that differ in their numbers only as one, with their count.
+        features: Where the features of images are kept, or why they are not.
     """
 
     model_type: str
@@ -29,6 +59,7 @@ class Started:
     n_params: int
     n_trainable: int
     adapted: tuple[str, ...]
+    features: str
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +101,13 @@ class Skipped:
     """A row that cannot be learned from was passed over (data.on_bad_row = "skip")."""
 
     reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Noted:
+    """Something went otherwise than meant, and the run goes on all the same."""
+
+    message: str
 
 
 @attrs.frozen(kw_only=True)
@@ -116,6 +154,7 @@ class Finished:
         n_skipped: Rows passed over.
         is_misread: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
         difference: In what mlx-vlm's generation differs from what was trained; None where it does not.
+        features: Where features of images came from; None if none were kept.
     """
 
     step: int
@@ -128,6 +167,7 @@ class Finished:
     n_skipped: int
     is_misread: bool = False
     difference: str | None = None
+    features: FeatureCounts | None = None
 
 
-Event = Started | StepReport | Reported | Skipped | Answered | Saved | Finished
+Event = Started | StepReport | Reported | Skipped | Noted | Answered | Saved | Finished

@@ -256,6 +256,23 @@ class EvalSection:
 
 
 @attrs.frozen(kw_only=True)
+class FeaturesSection:
+    """Features of images, kept from epoch to epoch and from run to run while nothing that makes them is trained.
+
+    Attributes:
+        cache: Keep them.
+        memory_gb: Gigabytes of memory for them at most; 0 for none.
+        disk_gb: Gigabytes of disk for those of all models together at most; 0 for none.
+        path: The folder on disk; without one, vlora/features in the user's cache directory.
+    """
+
+    cache: bool = _key(default=True)
+    memory_gb: float = _key(1.0, _at_least(0))
+    disk_gb: float = _key(20.0, _at_least(0))
+    path: str | None = _key(None, _non_empty)
+
+
+@attrs.frozen(kw_only=True)
 class OutputSection:
     """Where the result goes.
 
@@ -276,6 +293,7 @@ class Recipe:
     optim: OptimSection = attrs.field(factory=OptimSection)
     train: TrainSection = attrs.field(factory=TrainSection)
     eval: EvalSection = attrs.field(factory=EvalSection)
+    features: FeaturesSection = attrs.field(factory=FeaturesSection)
     output: OutputSection = attrs.field(factory=OutputSection)
 
 

@@ -1,5 +1,6 @@
 """From a recipe to the things a run is made of: rows, encoder, model. Reads disk; trains nothing."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import attrs
 
 from . import backend
 from .errors import RecipeError
+from .events import FeatureCounts
 from .recipe import Recipe
 from .rows import Rows, read_rows
 
@@ -48,6 +50,33 @@ class Data:
     encoder: backend.Encoder
     train: Rows
     valid: Rows | None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Features:
+    """The features of images that a run keeps.
+
+    Attributes:
+        cache: Keeps them; None if they are not kept.
+        description: Where they are kept, or why they are not.
+    """
+
+    cache: backend.FeatureCache | None
+    description: str
+
+    @property
+    def counts(self) -> FeatureCounts | None:
+        """Where features came from so far; None if none are kept."""
+        return None if self.cache is None else self.cache.counts
+
+    def flush(self) -> None:
+        """Write to disk what still waits for company."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    def take_notes(self) -> list[str]:
+        """Give what went wrong and was passed over since this was last asked."""
+        return [] if self.cache is None else self.cache.take_notes()
 
 
 def output_paths(recipe: Recipe) -> OutputPaths:
@@ -119,3 +148,38 @@ def open_model(recipe: Recipe, files: backend.ModelFiles) -> tuple[backend.MlxVl
     else:
         config = backend.add_lora(backbone, recipe.lora, seed=recipe.train.seed, quantized=quantized)
     return backbone, {**config, "base_model": section.path, "train_vision": section.train_vision}
+
+
+def open_features(recipe: Recipe, files: backend.ModelFiles, backbone: backend.MlxVlmBackbone) -> Features:
+    """Let a model keep the features of images, if the recipe says so and nothing that makes them is trained.
+
+    Args:
+        recipe: The recipe.
+        files: Its model, as `find_model` found it.
+        backbone: As `open_model` returns it.
+    """
+    section = recipe.features
+    budgets = {"memory": section.memory_gb, "disk": section.disk_gb}
+    reason = None if section.cache else "features.cache = false"
+    if reason is None and not any(budgets.values()):
+        reason = "features.memory_gb and features.disk_gb are 0"
+    reason = reason or backbone.why_features_change()
+    if reason is not None:
+        return Features(cache=None, description=f"not kept: {reason}")
+    shards = None
+    root = Path()
+    if section.disk_gb:
+        root = Path(section.path).expanduser() if section.path else cache_folder() / "features"
+        folder = root / backend.features_digest(backbone.feature_weights(), files.config)
+        shards = backend.Shards(folder, root, int(section.disk_gb * 1e9))
+    cache = backend.FeatureCache(int(section.memory_gb * 1e9), shards)
+    backbone.keep_features(cache)
+    places = {"memory": "memory", "disk": str(root)}
+    kept = " and ".join(f"up to {budget:g} GB in {places[name]}" for name, budget in budgets.items() if budget)
+    return Features(cache=cache, description=f"kept, {kept}")
+
+
+def cache_folder() -> Path:
+    """Name vlora's folder in the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vlora"

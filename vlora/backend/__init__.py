@@ -9,9 +9,11 @@ from .encoding_pairs import make_encoder
 from .families import FAMILIES, Family, describe_family
 from .features import FeatureCache
 from .generation import answer_samples
+from .identity import features_digest
 from .images import open_image
 from .loading import ModelFiles, find_model, load_backbone, load_processor, save_model
 from .probes import probe
+from .shards import Shards
 from .tiny import build_tiny_qwen3_vl
 from .trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 
@@ -23,10 +25,12 @@ __all__ = [
     "FeatureCache",
     "MlxVlmBackbone",
     "ModelFiles",
+    "Shards",
     "add_lora",
     "answer_samples",
     "build_tiny_qwen3_vl",
     "describe_family",
+    "features_digest",
     "find_model",
     "load_adapter",
     "load_backbone",

@@ -6,7 +6,7 @@ the host where values decide, and only then stacked; the language model gets den
 (it would replace the causal one), no cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -113,17 +113,34 @@ class MlxVlmBackbone:
         """
         if self._embed_names is None:
             trainable = [name for name, _ in tree_flatten(self.module.trainable_parameters())]
-            parts = [
-                name
-                for name, module in self.module.named_modules()
-                if self.is_language(name)
-                and (isinstance(module, nn.Embedding) or name.endswith(self.family.embedding_parts))
-            ]
-            inside = tuple(f"{name}." for name in parts if name)
-            self._embed_names = frozenset(
-                name for name in trainable if not self.is_language(name) or name.startswith(inside)
-            )
+            self._embed_names = frozenset(self._used_by_embed(trainable))
         return self._embed_names
+
+    def feature_weights(self) -> Params:
+        """Give the weights that decide what `keep_features` keeps: the tower's, or all that embedding uses."""
+        params = dict(tree_flatten(self.module.parameters()))
+        if self.family.has_grid_tower:
+            return {name: value for name, value in params.items() if name.startswith("vision_tower.")}
+        return {name: params[name] for name in self._used_by_embed(params)}
+
+    def why_features_change(self) -> str | None:
+        """Say what is trained that features depend on, so that they cannot be kept; None if nothing is."""
+        trained = self.embed_names()
+        if any(not self.is_language(name) for name in trained):
+            return "the vision tower or the connector is trained"
+        if trained and not self.family.has_grid_tower:
+            return "the token embeddings are trained, and this family's features are kept together with them"
+        return None
+
+    def _used_by_embed(self, names: Iterable[str]) -> list[str]:
+        tables = (nn.Embedding, nn.QuantizedEmbedding)
+        parts = [
+            name
+            for name, module in self.module.named_modules()
+            if self.is_language(name) and (isinstance(module, tables) or name.endswith(self.family.embedding_parts))
+        ]
+        inside = tuple(f"{name}." for name in parts if name)
+        return [name for name in names if not self.is_language(name) or name.startswith(inside)]
 
     def embed_gradients(self, batch: Batch, cotangents: Tree) -> Params:
         """Carry the gradients of `embed`'s features on to the parameters behind them."""
@@ -264,15 +281,20 @@ class MlxVlmBackbone:
         cache = self._features
         if cache is None or not example.image_keys or self.embed_names():
             return self._embed_row(example)
-        prompt = np.asarray(example.inputs.get(PROMPT, ()))
-        key = digest([example.tokens.tobytes(), prompt.tobytes(), *(key.encode() for key in example.image_keys)])
-        found = cache.get(key)
-        if found is None:
-            fields = self._embed_row(example)
-            cache.put(key, dict(tree_flatten(fields)))
-            return fields
-        tree: Fields = tree_unflatten(list(found.items()))
-        return tree
+        key = row_key(example)
+        found = cache.get(key, len(example.image_keys))
+        if found is not None:
+            tree: Fields = tree_unflatten(list(found.items()))
+            return tree
+        fields = self._embed_row(example)
+        flat = dict(tree_flatten(fields))
+        # Not where a field is no array, or an empty list, which a flat tree does not show.
+        if (
+            all(isinstance(value, mx.array) for value in flat.values())
+            and fields.keys() == tree_unflatten(list(flat.items())).keys()
+        ):
+            cache.put(key, flat)
+        return fields
 
     def _embed_row(self, example: Example) -> Fields:
         """Embed one row of data.
@@ -310,6 +332,13 @@ class MlxVlmBackbone:
         # A copy: some language models scale their input in place.
         fields["inputs_embeds"] = mx.array(fields["inputs_embeds"])
         return fields
+
+
+def row_key(example: Example) -> str:
+    """Make the key of a row's fields: its tokens, which of them are answers, its prompt, its images in their order."""
+    prompt = np.asarray(example.inputs.get(PROMPT, ()))
+    parts = [example.tokens.tobytes(), example.supervised.tobytes(), prompt.tobytes()]
+    return digest([*parts, *(key.encode() for key in example.image_keys)])
 
 
 def find_layout(family: Family, language_prefix: str) -> Layout:

@@ -20,7 +20,9 @@ from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_com
 from ..recipe import DataSection
 from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from .families import Family
-from .images import open_image, with_budget
+from .features import digest
+from .identity import preparation_digest
+from .images import ImageContent, decode_image, read_image, with_budget
 from .templates import (
     PLAIN_TEMPLATE,
     ContentStyle,
@@ -50,6 +52,7 @@ class Encoder:
         image_id: The token that stands for one in what the model is given; negative if it is not of the vocabulary.
         data: The recipe's section.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
+        preparation: Stands for all that decides what an image becomes before the tower; in the keys of images.
     """
 
     processor: Any
@@ -60,6 +63,7 @@ class Encoder:
     image_id: int
     data: DataSection
     max_pixels: int | None = None
+    preparation: str = ""
     _style: ContentStyle | None = attrs.field(default=None, init=False)
     _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
@@ -72,7 +76,8 @@ class Encoder:
         if self.family.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
-        images = self.open_images(sample)
+        contents = self._read_images(sample)
+        images = [self._decode(content, sample.source) for content in contents]
         text, spans = self._render(sample)
         if text.count(self.image_token) != len(images):
             msg = (
@@ -101,6 +106,7 @@ class Encoder:
             placeholders=placeholders,
             inputs=inputs,
             image_sizes=tuple(image.size for image in images),
+            image_keys=self._image_keys(contents),
         )
         return cut(example, self.data.max_seq_length)
 
@@ -110,8 +116,17 @@ class Encoder:
         Raises:
             SampleError: One cannot be read.
         """
-        shape, pixels = self.data.image_resize_shape, self.max_pixels
-        return [open_image(image, sample.source, shape, pixels) for image in sample.images[:n_images]]
+        contents = self._read_images(sample, n_images)
+        return [self._decode(content, sample.source) for content in contents]
+
+    def _read_images(self, sample: Sample, n_images: int | None = None) -> list[ImageContent]:
+        return [read_image(image, sample.source) for image in sample.images[:n_images]]
+
+    def _decode(self, content: ImageContent, source: str) -> Image.Image:
+        return decode_image(content, source, self.data.image_resize_shape, self.max_pixels)
+
+    def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
+        return tuple(digest([self.preparation.encode(), content.digest().encode()]) for content in contents)
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
@@ -390,6 +405,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         image_id=int(image_id),
         data=data,
         max_pixels=max_pixels,
+        preparation=preparation_digest(processor, data, max_pixels),
     )
 
 

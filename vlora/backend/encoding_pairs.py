@@ -17,6 +17,7 @@ from . import encoding
 from .encoder_decoders import PROMPT
 from .encoding import Encoder, cut, to_host, token_ids
 from .families import Family
+from .identity import preparation_digest
 from .images import with_budget
 
 DECODER_START = 2
@@ -41,7 +42,8 @@ class PairEncoder(Encoder):
         """
         task = self._task(sample, ["user", "assistant"])
         answer = sample.turns[-1].text
-        images = self.open_images(sample)
+        contents = self._read_images(sample)
+        images = [self._decode(content, sample.source) for content in contents]
         inputs = self._read(task, images, sample.source)
         prompt = self._ids(task) if self.family.is_prompted_decoder else [self.decoder_start]
         written = self._ids(answer) if self.family.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
@@ -57,6 +59,7 @@ class PairEncoder(Encoder):
             placeholders=np.zeros(len(tokens), dtype=np.bool_),
             inputs=inputs,
             image_sizes=tuple(image.size for image in images),
+            image_keys=self._image_keys(contents),
         )
         return attrs.evolve(cut(attrs.evolve(example, inputs={}), self.data.max_seq_length), inputs=inputs)
 
@@ -118,5 +121,6 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         image_id=-1,
         data=data,
         max_pixels=max_pixels,
+        preparation=preparation_digest(processor, data, max_pixels),
         decoder_start=next((int(start) for start in starts if start is not None), DECODER_START),
     )

@@ -54,8 +54,14 @@ class GridTower:
         """
         return self._merge(batch, *self._features(batch.rows))
 
-    def _features(self, rows: Sequence[Example]) -> tuple[list[mx.array], list[list[mx.array]]]:
+    def _features(
+        self, rows: Sequence[Example], *, counted: bool = True
+    ) -> tuple[list[mx.array], list[list[mx.array]]]:
         """Run the tower over a batch's images, those of one size together, or find their features.
+
+        Args:
+            rows: The batch's.
+            counted: The images enter the count of those found and computed.
 
         Returns:
             For each image in order: its features f[n, D], and the deepstack's, one per layer.
@@ -65,7 +71,7 @@ class GridTower:
         kept: dict[int, Entry] = {}
         cache = self.features if len(keys) == len(images) and not self._trains_tower else None
         if cache is not None:
-            found = {index: cache.get(key) for index, key in enumerate(keys)}
+            found = {index: cache.get(key, int(counted)) for index, key in enumerate(keys)}
             kept = {index: entry for index, entry in found.items() if entry is not None}
         missing = [index for index in range(len(images)) if index not in kept]
         computed = self._run_images(images, missing)
@@ -128,7 +134,7 @@ class GridTower:
         names = sorted(self.trained)
         tower_names = [name for name in names if not name.startswith(f"{self.language_prefix}.")]
         table_names = [name for name in names if name.startswith(f"{self.language_prefix}.")]
-        features, deepstack = self._features(batch.rows)
+        features, deepstack = self._features(batch.rows, counted=False)
         n_images, n_layers = len(features), self._n_deepstack
         flat = [*features, *(layer for image in deepstack for layer in image)]
 

@@ -9,26 +9,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import SampleError
 from ..masks import shorten
+from .features import digest
 
 
-def open_image(
-    image: Any, source: str, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
-) -> Image.Image:
-    """Open an image as upright RGB, resized to (height, width) or scaled down to a number of pixels if given.
+@attrs.frozen(eq=False)
+class ImageContent:
+    """An image as a row gives it, read but not decoded.
+
+    Attributes:
+        name: How errors name it.
+        data: The file's bytes, or a picture that is decoded already.
+    """
+
+    name: str
+    data: bytes | Image.Image
+
+    def digest(self) -> str:
+        """Make a key of the content: of a file's bytes, or of what the processor gets of a decoded picture."""
+        if isinstance(self.data, bytes):
+            return digest([self.data])
+        upright = _to_upright_rgb(self.data)
+        return digest([str(upright.size).encode(), upright.tobytes()])
+
+
+def read_image(image: Any, source: str) -> ImageContent:
+    """Read an image, without decoding it: who decodes it later sees the same, whatever becomes of the file.
 
     Args:
         image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
         source: The row, for errors.
-        resize_shape: (height, width) in pixels; every image gets exactly this size.
-        max_pixels: Larger images are scaled down to at most so many, their aspect kept.
 
     Raises:
-        SampleError: There is no such file, or it is no image.
+        SampleError: There is no such file, or nothing that an image can be read from.
     """
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
@@ -36,19 +54,34 @@ def open_image(
     if name.startswith("data:"):
         name = shorten(name)
     try:
-        opened = image if isinstance(image, Image.Image) else Image.open(_image_stream(image))
-        opened = ImageOps.exif_transpose(opened)
-        if opened.mode.startswith("I"):
-            # 16-bit grey, which Pillow's own conversion clips to white.
-            opened = Image.fromarray((np.asarray(opened) // 257).clip(0, 255).astype(np.uint8))
-        if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-            # Transparent pixels have any colour below; white is what a reader would see.
-            canvas = Image.new("RGBA", opened.size, "white")
-            canvas.alpha_composite(opened.convert("RGBA"))
-            opened = canvas
-        opened = opened.convert("RGB")
-    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
+        return ImageContent(name, image if isinstance(image, Image.Image) else _image_bytes(image))
+    except (OSError, ValueError, TypeError, binascii.Error) as error:
         msg = f"{source}: cannot read the image {name}: {error}"
+        raise SampleError(msg) from None
+
+
+def decode_image(
+    content: ImageContent, source: str, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Decode an image as upright RGB, resized to (height, width) or scaled down to a number of pixels if given.
+
+    Args:
+        content: As `read_image` returns it.
+        source: The row, for errors.
+        resize_shape: (height, width) in pixels; every image gets exactly this size.
+        max_pixels: Larger images are scaled down to at most so many, their aspect kept.
+
+    Raises:
+        SampleError: It is no image.
+    """
+    data = content.data
+    try:
+        opened = _to_upright_rgb(Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data)
+    except UnidentifiedImageError:
+        msg = f"{source}: cannot read the image {content.name}: it is in no format that Pillow knows"
+        raise SampleError(msg) from None
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        msg = f"{source}: cannot read the image {content.name}: {error}"
         raise SampleError(msg) from None
     if resize_shape is not None:
         height, width = resize_shape
@@ -56,6 +89,26 @@ def open_image(
     if max_pixels is not None and opened.width * opened.height > max_pixels:
         opened = opened.resize(fit_size(opened.size, max_pixels), Image.Resampling.BICUBIC)
     return opened
+
+
+def open_image(
+    image: Any, source: str, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Read an image and decode it; see `read_image` and `decode_image`."""
+    return decode_image(read_image(image, source), source, resize_shape, max_pixels)
+
+
+def _to_upright_rgb(image: Image.Image) -> Image.Image:
+    opened = ImageOps.exif_transpose(image)
+    if opened.mode.startswith("I"):
+        # 16-bit grey, which Pillow's own conversion clips to white.
+        opened = Image.fromarray((np.asarray(opened) // 257).clip(0, 255).astype(np.uint8))
+    if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
+        # Transparent pixels have any colour below; white is what a reader would see.
+        canvas = Image.new("RGBA", opened.size, "white")
+        canvas.alpha_composite(opened.convert("RGBA"))
+        opened = canvas
+    return opened.convert("RGB")
 
 
 def fit_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
@@ -97,23 +150,22 @@ def with_budget(processor: Any, max_pixels: int | None) -> tuple[Any, int | None
     return processor, None
 
 
-def _image_stream(image: Any) -> Any:
+def _image_bytes(image: Any) -> bytes:
     if isinstance(image, bytes):
-        return io.BytesIO(image)
+        return image
     if isinstance(image, str) and image.startswith("data:"):
-        return io.BytesIO(base64.b64decode(image.partition(",")[2], validate=True))
+        return base64.b64decode(image.partition(",")[2], validate=True)
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         from mlx_vlm.utils import load_image
 
-        return _as_stream(load_image(image))
+        return _as_png(load_image(image))
     if isinstance(image, (str, Path)):
-        return Path(image).expanduser()
+        return Path(image).expanduser().read_bytes()
     msg = "expected a path, a URL, bytes or a PIL image"
     raise TypeError(msg)
 
 
-def _as_stream(image: Image.Image) -> io.BytesIO:
+def _as_png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="PNG")
-    stream.seek(0)
-    return stream
+    return stream.getvalue()

@@ -1,0 +1,289 @@
+"""Entries on disk: bit for bit, under a budget, shared by runs, and never trusted when broken."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlora.backend import Shards, shards
+
+AN_HOUR_AGO = 2 * shards.LEFT_ALONE_S
+DTYPES = [mlx for mlx, _ in shards.TYPES.values()]
+
+
+def opened(folder: Path, budget: int = 10**9, **options: Any) -> Shards:
+    """Open the entries of one tower."""
+    return Shards(folder / "tower", folder, budget, **options)
+
+
+def entry(seed: int, size: int = 1000) -> dict[str, mx.array]:
+    """Make an entry of two arrays."""
+    return {"0": mx.random.normal((size,), key=mx.random.key(seed)), "1": mx.array([seed])}
+
+
+def is_equal(found: dict[str, mx.array] | None, expected: dict[str, mx.array]) -> bool:
+    """Whether an entry is there, bit for bit."""
+    return (
+        found is not None
+        and found.keys() == expected.keys()
+        and all(
+            found[name].dtype == value.dtype
+            and found[name].shape == value.shape
+            and shards.array_bytes(found[name]) == shards.array_bytes(value)
+            for name, value in expected.items()
+        )
+    )
+
+
+def age(folder: Path) -> None:
+    """Make the shards look as if no run had used them for a while."""
+    for file in folder.rglob(f"*{shards.SUFFIX}"):
+        used = file.stat().st_mtime - AN_HOUR_AGO
+        os.utime(file, (used, used))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3), st.booleans()),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_arrays_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, specs: list[Any]) -> None:
+    """Any type and shape, bfloat16, scalars, empty and transposed arrays among them."""
+    folder = tmp_path_factory.mktemp("shards")
+    arrays = {}
+    with mx.stream(mx.cpu):  # type: ignore[arg-type]
+        for number, (dtype, shape, turned) in enumerate(specs):
+            value = (mx.arange(int(np.prod(shape))) % 7).reshape(shape).astype(dtype)
+            arrays[str(number)] = value.T if turned else value
+        mx.eval(arrays)
+        first = opened(folder)
+        first.add("key", arrays)
+
+        assert is_equal(first.read("key"), arrays)
+        first.flush()
+        assert is_equal(first.read("key"), arrays)
+        assert is_equal(opened(folder).read("key"), arrays)
+
+
+def test_one_entry_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard's other entries are not read with it."""
+    subject = opened(tmp_path)
+    for number in range(20):
+        subject.add(str(number), entry(number))
+    subject.flush()
+    sizes: list[int] = []
+    frombuffer = np.frombuffer
+    monkeypatch.setattr(np, "frombuffer", lambda data, **kind: (sizes.append(len(data)), frombuffer(data, **kind))[1])
+
+    assert is_equal(opened(tmp_path).read("7"), entry(7))
+    assert sum(sizes) == sum(value.nbytes for value in entry(7).values())
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+
+
+def test_is_what_safetensors_readers_read(tmp_path: Path) -> None:
+    """The files are ordinary safetensors."""
+    subject = opened(tmp_path)
+    subject.add("key", {"a": mx.array([1.5, 2.5], dtype=mx.bfloat16)})
+    subject.flush()
+    (file,) = tmp_path.rglob("*.safetensors")
+
+    loaded: Any = mx.load(str(file))
+
+    assert mx.array_equal(loaded["key:a"], mx.array([1.5, 2.5], dtype=mx.bfloat16))
+
+
+def test_runs_share_a_folder(tmp_path: Path) -> None:
+    """Two that are open at once find each other's shards when they write; what both have is written once."""
+    one, two = opened(tmp_path), opened(tmp_path)
+    for number in range(4):
+        one.add(str(number), entry(number))
+    one.flush()
+    for number in range(2, 6):
+        two.add(str(number), entry(number))
+    two.flush()
+    third = opened(tmp_path)
+
+    assert all(is_equal(two.read(str(number)), entry(number)) for number in range(6))
+    assert all(is_equal(third.read(str(number)), entry(number)) for number in range(6))
+    assert third.written_bytes < 6.5 * sum(value.nbytes for value in entry(0).values())
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    """Real ones, that write the same keys into the same folder in small shards at the same time."""
+    code = (
+        "import sys, time, pathlib, importlib.util, numpy as np\n"
+        # The module alone: all of the package takes seconds to import.
+        f"spec = importlib.util.spec_from_file_location('shards', {shards.__file__!r})\n"
+        "module = sys.modules['shards'] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "Shards = module.Shards\n"
+        "root = pathlib.Path(sys.argv[1])\n"
+        "subject = Shards(root / 'tower', root, 10**9)\n"
+        "(root / sys.argv[2]).touch()\n"
+        "while len(list(root.glob('ready*'))) < 2: time.sleep(0.001)\n"
+        "for number in range(60):\n"
+        "    subject.add(str(number), {'0': np.full(500, number)})\n"
+        "    subject.flush()\n"
+        "    found = subject.read_host(str(number))\n"
+        "    assert found is not None and (found['0'] == number).all()\n"
+        "assert not subject.notes, subject.notes\n"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), f"ready{which}"], cwd=Path(__file__).parent.parent)
+        for which in "ab"
+    ]
+    assert [process.wait(timeout=100) for process in started] == [0, 0]
+    after = opened(tmp_path)
+
+    for number in range(60):
+        found = after.read_host(str(number))
+        assert found is not None
+        assert (found["0"] == number).all()
+    assert not after.notes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_shard_is_passed_over(tmp_path: Path, share: float) -> None:
+    """Wherever it ends; the others are read, and the run says so."""
+    first = opened(tmp_path)
+    first.add("broken", entry(1))
+    first.flush()
+    (file,) = tmp_path.rglob("*.safetensors")
+    first.add("sound", entry(2))
+    first.flush()
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+    after = opened(tmp_path)
+
+    assert after.read("broken") is None
+    assert is_equal(after.read("sound"), entry(2))
+    assert [str(file) in note for note in after.notes] == [True]
+    # One that is cut while it is in use, too.
+    assert first.read("broken") is None
+
+
+@given(st.integers(0, 10**6), st.integers(1, 255))
+def test_no_damaged_byte_gives_other_features(
+    tmp_path_factory: pytest.TempPathFactory, place: int, change: int
+) -> None:
+    """Whichever byte of a shard is another one: an entry is the right one, or is not there."""
+    folder = tmp_path_factory.mktemp("shards")
+    first = opened(folder)
+    for number in range(3):
+        first.add(str(number), entry(number, 20))
+    first.flush()
+    (file,) = folder.rglob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[place % len(content)] ^= change
+    file.write_bytes(content)
+    after = opened(folder)
+
+    for number in range(3):
+        found = after.read(str(number))
+        assert found is None or is_equal(found, entry(number, 20))
+
+
+def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:
+    """A shard that a run did not finish is passed over, and removed when its run must be long over."""
+    first = opened(tmp_path)
+    first.add("key", entry(1))
+    first.flush()
+    (file,) = tmp_path.rglob("*.safetensors")
+    unfinished = file.with_name(f".{file.name}")
+    file.rename(unfinished)
+
+    assert opened(tmp_path).read("key") is None
+    assert unfinished.exists()
+    long_ago = unfinished.stat().st_mtime - 2 * shards.ABANDONED_S
+    os.utime(unfinished, (long_ago, long_ago))
+    opened(tmp_path)
+    assert not unfinished.exists()
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(500, 8000))
+def test_the_budget_is_of_the_folder(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], budget: int) -> None:
+    """Whatever is written, by two runs and for two towers, the files stay under it, and a note says when it is full."""
+    folder = tmp_path_factory.mktemp("shards")
+    runs = [opened(folder, budget), Shards(folder / "other", folder, budget)]
+    for number, size in enumerate(sizes):
+        run = runs[number % 2]
+        run.add(str(number), entry(number, size))
+        run.flush()
+
+        assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) <= budget
+    n_kept = sum(run.read(str(number)) is not None for number in range(len(sizes)) for run in runs)
+    assert (n_kept == len(sizes)) == (not any(run.notes for run in runs))
+    assert all(len(run.notes) <= 1 for run in runs)
+
+
+def test_what_is_unused_makes_room(tmp_path: Path) -> None:
+    """The shards longest unused go first, those that this run has used never."""
+    first = opened(tmp_path, budget := 3 * 4400)
+    for number in range(3):
+        first.add(str(number), entry(number))
+        first.flush()
+        age(tmp_path)
+    later = opened(tmp_path, budget)
+    assert is_equal(later.read("0"), entry(0))
+    age(tmp_path)
+    later.add("3", entry(3))
+    later.flush()
+
+    assert "1" not in later
+    assert all(is_equal(later.read(key), entry(int(key))) for key in "023")
+    assert first.read("1") is None
+    assert not later.notes
+
+
+def test_room_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget beyond what the disk has ends with a note, not with a full disk."""
+    subject = opened(tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=shards.SPARE_BYTES + 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    subject.add("key", entry(1))
+    subject.flush()
+
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert "key" not in subject
+    assert len(subject.notes) == 1
+
+
+def test_a_disk_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while writing ends the writing, not the run, and leaves nothing half behind."""
+    (tmp_path / "file").write_text("no folder")
+    assert "cannot be written" in Shards(tmp_path / "file" / "tower", tmp_path / "file", 10**9).notes[0]
+    subject = opened(tmp_path)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    subject.add("key", entry(1))
+    subject.flush()
+    subject.add("other", entry(2))
+    subject.flush()
+
+    assert subject.read("key") is None
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert ["No space left on device" in note for note in subject.notes] == [True]
+
+
+def test_entries_are_written_when_a_shard_has_come_together(tmp_path: Path) -> None:
+    """Not one file for each."""
+    subject = opened(tmp_path, shard_bytes=10_000)
+    for number in range(7):
+        subject.add(str(number), entry(number))
+        subject.flush(whole=False)
+
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert all(is_equal(subject.read(str(number)), entry(number)) for number in range(7))

@@ -1,0 +1,362 @@
+"""Entries of named arrays on disk: shards in safetensors' format, in a folder that runs may share.
+
+A shard is written whole, under a private name, and renamed: what is unfinished is never read. What a shard holds is
+known from its header, and an entry is read from its own place in the file, its checksum compared once: plain reads,
+because a mapped file that another program cuts short would end the process. A shard that is broken is passed over.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+
+Entry = Mapping[str, Any]
+"""Names to arrays, of MLX or NumPy."""
+
+Raw = dict[str, tuple[str, tuple[int, ...], bytes]]
+"""Names to (type, shape, bytes) as they are in the file."""
+
+SHARD_BYTES = 64 * 2**20
+"""Entries wait for so much company before they are written."""
+
+SPARE_BYTES = 2 * 10**9
+"""Left free on the disk, whatever the budget."""
+
+LEFT_ALONE_S = 3600.0
+"""Shards used within this time are not deleted: another run may be reading them."""
+
+ABANDONED_S = 24 * 3600.0
+"""Unfinished shards older than this are of a run that ended early."""
+
+FORMAT = "vlora features 1"
+
+SUFFIX = ".safetensors"
+
+TYPES: Mapping[str, tuple[mx.Dtype, str]] = {
+    "BOOL": (mx.bool_, "bool"),
+    "U8": (mx.uint8, "uint8"),
+    "I8": (mx.int8, "int8"),
+    "U16": (mx.uint16, "uint16"),
+    "I16": (mx.int16, "int16"),
+    "U32": (mx.uint32, "uint32"),
+    "I32": (mx.int32, "int32"),
+    "U64": (mx.uint64, "uint64"),
+    "I64": (mx.int64, "int64"),
+    "F16": (mx.float16, "float16"),
+    "BF16": (mx.bfloat16, ""),
+    "F32": (mx.float32, "float32"),
+    "F64": (mx.float64, "float64"),
+}
+"""Names of types in safetensors' format: MLX's and NumPy's, which has no bfloat16."""
+
+_NAMES = {mlx: name for name, (mlx, _) in TYPES.items()} | {numpy: name for name, (_, numpy) in TYPES.items() if numpy}
+
+
+@attrs.frozen
+class Place:
+    """Where an entry lies.
+
+    Attributes:
+        file: The shard.
+        arrays: (name, type, shape, first byte in the file, bytes) of each array.
+        checksum: CRC-32 of all names, types, shapes and bytes, in this order.
+    """
+
+    file: Path
+    arrays: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
+    checksum: int
+
+
+@attrs.define(eq=False)
+class Shards:
+    """Entries in a folder.
+
+    Room is made by deleting the shards that have not been used for the longest time, of all folders under the budget,
+    but none that this run has used or that another run may be using.
+
+    Attributes:
+        folder: The entries' own.
+        root: The folder whose whole content, of other towers too, is under the budget.
+        budget_bytes: Of all shards below `root`.
+        shard_bytes: An entry waits until this much has come together, or until `flush`.
+        notes: What went wrong and was passed over, for the log; whoever reads them clears them.
+    """
+
+    folder: Path
+    root: Path
+    budget_bytes: int
+    shard_bytes: int = SHARD_BYTES
+    notes: list[str] = attrs.field(factory=list, init=False)
+    _index: dict[str, Place] = attrs.field(factory=dict, init=False)
+    _known: dict[Path, int] = attrs.field(factory=dict, init=False)
+    _used: dict[Path, float] = attrs.field(factory=dict, init=False)
+    _sound: set[str] = attrs.field(factory=set, init=False)
+    _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
+    _waiting_bytes: int = attrs.field(default=0, init=False)
+    _is_full: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make the folder, and read what is there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_abandoned()
+        except OSError as error:
+            self._give_up(f"{self.folder}: cannot be written ({error.strerror}); features are not kept on disk")
+        self._look()
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an entry."""
+        return key in self._waiting or key in self._index
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of the shards in the folder, as far as they are known here."""
+        return sum(self._known.values())
+
+    def read(self, key: str) -> dict[str, mx.array] | None:
+        """Read an entry; None if there is none, or no sound one."""
+        if key in self._waiting:
+            return {
+                name: mx.array(value) if isinstance(value, np.ndarray) else value
+                for name, value in self._waiting[key].items()
+            }
+        raw = self.read_raw(key)
+        return None if raw is None else {name: _to_mlx(*value) for name, value in raw.items()}
+
+    def read_host(self, key: str) -> dict[str, Any] | None:
+        """Read an entry that was written from NumPy's arrays."""
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            return dict(waiting)
+        raw = self.read_raw(key)
+        if raw is None:
+            return None
+        return {
+            name: np.frombuffer(data, dtype=TYPES[kind][1]).reshape(shape) for name, (kind, shape, data) in raw.items()
+        }
+
+    def read_raw(self, key: str) -> Raw | None:
+        """Read an entry's bytes from its shard."""
+        place = self._index.get(key)
+        if place is None:
+            return None
+        raw: Raw = {}
+        checksum, is_whole = 0, True
+        try:
+            with place.file.open("rb") as file:
+                for name, kind, shape, start, size in place.arrays:
+                    file.seek(start)
+                    data = file.read(size)
+                    is_whole &= len(data) == size
+                    if key not in self._sound:
+                        checksum = zlib.crc32(data, zlib.crc32(_label(key, name, kind, shape), checksum))
+                    raw[name] = (kind, shape, data)
+        except FileNotFoundError:
+            # Deleted to make room for another run's.
+            self._forget(place.file)
+            return None
+        except (OSError, ValueError):
+            is_whole = False
+        if not is_whole or (key not in self._sound and checksum != place.checksum):
+            self._forget(place.file)
+            self.notes.append(f"{place.file}: the shard is damaged; its features are computed again")
+            with contextlib.suppress(OSError):
+                place.file.unlink()
+            return None
+        self._sound.add(key)
+        self._touch(place.file)
+        return raw
+
+    def add(self, key: str, entry: Entry) -> None:
+        """Let an entry wait to be written, if there is room for it."""
+        if self._is_full or key in self:
+            return
+        self._waiting[key] = entry
+        self._waiting_bytes += sum(value.nbytes for value in entry.values())
+
+    def flush(self, *, whole: bool = True) -> None:
+        """Write what waits.
+
+        Args:
+            whole: Also if it is less than a shard.
+        """
+        if not self._waiting or (not whole and self._waiting_bytes < self.shard_bytes):
+            return
+        self._look()
+        entries = {key: entry for key, entry in self._waiting.items() if key not in self._index}
+        self._waiting, self._waiting_bytes = {}, 0
+        if not entries:
+            return
+        unfinished = self.folder / f".{uuid.uuid4().hex}{SUFFIX}"
+        try:
+            blocks, header = _lay_out(entries)
+            if not self._make_room(len(header) + sum(block.nbytes for block in blocks)):
+                self._give_up(
+                    f"{self.root}: no room for more features of images (features.disk_gb = "
+                    f"{self.budget_bytes / 1e9:g}, {SPARE_BYTES / 1e9:g} GB of the disk left free); "
+                    "further ones are kept in memory only"
+                )
+                return
+            with unfinished.open("wb") as file:
+                file.write(header)
+                for block in blocks:
+                    file.write(block)
+            finished = unfinished.with_name(unfinished.name[1:])
+            unfinished.replace(finished)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            self._give_up(f"{self.folder}: cannot be written ({error.strerror}); features are kept in memory only")
+            return
+        self._take_in(finished)
+        self._touch(finished)
+
+    def _give_up(self, note: str) -> None:
+        self._is_full = True
+        self._waiting, self._waiting_bytes = {}, 0
+        self.notes.append(note)
+
+    def _look(self) -> None:
+        """Take in shards that are not known yet: those of earlier runs, and of others that run now."""
+        present = {file for file in self.folder.glob(f"*{SUFFIX}") if not file.name.startswith(".")}
+        for file in sorted(present - self._known.keys()):
+            self._take_in(file)
+        for file in self._known.keys() - present:
+            self._forget(file)
+
+    def _take_in(self, file: Path) -> None:
+        try:
+            places, size = _read_header(file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._known[file] = 0
+            self.notes.append(f"{file}: the shard cannot be read ({error}); its features are computed again")
+            return
+        self._known[file] = size
+        self._index |= places
+
+    def _forget(self, file: Path) -> None:
+        self._known.pop(file, None)
+        self._index = {key: place for key, place in self._index.items() if place.file != file}
+
+    def _touch(self, file: Path) -> None:
+        now = time.time()
+        if now - self._used.get(file, 0.0) > LEFT_ALONE_S / 6:
+            self._used[file] = now
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    def _make_room(self, size: int) -> bool:
+        """Delete what has not been used for long until the budget has room for `size` bytes; whether it has."""
+        shards = []
+        for file in self.root.rglob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                shards.append((file.stat().st_mtime, file.stat().st_size, file))
+        excess = max(
+            sum(own for _, own, _ in shards) + size - self.budget_bytes,
+            size + SPARE_BYTES - shutil.disk_usage(self.root).free,
+        )
+        if excess > self._deletable(shards):
+            return False
+        for used, own, file in sorted(shards):
+            if excess <= 0:
+                break
+            if self._may_delete(used, file):
+                file.unlink(missing_ok=True)
+                self._forget(file)
+                excess -= own
+        return True
+
+    def _deletable(self, shards: list[tuple[float, int, Path]]) -> int:
+        return sum(own for used, own, file in shards if self._may_delete(used, file))
+
+    def _may_delete(self, used: float, file: Path) -> bool:
+        return file not in self._used and time.time() - used > LEFT_ALONE_S
+
+    def _remove_abandoned(self) -> None:
+        for file in self.root.rglob(f".*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > ABANDONED_S:
+                    file.unlink()
+
+
+def _lay_out(entries: Mapping[str, Entry]) -> tuple[list[memoryview], bytes]:
+    """Lay entries out one behind the other: their bytes, and the header that goes before them."""
+    header: dict[str, Any] = {}
+    checksums: dict[str, str] = {}
+    blocks: list[memoryview] = []
+    end = 0
+    for key, entry in entries.items():
+        checksum = 0
+        for name, value in entry.items():
+            block = array_bytes(value)
+            kind = _NAMES[value.dtype if isinstance(value, mx.array) else str(value.dtype)]
+            checksum = zlib.crc32(block, zlib.crc32(_label(key, name, kind, value.shape), checksum))
+            start, end = end, end + block.nbytes
+            header[f"{key}:{name}"] = {
+                "dtype": kind,
+                "shape": list(value.shape),
+                "data_offsets": [start, end],
+            }
+            blocks.append(block)
+        checksums[key] = f"{checksum:08x}"
+    text = json.dumps({"__metadata__": {"format": FORMAT, **checksums}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    return blocks, len(text).to_bytes(8, "little") + text
+
+
+def _read_header(file: Path) -> tuple[dict[str, Place], int]:
+    """Read what a shard holds, and its size in bytes.
+
+    Raises:
+        ValueError: It is not whole.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length + 8 > size:
+            msg = "it ends within its header"
+            raise ValueError(msg)
+        header = json.loads(stream.read(length))
+    checksums = header.pop("__metadata__")
+    if checksums.pop("format") != FORMAT:
+        msg = "it is no shard of features"
+        raise ValueError(msg)
+    begin = 8 + length
+    arrays: dict[str, list[tuple[str, str, tuple[int, ...], int, int]]] = {key: [] for key in checksums}
+    for label, array in header.items():
+        key, _, name = label.partition(":")
+        start, end = array["data_offsets"]
+        if array["dtype"] not in TYPES or begin + end > size:
+            msg = f"it ends before {begin + end} bytes"
+            raise ValueError(msg)
+        arrays[key].append((name, array["dtype"], tuple(array["shape"]), begin + start, end - start))
+    return {key: Place(file, tuple(own), int(checksums[key], 16)) for key, own in arrays.items()}, size
+
+
+def _label(key: str, name: str, kind: str, shape: tuple[int, ...]) -> bytes:
+    return f"{key}:{name} {kind} {list(shape)}".encode()
+
+
+def array_bytes(value: Any) -> memoryview:
+    """Give an array's bytes in order, without a copy where it has them so."""
+    if not value.size:
+        return memoryview(b"")
+    flat: Any = value if isinstance(value, mx.array) else np.ascontiguousarray(value)
+    return memoryview(flat.reshape(-1).view(mx.uint8 if isinstance(value, mx.array) else np.uint8))
+
+
+def _to_mlx(kind: str, shape: tuple[int, ...], data: bytes) -> mx.array:
+    dtype = TYPES[kind][0]
+    if not data:
+        return mx.zeros(shape, dtype=dtype)
+    return mx.array(np.frombuffer(data, dtype=np.uint8)).view(dtype).reshape(shape)

@@ -1,13 +1,21 @@
-"""The benchmark of the step runs, beside mlx-vlm's own, and says what it measured."""
+"""The benchmarks run, beside mlx-vlm's own step, and say what they measured."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import attrs
 import numpy as np
+import pytest
 from PIL import Image
 
+from benchmarks.cases import NVIDIA
+from benchmarks.flops import count_operations
+from benchmarks.report import compare_sides, judge_goals, show_table, show_verdicts
+from benchmarks.shapes import SHAPES, Work
+from benchmarks.workers import MissingError, Worker, WorkerError
 from tests.checkpoints import build_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -89,3 +97,97 @@ def test_step_beside_the_peer(tmp_path: Path) -> None:
     assert not any("targets" in note for note in peer["notes"])
     assert "absent.toml" in missing["error"]
     assert not (tmp_path / "adapter").exists()
+
+
+def table(*arguments: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run the table's command: the lines of its cases, and its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.table", "--tiniest", "--steps", "1", "--rounds", "2", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [line for line in lines if "case" in line], lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "theirs"),
+    [
+        ("cpu", "vlora-cached/4x161", "mlx-vlm/4x161"),
+        ("nvidia", "vlora-4bit-cached/16x513", "mlx-vlm-4bit/16x513"),
+    ],
+)
+def test_table(kind: str, ours: str, theirs: str) -> None:
+    """Sides in turns and one after the other: the same loss and adapters, and the last line holds all of it."""
+    cases, last = table("--kind", kind, "--cases", f"{ours},{theirs}")
+
+    assert {case["case"] for case in cases} == {ours, theirs} == set(last["results"])
+    for result in last["results"].values():
+        assert all(result[key] > 0 for key in ("step_ms", "tokens_per_s", "peak_gb", "mfu", "weights_gb"))
+        assert result["step_ms_min"] <= result["step_ms"] <= result["step_ms_max"]
+        assert result["rounds"] == 2
+    (same,) = last["same"]
+    assert same["losses_apart"] < 1e-5
+    assert same["same_trainable"]
+    assert all(goal["case"] == ours and goal["value"] > 0 for goal in last["goals"])
+    assert any(goal.get("over") == theirs for goal in last["goals"])
+    assert {"system", "cpus", "versions", "device", "matmul"} <= set(last["machine"])
+
+
+def test_operations_by_hand() -> None:
+    """Two rows of 8 tokens, of which 7 are read, in a model of one layer."""
+    shape = attrs.evolve(SHAPES["tiniest"], layers=1, tower_layers=1)
+    work = Work(rows=2, image=32, prompt=4, answer=3)
+    found = count_operations(shape, work, rank=4, with_tower=True)
+    weights = 64 * 64 + 64 * 32 + 64 * 32 + 64 * 64 + 3 * 64 * 128
+
+    assert (work.n_image_tokens, work.n_tokens, work.n_read) == (1, 8, 7)
+    # Forward and backward to the inputs, but for those of queries, keys and values: nothing trained lies behind.
+    assert found.layers == 2 * 7 * (2 * weights + 2 * (weights - 64 * (64 + 32 + 32)))
+    # Seven queries see 1 to 7 keys: 28 pairs; scores and sums, forward and twice backward.
+    assert found.attention == 2 * 28 * 64 * 2 * 2 * 3
+    factors = sum(4 * (inputs + outputs) for inputs, outputs in shape.linears().values())
+    assert found.adapters == 2 * 7 * (2 * 3 * factors - 2 * 4 * 3 * 64)
+    assert found.head == 2 * 3 * 2 * 2 * 64 * 320
+    # Four patches and one merged token per image; the tower's own merger and one of the deepstack's.
+    tower = 1536 * 32 + 4 * 32 * 32 + 2 * 32 * 64 + 2 * 32 * 4
+    assert found.tower == 2 * 2 * (4 * tower + 1 * 2 * (128 * 128 + 128 * 64))
+    assert count_operations(shape, work, rank=4, with_tower=False).tower == 0
+    assert found.total == found.layers + found.attention + found.adapters + found.head + found.tower
+
+
+def test_a_dying_process_costs_only_itself() -> None:
+    """Whoever asks learns how it ended; a package that is missing is told from a failure."""
+    with Worker("os", "abort", 60) as worker, pytest.raises(WorkerError, match="the process ended with -6"):
+        worker.make()
+    with Worker("no_such_package", "open_side", 60) as worker, pytest.raises(MissingError, match="no_such_package"):
+        worker.make()
+    with Worker("time", "sleep", 1.0) as worker, pytest.raises(WorkerError, match="no answer within 1 s"):
+        worker.make(30)
+    with Worker("pathlib", "Path", 60) as worker:
+        worker.make("a")
+        with pytest.raises(WorkerError, match="FileNotFoundError"):
+            worker.call("read_text")
+        assert worker.call("is_absolute") is False
+
+
+def test_a_missing_side_is_passed_over() -> None:
+    """Goals are judged where both numbers are there, and a row says what is not."""
+    results = {
+        "vlora-cached/16x513": {"tokens_per_s": 10.0, "mfu": 0.4, "first_loss": 2.0, "n_trainable": 3},
+        "mlx-vlm/16x513": {"tokens_per_s": 2.0, "first_loss": 2.1, "n_trainable": 3},
+        "torch/16x513": {"skipped": "torch is not installed"},
+    }
+    verdicts = judge_goals(NVIDIA.goals, results)
+    comparisons = compare_sides(NVIDIA.cases, results, NVIDIA.same_loss)
+    lines = show_verdicts(verdicts, comparisons)
+
+    assert [(verdict["number"], verdict["met"]) for verdict in verdicts] == [("tokens_per_s", True), ("mfu", False)]
+    assert [found["same_loss"] for found in comparisons] == [False]
+    assert "MISSED" in lines[1]
+    assert "first loss" in lines[2]
+    assert any("torch is not installed" in line for line in show_table(NVIDIA.cases, results))

@@ -268,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = {"kind": options.kind, "tiniest": options.tiniest}
         summary |= measure(table, options.models or Path(temporary), options.limit)
     if options.write:
+        options.write.parent.mkdir(parents=True, exist_ok=True)
         options.write.write_text(json.dumps(rounded(summary), indent=1) + "\n", encoding="utf-8")
     say(summary)
     return int(any("failed" in result for result in summary["results"].values()))

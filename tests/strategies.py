@@ -93,12 +93,15 @@ def recipes(draw: st.DrawFn) -> Recipe:
         warmup_steps=st.integers(0, 10**6),
         grad_clip=st.none() | rates,
     )
+    recomputes = draw(st.booleans())
     train = st.builds(
         TrainSection,
         **{field.name: counts for field in attrs.fields(TrainSection)}
         | {
             "epochs": st.none() | counts,
-            "grad_checkpoint": st.booleans(),
+            "grad_checkpoint": st.just(recomputes),
+            "checkpoint_every": counts if recomputes else st.just(1),
+            "checkpoint_part": st.sampled_from(["layer", "mlp"] if recomputes else ["layer"]),
             "seed": st.integers(0, 2**32),
             "val_batches": st.just(-1) | counts,
         },

@@ -22,7 +22,7 @@ from vlora.adapters import (
     saved_arrays,
 )
 from vlora.errors import ModelError
-from vlora.frozen import UNPACK_FROM_ROWS, unpacked_weight
+from vlora.frozen import UNPACK_FROM_ROWS, multiply_frozen, unpacked_weight
 from vlora.steps import dropout_keys
 
 INPUTS, OUTPUTS, RANK, SCALE, EXPERTS = 64, 48, 3, 1.5, 5
@@ -243,3 +243,25 @@ def test_what_cannot_be_made_is_refused():
         attach_lora(Net(), ["experts"], rank=2, scale=1.0, method="dora")
     with pytest.raises(ModelError, match=r"lora\.rank: found 60 with lora\.init = 'pissa', but plain is 48 x 64"):
         attach_lora(Net(), ["plain"], rank=60, scale=1.0, init="pissa")
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "eager"])
+def test_unpacked_weights_are_not_gathered(compiled: bool) -> None:
+    """A deep stack of quantized layers has few unpacked matrices at a time: each is unpacked where it is used."""
+    width, depth = 512, 24
+    layers = [nn.QuantizedLinear(width, width, bias=False) for _ in range(depth)]
+    x = mx.random.normal((UNPACK_FROM_ROWS, width), key=mx.random.key(0))
+    mx.eval([layer.parameters() for layer in layers], x)
+
+    def total(x: mx.array) -> mx.array:
+        for layer in layers:
+            x = x + multiply_frozen(layer, x)
+        return mx.square(x).sum()
+
+    gradient = mx.compile(mx.grad(total)) if compiled else mx.grad(total)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(gradient(x))
+
+    # In flight at a time: as many as MLX queues ahead.
+    assert mx.get_peak_memory() - before < 16 * layers[0].scales.size * 64 * 4

@@ -54,6 +54,8 @@ DEFAULTS = {
     "train.epochs": None,
     "train.gradient_accumulation_steps": 1,
     "train.grad_checkpoint": False,
+    "train.checkpoint_every": 1,
+    "train.checkpoint_part": "layer",
     "train.steps_per_report": 10,
     "train.steps_per_eval": 200,
     "train.steps_per_save": 100,
@@ -336,6 +338,8 @@ def test_parse_value_takes_anything(text: str):
         ({"model.adapter_path": "a", "lora.init": "pissa"}, ["lora.init", "'pissa'", "model.adapter_path"]),
         ({"optim.vision_rate": 1e-5}, ["optim.vision_rate", "1e-05", "model.train_vision"]),
         ({"model.full_finetune": True, "optim.connector_rate": 1}, ["optim.connector_rate", "model.train_vision"]),
+        ({"train.checkpoint_every": 2}, ["train.checkpoint_every", "train.grad_checkpoint"]),
+        ({"train.checkpoint_part": "mlp"}, ["train.checkpoint_part", "train.grad_checkpoint"]),
     ],
 )
 def test_contradiction(overrides: dict[str, Any], keys: list[str]):

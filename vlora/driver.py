@@ -158,6 +158,8 @@ class _Run:
             max_grad_norm=optim.grad_clip,
             rate_factors=rate_factors(state.params, self.backbone.layout, optim),
             grad_checkpoint=train.grad_checkpoint,
+            checkpoint_every=train.checkpoint_every,
+            checkpoint_part=train.checkpoint_part,
             seed=train.seed,
         )
         metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)

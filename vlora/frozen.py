@@ -37,21 +37,29 @@ def multiply_frozen(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -
 
     @mx.custom_function
     def product(x: mx.array) -> mx.array:
-        return x @ unpacked_weight(linear).astype(x.dtype).T
+        return x @ unpacked_weight(linear, after=x).astype(x.dtype).T
 
     @product.vjp
     def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-        return cotangent @ unpacked_weight(linear).astype(x.dtype)
+        return cotangent @ unpacked_weight(linear, after=cotangent).astype(x.dtype)
 
     y = cast("mx.array", product(x))
     return mx.add(y, linear.bias) if with_bias and "bias" in linear else y
 
 
-def unpacked_weight(linear: nn.Module) -> mx.array:
-    """Give a layer's weights, f[..., outputs, inputs]; quantized ones are unpacked."""
+def unpacked_weight(linear: nn.Module, *, after: mx.array | None = None) -> mx.array:
+    """Give a layer's weights, f[..., outputs, inputs]; quantized ones are unpacked.
+
+    Args:
+        linear: The layer.
+        after: What has to be computed before they are unpacked. Otherwise nothing keeps MLX from unpacking all of a
+            model's weights at the start of a step, and from taking what the forward pass unpacked for the backward.
+    """
     weight: mx.array = linear.weight
     if "scales" not in linear:
         return weight
+    if after is not None:
+        (weight,) = mx.depends([weight], [after])
     return mx.dequantize(
         weight,
         linear.scales,

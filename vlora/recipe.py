@@ -222,7 +222,10 @@ class TrainSection:
         iters: Steps.
         epochs: Passes over the rows; overrides iters.
         gradient_accumulation_steps: Microbatches of a step.
-        grad_checkpoint: Recompute activations in the backward pass to save memory.
+        grad_checkpoint: Recompute activations in the backward pass to save memory: those of the language model's
+            layers, and of the tower's where it is trained.
+        checkpoint_every: Recompute those of every k-th layer only.
+        checkpoint_part: "layer" recomputes whole layers, "mlp" their MLPs only.
         seed: Fixes the order of the rows, the adapter's start and the dropout.
         steps_per_report: Steps between reports.
         steps_per_eval: Steps between validations.
@@ -235,6 +238,8 @@ class TrainSection:
     epochs: int | None = _key(None, _at_least(1))
     gradient_accumulation_steps: int = _key(1, _at_least(1))
     grad_checkpoint: bool = _key(default=False)
+    checkpoint_every: int = _key(1, _at_least(1))
+    checkpoint_part: Literal["layer", "mlp"] = _key("layer")
     seed: int = _key(0, _at_least(0))
     steps_per_report: int = _key(10, _at_least(1))
     steps_per_eval: int = _key(200, _at_least(1))
@@ -409,6 +414,10 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if optim.name == "adam" and optim.weight_decay:
         yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
+    for key in ("checkpoint_every", "checkpoint_part"):
+        found = getattr(recipe.train, key)
+        if not recipe.train.grad_checkpoint and found != getattr(TrainSection(), key):
+            yield f"train.{key}: found {found!r} without train.grad_checkpoint = true, which it is a part of; set both"
     yield from _adapter_contradictions(recipe)
     if recipe.eval.answer_rows and not held_out:
         yield (

@@ -22,6 +22,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from .adapters import lora_layers
 from .losses import LossFn, loss_fn
 from .optimizers import clip_by_global_norm
+from .recompute import CheckpointPart, checkpointed
 from .types import Batch, StepOutput, TrainState, Tree
 
 Params = dict[str, mx.array]
@@ -35,9 +36,8 @@ class Backbone(Protocol):
     def module(self) -> nn.Module:
         """The model, trainable parts unfrozen."""
 
-    @property
-    def layers(self) -> Sequence[nn.Module]:
-        """The language model's layer stack, for gradient checkpointing."""
+    def recomputed(self, every: int, part: CheckpointPart) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        """Name what runs again under gradient checkpointing: in the language model, and on the embedding side."""
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs: (floating-point ones, others), each name to array."""
@@ -45,8 +45,8 @@ class Backbone(Protocol):
     def embed_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses."""
 
-    def embed_gradients(self, batch: Batch, cotangents: Tree) -> Params:
-        """Carry the gradients of `embed`'s floating-point outputs on to `embed_names`."""
+    def embed_gradients(self, batch: Batch, cotangents: Tree, recomputed: Sequence[nn.Module] = ()) -> Params:
+        """Carry the gradients of `embed`'s floating-point outputs on to `embed_names`, some modules checkpointed."""
 
     def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
         """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
@@ -133,47 +133,6 @@ def dropout_keys(module: nn.Module, key: mx.array | None) -> Iterator[None]:
             layer._dropout_key = None  # noqa: SLF001
 
 
-@contextmanager
-def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let the layers recompute their activations in the backward pass.
-
-    Each instance gets a subclass of its own class for the time being; the classes themselves are not touched.
-    """
-    classes = [type(layer) for layer in layers]
-
-    def subclass(cls: type) -> type:
-        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # Positions and masks have no gradient, and an index that is an argument would be asked for one.
-            placed = {str(place): value for place, value in enumerate(args) if not _is_whole(value)}
-            named = {name: value for name, value in kwargs.items() if not _is_whole(value)}
-
-            def inner(params: Tree, placed: dict[str, Any], named: dict[str, Any]) -> Any:
-                self.update(params)
-                given = [placed.get(str(place), value) for place, value in enumerate(args)]
-                return cls.__call__(self, *given, **{**kwargs, **named})
-
-            params = self.trainable_parameters()
-            try:
-                return mx.checkpoint(inner)(params, placed, named)
-            finally:
-                self.update(params)
-
-        return type(f"Checkpointed{cls.__name__}", (cls,), {"__call__": call})
-
-    subclasses = {cls: subclass(cls) for cls in set(classes)}
-    try:
-        for layer, cls in zip(layers, classes, strict=True):
-            layer.__class__ = subclasses[cls]
-        yield
-    finally:
-        for layer, cls in zip(layers, classes, strict=True):
-            layer.__class__ = cls
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating)
-
-
 HEAD_ROWS = 512
 """Places at which the head runs at once, beyond which it goes on in chunks: logits of 152,000 words at 512 places
 take 311 MB in float32, and the gradient as much again."""
@@ -237,6 +196,8 @@ def make_train_step(
     max_grad_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
     grad_checkpoint: bool = False,
+    checkpoint_every: int = 1,
+    checkpoint_part: CheckpointPart = "layer",
     seed: int = 0,
     compiled: bool = True,
 ) -> TrainStep:
@@ -251,7 +212,10 @@ def make_train_step(
         loss: Sums and counts, as `vlora.losses.loss_fn`.
         max_grad_norm: Largest global norm of the mean gradient.
         rate_factors: How many times the learning rate a parameter has; once, where it is not named.
-        grad_checkpoint: Recompute each layer's activations in the backward pass.
+        grad_checkpoint: Recompute activations in the backward pass: those of the language model's layers, and of the
+            tower's where it is trained.
+        checkpoint_every: With it: of every k-th layer only.
+        checkpoint_part: With it: of whole layers, or of their MLPs only.
         seed: With the step's number it fixes the dropout; nothing random is carried from step to step.
         compiled: False runs the same code eagerly.
 
@@ -259,7 +223,8 @@ def make_train_step(
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
         the device.
     """
-    return _TrainStep(backbone, optimizer, loss, max_grad_norm, rate_factors or {}, grad_checkpoint, seed, compiled)
+    recomputed = backbone.recomputed(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ())
+    return _TrainStep(backbone, optimizer, loss, max_grad_norm, rate_factors or {}, recomputed, seed, compiled)
 
 
 class _TrainStep:
@@ -270,7 +235,7 @@ class _TrainStep:
         loss: LossFn,
         max_grad_norm: float | None,
         rate_factors: Mapping[str, float],
-        grad_checkpoint: bool,
+        recomputed: tuple[Sequence[nn.Module], Sequence[nn.Module]],
         seed: int,
         compiled: bool,
     ) -> None:
@@ -280,7 +245,7 @@ class _TrainStep:
         self._loss = loss
         self._max_grad_norm = max_grad_norm
         self._rate_factors = rate_factors
-        self._checkpointed = backbone.layers if grad_checkpoint else ()
+        self._recomputed, self._recomputed_in_tower = recomputed
         self._seed = seed
         self._embed_names = backbone.embed_names()
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
@@ -302,7 +267,8 @@ class _TrainStep:
                     state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
                 )
                 if self._embed_names:
-                    for name, gradient in self._backbone.embed_gradients(batch, cotangents).items():
+                    carried = self._backbone.embed_gradients(batch, cotangents, self._recomputed_in_tower)
+                    for name, gradient in carried.items():
                         gradients[name] = gradients[name] + gradient.astype(mx.float32)
             total = gradients if total is None else {k: total[k] + gradients[k] for k in total}
             nll_sum, n_supervised = nll_sum + nll, n_supervised + n
@@ -337,7 +303,7 @@ class _TrainStep:
         # Around the backward pass too: a checkpointed layer runs its forward again there.
         with (
             dropout_keys(module, key),
-            checkpointed(self._checkpointed),
+            checkpointed(self._recomputed),
             self._backbone.corrected(),
         ):
             if self._embed_names:

@@ -16,7 +16,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import BatchError
+from ..errors import BatchError, ModelError
+from ..recompute import CheckpointPart, check_every, checkpointed, choose_modules
 from ..steps import Params, bound
 from ..targets import Layout
 from ..types import Batch, Example, Tree
@@ -62,21 +63,58 @@ class MlxVlmBackbone:
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """What is recomputed under gradient checkpointing: the language model's layers, or its family's parts of them.
-
-        The layer stack is the list of modules nearest to the language model's root, the longest of several.
-        """
+        """The language model's layers: the list of modules nearest to its root, the longest of several."""
         stacks = [
             (-name.count("."), len(value), value)
             for name, module in self.module.named_modules()
             if self.is_language(name)
-            for value in module.children().values()
-            if isinstance(value, list) and value and all(isinstance(layer, nn.Module) for layer in value)
+            for value in _stacks(module)
         ]
-        layers = max(stacks, key=lambda stack: stack[:2])[2]
-        if self.family.checkpointed_part is None:
-            return layers
-        return [layer[self.family.checkpointed_part] for layer in layers if self.family.checkpointed_part in layer]
+        return max(stacks, key=lambda stack: stack[:2])[2]
+
+    @property
+    def tower_layers(self) -> Sequence[Sequence[nn.Module]]:
+        """The stacks of like layers outside the language model, the outermost of those within one another."""
+        stacks: list[tuple[str, list[nn.Module]]] = []
+        for name, module in sorted(self.module.named_modules(), key=lambda named: named[0].count(".")):
+            if self.layout.part(name) in ("vision", "connector") and not name.startswith(tuple(s for s, _ in stacks)):
+                stacks += [
+                    (f"{name}.", value)
+                    for value in _stacks(module)
+                    if len(value) > 1 and len(set(map(type, value))) == 1
+                ]
+        return [layers for _, layers in stacks]
+
+    def recomputed(self, every: int, part: CheckpointPart) -> tuple[list[nn.Module], list[nn.Module]]:
+        """Choose what gradient checkpointing recomputes: in the language model, and outside of it.
+
+        Args:
+            every: Every k-th layer of a stack.
+            part: Whole layers (of some families the part that can be), or their MLPs; of towers whose layers have
+                no MLP of their own, whole layers.
+
+        Raises:
+            ModelError: There are no such layers, or they have no MLP of their own.
+        """
+        layers = self.layers
+        check_every(layers, every)
+        limited = self.family.checkpointed_part
+        if part == "layer" and limited is not None:
+            found = [layer[limited] for layer in choose_modules(layers, every, "layer") if limited in layer]
+        else:
+            found = choose_modules(layers, every, part)
+        if not found and part == "mlp":
+            msg = (
+                f"train.checkpoint_part: found 'mlp', but this family's layers ({type(layers[0]).__name__}) have no "
+                "MLP that is a module of its own; use 'layer'"
+            )
+            raise ModelError(msg)
+        tower = [
+            module
+            for stack in self.tower_layers
+            for module in choose_modules(stack, every, part) or choose_modules(stack, every, "layer")
+        ]
+        return found, tower
 
     @property
     def is_traceable(self) -> bool:
@@ -142,21 +180,29 @@ class MlxVlmBackbone:
         inside = tuple(f"{name}." for name in parts if name)
         return [name for name in names if not self.is_language(name) or name.startswith(inside)]
 
-    def embed_gradients(self, batch: Batch, cotangents: Tree) -> Params:
-        """Carry the gradients of `embed`'s features on to the parameters behind them."""
+    def embed_gradients(self, batch: Batch, cotangents: Tree, recomputed: Sequence[nn.Module] = ()) -> Params:
+        """Carry the gradients of `embed`'s features on to the parameters behind them.
+
+        Args:
+            batch: What was embedded.
+            cotangents: The gradients of the features, as `embed` returns them.
+            recomputed: Modules that keep no activations for it.
+        """
         names = sorted(self.embed_names())
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
         values = [trainable[name] for name in names]
         if self.family.has_grid_tower:
-            with self.family.while_embedding(self.module):
-                return self._grids().gradients(batch, dict(zip(names, values, strict=True)), cotangents)
+            with self.family.while_embedding(self.module), checkpointed(recomputed):
+                trained = dict(zip(names, values, strict=True))
+                return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(recomputed))
 
         def outputs(*values: mx.array) -> list[mx.array]:
             with bound(self.module, dict(zip(names, values, strict=True))):
                 features, _ = self.embed(batch)
             return leaves(features)
 
-        _, gradients = mx.vjp(outputs, values, leaves(cotangents))
+        with checkpointed(recomputed):
+            _, gradients = mx.vjp(outputs, values, leaves(cotangents))
         return dict(zip(names, gradients, strict=True))
 
     def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
@@ -339,6 +385,15 @@ def row_key(example: Example) -> str:
     prompt = np.asarray(example.inputs.get(PROMPT, ()))
     parts = [example.tokens.tobytes(), example.supervised.tobytes(), prompt.tobytes()]
     return digest([*parts, *(key.encode() for key in example.image_keys)])
+
+
+def _stacks(module: nn.Module) -> list[list[nn.Module]]:
+    """List the lists of modules among a module's children."""
+    return [
+        value
+        for value in module.children().values()
+        if isinstance(value, list) and value and all(isinstance(layer, nn.Module) for layer in value)
+    ]
 
 
 def find_layout(family: Family, language_prefix: str) -> Layout:

@@ -129,8 +129,11 @@ class GridTower:
             fields["visual_pos_masks"] = mx.array(is_image)
         return fields
 
-    def gradients(self, batch: Batch, trainable: Params, cotangents: Tree) -> Params:
-        """The gradients behind `embed`: of the embedding table directly, of the tower size by size."""
+    def gradients(self, batch: Batch, trainable: Params, cotangents: Tree, *, is_recomputed: bool = False) -> Params:
+        """The gradients behind `embed`: of the embedding table directly, of the tower size by size.
+
+        `is_recomputed` tells apart what is traced while the tower's layers are checkpointed.
+        """
         names = sorted(self.trained)
         tower_names = [name for name in names if not name.startswith(f"{self.language_prefix}.")]
         table_names = [name for name in names if name.startswith(f"{self.language_prefix}.")]
@@ -164,7 +167,9 @@ class GridTower:
             for layer in range(n_layers):
                 places = [n_table + n_images + index * n_layers + layer for index in members]
                 towards.append(mx.concatenate([pulled[place] for place in places]))
-            found = self._tower_vjp(grid, len(members))(tower_params, pixels.astype(self._tower_dtype), towards)
+            found = self._tower_vjp(grid, len(members), is_recomputed)(
+                tower_params, pixels.astype(self._tower_dtype), towards
+            )
             for name, gradient in found.items():
                 gradients[name] = gradients[name] + gradient if name in gradients else gradient
         return gradients
@@ -210,7 +215,7 @@ class GridTower:
             return lambda _, pixels: compiled({name: trainable[name] for name in names}, pixels)
         return self._compiled(("frozen", grid, count), run)
 
-    def _tower_vjp(self, grid: tuple[int, int, int], count: int) -> Callable[..., Params]:
+    def _tower_vjp(self, grid: Grid, count: int, is_recomputed: bool) -> Callable[..., Params]:
         def run(params: Params, pixels: mx.array, cotangents: list[mx.array]) -> Params:
             names = sorted(params)
             _, gradients = mx.vjp(
@@ -220,7 +225,7 @@ class GridTower:
             )
             return dict(zip(names, gradients, strict=True))
 
-        return self._compiled(("vjp", grid, count), run)
+        return self._compiled(("vjp", grid, count, is_recomputed), run)
 
     def _compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         if key not in self._traces:

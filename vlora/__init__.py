@@ -3,8 +3,9 @@
 from . import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
 from .batches import bucket_length, collate, plan_batches
 from .checkpoint import load_state, save_adapter, save_state
-from .driver import evaluate, fit, train_steps
+from .driver import fit
 from .errors import VloraError
+from .loop import TrainLoop, evaluate
 from .losses import loss_fn
 from .masks import mask_completions
 from .optimizers import make_optimizer
@@ -20,6 +21,7 @@ __all__ = [
     "Recipe",
     "Sample",
     "StepOutput",
+    "TrainLoop",
     "TrainState",
     "Turn",
     "VloraError",
@@ -43,5 +45,4 @@ __all__ = [
     "plan_batches",
     "save_adapter",
     "save_state",
-    "train_steps",
 ]

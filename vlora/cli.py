@@ -295,6 +295,8 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
         say(f"{event.n_skipped} rows were skipped; their reasons stand above")
     if event.features is not None and (line := _features_line(event.features)):
         say(line)
+    if event.n_traces:
+        say(f"{event.n_traces} shapes of batches were traced, in {event.trace_s:.1f} s")
     say(f"metrics: {output_paths(recipe).folder / METRICS_NAME}")
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")

@@ -1,5 +1,7 @@
 """The loop: rows in, steps taken, files written, events out. It prints nothing; who iterates decides what to show."""
 
+import functools
+import itertools
 import json
 import math
 import time
@@ -17,14 +19,16 @@ from .adapters import lora_layers, saved_arrays
 from .batches import collate, plan_batches, plan_steps
 from .errors import NonFiniteError, SampleError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
+from .loop import TrainLoop, evaluate
 from .optimizers import make_optimizer, rate_factors
+from .prefetch import Workers
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, OutputPaths, open_data, open_features, open_model, output_paths
-from .steps import TrainStep, bind, init_state, make_eval_step, make_train_step
+from .steps import all_finite, bind, init_state, make_eval_step, make_train_step
 from .targets import summarize
-from .types import Batch, Example, StepOutput, TrainState
+from .types import Batch, Example, TrainState
 
 STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
@@ -32,76 +36,6 @@ RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 PROBE_ROWS = 3
 PROBE_READS = 32
-
-
-def train_steps(
-    train_step: TrainStep,
-    state: TrainState,
-    microbatches: Iterable[Sequence[Batch]],
-    learning_rate: Callable[[int], float],
-) -> Iterator[tuple[TrainState, StepReport | None]]:
-    """Take steps for as long as there are microbatches.
-
-    Args:
-        train_step: As `make_train_step` makes it.
-        state: Where to begin.
-        microbatches: Those of each step; an empty sequence passes a step over.
-        learning_rate: Of a step, counted from 1.
-
-    Yields:
-        The state after a step, and what the step was; None for one that was passed over. A state is only yielded if
-        its loss and gradient are finite.
-
-    Raises:
-        NonFiniteError: They are not; the message names the step's rows.
-    """
-    total_nll = total_supervised = 0.0
-    began = time.perf_counter()
-    for batches in microbatches:
-        step = int(state.step) + 1
-        if not batches:
-            state = state._replace(step=state.step + 1)
-            yield state, None
-            continue
-        rate = learning_rate(step)
-        new_state, output = train_step(state, batches, rate)
-        mx.eval(new_state, output)
-        nll, supervised, norm = (float(value) for value in output)
-        if not (math.isfinite(nll) and math.isfinite(norm)):
-            raise NonFiniteError(_describe_non_finite(step, rate, output, batches))
-        state = new_state
-        total_nll, total_supervised = total_nll + nll, total_supervised + supervised
-        ended = time.perf_counter()
-        yield (
-            state,
-            StepReport(
-                step=step,
-                loss=nll / supervised,
-                running_loss=total_nll / total_supervised,
-                learning_rate=rate,
-                grad_norm=norm,
-                tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
-                supervised_tokens=int(supervised),
-                step_s=ended - began,
-                n_traces=train_step.n_traces,
-            ),
-        )
-        # What the caller does in between (validating, saving) is not the step's time.
-        began = time.perf_counter()
-
-
-def evaluate(
-    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]],
-    state: TrainState,
-    batches: Iterator[Batch],
-) -> tuple[float, int]:
-    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches."""
-    nll = supervised = 0.0
-    for batch in batches:
-        sums = eval_step(state, batch)
-        mx.eval(sums)
-        nll, supervised = nll + float(sums[0]), supervised + float(sums[1])
-    return nll / max(1.0, supervised), int(supervised)
 
 
 def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -123,7 +57,9 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     backbone, config = open_model(recipe, data.files)
     features = open_features(recipe, data.files, backbone)
     try:
-        yield from _Run(recipe, data, backbone, config, features).go(resume=resume, should_stop=should_stop)
+        with Workers(recipe.data.workers) as workers:
+            run = _Run(recipe, data, backbone, config, features, workers)
+            yield from run.go(resume=resume, should_stop=should_stop)
     finally:
         features.flush()
 
@@ -135,6 +71,7 @@ class _Run:
     backbone: backend.MlxVlmBackbone
     config: Mapping[str, Any]
     features: Features
+    workers: Workers
     skipped: list[str] = attrs.field(factory=list)
     _n_reported: int = attrs.field(default=0, init=False)
 
@@ -162,13 +99,22 @@ class _Run:
             checkpoint_part=train.checkpoint_part,
             seed=train.seed,
         )
+        loop = TrainLoop(
+            train_step,
+            state,
+            self._rates(n_steps),
+            is_awaited=lambda step: self._is_asked_for(step, n_steps),
+            should_stop=should_stop,
+        )
+        # The loop's alone: whoever holds a state besides, holds a second one during the next step.
+        del state
         metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
         yield self._describe(n_steps, first)
         validate = self._make_validation(metrics)
         if first == 0:
-            yield from self._answer("before", state, metrics)
-            yield from validate(state)
+            yield from self._answer("before", loop.state, metrics)
+            yield from validate(loop.state)
         plan = plan_steps(
             len(self.data.train),
             train.batch_size,
@@ -178,40 +124,32 @@ class _Run:
             n_steps=n_steps,
             first_step=first,
         )
-        batches = (self._collate(microbatches) for microbatches in plan)
-        steps = train_steps(train_step, state, batches, self._rates(n_steps))
-        for state, report in steps:
+        step = first
+        # Rows of a whole step at least: while it runs nothing else makes room for more.
+        n_ahead = max(self.recipe.data.prefetch, train.gradient_accumulation_steps)
+        for step, report in loop.take(self._collate(self.data.train, plan, n_ahead)):
             yield from self._take_notes()
             if report is not None:
                 yield report
                 metrics.add(report)
-            stop = should_stop()
-            yield from self._after_step(state, n_steps, metrics, validate, stop=stop)
-            if stop:
-                break
-        yield self._save(state, self.paths.weights)
+            if metrics.reports and (loop.is_stopped or is_due(step, train.steps_per_report, n_steps)):
+                yield metrics.write_interval(self.features.counts)
+            if is_due(step, train.steps_per_eval, n_steps):
+                yield from validate(loop.state)
+            # The end of the run is saved under its own name.
+            if step < n_steps and not loop.is_stopped and is_due(step, train.steps_per_save, n_steps):
+                yield self._save(loop.state, self.paths.numbered(step))
+        yield self._save(loop.state, self.paths.weights)
         yield from self._take_notes()
-        if int(state.step) == n_steps:
-            yield from self._answer("after", state, metrics)
-        yield self._finish(int(state.step), n_steps)
+        if step == n_steps:
+            yield from self._answer("after", loop.state, metrics)
+        yield self._finish(step, n_steps, loop)
 
-    def _after_step(
-        self,
-        state: TrainState,
-        n_steps: int,
-        metrics: "_Metrics",
-        validate: Callable[[TrainState], Iterator[Event]],
-        *,
-        stop: bool,
-    ) -> Iterator[Event]:
-        step, train = int(state.step), self.recipe.train
-        if metrics.reports and (stop or is_due(step, train.steps_per_report, n_steps)):
-            yield metrics.write_interval(self.features.counts)
-        if is_due(step, train.steps_per_eval, n_steps):
-            yield from validate(state)
-        # The end of the run is saved under its own name.
-        if step < n_steps and not stop and is_due(step, train.steps_per_save, n_steps):
-            yield self._save(state, self.paths.numbered(step))
+    def _is_asked_for(self, step: int, n_steps: int) -> bool:
+        """Whether the state behind a step is saved or validated."""
+        train = self.recipe.train
+        validates = self.data.valid is not None and is_due(step, train.steps_per_eval, n_steps)
+        return validates or is_due(step, train.steps_per_save, n_steps)
 
     def _rates(self, n_steps: int) -> Callable[[int], float]:
         return lambda step: learning_rate_at(step, n_steps, self.recipe.optim)
@@ -230,18 +168,35 @@ class _Run:
             features=self.features.description,
         )
 
-    def _encode(self, rows: Rows, numbers: Sequence[int]) -> Iterator[Example]:
-        for number in numbers:
-            try:
-                yield self.data.encoder(rows[number])
-            except SampleError as error:
-                if self.recipe.data.on_bad_row == "raise":
-                    raise
-                self.skipped.append(str(error))
+    def _collate(self, rows: Rows, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
+        """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
+        plan, drawn = itertools.tee(plan)
+        numbers = (number for batches in drawn for batch in batches for number in batch)
+        size = self.recipe.train.batch_size
+        encoded = self.workers.map(functools.partial(self._encode, rows), numbers, n_ahead * size)
+        for batches in plan:
+            kept = [self._keep_good(itertools.islice(encoded, len(batch))) for batch in batches]
+            yield [collate(examples, size) for examples in kept if examples]
 
-    def _collate(self, microbatches: Sequence[Sequence[int]]) -> list[Batch]:
-        encoded = [list(self._encode(self.data.train, numbers)) for numbers in microbatches]
-        return [collate(examples, self.recipe.train.batch_size) for examples in encoded if examples]
+    def _encode(self, rows: Rows, number: int) -> Example | SampleError:
+        """Encode a row; its error is given back, to be raised in its turn."""
+        try:
+            # Some processors compute with MLX; the device has other work.
+            with mx.stream(mx.cpu):
+                return self.data.encoder(rows[number])
+        except SampleError as error:
+            return error
+
+    def _keep_good(self, encoded: Iterable[Example | SampleError]) -> list[Example]:
+        examples = []
+        for found in encoded:
+            if isinstance(found, Example):
+                examples.append(found)
+            elif self.recipe.data.on_bad_row == "raise":
+                raise found
+            else:
+                self.skipped.append(str(found))
+        return examples
 
     def _take_notes(self) -> Iterator[Skipped | Noted]:
         for reason in self.skipped[self._n_reported :]:
@@ -263,10 +218,9 @@ class _Run:
 
             def batches() -> Iterator[Batch]:
                 nonlocal n_rows
-                for numbers in plan:
-                    if examples := list(self._encode(rows, numbers)):
-                        n_rows += len(examples)
-                        yield collate(examples, train.batch_size)
+                for found in self._collate(rows, ([numbers] for numbers in plan), self.recipe.data.prefetch):
+                    n_rows += sum(len(batch.rows) for batch in found)
+                    yield from found
 
             loss, tokens = evaluate(eval_step, state, batches())
             if not math.isfinite(loss):
@@ -295,7 +249,9 @@ class _Run:
         yield metrics.write({"step": int(state.step), **metrics.accuracy})
 
     def _save(self, state: TrainState, path: Path) -> Saved:
-        mx.eval(state)
+        if not all_finite(state):
+            msg = f"step {int(state.step)}: the trained weights have overflowed; lower optim.learning_rate"
+            raise NonFiniteError(msg)
         if self.recipe.model.full_finetune:
             bind(self.backbone, state)
             checkpoint.write_whole_folder(
@@ -310,7 +266,7 @@ class _Run:
         self.features.flush()
         return Saved(path=path, step=int(state.step))
 
-    def _finish(self, step: int, n_steps: int) -> Finished:
+    def _finish(self, step: int, n_steps: int, loop: TrainLoop) -> Finished:
         rows = self.data.train if self.data.valid is None else self.data.valid
         sample = rows[0]
         image = None
@@ -330,6 +286,8 @@ class _Run:
             example_question=next((turn.text for turn in sample.turns if turn.role == "user"), "Describe this."),
             max_new_tokens=self.recipe.eval.max_new_tokens,
             n_skipped=len(self.skipped),
+            n_traces=loop.train_step.n_traces,
+            trace_s=loop.trace_s,
             is_misread=self.data.files.is_misread and not is_full,
             difference=backend.DIFFERENCES.get(self.data.files.model_type),
             features=self.features.counts,
@@ -337,7 +295,8 @@ class _Run:
 
     def _probe(self) -> None:
         numbers = range(min(PROBE_READS, len(self.data.train)))
-        examples = sorted(self._encode(self.data.train, numbers), key=lambda example: len(example.tokens))
+        examples = self._keep_good(self._encode(self.data.train, number) for number in numbers)
+        examples.sort(key=lambda example: len(example.tokens))
         self.skipped.clear()
         if examples:
             # The shortest, the longest and one between: padding and company differ the most.
@@ -373,6 +332,7 @@ class _Metrics:
         """Write the mean over the steps since the last line, and where features of images came from since then."""
         supervised = sum(report.supervised_tokens for report in self.reports)
         seconds = sum(report.step_s for report in self.reports)
+        n_tokens = sum(report.tokens for report in self.reports)
         last = self.reports[-1]
         metrics = {
             "step": last.step,
@@ -380,8 +340,12 @@ class _Metrics:
             "running_loss": last.running_loss,
             "learning_rate": last.learning_rate,
             "grad_norm": last.grad_norm,
-            "tokens_per_s": sum(report.tokens for report in self.reports) / seconds,
+            "tokens_per_s": n_tokens / seconds,
             "supervised_tokens": supervised,
+            "padding": max(0.0, 1 - n_tokens / sum(report.places for report in self.reports)),
+            "wait_s": sum(report.wait_s for report in self.reports),
+            "n_traces": last.n_traces,
+            "trace_s": last.trace_s,
             "seconds": time.perf_counter() - self.began,
             "peak_memory_gb": mx.get_peak_memory() / 1e9,
         }
@@ -406,12 +370,3 @@ def count_parameters(module: nn.Module) -> int:
             packed = sum(value.size for name, value in layer.items() if name in ("weight", "scales", "biases"))
             n_params += layer.weight.size * 32 // layer.bits - packed
     return int(n_params)
-
-
-def _describe_non_finite(step: int, rate: float, output: StepOutput, batches: Sequence[Batch]) -> str:
-    sources = ", ".join(row.source for batch in batches for row in batch.rows)
-    loss, norm = float(output.nll_sum / output.n_supervised), float(output.grad_norm)
-    return (
-        f"step {step}: the loss is {loss} and the gradient norm {norm} at learning rate {rate:g}; the step was not "
-        f"kept. Lower optim.learning_rate, set optim.grad_clip, or look at the rows of the batch: {sources}"
-    )

@@ -73,9 +73,12 @@ class StepReport:
         learning_rate: Of this step.
         grad_norm: Before clipping.
         tokens: Tokens of this step, padding left out.
+        places: Tokens of this step, padding included.
         supervised_tokens: Those that were learned.
-        step_s: Seconds of this step, reading and encoding included.
+        step_s: Seconds from the end of the step before to the end of this one.
+        wait_s: Seconds that this step waited for its rows.
         n_traces: Shapes traced so far.
+        trace_s: Seconds spent in steps that traced a new shape so far, compiling included.
     """
 
     step: int
@@ -84,9 +87,12 @@ class StepReport:
     learning_rate: float
     grad_norm: float
     tokens: int
+    places: int
     supervised_tokens: int
     step_s: float
+    wait_s: float
     n_traces: int
+    trace_s: float
 
 
 @attrs.frozen(kw_only=True)
@@ -152,6 +158,8 @@ class Finished:
         example_question: What to ask.
         max_new_tokens: How long an answer may be.
         n_skipped: Rows passed over.
+        n_traces: Shapes traced.
+        trace_s: Seconds spent in steps that traced a new shape.
         is_misread: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
         difference: In what mlx-vlm's generation differs from what was trained; None where it does not.
         features: Where features of images came from; None if none were kept.
@@ -165,6 +173,8 @@ class Finished:
     example_question: str
     max_new_tokens: int
     n_skipped: int
+    n_traces: int
+    trace_s: float
     is_misread: bool = False
     difference: str | None = None
     features: FeatureCounts | None = None

@@ -133,6 +133,8 @@ class DataSection:
         valid_fraction: A share of the rows to hold out and validate on.
         on_bad_row: "raise" stops at a row that cannot be learned from, "skip" counts and reports it.
         assistant_id: Token id that begins an answer; only for tokenizers without a chat template.
+        workers: Threads that read and encode rows while the device works; 0 does it between the steps.
+        prefetch: Batches that they are ahead at most.
     """
 
     path: str = _key(check=_non_empty)
@@ -149,6 +151,8 @@ class DataSection:
     valid_fraction: float = _key(0.0, _fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
     assistant_id: int = _key(77091, _at_least(0))
+    workers: int = _key(2, _at_least(0))
+    prefetch: int = _key(2, _at_least(1))
 
 
 @attrs.frozen(kw_only=True)

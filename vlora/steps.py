@@ -89,7 +89,10 @@ def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
     params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
     optimizer.init(params)
     # `learning_rate` enters as an array, so that a new rate is no new trace.
-    return TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
+    state = TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
+    # The optimizer itself would hold on to the moments of the first step.
+    optimizer.state = {name: value for name, value in optimizer.state.items() if isinstance(value, mx.array)}
+    return state
 
 
 def bind(backbone: Backbone, state: TrainState) -> None:
@@ -99,6 +102,12 @@ def bind(backbone: Backbone, state: TrainState) -> None:
         backbone.module,
         {name: value.astype(current[name].dtype) for name, value in state.params.items()},
     )
+
+
+def all_finite(state: TrainState) -> bool:
+    """Whether all parameters of a state are finite numbers; waits for the state."""
+    found = [mx.isfinite(value).all() for value in state.params.values()]
+    return bool(mx.stack(found).all()) if found else True
 
 
 @contextmanager
@@ -204,7 +213,8 @@ def make_train_step(
     """Make the training step.
 
     Gradients of the summed loss are added over the microbatches and divided once, by the number of supervised
-    tokens of them all, then clipped by their global norm.
+    tokens of them all, then clipped by their global norm. Where the loss or the norm is not finite, parameters and
+    optimizer stay as they were: no step ever puts what is not a number into a state.
 
     Args:
         backbone: The model.
@@ -274,9 +284,9 @@ class _TrainStep:
             nll_sum, n_supervised = nll_sum + nll, n_supervised + n
             if index + 1 < len(batches):
                 # One microbatch's activations at a time: otherwise all of them are alive at once.
-                mx.eval(total, nll_sum, n_supervised)
+                mx.async_eval(total, nll_sum, n_supervised)
         params, opt_state, step, norm = self._update(
-            state, total, n_supervised, mx.array(learning_rate, dtype=mx.float32)
+            state, total, nll_sum, n_supervised, mx.array(learning_rate, dtype=mx.float32)
         )
         return TrainState(params, opt_state, step), StepOutput(nll_sum, n_supervised, norm)
 
@@ -314,7 +324,12 @@ class _TrainStep:
         return sums, gradients, cotangents
 
     def _apply_gradients(
-        self, state: TrainState, gradients: Params, n_supervised: mx.array, learning_rate: mx.array
+        self,
+        state: TrainState,
+        gradients: Params,
+        nll_sum: mx.array,
+        n_supervised: mx.array,
+        learning_rate: mx.array,
     ) -> tuple[Params, Tree, mx.array, mx.array]:
         count = mx.maximum(n_supervised, 1)
         gradients = {name: gradient / count for name, gradient in gradients.items()}
@@ -332,7 +347,14 @@ class _TrainStep:
                 optimizer.state["learning_rate"] = learning_rate * factor if factor != 1.0 else learning_rate
                 params |= optimizer.apply_gradients(own, state.params)
             optimizer.state["learning_rate"] = learning_rate
-            return {name: params[name] for name in state.params}, dict(optimizer.state), state.step + 1, norm
+            is_finite = mx.isfinite(nll_sum) & mx.isfinite(norm)
+
+            def guarded(new: mx.array, old: mx.array) -> mx.array:
+                return mx.where(is_finite, new, old)
+
+            # Within the update, so that nobody has to hold the old state until the host has seen the loss.
+            kept = {name: guarded(params[name], value) for name, value in state.params.items()}
+            return kept, tree_map(guarded, dict(optimizer.state), state.opt_state), state.step + 1, norm
         finally:
             optimizer.state = held
 

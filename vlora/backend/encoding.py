@@ -7,6 +7,7 @@ How a template wants its messages, and how a processor wants its text, is found 
 import functools
 import itertools
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -376,6 +377,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         )
         raise ModelError(msg)
     tokenizer = getattr(processor, "tokenizer", processor)
+    call_one_at_a_time(tokenizer)
     owners = (tokenizer, processor) if family.has_own_template else (processor, tokenizer)
     templates = (family.template, *(getattr(owner, "chat_template", None) for owner in owners))
     template = next(filter(None, templates), None)
@@ -407,6 +409,24 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         max_pixels=max_pixels,
         preparation=preparation_digest(processor, data, max_pixels),
     )
+
+
+def call_one_at_a_time(tokenizer: Any) -> None:
+    """Let one thread at a time tokenize, and the others wait.
+
+    Fast tokenizers set padding and truncation on themselves in every call, and fail ("Already borrowed") if that
+    happens while another thread tokenizes.
+    """
+    if "_encode_plus" in vars(tokenizer) or not hasattr(tokenizer, "_encode_plus"):
+        return
+    lock, encode = threading.Lock(), tokenizer._encode_plus  # noqa: SLF001 - what all its ways to tokenize come down to
+
+    @functools.wraps(encode)
+    def encode_alone(*args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return encode(*args, **kwargs)
+
+    tokenizer._encode_plus = encode_alone  # noqa: SLF001
 
 
 def cut(example: Example, max_tokens: int) -> Example:

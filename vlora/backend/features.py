@@ -90,7 +90,7 @@ class FeatureCache:
 
     def _hold(self, key: str, entry: Entry) -> None:
         # Evaluated soon, or the entry would hold on to all that it is computed from; nobody waits for it here.
-        mx.async_eval(entry)  # type: ignore[no-untyped-call]
+        mx.async_eval(entry)
         size = sum(array.nbytes for array in entry.values())
         if key in self._entries or self._held_bytes + size > self.memory_bytes:
             return

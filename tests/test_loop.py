@@ -1,0 +1,232 @@
+"""The loop: every step reported once, in order and a step late; nothing non-finite in a state; no second state."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten, tree_map
+
+from tests.training import make_trainable
+from vlora import Example, TrainLoop, collate, evaluate, init_state, make_train_step
+from vlora.errors import NonFiniteError, SampleError
+from vlora.events import StepReport
+from vlora.steps import all_finite
+from vlora.types import Batch, StepOutput, TrainState
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def make_batch(number: int) -> Batch:
+    """Make a batch of one row that is known by its number."""
+    tokens = np.array([1, 2, 3], dtype=np.int32)
+    nothing = np.zeros(3, dtype=np.bool_)
+    return collate([Example(f"row {number}", tokens, ~nothing, nothing)])
+
+
+class CountingStep:
+    """Counts what it is asked to do; step `bad` has a loss that is not finite."""
+
+    def __init__(self, bad: int = -1) -> None:
+        self.n_traces = 0
+        self.n_begun = 0
+        self.bad = bad
+
+    def __call__(
+        self, state: TrainState, batches: Batch | Sequence[Batch], rate: float
+    ) -> tuple[TrainState, StepOutput]:
+        """Change nothing but the step's number; the loss is half the learning rate."""
+        del batches
+        self.n_begun += 1
+        self.n_traces = 1
+        loss = mx.array(math.nan if self.n_begun == self.bad else rate)
+        return state._replace(step=state.step + 1), StepOutput(loss, mx.array(2.0), mx.array(1.0))
+
+
+def start() -> TrainState:
+    """Make a state without parameters."""
+    return TrainState({}, {}, mx.array(0))
+
+
+@given(
+    st.lists(st.booleans(), max_size=12),
+    st.sets(st.integers(1, 12)),
+    st.none() | st.integers(1, 12),
+)
+def test_every_step_is_reported_once(has_rows: list[bool], awaited: set[int], stop: int | None) -> None:
+    """Steps come in order, those without rows too; the loop is a step ahead, but of those that are awaited."""
+    steps = [[make_batch(number)] if full else [] for number, full in enumerate(has_rows, start=1)]
+    step = CountingStep()
+    counter = itertools.count(1)
+    loop = TrainLoop(step, start(), float, awaited.__contains__, lambda: next(counter) == stop)
+    reported = []
+    for number, report in loop.take(iter(steps)):
+        assert (report is not None) == has_rows[number - 1]
+        if report is not None:
+            assert (report.step, report.loss) == (number, number / 2)
+        begun = sum(has_rows[: min(number + 1, len(has_rows))])
+        if number in awaited or number == stop:
+            assert int(loop.state.step) == number
+            begun = sum(has_rows[:number])
+        assert step.n_begun == begun
+        assert loop.is_stopped == (number == stop)
+        reported.append(number)
+
+    assert reported == list(range(1, min(len(steps), stop or len(steps)) + 1))
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_non_finite_step_is_named(awaited: bool) -> None:
+    """The steps before it are reported, then the error names it and its rows, at most a step later."""
+    step = CountingStep(bad=3)
+    loop = TrainLoop(step, start(), float, lambda _: awaited)
+    reported: list[int] = []
+    with pytest.raises(NonFiniteError, match=r"step 3: the loss is nan and the gradient norm 1\.0 .*: row 3$"):
+        reported.extend(number for number, _ in loop.take([make_batch(number)] for number in itertools.count(1)))
+
+    assert reported == [1, 2]
+    assert step.n_begun == (3 if awaited else 4)
+
+
+def test_what_was_done_is_reported_before_a_bad_row() -> None:
+    """A row that fails while a step runs does not swallow that step."""
+
+    def batches() -> Iterator[list[Batch]]:
+        yield [make_batch(1)]
+        yield [make_batch(2)]
+        message = "row 3: broken"
+        raise SampleError(message)
+
+    loop = TrainLoop(CountingStep(), start(), float, lambda _: False)
+    reported: list[int] = []
+    with pytest.raises(SampleError, match="row 3"):
+        reported.extend(number for number, _ in loop.take(batches()))
+
+    assert reported == [1, 2]
+
+
+def test_trace_and_wait_are_told() -> None:
+    """The first step traces; what is waited for rows is part of the step."""
+    reports = [
+        report
+        for _, report in TrainLoop(CountingStep(), start(), float).take([make_batch(number)] for number in (1, 2))
+    ]
+    first, second = (report for report in reports if isinstance(report, StepReport))
+
+    assert first.trace_s > 0
+    assert second.trace_s == first.trace_s
+    assert (first.tokens, first.places, first.n_traces) == (3, 32, 1)
+    assert 0 <= first.wait_s <= first.step_s
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava"])
+def test_non_finite_update_changes_nothing(family: str, compiled: bool, checkpoint: CheckpointFactory) -> None:
+    """Parameters and optimizer come back bit for bit; the step is counted, so that the plan goes on behind it."""
+    trainable = make_trainable(checkpoint(family), lora__dropout=0.1)
+    batch = collate(trainable.examples)
+    step = make_train_step(trainable.backbone, trainable.optimizer, compiled=compiled)
+    good, _ = step(trainable.state, batch, 1e-2)
+    bad, output = step(good, batch._replace(weights=batch.weights * math.inf), 1e-2)
+    mx.eval(good, bad, output)
+
+    assert not math.isfinite(float(output.nll_sum))
+    assert (int(good.step), int(bad.step)) == (1, 2)
+    assert all_finite(bad)
+    for (name, before), (_, after) in zip(tree_flatten(good._asdict()), tree_flatten(bad._asdict()), strict=True):
+        assert name == "step" or np.array_equal(np.array(before), np.array(after)), name
+    assert any(not mx.array_equal(good.params[name], value) for name, value in trainable.state.params.items())
+
+
+def test_overflowed_weights_are_found() -> None:
+    """One infinite weight is enough."""
+    params = {"a": mx.ones((3,)), "b": mx.array([1.0, math.inf])}
+
+    assert not all_finite(TrainState(params, {}, mx.array(0)))
+    assert all_finite(TrainState({"a": mx.ones((3,))}, {}, mx.array(0)))
+    assert all_finite(start())
+
+
+class Deep(nn.Module):
+    """Many layers, all of them trained."""
+
+    def __init__(self, n_layers: int, width: int) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(width, width, bias=False) for _ in range(n_layers)]
+
+
+class DeepBackbone:
+    """As much of a backbone as the step needs."""
+
+    is_traceable = True
+    can_project = False
+    layers = ()
+
+    def __init__(self) -> None:
+        self.module = Deep(150, 128)
+        mx.eval(self.module.parameters())
+
+    def embed(self, _: Batch) -> tuple[Any, Any]:
+        """Need nothing."""
+        return {}, {}
+
+    def embed_names(self) -> frozenset[str]:
+        """Train nothing of it."""
+        return frozenset()
+
+    def corrected(self) -> AbstractContextManager[None]:
+        """Correct nothing."""
+        return nullcontext()
+
+    def logits(self, *inputs: Any) -> mx.array:
+        """Run all layers."""
+        hidden = mx.ones((inputs[-1].size, 128))
+        for layer in self.module.layers:
+            hidden = hidden + 0.01 * layer(hidden)
+        return hidden
+
+
+def peak_of_steps(*, holds: bool) -> float:
+    """Take full fine-tuning steps: peak memory beyond the state's own, in sizes of the parameters."""
+    backbone = DeepBackbone()
+    optimizer = optim.AdamW(1e-3, bias_correction=True)
+    loop = TrainLoop(
+        make_train_step(backbone, optimizer), init_state(backbone, optimizer), lambda _: 1e-3, lambda _: False
+    )
+    loop.state = tree_map(lambda value: value + 0, loop.state)
+    mx.eval(loop.state)
+    size = sum(value.nbytes for value in loop.state.params.values())
+    held = None
+    for number, _ in loop.take([make_batch(0)] for _ in range(6)):
+        if number == 2:
+            mx.reset_peak_memory()
+        # What a caller does who keeps the old state until the new one has proved good.
+        held = loop.state if holds else None
+    del held
+    return (mx.get_peak_memory() - mx.get_active_memory()) / size
+
+
+def test_the_old_state_is_not_held() -> None:
+    """Whoever holds the old state during a step pays for it; the loop does not."""
+    assert peak_of_steps(holds=False) < peak_of_steps(holds=True) - 1
+
+
+def test_evaluation_reads_all_sums() -> None:
+    """The mean is over all batches' tokens, the last one's too; without batches it is 0 over none."""
+    sums = {1: (3.0, 1.0), 2: (5.0, 3.0), 3: (4.0, 2.0)}
+
+    def eval_step(_: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
+        nll, n = sums[int(batch.rows[0].source.split()[1])]
+        return mx.array(nll), mx.array(n)
+
+    assert evaluate(eval_step, start(), (make_batch(number) for number in sums)) == (2.0, 6)
+    assert evaluate(eval_step, start(), ()) == (0.0, 0)

@@ -1,0 +1,172 @@
+"""The loop: one step begun behind another, what it measured read while the next one runs.
+
+The host never waits for the step that it has just begun, but for the one before it. So the device always has work, and
+only where somebody asks for a step's state (to save it, to validate it) does the loop wait for that very step.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import attrs
+import mlx.core as mx
+
+from .errors import NonFiniteError, VloraError
+from .events import StepReport
+from .steps import TrainStep
+from .types import Batch, StepOutput, TrainState
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class _Begun:
+    """A step that the device may still be working on; `output` is None if there was no row to learn from."""
+
+    step: int
+    output: StepOutput | None = None
+    rate: float = 0.0
+    sources: tuple[str, ...] = ()
+    n_tokens: int = 0
+    n_places: int = 0
+    wait_s: float = 0.0
+
+
+@attrs.define(eq=False)
+class TrainLoop:
+    """Takes steps, and is the only one to hold the state: what a step replaces is free as soon as it is replaced.
+
+    Attributes:
+        train_step: As `make_train_step` makes it.
+        state: The newest state. A step whose loss or gradient is not finite has changed nothing in it.
+        learning_rate: Of a step, counted from 1.
+        is_awaited: Whether the state behind a step is asked for: its report then comes before the next step begins.
+        should_stop: Asked after every step; True ends the loop with it.
+        is_stopped: Whether it did.
+        trace_s: Seconds that the host spent in steps that traced a new shape, compiling included.
+    """
+
+    train_step: TrainStep
+    state: TrainState
+    learning_rate: Callable[[int], float]
+    is_awaited: Callable[[int], bool] = lambda _: True
+    should_stop: Callable[[], bool] = lambda: False
+    is_stopped: bool = attrs.field(default=False, init=False)
+    trace_s: float = attrs.field(default=0.0, init=False)
+    _nll_sum: float = attrs.field(default=0.0, init=False)
+    _n_supervised: float = attrs.field(default=0.0, init=False)
+    _began: float = attrs.field(default=0.0, init=False)
+
+    def take(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
+        """Take steps for as long as there are microbatches.
+
+        Args:
+            microbatches: Those of each step; an empty sequence passes a step over.
+
+        Yields:
+            Every step's number, in order, and what it was; None for one that was passed over. While a step that is
+            awaited is yielded, `state` is the state behind it; behind others the loop is a step ahead.
+
+        Raises:
+            NonFiniteError: A step's loss or gradient is not finite; the message names the step and its rows.
+        """
+        step = int(self.state.step)
+        steps = iter(microbatches)
+        before: _Begun | None = None
+        self._began = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            try:
+                batches = next(steps, None)
+            except VloraError:
+                if before is not None:
+                    yield before.step, self._read(before)
+                raise
+            if batches is None:
+                break
+            step += 1
+            begun = self._begin(step, batches, time.perf_counter() - asked)
+            del batches
+            if before is not None:
+                yield before.step, self._read(before)
+            before = begun
+            self.is_stopped = self.should_stop()
+            if self.is_stopped or self.is_awaited(step):
+                yield step, self._read(before)
+                before = None
+                # What the caller does meanwhile (validating, saving) is not the next step's time.
+                self._began = time.perf_counter()
+            if self.is_stopped:
+                return
+        if before is not None:
+            yield before.step, self._read(before)
+
+    def _begin(self, step: int, batches: Sequence[Batch], wait_s: float) -> _Begun:
+        if not batches:
+            self.state = self.state._replace(step=self.state.step + 1)
+            return _Begun(step=step)
+        n_traces, began = self.train_step.n_traces, time.perf_counter()
+        rate = self.learning_rate(step)
+        # Bound before it is computed: the old arrays are given up as the new ones come to be.
+        self.state, output = self.train_step(self.state, batches, rate)
+        mx.async_eval(self.state, output)
+        if self.train_step.n_traces > n_traces:
+            self.trace_s += time.perf_counter() - began
+        return _Begun(
+            step=step,
+            output=output,
+            rate=rate,
+            sources=tuple(row.source for batch in batches for row in batch.rows),
+            n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
+            n_places=sum(batch.tokens.size for batch in batches),
+            wait_s=wait_s,
+        )
+
+    def _read(self, begun: _Begun) -> StepReport | None:
+        """Wait for a step and read what it measured."""
+        if begun.output is None:
+            return None
+        nll, supervised, norm = (float(value) for value in begun.output)
+        if not (math.isfinite(nll) and math.isfinite(norm)):
+            raise NonFiniteError(_describe_non_finite(begun, nll / supervised, norm))
+        self._nll_sum, self._n_supervised = self._nll_sum + nll, self._n_supervised + supervised
+        began, self._began = self._began, time.perf_counter()
+        return StepReport(
+            step=begun.step,
+            loss=nll / supervised,
+            running_loss=self._nll_sum / self._n_supervised,
+            learning_rate=begun.rate,
+            grad_norm=norm,
+            tokens=begun.n_tokens,
+            places=begun.n_places,
+            supervised_tokens=int(supervised),
+            step_s=self._began - began,
+            wait_s=begun.wait_s,
+            n_traces=self.train_step.n_traces,
+            trace_s=self.trace_s,
+        )
+
+
+def evaluate(
+    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]],
+    state: TrainState,
+    batches: Iterable[Batch],
+) -> tuple[float, int]:
+    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches."""
+    nll = supervised = 0.0
+    before: tuple[mx.array, mx.array] | None = None
+    for batch in batches:
+        sums = eval_step(state, batch)
+        mx.async_eval(sums)
+        if before is not None:
+            nll, supervised = nll + float(before[0]), supervised + float(before[1])
+        before = sums
+    if before is not None:
+        nll, supervised = nll + float(before[0]), supervised + float(before[1])
+    return nll / max(1.0, supervised), int(supervised)
+
+
+def _describe_non_finite(begun: _Begun, loss: float, norm: float) -> str:
+    return (
+        f"step {begun.step}: the loss is {loss} and the gradient norm {norm} at learning rate {begun.rate:g}; the step "
+        "was not kept. Lower optim.learning_rate, set optim.grad_clip, or look at the rows of the batch: "
+        f"{', '.join(begun.sources)}"
+    )

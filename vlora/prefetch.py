@@ -1,0 +1,99 @@
+"""Work done ahead, in threads: results in the order of what they are made of, and only so many of them at a time.
+
+Threads, because decoding images, tokenizing and large array operations leave Python's lock to others, arrays need not
+be copied between processes, and nothing has to be started twice. MLX's streams belong to the thread that made them: an
+array that a worker gives away has to be evaluated, or be a host array.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Threads that work ahead; a context, at whose end they have stopped.
+
+    Args:
+        n_workers: How many; 0 works in the calling thread, when a result is asked for.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="vlora") if n_workers else None
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop what has not begun, and wait for what has."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> "Ahead[Item, Result]":
+        """Apply a function to items, in order, up to `n_ahead` results before they are asked for.
+
+        Args:
+            function: Called by several threads at once. Its first call is over before the second begins: what it
+                settles for good then does not depend on who comes first.
+            items: Drawn by the thread that asks for results.
+            n_ahead: Results that are there or being made at most; at least 1.
+        """
+        return Ahead(self._pool, function, iter(items), n_ahead)
+
+
+class Ahead(Generic[Item, Result]):
+    """Results in order; an exception comes where its result would.
+
+    Attributes:
+        n_waits: Results that were not there yet when they were asked for.
+    """
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor | None,
+        function: Callable[[Item], Result],
+        items: Iterator[Item],
+        n_ahead: int,
+    ) -> None:
+        self.n_waits = 0
+        self._pool = pool
+        self._function = function
+        self._items = items
+        self._n_ahead = n_ahead
+        self._begun: deque[Future[Result]] = deque()
+        self._is_settled = False
+
+    def __iter__(self) -> Iterator[Result]:
+        """Iterate over what is left."""
+        return self
+
+    def __next__(self) -> Result:
+        """Give the next result, as soon as it is there."""
+        if self._pool is None:
+            item = next(self._items)
+            self.n_waits += 1
+            return self._function(item)
+        self._begin(self._n_ahead if self._is_settled else 1)
+        if not self._begun:
+            raise StopIteration
+        self.n_waits += not self._begun[0].done()
+        try:
+            return self._begun.popleft().result()
+        finally:
+            self._is_settled = True
+            self._begin(self._n_ahead)
+
+    def _begin(self, n_ahead: int) -> None:
+        while self._pool is not None and len(self._begun) < n_ahead:
+            for item in self._items:
+                self._begun.append(self._pool.submit(self._function, item))
+                break
+            else:
+                return

@@ -20,6 +20,7 @@ RANKS = {
     "batches": 2,
     "checkpoint": 2,
     "digits": 2,
+    "limits": 3,
     "schedules": 3,
     "targets": 3,
     "options": 3,

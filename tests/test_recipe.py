@@ -60,6 +60,9 @@ DEFAULTS = {
     "train.steps_per_eval": 200,
     "train.steps_per_save": 100,
     "train.val_batches": 25,
+    "memory.limit_gb": None,
+    "memory.cache_gb": None,
+    "memory.wired_gb": None,
     "output.path": "adapters.safetensors",
 }
 
@@ -338,6 +341,7 @@ def test_parse_value_takes_anything(text: str):
         ({"model.adapter_path": "a", "lora.init": "pissa"}, ["lora.init", "'pissa'", "model.adapter_path"]),
         ({"optim.vision_rate": 1e-5}, ["optim.vision_rate", "1e-05", "model.train_vision"]),
         ({"model.full_finetune": True, "optim.connector_rate": 1}, ["optim.connector_rate", "model.train_vision"]),
+        ({"memory.limit_gb": 2, "memory.cache_gb": 3.0}, ["memory.cache_gb", "memory.limit_gb"]),
         ({"train.checkpoint_every": 2}, ["train.checkpoint_every", "train.grad_checkpoint"]),
         ({"train.checkpoint_part": "mlp"}, ["train.checkpoint_part", "train.grad_checkpoint"]),
     ],

@@ -237,6 +237,8 @@ class _View:
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         self._print(f"{event.n_rows} rows{held_out}; {event.n_steps} steps{resumed}")
         self._print(f"features of images: {escape(event.features)}")
+        if event.head is not None:
+            self._print(f"head: {escape(event.head)}")
         if self.progress is not None:
             self.task = self.progress.add_task("", total=event.n_steps, completed=event.first_step, status="")
 

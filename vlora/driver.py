@@ -19,6 +19,7 @@ from .adapters import lora_layers, saved_arrays
 from .batches import collate, plan_batches, plan_steps
 from .errors import NonFiniteError, SampleError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
+from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
 from .optimizers import make_optimizer, rate_factors
 from .prefetch import Workers
@@ -53,15 +54,17 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     Raises:
         VloraError: Whatever the user can mend. Nothing non-finite is ever saved.
     """
-    data = open_data(recipe)
-    backbone, config = open_model(recipe, data.files)
-    features = open_features(recipe, data.files, backbone)
-    try:
-        with Workers(recipe.data.workers) as workers:
-            run = _Run(recipe, data, backbone, config, features, workers)
-            yield from run.go(resume=resume, should_stop=should_stop)
-    finally:
-        features.flush()
+    with memory_limits(recipe.memory):
+        data = open_data(recipe)
+        backbone, config = open_model(recipe, data.files)
+        check_weights_fit(recipe.memory, backbone.module)
+        features = open_features(recipe, data.files, backbone)
+        try:
+            with Workers(recipe.data.workers) as workers:
+                run = _Run(recipe, data, backbone, config, features, workers)
+                yield from run.go(resume=resume, should_stop=should_stop)
+        finally:
+            features.flush()
 
 
 @attrs.define(eq=False)
@@ -166,6 +169,7 @@ class _Run:
             n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
             adapted=tuple(summarize(name for name, _ in lora_layers(module))),
             features=self.features.description,
+            head=self.backbone.describe_head(),
         )
 
     def _collate(self, rows: Rows, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:

@@ -49,6 +49,7 @@ class Started:
         n_trainable: Those that are trained.
         adapted: Names of layers with an adapter, those that differ in their numbers only as one, with their count.
         features: Where the features of images are kept, or why they are not.
+        head: How the head runs where it cannot run in chunks at the supervised tokens, and why; None where it can.
     """
 
     model_type: str
@@ -60,6 +61,7 @@ class Started:
     n_trainable: int
     adapted: tuple[str, ...]
     features: str
+    head: str | None
 
 
 @attrs.frozen(kw_only=True)

@@ -282,6 +282,21 @@ class FeaturesSection:
 
 
 @attrs.frozen(kw_only=True)
+class MemorySection:
+    """What MLX may take of the device's memory, in gigabytes (1e9 bytes).
+
+    Attributes:
+        limit_gb: Beyond it MLX waits for what is under way before it allocates more, and frees what it keeps.
+        cache_gb: Freed buffers that MLX keeps for reuse at most; half of the limit if not given.
+        wired_gb: Memory of a Mac that is never swapped out.
+    """
+
+    limit_gb: float | None = _key(None, _above(0))
+    cache_gb: float | None = _key(None, _at_least(0))
+    wired_gb: float | None = _key(None, _above(0))
+
+
+@attrs.frozen(kw_only=True)
 class OutputSection:
     """Where the result goes.
 
@@ -303,6 +318,7 @@ class Recipe:
     train: TrainSection = attrs.field(factory=TrainSection)
     eval: EvalSection = attrs.field(factory=EvalSection)
     features: FeaturesSection = attrs.field(factory=FeaturesSection)
+    memory: MemorySection = attrs.field(factory=MemorySection)
     output: OutputSection = attrs.field(factory=OutputSection)
 
 
@@ -418,16 +434,25 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if optim.name == "adam" and optim.weight_decay:
         yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
-    for key in ("checkpoint_every", "checkpoint_part"):
-        found = getattr(recipe.train, key)
-        if not recipe.train.grad_checkpoint and found != getattr(TrainSection(), key):
-            yield f"train.{key}: found {found!r} without train.grad_checkpoint = true, which it is a part of; set both"
+    yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
     if recipe.eval.answer_rows and not held_out:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
             "or data.valid_fraction"
         )
+
+
+def _memory_contradictions(recipe: Recipe) -> Iterator[str]:
+    memory = recipe.memory
+    for key in ("cache_gb", "wired_gb"):
+        found, limit = getattr(memory, key), memory.limit_gb
+        if found is not None and limit is not None and found > limit:
+            yield f"memory.{key}: found {found:g}, more than memory.limit_gb = {limit:g}; lower it"
+    for key in ("checkpoint_every", "checkpoint_part"):
+        found = getattr(recipe.train, key)
+        if not recipe.train.grad_checkpoint and found != getattr(TrainSection(), key):
+            yield f"train.{key}: found {found!r} without train.grad_checkpoint = true, which it is a part of; set both"
 
 
 def _adapter_contradictions(recipe: Recipe) -> Iterator[str]:

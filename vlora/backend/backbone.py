@@ -230,6 +230,17 @@ class MlxVlmBackbone:
         """Whether `hidden` and `project` together are `logits`."""
         return self.head is not None and self.head.stack is not None
 
+    def describe_head(self) -> str | None:
+        """Say how the head runs, and why, where it does not run in chunks at the supervised tokens only."""
+        if self.head is None:
+            return "at all tokens, supervised or not: no module gives the model's own logits at selected ones"
+        if self.head.stack is None:
+            return (
+                f"at all supervised tokens of a batch at once, not in chunks: what {self.head.name} takes is not what "
+                "one module of layers gives"
+            )
+        return None
+
     def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
         """Run the language model up to its head; safe to trace.
 

@@ -13,6 +13,7 @@ from .identity import features_digest
 from .images import open_image
 from .loading import ModelFiles, find_model, load_backbone, load_processor, save_model
 from .probes import probe
+from .remembering import RowMemory
 from .shards import Shards
 from .tiny import build_tiny_qwen3_vl
 from .trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureCache",
     "MlxVlmBackbone",
     "ModelFiles",
+    "RowMemory",
     "Shards",
     "add_lora",
     "answer_samples",

@@ -308,6 +308,14 @@ class MlxVlmBackbone:
         self._features = cache
         self._grid_tower = None
 
+    def has_features(self, example: Example) -> bool:
+        """Whether everything that the tower would make for a row is kept; safe to call from any thread."""
+        cache = self._features
+        if cache is None or self.why_features_change() is not None:
+            return False
+        keys = example.image_keys if self.family.has_grid_tower else (row_key(example),)
+        return bool(example.image_keys) and all(key in cache for key in keys)
+
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""
         return self.family.while_training(self.module)

@@ -24,6 +24,7 @@ from .families import Family
 from .features import digest
 from .identity import preparation_digest
 from .images import ImageContent, decode_image, read_image, with_budget
+from .remembering import Processed, RowMemory
 from .templates import (
     PLAIN_TEMPLATE,
     ContentStyle,
@@ -54,6 +55,7 @@ class Encoder:
         data: The recipe's section.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
         preparation: Stands for all that decides what an image becomes before the tower; in the keys of images.
+        memory: Remembers rows whose images need not be looked at again; None to look at all.
     """
 
     processor: Any
@@ -65,11 +67,12 @@ class Encoder:
     data: DataSection
     max_pixels: int | None = None
     preparation: str = ""
+    memory: RowMemory | None = None
     _style: ContentStyle | None = attrs.field(default=None, init=False)
     _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
     def __call__(self, sample: Sample) -> Example:
-        """Encode a row; the processor runs once.
+        """Encode a row; the processor runs once, or not at all if the row is remembered.
 
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
@@ -78,21 +81,27 @@ class Encoder:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
         contents = self._read_images(sample)
-        images = [self._decode(content, sample.source) for content in contents]
         text, spans = self._render(sample)
-        if text.count(self.image_token) != len(images):
+        if text.count(self.image_token) != len(contents):
             msg = (
                 f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
-                f"{len(images)} images; does the text hold {self.image_token!r} itself?"
+                f"{len(contents)} images; does the text hold {self.image_token!r} itself?"
             )
             raise SampleError(msg)
         tokenize = self._tokenize if text.startswith(self.tokenizer.bos_token or "") else self._tokenize_behind_bos
         text, spans = self._with_one_bos(text, spans)
         plain, in_answers = mask_completions(self._spell(text), self._spell_spans(text, spans), tokenize, sample.source)
-        if images:
+        image_keys = self._image_keys(contents)
+
+        def process() -> Processed:
+            images = [self._decode(content, sample.source) for content in contents]
             tokens, inputs = self._process(text, images, plain, spans, sample.source)
-        else:
-            tokens, inputs = plain, {}
+            return Processed(tokens, inputs, tuple(image.size for image in images))
+
+        found = Processed(plain, {}, ())
+        if contents:
+            found = self._recall([text.encode(), plain.tobytes(), str(spans).encode()], image_keys, process)
+        tokens = found.tokens
         positions, placeholders = expand_placeholders(plain, tokens, self.image_id, sample.source)
         supervised = np.zeros(len(tokens), dtype=np.bool_)
         if self.template is None and self.data.train_on_completions:
@@ -105,11 +114,20 @@ class Encoder:
             tokens=tokens,
             supervised=supervised,
             placeholders=placeholders,
-            inputs=inputs,
-            image_sizes=tuple(image.size for image in images),
-            image_keys=self._image_keys(contents),
+            inputs=found.inputs,
+            image_sizes=found.image_sizes,
+            image_keys=image_keys,
         )
-        return cut(example, self.data.max_seq_length)
+        return self._settle(cut(example, self.data.max_seq_length))
+
+    def _recall(self, text: list[bytes], image_keys: tuple[str, ...], process: Callable[[], Processed]) -> Processed:
+        """Give what a row's text and images become."""
+        if self.memory is None:
+            return process()
+        return self.memory.recall(digest([b"row", *text, *(key.encode() for key in image_keys)]), process)
+
+    def _settle(self, example: Example) -> Example:
+        return example if self.memory is None else self.memory.settle(example)
 
     def open_images(self, sample: Sample, n_images: int | None = None) -> list[Image.Image]:
         """Open a row's images, or its first ones, as the processor gets them.
@@ -127,7 +145,7 @@ class Encoder:
         return decode_image(content, source, self.data.image_resize_shape, self.max_pixels)
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
-        return tuple(digest([self.preparation.encode(), content.digest().encode()]) for content in contents)
+        return tuple(digest([self.preparation.encode(), content.digest.encode()]) for content in contents)
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""

@@ -19,6 +19,7 @@ from .encoding import Encoder, cut, to_host, token_ids
 from .families import Family
 from .identity import preparation_digest
 from .images import with_budget
+from .remembering import Processed
 
 DECODER_START = 2
 """What mlx-vlm begins with where a configuration does not say (florence2.py:327, nemotron_parse/config.py:48)."""
@@ -43,8 +44,14 @@ class PairEncoder(Encoder):
         task = self._task(sample, ["user", "assistant"])
         answer = sample.turns[-1].text
         contents = self._read_images(sample)
-        images = [self._decode(content, sample.source) for content in contents]
-        inputs = self._read(task, images, sample.source)
+        image_keys = self._image_keys(contents)
+
+        def process() -> Processed:
+            images = [self._decode(content, sample.source) for content in contents]
+            inputs = self._read(task, images, sample.source)
+            return Processed(np.zeros(0, dtype=np.int32), inputs, tuple(image.size for image in images))
+
+        found = self._recall([task.encode(), str(self._ids(task)).encode()], image_keys, process)
         prompt = self._ids(task) if self.family.is_prompted_decoder else [self.decoder_start]
         written = self._ids(answer) if self.family.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
         if written[-1:] != [self.tokenizer.eos_token_id]:
@@ -57,11 +64,11 @@ class PairEncoder(Encoder):
             tokens=tokens,
             supervised=supervised,
             placeholders=np.zeros(len(tokens), dtype=np.bool_),
-            inputs=inputs,
-            image_sizes=tuple(image.size for image in images),
-            image_keys=self._image_keys(contents),
+            inputs={},
+            image_sizes=found.image_sizes,
+            image_keys=image_keys,
         )
-        return attrs.evolve(cut(attrs.evolve(example, inputs={}), self.data.max_seq_length), inputs=inputs)
+        return self._settle(attrs.evolve(cut(example, self.data.max_seq_length), inputs=found.inputs))
 
     def prompt(self, sample: Sample) -> str:
         """Write a question as mlx-vlm's generation gives it to the processor."""

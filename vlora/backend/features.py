@@ -7,8 +7,10 @@ order every epoch, so that every entry is as likely to be asked for as the one i
 """
 
 import hashlib
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -32,6 +34,8 @@ class FeatureCache:
     memory_bytes: int
     shards: Shards | None = None
     _entries: dict[str, Entry] = attrs.field(factory=dict, init=False)
+    _host_entries: dict[str, Mapping[str, Any]] = attrs.field(factory=dict, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _held_bytes: int = attrs.field(default=0, init=False)
     _asked: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(("memory", "disk", "computed"), 0), init=False)
 
@@ -76,6 +80,16 @@ class FeatureCache:
             self.shards.add(key, held)
             self.shards.flush(whole=False)
 
+    def get_host(self, key: str) -> Mapping[str, Any] | None:
+        """Find an entry of host arrays; safe to call from any thread."""
+        found = self._host_entries.get(key)
+        return found if found is not None or self.shards is None else self.shards.read_host(key)
+
+    def put_host(self, key: str, entry: Mapping[str, Any]) -> None:
+        """Keep an entry of host arrays where there is room, on disk first; safe to call from any thread."""
+        if (self.shards is None or not self.shards.add(key, entry)) and self._has_room(entry):
+            self._host_entries[key] = entry
+
     def flush(self) -> None:
         """Write to disk what still waits for company."""
         if self.shards is not None:
@@ -91,11 +105,17 @@ class FeatureCache:
     def _hold(self, key: str, entry: Entry) -> None:
         # Evaluated soon, or the entry would hold on to all that it is computed from; nobody waits for it here.
         mx.async_eval(entry)
+        if key not in self._entries and self._has_room(entry):
+            self._entries[key] = entry
+
+    def _has_room(self, entry: Mapping[str, Any]) -> bool:
+        """Take an entry's bytes from the budget, if it has them."""
         size = sum(array.nbytes for array in entry.values())
-        if key in self._entries or self._held_bytes + size > self.memory_bytes:
-            return
-        self._entries[key] = entry
-        self._held_bytes += size
+        with self._lock:
+            if self._held_bytes + size > self.memory_bytes:
+                return False
+            self._held_bytes += size
+            return True
 
 
 def digest(parts: Iterable[bytes | memoryview]) -> str:

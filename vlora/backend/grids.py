@@ -4,6 +4,7 @@ Images of one size go through the tower together, compiled with their grid fixed
 since the grid decides its shapes.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ TOWER_TRACES = 64
 """Compiled towers kept, one per image size and count; further ones run eagerly."""
 
 Grid = tuple[int, int, int]
-Image = tuple[Grid, Any]
-"""A grid in patches, and the patches f[n, C], on the host or the device."""
+Image = tuple[Grid, Callable[[], Any]]
+"""A grid in patches, and what gives the patches f[n, C], on the host or the device."""
 
 
 @attrs.define(eq=False)
@@ -89,7 +90,7 @@ class GridTower:
         results: dict[int, list[mx.array]] = {}
         for grid, members in group_by_grid([images[index] for index in wanted]).items():
             numbers = [wanted[member] for member in members]
-            pixels = join([images[number][1] for number in numbers])
+            pixels = join([images[number][1]() for number in numbers])
             outputs = self._tower(grid, len(members))({}, pixels.astype(self._tower_dtype))
             n_tokens = grid[0] * (grid[1] // merge) * (grid[2] // merge)
             for place, number in enumerate(numbers):
@@ -162,7 +163,7 @@ class GridTower:
         tower_params = {name: trainable[name] for name in tower_names}
         images = grid_images(batch.rows)
         for grid, members in group_by_grid(images).items():
-            pixels = join([images[index][1] for index in members])
+            pixels = join([images[index][1]() for index in members])
             towards = [mx.concatenate([pulled[n_table + index] for index in members])]
             for layer in range(n_layers):
                 places = [n_table + n_images + index * n_layers + layer for index in members]
@@ -236,19 +237,24 @@ class GridTower:
 
 
 def grid_images(rows: Sequence[Example]) -> list[Image]:
-    """List the images of some rows in order: (grid in patches, patches [n, C])."""
-    images = []
+    """List the images of some rows in order: (grid in patches, what gives the patches [n, C])."""
+    images: list[Image] = []
     for example in rows:
         grids = example.inputs.get("image_grid_thw")
         if grids is None:
             continue
-        patches = example.inputs["pixel_values"]
         start = 0
         for grid in np.asarray(grids).tolist():
             count = grid[0] * grid[1] * grid[2]
-            images.append(((grid[0], grid[1], grid[2]), patches[start : start + count]))
+            span = slice(start, start + count)
+            # Asked for only if the tower runs: a row whose features are kept may have no pixels yet.
+            images.append(((grid[0], grid[1], grid[2]), functools.partial(_patches, example, span)))
             start += count
     return images
+
+
+def _patches(example: Example, span: slice) -> Any:
+    return example.inputs["pixel_values"][span]
 
 
 def join(patches: Sequence[Any]) -> mx.array:

@@ -25,17 +25,12 @@ class ImageContent:
     Attributes:
         name: How errors name it.
         data: The file's bytes, or a picture that is decoded already.
+        digest: Stands for the content: the file's bytes, or the picture's pixels.
     """
 
     name: str
     data: bytes | Image.Image
-
-    def digest(self) -> str:
-        """Make a key of the content: of a file's bytes, or of what the processor gets of a decoded picture."""
-        if isinstance(self.data, bytes):
-            return digest([self.data])
-        upright = _to_upright_rgb(self.data)
-        return digest([str(upright.size).encode(), upright.tobytes()])
+    digest: str
 
 
 def read_image(image: Any, source: str) -> ImageContent:
@@ -54,8 +49,12 @@ def read_image(image: Any, source: str) -> ImageContent:
     if name.startswith("data:"):
         name = shorten(name)
     try:
-        return ImageContent(name, image if isinstance(image, Image.Image) else _image_bytes(image))
-    except (OSError, ValueError, TypeError, binascii.Error) as error:
+        if isinstance(image, Image.Image):
+            upright = _to_upright_rgb(image)
+            return ImageContent(name, upright, digest([str(upright.size).encode(), upright.tobytes()]))
+        data = _image_bytes(image)
+        return ImageContent(name, data, digest([data]))
+    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error) as error:
         msg = f"{source}: cannot read the image {name}: {error}"
         raise SampleError(msg) from None
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 import zlib
@@ -79,7 +80,7 @@ class Place:
 
 @attrs.define(eq=False)
 class Shards:
-    """Entries in a folder.
+    """Entries in a folder. Any thread may add and read entries of host arrays; the rest is one thread's.
 
     Room is made by deleting the shards that have not been used for the longest time, of all folders under the budget,
     but none that this run has used or that another run may be using.
@@ -104,6 +105,7 @@ class Shards:
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
     _is_full: bool = attrs.field(default=False, init=False)
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make the folder, and read what is there."""
@@ -177,12 +179,13 @@ class Shards:
         self._touch(place.file)
         return raw
 
-    def add(self, key: str, entry: Entry) -> None:
-        """Let an entry wait to be written, if there is room for it."""
-        if self._is_full or key in self:
-            return
-        self._waiting[key] = entry
-        self._waiting_bytes += sum(value.nbytes for value in entry.values())
+    def add(self, key: str, entry: Entry) -> bool:
+        """Let an entry wait to be written; whether it is, or will be, there."""
+        with self._lock:
+            if key not in self and not self._is_full:
+                self._waiting[key] = entry
+                self._waiting_bytes += sum(value.nbytes for value in entry.values())
+            return key in self
 
     def flush(self, *, whole: bool = True) -> None:
         """Write what waits.
@@ -192,8 +195,12 @@ class Shards:
         """
         if not self._waiting or (not whole and self._waiting_bytes < self.shard_bytes):
             return
-        self._look()
-        entries = {key: entry for key, entry in self._waiting.items() if key not in self._index}
+        with self._lock:
+            self._look()
+            entries = {key: entry for key, entry in self._waiting.items() if key not in self._index}
+            self._write(entries)
+
+    def _write(self, entries: Mapping[str, Entry]) -> None:
         self._waiting, self._waiting_bytes = {}, 0
         if not entries:
             return
@@ -245,8 +252,9 @@ class Shards:
         self._index |= places
 
     def _forget(self, file: Path) -> None:
-        self._known.pop(file, None)
-        self._index = {key: place for key, place in self._index.items() if place.file != file}
+        with self._lock:
+            self._known.pop(file, None)
+            self._index = {key: place for key, place in self._index.items() if place.file != file}
 
     def _touch(self, file: Path) -> None:
         now = time.time()

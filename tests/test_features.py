@@ -13,13 +13,27 @@ import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
 
+from tests.families import FAMILIES, build, examples
+from tests.prove import model_type
 from tests.test_driver import losses, make_recipe, run
+from tests.test_families import REPRESENTATIVE
 from tests.training import Trainable, make_trainable, picture
 from vlora import collate, format_sample, make_eval_step, make_train_step
-from vlora.backend import Encoder, FeatureCache, Shards, features_digest, find_model, load_processor, make_encoder
+from vlora.backend import (
+    Encoder,
+    FeatureCache,
+    Shards,
+    describe_family,
+    features_digest,
+    find_model,
+    load_processor,
+    make_encoder,
+)
+from vlora.backend.loading import prepare
 from vlora.events import Event, Finished, Noted, Reported, Started
-from vlora.recipe import parse_recipe
-from vlora.session import cache_folder, open_features
+from vlora.recipe import ModelSection, parse_recipe
+from vlora.rows import Rows
+from vlora.session import Data, cache_folder, open_features
 
 CheckpointFactory = Callable[[str], Path]
 EncoderFactory = Callable[..., Encoder]
@@ -29,7 +43,14 @@ BATCHES = ((0, 1), (1, 2), (0, 2), (1,), (1, 0))
 
 def kept_on(folder: Path, memory: int = 10**8, **options: Any) -> FeatureCache:
     """Make a cache in memory and in a folder."""
-    return FeatureCache(memory, Shards(folder / "tower", folder, 10**9, **options))
+    return FeatureCache(memory, Shards(folder, "a" * 40, 10**9, **options))
+
+
+def data_of(subject: Trainable) -> Data:
+    """Give a recipe's data, without rows."""
+    files = find_model(subject.recipe.model)
+    encode = make_encoder(load_processor(files, subject.recipe.model), files.config, files.family, subject.recipe.data)
+    return Data(files=files, encoder=encode, train=Rows(name="none", table=[], numbers=[]), valid=None)
 
 
 def embedded(subject: Trainable) -> list[list[tuple[str, mx.array]]]:
@@ -81,6 +102,48 @@ def test_same_numbers_as_without(family: str, checkpoint: CheckpointFactory, tmp
 
     assert (second.counts.n_computed, second.counts.n_memory) == (0, 0)
     assert second.counts.n_disk > n_images > 0
+
+
+def kept_as_computed(name: str, folder: Path) -> None:
+    """Check on a tiny family's rows that what is kept is what is computed, from memory and from disk."""
+    tiny = FAMILIES[name]
+    backbone, _ = prepare(build(tiny), describe_family(model_type(name)), ModelSection(path=name))
+    rows = examples(tiny)
+    n_images = [len(row.inputs.get("image_grid_thw", [0])) if row.inputs else 0 for row in rows]
+    rows = [
+        attrs.evolve(row, image_keys=tuple(f"{index} {number}" for number in range(count)))
+        for index, (row, count) in enumerate(zip(rows, n_images, strict=True))
+    ]
+
+    def embed() -> list[list[tuple[str, mx.array]]]:
+        together = [backbone.embed(collate(company)) for company in (rows, rows[::-1], rows[:1])]
+        mx.eval(together)
+        return [sorted(tree_flatten(fields)) for fields in together]
+
+    plain = embed()
+    first = kept_on(folder)
+    backbone.keep_features(first)
+    tolerance = 1e-4 if backbone.family.has_grid_tower else 0.0
+    assert_equal(embed(), plain, tolerance)
+    assert (first.counts.n_computed, first.counts.n_memory > 0) == (sum(n_images), True)
+    first.flush()
+    second = kept_on(folder, memory=0)
+    backbone.keep_features(second)
+    assert_equal(embed(), plain, tolerance)
+    assert (second.counts.n_computed, second.counts.n_disk > 0) == (0, True)
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_representative_families_features_are_kept(name: str, tmp_path: Path) -> None:
+    """Whatever the language model takes of a row comes back as it was."""
+    kept_as_computed(name, tmp_path)
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(REPRESENTATIVE)))
+def test_every_familys_features_are_kept(name: str, tmp_path: Path) -> None:
+    """The same for all families."""
+    kept_as_computed(name, tmp_path)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "gemma3"])
@@ -148,7 +211,7 @@ def test_are_not_kept_where_they_change(
 ) -> None:
     """With the reason; and nothing is written."""
     subject = make_trainable(checkpoint(family), features__path=str(tmp_path / "kept"), **overrides)
-    found = open_features(subject.recipe, find_model(subject.recipe.model), subject.backbone)
+    found = open_features(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.cache is None
     assert found.description.startswith("not kept")
@@ -161,7 +224,7 @@ def test_full_finetuning_keeps_images_of_grids(checkpoint: CheckpointFactory, tm
     subject = make_trainable(
         checkpoint("qwen2_vl"), model__full_finetune=True, features__path=str(tmp_path), features__memory_gb=0
     )
-    found = open_features(subject.recipe, find_model(subject.recipe.model), subject.backbone)
+    found = open_features(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.cache is not None
     assert found.description == f"kept, up to 20 GB in {tmp_path}"

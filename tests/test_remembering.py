@@ -97,7 +97,7 @@ def test_the_processor_runs_once(family: str, on_disk: bool, checkpoint: Checkpo
     rows = rows_of(family)
 
     def opened() -> tuple[FeatureCache, Counted]:
-        shards = Shards(tmp_path / "tower", tmp_path, 10**9) if on_disk else None
+        shards = Shards(tmp_path, "a" * 40, 10**9) if on_disk else None
         cache = FeatureCache(0 if on_disk else 10**8, shards)
         subject.backbone.keep_features(cache)
         return cache, Counted(subject, cache)
@@ -158,7 +158,7 @@ def test_other_texts_and_images_are_other_rows(checkpoint: CheckpointFactory) ->
 def test_pixels_are_made_when_features_are_gone(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """A shard that vanishes between encoding and embedding costs a run of processor and tower, no more."""
     subject = make_trainable(checkpoint("qwen3_vl"))
-    cache = FeatureCache(0, Shards(tmp_path / "tower", tmp_path, 10**9))
+    cache = FeatureCache(0, Shards(tmp_path, "a" * 40, 10**9))
     subject.backbone.keep_features(cache)
     encode = Counted(subject, cache)
     rows = rows_of("qwen3_vl")
@@ -195,7 +195,7 @@ def test_deferred_inputs_are_a_mapping() -> None:
 
 def test_threads_share_a_memory(tmp_path: Path) -> None:
     """Rows recalled by several threads while shards are written are right, whoever was first."""
-    cache = FeatureCache(0, Shards(tmp_path / "tower", tmp_path, 10**9))
+    cache = FeatureCache(0, Shards(tmp_path, "a" * 40, 10**9))
     subject = RowMemory(cache, lambda _: True)
     stopped = threading.Event()
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from vlora.backend import Shards, shards
 
+TOWER, OTHER = "a" * 40, "b" * 40
 AN_HOUR_AGO = 2 * shards.LEFT_ALONE_S
 DTYPES = [mlx for mlx, _ in shards.TYPES.values()]
 
 
 def opened(folder: Path, budget: int = 10**9, **options: Any) -> Shards:
     """Open the entries of one tower."""
-    return Shards(folder / "tower", folder, budget, **options)
+    return Shards(folder, TOWER, budget, **options)
 
 
 def entry(seed: int, size: int = 1000) -> dict[str, mx.array]:
@@ -128,7 +129,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         "spec.loader.exec_module(module)\n"
         "Shards = module.Shards\n"
         "root = pathlib.Path(sys.argv[1])\n"
-        "subject = Shards(root / 'tower', root, 10**9)\n"
+        "subject = Shards(root, '0' * 40, 10**9)\n"
         "(root / sys.argv[2]).touch()\n"
         "while len(list(root.glob('ready*'))) < 2: time.sleep(0.001)\n"
         "for number in range(60):\n"
@@ -143,7 +144,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         for which in "ab"
     ]
     assert [process.wait(timeout=100) for process in started] == [0, 0]
-    after = opened(tmp_path)
+    after = Shards(tmp_path, "0" * 40, 10**9)
 
     for number in range(60):
         found = after.read_host(str(number))
@@ -214,7 +215,7 @@ def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:
 def test_the_budget_is_of_the_folder(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], budget: int) -> None:
     """Whatever is written, by two runs and for two towers, the files stay under it, and a note says when it is full."""
     folder = tmp_path_factory.mktemp("shards")
-    runs = [opened(folder, budget), Shards(folder / "other", folder, budget)]
+    runs = [opened(folder, budget), Shards(folder, OTHER, budget)]
     for number, size in enumerate(sizes):
         run = runs[number % 2]
         run.add(str(number), entry(number, size))
@@ -261,7 +262,7 @@ def test_room_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error while writing ends the writing, not the run, and leaves nothing half behind."""
     (tmp_path / "file").write_text("no folder")
-    assert "cannot be written" in Shards(tmp_path / "file" / "tower", tmp_path / "file", 10**9).notes[0]
+    assert "cannot be written" in opened(tmp_path / "file").notes[0]
     subject = opened(tmp_path)
 
     def fail(*_: Any) -> None:
@@ -287,3 +288,24 @@ def test_entries_are_written_when_a_shard_has_come_together(tmp_path: Path) -> N
 
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     assert all(is_equal(subject.read(str(number)), entry(number)) for number in range(7))
+
+
+def test_nothing_else_is_touched(tmp_path: Path) -> None:
+    """A user's own files in the folder, models perhaps, are neither counted nor deleted, however old and large."""
+    own = [tmp_path / "model.safetensors", tmp_path / "model" / "model.safetensors", tmp_path / TOWER / "a.safetensors"]
+    for file in own:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(10_000))
+        os.utime(file, (0, 0))
+    subject = opened(tmp_path, 5000)
+    subject.add("0", entry(0))
+    subject.flush()
+    age(tmp_path)
+    later = opened(tmp_path, 5000)
+    later.add("1", entry(1))
+    later.flush()
+
+    assert all(file.stat().st_size == 10_000 for file in own)
+    assert "0" not in later
+    assert is_equal(later.read("1"), entry(1))
+    assert not later.notes

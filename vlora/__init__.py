@@ -11,7 +11,7 @@ from .masks import mask_completions
 from .optimizers import make_optimizer
 from .recipe import Recipe, dump_recipe, parse_recipe
 from .samples import format_sample
-from .session import open_data, open_model
+from .session import open_data, open_features, open_model
 from .steps import bind, init_state, make_eval_step, make_train_step
 from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
 
@@ -40,6 +40,7 @@ __all__ = [
     "make_train_step",
     "mask_completions",
     "open_data",
+    "open_features",
     "open_model",
     "parse_recipe",
     "plan_batches",

@@ -58,9 +58,7 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
         data = open_data(recipe)
         backbone, config = open_model(recipe, data.files)
         check_weights_fit(recipe.memory, backbone.module)
-        features = open_features(recipe, data.files, backbone)
-        if features.cache is not None:
-            data.encoder.memory = backend.RowMemory(features.cache, backbone.has_features)
+        features = open_features(recipe, data, backbone)
         try:
             with Workers(recipe.data.workers) as workers:
                 run = _Run(recipe, data, backbone, config, features, workers)

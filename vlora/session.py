@@ -150,13 +150,13 @@ def open_model(recipe: Recipe, files: backend.ModelFiles) -> tuple[backend.MlxVl
     return backbone, {**config, "base_model": section.path, "train_vision": section.train_vision}
 
 
-def open_features(recipe: Recipe, files: backend.ModelFiles, backbone: backend.MlxVlmBackbone) -> Features:
+def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) -> Features:
     """Let a model keep the features of images, if the recipe says so and nothing that makes them is trained.
 
     Args:
         recipe: The recipe.
-        files: Its model, as `find_model` found it.
-        backbone: As `open_model` returns it.
+        data: As `open_data` returns it; its encoder no longer looks at images whose features are kept.
+        backbone: As `open_model` returns it; it keeps them.
     """
     section = recipe.features
     budgets = {"memory": section.memory_gb, "disk": section.disk_gb}
@@ -170,10 +170,11 @@ def open_features(recipe: Recipe, files: backend.ModelFiles, backbone: backend.M
     root = Path()
     if section.disk_gb:
         root = Path(section.path).expanduser() if section.path else cache_folder() / "features"
-        folder = root / backend.features_digest(backbone.feature_weights(), files.config)
-        shards = backend.Shards(folder, root, int(section.disk_gb * 1e9))
+        tower = backend.features_digest(backbone.feature_weights(), data.files.config)
+        shards = backend.Shards(root, tower, int(section.disk_gb * 1e9))
     cache = backend.FeatureCache(int(section.memory_gb * 1e9), shards)
     backbone.keep_features(cache)
+    data.encoder.memory = backend.RowMemory(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:g} GB in {places[name]}" for name, budget in budgets.items() if budget)
     return Features(cache=cache, description=f"kept, {kept}")

@@ -8,12 +8,13 @@ because a mapped file that another program cuts short would end the process. A s
 import contextlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ ABANDONED_S = 24 * 3600.0
 FORMAT = "vlora features 1"
 
 SUFFIX = ".safetensors"
+
+FOLDER_NAME = re.compile("[0-9a-f]{40}")
+FILE_NAME = re.compile(r"\.?[0-9a-f]{32}\.safetensors")
+"""What folders of towers and shards are called. Nothing else below the root is ever read, counted or deleted: the
+user may keep other things there, models too."""
 
 TYPES: Mapping[str, tuple[mx.Dtype, str]] = {
     "BOOL": (mx.bool_, "bool"),
@@ -86,15 +92,15 @@ class Shards:
     but none that this run has used or that another run may be using.
 
     Attributes:
-        folder: The entries' own.
-        root: The folder whose whole content, of other towers too, is under the budget.
+        root: The folder whose shards, of all towers together, are under the budget.
+        tower: 40 hexadecimal digits, the name of the folder in it that these entries have for themselves.
         budget_bytes: Of all shards below `root`.
         shard_bytes: An entry waits until this much has come together, or until `flush`.
         notes: What went wrong and was passed over, for the log; whoever reads them clears them.
     """
 
-    folder: Path
     root: Path
+    tower: str
     budget_bytes: int
     shard_bytes: int = SHARD_BYTES
     notes: list[str] = attrs.field(factory=list, init=False)
@@ -119,6 +125,11 @@ class Shards:
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
         return key in self._waiting or key in self._index
+
+    @property
+    def folder(self) -> Path:
+        """The entries' own."""
+        return self.root / self.tower
 
     @property
     def written_bytes(self) -> int:
@@ -170,10 +181,7 @@ class Shards:
         except (OSError, ValueError):
             is_whole = False
         if not is_whole or (key not in self._sound and checksum != place.checksum):
-            self._forget(place.file)
-            self.notes.append(f"{place.file}: the shard is damaged; its features are computed again")
-            with contextlib.suppress(OSError):
-                place.file.unlink()
+            self._delete_damaged(place.file, "other bytes than were written")
             return None
         self._sound.add(key)
         self._touch(place.file)
@@ -235,7 +243,7 @@ class Shards:
 
     def _look(self) -> None:
         """Take in shards that are not known yet: those of earlier runs, and of others that run now."""
-        present = {file for file in self.folder.glob(f"*{SUFFIX}") if not file.name.startswith(".")}
+        present = {file for file in _shards(self.folder) if not file.name.startswith(".")}
         for file in sorted(present - self._known.keys()):
             self._take_in(file)
         for file in self._known.keys() - present:
@@ -244,9 +252,12 @@ class Shards:
     def _take_in(self, file: Path) -> None:
         try:
             places, size = _read_header(file)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
             self._known[file] = 0
-            self.notes.append(f"{file}: the shard cannot be read ({error}); its features are computed again")
+            self.notes.append(f"{file}: cannot be read ({error.strerror}); its features are computed again")
+            return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self._delete_damaged(file, str(error))
             return
         self._known[file] = size
         self._index |= places
@@ -255,6 +266,12 @@ class Shards:
         with self._lock:
             self._known.pop(file, None)
             self._index = {key: place for key, place in self._index.items() if place.file != file}
+
+    def _delete_damaged(self, file: Path, found: str) -> None:
+        self._forget(file)
+        self.notes.append(f"{file}: damaged ({found}) and deleted; its features are computed again")
+        with contextlib.suppress(OSError):
+            file.unlink()
 
     def _touch(self, file: Path) -> None:
         now = time.time()
@@ -266,7 +283,7 @@ class Shards:
     def _make_room(self, size: int) -> bool:
         """Delete what has not been used for long until the budget has room for `size` bytes; whether it has."""
         shards = []
-        for file in self.root.rglob(f"*{SUFFIX}"):
+        for file in self._all_shards():
             with contextlib.suppress(OSError):
                 shards.append((file.stat().st_mtime, file.stat().st_size, file))
         excess = max(
@@ -284,6 +301,11 @@ class Shards:
                 excess -= own
         return True
 
+    def _all_shards(self) -> Iterator[Path]:
+        for folder in self.root.iterdir():
+            if FOLDER_NAME.fullmatch(folder.name):
+                yield from _shards(folder)
+
     def _deletable(self, shards: list[tuple[float, int, Path]]) -> int:
         return sum(own for used, own, file in shards if self._may_delete(used, file))
 
@@ -291,10 +313,16 @@ class Shards:
         return file not in self._used and time.time() - used > LEFT_ALONE_S
 
     def _remove_abandoned(self) -> None:
-        for file in self.root.rglob(f".*{SUFFIX}"):
+        for file in self._all_shards():
             with contextlib.suppress(OSError):
-                if time.time() - file.stat().st_mtime > ABANDONED_S:
+                if file.name.startswith(".") and time.time() - file.stat().st_mtime > ABANDONED_S:
                     file.unlink()
+
+
+def _shards(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [file for file in folder.iterdir() if FILE_NAME.fullmatch(file.name)]
 
 
 def _lay_out(entries: Mapping[str, Entry]) -> tuple[list[memoryview], bytes]:

@@ -51,7 +51,8 @@ from vlora.backend.differences import DIFFERENCES
 from vlora.backend.encoder_decoders import PROMPT
 from vlora.backend.families import FAMILIES as DESCRIBED
 from vlora.backend.families import Family, describe_family
-from vlora.errors import ModelError
+from vlora.batches import collate_packs
+from vlora.errors import BatchError, ModelError
 from vlora.recipe import LoraSection, ModelSection, OptimSection
 from vlora.steps import bind, bound
 from vlora.targets import is_experts, is_router
@@ -60,6 +61,7 @@ RATE = 1e-2
 SAME = 2e-5
 """Relative difference of losses computed in another order, in float32."""
 SAME_GRADIENTS = 1e-3
+SAME_PACKED = 1e-5
 
 
 class NotProvenError(AssertionError):
@@ -188,13 +190,18 @@ def same(found: float, expected: float, what: str, tolerance: float = SAME) -> N
     )
 
 
-def same_gradients(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], what: str) -> None:
+def same_gradients(
+    found: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    what: str,
+    tolerance: float = SAME_GRADIENTS,
+) -> None:
     """Compare two gradients relative to the whole gradient's largest entry, and to each parameter's own."""
     largest = max(float(np.abs(value).max()) for value in expected.values())
     for name, value in expected.items():
         difference = float(np.abs(found[name] - value).max())
         refute(
-            difference > SAME_GRADIENTS * float(np.abs(value).max()) + 1e-6 * largest,
+            difference > tolerance * float(np.abs(value).max()) + 1e-6 * largest,
             f"{what}: the gradient of {name} differs by {difference:.2g} of {np.abs(value).max():.2g}",
         )
 
@@ -340,6 +347,58 @@ def company_and_padding_change_nothing(subject: Subject) -> str:
     same(nll(subject, subject.examples), alone, "rows together")
     same(nll(subject, subject.examples[::-1], len(subject.examples) + 1), alone, "rows in reverse beside a filler")
     return subject.tiny.without_text_rows or ""
+
+
+def packed_rows_are_apart(subject: Subject) -> str:
+    """Rows packed into one have the loss and the gradients of rows apart, and see nothing of one another.
+
+    Of a family that does not pack, the same is refuted.
+    """
+    if subject.backbone.family.packs:
+        compare_packed(subject)
+        return ""
+    try:
+        compare_packed(subject)
+    except (NotProvenError, BatchError) as error:
+        return str(error)
+    msg = "packed rows are apart: describe the family with packs=True"
+    raise NotProvenError(msg)
+
+
+def compare_packed(subject: Subject) -> None:
+    """Compare packed rows with the same rows apart: what they see, their loss, their gradients."""
+    rows = subject.examples
+    packed, spans = packed_logits(subject, rows)
+    first = rows[0]
+    tokens = first.tokens.copy()
+    words = np.flatnonzero(~first.placeholders)[:-1]
+    tokens[words] = tokens[words[::-1]]
+    other, _ = packed_logits(subject, [attrs.evolve(first, tokens=tokens), *rows[1:]])
+    largest = max(1.0, float(np.abs(packed).max()))
+    later = slice(spans[1][1], spans[-1][1] + spans[-1][2])
+    refute(np.abs(packed[later] - other[later]).max() > 1e-5 * largest, "packed rows see one another")
+    for example, (_, start, count) in zip(rows, spans, strict=True):
+        difference = np.abs(packed[start : start + count] - unbatched(subject, example)[:count]).max()
+        refute(difference > 1e-4 * largest, f"the logits of a packed row differ by {difference:.2g}")
+    # Recomputed: a mask that layers made for themselves would be gone in the backward pass.
+    loss, gradients = update(
+        subject,
+        collate_packs([rows, rows[::-1]], 3),
+        compiled=subject.backbone.is_traceable,
+        grad_checkpoint=True,
+    )
+    apart, expected = subject.eager
+    same(loss, apart, "packed", SAME_PACKED)
+    same_gradients(gradients, expected, "packed", 1e-4)
+
+
+def packed_logits(subject: Subject, rows: Sequence[Example]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Compute the logits of some rows packed into one, f[T, V], and where each stands."""
+    batch = collate_packs([rows])
+    backbone = subject.backbone
+    with bound(backbone.module, subject.state.params), backbone.corrected():
+        logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
+    return np.array(logits.astype(mx.float32))[0], batch.spans
 
 
 def compiled_equals_eager(subject: Subject) -> str:
@@ -563,6 +622,7 @@ CHECKS: Mapping[str, Callable[[Subject], str]] = {
     "generated": generation_agrees,
     "causal": no_token_sees_a_later_one,
     "batches": company_and_padding_change_nothing,
+    "packs": packed_rows_are_apart,
     "compiled": compiled_equals_eager,
     "head": head_runs_at_selected_places,
     "LoRA": adapters_learn,
@@ -653,6 +713,7 @@ def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
     refused = {name: family.refused for name, family in DESCRIBED.items() if family.refused}
     whole = [name for name, checks in results.items() if all(check["holds"] == "yes" for check in checks.values())]
     families = {model_type(name) for name in whole}
+    packing = sum(checks.get("packs", {}) == {"holds": "yes", "remark": ""} for checks in results.values())
     otherwise = sum(bool(checks.get("generated", {}).get("remark")) for checks in results.values())
     lines = [
         "# What is proved of each model family",
@@ -675,6 +736,11 @@ def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
             "forward is."
         ),
         "",
+        (
+            f"packs: no where several rows cannot be packed into one, for the reason that is given; {packing} of the "
+            "models can (`train.batching`)."
+        ),
+        "",
         *(f"- **{name}**: {(function.__doc__ or '').strip().splitlines()[0]}" for name, function in CHECKS.items()),
         "",
         "| family | since mlx-vlm | " + " | ".join(CHECKS) + " | remarks |",
@@ -683,11 +749,12 @@ def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
     for name in sorted(results):
         checks = results[name]
         cells = [checks.get(check, {"holds": "no"})["holds"] for check in CHECKS]
-        for check in ("generated", "reload"):
+        for check, cell in (("generated", "differs"), ("reload", "differs"), ("packs", "no")):
             if checks.get(check, {}).get("remark"):
-                cells[list(CHECKS).index(check)] = "differs"
+                cells[list(CHECKS).index(check)] = cell
         noted = {
             "batches": "rows",
+            "packs": "not packed",
             "generated": "mlx-vlm generates otherwise",
             "compiled": "compiled",
             "LoRA": "LoRA",

@@ -99,6 +99,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         **{field.name: counts for field in attrs.fields(TrainSection)}
         | {
             "epochs": st.none() | counts,
+            "batching": st.sampled_from(["shuffled", "packed"]),
+            "pack_length": st.none(),
             "grad_checkpoint": st.just(recomputes),
             "checkpoint_every": counts if recomputes else st.just(1),
             "checkpoint_part": st.sampled_from(["layer", "mlp"] if recomputes else ["layer"]),

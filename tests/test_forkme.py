@@ -10,7 +10,9 @@ from vlora.recipe import all_keys, dump_recipe, parse_recipe
 
 FORKME = Path(__file__).parents[1] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"
-NEEDS = {key: {"model.train_vision": True} for key in ("optim.connector_rate", "optim.vision_rate")}
+NEEDS = {key: {"model.train_vision": True} for key in ("optim.connector_rate", "optim.vision_rate")} | {
+    "train.pack_length": {"train.batching": "packed"}
+}
 """What an example only goes together with, as the comment above it says."""
 
 

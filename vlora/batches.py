@@ -1,12 +1,13 @@
 """From examples to batches of few shapes, in an order that (seed, epoch) fixes. Pure."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from .errors import BatchError
-from .types import Batch, Example
+from .types import Batch, Example, places_of
 
 SMALLEST_BUCKET = 32
 """Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
@@ -115,14 +116,49 @@ def collate(
         BatchError: No examples, more than `batch_size`, or an example whose fields differ in length.
     """
     n_rows = batch_size or len(examples)
-    if not examples or len(examples) > n_rows:
-        msg = f"a batch of {n_rows} rows was to be made of {len(examples)} examples; give 1 to {n_rows}"
-        raise BatchError(msg)
+    _check(examples, len(examples), n_rows)
     length = bucket_length(max(1, *(len(example.tokens) - 1 for example in examples)), multiple)
-    tokens = np.full((n_rows, length), pad_id, dtype=np.int32)
-    valid = np.zeros((n_rows, length), dtype=np.bool_)
-    places, following = [], []
-    for row, example in enumerate(examples):
+    return _fill(examples, [(row, 0) for row in range(len(examples))], (n_rows, length), pad_id)
+
+
+def collate_packs(
+    packs: Sequence[Sequence[Example]], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
+) -> Batch:
+    """Put several examples into each row, one behind the other, and pad the rows on the right to one bucket.
+
+    An example's last token predicts nothing and stands nowhere, so that no place predicts another example's token.
+
+    Args:
+        packs: The examples of each row; at least one row, and in each at least one.
+        batch_size: As for `collate`, as are the next two.
+        pad_id: See above.
+        multiple: See above.
+
+    Returns:
+        The batch, with `starts` and `segments`.
+
+    Raises:
+        BatchError: As for `collate`.
+    """
+    n_rows = batch_size or len(packs)
+    examples = [example for pack in packs for example in pack]
+    _check(examples, len(packs), n_rows)
+    places = [np.cumsum([0, *(places_of(example) for example in pack)]).tolist() for pack in packs]
+    length = bucket_length(max(ends[-1] for ends in places), multiple)
+    starts = [(row, start) for row, ends in enumerate(places) for start in ends[:-1]]
+    segments = np.zeros((n_rows, length), dtype=np.int32)
+    for row, ends in enumerate(places):
+        for number, (start, end) in enumerate(itertools.pairwise(ends), start=1):
+            segments[row, start:end] = number
+    batch = _fill(examples, starts, (n_rows, length), pad_id)
+    return batch._replace(valid=mx.array(segments > 0), starts=tuple(starts), segments=mx.array(segments))
+
+
+def _check(examples: Sequence[Example], n_given: int, n_rows: int) -> None:
+    if not examples or n_given > n_rows:
+        msg = f"a batch of {n_rows} rows was to be made of {n_given} examples; give 1 to {n_rows}"
+        raise BatchError(msg)
+    for example in examples:
         n_tokens = len(example.tokens)
         if not n_tokens or len(example.supervised) != n_tokens:
             msg = (
@@ -130,19 +166,28 @@ def collate(
                 "an example needs one mark per token, and a token"
             )
             raise BatchError(msg)
-        tokens[row, :n_tokens] = example.tokens[:length]
-        valid[row, :n_tokens] = True
+
+
+def _fill(examples: Sequence[Example], starts: Sequence[tuple[int, int]], shape: tuple[int, int], pad_id: int) -> Batch:
+    """Write examples at their places (row, first place), later ones over the ends of earlier ones."""
+    n_rows, length = shape
+    tokens = np.full(shape, pad_id, dtype=np.int32)
+    valid = np.zeros(shape, dtype=np.bool_)
+    selected, targets = [], []
+    for (row, start), example in zip(starts, examples, strict=True):
+        end = min(start + len(example.tokens), length)
+        tokens[row, start:end] = example.tokens[: end - start]
+        valid[row, start:end] = True
         before = np.flatnonzero(example.supervised[1:])
-        places.append(row * length + before)
-        following.append(example.tokens[before + 1])
-    selected, targets = np.concatenate(places), np.concatenate(following)
-    missing = bucket_selected(len(selected), n_rows * length) - len(selected)
-    weights = np.ones(len(selected), dtype=np.float32)
+        selected.append(row * length + start + before)
+        targets.append(example.tokens[before + 1])
+    n_selected = sum(len(part) for part in selected)
+    missing = bucket_selected(n_selected, n_rows * length) - n_selected
     return Batch(
         tokens=mx.array(tokens),
         valid=mx.array(valid),
-        selected=mx.array(np.pad(selected, (0, missing)).astype(np.int32)),
-        targets=mx.array(np.pad(targets, (0, missing)).astype(np.int32)),
-        weights=mx.array(np.pad(weights, (0, missing))),
+        selected=mx.array(np.pad(np.concatenate(selected), (0, missing)).astype(np.int32)),
+        targets=mx.array(np.pad(np.concatenate(targets), (0, missing)).astype(np.int32)),
+        weights=mx.array(np.pad(np.ones(n_selected, dtype=np.float32), (0, missing))),
         rows=tuple(examples),
     )

@@ -13,6 +13,7 @@ from .errors import CheckpointError
 from .types import TrainState
 
 CONFIG_NAME = "adapter_config.json"
+PROGRESS = "progress"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -74,10 +75,23 @@ def read_arrays(path: Path) -> dict[str, mx.array]:
     return cast("dict[str, mx.array]", mx.load(str(path)))
 
 
-def save_state(path: Path, state: TrainState) -> None:
-    """Write a training state, from which a run goes on exactly."""
+def save_state(path: Path, state: TrainState, progress: str | None = None) -> None:
+    """Write a training state, from which a run goes on exactly.
+
+    Args:
+        path: The file.
+        state: What it holds.
+        progress: How far the run has come in its rows, where the number of steps does not say it.
+    """
     arrays = dict(tree_flatten(state._asdict()))
-    write_whole(path, lambda partial: mx.save_safetensors(str(partial), arrays))
+    metadata = {} if progress is None else {PROGRESS: progress}
+    write_whole(path, lambda partial: mx.save_safetensors(str(partial), arrays, metadata=metadata))
+
+
+def load_progress(path: Path) -> str | None:
+    """Read what `save_state` was told of a run's progress."""
+    _, metadata = cast("tuple[Any, dict[str, str]]", mx.load(str(path), return_metadata=True))
+    return metadata.get(PROGRESS)
 
 
 def load_state(path: Path, like: TrainState) -> TrainState:

@@ -17,11 +17,12 @@ from mlx.utils import tree_flatten
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import collate, plan_batches, plan_steps
-from .errors import NonFiniteError, SampleError
+from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
 from .optimizers import make_optimizer, rate_factors
+from .packing import PackedSteps, Progress
 from .prefetch import Workers
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
@@ -37,6 +38,8 @@ RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 PROBE_ROWS = 3
 PROBE_READS = 32
+ROWS_OF_A_PACK = 4
+"""Rows that are encoded ahead for each packed row."""
 
 
 def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -84,14 +87,14 @@ class _Run:
 
     def go(self, *, resume: bool, should_stop: Callable[[], bool]) -> Iterator[Event]:
         train, optim = self.recipe.train, self.recipe.optim
-        if not self.data.files.family.is_proven:
+        if not self.data.files.family.is_proven or train.batching == "packed":
             self._probe()
         optimizer = make_optimizer(optim)
         state = init_state(self.backbone, optimizer)
         if resume:
             state = checkpoint.load_state(self.paths.folder / STATE_NAME, state)
         first = int(state.step)
-        n_steps = count_steps(train, len(self.data.train))
+        course = self._plot(first)
         train_step = make_train_step(
             self.backbone,
             optimizer,
@@ -105,32 +108,22 @@ class _Run:
         loop = TrainLoop(
             train_step,
             state,
-            self._rates(n_steps),
-            is_awaited=lambda step: self._is_asked_for(step, n_steps),
+            lambda step: learning_rate_at(step, course.count_at(step), optim),
+            is_awaited=lambda step: self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
         metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
-        yield self._describe(n_steps, first)
+        yield self._describe(course.count_at(first + 1), first)
         validate = self._make_validation(metrics)
         if first == 0:
             yield from self._answer("before", loop.state, metrics)
             yield from validate(loop.state)
-        plan = plan_steps(
-            len(self.data.train),
-            train.batch_size,
-            accumulation=train.gradient_accumulation_steps,
-            seed=train.seed,
-            shuffle=self.recipe.data.shuffle,
-            n_steps=n_steps,
-            first_step=first,
-        )
         step = first
-        # Rows of a whole step at least: while it runs nothing else makes room for more.
-        n_ahead = max(self.recipe.data.prefetch, train.gradient_accumulation_steps)
-        for step, report in loop.take(self._collate(self.data.train, plan, n_ahead)):
+        for step, report in loop.take(course.batches):
+            n_steps = course.count_at(step)
             yield from self._take_notes()
             if report is not None:
                 yield report
@@ -141,21 +134,66 @@ class _Run:
                 yield from validate(loop.state)
             # The end of the run is saved under its own name.
             if step < n_steps and not loop.is_stopped and is_due(step, train.steps_per_save, n_steps):
-                yield self._save(loop.state, self.paths.numbered(step))
-        yield self._save(loop.state, self.paths.weights)
+                yield self._save(loop.state, self.paths.numbered(step), course)
+        yield self._save(loop.state, self.paths.weights, course)
         yield from self._take_notes()
-        if step == n_steps:
+        if step == course.count_at(step):
             yield from self._answer("after", loop.state, metrics)
-        yield self._finish(step, n_steps, loop)
+        yield self._finish(step, course.count_at(step), loop)
+
+    def _plot(self, first: int) -> "_Course":
+        """Lay out the steps behind those that were done before."""
+        train, data, n_rows = self.recipe.train, self.recipe.data, len(self.data.train)
+        found = checkpoint.load_progress(self.paths.folder / STATE_NAME) if first else None
+        is_packed = train.batching == "packed"
+        if first and is_packed != (found is not None):
+            msg = (
+                f"train.batching: found {train.batching!r}, and the training state is of a run with "
+                f"{'other' if found is None else 'packed'} rows; go on with the recipe of that run, or begin anew"
+            )
+            raise CheckpointError(msg)
+        # Rows of a whole step at least: while it runs nothing else makes room for more.
+        n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
+        if not is_packed:
+            n_steps = count_steps(train, n_rows)
+            plan = plan_steps(
+                n_rows,
+                train.batch_size,
+                accumulation=train.gradient_accumulation_steps,
+                seed=train.seed,
+                shuffle=data.shuffle,
+                n_steps=n_steps,
+                first_step=first,
+            )
+            return _Course(batches=self._collate(self.data.train, plan, n_ahead), count_at=lambda _: n_steps)
+        packed = PackedSteps(
+            n_rows=n_rows,
+            capacity=train.pack_length or data.max_seq_length,
+            batch_size=train.batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            seed=train.seed,
+            shuffle=data.shuffle,
+            n_steps=train.iters if train.epochs is None else None,
+            n_epochs=train.epochs,
+            first_step=first,
+            start=Progress() if found is None else Progress.loads(found),
+        )
+        encode = functools.partial(self._encode, self.data.train)
+        encoded = self.workers.map(encode, packed.numbers(), n_ahead * train.batch_size * ROWS_OF_A_PACK)
+        batches = packed.steps(next(iter(self._keep_good([found])), None) for found in encoded)
+        # How many steps the epochs take shows with the first one.
+        ahead = list(itertools.islice(batches, 1))
+        return _Course(
+            batches=itertools.chain(ahead, batches),
+            count_at=packed.count_at,
+            progress_at=lambda step: packed.progress_at(step).dumps(),
+        )
 
     def _is_asked_for(self, step: int, n_steps: int) -> bool:
         """Whether the state behind a step is saved or validated."""
         train = self.recipe.train
         validates = self.data.valid is not None and is_due(step, train.steps_per_eval, n_steps)
         return validates or is_due(step, train.steps_per_save, n_steps)
-
-    def _rates(self, n_steps: int) -> Callable[[int], float]:
-        return lambda step: learning_rate_at(step, n_steps, self.recipe.optim)
 
     def _describe(self, n_steps: int, first: int) -> Started:
         module = self.backbone.module
@@ -252,7 +290,7 @@ class _Run:
         metrics.accuracy[f"accuracy_{when}"] = right / total
         yield metrics.write({"step": int(state.step), **metrics.accuracy})
 
-    def _save(self, state: TrainState, path: Path) -> Saved:
+    def _save(self, state: TrainState, path: Path, course: "_Course") -> Saved:
         if not all_finite(state):
             msg = f"step {int(state.step)}: the trained weights have overflowed; lower optim.learning_rate"
             raise NonFiniteError(msg)
@@ -265,7 +303,7 @@ class _Run:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
-        checkpoint.save_state(self.paths.folder / STATE_NAME, state)
+        checkpoint.save_state(self.paths.folder / STATE_NAME, state, course.progress_at(int(state.step)))
         # What goes on from here finds the features that this run has found, to the last bit.
         self.features.flush()
         return Saved(path=path, step=int(state.step))
@@ -305,7 +343,26 @@ class _Run:
         if examples:
             # The shortest, the longest and one between: padding and company differ the most.
             places = sorted({0, len(examples) // 2, len(examples) - 1})[:PROBE_ROWS]
-            backend.probe(self.backbone, [examples[place] for place in places], self.data.files.model_type)
+            chosen, model_type = [examples[place] for place in places], self.data.files.model_type
+            if not self.data.files.family.is_proven:
+                backend.probe(self.backbone, chosen, model_type)
+            if self.recipe.train.batching == "packed":
+                backend.probe_packing(self.backbone, chosen, model_type)
+
+
+@attrs.frozen(kw_only=True)
+class _Course:
+    """The steps that a run is to take.
+
+    Attributes:
+        batches: Microbatches, step by step.
+        count_at: How many steps the run has, as far as it is known behind a step.
+        progress_at: What the training state has to say of the run's progress behind a step, besides the step.
+    """
+
+    batches: Iterator[list[Batch]]
+    count_at: Callable[[int], int]
+    progress_at: Callable[[int], str | None] = lambda _: None
 
 
 @attrs.define

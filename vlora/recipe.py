@@ -223,6 +223,9 @@ class TrainSection:
 
     Attributes:
         batch_size: Rows of one forward and backward pass (a microbatch).
+        batching: "shuffled" gives each row of data a row of the batch; "packed" puts several into one, for models
+            whose attention keeps them apart.
+        pack_length: Tokens of a packed row at most; data.max_seq_length if left out.
         iters: Steps.
         epochs: Passes over the rows; overrides iters.
         gradient_accumulation_steps: Microbatches of a step.
@@ -238,6 +241,8 @@ class TrainSection:
     """
 
     batch_size: int = _key(4, _at_least(1))
+    batching: Literal["shuffled", "packed"] = _key("shuffled")
+    pack_length: int | None = _key(None, _at_least(2))
     iters: int = _key(1000, _at_least(1))
     epochs: int | None = _key(None, _at_least(1))
     gradient_accumulation_steps: int = _key(1, _at_least(1))
@@ -436,6 +441,17 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
+    length = recipe.train.pack_length
+    if length is not None and recipe.train.batching != "packed":
+        yield (
+            f"train.pack_length: found {length} together with train.batching = {recipe.train.batching!r}; only packed "
+            "rows have a length of their own, set train.batching = 'packed'"
+        )
+    elif length is not None and length < data.max_seq_length:
+        yield (
+            f"train.pack_length: found {length}, less than data.max_seq_length = {data.max_seq_length}; a row of data "
+            "has to fit into a packed one"
+        )
     if recipe.eval.answer_rows and not held_out:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "

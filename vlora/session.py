@@ -118,6 +118,12 @@ def open_data(recipe: Recipe) -> Data:
     # The rows first: a slip in their path should not wait for a model to be downloaded.
     train, valid = read_rows(recipe.data, seed=recipe.train.seed)
     files = find_model(recipe)
+    if recipe.train.batching == "packed" and not files.family.packs:
+        msg = (
+            f"train.batching: found 'packed', and nothing shows that packed rows of a {files.model_type} model do not "
+            "see one another (vlora/families.md, column packs); use 'shuffled'"
+        )
+        raise RecipeError(msg)
     processor = backend.load_processor(files, recipe.model)
     encoder = backend.make_encoder(processor, files.config, files.family, recipe.data)
     return Data(files=files, encoder=encoder, train=train, valid=valid)

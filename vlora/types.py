@@ -102,7 +102,10 @@ class Batch(NamedTuple):
             with places that count for nothing. The head runs at these places only.
         targets: i32[N], the tokens to be predicted there; 0 where nothing is.
         weights: f32[N], 1 for a supervised target and 0 for a filler.
-        rows: The examples themselves, one per real row; filler rows come after them.
+        rows: The examples themselves; one per real row, or several where rows are packed. Filler rows come after them.
+        starts: (row, first place) of each example where rows are packed; empty where each has a row of its own.
+        segments: i32[B, T] where rows are packed: 1, 2, ... for the places of a row's examples, 0 for padding. A place
+            sees none of another segment.
     """
 
     tokens: mx.array
@@ -111,6 +114,21 @@ class Batch(NamedTuple):
     targets: mx.array
     weights: mx.array
     rows: tuple[Example, ...]
+    starts: tuple[tuple[int, int], ...] = ()
+    segments: mx.array | None = None
+
+    @property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Say where the examples stand: (row, first place, places) of each; a packed one's last token has none."""
+        length = self.tokens.shape[1]
+        if not self.starts:
+            return [(row, 0, min(len(example.tokens), length)) for row, example in enumerate(self.rows)]
+        return [(row, start, places_of(example)) for (row, start), example in zip(self.starts, self.rows, strict=True)]
+
+
+def places_of(example: Example) -> int:
+    """Count the places that a packed example takes: all its tokens but the last, which predicts nothing."""
+    return max(1, len(example.tokens) - 1)
 
 
 class TrainState(NamedTuple):

@@ -12,7 +12,7 @@ from .generation import answer_samples
 from .identity import features_digest
 from .images import open_image
 from .loading import ModelFiles, find_model, load_backbone, load_processor, save_model
-from .probes import probe
+from .probes import probe, probe_packing
 from .remembering import RowMemory
 from .shards import Shards
 from .tiny import build_tiny_qwen3_vl
@@ -40,6 +40,7 @@ __all__ = [
     "make_encoder",
     "open_image",
     "probe",
+    "probe_packing",
     "save_model",
     "unfreeze_language",
     "unfreeze_vision",

@@ -4,8 +4,9 @@ A row carries `blocks` i32[1, T]: 0 for a token that sees what is before it, and
 all others with the same number: one per image (Gemma 3), or one for the whole prompt (prefix language models).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +15,9 @@ import numpy as np
 
 from ..types import BoolArray, Example
 from .corrections import scatter_features
-from .fields import Fields
+from .fields import SEGMENTS, Fields
+
+MASK_MAKER = "create_attention_mask"
 
 
 def number_runs(marked: BoolArray) -> mx.array:
@@ -23,13 +26,16 @@ def number_runs(marked: BoolArray) -> mx.array:
     return mx.array(np.where(marked, np.cumsum(starts), 0).astype(np.int32))[None]
 
 
-def block_mask(blocks: mx.array, window: int | None = None, *, whole_blocks: bool = False) -> mx.array:
+def block_mask(
+    blocks: mx.array, window: int | None = None, *, whole_blocks: bool = False, segments: mx.array | None = None
+) -> mx.array:
     """Make the attention mask of rows with blocks.
 
     Args:
         blocks: i32[B, T].
         window: How many places back a token sees, itself included; None for all.
         whole_blocks: Whether a token sees what of its own block is beyond the window.
+        segments: i32[B, T] of packed rows, whose examples do not see one another; None for rows of one example.
 
     Returns:
         bool[B, 1, T, T], True where the query (third axis) sees the key (fourth).
@@ -39,7 +45,18 @@ def block_mask(blocks: mx.array, window: int | None = None, *, whole_blocks: boo
     together = (blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, :, None] > 0)
     near = distance < (blocks.shape[1] if window is None else window)
     before = (distance >= 0) & near
-    return (before[None] | (together if whole_blocks else together & near))[:, None]
+    mask = (before[None] | (together if whole_blocks else together & near))[:, None]
+    return mask if segments is None else mask & in_one_segment(segments)
+
+
+def in_one_segment(segments: mx.array) -> mx.array:
+    """Say which places belong to one example: i32[B, T] to bool[B, 1, T, T]."""
+    return (segments[:, :, None] == segments[:, None, :])[:, None]
+
+
+def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
+    """Make the causal mask of packed rows: bool[B, 1, T, T], True where the query (third axis) sees the key."""
+    return block_mask(mx.zeros_like(segments), window, segments=segments)
 
 
 def mark_answers(example: Example) -> Fields:
@@ -56,10 +73,12 @@ def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: Fields) -> 
     mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
     """
     fields = dict(fields)
-    starts = fields.pop("answer_starts")
+    starts, segments = fields.pop("answer_starts"), fields.pop(SEGMENTS, None)
     config = model.language_model.config
     window = config.sliding_window_size or config.sliding_window
     mask = answer_mask(starts, window) if window else None
+    if segments is not None:
+        mask = segment_mask(segments) if mask is None else mask & in_one_segment(segments)
     logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
     return logits
 
@@ -99,8 +118,10 @@ def run_molmo2(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     marks the tokens (processing_molmo_point.py:207).
     """
     fields = dict(fields)
-    blocks = fields.pop("blocks", None)
-    mask = None if blocks is None else block_mask(blocks)
+    blocks, segments = fields.pop("blocks", None), fields.pop(SEGMENTS, None)
+    if blocks is None and segments is not None:
+        blocks = mx.zeros_like(segments)
+    mask = None if blocks is None else block_mask(blocks, segments=segments)
     language_model = model.lm if "lm" in model else model.language_model
     logits: mx.array = language_model(tokens, mask=mask, cache=None, **fields).logits
     return logits
@@ -137,7 +158,7 @@ def run_falcon_ocr(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.arr
     hidden = language.model(
         tokens,
         inputs_embeds=fields["inputs_embeds"],
-        mask=block_mask(fields["blocks"]),
+        mask=block_mask(fields["blocks"], segments=fields.get(SEGMENTS)),
         position_ids=fields["position_ids"],
         pos_hw=fields["pos_hw"],
     )
@@ -187,3 +208,36 @@ def _taking(cls: type, name: str) -> type:
         return cls.__call__(self, x, mask[name] if isinstance(mask, dict) else mask, *args, **kwargs)
 
     return type(f"{name.title()}{cls.__name__}", (cls,), {"__call__": call})
+
+
+@contextmanager
+def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]:
+    """Let the masks that a model makes for itself keep the examples of packed rows apart.
+
+    mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
+    windows come through it too, and models that pass no mask on to their layers (qwen3_vl/language.py:199).
+
+    Args:
+        module: The model.
+        segments: i32[B, T] of packed rows; None changes nothing.
+    """
+    if segments is None:
+        yield
+        return
+    causal = segment_mask(segments)
+
+    def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
+        def narrow(*args: Any, **kwargs: Any) -> mx.array:
+            # Else it is None or "causal".
+            mask = make(*args, **kwargs)
+            return mask & causal if isinstance(mask, mx.array) else causal
+
+        return narrow
+
+    with ExitStack() as stack:
+        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+            if hasattr(file, MASK_MAKER):
+                original = getattr(file, MASK_MAKER)
+                stack.callback(setattr, file, MASK_MAKER, original)
+                setattr(file, MASK_MAKER, narrowed(original))
+        yield

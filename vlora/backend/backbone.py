@@ -25,7 +25,7 @@ from .embedding import NOT_PASSED
 from .encoder_decoders import PROMPT
 from .families import Family
 from .features import FeatureCache, digest
-from .fields import LOGIT_PLACES, Fields, divide_fields, leaves, stack_fields
+from .fields import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
 
@@ -141,7 +141,11 @@ class MlxVlmBackbone:
                 fields = self._grids().embed(batch)
             else:
                 rows = [self._kept_row(example) for example in batch.rows]
+                if batch.segments is not None:
+                    rows = join_fields(rows, batch.spans)
                 fields = stack_fields(rows, n_rows, length)
+        if batch.segments is not None:
+            fields[SEGMENTS] = batch.segments
         return divide_fields(fields)
 
     def embed_names(self) -> frozenset[str]:

@@ -10,8 +10,9 @@ import numpy as np
 from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ..types import Example
+from .attention import masks_within
 from .corrections import called_as, instance_attributes, scatter_features
-from .fields import Fields
+from .fields import SEGMENTS, Fields
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
 """What `get_input_embeddings` returns and causal language models must not get: masks of a single row that are not
@@ -65,8 +66,14 @@ def keep_fields(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields)
 
 
 def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
-    """Run the language model: the ids first, under whatever name, the rest by keyword, no 2-D mask and no cache."""
-    output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
+    """Run the language model: the ids first, under whatever name, the rest by keyword, no 2-D mask and no cache.
+
+    Packed rows are kept apart by the masks that the model makes; one that is given has to do so itself.
+    """
+    fields = dict(fields)
+    segments = fields.pop(SEGMENTS, None)
+    with masks_within(module, segments):
+        output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits
 
@@ -77,7 +84,8 @@ def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.
     Mistral Large 3 would not see its images otherwise, in mlx-vlm's own generation too.
     """
     table = module.language_model.model.embed_tokens
-    with called_as(table, lambda *_: fields["inputs_embeds"]):
+    embedded = called_as(table, lambda *_: fields["inputs_embeds"])
+    with embedded, masks_within(module, fields.get(SEGMENTS)):
         logits: mx.array = module.language_model(tokens, cache=None).logits
     return logits
 
@@ -165,13 +173,13 @@ def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields
 
 def run_phi3(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     """Run Phi-3-vision under `rotated_by_own_length`."""
-    module._rows_are_long[:] = [fields["is_long"][:, :1, None, None]]  # noqa: SLF001
+    module._rows_are_long[:] = [fields["is_long"][:, None, :, None]]  # noqa: SLF001
     return call_language_model(module, tokens, {name: value for name, value in fields.items() if name != "is_long"})
 
 
 @contextmanager
 def rotated_by_own_length(module: nn.Module) -> Iterator[None]:
-    """Let each row of a batch have the rotary embedding of its own length, whatever the longest row's is.
+    """Let each example of a batch have the rotary embedding of its own length, whatever the longest row's is.
 
     The published model chooses between short and long factors by the batch's length (rope_utils.py:169). Layers that
     are recomputed run after `run_phi3`, so that what it was given stays until the gradient is done.

@@ -119,6 +119,8 @@ class Family:
     Attributes:
         refused: Why the family is not trained; None if it is.
         is_proven: Tests show its losses, gradients, padding and causality; no probe at start-up.
+        packs: Several rows of data can stand in one row of a batch: its attention keeps them apart, nothing else mixes
+            tokens, and positions count from anywhere or are given.
         has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
             together and compiled.
         is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
@@ -157,6 +159,7 @@ class Family:
 
     refused: str | None = None
     is_proven: bool = False
+    packs: bool = False
     has_grid_tower: bool = False
     is_prefix_lm: bool = False
     is_encoder_decoder: bool = False
@@ -219,11 +222,12 @@ _mixed_weights = forgetting("_attn_res_w_eff", "_mlp_res_w_eff", "_output_res_w_
 _routing_scale = forgetting("_wscale")
 
 FAMILIES: Mapping[str, Family] = {
-    "qwen2_vl": Family(is_proven=True, has_grid_tower=True),
-    "qwen2_5_vl": Family(is_proven=True, has_grid_tower=True),
-    "qwen3_vl": Family(is_proven=True, has_grid_tower=True, while_training=dense_deepstack),
+    "qwen2_vl": Family(is_proven=True, packs=True, has_grid_tower=True),
+    "qwen2_5_vl": Family(is_proven=True, packs=True, has_grid_tower=True),
+    "qwen3_vl": Family(is_proven=True, packs=True, has_grid_tower=True, while_training=dense_deepstack),
     "qwen3_vl_moe": Family(
         is_proven=True,
+        packs=True,
         has_grid_tower=True,
         while_embedding=published_qwen3_activations,
         while_training=dense_deepstack,
@@ -231,20 +235,41 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5": Family(is_proven=True, has_grid_tower=True),
     "qwen3_5_moe": Family(has_grid_tower=True),
     "qwen3_omni_moe": Family(
-        while_embedding=published_qwen3_activations, while_training=together(dense_deepstack, unevaluated)
+        packs=True, while_embedding=published_qwen3_activations, while_training=together(dense_deepstack, unevaluated)
     ),
-    "cohere_compass": Family(complete=complete_deepstack, while_training=together(dense_deepstack, batched_rows)),
-    "llava": Family(is_proven=True, while_embedding=_merged),
-    "pixtral": Family(is_proven=True),
+    "cohere_compass": Family(
+        packs=True, complete=complete_deepstack, while_training=together(dense_deepstack, batched_rows)
+    ),
+    "llava": Family(is_proven=True, packs=True, while_embedding=_merged),
+    "pixtral": Family(is_proven=True, packs=True),
     "mllama": Family(is_proven=True, complete=no_cross_attention),
     "deepseek_vl_v2": Family(
         is_proven=True,
+        packs=True,
         template=DEEPSEEK_TEMPLATE,
         mend=mend_deepseek,
         mend_inputs=pad_spatial_crop,
         while_training=undifferentiated_indices,
     ),
-    **dict.fromkeys(("aya_vision", "llmjpvl"), Family(while_embedding=_merged)),
+    **dict.fromkeys(
+        (
+            "dots_ocr",
+            "glm_ocr",
+            "idefics3",
+            "locateanything",
+            "mage_vl",
+            "mimo_v2",
+            "minicpmo",
+            "mistral3",
+            "multi_modality",
+            "muse_glimmer",
+            "smolvlm",
+            "step3p7",
+            "youtu_vl",
+        ),
+        Family(packs=True),
+    ),
+    **dict.fromkeys(("aya_vision", "llmjpvl"), Family(packs=True, while_embedding=_merged)),
     "plamo2vl": Family(
         template=PLAMO2_TEMPLATE,
         image_mark="<plamo:image>",
@@ -253,28 +278,30 @@ FAMILIES: Mapping[str, Family] = {
         while_embedding=_merged,
     ),
     "internvl_chat": Family(
+        packs=True,
         # mlx-vlm's template asks for answers after another text than it writes them, and never ends them
         # (internvl_chat/processor.py:17).
         has_own_template=True,
         while_embedding=together(_merged, published_intern_vit),
         **_WITHOUT_TOKEN,
     ),
-    "kimi_k25": Family(while_embedding=together(_prepared, published_moonvit_3d)),
-    "glm4v": Family(is_proven=True, while_embedding=published_glm_tower, while_training=sliced_splits),
-    "glm4v_moe": Family(while_embedding=published_glm_tower, while_training=sliced_splits),
-    "paddleocr_vl": Family(while_training=sliced_splits),
+    "kimi_k25": Family(packs=True, while_embedding=together(_prepared, published_moonvit_3d)),
+    "glm4v": Family(is_proven=True, packs=True, while_embedding=published_glm_tower, while_training=sliced_splits),
+    "glm4v_moe": Family(packs=True, while_embedding=published_glm_tower, while_training=sliced_splits),
+    "paddleocr_vl": Family(packs=True, while_training=sliced_splits),
     "fastvlm": Family(embed=embed_fastvlm, **_WITHOUT_TOKEN),
     "llava_bunny": Family(embed=embed_llava_bunny, **_WITHOUT_TOKEN),
     "phi4_siglip": Family(embed=embed_phi4_siglip, **_WITHOUT_TOKEN),
     "phi4mm": Family(embed=embed_phi4mm, **_WITHOUT_TOKEN),
-    "llava_next": Family(embed=embed_llava_next, restored=("image_grid_pinpoints",)),
-    "granite_vision": Family(embed=embed_llava_next),
-    "llava_onevision": Family(embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
-    "internvl": Family(embed=embed_internvl),
-    "idefics2": Family(embed=embed_idefics2, spaces_after_images=True),
-    "kimi_vl": Family(while_embedding=published_moonvit),
+    "llava_next": Family(packs=True, embed=embed_llava_next, restored=("image_grid_pinpoints",)),
+    "granite_vision": Family(packs=True, embed=embed_llava_next),
+    "llava_onevision": Family(packs=True, embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
+    "internvl": Family(packs=True, embed=embed_internvl),
+    "idefics2": Family(packs=True, embed=embed_idefics2, spaces_after_images=True),
+    "kimi_vl": Family(packs=True, while_embedding=published_moonvit),
     "gemma3": Family(
         is_proven=True,
+        packs=True,
         image_mark="<start_of_image>",
         mend=mend_gemma3,
         complete=complete_gemma3,
@@ -282,6 +309,7 @@ FAMILIES: Mapping[str, Family] = {
         while_training=together(gemma3_masks, scaled_already),
     ),
     "gemma3n": Family(
+        packs=True,
         image_mark="<image_soft_token>",
         complete=complete_gemma3n,
         run=run_gemma3n,
@@ -292,12 +320,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma4": Family(
         is_proven=True,
+        packs=True,
         tables=GEMMA4_BUFFERS,
         complete=complete_gemma4,
         run=run_gemma4,
         while_training=gemma4_masks,
     ),
     "gemma4_unified": Family(
+        packs=True,
         tables=GEMMA4_BUFFERS,
         complete=complete_gemma4,
         run=run_gemma4,
@@ -305,6 +335,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "paligemma": Family(
         is_proven=True,
+        packs=True,
         is_prefix_lm=True,
         template=PALIGEMMA_TEMPLATE,
         mend=mend_siglip,
@@ -312,22 +343,23 @@ FAMILIES: Mapping[str, Family] = {
         run=run_paligemma,
         while_training=paligemma_masks,
     ),
-    "moondream2": Family(complete=complete_moondream),
+    "moondream2": Family(packs=True, complete=complete_moondream),
     "moondream3": Family(complete=complete_moondream),
     "phi3_v": Family(
+        packs=True,
         language_model="",
         beside_language=("model.vision_embed_tokens",),
         complete=complete_phi3,
         run=run_phi3,
         while_training=rotated_by_own_length,
     ),
-    "ernie4_5_moe_vl": Family(complete=complete_ernie, run=run_ernie),
-    "granite4_vision": Family(embed=embed_granite4, run=run_granite4),
-    "mistral_large3": Family(run=run_ignoring_ids),
-    "got": Family(template=GOT_TEMPLATE, image_mark=GOT_IMAGE, image_id=-200),
-    "deepseekocr": Family(embed=embed_one_view),
-    "deepseekocr_2": Family(embed=embed_one_view),
-    "unlimited_ocr": Family(mark=mark_answers, run=run_windowed_answers),
+    "ernie4_5_moe_vl": Family(packs=True, complete=complete_ernie, run=run_ernie),
+    "granite4_vision": Family(packs=True, embed=embed_granite4, run=run_granite4),
+    "mistral_large3": Family(packs=True, run=run_ignoring_ids),
+    "got": Family(packs=True, template=GOT_TEMPLATE, image_mark=GOT_IMAGE, image_id=-200),
+    "deepseekocr": Family(packs=True, embed=embed_one_view),
+    "deepseekocr_2": Family(packs=True, embed=embed_one_view),
+    "unlimited_ocr": Family(packs=True, mark=mark_answers, run=run_windowed_answers),
     "deepseek_v4": Family(
         run=run_with_fresh_cache,
         while_training=undifferentiated_indices,
@@ -344,12 +376,18 @@ FAMILIES: Mapping[str, Family] = {
         while_training=together(undifferentiated_indices, chosen_without_gradient, without_metal_kernels),
         choosing=("indexer",),
     ),
-    "hunyuan_vl": Family(complete=complete_hunyuan, run=run_hunyuan),
-    "molmo": Family(embedding_parts=("wte",)),
+    "hunyuan_vl": Family(packs=True, complete=complete_hunyuan, run=run_hunyuan),
+    "molmo": Family(packs=True, embedding_parts=("wte",)),
     "molmo2": Family(
-        image_mark="<|image|>", image_id=-200, embedding_parts=("wte",), complete=complete_molmo2, run=run_molmo2
+        packs=True,
+        image_mark="<|image|>",
+        image_id=-200,
+        embedding_parts=("wte",),
+        complete=complete_molmo2,
+        run=run_molmo2,
     ),
     "molmo_point": Family(
+        packs=True,
         image_mark="<|image|>",
         image_id=-200,
         opens_with_eos=True,
@@ -362,6 +400,7 @@ FAMILIES: Mapping[str, Family] = {
         while_training=_fused_head,
     ),
     "falcon_ocr": Family(
+        packs=True,
         template=FALCON_TEMPLATE,
         image_mark="<|image|>",
         image_id=-200,
@@ -372,7 +411,7 @@ FAMILIES: Mapping[str, Family] = {
         embed=embed_falcon_ocr,
         run=run_falcon_ocr,
     ),
-    "jina_vlm": Family(embed=embed_jina, embedding_parts=("language_model.embedding",)),
+    "jina_vlm": Family(packs=True, embed=embed_jina, embedding_parts=("language_model.embedding",)),
     "kimi_k3": Family(
         checkpointed_part="mlp",
         untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),

@@ -30,6 +30,7 @@ class Layout:
             sees itself and all before it.
         carries_gradient: Gradients flow through it to what made it.
         is_prompt: It belongs to an encoder's prompt, whose length is its own.
+        counts_places: Its values are places of the row.
     """
 
     batch_axis: int = 0
@@ -38,6 +39,7 @@ class Layout:
     absent: Literal["zero", "count", "causal"] = "zero"
     carries_gradient: bool = False
     is_prompt: bool = False
+    counts_places: bool = False
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -50,7 +52,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "image_mask": Layout(),
     "blocks": Layout(),
     "is_long": Layout(padding="edge"),
-    "answer_starts": Layout(),
+    "answer_starts": Layout(counts_places=True),
     "token_type_ids": Layout(),
     "mm_token_type_ids": Layout(),
     "pos_hw": Layout(),
@@ -66,6 +68,9 @@ CROSS_ATTENTION = ("cross_attention_states", "cross_attention_mask", "full_text_
 LOGIT_PLACES = "logit_places"
 """i32[1, T]: where in the embedded row the logit stands that predicts the token after t; only where placeholders
 expand within the model."""
+
+SEGMENTS = "segments"
+"""i32[B, T]: `Batch.segments`, where rows are packed; becomes part of the attention's mask."""
 
 WITH_GRADIENT = frozenset(
     {name for name, layout in LAYOUTS.items() if layout.carries_gradient} | {"cross_attention_states"}
@@ -115,8 +120,7 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
         if name not in LAYOUTS:
             msg = f"the language model's input {name!r} has no layout; describe it in vlora.backend.fields.LAYOUTS"
             raise BatchError(msg)
-        # Positions of text alone may have one axis where those of images have three.
-        first = max((row[name] for row in filled if name in row), key=lambda value: getattr(value, "ndim", 0))
+        first = _widest(filled, name)
         own = width
         if LAYOUTS[name].is_prompt:
             own = bucket_length(max(row[name].shape[1] for row in filled))
@@ -130,6 +134,69 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
     if CROSS_ATTENTION[0] in names:
         stacked |= _stack_cross_attention(filled, length)
     return stacked
+
+
+def join_fields(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]]) -> list[Fields]:
+    """Put the fields of packed examples one behind the other, row by row.
+
+    Args:
+        examples: Per example, what `stack_fields` takes per row.
+        spans: (row, first place, places) of each example, as `Batch.spans`.
+
+    Returns:
+        The rows' fields, for `stack_fields`.
+
+    Raises:
+        BatchError: A field that does not follow the tokens.
+    """
+    rows: dict[int, list[tuple[Mapping[str, Any], int, int]]] = {}
+    for fields, (row, start, count) in zip(examples, spans, strict=True):
+        rows.setdefault(row, []).append((fields, start, count))
+    names = {name for fields in examples for name in fields}
+    if unfit := sorted(name for name in names if not _follows_tokens(name)):
+        msg = f"the language model's input {unfit[0]!r} does not follow the tokens: rows of this model cannot be packed"
+        raise BatchError(msg)
+    joined: list[Fields] = [{} for _ in rows]
+    for name in names:
+        first = _widest(examples, name)
+        for row, members in rows.items():
+            if isinstance(first, (list, tuple)):
+                joined[row][name] = [
+                    _join([(_part(fields, name, layer, like), start, count) for fields, start, count in members], name)
+                    for layer, like in enumerate(first)
+                ]
+            else:
+                parts = [(_part(fields, name, None, first), start, count) for fields, start, count in members]
+                joined[row][name] = _join(parts, name)
+    return joined
+
+
+def _follows_tokens(name: str) -> bool:
+    return name in LAYOUTS and bool(LAYOUTS[name].token_axes) and not LAYOUTS[name].is_prompt
+
+
+def _join(parts: Sequence[tuple[mx.array, int, int]], name: str) -> mx.array:
+    """Join one field of a row's examples, each with its first place and its number of places."""
+    layout = LAYOUTS[name]
+    cut = [(_pad(value, layout, count), start) for value, start, count in parts]
+    if layout.counts_places:
+        cut = [(value + start, start) for value, start in cut]
+    if len(layout.token_axes) == 1:
+        return mx.concatenate([value for value, _ in cut], axis=layout.token_axes[0])
+    # A mask over two axes: its blocks along the diagonal, nothing seen beside them.
+    length = sum(count for _, _, count in parts)
+    closed: Any = False if cut[0][0].dtype == mx.bool_ else MASKED
+    rows = []
+    for value, start in cut:
+        rest = length - start - value.shape[-1]
+        widths = [(0, 0)] * (value.ndim - 1) + [(start, rest)]
+        rows.append(mx.pad(value, widths, constant_values=closed))
+    return mx.concatenate(rows, axis=layout.token_axes[0])
+
+
+def _widest(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
+    """Find a row's value of a field, the one with most axes: positions of text alone may have fewer than others."""
+    return max((row[name] for row in rows if name in row), key=lambda value: getattr(value, "ndim", 0))
 
 
 def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) -> mx.array:

@@ -16,7 +16,7 @@ from ..types import BoolArray
 from .attention import block_mask, number_runs, own_masks
 from .corrections import called_as, instance_attributes, scatter_features
 from .embedding import call_language_model
-from .fields import Fields
+from .fields import SEGMENTS, Fields
 from .heads import TiedHead
 
 # ---------------------------------------------------------------------------------------------
@@ -88,8 +88,9 @@ def run_gemma3(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     full and sliding layers alike (gemma3/language.py:234).
     """
     fields = dict(fields)
-    blocks = fields.pop("blocks")
-    masks = {"full": block_mask(blocks), "sliding": block_mask(blocks, model.language_model.config.sliding_window)}
+    blocks, segments = fields.pop("blocks"), fields.pop(SEGMENTS, None)
+    window = model.language_model.config.sliding_window
+    masks = {"full": block_mask(blocks, segments=segments), "sliding": block_mask(blocks, window, segments=segments)}
     logits: mx.array = model.language_model(tokens, mask=masks, cache=None, **fields).logits
     return logits
 
@@ -137,9 +138,10 @@ def run_paligemma(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.arr
     mlx-vlm's 2-D mask lets every token see all (paligemma/paligemma.py:134).
     """
     fields = dict(fields)
-    blocks = fields.pop("blocks")
-    sliding = block_mask(blocks, module.language_model.config.sliding_window, whole_blocks=True)
-    masks = {"full": block_mask(blocks), "sliding": sliding}
+    blocks, segments = fields.pop("blocks"), fields.pop(SEGMENTS, None)
+    window = module.language_model.config.sliding_window
+    sliding = block_mask(blocks, window, whole_blocks=True, segments=segments)
+    masks = {"full": block_mask(blocks, segments=segments), "sliding": sliding}
     logits: mx.array = module.language_model(tokens, mask=masks, cache=None, **fields).logits
     return logits
 
@@ -192,9 +194,12 @@ def run_gemma4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     back to find out whether there are images (gemma4/language.py:494), which a trace cannot.
     """
     fields = dict(fields)
-    blocks = fields.pop("blocks", mx.zeros(tokens.shape, dtype=mx.int32))
+    blocks, segments = fields.pop("blocks", mx.zeros(tokens.shape, dtype=mx.int32)), fields.pop(SEGMENTS, None)
     window = module.language_model.config.sliding_window
-    masks = {"full": block_mask(mx.zeros_like(blocks)), "sliding": block_mask(blocks, window)}
+    masks = {
+        "full": block_mask(mx.zeros_like(blocks), segments=segments),
+        "sliding": block_mask(blocks, window, segments=segments),
+    }
     return call_language_model(module, tokens, {**fields, "mask": masks})
 
 

@@ -102,14 +102,15 @@ class GridTower:
         n_rows, length = batch.tokens.shape
         is_image = np.zeros((n_rows, length), dtype=np.bool_)
         positions = np.zeros((3, n_rows, length), dtype=np.int32)
-        for row, example in enumerate(batch.rows):
-            is_image[row, : len(example.tokens)] = example.tokens[:length] == self.module.config.image_token_id
+        for example, (row, start, count) in zip(batch.rows, batch.spans, strict=True):
+            own = example.tokens[:count] == self.module.config.image_token_id
             grids = [grid for grid, _ in grid_images([example])]
             expected = sum(grid[0] * grid[1] * grid[2] for grid in grids) // self._merge_size**2
-            if int(is_image[row].sum()) != expected:
-                msg = f"{example.source}: {int(is_image[row].sum())} image tokens stand for {expected} image features"
+            if int(own.sum()) != expected:
+                msg = f"{example.source}: {int(own.sum())} image tokens stand for {expected} image features"
                 raise BatchError(msg)
-            positions[:, row] = mrope_positions(is_image[row], grids, self._merge_size)
+            is_image[row, start : start + count] = own
+            positions[:, row, start : start + count] = mrope_positions(own, grids, self._merge_size)
         embeds = self.module.language_model.model.embed_tokens(batch.tokens)
         width = embeds.shape[-1]
         n_layers = self._n_deepstack

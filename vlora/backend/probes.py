@@ -1,13 +1,13 @@
-"""Checks of a family that no test has proved, on the first real rows, before anything is trained."""
+"""Checks on the first real rows, before anything is trained: of a family without a proof, and of packed rows."""
 
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from ..batches import collate
+from ..batches import collate, collate_packs
 from ..errors import ModelError
-from ..types import Example, Tree
+from ..types import Batch, Example, Tree
 from .backbone import MlxVlmBackbone
 from .fields import LOGIT_PLACES
 
@@ -49,6 +49,28 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
         raise ModelError(msg)
 
 
+def probe_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str) -> None:
+    """Check that packed rows have the logits of rows apart: a model may be configured otherwise than the one proved.
+
+    Args:
+        backbone: The model.
+        examples: Rows, of different lengths if possible, with and without images.
+        model_type: For the message.
+
+    Raises:
+        ModelError: A row's logits change when others are packed before it.
+    """
+    batch = collate_packs([examples])
+    packed = _logits_of(backbone, batch)[0]
+    for example, (_, start, count) in zip(examples, batch.spans, strict=True):
+        if _differs(_logits(backbone, [example])[0, :count], packed[start : start + count]):
+            msg = (
+                f"{example.source}: the logits of this {model_type} model's row change when others are packed before "
+                "it; use train.batching = 'shuffled'"
+            )
+            raise ModelError(msg)
+
+
 def _with_another(tokens: mx.array, features: Tree, others: Tree, place: int) -> tuple[mx.array, Tree]:
     """Put another token at a place of one row: the first one's embedding, or its id where a decoder embeds by itself.
 
@@ -70,7 +92,10 @@ def _with_another(tokens: mx.array, features: Tree, others: Tree, place: int) ->
 def _logits(
     backbone: MlxVlmBackbone, examples: Sequence[Example]
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    batch = collate(examples)
+    return _logits_of(backbone, collate(examples))
+
+
+def _logits_of(backbone: MlxVlmBackbone, batch: Batch) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     with backbone.corrected():
         logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
     return np.array(logits.astype(mx.float32))

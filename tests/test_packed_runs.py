@@ -1,0 +1,181 @@
+"""Runs with packed rows: the loss and gradients of rows apart, whole epochs, exact resume, refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from tests.training import Trainable, make_trainable, picture
+from vlora import Recipe, bind, collate, make_eval_step, make_optimizer, make_train_step, parse_recipe
+from vlora.backend import probe_packing
+from vlora.batches import collate_packs
+from vlora.driver import METRICS_NAME, fit
+from vlora.errors import CheckpointError, ModelError, RecipeError
+from vlora.events import Event, Finished, Started, StepReport
+from vlora.recipe import OptimSection
+
+CheckpointFactory = Callable[[str], Path]
+N_ROWS = 11
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write rows of different lengths, one in three without an image."""
+    lines = []
+    for number in range(N_ROWS):
+        row = {"question": f"What is number {number}?", "answer": f"it is {'very ' * (number % 4)}{number}"}
+        if number % 3:
+            picture(32 + 16 * (number % 2), 32, number).save(tmp_path / f"{number}.png")
+            row["image"] = f"{number}.png"
+        lines.append(json.dumps(row))
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(lines))
+    return file
+
+
+def make_recipe(model: Path, rows: Path, output: Path, **overrides: Any) -> Recipe:
+    """Make a short run's recipe; overrides have `__` for the dot."""
+    keys = {
+        "model.path": str(model),
+        "data.path": str(rows),
+        "data.train_on_completions": True,
+        "data.max_seq_length": 160,
+        "optim.learning_rate": 1e-2,
+        "train.batch_size": 1,
+        "train.batching": "packed",
+        "train.epochs": 2,
+        "output.path": str(output),
+    }
+    return parse_recipe("", keys | {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+def run(recipe: Recipe, **options: Any) -> list[Event]:
+    """Carry a recipe out."""
+    return list(fit(recipe, **options))
+
+
+def reports(events: list[Event]) -> list[StepReport]:
+    """List the steps."""
+    return [event for event in events if isinstance(event, StepReport)]
+
+
+def gradients(trainable: Trainable, batch: Any) -> tuple[float, dict[str, np.ndarray]]:
+    """Compute the mean loss and its gradient through a compiled step."""
+    step = make_train_step(trainable.backbone, make_optimizer(OptimSection(name="sgd", betas=(0.0, 0.0))))
+    state, output = step(trainable.state, batch, 1.0)
+    before = trainable.state.params
+    return (
+        float(output.nll_sum / output.n_supervised),
+        {name: np.array(before[name] - value) for name, value in state.params.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [
+        pytest.param("qwen3_vl", {"model__full_finetune": True, "model__train_vision": True}, id="grid"),
+        pytest.param("llava", {"model__full_finetune": True, "model__train_vision": True}, id="rows"),
+        pytest.param("gemma3", {}, id="windows"),
+    ],
+)
+def test_packed_rows_have_the_gradients_of_rows_apart(
+    family: str, overrides: dict[str, Any], checkpoint: CheckpointFactory
+) -> None:
+    """With rows as the processor writes them, the tower and the embeddings trained or not."""
+    trainable = make_trainable(checkpoint(family), **overrides)
+    rows = trainable.examples
+    loss, expected = gradients(trainable, collate(rows))
+    packed_loss, packed = gradients(trainable, collate_packs([rows[::-1]]))
+    largest = max(np.abs(value).max() for value in expected.values())
+
+    assert packed_loss == pytest.approx(loss, rel=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(packed[name], value, atol=1e-4 * np.abs(value).max() + 1e-6 * largest, err_msg=name)
+
+
+def test_epochs_learn_every_row(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Two epochs are two passes over all rows, in fewer steps than there are rows, and end with the last rate."""
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "out", optim__schedule="linear", train__pack_length=192
+    )
+    events = run(recipe)
+    taken = reports(events)
+    started = next(event for event in events if isinstance(event, Started))
+    finished = next(event for event in events if isinstance(event, Finished))
+    apart = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "apart", train__batching="shuffled"))
+
+    assert sum(step.supervised_tokens for step in taken) == sum(step.supervised_tokens for step in reports(apart))
+    assert len(taken) < N_ROWS
+    assert finished.step == finished.n_steps == len(taken)
+    assert 1 < started.n_steps < 2 * N_ROWS
+    rates = [step.learning_rate for step in taken]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(recipe.optim.learning_rate / len(taken))
+    assert taken[-1].loss < taken[0].loss
+
+
+def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A packed run that was stopped goes on bit for bit: rows that waited, order, rates, dropout."""
+    options: dict[str, Any] = {
+        "lora__dropout": 0.2,
+        "optim__schedule": "cosine",
+        "train__gradient_accumulation_steps": 2,
+        "train__epochs": 4,
+    }
+    straight = make_recipe(checkpoint("llava"), rows, tmp_path / "straight", **options)
+    stopped = make_recipe(checkpoint("llava"), rows, tmp_path / "stopped", **options)
+    expected = reports(run(straight))
+    calls = iter([False, False, True])
+    first = run(stopped, should_stop=lambda: next(calls))
+    second = run(stopped, resume=True)
+    weights = [mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("straight", "stopped")]
+    last = json.loads((tmp_path / "stopped" / METRICS_NAME).read_text().splitlines()[-1])
+
+    found = [*reports(first), *reports(second)]
+    assert [(step.loss, step.learning_rate) for step in found] == [(step.loss, step.learning_rate) for step in expected]
+    assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+    assert last["step"] == len(expected)
+
+
+def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Packed rows go on from a state of packed rows only, and others from one of others."""
+    packed = make_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1)
+    other = make_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1, train__batching="shuffled")
+    run(packed, should_stop=lambda: True)
+    with pytest.raises(CheckpointError, match="packed rows"):
+        run(other, resume=True)
+    run(other, should_stop=lambda: True)
+    with pytest.raises(CheckpointError, match="other rows"):
+        run(packed, resume=True)
+
+
+def test_what_does_not_pack_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A family whose layers mix tokens otherwise than by attention is refused before its weights are read."""
+    with pytest.raises(RecipeError, match=r"train\.batching.*qwen3_5.*'shuffled'"):
+        run(make_recipe(checkpoint("qwen3_5"), rows, tmp_path / "out"))
+
+
+def test_probe_finds_what_leaks(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in which packed rows see one another is refused on its first rows."""
+    trainable = make_trainable(checkpoint("llava"))
+    bind(trainable.backbone, trainable.state)
+    probe_packing(trainable.backbone, trainable.examples, "llava")
+    monkeypatch.setattr("vlora.backend.attention.MASK_MAKER", "nothing_of_this_name")
+    with pytest.raises(ModelError, match="packed before it"):
+        probe_packing(trainable.backbone, trainable.examples, "llava")
+
+
+def test_packed_rows_validate(checkpoint: CheckpointFactory) -> None:
+    """The validation step takes packed rows too."""
+    trainable = make_trainable(checkpoint("llava"))
+    step = make_eval_step(trainable.backbone)
+    apart, packed = (
+        float(step(trainable.state, batch)[0])
+        for batch in (collate(trainable.examples), collate_packs([trainable.examples]))
+    )
+
+    assert packed == pytest.approx(apart, rel=1e-5)

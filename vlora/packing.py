@@ -1,0 +1,187 @@
+"""Packing: several rows of data in one row of a batch, planned while they are read. Pure.
+
+How long a row is shows when it is encoded. So rows are taken in the epoch's order, as many as about two microbatches
+hold; the fullest packs that can be made of them are the next microbatch, and what is left waits for more rows. No pass
+over the data comes before the first step, every row is learned once per epoch, and what a run has to remember to go on
+exactly is small: how far it has read, and which rows wait.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+import numpy as np
+
+from .batches import collate_packs
+from .errors import CheckpointError
+from .types import Batch, Example, places_of
+
+LOOKAHEAD = 2
+"""Microbatches' places that the rows at hand fill before one is made of them: with more, packs are hardly fuller."""
+
+REMEMBERED = 64
+"""Steps of which is known how far the run had come behind them: batches may be made ahead of the step in hand."""
+
+
+def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Divide rows into packs: the longest first, each into the first pack that has room (first-fit decreasing).
+
+    Args:
+        lengths: Places that each row takes.
+        capacity: Places of a pack; a longer row is a pack of its own.
+
+    Returns:
+        Row numbers, pack by pack, fullest first; in a pack, and among equals, in the rows' order.
+    """
+    packs: list[list[int]] = []
+    used: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        place = next((place for place, taken in enumerate(used) if taken + lengths[row] <= capacity), len(packs))
+        if place == len(packs):
+            packs.append([])
+            used.append(0)
+        packs[place].append(row)
+        used[place] += lengths[row]
+    order = sorted(range(len(packs)), key=lambda place: (-used[place], min(packs[place])))
+    return [sorted(packs[place]) for place in order]
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far a run has come behind a step.
+
+    Attributes:
+        epoch: Epochs that are over.
+        n_read: Rows of this epoch's order that were read.
+        waiting: Those of them that wait to be learned, by number, in the order in which they were read.
+    """
+
+    epoch: int = 0
+    n_read: int = 0
+    waiting: tuple[int, ...] = ()
+
+    def dumps(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> "Progress":
+        """Read what `dumps` wrote.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        try:
+            found = json.loads(text)
+            return cls(
+                epoch=int(found["epoch"]),
+                n_read=int(found["n_read"]),
+                waiting=tuple(int(number) for number in found["waiting"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            msg = f"the training state says of its packed rows {text!r}, which is not understood"
+            raise CheckpointError(msg) from None
+
+
+@attrs.define(eq=False, kw_only=True)
+class PackedSteps:
+    """The steps of a run whose rows are packed. `numbers` says what to read, `steps` makes batches of it.
+
+    Attributes:
+        n_rows: Rows of the data set, at least 1.
+        capacity: Places of a pack.
+        batch_size: Packs of a microbatch.
+        accumulation: Microbatches of a step.
+        seed: The run's seed.
+        shuffle: Draw a new order every epoch.
+        n_steps: Steps of the run; None where `n_epochs` ends it.
+        n_epochs: Epochs of the run, if `n_steps` is None.
+        first_step: Steps done before.
+        start: How far the run had come then.
+    """
+
+    n_rows: int
+    capacity: int
+    batch_size: int
+    accumulation: int
+    seed: int
+    shuffle: bool
+    n_steps: int | None = None
+    n_epochs: int | None = None
+    first_step: int = 0
+    start: Progress = attrs.field(factory=Progress)
+    _progress: dict[int, Progress] = attrs.field(factory=dict, init=False)
+
+    def numbers(self) -> Iterator[int]:
+        """Number the rows to be read, in order: those that wait, the rest of the epoch, and epoch after epoch."""
+        yield from self.start.waiting
+        epoch, n_read = self.start.epoch, self.start.n_read
+        while self.n_epochs is None or epoch < self.n_epochs:
+            yield from self._order(epoch)[n_read:]
+            epoch, n_read = epoch + 1, 0
+
+    def steps(self, examples: Iterable[Example | None]) -> Iterator[list[Batch]]:
+        """Make each step's microbatches.
+
+        The packs left at the end of an epoch make a shorter microbatch and a shorter step; none crosses epochs.
+
+        Args:
+            examples: The rows of `numbers`, in the same order; None for one that cannot be learned from.
+
+        Yields:
+            Microbatches; none if all rows left in an epoch could not be learned from.
+        """
+        rows = iter(examples)
+        progress, step = self.start, self.first_step
+        held = [(number, example) for number in progress.waiting if (example := next(rows)) is not None]
+        while (self.n_steps is None or step < self.n_steps) and (
+            self.n_epochs is None or progress.epoch < self.n_epochs
+        ):
+            epoch, n_read = progress.epoch, progress.n_read
+            order = self._order(epoch)
+            microbatches: list[Batch] = []
+            while len(microbatches) < self.accumulation:
+                while n_read < self.n_rows and self._is_wanted([example for _, example in held]):
+                    example = next(rows)
+                    if example is not None:
+                        held.append((order[n_read], example))
+                    n_read += 1
+                if not held:
+                    break
+                packs = fill_packs([places_of(example) for _, example in held], self.capacity)[: self.batch_size]
+                microbatches.append(collate_packs([[held[row][1] for row in pack] for pack in packs], self.batch_size))
+                taken = {row for pack in packs for row in pack}
+                held = [pair for row, pair in enumerate(held) if row not in taken]
+            if n_read == self.n_rows and not held:
+                epoch, n_read = epoch + 1, 0
+            step += 1
+            progress = Progress(epoch=epoch, n_read=n_read, waiting=tuple(number for number, _ in held))
+            self._progress[step] = progress
+            self._progress.pop(step - REMEMBERED, None)
+            yield microbatches
+
+    def progress_at(self, step: int) -> Progress:
+        """Say how far the run has come behind a step that `steps` has yielded."""
+        return self._progress.get(step, self.start)
+
+    def count_at(self, step: int) -> int:
+        """Say how many steps the run has, as far as it is known behind a step that `steps` has yielded.
+
+        Where epochs end the run it is an estimate, by the share of rows learned so far, until the last step.
+        """
+        if self.n_steps is not None:
+            return self.n_steps
+        progress, n_epochs = self.progress_at(step), self.n_epochs or 0
+        if progress.epoch >= n_epochs:
+            return step
+        learned = progress.epoch * self.n_rows + progress.n_read - len(progress.waiting)
+        return max(step + 1, round(step * n_epochs * self.n_rows / max(1, learned)))
+
+    def _is_wanted(self, held: Sequence[Example]) -> bool:
+        return sum(places_of(example) for example in held) < LOOKAHEAD * self.batch_size * self.capacity
+
+    def _order(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.n_rows))
+        order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
+        return order

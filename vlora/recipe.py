@@ -441,21 +441,25 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
-    length = recipe.train.pack_length
+    yield from _packing_contradictions(recipe)
+    if recipe.eval.answer_rows and not held_out:
+        yield (
+            "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
+            "or data.valid_fraction"
+        )
+
+
+def _packing_contradictions(recipe: Recipe) -> Iterator[str]:
+    length, shortest = recipe.train.pack_length, recipe.data.max_seq_length
     if length is not None and recipe.train.batching != "packed":
         yield (
             f"train.pack_length: found {length} together with train.batching = {recipe.train.batching!r}; only packed "
             "rows have a length of their own, set train.batching = 'packed'"
         )
-    elif length is not None and length < data.max_seq_length:
+    elif length is not None and length < shortest:
         yield (
-            f"train.pack_length: found {length}, less than data.max_seq_length = {data.max_seq_length}; a row of data "
-            "has to fit into a packed one"
-        )
-    if recipe.eval.answer_rows and not held_out:
-        yield (
-            "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
-            "or data.valid_fraction"
+            f"train.pack_length: found {length}, less than data.max_seq_length = {shortest}; a row of data has to fit "
+            "into a packed one"
         )
 
 

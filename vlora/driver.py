@@ -180,7 +180,7 @@ class _Run:
         )
         encode = functools.partial(self._encode, self.data.train)
         encoded = self.workers.map(encode, packed.numbers(), n_ahead * train.batch_size * ROWS_OF_A_PACK)
-        batches = packed.steps(next(iter(self._keep_good([found])), None) for found in encoded)
+        batches = packed.steps(map(self._take_good, encoded))
         # How many steps the epochs take shows with the first one.
         ahead = list(itertools.islice(batches, 1))
         return _Course(
@@ -230,15 +230,15 @@ class _Run:
             return error
 
     def _keep_good(self, encoded: Iterable[Example | SampleError]) -> list[Example]:
-        examples = []
-        for found in encoded:
-            if isinstance(found, Example):
-                examples.append(found)
-            elif self.recipe.data.on_bad_row == "raise":
-                raise found
-            else:
-                self.skipped.append(str(found))
-        return examples
+        return [example for example in map(self._take_good, encoded) if example is not None]
+
+    def _take_good(self, found: Example | SampleError) -> Example | None:
+        if isinstance(found, Example):
+            return found
+        if self.recipe.data.on_bad_row == "raise":
+            raise found
+        self.skipped.append(str(found))
+        return None
 
     def _take_notes(self) -> Iterator[Skipped | Noted]:
         for reason in self.skipped[self._n_reported :]:

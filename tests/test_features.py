@@ -1,5 +1,6 @@
 """Features of images, kept: the same numbers as without, for the right image, and only while nothing changes them."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from PIL import Image
+from rich.console import Console
 
 from tests.families import FAMILIES, build, examples
 from tests.prove import model_type
@@ -29,7 +31,9 @@ from vlora.backend import (
     load_processor,
     make_encoder,
 )
+from vlora.backend.grids import GridTower
 from vlora.backend.loading import prepare
+from vlora.cli import train
 from vlora.events import Event, Finished, Noted, Reported, Started
 from vlora.recipe import ModelSection, parse_recipe
 from vlora.rows import Rows
@@ -150,7 +154,7 @@ def test_every_familys_features_are_kept(name: str, tmp_path: Path) -> None:
 def test_steps_are_the_same(family: str, checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """Losses of training and validation, and what was learned, with and without; compiled."""
 
-    def train(cache: FeatureCache | None) -> tuple[list[float], dict[str, mx.array]]:
+    def learn(cache: FeatureCache | None) -> tuple[list[float], dict[str, mx.array]]:
         subject = make_trainable(checkpoint(family))
         subject.backbone.keep_features(cache)
         step = make_train_step(subject.backbone, subject.optimizer)
@@ -162,8 +166,8 @@ def test_steps_are_the_same(family: str, checkpoint: CheckpointFactory, tmp_path
             found += [float(output.nll_sum), float(eval_step(state, batch)[0])]
         return found, state.params
 
-    plain, expected = train(None)
-    with_cache, params = train(kept_on(tmp_path))
+    plain, expected = learn(None)
+    with_cache, params = learn(kept_on(tmp_path))
 
     assert with_cache == pytest.approx(plain, rel=1e-6)
     assert all(mx.allclose(params[name], value, rtol=0, atol=1e-4) for name, value in expected.items())
@@ -450,3 +454,51 @@ def test_a_changed_image_is_looked_at_again(checkpoint: CheckpointFactory, tmp_p
     counts = finished(after).features
     assert counts is not None
     assert counts.n_computed == 1
+
+
+def test_partly_kept_batches_share_few_traces(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images of a batch are left to the tower, it runs for powers of two of them."""
+    subject = make_trainable(checkpoint("qwen3_vl"))
+    rows = [{"image": picture(32, 32, seed), "question": "What?", "answer": "it"} for seed in range(12)]
+    encode = data_of(subject).encoder
+    examples_of_rows = [encode(format_sample(row, "row")) for row in rows]
+    counts: list[int] = []
+    tower = GridTower._tower
+
+    def counted(self: GridTower, grid: Any, count: int) -> Any:
+        counts.append(count)
+        return tower(self, grid, count)
+
+    monkeypatch.setattr(GridTower, "_tower", counted)
+    plain = subject.backbone.embed(collate(examples_of_rows))[0]["inputs_embeds"]
+    for n_kept in range(1, 12):
+        subject.backbone.keep_features(FeatureCache(10**8))
+        subject.backbone.embed(collate(examples_of_rows[:n_kept]))
+        counts.clear()
+        found = subject.backbone.embed(collate(examples_of_rows))[0]["inputs_embeds"]
+
+        assert sum(counts) == 12 - n_kept
+        assert all(count in (1, 2, 4, 8) for count in counts)
+        assert len(counts) == (12 - n_kept).bit_count()
+        assert mx.allclose(found, plain, rtol=0, atol=1e-5)
+
+
+def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Where they are kept before the first step, and how many were in the end; or why they are not."""
+    rows = rows_file(tmp_path, 4)
+
+    def show(name: str, **more: Any) -> list[str]:
+        recipe = make_recipe(
+            checkpoint("qwen3_vl"), rows, tmp_path / name, features__path=str(tmp_path / "kept"), **more
+        )
+        console = Console(file=io.StringIO(), width=500)
+        train(recipe, console)
+        printed = console.file.getvalue()  # type: ignore[attr-defined]
+        return [line for line in printed.splitlines() if line.startswith("features")]
+
+    start, end = show("first")
+    assert start == f"features of images: kept, up to 1 GB in memory and up to 20 GB in {tmp_path / 'kept'}"
+    assert end == "features: 8 of 12 images kept (0.00 GB memory, 0.00 GB disk); tower ran for 4"
+    assert show("off", model__train_vision=True) == [
+        "features of images: not kept: the vision tower or the connector is trained"
+    ]

@@ -331,8 +331,8 @@ def _features_line(counts: FeatureCounts) -> str:
     if not kept + counts.n_computed:
         return ""
     return (
-        f"features: {kept:,} of {kept + counts.n_computed:,} images kept ({counts.memory_bytes / 1e9:.1f} GB memory, "
-        f"{counts.disk_bytes / 1e9:.1f} GB disk); tower ran for {counts.n_computed:,}"
+        f"features: {kept:,} of {kept + counts.n_computed:,} images kept ({counts.memory_bytes / 1e9:.2f} GB memory, "
+        f"{counts.disk_bytes / 1e9:.2f} GB disk); tower ran for {counts.n_computed:,}"
     )
 
 

@@ -88,7 +88,12 @@ class GridTower:
         """Run the tower over some of the images: number to features and the deepstack's."""
         merge = self._merge_size
         results: dict[int, list[mx.array]] = {}
-        for grid, members in group_by_grid([images[index] for index in wanted]).items():
+        groups = group_by_grid([images[index] for index in wanted]).items()
+        parts: list[tuple[Grid, Sequence[int]]] = list(groups)
+        if len(wanted) < len(images):
+            # Where the others' features are kept, how many are left is another number every time: few traces.
+            parts = [(grid, part) for grid, members in groups for part in by_powers_of_two(members)]
+        for grid, members in parts:
             numbers = [wanted[member] for member in members]
             pixels = join([images[number][1]() for number in numbers])
             outputs = self._tower(grid, len(members))({}, pixels.astype(self._tower_dtype))
@@ -263,6 +268,16 @@ def join(patches: Sequence[Any]) -> mx.array:
     if all(isinstance(part, mx.array) for part in patches):
         return mx.concatenate(list(patches))
     return mx.array(np.concatenate([np.asarray(part) for part in patches]))
+
+
+def by_powers_of_two(numbers: Sequence[int]) -> list[Sequence[int]]:
+    """Part a sequence into as few as possible whose lengths are powers of two, the longest first."""
+    parts = []
+    while numbers:
+        length = 1 << (len(numbers).bit_length() - 1)
+        parts.append(numbers[:length])
+        numbers = numbers[length:]
+    return parts
 
 
 def group_by_grid(

@@ -45,6 +45,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if held_out is not None:
         held_outs[held_out] = draw(names if held_out != "valid_fraction" else fractions.filter(bool))
     size = draw(st.sampled_from([None, "shape", "pixels"]))
+    shuffle = draw(st.booleans())
     model = st.builds(
         ModelSection,
         path=names,
@@ -65,7 +66,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
         custom_prompt_format=st.none() | prompt_formats,
         max_seq_length=st.integers(2, 10**6),
         train_on_completions=st.booleans(),
-        shuffle=st.booleans(),
+        shuffle=st.just(shuffle),
+        workers=st.integers(0, 10**6),
+        prefetch=counts,
         on_bad_row=st.sampled_from(["raise", "skip"]),
         assistant_id=st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},
@@ -99,7 +102,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         **{field.name: counts for field in attrs.fields(TrainSection)}
         | {
             "epochs": st.none() | counts,
-            "batching": st.sampled_from(["shuffled", "packed"]),
+            "batching": st.sampled_from(["shuffled", "grouped", "packed"] if shuffle else ["shuffled", "packed"]),
             "pack_length": st.none(),
             "grad_checkpoint": st.just(recomputes),
             "checkpoint_every": counts if recomputes else st.just(1),

@@ -12,11 +12,12 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
-from .batches import collate, plan_batches, plan_steps
+from .batches import Measure, collate, plan_batches, plan_steps
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .limits import check_weights_fit, memory_limits
@@ -164,6 +165,7 @@ class _Run:
                 shuffle=data.shuffle,
                 n_steps=n_steps,
                 first_step=first,
+                measure=self._measure() if train.batching == "grouped" else None,
             )
             return _Course(batches=self._collate(self.data.train, plan, n_ahead), count_at=lambda _: n_steps)
         packed = PackedSteps(
@@ -219,6 +221,23 @@ class _Run:
         for batches in plan:
             kept = [self._keep_good(itertools.islice(encoded, len(batch))) for batch in batches]
             yield [collate(examples, size) for examples in kept if examples]
+
+    def _measure(self) -> Measure:
+        """Make what says how long rows are; a row's length is found once, whatever the number of epochs."""
+        estimate, known = backend.LengthEstimator(self.data.encoder), np.full(len(self.data.train), -1, dtype=np.int32)
+
+        def measure(number: int) -> int:
+            if known[number] < 0:
+                try:
+                    with mx.stream(mx.cpu):
+                        known[number] = estimate(self.data.train[number])
+                except SampleError:
+                    # No conversation in it: encoding says so in its turn.
+                    known[number] = 0
+            return int(known[number])
+
+        size = self.recipe.train.batch_size
+        return lambda numbers: self.workers.map(measure, numbers, self.recipe.data.prefetch * size)
 
     def _encode(self, rows: Rows, number: int) -> Example | SampleError:
         """Encode a row; its error is given back, to be raised in its turn."""

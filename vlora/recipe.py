@@ -223,8 +223,8 @@ class TrainSection:
 
     Attributes:
         batch_size: Rows of one forward and backward pass (a microbatch).
-        batching: "shuffled" gives each row of data a row of the batch; "packed" puts several into one, for models
-            whose attention keeps them apart.
+        batching: "shuffled" gives each row of data a row of the batch; "grouped" likewise, with rows of like length in
+            a batch; "packed" puts several into one, for models whose attention keeps them apart.
         pack_length: Tokens of a packed row at most; data.max_seq_length if left out.
         iters: Steps.
         epochs: Passes over the rows; overrides iters.
@@ -241,7 +241,7 @@ class TrainSection:
     """
 
     batch_size: int = _key(4, _at_least(1))
-    batching: Literal["shuffled", "packed"] = _key("shuffled")
+    batching: Literal["shuffled", "grouped", "packed"] = _key("shuffled")
     pack_length: int | None = _key(None, _at_least(2))
     iters: int = _key(1000, _at_least(1))
     epochs: int | None = _key(None, _at_least(1))
@@ -441,7 +441,7 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
-    yield from _packing_contradictions(recipe)
+    yield from _batching_contradictions(recipe)
     if recipe.eval.answer_rows and not held_out:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
@@ -449,8 +449,10 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _packing_contradictions(recipe: Recipe) -> Iterator[str]:
+def _batching_contradictions(recipe: Recipe) -> Iterator[str]:
     length, shortest = recipe.train.pack_length, recipe.data.max_seq_length
+    if recipe.train.batching == "grouped" and not recipe.data.shuffle:
+        yield "train.batching: found 'grouped' together with data.shuffle = false; it gives up the rows' own order"
     if length is not None and recipe.train.batching != "packed":
         yield (
             f"train.pack_length: found {length} together with train.batching = {recipe.train.batching!r}; only packed "

@@ -180,9 +180,29 @@ def _is_image_folder(folder: Path) -> bool:
     return has_metadata and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
 
 
-def _undecoded(table: "datasets.Dataset") -> "datasets.Dataset":
-    """Let image columns give bytes and paths: a broken image is then one row's error, with its number."""
-    return table.cast(_map_images(table.features)) if _has_images(table.features) else table
+@attrs.frozen(eq=False)
+class _Undecoded:
+    """Rows whose images are bytes and paths: a broken image is then one row's error, with its number.
+
+    `Dataset.cast` would write the whole data set anew.
+    """
+
+    table: "datasets.Dataset"
+    features: "datasets.Features"
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Row:
+        row: Row = self.features.decode_example(self.table[index].to_pylist()[0])
+        return row
+
+
+def _undecoded(table: "datasets.Dataset") -> Table:
+    if not _has_images(table.features):
+        plain: Table = table
+        return plain
+    return _Undecoded(table.with_format("arrow"), _map_images(table.features))
 
 
 def _has_images(features: Any) -> bool:

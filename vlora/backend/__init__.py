@@ -11,6 +11,7 @@ from .features import FeatureCache
 from .generation import answer_samples
 from .identity import features_digest
 from .images import open_image
+from .lengths import LengthEstimator
 from .loading import ModelFiles, find_model, load_backbone, load_processor, save_model
 from .probes import probe, probe_packing
 from .remembering import RowMemory
@@ -24,6 +25,7 @@ __all__ = [
     "Encoder",
     "Family",
     "FeatureCache",
+    "LengthEstimator",
     "MlxVlmBackbone",
     "ModelFiles",
     "RowMemory",

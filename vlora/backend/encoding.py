@@ -77,6 +77,14 @@ class Encoder:
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
+        return self._settle(cut(self.encode_whole(sample), self.data.max_seq_length))
+
+    def encode_whole(self, sample: Sample) -> Example:
+        """Encode a row, however long it is.
+
+        Raises:
+            SampleError: The row cannot be encoded.
+        """
         if self.family.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
@@ -109,7 +117,7 @@ class Encoder:
         supervised[positions] = in_answers if self.data.train_on_completions else True
         supervised[placeholders | self._is_marker(tokens)] = False
         supervised[0] = False
-        example = Example(
+        return Example(
             source=sample.source,
             tokens=tokens,
             supervised=supervised,
@@ -118,7 +126,6 @@ class Encoder:
             image_sizes=found.image_sizes,
             image_keys=image_keys,
         )
-        return self._settle(cut(example, self.data.max_seq_length))
 
     def _recall(self, text: list[bytes], image_keys: tuple[str, ...], process: Callable[[], Processed]) -> Processed:
         """Give what a row's text and images become."""

@@ -15,7 +15,7 @@ from ..recipe import DataSection
 from ..types import Example, ImageSlot, Sample
 from . import encoding
 from .encoder_decoders import PROMPT
-from .encoding import Encoder, cut, to_host, token_ids
+from .encoding import Encoder, call_one_at_a_time, cut, to_host, token_ids
 from .families import Family
 from .identity import preparation_digest
 from .images import with_budget
@@ -117,6 +117,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     """
     if not family.is_encoder_decoder:
         return encoding.make_encoder(processor, config, family, data)
+    call_one_at_a_time(processor.tokenizer)
     processor, max_pixels = with_budget(processor, data.max_pixels)
     starts = [section.get("decoder_start_token_id") for section in (config, config.get("text_config") or {})]
     return PairEncoder(

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import SampleError
 from ..masks import shorten
@@ -95,6 +95,44 @@ def open_image(
 ) -> Image.Image:
     """Read an image and decode it; see `read_image` and `decode_image`."""
     return decode_image(read_image(image, source), source, resize_shape, max_pixels)
+
+
+def read_size(
+    image: Any, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
+) -> tuple[int, int] | None:
+    """Say how large an image will be for the processor, from its file's header alone.
+
+    Args:
+        image: As for `read_image`.
+        resize_shape: As for `decode_image`, as is the next.
+        max_pixels: See above.
+
+    Returns:
+        (width, height) in pixels; None where more than the header would be needed, or there is no image.
+    """
+    if resize_shape is not None:
+        return resize_shape[1], resize_shape[0]
+    if isinstance(image, Mapping):
+        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, str) and "://" in image:
+        return None
+    try:
+        if isinstance(image, Image.Image):
+            size = _upright_size(image)
+        else:
+            with Image.open(
+                Path(image).expanduser() if isinstance(image, (str, Path)) else io.BytesIO(image)
+            ) as opened:
+                size = _upright_size(opened)
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return fit_size(size, max_pixels) if max_pixels is not None and size[0] * size[1] > max_pixels else size
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Only where the header brought it: PNG reads the whole file to look for it.
+    turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
 
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,309 @@
+"""Lengths without decoding, and what they are for: batches of rows of like length, every row once."""
+
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.checkpoints import FAMILIES
+from tests.training import mixed_rows, picture, rows_for
+from vlora import backend, bucket_length, fit, parse_recipe, plan_batches
+from vlora.backend.images import read_size
+from vlora.batches import WINDOW_BATCHES, group_batches, plan_steps, steps_per_epoch
+from vlora.errors import RecipeError
+from vlora.events import Event, Reported, StepReport
+from vlora.recipe import DataSection
+from vlora.rows import read_rows
+from vlora.samples import format_sample
+
+CheckpointFactory = Callable[[str], Path]
+EncoderFactory = Callable[..., backend.Encoder]
+seeds = st.integers(0, 2**32)
+rows_of = st.integers(0, 400)
+
+
+def by_number(numbers: Sequence[int]) -> Iterator[int]:
+    """Give every row a length that its number fixes."""
+    return (number * 7919 % 997 + 1 for number in numbers)
+
+
+@given(rows_of, st.integers(1, 4), seeds, st.integers(0, 5))
+def test_groups_cover_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int) -> None:
+    """As many batches as shuffled ones, one of them short; the same again for the same seed and epoch."""
+    settings: dict[str, Any] = {"seed": seed, "epoch": epoch, "measure": by_number}
+    plan = list(group_batches(n_rows, batch_size, **settings))
+    shuffled = plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=True)
+
+    assert sorted(row for batch in plan for row in batch) == list(range(n_rows))
+    assert sorted(map(len, plan)) == sorted(map(len, shuffled))
+    assert plan == list(group_batches(n_rows, batch_size, **settings))
+
+
+@given(st.integers(1, 400), st.integers(1, 4), seeds, st.integers(0, 400))
+def test_groups_go_on_anywhere(n_rows: int, batch_size: int, seed: int, first: int) -> None:
+    """A plan that begins later is the same from there, and asks for no length before its window."""
+    asked: list[int] = []
+
+    def measure(numbers: Sequence[int]) -> Iterator[int]:
+        for number in numbers:
+            asked.append(number)
+            yield from by_number([number])
+
+    settings: dict[str, Any] = {"seed": seed, "epoch": 3}
+    whole = list(group_batches(n_rows, batch_size, measure=by_number, **settings))
+    rest = list(group_batches(n_rows, batch_size, measure=measure, first_batch=first, **settings))
+
+    assert rest == whole[first:]
+    assert len(asked) == max(0, n_rows - first // WINDOW_BATCHES * WINDOW_BATCHES * batch_size)
+
+
+@given(seeds)
+def test_only_a_window_is_measured_before_the_first_step(seed: int) -> None:
+    """However many rows there are; the next window's lengths are asked for batch by batch."""
+    n_asked = 0
+
+    def measure(numbers: Sequence[int]) -> Iterator[int]:
+        nonlocal n_asked
+        for number in numbers:
+            n_asked += 1
+            yield number
+
+    batches = group_batches(10_000, 4, seed=seed, epoch=0, measure=measure)
+    next(batches)
+    assert n_asked == 4 * WINDOW_BATCHES
+    for _ in itertools.islice(batches, WINDOW_BATCHES - 1):
+        pass
+    assert n_asked == 4 * (2 * WINDOW_BATCHES - 1)
+
+
+@given(seeds)
+def test_groups_are_fresh_and_of_like_length(seed: int) -> None:
+    """Rows meet others in every epoch; padding is a fraction of what it is for shuffled rows."""
+    lengths = dict(enumerate(by_number(range(1000))))
+
+    def padding(plan: Sequence[Sequence[int]]) -> float:
+        places = sum(8 * bucket_length(max(lengths[row] for row in batch)) for batch in plan)
+        return 1 - sum(lengths.values()) / places
+
+    epochs = [
+        list(group_batches(1000, 8, seed=seed, epoch=epoch, measure=lambda rows: (lengths[row] for row in rows)))
+        for epoch in range(2)
+    ]
+    companies = [{frozenset(batch) for batch in epoch} for epoch in epochs]
+
+    assert len(companies[0] & companies[1]) < 10
+    assert padding(epochs[0]) < padding(plan_batches(1000, 8, seed=seed, epoch=0, shuffle=True)) / 2
+    # Shuffled: not from the longest to the shortest.
+    longest = [max(lengths[row] for row in batch) for batch in epochs[0][:WINDOW_BATCHES]]
+    assert longest != sorted(longest, reverse=True)
+
+
+@given(st.integers(1, 300), st.integers(1, 3), st.integers(1, 4), seeds, st.integers(0, 60), st.integers(0, 60))
+def test_grouped_steps(n_rows: int, batch_size: int, accumulation: int, seed: int, n_steps: int, first: int) -> None:
+    """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
+    settings: dict[str, Any] = {"accumulation": accumulation, "seed": seed, "shuffle": True, "n_steps": n_steps}
+    steps = list(plan_steps(n_rows, batch_size, **settings, measure=by_number))
+    per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
+
+    assert len(steps) == n_steps
+    for start in range(0, n_steps - per_epoch + 1, per_epoch):
+        epoch = steps[start : start + per_epoch]
+        assert sorted(row for step in epoch for batch in step for row in batch) == list(range(n_rows))
+    assert list(plan_steps(n_rows, batch_size, **settings, measure=by_number, first_step=first)) == steps[first:]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_lengths_are_the_encoder_own(family: str, encoder: EncoderFactory) -> None:
+    """An estimate is the encoded row's length, exact for text and within what rounding a size up makes of an image."""
+    encode = encoder(family, train_on_completions=True)
+    estimate = backend.LengthEstimator(encode)
+    for number, row in enumerate(rows_for(encode.family)):
+        sample = format_sample(row, f"row {number}")
+        own = len(encode(sample).tokens)
+        found = estimate(sample)
+        if encode.family.is_encoder_decoder or not sample.images:
+            assert abs(found - own) <= 2
+        else:
+            assert own / 2 <= found <= 3 * own + 8
+
+
+def test_images_are_not_decoded(encoder: EncoderFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's length comes from its image's header; the processor is asked once per size, with a blank image."""
+    encode = encoder("qwen3_vl", train_on_completions=True)
+    samples = []
+    for number in range(6):
+        path = tmp_path / f"{number}.jpg"
+        picture(64 if number % 2 else 96, 64, number).save(path)
+        samples.append(format_sample({"image": str(path), "question": "What?", "answer": "It is."}, "row"))
+    expected = [len(encode(sample).tokens) for sample in samples]
+    n_calls = 0
+    whole = type(encode).encode_whole
+
+    def counted(self: backend.Encoder, sample: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        return whole(self, sample)
+
+    monkeypatch.setattr(type(encode), "encode_whole", counted)
+    for name in ("load", "convert"):
+        original = getattr(Image.Image, name)
+
+        def checked(self: Image.Image, *args: Any, original: Any = original, **kwargs: Any) -> Any:
+            assert not getattr(self, "filename", ""), "a file was decoded"
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(Image.Image, name, checked)
+    estimate = backend.LengthEstimator(encode)
+
+    assert [estimate(sample) for sample in samples] == expected
+    assert n_calls == 2
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_read_size(suffix: str, orientation: int, tmp_path: Path) -> None:
+    """The size is the upright image's, from a path, bytes, a mapping, a data URI or an open image."""
+    image = Image.new("RGB", (60, 40), "red")
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, exif=exif)
+    size = (40, 60) if orientation > 4 else (60, 40)
+
+    assert read_size(str(path)) == size
+    assert read_size(path.read_bytes()) == size
+    assert read_size({"bytes": path.read_bytes(), "path": None}) == size
+    assert read_size({"bytes": None, "path": str(path)}) == size
+    assert read_size(Image.open(path)) == size
+    assert read_size(str(path), resize_shape=(10, 20)) == (20, 10)
+    width, height = read_size(str(path), max_pixels=600) or (0, 0)
+    assert 500 < width * height <= 600
+
+
+def test_sizes_that_are_not_known(tmp_path: Path) -> None:
+    """Neither a URL nor what is no image is read any further."""
+    (tmp_path / "a.png").write_text("no image")
+
+    assert read_size("https://example.com/a.png") is None
+    assert read_size(str(tmp_path / "a.png")) is None
+    assert read_size(str(tmp_path / "b.png")) is None
+    assert read_size("data:image/png;base64,AAAA") is None
+    assert read_size(3) is None
+
+
+def run_grouped(folder: Path, model: Path, rows: Path, **options: Any) -> list[Event]:
+    """Train on grouped rows."""
+    keys = {
+        "model.path": str(model),
+        "data.path": str(rows),
+        "data.on_bad_row": "skip",
+        "data.train_on_completions": True,
+        "train.batching": options.pop("batching", "grouped"),
+        "train.batch_size": 2,
+        "train.epochs": 2,
+        "output.path": str(folder),
+        **options.pop("keys", {}),
+    }
+    return list(fit(parse_recipe("", keys), **options))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write rows of very different lengths, one of them broken."""
+    lines = []
+    for number in range(9):
+        picture(32, 32, number).save(tmp_path / f"{number}.png")
+        answer = "it is " + "very " * (40 * (number % 3)) + str(number)
+        lines.append({"question": f"What is {number}?", "answer": answer, "image": f"{number}.png"})
+    lines[4]["image"] = "missing.png"
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return file
+
+
+def test_grouped_runs_resume_exactly(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """The steps of a run that was stopped in its second epoch are those of one that was not, threads or none."""
+    model = checkpoint("qwen3_vl")
+
+    def losses(events: Sequence[Event]) -> list[float]:
+        return [event.loss for event in events if isinstance(event, StepReport)]
+
+    straight = losses(run_grouped(tmp_path / "a", model, rows))
+    calls = iter([False] * 6 + [True])
+    first = run_grouped(tmp_path / "b", model, rows, should_stop=lambda: next(calls), keys={"data.workers": 0})
+    second = run_grouped(tmp_path / "b", model, rows, resume=True)
+
+    assert len(straight) == 10
+    assert losses(first) + losses(second) == straight
+
+
+def test_grouping_saves_padding(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Both say what share of their tokens was padding, and grouped rows have less."""
+    found = {}
+    for batching in ("shuffled", "grouped"):
+        events = run_grouped(tmp_path / batching, checkpoint("qwen3_vl"), rows, batching=batching)
+        found[batching] = next(event.metrics for event in events if isinstance(event, Reported))["padding"]
+
+    assert 0 < found["grouped"] < found["shuffled"] < 1
+
+
+def test_grouping_needs_shuffling() -> None:
+    """Rows whose order means something are not grouped."""
+    with pytest.raises(RecipeError, match=r"train\.batching.*data\.shuffle"):
+        parse_recipe("", {"data.path": "x", "data.shuffle": False, "train.batching": "grouped"})
+
+
+def test_opening_rows_does_not_pass_over_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in a column, or in lists of one, stay bytes without the data set being written anew."""
+    stream = io.BytesIO()
+    picture(32, 32, 1).save(stream, format="PNG")
+    image = {"bytes": stream.getvalue(), "path": None}
+    features = datasets.Features(
+        {
+            "question": datasets.Value("string"),
+            "answer": datasets.Value("string"),
+            "images": datasets.List(datasets.Image()),
+            "kind": datasets.ClassLabel(names=["a", "b"]),
+        }
+    )
+    table = datasets.Dataset.from_list(
+        [
+            {"question": str(number), "answer": "yes", "images": [image] * (number % 3), "kind": 1}
+            for number in range(5)
+        ],
+        features=features,
+    )
+    table.save_to_disk(str(tmp_path / "saved"))
+
+    def fail(*_: Any, **__: Any) -> None:
+        message = "a pass over all rows"
+        raise AssertionError(message)
+
+    monkeypatch.setattr(datasets.Dataset, "map", fail)
+    train, valid = read_rows(DataSection(path=str(tmp_path / "saved"), valid_fraction=0.4), seed=1)
+
+    assert valid is not None
+    assert (len(train), len(valid)) == (3, 2)
+    samples = [rows[index] for rows in (train, valid) for index in range(len(rows))]
+    assert sorted(sample.turns[0].text for sample in samples) == list("01234")
+    assert {image["bytes"] for sample in samples for image in sample.images} == {stream.getvalue()}
+    assert train.table[0]["kind"] == 1
+
+
+def test_mixed_rows_have_lengths(encoder: EncoderFactory) -> None:
+    """Rows with several images, with system prompts and without images are all estimated; what is no row is 0 long."""
+    encode = encoder("qwen3_vl", max_seq_length=40)
+    estimate = backend.LengthEstimator(encode)
+    found = [estimate(format_sample(row, "row")) for row in mixed_rows()]
+
+    assert all(0 < length <= 40 for length in found)
+    assert np.ptp(found) > 0

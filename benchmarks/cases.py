@@ -158,18 +158,22 @@ NVIDIA = Table(
     matmul=8192,
 )
 
-_SMALL = Work(rows=4, image=256, prompt=33, answer=64)
-_small = cases_of("tiny", "4x161", _SMALL, _select("vlora vlora-cached mlx-vlm torch"))
+TINY = Work(rows=2, image=128, prompt=16, answer=33)
+SMALL = Work(rows=4, image=256, prompt=33, answer=64)
+_CPU_MAIN = "vlora vlora-cached mlx-vlm torch"
+_tiny = cases_of("tiny", "2x65", TINY, _select(_CPU_MAIN))
+_small = cases_of("small", "4x161", SMALL, _select(_CPU_MAIN))
 CPU = Table(
-    cases=tuple(_small.values()),
-    goals=(
-        Goal(case="vlora-cached/4x161", number="tokens_per_s", other="mlx-vlm/4x161", at_least=2.5),
-        Goal(case="vlora/4x161", number="tokens_per_s", other="mlx-vlm/4x161", at_least=2.5),
+    cases=(*_tiny.values(), *_small.values()),
+    goals=tuple(
+        Goal(case=f"{name}/{label}", number="tokens_per_s", other=f"mlx-vlm/{label}", at_least=2.5)
+        for label in ("2x65", "4x161")
+        for name in ("vlora", "vlora-cached")
     ),
     together=True,
     same_loss=1e-5,
-    rounds=8,
-    steps=2,
+    rounds=10,
+    steps=3,
     matmul=2048,
 )
 

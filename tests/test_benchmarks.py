@@ -117,7 +117,7 @@ def table(*arguments: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("kind", "ours", "theirs"),
     [
-        ("cpu", "vlora-cached/4x161", "mlx-vlm/4x161"),
+        ("cpu", "vlora-cached/2x65", "mlx-vlm/2x65"),
         ("nvidia", "vlora-4bit-cached/16x513", "mlx-vlm-4bit/16x513"),
     ],
 )

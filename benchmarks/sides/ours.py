@@ -1,4 +1,4 @@
-"""vlora's step: the functions that `fit` calls, given rows from memory."""
+"""vlora's step: the functions that `fit` calls, given rows from memory instead of a data set."""
 
 import itertools
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from vlora import (
     Batch,
     Example,
+    TrainLoop,
     backend,
     collate,
     init_state,
@@ -13,7 +14,6 @@ from vlora import (
     make_train_step,
     open_model,
     parse_recipe,
-    train_steps,
 )
 
 # isort: split
@@ -49,25 +49,31 @@ class Ours:
             },
         )
         backbone, _ = open_model(recipe, backend.find_model(recipe.model))
-        backbone.keep_features(backend.FeatureCache(memory_bytes=FEATURE_BYTES) if case.cached else None)
+        backbone.keep_features(backend.FeatureCache(FEATURE_BYTES) if case.cached else None)
         trainable = backbone.module.trainable_parameters()
         self.n_trainable = sum(value.size for _, value in tree_flatten(trainable))
         self.weights_bytes = count_bytes(backbone.module.parameters()) - count_bytes(trainable)
         optimizer = make_optimizer(recipe.optim)
-        self._step = make_train_step(
-            backbone,
-            optimizer,
-            max_grad_norm=recipe.optim.grad_clip,
-            grad_checkpoint=recipe.train.grad_checkpoint,
-            seed=recipe.train.seed,
+        train = recipe.train
+        loop = TrainLoop(
+            make_train_step(
+                backbone,
+                optimizer,
+                max_grad_norm=recipe.optim.grad_clip,
+                grad_checkpoint=train.grad_checkpoint,
+                checkpoint_every=train.checkpoint_every,
+                checkpoint_part=train.checkpoint_part,
+                seed=train.seed,
+            ),
+            init_state(backbone, optimizer),
+            lambda _: recipe.optim.learning_rate,
+            # As between two checkpoints: nobody waits for the step that was begun last.
+            is_awaited=lambda _: False,
         )
-        batches = [[batch] for batch in collate_rows(case)]
-        self._steps = train_steps(
-            self._step, init_state(backbone, optimizer), itertools.cycle(batches), lambda _: LEARNING_RATE
-        )
+        self._steps = loop.take(itertools.cycle([batch] for batch in collate_rows(case)))
 
     def take(self, n_steps: int) -> float:
-        """Take steps: what the loop of `fit` waits for is waited for, and at the end all of it."""
+        """Take steps. The loop is one ahead of its reports: so many begin in here and are waited for in the end."""
         loss = float("nan")
         for _, report in itertools.islice(self._steps, n_steps):
             loss = float("nan") if report is None else report.loss
@@ -81,11 +87,6 @@ class Ours:
     def peak_bytes(self) -> int:
         """Tell the peak."""
         return int(mx.get_peak_memory())
-
-    @property
-    def n_traces(self) -> int:
-        """How many shapes have been traced."""
-        return self._step.n_traces
 
 
 def collate_rows(case: Case) -> list[Batch]:

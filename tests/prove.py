@@ -360,7 +360,7 @@ def packed_rows_are_apart(subject: Subject) -> str:
     try:
         compare_packed(subject)
     except (NotProvenError, BatchError) as error:
-        return str(error)
+        return re.sub(r" by [\d.e+-]+$", "", str(error))
     msg = "packed rows are apart: describe the family with packs=True"
     raise NotProvenError(msg)
 

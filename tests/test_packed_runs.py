@@ -111,7 +111,9 @@ def test_epochs_learn_every_row(checkpoint: CheckpointFactory, rows: Path, tmp_p
     assert sum(step.supervised_tokens for step in taken) == sum(step.supervised_tokens for step in reports(apart))
     assert len(taken) < N_ROWS
     assert finished.step == finished.n_steps == len(taken)
+    assert started.is_estimated
     assert 1 < started.n_steps < 2 * N_ROWS
+    assert taken[-1].n_steps == len(taken)
     rates = [step.learning_rate for step in taken]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(recipe.optim.learning_rate / len(taken))
@@ -134,11 +136,13 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
     second = run(stopped, resume=True)
     weights = [mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("straight", "stopped")]
     last = json.loads((tmp_path / "stopped" / METRICS_NAME).read_text().splitlines()[-1])
+    after = run(stopped, resume=True)
 
     found = [*reports(first), *reports(second)]
     assert [(step.loss, step.learning_rate) for step in found] == [(step.loss, step.learning_rate) for step in expected]
     assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
     assert last["step"] == len(expected)
+    assert [event.n_steps for event in after if isinstance(event, (Started, Finished))] == [len(expected)] * 2
 
 
 def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, row
 
 def test_what_does_not_pack_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A family whose layers mix tokens otherwise than by attention is refused before its weights are read."""
-    with pytest.raises(RecipeError, match=r"train\.batching.*qwen3_5.*'shuffled'"):
+    with pytest.raises(RecipeError, match=r"train\.batching.*qwen3_5.*'grouped'"):
         run(make_recipe(checkpoint("qwen3_5"), rows, tmp_path / "out"))
 
 

@@ -235,7 +235,8 @@ class _View:
             self._print(f"  adapter on {escape(names)}")
         held_out = f", {event.n_valid_rows} to validate on" if event.n_valid_rows else ""
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
-        self._print(f"{event.n_rows} rows{held_out}; {event.n_steps} steps{resumed}")
+        about = "about " if event.is_estimated else ""
+        self._print(f"{event.n_rows} rows{held_out}; {about}{event.n_steps} steps{resumed}")
         self._print(f"features of images: {escape(event.features)}")
         if event.head is not None:
             self._print(f"head: {escape(event.head)}")
@@ -250,7 +251,7 @@ class _View:
                 f"loss {event.loss:.4f}  mean {event.running_loss:.4f}  "
                 f"{event.tokens / event.step_s:,.0f} tokens/s  {mx.get_peak_memory() / 1e9:.2f} GB"
             )
-            self.progress.update(self.task, completed=event.step, status=status)
+            self.progress.update(self.task, completed=event.step, total=event.n_steps, status=status)
 
     def _show_answer(self, event: Answered) -> None:
         if event.done == event.total:

@@ -18,12 +18,12 @@ from mlx.utils import tree_flatten
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import Measure, collate, plan_batches, plan_steps
-from .errors import CheckpointError, NonFiniteError, SampleError
+from .errors import NonFiniteError, SampleError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
 from .optimizers import make_optimizer, rate_factors
-from .packing import PackedSteps, Progress
+from .packing import plot_packed
 from .prefetch import Workers
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
@@ -117,7 +117,7 @@ class _Run:
         del state
         metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
-        yield self._describe(course.count_at(first + 1), first)
+        yield self._describe(course, first)
         validate = self._make_validation(metrics)
         if first == 0:
             yield from self._answer("before", loop.state, metrics)
@@ -127,7 +127,7 @@ class _Run:
             n_steps = course.count_at(step)
             yield from self._take_notes()
             if report is not None:
-                yield report
+                yield attrs.evolve(report, n_steps=n_steps)
                 metrics.add(report)
             if metrics.reports and (loop.is_stopped or is_due(step, train.steps_per_report, n_steps)):
                 yield metrics.write_interval(self.features.counts)
@@ -145,17 +145,11 @@ class _Run:
     def _plot(self, first: int) -> "_Course":
         """Lay out the steps behind those that were done before."""
         train, data, n_rows = self.recipe.train, self.recipe.data, len(self.data.train)
-        found = checkpoint.load_progress(self.paths.folder / STATE_NAME) if first else None
-        is_packed = train.batching == "packed"
-        if first and is_packed != (found is not None):
-            msg = (
-                f"train.batching: found {train.batching!r}, and the training state is of a run with "
-                f"{'other' if found is None else 'packed'} rows; go on with the recipe of that run, or begin anew"
-            )
-            raise CheckpointError(msg)
         # Rows of a whole step at least: while it runs nothing else makes room for more.
         n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
-        if not is_packed:
+        found = checkpoint.load_progress(self.paths.folder / STATE_NAME) if first else None
+        packed = plot_packed(self.recipe, n_rows, first, found)
+        if packed is None:
             n_steps = count_steps(train, n_rows)
             plan = plan_steps(
                 n_rows,
@@ -168,18 +162,6 @@ class _Run:
                 measure=self._measure() if train.batching == "grouped" else None,
             )
             return _Course(batches=self._collate(self.data.train, plan, n_ahead), count_at=lambda _: n_steps)
-        packed = PackedSteps(
-            n_rows=n_rows,
-            capacity=train.pack_length or data.max_seq_length,
-            batch_size=train.batch_size,
-            accumulation=train.gradient_accumulation_steps,
-            seed=train.seed,
-            shuffle=data.shuffle,
-            n_steps=train.iters if train.epochs is None else None,
-            n_epochs=train.epochs,
-            first_step=first,
-            start=Progress() if found is None else Progress.loads(found),
-        )
         encode = functools.partial(self._encode, self.data.train)
         encoded = self.workers.map(encode, packed.numbers(), n_ahead * train.batch_size * ROWS_OF_A_PACK)
         batches = packed.steps(map(self._take_good, encoded))
@@ -189,6 +171,7 @@ class _Run:
             batches=itertools.chain(ahead, batches),
             count_at=packed.count_at,
             progress_at=lambda step: packed.progress_at(step).dumps(),
+            is_estimated=train.epochs is not None,
         )
 
     def _is_asked_for(self, step: int, n_steps: int) -> bool:
@@ -197,13 +180,14 @@ class _Run:
         validates = self.data.valid is not None and is_due(step, train.steps_per_eval, n_steps)
         return validates or is_due(step, train.steps_per_save, n_steps)
 
-    def _describe(self, n_steps: int, first: int) -> Started:
+    def _describe(self, course: "_Course", first: int) -> Started:
         module = self.backbone.module
         return Started(
             model_type=self.data.files.model_type,
             n_rows=len(self.data.train),
             n_valid_rows=0 if self.data.valid is None else len(self.data.valid),
-            n_steps=n_steps,
+            n_steps=course.count_at(first + 1),
+            is_estimated=course.is_estimated,
             first_step=first,
             n_params=count_parameters(module),
             n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
@@ -377,11 +361,13 @@ class _Course:
         batches: Microbatches, step by step.
         count_at: How many steps the run has, as far as it is known behind a step.
         progress_at: What the training state has to say of the run's progress behind a step, besides the step.
+        is_estimated: Whether the number of steps is known at the end only.
     """
 
     batches: Iterator[list[Batch]]
     count_at: Callable[[int], int]
     progress_at: Callable[[int], str | None] = lambda _: None
+    is_estimated: bool = False
 
 
 @attrs.define

@@ -44,6 +44,7 @@ class Started:
         n_rows: Rows to train on.
         n_valid_rows: Rows to validate on.
         n_steps: Steps of the whole run.
+        is_estimated: Whether that number is an estimate, which gets better as the run goes on (packed epochs).
         first_step: Steps done before, by the run that this one goes on from.
         n_params: Parameters of the model.
         n_trainable: Those that are trained.
@@ -56,6 +57,7 @@ class Started:
     n_rows: int
     n_valid_rows: int
     n_steps: int
+    is_estimated: bool
     first_step: int
     n_params: int
     n_trainable: int
@@ -81,6 +83,7 @@ class StepReport:
         wait_s: Seconds that this step waited for its rows.
         n_traces: Shapes traced so far.
         trace_s: Seconds spent in steps that traced a new shape so far, compiling included.
+        n_steps: Steps of the whole run as far as it is known now; None where nobody knows.
     """
 
     step: int
@@ -95,6 +98,7 @@ class StepReport:
     wait_s: float
     n_traces: int
     trace_s: float
+    n_steps: int | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from .batches import collate_packs
 from .errors import CheckpointError
+from .recipe import Recipe
 from .types import Batch, Example, places_of
 
 LOOKAHEAD = 2
@@ -167,10 +168,12 @@ class PackedSteps:
     def count_at(self, step: int) -> int:
         """Say how many steps the run has, as far as it is known behind a step that `steps` has yielded.
 
-        Where epochs end the run it is an estimate, by the share of rows learned so far, until the last step.
+        Where epochs end the run it is an estimate, by the share of rows learned so far, until the last step. Of a step
+        that was not yielded is known what was known at first.
         """
         if self.n_steps is not None:
             return self.n_steps
+        step = step if step in self._progress else self.first_step
         progress, n_epochs = self.progress_at(step), self.n_epochs or 0
         if progress.epoch >= n_epochs:
             return step
@@ -185,3 +188,41 @@ class PackedSteps:
             return list(range(self.n_rows))
         order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
         return order
+
+
+def plot_packed(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps | None:
+    """Lay out the steps of a recipe that packs rows.
+
+    Args:
+        recipe: The recipe.
+        n_rows: Rows to train on.
+        first_step: Steps done before.
+        found: What the training state has said of them, if anything: `Progress.dumps` of packed rows.
+
+    Returns:
+        None if the recipe does not pack.
+
+    Raises:
+        CheckpointError: The steps done before were of the other kind.
+    """
+    train, is_packed = recipe.train, recipe.train.batching == "packed"
+    if first_step and is_packed != (found is not None):
+        msg = (
+            f"train.batching: found {train.batching!r}, and the training state is of a run with "
+            f"{'other' if found is None else 'packed'} rows; go on with the recipe of that run, or begin anew"
+        )
+        raise CheckpointError(msg)
+    if not is_packed:
+        return None
+    return PackedSteps(
+        n_rows=n_rows,
+        capacity=train.pack_length or recipe.data.max_seq_length,
+        batch_size=train.batch_size,
+        accumulation=train.gradient_accumulation_steps,
+        seed=train.seed,
+        shuffle=recipe.data.shuffle,
+        n_steps=train.iters if train.epochs is None else None,
+        n_epochs=train.epochs,
+        first_step=first_step,
+        start=Progress() if found is None else Progress.loads(found),
+    )

@@ -121,7 +121,7 @@ def open_data(recipe: Recipe) -> Data:
     if recipe.train.batching == "packed" and not files.family.packs:
         msg = (
             f"train.batching: found 'packed', and nothing shows that packed rows of a {files.model_type} model do not "
-            "see one another (vlora/families.md, column packs); use 'shuffled'"
+            "see one another (vlora/families.md, column packs); use 'grouped'"
         )
         raise RecipeError(msg)
     processor = backend.load_processor(files, recipe.model)

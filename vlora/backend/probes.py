@@ -66,7 +66,7 @@ def probe_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], model_t
         if _differs(_logits(backbone, [example])[0, :count], packed[start : start + count]):
             msg = (
                 f"{example.source}: the logits of this {model_type} model's row change when others are packed before "
-                "it; use train.batching = 'shuffled'"
+                "it; use train.batching = 'grouped'"
             )
             raise ModelError(msg)
 

@@ -1,10 +1,13 @@
 """Features of images, kept: the same numbers as without, for the right image, and only while nothing changes them."""
 
+import functools
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -20,10 +23,11 @@ from tests.prove import model_type
 from tests.test_driver import losses, make_recipe, run
 from tests.test_families import REPRESENTATIVE
 from tests.training import Trainable, make_trainable, picture
-from vlora import collate, format_sample, make_eval_step, make_train_step
+from vlora import Example, collate, format_sample, make_eval_step, make_train_step
 from vlora.backend import (
     Encoder,
     FeatureCache,
+    MlxVlmBackbone,
     Shards,
     describe_family,
     features_digest,
@@ -32,10 +36,11 @@ from vlora.backend import (
     make_encoder,
 )
 from vlora.backend.grids import GridTower
+from vlora.backend.identity import preparation_digest
 from vlora.backend.loading import prepare
 from vlora.cli import train
 from vlora.events import Event, Finished, Noted, Reported, Started
-from vlora.recipe import ModelSection, parse_recipe
+from vlora.recipe import DataSection, ModelSection, parse_recipe
 from vlora.rows import Rows
 from vlora.session import Data, cache_folder, open_features
 
@@ -135,6 +140,33 @@ def kept_as_computed(name: str, folder: Path) -> None:
     backbone.keep_features(second)
     assert_equal(embed(), plain, tolerance)
     assert (second.counts.n_computed, second.counts.n_disk > 0) == (0, True)
+    assert backbone.has_features(rows[n_images.index(max(n_images))])
+    backbone.keep_features(None)
+    only_weights_in_the_key_count(backbone, rows)
+
+
+def only_weights_in_the_key_count(backbone: MlxVlmBackbone, rows: list[Example]) -> None:
+    """Change all weights that are not in the folder's key: what is kept stays as it was."""
+
+    def kept() -> Any:
+        if backbone.family.has_grid_tower:
+            return backbone._grids()._features(rows)
+        return [backbone._embed_row(row) for row in rows]
+
+    before = dict(tree_flatten(kept()))
+    mx.eval(before)
+    own = backbone.feature_weights()
+    others = [
+        (name, value + 1)
+        for name, value in tree_flatten(backbone.module.parameters())
+        if name not in own and mx.issubdtype(value.dtype, mx.floating)
+    ]
+    assert others
+    backbone.module.load_weights(others, strict=False)
+    backbone.keep_features(None)
+    after = dict(tree_flatten(kept()))
+    assert after.keys() == before.keys()
+    assert all(mx.array_equal(after[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
@@ -299,6 +331,48 @@ def test_keys_are_of_the_processors_settings(
 
     assert keys[0] == image_keys(encoder(family), picture(48, 32))
     assert keys[1] != keys[0]
+
+
+class Slotted:
+    """Settings in slots."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        """Set one."""
+        self.size = size
+
+
+def test_settings_count_wherever_they_are_kept() -> None:
+    """In attributes, slots, bound arguments, arrays, nested; addresses do not count, nor do rings."""
+
+    def made(size: Any = 1, **changes: Any) -> Any:
+        inner = SimpleNamespace(size=size, dtype=np.dtype("float32"), pattern=re.compile("a"), made=object())
+        outer = SimpleNamespace(image_processor=inner, slots=Slotted(3), bound=functools.partial(min, 1), mean=[0.5])
+        inner.outer = outer
+        for name, value in changes.items():
+            setattr(outer, name, value)
+        return outer
+
+    def digest(processor: Any) -> str:
+        return preparation_digest(processor, DataSection(path="x"), None)
+
+    base = digest(made())
+    changes = [
+        made(2),
+        made(np.array([1, 2])),
+        made(np.array([1, 3])),
+        made(slots=Slotted(4)),
+        made(bound=functools.partial(min, 2)),
+        made(bound=functools.partial(max, 1)),
+        made(mean=[0.5, 0.6]),
+        made(mean={"a": {1}}),
+        made(mean=mx.array([1.0])),
+        made(mean=re.compile("b")),
+    ]
+
+    assert digest(made()) == base
+    assert len({base, *map(digest, changes)}) == 1 + len(changes)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava", "mllama"])

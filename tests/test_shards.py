@@ -262,7 +262,10 @@ def test_room_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error while writing ends the writing, not the run, and leaves nothing half behind."""
     (tmp_path / "file").write_text("no folder")
-    assert "cannot be written" in opened(tmp_path / "file").notes[0]
+    nowhere = opened(tmp_path / "file")
+    nowhere.add("key", entry(1))
+    nowhere.flush()
+    assert ["cannot be written" in note for note in nowhere.notes] == [True]
     subject = opened(tmp_path)
 
     def fail(*_: Any) -> None:

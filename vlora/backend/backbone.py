@@ -175,12 +175,13 @@ class MlxVlmBackbone:
         return None
 
     def _used_by_embed(self, names: Iterable[str]) -> list[str]:
-        tables = (nn.Embedding, nn.QuantizedEmbedding)
-        parts = [
-            name
-            for name, module in self.module.named_modules()
-            if self.is_language(name) and (isinstance(module, tables) or name.endswith(self.family.embedding_parts))
-        ]
+        def is_table(name: str, module: nn.Module) -> bool:
+            # By name too: quantized tables, and those of some families, are of a class of their own.
+            is_one = isinstance(module, nn.Embedding) or "Embedding" in type(module).__name__
+            return is_one or name.endswith(self.family.embedding_parts)
+
+        modules = self.module.named_modules()
+        parts = [name for name, module in modules if self.is_language(name) and is_table(name, module)]
         inside = tuple(f"{name}." for name in parts if name)
         return [name for name in names if not self.is_language(name) or name.startswith(inside)]
 

@@ -8,6 +8,7 @@ import enum
 import functools
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -23,6 +24,11 @@ from .shards import array_bytes
 
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
 """Whose versions decide how images are prepared and what the tower makes of them."""
+
+
+TOKENIZERS = ("tokenizers", "sentencepiece", "tiktoken")
+
+UNSAID = ("__weakref__", "__dict__")
 
 
 def preparation_digest(processor: Any, data: DataSection, max_pixels: int | None) -> str:
@@ -77,7 +83,9 @@ def _describe(value: Any, above: frozenset[int]) -> Any:
         return {str(key): _describe(item, above) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_describe(item, above) for item in value]
-    return [_name(type(value)), _describe(getattr(value, "__dict__", {}), above)]
+    if attributes := _attributes(value):
+        return [_name(type(value)), _describe(attributes, above)]
+    return [_name(type(value)), re.sub(" at 0x[0-9a-f]+", "", repr(value))]
 
 
 def _describe_leaf(value: Any) -> str | None:
@@ -90,10 +98,22 @@ def _describe_leaf(value: Any) -> str | None:
         return str(sorted(map(str, value)))
     if isinstance(value, (type, FunctionType, MethodType)):
         return _name(value)
-    if isinstance(value, PreTrainedTokenizerBase):
+    if isinstance(value, PreTrainedTokenizerBase) or type(value).__module__.startswith(TOKENIZERS):
         # What a text becomes shows in a row's tokens.
         return _name(type(value))
     return str(value) if isinstance(value, enum.Enum) else None
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if isinstance(value, functools.partial):
+        return {"func": value.func, "args": value.args, "keywords": value.keywords}
+    slots = [name for cls in type(value).__mro__ for name in _listed(getattr(cls, "__slots__", ()))]
+    kept = {name: getattr(value, name) for name in slots if name not in UNSAID and hasattr(value, name)}
+    return {**kept, **getattr(value, "__dict__", {})}
+
+
+def _listed(slots: Any) -> list[str]:
+    return [slots] if isinstance(slots, str) else list(slots)
 
 
 def _name(value: Any) -> str:

@@ -114,12 +114,8 @@ class Shards:
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Make the folder, and read what is there."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_abandoned()
-        except OSError as error:
-            self._give_up(f"{self.folder}: cannot be written ({error.strerror}); features are not kept on disk")
+        """Read what is there."""
+        self._remove_abandoned()
         self._look()
 
     def __contains__(self, key: str) -> bool:
@@ -214,6 +210,7 @@ class Shards:
             return
         unfinished = self.folder / f".{uuid.uuid4().hex}{SUFFIX}"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             blocks, header = _lay_out(entries)
             if not self._make_room(len(header) + sum(block.nbytes for block in blocks)):
                 self._give_up(
@@ -302,7 +299,7 @@ class Shards:
         return True
 
     def _all_shards(self) -> Iterator[Path]:
-        for folder in self.root.iterdir():
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
             if FOLDER_NAME.fullmatch(folder.name):
                 yield from _shards(folder)
 

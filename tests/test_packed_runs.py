@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.training import Trainable, make_trainable, picture
-from vlora import Recipe, bind, collate, make_eval_step, make_optimizer, make_train_step, parse_recipe
+from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
 from vlora.backend import probe_packing
 from vlora.batches import collate_packs
 from vlora.driver import METRICS_NAME, fit
 from vlora.errors import CheckpointError, ModelError, RecipeError
-from vlora.events import Event, Finished, Started, StepReport
+from vlora.events import Event, Finished, Reported, Started, StepReport
 from vlora.recipe import OptimSection
 
 CheckpointFactory = Callable[[str], Path]
@@ -173,13 +173,21 @@ def test_probe_finds_what_leaks(checkpoint: CheckpointFactory, monkeypatch: pyte
         probe_packing(trainable.backbone, trainable.examples, "llava")
 
 
-def test_packed_rows_validate(checkpoint: CheckpointFactory) -> None:
-    """The validation step takes packed rows too."""
-    trainable = make_trainable(checkpoint("llava"))
-    step = make_eval_step(trainable.backbone)
-    apart, packed = (
-        float(step(trainable.state, batch)[0])
-        for batch in (collate(trainable.examples), collate_packs([trainable.examples]))
-    )
+def test_packed_rows_validate(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Validation packs too, all rows once, to the loss of rows apart."""
+    found = {}
+    for batching in ("shuffled", "packed"):
+        recipe = make_recipe(
+            checkpoint("llava"),
+            rows,
+            tmp_path / batching,
+            train__batching=batching,
+            train__val_batches=-1,
+            data__valid_path=str(rows),
+        )
+        metrics = [event.metrics for event in run(recipe, should_stop=lambda: True) if isinstance(event, Reported)]
+        found[batching] = next(line for line in metrics if "valid_loss" in line)
 
-    assert packed == pytest.approx(apart, rel=1e-5)
+    assert found["packed"]["valid_loss"] == pytest.approx(found["shuffled"]["valid_loss"], rel=1e-5)
+    assert found["packed"]["valid_tokens"] == found["shuffled"]["valid_tokens"]
+    assert found["packed"]["valid_rows"] == N_ROWS

@@ -1,7 +1,7 @@
 """Fine-tune vision-language models on MLX. What is named here composes in your own loop; see the README."""
 
 from . import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
-from .batches import bucket_length, collate, plan_batches
+from .batches import bucket_length, collate, collate_packs, plan_batches
 from .checkpoint import load_state, save_adapter, save_state
 from .driver import fit
 from .errors import VloraError
@@ -9,6 +9,7 @@ from .loop import TrainLoop, evaluate
 from .losses import loss_fn
 from .masks import mask_completions
 from .optimizers import make_optimizer
+from .packing import fill_packs
 from .recipe import Recipe, dump_recipe, parse_recipe
 from .samples import format_sample
 from .session import open_data, open_features, open_model
@@ -28,8 +29,10 @@ __all__ = [
     "bind",
     "bucket_length",
     "collate",
+    "collate_packs",
     "dump_recipe",
     "evaluate",
+    "fill_packs",
     "fit",
     "format_sample",
     "init_state",

@@ -23,7 +23,7 @@ from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, S
 from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
 from .optimizers import make_optimizer, rate_factors
-from .packing import plot_packed
+from .packing import PackedSteps, plot_packed, plot_validation
 from .prefetch import Workers
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
@@ -162,9 +162,7 @@ class _Run:
                 measure=self._measure() if train.batching == "grouped" else None,
             )
             return _Course(batches=self._collate(self.data.train, plan, n_ahead), count_at=lambda _: n_steps)
-        encode = functools.partial(self._encode, self.data.train)
-        encoded = self.workers.map(encode, packed.numbers(), n_ahead * train.batch_size * ROWS_OF_A_PACK)
-        batches = packed.steps(map(self._take_good, encoded))
+        batches = self._pack(self.data.train, packed, n_ahead)
         # How many steps the epochs take shows with the first one.
         ahead = list(itertools.islice(batches, 1))
         return _Course(
@@ -205,6 +203,12 @@ class _Run:
         for batches in plan:
             kept = [self._keep_good(itertools.islice(encoded, len(batch))) for batch in batches]
             yield [collate(examples, size) for examples in kept if examples]
+
+    def _pack(self, rows: Rows, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
+        """Encode the rows of about `n_ahead` batches ahead, and pack them."""
+        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
+        encoded = self.workers.map(functools.partial(self._encode, rows), packed.numbers(), n_ahead)
+        return packed.steps(map(self._take_good, encoded))
 
     def _measure(self) -> Measure:
         """Make what says how long rows are; a row's length is found once, whatever the number of epochs."""
@@ -256,14 +260,21 @@ class _Run:
         eval_step = make_eval_step(self.backbone)
         # The same rows every time, drawn once: the first ones of a sorted set would not stand for it.
         plan = plan_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
-        plan = plan if train.val_batches == -1 else plan[: train.val_batches]
+        n_batches = None if train.val_batches == -1 else train.val_batches
+        plan = plan[:n_batches]
+        n_ahead = self.recipe.data.prefetch
 
         def validate(state: TrainState) -> Iterator[Event]:
             n_rows = 0
 
             def batches() -> Iterator[Batch]:
                 nonlocal n_rows
-                for found in self._collate(rows, ([numbers] for numbers in plan), self.recipe.data.prefetch):
+                packed = plot_validation(self.recipe, len(rows))
+                if packed is None:
+                    steps = self._collate(rows, ([numbers] for numbers in plan), n_ahead)
+                else:
+                    steps = self._pack(rows, packed, n_ahead)
+                for found in itertools.islice(steps, n_batches):
                     n_rows += sum(len(batch.rows) for batch in found)
                     yield from found
 

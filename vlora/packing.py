@@ -132,7 +132,7 @@ class PackedSteps:
         Yields:
             Microbatches; none if all rows left in an epoch could not be learned from.
         """
-        rows = iter(examples)
+        rows, wanted = iter(examples), LOOKAHEAD * self.batch_size * self.capacity
         progress, step = self.start, self.first_step
         held = [(number, example) for number in progress.waiting if (example := next(rows)) is not None]
         while (self.n_steps is None or step < self.n_steps) and (
@@ -142,10 +142,12 @@ class PackedSteps:
             order = self._order(epoch)
             microbatches: list[Batch] = []
             while len(microbatches) < self.accumulation:
-                while n_read < self.n_rows and self._is_wanted([example for _, example in held]):
+                n_places = sum(places_of(example) for _, example in held)
+                while n_read < self.n_rows and n_places < wanted:
                     example = next(rows)
                     if example is not None:
                         held.append((order[n_read], example))
+                        n_places += places_of(example)
                     n_read += 1
                 if not held:
                     break
@@ -179,9 +181,6 @@ class PackedSteps:
             return step
         learned = progress.epoch * self.n_rows + progress.n_read - len(progress.waiting)
         return max(step + 1, round(step * n_epochs * self.n_rows / max(1, learned)))
-
-    def _is_wanted(self, held: Sequence[Example]) -> bool:
-        return sum(places_of(example) for example in held) < LOOKAHEAD * self.batch_size * self.capacity
 
     def _order(self, epoch: int) -> list[int]:
         if not self.shuffle:
@@ -226,3 +225,13 @@ def plot_packed(recipe: Recipe, n_rows: int, first_step: int, found: str | None)
         first_step=first_step,
         start=Progress() if found is None else Progress.loads(found),
     )
+
+
+def plot_validation(recipe: Recipe, n_rows: int) -> PackedSteps | None:
+    """Lay out one pass over the rows to validate on, the same every time; None if the recipe does not pack.
+
+    The order is drawn: the first rows of a sorted set would not stand for it.
+    """
+    shuffled = attrs.evolve(recipe, data=attrs.evolve(recipe.data, shuffle=True))
+    packed = plot_packed(shuffled, n_rows, 0, None)
+    return None if packed is None else attrs.evolve(packed, accumulation=1, n_steps=None, n_epochs=1)

@@ -16,13 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten, tree_map
 
+from tests.checkpoints import FAMILIES
 from tests.training import make_trainable
 from vlora import Example, TrainLoop, collate, evaluate, init_state, make_train_step
+from vlora.backend import describe_family
 from vlora.errors import NonFiniteError, SampleError
 from vlora.events import StepReport
 from vlora.steps import all_finite
 from vlora.types import Batch, StepOutput, TrainState
 
+GRIDS = tuple(
+    name
+    for name, spec in FAMILIES.items()
+    if describe_family(str(spec.files["config.json"]["model_type"])).has_grid_tower
+)
 CheckpointFactory = Callable[[str], Path]
 
 
@@ -145,6 +152,41 @@ def test_non_finite_update_changes_nothing(family: str, compiled: bool, checkpoi
     for (name, before), (_, after) in zip(tree_flatten(good._asdict()), tree_flatten(bad._asdict()), strict=True):
         assert name == "step" or np.array_equal(np.array(before), np.array(after)), name
     assert any(not mx.array_equal(good.params[name], value) for name, value in trainable.state.params.items())
+
+
+READING = ("item", "tolist", "__array__", "__int__", "__float__", "__bool__", "__index__", "__iter__")
+"""What makes the host wait for an array."""
+
+
+@pytest.mark.parametrize("family", GRIDS)
+def test_no_step_waits_for_the_device(
+    family: str, checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where images go through a tower of grids, nothing from the embedding to the update is read back or waited for."""
+    trainable = make_trainable(checkpoint(family))
+    batches = [collate(trainable.examples), collate(trainable.examples)]
+    step = make_train_step(trainable.backbone, trainable.optimizer)
+    state, output = step(trainable.state, batches, 1e-2)
+    mx.eval(state, output)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        pytest.fail("the host waits for the device")
+
+    def watched(make: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda value, *args, **named: (
+            refuse() if isinstance(value, mx.array) else make(value, *args, **named)  # type: ignore[func-returns-value]
+        )
+
+    with monkeypatch.context() as patch:
+        for name in READING:
+            patch.setattr(mx.array, name, refuse)
+        for name in ("array", "asarray"):
+            patch.setattr(np, name, watched(getattr(np, name)))
+        for name in ("eval", "synchronize"):
+            patch.setattr(mx, name, refuse)
+        state, output = step(state, batches, 1e-2)
+
+    assert math.isfinite(float(output.nll_sum))
 
 
 def test_overflowed_weights_are_found() -> None:

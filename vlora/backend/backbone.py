@@ -381,7 +381,8 @@ class MlxVlmBackbone:
         """Embed one row alone, without padding, as the model does when it generates."""
         forget_last_batch(self.module)
         inputs = {name: to_device(value) for name, value in self.family.mend_inputs(dict(example.inputs)).items()}
-        tokens = mx.array(example.tokens)[None]
+        # As it comes from the host, no view of it: families that read ids back do not wait for the device then.
+        tokens = mx.array(example.tokens[None])
         try:
             fields = self.family.embed(self.module, tokens, inputs)
             fields = self.family.complete(self.module, tokens, inputs, {**fields, **self.family.mark(example)})

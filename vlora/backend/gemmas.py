@@ -59,7 +59,7 @@ def complete_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fiel
     `config.hidden_size`, which published configurations do not set, so that it is the default 2048 and not the text
     model's width (gemma3/gemma3.py:139).
     """
-    is_image = np.array(tokens[0]) == module.config.image_token_index
+    is_image = np.array(tokens)[0] == module.config.image_token_index
     embeds = fields["inputs_embeds"]
     scale = np.where(is_image, module.config.hidden_size**0.5, module.config.text_config.hidden_size**0.5)
     embeds = embeds * mx.array(scale.astype(np.float32))[None, :, None].astype(embeds.dtype)
@@ -163,7 +163,7 @@ def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fiel
     In the tables of the layers' own inputs, images have the entry of the padding token, which transformers does not
     train.
     """
-    is_image = np.array(tokens[0]) == module.config.image_token_id
+    is_image = np.array(tokens)[0] == module.config.image_token_id
     fields = hold_padding(fields, is_image)
     if module.config.text_config.use_bidirectional_attention != "vision":
         return fields
@@ -303,7 +303,7 @@ def scaled_embeddings(module: nn.Module) -> AbstractContextManager[None]:
 
 def complete_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
     """Let the padding token, whose entry images have in the tables of the layers' own inputs, not be trained."""
-    ids = np.array(tokens[0])
+    ids = np.array(tokens)[0]
     return hold_padding(fields, (ids >= module.config.text_config.vocab_size_per_layer_input) | (ids == 0))
 
 

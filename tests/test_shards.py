@@ -288,8 +288,11 @@ def test_entries_are_written_when_a_shard_has_come_together(tmp_path: Path) -> N
     for number in range(7):
         subject.add(str(number), entry(number))
         subject.flush(whole=False)
+        assert all(is_equal(subject.read(str(other)), entry(other)) for other in range(number + 1))
+    assert subject.add("more", entry(7))
+    subject.flush()
 
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
     assert all(is_equal(subject.read(str(number)), entry(number)) for number in range(7))
 
 

@@ -88,6 +88,8 @@ class Place:
 class Shards:
     """Entries in a folder. Any thread may add and read entries of host arrays; the rest is one thread's.
 
+    Shards are written by a thread of their own, one at a time, while the run goes on.
+
     Room is made by deleting the shards that have not been used for the longest time, of all folders under the budget,
     but none that this run has used or that another run may be using.
 
@@ -110,6 +112,8 @@ class Shards:
     _sound: set[str] = attrs.field(factory=set, init=False)
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
+    _writing: dict[str, Entry] = attrs.field(factory=dict, init=False)
+    _writer: threading.Thread | None = attrs.field(default=None, init=False)
     _is_full: bool = attrs.field(default=False, init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False)
 
@@ -120,7 +124,7 @@ class Shards:
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
-        return key in self._waiting or key in self._index
+        return key in self._waiting or key in self._writing or key in self._index
 
     @property
     def folder(self) -> Path:
@@ -130,29 +134,32 @@ class Shards:
     @property
     def written_bytes(self) -> int:
         """Bytes of the shards in the folder, as far as they are known here."""
-        return sum(self._known.values())
+        with self._lock:
+            return sum(self._known.values())
 
     def read(self, key: str) -> dict[str, mx.array] | None:
         """Read an entry; None if there is none, or no sound one."""
-        if key in self._waiting:
-            return {
-                name: mx.array(value) if isinstance(value, np.ndarray) else value
-                for name, value in self._waiting[key].items()
-            }
+        held = self._held(key)
+        if held is not None:
+            return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in held.items()}
         raw = self.read_raw(key)
         return None if raw is None else {name: _to_mlx(*value) for name, value in raw.items()}
 
     def read_host(self, key: str) -> dict[str, Any] | None:
         """Read an entry that was written from NumPy's arrays."""
-        waiting = self._waiting.get(key)
-        if waiting is not None:
-            return dict(waiting)
+        held = self._held(key)
+        if held is not None:
+            return dict(held)
         raw = self.read_raw(key)
         if raw is None:
             return None
         return {
             name: np.frombuffer(data, dtype=TYPES[kind][1]).reshape(shape) for name, (kind, shape, data) in raw.items()
         }
+
+    def _held(self, key: str) -> Entry | None:
+        """Give an entry that is on its way to the disk."""
+        return self._waiting.get(key) or self._writing.get(key)
 
     def read_raw(self, key: str) -> Raw | None:
         """Read an entry's bytes from its shard."""
@@ -195,23 +202,43 @@ class Shards:
         """Write what waits.
 
         Args:
-            whole: Also if it is less than a shard.
+            whole: Also if it is less than a shard, and return when it is written.
         """
-        if not self._waiting or (not whole and self._waiting_bytes < self.shard_bytes):
+        if self._writer is not None and not self._writer.is_alive():
+            self._wait()
+        if not whole and self._waiting_bytes < self.shard_bytes:
             return
+        self._wait()
+        with self._lock:
+            # In this order: who looks for an entry meanwhile finds it in one of the two.
+            self._writing = self._waiting
+            self._waiting, self._waiting_bytes = {}, 0
+        if self._writing:
+            # The bytes here: MLX's arrays are this thread's to evaluate.
+            flat = {
+                key: [_Flat.of(name, value) for name, value in entry.items()] for key, entry in self._writing.items()
+            }
+            self._writer = threading.Thread(target=self._write, args=(flat,))
+            self._writer.start()
+        if whole:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+        self._writer, self._writing = None, {}
+
+    def _write(self, entries: "dict[str, list[_Flat]]") -> None:
         with self._lock:
             self._look()
-            entries = {key: entry for key, entry in self._waiting.items() if key not in self._index}
-            self._write(entries)
-
-    def _write(self, entries: Mapping[str, Entry]) -> None:
-        self._waiting, self._waiting_bytes = {}, 0
+            entries = {key: entry for key, entry in entries.items() if key not in self._index}
         if not entries:
             return
         unfinished = self.folder / f".{uuid.uuid4().hex}{SUFFIX}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            blocks, header = _lay_out(entries)
+            header = _lay_out(entries)
+            blocks = [array.data for entry in entries.values() for array in entry]
             if not self._make_room(len(header) + sum(block.nbytes for block in blocks)):
                 self._give_up(
                     f"{self.root}: no room for more features of images (features.disk_gb = "
@@ -230,12 +257,14 @@ class Shards:
                 unfinished.unlink(missing_ok=True)
             self._give_up(f"{self.folder}: cannot be written ({error.strerror}); features are kept in memory only")
             return
-        self._take_in(finished)
+        with self._lock:
+            self._take_in(finished)
         self._touch(finished)
 
     def _give_up(self, note: str) -> None:
-        self._is_full = True
-        self._waiting, self._waiting_bytes = {}, 0
+        with self._lock:
+            self._is_full = True
+            self._waiting, self._waiting_bytes = {}, 0
         self.notes.append(note)
 
     def _look(self) -> None:
@@ -249,6 +278,9 @@ class Shards:
     def _take_in(self, file: Path) -> None:
         try:
             places, size = _read_header(file)
+        except FileNotFoundError:
+            # Another run has just made room.
+            return
         except OSError as error:
             self._known[file] = 0
             self.notes.append(f"{file}: cannot be read ({error.strerror}); its features are computed again")
@@ -322,29 +354,40 @@ def _shards(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if FILE_NAME.fullmatch(file.name)]
 
 
-def _lay_out(entries: Mapping[str, Entry]) -> tuple[list[memoryview], bytes]:
-    """Lay entries out one behind the other: their bytes, and the header that goes before them."""
+@attrs.frozen(eq=False)
+class _Flat:
+    """An array as it is written."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+    @classmethod
+    def of(cls, name: str, value: Any) -> "_Flat":
+        kind = _NAMES[value.dtype if isinstance(value, mx.array) else str(value.dtype)]
+        return cls(name, kind, tuple(value.shape), array_bytes(value))
+
+
+def _lay_out(entries: Mapping[str, list[_Flat]]) -> bytes:
+    """Make the header of entries whose bytes follow it one behind the other."""
     header: dict[str, Any] = {}
     checksums: dict[str, str] = {}
-    blocks: list[memoryview] = []
     end = 0
     for key, entry in entries.items():
         checksum = 0
-        for name, value in entry.items():
-            block = array_bytes(value)
-            kind = _NAMES[value.dtype if isinstance(value, mx.array) else str(value.dtype)]
-            checksum = zlib.crc32(block, zlib.crc32(_label(key, name, kind, value.shape), checksum))
-            start, end = end, end + block.nbytes
-            header[f"{key}:{name}"] = {
-                "dtype": kind,
-                "shape": list(value.shape),
+        for array in entry:
+            checksum = zlib.crc32(array.data, zlib.crc32(_label(key, array.name, array.kind, array.shape), checksum))
+            start, end = end, end + array.data.nbytes
+            header[f"{key}:{array.name}"] = {
+                "dtype": array.kind,
+                "shape": list(array.shape),
                 "data_offsets": [start, end],
             }
-            blocks.append(block)
         checksums[key] = f"{checksum:08x}"
     text = json.dumps({"__metadata__": {"format": FORMAT, **checksums}, **header}).encode()
     text += b" " * (-len(text) % 8)
-    return blocks, len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text
 
 
 def _read_header(file: Path) -> tuple[dict[str, Place], int]:

@@ -576,3 +576,29 @@ def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFa
     assert show("off", model__train_vision=True) == [
         "features of images: not kept: the vision tower or the connector is trained"
     ]
+
+
+def test_a_resumed_run_ends_in_the_same_bits(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Images of one size share the tower's batch; what was kept before the stop is found again as it was."""
+    lines = []
+    for number in range(8):
+        picture(32, 32, number).save(tmp_path / f"{number}.png")
+        lines.append({"image": f"{number}.png", "question": f"What is {number}?", "answer": f"it is {number}"})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(map(json.dumps, lines)))
+
+    def recipe(name: str) -> Any:
+        options = {"train__batch_size": 3, "train__iters": 8, "features__path": str(tmp_path / f"kept-{name}")}
+        return make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / name, **options)
+
+    straight = run(recipe("straight"))
+    asked = iter(range(100))
+    stopped = run(recipe("stopped"), should_stop=lambda: next(asked) >= 2)
+    resumed = run(recipe("stopped"), resume=True)
+
+    assert 0 < len(losses(stopped)) < 8
+    assert losses(stopped) + losses(resumed) == losses(straight)
+    weights = [mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("straight", "stopped")]
+    assert isinstance(weights[0], dict)
+    assert isinstance(weights[1], dict)
+    assert all(mx.array_equal(weights[1][name], value) for name, value in weights[0].items())

@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.prove import make_subject
 from tests.training import Trainable, make_trainable, picture
 from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
 from vlora.backend import probe_packing
@@ -163,14 +164,30 @@ def test_what_does_not_pack_is_refused(checkpoint: CheckpointFactory, rows: Path
         run(make_recipe(checkpoint("qwen3_5"), rows, tmp_path / "out"))
 
 
-def test_probe_finds_what_leaks(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model in which packed rows see one another is refused on its first rows."""
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+def test_probe_finds_what_leaks(
+    dtype: mx.Dtype, checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model in which packed rows see one another is refused on its first rows; rounding is not taken for that."""
     trainable = make_trainable(checkpoint("llava"))
     bind(trainable.backbone, trainable.state)
-    probe_packing(trainable.backbone, trainable.examples, "llava")
+    trainable.backbone.module.set_dtype(dtype)
+    probe_packing(trainable.backbone, trainable.examples, 400, "llava")
     monkeypatch.setattr("vlora.backend.attention.MASK_MAKER", "nothing_of_this_name")
     with pytest.raises(ModelError, match="packed before it"):
-        probe_packing(trainable.backbone, trainable.examples, "llava")
+        probe_packing(trainable.backbone, trainable.examples, 400, "llava")
+
+
+def test_positions_that_are_treated_otherwise_bound_a_pack() -> None:
+    """Where attention is scaled by the distance from the row's beginning, packs end before that begins."""
+    subject = make_subject("mistral3")
+    config = subject.backbone.language_model.config
+    scaling = {**(config.rope_parameters or {}), "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 300}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "rope_parameters", scaling)
+        with pytest.raises(ModelError, match="at most 300"):
+            probe_packing(subject.backbone, subject.examples, 400, "mistral3")
+        probe_packing(subject.backbone, subject.examples, 300, "mistral3")
 
 
 def test_packed_rows_validate(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -361,7 +361,8 @@ class _Run:
             if not self.data.files.family.is_proven:
                 backend.probe(self.backbone, chosen, model_type)
             if self.recipe.train.batching == "packed":
-                backend.probe_packing(self.backbone, chosen, model_type)
+                length = self.recipe.train.pack_length or self.recipe.data.max_seq_length
+                backend.probe_packing(self.backbone, chosen, length, model_type)
 
 
 @attrs.frozen(kw_only=True)

@@ -12,7 +12,8 @@ here has bound them. After every call it is as it was before.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -155,11 +156,14 @@ def summed_loss(
     selected: mx.array,
     targets: mx.array,
     weights: mx.array,
+    *,
+    is_trained: bool,
 ) -> tuple[mx.array, mx.array]:
     """Run the language model and the loss at the selected places; safe to trace and to differentiate.
 
-    The logits of many places over a large vocabulary are never there at once: they are computed in chunks, and again
-    in the backward pass.
+    The logits of many places over a large vocabulary are never there at once: they are computed in chunks. The
+    gradient of a frozen head's chunk is computed with its loss, while its logits are at hand; a trained head's chunks
+    are computed again in the backward pass, or each would keep a gradient as large as the head until then.
 
     Args:
         backbone: The model.
@@ -169,6 +173,7 @@ def summed_loss(
         selected: i32[N], flat places.
         targets: i32[N].
         weights: f32[N].
+        is_trained: Whether the sum is going to be differentiated.
 
     Returns:
         (f32[] summed loss, f32[] summed weights).
@@ -190,11 +195,32 @@ def summed_loss(
             with bound(module, head_params):
                 return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
 
+        if is_trained and not head_params:
+            return _sums_with_gradient(partial(run, head_params), hidden[own])
         sums: tuple[mx.array, mx.array] = mx.checkpoint(run)(head_params, hidden[own])
         return sums
 
     totals = [chunk(start) for start in range(0, count, HEAD_ROWS)]
     return mx.stack([total for total, _ in totals]).sum(), mx.stack([n for _, n in totals]).sum()
+
+
+def _sums_with_gradient(
+    run: Callable[[mx.array], tuple[mx.array, mx.array]], hidden: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Run a part of the loss, (f[N, D]) -> (f32[] sum, f32[] count), and the gradient of its sum at once."""
+
+    @mx.custom_function
+    def sums(hidden: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        (total, n), gradient = mx.value_and_grad(run)(hidden)
+        return total, n, gradient
+
+    @sums.vjp
+    def sums_vjp(_: mx.array, cotangents: Sequence[mx.array], outputs: Sequence[mx.array]) -> mx.array:
+        gradient = outputs[2]
+        return (cotangents[0] * gradient).astype(gradient.dtype)
+
+    total, n, _ = cast("tuple[mx.array, mx.array, mx.array]", sums(hidden))
+    return total, n
 
 
 def make_train_step(
@@ -307,7 +333,14 @@ class _TrainStep:
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
             return summed_loss(
-                self._backbone, self._loss, params, (tokens, features, others), selected, targets, weights
+                self._backbone,
+                self._loss,
+                params,
+                (tokens, features, others),
+                selected,
+                targets,
+                weights,
+                is_trained=True,
             )
 
         # Around the backward pass too: a checkpointed layer runs its forward again there.
@@ -386,7 +419,9 @@ def make_eval_step(
         weights: mx.array,
     ) -> tuple[mx.array, mx.array]:
         with backbone.corrected():
-            return summed_loss(backbone, loss, params, (tokens, features, others), selected, targets, weights)
+            return summed_loss(
+                backbone, loss, params, (tokens, features, others), selected, targets, weights, is_trained=False
+            )
 
     run = mx.compile(sums) if compiled and backbone.is_traceable else sums
 

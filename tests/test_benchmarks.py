@@ -1,8 +1,10 @@
 """The benchmarks run, beside mlx-vlm's own step, and say what they measured."""
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,41 @@ def test_a_missing_side_is_passed_over() -> None:
     assert "MISSED" in lines[1]
     assert "first loss" in lines[2]
     assert any("torch is not installed" in line for line in show_table(NVIDIA.cases, results))
+
+
+def write_wheel(folder: Path, name: str, source: str) -> None:
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        information = f"{name}-1.0.dist-info"
+        wheel.writestr(f"{name}.py", source)
+        wheel.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{information}/RECORD", "")
+
+
+def test_offline_parts(tmp_path: Path) -> None:
+    """Wheels travel in parts of a bounded size, in any number of transfers, and are whole on the other side."""
+    wheels, parts, home = tmp_path / "wheels", tmp_path / "parts", tmp_path / "home"
+    wheels.mkdir()
+    write_wheel(wheels, "carried", f"LETTERS = {'abc' * 2000!r}\n")
+    write_wheel(wheels, "small", "NUMBER = 7\n")
+    offline = ROOT / "benchmarks" / "offline"
+    environment = {**os.environ, "PART_BYTES": "3000", "VLORA_OFFLINE": str(home)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+    def run(*command: object) -> str:
+        done = subprocess.run(
+            list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    run(offline / "pack.sh", "--from", wheels, parts)
+    packed = sorted(parts.iterdir())
+
+    assert len(packed) > 1
+    for part in packed:
+        assert sum(file.stat().st_size for file in part.iterdir() if file.name != "manifest") <= 3000
+    assert "still to come" in run(offline / "install.sh", packed[-1])
+    assert "installed" in run(offline / "install.sh", *packed[:-1])
+    script = f". {home}/env.sh && python -c 'import carried, small; print(len(carried.LETTERS), small.NUMBER)'"
+    assert run("bash", "-c", script).split() == ["6000", "7"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.prove import make_subject
 from tests.training import Trainable, make_trainable, picture
-from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
+from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe, steps
 from vlora.backend import probe_packing
 from vlora.batches import collate_packs
 from vlora.driver import METRICS_NAME, fit
@@ -84,12 +84,13 @@ def gradients(trainable: Trainable, batch: Any) -> tuple[float, dict[str, np.nda
     ],
 )
 def test_packed_rows_have_the_gradients_of_rows_apart(
-    family: str, overrides: dict[str, Any], checkpoint: CheckpointFactory
+    family: str, overrides: dict[str, Any], checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With rows as the processor writes them, the tower and the embeddings trained or not."""
+    """With rows as the processor writes them, the tower and the embeddings trained or not, the head in chunks."""
     trainable = make_trainable(checkpoint(family), **overrides)
     rows = trainable.examples
     loss, expected = gradients(trainable, collate(rows))
+    monkeypatch.setattr(steps, "HEAD_ROWS", 5)
     packed_loss, packed = gradients(trainable, collate_packs([rows[::-1]]))
     largest = max(np.abs(value).max() for value in expected.values())
 

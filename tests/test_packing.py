@@ -78,6 +78,18 @@ def test_targets_of_packs(packs: list[list[Example]]):
         assert sum(place in own for place, _ in expected) == example.supervised.sum()
 
 
+def test_first_tokens_of_packs_are_no_targets():
+    """What precedes an example's first token is another's, so it is not supervised even if an example says so."""
+    everything = np.ones(3, dtype=np.bool_)
+    example = Example(source="row", tokens=np.array([7, 8, 9]), supervised=everything, placeholders=~everything)
+    batch = collate_packs([[example, example]])
+    weights = np.array(batch.weights)
+
+    assert np.array(batch.selected)[weights > 0].tolist() == [0, 1, 2, 3]
+    assert np.array(batch.targets)[weights > 0].tolist() == [8, 9, 8, 9]
+    assert np.array(batch.tokens)[0, :4].tolist() == [7, 8, 7, 8]
+
+
 @pytest.mark.parametrize("packs", [[], [[]], [[], []]])
 def test_nothing_to_pack(packs: list[list[Example]]):
     """A batch of no examples is refused."""

@@ -9,16 +9,12 @@ case as it is measured, then a table, and as the last line one JSON object. benc
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from typing import Any
 import attrs
 
 from .cases import TABLES, Case, Table, shrink
+from .machine import describe_host
 from .report import compare_sides, judge_goals, show_table, show_verdicts, sum_up
 from .workers import MissingError, Worker, WorkerError
 
@@ -34,7 +31,6 @@ MODULES = {
     "mlx-vlm": "benchmarks.sides.mlx_vlm_trainer",
     "torch": "benchmarks.sides.torch_peft",
 }
-PACKAGES = ("vlora", "mlx", "mlx-vlm", "mlx-cuda-13", "mlx-cpu", "torch", "transformers", "peft", "numpy")
 LIMIT_S = 240.0
 
 Outcome = tuple[Case, dict[str, Any]]
@@ -147,24 +143,6 @@ def _describe(error: WorkerError) -> dict[str, Any]:
     return {"skipped" if isinstance(error, MissingError) else "failed": str(error)}
 
 
-def describe_machine() -> dict[str, Any]:
-    """Say what the host is and which versions are installed."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
 def at_least_one(text: str) -> int:
     """Read a positive number of the command line."""
     if (number := int(text)) < 1:
@@ -225,7 +203,7 @@ def say(line: dict[str, Any]) -> None:
 def measure(table: Table, folder: Path, limit_s: float) -> dict[str, Any]:
     """Measure a table, printing what is found as it is found."""
     began = time.perf_counter()
-    machine = describe_machine()
+    machine = describe_host()
     with Worker("benchmarks.sides.preparation", "Preparation", limit_s) as worker:
         worker.make()
         machine["device"] = worker.call("describe_device")

@@ -31,7 +31,8 @@ fi
 mkdir -p "$work/parts" "$work/pieces"
 number=0 left=0
 # The largest first: the small ones fill what it leaves.
-for wheel in $(ls --sort=size "$wheels"/*.whl); do
+mapfile -t sorted < <(ls --sort=size "$wheels"/*.whl)
+for wheel in "${sorted[@]}"; do
   name=$(basename "$wheel")
   split --bytes="$part_bytes" --numeric-suffixes --suffix-length=3 "$wheel" "$work/pieces/$name."
   pieces=("$work/pieces/$name".*)

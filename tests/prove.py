@@ -439,11 +439,12 @@ def head_runs_at_selected_places(subject: Subject) -> str:
     same_gradients(gradients, expected, "head at selected places")
     if head.stack is None:
         return f"{head.name}, not in chunks"
-    rows, steps.HEAD_ROWS = steps.HEAD_ROWS, 5
+    held = steps.HEAD_BYTES, steps.FEWEST_HEAD_ROWS
+    steps.HEAD_BYTES, steps.FEWEST_HEAD_ROWS = 0, 5
     try:
         loss, gradients = update(subject, batch, compiled=subject.backbone.is_traceable)
     finally:
-        steps.HEAD_ROWS = rows
+        steps.HEAD_BYTES, steps.FEWEST_HEAD_ROWS = held
     same(loss, whole, "head in chunks")
     same_gradients(gradients, expected, "head in chunks")
     return head.name + (" (tied)" if head.is_tied else "")

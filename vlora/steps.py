@@ -12,8 +12,7 @@ here has bound them. After every call it is as it was before.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -143,9 +142,11 @@ def dropout_keys(module: nn.Module, key: mx.array | None) -> Iterator[None]:
             layer._dropout_key = None  # noqa: SLF001
 
 
-HEAD_ROWS = 512
-"""Places at which the head runs at once, beyond which it goes on in chunks: logits of 152,000 words at 512 places
-take 311 MB in float32, and the gradient as much again."""
+HEAD_BYTES = 160_000_000
+"""Of float32 logits that there are at once, beyond which the head goes on in chunks; their gradient takes as much."""
+
+FEWEST_HEAD_ROWS = 128
+"""Places of a chunk at least: fewer make products too narrow for a GPU."""
 
 
 def summed_loss(
@@ -161,9 +162,9 @@ def summed_loss(
 ) -> tuple[mx.array, mx.array]:
     """Run the language model and the loss at the selected places; safe to trace and to differentiate.
 
-    The logits of many places over a large vocabulary are never there at once: they are computed in chunks. The
-    gradient of a frozen head's chunk is computed with its loss, while its logits are at hand; a trained head's chunks
-    are computed again in the backward pass, or each would keep a gradient as large as the head until then.
+    The logits of many places over a large vocabulary are never there at once. They are computed in chunks, one after
+    the other, and where a gradient is asked for, the gradient of each chunk with them: the loss is a sum, so that what
+    flows back into it is one factor for all places, and nothing has to be computed twice.
 
     Args:
         backbone: The model.
@@ -179,48 +180,65 @@ def summed_loss(
         (f32[] summed loss, f32[] summed weights).
     """
     module = backbone.module
-    count = selected.size
-    if not backbone.can_project or count <= HEAD_ROWS:
+    if not backbone.can_project:
         with bound(module, params):
             return loss(backbone.logits(*inputs, selected), targets, weights)
     with bound(module, params):
         hidden = backbone.hidden(*inputs, selected)
-    # Given to the recomputed function by argument: it has no gradient for what it merely finds in the module.
+        n_words = backbone.project(*inputs, hidden[:1]).shape[-1]
+    # Given to the function by argument: it has no gradient for what it merely finds in the module.
     head_params = {name: params[name] for name in backbone.head_names()}
 
-    def chunk(start: int) -> tuple[mx.array, mx.array]:
-        own = slice(start, start + HEAD_ROWS)
+    def of_chunk(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
+        with bound(module, head_params):
+            return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
 
-        def run(head_params: Params, hidden: mx.array) -> tuple[mx.array, mx.array]:
-            with bound(module, head_params):
-                return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
-
-        if is_trained and not head_params:
-            return _sums_with_gradient(partial(run, head_params), hidden[own])
-        sums: tuple[mx.array, mx.array] = mx.checkpoint(run)(head_params, hidden[own])
-        return sums
-
-    totals = [chunk(start) for start in range(0, count, HEAD_ROWS)]
-    return mx.stack([total for total, _ in totals]).sum(), mx.stack([n for _, n in totals]).sum()
+    n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
+    chunks = [slice(start, start + n_rows) for start in range(0, selected.size, n_rows)]
+    return _chunked_loss(of_chunk, chunks, head_params, hidden, is_trained=is_trained)
 
 
-def _sums_with_gradient(
-    run: Callable[[mx.array], tuple[mx.array, mx.array]], hidden: mx.array
+def _chunked_loss(
+    of_chunk: Callable[[Params, mx.array, slice], tuple[mx.array, mx.array]],
+    chunks: Sequence[slice],
+    head_params: Params,
+    hidden: mx.array,
+    *,
+    is_trained: bool,
 ) -> tuple[mx.array, mx.array]:
-    """Run a part of the loss, (f[N, D]) -> (f32[] sum, f32[] count), and the gradient of its sum at once."""
+    """Add up the loss of chunks, each begun when the one before it is done, its gradient included."""
+    given = mx.stop_gradient(hidden)
+    frozen = {name: mx.stop_gradient(value) for name, value in head_params.items()}
+    totals: list[mx.array] = []
+    counts: list[mx.array] = []
+    pulled: list[mx.array] = []
+    gradients: Params = {}
+    for own in chunks:
+        part = given[own]
+        if totals:
+            (part,) = mx.depends([part], [pulled[-1] if is_trained else totals[-1]])
+        if not is_trained:
+            total, n = of_chunk(frozen, part, own)
+        else:
+            (total, n), (more, gradient) = mx.value_and_grad(
+                lambda params, part, own=own: of_chunk(params["head"], part, own), argnums=(0, 1)
+            )({"head": frozen, "none": mx.zeros(())}, part)
+            gradients = {name: gradients[name] + value if gradients else value for name, value in more["head"].items()}
+            pulled.append(gradient)
+        totals.append(total)
+        counts.append(n)
+    nll = mx.stack(totals).sum()
+    if is_trained:
+        nll = nll + _carrier(hidden, mx.concatenate(pulled))
+        for name, gradient in gradients.items():
+            nll = nll + _carrier(head_params[name], gradient)
+    return nll, mx.stack(counts).sum()
 
-    @mx.custom_function
-    def sums(hidden: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        (total, n), gradient = mx.value_and_grad(run)(hidden)
-        return total, n, gradient
 
-    @sums.vjp
-    def sums_vjp(_: mx.array, cotangents: Sequence[mx.array], outputs: Sequence[mx.array]) -> mx.array:
-        gradient = outputs[2]
-        return (cotangents[0] * gradient).astype(gradient.dtype)
-
-    total, n, _ = cast("tuple[mx.array, mx.array, mx.array]", sums(hidden))
-    return total, n
+def _carrier(value: mx.array, gradient: mx.array) -> mx.array:
+    """Make a zero whose gradient with regard to a value is one that is known already."""
+    product = (value.astype(mx.float32) * mx.stop_gradient(gradient).astype(mx.float32)).sum()
+    return product - mx.stop_gradient(product)
 
 
 def make_train_step(
@@ -419,9 +437,8 @@ def make_eval_step(
         weights: mx.array,
     ) -> tuple[mx.array, mx.array]:
         with backbone.corrected():
-            return summed_loss(
-                backbone, loss, params, (tokens, features, others), selected, targets, weights, is_trained=False
-            )
+            inputs = tokens, features, others
+            return summed_loss(backbone, loss, params, inputs, selected, targets, weights, is_trained=False)
 
     run = mx.compile(sums) if compiled and backbone.is_traceable else sums
 

@@ -63,8 +63,15 @@ def plan_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle
     Returns:
         Row numbers, batch by batch.
     """
+    return list(_cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle))
+
+
+def _cut_batches(
+    n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, first_batch: int = 0
+) -> Iterator[list[int]]:
     order = np.random.default_rng((seed, epoch)).permutation(n_rows) if shuffle else np.arange(n_rows)
-    return [order[start : start + batch_size].tolist() for start in range(0, n_rows, batch_size)]
+    for start in range(first_batch * batch_size, n_rows, batch_size):
+        yield order[start : start + batch_size].tolist()
 
 
 def group_batches(
@@ -137,7 +144,7 @@ def plan_steps(
         if position == 0 or step == first_step:
             first = position * accumulation
             if measure is None:
-                batches = iter(plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)[first:])
+                batches = _cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle, first_batch=first)
             else:
                 batches = group_batches(n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first)
         yield list(itertools.islice(batches, accumulation))

@@ -111,7 +111,7 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
     if n_held_out >= len(train):
         msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
         raise RecipeError(msg)
-    held_out, kept = sorted(order[:n_held_out].tolist()), sorted(order[n_held_out:].tolist())
+    held_out, kept = np.sort(order[:n_held_out]).tolist(), np.sort(order[n_held_out:]).tolist()
     return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
 
 

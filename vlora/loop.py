@@ -36,7 +36,7 @@ class TrainLoop:
 
     Attributes:
         train_step: As `make_train_step` makes it.
-        state: The newest state. A step whose loss or gradient is not finite has changed nothing in it.
+        state: The newest state. A step whose loss or gradient is not finite has changed no parameter in it.
         learning_rate: Of a step, counted from 1.
         is_awaited: Whether the state behind a step is asked for: its report then comes before the next step begins.
         should_stop: Asked after every step; True ends the loop with it.

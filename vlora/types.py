@@ -137,7 +137,7 @@ class TrainState(NamedTuple):
     Attributes:
         params: The trainable parameters, float32.
         opt_state: The optimizer's own state.
-        step: i32[], steps done; those whose loss was not finite and those without a row count, and change nothing else.
+        step: i32[], steps done; those whose loss was not finite and those without a row count too.
     """
 
     params: Tree

@@ -162,3 +162,16 @@ def test_rate_factors():
     assert rate_factors(TRAINED, layout, OptimSection()) == {}
     with pytest.raises(RecipeError, match=r"optim\.connector_rate: found 0\.0005, but nothing of the connector"):
         rate_factors(TRAINED[:2], layout, section)
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=9), st.integers(1, 1000))
+def test_dividing_and_clipping(values: list[float], count: int):
+    """Sums that are divided by a count are clipped as their means are, whatever the number of parameters."""
+    sums = {str(index): mx.array([value]) for index, value in enumerate(values)}
+    means = {name: value / count for name, value in sums.items()}
+
+    expected, expected_norm = clip_by_global_norm(means, 1.0)
+    found, norm = clip_by_global_norm(sums, 1.0, mx.array(float(count)))
+
+    assert math.isclose(norm.item(), expected_norm.item(), rel_tol=1e-5, abs_tol=1e-12)
+    assert all(mx.allclose(found[name], expected[name], rtol=1e-5, atol=1e-7) for name in sums)

@@ -71,20 +71,30 @@ def rate_factors(names: Iterable[str], layout: Layout, section: OptimSection) ->
     return {name: factor for name, factor in factors.items() if factor != 1.0}
 
 
-def clip_by_global_norm(gradients: Tree, max_norm: float | None) -> tuple[Tree, mx.array]:
+def clip_by_global_norm(
+    gradients: Tree, max_norm: float | None, count: mx.array | None = None
+) -> tuple[Tree, mx.array]:
     """Scale gradients so that their global norm is at most `max_norm`.
 
     Computed in float32, as torch's `clip_grad_norm_` does, its 1e-6 included.
 
     Args:
         gradients: Name to f[...].
-        max_norm: None leaves the gradients alone.
+        max_norm: None does not clip.
+        count: What the gradients are divided by first, f32[]; None leaves them. Its kernels fuse with what follows:
+            the norm is taken of the sums.
 
     Returns:
         (gradients, f32[] norm before clipping).
     """
     squares = [mx.square(gradient.astype(mx.float32)).sum() for gradient in gradients.values()]
-    norm = mx.sqrt(mx.stack(squares).sum())
+    while len(squares) > 1:
+        # In pairs, which a compiled function fuses; stacked they would be copied one by one.
+        squares = [sum(squares[place + 1 : place + 2], squares[place]) for place in range(0, len(squares), 2)]
+    norm = mx.sqrt(squares[0])
+    if count is not None:
+        norm = norm / count
+        gradients = {name: gradient / count for name, gradient in gradients.items()}
     if max_norm is None:
         return gradients, norm
     scale = mx.minimum(max_norm / (norm + 1e-6), 1.0)

@@ -382,9 +382,7 @@ class _TrainStep:
         n_supervised: mx.array,
         learning_rate: mx.array,
     ) -> tuple[Params, Tree, mx.array, mx.array]:
-        count = mx.maximum(n_supervised, 1)
-        gradients = {name: gradient / count for name, gradient in gradients.items()}
-        gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm)
+        gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm, mx.maximum(n_supervised, 1))
         # Within the update, so that nobody has to hold the old state until the host has seen the loss; and before the
         # optimizer, whose kernels stay fused: a choice between new and old states costs four more for each parameter.
         is_finite = mx.isfinite(nll_sum) & mx.isfinite(norm)

@@ -223,7 +223,7 @@ class DeepBackbone:
     layers = ()
 
     def __init__(self) -> None:
-        self.module = Deep(150, 128)
+        self.module = Deep(300, 96)
         mx.eval(self.module.parameters())
 
     def embed(self, _: Batch) -> tuple[Any, Any]:
@@ -240,7 +240,7 @@ class DeepBackbone:
 
     def logits(self, *inputs: Any) -> mx.array:
         """Run all layers."""
-        hidden = mx.ones((inputs[-1].size, 128))
+        hidden = mx.ones((inputs[-1].size, 96))
         for layer in self.module.layers:
             hidden = hidden + 0.01 * layer(hidden)
         return hidden

@@ -158,16 +158,16 @@ NVIDIA = Table(
     matmul=8192,
 )
 
-TINY = Work(rows=2, image=128, prompt=16, answer=33)
-SMALL = Work(rows=4, image=256, prompt=33, answer=64)
+TINY = Work(rows=2, image=128, prompt=17, answer=32)
+SMALL = Work(rows=4, image=256, prompt=17, answer=48)
 _CPU_MAIN = "vlora vlora-cached mlx-vlm torch"
 _tiny = cases_of("tiny", "2x65", TINY, _select(_CPU_MAIN))
-_small = cases_of("small", "4x161", SMALL, _select(_CPU_MAIN))
+_small = cases_of("small", "4x129", SMALL, _select(_CPU_MAIN))
 CPU = Table(
     cases=(*_tiny.values(), *_small.values()),
     goals=tuple(
         Goal(case=f"{name}/{label}", number="tokens_per_s", other=f"mlx-vlm/{label}", at_least=2.5)
-        for label in ("2x65", "4x161")
+        for label in ("2x65", "4x129")
         for name in ("vlora", "vlora-cached")
     ),
     together=True,

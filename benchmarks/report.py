@@ -54,7 +54,6 @@ def sum_up(
         "step_ms_min": 1e3 * min(seconds),
         "step_ms_quartiles": [1e3 * quartiles[0], 1e3 * quartiles[2]],
         "step_ms_max": 1e3 * max(seconds),
-        "rounds": len(seconds),
         "tokens_per_s": case.work.rows * case.work.n_read / step,
         "supervised_per_s": case.work.rows * case.work.answer / step,
         "peak_gb": None if peak is None else peak / 1e9,

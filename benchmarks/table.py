@@ -189,7 +189,7 @@ def choose(options: argparse.Namespace) -> Table:
 def rounded(value: Any) -> Any:
     """Round the floating-point numbers of a tree to the digits that a measurement has."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.5g}")
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -197,7 +197,7 @@ def rounded(value: Any) -> Any:
 
 def say(line: dict[str, Any]) -> None:
     """Print a line of JSON."""
-    print(json.dumps(rounded(line)), flush=True)
+    print(json.dumps(rounded(line), separators=(",", ":")), flush=True)
 
 
 def measure(table: Table, folder: Path, limit_s: float) -> dict[str, Any]:
@@ -218,15 +218,17 @@ def measure(table: Table, folder: Path, limit_s: float) -> dict[str, Any]:
         say({"case": case.name, **result, "after_s": round(time.perf_counter() - began)})
     verdicts = judge_goals(table.goals, results)
     comparisons = compare_sides(table.cases, results, table.same_loss)
+    for found in comparisons:
+        results[found["case"]]["losses_apart"] = found["losses_apart"]
     print("", *show_table(table.cases, results), "", *show_verdicts(verdicts, comparisons), "", sep="\n", flush=True)
     return {
         "machine": machine,
         "rounds": table.rounds,
         "steps": table.steps,
-        "cases": {case.name: attrs.asdict(case) for case in table.cases},
         "results": results,
         "goals": verdicts,
-        "same": comparisons,
+        "same_losses": all(found["same_loss"] for found in comparisons),
+        "same_trainable": all(found["same_trainable"] for found in comparisons),
         "seconds": time.perf_counter() - began,
     }
 

@@ -90,7 +90,8 @@ def test_packed_rows_have_the_gradients_of_rows_apart(
     trainable = make_trainable(checkpoint(family), **overrides)
     rows = trainable.examples
     loss, expected = gradients(trainable, collate(rows))
-    monkeypatch.setattr(steps, "HEAD_ROWS", 5)
+    monkeypatch.setattr(steps, "HEAD_BYTES", 0)
+    monkeypatch.setattr(steps, "FEWEST_HEAD_ROWS", 5)
     packed_loss, packed = gradients(trainable, collate_packs([rows[::-1]]))
     largest = max(np.abs(value).max() for value in expected.values())
 

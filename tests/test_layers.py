@@ -14,6 +14,8 @@ RANKS = {
     "recipe": 2,
     "samples": 2,
     "masks": 2,
+    "tapes": 2,
+    "liveness": 3,
     "losses": 2,
     "events": 2,
     "prefetch": 2,
@@ -35,6 +37,7 @@ RANKS = {
     "backend": 7,
     "session": 8,
     "inspection": 9,
+    "plan": 9,
     "driver": 9,
     "cli": 10,
     "lora": 11,
@@ -42,6 +45,8 @@ RANKS = {
     "__main__": 11,
 }
 PURE = (
+    "liveness",
+    "tapes",
     "types",
     "recipe",
     "samples",

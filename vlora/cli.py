@@ -21,9 +21,14 @@ from .errors import RecipeError, VloraError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .inspection import Inspected, inspect_rows
 from .options import OPTIONS, overrides_from
+from .plan import LONGEST, Plan, make_plan
 from .recipe import Recipe, parse_recipe, parse_value
 from .session import output_paths
 
+COMMANDS = {
+    "inspect": "Show the first rows as the model will see them.",
+    "plan": "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded.",
+}
 USER_ERROR = 2
 INTERRUPTED = 130
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
@@ -46,12 +51,14 @@ def main(arguments: Sequence[str]) -> int:
         0 if all went well, 2 if the user can mend what went wrong, 130 after Ctrl-C.
     """
     console = Console(highlight=False)
-    inspects = bool(arguments) and arguments[0] == "inspect"
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     try:
-        parsed = _make_parser(inspects=inspects).parse_args(list(arguments[1:] if inspects else arguments))
+        parsed = _make_parser(command).parse_args(list(arguments[1:] if command else arguments))
         recipe = _read_recipe(parsed)
-        if inspects:
+        if command == "inspect":
             return show_rows(recipe, parsed.rows, console)
+        if command == "plan":
+            return show_plan(make_plan(recipe, parsed.memory_gb), console)
         again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
         return train(recipe, console, resume=parsed.resume, go_on=again)
     except VloraError as error:
@@ -112,12 +119,41 @@ def _show_row(row: Inspected, console: Console) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _make_parser(*, inspects: bool) -> argparse.ArgumentParser:
+def show_plan(plan: Plan, console: Console) -> int:
+    """Show what a recipe will need.
+
+    Returns:
+        0, or 2 if it does not fit.
+    """
+    share = plan.n_trainable / plan.n_params
+    console.print(
+        f"{plan.model_type}: {_count(plan.n_trainable)} of {_count(plan.n_params)} parameters trained ({share:.2%})"
+    )
+    console.print(
+        f"{plan.batch_size} rows of {plan.n_tokens} tokens, {plan.n_supervised} places supervised ({plan.rows})",
+        markup=False,
+        soft_wrap=True,
+    )
+    for part, nbytes in plan.parts.items():
+        console.print(f"  {part:<16}{nbytes / 1e9:>9.3f} GB")
+    fits = plan.peak <= plan.memory
+    verdict = "fits into" if fits else "does not fit into"
+    console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB", style="bold")
+    console.print(f"{verdict} {plan.memory / 1e9:.1f} GB", style="" if fits else "bold red")
+    if plan.longest is not None:
+        least = "at least " if plan.longest == LONGEST else ""
+        console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
+    return 0 if fits else USER_ERROR
+
+
+def _make_parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m vlora inspect" if inspects else "python -m vlora",
-        description="Show the first rows as the model will see them."
-        if inspects
-        else "Fine-tune a vision-language model. `python -m vlora inspect RECIPE` shows its rows first.",
+        prog=f"python -m vlora {command}".strip(),
+        description=COMMANDS.get(
+            command,
+            "Fine-tune a vision-language model. `python -m vlora inspect RECIPE` shows its rows first, "
+            "`python -m vlora plan RECIPE` what memory it needs.",
+        ),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -135,8 +171,10 @@ def _make_parser(*, inspects: bool) -> argparse.ArgumentParser:
         metavar="SECTION.KEY=VALUE",
         help="override a key",
     )
-    if inspects:
+    if command == "inspect":
         parser.add_argument("--rows", type=int, default=3, help="how many rows (3)")
+    elif command == "plan":
+        parser.add_argument("--memory-gb", type=float, default=None, help="how much there is, if not this machine's")
     else:
         parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
     older = parser.add_argument_group("options of mlx-vlm's lora.py, alone or on top of a recipe")

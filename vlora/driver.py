@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
@@ -20,6 +19,7 @@ from .adapters import lora_layers, saved_arrays
 from .batches import Measure, collate, plan_batches, plan_steps
 from .errors import NonFiniteError, SampleError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
+from .frozen import count_parameters
 from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
 from .optimizers import make_optimizer, rate_factors
@@ -437,14 +437,3 @@ class _Metrics:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
         return Reported(metrics=dict(metrics))
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Count a model's parameters; those packed into quantized layers by what they stand for."""
-    n_params = sum(value.size for _, value in tree_flatten(module.parameters()))
-    for _, layer in module.named_modules():
-        if isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
-            # A packed word holds 32 / bits weights; the scales and biases beside it are not the model's.
-            packed = sum(value.size for name, value in layer.items() if name in ("weight", "scales", "biases"))
-            n_params += layer.weight.size * 32 // layer.bits - packed
-    return int(n_params)

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from .errors import ModelError
 from .targets import Layout, is_router
@@ -109,3 +110,14 @@ def quantize_language(model: nn.Module, layout: Layout, bits: int, group_size: i
         raise ModelError(msg)
     nn.quantize(model, class_predicate=lambda name, _: chosen.get(name, False))
     return chosen
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Count a model's parameters; those packed into quantized layers by what they stand for."""
+    n_params = sum(value.size for _, value in tree_flatten(module.parameters()))
+    for _, layer in module.named_modules():
+        if isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            # A packed word holds 32 / bits weights; the scales and biases beside it are not the model's.
+            packed = sum(value.size for name, value in layer.items() if name in ("weight", "scales", "biases"))
+            n_params += layer.weight.size * 32 // layer.bits - packed
+    return int(n_params)

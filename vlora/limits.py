@@ -1,5 +1,6 @@
 """What MLX may take of the device's memory, for the time of a run."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,15 @@ def memory_limit() -> int:
     limit = mx.set_memory_limit(1 << 62)
     mx.set_memory_limit(limit)
     return int(limit)
+
+
+def device_memory() -> int:
+    """Say how much memory there is for arrays, in bytes: a Mac's recommended share, a GPU's own, else the machine's."""
+    found = mx.device_info()
+    for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+        if found.get(key):
+            return int(found[key])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_weights_fit(section: MemorySection, module: nn.Module) -> None:

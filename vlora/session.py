@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from . import backend
+from .adapters import lora_layers
 from .errors import RecipeError
 from .events import FeatureCounts
 from .recipe import Recipe
@@ -129,12 +130,15 @@ def open_data(recipe: Recipe) -> Data:
     return Data(files=files, encoder=encoder, train=train, valid=valid)
 
 
-def open_model(recipe: Recipe, files: backend.ModelFiles) -> tuple[backend.MlxVlmBackbone, dict[str, Any]]:
+def open_model(
+    recipe: Recipe, files: backend.ModelFiles, *, is_blank: bool = False
+) -> tuple[backend.MlxVlmBackbone, dict[str, Any]]:
     """Load the model and make trainable what the recipe trains.
 
     Args:
         recipe: The recipe.
         files: Its model, as `find_model` found it.
+        is_blank: Give the model its shapes only; no weights are read.
 
     Returns:
         The backbone, and the adapter's configuration (after full fine-tuning only its type).
@@ -143,7 +147,8 @@ def open_model(recipe: Recipe, files: backend.ModelFiles) -> tuple[backend.MlxVl
         VloraError: The weights, the targets or the adapter do not fit.
     """
     section = recipe.model
-    backbone, quantized = backend.load_backbone(files, section)
+    load = backend.blank_backbone if is_blank else backend.load_backbone
+    backbone, quantized = load(files, section)
     if section.train_vision:
         backend.unfreeze_vision(backbone)
     if section.full_finetune:
@@ -152,7 +157,12 @@ def open_model(recipe: Recipe, files: backend.ModelFiles) -> tuple[backend.MlxVl
     elif section.adapter_path is not None:
         config = backend.load_adapter(backbone, section.adapter_path, recipe.lora, quantized)
     else:
-        config = backend.add_lora(backbone, recipe.lora, seed=recipe.train.seed, quantized=quantized)
+        # Where weights have no principal part, an adapter is shaped as if they had.
+        lora = attrs.evolve(recipe.lora, init="default") if is_blank else recipe.lora
+        config = backend.add_lora(backbone, lora, seed=recipe.train.seed, quantized=quantized)
+        if lora.init != recipe.lora.init:
+            for _, layer in lora_layers(backbone.module):
+                layer.start_from(layer.lora_a, layer.lora_b)
     return backbone, {**config, "base_model": section.path, "train_vision": section.train_vision}
 
 

@@ -12,11 +12,12 @@ from .generation import answer_samples
 from .identity import features_digest
 from .images import open_image
 from .lengths import LengthEstimator
-from .loading import ModelFiles, find_model, load_backbone, load_processor, save_model
+from .loading import ModelFiles, blank_backbone, find_model, load_backbone, load_processor, save_model
 from .probes import probe, probe_packing
 from .remembering import RowMemory
 from .shards import Shards
 from .tiny import build_tiny_qwen3_vl
+from .tracing import trace_embedding, trace_step
 from .trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Shards",
     "add_lora",
     "answer_samples",
+    "blank_backbone",
     "build_tiny_qwen3_vl",
     "describe_family",
     "features_digest",
@@ -44,6 +46,8 @@ __all__ = [
     "probe",
     "probe_packing",
     "save_model",
+    "trace_embedding",
+    "trace_step",
     "unfreeze_language",
     "unfreeze_vision",
 ]

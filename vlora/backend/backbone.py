@@ -292,10 +292,13 @@ class MlxVlmBackbone:
         every = mx.arange(tokens.size)
         return self.logits(tokens, features, others, every).reshape(*tokens.shape, -1)
 
-    def settle_head(self) -> None:
+    def settle_head(self, *, is_verified: bool = True) -> None:
         """Find the head and check, on a few tokens without images, that it can be run at selected places.
 
         Without success `head` stays None, and the logits of all places are computed before some are selected.
+
+        Args:
+            is_verified: Whether logits are computed and compared; otherwise shapes are enough.
         """
         self.head = None
         tokens = np.arange(2, 2 + 2 * PROBE_TOKENS, dtype=np.int32).reshape(2, -1)
@@ -306,7 +309,12 @@ class MlxVlmBackbone:
         fields.pop(LOGIT_PLACES, None)
         ids = mx.array(tokens)
         with self.corrected():
-            self.head = find_head(self.module, lambda: self.family.run(self.module, ids, dict(fields)), PROBE_TOKENS)
+            self.head = find_head(
+                self.module,
+                lambda: self.family.run(self.module, ids, dict(fields)),
+                PROBE_TOKENS,
+                is_verified=is_verified,
+            )
 
     def keep_features(self, cache: FeatureCache | None) -> None:
         """Keep what the tower makes of images, for as long as nothing that it depends on is trained."""
@@ -320,6 +328,10 @@ class MlxVlmBackbone:
             return False
         keys = example.image_keys if self.family.has_grid_tower else (row_key(example),)
         return bool(example.image_keys) and all(key in cache for key in keys)
+
+    def forget_traces(self) -> None:
+        """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""
+        self._grid_tower = None
 
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 from mlx_vlm import utils as mlx_vlm_utils
 
 from ..errors import ModelError
@@ -20,7 +21,7 @@ from .backbone import MlxVlmBackbone, find_layout
 from .configs import find_scaling, read_fields, translate_config
 from .families import Family, describe_family
 from .rotations import scale_rotations
-from .weights import load_module, reads_alike
+from .weights import build_module, load_module, reads_alike
 
 DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
 """What describes a model and its processor on the hub: all that mlx-vlm downloads, but for the weights."""
@@ -119,6 +120,30 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
     return processor
 
 
+def blank_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+    """Make a model of the right shapes and types without reading its weights; every number is 0 and takes no memory.
+
+    Returns:
+        As `load_backbone`.
+
+    Raises:
+        ModelError: What is there of the weights does not fit the configuration.
+    """
+    try:
+        if any(files.path.glob("*.safetensors")):
+            # Their headers say how each layer is stored; the arrays are only promised.
+            module = load_module(
+                files.path, files.config, files.model_type, is_translated=files.is_translated, is_lazy=True
+            )
+        else:
+            module = build_module(files.path, files.config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"model.path: cannot build the model of {section.path!r}: {error}"
+        raise ModelError(msg) from None
+    restore(module, files.family, files.config)
+    return prepare(module, files.family, section, is_blank=True)
+
+
 def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Load a model's weights, frozen, and quantize them if the recipe says so; those of a hub id are downloaded first.
 
@@ -150,13 +175,23 @@ def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> Non
             setattr(module.config, key, config[key])
 
 
-def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+def prepare(
+    module: nn.Module, family: Family, section: ModelSection, *, is_blank: bool = False
+) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Freeze a model, quantize it if the recipe says so, and put each part into the mode in which it is trained.
+
+    Args:
+        module: The model.
+        family: Its description.
+        section: What the recipe says of it.
+        is_blank: Whether only its shapes count: nothing is computed, and its head is believed unseen.
 
     Returns:
         As `load_backbone`.
     """
     complete_modules(module)
+    if is_blank:
+        blank(module)
     family.mend(module)
     module.freeze()
     prefix = find_prefix(module, family)
@@ -165,15 +200,23 @@ def prepare(module: nn.Module, family: Family, section: ModelSection) -> tuple[M
         layout = find_layout(family, prefix)
         _refuse_quantizing_again(module, prefix, section.path)
         quantized = quantize_language(module, layout, section.quantize_bits, section.quantize_group_size)
-        mx.eval(module.parameters())
+        if is_blank:
+            blank(module)
+        else:
+            mx.eval(module.parameters())
         module.freeze()
     backbone = MlxVlmBackbone(module, family, prefix)
     # The tower stays in evaluation mode: batch norms and stochastic depth must not act on a few images.
     for name, child in module.named_modules():
         trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
-    backbone.settle_head()
+    backbone.settle_head(is_verified=not is_blank)
     return backbone, quantized
+
+
+def blank(module: nn.Module) -> None:
+    """Let every weight be 0, one number that all places share."""
+    module.update(tree_map(lambda value: mx.broadcast_to(mx.zeros((), value.dtype), value.shape), module.parameters()))
 
 
 def _refuse_quantizing_again(module: nn.Module, prefix: str, path: str) -> None:

@@ -22,7 +22,9 @@ RENAMED = (
 """transformers 5's names of parameters to those of transformers 4, which the older of mlx-vlm's families read."""
 
 
-def load_module(path: Path, config: Mapping[str, Any], model_type: str, *, is_translated: bool) -> nn.Module:
+def load_module(
+    path: Path, config: Mapping[str, Any], model_type: str, *, is_translated: bool, is_lazy: bool = False
+) -> nn.Module:
     """Load a model's weights.
 
     Args:
@@ -31,24 +33,59 @@ def load_module(path: Path, config: Mapping[str, Any], model_type: str, *, is_tr
         model_type: mlx-vlm's name of its family.
         is_translated: Whether that is another configuration than the folder's: the weights too are transformers 5's
             then, and may have to be spelled as transformers 4 did.
+        is_lazy: Only promise the arrays, instead of reading them.
 
     Raises:
         OSError: There are none.
         ValueError: They do not fit the configuration.
     """
     if not is_translated:
-        return mlx_vlm_utils.load_model(path)
+        return mlx_vlm_utils.load_model(path, lazy=is_lazy)
     try:
         with _reading(config):
-            return mlx_vlm_utils.load_model(path)
+            return mlx_vlm_utils.load_model(path, lazy=is_lazy)
     except ValueError as error:
         # A name or a shape that the model does not have; nothing has been read into memory yet.
         older = turn_experts if model_type == "qwen3_vl_moe" else rename_parameters
         try:
             with _reading(config, lambda weights: older(weights, config)):
-                return mlx_vlm_utils.load_model(path)
+                return mlx_vlm_utils.load_model(path, lazy=is_lazy)
         except ValueError:
             raise error from None
+
+
+def build_module(path: Path, config: Mapping[str, Any]) -> nn.Module:
+    """Build a model as its configuration describes it, where there are no weights yet that would say more.
+
+    Its type is the configuration's, bfloat16 if it names none. Where it says that the model is quantized, that is taken
+    to hold for all layers of the language model that can be, but for those that it says otherwise of.
+    """
+    settings = copy.deepcopy(dict(config))
+    package, _ = mlx_vlm_utils.get_model_and_args(settings, model_path=path)
+    settings.setdefault("text_config", settings.pop("llm_config", {}))
+    for key in ("vision_config", "audio_config"):
+        settings.setdefault(key, {})
+    parts = ["text", "vision", "perceiver", "projector", "audio"]
+    parsed = mlx_vlm_utils.update_module_configs(package.ModelConfig.from_dict(settings), package, settings, parts)
+    module: nn.Module = package.Model(parsed)
+    text = settings["text_config"] or {}
+    named = next(
+        (found for key in ("dtype", "torch_dtype") for found in (settings.get(key), text.get(key)) if found), ""
+    )
+    dtype = getattr(mx, str(named).removeprefix("torch."), mx.bfloat16)
+    module.apply(lambda value: value.astype(dtype) if mx.issubdtype(value.dtype, mx.floating) else value)
+    scheme = settings.get("quantization")
+    if scheme:
+        common = {key: scheme[key] for key in ("group_size", "bits", "mode") if key in scheme}
+        language = module.language_model
+
+        def chosen(name: str, layer: nn.Module) -> bool | dict[str, Any]:
+            can = hasattr(layer, "to_quantized") and layer.weight.shape[-1] % common["group_size"] == 0
+            own = scheme.get(f"language_model.{name}", common)
+            return own if can and own else False
+
+        nn.quantize(language, class_predicate=chosen)
+    return module
 
 
 def reads_alike(package: Any, config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -1,0 +1,218 @@
+"""Predicted peak memory of a training step beside the measured one.
+
+    python -m benchmarks.memory                       # what suits this machine
+    python -m benchmarks.memory --cases 'qlora*'
+    python -m benchmarks.memory --kind nvidia         # the 2B and 8B shapes; their weights have to fit
+
+Every case is measured in a process of its own: random weights, two steps, the peak of the second. Predicted is what
+`python -m vlora plan` says, from the shapes alone. The last line is one JSON object.
+"""
+
+import argparse
+import fnmatch
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from .shapes import SHAPES, Shape
+
+MIDDLE = Shape(
+    width=512,
+    layers=8,
+    heads=8,
+    key_heads=4,
+    head_width=64,
+    hidden=1536,
+    words=16384,
+    tower_layers=1,
+    tower_width=64,
+    tower_hidden=128,
+    tower_heads=2,
+    deepstack=(),
+    is_tied=True,
+)
+SMALL = attrs.evolve(MIDDLE, width=256, heads=4, key_heads=2, hidden=768, layers=4, words=8192)
+BROAD = attrs.evolve(MIDDLE, width=1024, heads=16, key_heads=4, hidden=3072, layers=4)
+RECOMPUTED: Mapping[str, Any] = {"train.grad_checkpoint": True}
+TOLERANCE = 0.15
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """One step.
+
+    Attributes:
+        shape: The model's sizes.
+        rows: Rows of the batch.
+        tokens: Tokens of a row.
+        supervised: Of them at the end.
+        dtype: Of the weights.
+        keys: Keys of the recipe.
+    """
+
+    shape: Shape
+    rows: int
+    tokens: int
+    supervised: int
+    dtype: str
+    keys: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def _ordinary() -> dict[str, Case]:
+    small = Case(shape=SMALL, rows=2, tokens=257, supervised=96, dtype="float32")
+    middle = attrs.evolve(small, shape=MIDDLE, rows=1, tokens=513)
+    qlora = {"model.quantize_bits": 4}
+    full = {"model.full_finetune": True}
+    return {
+        "lora/small": small,
+        "lora/small-4x129": attrs.evolve(small, rows=4, tokens=129),
+        "lora/middle": middle,
+        "lora/middle-1x1025": attrs.evolve(middle, tokens=1025),
+        "lora/middle-bf16": attrs.evolve(middle, dtype="bfloat16"),
+        "lora/broad": attrs.evolve(middle, shape=BROAD),
+        "lora-recomputed/small": attrs.evolve(small, keys=RECOMPUTED),
+        "lora-recomputed/middle": attrs.evolve(middle, keys=RECOMPUTED),
+        "lora-recomputed/middle-1x1025": attrs.evolve(middle, tokens=1025, keys=RECOMPUTED),
+        "lora-recomputed/broad-bf16": attrs.evolve(middle, shape=BROAD, dtype="bfloat16", keys=RECOMPUTED),
+        "lora-every-2nd/middle": attrs.evolve(middle, keys={**RECOMPUTED, "train.checkpoint_every": 2}),
+        "lora-mlp/middle": attrs.evolve(middle, keys={**RECOMPUTED, "train.checkpoint_part": "mlp"}),
+        "qlora/middle": attrs.evolve(middle, keys=qlora),
+        "qlora-recomputed/middle": attrs.evolve(middle, keys={**qlora, **RECOMPUTED}),
+        "qlora-recomputed/broad-bf16": attrs.evolve(
+            middle, shape=BROAD, dtype="bfloat16", keys={**qlora, **RECOMPUTED}
+        ),
+        "full/small": attrs.evolve(small, keys=full),
+        "full/middle": attrs.evolve(middle, keys=full),
+        "full-recomputed/middle": attrs.evolve(middle, keys={**full, **RECOMPUTED}),
+        "full/middle-bf16": attrs.evolve(middle, dtype="bfloat16", keys=full),
+    }
+
+
+def _large() -> dict[str, Case]:
+    two = Case(shape=SHAPES["2b"], rows=16, tokens=513, supervised=192, dtype="bfloat16", keys={"lora.rank": 16})
+    eight = attrs.evolve(two, shape=SHAPES["8b"], rows=1, tokens=2049, supervised=512)
+    qlora = {"lora.rank": 16, "model.quantize_bits": 4}
+    return {
+        "lora/2b-16x513": two,
+        "lora-recomputed/2b-16x513": attrs.evolve(two, keys={**two.keys, **RECOMPUTED}),
+        "qlora/2b-16x513": attrs.evolve(two, keys=qlora),
+        "lora/2b-4x1601": attrs.evolve(two, rows=4, tokens=1601, supervised=512),
+        "qlora-recomputed/8b-1x2049": attrs.evolve(eight, keys={**qlora, **RECOMPUTED}),
+    }
+
+
+KINDS = {"cpu": _ordinary, "nvidia": _large}
+
+
+def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
+    """Predict and measure one case."""
+    import vlora  # noqa: F401 - before mlx: it binds a fast BLAS
+
+    # isort: split
+    import mlx.core as mx
+    import numpy as np
+    from mlx.utils import tree_map
+    from mlx_vlm.models import qwen3_vl
+
+    from vlora import Example, backend, collate, init_state, make_train_step, parse_recipe
+    from vlora.backend.families import describe_family
+    from vlora.backend.loading import prepare
+    from vlora.limits import memory_limit
+    from vlora.plan import Planner
+
+    recipe = parse_recipe("", {"data.path": "none", **case.keys})
+    dtype = getattr(mx, case.dtype)
+
+    def make(*, is_blank: bool) -> backend.MlxVlmBackbone:
+        module = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(case.shape.config()))
+        module.update(tree_map(lambda value: value.astype(dtype), module.parameters()))
+        backbone, quantized = prepare(module, describe_family("qwen3_vl"), recipe.model, is_blank=is_blank)
+        if recipe.model.full_finetune:
+            backend.unfreeze_language(backbone)
+        else:
+            backend.add_lora(backbone, recipe.lora, seed=0, quantized=quantized)
+        return backbone
+
+    def row(number: int) -> Example:
+        tokens = np.random.default_rng(number).integers(2, case.shape.words - 20, case.tokens).astype(np.int32)
+        return Example(
+            source=f"row {number}",
+            tokens=tokens,
+            supervised=np.arange(case.tokens) >= case.tokens - case.supervised,
+            placeholders=np.zeros(case.tokens, dtype=np.bool_),
+        )
+
+    batch = collate([row(number) for number in range(case.rows)])
+    began = time.perf_counter()
+    planner = Planner(recipe, make(is_blank=True), memory_limit())
+    parts = planner.parts(batch)
+    result = {
+        "predicted_gb": sum(parts.values()) / 1e9,
+        "plan_s": round(time.perf_counter() - began, 1),
+        "parts_gb": {name: round(nbytes / 1e9, 4) for name, nbytes in parts.items()},
+    }
+    if only_predict:
+        return result
+    del planner
+    backbone = make(is_blank=False)
+    mx.eval(backbone.module.parameters())
+    from vlora import make_optimizer
+
+    optimizer = make_optimizer(recipe.optim)
+    state = init_state(backbone, optimizer)
+    mx.eval(state)
+    train = recipe.train
+    step = make_train_step(
+        backbone,
+        optimizer,
+        grad_checkpoint=train.grad_checkpoint,
+        checkpoint_every=train.checkpoint_every,
+        checkpoint_part=train.checkpoint_part,
+    )
+    for _ in range(2):
+        mx.synchronize()
+        mx.reset_peak_memory()
+        state, output = step(state, batch, 1e-4)
+        mx.eval(state, output)
+    measured = mx.get_peak_memory() / 1e9
+    return {**result, "measured_gb": measured, "ratio": round(result["predicted_gb"] / measured, 3)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predict and measure every case, each in a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kind", choices=KINDS, default="cpu")
+    parser.add_argument("--cases", default="*", help="patterns of names, separated by commas")
+    parser.add_argument("--predict", action="store_true", help="only predict")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    cases = KINDS[options.kind]()
+    if options.only:
+        print(json.dumps(run_case(cases[options.only], only_predict=options.predict)))
+        return 0
+    chosen = [name for name in cases if any(fnmatch.fnmatch(name, one) for one in options.cases.split(","))]
+    results: dict[str, dict[str, Any]] = {}
+    for name in chosen:
+        command = [sys.executable, "-m", "benchmarks.memory", "--kind", options.kind, "--only", name]
+        run = subprocess.run(
+            [*command, *(["--predict"] if options.predict else [])], capture_output=True, text=True, check=False
+        )
+        lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
+        reason = (run.stderr.strip().splitlines() or ["nothing said"])[-1]
+        results[name] = json.loads(lines[-1]) if lines and not run.returncode else {"failed": reason}
+        figures = {key: value for key, value in results[name].items() if key != "parts_gb"}
+        print(f"{name:<34}{json.dumps(figures)}", flush=True)
+    ratios = [result["ratio"] for result in results.values() if "ratio" in result]
+    worst = max((abs(ratio - 1) for ratio in ratios), default=0.0)
+    print(json.dumps({"system": platform.platform(), "worst": round(worst, 3), "cases": results}))
+    return int(worst > TOLERANCE or any("failed" in result for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

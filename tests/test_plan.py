@@ -1,0 +1,188 @@
+"""The plan of a recipe: what a step takes, predicted from shapes, beside what it takes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from benchmarks.memory import Case, run_case
+from benchmarks.shapes import SHAPES
+from tests.families import FAMILIES, build
+from vlora import parse_recipe
+from vlora.backend.families import describe_family
+from vlora.backend.loading import prepare
+from vlora.cli import main
+from vlora.frozen import count_parameters
+from vlora.liveness import Queue, is_matrix, peak_memory
+from vlora.plan import Planner, blank_example, make_plan
+from vlora.recipe import ModelSection
+from vlora.session import find_model, open_model
+from vlora.tapes import Array, Node, Tape, compile_tape, schedule
+
+Checkpoint = Callable[[str], Path]
+TOLERANCE = 0.25
+"""On so small a model chance decides how much is queued; benchmarks/memory.py holds larger ones to 0.15."""
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"train.grad_checkpoint": True, "lora.dropout": 0.1},
+        {"train.grad_checkpoint": True, "train.checkpoint_part": "mlp", "model.quantize_bits": 4},
+        {"model.full_finetune": True, "optim.grad_clip": 1.0},
+    ],
+    ids=["lora", "recomputed", "qlora", "full"],
+)
+def test_predicted_is_measured(keys: dict[str, Any]) -> None:
+    """The predicted peak of a step is near the measured one."""
+    result = run_case(
+        Case(shape=SHAPES["tiny"], rows=2, tokens=129, supervised=32, dtype="float32", keys={"lora.rank": 8, **keys})
+    )
+
+    assert result["ratio"] == pytest.approx(1, abs=TOLERANCE), result
+
+
+def recipe_of(folder: Path, **keys: Any) -> Any:
+    keys = {name.replace("__", "."): value for name, value in keys.items()}
+    return parse_recipe(
+        "",
+        {
+            "model.path": str(folder),
+            "data.path": "no such file.jsonl",
+            "train.batch_size": 2,
+            "data.max_seq_length": 64,
+            **keys,
+        },
+    )
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "llava", "mllama", "qwen3_vl_moe", "lfm2_vl"])
+def test_no_weights_are_loaded(family: str, checkpoint: Checkpoint) -> None:
+    """A blank model has the real one's parameters, trained as the recipe says, and takes next to no memory."""
+    recipe = recipe_of(checkpoint(family), model__quantize_bits=4, model__quantize_group_size=32)
+    files = find_model(recipe)
+    real, _ = open_model(recipe, files)
+    before = mx.get_active_memory()
+    blank, _ = open_model(recipe, files, is_blank=True)
+    shapes = [
+        {name: (value.shape, value.dtype) for name, value in tree_flatten(backbone.module.parameters())}
+        for backbone in (real, blank)
+    ]
+
+    assert shapes[0] == shapes[1]
+    assert count_parameters(real.module) == count_parameters(blank.module)
+    assert (
+        mx.get_active_memory() - before < sum(value.nbytes for _, value in tree_flatten(real.module.parameters())) / 4
+    )
+    assert real.head == blank.head
+
+
+def test_a_plan_without_rows(checkpoint: Checkpoint) -> None:
+    """Rows that cannot be read are taken to be as long as they may be; the plan says so, and the parts add up."""
+    plan = make_plan(recipe_of(checkpoint("qwen3_vl"), data__max_seq_length=100), memory_gb=0.03)
+
+    assert "no such file.jsonl" in plan.rows
+    assert (plan.batch_size, plan.n_tokens) == (2, 128)
+    assert plan.peak == sum(plan.parts.values()) > plan.parts["weights"] > 0
+    assert plan.longest is not None
+    assert plan.longest > plan.n_tokens
+
+
+def test_the_longest_row_fits(checkpoint: Checkpoint) -> None:
+    """A row of the longest length needs no more than there is, twice the length more; checkpointing makes room."""
+    recipe = recipe_of(checkpoint("qwen3_vl"))
+    plan = make_plan(recipe, memory_gb=0.03)
+    roomier = make_plan(recipe_of(checkpoint("qwen3_vl"), train__grad_checkpoint=True), memory_gb=0.03)
+    backbone, _ = open_model(recipe, find_model(recipe), is_blank=True)
+    planner = Planner(recipe, backbone, plan.memory)
+    assert plan.longest is not None
+    assert roomier.longest is not None
+    needs = [planner.need(length, 0.5) for length in (plan.longest, 2 * plan.longest)]
+
+    assert needs[0] <= plan.memory < needs[1]
+    assert roomier.longest >= plan.longest
+
+
+def test_the_command_line(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    """`plan` prints the parts and ends with 2 where they do not fit."""
+    settings = (f"model.path={checkpoint('qwen3_vl')}", "data.path=none.jsonl", "data.max_seq_length=64")
+    keys = [word for setting in settings for word in ("--set", setting)]
+
+    assert main(["plan", *keys, "--memory-gb", "0.02"]) == 0
+    text = capsys.readouterr().out
+    for word in ("weights", "optimizer", "activations", "head and loss", "peak", "fits into 0.0 GB", "longest rows"):
+        assert word in text
+    assert main(["plan", *keys, "--memory-gb", "1e-4"]) == 2
+    assert "does not fit into 0.0 GB" in capsys.readouterr().out
+
+
+def test_a_trained_tower_counts(checkpoint: Checkpoint) -> None:
+    """Its gradients and its optimizer are there; what is planned leaves nothing behind in the model."""
+    recipe = recipe_of(checkpoint("llava"), model__train_vision=True)
+    backbone, _ = open_model(recipe, find_model(recipe), is_blank=True)
+    planner = Planner(recipe, backbone, 2**40)
+    first, second = planner.need(64, 0.5), planner.need(64, 0.5)
+    frozen = recipe_of(checkpoint("llava"))
+
+    assert first == second
+    assert first > Planner(frozen, open_model(frozen, find_model(frozen), is_blank=True)[0], 2**40).need(64, 0.5)
+    mx.eval(backbone.module.parameters())
+
+
+@pytest.mark.parametrize("family", ["florence2", "idefics3", "minicpmo", "glm4v_moe", "gemma3n"])
+def test_heads_are_found_unseen(family: str) -> None:
+    """A blank model's head is the one that is found by comparing logits."""
+    section = ModelSection(path=family)
+    real, _ = prepare(build(FAMILIES[family]), describe_family(family), section)
+    blank, _ = prepare(build(FAMILIES[family]), describe_family(family), section, is_blank=True)
+
+    assert real.head == blank.head
+
+
+def tape_of(*lines: tuple[str, str, str], outputs: str, size: int = 4) -> Tape:
+    """Write a tape of arrays of one size: (operation, what it reads, what it gives)."""
+    nodes = tuple(Node(name, "", tuple(given), (made,)) for name, given, made in lines)
+    names = {array for node in nodes for array in (*node.inputs, *node.outputs)}
+    made = {array for node in nodes for array in node.outputs}
+    return Tape(
+        arrays={name: Array((size, size), 4) for name in names},
+        nodes=nodes,
+        inputs=tuple(sorted(names - made)),
+        outputs=tuple(outputs),
+    )
+
+
+def test_buffers_are_taken_over_and_given_up() -> None:
+    """An elementwise chain has one buffer; a product needs one of its own; what is queued holds on to what it reads."""
+    one = 4 * 4 * 4
+    chain = tape_of(("Exp", "a", "b"), ("Sin", "b", "c"), ("Cos", "c", "d"), outputs="d")
+    products = tape_of(("Matmul", "ab", "c"), ("Matmul", "cb", "d"), ("Matmul", "db", "e"), outputs="e")
+
+    assert peak_memory(chain).nbytes == one
+    assert peak_memory(chain, held="a").nbytes == 2 * one
+    assert peak_memory(products, held="ab").nbytes == 4 * one
+    assert peak_memory(products, held="ab", queue=Queue(n_tasks=9)).nbytes == 5 * one
+    assert peak_memory(products, held="ab", queue=Queue(n_tasks=9, limit=0)).nbytes == 4 * one
+
+
+def test_compiling_merges_and_fuses() -> None:
+    """Equal operations become one, elementwise ones too; what is read elsewhere keeps its own."""
+    tape = tape_of(
+        ("Exp", "a", "b"), ("Exp", "a", "c"), ("Add", "bc", "d"), ("Sin", "d", "e"), ("Matmul", "de", "f"), outputs="f"
+    )
+    names = [node.name for node in schedule(compile_tape(tape))]
+
+    assert sorted(names) == ["Compiled", "Matmul", "Sin"]
+    assert names[-1] == "Matmul"
+
+
+def test_matrices() -> None:
+    """Rows, or columns, without gaps."""
+    assert is_matrix((2, 3, 4), (12, 4, 1))
+    assert is_matrix((2, 4, 3), (12, 1, 4))
+    assert not is_matrix((2, 3, 4), (4, 8, 1))
+    assert not blank_example(8, 0.5).supervised[0]

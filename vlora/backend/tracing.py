@@ -1,0 +1,270 @@
+"""A training step's tape: what MLX would run, written down without running it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from ..tapes import Array, Node, Segment, Tape, recompute
+from ..types import Batch, TrainState
+
+MARK_TYPES = (mx.float32, mx.bfloat16, mx.float16)
+MAX_SEGMENTS = 4096
+
+
+class _Marks:
+    """Scalars by which the arguments and results of recomputed functions are multiplied while they are traced."""
+
+    def __init__(self) -> None:
+        self.scalars = {f"mark {number}": mx.array(1.0) for number in range(2 * MAX_SEGMENTS)}
+        self.given: dict[str, mx.array] = {}
+        self.segments: list[Segment] = []
+        self._n_used = 0
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Trace a function plainly, its boundaries marked."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            enter, leave = (f"mark {self._n_used}", f"mark {self._n_used + 1}")
+            self._n_used += 2
+            args, kwargs = tree_map(lambda value: self._mark(value, enter), (args, kwargs))
+            results = tree_map(lambda value: self._mark(value, leave), function(*args, **kwargs))
+            # Appended when it ends: inner ones come first.
+            self.segments.append(Segment(enters=frozenset({enter}), leaves=frozenset({leave})))
+            return results
+
+        return run
+
+    def _mark(self, value: Any, name: str) -> Any:
+        if not isinstance(value, mx.array) or value.dtype not in MARK_TYPES:
+            return value
+        return value * self.given[name].astype(value.dtype)
+
+
+class _PlainFunction:
+    """Stands in for a function with a gradient of its own, which MLX cannot write down."""
+
+    def __init__(self, function: Callable[..., Any], marks: _Marks) -> None:
+        self._run = marks.wrap(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+    def vjp(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+    jvp = vmap = vjp
+
+
+@contextmanager
+def _written_plainly(marks: _Marks) -> Iterator[None]:
+    """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
+    held = {name: getattr(mx, name) for name in ("checkpoint", "custom_function", "depends")}
+    depends = mx.depends
+
+    def only_after(inputs: Any, dependencies: Any) -> Any:
+        # Without the gradient that a plain trace would seek behind what is only waited for.
+        return depends(inputs, [mx.stop_gradient(value) for _, value in tree_flatten(dependencies)])
+
+    try:
+        replaced = {
+            "checkpoint": marks.wrap,
+            "custom_function": lambda function: _PlainFunction(function, marks),
+            "depends": only_after,
+        }
+        for name, function in replaced.items():
+            setattr(mx, name, function)
+        yield
+    finally:
+        for name, function in held.items():
+            setattr(mx, name, function)
+
+
+def trace(
+    function: Callable[[dict[str, mx.array]], Any], inputs: Mapping[str, mx.array]
+) -> tuple[Tape, dict[str, str]]:
+    """Write down what a function of arrays would run; nothing is computed.
+
+    Args:
+        function: Takes the arrays by name; returns a tree of arrays.
+        inputs: Arrays of the shapes and types that it would be given.
+
+    Returns:
+        The tape, and the tape's name of each input.
+    """
+    marks = _Marks()
+    names = [*inputs, *marks.scalars]
+    events: list[dict[str, Any]] = []
+
+    def run(*values: mx.array) -> list[mx.array]:
+        given = dict(zip(names, values, strict=True))
+        marks.given = {name: given[name] for name in marks.scalars}
+        return [value for _, value in tree_flatten(function({name: given[name] for name in inputs}))]
+
+    with _written_plainly(marks):
+        mx.export_function(events.append, run, *inputs.values(), *marks.scalars.values())
+    tape, tape_names = _read_tape(events, names)
+    used = [
+        Segment(
+            enters=frozenset(tape_names[mark] for mark in segment.enters),
+            leaves=frozenset(tape_names[mark] for mark in segment.leaves),
+        )
+        for segment in marks.segments
+    ]
+    return recompute(tape, used), {name: tape_names[name] for name in inputs}
+
+
+def _read_tape(events: list[dict[str, Any]], names: list[str]) -> tuple[Tape, dict[str, str]]:
+    arrays: dict[str, Array] = {}
+    nodes: list[Node] = []
+    inputs: list[str] = []
+    outputs: list[str] = []
+
+    def add(entries: Any) -> tuple[str, ...]:
+        for name, shape, dtype in entries:
+            arrays[name] = Array(tuple(shape), dtype.size)
+        return tuple(entry[0] for entry in entries)
+
+    for event in events:
+        if event["type"] == "inputs":
+            inputs.extend(add(event["inputs"]))
+        elif event["type"] == "outputs":
+            outputs.extend(add(event["outputs"]))
+        elif event["type"] == "constants":
+            inputs.extend(add((name, value.shape, value.dtype) for name, value in event["constants"]))
+        elif event["type"] == "primitive":
+            given, made = add(event["inputs"]), add(event["outputs"])
+            arguments = event["arguments"]
+            text = str(arguments[0] if event["name"] == "Transpose" else arguments)
+            nodes.append(Node(event["name"], text, given, made))
+    tape = Tape(arrays=arrays, nodes=tuple(nodes), inputs=tuple(inputs), outputs=tuple(outputs))
+    return tape, dict(zip(names, inputs, strict=False))
+
+
+class _Fed:
+    """A backbone whose embedding has been done: what a step of the language model alone sees."""
+
+    def __init__(self, backbone: Any, features: Any, others: Any) -> None:
+        self._backbone = backbone
+        self._embedded = features, others
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def embed(self, _: Batch) -> tuple[Any, Any]:
+        return self._embedded
+
+    def embed_gradients(self, *_: Any) -> dict[str, mx.array]:
+        trained = dict(tree_flatten(self._backbone.module.trainable_parameters()))
+        return {name: mx.zeros(trained[name].shape) for name in self._backbone.embed_names()}
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class StepTape:
+    """The tape of a training step, and what its arrays are.
+
+    Attributes:
+        tape: From weights, state and embedded rows to the next state.
+        weights: Inputs that the model holds.
+        state: Inputs that are the trainable parameters' masters and the optimizer's state.
+    """
+
+    tape: Tape
+    weights: tuple[str, ...]
+    state: tuple[str, ...]
+
+
+def trace_step(
+    backbone: Any,
+    state: TrainState,
+    batch: Batch,
+    embedded: tuple[Any, Any],
+    make_step: Callable[[Any], Callable[..., Any]],
+) -> StepTape:
+    """Write down a training step behind the embedding.
+
+    Args:
+        backbone: The model.
+        state: Of the run's beginning.
+        batch: One microbatch.
+        embedded: What `backbone.embed` gives for it.
+        make_step: Makes the step of a backbone, not compiled.
+    """
+    module = backbone.module
+    weights = dict(tree_flatten(module.parameters()))
+    arrays = {name: value for name, value in batch._asdict().items() if isinstance(value, mx.array)}
+    rest = (state, embedded, arrays)
+    leaves = [value for _, value in tree_flatten(rest)]
+    n_state = len(tree_flatten(state))
+    inputs = {
+        **{f"weight {name}": value for name, value in weights.items()},
+        **{f"rest {number}": value for number, value in enumerate(leaves)},
+    }
+
+    def run(given: dict[str, mx.array]) -> Any:
+        values = iter([given[f"rest {number}"] for number in range(len(leaves))])
+        params, opt_state, step = (tree_map(lambda _: next(values), part) for part in state)
+        features, others = (tree_map(lambda _: next(values), part) for part in embedded)
+        named: dict[str, Any] = {name: next(values) for name in arrays}
+        fed = batch._replace(**named)
+        module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
+        take = make_step(_Fed(backbone, features, others))
+        return take(TrainState(params, opt_state, step), fed, 1.0)
+
+    try:
+        tape, names = trace(run, inputs)
+    finally:
+        module.update(tree_unflatten(list(weights.items())))
+    return StepTape(
+        tape=tape,
+        weights=tuple(names[f"weight {name}"] for name in weights),
+        state=tuple(names[f"rest {number}"] for number in range(n_state)),
+    )
+
+
+def trace_embedding(
+    backbone: Any, batch: Batch, features: Any, recomputed: Sequence[nn.Module] = ()
+) -> list[tuple[Tape, tuple[str, ...]]]:
+    """Write down how a batch is embedded, and where something behind it is trained, how its gradient is found.
+
+    Args:
+        backbone: The model.
+        batch: One microbatch.
+        features: What `backbone.embed` gives for it, first part.
+        recomputed: What keeps no activations for the gradient.
+
+    Returns:
+        For each of them the tape, and its inputs that the model holds.
+    """
+    module = backbone.module
+    weights = dict(tree_flatten(module.parameters()))
+    cotangents = [value for _, value in tree_flatten(features)]
+    given_weights = {f"weight {name}": value for name, value in weights.items()}
+
+    def embed(given: dict[str, mx.array]) -> Any:
+        module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
+        return backbone.embed(batch)[0]
+
+    def pull(given: dict[str, mx.array]) -> Any:
+        module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
+        values = iter([given[f"cotangent {number}"] for number in range(len(cotangents))])
+        return backbone.embed_gradients(batch, tree_map(lambda _: next(values), features), recomputed)
+
+    tapes = []
+    functions: list[tuple[Callable[..., Any], dict[str, mx.array]]] = [(embed, given_weights)]
+    if backbone.embed_names():
+        more = {f"cotangent {number}": value for number, value in enumerate(cotangents)}
+        functions.append((pull, {**given_weights, **more}))
+    for function, inputs in functions:
+        backbone.forget_traces()
+        try:
+            tape, names = trace(function, inputs)
+        finally:
+            module.update(tree_unflatten(list(weights.items())))
+            backbone.forget_traces()
+        tapes.append((tape, tuple(names[name] for name in given_weights)))
+    return tapes

@@ -1,8 +1,9 @@
 """Low-rank adapters: the layers themselves. Knows no disk, no recipe and no model family."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,6 +15,12 @@ from .targets import is_experts
 
 Method = Literal["lora", "dora"]
 Init = Literal["default", "pissa"]
+
+SHARE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("wq", "wk", "wv"), ("w1", "w3"))
+"""Names of layers that one module calls with the same input."""
+
+ATTENDS_ELSEWHERE = ("cross", "encoder_attn")
+"""Parts of the names of modules whose keys and values come from another input than their queries."""
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 8
@@ -74,9 +81,14 @@ class Adapter(nn.Module):  # type: ignore[misc]
         lora_a, lora_b = self.whole_factors(self.lora_a, self.lora_b)
         return lora_a.astype(dtype), lora_b.astype(dtype)
 
+    @property
+    def drops(self) -> bool:
+        """Whether inputs of the update are dropped: while training, if at all."""
+        return bool(self.dropout) and self._dropout_key is not None
+
     def dropped(self, x: mx.array) -> mx.array:
         """Drop inputs of the update while training."""
-        if not self.dropout or self._dropout_key is None:
+        if not self.drops:
             return x
         kept = mx.random.bernoulli(1 - self.dropout, x.shape, key=self._dropout_key)
         return mx.where(kept, x * (1 / (1 - self.dropout)), 0).astype(x.dtype)
@@ -101,11 +113,122 @@ class LoRALinear(Adapter):
         self.lora_a = mx.random.uniform(-bound, bound, (n_inputs, rank), key=key)
         self.lora_b = mx.zeros((rank, n_outputs))
 
+        # Set by `share_inputs`.
+        self._shared: SharedInput | None = None
+
     def __call__(self, x: mx.array) -> mx.array:
         """Apply layer and update to f[..., inputs]; the result has the layer's own type."""
-        y = multiply_frozen(self.linear, x)
+        if self._shared is not None and not self.drops:
+            return self._shared.product(self, x)
+        return self.product(x)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the frozen layer is MLX's own, so that nothing but its weights decides its gradient."""
+        return type(self.linear) in {nn.Linear, nn.QuantizedLinear}
+
+    def product(self, x: mx.array, *, with_bias: bool = True) -> mx.array:
+        """Apply layer and update, whatever other layers do with the same input."""
+        if self.is_plain and not self.drops:
+            return adapted_products([self], x, with_bias=with_bias)[0]
+        y = multiply_frozen(self.linear, x, with_bias=with_bias)
         lora_a, lora_b = self.factors(x.dtype)
         return y + (self.scale * ((self.dropped(x) @ lora_a) @ lora_b)).astype(y.dtype)
+
+
+def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
+    """Apply layers with their updates to one input, without dropout.
+
+    One product with the A of all of them, and sums that are begun by one product and gone on with by the next, so that
+    activations are read and written as rarely as can be. In the backward pass the factors' gradients are computed
+    before anything goes on from the input's: otherwise an evaluation that follows the chain of activations down to the
+    first layer would keep every layer's gradients alive until it came back for the factors.
+
+    Args:
+        layers: With the same number of inputs, and no dropout now.
+        x: f[..., inputs].
+        with_bias: Whether the layers' biases are added.
+
+    Returns:
+        f[..., outputs] of each layer, in the type of `x`.
+    """
+    linears = [layer.linear for layer in layers]
+    pairs = [layer.factors(x.dtype) for layer in layers]
+    scales = [layer.scale for layer in layers]
+    ends = list(itertools.accumulate(a.shape[1] for a, _ in pairs))
+    spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    @mx.custom_function
+    def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
+        within = x @ joined(factors[::2], 1)
+        parts = [within[:, span] for span in spans]
+        outputs = [
+            mx.addmm(multiply_frozen(linear, x, with_bias=with_bias), part, b, alpha=scale)
+            for linear, part, b, scale in zip(linears, parts, factors[1::2], scales, strict=True)
+        ]
+        return (within, *outputs)
+
+    @products.vjp
+    def products_vjp(
+        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+    ) -> tuple[mx.array, ...]:
+        x, *factors = primals
+        towards = list(cotangents[1:])
+        within = outputs[0]
+        inner = [scale * (d @ b.T) for d, b, scale in zip(towards, factors[1::2], scales, strict=True)]
+        all_inner = joined(inner, 1)
+        of_a = x.T @ all_inner
+        gradients = []
+        for d, span, scale in zip(towards, spans, scales, strict=True):
+            gradients += [of_a[:, span], (scale * within[:, span]).T @ d]
+        of_x = mx.matmul(all_inner, joined(factors[::2], 1).T)
+        for d, linear in zip(towards, linears, strict=True):
+            of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d).astype(x.dtype))
+        return (mx.depends([of_x], gradients)[0], *gradients)
+
+    rows = x.reshape(-1, x.shape[-1])
+    outputs = cast("tuple[mx.array, ...]", products(rows, *itertools.chain(*pairs)))
+    return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in outputs[1:]]
+
+
+def joined(parts: Sequence[mx.array], axis: int) -> mx.array:
+    """Concatenate, or give the only one."""
+    return parts[0] if len(parts) == 1 else mx.concatenate(list(parts), axis=axis)
+
+
+class SharedInput:
+    """Layers that one module calls with one and the same input, such as the projections to queries, keys and values.
+
+    The first that is called computes for all; the others take what is theirs if they are given the same array. If one
+    was never asked for what was computed for it, its module does otherwise, and from then on each computes for itself.
+    """
+
+    def __init__(self, layers: Sequence[LoRALinear]) -> None:
+        """Name the layers, with the same number of inputs."""
+        self._layers = layers
+        self._given: mx.array | None = None
+        self._waiting: dict[int, mx.array] = {}
+
+    def product(self, layer: LoRALinear, x: mx.array) -> mx.array:
+        """Apply one of the layers to f[..., inputs]."""
+        if x is self._given and id(layer) in self._waiting:
+            y = self._waiting.pop(id(layer))
+            if not self._waiting:
+                self._given = None
+            return y
+        if self._waiting:
+            self.dissolve()
+            return layer.product(x)
+        ys = adapted_products(self._layers, x)
+        self._given = x
+        self._waiting = {id(other): y for other, y in zip(self._layers, ys, strict=True)}
+        return self._waiting.pop(id(layer))
+
+    def dissolve(self) -> None:
+        """Let each layer compute for itself."""
+        self._waiting, self._given = {}, None
+        for layer in self._layers:
+            layer._shared = None  # noqa: SLF001
 
 
 class DoRALinear(LoRALinear):
@@ -128,9 +251,7 @@ class DoRALinear(LoRALinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Apply the layer to f[..., inputs]; the result has the layer's own type."""
-        y = multiply_frozen(self.linear, x, with_bias=False)
-        lora_a, lora_b = self.factors(x.dtype)
-        y = y + (self.scale * ((self.dropped(x) @ lora_a) @ lora_b)).astype(y.dtype)
+        y = self.product(x, with_bias=False)
         y = (self.m / mx.stop_gradient(self.norms())).astype(y.dtype) * y
         return y + self.linear.bias if "bias" in self.linear else y
 
@@ -266,6 +387,22 @@ def attach_lora(
             layer.start_from(*_principal_start(module, name, rank, scale, key))
         wrapped.append((name, layer))
     model.update_modules(tree_unflatten(wrapped))
+    share_inputs(model)
+
+
+def share_inputs(model: nn.Module) -> None:
+    """Let adapters that read the same input compute together: those of queries, keys and values, of gate and up."""
+    for name, module in model.named_modules():
+        if any(word in name for word in ATTENDS_ELSEWHERE):
+            continue
+        for together in SHARE_INPUT:
+            layers = [module[child] for child in together if type(module.get(child)) is LoRALinear]
+            layers = [layer for layer in layers if layer.is_plain and layer.dropout == layers[0].dropout]
+            widths = {linear_shape(layer.linear)[1] for layer in layers}
+            if len(layers) > 1 and len(widths) == 1:
+                shared = SharedInput(layers)
+                for layer in layers:
+                    layer._shared = shared  # noqa: SLF001
 
 
 def _principal_start(module: nn.Module, name: str, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:

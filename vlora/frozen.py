@@ -9,6 +9,12 @@ from mlx.utils import tree_flatten
 from .errors import ModelError
 from .targets import Layout, is_router
 
+MOST_UNPACKED = 2**27
+"""Weights that are unpacked at once: 268 MB in bfloat16. Only heads have more."""
+
+ALIGNED = 256
+"""What a part's outputs are a multiple of; matrices of odd sizes are multiplied ten times as slowly on an H100."""
+
 UNPACK_FROM_ROWS = 128
 """Rows from which unpacking quantized weights pays; at thousands a 4-bit 2B model runs 2.2x as fast on an H200."""
 
@@ -18,7 +24,7 @@ def multiply_frozen(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -
 
     `quantized_matmul` reads packed weights for every few rows: right when generating, slow for the thousands of rows
     of a training step, where the weights are unpacked once and multiplied as a matrix. The backward pass unpacks them
-    again, so that the unpacked matrix is never kept.
+    again, so that the unpacked matrix is never kept; a vocabulary's is unpacked in parts.
 
     Args:
         linear: `nn.Linear` or `nn.QuantizedLinear`; gets no gradient.
@@ -29,46 +35,128 @@ def multiply_frozen(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -
         f[..., outputs] in the type of `x`.
     """
     is_quantized = isinstance(linear, nn.QuantizedLinear)
-    if not is_quantized or x.size < UNPACK_FROM_ROWS * x.shape[-1]:
+    if not is_quantized or not is_unpacked(linear, x):
         if with_bias or "bias" not in linear:
             plain: mx.array = linear(x)
             return plain
         if not is_quantized:
             return mx.matmul(x, linear.weight.T)
-
-    @mx.custom_function
-    def product(x: mx.array) -> mx.array:
-        return x @ unpacked_weight(linear, after=x).astype(x.dtype).T
-
-    @product.vjp
-    def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-        return cotangent @ unpacked_weight(linear, after=cotangent).astype(x.dtype)
-
-    y = cast("mx.array", product(x))
+    y = multiply_unpacked(linear, x)
     return mx.add(y, linear.bias) if with_bias and "bias" in linear else y
 
 
-def unpacked_weight(linear: nn.Module, *, after: mx.array | None = None) -> mx.array:
+def is_unpacked(linear: nn.Module, x: mx.array) -> bool:
+    """Whether a layer is quantized, and f[..., inputs] so many rows that unpacking its weights pays."""
+    return "scales" in linear and x.size >= UNPACK_FROM_ROWS * x.shape[-1]
+
+
+def multiply_unpacked(linear: nn.Module, x: mx.array) -> mx.array:
+    """Multiply with the unpacked weights of a quantized layer, or of an embedding that is the head; without its bias.
+
+    Args:
+        linear: `nn.QuantizedLinear` or `nn.QuantizedEmbedding`; gets no gradient.
+        x: f[..., inputs].
+
+    Returns:
+        f[..., outputs] in the type of `x`.
+    """
+    n_outputs, n_inputs = linear.weight.shape[0], linear.weight.shape[1] * 32 // linear.bits
+    step = max(1, MOST_UNPACKED // n_inputs // ALIGNED) * ALIGNED
+    spans = [slice(start, min(start + step, n_outputs)) for start in range(0, n_outputs, step)]
+
+    @mx.custom_function
+    def product(x: mx.array) -> mx.array:
+        parts = [x]
+        for span in spans:
+            # One part after the other: each waits for the product before.
+            parts.append(x @ unpacked_weight(linear, span, after=parts[-1]).astype(x.dtype).T)
+        return parts[1] if len(spans) == 1 else mx.concatenate(parts[1:], axis=-1)
+
+    @product.vjp
+    def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+        gradient = cotangent[..., spans[0]] @ unpacked_weight(linear, spans[0], after=cotangent).astype(x.dtype)
+        for span in spans[1:]:
+            weight = unpacked_weight(linear, span, after=gradient).astype(x.dtype)
+            gradient = mx.addmm(gradient, cotangent[..., span], weight)
+        return gradient
+
+    return cast("mx.array", product(x))
+
+
+def unpacked_weight(linear: nn.Module, outputs: slice = slice(None), *, after: mx.array | None = None) -> mx.array:
     """Give a layer's weights, f[..., outputs, inputs]; quantized ones are unpacked.
 
     Args:
         linear: The layer.
+        outputs: Which of its outputs (of a stack of experts: which experts).
         after: What has to be computed before they are unpacked. Otherwise nothing keeps MLX from unpacking all of a
             model's weights at the start of a step, and from taking what the forward pass unpacked for the backward.
     """
-    weight: mx.array = linear.weight
+    weight: mx.array = linear.weight[outputs]
     if "scales" not in linear:
         return weight
     if after is not None:
         (weight,) = mx.depends([weight], [after])
-    return mx.dequantize(
-        weight,
-        linear.scales,
-        linear.get("biases"),
-        group_size=linear.group_size,
-        bits=linear.bits,
-        mode=linear.mode,
+    scales = linear.scales[outputs]
+    biases = None if linear.get("biases") is None else linear.biases[outputs]
+    if mx.cuda.is_available() and linear.mode == "affine" and linear.bits in WORD_ALIGNED:
+        return unpack_words(weight, scales, cast("mx.array", biases), linear.group_size, linear.bits)
+    return mx.dequantize(weight, scales, biases, group_size=linear.group_size, bits=linear.bits, mode=linear.mode)
+
+
+WORD_ALIGNED = (4, 8)
+"""Bits of which a word of 32 holds a whole number, and a thread writes a word's values at once."""
+
+UNPACK_SOURCE = """
+    auto word = cooperative_groups::this_grid().thread_rank();
+    if (word >= WORDS) {
+      return;
+    }
+    constexpr int PER_WORD = 32 / BITS;
+    auto bits = weight[word];
+    auto group = word / (GROUP / PER_WORD);
+    float scale = static_cast<float>(scales[group]);
+    float bias = static_cast<float>(biases[group]);
+    struct alignas(sizeof(T) * PER_WORD < 16 ? sizeof(T) * PER_WORD : 16) Values {
+      T items[PER_WORD];
+    } values;
+    for (int item = 0; item < PER_WORD; ++item) {
+      float code = static_cast<float>((bits >> (item * BITS)) & ((1u << BITS) - 1));
+      values.items[item] = static_cast<T>(code * scale + bias);
+    }
+    reinterpret_cast<Values*>(out)[word] = values;
+"""
+
+
+def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_size: int, bits: int) -> mx.array:
+    """Unpack affine weights of 4 or 8 bits on CUDA, a word to a thread.
+
+    MLX's own kernel (backend/cuda/quantized/affine_quantize.cu of 0.32) gives a byte to a thread, and takes four
+    times as long on an H100.
+
+    Args:
+        weight: u32[..., inputs bits / 32].
+        scales: f[..., inputs / group_size].
+        biases: As the scales.
+        group_size: Weights that share a scale.
+        bits: Of a weight.
+
+    Returns:
+        f[..., inputs] in the type of the scales, computed in float32.
+    """
+    shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
+    kernel: Any = mx.fast.cuda_kernel(
+        name="unpack_words", input_names=["weight", "scales", "biases"], output_names=["out"], source=UNPACK_SOURCE
     )
+    unpacked: list[mx.array] = kernel(
+        inputs=[weight, scales, biases],
+        template=[("T", scales.dtype), ("GROUP", group_size), ("BITS", bits), ("WORDS", weight.size)],
+        grid=(weight.size, 1, 1),
+        threadgroup=(256, 1, 1),
+        output_shapes=[shape],
+        output_dtypes=[scales.dtype],
+    )
+    return unpacked[0]
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:

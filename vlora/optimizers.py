@@ -1,9 +1,13 @@
 """Optimizers by their names in a recipe. MLX's own, with the bias correction of the papers switched on."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import attrs
 import mlx.core as mx
 import mlx.optimizers as optim
+import numpy as np
 
 from .errors import RecipeError
 from .recipe import OptimSection
@@ -32,6 +36,85 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
     if section.name == "lion":
         return optim.Lion(rate, betas=betas, weight_decay=decay)
     return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+
+
+PACKED_SIZE = 2**20
+"""Largest parameter that is packed. A LoRA has hundreds of parameters of a few hundred kilobytes, and an optimizer
+launches a dozen kernels for each of them, each over before it has begun."""
+
+PACKED = "packed"
+"""What the packed parameters are called in an optimizer's state."""
+
+
+@attrs.frozen(eq=False)
+class Unpacked:
+    """Packed parameters, f[P], and the arrays that were made of them."""
+
+    packed: mx.array
+    params: Mapping[str, mx.array]
+
+
+@attrs.frozen
+class Packing:
+    """How the small parameters of a model are laid one behind the other, so that they are updated as one.
+
+    Attributes:
+        shapes: Those of the packed parameters by name, in their order; empty if nothing is packed.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, params: Mapping[str, mx.array], optimizer: optim.Optimizer) -> "Packing":
+        """Choose what is packed: nothing, if an element's update depends on its parameter's shape."""
+        # Muon and Adafactor look at rows and columns.
+        if not isinstance(optimizer, (optim.Adam, optim.SGD, optim.Lion)):
+            return cls({})
+        small = {name: params[name].shape for name in sorted(params) if params[name].size <= PACKED_SIZE}
+        return cls(small if len(small) > 1 else {})
+
+    def pack(self, tree: Mapping[str, mx.array], known: "Unpacked | None" = None) -> dict[str, mx.array]:
+        """Replace the packed parameters, or what is theirs, by one f[P].
+
+        Args:
+            tree: Name to array.
+            known: What was unpacked before: if it is what is to be packed, its f[P] is there already.
+        """
+        if not self.shapes:
+            return dict(tree)
+        rest = {name: value for name, value in tree.items() if name not in self.shapes}
+        if known is not None and all(tree[name] is known.params.get(name) for name in self.shapes):
+            return {PACKED: known.packed, **rest}
+        return {PACKED: mx.concatenate([tree[name].reshape(-1) for name in self.shapes]), **rest}
+
+    def remember(self, packed: Mapping[str, mx.array], params: Mapping[str, mx.array]) -> "Unpacked | None":
+        """Keep what parameters were unpacked from, for the next `pack`."""
+        if not self.shapes:
+            return None
+        return Unpacked(packed[PACKED], {name: params[name] for name in self.shapes})
+
+    def unpack(self, tree: Mapping[str, mx.array]) -> dict[str, mx.array]:
+        """Undo `pack`."""
+        if not self.shapes:
+            return dict(tree)
+        unpacked = {name: value for name, value in tree.items() if name != PACKED}
+        start = 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            unpacked[name] = tree[PACKED][start:end].reshape(shape)
+            start = end
+        return unpacked
+
+    def pack_factors(self, factors: Mapping[str, float]) -> dict[str, Any]:
+        """Give factors of the learning rate as `pack` gives parameters: one for each element where they differ."""
+        rest: dict[str, Any] = {name: factor for name, factor in factors.items() if name not in self.shapes}
+        own = [factors.get(name, 1.0) for name in self.shapes]
+        if len(set(own)) > 1:
+            sizes = [math.prod(shape) for shape in self.shapes.values()]
+            rest[PACKED] = mx.array(np.repeat(np.array(own, dtype=np.float32), sizes))
+        elif own:
+            rest[PACKED] = own[0]
+        return rest
 
 
 def rate_factors(names: Iterable[str], layout: Layout, section: OptimSection) -> dict[str, float]:

@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .adapters import lora_layers
 from .losses import LossFn, loss_fn
-from .optimizers import clip_by_global_norm
+from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm
 from .recompute import CheckpointPart, checkpointed
 from .types import Batch, StepOutput, TrainState, Tree
 
@@ -87,7 +87,7 @@ class TrainStep(Protocol):
 def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
     """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
     params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
-    optimizer.init(params)
+    optimizer.init(Packing.of(params, optimizer).pack(params))
     # `learning_rate` enters as an array, so that a new rate is no new trace.
     state = TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
     # The optimizer itself would hold on to the moments of the first step.
@@ -303,6 +303,7 @@ class _TrainStep:
         self._seed = seed
         self._embed_names = backbone.embed_names()
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
+        self._unpacked: Unpacked | None = None
         self._gradients = wrap(self._microbatch_gradients)
         self._update = wrap(self._apply_gradients)
 
@@ -329,10 +330,12 @@ class _TrainStep:
             if index + 1 < len(batches):
                 # One microbatch's activations at a time: otherwise all of them are alive at once.
                 mx.async_eval(total, nll_sum, n_supervised)
-        params, opt_state, step, norm = self._update(
-            state, total, nll_sum, n_supervised, mx.array(learning_rate, dtype=mx.float32)
-        )
-        return TrainState(params, opt_state, step), StepOutput(nll_sum, n_supervised, norm)
+        packing = Packing.of(state.params, self._optimizer)
+        packed = state._replace(params=packing.pack(state.params, self._unpacked))
+        rate = mx.array(learning_rate, dtype=mx.float32)
+        state, together, norm = self._update(packed, total, nll_sum, n_supervised, rate)
+        self._unpacked = packing.remember(together, state.params)
+        return state, StepOutput(nll_sum, n_supervised, norm)
 
     def _microbatch_gradients(
         self,
@@ -362,10 +365,11 @@ class _TrainStep:
             )
 
         # Around the backward pass too: a checkpointed layer runs its forward again there.
+        # Corrections before: what is recomputed is what they made of a part.
         with (
             dropout_keys(module, key),
-            checkpointed(self._recomputed),
             self._backbone.corrected(),
+            checkpointed(self._recomputed),
         ):
             if self._embed_names:
                 sums, (gradients, cotangents) = mx.value_and_grad(objective, argnums=(0, 1))(params, features)
@@ -381,8 +385,12 @@ class _TrainStep:
         nll_sum: mx.array,
         n_supervised: mx.array,
         learning_rate: mx.array,
-    ) -> tuple[Params, Tree, mx.array, mx.array]:
-        gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm, mx.maximum(n_supervised, 1))
+    ) -> tuple[TrainState, Params, mx.array]:
+        """Update a packed state; returns it unpacked, those parameters that are packed, packed, and the norm."""
+        packing = Packing.of(gradients, self._optimizer)
+        factors = packing.pack_factors(self._rate_factors)
+        names = list(gradients)
+        gradients, norm = clip_by_global_norm(packing.pack(gradients), self._max_grad_norm, mx.maximum(n_supervised, 1))
         # Within the update, so that nobody has to hold the old state until the host has seen the loss; and before the
         # optimizer, whose kernels stay fused: a choice between new and old states costs four more for each parameter.
         is_finite = mx.isfinite(nll_sum) & mx.isfinite(norm)
@@ -394,14 +402,16 @@ class _TrainStep:
             # A copy of the tree: MLX's optimizers write into the one that they are given.
             optimizer.state = tree_map(lambda value: value, state.opt_state)
             params: Params = {}
-            for factor in sorted({self._rate_factors.get(name, 1.0) for name in gradients}):
-                own = {name: value for name, value in gradients.items() if self._rate_factors.get(name, 1.0) == factor}
-                # All parameters take the same step, those of one rate at a time.
+            for name, gradient in gradients.items():
+                # All parameters take the same step, each at its own rate.
                 optimizer.state["step"] = state.opt_state["step"]
-                optimizer.state["learning_rate"] = rate * factor if factor != 1.0 else rate
-                params |= optimizer.apply_gradients(own, state.params)
+                optimizer.state["learning_rate"] = rate * factors.get(name, 1.0)
+                params |= optimizer.apply_gradients({name: gradient}, state.params)
             optimizer.state["learning_rate"] = learning_rate
-            return {name: params[name] for name in state.params}, dict(optimizer.state), state.step + 1, norm
+            unpacked = packing.unpack(params)
+            together = {PACKED: params[PACKED]} if packing.shapes else {}
+            new_state = TrainState({name: unpacked[name] for name in names}, dict(optimizer.state), state.step + 1)
+            return new_state, together, norm
         finally:
             optimizer.state = held
 

@@ -21,6 +21,7 @@ from ..recompute import CheckpointPart, check_every, checkpointed, choose_module
 from ..steps import Params, bound
 from ..targets import Layout
 from ..types import Batch, Example, Tree
+from .corrections import together
 from .embedding import NOT_PASSED
 from .encoder_decoders import PROMPT
 from .families import Family
@@ -28,6 +29,7 @@ from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
+from .lean import Replacement, lean
 
 PROBE_TOKENS = 6
 
@@ -41,12 +43,14 @@ class MlxVlmBackbone:
         family: Its description.
         language_prefix: The language model's name within it; empty if the whole model is one.
         head: The head, if it can be run at selected places; see `settle_head`.
+        lean_parts: What of the language model can be run leaner; see `find_lean_parts`.
     """
 
     module: nn.Module
     family: Family
     language_prefix: str
     head: Head | None = attrs.field(default=None, init=False)
+    lean_parts: Sequence[Replacement] = attrs.field(default=(), init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _features: FeatureCache | None = attrs.field(default=None, init=False)
@@ -335,7 +339,8 @@ class MlxVlmBackbone:
 
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""
-        return self.family.while_training(self.module)
+        # The family's own corrections come last: where both replace a part, theirs holds.
+        return together(lambda _: lean(self.lean_parts), self.family.while_training)(self.module)
 
     def _sound_head(self) -> Head:
         if self.head is None:

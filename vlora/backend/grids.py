@@ -20,6 +20,7 @@ from ..types import Batch, Example, Tree
 from .corrections import scatter_features
 from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
+from .lean import lean_tower
 from .positions import mrope_positions
 
 TOWER_TRACES = 64
@@ -200,8 +201,9 @@ class GridTower:
 
     def _run_tower(self, grid: tuple[int, int, int], count: int, params: Params, pixels: mx.array) -> list[mx.array]:
         grids = mx.array([grid] * count)
-        with bound(self.module, params):
-            output = self.module.vision_tower(pixels, grids)
+        tower = self.module.vision_tower
+        with bound(self.module, params), lean_tower(tower, grid, count, is_frozen=not params):
+            output = tower(pixels, grids)
         if not isinstance(output, tuple):
             return [output]
         features, deepstack = output

@@ -20,6 +20,7 @@ from ..recipe import ModelSection
 from .backbone import MlxVlmBackbone, find_layout
 from .configs import find_scaling, read_fields, translate_config
 from .families import Family, describe_family
+from .lean import find_lean_parts
 from .rotations import scale_rotations
 from .weights import build_module, load_module, reads_alike
 
@@ -211,6 +212,7 @@ def prepare(
         trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
     backbone.settle_head(is_verified=not is_blank)
+    backbone.lean_parts = find_lean_parts(backbone.language_model, is_verified=not is_blank)
     return backbone, quantized
 
 

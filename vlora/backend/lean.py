@@ -1,0 +1,261 @@
+"""Parts of mlx-vlm's models, run with fewer passes over memory, and less kept for the backward pass.
+
+The numbers are the model's own, and that is checked, part by part, when a model is set up: what does not give what the
+part gives is left as it is. Each replacement is of one instance and only while vlora runs it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_vlm.models.base import ensure_fused_sdpa
+from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
+
+from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
+from ..gradients import rms_norm, rotate, swiglu
+from .corrections import called_as, instance_attributes
+
+TOLERANCE = 0.02
+"""Of the spread of a part's outputs: the root of the mean squared difference. bfloat16 rounds otherwise where it rounds
+less often."""
+
+GATE_SPREADS = (3.0, 40.0)
+"""Standard deviations of a gate when it is checked: an activation's bend, and whether it is bounded."""
+
+TANH = ("tanh", "precise")
+"""What MLX calls the approximation of GELU by a hyperbolic tangent."""
+
+GATED = ("down_proj", "gate_proj", "up_proj")
+
+Replacement = Callable[[], AbstractContextManager[Any]]
+
+
+def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> list[Replacement]:
+    """Find what of a language model can be run leaner.
+
+    Args:
+        module: The language model, weights loaded.
+        is_verified: Whether each part's numbers are compared with its own; without weights they cannot be.
+
+    Returns:
+        For each part a function that makes a context in which it is.
+    """
+    found: list[Replacement] = [
+        _multiplying(parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.children().items()
+        if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
+    ]
+    rotaries: list[MRoPERotaryEmbedding] = []
+    for part in module.modules():
+        if type(part) is nn.RMSNorm:
+            found.append(_replacing(part, _norm(part)))
+        elif tuple(sorted(part.children())) == GATED and _is_swiglu(part, is_verified=is_verified):
+            found.append(_replacing(part, _gated(part)))
+        elif isinstance(part, MRoPERotaryEmbedding) and _rotates_halves(part):
+            rotaries.append(part)
+    if rotaries:
+        # Angles are the same in all layers, if they are computed from the same frequencies.
+        angles = _Angles(rotaries[0])
+        same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
+        found += [_rotating(rotary, angles) for rotary in same]
+    return found
+
+
+@contextmanager
+def lean(parts: Sequence[Replacement]) -> Iterator[None]:
+    """Run the found parts leaner for the time being."""
+    with ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(part())
+        yield
+
+
+@contextmanager
+def lean_tower(tower: nn.Module, grid: tuple[int, int, int], count: int, *, is_frozen: bool) -> Iterator[None]:
+    """Run a tower of the Qwen-VL lineage on several images of one size as one batch.
+
+    mlx-vlm attends image by image (qwen2_vl/vision.py, qwen3_vl/vision.py:125), computes what depends on the size alone
+    for every image, and GELU's cube as a power.
+
+    Args:
+        tower: The tower.
+        grid: An image's size in patches.
+        count: Images.
+        is_frozen: Whether the tower's positions are; they are computed once then.
+    """
+    with ExitStack() as stack:
+        for part in tower.modules():
+            if {"qkv", "proj"} <= part.children().keys() and hasattr(part, "num_heads"):
+                stack.enter_context(called_as(part, _attend_together(part)))
+            elif type(part) is nn.GELU and part._approx in TANH:  # noqa: SLF001
+                stack.enter_context(called_as(part, _gelu))
+        for name in ("rot_pos_emb", "fast_pos_embed_interpolate"):
+            if hasattr(tower, name) and (is_frozen or name == "rot_pos_emb"):
+                single = getattr(tower, name)(mx.array([grid]))
+                stack.enter_context(instance_attributes(tower, **{name: _repeating(single, count)}))
+        yield
+
+
+def _replacing(part: nn.Module, function: Callable[..., Any]) -> Replacement:
+    return lambda: called_as(part, function)
+
+
+def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
+    cls = type(layer)
+    own: Callable[[nn.Module, mx.array], mx.array] = cls.as_linear if cls is nn.QuantizedEmbedding else cls.__call__
+
+    def run(x: mx.array) -> mx.array:
+        if not is_unpacked(layer, x):
+            return own(layer, x)
+        return multiply_frozen(layer, x) if cls is nn.QuantizedLinear else multiply_unpacked(layer, x)
+
+    def context() -> AbstractContextManager[Any]:
+        if parent.get(name) is not layer:
+            # An adapter has taken its place, and unpacks it itself.
+            return nullcontext()
+        return called_as(layer, run) if cls is nn.QuantizedLinear else instance_attributes(layer, as_linear=run)
+
+    return context
+
+
+def _norm(norm: nn.RMSNorm) -> Callable[[mx.array], mx.array]:
+    def run(x: mx.array) -> mx.array:
+        is_frozen = "weight" in norm._no_grad  # noqa: SLF001 - MLX has no other way to ask
+        return rms_norm(x, norm.weight, norm.eps) if is_frozen else mx.fast.rms_norm(x, norm.weight, norm.eps)
+
+    return run
+
+
+def _gated(mlp: nn.Module) -> Callable[[mx.array], mx.array]:
+    def run(x: mx.array) -> mx.array:
+        hidden: mx.array = mlp.down_proj(swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
+        return hidden
+
+    return run
+
+
+def _is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
+    """Whether an MLP is `down(silu(gate(x)) * up(x))`."""
+    if not all(isinstance(mlp[name], (nn.Linear, nn.QuantizedLinear)) for name in GATED):
+        return False
+    width = mlp.gate_proj.weight.shape[1]
+    if isinstance(mlp.gate_proj, nn.QuantizedLinear):
+        width = width * 32 // mlp.gate_proj.bits
+    dtype = mlp.gate_proj.get("scales", mlp.gate_proj.weight).dtype
+    if not mx.issubdtype(dtype, mx.floating):
+        # Scales of mxfp4 and nvfp4 are packed.
+        dtype = mx.bfloat16
+    x = mx.random.normal((2, width), key=mx.random.key(0)).astype(dtype)
+    for spread in GATE_SPREADS:
+        scaled = (x * (spread / mx.maximum(mlp.gate_proj(x).astype(mx.float32).std(), 1e-6))).astype(dtype)
+        try:
+            own = mlp(scaled)
+        except (TypeError, ValueError):
+            return False
+        if is_verified and not _agree(own, _gated(mlp)(scaled)):
+            return False
+    return True
+
+
+class _Angles:
+    """Cosines and sines of some positions, computed once for all layers that are given the same."""
+
+    def __init__(self, rotary: MRoPERotaryEmbedding) -> None:
+        self._rotary = rotary
+        self._positions: mx.array | None = None
+        self._found: tuple[mx.array, mx.array] | None = None
+
+    def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+        """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.gradients.rotate` takes them."""
+        if self._found is None or positions is not self._positions:
+            both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(x, positions)]
+            signed = mx.concatenate([-both[1][..., :1, :], both[1][..., 1:, :]], axis=-2)
+            self._positions, self._found = positions, (both[0], signed)
+        return self._found
+
+    def forget(self) -> None:
+        """Let go of arrays of a trace that is over."""
+        self._positions = self._found = None
+
+
+def _rotation(angles: _Angles) -> Callable[..., tuple[mx.array, mx.array]]:
+    def apply(q: mx.array, k: mx.array, positions: mx.array, **_: Any) -> tuple[mx.array, mx.array]:
+        cosines, sines = angles(k, positions)
+        # Token by token, as they come from their projections and as attention gives its result: without copies.
+        rotated = [_rotated(x.transpose(0, 2, 1, 3), cosines, sines).transpose(0, 2, 1, 3) for x in (q, k)]
+        return rotated[0], rotated[1]
+
+    return apply
+
+
+def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
+    """Rotate the first part of every head, f[B, T, H, D], or all of it, by halves."""
+    width = 2 * cosines.shape[-1]
+    if width == x.shape[-1]:
+        return cast("mx.array", rotate(x, cosines, sines))
+    return mx.concatenate([cast("mx.array", rotate(x[..., :width], cosines, sines)), x[..., width:]], axis=-1)
+
+
+def _rotating(rotary: MRoPERotaryEmbedding, angles: _Angles) -> Replacement:
+    @contextmanager
+    def context() -> Iterator[None]:
+        # "Fused" sends the positions to every layer instead of the angles.
+        with instance_attributes(rotary, fused_apply=True, apply_rotary=_rotation(angles)):
+            try:
+                yield
+            finally:
+                angles.forget()
+
+    return context
+
+
+def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
+    """Whether a rotary embedding turns whole heads by halves; on Metal mlx-vlm has a kernel of its own for it."""
+    if rotary.fused_apply:
+        return False
+    q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
+    positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
+    try:
+        own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
+        found = _rotation(_Angles(rotary))(q, k, positions)
+    except (TypeError, ValueError):
+        return False
+    return all(_agree(one, other) for one, other in zip(own, found, strict=True))
+
+
+def _attend_together(attention: nn.Module) -> Callable[..., mx.array]:
+    own = type(attention).__call__
+
+    def run(x: mx.array, cu_seqlens: mx.array, rotary_pos_emb: mx.array) -> mx.array:
+        lengths = set(np.diff(np.array(cu_seqlens)).tolist())
+        if len(lengths) > 1:
+            result: mx.array = own(attention, x, cu_seqlens=cu_seqlens, rotary_pos_emb=rotary_pos_emb)
+            return result
+        (length,) = lengths
+        qkv = attention.qkv(x).reshape(-1, length, 3, attention.num_heads, x.shape[-1] // attention.num_heads)
+        angles = rotary_pos_emb.reshape(-1, length, 1, 1, rotary_pos_emb.shape[-1])
+        sines = mx.concatenate([-mx.sin(angles), mx.sin(angles)], axis=-2)
+        cosines = mx.broadcast_to(mx.cos(angles), sines.shape)
+        parts = _rotated(qkv[:, :, 0], cosines, sines), _rotated(qkv[:, :, 1], cosines, sines), qkv[:, :, 2]
+        mixed = ensure_fused_sdpa(*(part.transpose(0, 2, 1, 3) for part in parts), attention.scale)
+        projected: mx.array = attention.proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
+        return projected
+
+    return run
+
+
+def _repeating(value: mx.array, count: int) -> Callable[[mx.array], mx.array]:
+    return lambda _: mx.tile(value, (count, *[1] * (value.ndim - 1)))
+
+
+def _gelu(x: mx.array) -> mx.array:
+    return 0.5 * x * (1 + mx.tanh(0.7978845608028654 * (x + 0.044715 * (x * x * x))))
+
+
+def _agree(one: mx.array, other: mx.array) -> bool:
+    one, other = one.astype(mx.float32), other.astype(mx.float32)
+    return bool(mx.sqrt(mx.square(one - other).mean()) <= TOLERANCE * mx.maximum(one.std(), 1e-6))

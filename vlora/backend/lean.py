@@ -114,8 +114,8 @@ def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
         return multiply_frozen(layer, x) if cls is nn.QuantizedLinear else multiply_unpacked(layer, x)
 
     def context() -> AbstractContextManager[Any]:
-        if parent.get(name) is not layer:
-            # An adapter has taken its place, and unpacks it itself.
+        if parent.get(name) is not layer or type(layer) is not cls:
+            # An adapter has taken its place, and unpacks it itself; or it is no longer quantized.
             return nullcontext()
         return called_as(layer, run) if cls is nn.QuantizedLinear else instance_attributes(layer, as_linear=run)
 

@@ -14,25 +14,27 @@ def after(value: mx.array, event: mx.array) -> mx.array:
     return cast("mx.array", mx.depends([value], [event])[0])
 
 
-@mx.custom_function
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
     """Multiply a gate's SiLU with what it lets through: f[...], f[...] to f[...]; keeps nothing but its inputs."""
-    return gate * mx.sigmoid(gate) * up
+
+    @mx.custom_function
+    def product(gate: mx.array, up: mx.array) -> mx.array:
+        return gate * mx.sigmoid(gate) * up
+
+    @product.vjp
+    def product_vjp(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+        gate, up = after(primals[0], cotangent), after(primals[1], cotangent)
+        sigmoid = mx.sigmoid(gate)
+        # Each gradient from its own copy: one kernel makes one array, and what two share would be written out.
+        gate_again = after(gate, gate)
+        return (
+            cotangent * up * sigmoid * (1 + gate * (1 - sigmoid)),
+            cotangent * gate_again * mx.sigmoid(gate_again),
+        )
+
+    return cast("mx.array", product(gate, up))
 
 
-@swiglu.vjp
-def _swiglu_vjp(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
-    gate, up = after(primals[0], cotangent), after(primals[1], cotangent)
-    sigmoid = mx.sigmoid(gate)
-    # Each gradient from its own copy: one kernel makes one array, and an intermediate that two share is written out.
-    gate_again = after(gate, gate)
-    return (
-        cotangent * up * sigmoid * (1 + gate * (1 - sigmoid)),
-        cotangent * gate_again * mx.sigmoid(gate_again),
-    )
-
-
-@mx.custom_function
 def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
     """Rotate pairs of a head's halves by their angles, without the copies of slicing and joining them.
 
@@ -44,15 +46,16 @@ def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
     Returns:
         f[B, T, H, D] in the type of `x`.
     """
-    return _rotated(x, cosines, sines)
 
+    @mx.custom_function
+    def rotated(x: mx.array) -> mx.array:
+        return _rotated(x, cosines, sines)
 
-@rotate.vjp
-def _rotate_vjp(
-    primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
-) -> tuple[mx.array, mx.array, mx.array]:
-    _, cosines, sines = primals
-    return _rotated(cotangent, cosines, -sines), mx.zeros_like(cosines), mx.zeros_like(sines)
+    @rotated.vjp
+    def rotated_vjp(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+        return _rotated(cotangent, cosines, -sines)
+
+    return cast("mx.array", rotated(x))
 
 
 def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:

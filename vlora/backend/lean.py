@@ -6,7 +6,7 @@ part gives is left as it is. Each replacement is of one instance and only while 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -196,8 +196,8 @@ def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
     """Rotate the first part of every head, f[B, T, H, D], or all of it, by halves."""
     width = 2 * cosines.shape[-1]
     if width == x.shape[-1]:
-        return cast("mx.array", rotate(x, cosines, sines))
-    return mx.concatenate([cast("mx.array", rotate(x[..., :width], cosines, sines)), x[..., width:]], axis=-1)
+        return rotate(x, cosines, sines)
+    return mx.concatenate([rotate(x[..., :width], cosines, sines), x[..., width:]], axis=-1)
 
 
 def _rotating(rotary: MRoPERotaryEmbedding, angles: _Angles) -> Replacement:

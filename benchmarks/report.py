@@ -54,6 +54,7 @@ def sum_up(
         "step_ms_min": 1e3 * min(seconds),
         "step_ms_quartiles": [1e3 * quartiles[0], 1e3 * quartiles[2]],
         "step_ms_max": 1e3 * max(seconds),
+        "rounds_ms": [1e3 * value for value in seconds],
         "tokens_per_s": case.work.rows * case.work.n_read / step,
         "supervised_per_s": case.work.rows * case.work.answer / step,
         "peak_gb": None if peak is None else peak / 1e9,
@@ -68,20 +69,37 @@ def sum_up(
     }
 
 
-def judge_goals(goals: Sequence[Goal], results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Hold the results against the goals whose cases were measured."""
-    return [verdict for goal in goals if (verdict := _judge(goal, results)) is not None]
+def judge_goals(goals: Sequence[Goal], results: Mapping[str, Result], *, in_turns: bool) -> list[dict[str, Any]]:
+    """Hold the results against the goals whose cases were measured.
+
+    Args:
+        goals: What is asked.
+        results: By case.
+        in_turns: Whether the sides took turns. A ratio of speeds is then the median of the rounds' own ratios: what
+            else the machine did in a round disturbed both.
+
+    Returns:
+        For each goal: what was found, whether that is enough, and the extremes of the rounds' ratios.
+    """
+    return [verdict for goal in goals if (verdict := _judge(goal, results, in_turns=in_turns)) is not None]
 
 
-def _judge(goal: Goal, results: Mapping[str, Result]) -> dict[str, Any] | None:
+def _judge(goal: Goal, results: Mapping[str, Result], *, in_turns: bool) -> dict[str, Any] | None:
     values = [results.get(name, {}).get(goal.number) for name in (goal.case, goal.other) if name is not None]
     if any(value is None for value in values):
         return None
     value = values[0] if goal.other is None else values[0] / values[1]
+    found: dict[str, Any] = {"case": goal.case, "number": goal.number}
+    if goal.other is not None:
+        found["over"] = goal.other
+        if in_turns and goal.number == "tokens_per_s":
+            rounds = (results[name]["rounds_ms"] for name in (goal.other, goal.case))
+            ratios = [theirs / ours for theirs, ours in zip(*rounds, strict=True)]
+            value = statistics.median(ratios)
+            found |= {"least": min(ratios), "most": max(ratios)}
     is_met = (goal.at_least is None or value >= goal.at_least) and (goal.at_most is None or value <= goal.at_most)
     wanted = {"at_least": goal.at_least} if goal.at_least is not None else {"at_most": goal.at_most}
-    over = {} if goal.other is None else {"over": goal.other}
-    return {"case": goal.case, **over, "number": goal.number, "value": value, **wanted, "met": is_met}
+    return {**found, "value": value, **wanted, "met": is_met}
 
 
 def compare_sides(cases: Sequence[Case], results: Mapping[str, Result], same_loss: float) -> list[dict[str, Any]]:
@@ -140,7 +158,8 @@ def show_verdicts(verdicts: Sequence[Result], comparisons: Sequence[Result]) -> 
         wanted = f">= {verdict['at_least']}" if "at_least" in verdict else f"<= {verdict['at_most']}"
         over = f" over {verdict['over']}" if "over" in verdict else ""
         met = "reached" if verdict["met"] else "MISSED"
-        lines.append(f"{verdict['case']}: {verdict['number']}{over} {verdict['value']:.3f} ({wanted}: {met})")
+        spread = f", rounds {verdict['least']:.2f} to {verdict['most']:.2f}" if "least" in verdict else ""
+        lines.append(f"{verdict['case']}: {verdict['number']}{over} {verdict['value']:.3f}{spread} ({wanted}: {met})")
     lines += [
         f"{found['case']}: its first loss is {found['losses_apart']:.1e} from that of {found['over']}"
         for found in comparisons

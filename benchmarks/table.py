@@ -216,7 +216,7 @@ def measure(table: Table, folder: Path, limit_s: float) -> dict[str, Any]:
     for case, result in (measure_together if table.together else measure_apart)(plan):
         results[case.name] = result
         say({"case": case.name, **result, "after_s": round(time.perf_counter() - began)})
-    verdicts = judge_goals(table.goals, results)
+    verdicts = judge_goals(table.goals, results, in_turns=table.together)
     comparisons = compare_sides(table.cases, results, table.same_loss)
     for found in comparisons:
         results[found["case"]]["losses_apart"] = found["losses_apart"]

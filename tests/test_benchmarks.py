@@ -179,12 +179,12 @@ def test_a_dying_process_costs_only_itself() -> None:
 
 def test_a_missing_side_is_passed_over() -> None:
     """Goals are judged where both numbers are there, and a row says what is not."""
-    results = {
+    results: dict[str, dict[str, Any]] = {
         "vlora-cached/16x513": {"tokens_per_s": 10.0, "mfu": 0.4, "first_loss": 2.0, "n_trainable": 3},
         "mlx-vlm/16x513": {"tokens_per_s": 2.0, "first_loss": 2.1, "n_trainable": 3},
         "torch/16x513": {"skipped": "torch is not installed"},
     }
-    verdicts = judge_goals(NVIDIA.goals, results)
+    verdicts = judge_goals(NVIDIA.goals, results, in_turns=False)
     comparisons = compare_sides(NVIDIA.cases, results, NVIDIA.same_loss)
     lines = show_verdicts(verdicts, comparisons)
 
@@ -192,6 +192,10 @@ def test_a_missing_side_is_passed_over() -> None:
     assert [found["same_loss"] for found in comparisons] == [False]
     assert "MISSED" in lines[1]
     assert "first loss" in lines[2]
+    for number, rounds in enumerate(([30.0, 1.0, 2.0], [90.0, 2.0, 4.0])):
+        results[("vlora-cached/16x513", "mlx-vlm/16x513")[number]]["rounds_ms"] = rounds
+    (paired, _) = judge_goals(NVIDIA.goals, results, in_turns=True)
+    assert (paired["least"], paired["value"], paired["most"], paired["met"]) == (2.0, 2.0, 3.0, False)
     assert any("torch is not installed" in line for line in show_table(NVIDIA.cases, results))
 
 

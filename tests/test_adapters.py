@@ -1,5 +1,8 @@
 """Adapters against their definitions, computed with whole matrices, and against mlx-vlm's own layers."""
 
+import functools
+from collections.abc import Callable
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from vlora.adapters import (
     LoRASwitchLinear,
     attach_lora,
     lora_layers,
+    multiply_low_rank,
     principal_factors,
     saved_arrays,
 )
@@ -265,3 +269,33 @@ def test_unpacked_weights_are_not_gathered(compiled: bool) -> None:
 
     # In flight at a time: as many as MLX queues ahead.
     assert mx.get_peak_memory() - before < 16 * layers[0].scales.size * 64 * 4
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_the_low_rank_product_has_its_own_gradient(dtype: mx.Dtype) -> None:
+    """It is that of the two products, in value, gradients and types, compiled or not, for inputs of any dimensions."""
+    keys = mx.random.split(mx.random.key(0), 3)
+    x, a, b = (
+        mx.random.normal(shape, key=key).astype(dtype)
+        for shape, key in zip([(2, 3, 8), (8, 2), (2, 5)], keys, strict=True)
+    )
+
+    def total(product: Callable[..., mx.array], *factors: mx.array) -> mx.array:
+        return mx.sin(product(*factors).astype(mx.float32)).sum()
+
+    plain = functools.partial(total, lambda x, a, b: (x @ a) @ b)
+    expected = mx.value_and_grad(plain, argnums=(0, 1, 2))(x, a, b)
+    for wrap in (lambda function: function, mx.compile):
+        own = functools.partial(total, multiply_low_rank)
+        value, gradients = wrap(mx.value_and_grad(own, argnums=(0, 1, 2)))(x, a, b)
+
+        assert float(value) == pytest.approx(float(expected[0]), rel=1e-6)
+        for found, wanted in zip(gradients, expected[1], strict=True):
+            assert found.dtype == dtype
+            assert found.shape == wanted.shape
+            assert mx.allclose(
+                found.astype(mx.float32),
+                wanted.astype(mx.float32),
+                rtol=1e-2,
+                atol=1e-5 if dtype == mx.float32 else 5e-2,
+            )

@@ -68,10 +68,12 @@ class Segment:
     Attributes:
         enters: Marks that its arguments are multiplied with.
         leaves: Marks that its results are multiplied with.
+        first: The mark of the argument whose gradient is given on after those of all others; None if none is.
     """
 
     enters: frozenset[str]
     leaves: frozenset[str]
+    first: str | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -104,6 +106,7 @@ def recompute(tape: Tape, segments: Sequence[Segment]) -> Tape:
     origin = {array: array for array in marks}
     crossed: dict[str, list[str]] = defaultdict(list)
     gradients: dict[str, list[str]] = defaultdict(list)
+    passed: dict[str, list[Node]] = defaultdict(list)
     for node in tape.nodes:
         found = [origin.get(array) for array in node.inputs]
         if len(node.inputs) == 1 and node.name in VIEWS | {"AsType"} and found[0] is not None:
@@ -113,7 +116,14 @@ def recompute(tape: Tape, segments: Sequence[Segment]) -> Tape:
             graph.replace(node, attrs.evolve(node, name="Mark", inputs=node.inputs[:1]))
         elif node.name == "Multiply" and found[0] is not None:
             gradients[found[0]].append(node.inputs[1])
-            graph.replace(node, attrs.evolve(node, name="Mark", inputs=node.inputs[1:]))
+            mark = attrs.evolve(node, name="Mark", inputs=node.inputs[1:])
+            passed[found[0]].append(mark)
+            graph.replace(node, mark)
+    for segment in segments:
+        if segment.first is not None:
+            others = tuple(array for mark in segment.enters - {segment.first} for array in gradients[mark])
+            for node in passed[segment.first]:
+                graph.replace(node, attrs.evolve(node, name="Depends", inputs=(*node.inputs, *others)))
     for number, segment in enumerate(segments):
         starts = {array for mark in segment.enters for array in crossed[mark]}
         ends = {array for mark in segment.leaves for array in crossed[mark]}

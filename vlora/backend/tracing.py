@@ -1,5 +1,6 @@
 """A training step's tape: what MLX would run, written down without running it."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,31 +14,39 @@ from ..tapes import Array, Node, Segment, Tape, recompute
 from ..types import Batch, TrainState
 
 MARK_TYPES = (mx.float32, mx.bfloat16, mx.float16)
-MAX_SEGMENTS = 4096
+MAX_MARKS = 2**14
 
 
 class _Marks:
     """Scalars by which the arguments and results of recomputed functions are multiplied while they are traced."""
 
     def __init__(self) -> None:
-        self.scalars = {f"mark {number}": mx.array(1.0) for number in range(2 * MAX_SEGMENTS)}
+        self.scalars = {f"mark {number}": mx.array(1.0) for number in range(MAX_MARKS)}
         self.given: dict[str, mx.array] = {}
         self.segments: list[Segment] = []
         self._n_used = 0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Trace a function plainly, its boundaries marked."""
+        return lambda *args, **kwargs: self.run(function, args, kwargs, is_ordered=False)
 
-        def run(*args: Any, **kwargs: Any) -> Any:
-            enter, leave = (f"mark {self._n_used}", f"mark {self._n_used + 1}")
-            self._n_used += 2
-            args, kwargs = tree_map(lambda value: self._mark(value, enter), (args, kwargs))
-            results = tree_map(lambda value: self._mark(value, leave), function(*args, **kwargs))
-            # Appended when it ends: inner ones come first.
-            self.segments.append(Segment(enters=frozenset({enter}), leaves=frozenset({leave})))
-            return results
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_ordered: bool) -> Any:
+        """Run a function between marks; `is_ordered` where the gradient of its first argument follows the others."""
+        enters = [self._next() for _ in args] or [self._next()]
+        leave = self._next()
+        args = [
+            tree_map(functools.partial(self._mark, name=name), arg) for arg, name in zip(args, enters, strict=False)
+        ]
+        kwargs = tree_map(functools.partial(self._mark, name=enters[0]), kwargs)
+        results = tree_map(functools.partial(self._mark, name=leave), function(*args, **kwargs))
+        # Appended when it ends: inner ones come first.
+        first = enters[0] if is_ordered else None
+        self.segments.append(Segment(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
+        return results
 
-        return run
+    def _next(self) -> str:
+        self._n_used += 1
+        return f"mark {self._n_used - 1}"
 
     def _mark(self, value: Any, name: str) -> Any:
         if not isinstance(value, mx.array) or value.dtype not in MARK_TYPES:
@@ -49,15 +58,22 @@ class _PlainFunction:
     """Stands in for a function with a gradient of its own, which MLX cannot write down."""
 
     def __init__(self, function: Callable[..., Any], marks: _Marks) -> None:
-        self._run = marks.wrap(function)
+        self._function = function
+        self._marks = marks
+        self._is_ordered = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(*args, **kwargs)
+        return self._marks.run(self._function, args, kwargs, is_ordered=self._is_ordered)
 
     def vjp(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # What a gradient of our own waits for: those of the arguments behind the first.
+        self._is_ordered = "depends" in function.__code__.co_names
         return function
 
-    jvp = vmap = vjp
+    def jvp(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+    vmap = jvp
 
 
 @contextmanager
@@ -112,6 +128,7 @@ def trace(
         Segment(
             enters=frozenset(tape_names[mark] for mark in segment.enters),
             leaves=frozenset(tape_names[mark] for mark in segment.leaves),
+            first=None if segment.first is None else tape_names[segment.first],
         )
         for segment in marks.segments
     ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import attrs
 
 from .layout import GPT2_WORDS, VOCAB_SIZE, Family, Token, Vocabulary, Weights
+from .pieces import CLIP_STATS, DO_ALL, HALF_STATS, TEXT, VIT
 
 # ---------------------------------------------------------------------------------------------
 # Chat templates: in the style of the published ones, only as long as a test needs.
@@ -259,36 +260,6 @@ DEEPSEEK_VOCABULARY = Vocabulary(
 # ---------------------------------------------------------------------------------------------
 # Pieces of config.json and preprocessor_config.json that several families share
 
-_CLIP_STATS = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_HALF_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_DO_ALL = {
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "rescale_factor": 1 / 255,
-}
-_TEXT = {
-    "hidden_act": "silu",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "max_position_embeddings": 2048,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": VOCAB_SIZE,
-}
-_VIT = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "patch_size": 8,
-}
 _QWEN_VIT = {
     "depth": 2,
     "num_heads": 2,
@@ -305,16 +276,16 @@ _QWEN_IDS = {
 # An image becomes 4 to 36 tokens of 16 x 16 pixels.
 _QWEN_PATCHES = {"merge_size": 2, "patch_size": 8, "temporal_patch_size": 2}
 _QWEN2_PREPROCESSOR = {
-    **_DO_ALL,
-    **_CLIP_STATS,
+    **DO_ALL,
+    **CLIP_STATS,
     **_QWEN_PATCHES,
     "image_processor_type": "Qwen2VLImageProcessor",
     "max_pixels": 36 * 256,
     "min_pixels": 4 * 256,
 }
 _QWEN3_PREPROCESSOR = {
-    **_DO_ALL,
-    **_HALF_STATS,
+    **DO_ALL,
+    **HALF_STATS,
     **_QWEN_PATCHES,
     "image_processor_type": "Qwen2VLImageProcessorFast",
     "processor_class": "Qwen3VLProcessor",
@@ -327,7 +298,7 @@ _QWEN3_VIDEO_PREPROCESSOR = {
     "video_processor_type": "Qwen3VLVideoProcessor",
 }
 _QWEN3_TEXT = {
-    **_TEXT,
+    **TEXT,
     "attention_bias": False,
     "head_dim": 32,
     "rope_scaling": {"mrope_interleaved": True, "mrope_section": [6, 5, 5], "rope_type": "default"},
@@ -344,7 +315,7 @@ _QWEN3_VISION = {
     "out_hidden_size": 64,
 }
 _PIXTRAL_VISION = {
-    **_VIT,
+    **VIT,
     "head_dim": 16,
     "hidden_act": "silu",
     "model_type": "pixtral",
@@ -359,16 +330,16 @@ _PIXTRAL_PROCESSOR = {
     "processor_class": "PixtralProcessor",
 }
 _PIXTRAL_PREPROCESSOR = {
-    **_DO_ALL,
-    **_CLIP_STATS,
+    **DO_ALL,
+    **CLIP_STATS,
     "image_processor_type": "PixtralImageProcessor",
     "patch_size": {"height": 8, "width": 8},
     "processor_class": "PixtralProcessor",
     "resample": 3,
 }
 _SPLIT_PREPROCESSOR = {
-    **_DO_ALL,
-    **_HALF_STATS,
+    **DO_ALL,
+    **HALF_STATS,
     "do_image_splitting": True,
     "do_pad": True,
     "resample": 1,
@@ -407,7 +378,7 @@ FAMILIES: Mapping[str, Family] = {
         template=QWEN2_TEMPLATE,
         files={
             "config.json": {
-                **_TEXT,
+                **TEXT,
                 **_QWEN_IDS,
                 "architectures": ["Qwen2VLForConditionalGeneration"],
                 "bos_token_id": Token("<|endoftext|>"),
@@ -437,7 +408,7 @@ FAMILIES: Mapping[str, Family] = {
         template=QWEN2_TEMPLATE,
         files={
             "config.json": {
-                **_TEXT,
+                **TEXT,
                 **_QWEN_IDS,
                 "architectures": ["Qwen2_5_VLForConditionalGeneration"],
                 "bos_token_id": Token("<|endoftext|>"),
@@ -528,10 +499,10 @@ FAMILIES: Mapping[str, Family] = {
                 "model_type": "llava",
                 "pad_token_id": Token("<pad>"),
                 "projector_hidden_act": "gelu",
-                "text_config": {**_TEXT, "model_type": "llama"},
+                "text_config": {**TEXT, "model_type": "llama"},
                 "tie_word_embeddings": False,
                 "vision_config": {
-                    **_VIT,
+                    **VIT,
                     "image_size": 32,
                     "model_type": "clip_vision_model",
                     "projection_dim": 32,
@@ -542,8 +513,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vocab_size": VOCAB_SIZE,
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_CLIP_STATS,
+                **DO_ALL,
+                **CLIP_STATS,
                 "crop_size": {"height": 32, "width": 32},
                 "do_center_crop": True,
                 "image_processor_type": "CLIPImageProcessor",
@@ -573,7 +544,7 @@ FAMILIES: Mapping[str, Family] = {
                 "model_type": "pixtral",
                 "projector_hidden_act": "gelu",
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "head_dim": 8,
                     "model_type": "mistral",
                     "rope_theta": 1000000000.0,
@@ -600,7 +571,7 @@ FAMILIES: Mapping[str, Family] = {
                 "projector_hidden_act": "gelu",
                 "spatial_merge_size": 2,
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "head_dim": 8,
                     "model_type": "mistral",
                     "rope_theta": 1000000000.0,
@@ -622,7 +593,7 @@ FAMILIES: Mapping[str, Family] = {
                 "image_token_index": Token("<|image|>"),
                 "model_type": "mllama",
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "bos_token_id": Token("<|begin_of_text|>"),
                     "cross_attention_layers": [1],
                     "eos_token_id": [
@@ -644,7 +615,7 @@ FAMILIES: Mapping[str, Family] = {
                     "tie_word_embeddings": False,
                 },
                 "vision_config": {
-                    **_VIT,
+                    **VIT,
                     "attention_heads": 2,
                     "hidden_act": "gelu",
                     "image_size": 32,
@@ -659,8 +630,8 @@ FAMILIES: Mapping[str, Family] = {
                 },
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_CLIP_STATS,
+                **DO_ALL,
+                **CLIP_STATS,
                 "do_pad": True,
                 "image_processor_type": "MllamaImageProcessor",
                 "max_image_tiles": 4,
@@ -679,7 +650,7 @@ FAMILIES: Mapping[str, Family] = {
                 "candidate_resolutions": _DEEPSEEK_SIZES,
                 "global_view_pos": "head",
                 "language_config": {
-                    **_TEXT,
+                    **TEXT,
                     "architectures": ["DeepseekV2ForCausalLM"],
                     "bos_token_id": Token(_DEEPSEEK_BOS),
                     "eos_token_id": Token(_DEEPSEEK_EOS),
@@ -720,7 +691,7 @@ FAMILIES: Mapping[str, Family] = {
                 },
             },
             "processor_config.json": {
-                **_HALF_STATS,
+                **HALF_STATS,
                 "add_special_token": False,
                 "candidate_resolutions": _DEEPSEEK_SIZES,
                 "downsample_ratio": 2,
@@ -745,7 +716,7 @@ FAMILIES: Mapping[str, Family] = {
                 "model_type": "idefics3",
                 "scale_factor": 2,
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "bos_token_id": Token("<|begin_of_text|>"),
                     "eos_token_id": Token("<|end_of_text|>"),
                     "model_type": "llama",
@@ -753,7 +724,7 @@ FAMILIES: Mapping[str, Family] = {
                     "rope_theta": 500000.0,
                 },
                 "tie_word_embeddings": False,
-                "vision_config": {**_VIT, "image_size": 32, "model_type": "idefics3"},
+                "vision_config": {**VIT, "image_size": 32, "model_type": "idefics3"},
                 "vocab_size": VOCAB_SIZE,
             },
             "preprocessor_config.json": {
@@ -777,14 +748,14 @@ FAMILIES: Mapping[str, Family] = {
                 "pad_token_id": Token("<|im_end|>"),
                 "scale_factor": 4,
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "head_dim": 16,
                     "model_type": "llama",
                     "pad_token_id": Token("<|im_end|>"),
                     "rope_theta": 100000,
                 },
                 "tie_word_embeddings": False,
-                "vision_config": {**_VIT, "image_size": 64, "model_type": "smolvlm_vision"},
+                "vision_config": {**VIT, "image_size": 64, "model_type": "smolvlm_vision"},
                 "vocab_size": VOCAB_SIZE,
             },
             "preprocessor_config.json": {

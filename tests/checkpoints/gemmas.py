@@ -1,12 +1,13 @@
 """The checkpoints of Gemma's multimodal families, as data, under published names."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import mlx.core as mx
 
 from .layout import VOCAB_SIZE, Family, Token, Vocabulary, Weights
+from .pieces import DO_ALL, HALF_STATS, SIGLIP, publishing
 
 # ---------------------------------------------------------------------------------------------
 # Chat templates: in the style of the published ones, only as long as a test needs.
@@ -31,6 +32,8 @@ GEMMA3_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 
+GEMMA3N_TEMPLATE = GEMMA3_TEMPLATE.replace("<start_of_image>", "<image_soft_token>")
+
 # A system prompt is a turn of its own.
 GEMMA4_TEMPLATE = (
     "{{ bos_token }}"
@@ -48,30 +51,59 @@ GEMMA4_TEMPLATE = (
 # ---------------------------------------------------------------------------------------------
 # Vocabularies
 
-_NAMES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+_TURNS = ("<start_of_turn>", "<end_of_turn>")
+
+
+def _vocabulary(processor: str, *, turns: tuple[str, ...] = (), last: tuple[str, ...], **extra: object) -> Vocabulary:
+    """Describe a Gemma's tokenizer: pieces of SentencePiece, and line breaks joined.
+
+    Args:
+        processor: Its processor's class.
+        turns: What begins and ends a turn, if there are turns.
+        last: The tokens with the highest ids.
+        extra: Further entries of tokenizer_config.json.
+    """
+    return Vocabulary(
+        first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *turns),
+        last=last,
+        names={"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"},
+        stop=("<eos>", *turns[1:]),
+        tokenizer_class="GemmaTokenizer",
+        adds_bos=True,
+        sentencepiece=True,
+        leading_space=False,
+        line_breaks=4,
+        extra={"add_bos_token": True, "add_eos_token": False, "processor_class": processor, **extra},
+    )
+
+
+def _media(**tokens: str) -> dict[str, object]:
+    """Write the tokens of images and sounds as tokenizer_config.json has them."""
+    return {**tokens, "extra_special_tokens": tokens}
+
+
 _GEMMA3_IMAGE = {
     "boi_token": "<start_of_image>",
     "eoi_token": "<end_of_image>",
     "image_token": "<image_soft_token>",
 }
-GEMMA3_VOCABULARY = Vocabulary(
-    first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
+GEMMA3_VOCABULARY = _vocabulary(
+    "Gemma3Processor",
+    turns=_TURNS,
     last=("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
-    names=_NAMES,
-    stop=("<eos>", "<end_of_turn>"),
-    tokenizer_class="GemmaTokenizer",
-    adds_bos=True,
-    sentencepiece=True,
-    leading_space=False,
-    line_breaks=4,
-    extra={
-        **_GEMMA3_IMAGE,
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "extra_special_tokens": _GEMMA3_IMAGE,
-        "processor_class": "Gemma3Processor",
-    },
+    **_media(**_GEMMA3_IMAGE),
 )
+
+_GEMMA3N = _vocabulary(
+    "Gemma3nProcessor",
+    turns=_TURNS,
+    # What the vision tower's embedder has a table for, and what the audio tower's has.
+    last=("<end_of_image>", "<image_soft_token>", "<end_of_audio>", "<audio_soft_token>"),
+    **_media(
+        **_GEMMA3_IMAGE, audio_token="<audio_soft_token>", boa_token="<start_of_audio>", eoa_token="<end_of_audio>"
+    ),
+)
+GEMMA3N_VOCABULARY = attrs.evolve(_GEMMA3N, first=(*_GEMMA3N.first, "<start_of_image>", "<start_of_audio>"), multiple=1)
 
 _GEMMA4_MEDIA = {
     "audio_token": "<|audio|>",
@@ -81,53 +113,18 @@ _GEMMA4_MEDIA = {
     "eoi_token": "<image|>",
     "image_token": "<|image|>",
 }
-GEMMA4_VOCABULARY = Vocabulary(
-    first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>"),
+GEMMA4_VOCABULARY = _vocabulary(
+    "Gemma4Processor",
+    turns=("<|turn>", "<turn|>"),
     last=(*_GEMMA4_MEDIA.values(), "<|video|>"),
-    names=_NAMES,
-    stop=("<eos>", "<turn|>"),
-    tokenizer_class="GemmaTokenizer",
-    adds_bos=True,
-    sentencepiece=True,
-    leading_space=False,
-    line_breaks=4,
-    extra={
-        **_GEMMA4_MEDIA,
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "extra_special_tokens": _GEMMA4_MEDIA,
-        "processor_class": "Gemma4Processor",
-    },
+    **_media(**_GEMMA4_MEDIA),
 )
-PALIGEMMA_VOCABULARY = Vocabulary(
-    first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
-    last=("<image>",),
-    names=_NAMES,
-    stop=("<eos>",),
-    tokenizer_class="GemmaTokenizer",
-    adds_bos=True,
-    sentencepiece=True,
-    leading_space=False,
-    line_breaks=4,
-    extra={
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "additional_special_tokens": ["<image>"],
-        "processor_class": "PaliGemmaProcessor",
-    },
-)
+PALIGEMMA_VOCABULARY = _vocabulary("PaliGemmaProcessor", last=("<image>",), additional_special_tokens=["<image>"])
 
 # ---------------------------------------------------------------------------------------------
 # Pieces of config.json and preprocessor_config.json that several families share
 
-_HALF_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_DO_ALL = {
-    "do_convert_rgb": None,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "rescale_factor": 1 / 255,
-}
+_DO_ALL = {**DO_ALL, "do_convert_rgb": None}
 # Wide enough for a scale that bfloat16 cannot hold: the root of 96.
 _TEXT = {
     "hidden_activation": "gelu_pytorch_tanh",
@@ -139,40 +136,11 @@ _TEXT = {
     "rms_norm_eps": 1e-6,
     "vocab_size": VOCAB_SIZE,
 }
-_SIGLIP = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "model_type": "siglip_vision_model",
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "patch_size": 8,
-    "vision_use_head": False,
-}
 
 # ---------------------------------------------------------------------------------------------
 # Weights
 
-
-def _publish(
-    *renames: tuple[str, str],
-    channels_first: str = r"patch_embedding\.weight$",
-    dropped: str = r"^language_model\.lm_head\.",
-) -> Callable[[Weights], Weights]:
-    """Rename parameters by patterns, in order, give convolutions the layout of torch, leave out a tied head."""
-
-    def publish(weights: Weights) -> Weights:
-        published: Weights = {}
-        for name, value in weights.items():
-            if re.search(dropped, name):
-                continue
-            if value.ndim > 2 and re.search(channels_first, name):
-                value = value.moveaxis(-1, 1)  # noqa: PLW2901
-            for pattern, replacement in renames:
-                name = re.sub(pattern, replacement, name)  # noqa: PLW2901
-            published[name] = value
-        return published
-
-    return publish
+_publish = publishing(dropped=r"^language_model\.lm_head\.")
 
 
 def _publish_gemma4(weights: Weights) -> Weights:
@@ -289,7 +257,7 @@ def _paligemma(text: Mapping[str, Any]) -> Family:
     return Family(
         vocabulary=PALIGEMMA_VOCABULARY,
         template=None,
-        publish=_publish(),
+        publish=_publish,
         files={
             "config.json": {
                 "architectures": ["PaliGemmaForConditionalGeneration"],
@@ -301,11 +269,11 @@ def _paligemma(text: Mapping[str, Any]) -> Family:
                 "pad_token_id": Token("<pad>"),
                 "projection_dim": 96,
                 "text_config": {**text, "num_image_tokens": 16},
-                "vision_config": {**_SIGLIP, "image_size": 32, "num_image_tokens": 16, "projection_dim": 96},
+                "vision_config": {**SIGLIP, "image_size": 32, "num_image_tokens": 16, "projection_dim": 96},
             },
             "preprocessor_config.json": {
                 **_DO_ALL,
-                **_HALF_STATS,
+                **HALF_STATS,
                 "image_processor_type": "SiglipImageProcessor",
                 "image_seq_length": 16,
                 "processor_class": "PaliGemmaProcessor",
@@ -322,7 +290,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3": Family(
         vocabulary=GEMMA3_VOCABULARY,
         template=GEMMA3_TEMPLATE,
-        publish=_publish(),
+        publish=_publish,
         files={
             "config.json": {
                 "architectures": ["Gemma3ForConditionalGeneration"],
@@ -347,11 +315,11 @@ FAMILIES: Mapping[str, Family] = {
                     "sliding_window": 8,
                     "sliding_window_pattern": 2,
                 },
-                "vision_config": {**_SIGLIP, "image_size": 64},
+                "vision_config": {**SIGLIP, "image_size": 64},
             },
             "preprocessor_config.json": {
                 **_DO_ALL,
-                **_HALF_STATS,
+                **HALF_STATS,
                 "do_pan_and_scan": None,
                 "image_processor_type": "Gemma3ImageProcessor",
                 "image_seq_length": 16,
@@ -407,5 +375,110 @@ FAMILIES: Mapping[str, Family] = {
             # Shorter than a row, which a published window is not.
             "sliding_window": 8,
         }
+    ),
+}
+
+# The vision tower's sizes are those of one published model, in timm and in mlx-vlm alike: 294 million parameters.
+LARGE_FAMILIES: Mapping[str, Family] = {
+    "gemma3n": Family(
+        vocabulary=GEMMA3N_VOCABULARY,
+        template=GEMMA3N_TEMPLATE,
+        publish=publishing((r"^language_model\.model\.", "language_model."), (r"^", "model."), channels_first=""),
+        scales={
+            # These norms are drawn like any other parameter.
+            r"^embed_vision\..*_norm\.weight$": 10,
+            # Nothing else divides the products of queries and keys.
+            r"\.self_attn\.[qk]_norm\.weight$": 0.5,
+            r"\.attn\.(query|key)\.proj\.weight$": 0.4,
+        },
+        files={
+            "config.json": {
+                "architectures": ["Gemma3nForConditionalGeneration"],
+                "audio_config": {
+                    "conf_num_attention_heads": 2,
+                    "conf_num_hidden_layers": 1,
+                    "hidden_size": 32,
+                    "input_feat_size": 128,
+                    "model_type": "gemma3n_audio",
+                    "sscp_conv_channel_size": [8, 4],
+                    "vocab_offset": Token("<end_of_audio>"),
+                    "vocab_size": 2,
+                },
+                "audio_soft_tokens_per_image": 188,
+                "audio_token_id": Token("<audio_soft_token>"),
+                "boa_token_id": Token("<start_of_audio>"),
+                "boi_token_id": Token("<start_of_image>"),
+                "eoa_token_id": Token("<end_of_audio>"),
+                "eoi_token_id": Token("<end_of_image>"),
+                "eos_token_id": [Token("<eos>"), Token("<end_of_turn>")],
+                "image_token_id": Token("<image_soft_token>"),
+                "initializer_range": 0.02,
+                "model_type": "gemma3n",
+                "text_config": {
+                    # Whether a value at the edge of what counts does so is a matter of rounding, and its gradient
+                    # jumps: few are there. The published model is sparse in its first layers, and by 95 %.
+                    "activation_sparsity_pattern": [0.0, 0.0, 0.0, 0.0, 0.0, 0.02],
+                    "altup_active_idx": 0,
+                    "altup_coef_clip": 120.0,
+                    "altup_correct_scale": True,
+                    "altup_num_inputs": 4,
+                    "final_logit_softcapping": 30.0,
+                    "head_dim": 16,
+                    "hidden_activation": "gelu_pytorch_tanh",
+                    "hidden_size": 96,
+                    "hidden_size_per_layer_input": 32,
+                    "intermediate_size": [128] * 6,
+                    "laurel_rank": 32,
+                    "layer_types": ["sliding_attention", "full_attention"] * 3,
+                    "max_position_embeddings": 2048,
+                    "model_type": "gemma3n_text",
+                    "num_attention_heads": 4,
+                    "num_hidden_layers": 6,
+                    "num_key_value_heads": 2,
+                    "num_kv_shared_layers": 2,
+                    "rms_norm_eps": 1e-6,
+                    "rope_local_base_freq": 10000.0,
+                    "rope_scaling": None,
+                    "rope_theta": 1000000.0,
+                    # Shorter than an image, which a published window is not.
+                    "sliding_window": 48,
+                    "vocab_size": VOCAB_SIZE,
+                    "vocab_size_per_layer_input": Token("<end_of_image>"),
+                },
+                "vision_config": {
+                    "architecture": "mobilenetv5_300m_enc",
+                    "do_pooling": False,
+                    "hidden_size": 2048,
+                    "initializer_range": 0.02,
+                    "label_names": ["LABEL_0", "LABEL_1"],
+                    "model_args": None,
+                    "model_type": "gemma3n_vision",
+                    "num_classes": 2,
+                    "rms_norm_eps": 1e-6,
+                    "vocab_offset": Token("<end_of_image>"),
+                    "vocab_size": 2,
+                },
+                "vision_soft_tokens_per_image": 256,
+            },
+            "preprocessor_config.json": {
+                **_DO_ALL,
+                **HALF_STATS,
+                "do_normalize": False,
+                "feature_extractor_type": "Gemma3nAudioFeatureExtractor",
+                "feature_size": 128,
+                "image_processor_type": "SiglipImageProcessorFast",
+                "image_seq_length": 256,
+                "padding_value": 0.0,
+                "processor_class": "Gemma3nProcessor",
+                "resample": 2,
+                "sampling_rate": 16000,
+                "size": {"height": 768, "width": 768},
+            },
+            "processor_config.json": {
+                "audio_seq_length": 188,
+                "image_seq_length": 256,
+                "processor_class": "Gemma3nProcessor",
+            },
+        },
     ),
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from . import classics
 from .layout import VOCAB_SIZE, Family, Token, Vocabulary, Weights
+from .pieces import CLIP_STATS, publishing
 
 # ---------------------------------------------------------------------------------------------
 # Chat templates: in the style of the published ones, only as long as a test needs.
@@ -104,22 +105,13 @@ GLM4V_VOCABULARY = Vocabulary(
 # ---------------------------------------------------------------------------------------------
 # Weights
 
-_NAMES = (
+_FROM_ZERO = re.compile(r"(input_layernorm|post_attention_layernorm|[qk]_norm|language_model\.norm)\.weight$")
+_publish = publishing(
     (r"^vision_tower\.", "model.visual."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^language_model\.model\.", "model.language_model."),
+    channels_first="",
 )
-_FROM_ZERO = re.compile(r"(input_layernorm|post_attention_layernorm|[qk]_norm|language_model\.norm)\.weight$")
-
-
-def _publish(weights: Weights) -> Weights:
-    """Give parameters their published names, and convolutions the layout of torch."""
-    published: Weights = {}
-    for name, value in weights.items():
-        for pattern, replacement in _NAMES:
-            name = re.sub(pattern, replacement, name)  # noqa: PLW2901
-        published[name] = value.moveaxis(-1, 1) if value.ndim > 2 else value
-    return published
 
 
 def _publish_qwen3_5(weights: Weights) -> Weights:
@@ -130,10 +122,6 @@ def _publish_qwen3_5(weights: Weights) -> Weights:
 # ---------------------------------------------------------------------------------------------
 
 _QWEN3 = classics.FAMILIES["qwen3_vl"].files
-_STATS = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3_5": Family(
@@ -256,7 +244,7 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_start_token_id": Token("<|begin_of_image|>"),
             },
             "preprocessor_config.json": {
-                **_STATS,
+                **CLIP_STATS,
                 "do_convert_rgb": True,
                 "do_normalize": True,
                 "do_rescale": True,
@@ -271,7 +259,7 @@ FAMILIES: Mapping[str, Family] = {
                 "temporal_patch_size": 2,
             },
             "video_preprocessor_config.json": {
-                **_STATS,
+                **CLIP_STATS,
                 "do_convert_rgb": True,
                 "do_normalize": True,
                 "do_rescale": True,

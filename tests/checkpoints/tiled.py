@@ -3,10 +3,10 @@
 They are written under published names, so that transformers reads them too.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from .layout import VOCAB_SIZE, Family, Token, Vocabulary, Weights
+from .pieces import CLIP_STATS, DO_ALL, HALF_STATS, SIGLIP, TEXT, VIT, publishing
 
 # ---------------------------------------------------------------------------------------------
 # Chat templates: in the style of the published ones, only as long as a test needs.
@@ -256,38 +256,8 @@ KIMI_VL_VOCABULARY = Vocabulary(
 # ---------------------------------------------------------------------------------------------
 # Pieces of config.json and preprocessor_config.json that several families share
 
-_CLIP_STATS = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_HALF_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-_DO_ALL = {
-    "do_convert_rgb": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "rescale_factor": 1 / 255,
-}
-_TEXT = {
-    "hidden_act": "silu",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "max_position_embeddings": 2048,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": VOCAB_SIZE,
-}
-_VIT = {
-    "hidden_size": 32,
-    "image_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "patch_size": 8,
-}
-_SIGLIP = {**_VIT, "model_type": "siglip_vision_model", "vision_use_head": False}
+_VIT = {**VIT, "image_size": 32}
+_SIGLIP = {**SIGLIP, "image_size": 32}
 # An image is one view of 2 to 4 tokens, or up to 10 tiles of 4 tokens and such a view.
 _LFM2_TILES = {
     "do_image_splitting": True,
@@ -308,27 +278,9 @@ _PINPOINTS = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
 # Weights
 
 
-def _publish(
-    *renames: tuple[str, str], channels_first: str = r"patch_embed\w*\.(proj(ection)?\.)?weight$"
-) -> Callable[[Weights], Weights]:
-    """Rename parameters by patterns, in order, and give convolutions the layout of torch."""
-
-    def publish(weights: Weights) -> Weights:
-        published: Weights = {}
-        for name, value in weights.items():
-            if value.ndim > 2 and re.search(channels_first, name):
-                value = value.moveaxis(-1, 1)  # noqa: PLW2901
-            for pattern, replacement in renames:
-                name = re.sub(pattern, replacement, name)  # noqa: PLW2901
-            published[name] = value
-        return published
-
-    return publish
-
-
 def _publish_kimi(weights: Weights) -> Weights:
     """Name the tower's layers as published, and write every expert by itself."""
-    rename = _publish(
+    rename = publishing(
         (r"^vision_tower\.(blocks|final_layernorm)", r"vision_tower.encoder.\1"),
         (r"(blocks\.\d+)\.attn\.", r"\1."),
     )
@@ -348,7 +300,7 @@ FAMILIES: Mapping[str, Family] = {
         vocabulary=LLAVA_NEXT_VOCABULARY,
         template=LLAVA_NEXT_TEMPLATE,
         template_in_tokenizer=False,
-        publish=_publish(),
+        publish=publishing(),
         files={
             "config.json": {
                 "architectures": ["LlavaNextForConditionalGeneration"],
@@ -358,7 +310,7 @@ FAMILIES: Mapping[str, Family] = {
                 "model_type": "llava_next",
                 "projector_hidden_act": "gelu",
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "architectures": ["MistralForCausalLM"],
                     "model_type": "mistral",
                     "rope_theta": 1000000.0,
@@ -377,8 +329,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vocab_size": VOCAB_SIZE,
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_CLIP_STATS,
+                **DO_ALL,
+                **CLIP_STATS,
                 "aspect_ratio_setting": "anyres",
                 "crop_size": {"height": 32, "width": 32},
                 "do_center_crop": True,
@@ -402,7 +354,7 @@ FAMILIES: Mapping[str, Family] = {
         vocabulary=LLAVA_ONEVISION_VOCABULARY,
         template=LLAVA_ONEVISION_TEMPLATE,
         template_in_tokenizer=False,
-        publish=_publish(),
+        publish=publishing(),
         files={
             "config.json": {
                 "architectures": ["LlavaOnevisionForConditionalGeneration"],
@@ -412,7 +364,7 @@ FAMILIES: Mapping[str, Family] = {
                 "model_type": "llava_onevision",
                 "projector_hidden_act": "gelu",
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "architectures": ["Qwen2ForCausalLM"],
                     "bos_token_id": Token("<|endoftext|>"),
                     "eos_token_id": Token("<|im_end|>"),
@@ -431,8 +383,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_feature_select_strategy": "full",
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_HALF_STATS,
+                **DO_ALL,
+                **HALF_STATS,
                 "do_pad": True,
                 "image_grid_pinpoints": _ONEVISION_PINPOINTS,
                 "image_processor_type": "LlavaOnevisionImageProcessor",
@@ -449,8 +401,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_feature_select_strategy": "full",
             },
             "video_preprocessor_config.json": {
-                **_DO_ALL,
-                **_HALF_STATS,
+                **DO_ALL,
+                **HALF_STATS,
                 "processor_class": "LlavaOnevisionProcessor",
                 "resample": 3,
                 "size": {"height": 32, "width": 32},
@@ -461,7 +413,7 @@ FAMILIES: Mapping[str, Family] = {
     "idefics2": Family(
         vocabulary=IDEFICS2_VOCABULARY,
         template=IDEFICS2_TEMPLATE,
-        publish=_publish(
+        publish=publishing(
             (r"^language_model\.lm_head", "lm_head"),
             (r"^language_model", "model.text_model"),
             (r"^(vision_model|connector)", r"model.\1"),
@@ -483,7 +435,7 @@ FAMILIES: Mapping[str, Family] = {
                     "rms_norm_eps": 1e-5,
                 },
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "hidden_size": 32,
                     "intermediate_size": 64,
                     "model_type": "mistral",
@@ -497,8 +449,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_config": {**_VIT, "image_size": 64, "model_type": "idefics2"},
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_HALF_STATS,
+                **DO_ALL,
+                **HALF_STATS,
                 "do_image_splitting": True,
                 "do_pad": True,
                 "image_processor_type": "Idefics2ImageProcessor",
@@ -512,7 +464,7 @@ FAMILIES: Mapping[str, Family] = {
     "internvl": Family(
         vocabulary=INTERNVL_VOCABULARY,
         template=INTERNVL_TEMPLATE,
-        publish=_publish(),
+        publish=publishing(),
         files={
             "config.json": {
                 "architectures": ["InternVLForConditionalGeneration"],
@@ -523,7 +475,7 @@ FAMILIES: Mapping[str, Family] = {
                 "model_type": "internvl",
                 "projector_hidden_act": "gelu",
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "architectures": ["Qwen3ForCausalLM"],
                     "attention_bias": False,
                     "head_dim": 32,
@@ -549,7 +501,7 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_feature_select_strategy": "default",
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
+                **DO_ALL,
                 "crop_to_patches": True,
                 "image_mean": [0.485, 0.456, 0.406],
                 "image_processor_type": "GotOcr2ImageProcessor",
@@ -566,7 +518,7 @@ FAMILIES: Mapping[str, Family] = {
     "aya_vision": Family(
         vocabulary=AYA_VOCABULARY,
         template=AYA_TEMPLATE,
-        publish=_publish(),
+        publish=publishing(),
         files={
             "config.json": {
                 "adapter_layer_norm_eps": 1e-6,
@@ -577,7 +529,7 @@ FAMILIES: Mapping[str, Family] = {
                 "max_splits_per_img": 4,
                 "model_type": "aya_vision",
                 "text_config": {
-                    **{key: value for key, value in _TEXT.items() if key != "rms_norm_eps"},
+                    **{key: value for key, value in TEXT.items() if key != "rms_norm_eps"},
                     "architectures": ["Cohere2ForCausalLM"],
                     "attention_bias": False,
                     "bos_token_id": Token("<BOS_TOKEN>"),
@@ -599,8 +551,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_feature_select_strategy": "full",
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_HALF_STATS,
+                **DO_ALL,
+                **HALF_STATS,
                 "crop_to_patches": True,
                 "image_processor_type": "GotOcr2ImageProcessor",
                 "max_patches": 4,
@@ -621,7 +573,7 @@ FAMILIES: Mapping[str, Family] = {
     "lfm2_vl": Family(
         vocabulary=LFM2_VL_VOCABULARY,
         template=LFM2_VL_TEMPLATE,
-        publish=_publish(
+        publish=publishing(
             (r"^language_model\.model", "model.language_model"),
             (r"^vision_tower", "model.vision_tower.vision_model"),
             (r"^multi_modal_projector", "model.multi_modal_projector"),
@@ -685,8 +637,8 @@ FAMILIES: Mapping[str, Family] = {
                 "vision_feature_layer": -1,
             },
             "preprocessor_config.json": {
-                **_DO_ALL,
-                **_HALF_STATS,
+                **DO_ALL,
+                **HALF_STATS,
                 **_LFM2_TILES,
                 "do_pad": True,
                 "downsample_factor": 2,
@@ -709,7 +661,7 @@ FAMILIES: Mapping[str, Family] = {
                 "media_placeholder_token_id": Token("<|media_pad|>"),
                 "model_type": "kimi_vl",
                 "text_config": {
-                    **_TEXT,
+                    **TEXT,
                     "attention_bias": False,
                     "bos_token_id": Token("[BOS]"),
                     "eos_token_id": Token("[EOS]"),
@@ -760,7 +712,7 @@ FAMILIES: Mapping[str, Family] = {
                 "vocab_size": VOCAB_SIZE,
             },
             "preprocessor_config.json": {
-                **_CLIP_STATS,
+                **CLIP_STATS,
                 "image_processor_type": "KimiVLImageProcessor",
                 "in_token_limit": 64,
                 "merge_kernel_size": [2, 2],

@@ -11,7 +11,7 @@ from tests.golden.cases import CASES, RUNS, fingerprint
 # Everything is compared in the slow run. The default one has all runs of two families, and of nearly every other the
 # run with the most in it: clipping, accumulation over unequal microbatches, and an adapter on every linear layer.
 THOROUGH = ("qwen2_vl", "llava")
-HEAVY = ("qwen3_5", "kimi_vl")  # they take a while to trace
+HEAVY = ("qwen3_5", "kimi_vl", "gemma3n")  # they take a while to trace, or have a large tower
 PAIRS = [(family, run) for family, case in CASES.items() for run in RUNS if run not in case.skipped]
 
 
@@ -96,13 +96,11 @@ def test_table_has_every_family():
     rows = [
         line.split(" | ") for line in text.splitlines() if line.startswith("| ") and not line.startswith("| family")
     ]
-    apart = compare.compared_apart()
-    assert [cells[0].strip("| ") for cells in rows] == [*CASES, *apart]
+    assert [cells[0].strip("| ") for cells in rows] == list(CASES)
     for cells in rows:
-        family = cells[0].strip("| ")
-        differs = CASES[family].differs if family in CASES else ()
+        differs = CASES[cells[0].strip("| ")].differs
         assert [run for run, cell in zip(RUNS, cells[1:], strict=True) if "**" in cell] == list(differs)
-    assert f"of {len(PAIRS) + sum(len(module.COMPARED) for module in apart.values())} runs" in text
+    assert f"of {len(PAIRS)} runs" in text
 
 
 def test_table_marks_what_differs():

@@ -4,6 +4,7 @@ To add a family, give it an entry in `CASES`; tests/checkpoints has to know how 
 """
 
 import hashlib
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class Case:
         reads_videos: Whether transformers' processor has parts for videos that are left out, and must not be missing.
         logit_scale: What transformers' logits have to be multiplied by.
         pixels: Largest difference that is allowed between the pixel values of both processors.
+        untrained: Matches mlx-vlm's names of parameters that no run trains, though transformers holds them too.
+        unread: Matches mlx-vlm's names of weights that nothing reads, and that transformers does not hold.
         skipped: Runs that make no sense here, and why.
         differs: Runs in which mlx-vlm's model is known to compute something else, and what.
         remarks: What a reader of the table has to know besides.
@@ -69,9 +72,24 @@ class Case:
     reads_videos: bool = False
     logit_scale: float | None = None
     pixels: float = PIXELS
+    untrained: str | None = None
+    unread: str | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     differs: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    def is_untrained(self, name: str) -> bool:
+        """Whether no run trains a parameter of mlx-vlm's, or a module's, by its name."""
+        return any(pattern and re.search(pattern, f"{name}.") for pattern in (self.untrained, self.unread))
+
+    def is_unread(self, name: str) -> bool:
+        """Whether nothing reads a parameter of mlx-vlm's, by its name."""
+        return self.unread is not None and re.search(self.unread, name) is not None
+
+    @property
+    def has_frozen_tower(self) -> bool:
+        """Whether no run trains the vision tower; each image then goes through it once, for all rows and runs."""
+        return self.is_untrained("vision_tower")
 
 
 _QWEN2 = Case(
@@ -149,6 +167,11 @@ CASES: Mapping[str, Case] = {
         remarks=("without torchvision, transformers' own processor resizes with Pillow, which rounds otherwise",),
     ),
     "gemma3": Case(),
+    "gemma3n": Case(
+        untrained=r"^(vision_tower|audio_tower|embed_audio)\.",
+        unread=r"\.layers\.[45]\.self_attn\.[kv]_(proj|norm)\.",
+        remarks=("its tower is the published one, of 294 million parameters, and frozen in all runs",),
+    ),
     "gemma4": _GEMMA4,
     "gemma4_moe": _GEMMA4,
     "paligemma": _PALIGEMMA,

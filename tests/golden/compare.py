@@ -112,7 +112,7 @@ def make_ready(family: str) -> Ready:
 def run_again(family: str, run: str, **options: Any) -> Result:
     """Repeat a stored run; the options are `mlx_side.train`'s."""
     ready = make_ready(family)
-    return train(ready.folder, run, ready.examples, **options)
+    return train(ready.folder, CASES[family], run, ready.examples, **options)
 
 
 def compare(family: str, run: str) -> Difference:
@@ -126,12 +126,8 @@ def measure(family: str, run: str, result: Result) -> Difference:
     Raises:
         AssertionError: Other arrays were trained, or another number of steps done.
     """
-    return differ(golden(family)["runs"][run], golden_arrays(family, run), run, result)
-
-
-def differ(stored: Mapping[str, Any], arrays: Mapping[str, Array], run: str, result: Result) -> Difference:
-    """Measure how far a result is from a run's record and trained arrays; raises as `measure` does."""
-    assert set(arrays) == set(result.final), f"{run}: only one side trains {set(arrays) ^ set(result.final)}"
+    stored, arrays = golden(family)["runs"][run], golden_arrays(family, run)
+    assert set(arrays) == set(result.final), f"{family} {run}: only one side trains {set(arrays) ^ set(result.final)}"
     assert len(stored["losses"]) == len(result.losses) == STEPS
     moved, errors = {}, {}
     for name, expected in arrays.items():
@@ -180,8 +176,6 @@ def describe(difference: Difference | None) -> str:
 
 def notes_on(family: str) -> list[str]:
     """Say what was done so that both sides compute the same, and what is not compared."""
-    if family not in CASES:
-        return [compared_apart()[family].REMARK]
     case, difference = CASES[family], golden(family)["processor_difference"]
     notes = [f"its conversations are written by vlora's template: {case.own_template}"] if case.own_template else []
     if difference > PIXELS:
@@ -217,32 +211,14 @@ def document(differences: Mapping[tuple[str, str], Difference]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compared_apart() -> dict[str, Any]:
-    """Name the families that have no checkpoint which both sides could open, and the module that compares each."""
-    from . import gemma3n  # it measures with this module
-
-    return {"gemma3n": gemma3n}
-
-
-def compare_runs(family: str) -> dict[tuple[str, str], Difference]:
-    """Repeat all runs of a family."""
-    if family in CASES:
-        return {(family, run): compare(family, run) for run in golden(family)["runs"]}
-    module = compared_apart()[family]
-    return {(family, run): module.compare(run) for run in module.COMPARED}
-
-
 def main() -> None:
     """Compare families and print or write the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden.compare", description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help="families; all of them if none is named")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} into the package; all families")
     options = parser.parse_args()
-    every = [*CASES, *compared_apart()]
-    families = every if options.write else options.families or every
-    differences: dict[tuple[str, str], Difference] = {}
-    for family in families:
-        differences |= compare_runs(family)
+    families = CASES if options.write else options.families or CASES
+    differences = {(family, run): compare(family, run) for family in families for run in golden(family)["runs"]}
     if options.write:
         TABLE.write_text(document(differences))
     else:

@@ -47,6 +47,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .cases import ALPHA, CASES, IMAGE, RANK, ROWS, RUNS, Array, Case, Run, digest, fingerprint, initial_adapter
 
@@ -91,13 +92,15 @@ def find_places(model: nn.Module, weights: Mapping[str, Array]) -> dict[str, Pla
     Raises:
         MismatchError: One is not there: the checkpoint was read differently.
     """
-    pool: dict[tuple[float, ...], list[tuple[str, tuple[int, int, int] | None, float, Array]]] = {}
+    pool: dict[tuple[float, float, float], list[tuple[str, tuple[int, int, int] | None, float, Array]]] = {}
+    sizes = {value.size for value in weights.values()}
     for name, parameter in itertools.chain(model.named_parameters(), model.named_buffers()):
         whole = parameter.detach().numpy()
         pieces: list[tuple[tuple[int, int, int] | None, Array]] = [(None, whole)]
         for axis, count in itertools.product(range(whole.ndim), (2, 3)):
             if whole.shape[axis] % count == 0 and whole.ndim > 1:
                 pieces += [((i, count, axis), p) for i, p in enumerate(np.split(whole, count, axis))]
+        pieces = [(part, piece) for part, piece in pieces if piece.size in sizes]
         for (part, piece), offset in itertools.product(pieces, (0.0, 1.0)):
             pool.setdefault(summary(piece + np.float32(offset)), []).append((name, part, offset, piece))
     places, lost = {}, []
@@ -106,7 +109,7 @@ def find_places(model: nn.Module, weights: Mapping[str, Array]) -> dict[str, Pla
             Place(candidate, part, axes, offset)
             for candidate, part, offset, piece in pool.get(summary(value), ())
             for axes in itertools.permutations(range(value.ndim))
-            if piece.ndim == value.ndim and np.array_equal(piece.transpose(axes) + np.float32(offset), value)
+            if is_turned(piece, axes, value.shape) and np.array_equal(piece.transpose(axes) + np.float32(offset), value)
         ]
         if found:
             # The whole of something, its axes in their own order, before anything less likely.
@@ -119,10 +122,14 @@ def find_places(model: nn.Module, weights: Mapping[str, Array]) -> dict[str, Pla
     return places
 
 
-def summary(values: Array) -> tuple[float, ...]:
+def is_turned(values: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array with its axes in another order has a shape."""
+    return values.ndim == len(shape) and tuple(values.shape[axis] for axis in axes) == shape
+
+
+def summary(values: Array) -> tuple[float, float, float]:
     """Condense an array so that equal ones are found, whatever the order of their axes."""
-    ordered = np.sort(values.reshape(-1))
-    return (float(values.size), *ordered[:: max(1, ordered.size // 16)].tolist())
+    return float(values.size), float(values.min()), float(values.max())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -325,14 +332,16 @@ class Trained:
         return {name: view(parameter.detach()).numpy().copy() for name, (parameter, view) in self.views.items()}
 
 
-def make_trainable(run: Run, model: nn.Module, shapes: Mapping[str, list[int]], places: Mapping[str, Place]) -> Trained:
+def make_trainable(
+    case: Case, run: Run, model: nn.Module, shapes: Mapping[str, list[int]], places: Mapping[str, Place]
+) -> Trained:
     """Freeze what a run does not train, and put adapters where it has some.
 
     Raises:
         MismatchError: A layer that is adapted in mlx-vlm is none in transformers.
     """
     if run.trains == "everything":
-        return train_everything(model, shapes, places)
+        return train_everything(case, model, shapes, places)
     modules = {}
     for name in shapes:
         layer = name.rpartition(".")[0]
@@ -362,13 +371,17 @@ def make_trainable(run: Run, model: nn.Module, shapes: Mapping[str, list[int]], 
     return Trained(lora, [parameter for parameter, _ in views.values()], views)
 
 
-def train_everything(model: nn.Module, shapes: Mapping[str, list[int]], places: Mapping[str, Place]) -> Trained:
+def train_everything(
+    case: Case, model: nn.Module, shapes: Mapping[str, list[int]], places: Mapping[str, Place]
+) -> Trained:
     """Train every parameter that mlx-vlm trains.
 
     Raises:
         MismatchError: Two of mlx-vlm's are one in transformers (tied), or transformers has more.
     """
     known = dict(model.named_parameters())
+    for name in filter(case.is_untrained, places):
+        known.pop(places[name].name).requires_grad_(False)
     views = {}
     held: dict[str, int] = {}
     for name in shapes:
@@ -423,6 +436,28 @@ def train(case: Case, run: Run, trained: Trained, rows: list[TorchRow]) -> tuple
     return losses, norms
 
 
+def keep_features(tower: nn.Module, features: dict[str, Tensor]) -> None:
+    """Let a frozen tower look at images, f[N, 3, H, W], that it has not seen yet, and no others.
+
+    Args:
+        tower: What gives features as `last_hidden_state`.
+        features: What was seen before, by the image; all further images are added.
+    """
+    look = tower.forward
+
+    @torch.no_grad()
+    def look_once(pixel_values: Tensor, **options: Any) -> Any:
+        for image in pixel_values:
+            if (key := digest(image.numpy())) not in features:
+                seen = look(pixel_values=image[None], **options)
+                features[key] = seen.last_hidden_state
+        # A copy: the model scales it in place.
+        states = torch.cat([features[digest(image.numpy())] for image in pixel_values])
+        return BaseModelOutputWithPooling(last_hidden_state=states)
+
+    tower.forward = look_once
+
+
 @contextlib.contextmanager
 def reference_folder(folder: Path, case: Case) -> Iterator[Path]:
     """Give a checkpoint whose config.json says what transformers wants to read."""
@@ -453,11 +488,14 @@ def generate(family: str, folder: Path) -> None:
     case = CASES[family]
     weights = load_file(folder / "weights.safetensors")
     checkpoint = digest(*(weights[name] for name in sorted(weights)))
+    weights = {name: value for name, value in weights.items() if not case.is_unread(name)}
     if case.language:
         weights = {name: value for name, value in weights.items() if name.startswith("language_model.")}
     trained_shapes = json.loads((folder / "trained.json").read_text())
     arrays: dict[str, Array] = {}
     runs: dict[str, Any] = {}
+    features: dict[str, Tensor] = {}
+    places: dict[str, Place] = {}
     with reference_folder(folder / "model", case) as path:
         rows, difference = ([], 0.0) if case.language else encode_rows(family, folder, open_processor(path, case))
         print(f"{family}: pixel values within {difference:.2g}", flush=True)
@@ -466,10 +504,13 @@ def generate(family: str, folder: Path) -> None:
             if case.language:
                 rows = read_rows(family, folder, is_quantized=run.is_quantized)
             model = open_model(path, case)
-            places = find_places(model, weights)
+            if case.has_frozen_tower:
+                keep_features(model.model.vision_tower, features)
+            places = places or find_places(model, weights)
             if run.is_quantized:
-                overwrite(model, places, load_file(folder / "dequantized.safetensors"))
-            trained = make_trainable(run, model, shapes, places)
+                dequantized = load_file(folder / "dequantized.safetensors")
+                overwrite(model, places, {name: dequantized[name] for name in dequantized if name in places})
+            trained = make_trainable(case, run, model, shapes, places)
             initial = trained.values()
             losses, norms = train(case, run, trained, rows)
             for key, value in trained.values().items():

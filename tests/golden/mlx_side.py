@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from mlx.utils import tree_flatten
 
 from tests.checkpoints import build_checkpoint
 from vlora import Example, TrainState, backend, collate, format_sample, init_state, make_optimizer, make_train_step
+from vlora.backend.corrections import called_as
 from vlora.recipe import DataSection, LoraSection, ModelSection, OptimSection
 from vlora.targets import find_targets
 
-from .cases import ALPHA, BITS, CASES, GROUP_SIZE, RANK, ROWS, RUNS, Array, Case, Run, initial_adapter, shake
+from .cases import ALPHA, BITS, CASES, GROUP_SIZE, RANK, ROWS, RUNS, Array, Case, Run, digest, initial_adapter, shake
 
 
 def write_folder(family: str, folder: Path) -> Path:
@@ -105,20 +107,23 @@ def load(folder: Path, *, is_quantized: bool) -> tuple[backend.MlxVlmBackbone, d
     return backend.load_backbone(backend.find_model(section), section)
 
 
-def open_backbone(folder: Path, run: Run) -> backend.MlxVlmBackbone:
+def open_backbone(folder: Path, case: Case, run: Run) -> backend.MlxVlmBackbone:
     """Load the model and make trainable what a run trains."""
     backbone, quantized = load(folder, is_quantized=run.is_quantized)
     if run.trains == "everything":
         backend.unfreeze_vision(backbone)
         backend.unfreeze_language(backbone)
+        for name, module in backbone.module.named_modules():
+            if case.is_untrained(name):
+                module.freeze()
         return backbone
-    lora = LoraSection(rank=RANK, alpha=ALPHA, targets=tuple(adapted_layers(backbone, run)))
+    lora = LoraSection(rank=RANK, alpha=ALPHA, targets=tuple(adapted_layers(backbone, case, run)))
     backend.add_lora(backbone, lora, seed=0, quantized=quantized)
     return backbone
 
 
-def adapted_layers(backbone: backend.MlxVlmBackbone, run: Run) -> list[str]:
-    """Name the linear layers that get an adapter.
+def adapted_layers(backbone: backend.MlxVlmBackbone, case: Case, run: Run) -> list[str]:
+    """Name the linear layers that get an adapter, of those that are read.
 
     Experts are left out: PEFT would give an expert's gate and up projection, which transformers keeps in one array,
     one common factor A.
@@ -126,6 +131,7 @@ def adapted_layers(backbone: backend.MlxVlmBackbone, run: Run) -> list[str]:
     names = find_targets(backbone.module, backbone.layout, LoraSection())
     modules = dict(backbone.module.named_modules())
     names = [name for name in names if isinstance(modules[name], (nn.Linear, nn.QuantizedLinear))]
+    names = [name for name in names if not case.is_untrained(name)]
     if run.trains == "qv":
         return [name for name in names if name.rpartition(".")[2] in ("q_proj", "v_proj")]
     return names
@@ -156,33 +162,30 @@ class Result:
     final: dict[str, Array]
 
 
-def train(folder: Path, run: str, examples: Sequence[Example], *, grad_checkpoint: bool = False) -> Result:
+def train(folder: Path, case: Case, run: str, examples: Sequence[Example], *, grad_checkpoint: bool = False) -> Result:
     """Do a run.
 
     Args:
         folder: As `write_folder` leaves it.
+        case: Its family's.
         run: A key of `RUNS`.
         examples: The case's rows.
         grad_checkpoint: Whether activations are recomputed.
     """
-    return train_backbone(open_backbone(folder, RUNS[run]), RUNS[run], examples, grad_checkpoint=grad_checkpoint)
-
-
-def train_backbone(
-    backbone: backend.MlxVlmBackbone, how: Run, examples: Sequence[Example], *, grad_checkpoint: bool = False
-) -> Result:
-    """Do a run with a model made trainable; see `train`."""
+    how = RUNS[run]
+    backbone = open_backbone(folder, case, how)
     optimizer = make_optimizer(OptimSection(name=how.optimizer, **how.settings))  # type: ignore[arg-type]
     state = init_state(backbone, optimizer)
     initial = initial_parameters(state)
     state = state._replace(params={name: mx.array(value) for name, value in initial.items()})
     step = make_train_step(backbone, optimizer, max_grad_norm=how.max_norm, grad_checkpoint=grad_checkpoint)
     outputs: list[Any] = []
-    for microbatches in how.schedule():
-        batches = [collate([examples[row] for row in rows], how.batch_size) for rows in microbatches]
-        state, output = step(state, batches, how.settings["learning_rate"])
-        mx.eval(state, output)
-        outputs.append(output)
+    with keep_features(backbone.module.vision_tower, folder) if case.has_frozen_tower else nullcontext():
+        for microbatches in how.schedule():
+            batches = [collate([examples[row] for row in rows], how.batch_size) for rows in microbatches]
+            state, output = step(state, batches, how.settings["learning_rate"])
+            mx.eval(state, output)
+            outputs.append(output)
     return Result(
         losses=[float(output.nll_sum) / float(output.n_supervised) for output in outputs],
         norms=[float(output.grad_norm) for output in outputs],
@@ -191,16 +194,29 @@ def train_backbone(
     )
 
 
+FEATURES: dict[tuple[Path, str], mx.array] = {}
+"""What frozen towers make of images, by the checkpoint's folder and the image."""
+
+
+def keep_features(tower: nn.Module, folder: Path) -> AbstractContextManager[None]:
+    """Let a frozen tower look at images, f[N, 3, H, W], that it has not seen yet, and at no others."""
+    look = type(tower).__call__
+
+    def look_once(image: mx.array, **options: Any) -> mx.array:
+        key = (folder, digest(np.array(image)))
+        if key not in FEATURES:
+            FEATURES[key] = look(tower, image[None], **options)
+            mx.eval(FEATURES[key])
+        return FEATURES[key]
+
+    return called_as(tower, lambda pixels, **options: mx.concatenate([look_once(image, **options) for image in pixels]))
+
+
 def frozen_weights(folder: Path, *, is_quantized: bool) -> dict[str, Array]:
     """List all parameters of a checkpoint as the model computes with them, by mlx-vlm's names."""
     backbone, _ = load(folder, is_quantized=is_quantized)
-    return computed_weights(backbone.module)
-
-
-def computed_weights(model: nn.Module) -> dict[str, Array]:
-    """List all parameters as a model computes with them; quantized ones are dequantized."""
     weights: dict[str, Array] = {}
-    for name, module in model.named_modules():
+    for name, module in backbone.module.named_modules():
         prefix = f"{name}." if name else ""
         own = dict(tree_flatten({key: value for key, value in module.items() if isinstance(value, mx.array)}))
         if "scales" in own:

@@ -19,7 +19,6 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from tests.checkpoints import FAMILIES
 from vlora import init_state, make_optimizer
 from vlora.recipe import OptimSection
 
@@ -53,7 +52,7 @@ def prepare(family: str, folder: Path) -> None:
     for name, run in RUNS.items():
         if name in CASES[family].skipped:
             continue
-        state = init_state(open_backbone(model, run), make_optimizer(OptimSection(name="sgd")))
+        state = init_state(open_backbone(model, CASES[family], run), make_optimizer(OptimSection(name="sgd")))
         trained[name] = {key: list(value.shape) for key, value in initial_parameters(state).items()}
     (folder / "trained.json").write_text(json.dumps(trained))
 
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help="families; all of them if none is named")
     parser.add_argument("--work", required=True, type=Path, help="where to write")
     options = parser.parse_args()
-    for family in options.families or [name for name in CASES if name in FAMILIES]:
+    for family in options.families or CASES:
         prepare(family, options.work / family)
         print(f"{family}: prepared", flush=True)
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 _SIGLIP = "images are scaled by another width, and a tower's norm has another epsilon ({0}, {1})"
 _GLM_TOWER = "positions are interpolated linearly, and the tower's norms have another epsilon ({0}/vision.py:126, {1})"
 _GEMMA3N = (
-    "a prompt's text is not scaled, its images are mirrored and padded on the wrong side, and queries that share keys "
-    "are rotated too far (gemma3n/gemma3n.py:122, vision.py:102, :572, language.py:139)"
+    "a prompt's text is not scaled, its images are mirrored, the tower has another padding, activation and epsilon, "
+    "and queries that share keys are rotated too far (gemma3n/gemma3n.py:122, vision.py:102, :572, :147, :198, "
+    "language.py:139)"
 )
 _GEMMA4 = "images see themselves in full layers too, and beyond the window (gemma4/language.py:546)"
 _GELU = "the tower's activation is approximated ({0})"

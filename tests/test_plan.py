@@ -14,6 +14,7 @@ from tests.families import FAMILIES, build
 from vlora import parse_recipe
 from vlora.backend.families import describe_family
 from vlora.backend.loading import prepare
+from vlora.backend.tracing import attention_in_kernels, trace
 from vlora.cli import main
 from vlora.frozen import count_parameters
 from vlora.liveness import Queue, is_matrix, peak_memory
@@ -186,3 +187,20 @@ def test_matrices() -> None:
     assert is_matrix((2, 4, 3), (12, 1, 4))
     assert not is_matrix((2, 3, 4), (4, 8, 1))
     assert not blank_example(8, 0.5).supervised[0]
+
+
+def test_attention_without_scores() -> None:
+    """What stands in for CUDA's attention has its shape, its three gradients, and no array of places by places."""
+    queries, keys, values = mx.zeros((2, 4, 48, 8)), mx.zeros((2, 2, 64, 8)), mx.zeros((2, 2, 64, 8))
+
+    def total(given: dict[str, mx.array]) -> mx.array:
+        def attend(*inputs: mx.array) -> mx.array:
+            return attention_in_kernels(*inputs, scale=1.0, mask="causal").sum()
+
+        return mx.grad(attend, argnums=(0, 1, 2))(given["q"], given["k"], given["v"])
+
+    tape, _ = trace(total, {"q": queries, "k": keys, "v": values})
+
+    assert attention_in_kernels(queries, keys, values, scale=1.0).shape == queries.shape
+    assert [tape.arrays[name].shape for name in tape.outputs] == [queries.shape, keys.shape, values.shape]
+    assert not [array for array in tape.arrays.values() if array.shape[-2:] == (48, 64)]

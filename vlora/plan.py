@@ -37,13 +37,13 @@ N_TASKS = 11
 """Portions of work that MLX queues ahead of a device (its MAX_ACTIVE_TASKS, and the one that it fills)."""
 
 QUEUES = {
-    "cpu": Queue(n_operations=3, n_tasks=N_TASKS),
+    "cpu": Queue(n_operations=2, n_tasks=N_TASKS),
     "metal": Queue(n_operations=40, n_elements=40 * 2**19, n_tasks=N_TASKS),
     "cuda": Queue(n_operations=20, n_elements=100 * 2**20, n_tasks=N_TASKS),
     "cuda, large": Queue(n_operations=100, n_elements=1000 * 2**20, n_tasks=N_TASKS),
 }
-"""MLX's portions by kind of device: measured on a CPU (an operation is about three of its own), else as its source has
-them (metal/device.cpp, cuda/device.cpp)."""
+"""MLX's portions by kind of device: measured on a CPU (where an operation is some four of its own), else as its source
+has them (metal/device.cpp, cuda/device.cpp)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -76,10 +76,33 @@ class _PlainFunction:
     vmap = jvp
 
 
+def attention_in_kernels(
+    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any = None, **_: Any
+) -> mx.array:
+    """Stand in for attention on CUDA, whose gradient MLX cannot write down: what is kept and made, but no scores.
+
+    Args:
+        queries: f[B, H, T, D].
+        keys: f[B, K, S, D].
+        values: f[B, K, S, E].
+        scale: Not needed for a size, as is the mask.
+        mask: See above.
+
+    Returns:
+        f[B, H, T, E], of no meaning.
+    """
+    del scale, mask
+    seen = (keys * keys).sum(axis=(1, 2, 3), keepdims=True) + (values * values).sum(axis=(1, 2, 3), keepdims=True)
+    result = mx.broadcast_to(queries[..., :1], (*queries.shape[:-1], values.shape[-1]))
+    return result * seen if queries.shape[-1] != values.shape[-1] else queries * seen
+
+
 @contextmanager
 def _written_plainly(marks: _Marks) -> Iterator[None]:
     """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
     held = {name: getattr(mx, name) for name in ("checkpoint", "custom_function", "depends")}
+    attention = "scaled_dot_product_attention"
+    attend = getattr(mx.fast, attention)
     depends = mx.depends
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
@@ -94,10 +117,13 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
         }
         for name, function in replaced.items():
             setattr(mx, name, function)
+        if mx.cuda.is_available():
+            setattr(mx.fast, attention, attention_in_kernels)
         yield
     finally:
         for name, function in held.items():
             setattr(mx, name, function)
+        setattr(mx.fast, attention, attend)
 
 
 def trace(

@@ -209,7 +209,7 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
             gradients += [of_a[:, span], (scale * within[:, span]).T @ d]
         of_x = mx.matmul(all_inner, joined(factors[::2], 1).T)
         for d, linear in zip(towards, linears, strict=True):
-            of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d).astype(x.dtype))
+            of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d, dtype=x.dtype))
         return (mx.depends([of_x], gradients)[0], *gradients)
 
     rows = x.reshape(-1, x.shape[-1])
@@ -270,7 +270,7 @@ class DoRALinear(LoRALinear):
     def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float, key: mx.array) -> None:
         """Wrap a layer, as `LoRALinear` does."""
         super().__init__(linear, rank, scale, dropout, key)
-        weight = unpacked_weight(linear).astype(mx.float32)
+        weight = unpacked_weight(linear, dtype=mx.float32)
         self._squares = mx.square(weight).sum(axis=1)
         self.m = mx.sqrt(self._squares)
         mx.eval(self._squares, self.m)

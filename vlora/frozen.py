@@ -69,21 +69,23 @@ def multiply_unpacked(linear: nn.Module, x: mx.array) -> mx.array:
         parts = [x]
         for span in spans:
             # One part after the other: each waits for the product before.
-            parts.append(x @ unpacked_weight(linear, span, after=parts[-1]).astype(x.dtype).T)
+            parts.append(x @ unpacked_weight(linear, span, after=parts[-1], dtype=x.dtype).T)
         return parts[1] if len(spans) == 1 else mx.concatenate(parts[1:], axis=-1)
 
     @product.vjp
     def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-        gradient = cotangent[..., spans[0]] @ unpacked_weight(linear, spans[0], after=cotangent).astype(x.dtype)
+        gradient = cotangent[..., spans[0]] @ unpacked_weight(linear, spans[0], after=cotangent, dtype=x.dtype)
         for span in spans[1:]:
-            weight = unpacked_weight(linear, span, after=gradient).astype(x.dtype)
+            weight = unpacked_weight(linear, span, after=gradient, dtype=x.dtype)
             gradient = mx.addmm(gradient, cotangent[..., span], weight)
         return gradient
 
     return cast("mx.array", product(x))
 
 
-def unpacked_weight(linear: nn.Module, outputs: slice = slice(None), *, after: mx.array | None = None) -> mx.array:
+def unpacked_weight(
+    linear: nn.Module, outputs: slice = slice(None), *, after: mx.array | None = None, dtype: mx.Dtype | None = None
+) -> mx.array:
     """Give a layer's weights, f[..., outputs, inputs]; quantized ones are unpacked.
 
     Args:
@@ -91,17 +93,21 @@ def unpacked_weight(linear: nn.Module, outputs: slice = slice(None), *, after: m
         outputs: Which of its outputs (of a stack of experts: which experts).
         after: What has to be computed before they are unpacked. Otherwise nothing keeps MLX from unpacking all of a
             model's weights at the start of a step, and from taking what the forward pass unpacked for the backward.
+        dtype: In which they are given, and computed: scales may be of a type that rounds more.
     """
     weight: mx.array = linear.weight[outputs]
     if "scales" not in linear:
-        return weight
+        return weight if dtype is None else weight.astype(dtype)
     if after is not None:
         (weight,) = mx.depends([weight], [after])
     scales = linear.scales[outputs]
     biases = None if linear.get("biases") is None else linear.biases[outputs]
+    if dtype is not None and biases is not None:
+        scales, biases = scales.astype(dtype), biases.astype(dtype)
     if mx.cuda.is_available() and linear.mode == "affine" and linear.bits in WORD_ALIGNED:
         return unpack_words(weight, scales, cast("mx.array", biases), linear.group_size, linear.bits)
-    return mx.dequantize(weight, scales, biases, group_size=linear.group_size, bits=linear.bits, mode=linear.mode)
+    unpacked = mx.dequantize(weight, scales, biases, group_size=linear.group_size, bits=linear.bits, mode=linear.mode)
+    return unpacked if dtype is None else unpacked.astype(dtype)
 
 
 WORD_ALIGNED = (4, 8)

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_vlm.models.base import ensure_fused_sdpa
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
@@ -57,7 +58,9 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> list[Repl
             found.append(_replacing(part, _gated(part)))
         elif isinstance(part, MRoPERotaryEmbedding) and _rotates_halves(part):
             rotaries.append(part)
-    if rotaries:
+    types = {value.dtype for _, value in tree_flatten(module.parameters()) if mx.issubdtype(value.dtype, mx.floating)}
+    # The model computes angles in the type of its hidden states; here they are computed in that of the keys.
+    if rotaries and len(types) == 1:
         # Angles are the same in all layers, if they are computed from the same frequencies.
         angles = _Angles(rotaries[0])
         same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]

@@ -9,8 +9,8 @@ from mlx.utils import tree_flatten
 from .errors import ModelError
 from .targets import Layout, is_router
 
-MOST_UNPACKED = 2**27
-"""Weights that are unpacked at once: 268 MB in bfloat16. Only heads have more."""
+MOST_UNPACKED = 2**26
+"""Weights that are unpacked at once: 134 MB in bfloat16. Hardly anything but heads has more."""
 
 ALIGNED = 256
 """What a part's outputs are a multiple of; matrices of odd sizes are multiplied ten times as slowly on an H100."""

@@ -38,9 +38,9 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
     return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
 
 
-PACKED_SIZE = 2**20
-"""Largest parameter that is packed. A LoRA has hundreds of parameters of a few hundred kilobytes, and an optimizer
-launches a dozen kernels for each of them, each over before it has begun."""
+PACKED_SIZE = 2**18
+"""Numbers of the smallest parameter that is not packed: packing takes a copy. A LoRA has hundreds of parameters of a few
+hundred kilobytes, and an optimizer launches a dozen kernels for each of them, each over before it has begun."""
 
 PACKED = "packed"
 """What the packed parameters are called in an optimizer's state."""
@@ -70,7 +70,7 @@ class Packing:
         # Muon and Adafactor look at rows and columns.
         if not isinstance(optimizer, (optim.Adam, optim.SGD, optim.Lion)):
             return cls({})
-        small = {name: params[name].shape for name in sorted(params) if params[name].size <= PACKED_SIZE}
+        small = {name: params[name].shape for name in sorted(params) if params[name].size < PACKED_SIZE}
         return cls(small if len(small) > 1 else {})
 
     def pack(self, tree: Mapping[str, mx.array], known: "Unpacked | None" = None) -> dict[str, mx.array]:

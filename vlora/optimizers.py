@@ -39,7 +39,7 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
 
 
 PACKED_SIZE = 2**18
-"""Numbers of the smallest parameter that is not packed: packing takes a copy. A LoRA has hundreds of parameters of a few
+"""Numbers of the smallest parameter that is not packed: packing takes a copy. A LoRA has hundreds of parameters of some
 hundred kilobytes, and an optimizer launches a dozen kernels for each of them, each over before it has begun."""
 
 PACKED = "packed"

@@ -15,6 +15,7 @@ from mlx_vlm.trainer.peft.dora_layers import DoRALinear as UpstreamDoRA
 from mlx_vlm.trainer.peft.lora_layers import LoRALinear as UpstreamLoRA
 from mlx_vlm.trainer.peft.lora_layers import LoRASwitchLinear as UpstreamSwitch
 
+from vlora import frozen
 from vlora.adapters import (
     DoRALinear,
     LoRALinear,
@@ -299,3 +300,70 @@ def test_the_low_rank_product_has_its_own_gradient(dtype: mx.Dtype) -> None:
                 rtol=1e-2,
                 atol=1e-5 if dtype == mx.float32 else 5e-2,
             )
+
+
+class Attention(nn.Module):
+    """Three projections of one input, or keys and values of another."""
+
+    def __init__(self, scheme: dict[str, object] | None) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (make_linear(scheme, bias=bias) for bias in (True, False, True))
+
+    def __call__(self, x: mx.array, other: mx.array) -> mx.array:
+        """Mix them."""
+        return self.q_proj(x) + 2 * self.k_proj(other) + 3 * self.v_proj(other)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("n_rows", [4, UNPACK_FROM_ROWS + 1])
+@pytest.mark.parametrize("crossed", [False, True])
+def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, n_rows: int, crossed: bool):
+    """Outputs and gradients are those of each alone; a module that gives them other inputs is left alone."""
+    model = nn.Module()
+    model.self_attn = Attention(scheme)
+    attach_lora(model, [f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj")], rank=RANK, scale=SCALE)
+    layers = [layer for _, layer in lora_layers(model)]
+    for place, layer in enumerate(layers):
+        layer.lora_b = 0.3 * normal(*layer.lora_b.shape, seed=place)
+    x = normal(n_rows, INPUTS, seed=3)
+    params = model.trainable_parameters()
+
+    def run(params: dict[str, object], x: mx.array) -> mx.array:
+        model.update(params)
+        return (model.self_attn(x, 2 * x if crossed else x) ** 2).sum()
+
+    shared = mx.value_and_grad(run, argnums=(0, 1))(params, x)
+    assert all((layer._shared is None) is crossed for layer in layers)
+    for layer in layers:
+        layer._shared = None
+    alone = mx.value_and_grad(run, argnums=(0, 1))(params, x)
+
+    for (name, found), (_, expected) in zip(tree_flatten(shared), tree_flatten(alone), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-3 * float(mx.abs(expected).max()), err_msg=name)
+
+
+@given(n_outputs=st.integers(1, 40))
+def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int):
+    """The parts together are the whole, forward and backward."""
+    linear = nn.Linear(INPUTS, 8 * n_outputs, bias=False).to_quantized(group_size=32, bits=4)
+    x, towards = normal(6, INPUTS, seed=1), normal(6, 8 * n_outputs, seed=2)
+    (whole,), (expected,) = mx.vjp(lambda x: x @ unpacked_weight(linear).T, [x], [towards])
+    held = frozen.MOST_UNPACKED, frozen.ALIGNED
+    frozen.MOST_UNPACKED, frozen.ALIGNED = 16 * INPUTS, 8
+    try:
+        (found,), (gradient,) = mx.vjp(lambda x: frozen.multiply_unpacked(linear, x), [x], [towards])
+    finally:
+        frozen.MOST_UNPACKED, frozen.ALIGNED = held
+
+    np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not mx.cuda.is_available(), reason="a CUDA kernel")
+@pytest.mark.parametrize("bits", frozen.WORD_ALIGNED)
+def test_words_are_unpacked_as_mlx_does(bits: int):
+    """On CUDA by a kernel of vlora's own."""
+    linear = nn.Linear(INPUTS, OUTPUTS).to_quantized(group_size=32, bits=bits)
+    expected = mx.dequantize(linear.weight, linear.scales, linear.biases, group_size=32, bits=bits)
+    found = frozen.unpack_words(linear.weight, linear.scales, linear.biases, 32, bits)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)

@@ -6,12 +6,12 @@ from typing import get_args, get_type_hints
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlora import make_optimizer
 from vlora.errors import RecipeError
-from vlora.optimizers import clip_by_global_norm, rate_factors
+from vlora.optimizers import PACKED, PACKED_SIZE, Packing, clip_by_global_norm, rate_factors
 from vlora.recipe import OptimSection
 from vlora.targets import Layout
 
@@ -175,3 +175,67 @@ def test_dividing_and_clipping(values: list[float], count: int):
 
     assert math.isclose(norm.item(), expected_norm.item(), rel_tol=1e-5, abs_tol=1e-12)
     assert all(mx.allclose(found[name], expected[name], rtol=1e-5, atol=1e-7) for name in sums)
+
+
+shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=2, max_size=6)
+
+
+@given(shapes=shapes)
+def test_unpacking_undoes_packing(shapes: list[tuple[int, int]]):
+    """Whatever the shapes; a large parameter keeps an array of its own."""
+    params = {f"layer.{place}": mx.random.normal(shape) for place, shape in enumerate(shapes)}
+    params["large"] = mx.zeros(PACKED_SIZE)
+    packing = Packing.of(params, make_optimizer(OptimSection(name="adamw")))
+    packed = packing.pack(params)
+
+    assert set(packed) == {PACKED, "large"}
+    assert all(mx.array_equal(value, params[name]) for name, value in packing.unpack(packed).items())
+
+
+def test_what_is_remembered_is_used_only_for_the_same_arrays():
+    """One array replaced by another, and all are packed anew."""
+    params = {name: mx.random.normal((2, 3)) for name in ("a", "b")}
+    packing = Packing.of(params, make_optimizer(OptimSection(name="sgd")))
+    known = packing.remember(packing.pack(params), params)
+
+    assert packing.pack(params, known)[PACKED] is known.packed
+    changed = packing.pack({**params, "b": mx.zeros((2, 3))}, known)
+    assert mx.array_equal(packing.unpack(changed)["b"], mx.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactor"])
+def test_what_looks_at_matrices_is_not_packed(name: str):
+    """Their update of a number depends on its row and column."""
+    params = {name: mx.zeros((2, 3)) for name in ("a", "b")}
+    assert not Packing.of(params, make_optimizer(OptimSection(name=name))).shapes
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion"])
+def test_packed_parameters_are_updated_as_apart(name: str):
+    """With rates of their own too."""
+    section = OptimSection(name=name, weight_decay=0.1 if name != "adam" else 0.0)
+    params = {name: mx.random.normal((2, 3), key=mx.random.key(place)) for place, name in enumerate("ab")}
+    gradients = {name: value * 0.5 + 1 for name, value in params.items()}
+    factors = {"a": 1.0, "b": 16.0}
+    packing = Packing.of(params, make_optimizer(section))
+
+    together = make_optimizer(section)
+    together.init(packing.pack(params))
+    together.state["learning_rate"] = RATE * packing.pack_factors(factors)[PACKED]
+    found = packing.unpack(together.apply_gradients(packing.pack(gradients), packing.pack(params)))
+
+    for key, factor in factors.items():
+        apart = make_optimizer(section)
+        apart.init({key: params[key]})
+        apart.state["learning_rate"] = mx.array(RATE * factor)
+        expected = apart.apply_gradients({key: gradients[key]}, {key: params[key]})[key]
+        np.testing.assert_allclose(found[key], expected, rtol=1e-5, atol=1e-6)
+
+
+@given(size=st.integers(1, 3_000_000))
+@settings(max_examples=10)
+def test_norm_of_many_is_exact(size: int):
+    """Of millions of numbers, as packed parameters have, too."""
+    values = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
+    _, norm = clip_by_global_norm({"packed": mx.array(values)}, None)
+    assert float(norm) == pytest.approx(np.linalg.norm(values.astype(np.float64)), rel=1e-6)

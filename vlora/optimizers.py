@@ -170,7 +170,7 @@ def clip_by_global_norm(
     Returns:
         (gradients, f32[] norm before clipping).
     """
-    squares = [mx.square(gradient.astype(mx.float32)).sum() for gradient in gradients.values()]
+    squares = [_sum(mx.square(gradient.astype(mx.float32)).reshape(-1)) for gradient in gradients.values()]
     while len(squares) > 1:
         # In pairs, which a compiled function fuses; stacked they would be copied one by one.
         squares = [sum(squares[place + 1 : place + 2], squares[place]) for place in range(0, len(squares), 2)]
@@ -182,3 +182,15 @@ def clip_by_global_norm(
         return gradients, norm
     scale = mx.minimum(max_norm / (norm + 1e-6), 1.0)
     return {name: gradient * scale for name, gradient in gradients.items()}, norm
+
+
+SUMMED_AT_ONCE = 1024
+"""On a CPU MLX adds up numbers one after the other: of 700,000 squares it loses 3e-4."""
+
+
+def _sum(values: mx.array) -> mx.array:
+    """Add up f[N] in stages, so that no sum is of so many numbers that the last ones are too small for it."""
+    if values.size <= SUMMED_AT_ONCE:
+        return values.sum()
+    whole = values.size // SUMMED_AT_ONCE * SUMMED_AT_ONCE
+    return _sum(values[:whole].reshape(-1, SUMMED_AT_ONCE).sum(axis=1)) + values[whole:].sum()

@@ -18,7 +18,6 @@ BUCKETS_PER_OCTAVE = 8
 SELECTED_SIXTEENTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Of a batch's places: how many the head may run at. Every number is a trace of its own."""
 
-
 WINDOW_BATCHES = 50
 """Batches whose rows are grouped by length together. More of them leave less padding (16 rows a batch, lengths spread
 by a factor of 2 around their median: 61 % shuffled, 16 % with 16, 8 % with 50, 6 % with 100), and their lengths have to

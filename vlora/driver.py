@@ -22,14 +22,14 @@ from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, S
 from .frozen import count_parameters
 from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
-from .optimizers import make_optimizer, rate_factors
+from .optimizers import make_optimizer
 from .packing import PackedSteps, plot_packed, plot_validation
 from .prefetch import Workers
 from .recipe import Recipe, dump_recipe
 from .rows import Rows
 from .schedules import count_steps, is_due, learning_rate_at
-from .session import Data, Features, OutputPaths, open_data, open_features, open_model, output_paths
-from .steps import all_finite, bind, init_state, make_eval_step, make_train_step
+from .session import Data, Features, OutputPaths, make_recipe_step, open_data, open_features, open_model, output_paths
+from .steps import all_finite, bind, init_state, make_eval_step
 from .targets import summarize
 from .types import Batch, Example, TrainState
 
@@ -87,29 +87,19 @@ class _Run:
         return output_paths(self.recipe)
 
     def go(self, *, resume: bool, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        train, optim = self.recipe.train, self.recipe.optim
+        train = self.recipe.train
         if not self.data.files.family.is_proven or train.batching == "packed":
             self._probe()
-        optimizer = make_optimizer(optim)
+        optimizer = make_optimizer(self.recipe.optim)
         state = init_state(self.backbone, optimizer)
         if resume:
             state = checkpoint.load_state(self.paths.folder / STATE_NAME, state)
         first = int(state.step)
         course = self._plot(first)
-        train_step = make_train_step(
-            self.backbone,
-            optimizer,
-            max_grad_norm=optim.grad_clip,
-            rate_factors=rate_factors(state.params, self.backbone.layout, optim),
-            grad_checkpoint=train.grad_checkpoint,
-            checkpoint_every=train.checkpoint_every,
-            checkpoint_part=train.checkpoint_part,
-            seed=train.seed,
-        )
         loop = TrainLoop(
-            train_step,
+            make_recipe_step(self.recipe, self.backbone, optimizer, state),
             state,
-            lambda step: learning_rate_at(step, course.count_at(step), optim),
+            lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim),
             is_awaited=lambda step: self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,
         )

@@ -18,10 +18,10 @@ from .errors import BatchError, SampleError, VloraError
 from .frozen import count_parameters
 from .limits import GIGA, device_memory
 from .liveness import Peak, Queue, peak_memory
-from .optimizers import make_optimizer, rate_factors
+from .optimizers import make_optimizer
 from .recipe import Recipe
-from .session import find_model, open_data, open_model
-from .steps import init_state, make_train_step
+from .session import find_model, make_recipe_step, open_data, open_model
+from .steps import init_state
 from .tapes import Tape, compile_tape
 from .types import Batch, Example, TrainState
 
@@ -142,17 +142,7 @@ class Planner:
         return peak_memory(tape, held=weights, queue=queue, copies_for_matmul=on_cpu)
 
     def _make_step(self, backbone: Any) -> Any:
-        train, optim = self.recipe.train, self.recipe.optim
-        return make_train_step(
-            backbone,
-            self.optimizer,
-            max_grad_norm=optim.grad_clip,
-            rate_factors=rate_factors(self.state.params, self.backbone.layout, optim),
-            grad_checkpoint=train.grad_checkpoint,
-            checkpoint_every=train.checkpoint_every,
-            checkpoint_part=train.checkpoint_part,
-            compiled=False,
-        )
+        return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, compiled=False)
 
     def _tower_bytes(self, batch: Batch, embedded: Any) -> int:
         """Predict what the fullest moment of embedding, and of its gradient, has in use besides weights."""

@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.optimizers as optim
 
 from . import backend
 from .adapters import lora_layers
 from .errors import RecipeError
 from .events import FeatureCounts
+from .optimizers import rate_factors
 from .recipe import Recipe
 from .rows import Rows, read_rows
+from .steps import TrainStep, make_train_step
+from .types import TrainState
 
 BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -164,6 +168,40 @@ def open_model(
             for _, layer in lora_layers(backbone.module):
                 layer.start_from(layer.lora_a, layer.lora_b)
     return backbone, {**config, "base_model": section.path, "train_vision": section.train_vision}
+
+
+def make_recipe_step(
+    recipe: Recipe,
+    backbone: backend.MlxVlmBackbone,
+    optimizer: optim.Optimizer,
+    state: TrainState,
+    *,
+    compiled: bool = True,
+) -> TrainStep:
+    """Make the training step as the recipe has it.
+
+    Args:
+        recipe: The recipe.
+        backbone: As `open_model` returns it.
+        optimizer: As `make_optimizer` makes it.
+        state: Names the trained parameters; not kept.
+        compiled: As for `make_train_step`.
+
+    Raises:
+        VloraError: A rate for what is not trained, or recomputation of layers that there are not.
+    """
+    train = recipe.train
+    return make_train_step(
+        backbone,
+        optimizer,
+        max_grad_norm=recipe.optim.grad_clip,
+        rate_factors=rate_factors(state.params, backbone.layout, recipe.optim),
+        grad_checkpoint=train.grad_checkpoint,
+        checkpoint_every=train.checkpoint_every,
+        checkpoint_part=train.checkpoint_part,
+        seed=train.seed,
+        compiled=compiled,
+    )
 
 
 def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) -> Features:

@@ -11,10 +11,10 @@ from vlora import (
     collate,
     init_state,
     make_optimizer,
-    make_train_step,
     open_model,
     parse_recipe,
 )
+from vlora.session import make_recipe_step
 
 # isort: split
 import mlx.core as mx
@@ -54,22 +54,16 @@ class Ours:
         self.n_trainable = sum(value.size for _, value in tree_flatten(trainable))
         self.weights_bytes = count_bytes(backbone.module.parameters()) - count_bytes(trainable)
         optimizer = make_optimizer(recipe.optim)
-        train = recipe.train
+        state = init_state(backbone, optimizer)
         loop = TrainLoop(
-            make_train_step(
-                backbone,
-                optimizer,
-                max_grad_norm=recipe.optim.grad_clip,
-                grad_checkpoint=train.grad_checkpoint,
-                checkpoint_every=train.checkpoint_every,
-                checkpoint_part=train.checkpoint_part,
-                seed=train.seed,
-            ),
-            init_state(backbone, optimizer),
+            make_recipe_step(recipe, backbone, optimizer, state),
+            state,
             lambda _: recipe.optim.learning_rate,
             # As between two checkpoints: nobody waits for the step that was begun last.
             is_awaited=lambda _: False,
         )
+        # The loop's alone, as in `fit`: else a second one is there during the next step.
+        del state
         self._steps = loop.take(itertools.cycle([batch] for batch in collate_rows(case)))
 
     def take(self, n_steps: int) -> float:

@@ -9,10 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from vlora import Recipe, backend, init_state, make_optimizer, make_train_step, open_model
-from vlora.optimizers import rate_factors
+from vlora import Recipe, backend, init_state, make_optimizer, open_model
 from vlora.schedules import count_steps, learning_rate_at
-from vlora.session import Data
+from vlora.session import Data, make_recipe_step
 
 from .batches import Microbatches
 
@@ -56,16 +55,7 @@ class VloraStep:
             backend.probe(self._backbone, [rows[place] for place in places], data.files.model_type)
         optimizer = make_optimizer(recipe.optim)
         self._state = init_state(self._backbone, optimizer)
-        self._train_step = make_train_step(
-            self._backbone,
-            optimizer,
-            max_grad_norm=recipe.optim.grad_clip,
-            rate_factors=rate_factors(self._state.params, self._backbone.layout, recipe.optim),
-            grad_checkpoint=recipe.train.grad_checkpoint,
-            checkpoint_every=recipe.train.checkpoint_every,
-            checkpoint_part=recipe.train.checkpoint_part,
-            seed=recipe.train.seed,
-        )
+        self._train_step = make_recipe_step(recipe, self._backbone, optimizer, self._state)
         self._prepared = prepared
         self._rate = partial(learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim)
         self._n_done = 0

@@ -25,10 +25,11 @@ from .shards import array_bytes
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
 """Whose versions decide how images are prepared and what the tower makes of them."""
 
-
 TOKENIZERS = ("tokenizers", "sentencepiece", "tiktoken")
+"""Packages whose objects only make tokens of texts."""
 
 UNSAID = ("__weakref__", "__dict__")
+"""Slots that hold no setting."""
 
 
 def preparation_digest(processor: Any, data: DataSection, max_pixels: int | None) -> str:

@@ -22,8 +22,8 @@ Size = tuple[int, int]
 class LengthEstimator:
     """Estimates the lengths of one family's rows; several threads may ask at once.
 
-    Exact for text, and for images whose sides are multiples of 32 pixels and of no more than three binary digits, as
-    most that processors see are; others count as the next such size.
+    Exact for text, and for images whose sides are among the sizes of `bucket_length` (multiples of 32 pixels, coarser
+    for large ones); others count as the next such size.
 
     Attributes:
         encoder: The family's encoder.

@@ -11,7 +11,7 @@ from mlx_vlm.models.mlp import SwiGLUMLP
 
 from tests.training import make_trainable
 from vlora import collate
-from vlora.backend.lean import find_lean_parts, lean
+from vlora.backend.lean import LeanParts, find_lean_parts, lean
 from vlora.steps import make_eval_step
 
 WIDTH = 64
@@ -53,7 +53,7 @@ def test_only_what_is_a_swiglu_is_taken_for_one(kind: type[SwiGLUMLP], found: in
     """Names alone do not make an MLP a SwiGLU."""
     model = Holder(kind(WIDTH, 3 * WIDTH))
     model.set_dtype(dtype)
-    assert len(find_lean_parts(model)) == found
+    assert len(find_lean_parts(model).replacements) == found
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -101,10 +101,10 @@ def test_the_loss_is_the_models_own(family: str, checkpoint: Callable[[str], Any
     trainable = make_trainable(checkpoint(family))
     batch = collate([*trainable.examples, *trainable.examples])
     state, backbone = trainable.state, trainable.backbone
-    assert len(backbone.lean_parts) > 1
+    assert len(backbone.lean_parts.replacements) > 1
 
     leaner = make_eval_step(backbone)(state, batch)[0]
-    backbone.lean_parts = ()
+    backbone.lean_parts = LeanParts()
     own = make_eval_step(backbone)(state, batch)[0]
 
     assert float(leaner) == pytest.approx(float(own), rel=1e-5)

@@ -29,7 +29,7 @@ from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
-from .lean import Replacement, lean
+from .lean import LeanParts, lean
 
 PROBE_TOKENS = 6
 
@@ -50,7 +50,7 @@ class MlxVlmBackbone:
     family: Family
     language_prefix: str
     head: Head | None = attrs.field(default=None, init=False)
-    lean_parts: Sequence[Replacement] = attrs.field(default=(), init=False)
+    lean_parts: LeanParts = attrs.field(factory=LeanParts, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _features: FeatureCache | None = attrs.field(default=None, init=False)
@@ -351,6 +351,8 @@ class MlxVlmBackbone:
     def _lined_up(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> tuple[Fields, mx.array]:
         """The language model's fields, and the selected places within the rows that it sees."""
         fields = {**features, **others}
+        if "inputs_embeds" in fields:
+            self.lean_parts.expect(fields["inputs_embeds"].dtype)
         if LOGIT_PLACES not in fields:
             return fields, selected
         # Images expand within the model: its rows are longer than the batch's.

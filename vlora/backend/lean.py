@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 from mlx_vlm.models.base import ensure_fused_sdpa
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
@@ -34,15 +34,30 @@ GATED = ("down_proj", "gate_proj", "up_proj")
 Replacement = Callable[[], AbstractContextManager[Any]]
 
 
-def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> list[Replacement]:
+@attrs.frozen(eq=False)
+class LeanParts:
+    """What of a language model can be run leaner.
+
+    Attributes:
+        replacements: For each part a function that makes a context in which it is.
+        angles: What the parts that rotate share; None if none does.
+    """
+
+    replacements: Sequence[Replacement] = ()
+    angles: "Angles | None" = None
+
+    def expect(self, hidden: mx.Dtype) -> None:
+        """Say of what type the hidden states are going to be: models compute their angles in it."""
+        if self.angles is not None:
+            self.angles.dtype = hidden
+
+
+def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> LeanParts:
     """Find what of a language model can be run leaner.
 
     Args:
         module: The language model, weights loaded.
         is_verified: Whether each part's numbers are compared with its own; without weights they cannot be.
-
-    Returns:
-        For each part a function that makes a context in which it is.
     """
     found: list[Replacement] = [
         _multiplying(parent, name, child)
@@ -58,22 +73,20 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> list[Repl
             found.append(_replacing(part, _gated(part)))
         elif isinstance(part, MRoPERotaryEmbedding) and _rotates_halves(part):
             rotaries.append(part)
-    types = {value.dtype for _, value in tree_flatten(module.parameters()) if mx.issubdtype(value.dtype, mx.floating)}
-    # The model computes angles in the type of its hidden states; here they are computed in that of the keys.
-    if rotaries and len(types) == 1:
-        # Angles are the same in all layers, if they are computed from the same frequencies.
-        angles = _Angles(rotaries[0])
-        same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
-        found += [_rotating(rotary, angles) for rotary in same]
-    return found
+    if not rotaries:
+        return LeanParts(found)
+    # Angles are the same in all layers, if they are computed from the same frequencies.
+    angles = Angles(rotaries[0])
+    same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
+    return LeanParts([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
 
 
 @contextmanager
-def lean(parts: Sequence[Replacement]) -> Iterator[None]:
+def lean(parts: LeanParts) -> Iterator[None]:
     """Run the found parts leaner for the time being."""
     with ExitStack() as stack:
-        for part in parts:
-            stack.enter_context(part())
+        for replacement in parts.replacements:
+            stack.enter_context(replacement())
         yield
 
 
@@ -164,18 +177,24 @@ def _is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
     return True
 
 
-class _Angles:
-    """Cosines and sines of some positions, computed once for all layers that are given the same."""
+class Angles:
+    """Cosines and sines of some positions, computed once for all layers that are given the same.
+
+    Attributes:
+        dtype: In which they are given; None for that of what is rotated.
+    """
 
     def __init__(self, rotary: MRoPERotaryEmbedding) -> None:
         self._rotary = rotary
+        self.dtype: mx.Dtype | None = None
         self._positions: mx.array | None = None
         self._found: tuple[mx.array, mx.array] | None = None
 
     def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
         """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.gradients.rotate` takes them."""
         if self._found is None or positions is not self._positions:
-            both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(x, positions)]
+            typed = x if self.dtype is None else mx.zeros((1,), dtype=self.dtype)
+            both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(typed, positions)]
             signed = mx.concatenate([-both[1][..., :1, :], both[1][..., 1:, :]], axis=-2)
             self._positions, self._found = positions, (both[0], signed)
         return self._found
@@ -185,7 +204,7 @@ class _Angles:
         self._positions = self._found = None
 
 
-def _rotation(angles: _Angles) -> Callable[..., tuple[mx.array, mx.array]]:
+def _rotation(angles: Angles) -> Callable[..., tuple[mx.array, mx.array]]:
     def apply(q: mx.array, k: mx.array, positions: mx.array, **_: Any) -> tuple[mx.array, mx.array]:
         cosines, sines = angles(k, positions)
         # Token by token, as they come from their projections and as attention gives its result: without copies.
@@ -203,7 +222,7 @@ def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
     return mx.concatenate([rotate(x[..., :width], cosines, sines), x[..., width:]], axis=-1)
 
 
-def _rotating(rotary: MRoPERotaryEmbedding, angles: _Angles) -> Replacement:
+def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
     @contextmanager
     def context() -> Iterator[None]:
         # "Fused" sends the positions to every layer instead of the angles.
@@ -224,7 +243,7 @@ def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
     positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
     try:
         own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
-        found = _rotation(_Angles(rotary))(q, k, positions)
+        found = _rotation(Angles(rotary))(q, k, positions)
     except (TypeError, ValueError):
         return False
     return all(_agree(one, other) for one, other in zip(own, found, strict=True))

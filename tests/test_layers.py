@@ -23,6 +23,7 @@ RANKS = {
     "checkpoint": 2,
     "digits": 2,
     "limits": 3,
+    "metrics": 3,
     "packing": 3,
     "schedules": 3,
     "targets": 3,

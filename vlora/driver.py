@@ -2,9 +2,7 @@
 
 import functools
 import itertools
-import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import Measure, collate, plan_batches, plan_steps
 from .errors import NonFiniteError, SampleError
-from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
+from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
 from .limits import check_weights_fit, memory_limits
 from .loop import TrainLoop, evaluate
+from .metrics import Metrics
 from .optimizers import make_optimizer
 from .packing import PackedSteps, plot_packed, plot_validation
 from .prefetch import Workers
@@ -105,7 +104,7 @@ class _Run:
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
-        metrics = _Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
+        metrics = Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
         yield self._describe(course, first)
         validate = self._make_validation(metrics)
@@ -243,7 +242,7 @@ class _Run:
             yield Skipped(reason=reason)
         yield from (Noted(message=message) for message in self.features.take_notes())
 
-    def _make_validation(self, metrics: "_Metrics") -> Callable[[TrainState], Iterator[Event]]:
+    def _make_validation(self, metrics: Metrics) -> Callable[[TrainState], Iterator[Event]]:
         rows, train = self.data.valid, self.recipe.train
         if rows is None:
             return lambda _: iter(())
@@ -279,7 +278,7 @@ class _Run:
 
         return validate
 
-    def _answer(self, when: str, state: TrainState, metrics: "_Metrics") -> Iterator[Event]:
+    def _answer(self, when: str, state: TrainState, metrics: Metrics) -> Iterator[Event]:
         section, rows = self.recipe.eval, self.data.valid
         if not section.answer_rows or rows is None:
             return
@@ -370,60 +369,3 @@ class _Course:
     count_at: Callable[[int], int]
     progress_at: Callable[[int], str | None] = lambda _: None
     is_estimated: bool = False
-
-
-@attrs.define
-class _Metrics:
-    """metrics.jsonl: one object per report, validation and round of answers."""
-
-    path: Path
-    accuracy: dict[str, float] = attrs.field(factory=dict)
-    reports: list[StepReport] = attrs.field(factory=list)
-    counts: FeatureCounts = attrs.field(factory=FeatureCounts)
-    began: float = attrs.field(factory=time.perf_counter)
-
-    @classmethod
-    def open(cls, path: Path, after_step: int | None) -> "_Metrics":
-        """Begin a file, or go on with one after the lines of the steps that were done."""
-        lines: list[dict[str, float]] = []
-        if after_step is not None and path.is_file():
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            lines = [line for line in lines if line["step"] <= after_step]
-        checkpoint.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
-        before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
-        return cls(path, accuracy={"accuracy_before": before[0]} if before else {})
-
-    def add(self, report: StepReport) -> None:
-        self.reports.append(report)
-
-    def write_interval(self, counts: FeatureCounts | None) -> Reported:
-        """Write the mean over the steps since the last line, and where features of images came from since then."""
-        supervised = sum(report.supervised_tokens for report in self.reports)
-        seconds = sum(report.step_s for report in self.reports)
-        n_tokens = sum(report.tokens for report in self.reports)
-        last = self.reports[-1]
-        metrics = {
-            "step": last.step,
-            "loss": sum(report.loss * report.supervised_tokens for report in self.reports) / supervised,
-            "running_loss": last.running_loss,
-            "learning_rate": last.learning_rate,
-            "grad_norm": last.grad_norm,
-            "tokens_per_s": n_tokens / seconds,
-            "supervised_tokens": supervised,
-            "padding": max(0.0, 1 - n_tokens / sum(report.places for report in self.reports)),
-            "wait_s": sum(report.wait_s for report in self.reports),
-            "n_traces": last.n_traces,
-            "trace_s": last.trace_s,
-            "seconds": time.perf_counter() - self.began,
-            "peak_memory_gb": mx.get_peak_memory() / 1e9,
-        }
-        self.reports.clear()
-        if counts is not None:
-            metrics |= counts.since(self.counts)
-            self.counts = counts
-        return self.write(metrics)
-
-    def write(self, metrics: Mapping[str, float]) -> Reported:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
-        return Reported(metrics=dict(metrics))

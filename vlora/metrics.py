@@ -1,0 +1,79 @@
+"""metrics.jsonl: one object per report, validation and round of answers. It measures the run's time and memory."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import mlx.core as mx
+
+from . import checkpoint
+from .events import FeatureCounts, Reported, StepReport
+
+
+@attrs.define
+class Metrics:
+    """The file of one run.
+
+    Attributes:
+        path: Where it is.
+        accuracy: Of the rounds of answers so far, as the file names them.
+        reports: The steps since the last line.
+        counts: Where features of images had come from by then.
+        began: When the file was opened.
+    """
+
+    path: Path
+    accuracy: dict[str, float] = attrs.field(factory=dict)
+    reports: list[StepReport] = attrs.field(factory=list)
+    counts: FeatureCounts = attrs.field(factory=FeatureCounts)
+    began: float = attrs.field(factory=time.perf_counter)
+
+    @classmethod
+    def open(cls, path: Path, after_step: int | None) -> "Metrics":
+        """Begin a file, or go on with one after the lines of the steps that were done."""
+        lines: list[dict[str, float]] = []
+        if after_step is not None and path.is_file():
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line for line in lines if line["step"] <= after_step]
+        checkpoint.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
+        return cls(path, accuracy={"accuracy_before": before[0]} if before else {})
+
+    def add(self, report: StepReport) -> None:
+        """Take a step into the next line."""
+        self.reports.append(report)
+
+    def write_interval(self, counts: FeatureCounts | None) -> Reported:
+        """Write the mean over the steps since the last line, and where features of images came from since then."""
+        supervised = sum(report.supervised_tokens for report in self.reports)
+        seconds = sum(report.step_s for report in self.reports)
+        n_tokens = sum(report.tokens for report in self.reports)
+        last = self.reports[-1]
+        metrics = {
+            "step": last.step,
+            "loss": sum(report.loss * report.supervised_tokens for report in self.reports) / supervised,
+            "running_loss": last.running_loss,
+            "learning_rate": last.learning_rate,
+            "grad_norm": last.grad_norm,
+            "tokens_per_s": n_tokens / seconds,
+            "supervised_tokens": supervised,
+            "padding": max(0.0, 1 - n_tokens / sum(report.places for report in self.reports)),
+            "wait_s": sum(report.wait_s for report in self.reports),
+            "n_traces": last.n_traces,
+            "trace_s": last.trace_s,
+            "seconds": time.perf_counter() - self.began,
+            "peak_memory_gb": mx.get_peak_memory() / 1e9,
+        }
+        self.reports.clear()
+        if counts is not None:
+            metrics |= counts.since(self.counts)
+            self.counts = counts
+        return self.write(metrics)
+
+    def write(self, metrics: Mapping[str, float]) -> Reported:
+        """Write a line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
+        return Reported(metrics=dict(metrics))

@@ -5,28 +5,21 @@ files are read in `vlora.cli`. To add a key, add a field to its section; its def
 place in error messages follow from there.
 """
 
-import difflib
-import functools
 import json
-import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_type_hints
 
 import attrs
-import cattrs
 import tomli_w
-from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs import ClassValidationError
 
 from .errors import RecipeError
+from .structuring import Check, explain, make_converter, nearest
 
 PATTERN = "re:"
 """What a target of `lora.targets` begins with that is a regular expression."""
-
-Check = Callable[[Any], str | None]
-"""Says what is wrong with a value of the right type, or None."""
 
 
 def _at_least(minimum: float) -> Check:
@@ -328,12 +321,7 @@ class Recipe:
 
 
 _SECTIONS: dict[str, type] = {name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)}
-_WORDS: dict[Any, str] = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-}
+_CONVERTER = make_converter(_SECTIONS.values())
 
 
 def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -355,7 +343,7 @@ def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recip
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         if section not in _SECTIONS or not name:
-            problems.append(f"{key}: unknown key; {_nearest(key, all_keys())}")
+            problems.append(f"{key}: unknown key; {nearest(key, all_keys())}")
         elif isinstance(raw.setdefault(section, {}), dict):
             raw[section][name] = value
     try:
@@ -376,7 +364,7 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
     try:
         recipe: Recipe = _CONVERTER.structure(raw, Recipe)
     except ClassValidationError as error:
-        problems += _explain(error, "")
+        problems += explain(error, list(_SECTIONS), all_keys())
         recipe = None  # type: ignore[assignment]
     else:
         problems += _contradictions(recipe)
@@ -411,13 +399,6 @@ def all_keys() -> list[str]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    name = key.rpartition(".")[2]
-    namesakes = [other for other in known if other.rpartition(".")[2] == name]
-    close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
 
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:
@@ -512,119 +493,3 @@ def _adapter_contradictions(recipe: Recipe) -> Iterator[str]:
                 f"optim.{key}: found {getattr(optim, key)}, but only the language model is trained; set "
                 "model.train_vision = true or name layers of the tower in lora.targets"
             )
-
-
-def _explain(error: BaseException, where: str) -> Iterator[str]:
-    if isinstance(error, (ClassValidationError, IterableValidationError)):
-        noted, rest = error.group_exceptions()
-        for inner, note in noted:
-            name = getattr(note, "name", None)
-            key = where if name is None else f"{where}.{name}".lstrip(".")
-            yield from _explain(inner, key)
-        for inner in rest:
-            yield from _explain(inner, where)
-    elif isinstance(error, ForbiddenExtraKeysError):
-        for extra in sorted(error.extra_fields):
-            key = f"{where}.{extra}".lstrip(".")
-            known = all_keys() if where else list(_SECTIONS)
-            yield f"{key}: unknown {'key' if where else 'section'}; {_nearest(key, known)}"
-    elif isinstance(error, KeyError):
-        key = f"{where}.{error.args[0]}".lstrip(".") if not where.endswith(str(error.args[0])) else where
-        yield f"{key}: missing; it has no default"
-    else:
-        yield f"{where}: {error}"
-
-
-def _strict(kind: Any) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        accepted = (int, float) if kind is float else (kind,)
-        if type(value) not in accepted:
-            msg = f"found {value!r}, expected {_WORDS[kind]}"
-            raise TypeError(msg)
-        if kind is float and not math.isfinite(value):
-            msg = f"found {value!r}, expected a finite number"
-            raise TypeError(msg)
-        return kind(value)
-
-    return structure
-
-
-def _structure_choice(value: Any, kind: Any) -> Any:
-    choices = get_args(kind)
-    if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        msg = f"found {value!r}, expected one of {', '.join(map(repr, choices))}{hint}"
-        raise ValueError(msg)
-    return value
-
-
-def _structure_tuple(value: Any, kind: Any) -> Any:
-    kinds = get_args(kind)
-    open_ended = kinds[-1] is Ellipsis
-    words = _WORDS[kinds[0]].split()[-1]
-    expected = f"a list of {words}s" if open_ended else f"a list of {len(kinds)} {words}s"
-    if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(kinds)):
-        msg = f"found {value!r}, expected {expected}"
-        raise TypeError(msg)
-    try:
-        return tuple(_strict(kinds[0])(item, kinds[0]) for item in value)
-    except TypeError:
-        msg = f"found {value!r}, expected {expected}"
-        raise TypeError(msg) from None
-
-
-def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Callable[[Any, Any], Any]:
-    kinds = get_args(field.type) if type(None) in get_args(field.type) else ()
-    kind: Any = kinds[0] if kinds else field.type
-    check: Check | None = field.metadata["check"]
-
-    def structure(value: Any, _: Any) -> Any:
-        if field.name == "custom_prompt_format" and isinstance(value, (dict, list)):
-            # In TOML a table reads better than JSON within a string.
-            value = json.dumps(value)
-        result = converter.structure(value, kind)
-        if check and (problem := check(result)):
-            msg = f"found {value!r}, {problem}"
-            raise ValueError(msg)
-        return result
-
-    return structure
-
-
-def _has_origin(origin: Any, kind: Any) -> bool:
-    return bool(get_origin(kind) is origin)
-
-
-def _make_converter() -> Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    for kind in _WORDS:
-        converter.register_structure_hook(kind, _strict(kind))
-    for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple)):
-        converter.register_structure_hook_func(functools.partial(_has_origin, origin), hook)
-    for section in _SECTIONS.values():
-        hooks = {
-            field.name: override(struct_hook=_structure_field(converter, field))
-            for field in attrs.fields(attrs.resolve_types(section))
-        }
-        structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
-            section,
-            converter,
-            _cattrs_forbid_extra_keys=True,
-            **hooks,  # type: ignore[arg-type]
-        )
-        converter.register_structure_hook(section, _only_tables(structure))
-    return converter
-
-
-def _only_tables(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def structure_section(value: Any, kind: Any) -> Any:
-        if not isinstance(value, Mapping):
-            msg = f"found {value!r}, expected a table of keys"
-            raise TypeError(msg)
-        return structure(value, kind)
-
-    return structure_section
-
-
-_CONVERTER = _make_converter()

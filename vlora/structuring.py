@@ -1,0 +1,157 @@
+"""From nested dicts to sections of a recipe, strictly: nothing is coerced, all that is wrong is said at once. Pure."""
+
+import difflib
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
+from cattrs.gen import make_dict_structure_fn, override
+
+Check = Callable[[Any], str | None]
+"""Says what is wrong with a value of the right type, or None."""
+
+_WORDS: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def make_converter(sections: Iterable[type]) -> Converter:
+    """Make what structures nested dicts: no unknown keys, no coercion, and the checks of the fields.
+
+    Args:
+        sections: Classes whose fields have a `Check` or None in their metadata, under "check".
+    """
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in _WORDS:
+        converter.register_structure_hook(kind, _strict(kind))
+    for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple)):
+        converter.register_structure_hook_func(functools.partial(_has_origin, origin), hook)
+    for section in sections:
+        hooks = {
+            field.name: override(struct_hook=_structure_field(converter, field))
+            for field in attrs.fields(attrs.resolve_types(section))
+        }
+        structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
+            section,
+            converter,
+            _cattrs_forbid_extra_keys=True,
+            **hooks,  # type: ignore[arg-type]
+        )
+        converter.register_structure_hook(section, _only_tables(structure))
+    return converter
+
+
+def explain(error: BaseException, sections: list[str], keys: list[str], where: str = "") -> Iterator[str]:
+    """Say everything that is wrong, a line for each: key, value found, what is expected.
+
+    Args:
+        error: What the converter raised.
+        sections: Names of all sections.
+        keys: All keys, dotted.
+        where: The dotted key that the error is of; empty for the whole.
+    """
+    if isinstance(error, (ClassValidationError, IterableValidationError)):
+        noted, rest = error.group_exceptions()
+        for inner, note in noted:
+            name = getattr(note, "name", None)
+            key = where if name is None else f"{where}.{name}".lstrip(".")
+            yield from explain(inner, sections, keys, key)
+        for inner in rest:
+            yield from explain(inner, sections, keys, where)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        for extra in sorted(error.extra_fields):
+            key = f"{where}.{extra}".lstrip(".")
+            known = keys if where else sections
+            yield f"{key}: unknown {'key' if where else 'section'}; {nearest(key, known)}"
+    elif isinstance(error, KeyError):
+        key = f"{where}.{error.args[0]}".lstrip(".") if not where.endswith(str(error.args[0])) else where
+        yield f"{key}: missing; it has no default"
+    else:
+        yield f"{where}: {error}"
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """Point to the key that may have been meant, or to all."""
+    name = key.rpartition(".")[2]
+    namesakes = [other for other in known if other.rpartition(".")[2] == name]
+    close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _strict(kind: Any) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        accepted = (int, float) if kind is float else (kind,)
+        if type(value) not in accepted:
+            msg = f"found {value!r}, expected {_WORDS[kind]}"
+            raise TypeError(msg)
+        if kind is float and not math.isfinite(value):
+            msg = f"found {value!r}, expected a finite number"
+            raise TypeError(msg)
+        return kind(value)
+
+    return structure
+
+
+def _structure_choice(value: Any, kind: Any) -> Any:
+    choices = get_args(kind)
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        msg = f"found {value!r}, expected one of {', '.join(map(repr, choices))}{hint}"
+        raise ValueError(msg)
+    return value
+
+
+def _structure_tuple(value: Any, kind: Any) -> Any:
+    kinds = get_args(kind)
+    open_ended = kinds[-1] is Ellipsis
+    words = _WORDS[kinds[0]].split()[-1]
+    expected = f"a list of {words}s" if open_ended else f"a list of {len(kinds)} {words}s"
+    if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(kinds)):
+        msg = f"found {value!r}, expected {expected}"
+        raise TypeError(msg)
+    try:
+        return tuple(_strict(kinds[0])(item, kinds[0]) for item in value)
+    except TypeError:
+        msg = f"found {value!r}, expected {expected}"
+        raise TypeError(msg) from None
+
+
+def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Callable[[Any, Any], Any]:
+    kinds = get_args(field.type) if type(None) in get_args(field.type) else ()
+    kind: Any = kinds[0] if kinds else field.type
+    check: Check | None = field.metadata["check"]
+
+    def structure(value: Any, _: Any) -> Any:
+        if field.name == "custom_prompt_format" and isinstance(value, (dict, list)):
+            # In TOML a table reads better than JSON within a string.
+            value = json.dumps(value)
+        result = converter.structure(value, kind)
+        if check and (problem := check(result)):
+            msg = f"found {value!r}, {problem}"
+            raise ValueError(msg)
+        return result
+
+    return structure
+
+
+def _has_origin(origin: Any, kind: Any) -> bool:
+    return bool(get_origin(kind) is origin)
+
+
+def _only_tables(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def structure_section(value: Any, kind: Any) -> Any:
+        if not isinstance(value, Mapping):
+            msg = f"found {value!r}, expected a table of keys"
+            raise TypeError(msg)
+        return structure(value, kind)
+
+    return structure_section

@@ -380,9 +380,13 @@ def test_bad_row_stops_with_its_number(checkpoint: CheckpointFactory, rows: Path
         run(recipe)
 
 
-def test_bad_rows_can_be_skipped(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """With on_bad_row = "skip" the run goes on, says why, and counts; a step without rows is passed over."""
-    (tmp_path / "5.png").unlink()
+@pytest.mark.parametrize("bad", [0, 5])
+def test_bad_rows_can_be_skipped(bad: int, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """With on_bad_row = "skip" the run goes on, says why, and counts; a step without rows is passed over.
+
+    The first row is also the one that the end of the run would show.
+    """
+    (tmp_path / f"{bad}.png").unlink()
     recipe = make_recipe(
         checkpoint("qwen3_vl"),
         rows,

@@ -36,6 +36,7 @@ STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
+ANY_QUESTION = "Describe this."
 PROBE_ROWS = 3
 PROBE_READS = 32
 ROWS_OF_A_PACK = 4
@@ -312,14 +313,7 @@ class _Run:
         return Saved(path=path, step=int(state.step))
 
     def _finish(self, step: int, n_steps: int, loop: TrainLoop) -> Finished:
-        rows = self.data.train if self.data.valid is None else self.data.valid
-        sample = rows[0]
-        image = None
-        if sample.images:
-            image = self.paths.folder / EXAMPLE_NAME
-            section = self.recipe.data
-            opened = backend.open_image(sample.images[0], sample.source, section.image_resize_shape, section.max_pixels)
-            checkpoint.write_whole(image, opened.save)
+        image, question = self._write_example()
         is_full = self.recipe.model.full_finetune
         base = self.recipe.model.path
         return Finished(
@@ -328,7 +322,7 @@ class _Run:
             model=str(self.paths.weights) if is_full else str(self.data.files.path if "builtin:" in base else base),
             adapter=None if is_full else self.paths.weights,
             example_image=image,
-            example_question=next((turn.text for turn in sample.turns if turn.role == "user"), "Describe this."),
+            example_question=question,
             max_new_tokens=self.recipe.eval.max_new_tokens,
             n_skipped=len(self.skipped),
             n_traces=loop.train_step.n_traces,
@@ -337,6 +331,26 @@ class _Run:
             difference=backend.DIFFERENCES.get(self.data.files.model_type),
             features=self.features.counts,
         )
+
+    def _write_example(self) -> tuple[Path | None, str]:
+        """Write an image to ask the model about, of the first row that can be read; give it and a question."""
+        rows, section = self.data.train if self.data.valid is None else self.data.valid, self.recipe.data
+        for number in range(min(PROBE_READS, len(rows))):
+            try:
+                sample = rows[number]
+                images = [
+                    backend.open_image(image, sample.source, section.image_resize_shape, section.max_pixels)
+                    for image in sample.images[:1]
+                ]
+            except SampleError:
+                # The run is over and saved: whoever had to hear of this row has.
+                continue
+            question = next((turn.text for turn in sample.turns if turn.role == "user"), ANY_QUESTION)
+            path = self.paths.folder / EXAMPLE_NAME
+            for image in images:
+                checkpoint.write_whole(path, image.save)
+            return path if images else None, question
+        return None, ANY_QUESTION
 
     def _probe(self) -> None:
         numbers = range(min(PROBE_READS, len(self.data.train)))

@@ -93,6 +93,16 @@ def test_a_plan_without_rows(checkpoint: Checkpoint) -> None:
     assert plan.longest > plan.n_tokens
 
 
+def test_a_frozen_tower_is_planned(tmp_path: Path) -> None:
+    """Rows with images are planned where the tower is frozen, too."""
+    keys = {"model__path": "builtin:tiny-qwen3-vl", "data__path": "builtin:digits", "data__config": "digit"}
+    plan = make_plan(recipe_of(tmp_path, **keys, output__path=str(tmp_path / "a")), memory_gb=0.001)
+
+    assert plan.rows == "the longest of the first 32 rows"
+    assert plan.n_trainable < plan.n_params / 10
+    assert plan.peak > plan.parts["weights"] > 0
+
+
 def test_the_longest_row_fits(checkpoint: Checkpoint) -> None:
     """A row of the longest length needs no more than there is, twice the length more; checkpointing makes room."""
     recipe = recipe_of(checkpoint("qwen3_vl"))

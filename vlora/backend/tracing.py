@@ -100,7 +100,7 @@ def attention_in_kernels(
 @contextmanager
 def _written_plainly(marks: _Marks) -> Iterator[None]:
     """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
-    held = {name: getattr(mx, name) for name in ("checkpoint", "custom_function", "depends")}
+    held = {name: getattr(mx, name) for name in ("checkpoint", "compile", "custom_function", "depends")}
     attention = "scaled_dot_product_attention"
     attend = getattr(mx.fast, attention)
     depends = mx.depends
@@ -112,6 +112,8 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
     try:
         replaced = {
             "checkpoint": marks.wrap,
+            # A compiled part would take the marks in it for constants and ask for their values; `compile_tape` follows.
+            "compile": lambda function, **_: function,
             "custom_function": lambda function: _PlainFunction(function, marks),
             "depends": only_after,
         }

@@ -67,7 +67,7 @@ def check_weights_fit(section: MemorySection, module: nn.Module) -> None:
     weights = sum(value.nbytes for _, value in tree_flatten(module.parameters())) / GIGA
     if weights > section.limit_gb:
         msg = (
-            f"memory.limit_gb: found {section.limit_gb:g}, but the model's weights alone take {weights:.2f} GB; "
+            f"memory.limit_gb: found {section.limit_gb:g}, but the model's weights alone take {weights:.3g} GB; "
             "raise it, or set model.quantize_bits"
         )
         raise RecipeError(msg)

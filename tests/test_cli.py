@@ -204,6 +204,9 @@ def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (["--dataset", "d", "--set", "train.itres=3"], ["train.itres", "train.iters"]),
         (["--dataset", "d", "--set", "optim.name=adamx"], ["optim.name", "'adamx'"]),
         (["--iters", "3"], ["data.path", "missing"]),
+        (["inspect", "--dataset", "d", "--rows", "0"], ["--rows", "found 0", "greater than 0"]),
+        (["plan", "--dataset", "d", "--memory-gb", "nan"], ["--memory-gb", "found nan", "greater than 0"]),
+        (["plan", "--dataset", "d", "--memory-gb", "much"], ["--memory-gb", "float", "'much'"]),
         (["--dataset", "d", "--full-finetune", "--adapter-path", "a"], ["model.adapter_path", "full_finetune"]),
         (["--dataset", "builtin:digits", "--model-path", "missing/model"], ["model.path", "missing/model"]),
     ],
@@ -352,6 +355,18 @@ def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path
     assert (tmp_path / "again" / "adapters.safetensors").is_file()
 
 
+def test_an_output_that_cannot_be_written(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """An output below a file ends with status 2, the file's name and the key to look at."""
+    (tmp_path / "file").write_text("")
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
+    message = complaint([*options, "--output-path", str(tmp_path / "file" / "out")], capsys)
+
+    for word in (str(tmp_path / "file"), "cannot be read or written", "output.path"):
+        assert word in message
+
+
 def test_a_bad_row_ends_the_run(
     checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -367,7 +382,7 @@ def test_a_bad_row_ends_the_run(
     assert main([*options, "--set", "data.on_bad_row=skip"]) == 0
     printed = capsys.readouterr().out
     assert "skipped rows.jsonl train row 1: cannot read the image" in printed
-    assert "1 rows were skipped" in printed
+    assert "rows skipped, in all epochs together: 1;" in printed
 
 
 def inspect(checkpoint: CheckpointFactory, rows: Path, *options: str) -> int:

@@ -572,7 +572,9 @@ def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFa
 
     start, end = show("first")
     assert start == f"features of images: kept, up to 1 GB in memory and up to 20 GB in {tmp_path / 'kept'}"
-    assert end == "features: 8 of 12 images kept (0.00 GB memory, 0.00 GB disk); tower ran for 4"
+    assert end.startswith("features of 12 images: 8 from memory, 0 from disk, 4 computed; kept now: ")
+    assert re.search(r"kept now: [1-9]\S* kB in memory, [1-9]\S* kB on disk$", end)
+    assert show("second")[1].startswith("features of 12 images: 8 from memory, 4 from disk, 0 computed; kept now: ")
     assert show("off", model__train_vision=True) == [
         "features of images: not kept: the vision tower or the connector is trained"
     ]

@@ -1,10 +1,11 @@
 """The command line. The only place that prints, reads arguments and listens to Ctrl-C."""
 
 import argparse
+import math
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -62,8 +63,16 @@ def main(arguments: Sequence[str]) -> int:
         again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
         return train(recipe, console, resume=parsed.resume, go_on=again)
     except VloraError as error:
-        Console(stderr=True, highlight=False).print(f"vlora: {error}", markup=False, soft_wrap=True)
-        return USER_ERROR
+        return _complain(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: cannot be read or written ({error.strerror}); see output.path")
+
+
+def _complain(problem: str) -> int:
+    Console(stderr=True, highlight=False).print(f"vlora: {problem}", markup=False, soft_wrap=True)
+    return USER_ERROR
 
 
 def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str = "") -> int:
@@ -172,9 +181,11 @@ def _make_parser(command: str) -> argparse.ArgumentParser:
         help="override a key",
     )
     if command == "inspect":
-        parser.add_argument("--rows", type=int, default=3, help="how many rows (3)")
+        parser.add_argument("--rows", type=_positive(int), default=3, help="how many rows (3)")
     elif command == "plan":
-        parser.add_argument("--memory-gb", type=float, default=None, help="how much there is, if not this machine's")
+        parser.add_argument(
+            "--memory-gb", type=_positive(float), default=None, help="how much there is, if not what is here"
+        )
     else:
         parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
     older = parser.add_argument_group("options of mlx-vlm's lora.py, alone or on top of a recipe")
@@ -186,6 +197,19 @@ def _make_parser(command: str) -> argparse.ArgumentParser:
         else:
             older.add_argument(option.flag, type=option.kind, help=option.text)
     return parser
+
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            msg = f"found {text}, must be greater than 0"
+            raise argparse.ArgumentTypeError(msg)
+        return value
+
+    # What argparse calls it where it is no number at all.
+    parse.__name__ = kind.__name__
+    return parse
 
 
 def _read_recipe(parsed: argparse.Namespace) -> Recipe:
@@ -333,11 +357,12 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
         console.print(line, markup=False, soft_wrap=True)
 
     if event.n_skipped:
-        say(f"{event.n_skipped} rows were skipped; their reasons stand above")
+        say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
     if event.features is not None and (line := _features_line(event.features)):
         say(line)
     if event.n_traces:
-        say(f"{event.n_traces} shapes of batches were traced, in {event.trace_s:.1f} s")
+        shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
+        say(f"{shapes} traced, in {event.trace_s:.1f} s")
     say(f"metrics: {output_paths(recipe).folder / METRICS_NAME}")
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
@@ -366,13 +391,21 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
 
 
 def _features_line(counts: FeatureCounts) -> str:
-    kept = counts.n_memory + counts.n_disk
-    if not kept + counts.n_computed:
+    total = counts.n_memory + counts.n_disk + counts.n_computed
+    if not total:
         return ""
     return (
-        f"features: {kept:,} of {kept + counts.n_computed:,} images kept ({counts.memory_bytes / 1e9:.2f} GB memory, "
-        f"{counts.disk_bytes / 1e9:.2f} GB disk); tower ran for {counts.n_computed:,}"
+        f"features of {total:,} images: {counts.n_memory:,} from memory, {counts.n_disk:,} from disk, "
+        f"{counts.n_computed:,} computed; kept now: {_size(counts.memory_bytes)} in memory, "
+        f"{_size(counts.disk_bytes)} on disk"
     )
+
+
+def _size(nbytes: int) -> str:
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if nbytes >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes / 1e3:.2f} kB"
 
 
 def _count(number: int) -> str:

@@ -209,6 +209,10 @@ def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (["plan", "--dataset", "d", "--memory-gb", "much"], ["--memory-gb", "float", "'much'"]),
         (["--dataset", "d", "--full-finetune", "--adapter-path", "a"], ["model.adapter_path", "full_finetune"]),
         (["--dataset", "builtin:digits", "--model-path", "missing/model"], ["model.path", "missing/model"]),
+        (
+            ["--dataset", "builtin:digits", "--model-path", "no/such/f"],
+            ["'no/such/f' with a config.json; give"],
+        ),
     ],
 )
 def test_mistakes(

@@ -125,10 +125,10 @@ def test_the_command_line(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[
 
     assert main(["plan", *keys, "--memory-gb", "0.02"]) == 0
     text = capsys.readouterr().out
-    for word in ("weights", "optimizer", "activations", "head and loss", "peak", "fits into 0.0 GB", "longest rows"):
+    for word in ("weights", "optimizer", "activations", "head and loss", "peak", "fits into 20.00 MB", "longest rows"):
         assert word in text
     assert main(["plan", *keys, "--memory-gb", "1e-4"]) == 2
-    assert "does not fit into 0.0 GB" in capsys.readouterr().out
+    assert "does not fit into 100.00 kB" in capsys.readouterr().out
 
 
 def test_a_trained_tower_counts(checkpoint: Checkpoint) -> None:

@@ -148,7 +148,7 @@ def show_plan(plan: Plan, console: Console) -> int:
     fits = plan.peak <= plan.memory
     verdict = "fits into" if fits else "does not fit into"
     console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB", style="bold")
-    console.print(f"{verdict} {plan.memory / 1e9:.1f} GB", style="" if fits else "bold red")
+    console.print(f"{verdict} {_size(plan.memory)}", style="" if fits else "bold red")
     if plan.longest is not None:
         least = "at least " if plan.longest == LONGEST else ""
         console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
+from huggingface_hub.errors import HFValidationError
 from mlx.utils import tree_map
 from mlx_vlm import utils as mlx_vlm_utils
 
@@ -64,10 +65,9 @@ def find_model(section: ModelSection) -> ModelFiles:
         config = mlx_vlm_utils.load_config(path)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        msg = (
-            f"model.path: there is no folder {section.path!r} with a config.json, and the hub gives none ({reason}); "
-            "give a folder or a hub id"
-        )
+        # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
+        asked = "" if isinstance(error, HFValidationError) else f", and the hub gives none ({reason})"
+        msg = f"model.path: there is no folder {section.path!r} with a config.json{asked}; give a folder or a hub id"
         raise ModelError(msg) from None
     if not section.trust_remote_code and config.get("model_file"):
         msg = (

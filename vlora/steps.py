@@ -221,9 +221,9 @@ def _chunked_loss(
             total, n = of_chunk(frozen, part, own)
         else:
             (total, n), (more, gradient) = mx.value_and_grad(
-                lambda params, part, own=own: of_chunk(params["head"], part, own), argnums=(0, 1)
-            )({"head": frozen, "none": mx.zeros(())}, part)
-            gradients = {name: gradients[name] + value if gradients else value for name, value in more["head"].items()}
+                lambda params, part, own=own: of_chunk(params, part, own), argnums=(0, 1)
+            )(frozen, part)
+            gradients = {name: gradients[name] + value if gradients else value for name, value in more.items()}
             pulled.append(gradient)
         totals.append(total)
         counts.append(n)
@@ -333,8 +333,8 @@ class _TrainStep:
         packing = Packing.of(state.params, self._optimizer)
         packed = state._replace(params=packing.pack(state.params, self._unpacked))
         rate = mx.array(learning_rate, dtype=mx.float32)
-        state, together, norm = self._update(packed, total, nll_sum, n_supervised, rate)
-        self._unpacked = packing.remember(together, state.params)
+        state, packed_params, norm = self._update(packed, total, nll_sum, n_supervised, rate)
+        self._unpacked = packing.remember(packed_params, state.params)
         return state, StepOutput(nll_sum, n_supervised, norm)
 
     def _microbatch_gradients(
@@ -349,7 +349,6 @@ class _TrainStep:
         key: mx.array,
     ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
         self.n_traces += 1
-
         module = self._backbone.module
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
@@ -386,7 +385,11 @@ class _TrainStep:
         n_supervised: mx.array,
         learning_rate: mx.array,
     ) -> tuple[TrainState, Params, mx.array]:
-        """Update a packed state; returns it unpacked, those parameters that are packed, packed, and the norm."""
+        """Update a state whose small parameters are packed.
+
+        Returns:
+            The new state, its parameters unpacked; the packed ones once more as one array, by its name; the norm.
+        """
         packing = Packing.of(gradients, self._optimizer)
         factors = packing.pack_factors(self._rate_factors)
         names = list(gradients)
@@ -409,9 +412,9 @@ class _TrainStep:
                 params |= optimizer.apply_gradients({name: gradient}, state.params)
             optimizer.state["learning_rate"] = learning_rate
             unpacked = packing.unpack(params)
-            together = {PACKED: params[PACKED]} if packing.shapes else {}
+            packed_params = {PACKED: params[PACKED]} if packing.shapes else {}
             new_state = TrainState({name: unpacked[name] for name in names}, dict(optimizer.state), state.step + 1)
-            return new_state, together, norm
+            return new_state, packed_params, norm
         finally:
             optimizer.state = held
 

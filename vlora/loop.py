@@ -83,13 +83,18 @@ class TrainLoop:
             if batches is None:
                 break
             step += 1
+            is_awaited = self.is_awaited(step)
+            if is_awaited and before is not None:
+                # A CPU works while a step is begun: two steps read one behind the other would share one's time.
+                yield before.step, self._read(before)
+                before = None
             begun = self._begin(step, batches, time.perf_counter() - asked)
             del batches
             if before is not None:
                 yield before.step, self._read(before)
             before = begun
             self.is_stopped = self.should_stop()
-            if self.is_stopped or self.is_awaited(step):
+            if self.is_stopped or is_awaited:
                 yield step, self._read(before)
                 before = None
                 # What the caller does meanwhile (validating, saving) is not the next step's time.

@@ -10,6 +10,7 @@ Every case is measured in a process of its own: random weights, two steps, the p
 
 import argparse
 import fnmatch
+import gc
 import json
 import platform
 import subprocess
@@ -160,6 +161,9 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     if only_predict:
         return result
     del planner
+    gc.collect()
+    # What the process held before: nothing, but in a test.
+    held = mx.get_active_memory()
     backbone = make(is_blank=False)
     mx.eval(backbone.module.parameters())
     from vlora import make_optimizer
@@ -180,7 +184,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
         mx.reset_peak_memory()
         state, output = step(state, batch, 1e-4)
         mx.eval(state, output)
-    measured = mx.get_peak_memory() / 1e9
+    measured = (mx.get_peak_memory() - held) / 1e9
     return {**result, "measured_gb": measured, "ratio": round(result["predicted_gb"] / measured, 3)}
 
 

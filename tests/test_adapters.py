@@ -342,6 +342,31 @@ def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, 
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-3 * float(mx.abs(expected).max()), err_msg=name)
 
 
+@pytest.mark.parametrize("types", [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
+def test_gradients_have_the_type_of_what_they_are_of(types: tuple[mx.Dtype, mx.Dtype]):
+    """Where the frozen layer is of another type than its input; the values are those of the plain formula."""
+    layer = make_layer(LoRALinear, make_linear())
+    layer.linear.set_dtype(types[1])
+    x = normal(5, INPUTS, seed=3).astype(types[0])
+    names = ("lora_a", "lora_b")
+
+    def run(x: mx.array, *factors: mx.array) -> mx.array:
+        for name, factor in zip(names, factors, strict=True):
+            layer[name] = factor
+        return layer(x).astype(mx.float32).sum()
+
+    def plain(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        update = SCALE * ((x @ a.astype(x.dtype)) @ b.astype(x.dtype))
+        return (layer.linear(x) + update).astype(mx.float32).sum()
+
+    given = [x, *(mx.array(layer[name]) for name in names)]
+    found = mx.grad(run, argnums=(0, 1, 2))(*given)
+    expected = mx.grad(plain, argnums=(0, 1, 2))(*given)
+    for value, wanted, argument in zip(found, expected, given, strict=True):
+        assert value.dtype == argument.dtype
+        assert mx.abs(value - wanted).max() < 0.03 * mx.abs(wanted).max()
+
+
 @given(n_outputs=st.integers(1, 40))
 def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int):
     """The parts together are the whole, forward and backward."""

@@ -70,6 +70,18 @@ def test_norm_is_mlx_own(rows: int, width: int) -> None:
     )
 
 
+@pytest.mark.parametrize("types", [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
+def test_a_norm_of_another_type_gives_a_gradient_of_its_inputs(types: tuple[mx.Dtype, mx.Dtype]) -> None:
+    """As MLX's own does: result and gradient have the types that they have there."""
+    x, weight = normal(3, 8).astype(types[0]), normal(8, seed=4).astype(types[1])
+    towards = mx.ones_like(mx.fast.rms_norm(x, weight, 1e-5))
+    found = mx.vjp(lambda x: rms_norm(x, weight, 1e-5), [x], [towards])
+    expected = mx.vjp(lambda x: mx.fast.rms_norm(x, weight, 1e-5), [x], [towards])
+    for (value,), (wanted,) in zip(found, expected, strict=True):
+        assert value.dtype == wanted.dtype
+        assert mx.abs(value - wanted).max() < 0.05
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_what_waits_for_an_event_is_not_merged(again: bool) -> None:
     """A compiled function computes an expression once, unless one of them waits: then its value need not be kept."""

@@ -209,8 +209,10 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
             gradients += [of_a[:, span], (scale * within[:, span]).T @ d]
         of_x = mx.matmul(all_inner, joined(factors[::2], 1).T)
         for d, linear in zip(towards, linears, strict=True):
-            of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d, dtype=x.dtype))
-        return (mx.depends([of_x], gradients)[0], *gradients)
+            of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d, dtype=d.dtype))
+        # Where a layer is of another type than its input, so is what flows back.
+        gradients = [value.astype(factor.dtype) for value, factor in zip(gradients, factors, strict=True)]
+        return (mx.depends([of_x.astype(x.dtype)], gradients)[0], *gradients)
 
     rows = x.reshape(-1, x.shape[-1])
     outputs = cast("tuple[mx.array, ...]", products(rows, *itertools.chain(*pairs)))

@@ -81,7 +81,9 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 
     @norm.vjp
     def norm_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
-        _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps), [x], [cotangent * weight])
+        scaled = cotangent * weight
+        # A weight of another type than its input makes the result that of both.
+        _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps).astype(scaled.dtype), [x], [scaled])
         return gradients[0]
 
     return cast("mx.array", norm(x))

@@ -101,7 +101,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
         TrainSection,
         **{field.name: counts for field in attrs.fields(TrainSection)}
         | {
-            "epochs": st.none() | counts,
+            **draw(
+                st.sampled_from([{"iters": counts, "epochs": st.none()}, {"iters": st.just(1000), "epochs": counts}])
+            ),
             "batching": st.sampled_from(["shuffled", "grouped", "packed"] if shuffle else ["shuffled", "packed"]),
             "pack_length": st.none(),
             "grad_checkpoint": st.just(recomputes),

@@ -56,7 +56,7 @@ def make_recipe(model: Path, rows: Path, output: Path, **overrides: Any) -> Reci
         "data.train_on_completions": True,
         "optim.learning_rate": 1e-2,
         "train.batch_size": 2,
-        "train.iters": 6,
+        **({} if "train__epochs" in overrides else {"train.iters": 6}),
         "train.steps_per_report": 2,
         "train.steps_per_eval": 3,
         "train.steps_per_save": 2,

@@ -271,6 +271,33 @@ def test_overrides():
     assert (recipe.train.iters, recipe.train.seed, recipe.lora.rank, recipe.data.path) == (7, 5, 4, "other")
 
 
+@pytest.mark.parametrize("text", ["iters = 3", "epochs = 2", "iters = 3\nepochs = 2"])
+@pytest.mark.parametrize(("overrides", "length"), [({"iters": 7}, (7, None)), ({"epochs": 5}, (1000, 5))])
+def test_an_override_of_the_length_replaces_the_other(text: str, overrides: dict[str, int], length: tuple[int, int]):
+    """Steps given for this run are its length though the text says epochs, and the other way round."""
+    keys = {f"train.{name}": value for name, value in overrides.items()}
+
+    train = parse_recipe(f"{MINIMAL}[train]\n{text}\nseed = 4\n", keys).train
+
+    assert (train.iters, train.epochs, train.seed) == (*length, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("iters = 7\nepochs = 2", {}),
+        ("", {"train.iters": 7, "train.epochs": 2}),
+        ("epochs = 5", {"train.iters": 7, "train.epochs": 2}),
+    ],
+)
+def test_two_lengths_are_refused(text: str, overrides: dict[str, int]):
+    """A recipe, or overrides, with both iters and epochs is an error with both keys and values."""
+    (problem,) = problems_of(f"{MINIMAL}[train]\n{text}\n", overrides)
+
+    for words in ("train.iters", "train.epochs", "7", "2", "keep one"):
+        assert words in problem
+
+
 def test_overrides_are_checked_with_the_rest():
     """Unknown and wrong overrides are reported together with what is wrong in the text."""
     problems = problems_of("[train]\niters = 0", {"trian.iters": 3, "train.itres": 3, "lora.rank": "x", "iters": 1})

@@ -57,10 +57,8 @@ def test_cosine_is_slow_at_both_ends():
 
 @given(st.integers(1, 100), st.integers(1, 8), st.integers(1, 5), st.integers(1, 4))
 def test_epochs_count_steps(n_rows: int, batch_size: int, accumulation: int, epochs: int):
-    """Epochs override iters and pass over every row that often, short steps included."""
-    train = TrainSection(
-        iters=7, epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulation, seed=1
-    )
+    """So many epochs pass over every row that often, short steps included."""
+    train = TrainSection(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulation, seed=1)
     n_steps = count_steps(train, n_rows)
     plan = plan_steps(n_rows, batch_size, accumulation=accumulation, seed=1, shuffle=True, n_steps=n_steps)
     rows = [row for step in plan for batch in step for row in batch]

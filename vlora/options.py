@@ -93,7 +93,8 @@ def overrides_from(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turn option values into recipe overrides.
 
     Args:
-        values: Option names to values, as `vars(namespace)` gives them; None leaves the recipe's value.
+        values: Option names to values, as `vars(namespace)` gives them; None leaves the recipe's value. As in the older
+            script, whose iters always had a value, epochs overrides iters.
 
     Raises:
         RecipeError: A name that is no option.
@@ -102,8 +103,9 @@ def overrides_from(values: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(values) - set(known)):
         msg = f"{', '.join(unknown)}: no such option; known are {', '.join(known)}"
         raise RecipeError(msg)
+    ignored = {"iters"} if values.get("epochs") is not None else set()
     return {
         known[name].key: list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
-        if value is not None
+        if value is not None and name not in ignored
     }

@@ -18,6 +18,9 @@ from cattrs import ClassValidationError
 from .errors import RecipeError
 from .structuring import Check, explain, make_converter, nearest
 
+LENGTHS = ("iters", "epochs")
+"""The keys of [train] that say how long a run is; a recipe names one of them."""
+
 PATTERN = "re:"
 """What a target of `lora.targets` begins with that is a regular expression."""
 
@@ -219,8 +222,8 @@ class TrainSection:
         batching: "shuffled" gives each row of data a row of the batch; "grouped" likewise, with rows of like length in
             a batch; "packed" puts several into one, for models whose attention keeps them apart.
         pack_length: Tokens of a packed row at most; data.max_seq_length if left out.
-        iters: Steps.
-        epochs: Passes over the rows; overrides iters.
+        iters: Steps; a recipe that has epochs does not name them.
+        epochs: Passes over the rows, instead of iters.
         gradient_accumulation_steps: Microbatches of a step.
         grad_checkpoint: Recompute activations in the backward pass to save memory: those of the language model's
             layers, and of the tower's where it is trained.
@@ -329,7 +332,8 @@ def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recip
 
     Args:
         text: TOML.
-        overrides: Values that replace those of the text, under dotted keys ("train.iters").
+        overrides: Values that replace those of the text, under dotted keys ("train.iters"). Of iters and epochs either
+            replaces the other, too.
 
     Raises:
         RecipeError: One message that lists everything wrong: key, value found, what is expected.
@@ -340,7 +344,11 @@ def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recip
         msg = f"the recipe is not TOML: {error}"
         raise RecipeError(msg) from None
     problems = []
-    for key, value in (overrides or {}).items():
+    overrides = overrides or {}
+    if isinstance(raw.get("train"), dict) and any(f"train.{name}" in overrides for name in LENGTHS):
+        # Whoever gives one of them for this run means it; if both are given that is said below.
+        raw["train"] = {name: value for name, value in raw["train"].items() if name not in LENGTHS}
+    for key, value in overrides.items():
         section, _, name = key.partition(".")
         if section not in _SECTIONS or not name:
             problems.append(f"{key}: unknown key; {nearest(key, all_keys())}")
@@ -368,6 +376,11 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
         recipe = None  # type: ignore[assignment]
     else:
         problems += _contradictions(recipe)
+    if isinstance(train := raw.get("train"), Mapping) and train.keys() >= set(LENGTHS):
+        problems.append(
+            f"train.iters and train.epochs: found {train['iters']!r} and {train['epochs']!r}; either says how long the "
+            "run is, keep one"
+        )
     if problems:
         raise RecipeError("\n".join(problems))
     return recipe
@@ -376,6 +389,8 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe with every default spelled out; `parse_recipe` of it gives an equal one."""
     sections = attrs.asdict(recipe, value_serializer=lambda *args: _plain(args[2]))
+    if recipe.train.epochs is not None:
+        del sections["train"]["iters"]
     return tomli_w.dumps(
         {
             name: {key: value for key, value in section.items() if value is not None}

@@ -10,7 +10,7 @@ from .recipe import OptimSection, TrainSection
 
 
 def count_steps(train: TrainSection, n_rows: int) -> int:
-    """Say how many steps a run has; `epochs` overrides `iters`.
+    """Say how many steps a run has: so many epochs, or else `iters`.
 
     Args:
         train: The recipe's section.

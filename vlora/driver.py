@@ -151,12 +151,11 @@ class _Run:
                 first_step=first,
                 measure=self._measure() if train.batching == "grouped" else None,
             )
-            return _Course(batches=self._collate(self.data.train, plan, n_ahead), count_at=lambda _: n_steps)
-        batches = self._pack(self.data.train, packed, n_ahead)
-        # How many steps the epochs take shows with the first one.
-        ahead = list(itertools.islice(batches, 1))
+            batches = _read_first(self._collate(self.data.train, plan, n_ahead))
+            return _Course(batches=batches, count_at=lambda _: n_steps)
         return _Course(
-            batches=itertools.chain(ahead, batches),
+            # How many steps the epochs take shows with the first one.
+            batches=_read_first(self._pack(self.data.train, packed, n_ahead)),
             count_at=packed.count_at,
             progress_at=lambda step: packed.progress_at(step).dumps(),
             is_estimated=train.epochs is not None,
@@ -285,13 +284,28 @@ class _Run:
             return
         total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
         bind(self.backbone, state)
-        right = 0
-        samples = [rows[number] for number in range(total)]
-        answers = backend.answer_samples(self.backbone, self.data.encoder, samples, section)
-        for done, (expected, found) in enumerate(answers, start=1):
-            right += expected == found
-            yield Answered(when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found)
-        metrics.accuracy[f"accuracy_{when}"] = right / total
+        right = done = 0
+        last: Answered | None = None
+        with backend.generating(self.backbone) as module:
+            for number in range(total):
+                try:
+                    expected, found = backend.answer_sample(module, self.data.encoder, rows[number], section)
+                except SampleError as error:
+                    self._take_good(error)
+                    total -= 1
+                    yield from self._take_notes()
+                    continue
+                if last is not None:
+                    yield attrs.evolve(last, total=total)
+                done, right = done + 1, right + (expected == found)
+                # Told when the next one is there: rows behind it that cannot be read would change the total.
+                last = Answered(
+                    when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found
+                )
+        if last is None:
+            return
+        yield attrs.evolve(last, total=total)
+        metrics.accuracy[f"accuracy_{when}"] = last.accuracy
         yield metrics.write({"step": int(state.step), **metrics.accuracy})
 
     def _save(self, state: TrainState, path: Path, course: "_Course") -> Saved:
@@ -366,6 +380,12 @@ class _Run:
             if self.recipe.train.batching == "packed":
                 length = self.recipe.train.pack_length or self.recipe.data.max_seq_length
                 backend.probe_packing(self.backbone, chosen, length, model_type)
+
+
+def _read_first(batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    """Read the first step's rows now: one that cannot be learned from is known before anything is validated."""
+    first = list(itertools.islice(batches, 1))
+    return itertools.chain(first, batches)
 
 
 @attrs.frozen(kw_only=True)

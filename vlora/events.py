@@ -129,7 +129,7 @@ class Answered:
     Attributes:
         when: "before" or "after" training.
         done: Answers so far.
-        total: Answers to come to.
+        total: Answers to come to, as far as it is known: rows that cannot be read are none.
         accuracy: Share of exact answers so far.
         expected: The row's answer.
         found: The model's.

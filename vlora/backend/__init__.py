@@ -8,11 +8,11 @@ from .encoding import Encoder
 from .encoding_pairs import make_encoder
 from .families import FAMILIES, Family, describe_family
 from .features import FeatureCache
-from .generation import answer_samples
+from .generation import answer_sample
 from .identity import features_digest
 from .images import open_image
 from .lengths import LengthEstimator
-from .loading import ModelFiles, blank_backbone, find_model, load_backbone, load_processor, save_model
+from .loading import ModelFiles, blank_backbone, find_model, generating, load_backbone, load_processor, save_model
 from .probes import probe, probe_packing
 from .remembering import RowMemory
 from .shards import Shards
@@ -32,12 +32,13 @@ __all__ = [
     "RowMemory",
     "Shards",
     "add_lora",
-    "answer_samples",
+    "answer_sample",
     "blank_backbone",
     "build_tiny_qwen3_vl",
     "describe_family",
     "features_digest",
     "find_model",
+    "generating",
     "load_adapter",
     "load_backbone",
     "load_processor",

@@ -9,9 +9,9 @@ import pytest
 from tests.test_driver import make_recipe, run
 from tests.training import picture
 from vlora import fit
-from vlora.driver import METRICS_NAME
 from vlora.errors import SampleError
 from vlora.events import Answered, Event, Finished, Reported, Skipped
+from vlora.outputs import METRICS_NAME
 
 CheckpointFactory = Callable[[str], Path]
 N_ROWS = 5

@@ -14,10 +14,11 @@ import pytest
 from tests.training import picture
 from vlora import Recipe, cli, lora, parse_recipe
 from vlora.cli import main
-from vlora.driver import METRICS_NAME, RECIPE_NAME, fit
+from vlora.driver import fit
 from vlora.errors import RecipeError, VloraError
 from vlora.events import Event, StepReport
 from vlora.options import OPTIONS, overrides_from
+from vlora.outputs import METRICS_NAME, RECIPE_NAME
 
 CheckpointFactory = Callable[[str], Path]
 

@@ -19,10 +19,10 @@ from vlora import Recipe, TrainState, collate, fit, parse_recipe
 from vlora.backend import describe_family
 from vlora.checkpoint import load_state, save_state, write_whole
 from vlora.cli import train
-from vlora.driver import METRICS_NAME, RECIPE_NAME, STATE_NAME
 from vlora.errors import CheckpointError, NonFiniteError, SampleError
 from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
-from vlora.session import open_data, open_model, output_paths
+from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
+from vlora.session import open_data, open_model
 from vlora.steps import bind, bound
 from vlora.types import Batch
 
@@ -303,8 +303,13 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
         run(recipe, resume=True)
     run(recipe)
     other = attrs.evolve(recipe, lora=attrs.evolve(recipe.lora, rank=4))
-    with pytest.raises(CheckpointError, match="has shape"):
+    with pytest.raises(CheckpointError, match=r"lora\.rank: 8 then, 4 now"):
         run(other, resume=True)
+    from vlora import init_state, make_optimizer
+
+    backbone, _ = open_model(other, open_data(other).files)
+    with pytest.raises(CheckpointError, match="has shape"):
+        load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from tests.training import Trainable, make_trainable, picture
 from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe, steps
 from vlora.backend import probe_packing
 from vlora.batches import collate_packs
-from vlora.driver import METRICS_NAME, fit
+from vlora.driver import fit
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Event, Finished, Reported, Started, StepReport
+from vlora.outputs import METRICS_NAME, STATE_NAME
 from vlora.recipe import OptimSection
 
 CheckpointFactory = Callable[[str], Path]
@@ -149,14 +150,20 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
 
 
 def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """Packed rows go on from a state of packed rows only, and others from one of others."""
+    """Packed rows go on from a state of packed rows only, and others from one of others; without notes, too."""
     packed = make_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1)
     other = make_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1, train__batching="shuffled")
     run(packed, should_stop=lambda: True)
-    with pytest.raises(CheckpointError, match="packed rows"):
+    with pytest.raises(CheckpointError, match=r"train\.batching: 'packed' then, 'shuffled' now"):
         run(other, resume=True)
     run(other, should_stop=lambda: True)
-    with pytest.raises(CheckpointError, match="other rows"):
+    with pytest.raises(CheckpointError, match=r"train\.batching: 'shuffled' then, 'packed' now"):
+        run(packed, resume=True)
+    state = tmp_path / "packed" / STATE_NAME
+    arrays = mx.load(str(state))
+    mx.eval(arrays)
+    mx.save_safetensors(str(state), arrays)
+    with pytest.raises(CheckpointError, match=r"train\.batching: found 'packed'.* other rows"):
         run(packed, resume=True)
 
 

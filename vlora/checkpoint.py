@@ -13,7 +13,6 @@ from .errors import CheckpointError
 from .types import TrainState
 
 CONFIG_NAME = "adapter_config.json"
-PROGRESS = "progress"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -71,27 +70,42 @@ def save_adapter(path: Path, params: Mapping[str, mx.array], config: Mapping[str
 
 
 def read_arrays(path: Path) -> dict[str, mx.array]:
-    """Read a file of arrays; they are loaded when they are used."""
-    return cast("dict[str, mx.array]", mx.load(str(path)))
+    """Read a file of arrays; they are loaded when they are used.
+
+    Raises:
+        CheckpointError: It is no such file, or only a part of one.
+    """
+    return _read(path)[0]
 
 
-def save_state(path: Path, state: TrainState, progress: str | None = None) -> None:
+def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    try:
+        return cast("tuple[dict[str, mx.array], dict[str, str]]", mx.load(str(path), return_metadata=True))
+    except RuntimeError as error:
+        msg = f"{path}: cannot be read ({error}); take another checkpoint, or make this one anew"
+        raise CheckpointError(msg) from None
+
+
+def save_state(path: Path, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
     """Write a training state, from which a run goes on exactly.
 
     Args:
         path: The file.
         state: What it holds.
-        progress: How far the run has come in its rows, where the number of steps does not say it.
+        notes: What else is to be known of the run.
     """
     arrays = dict(tree_flatten(state._asdict()))
-    metadata = {} if progress is None else {PROGRESS: progress}
-    write_whole(path, lambda partial: mx.save_safetensors(str(partial), arrays, metadata=metadata))
+    write_whole(path, lambda partial: mx.save_safetensors(str(partial), arrays, metadata=dict(notes or {})))
 
 
-def load_progress(path: Path) -> str | None:
-    """Read what `save_state` was told of a run's progress."""
-    _, metadata = cast("tuple[Any, dict[str, str]]", mx.load(str(path), return_metadata=True))
-    return metadata.get(PROGRESS)
+def load_notes(path: Path) -> dict[str, str]:
+    """Read the notes that `save_state` was given.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    _refuse_missing(path)
+    return _read(path)[1]
 
 
 def load_state(path: Path, like: TrainState) -> TrainState:
@@ -105,9 +119,7 @@ def load_state(path: Path, like: TrainState) -> TrainState:
     Raises:
         CheckpointError: No such file, or one of another run.
     """
-    if not path.is_file():
-        msg = f"{path}: there is no training state to go on from; leave --resume out to begin anew"
-        raise CheckpointError(msg)
+    _refuse_missing(path)
     found = read_arrays(path)
     expected: list[tuple[str, mx.array]] = list(tree_flatten(like._asdict()))
     names = {name for name, _ in expected}
@@ -124,6 +136,12 @@ def load_state(path: Path, like: TrainState) -> TrainState:
         opt_state=_fill(like.opt_state, "opt_state", found),
         step=found["step"],
     )
+
+
+def _refuse_missing(path: Path) -> None:
+    if not path.is_file():
+        msg = f"{path}: there is no training state to go on from; leave --resume out to begin anew"
+        raise CheckpointError(msg)
 
 
 def _fill(tree: Any, prefix: str, found: Mapping[str, mx.array]) -> Any:

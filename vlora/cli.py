@@ -17,14 +17,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .driver import METRICS_NAME, fit
+from .driver import fit
 from .errors import RecipeError, VloraError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
 from .inspection import Inspected, inspect_rows
 from .options import OPTIONS, overrides_from
+from .outputs import output_paths
 from .plan import LONGEST, Plan, make_plan
 from .recipe import Recipe, parse_recipe, parse_value
-from .session import output_paths
 
 COMMANDS = {
     "inspect": "Show the first rows as the model will see them.",
@@ -363,7 +363,7 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
     if event.n_traces:
         shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
         say(f"{shapes} traced, in {event.trace_s:.1f} s")
-    say(f"metrics: {output_paths(recipe).folder / METRICS_NAME}")
+    say(f"metrics: {output_paths(recipe).metrics}")
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
         return

@@ -15,27 +15,29 @@ from mlx.utils import tree_flatten
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import Measure, collate, plan_batches, plan_steps
-from .errors import NonFiniteError, SampleError
+from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
 from .limits import check_weights_fit, memory_limits
+from .lock import LOCK_NAME, only_run
 from .loop import TrainLoop, evaluate
 from .metrics import Metrics
 from .optimizers import make_optimizer
+from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, OutputPaths, output_paths, set_aside
 from .packing import PackedSteps, plot_packed, plot_validation
 from .prefetch import Workers
 from .recipe import Recipe, dump_recipe
+from .resuming import check_goes_on, describe_run
 from .rows import Rows
 from .schedules import count_steps, is_due, learning_rate_at
-from .session import Data, Features, OutputPaths, make_recipe_step, open_data, open_features, open_model, output_paths
+from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
 from .steps import all_finite, bind, init_state, make_eval_step
 from .targets import summarize
 from .types import Batch, Example, TrainState
 
-STATE_NAME = "training/state.safetensors"
-METRICS_NAME = "metrics.jsonl"
-RECIPE_NAME = "recipe.toml"
-EXAMPLE_NAME = "example.png"
+PROGRESS = "progress"
+"""How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
+
 ANY_QUESTION = "Describe this."
 PROBE_ROWS = 3
 PROBE_READS = 32
@@ -58,8 +60,11 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     Raises:
         VloraError: Whatever the user can mend. Nothing non-finite is ever saved.
     """
-    with memory_limits(recipe.memory):
+    paths = output_paths(recipe)
+    with only_run(paths.folder), memory_limits(recipe.memory):
         data = open_data(recipe)
+        if resume:
+            check_goes_on(checkpoint.load_notes(paths.state), recipe, len(data.train), paths.state)
         backbone, config = open_model(recipe, data.files)
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
@@ -93,9 +98,10 @@ class _Run:
         optimizer = make_optimizer(self.recipe.optim)
         state = init_state(self.backbone, optimizer)
         if resume:
-            state = checkpoint.load_state(self.paths.folder / STATE_NAME, state)
+            state = checkpoint.load_state(self.paths.state, state)
         first = int(state.step)
         course = self._plot(first)
+        self._refuse_fewer(course.count_at(first), first)
         loop = TrainLoop(
             make_recipe_step(self.recipe, self.backbone, optimizer, state),
             state,
@@ -105,9 +111,9 @@ class _Run:
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
-        metrics = Metrics.open(self.paths.folder / METRICS_NAME, after_step=first if resume else None)
-        checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
+        metrics, notes = self._open_files(first if resume else None)
         yield self._describe(course, first)
+        yield from notes
         validate = self._make_validation(metrics)
         if first == 0:
             yield from self._answer("before", loop.state, metrics)
@@ -132,12 +138,28 @@ class _Run:
             yield from self._answer("after", loop.state, metrics)
         yield self._finish(step, course.count_at(step), loop)
 
+    def _open_files(self, after_step: int | None) -> tuple[Metrics, list[Noted]]:
+        """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""
+        earlier = set_aside(self.recipe) if after_step is None else None
+        metrics = Metrics.open(self.paths.metrics, after_step)
+        checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
+        if earlier is None:
+            return metrics, []
+        message = f"an earlier run has written to {self.paths.folder}; what it left there is in {earlier} now"
+        return metrics, [Noted(message=message)]
+
+    def _refuse_fewer(self, n_steps: int, first: int) -> None:
+        if first > n_steps:
+            key = "train.iters" if self.recipe.train.epochs is None else "train.epochs"
+            msg = f"{key}: the recipe has {n_steps} steps, of which {first} are done ({self.paths.state}); raise it"
+            raise CheckpointError(msg)
+
     def _plot(self, first: int) -> "_Course":
         """Lay out the steps behind those that were done before."""
         train, data, n_rows = self.recipe.train, self.recipe.data, len(self.data.train)
         # Rows of a whole step at least: while it runs nothing else makes room for more.
         n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
-        found = checkpoint.load_progress(self.paths.folder / STATE_NAME) if first else None
+        found = checkpoint.load_notes(self.paths.state).get(PROGRESS) if first else None
         packed = plot_packed(self.recipe, n_rows, first, found)
         if packed is None:
             n_steps = count_steps(train, n_rows)
@@ -314,14 +336,18 @@ class _Run:
             raise NonFiniteError(msg)
         if self.recipe.model.full_finetune:
             bind(self.backbone, state)
+            # The base may be the folder of another run.
+            leave = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME)
             checkpoint.write_whole_folder(
-                path, lambda folder: backend.save_model(self.backbone, self.data.files, folder)
+                path, lambda folder: backend.save_model(self.backbone, self.data.files, folder, leave)
             )
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
-        checkpoint.save_state(self.paths.folder / STATE_NAME, state, course.progress_at(int(state.step)))
+        progress = course.progress_at(int(state.step))
+        notes = describe_run(self.recipe, len(self.data.train)) | ({} if progress is None else {PROGRESS: progress})
+        checkpoint.save_state(self.paths.state, state, notes)
         # What goes on from here finds the features that this run has found, to the last bit.
         self.features.flush()
         return Saved(path=path, step=int(state.step))

@@ -10,10 +10,9 @@ import shlex
 from rich.console import Console
 
 from .cli import run, train
-from .driver import RECIPE_NAME
 from .options import overrides_from
+from .outputs import RECIPE_NAME, output_paths
 from .recipe import parse_recipe
-from .session import output_paths
 
 
 def main(args: argparse.Namespace) -> None:

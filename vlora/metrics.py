@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
 import mlx.core as mx
 
 from . import checkpoint
+from .errors import CheckpointError
 from .events import FeatureCounts, Reported, StepReport
 
 
@@ -32,11 +33,14 @@ class Metrics:
 
     @classmethod
     def open(cls, path: Path, after_step: int | None) -> "Metrics":
-        """Begin a file, or go on with one after the lines of the steps that were done."""
+        """Begin a file, or go on with one after the lines of the steps that were done.
+
+        Raises:
+            CheckpointError: The file to go on with has lines that are not a run's.
+        """
         lines: list[dict[str, float]] = []
         if after_step is not None and path.is_file():
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            lines = [line for line in lines if line["step"] <= after_step]
+            lines = [line for line in _read_lines(path) if line["step"] <= after_step]
         checkpoint.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
         before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
         return cls(path, accuracy={"accuracy_before": before[0]} if before else {})
@@ -77,3 +81,18 @@ class Metrics:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
         return Reported(metrics=dict(metrics))
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, float]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            int(line["step"])
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                # What a run that was killed had begun to write; it was behind its last saved state.
+                return
+            msg = f"{path}: line {number} is not one of a run's metrics: {text[:80]!r}; mend the file, or move it away"
+            raise CheckpointError(msg) from None
+        yield line

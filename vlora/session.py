@@ -12,32 +12,13 @@ from .adapters import lora_layers
 from .errors import RecipeError
 from .events import FeatureCounts
 from .optimizers import rate_factors
+from .outputs import output_paths
 from .recipe import Recipe
 from .rows import Rows, read_rows
 from .steps import TrainStep, make_train_step
 from .types import TrainState
 
 BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
-WEIGHTS_SUFFIX = ".safetensors"
-
-
-@attrs.frozen(kw_only=True)
-class OutputPaths:
-    """Where a run writes.
-
-    Attributes:
-        folder: Metrics, recipe and training state.
-        weights: The adapter's file, or the model's folder.
-    """
-
-    folder: Path
-    weights: Path
-
-    def numbered(self, step: int) -> Path:
-        """Name the checkpoint of a step: an adapter's file, or a model's folder."""
-        if self.weights.suffix == WEIGHTS_SUFFIX:
-            return self.weights.with_name(f"{step:07d}_{self.weights.name}")
-        return self.weights.with_name(f"{self.weights.name}-{step:07d}")
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -82,17 +63,6 @@ class Features:
     def take_notes(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
         return [] if self.cache is None else self.cache.take_notes()
-
-
-def output_paths(recipe: Recipe) -> OutputPaths:
-    """Say where a run writes: an adapter's file and beside it, or a model's folder and into it."""
-    path = Path(recipe.output.path).expanduser()
-    if recipe.model.full_finetune:
-        folder = path.with_suffix("") if path.suffix == WEIGHTS_SUFFIX else path
-        return OutputPaths(folder=folder, weights=folder)
-    if path.suffix != WEIGHTS_SUFFIX:
-        path = path / f"adapters{WEIGHTS_SUFFIX}"
-    return OutputPaths(folder=path.parent, weights=path)
 
 
 def find_model(recipe: Recipe) -> backend.ModelFiles:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -246,16 +246,17 @@ def find_prefix(module: nn.Module, family: Family) -> str:
     return str(next(name for name, child in module.named_modules() if child is language_model))
 
 
-def save_model(backbone: MlxVlmBackbone, base: ModelFiles, folder: Path) -> None:
+def save_model(backbone: MlxVlmBackbone, base: ModelFiles, folder: Path, leave: Collection[str] = ()) -> None:
     """Write a complete model: the base's configuration and processor, the weights as they are now.
 
     Args:
         backbone: The model, trained weights bound.
         base: The base model; its configuration is written in the words that mlx-vlm reads.
         folder: An empty folder.
+        leave: Names of files of the base's folder that are not the model's.
     """
     for file in base.path.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES):
+        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name not in leave:
             shutil.copy(file, folder / file.name)
     if base.is_translated:
         # mlx-vlm has put the other file's content under that name.

@@ -1,0 +1,109 @@
+"""What a run that goes on shares with the one that it goes on from: all that its steps depend on."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+from .recipe import DataSection, Recipe, all_keys, dump_recipe
+
+FREE = frozenset(
+    {
+        # How long, how often to report, and where.
+        "train.iters",
+        "train.epochs",
+        "train.steps_per_report",
+        "train.steps_per_eval",
+        "train.steps_per_save",
+        "train.val_batches",
+        "eval.answer_rows",
+        "eval.max_new_tokens",
+        "data.valid_path",
+        "data.valid_split",
+        "output.path",
+        # How fast, and in how much memory.
+        "data.workers",
+        "data.prefetch",
+        "train.grad_checkpoint",
+        "train.checkpoint_every",
+        "train.checkpoint_part",
+        "memory.limit_gb",
+        "memory.cache_gb",
+        "memory.wired_gb",
+        "features.cache",
+        "features.memory_gb",
+        "features.disk_gb",
+        "features.path",
+        # No row of the steps that were done was any other: a run that raises has met no bad one.
+        "data.on_bad_row",
+    }
+)
+"""Keys that may change when a run goes on: what it learns from a row, and when, does not depend on them."""
+
+PLACES = ("model.path", "model.adapter_path", "data.path")
+"""Keys that may name the same file or folder in other words."""
+
+RECIPE, ROWS = "recipe", "n_rows"
+
+
+def describe_run(recipe: Recipe, n_rows: int) -> dict[str, str]:
+    """Say of a run what `check_goes_on` will ask for.
+
+    Args:
+        recipe: Its recipe.
+        n_rows: Rows that it trains on.
+    """
+    return {RECIPE: dump_recipe(recipe), ROWS: str(n_rows)}
+
+
+def check_goes_on(described: Mapping[str, str], recipe: Recipe, n_rows: int, where: Path) -> None:
+    """Refuse to go on with another recipe, or on other rows, than a run has begun with.
+
+    Args:
+        described: What `describe_run` said of it. What is missing, as in the state of your own loop, is not checked.
+        recipe: The recipe to go on with.
+        n_rows: Rows that it trains on.
+        where: The training state, for the error.
+
+    Raises:
+        CheckpointError: Every key whose value the steps depend on, with the values then and now.
+    """
+    changed = list(_changes(described[RECIPE], recipe)) if RECIPE in described else []
+    if ROWS in described and int(described[ROWS]) != n_rows and not changed:
+        changed.append(f"{recipe.data.path!r} (data.path): {described[ROWS]} rows to train on then, {n_rows} now")
+    if changed:
+        remedy = (
+            "set it back; or leave --resume out and begin anew, from what was learned with model.adapter_path (after "
+            "full fine-tuning with model.path)"
+        )
+        found = f"{where}: the run that was saved there had another recipe, or other rows"
+        msg = "\n  ".join([found, *changed, remedy])
+        raise CheckpointError(msg)
+
+
+def _changes(text: str, recipe: Recipe) -> Iterator[str]:
+    then, now = _flatten(text), _flatten(dump_recipe(recipe))
+    # Of keys that there were not yet then.
+    defaults = _flatten(dump_recipe(Recipe(data=DataSection(path="-"))))
+    for key in all_keys():
+        before, after = then.get(key, defaults.get(key)), now.get(key)
+        if key in FREE or before == after or (key in PLACES and _is_same_place(before, after)):
+            continue
+        yield f"{key}: {_show(before)} then, {_show(after)} now"
+
+
+def _flatten(text: str) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, keys in tomllib.loads(text).items() for key, value in keys.items()}
+
+
+def _is_same_place(before: str | None, after: str | None) -> bool:
+    return None not in (before, after) and _resolve(str(before)) == _resolve(str(after))
+
+
+def _resolve(place: str) -> Path:
+    return Path(place).expanduser().resolve()
+
+
+def _show(value: Any) -> str:
+    return "not given" if value is None else repr(value)

@@ -38,16 +38,18 @@ class Queue:
     """How far MLX runs ahead of its device. What a queued operation reads stays until it has run.
 
     Attributes:
-        n_operations: Operations that are handed over together.
-        n_elements: Numbers that they read together at most.
-        n_tasks: How many such portions may wait.
-        limit: Bytes in use beyond which MLX waits for all of them first.
+        n_operations: Operations that are handed over together; one more ends the portion.
+        n_elements: Numbers that they read together; more end it.
+        n_tasks: How many such portions may wait, the one that is being filled among them.
+        limit: Bytes in use beyond which MLX waits for portions that were handed over before it goes on.
+        counts_buffers: Count what is written, too, and every buffer once a portion, instead of all that is read.
     """
 
     n_operations: int = 1
     n_elements: int = 2**62
     n_tasks: int = 0
     limit: int = 2**62
+    counts_buffers: bool = False
 
 
 @attrs.define(eq=False)
@@ -61,10 +63,14 @@ class _Buffer:
 
 @attrs.define(eq=False)
 class _Layout:
-    """Where an array's numbers lie: its buffer, and the strides of its dimensions in numbers."""
+    """Where an array's numbers lie: its buffer, the strides of its dimensions in numbers, and how many there are.
+
+    What is repeated along a dimension is there once, and counted once (MLX's data_size).
+    """
 
     buffer: _Buffer
     strides: tuple[int, ...]
+    size: int
 
 
 def peak_memory(
@@ -105,10 +111,15 @@ class _Memory:
     fullest: Peak = Peak(nbytes=0, held=0, alive=())
     _layouts: dict[str, _Layout] = attrs.field(factory=dict, init=False)
     _alive: dict[int, _Buffer] = attrs.field(factory=dict, init=False)
+    # The portion whose end lets go of a buffer, and the buffer.
     _leaving: deque[tuple[int, _Buffer]] = attrs.field(factory=deque, init=False)
     _total: int = attrs.field(default=0, init=False)
     _held: int = attrs.field(default=0, init=False)
+    # The portion that is being filled, the last one that can be waited for, the last one that is done.
     _task: int = attrs.field(default=0, init=False)
+    _waited_for: int = attrs.field(default=-1, init=False)
+    _done: int = attrs.field(default=-1, init=False)
+    _counted: set[int] = attrs.field(factory=set, init=False)
     _n_operations: int = attrs.field(default=0, init=False)
     _n_elements: int = attrs.field(default=0, init=False)
 
@@ -125,18 +136,22 @@ class _Memory:
     def run(self, node: Node, *, copies_for_matmul: bool) -> None:
         view = _view_strides(node, self.arrays, self._layouts)
         if view is not None:
-            source = self._layouts[node.inputs[0]].buffer
+            source = self._layouts[node.inputs[0]]
             for output, strides in zip(node.outputs, view, strict=True):
                 if self.uses[output]:
-                    self._keep(output, source, strides)
+                    size = _view_size(node, self.arrays[output].shape, strides, source.size)
+                    self._keep(output, source.buffer, strides, size)
         else:
-            self._hand_over(node)
-            if node.name == "Matmul" and copies_for_matmul:
+            if node.name in ("Matmul", "AddMM") and copies_for_matmul:
                 self._copy_matrices(node)
+            self._count(node.inputs)
             self._make(node)
             self._note()
+            self._n_operations += 1
         for array in node.inputs:
             self._forget(array)
+        if view is None:
+            self._hand_over()
 
     def _make(self, node: Node) -> None:
         taken = self._taken_over(node)
@@ -146,6 +161,8 @@ class _Memory:
             buffer = taken or self._allocate(output, self.arrays[output].nbytes)
             taken = None
             self._keep(output, buffer, self._result_strides(node, self.arrays[output].shape))
+            if self.queue.counts_buffers:
+                self._count([output])
             if not self.uses[output]:
                 self.uses[output] = 1
                 self._forget(output)
@@ -154,7 +171,9 @@ class _Memory:
         for array in node.inputs[:2]:
             if not is_matrix(self.arrays[array].shape, self._layouts[array].strides):
                 buffer = self._allocate(array, self.arrays[array].nbytes)
-                self._leaving.append((self._task + self.queue.n_tasks, buffer))
+                self._leaving.append((self._task, buffer))
+                self._count([array])
+                self._n_operations += 1
 
     def _allocate(self, name: str, nbytes: int) -> _Buffer:
         buffer = _Buffer(name, nbytes)
@@ -162,9 +181,9 @@ class _Memory:
         self._total += nbytes
         return buffer
 
-    def _keep(self, array: str, buffer: _Buffer, strides: tuple[int, ...]) -> None:
+    def _keep(self, array: str, buffer: _Buffer, strides: tuple[int, ...], size: int | None = None) -> None:
         buffer.users += 1
-        self._layouts[array] = _Layout(buffer, strides)
+        self._layouts[array] = _Layout(buffer, strides, math.prod(self.arrays[array].shape) if size is None else size)
 
     def _forget(self, array: str) -> None:
         self.uses[array] -= 1
@@ -172,18 +191,37 @@ class _Memory:
             buffer = self._layouts.pop(array).buffer
             buffer.users -= 1
             if not buffer.users and not buffer.is_held:
-                self._leaving.append((self._task + self.queue.n_tasks, buffer))
+                self._leaving.append((self._task, buffer))
 
-    def _hand_over(self, node: Node) -> None:
-        """Begin another portion where this one is full; what the device is done with by then is free."""
-        self._n_operations += 1
-        self._n_elements += sum(math.prod(self.arrays[array].shape) for array in node.inputs)
+    def _count(self, arrays: Iterable[str]) -> None:
+        """Count numbers into the portion that is being filled."""
+        for array in arrays:
+            layout = self._layouts[array]
+            if not self.queue.counts_buffers or id(layout.buffer) not in self._counted:
+                self._n_elements += layout.size
+            self._counted.add(id(layout.buffer))
+
+    def _hand_over(self) -> None:
+        """Begin another portion where this one is full; wait where too many portions, or too many bytes, are in use."""
         if self._n_operations > self.queue.n_operations or self._n_elements > self.queue.n_elements:
-            self._task += 1
-            self._n_operations = self._n_elements = 0
-        if self._total > self.queue.limit:
-            self._task += self.queue.n_tasks
-        while self._leaving and self._leaving[0][0] <= self._task:
+            self._waited_for = self._task
+            self._begin_portion()
+        self._free(self._task - self.queue.n_tasks)
+        if self._total > self.queue.limit and self._done < self._waited_for:
+            # What is in the portion so far is handed over too, but it is not among those that are waited for.
+            self._begin_portion()
+            while self._total > self.queue.limit and self._done < self._waited_for:
+                self._free(self._done + 1)
+
+    def _begin_portion(self) -> None:
+        self._task += 1
+        self._n_operations = self._n_elements = 0
+        self._counted.clear()
+
+    def _free(self, done: int) -> None:
+        """Let go of what portions held that are done by now."""
+        self._done = max(self._done, done)
+        while self._leaving and self._leaving[0][0] <= self._done:
             _, buffer = self._leaving.popleft()
             self._total -= buffer.nbytes
             del self._alive[id(buffer)]
@@ -203,7 +241,7 @@ class _Memory:
             buffer = layout.buffer
             is_last = self.uses[name] == node.inputs.count(name) and buffer.users == 1 and not buffer.is_held
             fits = array.nbytes == buffer.nbytes == wanted.nbytes and array.itemsize == wanted.itemsize
-            is_read = buffer.last_read > self._task - self.queue.n_tasks
+            is_read = buffer.last_read > self._done
             if is_last and fits and not is_read and is_dense(array.shape, layout.strides):
                 return buffer
         return None
@@ -272,6 +310,15 @@ def _view_strides(
     else:
         moved = _reshaped(shape, strides, results[0])
     return None if moved is None else [moved]
+
+
+def _view_size(node: Node, shape: Sequence[int], strides: Sequence[int], source: int) -> int:
+    """Count the numbers of a view as MLX does: those of what it is taken from, but for parts of it."""
+    if node.name == "Slice":
+        return math.prod(shape) and 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if node.name == "Split":
+        return math.prod(size for size, stride in zip(shape, strides, strict=True) if stride)
+    return source
 
 
 def _reshaped(shape: Sequence[int], strides: Sequence[int], result: Sequence[int]) -> tuple[int, ...] | None:

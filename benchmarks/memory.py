@@ -124,10 +124,11 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     from vlora import Example, backend, collate, init_state, make_train_step, parse_recipe
     from vlora.backend.families import describe_family
     from vlora.backend.loading import prepare
-    from vlora.limits import memory_limit
+    from vlora.limits import memory_limit, set_max_mb_per_buffer
     from vlora.plan import Planner
 
     recipe = parse_recipe("", {"data.path": "none", **case.keys})
+    set_max_mb_per_buffer(recipe.memory)
     dtype = getattr(mx, case.dtype)
 
     def make(*, is_blank: bool) -> backend.MlxVlmBackbone:

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "vlora"
 RANKS = {
     "errors": 0,
     "blas": 0,
+    "portions": 1,
     "types": 1,
     "structuring": 1,
     "recipe": 2,
@@ -53,6 +54,7 @@ RANKS = {
 PURE = (
     "liveness",
     "tapes",
+    "portions",
     "types",
     "recipe",
     "structuring",

@@ -18,8 +18,9 @@ from vlora.backend.tracing import attention_in_kernels, trace
 from vlora.cli import main
 from vlora.frozen import count_parameters
 from vlora.liveness import Queue, is_matrix, peak_memory
-from vlora.plan import Planner, blank_example, make_plan
-from vlora.recipe import ModelSection
+from vlora.plan import Planner, blank_example, find_queue, make_plan
+from vlora.portions import MB_VARIABLE, OPS_VARIABLE
+from vlora.recipe import MemorySection, ModelSection
 from vlora.session import find_model, open_model
 from vlora.tapes import Array, Node, Tape, compile_tape, schedule
 
@@ -178,6 +179,112 @@ def test_buffers_are_taken_over_and_given_up() -> None:
     assert peak_memory(products, held="ab").nbytes == 4 * one
     assert peak_memory(products, held="ab", queue=Queue(n_tasks=9)).nbytes == 5 * one
     assert peak_memory(products, held="ab", queue=Queue(n_tasks=9, limit=0)).nbytes == 4 * one
+
+
+def test_portions_are_counted_as_mlx_does() -> None:
+    """A portion ends after so many operations or so many numbers: all that is read, or, on a Mac, each buffer once."""
+    lines = [("Matmul", "ab", "c"), ("Matmul", "cb", "d"), ("Matmul", "db", "e"), ("Matmul", "eb", "f")]
+    tape = tape_of(*lines, outputs="f")
+    one, size = 4 * 4 * 4, 4 * 4
+
+    def buffers(**queue: Any) -> int:
+        return peak_memory(tape, held="ab", queue=Queue(n_tasks=1, **queue)).nbytes // one
+
+    # c, d and e wait for the end of their portion.
+    assert buffers(n_operations=9) == 6
+    assert buffers(n_operations=1) == buffers(n_operations=9, n_elements=3 * size) == 5
+    assert buffers(n_operations=0) == buffers(n_operations=9, n_elements=size) == 4
+    # The first knows a, b and c, each one after it one more.
+    assert buffers(n_operations=9, n_elements=3 * size, counts_buffers=True) == 5
+    assert buffers(n_operations=9, n_elements=5 * size, counts_buffers=True) == 6
+
+
+def test_what_is_repeated_is_counted_once() -> None:
+    """A number that was broadcast is one number that is read; half of a matrix is half of it."""
+    shapes = {"a": (4, 4), "one": (1,), "many": (4, 4), "top": (2, 4), "low": (2, 4)}
+    shapes |= dict.fromkeys("xyz", (4, 4))
+    nodes = (
+        Node("Broadcast", "", ("one",), ("many",)),
+        Node("Split", "", ("a",), ("top", "low")),
+        Node("ScatterAxis", "", ("many", "top", "low"), ("x",)),
+        Node("Matmul", "", ("x", "a"), ("y",)),
+        Node("Matmul", "", ("y", "a"), ("z",)),
+    )
+    tape = Tape(
+        arrays={name: Array(shape, 4) for name, shape in shapes.items()}, nodes=nodes, inputs=("a", "one"), outputs="z"
+    )
+    held = 4 * 4 * 4 + 4
+
+    # Read are 1 + 8 + 8 numbers, then 32.
+    queues = [Queue(n_operations=9, n_elements=most, n_tasks=1) for most in (17 + 32, 17 + 31)]
+    waiting, done = (peak_memory(tape, held=("a", "one"), queue=queue).nbytes - held for queue in queues)
+
+    assert (waiting, done) == (3 * 64, 2 * 64)
+
+
+def test_a_limit_does_not_drain_the_portion_that_is_being_filled() -> None:
+    """MLX waits for portions that it has handed over; what the one that it fills reads stays all the same."""
+    lines = [("Matmul", f"{made}z", after) for made, after in zip("abcdefg", "bcdefgh", strict=True)]
+    tape = tape_of(*lines, outputs="h")
+    one = 4 * 4 * 4
+
+    def buffers(n_operations: int, limit: int) -> int:
+        queue = Queue(n_operations=n_operations, n_tasks=3, limit=limit)
+        return peak_memory(tape, held="az", queue=queue).nbytes // one
+
+    # What a portion of two reads and gives; without a limit, two portions more; at once, nothing is waited for.
+    assert buffers(1, limit=0) == 2 + 3
+    assert buffers(1, limit=2**62) == 2 + 6
+    assert buffers(9, limit=0) == 2 + 7
+
+
+@pytest.mark.parametrize(
+    ("capability", "memory", "key", "environment", "expected"),
+    [
+        ((9, 0), 80, None, {}, (100, 400)),
+        ((9, 0), 80, 200, {MB_VARIABLE: "300"}, (100, 200)),
+        ((9, 0), 80, None, {MB_VARIABLE: "300", OPS_VARIABLE: "7"}, (7, 300)),
+        ((9, 0), 80, None, {MB_VARIABLE: "none"}, (100, 0)),
+        ((12, 0), 32, None, {}, (100, 160)),
+        ((8, 0), 80, None, {}, (20, 400)),
+        ((12, 1), 128, None, {}, (20, 25)),
+        ((8, 9), 24, None, {}, (20, 100)),
+    ],
+)
+def test_the_queue_of_a_run(
+    capability: tuple[int, int],
+    memory: int,
+    key: int | None,
+    environment: dict[str, str],
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plan counts on the portions that a run on this machine will have."""
+    info = {"compute_capability_major": capability[0], "compute_capability_minor": capability[1]}
+    monkeypatch.setattr("vlora.plan.device_kind", lambda: "cuda")
+    monkeypatch.setattr(mx, "device_info", lambda: {**info, "total_memory": memory * 2**30})
+    for name in (MB_VARIABLE, OPS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    queue = find_queue(MemorySection(max_mb_per_buffer=key))
+
+    # One more operation, or a whole "MB" of numbers more, ends a portion.
+    assert (queue.n_operations, queue.n_elements) == (expected[0], (expected[1] + 1) * 2**20 - 1)
+    assert not queue.counts_buffers
+
+
+@pytest.mark.parametrize(("letter", "expected"), [("p", (20, 40)), ("g", (40, 40)), ("s", (50, 50)), ("d", (50, 50))])
+def test_the_queue_of_a_mac(letter: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Mac's portions go by its kind of chip, and not by the recipe."""
+    monkeypatch.setattr("vlora.plan.device_kind", lambda: "metal")
+    monkeypatch.setattr(mx, "device_info", lambda: {"architecture": f"applegpu_g16{letter}"})
+    for name in (MB_VARIABLE, OPS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    queue = find_queue(MemorySection(max_mb_per_buffer=7))
+
+    assert (queue.n_operations, queue.n_elements) == (expected[0], (expected[1] + 1) * 2**20 - 1)
+    assert queue.counts_buffers
 
 
 def test_compiling_merges_and_fuses() -> None:

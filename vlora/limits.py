@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .errors import RecipeError
+from .portions import MB_VARIABLE, default_max_mb_per_buffer
 from .recipe import MemorySection
 
 GIGA = 1e9
@@ -21,9 +23,12 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
     Without `cache_gb` the freed buffers that MLX keeps are at most half of its memory limit: MLX itself would keep as
     many as the limit allows, and batches of many lengths leave many that fit nothing else.
 
+    The size of the portions is for good: `set_max_mb_per_buffer`.
+
     Raises:
-        RecipeError: `wired_gb` is more than this machine can wire.
+        RecipeError: `wired_gb` is more than this machine can wire, or `max_mb_per_buffer` cannot be had.
     """
+    set_max_mb_per_buffer(section)
     held = []
     try:
         if section.limit_gb is not None:
@@ -38,6 +43,41 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
     finally:
         for restore, value in reversed(held):
             restore(value)
+
+
+def set_max_mb_per_buffer(section: MemorySection) -> None:
+    """Fix how much work MLX hands to a CUDA device at once, for the rest of the process.
+
+    MLX reads it from the environment when it makes its first stream. Without `max_mb_per_buffer` what the environment
+    says stays, and else the largest portions are lowered in proportion to the card, if it is not too late for that.
+
+    Raises:
+        RecipeError: `max_mb_per_buffer` is given, and there is no GPU, or MLX has read another value already.
+    """
+    given, kind = section.max_mb_per_buffer, device_kind()
+    wanted = given
+    if wanted is None and kind == "cuda" and MB_VARIABLE not in os.environ:
+        wanted = default_max_mb_per_buffer(mx.device_info())
+    if wanted is None or (kind != "cpu" and os.environ.get(MB_VARIABLE) == str(wanted)):
+        return
+    is_set = kind == "cuda" and _begin_with(wanted)
+    if is_set or given is None:
+        return
+    reasons = {
+        "cpu": "only GPUs are handed work in portions; leave it out",
+        "metal": f"on a Mac MLX reads it before any recipe is read; start Python with {MB_VARIABLE}={given} instead",
+        "cuda": f"MLX has run something in this process and no longer asks; set {MB_VARIABLE}={given} in the "
+        "environment before the first array, or run the recipe with `python -m vlora`",
+    }
+    msg = f"memory.max_mb_per_buffer: found {given}, but {reasons[kind]}"
+    raise RecipeError(msg)
+
+
+def device_kind() -> Literal["cpu", "metal", "cuda"]:
+    """Say what MLX computes on unless it is told otherwise. Nothing is begun on the device."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
 
 
 def memory_limit() -> int:
@@ -71,6 +111,25 @@ def check_weights_fit(section: MemorySection, module: nn.Module) -> None:
             "raise it, or set model.quantize_bits"
         )
         raise RecipeError(msg)
+
+
+def _begin_with(max_mb: int) -> bool:
+    """Set the environment variable and make MLX's first stream; do nothing if it has made one before.
+
+    Nothing tells how many streams there are but the number of a new one. The first is this thread's own from then on,
+    as the one is that MLX makes when it needs one; a later one stays behind unused.
+    """
+    before = os.environ.get(MB_VARIABLE)
+    os.environ[MB_VARIABLE] = str(max_mb)
+    stream = mx.new_stream(mx.default_device())
+    is_first = str(stream).endswith(", 0)")
+    if is_first:
+        mx.set_default_stream(stream)
+    elif before is None:
+        del os.environ[MB_VARIABLE]
+    else:
+        os.environ[MB_VARIABLE] = before
+    return is_first
 
 
 def _wire(wired_gb: float) -> int:

@@ -4,6 +4,7 @@ The model is built without its weights, the recipe's step is traced on rows of t
 the fullest moment of what MLX would run.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,10 +17,11 @@ from . import backend
 from .batches import SMALLEST_BUCKET, collate, collate_packs
 from .errors import BatchError, SampleError, VloraError
 from .frozen import count_parameters
-from .limits import GIGA, device_memory
+from .limits import GIGA, device_kind, device_memory
 from .liveness import Peak, Queue, peak_memory
 from .optimizers import make_optimizer
-from .recipe import Recipe
+from .portions import find_portion
+from .recipe import MemorySection, Recipe
 from .session import find_model, make_recipe_step, open_data, open_model
 from .steps import init_state
 from .tapes import Tape, compile_tape
@@ -36,14 +38,8 @@ LONGEST = 2**18
 N_TASKS = 11
 """Portions of work that MLX queues ahead of a device (its MAX_ACTIVE_TASKS, and the one that it fills)."""
 
-QUEUES = {
-    "cpu": Queue(n_operations=2, n_tasks=N_TASKS),
-    "metal": Queue(n_operations=40, n_elements=40 * 2**19, n_tasks=N_TASKS),
-    "cuda": Queue(n_operations=20, n_elements=100 * 2**20, n_tasks=N_TASKS),
-    "cuda, large": Queue(n_operations=100, n_elements=1000 * 2**20, n_tasks=N_TASKS),
-}
-"""MLX's portions by kind of device: measured on a CPU (where an operation is some four of its own), else as its source
-has them (metal/device.cpp, cuda/device.cpp)."""
+OPERATIONS_OF_A_CPU = 2
+"""Of a portion; measured, since MLX counts a CPU's otherwise, some four for one operation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -137,9 +133,8 @@ class Planner:
         return parts if tower <= 0 else {**parts, "tower": tower}
 
     def _peak(self, tape: Tape, weights: Iterable[str]) -> Peak:
-        queue = attrs.evolve(find_queue(), limit=self.limit)
-        on_cpu = mx.default_device() == mx.Device(mx.cpu)
-        return peak_memory(tape, held=weights, queue=queue, copies_for_matmul=on_cpu)
+        queue = attrs.evolve(find_queue(self.recipe.memory), limit=self.limit)
+        return peak_memory(tape, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
 
     def _make_step(self, backbone: Any) -> Any:
         return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, compiled=False)
@@ -257,11 +252,20 @@ def _find_longest(planner: Planner, share: float, memory: int) -> int | None:
     return max(fits, below[0])
 
 
-def find_queue() -> Queue:
-    """Say how far MLX runs ahead of this machine's device."""
-    if mx.default_device() == mx.Device(mx.cpu):
-        return QUEUES["cpu"]
-    if mx.metal.is_available():
-        return QUEUES["metal"]
-    name = str(mx.device_info().get("device_name", ""))
-    return QUEUES["cuda, large" if any(large in name for large in ("H100", "H200", "B200", "RTX 50")) else "cuda"]
+def find_queue(section: MemorySection) -> Queue:
+    """Say how far a run of a recipe is ahead of this machine's device.
+
+    Args:
+        section: The recipe's; a Mac and a CPU do not ask it.
+    """
+    kind = device_kind()
+    if kind == "cpu":
+        return Queue(n_operations=OPERATIONS_OF_A_CPU, n_tasks=N_TASKS)
+    given = section.max_mb_per_buffer if kind == "cuda" else None
+    portion = find_portion(mx.device_info(), given, os.environ)
+    return Queue(
+        n_operations=portion.n_operations,
+        n_elements=(portion.n_mb + 1 << 20) - 1,
+        n_tasks=N_TASKS,
+        counts_buffers=kind == "metal",
+    )

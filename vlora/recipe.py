@@ -290,11 +290,15 @@ class MemorySection:
         limit_gb: Beyond it MLX waits for what is under way before it allocates more, and frees what it keeps.
         cache_gb: Freed buffers that MLX keeps for reuse at most; half of the limit if not given.
         wired_gb: Memory of a Mac that is never swapped out.
+        max_mb_per_buffer: Work that is handed to an NVIDIA GPU at once: numbers that it reads, in units of 2**20, at
+            most. Without it what MLX_MAX_MB_PER_BUFFER says, else in proportion to a card of the latest kinds, else
+            MLX's own.
     """
 
     limit_gb: float | None = _key(None, _above(0))
     cache_gb: float | None = _key(None, _at_least(0))
     wired_gb: float | None = _key(None, _above(0))
+    max_mb_per_buffer: int | None = _key(None, _at_least(1))
 
 
 @attrs.frozen(kw_only=True)

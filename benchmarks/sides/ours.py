@@ -14,6 +14,7 @@ from vlora import (
     open_model,
     parse_recipe,
 )
+from vlora.limits import set_max_mb_per_buffer
 from vlora.session import make_recipe_step
 
 # isort: split
@@ -48,6 +49,7 @@ class Ours:
                 "train.grad_checkpoint": case.recomputed,
             },
         )
+        set_max_mb_per_buffer(recipe.memory)
         backbone, _ = open_model(recipe, backend.find_model(recipe.model))
         backbone.keep_features(backend.FeatureCache(FEATURE_BYTES) if case.cached else None)
         trainable = backbone.module.trainable_parameters()

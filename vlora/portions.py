@@ -1,0 +1,107 @@
+"""The portions in which MLX hands work to a GPU: how large they are by MLX's own choice, and by vlora's. Pure.
+
+Up to eleven portions wait, and what they read stays until they are done: large ones keep the device busy, and much
+memory with it. A portion ends after so many operations, or when they have read so many numbers: the "MB" of MLX's
+name count numbers, of whatever type (metal/device.cpp, cuda/device.cpp, `needs_commit`).
+"""
+
+import re
+from collections.abc import Mapping
+
+import attrs
+
+MB_VARIABLE = "MLX_MAX_MB_PER_BUFFER"
+OPS_VARIABLE = "MLX_MAX_OPS_PER_BUFFER"
+"""Environment variables of MLX. It reads them once: on CUDA for its first stream, on a Mac while it is imported."""
+
+MB_PER_GIB = 5
+"""What vlora lowers the largest portions of all to, per GiB of the card's memory: 398 on 80 GB, 159 on 32 GB."""
+
+LARGE_MB = 1000
+"""MLX's own for the cards that it gives the largest portions."""
+
+
+@attrs.frozen(kw_only=True)
+class Portion:
+    """How much work is handed over together.
+
+    Attributes:
+        n_operations: Operations, MLX's "ops per buffer"; one more ends the portion.
+        n_mb: Numbers that they read, in units of 2**20, MLX's "MB per buffer"; a whole unit more ends it.
+    """
+
+    n_operations: int
+    n_mb: int
+
+
+CUDA = {
+    (8, 0): Portion(n_operations=20, n_mb=400),  # A100
+    (9, 0): Portion(n_operations=100, n_mb=LARGE_MB),  # H100, H200
+    (10, 0): Portion(n_operations=100, n_mb=LARGE_MB),  # B200
+    (12, 0): Portion(n_operations=100, n_mb=LARGE_MB),  # RTX 50, RTX PRO Blackwell
+    (12, 1): Portion(n_operations=20, n_mb=25),  # DGX Spark
+}
+"""MLX's own portions by compute capability (`get_graph_limits` in cuda/device.cpp)."""
+
+CUDA_OTHERS = Portion(n_operations=20, n_mb=100)
+
+METAL = {
+    "p": Portion(n_operations=20, n_mb=40),  # phones
+    "s": Portion(n_operations=50, n_mb=50),  # Max
+    "d": Portion(n_operations=50, n_mb=50),  # Ultra
+}
+"""MLX's own portions by the last letter of a Mac's architecture (`Device` in metal/device.cpp)."""
+
+METAL_OTHERS = Portion(n_operations=40, n_mb=40)
+
+
+def own_portion(info: Mapping[str, str | int]) -> Portion:
+    """Say what MLX hands over together if nobody says otherwise.
+
+    Args:
+        info: A GPU's, as `mx.device_info` gives it.
+    """
+    if "compute_capability_major" not in info:
+        return METAL.get(str(info.get("architecture", ""))[-1:], METAL_OTHERS)
+    return CUDA.get((int(info["compute_capability_major"]), int(info["compute_capability_minor"])), CUDA_OTHERS)
+
+
+def default_max_mb_per_buffer(info: Mapping[str, str | int]) -> int | None:
+    """Say what vlora lowers MLX's largest portions to, in MLX's "MB": in proportion to the card's memory.
+
+    Args:
+        info: A GPU's, as `mx.device_info` gives it.
+
+    Returns:
+        The number; None where MLX's own portions are smaller anyway, or the card's memory is not known.
+    """
+    lowered = MB_PER_GIB * int(info.get("total_memory", 0)) >> 30
+    return lowered if own_portion(info).n_mb == LARGE_MB and 0 < lowered < LARGE_MB else None
+
+
+def find_portion(info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]) -> Portion:
+    """Say what a run hands over together: as the recipe has it, else the environment, else vlora, else MLX.
+
+    Args:
+        info: The GPU's, as `mx.device_info` gives it.
+        given: The recipe's memory.max_mb_per_buffer.
+        environment: Environment variables.
+    """
+    own = own_portion(info)
+    if given is None:
+        given = _read_number(environment, MB_VARIABLE)
+    if given is None:
+        given = default_max_mb_per_buffer(info)
+    n_operations = _read_number(environment, OPS_VARIABLE)
+    return Portion(
+        n_operations=own.n_operations if n_operations is None else n_operations,
+        n_mb=own.n_mb if given is None else given,
+    )
+
+
+def _read_number(environment: Mapping[str, str], name: str) -> int | None:
+    """Read a variable as MLX does, with C's `atoi`: a number and whatever follows it; 0 where there is none."""
+    if name not in environment:
+        return None
+    found = re.match(r"\s*([+-]?\d+)", environment[name])
+    return int(found[1]) if found else 0

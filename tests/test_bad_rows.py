@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
-from tests.test_driver import make_recipe, run
+from tests.test_driver import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
 from vlora.errors import SampleError
-from vlora.events import Answered, Event, Finished, Reported, Skipped
+from vlora.events import Answered, Event, Finished, Noted, Reported, Skipped
 from vlora.outputs import METRICS_NAME
 
 CheckpointFactory = Callable[[str], Path]
@@ -47,6 +48,51 @@ def test_a_bad_first_row_is_found_before_the_validation(
     assert not (tmp_path / "out" / METRICS_NAME).exists()
 
 
+@pytest.mark.parametrize("batching", ["shuffled", "packed"])
+def test_a_run_needs_a_row_to_learn_from(batching: str, checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Where all rows are bad, skipping them is no way to an adapter; where one is good, the run finds it."""
+    rows = write_rows(tmp_path, "rows", missing=tuple(range(N_ROWS)))
+    options = {"data__on_bad_row": "skip", "train__batch_size": 1, "train__epochs": 1, "train__batching": batching}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options)
+    with pytest.raises(
+        SampleError, match=r"rows\.jsonl train: none of the first 5 rows .* was rows\.jsonl train row \d"
+    ):
+        run(recipe)
+    assert not (tmp_path / "out").exists()
+
+    events = run(
+        attrs.evolve(
+            recipe, data=attrs.evolve(recipe.data, path=str(write_rows(tmp_path, "one", missing=(0, 2, 3, 4))))
+        )
+    )
+    assert len(losses(events)) == 1
+    assert len([event for event in events if isinstance(event, Skipped)]) == N_ROWS - 1
+
+
+def test_a_resumed_run_may_end_with_bad_rows(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Steps that are passed over at the end of a run are passed over when it goes on, too."""
+    rows = write_rows(tmp_path, "rows", missing=(4,))
+    options = {"data__on_bad_row": "skip", "train__batch_size": 1, "train__epochs": 1, "data__shuffle": False}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options)
+    calls = iter([False, False, False, True])
+    run(recipe, should_stop=lambda: next(calls))
+    events = run(recipe, resume=True)
+
+    assert not losses(events)
+    assert [(event.step, event.n_steps) for event in events if isinstance(event, Finished)] == [(N_ROWS, N_ROWS)]
+
+
+def test_no_row_to_validate_on(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """A validation without a row that can be read is no loss of zero: it is said, and written nowhere."""
+    rows, valid = write_rows(tmp_path, "rows"), write_rows(tmp_path, "valid", missing=tuple(range(N_ROWS)))
+    options = {"data__on_bad_row": "skip", "data__valid_path": str(valid), "train__iters": 1}
+    events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
+    notes = [event.message for event in events if isinstance(event, Noted)]
+
+    assert not [event for event in events if isinstance(event, Reported) and "valid_loss" in event.metrics]
+    assert len([note for note in notes if "valid.jsonl" in note and "none can be learned from" in note]) == 2
+
+
 @pytest.mark.parametrize("missing", [(0,), (4,), (1, 2)])
 def test_answers_skip_bad_rows(missing: tuple[int, ...], checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """With on_bad_row = "skip" the rows that can be read are asked; the others are told and counted each time."""
@@ -81,7 +127,9 @@ def test_answers_stop_at_a_bad_row(checkpoint: CheckpointFactory, tmp_path: Path
     recipe = make_recipe(
         checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(valid), eval__answer_rows=2
     )
-    with pytest.raises(SampleError, match=r"valid\.jsonl train row 1: cannot read the image"):
+    with pytest.raises(
+        SampleError, match=r"valid\.jsonl train row 1: cannot read the image .*data\.on_bad_row = \"skip\""
+    ):
         run(recipe)
 
 

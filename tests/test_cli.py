@@ -205,6 +205,7 @@ def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         ([], ["recipe", "--dataset"]),
         (["missing.toml"], ["missing.toml", "cannot read"]),
         (["inspect", "missing.toml"], ["missing.toml", "cannot read"]),
+        (["a.toml", "--iters", "3", "a.toml"], ["found 2 recipes, a.toml, a.toml", "give one"]),
         (["--dataset", "d", "--iters", "many"], ["--iters", "'many'"]),
         (["--dataset", "d", "--iters", "0"], ["train.iters", "0"]),
         (["--dataset", "d", "--batch-size", "2.5"], ["--batch-size", "'2.5'"]),

@@ -1,7 +1,9 @@
 """Whole runs on a tiny real model: what they write, and that mlx-vlm reads it; stopping, going on, failing."""
 
+import errno
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from rich.console import Console
 from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, parse_recipe
 from vlora.backend import describe_family
-from vlora.checkpoint import load_state, save_state, write_whole
+from vlora.checkpoint import load_state, save_state, write_whole, write_whole_folder
 from vlora.cli import train
-from vlora.errors import CheckpointError, NonFiniteError, SampleError
+from vlora.errors import CheckpointError, ModelError, NonFiniteError, SampleError
 from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
 from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
 from vlora.session import open_data, open_model
@@ -351,6 +353,34 @@ def test_adapter_of_another_model_is_refused(checkpoint: CheckpointFactory, rows
         run(other)
 
 
+def test_half_an_adapter_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """An adapter or its configuration that was not written whole is an error with the file's name."""
+    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
+    again = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
+    weights, config = tmp_path / "a" / "adapters.safetensors", tmp_path / "a" / "adapter_config.json"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"adapters\.safetensors: cannot be read"):
+        run(again)
+    config.write_text(config.read_text()[:-10])
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is not JSON"):
+        run(again)
+
+
+@pytest.mark.parametrize(("n_bytes", "reason"), [(-10, "corrupt file"), (0, "No safetensors found")])
+def test_weights_that_are_not_whole_are_refused(
+    n_bytes: int, reason: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """A base whose weights are cut off, or not there, is an error of one line that names it."""
+    folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if n_bytes:
+        weights.write_bytes(whole[:n_bytes])
+    with pytest.raises(ModelError, match=rf"model\.path: cannot load the weights of .*base': [^\n]*{reason}[^\n]*$"):
+        run(make_recipe(folder, rows, tmp_path / "out"))
+
+
 def test_every_row_is_learned_every_epoch(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Two epochs of 7 rows in pairs are 8 steps, and each row's tokens are learned twice."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__epochs=2)
@@ -477,6 +507,22 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_text() == "old"
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "the disk is full"), RuntimeError("the disk is full")])
+def test_a_full_disk_has_a_name(error: Exception, is_folder: bool, tmp_path: Path) -> None:
+    """What is raised on a full disk, by MLX too, names the file; what was begun makes room again."""
+
+    def fail(partial: Path) -> None:
+        (partial / "a" if is_folder else partial).write_text("half")
+        raise error
+
+    with pytest.raises(OSError, match="the disk is full") as caught:
+        (write_whole_folder if is_folder else write_whole)(tmp_path / "b", fail)
+
+    assert caught.value.filename == str(tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """`bind` puts the trained parameters into the model."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
@@ -519,8 +565,6 @@ def test_every_optimizer_learns_and_resumes(
 
 def test_assistant_id_masks_without_a_template(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Without a chat template what follows `data.assistant_id` is learned; without that token the row is an error."""
-    import shutil
-
     folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
     (folder / "chat_template.json").unlink(missing_ok=True)
     config = json.loads((folder / "tokenizer_config.json").read_text())

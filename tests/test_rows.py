@@ -286,6 +286,19 @@ def test_missing_file(tmp_path: Path):
     assert "no such file" in problem
 
 
+def test_misspelt_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file or folder whose name is nearly right is offered, with a relative path too."""
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}])
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert problem_of(tmp_path / "rowz.jsonl").endswith(f"did you mean {str(tmp_path / 'rows.jsonl')!r}?")
+    assert problem_of("picture").endswith("did you mean 'pictures'?")
+    assert problem_of(tmp_path / "rows.json").endswith(f"did you mean {str(tmp_path / 'rows.jsonl')!r}?")
+    for other in ("nothing/like/it.jsonl", "other.jsonl"):
+        assert "did you mean" not in problem_of(other)
+
+
 def test_missing_hub_data_set():
     """A hub id that cannot be reached is reported under its key."""
     problem = problem_of("nobody/nothing-of-this-name")
@@ -326,13 +339,22 @@ def test_unknown_suffix(tmp_path: Path):
     assert ".jsonl" in problem
 
 
-@pytest.mark.parametrize("text", ["", "not json\n", '{"question": "q"}\n[1]\n'])
-def test_broken_file(text: str, tmp_path: Path):
-    """A file that is empty or broken is reported, not raised by the library beneath."""
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no rows"),
+        ("not json\n", "JSON parse error: Invalid value"),
+        ('{"question": "q"}\n[1]\n', "from object to string in row 0"),
+    ],
+)
+def test_broken_file(text: str, reason: str, tmp_path: Path):
+    """A file that is empty or broken is reported with what is wrong in it, not raised by the library beneath."""
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
+    problem = problem_of(path)
 
-    assert str(path) in problem_of(path)
+    assert str(path) in problem
+    assert reason in problem
 
 
 def test_empty_data_set(tmp_path: Path):

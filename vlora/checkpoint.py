@@ -1,8 +1,10 @@
 """Files of a run: adapters, training states, recipes. They appear whole or not at all."""
 
+import contextlib
+import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +23,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     Args:
         path: The file; its folder is made if need be.
         write: Writes to the path that it is given.
+
+    Raises:
+        OSError: It could not be written; of what was begun nothing is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: MLX chooses its format by it.
     partial = path.with_name(f".partial-{path.name}")
-    write(partial)
+    with _naming(path, partial):
+        write(partial)
     partial.replace(path)
 
 
@@ -35,18 +41,43 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Args:
         folder: The folder.
         write: Fills the empty folder that it is given.
+
+    Raises:
+        OSError: As for `write_whole`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write(partial)
+    with _naming(folder, partial):
+        write(partial)
     if not folder.exists():
         partial.replace(folder)
         return
     for file in sorted(partial.iterdir()):
         file.replace(folder / file.name)
     partial.rmdir()
+
+
+@contextlib.contextmanager
+def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Give an error of writing the file's name, which it lacks on a full disk; remove what was begun."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        # MLX raises a RuntimeError, without a number.
+        code, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (errno.EIO, str(error))
+        raise OSError(code, reason, str(path)) from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file."""
+    with _naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def write_text(path: Path, text: str) -> None:

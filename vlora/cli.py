@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     try:
-        parsed = _make_parser(command).parse_args(list(arguments[1:] if command else arguments))
+        parsed = _make_parser(command).parse_intermixed_args(list(arguments[1:] if command else arguments))
         recipe = _read_recipe(parsed)
         if command == "inspect":
             return show_rows(recipe, parsed.rows, console)
@@ -167,9 +167,10 @@ def _make_parser(command: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "recipe",
-        nargs="?",
-        default=None,
+        "recipes",
+        nargs="*",
+        default=[],
+        metavar="recipe",
         help="a TOML file; recipes/forkme.toml explains every key",
     )
     parser.add_argument(
@@ -221,12 +222,15 @@ def _read_recipe(parsed: argparse.Namespace) -> Recipe:
             msg = f"--set: found {assignment!r}, expected section.key=value"
             raise RecipeError(msg)
         overrides[key.strip()] = parse_value(value.strip())
-    if parsed.recipe is None:
+    if len(parsed.recipes) > 1:
+        msg = f"found {len(parsed.recipes)} recipes, {', '.join(parsed.recipes)}; give one, --set changes its keys"
+        raise RecipeError(msg)
+    if not parsed.recipes:
         if not overrides:
             msg = "give a recipe, such as recipes/quickstart.toml, or at least --dataset; --help lists the options"
             raise RecipeError(msg)
         return parse_recipe("", overrides)
-    path = Path(parsed.recipe)
+    path = Path(parsed.recipes[0])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

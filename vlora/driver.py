@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
-from .batches import Measure, collate, plan_batches, plan_steps
+from .batches import Measure, collate, plan_batches, plan_steps, steps_per_epoch
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
@@ -173,15 +173,40 @@ class _Run:
                 first_step=first,
                 measure=self._measure() if train.batching == "grouped" else None,
             )
-            batches = _read_first(self._collate(self.data.train, plan, n_ahead))
+            per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
+            batches = self._read_first(self._collate(self.data.train, plan, n_ahead), per_epoch, is_new=not first)
             return _Course(batches=batches, count_at=lambda _: n_steps)
         return _Course(
             # How many steps the epochs take shows with the first one.
-            batches=_read_first(self._pack(self.data.train, packed, n_ahead)),
+            batches=self._read_first(self._pack(self.data.train, packed, n_ahead), 1, is_new=not first),
             count_at=packed.count_at,
             progress_at=lambda step: packed.progress_at(step).dumps(),
             is_estimated=train.epochs is not None,
         )
+
+    def _read_first(self, batches: Iterator[list[Batch]], n_steps: int, *, is_new: bool) -> Iterator[list[Batch]]:
+        """Read now, before anything is validated, up to the first step that has a row to learn from.
+
+        Args:
+            batches: Of each step.
+            n_steps: Steps to read at most, those of an epoch.
+            is_new: Whether the run begins with them.
+
+        Raises:
+            SampleError: A row cannot be learned from; or, where such rows are skipped, a new run finds no other.
+        """
+        ahead: list[list[Batch]] = []
+        for found in itertools.islice(batches, n_steps):
+            ahead.append(found)
+            if found:
+                break
+        if is_new and not ahead[-1]:
+            msg = (
+                f"{self.data.train.name}: none of the first {len(self.skipped)} rows that were read can be learned "
+                f"from; the last one was {self.skipped[-1]}"
+            )
+            raise SampleError(msg)
+        return itertools.chain(ahead, batches)
 
     def _is_asked_for(self, step: int, n_steps: int) -> bool:
         """Whether the state behind a step is saved or validated."""
@@ -254,7 +279,8 @@ class _Run:
         if isinstance(found, Example):
             return found
         if self.recipe.data.on_bad_row == "raise":
-            raise found
+            msg = f'{found}; with data.on_bad_row = "skip" such rows are left out'
+            raise SampleError(msg) from None
         self.skipped.append(str(found))
         return None
 
@@ -294,6 +320,9 @@ class _Run:
                 msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
                 raise NonFiniteError(msg)
             yield from self._take_notes()
+            if not tokens:
+                yield Noted(message=f"validation: of the rows of {rows.name} that were read none can be learned from")
+                return
             yield metrics.write(
                 {"step": int(state.step), "valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows}
             )
@@ -406,12 +435,6 @@ class _Run:
             if self.recipe.train.batching == "packed":
                 length = self.recipe.train.pack_length or self.recipe.data.max_seq_length
                 backend.probe_packing(self.backbone, chosen, length, model_type)
-
-
-def _read_first(batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-    """Read the first step's rows now: one that cannot be learned from is known before anything is validated."""
-    first = list(itertools.islice(batches, 1))
-    return itertools.chain(first, batches)
 
 
 @attrs.frozen(kw_only=True)

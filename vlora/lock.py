@@ -54,9 +54,11 @@ def _open_locked(path: Path) -> IO[str]:
         try:
             _lock(file, path)
             if _is_at(file, path):
-                file.truncate(0)
-                json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
-                file.flush()
+                holder = json.dumps({"process": os.getpid(), "host": socket.gethostname()})
+                # Only to be told to others: a full disk is reported when there is something to lose.
+                with contextlib.suppress(OSError):
+                    file.truncate(0)
+                    os.write(file.fileno(), holder.encode())
                 return file
         except BaseException:
             file.close()

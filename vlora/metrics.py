@@ -78,8 +78,7 @@ class Metrics:
 
     def write(self, metrics: Mapping[str, float]) -> Reported:
         """Write a line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
+        checkpoint.append_text(self.path, json.dumps(dict(metrics), allow_nan=False) + "\n")
         return Reported(metrics=dict(metrics))
 
 

@@ -1,5 +1,6 @@
 """Rows of a data set, read through Hugging Face `datasets`; images stay closed until a row is encoded."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,7 +124,7 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
         try:
             table, folder = _load_dataset(path, split, data.config)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            msg = f"{key}: cannot read {path!r} (split {split!r}): {error}"
+            msg = f"{key}: cannot read {path!r} (split {split!r}): {_explain(error)}{_suggest(Path(path).expanduser())}"
             raise RecipeError(msg) from None
         except (StopIteration, IndexError):
             # What `datasets` 4 raises for an empty file, and for an empty saved data set.
@@ -139,6 +140,24 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
         folder=folder,
         custom_prompt_format=data.custom_prompt_format,
     )
+
+
+def _explain(error: BaseException) -> str:
+    """Say what went wrong; of a file that does not parse `datasets` itself says no more than that."""
+    cause = error.__cause__
+    return (
+        f"{error} ({cause})" if isinstance(error, datasets.exceptions.DatasetGenerationError) and cause else str(error)
+    )
+
+
+def _suggest(path: Path) -> str:
+    """Name the file or folder that may have been meant, where there is none of that name."""
+    if path.exists() or not path.parent.is_dir():
+        return ""
+    # Without the endings, in which most files of a folder are alike.
+    files = {file.stem: file for file in path.parent.iterdir()}
+    near = difflib.get_close_matches(path.stem, files, n=1)
+    return f"; did you mean {str(files[near[0]])!r}?" if near else ""
 
 
 def _has_one_split(path: Path) -> bool:

@@ -274,7 +274,7 @@ def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
     """Find an adapter's weights and its configuration beside them.
 
     Raises:
-        CheckpointError: One of the two is missing.
+        CheckpointError: One of the two is missing, or the configuration is none.
     """
     weights = Path(path).expanduser()
     if weights.is_dir():
@@ -284,4 +284,9 @@ def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
         if not file.is_file():
             msg = f"model.adapter_path: found no {file}; give the adapter's file, adapter_config.json beside it"
             raise CheckpointError(msg)
-    return weights, json.loads(config.read_text())
+    try:
+        found: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"model.adapter_path: {config} is not JSON ({error}); give an adapter that was written whole"
+        raise CheckpointError(msg) from None
+    return weights, found

@@ -366,6 +366,16 @@ def test_half_an_adapter_is_refused(checkpoint: CheckpointFactory, rows: Path, t
         run(again)
 
 
+def test_a_configuration_that_is_not_whole_is_refused(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """A base whose config.json is cut off is not said to have none."""
+    folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
+    (folder / "config.json").write_text((folder / "config.json").read_text()[:-10])
+    with pytest.raises(ModelError, match=r"model\.path: the config\.json of .*base' is not JSON"):
+        run(make_recipe(folder, rows, tmp_path / "out"))
+
+
 @pytest.mark.parametrize(("n_bytes", "reason"), [(-10, "corrupt file"), (0, "No safetensors found")])
 def test_weights_that_are_not_whole_are_refused(
     n_bytes: int, reason: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path

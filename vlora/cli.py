@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        return _complain(f"{error.filename}: cannot be read or written ({error.strerror}); see output.path")
+        found = f"{error.filename}: cannot be read or written ({error.strerror})"
+        return _complain(f"{found}; see output.path, or the path in the recipe that leads there")
 
 
 def _complain(problem: str) -> int:

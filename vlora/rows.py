@@ -152,10 +152,11 @@ def _explain(error: BaseException) -> str:
 
 def _suggest(path: Path) -> str:
     """Name the file or folder that may have been meant, where there is none of that name."""
-    if path.exists() or not path.parent.is_dir():
+    try:
+        # Without the endings, in which most files of a folder are alike.
+        files = {} if path.exists() else {file.stem: file for file in path.parent.iterdir()}
+    except OSError:
         return ""
-    # Without the endings, in which most files of a folder are alike.
-    files = {file.stem: file for file in path.parent.iterdir()}
     near = difflib.get_close_matches(path.stem, files, n=1)
     return f"; did you mean {str(files[near[0]])!r}?" if near else ""
 

@@ -68,6 +68,8 @@ def find_model(section: ModelSection) -> ModelFiles:
         # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
         asked = "" if isinstance(error, HFValidationError) else f", and the hub gives none ({reason})"
         msg = f"model.path: there is no folder {section.path!r} with a config.json{asked}; give a folder or a hub id"
+        if isinstance(error, json.JSONDecodeError):
+            msg = f"model.path: the config.json of {section.path!r} is not JSON ({reason}); was it written whole?"
         raise ModelError(msg) from None
     if not section.trust_remote_code and config.get("model_file"):
         msg = (

@@ -122,6 +122,7 @@ def test_what_steps_do_not_depend_on_may_change() -> None:
             "memory.limit_gb": 7.0,
             "memory.cache_gb": 2.0,
             "memory.wired_gb": 2.0,
+            "memory.max_mb_per_buffer": 200,
             "features.cache": False,
             "features.memory_gb": 7.0,
             "features.disk_gb": 7.0,

@@ -31,6 +31,7 @@ FREE = frozenset(
         "memory.limit_gb",
         "memory.cache_gb",
         "memory.wired_gb",
+        "memory.max_mb_per_buffer",
         "features.cache",
         "features.memory_gb",
         "features.disk_gb",

@@ -45,11 +45,12 @@ RANKS = {
     "session": 8,
     "inspection": 9,
     "plan": 9,
-    "driver": 9,
-    "cli": 10,
-    "lora": 11,
-    "__init__": 11,
-    "__main__": 11,
+    "reading": 9,
+    "driver": 10,
+    "cli": 11,
+    "lora": 12,
+    "__init__": 12,
+    "__main__": 12,
 }
 PURE = (
     "liveness",

@@ -66,9 +66,9 @@ def test_an_earlier_run_is_set_aside(checkpoint: CheckpointFactory, tmp_path: Pa
     again = run(text_recipe(checkpoint, tmp_path, out, train__iters=2, train__seed=1))
     notes = [event.message for event in again if isinstance(event, Noted)]
     earlier = out / "earlier-1"
-    rest = losses(run(text_recipe(checkpoint, tmp_path, earlier, **options), resume=True))
+    rest = losses(run(text_recipe(checkpoint, tmp_path, earlier / "adapters.safetensors", **options), resume=True))
 
-    assert [note for note in notes if str(earlier) in note]
+    assert [note for note in notes if f"--resume --set output.path={earlier / 'adapters.safetensors'}" in note]
     assert begun + rest == straight
     assert steps_of(out) == [2]
     assert steps_of(earlier) == [2, 4, 6]

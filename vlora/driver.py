@@ -1,20 +1,17 @@
 """The loop: rows in, steps taken, files written, events out. It prints nothing; who iterates decides what to show."""
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
-import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
-from .batches import Measure, collate, plan_batches, plan_steps, steps_per_epoch
+from .batches import plan_batches, plan_steps, steps_per_epoch
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
@@ -23,17 +20,17 @@ from .lock import LOCK_NAME, only_run
 from .loop import TrainLoop, evaluate
 from .metrics import Metrics
 from .optimizers import make_optimizer
-from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, OutputPaths, output_paths, set_aside
-from .packing import PackedSteps, plot_packed, plot_validation
+from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, STATE_NAME, OutputPaths, output_paths, set_aside
+from .packing import plot_packed, plot_validation
 from .prefetch import Workers
+from .reading import Reader
 from .recipe import Recipe, dump_recipe
 from .resuming import check_goes_on, describe_run
-from .rows import Rows
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
 from .steps import all_finite, bind, init_state, make_eval_step
 from .targets import summarize
-from .types import Batch, Example, TrainState
+from .types import Batch, TrainState
 
 PROGRESS = "progress"
 """How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
@@ -41,8 +38,6 @@ PROGRESS = "progress"
 ANY_QUESTION = "Describe this."
 PROBE_ROWS = 3
 PROBE_READS = 32
-ROWS_OF_A_PACK = 4
-"""Rows that are encoded ahead for each packed row."""
 
 
 def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -70,7 +65,7 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
         features = open_features(recipe, data, backbone)
         try:
             with Workers(recipe.data.workers) as workers:
-                run = _Run(recipe, data, backbone, config, features, workers)
+                run = _Run(recipe, data, backbone, config, features, Reader(recipe, data, workers))
                 yield from run.go(resume=resume, should_stop=should_stop)
         finally:
             features.flush()
@@ -83,9 +78,7 @@ class _Run:
     backbone: backend.MlxVlmBackbone
     config: Mapping[str, Any]
     features: Features
-    workers: Workers
-    skipped: list[str] = attrs.field(factory=list)
-    _n_reported: int = attrs.field(default=0, init=False)
+    reader: Reader
 
     @property
     def paths(self) -> OutputPaths:
@@ -146,6 +139,9 @@ class _Run:
         if earlier is None:
             return metrics, []
         message = f"an earlier run has written to {self.paths.folder}; what it left there is in {earlier} now"
+        if (earlier / STATE_NAME).is_file():
+            output = earlier / self.paths.weights.name if self.paths.is_adapter else earlier
+            message += f", and goes on from there with --resume --set output.path={output}"
         return metrics, [Noted(message=message)]
 
     def _refuse_fewer(self, n_steps: int, first: int) -> None:
@@ -171,42 +167,21 @@ class _Run:
                 shuffle=data.shuffle,
                 n_steps=n_steps,
                 first_step=first,
-                measure=self._measure() if train.batching == "grouped" else None,
+                measure=self.reader.measure() if train.batching == "grouped" else None,
             )
             per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
-            batches = self._read_first(self._collate(self.data.train, plan, n_ahead), per_epoch, is_new=not first)
-            return _Course(batches=batches, count_at=lambda _: n_steps)
+            batches = self.reader.collate(self.data.train, plan, n_ahead)
+            return _Course(
+                batches=self.reader.read_first(batches, per_epoch, is_new=not first), count_at=lambda _: n_steps
+            )
+        batches = self.reader.pack(self.data.train, packed, n_ahead)
         return _Course(
             # How many steps the epochs take shows with the first one.
-            batches=self._read_first(self._pack(self.data.train, packed, n_ahead), 1, is_new=not first),
+            batches=self.reader.read_first(batches, 1, is_new=not first),
             count_at=packed.count_at,
             progress_at=lambda step: packed.progress_at(step).dumps(),
             is_estimated=train.epochs is not None,
         )
-
-    def _read_first(self, batches: Iterator[list[Batch]], n_steps: int, *, is_new: bool) -> Iterator[list[Batch]]:
-        """Read now, before anything is validated, up to the first step that has a row to learn from.
-
-        Args:
-            batches: Of each step.
-            n_steps: Steps to read at most, those of an epoch.
-            is_new: Whether the run begins with them.
-
-        Raises:
-            SampleError: A row cannot be learned from; or, where such rows are skipped, a new run finds no other.
-        """
-        ahead: list[list[Batch]] = []
-        for found in itertools.islice(batches, n_steps):
-            ahead.append(found)
-            if found:
-                break
-        if is_new and not ahead[-1]:
-            msg = (
-                f"{self.data.train.name}: none of the first {len(self.skipped)} rows that were read can be learned "
-                f"from; the last one was {self.skipped[-1]}"
-            )
-            raise SampleError(msg)
-        return itertools.chain(ahead, batches)
 
     def _is_asked_for(self, step: int, n_steps: int) -> bool:
         """Whether the state behind a step is saved or validated."""
@@ -230,64 +205,8 @@ class _Run:
             head=self.backbone.describe_head(),
         )
 
-    def _collate(self, rows: Rows, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
-        """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
-        plan, drawn = itertools.tee(plan)
-        numbers = (number for batches in drawn for batch in batches for number in batch)
-        size = self.recipe.train.batch_size
-        encoded = self.workers.map(functools.partial(self._encode, rows), numbers, n_ahead * size)
-        for batches in plan:
-            kept = [self._keep_good(itertools.islice(encoded, len(batch))) for batch in batches]
-            yield [collate(examples, size) for examples in kept if examples]
-
-    def _pack(self, rows: Rows, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
-        """Encode the rows of about `n_ahead` batches ahead, and pack them."""
-        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
-        encoded = self.workers.map(functools.partial(self._encode, rows), packed.numbers(), n_ahead)
-        return packed.steps(map(self._take_good, encoded))
-
-    def _measure(self) -> Measure:
-        """Make what says how long rows are; a row's length is found once, whatever the number of epochs."""
-        estimate, known = backend.LengthEstimator(self.data.encoder), np.full(len(self.data.train), -1, dtype=np.int32)
-
-        def measure(number: int) -> int:
-            if known[number] < 0:
-                try:
-                    with mx.stream(mx.cpu):
-                        known[number] = estimate(self.data.train[number])
-                except SampleError:
-                    # No conversation in it: encoding says so in its turn.
-                    known[number] = 0
-            return int(known[number])
-
-        size = self.recipe.train.batch_size
-        return lambda numbers: self.workers.map(measure, numbers, self.recipe.data.prefetch * size)
-
-    def _encode(self, rows: Rows, number: int) -> Example | SampleError:
-        """Encode a row; its error is given back, to be raised in its turn."""
-        try:
-            # Some processors compute with MLX; the device has other work.
-            with mx.stream(mx.cpu):
-                return self.data.encoder(rows[number])
-        except SampleError as error:
-            return error
-
-    def _keep_good(self, encoded: Iterable[Example | SampleError]) -> list[Example]:
-        return [example for example in map(self._take_good, encoded) if example is not None]
-
-    def _take_good(self, found: Example | SampleError) -> Example | None:
-        if isinstance(found, Example):
-            return found
-        if self.recipe.data.on_bad_row == "raise":
-            msg = f'{found}; with data.on_bad_row = "skip" such rows are left out'
-            raise SampleError(msg) from None
-        self.skipped.append(str(found))
-        return None
-
     def _take_notes(self) -> Iterator[Skipped | Noted]:
-        for reason in self.skipped[self._n_reported :]:
-            self._n_reported += 1
-            yield Skipped(reason=reason)
+        yield from (Skipped(reason=reason) for reason in self.reader.take_skipped())
         yield from (Noted(message=message) for message in self.features.take_notes())
 
     def _make_validation(self, metrics: Metrics) -> Callable[[TrainState], Iterator[Event]]:
@@ -308,9 +227,9 @@ class _Run:
                 nonlocal n_rows
                 packed = plot_validation(self.recipe, len(rows))
                 if packed is None:
-                    steps = self._collate(rows, ([numbers] for numbers in plan), n_ahead)
+                    steps = self.reader.collate(rows, ([numbers] for numbers in plan), n_ahead)
                 else:
-                    steps = self._pack(rows, packed, n_ahead)
+                    steps = self.reader.pack(rows, packed, n_ahead)
                 for found in itertools.islice(steps, n_batches):
                     n_rows += sum(len(batch.rows) for batch in found)
                     yield from found
@@ -342,7 +261,7 @@ class _Run:
                 try:
                     expected, found = backend.answer_sample(module, self.data.encoder, rows[number], section)
                 except SampleError as error:
-                    self._take_good(error)
+                    self.reader.pass_over(error)
                     total -= 1
                     yield from self._take_notes()
                     continue
@@ -393,7 +312,7 @@ class _Run:
             example_image=image,
             example_question=question,
             max_new_tokens=self.recipe.eval.max_new_tokens,
-            n_skipped=len(self.skipped),
+            n_skipped=len(self.reader.skipped),
             n_traces=loop.train_step.n_traces,
             trace_s=loop.trace_s,
             is_misread=self.data.files.is_misread and not is_full,
@@ -423,9 +342,8 @@ class _Run:
 
     def _probe(self) -> None:
         numbers = range(min(PROBE_READS, len(self.data.train)))
-        examples = self._keep_good(self._encode(self.data.train, number) for number in numbers)
+        examples = self.reader.look_at(self.data.train, numbers)
         examples.sort(key=lambda example: len(example.tokens))
-        self.skipped.clear()
         if examples:
             # The shortest, the longest and one between: padding and company differ the most.
             places = sorted({0, len(examples) // 2, len(examples) - 1})[:PROBE_ROWS]

@@ -1,0 +1,134 @@
+"""Rows read, encoded ahead and made batches of; those that cannot be learned from are counted, or end the run."""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+import mlx.core as mx
+import numpy as np
+
+from . import backend
+from .batches import Measure, collate
+from .errors import SampleError
+from .packing import PackedSteps
+from .prefetch import Workers
+from .recipe import Recipe
+from .rows import Rows
+from .session import Data
+from .types import Batch, Example
+
+ROWS_OF_A_PACK = 4
+"""Rows that are encoded ahead for each packed row."""
+
+
+@attrs.define(eq=False)
+class Reader:
+    """Reads the rows of one run.
+
+    Attributes:
+        recipe: The run's.
+        data: Its rows, and what encodes them.
+        workers: Threads that encode ahead.
+        skipped: Why rows were passed over, in the order in which they were met, in every epoch anew.
+    """
+
+    recipe: Recipe
+    data: Data
+    workers: Workers
+    skipped: list[str] = attrs.field(factory=list, init=False)
+    _n_told: int = attrs.field(default=0, init=False)
+
+    def collate(self, rows: Rows, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
+        """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
+        plan, drawn = itertools.tee(plan)
+        numbers = (number for batches in drawn for batch in batches for number in batch)
+        size = self.recipe.train.batch_size
+        encoded = self.workers.map(functools.partial(self._encode, rows), numbers, n_ahead * size)
+        for batches in plan:
+            kept = [self._keep_good(itertools.islice(encoded, len(batch))) for batch in batches]
+            yield [collate(examples, size) for examples in kept if examples]
+
+    def pack(self, rows: Rows, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
+        """Encode the rows of about `n_ahead` batches ahead, and pack them."""
+        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
+        encoded = self.workers.map(functools.partial(self._encode, rows), packed.numbers(), n_ahead)
+        return packed.steps(map(self._take_good, encoded))
+
+    def measure(self) -> Measure:
+        """Make what says how long rows are; a row's length is found once, whatever the number of epochs."""
+        estimate, known = backend.LengthEstimator(self.data.encoder), np.full(len(self.data.train), -1, dtype=np.int32)
+
+        def measure(number: int) -> int:
+            if known[number] < 0:
+                try:
+                    with mx.stream(mx.cpu):
+                        known[number] = estimate(self.data.train[number])
+                except SampleError:
+                    # No conversation in it: encoding says so in its turn.
+                    known[number] = 0
+            return int(known[number])
+
+        size = self.recipe.train.batch_size
+        return lambda numbers: self.workers.map(measure, numbers, self.recipe.data.prefetch * size)
+
+    def pass_over(self, error: SampleError) -> None:
+        """Count a row that cannot be learned from, or end the run with it, as the recipe has it."""
+        if self.recipe.data.on_bad_row == "raise":
+            msg = f'{error}; with data.on_bad_row = "skip" such rows are left out'
+            raise SampleError(msg) from None
+        self.skipped.append(str(error))
+
+    def look_at(self, rows: Rows, numbers: Iterable[int]) -> list[Example]:
+        """Encode rows only to look at them: those that are passed over are not counted yet."""
+        examples = self._keep_good(self._encode(rows, number) for number in numbers)
+        self.skipped.clear()
+        return examples
+
+    def take_skipped(self) -> list[str]:
+        """Give why rows were passed over since this was last asked."""
+        new = self.skipped[self._n_told :]
+        self._n_told = len(self.skipped)
+        return new
+
+    def read_first(self, batches: Iterator[list[Batch]], n_steps: int, *, is_new: bool) -> Iterator[list[Batch]]:
+        """Read now, before anything is validated, up to the first step that has a row to learn from.
+
+        Args:
+            batches: Of each step.
+            n_steps: Steps to read at most, those of an epoch.
+            is_new: Whether the run begins with them.
+
+        Raises:
+            SampleError: A row cannot be learned from; or, where such rows are skipped, a new run finds no other.
+        """
+        ahead: list[list[Batch]] = []
+        for found in itertools.islice(batches, n_steps):
+            ahead.append(found)
+            if found:
+                break
+        if is_new and not ahead[-1]:
+            msg = (
+                f"{self.data.train.name}: none of the first {len(self.skipped)} rows that were read can be learned "
+                f"from; the last one was {self.skipped[-1]}"
+            )
+            raise SampleError(msg)
+        return itertools.chain(ahead, batches)
+
+    def _encode(self, rows: Rows, number: int) -> Example | SampleError:
+        """Encode a row; its error is given back, to be raised in its turn."""
+        try:
+            # Some processors compute with MLX; the device has other work.
+            with mx.stream(mx.cpu):
+                return self.data.encoder(rows[number])
+        except SampleError as error:
+            return error
+
+    def _keep_good(self, encoded: Iterable[Example | SampleError]) -> list[Example]:
+        return [example for example in map(self._take_good, encoded) if example is not None]
+
+    def _take_good(self, found: Example | SampleError) -> Example | None:
+        if isinstance(found, Example):
+            return found
+        self.pass_over(found)
+        return None

@@ -13,7 +13,7 @@ import attrs
 from .tapes import ELEMENTWISE, VIEWS, Array, Node, Tape, schedule
 
 IN_PLACE = ELEMENTWISE | {
-    *("Compiled", "DivMod", "LayerNorm", "RMSNorm", "RoPE", "Scan", "Scatter", "ScatterAxis", "SliceUpdate", "Softmax"),
+    *("Compiled", "LayerNorm", "RMSNorm", "RoPE", "Scan", "Scatter", "ScatterAxis", "SliceUpdate", "Softmax"),
 }
 """Operations whose result takes over an input's buffer, where it is of one size and nobody else needs it."""
 
@@ -150,8 +150,7 @@ class _Memory:
             self._n_operations += 1
         for array in node.inputs:
             self._forget(array)
-        if view is None:
-            self._hand_over()
+        self._hand_over()
 
     def _make(self, node: Node) -> None:
         taken = self._taken_over(node)
@@ -232,8 +231,8 @@ class _Memory:
             self.fullest = Peak(nbytes=self._total, held=self._held, alive=alive)
 
     def _taken_over(self, node: Node) -> _Buffer | None:
-        """Find the input whose buffer the first result may have."""
-        if node.name not in IN_PLACE:
+        """Find the input whose buffer the result may have; where there are several, each holds on to all inputs."""
+        if node.name not in IN_PLACE or len(node.outputs) > 1:
             return None
         wanted = self.arrays[node.outputs[0]]
         for name in node.inputs:

@@ -105,6 +105,18 @@ def test_a_frozen_tower_is_planned(tmp_path: Path) -> None:
     assert plan.peak > plan.parts["weights"] > 0
 
 
+@pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
+def test_a_plan_of_rows_that_are_all_bad(on_bad_row: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Where no row can be read a plan says why and takes the longest there could be, skipping or not."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"image": "none.png", "question": "q", "answer": "a"}\n' * 3)
+    keys = {"data__path": str(rows), "data__on_bad_row": on_bad_row}
+    plan = make_plan(recipe_of(checkpoint("qwen3_vl"), **keys), memory_gb=0.03)
+
+    assert "rows.jsonl train row" in plan.rows
+    assert "none.png" in plan.rows
+
+
 def test_the_longest_row_fits(checkpoint: Checkpoint) -> None:
     """A row of the longest length needs no more than there is, twice the length more; checkpointing makes room."""
     recipe = recipe_of(checkpoint("qwen3_vl"))

@@ -210,11 +210,12 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
     examples: list[Example] = []
     try:
         data = open_data(recipe)
-        for number in range(min(SAMPLED_ROWS, len(data.train))):
+        n_rows = min(SAMPLED_ROWS, len(data.train))
+        for number in range(n_rows):
             try:
                 examples.append(data.encoder(data.train[number]))
             except SampleError:
-                if recipe.data.on_bad_row == "raise":
+                if recipe.data.on_bad_row == "raise" or (not examples and number == n_rows - 1):
                     raise
     except VloraError as error:
         reason = str(error).splitlines()[0]

@@ -5,8 +5,6 @@ files are read in `vlora.cli`. To add a key, add a field to its section; its def
 place in error messages follow from there.
 """
 
-import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_type_hints
@@ -15,72 +13,12 @@ import attrs
 import tomli_w
 from cattrs import ClassValidationError
 
+from . import checks
 from .errors import RecipeError
 from .structuring import Check, explain, make_converter, nearest
 
 LENGTHS = ("iters", "epochs")
 """The keys of [train] that say how long a run is; a recipe names one of them."""
-
-PATTERN = "re:"
-"""What a target of `lora.targets` begins with that is a regular expression."""
-
-
-def _at_least(minimum: float) -> Check:
-    return lambda value: None if value >= minimum else f"must be at least {minimum}"
-
-
-def _above(minimum: float) -> Check:
-    return lambda value: None if value > minimum else f"must be greater than {minimum}"
-
-
-def _fraction(value: float) -> str | None:
-    return None if 0 <= value < 1 else "must be at least 0 and less than 1"
-
-
-def _non_empty(value: str) -> str | None:
-    return None if value else "must not be empty"
-
-
-def _positive_pair(value: tuple[int, int]) -> str | None:
-    return None if min(value) > 0 else "must be two positive numbers, height and width"
-
-
-def _betas(value: tuple[float, float]) -> str | None:
-    return None if all(0 <= beta < 1 for beta in value) else "must be two numbers in [0, 1)"
-
-
-def _bits(value: int) -> str | None:
-    return None if value in (2, 3, 4, 5, 6, 8) else "must be 2, 3, 4, 5, 6 or 8"
-
-
-def _group_size(value: int) -> str | None:
-    return None if value in (32, 64, 128) else "must be 32, 64 or 128"
-
-
-def _some_or_all(value: int) -> str | None:
-    return None if value > 0 or value == -1 else "must be at least 1, or -1 for all"
-
-
-def _prompt_format(value: str) -> str | None:
-    try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError as error:
-        return f"must be JSON ({error})"
-    if not isinstance(parsed, (dict, list)):
-        return 'must be a JSON object such as {"user": [...], "assistant": [...]}'
-    return None
-
-
-def _patterns(value: tuple[str, ...]) -> str | None:
-    for target in value:
-        if not target.removeprefix(PATTERN):
-            return "has an empty target"
-        if target.startswith(PATTERN):
-            try:
-                re.compile(target.removeprefix(PATTERN))
-            except re.error as error:
-                return f"{target!r} is no regular expression ({error})"
-    return None
 
 
 def _key(default: Any = attrs.NOTHING, check: Check | None = None) -> Any:
@@ -101,13 +39,13 @@ class ModelSection:
         quantize_group_size: Weights that share a scale when quantize_bits is given.
     """
 
-    path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", _non_empty)
+    path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.non_empty)
     full_finetune: bool = _key(default=False)
     train_vision: bool = _key(default=False)
-    adapter_path: str | None = _key(None, _non_empty)
+    adapter_path: str | None = _key(None, checks.non_empty)
     trust_remote_code: bool = _key(default=False)
-    quantize_bits: int | None = _key(None, _bits)
-    quantize_group_size: int = _key(64, _group_size)
+    quantize_bits: int | None = _key(None, checks.bits)
+    quantize_group_size: int = _key(64, checks.group_size)
 
 
 @attrs.frozen(kw_only=True)
@@ -133,22 +71,22 @@ class DataSection:
         prefetch: Batches that they are ahead at most.
     """
 
-    path: str = _key(check=_non_empty)
-    split: str = _key("train", _non_empty)
+    path: str = _key(check=checks.non_empty)
+    split: str = _key("train", checks.non_empty)
     config: str | None = _key(None)
-    image_resize_shape: tuple[int, int] | None = _key(None, _positive_pair)
-    max_pixels: int | None = _key(None, _at_least(1))
-    custom_prompt_format: str | None = _key(None, _prompt_format)
-    max_seq_length: int = _key(2048, _at_least(2))
+    image_resize_shape: tuple[int, int] | None = _key(None, checks.positive_pair)
+    max_pixels: int | None = _key(None, checks.at_least(1))
+    custom_prompt_format: str | None = _key(None, checks.prompt_format)
+    max_seq_length: int = _key(2048, checks.at_least(2))
     train_on_completions: bool = _key(default=False)
     shuffle: bool = _key(default=True)
-    valid_path: str | None = _key(None, _non_empty)
-    valid_split: str | None = _key(None, _non_empty)
-    valid_fraction: float = _key(0.0, _fraction)
+    valid_path: str | None = _key(None, checks.non_empty)
+    valid_split: str | None = _key(None, checks.non_empty)
+    valid_fraction: float = _key(0.0, checks.fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
-    assistant_id: int = _key(77091, _at_least(0))
-    workers: int = _key(2, _at_least(0))
-    prefetch: int = _key(2, _at_least(1))
+    assistant_id: int = _key(77091, checks.at_least(0))
+    workers: int = _key(2, checks.at_least(0))
+    prefetch: int = _key(2, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)
@@ -170,11 +108,11 @@ class LoraSection:
         train_head: Train the language model's head too, all its weights.
     """
 
-    rank: int = _key(8, _at_least(1))
-    alpha: float = _key(16.0, _above(0))
-    dropout: float = _key(0.0, _fraction)
-    targets: tuple[str, ...] = _key((), _patterns)
-    last_layers: int | None = _key(None, _at_least(1))
+    rank: int = _key(8, checks.at_least(1))
+    alpha: float = _key(16.0, checks.above(0))
+    dropout: float = _key(0.0, checks.fraction)
+    targets: tuple[str, ...] = _key((), checks.patterns)
+    last_layers: int | None = _key(None, checks.at_least(1))
     method: Literal["lora", "dora"] = _key("lora")
     rslora: bool = _key(default=False)
     init: Literal["default", "pissa"] = _key("default")
@@ -201,16 +139,16 @@ class OptimSection:
     """
 
     name: Literal["adam", "adamw", "sgd", "muon", "adafactor", "lion"] = _key("adamw")
-    learning_rate: float = _key(2e-5, _above(0))
-    lora_plus_ratio: float | None = _key(None, _above(0))
-    connector_rate: float | None = _key(None, _above(0))
-    vision_rate: float | None = _key(None, _above(0))
-    weight_decay: float = _key(0.0, _at_least(0))
-    betas: tuple[float, float] = _key((0.9, 0.999), _betas)
-    eps: float = _key(1e-8, _above(0))
+    learning_rate: float = _key(2e-5, checks.above(0))
+    lora_plus_ratio: float | None = _key(None, checks.above(0))
+    connector_rate: float | None = _key(None, checks.above(0))
+    vision_rate: float | None = _key(None, checks.above(0))
+    weight_decay: float = _key(0.0, checks.at_least(0))
+    betas: tuple[float, float] = _key((0.9, 0.999), checks.betas)
+    eps: float = _key(1e-8, checks.above(0))
     schedule: Literal["constant", "linear", "cosine"] = _key("constant")
-    warmup_steps: int = _key(0, _at_least(0))
-    grad_clip: float | None = _key(None, _above(0))
+    warmup_steps: int = _key(0, checks.at_least(0))
+    grad_clip: float | None = _key(None, checks.above(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -236,20 +174,20 @@ class TrainSection:
         val_batches: Batches of a validation at most; -1 for all.
     """
 
-    batch_size: int = _key(4, _at_least(1))
+    batch_size: int = _key(4, checks.at_least(1))
     batching: Literal["shuffled", "grouped", "packed"] = _key("shuffled")
-    pack_length: int | None = _key(None, _at_least(2))
-    iters: int = _key(1000, _at_least(1))
-    epochs: int | None = _key(None, _at_least(1))
-    gradient_accumulation_steps: int = _key(1, _at_least(1))
+    pack_length: int | None = _key(None, checks.at_least(2))
+    iters: int = _key(1000, checks.at_least(1))
+    epochs: int | None = _key(None, checks.at_least(1))
+    gradient_accumulation_steps: int = _key(1, checks.at_least(1))
     grad_checkpoint: bool = _key(default=False)
-    checkpoint_every: int = _key(1, _at_least(1))
+    checkpoint_every: int = _key(1, checks.at_least(1))
     checkpoint_part: Literal["layer", "mlp"] = _key("layer")
-    seed: int = _key(0, _at_least(0))
-    steps_per_report: int = _key(10, _at_least(1))
-    steps_per_eval: int = _key(200, _at_least(1))
-    steps_per_save: int = _key(100, _at_least(1))
-    val_batches: int = _key(25, _some_or_all)
+    seed: int = _key(0, checks.at_least(0))
+    steps_per_report: int = _key(10, checks.at_least(1))
+    steps_per_eval: int = _key(200, checks.at_least(1))
+    steps_per_save: int = _key(100, checks.at_least(1))
+    val_batches: int = _key(25, checks.some_or_all)
 
 
 @attrs.frozen(kw_only=True)
@@ -261,8 +199,8 @@ class EvalSection:
         max_new_tokens: Longest answer.
     """
 
-    answer_rows: int = _key(0, _at_least(-1))
-    max_new_tokens: int = _key(32, _at_least(1))
+    answer_rows: int = _key(0, checks.at_least(-1))
+    max_new_tokens: int = _key(32, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)
@@ -277,9 +215,9 @@ class FeaturesSection:
     """
 
     cache: bool = _key(default=True)
-    memory_gb: float = _key(1.0, _at_least(0))
-    disk_gb: float = _key(20.0, _at_least(0))
-    path: str | None = _key(None, _non_empty)
+    memory_gb: float = _key(1.0, checks.at_least(0))
+    disk_gb: float = _key(20.0, checks.at_least(0))
+    path: str | None = _key(None, checks.non_empty)
 
 
 @attrs.frozen(kw_only=True)
@@ -295,10 +233,10 @@ class MemorySection:
             MLX's own.
     """
 
-    limit_gb: float | None = _key(None, _above(0))
-    cache_gb: float | None = _key(None, _at_least(0))
-    wired_gb: float | None = _key(None, _above(0))
-    max_mb_per_buffer: int | None = _key(None, _at_least(1))
+    limit_gb: float | None = _key(None, checks.above(0))
+    cache_gb: float | None = _key(None, checks.at_least(0))
+    wired_gb: float | None = _key(None, checks.above(0))
+    max_mb_per_buffer: int | None = _key(None, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)
@@ -309,7 +247,7 @@ class OutputSection:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
     """
 
-    path: str = _key("adapters.safetensors", _non_empty)
+    path: str = _key("adapters.safetensors", checks.non_empty)
 
 
 @attrs.frozen(kw_only=True)

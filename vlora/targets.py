@@ -14,8 +14,9 @@ from typing import Literal
 import attrs
 import mlx.nn as nn
 
+from .checks import PATTERN
 from .errors import ModelError
-from .recipe import PATTERN, LoraSection
+from .recipe import LoraSection
 
 Part = Literal["language", "connector", "vision", "other"]
 

@@ -21,7 +21,8 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
     """Keep MLX to a recipe's limits, and put back afterwards what held before.
 
     Without `cache_gb` the freed buffers that MLX keeps are at most half of its memory limit: MLX itself would keep as
-    many as the limit allows, and batches of many lengths leave many that fit nothing else.
+    many as the limit allows, and batches of many lengths leave many that fit nothing else. On a CPU they are an eighth:
+    MLX itself would keep 32 MB there, and have most of a step's memory given to it anew, and zeroed, page by page.
 
     The size of the portions is for good: `set_max_mb_per_buffer`.
 
@@ -36,7 +37,8 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
         cache = mx.set_cache_limit(0)
         held.append((mx.set_cache_limit, cache))
         given = section.cache_gb
-        mx.set_cache_limit(min(cache, memory_limit() // 2) if given is None else int(given * GIGA))
+        own = memory_limit() // 8 if device_kind() == "cpu" else min(cache, memory_limit() // 2)
+        mx.set_cache_limit(own if given is None else int(given * GIGA))
         if section.wired_gb is not None:
             held.append((mx.set_wired_limit, _wire(section.wired_gb)))
         yield

@@ -226,7 +226,7 @@ class MemorySection:
 
     Attributes:
         limit_gb: Beyond it MLX waits for what is under way before it allocates more, and frees what it keeps.
-        cache_gb: Freed buffers that MLX keeps for reuse at most; half of the limit if not given.
+        cache_gb: Freed buffers that MLX keeps for reuse at most; half of the limit if not given, an eighth on a CPU.
         wired_gb: Memory of a Mac that is never swapped out.
         max_mb_per_buffer: Work that is handed to an NVIDIA GPU at once: numbers that it reads, in units of 2**20, at
             most. Without it what MLX_MAX_MB_PER_BUFFER says, else in proportion to a card of the latest kinds, else

@@ -14,7 +14,7 @@ from vlora import (
     open_model,
     parse_recipe,
 )
-from vlora.limits import set_max_mb_per_buffer
+from vlora.limits import memory_limits
 from vlora.session import make_recipe_step
 
 # isort: split
@@ -49,7 +49,9 @@ class Ours:
                 "train.grad_checkpoint": case.recomputed,
             },
         )
-        set_max_mb_per_buffer(recipe.memory)
+        # For good: the side has a process of its own.
+        self._limits = memory_limits(recipe.memory)
+        self._limits.__enter__()
         backbone, _ = open_model(recipe, backend.find_model(recipe.model))
         backbone.keep_features(backend.FeatureCache(FEATURE_BYTES) if case.cached else None)
         trainable = backbone.module.trainable_parameters()

@@ -26,9 +26,9 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
     """
     rate, betas, decay = section.learning_rate, list(section.betas), section.weight_decay
     if section.name == "adam":
-        return optim.Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
+        return _Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
     if section.name == "adamw":
-        return optim.AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
+        return _AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
     if section.name == "sgd":
         return optim.SGD(rate, momentum=betas[0], weight_decay=decay)
     if section.name == "muon":
@@ -36,6 +36,25 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
     if section.name == "lion":
         return optim.Lion(rate, betas=betas, weight_decay=decay)
     return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+
+
+class _Adam(optim.Adam):  # type: ignore[misc]
+    """MLX's Adam. Its bias corrections are one number each; MLX's kernels raise them to a power for every parameter."""
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        """Update a parameter, f[...], and its moments."""
+        (first, second), step = self.betas, self.step
+        state["m"] = mean = first * state["m"] + (1 - first) * gradient
+        state["v"] = square = second * state["v"] + (1 - second) * mx.square(gradient)
+        rate, scale = self.learning_rate / (1 - first**step), mx.rsqrt(1 - second**step)
+        # A dependency is not fused with what follows.
+        rate, scale = mx.depends([rate, scale], [step])
+        updated: mx.array = parameter - rate * mean / (mx.sqrt(square) * scale + self.eps)
+        return updated
+
+
+class _AdamW(optim.AdamW, _Adam):  # type: ignore[misc]
+    """MLX's AdamW: Adam of parameters that have shrunk."""
 
 
 PACKED_SIZE = 2**18

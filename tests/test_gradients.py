@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.gradients import after, rms_norm, rotate, swiglu
+from vlora.gradients import after, attend, rms_norm, rotate, swiglu
 
 sizes = st.integers(1, 5)
 
@@ -80,6 +80,35 @@ def test_a_norm_of_another_type_gives_a_gradient_of_its_inputs(types: tuple[mx.D
     for (value,), (wanted,) in zip(found, expected, strict=True):
         assert value.dtype == wanted.dtype
         assert mx.abs(value - wanted).max() < 0.05
+
+
+N_ROWS, N_HEADS, N_TOKENS = 2, 4, 6
+SOME = np.random.default_rng(0).random((N_ROWS, N_HEADS, N_TOKENS, N_TOKENS)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        "causal",
+        mx.array(SOME),
+        mx.array(SOME[:, :1]),
+        mx.array(SOME[0, 0]),
+        mx.zeros((N_TOKENS, N_TOKENS), dtype=mx.bool_),
+    ],
+    ids=["none", "causal", "of heads", "of rows", "of all", "nothing"],
+)
+@pytest.mark.parametrize("n_groups", [1, 2, N_HEADS])
+def test_attention_is_mlx_own(mask: mx.array | str | None, n_groups: int) -> None:
+    """Result and gradients, whatever is masked, however many heads share keys."""
+    shapes = [(N_ROWS, N_HEADS, N_TOKENS, 8), (N_ROWS, n_groups, N_TOKENS, 8), (N_ROWS, n_groups, N_TOKENS, 5)]
+    arrays = [mx.random.normal(shape, key=mx.random.key(number)) for number, shape in enumerate(shapes)]
+
+    same_gradients(
+        lambda q, k, v: attend(q, k, v, 0.3, mask),
+        lambda q, k, v: mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask),
+        arrays,
+    )
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import N_VOCABULARY, examples
-from vlora import Batch, Example, collate, loss_fn
+from vlora import Batch, Example, collate, exponentials, loss_fn
 
 
 def make_logits(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.array:
@@ -126,3 +126,21 @@ def test_loss_can_be_compiled():
     found = mx.compile(loss_fn)(logits, targets, weights)
     assert math.isclose(found[0].item(), nll.item(), rel_tol=1e-6)
     assert found[1].item() == count.item() == 2
+
+
+@pytest.mark.parametrize("n_words", [7, 130, 4096])
+def test_the_same_in_passes(n_words: int, monkeypatch: pytest.MonkeyPatch):
+    """Where exponentials are slow the loss is computed otherwise: result and gradient are the same."""
+    logits = 3 * mx.random.normal((2, 3, n_words), key=mx.random.key(0))
+    targets = mx.random.randint(0, n_words, (2, 3), key=mx.random.key(1))
+    weights = mx.array([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+
+    found = []
+    for is_slow in (True, False):
+        monkeypatch.setattr(exponentials, "has_slow_exponentials", lambda is_slow=is_slow: is_slow)
+        run = mx.value_and_grad(lambda logits: loss_fn(logits, targets, weights)[0])
+        found += [run(logits), mx.compile(run)(logits)]
+
+    for loss, gradient in found[1:]:
+        assert math.isclose(loss.item(), found[0][0].item(), rel_tol=1e-6)
+        np.testing.assert_allclose(gradient, found[0][1], rtol=1e-5, atol=1e-7)

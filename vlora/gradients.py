@@ -8,6 +8,8 @@ from typing import cast
 
 import mlx.core as mx
 
+from .exponentials import along_rows, row_powers
+
 
 def after(value: mx.array, event: mx.array) -> mx.array:
     """Give a value that is there only once an event is: an expression of it is another than one of the value."""
@@ -61,6 +63,66 @@ def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
 def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
     halves = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
     return (halves * cosines + halves[..., ::-1, :] * sines).astype(x.dtype).reshape(x.shape)
+
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | str | None = None
+) -> mx.array:
+    """Attend as `mx.fast.scaled_dot_product_attention` does without kernels, exponentials apart.
+
+    Args:
+        queries: f32[B, H, T, D].
+        keys: f32[B, K, S, D]; H is a multiple of K.
+        values: f32[B, K, S, E].
+        scale: Of the products.
+        mask: What a query sees, of a shape that broadcasts to bool[B, H, T, S]; "causal"; or None.
+
+    Returns:
+        f32[B, H, T, E].
+    """
+    n_rows, n_heads, n_queries, _ = queries.shape
+    n_groups, n_keys = keys.shape[1:3]
+    lowest = mx.array(mx.finfo(mx.float32).min)
+
+    def by_keys(x: mx.array) -> mx.array:
+        # The heads that share keys are multiplied with them as one matrix.
+        return x.reshape(n_rows, n_groups, -1, x.shape[-1])
+
+    def by_heads(x: mx.array) -> mx.array:
+        return x.reshape(n_rows, n_heads, n_queries, x.shape[-1])
+
+    def masked(scores: mx.array) -> mx.array:
+        if isinstance(mask, mx.array):
+            return by_keys(mx.where(mask, by_heads(scores), lowest))
+        if mask is None:
+            return scores
+        # Added, the lowest number leaves nothing of a score, and numbers are added faster than they are chosen.
+        return by_keys(by_heads(scores) + mx.triu(mx.full((n_queries, n_keys), lowest), n_keys - n_queries + 1))
+
+    @mx.custom_function
+    def attention(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        powers, total, _ = row_powers(masked(by_keys(queries * scale) @ keys.swapaxes(-1, -2)))
+        return (powers @ values) / total, powers, total
+
+    @attention.vjp
+    def attention_vjp(
+        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        queries, keys, values = primals
+        mixed, powers, total = outputs
+        towards = cotangents[0] / total
+        of_values = powers.swapaxes(-1, -2) @ towards
+        if isinstance(mask, mx.array):
+            # Who sees nothing has equal shares of all, whatever the scores.
+            sees = mx.broadcast_to(mask.any(axis=-1, keepdims=True), (n_rows, n_heads, n_queries, 1))
+            towards = mx.where(by_keys(sees), towards, 0)
+        within = along_rows((towards * mixed).sum(axis=-1, keepdims=True), powers)
+        of_scores = powers * (towards @ values.swapaxes(-1, -2) - within)
+        of_keys = of_scores.swapaxes(-1, -2) @ by_keys(queries * scale)
+        return by_heads(of_scores @ keys) * scale, of_keys, of_values
+
+    mixed, *_kept = cast("tuple[mx.array, ...]", attention(queries, keys, values))
+    return by_heads(mixed)
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:

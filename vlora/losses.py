@@ -5,8 +5,12 @@ tokens of all microbatches. A mean of means would weigh a one-token microbatch l
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import mlx.core as mx
+
+from . import exponentials
+from .exponentials import along_rows, row_powers
 
 LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
 """(logits f[..., V], targets i32[...], weights f32[...]) -> (f32[] summed loss, f32[] summed weights)."""
@@ -26,11 +30,35 @@ def loss_fn(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.
     Raises:
         Nothing within a trace; `collate` has checked the shapes.
     """
-    logits = logits.astype(mx.float32)
-    # Written out: the gradient of this sum is made of the exponentials themselves, where that of `logsumexp` takes
-    # them all once more, which on a CPU is a sixth of a small model's step.
-    top = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-    normalizer = mx.log(mx.exp(logits - top).sum(axis=-1)) + top.squeeze(-1)
-    nll = normalizer - mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
+    likelihood = _nll_in_passes if exponentials.has_slow_exponentials() else _nll
+    nll = likelihood(logits.astype(mx.float32), targets)
     # where, not a product: an infinite loss of a token that does not count must not become NaN.
     return mx.where(weights > 0, nll * weights, 0).sum(), weights.sum()
+
+
+def _nll(logits: mx.array, targets: mx.array) -> mx.array:
+    """Give the negative log-likelihood of each target: f[..., V], i32[...] to f[...]."""
+    # Written out: the gradient of this sum is made of the exponentials themselves, where that of `logsumexp` takes
+    # them all once more.
+    top = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
+    normalizer = mx.log(mx.exp(logits - top).sum(axis=-1)) + top.squeeze(-1)
+    return normalizer - mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
+
+
+def _nll_in_passes(logits: mx.array, targets: mx.array) -> mx.array:
+    """Do what `_nll` does in passes that are vector instructions each, as are those of its gradient."""
+    places = targets.reshape(-1, 1)
+
+    @mx.custom_function
+    def run(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        powers, total, largest = row_powers(logits)
+        return mx.log(total) + largest - mx.take_along_axis(logits, places, axis=-1), powers, total
+
+    @run.vjp
+    def run_vjp(_: mx.array, cotangents: tuple[mx.array, ...], results: tuple[mx.array, ...]) -> mx.array:
+        towards, (powers, total) = cotangents[0], results[1:]
+        gradient = powers * along_rows(towards / total, powers)
+        return gradient.at[mx.arange(len(places))[:, None], places].add(-towards)
+
+    nll, *_kept = cast("tuple[mx.array, ...]", run(logits.reshape(-1, logits.shape[-1])))
+    return nll.reshape(targets.shape)

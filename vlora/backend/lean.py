@@ -4,6 +4,8 @@ The numbers are the model's own, and that is checked, part by part, when a model
 part gives is left as it is. Each replacement is of one instance and only while vlora runs it.
 """
 
+import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -12,11 +14,13 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_vlm.models.base import ensure_fused_sdpa
+from mlx_vlm.models.base import ensure_fused_sdpa, scaled_dot_product_attention
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
+from .. import exponentials
+from ..exponentials import gelu, logistic
 from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
-from ..gradients import rms_norm, rotate, swiglu
+from ..gradients import attend, rms_norm, rotate, swiglu
 from .corrections import called_as, instance_attributes
 
 TOLERANCE = 0.02
@@ -30,6 +34,8 @@ TANH = ("tanh", "precise")
 """What MLX calls the approximation of GELU by a hyperbolic tangent."""
 
 GATED = ("down_proj", "gate_proj", "up_proj")
+
+ATTENTION = scaled_dot_product_attention.__name__
 
 Replacement = Callable[[], AbstractContextManager[Any]]
 
@@ -65,11 +71,13 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> LeanParts
         for name, child in parent.children().items()
         if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
     ]
+    if exponentials.has_slow_exponentials():
+        found.append(functools.partial(_attending, module))
     rotaries: list[MRoPERotaryEmbedding] = []
     for part in module.modules():
         if type(part) is nn.RMSNorm:
             found.append(_replacing(part, _norm(part)))
-        elif is_gate_recomputed() and is_swiglu(part, is_verified=is_verified):
+        elif is_swiglu(part, is_verified=is_verified):
             found.append(_replacing(part, _gated(part)))
         elif isinstance(part, MRoPERotaryEmbedding) and _rotates_halves(part):
             rotaries.append(part)
@@ -107,8 +115,11 @@ def lean_tower(tower: nn.Module, grid: tuple[int, int, int], count: int, *, is_f
         for part in tower.modules():
             if {"qkv", "proj"} <= part.children().keys() and hasattr(part, "num_heads"):
                 stack.enter_context(called_as(part, _attend_together(part)))
-            elif type(part) is nn.GELU and part._approx in TANH:  # noqa: SLF001
-                stack.enter_context(called_as(part, _gelu))
+            elif type(part) is nn.GELU and part._approx in (*TANH, "none"):  # noqa: SLF001
+                is_tanh = part._approx in TANH  # noqa: SLF001
+                stack.enter_context(called_as(part, functools.partial(gelu, is_tanh=is_tanh)))
+            elif is_on_cpu() and _parts_images(part):
+                stack.enter_context(called_as(part, _patches(part)))
         for name in ("rot_pos_emb", "fast_pos_embed_interpolate"):
             if hasattr(tower, name) and (is_frozen or name == "rot_pos_emb"):
                 single = getattr(tower, name)(mx.array([grid]))
@@ -148,15 +159,21 @@ def _norm(norm: nn.RMSNorm) -> Callable[[mx.array], mx.array]:
 
 def _gated(mlp: nn.Module) -> Callable[[mx.array], mx.array]:
     def run(x: mx.array) -> mx.array:
-        hidden: mx.array = mlp.down_proj(swiglu(mlp.gate_proj(x), mlp.up_proj(x)))
+        gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+        hidden: mx.array = mlp.down_proj(swiglu(gate, up) if is_gate_recomputed() else gate * logistic(gate) * up)
         return hidden
 
     return run
 
 
+def is_on_cpu() -> bool:
+    """Whether MLX computes on a CPU."""
+    return bool(mx.default_device() == mx.Device(mx.cpu))
+
+
 def is_gate_recomputed() -> bool:
-    """Whether a gate's exponentials are taken again rather than kept: on a CPU MLX takes them one by one (27 ns)."""
-    return bool(mx.default_device() != mx.Device(mx.cpu))
+    """Whether a gate's exponentials are taken again rather than kept; on a CPU they take longer than reading them."""
+    return not is_on_cpu()
 
 
 def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
@@ -256,6 +273,29 @@ def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
     return all(_agree(one, other) for one, other in zip(own, found, strict=True))
 
 
+@contextmanager
+def _attending(module: nn.Module) -> Iterator[None]:
+    """Let a model's layers attend with a faster softmax: each of their files imports mlx-vlm's attention."""
+    with ExitStack() as stack:
+        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
+                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
+                setattr(file, ATTENTION, _attend_or_else)
+        yield
+
+
+def _attend_or_else(
+    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any = None, sinks: Any = None
+) -> mx.array:
+    # What is added to scores may have a gradient.
+    is_simple = mask.dtype == mx.bool_ if isinstance(mask, mx.array) else mask in (None, "causal")
+    is_float32 = {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
+    if exponentials.has_slow_exponentials() and is_simple and is_float32 and cache is None and sinks is None:
+        return attend(queries, keys, values, scale, mask)
+    own: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+    return own
+
+
 def _attend_together(attention: nn.Module) -> Callable[..., mx.array]:
     own = type(attention).__call__
 
@@ -270,19 +310,39 @@ def _attend_together(attention: nn.Module) -> Callable[..., mx.array]:
         sines = mx.concatenate([-mx.sin(angles), mx.sin(angles)], axis=-2)
         cosines = mx.broadcast_to(mx.cos(angles), sines.shape)
         parts = _rotated(qkv[:, :, 0], cosines, sines), _rotated(qkv[:, :, 1], cosines, sines), qkv[:, :, 2]
-        mixed = ensure_fused_sdpa(*(part.transpose(0, 2, 1, 3) for part in parts), attention.scale)
+        # Nothing is padded to the width of a kernel where there is none.
+        is_plain = exponentials.has_slow_exponentials() and x.dtype == mx.float32
+        attending: Callable[..., mx.array] = attend if is_plain else ensure_fused_sdpa
+        mixed = attending(*(part.transpose(0, 2, 1, 3) for part in parts), attention.scale)
         projected: mx.array = attention.proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
         return projected
 
     return run
 
 
+def _parts_images(part: nn.Module) -> bool:
+    """Whether a part makes a vector of every patch, by a convolution whose steps are as wide as its kernel."""
+    projection = part.get("proj")
+    sizes = [getattr(part, name, None) for name in ("temporal_patch_size", "patch_size", "patch_size", "in_channels")]
+    return type(projection) is nn.Conv3d and list(projection.weight.shape[1:]) == sizes
+
+
+def _patches(part: nn.Module) -> Callable[[mx.array], mx.array]:
+    """Multiply patches with the convolution's weights, put into the order of a patch's numbers.
+
+    The model puts the patches, which are more, into the weights' order (qwen3_vl/vision.py:88).
+    """
+
+    def run(patches: mx.array) -> mx.array:
+        weight = part.proj.weight.transpose(0, 4, 1, 2, 3).reshape(part.proj.weight.shape[0], -1)
+        product: mx.array = patches.reshape(-1, weight.shape[1]) @ weight.T
+        return mx.add(product, part.proj.bias) if "bias" in part.proj else product
+
+    return run
+
+
 def _repeating(value: mx.array, count: int) -> Callable[[mx.array], mx.array]:
     return lambda _: mx.tile(value, (count, *[1] * (value.ndim - 1)))
-
-
-def _gelu(x: mx.array) -> mx.array:
-    return 0.5 * x * (1 + mx.tanh(0.7978845608028654 * (x + 0.044715 * (x * x * x))))
 
 
 def _agree(one: mx.array, other: mx.array) -> bool:

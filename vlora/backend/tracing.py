@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from .. import exponentials
 from ..tapes import Array, Node, Segment, Tape, recompute
 from ..types import Batch, TrainState
 
@@ -104,6 +105,7 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
     attention = "scaled_dot_product_attention"
     attend = getattr(mx.fast, attention)
     depends = mx.depends
+    has_slow_exponentials = exponentials.has_slow_exponentials
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
         # Without the gradient that a plain trace would seek behind what is only waited for.
@@ -119,6 +121,8 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
         }
         for name, function in replaced.items():
             setattr(mx, name, function)
+        # Their arithmetic has no gradient, and keeps what MLX's own functions keep.
+        exponentials.has_slow_exponentials = lambda: False
         if mx.cuda.is_available():
             setattr(mx.fast, attention, attention_in_kernels)
         yield
@@ -126,6 +130,7 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
         for name, function in held.items():
             setattr(mx, name, function)
         setattr(mx.fast, attention, attend)
+        exponentials.has_slow_exponentials = has_slow_exponentials
 
 
 def trace(

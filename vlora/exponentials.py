@@ -1,0 +1,138 @@
+"""Exponentials for MLX on a CPU where it has no vector instructions for them. Pure; safe to trace.
+
+On x86 MLX takes exponentials one by one, each a chain of calls into the C library (12 to 27 ns). What it compiles of
+additions and multiplications alone becomes vector instructions: 1 ns an exponential, with a smaller error. Elsewhere
+MLX's own functions are used.
+"""
+
+import math
+import platform
+from collections.abc import Callable
+from typing import cast
+
+import mlx.core as mx
+import mlx.nn as nn
+
+LOWEST = -88.0
+"""From -87.7 down results are zero; the smallest normal float32 is e to the power of -87.3."""
+
+LOG2_E = 1.4426950408889634
+
+LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
+"""The logarithm of 2 in two parts; small multiples of the first are exact (Cody and Waite, 1980)."""
+
+BIAS, MANTISSA_BITS = 127, 23
+"""Of a float32: what is added to its exponent, and what lies behind that."""
+
+STAGE, LONG_ROW = 16, 128
+"""Into how many parts a row is parted that are reduced together, and from which length."""
+
+
+def has_slow_exponentials() -> bool:
+    """Whether MLX takes exponentials one by one on the default device."""
+    return bool(mx.default_device() == mx.Device(mx.cpu)) and platform.machine() in {"x86_64", "AMD64"}
+
+
+def exponential(x: mx.array) -> mx.array:
+    """Give e to the power of numbers that are at most zero: f[...] to f[...]; in float32 to 3e-7 of itself."""
+    if x.dtype != mx.float32 or not has_slow_exponentials():
+        return mx.exp(x)
+    run = mx.custom_function(raw_exponential)
+    run.vjp(lambda _, cotangent, result: cotangent * result)
+    return cast("mx.array", run(x))
+
+
+# Where the step is not compiled, this is.
+@mx.compile
+def raw_exponential(x: mx.array) -> mx.array:
+    """Give what `exponential` gives, of float32 and without a gradient: within functions that have one of their own.
+
+    With x = n ln 2 + r, n whole and |r| <= ln 2 / 2, it is 2^n, put together from bits, times e^r. Two kernels, bits
+    between them; written in the order in which MLX visits operations, the second is just as deep as what it fuses.
+    """
+    lowest = _unknown(LOWEST, x)
+    bits = ((mx.where(x < lowest, lowest, x) * LOG2_E - 0.5).astype(mx.int32) + BIAS) << MANTISSA_BITS
+    n = ((bits >> MANTISSA_BITS) - BIAS).astype(mx.float32)
+    # Again, not kept: what two kernels read would be written out.
+    again = mx.depends([x], [bits])[0]
+    r = mx.where(again < lowest, lowest, again) - n * LN2_HIGH - n * LN2_LOW
+    square = r * r
+    # Taylor's series up to r^6.
+    rest = (1 / 24 + r * (1 / 120)) + square * (1 / 720)
+    power = square * ((0.5 + r * (1 / 6)) + square * rest) + (r + 1)
+    return power * mx.view(bits, mx.float32)
+
+
+def logistic(x: mx.array) -> mx.array:
+    """Give 1 / (1 + e^-x): f[...] to f[...]."""
+    if x.dtype != mx.float32 or not has_slow_exponentials():
+        return mx.sigmoid(x)
+    run = mx.custom_function(_logistic)
+    run.vjp(lambda _, cotangent, result: cotangent * result * (1 - result))
+    return cast("mx.array", run(x))
+
+
+def gelu(x: mx.array, *, is_tanh: bool) -> mx.array:
+    """Give GELU, f[...] to f[...]: by the error function, or by the hyperbolic tangent that comes near to it."""
+    if is_tanh:
+        half = 0.7978845608028654 * (x + 0.044715 * (x * x * x))
+        if x.dtype != mx.float32 or not has_slow_exponentials():
+            return 0.5 * x * (1 + mx.tanh(half))
+        # The same: (1 + tanh(y)) / 2 is the logistic function of 2 y.
+        return x * logistic(2 * half)
+    if x.dtype != mx.float32 or not has_slow_exponentials():
+        return cast("mx.array", nn.gelu(x))
+    # As MLX has the error function: Abramowitz and Stegun, 1964, 7.1.26.
+    size = mx.abs(x)
+    t = 1 / (1 + 0.3275911 * math.sqrt(0.5) * size)
+    series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    return 0.5 * (x + size * (1 - series * exponential(-0.5 * x * x)))
+
+
+def row_powers(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Take exponentials along the last axis, of what rows are less than their largest number; without a gradient.
+
+    Args:
+        x: f32[..., N].
+
+    Returns:
+        (f32[..., N] e^(x - largest), f32[..., 1] their sum, f32[..., 1] largest).
+    """
+    largest = reduce_rows(mx.max, x)
+    powers = raw_exponential(x - along_rows(largest, x))
+    return powers, reduce_rows(mx.sum, powers), largest
+
+
+def reduce_rows(reduce: Callable[..., mx.array], x: mx.array) -> mx.array:
+    """Reduce the last axis, f[..., N] to f[..., 1], with `mx.max` or `mx.sum`.
+
+    In two stages, where they come out even: numbers of many places at once as vectors, then what is left.
+    """
+    n_numbers = x.shape[-1]
+    if n_numbers >= LONG_ROW and n_numbers % STAGE == 0:
+        x = reduce(x.reshape(*x.shape[:-1], STAGE, -1), axis=-2)
+    return reduce(x, axis=-1, keepdims=True)
+
+
+def along_rows(column: mx.array, rows: mx.array) -> mx.array:
+    """Repeat a number for each row, f[..., 1], along rows f[..., N].
+
+    What is computed of both is then one operation on rows and numbers, and not fused with what follows into a kernel
+    that finds every number by its place, one by one.
+    """
+    return cast("mx.array", mx.depends([mx.broadcast_to(column, rows.shape)], [rows])[0])
+
+
+def _logistic(x: mx.array) -> mx.array:
+    power = raw_exponential(-mx.abs(x))
+    zero, one = _unknown(0.0, x), _unknown(1.0, x)
+    return mx.where(x < zero, power, one) / (1 + power)
+
+
+def _unknown(value: float, x: mx.array) -> mx.array:
+    """Give a scalar whose value is not written into the kernel.
+
+    A compiler that knows one side of a choice moves what follows into its branches, and a loop with branches does not
+    become vector instructions.
+    """
+    return cast("mx.array", mx.depends([mx.array(value)], [x])[0])

@@ -382,13 +382,3 @@ def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int):
 
     np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.skipif(not mx.cuda.is_available(), reason="a CUDA kernel")
-@pytest.mark.parametrize("bits", frozen.WORD_ALIGNED)
-def test_words_are_unpacked_as_mlx_does(bits: int):
-    """On CUDA by a kernel of vlora's own."""
-    linear = nn.Linear(INPUTS, OUTPUTS).to_quantized(group_size=32, bits=bits)
-    expected = mx.dequantize(linear.weight, linear.scales, linear.biases, group_size=32, bits=bits)
-    found = frozen.unpack_words(linear.weight, linear.scales, linear.biases, 32, bits)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vlora import make_optimizer
 from vlora.errors import RecipeError
-from vlora.optimizers import PACKED, PACKED_SIZE, Packing, clip_by_global_norm, rate_factors
+from vlora.optimizers import PACKED, PACKED_MULTIPLE, PACKED_SIZE, Packing, clip_by_global_norm, rate_factors
 from vlora.recipe import OptimSection
 from vlora.targets import Layout
 
@@ -182,31 +182,55 @@ shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=2, m
 
 @given(shapes=shapes)
 def test_unpacking_undoes_packing(shapes: list[tuple[int, int]]):
-    """Whatever the shapes; a large parameter keeps an array of its own."""
-    params = {f"layer.{place}": mx.random.normal(shape) for place, shape in enumerate(shapes)}
-    params["large"] = mx.zeros(PACKED_SIZE)
+    """Whatever the shapes; a large parameter keeps an array of its own, and one of an odd size."""
+    params = {
+        f"layer.{place}": mx.random.normal((rows, PACKED_MULTIPLE * width))
+        for place, (rows, width) in enumerate(shapes)
+    }
+    params |= {"large": mx.zeros(PACKED_SIZE), "odd": mx.ones(PACKED_MULTIPLE + 1)}
     packing = Packing.of(params, make_optimizer(OptimSection(name="adamw")))
     packed = packing.pack(params)
 
-    assert set(packed) == {PACKED, "large"}
+    assert set(packed) == {PACKED, "large", "odd"}
     assert all(mx.array_equal(value, params[name]) for name, value in packing.unpack(packed).items())
+
+
+def test_packed_parameters_are_cast_together():
+    """One cast for each type; what is not packed is left to others."""
+    params = {name: mx.random.normal((2, PACKED_MULTIPLE)) for name in "abc"} | {"large": mx.zeros(PACKED_SIZE)}
+    packing = Packing.of(params, make_optimizer(OptimSection(name="adamw")))
+    operations: list[str] = []
+
+    def unpack(**tree: mx.array) -> dict[str, mx.array]:
+        return packing.unpack(tree, {"a": mx.bfloat16, "b": mx.bfloat16, "large": mx.bfloat16})
+
+    packed = packing.pack(params)
+    found = unpack(**packed)
+    mx.export_function(
+        lambda event: operations.append(str(event.get("name"))), lambda **tree: tuple(unpack(**tree).values()), **packed
+    )
+
+    assert all(found[name].dtype == mx.bfloat16 for name in "ab")
+    assert found["c"].dtype == found["large"].dtype == mx.float32
+    assert all(mx.array_equal(value, params[name].astype(value.dtype)) for name, value in found.items())
+    assert operations.count("AsType") == 1
 
 
 def test_what_is_remembered_is_used_only_for_the_same_arrays():
     """One array replaced by another, and all are packed anew."""
-    params = {name: mx.random.normal((2, 3)) for name in ("a", "b")}
+    params = {name: mx.random.normal((2, PACKED_MULTIPLE)) for name in ("a", "b")}
     packing = Packing.of(params, make_optimizer(OptimSection(name="sgd")))
     known = packing.remember(packing.pack(params), params)
 
     assert packing.pack(params, known)[PACKED] is known.packed
-    changed = packing.pack({**params, "b": mx.zeros((2, 3))}, known)
-    assert mx.array_equal(packing.unpack(changed)["b"], mx.zeros((2, 3)))
+    changed = packing.pack({**params, "b": mx.zeros((2, PACKED_MULTIPLE))}, known)
+    assert mx.array_equal(packing.unpack(changed)["b"], mx.zeros((2, PACKED_MULTIPLE)))
 
 
 @pytest.mark.parametrize("name", ["muon", "adafactor"])
 def test_what_looks_at_matrices_is_not_packed(name: str):
     """Their update of a number depends on its row and column."""
-    params = {name: mx.zeros((2, 3)) for name in ("a", "b")}
+    params = {name: mx.zeros((2, PACKED_MULTIPLE)) for name in ("a", "b")}
     assert not Packing.of(params, make_optimizer(OptimSection(name=name))).shapes
 
 
@@ -214,7 +238,7 @@ def test_what_looks_at_matrices_is_not_packed(name: str):
 def test_packed_parameters_are_updated_as_apart(name: str):
     """With rates of their own too."""
     section = OptimSection(name=name, weight_decay=0.1 if name != "adam" else 0.0)
-    params = {name: mx.random.normal((2, 3), key=mx.random.key(place)) for place, name in enumerate("ab")}
+    params = {name: mx.random.normal((2, PACKED_MULTIPLE), key=mx.random.key(place)) for place, name in enumerate("ab")}
     gradients = {name: value * 0.5 + 1 for name, value in params.items()}
     factors = {"a": 1.0, "b": 16.0}
     packing = Packing.of(params, make_optimizer(section))

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from .errors import ModelError
 from .frozen import linear_shape, multiply_frozen, unpacked_weight
@@ -451,6 +451,17 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     for name, module in reversed(model.named_modules()):
         if isinstance(module, Adapter):
             yield name, module
+
+
+def used_types(model: nn.Module) -> dict[str, mx.Dtype]:
+    """Say in which type a step uses each trainable parameter: its own, an adapter's factors in its frozen layer's."""
+    types = {name: value.dtype for name, value in tree_flatten(model.trainable_parameters())}
+    for name, layer in lora_layers(model):
+        weight = layer.linear.get("scales", layer.linear.weight)
+        # DoRA's norms are of the masters; packed scales (mxfp4, nvfp4) do not say of what type the layer's input is.
+        if not isinstance(layer, DoRALinear) and mx.issubdtype(weight.dtype, mx.floating):
+            types |= dict.fromkeys((f"{name}.lora_a", f"{name}.lora_b"), weight.dtype)
+    return types
 
 
 def saved_arrays(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -7,6 +7,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .errors import ModelError
+from .kernels import WORD_ALIGNED, on_cuda, unpack_words
 from .targets import Layout, is_router
 
 MOST_UNPACKED = 2**26
@@ -104,65 +105,10 @@ def unpacked_weight(
     biases = None if linear.get("biases") is None else linear.biases[outputs]
     if dtype is not None and biases is not None:
         scales, biases = scales.astype(dtype), biases.astype(dtype)
-    if mx.cuda.is_available() and linear.mode == "affine" and linear.bits in WORD_ALIGNED:
+    if on_cuda() and linear.mode == "affine" and linear.bits in WORD_ALIGNED:
         return unpack_words(weight, scales, cast("mx.array", biases), linear.group_size, linear.bits)
     unpacked = mx.dequantize(weight, scales, biases, group_size=linear.group_size, bits=linear.bits, mode=linear.mode)
     return unpacked if dtype is None else unpacked.astype(dtype)
-
-
-WORD_ALIGNED = (4, 8)
-"""Bits of which a word of 32 holds a whole number, and a thread writes a word's values at once."""
-
-UNPACK_SOURCE = """
-    auto word = cooperative_groups::this_grid().thread_rank();
-    if (word >= WORDS) {
-      return;
-    }
-    constexpr int PER_WORD = 32 / BITS;
-    auto bits = weight[word];
-    auto group = word / (GROUP / PER_WORD);
-    float scale = static_cast<float>(scales[group]);
-    float bias = static_cast<float>(biases[group]);
-    struct alignas(sizeof(T) * PER_WORD < 16 ? sizeof(T) * PER_WORD : 16) Values {
-      T items[PER_WORD];
-    } values;
-    for (int item = 0; item < PER_WORD; ++item) {
-      float code = static_cast<float>((bits >> (item * BITS)) & ((1u << BITS) - 1));
-      values.items[item] = static_cast<T>(code * scale + bias);
-    }
-    reinterpret_cast<Values*>(out)[word] = values;
-"""
-
-
-def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_size: int, bits: int) -> mx.array:
-    """Unpack affine weights of 4 or 8 bits on CUDA, a word to a thread.
-
-    MLX's own kernel (backend/cuda/quantized/affine_quantize.cu of 0.32) gives a byte to a thread, and takes four
-    times as long on an H100.
-
-    Args:
-        weight: u32[..., inputs bits / 32].
-        scales: f[..., inputs / group_size].
-        biases: As the scales.
-        group_size: Weights that share a scale.
-        bits: Of a weight.
-
-    Returns:
-        f[..., inputs] in the type of the scales, computed in float32.
-    """
-    shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
-    kernel: Any = mx.fast.cuda_kernel(
-        name="unpack_words", input_names=["weight", "scales", "biases"], output_names=["out"], source=UNPACK_SOURCE
-    )
-    unpacked: list[mx.array] = kernel(
-        inputs=[weight, scales, biases],
-        template=[("T", scales.dtype), ("GROUP", group_size), ("BITS", bits), ("WORDS", weight.size)],
-        grid=(weight.size, 1, 1),
-        threadgroup=(256, 1, 1),
-        output_shapes=[shape],
-        output_dtypes=[scales.dtype],
-    )
-    return unpacked[0]
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:

@@ -9,6 +9,10 @@ from typing import cast
 import mlx.core as mx
 
 from .exponentials import along_rows, row_powers
+from .kernels import can_read_whole, gate_gradients, lanes_of, norm_rows, norm_rows_gradient
+
+NARROW = 512
+"""Numbers of the widest row that MLX's own kernel leaves most of a block idle for."""
 
 
 def after(value: mx.array, event: mx.array) -> mx.array:
@@ -25,6 +29,10 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 
     @product.vjp
     def product_vjp(primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+        if can_read_whole(cotangent.size, *primals, cotangent):
+            flat = (value.reshape(-1) for value in (*primals, cotangent))
+            of_gate, of_up = gate_gradients(*flat)
+            return of_gate.reshape(cotangent.shape), of_up.reshape(cotangent.shape)
         gate, up = after(primals[0], cotangent), after(primals[1], cotangent)
         sigmoid = mx.sigmoid(gate)
         # Each gradient from its own copy: one kernel makes one array, and what two share would be written out.
@@ -136,13 +144,19 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     Returns:
         f[..., D].
     """
+    is_shared = can_read_whole(x.shape[-1], x, weight) and lanes_of(x.shape[-1], x.dtype) is not None
 
     @mx.custom_function
     def norm(x: mx.array) -> mx.array:
+        if is_shared and x.shape[-1] <= NARROW:
+            return norm_rows(x.reshape(-1, x.shape[-1]), weight, eps).reshape(x.shape)
         return mx.fast.rms_norm(x, weight, eps)
 
     @norm.vjp
     def norm_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+        if is_shared:
+            rows, towards = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, x.shape[-1])
+            return norm_rows_gradient(rows, weight, eps, towards).reshape(x.shape)
         scaled = cotangent * weight
         # A weight of another type than its input makes the result that of both.
         _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps).astype(scaled.dtype), [x], [scaled])

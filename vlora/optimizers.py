@@ -61,6 +61,9 @@ PACKED_SIZE = 2**18
 """Numbers of the smallest parameter that is not packed: packing takes a copy. A LoRA has hundreds of parameters of some
 hundred kilobytes, and an optimizer launches a dozen kernels for each of them, each over before it has begun."""
 
+PACKED_MULTIPLE = 128
+"""A packed parameter has a multiple of so many numbers: where one begins, the matrix products of a GPU can read it."""
+
 PACKED = "packed"
 """What the packed parameters are called in an optimizer's state."""
 
@@ -89,7 +92,8 @@ class Packing:
         # Muon and Adafactor look at rows and columns.
         if not isinstance(optimizer, (optim.Adam, optim.SGD, optim.Lion)):
             return cls({})
-        small = {name: params[name].shape for name in sorted(params) if params[name].size < PACKED_SIZE}
+        names = (name for name in sorted(params) if params[name].size < PACKED_SIZE)
+        small = {name: params[name].shape for name in names if params[name].size % PACKED_MULTIPLE == 0}
         return cls(small if len(small) > 1 else {})
 
     def pack(self, tree: Mapping[str, mx.array], known: "Unpacked | None" = None) -> dict[str, mx.array]:
@@ -112,15 +116,23 @@ class Packing:
             return None
         return Unpacked(packed[PACKED], {name: params[name] for name in self.shapes})
 
-    def unpack(self, tree: Mapping[str, mx.array]) -> dict[str, mx.array]:
-        """Undo `pack`."""
+    def unpack(self, tree: Mapping[str, mx.array], dtypes: Mapping[str, mx.Dtype] | None = None) -> dict[str, mx.array]:
+        """Undo `pack`.
+
+        Args:
+            tree: As `pack` gives it.
+            dtypes: Types to which packed parameters are cast, all those of one type at once.
+        """
         if not self.shapes:
             return dict(tree)
         unpacked = {name: value for name, value in tree.items() if name != PACKED}
+        own = tree[PACKED].dtype
+        types = {name: (dtypes or {}).get(name, own) for name in self.shapes}
+        packed = {dtype: tree[PACKED].astype(dtype) for dtype in set(types.values())}
         start = 0
         for name, shape in self.shapes.items():
             end = start + math.prod(shape)
-            unpacked[name] = tree[PACKED][start:end].reshape(shape)
+            unpacked[name] = packed[types[name]][start:end].reshape(shape)
             start = end
         return unpacked
 

@@ -19,7 +19,7 @@ from .errors import BatchError, SampleError, VloraError
 from .frozen import count_parameters
 from .limits import GIGA, device_kind, device_memory
 from .liveness import Peak, Queue, peak_memory
-from .optimizers import make_optimizer
+from .optimizers import Packing, make_optimizer
 from .portions import find_portion
 from .recipe import MemorySection, Recipe
 from .session import find_model, make_recipe_step, open_data, open_model
@@ -115,7 +115,8 @@ class Planner:
         trained = sum(value.nbytes for _, value in tree_flatten(module.trainable_parameters()))
         state = sum(nbytes for name, nbytes in peak.alive if name in step.state)
         masters = min(state, sum(value.nbytes for value in self.state.params.values()))
-        shapes = {(tuple(value.shape), value.nbytes) for value in self.state.params.values()}
+        packed = Packing.of(self.state.params, self.optimizer).pack(self.state.params)
+        shapes = {(tuple(value.shape), value.nbytes) for value in (*self.state.params.values(), *packed.values())}
         alive = [(tape.arrays[name].shape, nbytes) for name, nbytes in peak.alive if name not in step.state]
         gradients = sum(nbytes for shape, nbytes in alive if (shape, nbytes) in shapes)
         others = [(shape, nbytes) for shape, nbytes in alive if (shape, nbytes) not in shapes]

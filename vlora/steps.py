@@ -19,7 +19,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from .adapters import lora_layers
+from .adapters import lora_layers, used_types
 from .losses import LossFn, loss_fn
 from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm
 from .recompute import CheckpointPart, checkpointed
@@ -112,14 +112,19 @@ def all_finite(state: TrainState) -> bool:
 
 @contextmanager
 def bound(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[None]:
-    """Let the module hold `params`, in its own types, and put back what it held."""
+    """Let the module hold `params`, masters in its own types, and put back what it held."""
     if not params:
         yield
         return
     trainable = dict(tree_flatten(module.trainable_parameters()))
     held = {name: trainable[name] for name in params}
     try:
-        _write(module, {name: value.astype(held[name].dtype) for name, value in params.items()})
+        typed = {
+            # What is of another type has been cast to the one that it is used in.
+            name: value.astype(held[name].dtype) if value.dtype == mx.float32 else value
+            for name, value in params.items()
+        }
+        _write(module, typed)
         yield
     finally:
         _write(module, held)
@@ -303,6 +308,7 @@ class _TrainStep:
         self._seed = seed
         self._embed_names = backbone.embed_names()
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
+        self._packing = Packing({})
         self._unpacked: Unpacked | None = None
         self._gradients = wrap(self._microbatch_gradients)
         self._update = wrap(self._apply_gradients)
@@ -311,6 +317,10 @@ class _TrainStep:
         self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
     ) -> tuple[TrainState, StepOutput]:
         batches = [microbatches] if isinstance(microbatches, Batch) else list(microbatches)
+        packing = self._packing = Packing.of(state.params, self._optimizer)
+        packed = packing.pack(state.params, self._unpacked)
+        # Gradients that others are added to come one by one.
+        given = state.params if self._embed_names else packed
         total: Params | None = None
         nll_sum = n_supervised = mx.array(0.0)
         embed_params = {name: state.params[name] for name in self._embed_names}
@@ -319,7 +329,7 @@ class _TrainStep:
                 features, others = self._backbone.embed(batch)
                 key = mx.stack([mx.array(self._seed * 4096 + index), state.step]).astype(mx.uint32)
                 (nll, n), gradients, cotangents = self._gradients(
-                    state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
+                    given, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
                 )
                 if self._embed_names:
                     carried = self._backbone.embed_gradients(batch, cotangents, self._recomputed_in_tower)
@@ -330,16 +340,16 @@ class _TrainStep:
             if index + 1 < len(batches):
                 # One microbatch's activations at a time: otherwise all of them are alive at once.
                 mx.async_eval(total, nll_sum, n_supervised)
-        packing = Packing.of(state.params, self._optimizer)
-        packed = state._replace(params=packing.pack(state.params, self._unpacked))
         rate = mx.array(learning_rate, dtype=mx.float32)
-        state, packed_params, norm = self._update(packed, total, nll_sum, n_supervised, rate)
-        self._unpacked = packing.remember(packed_params, state.params)
-        return state, StepOutput(nll_sum, n_supervised, norm)
+        new, packed_params, norm = self._update(state._replace(params=packed), total, nll_sum, n_supervised, rate)
+        # In the order that they came in: another one would be traced once more.
+        new = new._replace(params={name: new.params[name] for name in state.params})
+        self._unpacked = packing.remember(packed_params, new.params)
+        return new, StepOutput(nll_sum, n_supervised, norm)
 
     def _microbatch_gradients(
         self,
-        params: Params,
+        given: Params,
         features: Tree,
         others: Tree,
         tokens: mx.array,
@@ -348,8 +358,14 @@ class _TrainStep:
         weights: mx.array,
         key: mx.array,
     ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
+        """Find sums, gradients and the inputs' gradients; gradients are packed if the parameters are."""
         self.n_traces += 1
         module = self._backbone.module
+        packing = self._packing if PACKED in given else Packing({})
+        # All at once, where they are packed. But the head's gradients are added up over its chunks, in float32.
+        head = self._backbone.head_names() if self._backbone.can_project else frozenset()
+        dtypes = {name: dtype for name, dtype in used_types(module).items() if name not in head}
+        params = packing.unpack(given, dtypes)
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
             return summed_loss(
@@ -375,7 +391,8 @@ class _TrainStep:
             else:
                 sums, gradients = mx.value_and_grad(objective)(params, features)
                 cotangents = {}
-        return sums, gradients, cotangents
+        masters = {name: value.astype(given[name].dtype) for name, value in packing.pack(gradients).items()}
+        return sums, masters, cotangents
 
     def _apply_gradients(
         self,
@@ -390,10 +407,11 @@ class _TrainStep:
         Returns:
             The new state, its parameters unpacked; the packed ones once more as one array, by its name; the norm.
         """
-        packing = Packing.of(gradients, self._optimizer)
+        packing = self._packing
         factors = packing.pack_factors(self._rate_factors)
-        names = list(gradients)
-        gradients, norm = clip_by_global_norm(packing.pack(gradients), self._max_grad_norm, mx.maximum(n_supervised, 1))
+        if PACKED not in gradients:
+            gradients = packing.pack(gradients)
+        gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm, mx.maximum(n_supervised, 1))
         # Within the update, so that nobody has to hold the old state until the host has seen the loss; and before the
         # optimizer, whose kernels stay fused: a choice between new and old states costs four more for each parameter.
         is_finite = mx.isfinite(nll_sum) & mx.isfinite(norm)
@@ -413,7 +431,7 @@ class _TrainStep:
             optimizer.state["learning_rate"] = learning_rate
             unpacked = packing.unpack(params)
             packed_params = {PACKED: params[PACKED]} if packing.shapes else {}
-            new_state = TrainState({name: unpacked[name] for name in names}, dict(optimizer.state), state.step + 1)
+            new_state = TrainState(unpacked, dict(optimizer.state), state.step + 1)
             return new_state, packed_params, norm
         finally:
             optimizer.state = held

@@ -13,11 +13,19 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..kernels import on_cuda
 from ..types import BoolArray, Example
 from .corrections import scatter_features
 from .fields import SEGMENTS, Fields
 
 MASK_MAKER = "create_attention_mask"
+
+ADDED = (mx.bfloat16, mx.float16)
+"""Types that attention's CUDA kernel takes."""
+
+UNSEEN = -30000.0
+"""What is added to the score of a key that is not seen: no exponential of it is more than 0, and half precision has it.
+"""
 
 
 def number_runs(marked: BoolArray) -> mx.array:
@@ -211,7 +219,7 @@ def _taking(cls: type, name: str) -> type:
 
 
 @contextmanager
-def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]:
+def masks_within(module: nn.Module, segments: mx.array | None, hidden: mx.array | None = None) -> Iterator[None]:
     """Let the masks that a model makes for itself keep the examples of packed rows apart.
 
     mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
@@ -220,17 +228,22 @@ def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]
     Args:
         module: The model.
         segments: i32[B, T] of packed rows; None changes nothing.
+        hidden: f[...], of the type that the model computes in; None if that is not known.
     """
     if segments is None:
         yield
         return
     causal = segment_mask(segments)
+    # MLX's CUDA attention makes numbers of truth values, for every head; with one mask of numbers for all of them it
+    # takes 0.6 times as long, forward and backward (an H100, 16 rows of 512, 16 heads).
+    is_added = on_cuda() and hidden is not None and hidden.dtype in ADDED
 
     def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
         def narrow(*args: Any, **kwargs: Any) -> mx.array:
             # Else it is None or "causal".
             mask = make(*args, **kwargs)
-            return mask & causal if isinstance(mask, mx.array) else causal
+            mask = mask & causal if isinstance(mask, mx.array) else causal
+            return mx.where(mask, 0, UNSEEN).astype(hidden.dtype) if is_added and hidden is not None else mask
 
         return narrow
 

@@ -103,9 +103,8 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
     """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
     held = {name: getattr(mx, name) for name in ("checkpoint", "compile", "custom_function", "depends")}
     attention = "scaled_dot_product_attention"
-    attend = getattr(mx.fast, attention)
-    depends = mx.depends
-    has_slow_exponentials = exponentials.has_slow_exponentials
+    attend, depends = getattr(mx.fast, attention), mx.depends
+    is_cuda, has_slow_exponentials = mx.cuda.is_available, exponentials.has_slow_exponentials
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
         # Without the gradient that a plain trace would seek behind what is only waited for.
@@ -123,14 +122,17 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
             setattr(mx, name, function)
         # Their arithmetic has no gradient, and keeps what MLX's own functions keep.
         exponentials.has_slow_exponentials = lambda: False
-        if mx.cuda.is_available():
+        if is_cuda():
             setattr(mx.fast, attention, attention_in_kernels)
+            # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes.
+            mx.cuda.is_available = lambda: False
         yield
     finally:
         for name, function in held.items():
             setattr(mx, name, function)
         setattr(mx.fast, attention, attend)
         exponentials.has_slow_exponentials = has_slow_exponentials
+        mx.cuda.is_available = is_cuda
 
 
 def trace(

@@ -1,0 +1,96 @@
+"""CUDA kernels against what MLX runs elsewhere; skipped where there is no NVIDIA GPU."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from vlora import kernels
+from vlora.gradients import rms_norm, swiglu
+from vlora.kernels import WORD_ALIGNED, lanes_of, on_cuda, unpack_words
+
+INPUTS, OUTPUTS = 64, 96
+
+cuda = pytest.mark.skipif(not on_cuda(), reason="kernels for an NVIDIA GPU")
+dtypes = pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch):
+    """Run a function as where there is no NVIDIA GPU."""
+
+    def run(function, *arrays):
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "on_cuda", lambda: False)
+            return function(*arrays)
+
+    return run
+
+
+def normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
+
+
+def pulled(function, x, *others):
+    """Give a result and the gradients of its arguments."""
+    arrays = [x, *others]
+    towards = normal(*function(*arrays).shape, dtype=x.dtype, seed=9)
+    outputs, gradients = mx.vjp(function, arrays, [towards])
+    return [*outputs, *gradients]
+
+
+def same(found, expected, dtype: mx.Dtype) -> None:
+    """Compare as closely as a type's rounding, once or twice, allows."""
+    bound = 1e-5 if dtype == mx.float32 else 0.04
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        value, wanted = np.array(one.astype(mx.float32)), np.array(other.astype(mx.float32))
+        np.testing.assert_allclose(value, wanted, rtol=bound, atol=bound * max(1.0, np.abs(wanted).max()) / 4)
+
+
+def test_rows_are_shared_out_in_whole_loads():
+    """Among threads of one warp, and not so that one of them has more than it can hold."""
+    assert lanes_of(128, mx.bfloat16) == (16, 1)
+    assert lanes_of(2048, mx.bfloat16) == (128, 2)
+    assert lanes_of(1152, mx.bfloat16) == (16, 9)
+    assert lanes_of(130, mx.bfloat16) is None
+    assert lanes_of(2**15, mx.bfloat16) is None
+    assert lanes_of(8, mx.bfloat16) == (1, 1)
+
+
+@cuda
+@dtypes
+@pytest.mark.parametrize("bits", WORD_ALIGNED)
+def test_words_are_unpacked_as_mlx_does(bits: int, dtype: mx.Dtype):
+    """A word of 32 bits to a thread."""
+    linear = nn.Linear(INPUTS, OUTPUTS)
+    linear.set_dtype(dtype)
+    linear = linear.to_quantized(group_size=32, bits=bits)
+    expected = mx.dequantize(linear.weight, linear.scales, linear.biases, group_size=32, bits=bits)
+    found = unpack_words(linear.weight, linear.scales, linear.biases, 32, bits)
+    same([found], [expected], dtype)
+
+
+@cuda
+@dtypes
+@pytest.mark.parametrize(
+    ("rows", "width"), [(7, 128), (300, 2048), (33, 4096), (5, 1152), (9, 2560), (4, 512), (3, 130), (1, 8)]
+)
+def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere):
+    """Result and gradient, rows of one thread to rows of a warp, and those that are left to MLX."""
+    x, weight = normal(2, rows, width, dtype=dtype), 1 + 0.1 * normal(width, dtype=dtype, seed=1)
+
+    def norm(x):
+        return rms_norm(x, weight, 1e-6)
+
+    same(pulled(norm, x), elsewhere(pulled, norm, x), dtype)
+    same(mx.compile(lambda x: pulled(norm, x))(x), elsewhere(pulled, norm, x), dtype)
+
+
+@cuda
+@dtypes
+@pytest.mark.parametrize("shape", [(3, 5, 64), (2, 7), (1, 4096)])
+def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, elsewhere):
+    """In one pass."""
+    gate, up = 3 * normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
+    same(pulled(swiglu, gate, up), elsewhere(pulled, swiglu, gate, up), dtype)

@@ -121,7 +121,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     from mlx.utils import tree_map
     from mlx_vlm.models import qwen3_vl
 
-    from vlora import Example, backend, collate, init_state, make_train_step, parse_recipe
+    from vlora import Example, backend, collate, init_state, let_go, make_train_step, parse_recipe
     from vlora.backend.families import describe_family
     from vlora.backend.loading import prepare
     from vlora.limits import memory_limit, set_max_mb_per_buffer
@@ -172,6 +172,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     optimizer = make_optimizer(recipe.optim)
     state = init_state(backbone, optimizer)
     mx.eval(state)
+    let_go(backbone)
     train = recipe.train
     step = make_train_step(
         backbone,

@@ -7,7 +7,7 @@ import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from tests.checkpoints import FAMILIES as BUILT
 from tests.training import Trainable, make_trainable
@@ -16,8 +16,10 @@ from vlora import (
     Example,
     TrainState,
     backend,
+    bind,
     collate,
     init_state,
+    let_go,
     make_eval_step,
     make_optimizer,
     make_train_step,
@@ -134,6 +136,36 @@ def test_compiled_equals_eager(family: str, checkpoint: CheckpointFactory) -> No
             # Adam's first step is the gradient's sign: compare where it is not noise.
             close = np.isclose(np.array(value), np.array(other_state.params[name]), atol=RATE / 10)
             assert close.mean() > 0.99, name
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"model__full_finetune": True, "model__train_vision": True}], ids=["lora", "full"]
+)
+def test_a_model_that_has_let_go_trains_the_same(keys: dict[str, bool], checkpoint: CheckpointFactory) -> None:
+    """Steps and validation take the state's parameters; the model's own take no memory until they are bound."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), **keys)
+    batch = collate(trainable.examples)
+
+    def train() -> list[mx.array]:
+        step = make_train_step(trainable.backbone, trainable.optimizer, max_grad_norm=1.0)
+        state, output = step(trainable.state, batch, 1e-3)
+        return [*state.params.values(), *make_eval_step(trainable.backbone)(state, batch), output.nll_sum]
+
+    expected = train()
+    mx.eval(expected)
+    bind(trainable.backbone, trainable.state._replace(params=tree_map(lambda value: value + 0, trainable.state.params)))
+    mx.eval(trainable.backbone.module.parameters())
+    before = mx.get_active_memory()
+    let_go(trainable.backbone)
+    held = trainable.backbone.module.trainable_parameters()
+    mx.eval(held)
+
+    assert before - mx.get_active_memory() > 0.9 * sum(value.nbytes for value in trainable.state.params.values())
+    assert not any(value.any() for _, value in tree_flatten(held))
+    assert all(mx.array_equal(one, other) for one, other in zip(train(), expected, strict=True))
+    bind(trainable.backbone, trainable.state)
+    bound_now = dict(tree_flatten(trainable.backbone.module.trainable_parameters()))
+    assert all(mx.array_equal(bound_now[name], value) for name, value in trainable.state.params.items())
 
 
 @pytest.mark.parametrize("family", [*PROVEN, *GENERIC])

@@ -13,7 +13,7 @@ from .packing import fill_packs
 from .recipe import Recipe, dump_recipe, parse_recipe
 from .samples import format_sample
 from .session import open_data, open_features, open_model
-from .steps import bind, init_state, make_eval_step, make_train_step
+from .steps import bind, init_state, let_go, make_eval_step, make_train_step
 from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "fit",
     "format_sample",
     "init_state",
+    "let_go",
     "load_state",
     "loss_fn",
     "make_eval_step",

@@ -184,13 +184,18 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
     ends = list(itertools.accumulate(a.shape[1] for a, _ in pairs))
     spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
+    def scaled(factors: Sequence[mx.array]) -> mx.array:
+        # The factors A, joined: the smallest of all that could be multiplied with the scale.
+        if len(set(scales)) == 1:
+            return scales[0] * joined(factors[::2], 1)
+        return joined([scale * a for a, scale in zip(factors[::2], scales, strict=True)], 1)
+
     @mx.custom_function
     def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
-        within = x @ joined(factors[::2], 1)
-        parts = [within[:, span] for span in spans]
+        within = x @ scaled(factors)
         outputs = [
-            mx.addmm(multiply_frozen(linear, x, with_bias=with_bias), part, b, alpha=scale)
-            for linear, part, b, scale in zip(linears, parts, factors[1::2], scales, strict=True)
+            mx.addmm(multiply_frozen(linear, x, with_bias=with_bias), within[:, span], b)
+            for linear, span, b in zip(linears, spans, factors[1::2], strict=True)
         ]
         return (within, *outputs)
 
@@ -201,13 +206,12 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
         x, *factors = primals
         towards = list(cotangents[1:])
         within = outputs[0]
-        inner = [scale * (d @ b.T) for d, b, scale in zip(towards, factors[1::2], scales, strict=True)]
-        all_inner = joined(inner, 1)
-        of_a = x.T @ all_inner
+        inner = joined([d @ b.T for d, b in zip(towards, factors[1::2], strict=True)], 1)
+        of_a = x.T @ inner
         gradients = []
         for d, span, scale in zip(towards, spans, scales, strict=True):
-            gradients += [of_a[:, span], (scale * within[:, span]).T @ d]
-        of_x = mx.matmul(all_inner, joined(factors[::2], 1).T)
+            gradients += [scale * of_a[:, span], within[:, span].T @ d]
+        of_x = mx.matmul(inner, scaled(factors).T)
         for d, linear in zip(towards, linears, strict=True):
             of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d, dtype=d.dtype))
         # Where a layer is of another type than its input, so is what flows back.

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .recipe import Recipe, dump_recipe
 from .resuming import check_goes_on, describe_run
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
-from .steps import all_finite, bind, init_state, make_eval_step
+from .steps import all_finite, bind, init_state, let_go, make_eval_step
 from .targets import summarize
 from .types import Batch, TrainState
 
@@ -104,6 +105,7 @@ class _Run:
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
+        let_go(self.backbone)
         metrics, notes = self._open_files(first if resume else None)
         yield self._describe(course, first)
         yield from notes
@@ -253,10 +255,9 @@ class _Run:
         if not section.answer_rows or rows is None:
             return
         total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
-        bind(self.backbone, state)
         right = done = 0
         last: Answered | None = None
-        with backend.generating(self.backbone) as module:
+        with self._bound(state), backend.generating(self.backbone) as module:
             for number in range(total):
                 try:
                     expected, found = backend.answer_sample(module, self.data.encoder, rows[number], section)
@@ -278,17 +279,26 @@ class _Run:
         metrics.accuracy[f"accuracy_{when}"] = last.accuracy
         yield metrics.write({"step": int(state.step), **metrics.accuracy})
 
+    @contextmanager
+    def _bound(self, state: TrainState) -> Iterator[None]:
+        """Let the model hold a state's parameters for the time being."""
+        bind(self.backbone, state)
+        try:
+            yield
+        finally:
+            let_go(self.backbone)
+
     def _save(self, state: TrainState, path: Path, course: "_Course") -> Saved:
         if not all_finite(state):
             msg = f"step {int(state.step)}: the trained weights have overflowed; lower optim.learning_rate"
             raise NonFiniteError(msg)
         if self.recipe.model.full_finetune:
-            bind(self.backbone, state)
             # The base may be the folder of another run.
             leave = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME)
-            checkpoint.write_whole_folder(
-                path, lambda folder: backend.save_model(self.backbone, self.data.files, folder, leave)
-            )
+            with self._bound(state):
+                checkpoint.write_whole_folder(
+                    path, lambda folder: backend.save_model(self.backbone, self.data.files, folder, leave)
+                )
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}

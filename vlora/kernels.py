@@ -187,6 +187,78 @@ GATE_GRADIENT_SOURCE = """
 """
 
 
+LOSS_SOURCE = """
+    constexpr int N_LOADS = WIDTH / SIZE<T>;
+    auto row = static_cast<size_t>(blockIdx.x);
+    auto from = reinterpret_cast<const Load<T>*>(logits) + row * N_LOADS;
+    // Not minus infinity: the difference of two of them is not a number.
+    float top = -3e38f;
+    float total = 0;
+    for (int load = threadIdx.x; load < N_LOADS; load += LANES) {
+      auto values = from[load];
+      float above = top;
+#pragma unroll
+      for (int item = 0; item < SIZE<T>; ++item) {
+        above = fmaxf(above, static_cast<float>(values.items[item]));
+      }
+      total *= __expf(top - above);
+#pragma unroll
+      for (int item = 0; item < SIZE<T>; ++item) {
+        total += __expf(static_cast<float>(values.items[item]) - above);
+      }
+      top = above;
+    }
+    __shared__ float tops[LANES / 32];
+    __shared__ float totals[LANES / 32];
+    int lane = threadIdx.x % 32;
+    for (int round = 0; round < 2; ++round) {
+      for (int distance = 16; distance > 0; distance /= 2) {
+        float other_top = __shfl_xor_sync(0xffffffffu, top, distance);
+        float other_total = __shfl_xor_sync(0xffffffffu, total, distance);
+        float above = fmaxf(top, other_top);
+        total = total * __expf(top - above) + other_total * __expf(other_top - above);
+        top = above;
+      }
+      if (round == 0) {
+        if (lane == 0) {
+          tops[threadIdx.x / 32] = top;
+          totals[threadIdx.x / 32] = total;
+        }
+        __syncthreads();
+        top = lane < LANES / 32 ? tops[lane] : -3e38f;
+        total = lane < LANES / 32 ? totals[lane] : 0.0f;
+      }
+    }
+    if (threadIdx.x == 0) {
+      float normalizer = top + logf(total);
+      normalizers[row] = normalizer;
+      losses[row] = normalizer - static_cast<float>(logits[row * WIDTH + targets[row]]);
+    }
+"""
+
+LOSS_GRADIENT_SOURCE = """
+    constexpr int N_LOADS = WIDTH / SIZE<T>;
+    auto place = cg::this_grid().thread_rank();
+    auto row = place / N_LOADS;
+    if (row >= logits_shape[0]) {
+      return;
+    }
+    float normalizer = normalizers[row];
+    float towards = cotangent[row];
+    int target = targets[row] - static_cast<int>(place % N_LOADS) * SIZE<T>;
+    auto values = reinterpret_cast<const Load<T>*>(logits)[place];
+#pragma unroll
+    for (int item = 0; item < SIZE<T>; ++item) {
+      float share = __expf(static_cast<float>(values.items[item]) - normalizer);
+      values.items[item] = static_cast<T>((item == target ? share - 1.0f : share) * towards);
+    }
+    reinterpret_cast<Load<T>*>(out)[place] = values;
+"""
+
+LOSS_LANES = 1024
+"""Threads that read a row of logits."""
+
+
 def on_cuda() -> bool:
     """Whether arrays are computed by an NVIDIA GPU, which these kernels are for."""
     return bool(mx.cuda.is_available()) and mx.default_device() != mx.Device(mx.cpu)
@@ -279,6 +351,35 @@ def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[m
         "gate_gradients", GATE_GRADIENT_SOURCE, given, {"T": gate.dtype}, n_threads, shapes, gate.dtype
     )
     return of_gate, of_up
+
+
+def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Find the negative log-likelihood of a target in each row, reading the logits once.
+
+    Args:
+        logits: f[N, V], V numbers of whole loads.
+        targets: i32[N].
+
+    Returns:
+        (f32[N] nats, f32[N] logarithms of the rows' sums of exponentials).
+    """
+    given = {"logits": logits, "targets": targets}
+    template = {"T": logits.dtype, "WIDTH": logits.shape[1], "LANES": LOSS_LANES}
+    shapes = {"losses": targets.shape, "normalizers": targets.shape}
+    n_threads = targets.size * LOSS_LANES
+    losses, normalizers = _run(
+        "row_losses", LOSS_SOURCE, given, template, n_threads, shapes, mx.float32, n_block=LOSS_LANES
+    )
+    return losses, normalizers
+
+
+def row_losses_gradient(logits: mx.array, targets: mx.array, normalizers: mx.array, cotangent: mx.array) -> mx.array:
+    """Carry a gradient of `row_losses`, f32[N], to the logits, f[N, V] in their type."""
+    given = {"logits": logits, "targets": targets, "normalizers": normalizers, "cotangent": cotangent}
+    template = {"T": logits.dtype, "WIDTH": logits.shape[1]}
+    n_threads = logits.size * logits.dtype.size // LOAD_BYTES
+    source = LOSS_GRADIENT_SOURCE
+    return _run("row_losses_gradient", source, given, template, n_threads, {"out": logits.shape}, logits.dtype)[0]
 
 
 def _run_rows(name: str, source: str, given: Mapping[str, mx.array], eps: float) -> mx.array:

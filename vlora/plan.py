@@ -123,7 +123,7 @@ class Planner:
         head = sum(nbytes for shape, nbytes in others if self._vocabulary() in shape)
         parts = {
             "weights": weights - trained,
-            "trained weights": trained + masters,
+            "trained weights": masters,
             "optimizer": state - masters,
             # Those of the microbatches before are kept beside this one's.
             "gradients": gradients + masters * (self.recipe.train.gradient_accumulation_steps > 1),

@@ -104,6 +104,15 @@ def bind(backbone: Backbone, state: TrainState) -> None:
     )
 
 
+def let_go(backbone: Backbone) -> None:
+    """Let the model go of the trainable parameters that a state has: zeros that take no memory stand in their place.
+
+    Steps give the model those of the state; whatever else runs it has to `bind` them first.
+    """
+    held = tree_flatten(backbone.module.trainable_parameters())
+    _write(backbone.module, {name: mx.broadcast_to(mx.zeros((), value.dtype), value.shape) for name, value in held})
+
+
 def all_finite(state: TrainState) -> bool:
     """Whether all parameters of a state are finite numbers; waits for the state."""
     found = [mx.isfinite(value).all() for value in state.params.values()]

@@ -10,6 +10,7 @@ from vlora import (
     backend,
     collate,
     init_state,
+    let_go,
     make_optimizer,
     open_model,
     parse_recipe,
@@ -59,6 +60,7 @@ class Ours:
         self.weights_bytes = count_bytes(backbone.module.parameters()) - count_bytes(trainable)
         optimizer = make_optimizer(recipe.optim)
         state = init_state(backbone, optimizer)
+        let_go(backbone)
         loop = TrainLoop(
             make_recipe_step(recipe, backbone, optimizer, state),
             state,

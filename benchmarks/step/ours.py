@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from vlora import Recipe, backend, init_state, make_optimizer, open_model
+from vlora import Recipe, backend, init_state, let_go, make_optimizer, open_model
 from vlora.schedules import count_steps, learning_rate_at
 from vlora.session import Data, make_recipe_step
 
@@ -55,6 +55,7 @@ class VloraStep:
             backend.probe(self._backbone, [rows[place] for place in places], data.files.model_type)
         optimizer = make_optimizer(recipe.optim)
         self._state = init_state(self._backbone, optimizer)
+        let_go(self._backbone)
         self._train_step = make_recipe_step(recipe, self._backbone, optimizer, self._state)
         self._prepared = prepared
         self._rate = partial(learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim)

@@ -221,7 +221,7 @@ class StepTape:
 
     Attributes:
         tape: From weights, state and embedded rows to the next state.
-        weights: Inputs that the model holds.
+        weights: Inputs that the model holds, all but the trainable ones, which it has let go.
         state: Inputs that are the trainable parameters' masters and the optimizer's state.
     """
 
@@ -271,9 +271,10 @@ def trace_step(
         tape, names = trace(run, inputs)
     finally:
         module.update(tree_unflatten(list(weights.items())))
+    trained = dict(tree_flatten(module.trainable_parameters()))
     return StepTape(
         tape=tape,
-        weights=tuple(names[f"weight {name}"] for name in weights),
+        weights=tuple(names[f"weight {name}"] for name in weights if name not in trained),
         state=tuple(names[f"rest {number}"] for number in range(n_state)),
     )
 

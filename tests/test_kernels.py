@@ -8,6 +8,7 @@ import pytest
 from vlora import kernels
 from vlora.gradients import rms_norm, swiglu
 from vlora.kernels import WORD_ALIGNED, lanes_of, on_cuda, unpack_words
+from vlora.losses import loss_fn
 
 INPUTS, OUTPUTS = 64, 96
 
@@ -94,3 +95,29 @@ def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, else
     """In one pass."""
     gate, up = 3 * normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
     same(pulled(swiglu, gate, up), elsewhere(pulled, swiglu, gate, up), dtype)
+
+
+@cuda
+@dtypes
+@pytest.mark.parametrize(("rows", "words"), [(5, 64), (3, 151936), (2, 30)])
+def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, elsewhere):
+    """Sum and gradient, targets in first and last place, an infinite logit, a row that does not count."""
+    logits = (8 * normal(rows, words)).astype(dtype)
+    logits[0, 1] = -mx.inf
+    targets = mx.array([0, words - 1, *range(7, 7 + rows - 2)])
+    weights = mx.array([1.0] * (rows - 1) + [0.0])
+
+    def run(logits):
+        return mx.value_and_grad(lambda logits: loss_fn(logits, targets, weights)[0])(logits)
+
+    (loss, gradient), (expected, wanted) = run(logits), elsewhere(run, logits)
+    np.testing.assert_allclose(float(loss), float(expected), rtol=1e-5)
+    same([gradient], [wanted], dtype)
+    assert not gradient[-1].any()
+
+
+@cuda
+def test_a_logit_that_is_not_a_number_is_seen():
+    """The update is guarded by the loss."""
+    logits = mx.zeros((2, 64)).at[1, 5].add(mx.nan)
+    assert mx.isnan(loss_fn(logits, mx.array([1, 2]), mx.ones(2))[0])

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from . import exponentials
 from .exponentials import along_rows, row_powers
+from .kernels import can_read_whole, row_losses, row_losses_gradient
 
 LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
 """(logits f[..., V], targets i32[...], weights f32[...]) -> (f32[] summed loss, f32[] summed weights)."""
@@ -30,8 +31,11 @@ def loss_fn(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.
     Raises:
         Nothing within a trace; `collate` has checked the shapes.
     """
-    likelihood = _nll_in_passes if exponentials.has_slow_exponentials() else _nll
-    nll = likelihood(logits.astype(mx.float32), targets)
+    if can_read_whole(logits.shape[-1], logits):
+        nll = _nll_by_kernel(logits, targets)
+    else:
+        likelihood = _nll_in_passes if exponentials.has_slow_exponentials() else _nll
+        nll = likelihood(logits.astype(mx.float32), targets)
     # where, not a product: an infinite loss of a token that does not count must not become NaN.
     return mx.where(weights > 0, nll * weights, 0).sum(), weights.sum()
 
@@ -61,4 +65,20 @@ def _nll_in_passes(logits: mx.array, targets: mx.array) -> mx.array:
         return gradient.at[mx.arange(len(places))[:, None], places].add(-towards)
 
     nll, *_kept = cast("tuple[mx.array, ...]", run(logits.reshape(-1, logits.shape[-1])))
+    return nll.reshape(targets.shape)
+
+
+def _nll_by_kernel(logits: mx.array, targets: mx.array) -> mx.array:
+    """Do what `_nll` does without writing down logits in float32, or their exponentials."""
+    places = targets.reshape(-1)
+
+    @mx.custom_function
+    def run(logits: mx.array) -> tuple[mx.array, mx.array]:
+        return row_losses(logits, places)
+
+    @run.vjp
+    def run_vjp(logits: mx.array, cotangents: tuple[mx.array, ...], results: tuple[mx.array, ...]) -> mx.array:
+        return row_losses_gradient(logits, places, results[1], cotangents[0])
+
+    nll, _ = cast("tuple[mx.array, mx.array]", run(logits.reshape(-1, logits.shape[-1])))
     return nll.reshape(targets.shape)

@@ -166,9 +166,12 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
     """Apply layers with their updates to one input, without dropout.
 
     One product with the A of all of them, and sums that are begun by one product and gone on with by the next, so that
-    activations are read and written as rarely as can be. In the backward pass the factors' gradients are computed
-    before anything goes on from the input's: otherwise an evaluation that follows the chain of activations down to the
-    first layer would keep every layer's gradients alive until it came back for the factors.
+    activations are read and written as rarely as can be. What lies between A and B has a row for each of the rank: of
+    that a layer's own part is whole, where MLX would copy columns before it multiplies them.
+
+    In the backward pass the factors' gradients are computed before anything goes on from the input's: otherwise an
+    evaluation that follows the chain of activations down to the first layer would keep every layer's gradients alive
+    until it came back for the factors.
 
     Args:
         layers: With the same number of inputs, and no dropout now.
@@ -192,9 +195,9 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
 
     @mx.custom_function
     def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
-        within = x @ scaled(factors)
+        within = scaled(factors).T @ x.T
         outputs = [
-            mx.addmm(multiply_frozen(linear, x, with_bias=with_bias), within[:, span], b)
+            mx.addmm(multiply_frozen(linear, x, with_bias=with_bias), within[span].T, b)
             for linear, span, b in zip(linears, spans, factors[1::2], strict=True)
         ]
         return (within, *outputs)
@@ -206,12 +209,12 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
         x, *factors = primals
         towards = list(cotangents[1:])
         within = outputs[0]
-        inner = joined([d @ b.T for d, b in zip(towards, factors[1::2], strict=True)], 1)
-        of_a = x.T @ inner
+        inner = joined([b @ d.T for d, b in zip(towards, factors[1::2], strict=True)], 0)
+        of_a = x.T @ inner.T
         gradients = []
         for d, span, scale in zip(towards, spans, scales, strict=True):
-            gradients += [scale * of_a[:, span], within[:, span].T @ d]
-        of_x = mx.matmul(inner, scaled(factors).T)
+            gradients += [scale * of_a[:, span], within[span] @ d]
+        of_x = mx.matmul(inner.T, scaled(factors).T)
         for d, linear in zip(towards, linears, strict=True):
             of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d, dtype=d.dtype))
         # Where a layer is of another type than its input, so is what flows back.

@@ -48,6 +48,7 @@ class Ours:
                 "optim.learning_rate": LEARNING_RATE,
                 "train.batch_size": case.work.rows,
                 "train.grad_checkpoint": case.recomputed,
+                **case.keys,
             },
         )
         # For good: the side has a process of its own.

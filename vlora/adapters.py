@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .errors import ModelError
-from .frozen import linear_shape, multiply_frozen, unpacked_weight
+from .frozen import add_product, linear_shape, multiply_frozen, unpacked_weight
 from .targets import is_experts
 
 Method = Literal["lora", "dora"]
@@ -165,9 +165,9 @@ def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.arr
 def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
     """Apply layers with their updates to one input, without dropout.
 
-    One product with the A of all of them, and sums that are begun by one product and gone on with by the next, so that
-    activations are read and written as rarely as can be. What lies between A and B has a row for each of the rank: of
-    that a layer's own part is whole, where MLX would copy columns before it multiplies them.
+    One product with the A of all of them, and sums that are begun by the small product and gone on with by the large
+    one, so that activations are read and written as rarely as can be. What lies between A and B has a row for each of
+    the rank: of that a layer's own part is whole, where MLX would copy columns before it multiplies them.
 
     In the backward pass the factors' gradients are computed before anything goes on from the input's: otherwise an
     evaluation that follows the chain of activations down to the first layer would keep every layer's gradients alive
@@ -196,10 +196,11 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
     @mx.custom_function
     def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
         within = scaled(factors).T @ x.T
-        outputs = [
-            mx.addmm(multiply_frozen(linear, x, with_bias=with_bias), within[span].T, b)
-            for linear, span, b in zip(linears, spans, factors[1::2], strict=True)
-        ]
+        outputs = []
+        for linear, span, b in zip(linears, spans, factors[1::2], strict=True):
+            part = within[span].T
+            update = mx.addmm(linear.bias, part, b) if with_bias and "bias" in linear else part @ b
+            outputs.append(add_product(update, linear, x))
         return (within, *outputs)
 
     @products.vjp

@@ -1,5 +1,6 @@
 """Frozen layers: multiplied, unpacked, quantized. Pure."""
 
+import math
 from typing import Any, cast
 
 import mlx.core as mx
@@ -44,6 +45,24 @@ def multiply_frozen(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -
             return mx.matmul(x, linear.weight.T)
     y = multiply_unpacked(linear, x)
     return mx.add(y, linear.bias) if with_bias and "bias" in linear else y
+
+
+def add_product(onto: mx.array, linear: nn.Module, x: mx.array) -> mx.array:
+    """Add a frozen layer's product, without its bias: in the pass that writes it, where its weights are one matrix.
+
+    Args:
+        onto: f[..., outputs].
+        linear: `nn.Linear` or `nn.QuantizedLinear`.
+        x: f[..., inputs].
+
+    Returns:
+        f[..., outputs].
+    """
+    if not isinstance(linear, nn.QuantizedLinear):
+        return mx.addmm(onto, x, linear.weight.T)
+    if is_unpacked(linear, x) and math.prod(linear_shape(linear)) <= MOST_UNPACKED:
+        return mx.addmm(onto, x, unpacked_weight(linear, after=x, dtype=x.dtype).T)
+    return onto + multiply_frozen(linear, x, with_bias=False)
 
 
 def is_unpacked(linear: nn.Module, x: mx.array) -> bool:

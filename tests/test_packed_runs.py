@@ -187,6 +187,33 @@ def test_probe_finds_what_leaks(
         probe_packing(trainable.backbone, trainable.examples, 400, "llava")
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "youtu_vl"])
+def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an NVIDIA GPU: the logits are the same, of a model that chooses by the mask before it attends, too."""
+    subject, masks = make_subject(family), []
+    subject.backbone.module.set_dtype(mx.bfloat16)
+    batch = collate_packs([list(subject.examples)])
+    features, others = subject.backbone.embed(batch)
+    attend = mx.fast.scaled_dot_product_attention
+
+    def attend_and_tell(*args: Any, mask: mx.array | str | None = None, **kwargs: Any) -> mx.array:
+        masks.append(mask)
+        return attend(*args, mask=mask, **kwargs)
+
+    def run_model() -> mx.array:
+        masks.clear()
+        return subject.backbone.logits(batch.tokens, features, others, batch.selected)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attend_and_tell)
+    expected = run_model()
+    monkeypatch.setattr("vlora.backend.attention.on_cuda", lambda: True)
+    found = run_model()
+
+    assert all(isinstance(mask, mx.array) and mask.dtype == mx.bfloat16 for mask in masks)
+    assert masks
+    np.testing.assert_allclose(found.astype(mx.float32), expected.astype(mx.float32), rtol=0.02, atol=0.02)
+
+
 def test_positions_that_are_treated_otherwise_bound_a_pack() -> None:
     """Where attention is scaled by the distance from the row's beginning, packs end before that begins."""
     subject = make_subject("mistral3")

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_vlm.models.base import scaled_dot_product_attention
 
 from ..kernels import on_cuda
 from ..types import BoolArray, Example
@@ -19,6 +20,8 @@ from .corrections import scatter_features
 from .fields import SEGMENTS, Fields
 
 MASK_MAKER = "create_attention_mask"
+
+ATTENTION = scaled_dot_product_attention.__name__
 
 ADDED = (mx.bfloat16, mx.float16)
 """Types that attention's CUDA kernel takes."""
@@ -219,7 +222,7 @@ def _taking(cls: type, name: str) -> type:
 
 
 @contextmanager
-def masks_within(module: nn.Module, segments: mx.array | None, hidden: mx.array | None = None) -> Iterator[None]:
+def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]:
     """Let the masks that a model makes for itself keep the examples of packed rows apart.
 
     mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
@@ -228,22 +231,17 @@ def masks_within(module: nn.Module, segments: mx.array | None, hidden: mx.array 
     Args:
         module: The model.
         segments: i32[B, T] of packed rows; None changes nothing.
-        hidden: f[...], of the type that the model computes in; None if that is not known.
     """
     if segments is None:
         yield
         return
     causal = segment_mask(segments)
-    # MLX's CUDA attention makes numbers of truth values, for every head; with one mask of numbers for all of them it
-    # takes 0.6 times as long, forward and backward (an H100, 16 rows of 512, 16 heads).
-    is_added = on_cuda() and hidden is not None and hidden.dtype in ADDED
 
     def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
         def narrow(*args: Any, **kwargs: Any) -> mx.array:
             # Else it is None or "causal".
             mask = make(*args, **kwargs)
-            mask = mask & causal if isinstance(mask, mx.array) else causal
-            return mx.where(mask, 0, UNSEEN).astype(hidden.dtype) if is_added and hidden is not None else mask
+            return mask & causal if isinstance(mask, mx.array) else causal
 
         return narrow
 
@@ -253,4 +251,22 @@ def masks_within(module: nn.Module, segments: mx.array | None, hidden: mx.array 
                 original = getattr(file, MASK_MAKER)
                 stack.callback(setattr, file, MASK_MAKER, original)
                 setattr(file, MASK_MAKER, narrowed(original))
+            if on_cuda() and getattr(file, ATTENTION, None) is scaled_dot_product_attention:
+                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
+                setattr(file, ATTENTION, _attend_adding)
         yield
+
+
+def _attend_adding(
+    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any = None, sinks: Any = None
+) -> mx.array:
+    """Attend with a mask that is added.
+
+    MLX's CUDA attention makes numbers of truth values, for every head; with one mask of numbers for all of them it
+    takes 0.6 times as long, forward and backward (an H100, 16 rows of 512, 16 heads). Only here: some models choose by
+    the mask themselves, before they attend (deepseek_v3/language.py:122), and numbers would be true where it is not.
+    """
+    if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and queries.dtype in ADDED:
+        mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
+    mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+    return mixed

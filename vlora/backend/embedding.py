@@ -72,7 +72,7 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     """
     fields = dict(fields)
     segments = fields.pop(SEGMENTS, None)
-    with masks_within(module, segments, fields.get("inputs_embeds")):
+    with masks_within(module, segments):
         output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits
@@ -85,7 +85,7 @@ def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.
     """
     table = module.language_model.model.embed_tokens
     embedded = called_as(table, lambda *_: fields["inputs_embeds"])
-    with embedded, masks_within(module, fields.get(SEGMENTS), fields["inputs_embeds"]):
+    with embedded, masks_within(module, fields.get(SEGMENTS)):
         logits: mx.array = module.language_model(tokens, cache=None).logits
     return logits
 

@@ -21,6 +21,7 @@ from .. import exponentials
 from ..exponentials import gelu, logistic
 from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
 from ..gradients import attend, rms_norm, rotate, swiglu
+from .attention import ATTENTION
 from .corrections import called_as, instance_attributes
 
 TOLERANCE = 0.02
@@ -34,8 +35,6 @@ TANH = ("tanh", "precise")
 """What MLX calls the approximation of GELU by a hyperbolic tangent."""
 
 GATED = ("down_proj", "gate_proj", "up_proj")
-
-ATTENTION = scaled_dot_product_attention.__name__
 
 Replacement = Callable[[], AbstractContextManager[Any]]
 

@@ -214,6 +214,17 @@ def test_pissa_starts_at_the_model_and_is_saved_as_a_lora():
     assert mx.allclose(other(x), net(x), rtol=1e-4, atol=1e-4)
 
 
+def test_pissa_starts_at_the_model_with_factors_of_another_type():
+    """A step rounds the factors to the type of the weights, whatever the input's: what they start from likewise."""
+    linear = make_linear(bias=False)
+    linear.weight, x = linear.weight.astype(mx.bfloat16), normal(4, INPUTS)
+    layer, before = make_layer(LoRALinear, linear), linear(x)
+    layer.start_from(layer.lora_a, layer.lora_b)
+    layer.lora_a, layer.lora_b = layer.lora_a.astype(mx.bfloat16), layer.lora_b.astype(mx.bfloat16)
+
+    np.testing.assert_allclose(layer(x), before, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
 def test_bfloat16_is_not_promoted(kind: type):
     """float32 factors leave the activations of a bfloat16 model in bfloat16."""

@@ -7,7 +7,17 @@ import pytest
 
 from vlora import kernels
 from vlora.gradients import rms_norm, swiglu
-from vlora.kernels import WORD_ALIGNED, lanes_of, on_cuda, unpack_words
+from vlora.kernels import (
+    WORD_ALIGNED,
+    gate_gradients,
+    lanes_of,
+    norm_rows,
+    norm_rows_gradient,
+    on_cuda,
+    row_losses,
+    row_losses_gradient,
+    unpack_words,
+)
 from vlora.losses import loss_fn
 
 INPUTS, OUTPUTS = 64, 96
@@ -57,6 +67,23 @@ def test_rows_are_shared_out_in_whole_loads():
     assert lanes_of(130, mx.bfloat16) is None
     assert lanes_of(2**15, mx.bfloat16) is None
     assert lanes_of(8, mx.bfloat16) == (1, 1)
+
+
+def test_nothing_gives_nothing():
+    """Without a row no kernel is begun, which CUDA would refuse."""
+    rows, numbers, weight = mx.zeros((0, 64)), mx.zeros((0,)), mx.ones(64)
+    targets = numbers.astype(mx.int32)
+
+    found = [
+        norm_rows(rows, weight, 1e-6),
+        norm_rows_gradient(rows, weight, 1e-6, rows),
+        *gate_gradients(numbers, numbers, numbers),
+        *row_losses(rows, targets),
+        row_losses_gradient(rows, targets, numbers, numbers),
+        unpack_words(rows.astype(mx.uint32), mx.zeros((0, 4)), mx.zeros((0, 4)), 128, 8),
+    ]
+
+    assert [value.shape for value in found] == [(0, 64), (0, 64), (0,), (0,), (0,), (0,), (0, 64), (0, 256)]
 
 
 @cuda

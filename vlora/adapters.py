@@ -73,7 +73,8 @@ class Adapter(nn.Module):  # type: ignore[misc]
         if self._start is None:
             return lora_a, lora_b
         axis_a, axis_b = self.rank_axes
-        a, b = self._start
+        # Rounded as what they are subtracted from is: the difference has to be none at the start.
+        a, b = self._start[0].astype(lora_a.dtype), self._start[1].astype(lora_b.dtype)
         return mx.concatenate([lora_a, a], axis=axis_a), mx.concatenate([lora_b, -b], axis=axis_b)
 
     def factors(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:

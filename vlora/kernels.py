@@ -410,6 +410,9 @@ def _run(
     constant: str = "",
     n_block: int = THREADS,
 ) -> list[mx.array]:
+    if not n_threads:
+        # CUDA refuses to begin nothing.
+        return [mx.zeros(tuple(shape), dtype) for shape in shapes.values()]
     kernel = _kernel(name, tuple(given), tuple(shapes), source, HEADER + constant)
     # Whole blocks: threads that add up together have to be there, even if nothing is left for them to do.
     n_threads = -(-n_threads // n_block) * n_block

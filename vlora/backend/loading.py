@@ -163,7 +163,7 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
         module = load_module(files.path, files.config, files.model_type, is_translated=files.is_translated)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # The rest of what mlx-vlm says where there are none is how to convert them, in several lines.
-        reason = str(error).strip().splitlines()[0] if isinstance(error, OSError) else error
+        reason = str(error).strip().partition("\n")[0] if isinstance(error, OSError) else error
         msg = f"model.path: cannot load the weights of {section.path!r}: {reason}"
         raise ModelError(msg) from None
     if scaling := find_scaling(files.config):

@@ -124,7 +124,8 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
         exponentials.has_slow_exponentials = lambda: False
         if is_cuda():
             setattr(mx.fast, attention, attention_in_kernels)
-            # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes.
+            # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes, but
+            # for the loss: a chunk of its logits is counted in float32 too.
             mx.cuda.is_available = lambda: False
         yield
     finally:

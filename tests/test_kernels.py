@@ -126,6 +126,22 @@ def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, else
 
 @cuda
 @dtypes
+def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere):
+    """Halves of wider rows, the other way round; and norms of one width with another epsilon each."""
+    left, right = (half.swapaxes(0, 1) for half in mx.split(normal(40, 3, 256, dtype=dtype), 2, axis=-1))
+    weight = 1 + 0.1 * normal(128, dtype=dtype, seed=1)
+
+    same(pulled(swiglu, left, right), elsewhere(pulled, swiglu, left, right), dtype)
+    for eps in (1e-6, 1.0):
+        same(
+            pulled(lambda x, eps=eps: rms_norm(x, weight, eps), left),
+            elsewhere(pulled, lambda x, eps=eps: rms_norm(x, weight, eps), left),
+            dtype,
+        )
+
+
+@cuda
+@dtypes
 @pytest.mark.parametrize(("rows", "words"), [(5, 64), (3, 151936), (2, 30)])
 def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, elsewhere):
     """Sum and gradient, targets in first and last place, an infinite logit, a row that does not count."""

@@ -131,8 +131,9 @@ def test_large_portions_are_in_proportion(info: dict[str, Any], expected: int | 
 
 
 @pytest.mark.skipif(device_kind() != "cpu", reason="a GPU is handed portions")
-def test_only_gpus_are_handed_portions() -> None:
+def test_only_gpus_are_handed_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU the key would be ignored, so it is refused; without it nothing happens."""
+    monkeypatch.delenv(MB_VARIABLE, raising=False)
     with pytest.raises(RecipeError, match=r"memory\.max_mb_per_buffer: found 200, but only GPUs"):
         memory_limits(MemorySection(max_mb_per_buffer=200)).__enter__()
     set_max_mb_per_buffer(MemorySection())

@@ -1,7 +1,7 @@
 """CUDA kernels, for what MLX has none, or one that leaves the device waiting. Pure.
 
-Each computes in float32 and rounds its results once. Who calls one asks `on_cuda` first, and has MLX's own way besides:
-it is what runs elsewhere, and what a kernel is tested against.
+Each computes in float32, and rounds its results once, or where MLX's own does. Who calls one asks `on_cuda` first, and
+has MLX's own way besides: it is what runs elsewhere, and what a kernel is tested against.
 """
 
 import functools

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from rich.console import Console
 
 from tests.training import picture
-from vlora import Recipe, TrainState, collate, fit, parse_recipe
+from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
 from vlora.backend import describe_family
 from vlora.checkpoint import load_state, save_state, write_whole, write_whole_folder
 from vlora.cli import train
@@ -81,8 +81,6 @@ def trained_logits(recipe: Recipe) -> tuple[Batch, np.ndarray]:
     """Compute the logits of the first rows with the run's last training state."""
     data = open_data(recipe)
     backbone, _ = open_model(recipe, data.files)
-    from vlora import init_state, make_optimizer
-
     state = load_state(output_paths(recipe).folder / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     batch = collate([data.encoder(data.train[index]) for index in range(2)])
     with bound(backbone.module, state.params), backbone.corrected():
@@ -307,8 +305,6 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
     other = attrs.evolve(recipe, lora=attrs.evolve(recipe.lora, rank=4))
     with pytest.raises(CheckpointError, match=r"lora\.rank: 8 then, 4 now"):
         run(other, resume=True)
-    from vlora import init_state, make_optimizer
-
     backbone, _ = open_model(other, open_data(other).files)
     with pytest.raises(CheckpointError, match="has shape"):
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
@@ -539,8 +535,6 @@ def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Pa
     run(recipe)
     data = open_data(recipe)
     backbone, _ = open_model(recipe, data.files)
-    from vlora import init_state, make_optimizer
-
     state = load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     bind(backbone, state)
     held = dict(tree_flatten(backbone.module.trainable_parameters()))

@@ -67,7 +67,7 @@ def logistic(x: mx.array) -> mx.array:
     """Give 1 / (1 + e^-x): f[...] to f[...]."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.sigmoid(x)
-    run = mx.custom_function(_logistic)
+    run = mx.custom_function(raw_logistic)
     run.vjp(lambda _, cotangent, result: cotangent * result * (1 - result))
     return cast("mx.array", run(x))
 
@@ -123,7 +123,8 @@ def along_rows(column: mx.array, rows: mx.array) -> mx.array:
     return cast("mx.array", mx.depends([mx.broadcast_to(column, rows.shape)], [rows])[0])
 
 
-def _logistic(x: mx.array) -> mx.array:
+def raw_logistic(x: mx.array) -> mx.array:
+    """Give what `logistic` gives, of float32 and without a gradient."""
     power = raw_exponential(-mx.abs(x))
     zero, one = _unknown(0.0, x), _unknown(1.0, x)
     return mx.where(x < zero, power, one) / (1 + power)

@@ -232,7 +232,9 @@ LOSS_SOURCE = """
     if (threadIdx.x == 0) {
       float normalizer = top + logf(total);
       normalizers[row] = normalizer;
-      losses[row] = normalizer - static_cast<float>(logits[row * WIDTH + targets[row]]);
+      // Negative ones count from the end, as in MLX: what does not count may have any target.
+      int target = targets[row] < 0 ? targets[row] + WIDTH : targets[row];
+      losses[row] = normalizer - static_cast<float>(logits[row * WIDTH + target]);
     }
 """
 
@@ -245,7 +247,8 @@ LOSS_GRADIENT_SOURCE = """
     }
     float normalizer = normalizers[row];
     float towards = cotangent[row];
-    int target = targets[row] - static_cast<int>(place % N_LOADS) * SIZE<T>;
+    int target = targets[row] < 0 ? targets[row] + WIDTH : targets[row];
+    target -= static_cast<int>(place % N_LOADS) * SIZE<T>;
     auto values = reinterpret_cast<const Load<T>*>(logits)[place];
 #pragma unroll
     for (int item = 0; item < SIZE<T>; ++item) {

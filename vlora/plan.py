@@ -38,7 +38,7 @@ LONGEST = 2**18
 N_TASKS = 11
 """Portions of work that MLX queues ahead of a device (its MAX_ACTIVE_TASKS, and the one that it fills)."""
 
-OPERATIONS_OF_A_CPU = 2
+OPERATIONS_OF_A_CPU = 3
 """Of a portion; measured, since MLX counts a CPU's otherwise, some four for one operation."""
 
 

@@ -61,14 +61,19 @@ class _PlainFunction:
     def __init__(self, function: Callable[..., Any], marks: _Marks) -> None:
         self._function = function
         self._marks = marks
-        self._is_ordered = False
+        self._is_ordered = self._keeps = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._keeps and not self._is_ordered:
+            # What a plain gradient reads is what is kept.
+            return self._function(*args, **kwargs)
         return self._marks.run(self._function, args, kwargs, is_ordered=self._is_ordered)
 
     def vjp(self, function: Callable[..., Any]) -> Callable[..., Any]:
         # What a gradient of our own waits for: those of the arguments behind the first.
         self._is_ordered = "depends" in function.__code__.co_names
+        # A gradient that reads results, which are kept for it, gives them a name.
+        self._keeps = not function.__code__.co_varnames[2].startswith("_")
         return function
 
     def jvp(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,13 +103,20 @@ def attention_in_kernels(
     return result * seen if queries.shape[-1] != values.shape[-1] else queries * seen
 
 
+def exponential_in_passes(x: mx.array) -> mx.array:
+    """Stand in for exponentials by arithmetic on a CPU, which has no gradient: the bits, then the powers."""
+    bits = mx.stop_gradient(x).astype(mx.int32)
+    return mx.exp(mx.depends([x], [bits])[0])
+
+
 @contextmanager
 def _written_plainly(marks: _Marks) -> Iterator[None]:
     """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
     held = {name: getattr(mx, name) for name in ("checkpoint", "compile", "custom_function", "depends")}
     attention = "scaled_dot_product_attention"
     attend, depends = getattr(mx.fast, attention), mx.depends
-    is_cuda, has_slow_exponentials = mx.cuda.is_available, exponentials.has_slow_exponentials
+    is_cuda = mx.cuda.is_available
+    in_passes = {name: getattr(exponentials, name) for name in ("raw_exponential", "raw_logistic", "reduce_rows")}
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
         # Without the gradient that a plain trace would seek behind what is only waited for.
@@ -120,8 +132,12 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
         }
         for name, function in replaced.items():
             setattr(mx, name, function)
-        # Their arithmetic has no gradient, and keeps what MLX's own functions keep.
-        exponentials.has_slow_exponentials = lambda: False
+        exponentials.raw_exponential = exponential_in_passes
+        exponentials.raw_logistic = lambda x: mx.sigmoid(x)  # noqa: PLW0108 - its type
+        # The largest number of a row is a constant to whoever takes it.
+        exponentials.reduce_rows = lambda reduce, x: in_passes["reduce_rows"](
+            reduce, mx.stop_gradient(x) if reduce is mx.max else x
+        )
         if is_cuda():
             setattr(mx.fast, attention, attention_in_kernels)
             # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes, but
@@ -132,7 +148,8 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
         for name, function in held.items():
             setattr(mx, name, function)
         setattr(mx.fast, attention, attend)
-        exponentials.has_slow_exponentials = has_slow_exponentials
+        for name, function in in_passes.items():
+            setattr(exponentials, name, function)
         mx.cuda.is_available = is_cuda
 
 

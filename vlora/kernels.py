@@ -89,12 +89,16 @@ __device__ float2 sums_of_lanes(float2 values) {
 } // namespace
 """
 
-NORM_SOURCE = """
+ROW_SOURCE = """
     auto thread = cg::this_grid().thread_rank();
     auto row = thread / LANES;
     bool is_row = row < x_shape[0];
     int lane = thread % LANES;
     auto start = (is_row ? row : 0) * LOADS * LANES + lane;
+"""
+"""Which row a thread works on, where its first load is, and whether there is such a row."""
+
+NORM_SOURCE = """
     Load<T> values[LOADS];
     float2 sums = {0.0f, 0.0f};
 #pragma unroll
@@ -125,11 +129,6 @@ NORM_SOURCE = """
 """
 
 NORM_GRADIENT_SOURCE = """
-    auto thread = cg::this_grid().thread_rank();
-    auto row = thread / LANES;
-    bool is_row = row < x_shape[0];
-    int lane = thread % LANES;
-    auto start = (is_row ? row : 0) * LOADS * LANES + lane;
     Load<T> values[LOADS];
     Load<T> towards[LOADS];
     float2 sums = {0.0f, 0.0f};
@@ -396,9 +395,17 @@ def _run_rows(name: str, source: str, given: Mapping[str, mx.array], eps: float)
     n_block = lanes if lanes > WARP else THREADS
     constant = f"constexpr float EPS = {eps:.9e}f;\n"
     shapes = {"out": x.shape}
-    return _run(name, source, given, template, x.shape[0] * lanes, shapes, x.dtype, constant=constant, n_block=n_block)[
-        0
-    ]
+    return _run(
+        name,
+        ROW_SOURCE + source,
+        given,
+        template,
+        x.shape[0] * lanes,
+        shapes,
+        x.dtype,
+        constant=constant,
+        n_block=n_block,
+    )[0]
 
 
 def _run(

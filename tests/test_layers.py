@@ -82,6 +82,11 @@ PURE = (
 )
 IMPURE_MODULES = {"os", "pathlib", "time", "random", "socket", "subprocess", "urllib", "requests", "shutil", "datasets"}
 IMPURE_CALLS = {"open", "print", "input"}
+PROCESS_WIDE = {"mx.stream", "mx.set_default_device", "mx.set_default_stream", "mx.random.seed"}
+"""MLX keeps the default device of all threads in one variable; so a thread that changes it, even for the time of a
+`with`, moves what other threads build. Random numbers without a key depend on what was drawn before."""
+REASON = "# stream: "
+"""Begins the comment that says why a line may do so all the same."""
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -147,6 +152,20 @@ def test_only_the_command_line_prints(module: Path) -> None:
 
     assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
     assert not {"rich", "argparse"} & set(absolute_imports(module)) or module.name == "options.py"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_process_wide_is_changed(module: Path) -> None:
+    """The default device and stream stay as they are, but on lines that say why another one is safe."""
+    text = module.read_text()
+    lines = text.splitlines()
+    found = [
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in PROCESS_WIDE
+    ]
+
+    assert not [line for line in found if REASON not in lines[line - 1]]
 
 
 @pytest.mark.parametrize("name", PURE)

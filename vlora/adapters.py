@@ -1,5 +1,6 @@
 """Low-rank adapters: the layers themselves. Knows no disk, no recipe and no model family."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -364,21 +365,24 @@ def principal_factors(weight: mx.array, rank: int, scale: float, key: mx.array) 
     Returns:
         (f32[inputs, R], f32[R, outputs]).
     """
-    weight = weight.astype(mx.float32)
+    # MLX decomposes on CPUs only. Every call names its stream: the default one is not this thread's to change.
+    cpu = mx.cpu
+    multiply = functools.partial(mx.matmul, stream=cpu)
+    weight = weight.astype(mx.float32, stream=cpu)
     width = rank + OVERSAMPLING
-    with mx.stream(mx.cpu):
-        if min(weight.shape) <= 4 * width:
-            left, values, right = mx.linalg.svd(weight)
-        else:
-            basis, _ = mx.linalg.qr(weight @ mx.random.normal((weight.shape[1], width), key=key))
-            for _ in range(POWER_ITERATIONS):
-                other, _ = mx.linalg.qr(weight.T @ basis)
-                basis, _ = mx.linalg.qr(weight @ other)
-            inner, values, right = mx.linalg.svd(basis.T @ weight)
-            left = basis @ inner
-        spread = mx.sqrt(values[:rank] / scale)
-        factors = right[:rank].T * spread, spread[:, None] * left[:, :rank].T
-        mx.eval(factors)
+    if min(weight.shape) <= 4 * width:
+        left, values, right = mx.linalg.svd(weight, stream=cpu)
+    else:
+        start = mx.random.normal((weight.shape[1], width), key=key, stream=cpu)
+        basis, _ = mx.linalg.qr(multiply(weight, start), stream=cpu)
+        for _ in range(POWER_ITERATIONS):
+            other, _ = mx.linalg.qr(multiply(weight.T, basis), stream=cpu)
+            basis, _ = mx.linalg.qr(multiply(weight, other), stream=cpu)
+        inner, values, right = mx.linalg.svd(multiply(basis.T, weight), stream=cpu)
+        left = multiply(basis, inner)
+    spread = mx.sqrt(values[:rank] / scale)
+    factors = right[:rank].T * spread, spread[:, None] * left[:, :rank].T
+    mx.eval(factors)
     return factors
 
 

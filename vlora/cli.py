@@ -293,6 +293,8 @@ class _View:
         self.console.print(line, soft_wrap=True)
 
     def _show_start(self, event: Started) -> None:
+        device = event.device
+        self._print(f"device: {device.kind}, {escape(device.name)}, {_size(device.memory_bytes)}")
         share = event.n_trainable / event.n_params
         self._print(
             f"{event.model_type}: {_count(event.n_trainable)} of {_count(event.n_params)} parameters trained "

@@ -16,7 +16,7 @@ from .batches import plan_batches, plan_steps, steps_per_epoch
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
-from .limits import check_weights_fit, memory_limits
+from .limits import check_weights_fit, describe_device, memory_limits
 from .lock import LOCK_NAME, only_run
 from .loop import TrainLoop, evaluate
 from .metrics import Metrics
@@ -107,7 +107,9 @@ class _Run:
         del state
         let_go(self.backbone)
         metrics, notes = self._open_files(first if resume else None)
-        yield self._describe(course, first)
+        started = self._describe(course, first)
+        yield started
+        metrics.write_start(started.device, first)
         yield from notes
         validate = self._make_validation(metrics)
         if first == 0:
@@ -194,6 +196,7 @@ class _Run:
     def _describe(self, course: "_Course", first: int) -> Started:
         module = self.backbone.module
         return Started(
+            device=describe_device(),
             model_type=self.data.files.model_type,
             n_rows=len(self.data.train),
             n_valid_rows=0 if self.data.valid is None else len(self.data.valid),

@@ -36,10 +36,26 @@ class FeatureCounts:
 
 
 @attrs.frozen(kw_only=True)
+class Device:
+    """What a run computes on.
+
+    Attributes:
+        kind: "cpu", "metal" or "cuda".
+        name: The chip's or the card's.
+        memory_bytes: There for arrays.
+    """
+
+    kind: str
+    name: str
+    memory_bytes: int
+
+
+@attrs.frozen(kw_only=True)
 class Started:
     """The run is about to take its first step.
 
     Attributes:
+        device: What it computes on.
         model_type: mlx-vlm's name of the architecture.
         n_rows: Rows to train on.
         n_valid_rows: Rows to validate on.
@@ -53,6 +69,7 @@ class Started:
         head: How the head runs where it cannot run in chunks at the supervised tokens, and why; None where it can.
     """
 
+    device: Device
     model_type: str
     n_rows: int
     n_valid_rows: int
@@ -105,7 +122,7 @@ class StepReport:
 class Reported:
     """A line of metrics.jsonl was written."""
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float | str]
 
 
 @attrs.frozen(kw_only=True)

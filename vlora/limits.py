@@ -10,6 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .errors import RecipeError
+from .events import Device
 from .portions import MB_VARIABLE, default_max_mb_per_buffer
 from .recipe import MemorySection
 
@@ -82,6 +83,12 @@ def device_kind() -> Literal["cpu", "metal", "cuda"]:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
+def describe_device() -> Device:
+    """Say what MLX computes on unless it is told otherwise."""
+    kind, found = device_kind(), mx.device_info()
+    return Device(kind=kind, name=str(found.get("device_name", kind)).strip(), memory_bytes=device_memory())
+
+
 def memory_limit() -> int:
     """Read MLX's memory limit, in bytes; there is only a function that sets it."""
     limit = mx.set_memory_limit(1 << 62)
@@ -126,7 +133,7 @@ def _begin_with(max_mb: int) -> bool:
     stream = mx.new_stream(mx.default_device())
     is_first = str(stream).endswith(", 0)")
     if is_first:
-        mx.set_default_stream(stream)
+        mx.set_default_stream(stream)  # stream: each thread has its own default one, and no array is there yet
     elif before is None:
         del os.environ[MB_VARIABLE]
     else:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object per report, validation and round of answers. It measures the run's time and memory."""
+"""metrics.jsonl: one object per start, report, validation and round of answers. It measures a run's time and memory."""
 
 import json
 import time
@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from . import checkpoint
 from .errors import CheckpointError
-from .events import FeatureCounts, Reported, StepReport
+from .events import Device, FeatureCounts, Reported, StepReport
 
 
 @attrs.define
@@ -23,6 +23,7 @@ class Metrics:
         reports: The steps since the last line.
         counts: Where features of images had come from by then.
         began: When the file was opened.
+        first_step_at: When the run's first step was over, in seconds of Unix time; None until then, and once written.
     """
 
     path: Path
@@ -30,6 +31,8 @@ class Metrics:
     reports: list[StepReport] = attrs.field(factory=list)
     counts: FeatureCounts = attrs.field(factory=FeatureCounts)
     began: float = attrs.field(factory=time.perf_counter)
+    first_step_at: float | None = None
+    _has_stepped: bool = attrs.field(default=False, init=False)
 
     @classmethod
     def open(cls, path: Path, after_step: int | None) -> "Metrics":
@@ -47,7 +50,20 @@ class Metrics:
 
     def add(self, report: StepReport) -> None:
         """Take a step into the next line."""
+        if not self._has_stepped:
+            self._has_stepped, self.first_step_at = True, time.time()
         self.reports.append(report)
+
+    def write_start(self, device: Device, step: int) -> Reported:
+        """Write what the run computes on, and after which step it begins."""
+        return self.write(
+            {
+                "step": step,
+                "device": device.kind,
+                "device_name": device.name,
+                "device_memory_gb": device.memory_bytes / 1e9,
+            }
+        )
 
     def write_interval(self, counts: FeatureCounts | None) -> Reported:
         """Write the mean over the steps since the last line, and where features of images came from since then."""
@@ -71,15 +87,18 @@ class Metrics:
             "peak_memory_gb": mx.get_peak_memory() / 1e9,
         }
         self.reports.clear()
+        if self.first_step_at is not None:
+            metrics["first_step_unix_time"], self.first_step_at = self.first_step_at, None
         if counts is not None:
             metrics |= counts.since(self.counts)
             self.counts = counts
         return self.write(metrics)
 
-    def write(self, metrics: Mapping[str, float]) -> Reported:
-        """Write a line."""
-        checkpoint.append_text(self.path, json.dumps(dict(metrics), allow_nan=False) + "\n")
-        return Reported(metrics=dict(metrics))
+    def write(self, metrics: Mapping[str, float | str]) -> Reported:
+        """Write a line, and when it was written."""
+        line = {**metrics, "unix_time": time.time()}
+        checkpoint.append_text(self.path, json.dumps(line, allow_nan=False) + "\n")
+        return Reported(metrics=line)
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, float]]:

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
-import mlx.core as mx
 import numpy as np
 
 from . import backend
@@ -62,8 +61,7 @@ class Reader:
         def measure(number: int) -> int:
             if known[number] < 0:
                 try:
-                    with mx.stream(mx.cpu):
-                        known[number] = estimate(self.data.train[number])
+                    known[number] = estimate(self.data.train[number])
                 except SampleError:
                     # No conversation in it: encoding says so in its turn.
                     known[number] = 0
@@ -118,9 +116,7 @@ class Reader:
     def _encode(self, rows: Rows, number: int) -> Example | SampleError:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
-            # Some processors compute with MLX; the device has other work.
-            with mx.stream(mx.cpu):
-                return self.data.encoder(rows[number])
+            return self.data.encoder(rows[number])
         except SampleError as error:
             return error
 

@@ -47,6 +47,8 @@ RANKS = {
     "steps": 6,
     "loop": 7,
     "backend": 7,
+    "rebuild": 0,
+    "compiling": 4,
     "session": 8,
     "inspection": 9,
     "plan": 9,

@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 from vlora import kernels, nvrtc
+from vlora.caching import KERNELS_VARIABLE
 from vlora.kernels import (
     gate_gradients,
     norm_rows,
@@ -38,8 +39,8 @@ class Counting:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "vlora" / "kernels"
+    monkeypatch.setenv(KERNELS_VARIABLE, str(tmp_path / "kernels"))
+    return tmp_path / "kernels" / "vlora"
 
 
 @pytest.fixture

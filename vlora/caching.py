@@ -5,6 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
+KERNELS_VARIABLE = "VLORA_KERNELS"
+"""Environment variable: a folder for compiled kernels instead of the one in the user's cache directory."""
+
 OTHERS_WRITE = 0o022
 """Bits of a mode that let other users write."""
 
@@ -13,6 +16,12 @@ def cache_folder() -> Path:
     """Name vlora's folder in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "vlora"
+
+
+def kernels_root() -> Path:
+    """Name the folder that compiled kernels are kept in."""
+    chosen = os.environ.get(KERNELS_VARIABLE)
+    return Path(chosen) if chosen else cache_folder() / "kernels"
 
 
 def make_private(folder: Path) -> str | None:

@@ -17,9 +17,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from .compiling import begin
 from .driver import fit
 from .errors import RecipeError, VloraError
-from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
+from .events import (
+    Answered,
+    Compiled,
+    Compiling,
+    Event,
+    FeatureCounts,
+    Finished,
+    Noted,
+    Reported,
+    Saved,
+    Skipped,
+    Started,
+    StepReport,
+)
 from .inspection import Inspected, inspect_rows
 from .options import OPTIONS, overrides_from
 from .outputs import output_paths
@@ -60,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
             return show_rows(recipe, parsed.rows, console)
         if command == "plan":
             return show_plan(make_plan(recipe, parsed.memory_gb), console)
+        # Before what takes long to import: workers compile meanwhile.
+        begin()
         again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
         return train(recipe, console, resume=parsed.resume, go_on=again)
     except VloraError as error:
@@ -284,6 +300,11 @@ class _View:
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
         elif isinstance(event, Noted):
             self._print(f"[yellow]note[/] {escape(event.message)}")
+        elif isinstance(event, Compiling):
+            self._print(f"compiling {event.n_kernels} kernels, {event.n_workers} at a time")
+        elif isinstance(event, Compiled):
+            folder = escape(str(event.folder))
+            self._print(f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {folder}")
         elif isinstance(event, Answered):
             self._show_answer(event)
         elif isinstance(event, Saved):

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import plan_batches, plan_steps, steps_per_epoch
+from .compiling import begin
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
@@ -58,9 +59,16 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     """
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
+        compilation = begin()
+        if compilation.note is not None:
+            yield Noted(message=compilation.note)
+        if compilation.announced is not None:
+            yield compilation.announced
         data = open_data(recipe)
         if resume:
             check_goes_on(checkpoint.load_notes(paths.state), recipe, len(data.train), paths.state)
+        if (compiled := compilation.wait()) is not None:
+            yield compiled
         backbone, config = open_model(recipe, data.files)
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)

@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 import mlx.core as mx
 
-from .caching import cache_folder, make_private, write_whole
+from .caching import kernels_root, make_private, write_whole
 
 VERSIONS = (13, 12)
 """Major versions of CUDA that MLX is built for."""
@@ -97,7 +97,7 @@ def compile_cached(source: str, architecture: str) -> bytes | None:
         return None
     source = FLOAT_HEADERS + source
     named = repr((source, _options(architecture), compiler.version))
-    folder = kernels_folder()
+    folder = kernels_root() / "vlora"
     path = folder / f"{hashlib.sha256(named.encode()).hexdigest()}.cubin"
     is_kept = make_private(folder) is None
     kept = _read_kept(path) if is_kept else None
@@ -110,11 +110,6 @@ def compile_cached(source: str, architecture: str) -> bytes | None:
     if is_kept:
         write_whole(path, hashlib.sha256(code).digest() + code)
     return code
-
-
-def kernels_folder() -> Path:
-    """Name the folder in which compiled code is kept."""
-    return cache_folder() / "kernels"
 
 
 @functools.cache

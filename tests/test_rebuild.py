@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.kernels import list_constants, list_folder
 from vlora import rebuild
-from vlora.compiling import read_known
+from vlora.compiling import Known, read_known
 from vlora.rebuild import UnknownNameError, kernel_file, parse_constant, parse_name, write_sources
 
 on_cpu = pytest.mark.skipif(
@@ -99,6 +99,20 @@ def test_every_known_kernel_is_made_again(tmp_path: Path, monkeypatch: pytest.Mo
     loaded = {known.name for known in NAMES} - sources.keys()
     assert not loaded or len(sources) > 50
     assert "-shared" in words
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    "known",
+    [k for k in read_known() if k.kind == "cuda" and not rebuild.INDEXING.fullmatch(k.name)],
+    ids=lambda k: k.name,
+)
+def test_names_of_a_gpu_are_those_of_a_cpu(known: Known, would_compile):
+    """But for what a CPU adds of the layout; so a GPU makes the same ones."""
+    function, arrays = rebuild.rebuild(known.name, [parse_constant(text) for text in known.constants])
+
+    (name,) = would_compile(lambda: mx.eval(function(*arrays)))
+    assert name.startswith(f"{known.name}_")
 
 
 def test_what_a_name_says():

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from vlora.compiling import KNOWN_KERNELS, Known, read_known
+from vlora.compiling import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
 from vlora.rebuild import (
     FILE_ID,
     INDEXING,
@@ -51,6 +51,8 @@ def list_folder(folder: Path) -> Iterator[Known]:
     """Yield the kernels whose sources are in a folder, the oldest first."""
     files = sorted((file for kind in ("*.cpp", "*.cu") for file in folder.rglob(kind)), key=lambda f: f.stat().st_mtime)
     for file in files:
+        if any(part.startswith(WORK_PREFIX) for part in file.parts):
+            continue
         source = file.read_text(encoding="utf-8", errors="replace")
         if file.suffix == ".cpp":
             found = re.search(r"^void (\w+)\(int\* shape", source, re.MULTILINE)

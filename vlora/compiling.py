@@ -5,8 +5,9 @@ waits a minute for that on two cores of a fresh machine, and two and a half besi
 user's own, and what is known to be needed (`known_kernels.tsv`) is compiled side by side, while the run imports mlx-vlm
 and reads rows.
 
-Both change the process: MLX reads its folder from the environment. So nothing happens before `begin` is called, which
-`fit` does, and the command line before it imports what takes long.
+Both change the process: MLX reads its folder from the environment, and processes that this one starts find their
+temporary folder there as well. So nothing happens before `begin` is called, which `fit` does, and the command line
+before it imports what takes long.
 """
 
 import atexit
@@ -41,6 +42,7 @@ MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
 CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 """Environment variable from which MLX reads where kernels for a GPU are."""
 
+WORK_PREFIX = ".work-"
 MOST_WORKERS = 8
 LONGEST_WAIT_S = 180.0
 VECTORS = {"avx2", "fma", "f16c"}
@@ -78,7 +80,8 @@ class Compilation:
         note: Why they are not kept where they should be; None if they are.
         missing: Those that were not there.
         workers: Processes that compile them.
-        begun_s: When they began, by `time.perf_counter`.
+        begun_s: When they began, by `time.time`.
+        work: The folder in which they work; None without workers.
     """
 
     folder: Path
@@ -86,6 +89,7 @@ class Compilation:
     missing: Sequence[Path] = ()
     workers: Sequence[Any] = ()
     begun_s: float = 0.0
+    work: Path | None = None
 
     @property
     def announced(self) -> Compiling | None:
@@ -106,9 +110,13 @@ class Compilation:
             return None
         for worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(max(0.0, self.begun_s + longest_s - time.perf_counter()))
-        n_made = sum((self.folder / file).exists() for file in self.missing)
-        return Compiled(n_kernels=n_made, seconds=time.perf_counter() - self.begun_s, folder=self.folder)
+                worker.wait(max(0.0, self.begun_s + longest_s - time.time()))
+        if self.work is not None and all(worker.poll() is not None for worker in workers):
+            shutil.rmtree(self.work, ignore_errors=True)
+        made_s = [(self.folder / file).stat().st_ctime for file in self.missing if (self.folder / file).exists()]
+        # They may have been done long before anybody waited for them.
+        seconds = max([0.0, *(made - self.begun_s for made in made_s)])
+        return Compiled(n_kernels=len(made_s), seconds=seconds, folder=self.folder)
 
 
 @functools.cache
@@ -126,11 +134,16 @@ def begin() -> Compilation:
         return Compilation(kernels_root())
     folder, note = keep_kernels(kind)
     missing = [] if note is not None else list_missing(kind, folder)
-    if not missing or (kind == "cpu" and shutil.which("g++") is None):
+    # Names end in a hash of the constants, which another C++ library than Linux's makes another one.
+    if not missing or sys.platform != "linux" or (kind == "cpu" and shutil.which("g++") is None):
         return Compilation(folder, note)
     files = [kernel_file(kind, known.name, known.file_id) for known in missing]
-    begun_s = time.perf_counter()
-    return Compilation(folder, None, files, _start_workers(kind, folder, missing), begun_s)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside the kernels: whole files are moved from there, and not copied.
+    work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=folder))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    begun_s = time.time()
+    return Compilation(folder, None, files, _start_workers(kind, folder, work, missing), begun_s, work)
 
 
 def keep_kernels(kind: str) -> tuple[Path, str | None]:
@@ -177,11 +190,7 @@ def read_known(file: Path = KNOWN_KERNELS) -> Iterator[Known]:
         yield Known(kind, name, file_id, tuple(json.loads(constants)))
 
 
-def _start_workers(kind: str, folder: Path, missing: Sequence[Known]) -> list[subprocess.Popen[str]]:
-    # Beside the kernels: whole files are moved from there, and not copied.
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".work-", dir=folder))
-    atexit.register(shutil.rmtree, work, ignore_errors=True)
+def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]) -> list[subprocess.Popen[str]]:
     (work / "claims").mkdir()
     lines = "\n".join(known.line for known in missing)
     workers = []

@@ -5,6 +5,7 @@ be copied between processes, and nothing has to be started twice. MLX's streams 
 array that a worker gives away has to be evaluated, or be a host array.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,14 @@ from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def count_workers(given: int | None) -> int:
+    """Say how many threads work ahead: as many as given, else half of the cores, at least 2 and at most 8.
+
+    The step's own thread and the libraries that several threads share the interpreter with need the rest.
+    """
+    return given if given is not None else min(8, max(2, (os.cpu_count() or 1) // 2))
 
 
 class Workers:

@@ -29,7 +29,7 @@ from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
-from .lean import LeanParts, lean
+from .lean import LeanParts, is_on_cpu, lean
 
 PROBE_TOKENS = 6
 
@@ -333,6 +333,23 @@ class MlxVlmBackbone:
         keys = example.image_keys if self.family.has_grid_tower else (row_key(example),)
         return bool(example.image_keys) and all(key in cache for key in keys)
 
+    def prepare(self, example: Example) -> Example:
+        """Do ahead what embedding a row would wait for; safe to call from any thread.
+
+        Features that are on disk only are read, and pixels are given the tower's type and put where the device finds
+        them.
+        """
+        cache = self._features
+        if cache is not None and self.has_features(example):
+            cache.load(example.image_keys if self.family.has_grid_tower else (row_key(example),))
+            return example
+        pixels = example.inputs.get("pixel_values") if self.family.has_grid_tower else None
+        if not isinstance(pixels, np.ndarray) or is_on_cpu():
+            return example
+        typed = mx.array(pixels).astype(self._grids().pixel_type, stream=mx.cpu)
+        mx.eval(typed)
+        return attrs.evolve(example, inputs={**example.inputs, "pixel_values": typed})
+
     def forget_traces(self) -> None:
         """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""
         self._grid_tower = None
@@ -382,7 +399,7 @@ class MlxVlmBackbone:
             all(isinstance(value, mx.array) for value in flat.values())
             and fields.keys() == tree_unflatten(list(flat.items())).keys()
         ):
-            cache.put(key, flat)
+            cache.put({key: flat})
         return fields
 
     def _embed_row(self, example: Example) -> Fields:

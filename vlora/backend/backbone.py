@@ -53,6 +53,7 @@ class MlxVlmBackbone:
     lean_parts: LeanParts = attrs.field(factory=LeanParts, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
+    _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _features: FeatureCache | None = attrs.field(default=None, init=False)
 
     @property
@@ -286,10 +287,12 @@ class MlxVlmBackbone:
         return logits.reshape(-1, logits.shape[-1])
 
     def head_names(self) -> frozenset[str]:
-        """Name the trainable parameters that `project` uses."""
-        inside = f"{self._sound_head().name}."
-        trainable = tree_flatten(self.module.trainable_parameters())
-        return frozenset(name for name, _ in trainable if name.startswith(inside))
+        """Name the trainable parameters that `project` uses; found once, as those of `embed`."""
+        if self._head_names is None:
+            inside = f"{self._sound_head().name}."
+            trainable = tree_flatten(self.module.trainable_parameters())
+            self._head_names = frozenset(name for name, _ in trainable if name.startswith(inside))
+        return self._head_names
 
     def all_logits(self, tokens: mx.array, features: Tree, others: Tree) -> mx.array:
         """Run the language model with its head at every place; i32[B, T] -> f[B, T, V]."""

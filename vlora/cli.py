@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         if command == "inspect":
             return show_rows(recipe, parsed.rows, console)
         if command == "plan":
+            _look_for_data(recipe)
             from .plan import make_plan
 
             return show_plan(make_plan(recipe, parsed.memory_gb), console)
@@ -94,6 +95,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
     Returns:
         0, or 130 after Ctrl-C.
     """
+    _look_for_data(recipe)
     from .driver import fit
 
     with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
@@ -111,6 +113,7 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     Returns:
         0, or 2 if a row cannot be learned from.
     """
+    _look_for_data(recipe)
     from .inspection import inspect_rows
 
     n_bad = n_shown = 0
@@ -256,6 +259,13 @@ def _read_recipe(parsed: argparse.Namespace) -> Recipe:
     except RecipeError as error:
         msg = "\n  ".join([f"{path}:", *str(error).splitlines()])
         raise RecipeError(msg) from None
+
+
+def _look_for_data(recipe: Recipe) -> None:
+    """Complain of rows that are not there before what reads and learns them is imported, which takes seconds."""
+    from .rows import check_paths
+
+    check_paths(recipe.data)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The start: whatever is wrong with a recipe shows before the libraries that take seconds to import are asked for."""
 
 import ast
+import gc
 import importlib
 import json
 import os
@@ -14,9 +15,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 import vlora
-from vlora import blas, digits
+from vlora import blas, cli, digits
 from vlora.errors import RecipeError
-from vlora.recipe import DataSection
+from vlora.recipe import DataSection, parse_recipe
 from vlora.rows import check_paths, read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -202,7 +203,7 @@ def test_built_in_rows_need_no_large_library(tmp_path: Path):
     """The quickstart's rows are read without scikit-learn's code, and without `datasets`."""
     modules, printed, _ = run_fresh(
         """
-from vlora.recipe import DataSection
+from vlora.recipe import DataSection, parse_recipe
 from vlora.rows import read_rows
 train, _ = read_rows(DataSection(path="builtin:digits"))
 print(len(train), train[0].turns[1].text)
@@ -291,3 +292,23 @@ print(vlora.blas.LOADED)
         )
 
         assert printed.split() == ["vlora.blas", "mlx.core", str(blas.LOADED)]
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_garbage_collector_waits_for_imports(collects: bool):
+    """While a command's code is imported nothing is collected; then all is as it was, after a mistake too."""
+    good = parse_recipe(RECIPE)
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with cli._importing(good):
+            assert not gc.isenabled()
+        assert gc.isenabled() == collects
+        with pytest.raises(RecipeError), cli._importing(parse_recipe(RECIPE, {"data.split": "dev"})):
+            pass
+        assert gc.isenabled() == collects
+        with pytest.raises(ZeroDivisionError), cli._importing(good):
+            1 / 0  # noqa: B018
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -209,7 +209,7 @@ def test_another_device_ends_the_benchmark(
 
 def test_turns(tmp_path: Path) -> None:
     """Kernel caches are emptied for the first rows only; new rows are run once before they count as warm."""
-    place = Place(folder=tmp_path, device=None, limit_s=1, own_caches=False)
+    place = Place(folder=tmp_path, caches_folder=tmp_path, device=None, limit_s=1, own_caches=False)
     first, second = (Job(name=name, recipe=tmp_path, caches="same", course=TEN) for name in ("a", "b"))
     measuring = Measuring(place=place, programs=["vlora", "trl"], cold=1, repeat=2)
     warm = [("warm", number, name) for number in (0, 1) for name in ("vlora", "trl")]

@@ -155,19 +155,21 @@ class Place:
 
     Attributes:
         folder: Of all runs.
+        caches_folder: Of the programs' kernel caches and temporary files; a short path, as sockets are made there.
         device: What has to be computed on; None for any.
         limit_s: How long a process may take.
         own_caches: Kernels are kept where whoever runs the benchmark keeps them; there are no cold runs then.
     """
 
     folder: Path
+    caches_folder: Path
     device: str | None
     limit_s: float
     own_caches: bool
 
     def caches(self, job: Job, program: Program) -> Path | None:
         """Name the kernel cache of a program and a job; None for the user's own."""
-        return None if self.own_caches else self.folder / "caches" / f"{job.caches}-{program.name}"
+        return None if self.own_caches else self.caches_folder / f"{job.caches}-{program.name}"
 
     def make_run_folder(self, name: str) -> Path:
         """Make a folder of its own for a run."""

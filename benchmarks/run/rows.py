@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -169,11 +170,18 @@ def write_rows(rows: RowSet, seed: int, folder: Path) -> Path:
         return path
     drawn = draw_rows(rows, seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, row in enumerate(drawn):
-        name = f"images/{number}.jpg"
-        draw_image(row.size, _generator(rows.name, seed, number)).save(folder / name, quality=JPEG_QUALITY)
-        lines.append(json.dumps({"image": name, "question": QUESTION, "answer": row.answer}) + "\n")
+    lines = [
+        json.dumps({"image": f"images/{number}.jpg", "question": QUESTION, "answer": row.answer}) + "\n"
+        for number, row in enumerate(drawn)
+    ]
+
+    def draw(number: int) -> None:
+        image = draw_image(drawn[number].size, _generator(rows.name, seed, number))
+        image.save(folder / f"images/{number}.jpg", quality=JPEG_QUALITY)
+
+    # Scaling and coding leave Python's lock to others.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(draw, range(len(drawn))))
     path.write_text("".join(lines), encoding="utf-8")
     # Last: a folder that has it is whole.
     spec.write_text(wanted, encoding="utf-8")

@@ -66,26 +66,28 @@ class Trace:
     peak_device_gb: float | None = None
 
 
+def read_device(text: str) -> Trace:
+    """Read on what a vlora run computes, from a metrics.jsonl that it may still be writing."""
+    whole = text[: text.rfind("\n") + 1]
+    start = next((line for line in map(json.loads, whole.splitlines()) if "device" in line), {})
+    return Trace(marks=(), device=start.get("device"), device_name=start.get("device_name"))
+
+
 def read_metrics(text: str) -> Trace:
-    """Read the metrics.jsonl of a vlora run.
+    """Read the metrics.jsonl of a vlora run that has ended.
 
     Raises:
         MeasureError: It does not say on what the run computed, or when the first step ended.
     """
     lines = [json.loads(line) for line in text.splitlines()]
-    start = next((line for line in lines if "device" in line), None)
+    found = read_device(text)
     reports = [line for line in lines if "learning_rate" in line]
-    if start is None or not reports or "first_step_unix_time" not in reports[0]:
+    if found.device is None or not reports or "first_step_unix_time" not in reports[0]:
         msg = "metrics.jsonl: no line has device, or first_step_unix_time; the run ended before its first report"
         raise MeasureError(msg)
     first = (1, reports[0]["first_step_unix_time"])
     later = [(line["step"], line["unix_time"]) for line in reports if line["step"] > 1]
-    return Trace(
-        marks=(first, *later),
-        device=start["device"],
-        device_name=start["device_name"],
-        peak_device_gb=reports[-1]["peak_memory_gb"],
-    )
+    return attrs.evolve(found, marks=(first, *later), peak_device_gb=reports[-1]["peak_memory_gb"])
 
 
 def check_device(program: str, trace: Trace, wanted: str | None) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,6 +17,7 @@ MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 """What the system counts a process's memory in."""
 
 TAIL_LINES = 6
+WATCH_S = 1.0
 KERNELS_VARIABLE = "MLX_PTX_CACHE_DIR"
 """Where it is set, MLX keeps its CUDA kernels there; otherwise where its users have them."""
 
@@ -42,7 +43,13 @@ class Ended:
     lines: tuple[tuple[float, str], ...]
 
 
-def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], limit_s: float) -> Ended:
+def run(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    limit_s: float,
+    watch: Callable[[], None] = lambda: None,
+) -> Ended:
     """Run a command to its end; what it prints is kept in its folder.
 
     Args:
@@ -50,12 +57,14 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], li
         folder: Where stdout.txt and stderr.txt go.
         environment: Of the process.
         limit_s: Seconds after which it is ended, with all that it started.
+        watch: Called every second; a `RuntimeError` that it raises ends the process, and is raised here.
 
     Raises:
         ProgramError: It failed, or took too long.
     """
     lines: list[tuple[float, str]] = []
-    is_late = threading.Event()
+    has_ended = threading.Event()
+    stopped: list[RuntimeError] = []
     with (folder / "stderr.txt").open("wb") as errors, (folder / "stdout.txt").open("w", encoding="utf-8") as output:
         spawned = time.time()
         process = subprocess.Popen(
@@ -69,12 +78,19 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], li
             start_new_session=True,
         )
 
-        def end() -> None:
-            is_late.set()
-            _kill(process)
+        def guard() -> None:
+            try:
+                while not has_ended.wait(WATCH_S):
+                    watch()
+                    if time.time() > spawned + limit_s:
+                        msg = f"did not end within {limit_s:g} s (--limit)"
+                        raise ProgramError(msg)
+            except RuntimeError as error:
+                stopped.append(error)
+                _kill(process)
 
-        timer = threading.Timer(limit_s, end)
-        timer.start()
+        guarding = threading.Thread(target=guard, daemon=True)
+        guarding.start()
         try:
             for line in process.stdout or ():
                 lines.append((time.time(), line.rstrip("\n")))
@@ -86,12 +102,12 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], li
             process.wait()
             raise
         finally:
-            timer.cancel()
+            has_ended.set()
+            guarding.join()
         process.returncode = os.waitstatus_to_exitcode(status)
         total_s = time.time() - spawned
-    if is_late.is_set():
-        msg = f"did not end within {limit_s:g} s (--limit)"
-        raise ProgramError(msg)
+    if stopped:
+        raise stopped[0]
     if process.returncode:
         said = [*(folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").splitlines()]
         said = said or [text for _, text in lines]

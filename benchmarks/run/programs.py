@@ -12,12 +12,13 @@ from typing import Any, Literal
 import attrs
 
 from ..cases import LEARNING_RATE, RANK
-from .figures import Course, MeasureError, Trace, check_device, measure_run, read_metrics
+from .figures import Course, MeasureError, Trace, check_device, measure_run, read_device, read_metrics
 from .processes import Ended, make_environment, run
 
 Start = Literal["cold", "new rows", "warm"]
 """With an empty kernel cache; with what other rows of the same model have left there; with what the same rows have."""
 
+METRICS = "metrics.jsonl"
 NEVER = 1_000_000
 COLD_STEPS = 2
 """Of a peer's cold run, of which only the first step is of interest."""
@@ -63,6 +64,7 @@ class Program:
         name: As on the command line.
         command: Makes the command of a run, from the job, the run's own folder, and the steps after which it is cut.
         trace: Reads what a run says of itself, from its folder and its process.
+        device: Reads on what a run computes, from its folder, while it goes on.
         is_peer: Whether vlora is compared with it. Peers' runs are cut after some steps; they compile no functions of
             their own, so that new rows need no new kernels.
     """
@@ -70,6 +72,7 @@ class Program:
     name: str
     command: Callable[[Job, Path, int], Sequence[str]]
     trace: Callable[[Path, Ended], Trace]
+    device: Callable[[Path], Trace] = lambda _: Trace(marks=())
     is_peer: bool = True
 
 
@@ -82,11 +85,16 @@ def _command_vlora(job: Job, folder: Path, _: int) -> list[str]:
 
 
 def _trace_vlora(folder: Path, _: Ended) -> Trace:
-    path = folder / "output" / "metrics.jsonl"
+    path = folder / "output" / METRICS
     if not path.is_file():
         msg = f"vlora: there is no {path}, although the run ended well"
         raise MeasureError(msg)
     return read_metrics(path.read_text(encoding="utf-8"))
+
+
+def _device_vlora(folder: Path) -> Trace:
+    path = folder / "output" / METRICS
+    return read_device(path.read_text(encoding="utf-8") if path.is_file() else "")
 
 
 def _command_mlx_vlm(job: Job, folder: Path, steps: int) -> list[str]:
@@ -142,7 +150,7 @@ def _trace_trl(folder: Path, _: Ended) -> Trace:
 PROGRAMS = {
     program.name: program
     for program in (
-        Program(name="vlora", command=_command_vlora, trace=_trace_vlora, is_peer=False),
+        Program(name="vlora", command=_command_vlora, trace=_trace_vlora, device=_device_vlora, is_peer=False),
         Program(name="mlx-vlm", command=_command_mlx_vlm, trace=lambda _, ended: read_peer(ended.lines)),
         Program(name="trl", command=_command_trl, trace=_trace_trl),
     )
@@ -187,6 +195,7 @@ class Place:
 
         Raises:
             ProgramError: It failed, or took too long.
+            DeviceError: It computes on another device than the one that was asked for; it is ended at once.
             MeasureError: It ran, but not as it should be measured.
         """
         caches = self.caches(job, program)
@@ -194,13 +203,22 @@ class Place:
             shutil.rmtree(caches, ignore_errors=True)
         folder = self.make_run_folder(f"{job.name}-{program.name}-{start.replace(' ', '-')}")
         steps = COLD_STEPS if start == "cold" else job.peer_steps
+        name = f"{program.name} on {job.name}"
+        command, environment = program.command(job, folder, steps), make_environment(caches, folder)
         try:
-            ended = run(program.command(job, folder, steps), folder, make_environment(caches, folder), self.limit_s)
+            # Watched: a large model that falls back to the CPU would take hours.
+            ended = run(
+                command,
+                folder,
+                environment,
+                self.limit_s,
+                lambda: check_device(name, program.device(folder), self.device),
+            )
             trace = program.trace(folder, ended)
         finally:
             # Gigabytes, and of no use to another run.
             shutil.rmtree(folder / "features", ignore_errors=True)
-        check_device(f"{program.name} on {job.name}", trace, self.device)
+        check_device(name, trace, self.device)
         course = None if program.is_peer and start == "cold" else job.course
         return measure_run(trace, course, spawned=ended.spawned, total_s=ended.total_s, peak_host=ended.peak_host)
 

@@ -101,7 +101,8 @@ class _Run:
             make_recipe_step(self.recipe, self.backbone, optimizer, state),
             state,
             lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim),
-            is_awaited=lambda step: self._is_asked_for(step, course.count_at(step)),
+            # The first one too: how long it took is told when it is over, not when the next shape is traced.
+            is_awaited=lambda step: step == first + 1 or self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.

@@ -59,7 +59,8 @@ def test_kernels_have_few_arguments(
     monkeypatch.setattr(lean_module, "is_on_cpu", lambda: False)
     how = {"model.full_finetune": False, "model.train_vision": False} if is_lora else {}
     recipe = parse_recipe(
-        (Path(__file__).parent.parent / "recipes" / "quickstart.toml").read_text(), {"optim.name": optimizer, **how}
+        (Path(__file__).parent.parent / "recipes" / "quickstart.toml").read_text(),
+        {"optim.name": optimizer, "output.path": str(tmp_path / "model"), **how},
     )
     data = open_data(recipe)
     backbone, _ = open_model(recipe, data.files)
@@ -96,6 +97,30 @@ def test_training_takes_no_metal_kernels() -> None:
     assert kernels._HAS_METAL
     assert rope_utils._HAS_METAL
     assert mx.fast.scaled_dot_product_attention is own
+
+
+@pytest.mark.usefixtures("metal")
+def test_a_model_is_trained_without_them(tmp_path: Path) -> None:
+    """A step of a model for whose rotations mlx-vlm has a kernel asks for none: there is no Metal here to make it."""
+    recipe = parse_recipe(
+        (Path(__file__).parent.parent / "recipes" / "quickstart.toml").read_text(),
+        {"output.path": str(tmp_path / "model")},
+    )
+    data = open_data(recipe)
+    backbone, _ = open_model(recipe, data.files)
+    rotaries = [part for part in backbone.module.modules() if isinstance(part, MRoPERotaryEmbedding)]
+    optimizer = make_optimizer(recipe.optim)
+    rows = [data.encoder(format_sample(data.train.table[number], str(number))) for number in range(2)]
+    batch = collate(rows, 2)
+    step = make_train_step(backbone, optimizer, compiled=False)
+    state, output = step(init_state(backbone, optimizer), batch, 1e-3)
+
+    assert rotaries
+    assert all(rotary.fused_apply for rotary in rotaries)
+    assert float(output.grad_norm) > 0
+    assert mx.isfinite(state.params[next(iter(state.params))]).all().item()
+    with pytest.raises(RuntimeError, match="Metal"):
+        mx.eval(backbone.module.language_model(batch.tokens).logits)
 
 
 def test_every_family_is_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

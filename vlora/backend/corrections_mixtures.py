@@ -67,6 +67,9 @@ def without_metal_kernels(_: nn.Module) -> Iterator[None]:
             # Asked once, when mlx-vlm is imported.
             (kernels, "_HAS_METAL", False),
             (rope_utils, "_HAS_METAL", False),
+            # Which would remember that there is none.
+            (rope_utils, "_compiled_mrope_apply", lambda *_: None),
+            (rope_utils, "_compiled_rotary_apply", lambda *_: None),
             (mx.fast, "scaled_dot_product_attention", functools.partial(attend_with_gradient, attend)),
         ):
             stack.callback(setattr, target, name, getattr(target, name))

@@ -23,6 +23,7 @@ from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
 from ..gradients import attend, rms_norm, rotate, swiglu
 from .attention import ATTENTION
 from .corrections import called_as, instance_attributes
+from .corrections_mixtures import without_metal_kernels
 
 TOLERANCE = 0.02
 """Of the spread of a part's outputs: the root of the mean squared difference. bfloat16 rounds otherwise where it rounds
@@ -267,7 +268,8 @@ def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
     q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
     positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
     try:
-        own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
+        with without_metal_kernels(rotary), instance_attributes(rotary, fused_apply=False):
+            own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
         found = _rotation(Angles(rotary))(q, k, positions)
     except (TypeError, ValueError):
         return False

@@ -213,11 +213,20 @@ def test_a_report_is_json() -> None:
     """What is attached to an issue can be read by a program."""
     outcome = Outcome(name="a", is_ok=False, found="1 is not 2", seconds=0.5)
 
-    assert json.loads(report({"device": "cpu"}, [outcome])) == {
+    assert json.loads(report({"device": "cpu"}, [outcome], 2)) == {
         "machine": {"device": "cpu"},
         "checks": [{"name": "a", "is_ok": False, "found": "1 is not 2", "seconds": 0.5}],
+        "n_checks": 2,
         "is_proven": False,
     }
+
+
+def test_what_is_not_complete_is_no_proof() -> None:
+    """A file that was written before the last check, which ended the process, does not say that all is well."""
+    outcome = Outcome(name="a", is_ok=True, found="3 of 3", seconds=0.5)
+
+    assert json.loads(report({}, [outcome], 2))["is_proven"] is False
+    assert json.loads(report({}, [outcome, outcome], 2))["is_proven"] is True
 
 
 def test_rows_are_drawn_without_scikit_learn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -179,16 +179,18 @@ def show_checks(file: Path | None, console: Console) -> int:
     machine = doctor.describe_machine()
     for name, value in machine.items():
         say(f"{name}: {value}")
-    outcomes = []
+    checks = doctor.find_checks()
+    outcomes: list[doctor.Outcome] = []
     with tempfile.TemporaryDirectory(prefix="vlora-doctor-", ignore_cleanup_errors=True) as folder:
-        for outcome in doctor.run_checks(Path(folder)):
+        for outcome in doctor.run_checks(Path(folder), checks):
             outcomes.append(outcome)
             mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
             say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
+            if file is not None:
+                file.write_text(doctor.report(machine, outcomes, len(checks)), encoding="utf-8")
     n_failed = sum(not outcome.is_ok for outcome in outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)
     if file is not None:
-        file.write_text(doctor.report(machine, outcomes), encoding="utf-8")
         say(f"written to {file}")
     is_proven = doctor.is_proven(outcomes)
     verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"

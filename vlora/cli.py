@@ -10,6 +10,7 @@ import math
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "inspect": "Show the first rows as the model will see them.",
+    "doctor": "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome.",
     "plan": "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded.",
 }
 USER_ERROR = 2
+UNPROVEN = 1
 INTERRUPTED = 130
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
@@ -59,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     try:
+        if command == "doctor":
+            return show_checks(_make_doctor_parser().parse_args(list(arguments[1:])).write, console)
         parsed = _make_parser(command).parse_intermixed_args(list(arguments[1:] if command else arguments))
         recipe = _read_recipe(parsed)
         if command == "inspect":
@@ -167,6 +172,49 @@ def show_plan(plan: "Plan", console: Console) -> int:
         least = "at least " if plan.longest == LONGEST else ""
         console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
     return 0 if fits else USER_ERROR
+
+
+def show_checks(file: Path | None, console: Console) -> int:
+    """Prove vlora on this machine, and show each check as it ends.
+
+    Args:
+        file: Where the outcome is written, as JSON; None for nowhere.
+        console: Where it is shown.
+
+    Returns:
+        0 if everything is as it should be, else 1.
+    """
+    from . import doctor
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(line, style=style), soft_wrap=True)
+
+    machine = doctor.describe_machine()
+    for name, value in machine.items():
+        say(f"{name}: {value}")
+    checks = doctor.find_checks()
+    outcomes: list[doctor.Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="vlora-doctor-", ignore_cleanup_errors=True) as folder:
+        for outcome in doctor.run_checks(Path(folder), checks):
+            outcomes.append(outcome)
+            mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
+            say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
+            if file is not None:
+                file.write_text(doctor.report(machine, outcomes, len(checks)), encoding="utf-8")
+    n_failed = sum(not outcome.is_ok for outcome in outcomes)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    if file is not None:
+        say(f"written to {file}")
+    is_proven = doctor.is_proven(outcomes)
+    verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"
+    say(f"{verdict} ({seconds:.0f} s)", "bold" if is_proven else "bold red")
+    return 0 if is_proven else UNPROVEN
+
+
+def _make_doctor_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vlora doctor", description=COMMANDS["doctor"], allow_abbrev=False)
+    parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
+    return parser
 
 
 def _make_parser(command: str) -> argparse.ArgumentParser:

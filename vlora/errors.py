@@ -25,5 +25,9 @@ class CheckpointError(VloraError):
     """An adapter or a training state that does not belong to the model."""
 
 
+class CheckError(VloraError):
+    """A check of `vlora.doctor` found something other than it should be."""
+
+
 class NonFiniteError(VloraError):
     """A loss or a gradient became NaN or infinite; nothing of that step was kept."""

@@ -22,6 +22,7 @@ from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
 from ..gradients import attend, rms_norm, swiglu
 from .attention import ATTENTION
 from .corrections import called_as, instance_attributes
+from .corrections_mixtures import without_metal_kernels
 from .towers import rotate_part
 
 TOLERANCE = 0.02
@@ -75,8 +76,12 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> LeanParts
             found.append(_replacing(part, _norm(part)))
         elif is_swiglu(part, is_verified=is_verified):
             found.append(_replacing(part, _gated(part)))
-        elif isinstance(part, MRoPERotaryEmbedding) and _rotates_halves(part):
-            rotaries.append(part)
+        elif isinstance(part, MRoPERotaryEmbedding):
+            if part.fused_apply:
+                # As on other devices, instead of mlx-vlm's Metal kernel.
+                found.append(functools.partial(instance_attributes, part, fused_apply=False))
+            if _rotates_halves(part):
+                rotaries.append(part)
     if not rotaries:
         return LeanParts(found)
     # Angles are the same in all layers, if they are computed from the same frequencies.
@@ -219,13 +224,12 @@ def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
 
 
 def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
-    """Whether a rotary embedding turns whole heads by halves; on Metal mlx-vlm has a kernel of its own for it."""
-    if rotary.fused_apply:
-        return False
+    """Whether a rotary embedding turns whole heads by halves."""
     q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
     positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
     try:
-        own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
+        with without_metal_kernels(rotary), instance_attributes(rotary, fused_apply=False):
+            own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
         found = _rotation(Angles(rotary))(q, k, positions)
     except (TypeError, ValueError):
         return False

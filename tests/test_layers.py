@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vlora"
 RANKS = {
     "errors": 0,
+    "endings": 0,
     "blas": 0,
     "portions": 1,
     "types": 1,

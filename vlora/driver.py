@@ -2,17 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import plan_batches, plan_steps, steps_per_epoch
+from .endings import close_at_exit
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
@@ -41,8 +43,13 @@ PROBE_ROWS = 3
 PROBE_READS = 32
 
 
-def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def fit(
+    recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
     """Carry out a recipe.
+
+    A run may be left before its end: with `close()`, by letting go of it, or by ending the interpreter. Its threads
+    have ended then, its files are closed, and its folder is another run's to take. What was saved last stays.
 
     Args:
         recipe: What to do.
@@ -56,6 +63,12 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     Raises:
         VloraError: Whatever the user can mend. Nothing non-finite is ever saved.
     """
+    run = _carry_out(recipe, resume=resume, should_stop=should_stop)
+    close_at_exit(run)
+    return run
+
+
+def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
         data = open_data(recipe)
@@ -65,11 +78,22 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
         try:
-            with Workers(recipe.data.workers) as workers:
+            with Workers(recipe.data.workers) as workers, _settled():
                 run = _Run(recipe, data, backbone, config, features, Reader(recipe, data, workers))
                 yield from run.go(resume=resume, should_stop=should_stop)
         finally:
             features.flush()
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Wait in the end, however it comes, for what the device works on: what that reads may be gone afterwards."""
+    try:
+        yield
+    finally:
+        # What it failed with has either been raised already, or is nobody's business any more.
+        with suppress(RuntimeError):
+            mx.synchronize()
 
 
 @attrs.define(eq=False)

@@ -50,11 +50,12 @@ RANKS = {
     "inspection": 9,
     "plan": 9,
     "reading": 9,
-    "driver": 10,
-    "cli": 11,
-    "lora": 12,
-    "__init__": 12,
-    "__main__": 12,
+    "shortage": 10,
+    "driver": 11,
+    "cli": 12,
+    "lora": 13,
+    "__init__": 13,
+    "__main__": 13,
 }
 PURE = (
     "liveness",

@@ -170,10 +170,14 @@ def watch(recipe: Path, log: Path) -> tuple[int, list[Sample]]:
             [sys.executable, "-m", "vlora", str(recipe)], stdout=output, stderr=subprocess.STDOUT
         ) as process,
     ):
-        while process.poll() is None:
-            if (sample := look(process.pid)) is not None and sample.host_gb:
-                samples.append(sample)
-            time.sleep(SAMPLE_S)
+        try:
+            while process.poll() is None:
+                if (sample := look(process.pid)) is not None and sample.host_gb:
+                    samples.append(sample)
+                time.sleep(SAMPLE_S)
+        finally:
+            # Ctrl-C here, or whatever else: nobody would look at it any more.
+            process.kill()
     return process.returncode, samples
 
 
@@ -194,7 +198,7 @@ def grow(name: str, steps: Sequence[float], values: Sequence[float]) -> dict[str
     found = np.array(values, dtype=np.float64)
     part = max(1, len(found) // 5)
     first, last = float(np.median(found[:part])), float(np.median(found[-part:]))
-    slope = float(np.polyfit(steps, found, 1)[0]) * 1000 if len(found) > 1 else 0.0
+    slope = round(float(np.polyfit(steps, found, 1)[0]) * 1000, 6) if len(found) > 1 else 0.0
     allowed = max(GROWTH * first, LEAST_GROWTH[name])
     return {
         "first": first,

@@ -16,6 +16,7 @@ import pytest
 
 from tests.training import picture
 from vlora import Recipe, driver, fit, parse_recipe
+from vlora.cli import main
 from vlora.events import Event, StepReport
 from vlora.lock import LOCK_NAME, only_run
 
@@ -246,3 +247,14 @@ def test_one_that_is_over_is_forgotten(recipe: Recipe) -> None:
     found = weakref.ref(fit(recipe))
 
     assert found() is None
+
+
+def test_the_command_in_a_thread(recipe_file: Path) -> None:
+    """Where no signal can be listened to, the command line runs all the same."""
+    found: list[int] = []
+    arguments = [str(recipe_file), "--set", "train.iters=1"]
+    thread = threading.Thread(target=lambda: found.append(main(arguments)))
+    thread.start()
+    thread.join()
+
+    assert found == [0]

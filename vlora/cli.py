@@ -5,6 +5,7 @@ import math
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,6 +250,10 @@ def _read_recipe(parsed: argparse.Namespace) -> Recipe:
 @contextmanager
 def _stop_on_interrupt(console: Console) -> Iterator[Any]:
     """Let the first Ctrl-C end the run after its step; the second one is as always."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread hears of signals, and may ask to.
+        yield lambda: False
+        return
     pressed = False
 
     def on_interrupt(_: int, __: FrameType | None) -> None:

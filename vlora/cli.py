@@ -1,6 +1,11 @@
-"""The command line. The only place that prints, reads arguments and listens to Ctrl-C."""
+"""The command line. The only place that prints, reads arguments and listens to Ctrl-C.
+
+What carries out a command is imported when its recipe has been read: no mistake in a recipe waits for mlx-vlm,
+transformers and datasets.
+"""
 
 import argparse
+import gc
 import math
 import shlex
 import signal
@@ -10,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from rich.console import Console
@@ -18,14 +23,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .driver import fit
 from .errors import RecipeError, VloraError
 from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
-from .inspection import Inspected, inspect_rows
 from .options import OPTIONS, overrides_from
-from .outputs import output_paths
-from .plan import LONGEST, Plan, make_plan
 from .recipe import Recipe, parse_recipe, parse_value
+
+if TYPE_CHECKING:
+    from .inspection import Inspected
+    from .plan import Plan
 
 COMMANDS = {
     "inspect": "Show the first rows as the model will see them.",
@@ -60,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         if command == "inspect":
             return show_rows(recipe, parsed.rows, console)
         if command == "plan":
+            with _importing(recipe):
+                from .plan import make_plan
             return show_plan(make_plan(recipe, parsed.memory_gb), console)
         again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
         return train(recipe, console, resume=parsed.resume, go_on=again)
@@ -89,6 +96,8 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
     Returns:
         0, or 130 after Ctrl-C.
     """
+    with _importing(recipe):
+        from .driver import fit
     with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
         for event in fit(recipe, resume=resume, should_stop=is_stopped):
             view.show(event)
@@ -104,6 +113,8 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     Returns:
         0, or 2 if a row cannot be learned from.
     """
+    with _importing(recipe):
+        from .inspection import inspect_rows
     n_bad = n_shown = 0
     for row in inspect_rows(recipe, n_rows):
         n_shown += 1
@@ -114,7 +125,7 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     return USER_ERROR if n_bad else 0
 
 
-def _show_row(row: Inspected, console: Console) -> None:
+def _show_row(row: "Inspected", console: Console) -> None:
     console.print(Text(row.source, style="bold"))
     if row.problem is not None:
         console.print(Text(f"  {row.problem}", style="red"), soft_wrap=True)
@@ -130,12 +141,14 @@ def _show_row(row: Inspected, console: Console) -> None:
     console.print(line, soft_wrap=True)
 
 
-def show_plan(plan: Plan, console: Console) -> int:
+def show_plan(plan: "Plan", console: Console) -> int:
     """Show what a recipe will need.
 
     Returns:
         0, or 2 if it does not fit.
     """
+    from .plan import LONGEST
+
     share = plan.n_trainable / plan.n_params
     console.print(
         f"{plan.model_type}: {_count(plan.n_trainable)} of {_count(plan.n_params)} parameters trained ({share:.2%})"
@@ -245,6 +258,24 @@ def _read_recipe(parsed: argparse.Namespace) -> Recipe:
     except RecipeError as error:
         msg = "\n  ".join([f"{path}:", *str(error).splitlines()])
         raise RecipeError(msg) from None
+
+
+@contextmanager
+def _importing(recipe: Recipe) -> Iterator[None]:
+    """Look for a recipe's rows, which is quick, and then let be imported what reads and learns them, which is not.
+
+    The garbage collector waits: there is none, and looking for it among the modules is a tenth of the time.
+    """
+    from .rows import check_paths
+
+    check_paths(recipe.data)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
@@ -365,6 +396,8 @@ def _make_view(console: Console) -> Iterator[_View]:
 
 
 def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
+    from .outputs import output_paths
+
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 

@@ -25,7 +25,7 @@ from .metrics import Metrics
 from .optimizers import make_optimizer
 from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, STATE_NAME, OutputPaths, output_paths, set_aside
 from .packing import plot_packed, plot_validation
-from .prefetch import Workers
+from .prefetch import Workers, count_workers
 from .reading import Reader
 from .recipe import Recipe, dump_recipe
 from .resuming import check_goes_on, describe_run
@@ -80,8 +80,9 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
             backbone, config = open_model(recipe, data.files)
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
-        with _written(features), Workers(recipe.data.workers) as workers, _settled():
-            run = _Run(recipe, data, backbone, config, features, Reader(recipe, data, workers))
+        with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
+            reader = Reader(recipe, data, workers, backbone.prepare)
+            run = _Run(recipe, data, backbone, config, features, reader)
             yield from run.go(resume=resume, should_stop=should_stop)
 
 

@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vlora"
 RANKS = {
     "errors": 0,
+    "endings": 0,
     "blas": 0,
     "portions": 1,
     "types": 1,
@@ -49,12 +50,13 @@ RANKS = {
     "inspection": 9,
     "plan": 9,
     "reading": 9,
-    "driver": 10,
-    "doctor": 11,
-    "cli": 12,
-    "lora": 13,
-    "__init__": 13,
-    "__main__": 13,
+    "shortage": 10,
+    "driver": 11,
+    "doctor": 12,
+    "cli": 13,
+    "lora": 14,
+    "__init__": 14,
+    "__main__": 14,
 }
 PURE = (
     "liveness",

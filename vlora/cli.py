@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -328,6 +329,10 @@ def _importing(recipe: Recipe) -> Iterator[None]:
 @contextmanager
 def _stop_on_interrupt(console: Console) -> Iterator[Any]:
     """Let the first Ctrl-C end the run after its step; the second one is as always."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread hears of signals, and may ask to.
+        yield lambda: False
+        return
     pressed = False
 
     def on_interrupt(_: int, __: FrameType | None) -> None:

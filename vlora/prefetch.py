@@ -7,6 +7,7 @@ array that a worker gives away has to be evaluated, or be a host array.
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,10 @@ The step's thread gives the interpreter up and asks for it again dozens of times
 """
 
 
+NAME = "vlora"
+"""What the threads' names begin with."""
+
+
 class Workers:
     """Threads that work ahead; a context, at whose end they have stopped.
 
@@ -43,7 +48,7 @@ class Workers:
     """
 
     def __init__(self, n_workers: int) -> None:
-        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="vlora") if n_workers else None
+        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix=NAME) if n_workers else None
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -57,7 +62,9 @@ class Workers:
     ) -> None:
         """Drop what has not begun, and wait for what has."""
         if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            # A run that is garbage may be collected by one of its own workers, which cannot wait for itself.
+            is_own = threading.current_thread().name.startswith(NAME)
+            self._pool.shutdown(wait=not is_own, cancel_futures=True)
             sys.setswitchinterval(self._switch_s)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> "Ahead[Item, Result]":

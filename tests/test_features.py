@@ -38,12 +38,13 @@ from vlora.backend import (
 from vlora.backend import backbone as backbone_module
 from vlora.backend.identity import preparation_digest
 from vlora.backend.loading import prepare
+from vlora.caching import cache_folder
 from vlora.cli import train
 from vlora.events import Event, Finished, Noted, Reported, Started
 from vlora.prefetch import Workers
 from vlora.recipe import DataSection, ModelSection, parse_recipe
 from vlora.rows import Rows
-from vlora.session import Data, cache_folder, open_features
+from vlora.session import Data, open_features
 
 CheckpointFactory = Callable[[str], Path]
 EncoderFactory = Callable[..., Encoder]

@@ -25,7 +25,20 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from .errors import RecipeError, VloraError
-from .events import Answered, Event, FeatureCounts, Finished, Noted, Reported, Saved, Skipped, Started, StepReport
+from .events import (
+    Answered,
+    Compiled,
+    Compiling,
+    Event,
+    FeatureCounts,
+    Finished,
+    Noted,
+    Reported,
+    Saved,
+    Skipped,
+    Started,
+    StepReport,
+)
 from .options import OPTIONS, overrides_from
 from .recipe import Recipe, parse_recipe, parse_value
 
@@ -102,6 +115,10 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         0, or 130 after Ctrl-C.
     """
     with _importing(recipe):
+        from .compiling import begin
+
+        # Before what takes long to import: workers compile meanwhile.
+        begin()
         from .driver import fit
     with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
         for event in fit(recipe, resume=resume, should_stop=is_stopped):
@@ -368,6 +385,11 @@ class _View:
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
         elif isinstance(event, Noted):
             self._print(f"[yellow]note[/] {escape(event.message)}")
+        elif isinstance(event, Compiling):
+            self._print(f"compiling {event.n_kernels} kernels, {event.n_workers} at a time")
+        elif isinstance(event, Compiled):
+            folder = escape(str(event.folder))
+            self._print(f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {folder}")
         elif isinstance(event, Answered):
             self._show_answer(event)
         elif isinstance(event, Saved):

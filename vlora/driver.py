@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import plan_batches, plan_steps, steps_per_epoch
+from .compiling import begin
 from .endings import close_at_exit
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
@@ -73,9 +74,16 @@ def fit(
 def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
+        compilation = begin()
+        if compilation.note is not None:
+            yield Noted(message=compilation.note)
+        if compilation.announced is not None:
+            yield compilation.announced
         data = open_data(recipe)
         if resume:
             check_goes_on(checkpoint.load_notes(paths.state), recipe, len(data.train), paths.state)
+        if (compiled := compilation.wait()) is not None:
+            yield compiled
         with naming_shortage("loading the model"):
             backbone, config = open_model(recipe, data.files)
         check_weights_fit(recipe.memory, backbone.module)

@@ -51,6 +51,34 @@ class Device:
 
 
 @attrs.frozen(kw_only=True)
+class Compiling:
+    """Workers compile kernels that the run is going to need.
+
+    Attributes:
+        n_kernels: Kernels that were not there.
+        n_workers: Processes that compile them side by side.
+    """
+
+    n_kernels: int
+    n_workers: int
+
+
+@attrs.frozen(kw_only=True)
+class Compiled:
+    """Kernels have been compiled; the rest is, if there is any, when it is needed.
+
+    Attributes:
+        n_kernels: Those that are there now and were not before.
+        seconds: From the beginning of that.
+        folder: Where they are kept.
+    """
+
+    n_kernels: int
+    seconds: float
+    folder: Path
+
+
+@attrs.frozen(kw_only=True)
 class Started:
     """The run is about to take its first step.
 
@@ -203,4 +231,4 @@ class Finished:
     features: FeatureCounts | None = None
 
 
-Event = Started | StepReport | Reported | Skipped | Noted | Answered | Saved | Finished
+Event = Compiling | Compiled | Started | StepReport | Reported | Skipped | Noted | Answered | Saved | Finished

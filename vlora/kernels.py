@@ -2,6 +2,8 @@
 
 Each computes in float32, and rounds its results once, or where MLX's own does. Who calls one asks `on_cuda` first, and
 has MLX's own way besides: it is what runs elsewhere, and what a kernel is tested against.
+
+`nvrtc` compiles them and keeps the code on disk; where it cannot, MLX compiles the same source.
 """
 
 import functools
@@ -9,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+
+from .nvrtc import compile_cached, device_architecture
 
 LOAD_BYTES = 16
 """What a thread reads and writes at once."""
@@ -31,8 +35,8 @@ WORD_ALIGNED = (4, 8)
 """Bits of which a word of 32 holds a whole number, and a thread writes a word's values at once."""
 
 UNPACK_SOURCE = """
-    auto word = cg::this_grid().thread_rank();
-    if (word >= WORDS) {
+    auto word = thread_rank();
+    if (word >= n_first) {
       return;
     }
     constexpr int PER_WORD = 32 / BITS;
@@ -50,6 +54,10 @@ UNPACK_SOURCE = """
 
 HEADER = """
 namespace {
+
+__device__ size_t thread_rank() {
+  return static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
 
 // Numbers that are read or written at once, as far as they are 16 bytes.
 template <typename T, int N>
@@ -90,9 +98,9 @@ __device__ float2 sums_of_lanes(float2 values) {
 """
 
 ROW_SOURCE = """
-    auto thread = cg::this_grid().thread_rank();
+    auto thread = thread_rank();
     auto row = thread / LANES;
-    bool is_row = row < x_shape[0];
+    bool is_row = row < n_first;
     int lane = thread % LANES;
     auto start = (is_row ? row : 0) * LOADS * LANES + lane;
 """
@@ -165,8 +173,8 @@ NORM_GRADIENT_SOURCE = """
 """
 
 GATE_GRADIENT_SOURCE = """
-    auto place = cg::this_grid().thread_rank();
-    if (place >= gate_shape[0] / SIZE<T>) {
+    auto place = thread_rank();
+    if (place >= n_first / SIZE<T>) {
       return;
     }
     auto gates = reinterpret_cast<const Load<T>*>(gate)[place];
@@ -239,9 +247,9 @@ LOSS_SOURCE = """
 
 LOSS_GRADIENT_SOURCE = """
     constexpr int N_LOADS = WIDTH / SIZE<T>;
-    auto place = cg::this_grid().thread_rank();
+    auto place = thread_rank();
     auto row = place / N_LOADS;
-    if (row >= logits_shape[0]) {
+    if (row >= n_first) {
       return;
     }
     float normalizer = normalizers[row];
@@ -259,6 +267,15 @@ LOSS_GRADIENT_SOURCE = """
 
 LOSS_LANES = 1024
 """Threads that read a row of logits."""
+
+C_TYPES = {
+    mx.float32: "float",
+    mx.bfloat16: "__nv_bfloat16",
+    mx.float16: "__half",
+    mx.int32: "int",
+    mx.uint32: "unsigned int",
+}
+"""What CUDA calls MLX's types."""
 
 
 def on_cuda() -> bool:
@@ -309,8 +326,8 @@ def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_siz
         f[..., inputs] in the type of the scales.
     """
     shape = (*weight.shape[:-1], weight.shape[-1] * 32 // bits)
-    template = {"T": scales.dtype, "GROUP": group_size, "BITS": bits, "WORDS": weight.size}
-    given = {"weight": weight, "scales": scales, "biases": biases}
+    template = {"T": scales.dtype, "GROUP": group_size, "BITS": bits}
+    given = {"weight": weight.reshape(-1), "scales": scales, "biases": biases}
     return _run("unpack_words", UNPACK_SOURCE, given, template, weight.size, {"out": shape}, scales.dtype)[0]
 
 
@@ -423,18 +440,70 @@ def _run(
     if not n_threads:
         # CUDA refuses to begin nothing.
         return [mx.zeros(tuple(shape), dtype) for shape in shapes.values()]
-    kernel = _kernel(name, tuple(given), tuple(shapes), source, HEADER + constant)
     # Whole blocks: threads that add up together have to be there, even if nothing is left for them to do.
     n_threads = -(-n_threads // n_block) * n_block
-    results: list[mx.array] = kernel(
-        inputs=list(given.values()),
-        template=list(template.items()),
-        grid=(n_threads, 1, 1),
-        threadgroup=(n_block, 1, 1),
-        output_shapes=[tuple(shape) for shape in shapes.values()],
-        output_dtypes=[dtype] * len(shapes),
+    launch: dict[str, Any] = {
+        "inputs": list(given.values()),
+        "grid": (n_threads, 1, 1),
+        "threadgroup": (n_block, 1, 1),
+        "output_shapes": [tuple(shape) for shape in shapes.values()],
+        "output_dtypes": [dtype] * len(shapes),
+    }
+    header, constants = HEADER + constant, list(template.items())
+    dtypes = {array: value.dtype for array, value in given.items()}
+    code = _compiled(whole_source(name, source, header, dtypes, tuple(shapes), dtype, constants))
+    results: list[mx.array]
+    if code is None:
+        counting = f"    int n_first = {next(iter(given))}_shape[0];\n"
+        results = _kernel(name, tuple(given), tuple(shapes), counting + source, header)(template=constants, **launch)
+        return results
+    results = mx.fast.precompiled_cuda_kernel(
+        name=name,
+        compiled_source=code,
+        # No size of an array is compiled in: there would be as many kernels.
+        scalars=[next(iter(given.values())).shape[0]],
+        ensure_row_contiguous=True,
+        **launch,
     )
     return results
+
+
+def whole_source(
+    name: str,
+    source: str,
+    header: str,
+    inputs: Mapping[str, mx.Dtype],
+    outputs: Sequence[str],
+    dtype: mx.Dtype,
+    template: Sequence[tuple[str, Any]],
+) -> str:
+    """Write out what `mx.fast.cuda_kernel` makes of the body of a kernel, to be compiled without MLX's headers.
+
+    Args:
+        name: The kernel's; it is called by it.
+        source: Its body.
+        header: What it calls.
+        inputs: Names and types of the arrays that it reads.
+        outputs: Names of those that it writes.
+        dtype: Their type.
+        template: Types and numbers that the body is compiled for, by their names.
+
+    Returns:
+        CUDA C++; the last argument, `n_first`, is the length of the first array.
+    """
+    parameters = [f"const {C_TYPES[given]}* {array}" for array, given in inputs.items()]
+    parameters += [f"{C_TYPES[dtype]}* {array}" for array in outputs]
+    constants = "".join(
+        f"  using {key} = {C_TYPES[value]};\n" if isinstance(value, mx.Dtype) else f"  constexpr int {key} = {value};\n"
+        for key, value in template
+    )
+    signature = ", ".join([*parameters, "int n_first"])
+    return f'{header}\nextern "C" __global__ void {name}({signature}) {{\n{constants}{source}\n}}\n'
+
+
+@functools.cache
+def _compiled(source: str) -> bytes | None:
+    return compile_cached(source, device_architecture())
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """From a recipe to the things a run is made of: rows, encoder, model. Reads disk; trains nothing."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import mlx.optimizers as optim
 
 from . import backend
 from .adapters import lora_layers
+from .caching import cache_folder
 from .errors import RecipeError
 from .events import FeatureCounts
 from .limits import device_memory
@@ -209,9 +209,3 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
     return Features(cache=cache, description=f"kept, {kept}")
-
-
-def cache_folder() -> Path:
-    """Name vlora's folder in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vlora"

@@ -44,6 +44,27 @@ class Head:
     stack: str | None = None
 
 
+def pack_head(head: Head | None) -> dict[str, Any] | None:
+    """Write a head as JSON."""
+    return None if head is None else attrs.asdict(head)
+
+
+def unpack_head(packed: dict[str, Any] | None) -> Head | None:
+    """Read what `pack_head` wrote."""
+    return None if packed is None else Head(**packed)
+
+
+def is_packed_head(packed: Any, module: nn.Module) -> bool:
+    """Whether something is what `pack_head` may have written for a model."""
+    if packed is None:
+        return True
+    if not isinstance(packed, dict) or packed.keys() != attrs.fields_dict(Head).keys():
+        return False
+    names = [name for name, _ in module.named_modules()]
+    is_there = packed["name"] in names and (packed["stack"] is None or packed["stack"] in names)
+    return is_there and isinstance(packed["is_tied"], bool)
+
+
 class TiedHead(nn.Module):  # type: ignore[misc]
     """A head without weights of its own: it is the embedding, transposed."""
 

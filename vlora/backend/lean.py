@@ -23,6 +23,7 @@ from ..gradients import attend, rms_norm, swiglu
 from .attention import ATTENTION
 from .corrections import called_as, instance_attributes
 from .corrections_mixtures import without_metal_kernels
+from .outcomes import Outcomes
 from .towers import rotate_part
 
 TOLERANCE = 0.02
@@ -55,32 +56,33 @@ class LeanParts:
             self.angles.dtype = hidden
 
 
-def find_lean_parts(module: nn.Module, *, is_verified: bool = True) -> LeanParts:
+def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None) -> LeanParts:
     """Find what of a language model can be run leaner.
 
     Args:
         module: The language model, weights loaded.
         is_verified: Whether each part's numbers are compared with its own; without weights they cannot be.
+        outcomes: What was found for this model before; None if nothing is remembered.
     """
-    found: list[Replacement] = [
-        _multiplying(parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.children().items()
-        if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
-    ]
+    outcomes = Outcomes() if outcomes is None else outcomes
+
+    def holds(question: str, find: Callable[[], bool]) -> bool:
+        return bool(outcomes.settle(question, find, is_valid=lambda answer: isinstance(answer, bool)))
+
+    found = _quantized(module)
     if exponentials.has_slow_exponentials():
         found.append(functools.partial(_attending, module))
     rotaries: list[MRoPERotaryEmbedding] = []
-    for part in module.modules():
+    for name, part in module.named_modules():
         if type(part) is nn.RMSNorm:
             found.append(_replacing(part, _norm(part)))
-        elif is_swiglu(part, is_verified=is_verified):
-            found.append(_replacing(part, _gated(part)))
+        elif has_gate(part):
+            if holds(f"gated {name}", functools.partial(is_swiglu, part, is_verified=is_verified)):
+                found.append(_replacing(part, _gated(part)))
         elif isinstance(part, MRoPERotaryEmbedding):
-            if part.fused_apply:
-                # As on other devices, instead of mlx-vlm's Metal kernel.
-                found.append(functools.partial(instance_attributes, part, fused_apply=False))
-            if _rotates_halves(part):
+            # As on other devices, instead of mlx-vlm's Metal kernel.
+            found += [functools.partial(instance_attributes, part, fused_apply=False)] * bool(part.fused_apply)
+            if holds(f"rotates {name}", functools.partial(_rotates_halves, part)):
                 rotaries.append(part)
     if not rotaries:
         return LeanParts(found)
@@ -101,6 +103,15 @@ def lean(parts: LeanParts) -> Iterator[None]:
 
 def _replacing(part: nn.Module, function: Callable[..., Any]) -> Replacement:
     return lambda: called_as(part, function)
+
+
+def _quantized(module: nn.Module) -> list[Replacement]:
+    return [
+        _multiplying(parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.children().items()
+        if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
+    ]
 
 
 def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
@@ -148,11 +159,16 @@ def is_gate_recomputed() -> bool:
     return not is_on_cpu()
 
 
+def has_gate(mlp: nn.Module) -> bool:
+    """Whether a part has the layers of an MLP `down(silu(gate(x)) * up(x))`."""
+    return tuple(sorted(mlp.children())) == GATED and all(
+        isinstance(mlp[name], (nn.Linear, nn.QuantizedLinear)) for name in GATED
+    )
+
+
 def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
     """Whether a part is an MLP `down(silu(gate(x)) * up(x))`."""
-    if tuple(sorted(mlp.children())) != GATED:
-        return False
-    if not all(isinstance(mlp[name], (nn.Linear, nn.QuantizedLinear)) for name in GATED):
+    if not has_gate(mlp):
         return False
     width = mlp.gate_proj.weight.shape[1]
     if isinstance(mlp.gate_proj, nn.QuantizedLinear):

@@ -21,7 +21,9 @@ from ..recipe import ModelSection
 from .backbone import MlxVlmBackbone, find_layout
 from .configs import find_scaling, read_fields, translate_config
 from .families import Family, describe_family
+from .heads import is_packed_head, pack_head, unpack_head
 from .lean import find_lean_parts
+from .outcomes import Outcomes, open_outcomes
 from .rotations import scale_rotations
 from .weights import build_module, load_module, reads_alike
 
@@ -170,7 +172,7 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
         parts = dict(module.named_modules())
         scale_rotations(parts[find_prefix(module, files.family)], scaling, section.path)
     restore(module, files.family, files.config)
-    return prepare(module, files.family, section)
+    return prepare(module, files.family, section, config=files.config)
 
 
 def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
@@ -181,7 +183,12 @@ def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> Non
 
 
 def prepare(
-    module: nn.Module, family: Family, section: ModelSection, *, is_blank: bool = False
+    module: nn.Module,
+    family: Family,
+    section: ModelSection,
+    *,
+    is_blank: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Freeze a model, quantize it if the recipe says so, and put each part into the mode in which it is trained.
 
@@ -190,6 +197,7 @@ def prepare(
         family: Its description.
         section: What the recipe says of it.
         is_blank: Whether only its shapes count: nothing is computed, and its head is believed unseen.
+        config: Its config.json, by which what its checks find is remembered; None if it is not to be.
 
     Returns:
         As `load_backbone`.
@@ -215,9 +223,25 @@ def prepare(
     for name, child in module.named_modules():
         trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
-    backbone.settle_head(is_verified=not is_blank)
-    backbone.lean_parts = find_lean_parts(backbone.language_model, is_verified=not is_blank)
+    if is_blank:
+        backbone.settle_head(is_verified=False)
+        backbone.lean_parts = find_lean_parts(backbone.language_model, is_verified=False)
+    else:
+        _check(backbone, Outcomes() if config is None else open_outcomes(config, module))
     return backbone, quantized
+
+
+def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:
+    """Find the head of a model and what of it runs leaner, by computing or as it was found before."""
+
+    def find() -> dict[str, Any] | None:
+        backbone.settle_head()
+        return pack_head(backbone.head)
+
+    found = outcomes.settle("head", find, is_valid=lambda packed: is_packed_head(packed, backbone.module))
+    backbone.head = unpack_head(found)
+    backbone.lean_parts = find_lean_parts(backbone.language_model, outcomes=outcomes)
+    outcomes.save()
 
 
 def blank(module: nn.Module) -> None:

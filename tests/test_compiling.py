@@ -1,0 +1,150 @@
+"""Where kernels are kept, and the workers that compile the known ones."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from rich.console import Console
+
+from vlora import cli, compiling
+from vlora.caching import KERNELS_VARIABLE, make_private
+from vlora.compiling import CUDA_FOLDER, Known, begin, keep_kernels, read_known
+from vlora.events import Compiled, Compiling
+
+NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
+"""A number times an array."""
+
+
+@pytest.fixture(autouse=True)
+def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Leave the process as it was."""
+    for variable in ("TMPDIR", CUDA_FOLDER):
+        # Both lines, so that it is put back, whether it was there or not.
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv(KERNELS_VARIABLE, str(tmp_path / "kernels"))
+    begin.cache_clear()
+    yield
+    begin.cache_clear()
+
+
+def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path):
+    """In a folder of this version of MLX and this kind of machine; Python's temporary folder stays."""
+    before = tempfile.gettempdir()
+    folder, note = keep_kernels("cpu")
+
+    root = Path(os.environ["TMPDIR"])
+    assert note is None
+    assert root.parent == tmp_path / "kernels"
+    assert mx.__version__ in root.name
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert folder == root / "mlx" / mx.__version__ / "cpu"
+    assert tempfile.gettempdir() == before
+    assert CUDA_FOLDER not in os.environ
+
+
+def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By its architecture; one that the user has chosen stays."""
+    monkeypatch.setattr(mx, "device_info", lambda _: {"architecture": "sm_90"})
+    folder, note = keep_kernels("cuda")
+
+    assert note is None
+    assert os.environ[CUDA_FOLDER] == str(folder)
+    assert folder == tmp_path / "kernels" / f"mlx-{mx.__version__}-cuda-sm_90"
+    monkeypatch.setenv(CUDA_FOLDER, "/chosen")
+    assert keep_kernels("cuda") == (Path("/chosen"), None)
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is in it would be executed; the run says so and has one for itself."""
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    folder, note = keep_kernels("cpu")
+
+    assert "belongs to another user" in note
+    assert tmp_path not in folder.parents
+    assert not list((tmp_path / "kernels").glob("*/*"))
+    assert "belongs to another user" in begin().note
+    assert begin().announced is None
+
+
+def test_others_lose_the_right_to_write(tmp_path: Path):
+    """Where a folder was made with more rights."""
+    tmp_path.chmod(0o777)
+
+    assert make_private(tmp_path) is None
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_the_list_is_of_one_version_of_mlx(tmp_path: Path):
+    """Another one names its kernels otherwise."""
+    file = tmp_path / "known.tsv"
+    line = 'cpu\tname\t00ff\t["float32 0.5"]\n'
+    file.write_text(f"# {mx.__version__}\n{line}")
+    assert list(read_known(file)) == [Known("cpu", "name", "00ff", ("float32 0.5",))]
+    file.write_text(f"# 0.1.0\n{line}")
+    assert not list(read_known(file))
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None or mx.default_device() != mx.Device(mx.cpu), reason="needs MLX's compiler for a CPU"
+)
+def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    """A process that needs such a kernel compiles nothing, and a second run starts no worker."""
+    listed = [Known("cpu", NAME, "", (f"float32 {value}",)) for value in ("0.371",)]
+    monkeypatch.setattr(compiling, "read_known", lambda: listed)
+    # The name has the constant's hash; MLX itself says which one it is.
+    program = "import mlx.core as mx; x = mx.ones(3); mx.eval(x, mx.compile(lambda x: 0.371 * x)(x))"
+    folder, _ = keep_kernels("cpu")
+    subprocess.run([sys.executable, "-c", program], check=True)
+    (made,) = folder.glob("*.so")
+    listed[0] = Known("cpu", made.stem.removeprefix("lib"), "", ("float32 0.371",))
+    shutil.rmtree(folder)
+
+    compilation = begin()
+    assert compilation.announced == Compiling(n_kernels=1, n_workers=1)
+    compiled = compilation.wait()
+    assert (compiled.n_kernels, compiled.folder) == (1, folder)
+    assert compilation.wait() is None
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [file.name for file in folder.glob("*.*") if file.is_file()] == [made.name]
+    begin.cache_clear()
+    assert begin().announced is None
+
+
+def test_the_wait_ends(tmp_path: Path):
+    """A worker that hangs holds up nobody for good."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as worker:
+        compilation = compiling.Compilation(tmp_path, None, [Path("none.so")], [worker])
+        compilation.begun_s = compiling.time.perf_counter()
+        try:
+            assert compilation.wait(0.2).n_kernels == 0
+        finally:
+            worker.kill()
+
+
+def test_importing_changes_nothing():
+    """Only a run does."""
+    program = (
+        "import os; import vlora, vlora.compiling; "
+        f"assert os.environ.get('TMPDIR') is None and os.environ.get({CUDA_FOLDER!r}) is None"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_screen_says_what_is_compiled():
+    """How many, how long it took, and where they are kept."""
+    console = Console(record=True, width=200)
+    view = cli._View(console, None)
+    view.show(Compiling(n_kernels=31, n_workers=2))
+    view.show(Compiled(n_kernels=31, seconds=12.44, folder=Path("/cache/kernels")))
+
+    assert console.export_text().splitlines() == [
+        "compiling 31 kernels, 2 at a time",
+        "compiled 31 kernels in 12.4 s, kept in /cache/kernels",
+    ]

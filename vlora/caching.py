@@ -1,0 +1,70 @@
+"""vlora's folder in the user's cache directory: what is there can be made again, and nothing has to be there."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+KERNELS_VARIABLE = "VLORA_KERNELS"
+"""Environment variable: a folder for compiled kernels instead of the one in the user's cache directory."""
+
+OTHERS_WRITE = 0o022
+"""Bits of a mode that let other users write."""
+
+
+def cache_folder() -> Path:
+    """Name vlora's folder in the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vlora"
+
+
+def kernels_root() -> Path:
+    """Name the folder that compiled kernels are kept in."""
+    chosen = os.environ.get(KERNELS_VARIABLE)
+    return Path(chosen) if chosen else cache_folder() / "kernels"
+
+
+def make_private(folder: Path) -> str | None:
+    """Make a folder that only its user reads and writes, for files that are going to be executed.
+
+    Args:
+        folder: Its path; the folders above it are made as well.
+
+    Returns:
+        Why what is there cannot be trusted or used; None if it can.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if hasattr(os, "getuid") and found.st_uid != os.getuid():
+            return f"{folder} belongs to another user"
+        if found.st_mode & OTHERS_WRITE:
+            folder.chmod(0o700)
+    except OSError as error:
+        return f"{folder} cannot be used ({error.strerror})"
+    return None
+
+
+def write_whole(path: Path, content: bytes) -> bool:
+    """Write a file as a whole or not at all; other processes may be writing it too.
+
+    Args:
+        path: The file; its folder is there.
+        content: What it is to hold.
+
+    Returns:
+        Whether it was written. A cache that cannot be written only makes the next start slower.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    except OSError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        return False
+    return True

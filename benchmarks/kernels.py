@@ -54,8 +54,9 @@ def list_folder(folder: Path) -> Iterator[Known]:
         source = file.read_text(encoding="utf-8", errors="replace")
         if file.suffix == ".cpp":
             found = re.search(r"^void (\w+)\(int\* shape", source, re.MULTILINE)
-            if found is not None:
-                is_long = len(found[1]) > LONGEST_NAME
+            is_long = found is not None and len(found[1]) > LONGEST_NAME
+            # One that did not compile has no file of its name yet.
+            if found is not None and (not is_long or file.stem.startswith(found[1][: LONGEST_NAME - FILE_ID])):
                 yield Known("cpu", found[1], file.stem[-FILE_ID:] if is_long else "", tuple(list_constants(source)))
         else:
             # A name that is too long for a file goes on in a folder of its beginning.

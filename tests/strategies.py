@@ -67,7 +67,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         max_seq_length=st.integers(2, 10**6),
         train_on_completions=st.booleans(),
         shuffle=st.just(shuffle),
-        workers=st.integers(0, 10**6),
+        workers=st.none() | st.integers(0, 10**6),
         prefetch=counts,
         on_bad_row=st.sampled_from(["raise", "skip"]),
         assistant_id=st.integers(0, 10**6),

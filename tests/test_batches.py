@@ -121,12 +121,24 @@ def test_targets(rows: list[Example], n_fillers: int):
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
 def test_bucket_selected(n_places: int, n_selected: int):
-    """The head runs at no fewer places than are asked for, and at one of eight numbers of them."""
+    """The head runs at no fewer places than are asked for, and at one of few numbers of them."""
     n_selected = min(n_selected, n_places)
     sizes = {bucket_selected(count, n_places) for count in (0, n_places // 5, n_places // 3, n_selected, n_places)}
 
-    assert n_selected <= bucket_selected(n_selected, n_places) <= n_places
+    assert n_selected <= bucket_selected(n_selected, n_places) <= max(2 * n_selected, n_places // 8 + 1, 1)
+    assert bucket_selected(n_selected, n_places) <= n_places
     assert max(sizes) == n_places
+
+
+@pytest.mark.parametrize("n_places", [1, 7, 64, 100, 2048, 5632, 6400])
+def test_the_head_runs_at_seven_numbers_of_places(n_places: int):
+    """Every number of supervised tokens counted."""
+    assert len({bucket_selected(count, n_places) for count in range(n_places + 1)}) <= 7
+
+
+def test_longer_prompts_are_no_other_number_of_places():
+    """Answers of like length run the head at as many places, however long the rows are."""
+    assert {bucket_selected(700, 16 * length) for length in range(320, 449, 32)} == {1024}
 
 
 def make_row(n_tokens: int, n_marks: int | None = None) -> Example:

@@ -23,7 +23,7 @@ from tests.prove import model_type
 from tests.test_driver import losses, make_recipe, run
 from tests.test_families import REPRESENTATIVE
 from tests.training import Trainable, make_trainable, picture
-from vlora import Example, collate, format_sample, make_eval_step, make_train_step
+from vlora import Example, collate, format_sample, make_eval_step, make_train_step, session
 from vlora.backend import (
     Encoder,
     FeatureCache,
@@ -35,12 +35,13 @@ from vlora.backend import (
     load_processor,
     make_encoder,
 )
-from vlora.backend.grids import GridTower
+from vlora.backend import backbone as backbone_module
 from vlora.backend.identity import preparation_digest
 from vlora.backend.loading import prepare
 from vlora.caching import cache_folder
 from vlora.cli import train
 from vlora.events import Event, Finished, Noted, Reported, Started
+from vlora.prefetch import Workers
 from vlora.recipe import DataSection, ModelSection, parse_recipe
 from vlora.rows import Rows
 from vlora.session import Data, open_features
@@ -479,6 +480,7 @@ def test_metrics_say_where_features_came_from(checkpoint: CheckpointFactory, tmp
         rows_file(tmp_path, 4),
         tmp_path / "out",
         features__path=str(tmp_path / "kept"),
+        features__memory_gb=1,
         train__iters=6,
     )
     events = run(recipe)
@@ -531,31 +533,75 @@ def test_a_changed_image_is_looked_at_again(checkpoint: CheckpointFactory, tmp_p
     assert counts.n_computed == 1
 
 
-def test_partly_kept_batches_share_few_traces(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many images of a batch are left to the tower, it runs for powers of two of them."""
+def test_partly_kept_batches_share_few_traces(checkpoint: CheckpointFactory) -> None:
+    """However many images of a batch are left to the tower, it runs for one of few numbers of them."""
     subject = make_trainable(checkpoint("qwen3_vl"))
     rows = [{"image": picture(32, 32, seed), "question": "What?", "answer": "it"} for seed in range(12)]
     encode = data_of(subject).encoder
     examples_of_rows = [encode(format_sample(row, "row")) for row in rows]
-    counts: list[int] = []
-    tower = GridTower._tower
-
-    def counted(self: GridTower, grid: Any, count: int) -> Any:
-        counts.append(count)
-        return tower(self, grid, count)
-
-    monkeypatch.setattr(GridTower, "_tower", counted)
     plain = subject.backbone.embed(collate(examples_of_rows))[0]["inputs_embeds"]
+    shapes = set()
     for n_kept in range(1, 12):
         subject.backbone.keep_features(FeatureCache(10**8))
         subject.backbone.embed(collate(examples_of_rows[:n_kept]))
-        counts.clear()
+        tower = subject.backbone._grids()
+        tower._traces.clear()
         found = subject.backbone.embed(collate(examples_of_rows))[0]["inputs_embeds"]
+        assert len(tower._traces) == 1
+        shapes |= set(tower._traces)
 
-        assert sum(counts) == 12 - n_kept
-        assert all(count in (1, 2, 4, 8) for count in counts)
-        assert len(counts) == (12 - n_kept).bit_count()
         assert mx.allclose(found, plain, rtol=0, atol=1e-5)
+    assert {shape.n_bins for _, shape in shapes} == {1, 2, 3, 4, 6, 8, 12}
+
+
+@pytest.mark.parametrize(("device_gb", "expected"), [(8, "1"), (24, "1.5"), (141, "8.81")])
+def test_features_have_a_share_of_the_memory(
+    device_gb: int, expected: str, checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a number a sixteenth of the device's memory is theirs, and a gigabyte of a small one."""
+    monkeypatch.setattr(session, "device_memory", lambda: device_gb * 10**9)
+    subject = make_trainable(checkpoint("qwen3_vl"), features__path=str(tmp_path))
+
+    found = open_features(subject.recipe, data_of(subject), subject.backbone)
+
+    assert found.description.startswith(f"kept, up to {expected} GB in memory")
+
+
+def test_features_are_read_ahead_of_their_batch(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """What workers have read is what embedding gets, without another look at the disk."""
+    subject = make_trainable(checkpoint("qwen3_vl"))
+    batch = collate(subject.examples)
+    subject.backbone.keep_features(kept_on(tmp_path, memory=0))
+    expected = subject.backbone.embed(batch)[0]["inputs_embeds"]
+    subject.backbone._features.flush()  # type: ignore[union-attr]
+    later = kept_on(tmp_path, memory=0)
+    subject.backbone.keep_features(later)
+    with Workers(2) as workers:
+        prepared = list(workers.map(subject.backbone.prepare, subject.examples, 4))
+    shutil.rmtree(tmp_path)
+
+    found = subject.backbone.embed(collate(prepared))[0]["inputs_embeds"]
+
+    assert later.counts.n_disk == 3
+    assert later.counts.n_computed == 0
+    assert mx.array_equal(found, expected)
+
+
+def test_pixels_are_prepared_in_the_towers_type(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a device of its own workers turn pixels into the tower's type; embedding gives the same."""
+    subject = make_trainable(checkpoint("qwen3_vl"))
+    subject.backbone.module.vision_tower.set_dtype(mx.bfloat16)
+    expected = subject.backbone.embed(collate(subject.examples))[0]["inputs_embeds"]
+    monkeypatch.setattr(backbone_module, "is_on_cpu", lambda: False)
+    with Workers(2) as workers:
+        prepared = list(workers.map(subject.backbone.prepare, subject.examples, 4))
+
+    assert [getattr(example.inputs.get("pixel_values"), "dtype", None) for example in prepared] == [
+        mx.bfloat16,
+        mx.bfloat16,
+        None,
+    ]
+    assert mx.array_equal(subject.backbone.embed(collate(prepared))[0]["inputs_embeds"], expected)
 
 
 def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
@@ -564,7 +610,12 @@ def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFa
 
     def show(name: str, **more: Any) -> list[str]:
         recipe = make_recipe(
-            checkpoint("qwen3_vl"), rows, tmp_path / name, features__path=str(tmp_path / "kept"), **more
+            checkpoint("qwen3_vl"),
+            rows,
+            tmp_path / name,
+            features__path=str(tmp_path / "kept"),
+            features__memory_gb=1,
+            **more,
         )
         console = Console(file=io.StringIO(), width=500)
         train(recipe, console)

@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vlora"
 RANKS = {
     "errors": 0,
+    "endings": 0,
     "blas": 0,
     "caching": 0,
     "nvrtc": 1,
@@ -53,11 +54,13 @@ RANKS = {
     "inspection": 9,
     "plan": 9,
     "reading": 9,
-    "driver": 10,
-    "cli": 11,
-    "lora": 12,
-    "__init__": 12,
-    "__main__": 12,
+    "shortage": 10,
+    "driver": 11,
+    "doctor": 12,
+    "cli": 13,
+    "lora": 14,
+    "__init__": 14,
+    "__main__": 14,
 }
 PURE = (
     "liveness",

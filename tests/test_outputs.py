@@ -20,8 +20,9 @@ CheckpointFactory = Callable[[str], Path]
 
 
 def steps_of(folder: Path) -> list[int]:
-    """List the steps that the metrics have lines of."""
-    return [json.loads(line)["step"] for line in (folder / METRICS_NAME).read_text().splitlines()]
+    """List the steps that the metrics have lines of, without the line of the start."""
+    lines = [json.loads(line) for line in (folder / METRICS_NAME).read_text().splitlines()]
+    return [line["step"] for line in lines if "device" not in line]
 
 
 def names_of(folder: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Working ahead: the results of the plain loop in its order, whatever the threads do; none is left behind."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tests.checkpoints import FAMILIES
 from tests.training import picture, rows_for
 from vlora import backend, fit, parse_recipe
 from vlora.events import Event, Skipped, StepReport
-from vlora.prefetch import Workers
+from vlora.prefetch import Workers, count_workers
 from vlora.samples import format_sample
 from vlora.types import Example, Sample
 
@@ -195,3 +196,23 @@ def test_runs_do_not_depend_on_workers(checkpoint: CheckpointFactory, tmp_path: 
     assert found[0] == found[1]
     assert len(found[0][0]) == 4
     assert not alive()
+
+
+@pytest.mark.parametrize("cores", [1, 2, 6, 16, 128])
+def test_half_of_the_cores_work_ahead(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But two threads at least and eight at most; a number that is given holds, 0 too."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    assert count_workers(None) == {1: 2, 2: 2, 6: 3, 16: 8, 128: 8}[cores]
+    assert count_workers(0) == 0
+    assert count_workers(20) == 20
+
+
+def test_threads_take_short_turns_while_there_are_workers() -> None:
+    """The step's thread waits less for the interpreter; afterwards everything is as before."""
+    before = sys.getswitchinterval()
+    with Workers(2):
+        assert sys.getswitchinterval() < before / 2
+    assert sys.getswitchinterval() == before
+    with Workers(0):
+        assert sys.getswitchinterval() == before

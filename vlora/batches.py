@@ -15,8 +15,8 @@ SMALLEST_BUCKET = 32
 BUCKETS_PER_OCTAVE = 8
 """Between a length and its double there are at most so many buckets, so at most 12.5 % is padding."""
 
-SELECTED_SIXTEENTHS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Of a batch's places: how many the head may run at. Every number is a trace of its own."""
+FEWEST_SELECTED = 16
+"""The head runs at this part of a batch's places at least: fewer numbers of places are fewer traces."""
 
 WINDOW_BATCHES = 50
 """Batches whose rows are grouped by length together. More of them leave less padding (16 rows a batch, lengths spread
@@ -44,9 +44,19 @@ def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
 
 
 def bucket_selected(n_selected: int, n_places: int) -> int:
-    """Round the number of places at which the head runs up to one of eight shares of all places."""
-    sizes = (-(-n_places * share // SELECTED_SIXTEENTHS[-1]) for share in SELECTED_SIXTEENTHS)
-    return next(size for size in sizes if size >= n_selected)
+    """Round the number of places at which the head runs up to one of at most seven.
+
+    They are powers of two, from a quarter of all places on also one and a half times such, and all places. None depends
+    on the batch's length: batches whose answers are alike share one, whatever the prompts.
+    """
+    size = 1 << max(0, (n_places - 1) // FEWEST_SELECTED).bit_length()
+    while size < n_selected:
+        between = size * 3 // 2
+        if size * 4 >= n_places and between >= n_selected:
+            size = between
+            break
+        size *= 2
+    return min(size, n_places)
 
 
 def plan_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:

@@ -1,15 +1,22 @@
-"""The command line. The only place that prints, reads arguments and listens to Ctrl-C."""
+"""The command line. The only place that prints, reads arguments and listens to Ctrl-C.
+
+What carries out a command is imported when its recipe has been read: no mistake in a recipe waits for mlx-vlm,
+transformers and datasets.
+"""
 
 import argparse
+import gc
 import math
 import shlex
 import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from rich.console import Console
@@ -17,8 +24,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .compiling import begin
-from .driver import fit
 from .errors import RecipeError, VloraError
 from .events import (
     Answered,
@@ -34,17 +39,20 @@ from .events import (
     Started,
     StepReport,
 )
-from .inspection import Inspected, inspect_rows
 from .options import OPTIONS, overrides_from
-from .outputs import output_paths
-from .plan import LONGEST, Plan, make_plan
 from .recipe import Recipe, parse_recipe, parse_value
+
+if TYPE_CHECKING:
+    from .inspection import Inspected
+    from .plan import Plan
 
 COMMANDS = {
     "inspect": "Show the first rows as the model will see them.",
+    "doctor": "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome.",
     "plan": "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded.",
 }
 USER_ERROR = 2
+UNPROVEN = 1
 INTERRUPTED = 130
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
@@ -68,14 +76,16 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     try:
+        if command == "doctor":
+            return show_checks(_make_doctor_parser().parse_args(list(arguments[1:])).write, console)
         parsed = _make_parser(command).parse_intermixed_args(list(arguments[1:] if command else arguments))
         recipe = _read_recipe(parsed)
         if command == "inspect":
             return show_rows(recipe, parsed.rows, console)
         if command == "plan":
+            with _importing(recipe):
+                from .plan import make_plan
             return show_plan(make_plan(recipe, parsed.memory_gb), console)
-        # Before what takes long to import: workers compile meanwhile.
-        begin()
         again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
         return train(recipe, console, resume=parsed.resume, go_on=again)
     except VloraError as error:
@@ -104,6 +114,12 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
     Returns:
         0, or 130 after Ctrl-C.
     """
+    with _importing(recipe):
+        from .compiling import begin
+
+        # Before what takes long to import: workers compile meanwhile.
+        begin()
+        from .driver import fit
     with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
         for event in fit(recipe, resume=resume, should_stop=is_stopped):
             view.show(event)
@@ -119,6 +135,8 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     Returns:
         0, or 2 if a row cannot be learned from.
     """
+    with _importing(recipe):
+        from .inspection import inspect_rows
     n_bad = n_shown = 0
     for row in inspect_rows(recipe, n_rows):
         n_shown += 1
@@ -129,7 +147,7 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     return USER_ERROR if n_bad else 0
 
 
-def _show_row(row: Inspected, console: Console) -> None:
+def _show_row(row: "Inspected", console: Console) -> None:
     console.print(Text(row.source, style="bold"))
     if row.problem is not None:
         console.print(Text(f"  {row.problem}", style="red"), soft_wrap=True)
@@ -145,12 +163,14 @@ def _show_row(row: Inspected, console: Console) -> None:
     console.print(line, soft_wrap=True)
 
 
-def show_plan(plan: Plan, console: Console) -> int:
+def show_plan(plan: "Plan", console: Console) -> int:
     """Show what a recipe will need.
 
     Returns:
         0, or 2 if it does not fit.
     """
+    from .plan import LONGEST
+
     share = plan.n_trainable / plan.n_params
     console.print(
         f"{plan.model_type}: {_count(plan.n_trainable)} of {_count(plan.n_params)} parameters trained ({share:.2%})"
@@ -170,6 +190,49 @@ def show_plan(plan: Plan, console: Console) -> int:
         least = "at least " if plan.longest == LONGEST else ""
         console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
     return 0 if fits else USER_ERROR
+
+
+def show_checks(file: Path | None, console: Console) -> int:
+    """Prove vlora on this machine, and show each check as it ends.
+
+    Args:
+        file: Where the outcome is written, as JSON; None for nowhere.
+        console: Where it is shown.
+
+    Returns:
+        0 if everything is as it should be, else 1.
+    """
+    from . import doctor
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(line, style=style), soft_wrap=True)
+
+    machine = doctor.describe_machine()
+    for name, value in machine.items():
+        say(f"{name}: {value}")
+    checks = doctor.find_checks()
+    outcomes: list[doctor.Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="vlora-doctor-", ignore_cleanup_errors=True) as folder:
+        for outcome in doctor.run_checks(Path(folder), checks):
+            outcomes.append(outcome)
+            mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
+            say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
+            if file is not None:
+                file.write_text(doctor.report(machine, outcomes, len(checks)), encoding="utf-8")
+    n_failed = sum(not outcome.is_ok for outcome in outcomes)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    if file is not None:
+        say(f"written to {file}")
+    is_proven = doctor.is_proven(outcomes)
+    verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"
+    say(f"{verdict} ({seconds:.0f} s)", "bold" if is_proven else "bold red")
+    return 0 if is_proven else UNPROVEN
+
+
+def _make_doctor_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vlora doctor", description=COMMANDS["doctor"], allow_abbrev=False)
+    parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
+    return parser
 
 
 def _make_parser(command: str) -> argparse.ArgumentParser:
@@ -263,8 +326,30 @@ def _read_recipe(parsed: argparse.Namespace) -> Recipe:
 
 
 @contextmanager
+def _importing(recipe: Recipe) -> Iterator[None]:
+    """Look for a recipe's rows, which is quick, and then let be imported what reads and learns them, which is not.
+
+    The garbage collector waits: there is none, and looking for it among the modules is a tenth of the time.
+    """
+    from .rows import check_paths
+
+    check_paths(recipe.data)
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextmanager
 def _stop_on_interrupt(console: Console) -> Iterator[Any]:
     """Let the first Ctrl-C end the run after its step; the second one is as always."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread hears of signals, and may ask to.
+        yield lambda: False
+        return
     pressed = False
 
     def on_interrupt(_: int, __: FrameType | None) -> None:
@@ -381,6 +466,8 @@ def _make_view(console: Console) -> Iterator[_View]:
 
 
 def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
+    from .outputs import output_paths
+
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 

@@ -30,7 +30,7 @@ import mlx.core as mx
 
 from .caching import kernels_root, make_private
 from .events import Compiled, Compiling
-from .limits import device_kind
+from .limits import device_kind, device_memory
 from .rebuild import kernel_file
 
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
@@ -43,7 +43,10 @@ CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 """Environment variable from which MLX reads where kernels for a GPU are."""
 
 WORK_PREFIX = ".work-"
-MOST_WORKERS = 8
+MOST_WORKERS = 12
+WORKER_BYTES = 4 * 10**9
+"""Of a GPU's memory for each worker: one takes half a gigabyte, while the run loads its model."""
+
 LONGEST_WAIT_S = 180.0
 VECTORS = {"avx2", "fma", "f16c"}
 """What MLX compiles for on a CPU that has all of it (backend/cpu/jit_compiler.cpp)."""
@@ -195,6 +198,8 @@ def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]
     lines = "\n".join(known.line for known in missing)
     workers = []
     n_workers = min(_n_cores(), MOST_WORKERS, len(missing))
+    if kind == "cuda":
+        n_workers = min(n_workers, max(1, device_memory() // WORKER_BYTES))
     # On a CPU one compiler takes many at once, and its headers are most of the work.
     n_together = -(-len(missing) // n_workers) if kind == "cpu" else 1
     for number in range(n_workers):

@@ -2,34 +2,37 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
+from .endings import close_at_exit
 from .errors import CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
-from .limits import check_weights_fit, describe_device, memory_limits
+from .limits import check_weights_fit, describe_device, memory_limits, naming_shortage
 from .lock import LOCK_NAME, only_run
 from .loop import TrainLoop, evaluate
 from .metrics import Metrics
 from .optimizers import make_optimizer
 from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, STATE_NAME, OutputPaths, output_paths, set_aside
 from .packing import plot_packed, plot_validation
-from .prefetch import Workers
+from .prefetch import Workers, count_workers
 from .reading import Reader
 from .recipe import Recipe, dump_recipe
 from .resuming import check_goes_on, describe_run
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
+from .shortage import explain_shortage
 from .steps import all_finite, bind, init_state, let_go, make_eval_step
 from .targets import summarize
 from .types import Batch, TrainState
@@ -38,12 +41,18 @@ PROGRESS = "progress"
 """How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
 
 ANY_QUESTION = "Describe this."
+FEWER_ANSWERS = "lower eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
 PROBE_ROWS = 3
 PROBE_READS = 32
 
 
-def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def fit(
+    recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
     """Carry out a recipe.
+
+    A run may be left before its end: with `close()`, by letting go of it, or by ending the interpreter. Its threads
+    have ended then, its files are closed, and its folder is another run's to take. What was saved last stays.
 
     Args:
         recipe: What to do.
@@ -57,6 +66,12 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
     Raises:
         VloraError: Whatever the user can mend. Nothing non-finite is ever saved.
     """
+    run = explain_shortage(recipe, _carry_out(recipe, resume=resume, should_stop=should_stop))
+    close_at_exit(run)
+    return run
+
+
+def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
         compilation = begin()
@@ -69,15 +84,38 @@ def fit(recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool]
             check_goes_on(checkpoint.load_notes(paths.state), recipe, len(data.train), paths.state)
         if (compiled := compilation.wait()) is not None:
             yield compiled
-        backbone, config = open_model(recipe, data.files)
+        with naming_shortage("loading the model"):
+            backbone, config = open_model(recipe, data.files)
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
-        try:
-            with Workers(recipe.data.workers) as workers:
-                run = _Run(recipe, data, backbone, config, features, Reader(recipe, data, workers))
-                yield from run.go(resume=resume, should_stop=should_stop)
-        finally:
+        with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
+            reader = Reader(recipe, data, workers, backbone.prepare)
+            run = _Run(recipe, data, backbone, config, features, reader)
+            yield from run.go(resume=resume, should_stop=should_stop)
+
+
+@contextmanager
+def _written(features: Features) -> Iterator[None]:
+    """Write in the end, however it comes, the features that still wait for company."""
+    try:
+        yield
+    except BaseException:
+        # Where there was no memory for a step there may be none for this either; the step's error is the one to tell.
+        with suppress(RuntimeError, MemoryError):
             features.flush()
+        raise
+    features.flush()
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Wait in the end, however it comes, for what the device works on: what that reads may be gone afterwards."""
+    try:
+        yield
+    finally:
+        # What it failed with has either been raised already, or is nobody's business any more.
+        with suppress(RuntimeError):
+            mx.synchronize()
 
 
 @attrs.define(eq=False)
@@ -108,7 +146,8 @@ class _Run:
             make_recipe_step(self.recipe, self.backbone, optimizer, state),
             state,
             lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim),
-            is_awaited=lambda step: self._is_asked_for(step, course.count_at(step)),
+            # The first one too: how long it took is told when it is over, not when the next shape is traced.
+            is_awaited=lambda step: step == first + 1 or self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
@@ -247,7 +286,8 @@ class _Run:
                     n_rows += sum(len(batch.rows) for batch in found)
                     yield from found
 
-            loss, tokens = evaluate(eval_step, state, batches())
+            with naming_shortage("validation"):
+                loss, tokens = evaluate(eval_step, state, batches())
             if not math.isfinite(loss):
                 msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
                 raise NonFiniteError(msg)
@@ -271,7 +311,8 @@ class _Run:
         with self._bound(state), backend.generating(self.backbone) as module:
             for number in range(total):
                 try:
-                    expected, found = backend.answer_sample(module, self.data.encoder, rows[number], section)
+                    with naming_shortage(f"answering a row {when} training", remedy=FEWER_ANSWERS):
+                        expected, found = backend.answer_sample(module, self.data.encoder, rows[number], section)
                 except SampleError as error:
                     self.reader.pass_over(error)
                     total -= 1
@@ -299,6 +340,7 @@ class _Run:
         finally:
             let_go(self.backbone)
 
+    @naming_shortage("saving")
     def _save(self, state: TrainState, path: Path, course: "_Course") -> Saved:
         if not all_finite(state):
             msg = f"step {int(state.step)}: the trained weights have overflowed; lower optim.learning_rate"
@@ -361,6 +403,7 @@ class _Run:
             return path if images else None, question
         return None, ANY_QUESTION
 
+    @naming_shortage("trying the model on the first rows")
     def _probe(self) -> None:
         numbers = range(min(PROBE_READS, len(self.data.train)))
         examples = self.reader.look_at(self.data.train, numbers)

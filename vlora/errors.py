@@ -1,5 +1,10 @@
 """What vlora raises. Every message says where, what was found, and what to do."""
 
+from typing import Any
+
+NAMED_ROWS = 4
+"""Of a batch that there was no memory for."""
+
 
 class VloraError(ValueError):
     """Anything the user can mend; the command line prints it without a traceback."""
@@ -25,5 +30,49 @@ class CheckpointError(VloraError):
     """An adapter or a training state that does not belong to the model."""
 
 
+class CheckError(VloraError):
+    """A check of `vlora.doctor` found something other than it should be."""
+
+
 class NonFiniteError(VloraError):
     """A loss or a gradient became NaN or infinite; nothing of that step was kept."""
+
+
+class OutOfMemoryError(VloraError):
+    """There is no memory for what was to be computed. What was saved before is whole.
+
+    Attributes:
+        where: What was to be computed ("step 12").
+        found: What MLX, or who else had to have memory, said.
+        batch: The `Batch` that was to be computed on; None if it was none's fault.
+        is_host: It is the host's memory that there was not enough of.
+        remedy: What would need less, besides all that a plan can find.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        found: str,
+        batch: Any = None,
+        *,
+        is_host: bool = False,
+        remedy: str = "",
+        message: str | None = None,
+    ) -> None:
+        """Say what there is to say without a plan, unless there is a message that says more."""
+        what = "" if batch is None else f" with {describe_batch(batch)}"
+        lower = remedy or (
+            "lower data.workers, data.prefetch or features.memory_gb"
+            if is_host
+            else "lower train.batch_size, data.max_seq_length or data.max_pixels, or set train.grad_checkpoint = true"
+        )
+        super().__init__(message or f"{where}: out of {'host ' * is_host}memory{what} ({found}); {lower}")
+        self.where, self.found, self.batch, self.is_host, self.remedy = where, found, batch, is_host, remedy
+
+
+def describe_batch(batch: Any) -> str:
+    """Say how large a `Batch` is and which rows are in it."""
+    n_rows, n_tokens = batch.tokens.shape
+    sources = [row.source for row in batch.rows]
+    more = f" and {len(sources) - NAMED_ROWS} more" if len(sources) > NAMED_ROWS else ""
+    return f"{n_rows} rows of {n_tokens:,} tokens ({', '.join(sources[:NAMED_ROWS])}{more})"

@@ -9,12 +9,38 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .errors import RecipeError
+from .errors import OutOfMemoryError, RecipeError
 from .events import Device
 from .portions import MB_VARIABLE, default_max_mb_per_buffer
 from .recipe import MemorySection
+from .types import Batch
 
 GIGA = 1e9
+
+OUT_OF_MEMORY = (
+    "unable to allocate",
+    "out of memory",
+    "outofmemory",
+    "insufficient memory",
+    "attempting to allocate",
+    "[metal::malloc] resource limit",
+    "alloc_failed",
+)
+"""Words, in lower case, that only errors about memory have. MLX raises `RuntimeError` for all of its own:
+
+- its allocators (mlx/backend/cuda/allocator.cpp, mlx/backend/metal/allocator.cpp): "[malloc] Unable to allocate 12
+  bytes.", "[metal::malloc] Attempting to allocate 12 bytes which is greater than ...", "[metal::malloc] Resource limit
+  (12) exceeded.";
+- CUDA: "cudaMallocAsync(&data, size, stream) failed: out of memory", and the same when a graph is made;
+- cuDNN: "CUDNN_STATUS_ALLOC_FAILED";
+- Metal, when a command buffer is over: "[METAL] Command buffer execution failed: Insufficient Memory
+  (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
+
+On a CPU MLX does not look whether it got what it asked for (mlx/backend/no_gpu/allocator.cpp): the process ends with a
+segmentation fault, or is ended by the system."""
+
+LONGEST_FOUND = 160
+"""Characters of what MLX said that an error repeats."""
 
 
 @contextmanager
@@ -87,6 +113,36 @@ def describe_device() -> Device:
     """Say what MLX computes on unless it is told otherwise."""
     kind, found = device_kind(), mx.device_info()
     return Device(kind=kind, name=str(found.get("device_name", kind)).strip(), memory_bytes=device_memory())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error of MLX, of a library or of Python is about memory that could not be had."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    )
+
+
+@contextmanager
+def naming_shortage(where: str, batch: Batch | None = None, remedy: str = "") -> Iterator[None]:
+    """Turn an error about memory into one that says what was to be computed.
+
+    Args:
+        where: What is computed ("step 12").
+        batch: On which batch.
+        remedy: What would need less, besides all that a plan can find.
+
+    Raises:
+        OutOfMemoryError: Memory could not be had.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        found = " ".join(str(error).split()).rstrip(".")[:LONGEST_FOUND] or "no memory"
+        is_host = isinstance(error, MemoryError) and device_kind() != "cpu"
+        raise OutOfMemoryError(where, found, batch, is_host=is_host, remedy=remedy) from None
 
 
 def memory_limit() -> int:

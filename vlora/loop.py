@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from .errors import NonFiniteError, VloraError
 from .events import StepReport
+from .limits import naming_shortage
 from .steps import TrainStep
 from .types import Batch, StepOutput, TrainState
 
@@ -23,6 +24,7 @@ class _Begun:
 
     step: int
     output: StepOutput | None = None
+    largest: Batch | None = None
     rate: float = 0.0
     sources: tuple[str, ...] = ()
     n_tokens: int = 0
@@ -67,6 +69,7 @@ class TrainLoop:
 
         Raises:
             NonFiniteError: A step's loss or gradient is not finite; the message names the step and its rows.
+            OutOfMemoryError: There is no memory for a step; the message names the step and its largest microbatch.
         """
         step = int(self.state.step)
         steps = iter(microbatches)
@@ -75,7 +78,8 @@ class TrainLoop:
         while True:
             asked = time.perf_counter()
             try:
-                batches = next(steps, None)
+                with naming_shortage(f"reading the rows of step {step + 1}"):
+                    batches = next(steps, None)
             except VloraError:
                 if before is not None:
                     yield before.step, self._read(before)
@@ -88,7 +92,8 @@ class TrainLoop:
                 # A CPU works while a step is begun: two steps read one behind the other would share one's time.
                 yield before.step, self._read(before)
                 before = None
-            begun = self._begin(step, batches, time.perf_counter() - asked)
+            with naming_shortage(f"step {step}", _largest(batches)):
+                begun = self._begin(step, batches, time.perf_counter() - asked)
             del batches
             if before is not None:
                 yield before.step, self._read(before)
@@ -118,6 +123,7 @@ class TrainLoop:
         return _Begun(
             step=step,
             output=output,
+            largest=_largest(batches),
             rate=rate,
             sources=tuple(row.source for batch in batches for row in batch.rows),
             n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
@@ -129,7 +135,8 @@ class TrainLoop:
         """Wait for a step and read what it measured."""
         if begun.output is None:
             return None
-        nll, supervised, norm = (float(value) for value in begun.output)
+        with naming_shortage(f"step {begun.step}", begun.largest):
+            nll, supervised, norm = (float(value) for value in begun.output)
         if not (math.isfinite(nll) and math.isfinite(norm)):
             raise NonFiniteError(_describe_non_finite(begun, nll / supervised, norm))
         self._nll_sum, self._n_supervised = self._nll_sum + nll, self._n_supervised + supervised
@@ -155,18 +162,27 @@ def evaluate(
     state: TrainState,
     batches: Iterable[Batch],
 ) -> tuple[float, int]:
-    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches."""
+    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches.
+
+    Raises:
+        OutOfMemoryError: There is no memory for a batch.
+    """
     nll = supervised = 0.0
     before: tuple[mx.array, mx.array] | None = None
     for batch in batches:
-        sums = eval_step(state, batch)
-        mx.async_eval(sums)
-        if before is not None:
-            nll, supervised = nll + float(before[0]), supervised + float(before[1])
+        with naming_shortage("validation", batch):
+            sums = eval_step(state, batch)
+            mx.async_eval(sums)
+            if before is not None:
+                nll, supervised = nll + float(before[0]), supervised + float(before[1])
         before = sums
     if before is not None:
         nll, supervised = nll + float(before[0]), supervised + float(before[1])
     return nll / max(1.0, supervised), int(supervised)
+
+
+def _largest(batches: Sequence[Batch]) -> Batch | None:
+    return max(batches, key=lambda batch: batch.tokens.size, default=None)
 
 
 def _describe_non_finite(begun: _Begun, loss: float, norm: float) -> str:

@@ -85,6 +85,8 @@ class Metrics:
             "trace_s": last.trace_s,
             "seconds": time.perf_counter() - self.began,
             "peak_memory_gb": mx.get_peak_memory() / 1e9,
+            "active_memory_gb": mx.get_active_memory() / 1e9,
+            "cache_memory_gb": mx.get_cache_memory() / 1e9,
         }
         self.reports.clear()
         if self.first_step_at is not None:

@@ -185,6 +185,11 @@ def rate_factors(names: Iterable[str], layout: Layout, section: OptimSection) ->
     return {name: factor for name, factor in factors.items() if factor != 1.0}
 
 
+FUSED_ROUNDS = 4
+"""Rounds of pairs that are one kernel: of 16 numbers. A Metal kernel has 31 arguments, and MLX, which stops at about 24
+inputs, fused up to 30 numbers and then refused the kernel (`build_kernel` in metal/compiled.cpp)."""
+
+
 def clip_by_global_norm(
     gradients: Tree, max_norm: float | None, count: mx.array | None = None
 ) -> tuple[Tree, mx.array]:
@@ -202,10 +207,15 @@ def clip_by_global_norm(
         (gradients, f32[] norm before clipping).
     """
     squares = [_sum(mx.square(gradient.astype(mx.float32)).reshape(-1)) for gradient in gradients.values()]
+    n_rounds = 0
     while len(squares) > 1:
         # In pairs, which a compiled function fuses; stacked they would be copied one by one.
         squares = [sum(squares[place + 1 : place + 2], squares[place]) for place in range(0, len(squares), 2)]
-    norm = mx.sqrt(squares[0])
+        n_rounds += 1
+        if n_rounds % FUSED_ROUNDS == 0:
+            # A change of shape ends the fusion.
+            squares = [square.reshape(() if square.ndim else 1) for square in squares]
+    norm = mx.sqrt(squares[0].reshape(()))
     if count is not None:
         norm = norm / count
         gradients = {name: gradient / count for name, gradient in gradients.items()}

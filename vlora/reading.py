@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -21,6 +21,10 @@ ROWS_OF_A_PACK = 4
 """Rows that are encoded ahead for each packed row."""
 
 
+def _leave(example: Example) -> Example:
+    return example
+
+
 @attrs.define(eq=False)
 class Reader:
     """Reads the rows of one run.
@@ -29,12 +33,14 @@ class Reader:
         recipe: The run's.
         data: Its rows, and what encodes them.
         workers: Threads that encode ahead.
+        prepare: What they do with an encoded row besides, as `MlxVlmBackbone.prepare`.
         skipped: Why rows were passed over, in the order in which they were met, in every epoch anew.
     """
 
     recipe: Recipe
     data: Data
     workers: Workers
+    prepare: Callable[[Example], Example] = _leave
     skipped: list[str] = attrs.field(factory=list, init=False)
     _n_told: int = attrs.field(default=0, init=False)
 
@@ -116,7 +122,7 @@ class Reader:
     def _encode(self, rows: Rows, number: int) -> Example | SampleError:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
-            return self.data.encoder(rows[number])
+            return self.prepare(self.data.encoder(rows[number]))
         except SampleError as error:
             return error
 

@@ -67,7 +67,8 @@ class DataSection:
         valid_fraction: A share of the rows to hold out and validate on.
         on_bad_row: "raise" stops at a row that cannot be learned from, "skip" counts and reports it.
         assistant_id: Token id that begins an answer; only for tokenizers without a chat template.
-        workers: Threads that read and encode rows while the device works; 0 does it between the steps.
+        workers: Threads that read and encode rows while the device works; 0 does it between the steps. Without a number
+            half of the processor's cores, at least 2 and at most 8.
         prefetch: Batches that they are ahead at most.
     """
 
@@ -85,7 +86,7 @@ class DataSection:
     valid_fraction: float = _key(0.0, checks.fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
     assistant_id: int = _key(77091, checks.at_least(0))
-    workers: int = _key(2, checks.at_least(0))
+    workers: int | None = _key(None, checks.at_least(0))
     prefetch: int = _key(2, checks.at_least(1))
 
 
@@ -209,13 +210,14 @@ class FeaturesSection:
 
     Attributes:
         cache: Keep them.
-        memory_gb: Gigabytes of memory for them at most; 0 for none.
+        memory_gb: Gigabytes of memory for them at most; 0 for none. Without a number a sixteenth of the device's, but
+            1 at least.
         disk_gb: Gigabytes of disk for those of all models together at most; 0 for none.
         path: The folder on disk; without one, vlora/features in the user's cache directory.
     """
 
     cache: bool = _key(default=True)
-    memory_gb: float = _key(1.0, checks.at_least(0))
+    memory_gb: float | None = _key(None, checks.at_least(0))
     disk_gb: float = _key(20.0, checks.at_least(0))
     path: str | None = _key(None, checks.non_empty)
 

@@ -1,19 +1,25 @@
-"""Rows of a data set, read through Hugging Face `datasets`; images stay closed until a row is encoded."""
+"""Rows of a data set, read through Hugging Face `datasets`; images stay closed until a row is encoded.
+
+`datasets` and pandas under it take most of a second to import. Functions that use them import them; the built-in rows,
+and complaints of files that are not there, need neither.
+"""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-import datasets
 import numpy as np
 
-from .digits import BUILTIN_DIGITS, load_digit_rows
+from .digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .errors import RecipeError
 from .recipe import DataSection
 from .samples import Row, format_sample
 from .types import Sample
+
+if TYPE_CHECKING:
+    import datasets
 
 FILE_READERS = {
     ".jsonl": "json",
@@ -84,6 +90,19 @@ def beside(image: Any, folder: Path) -> Any:
     return image
 
 
+def check_paths(data: DataSection) -> None:
+    """Look for the data that a recipe names, without `datasets`; what `read_rows` would complain of anyway.
+
+    Raises:
+        RecipeError: The built-in rows have no such split or question, or a path leads to no file that is read.
+    """
+    for key, path, split in _sources(data):
+        if path == BUILTIN_DIGITS:
+            check_question(split, data.config)
+        else:
+            _check_path(key, path, split)
+
+
 def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
     """Read the training rows, and the validation rows if the recipe names any.
 
@@ -94,17 +113,9 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
     Raises:
         RecipeError: There is no such data set, split or file, or it is empty.
     """
-    train = _load(data, data.path, data.split, "data.path")
-    if data.valid_path is not None:
-        return train, _load(data, data.valid_path, data.split, "data.valid_path")
-    if data.valid_split is not None:
-        if _has_one_split(Path(data.path).expanduser()):
-            msg = (
-                f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
-                "give data.valid_path or data.valid_fraction"
-            )
-            raise RecipeError(msg)
-        return train, _load(data, data.path, data.valid_split, "data.valid_split")
+    train, *valid = [_load(data, path, split, key) for key, path, split in _sources(data)]
+    if valid:
+        return train, valid[0]
     if not data.valid_fraction:
         return train, None
     order = np.random.default_rng(seed).permutation(len(train))
@@ -116,16 +127,33 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
     return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
 
 
+def _sources(data: DataSection) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
+    yield "data.path", data.path, data.split
+    if data.valid_path is not None:
+        yield "data.valid_path", data.valid_path, data.split
+    elif data.valid_split is not None:
+        if _has_one_split(Path(data.path).expanduser()):
+            msg = (
+                f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
+                "give data.valid_path or data.valid_fraction"
+            )
+            raise RecipeError(msg)
+        yield "data.valid_split", data.path, data.valid_split
+
+
 def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
     if path == BUILTIN_DIGITS:
         table: Table = load_digit_rows(split, data.config)
         folder = None
     else:
+        _check_path(key, path, split)
+        from datasets.exceptions import DatasetsError
+
         try:
             table, folder = _load_dataset(path, split, data.config)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            msg = f"{key}: cannot read {path!r} (split {split!r}): {_explain(error)}{_suggest(Path(path).expanduser())}"
-            raise RecipeError(msg) from None
+        except (OSError, ValueError, DatasetsError) as error:
+            raise _unreadable(key, path, split, _explain(error)) from None
         except (StopIteration, IndexError):
             # What `datasets` 4 raises for an empty file, and for an empty saved data set.
             table, folder = [], None
@@ -142,12 +170,32 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
     )
 
 
+def _check_path(key: str, path: str, split: str) -> None:
+    local = Path(path).expanduser()
+    suffix = local.suffix.lower()
+    why = ""
+    try:
+        if not local.exists() and (suffix in FILE_READERS or local.is_absolute()):
+            why = "there is no such file or folder"
+        elif local.is_file() and suffix not in FILE_READERS:
+            known = ", ".join(FILE_READERS)
+            why = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
+    except OSError as error:
+        why = str(error)
+    if why:
+        raise _unreadable(key, path, split, why)
+
+
+def _unreadable(key: str, path: str, split: str, why: str) -> RecipeError:
+    return RecipeError(f"{key}: cannot read {path!r} (split {split!r}): {why}{_suggest(Path(path).expanduser())}")
+
+
 def _explain(error: BaseException) -> str:
     """Say what went wrong; of a file that does not parse `datasets` itself says no more than that."""
+    from datasets.exceptions import DatasetGenerationError
+
     cause = error.__cause__
-    return (
-        f"{error} ({cause})" if isinstance(error, datasets.exceptions.DatasetGenerationError) and cause else str(error)
-    )
+    return f"{error} ({cause})" if isinstance(error, DatasetGenerationError) and cause else str(error)
 
 
 def _suggest(path: Path) -> str:
@@ -166,18 +214,13 @@ def _has_one_split(path: Path) -> bool:
 
 
 def _load_dataset(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
+    import datasets
+
     local = Path(path).expanduser()
     if not local.exists():
-        if local.suffix.lower() in FILE_READERS or local.is_absolute():
-            msg = "there is no such file or folder"
-            raise ValueError(msg)
         return _undecoded(datasets.load_dataset(path, config, split=split)), None
     if local.is_file():
-        reader = FILE_READERS.get(local.suffix.lower())
-        if reader is None:
-            known = ", ".join(FILE_READERS)
-            msg = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
-            raise ValueError(msg)
+        reader = FILE_READERS[local.suffix.lower()]
         # A single file has a single split, whatever the recipe calls it.
         table = datasets.load_dataset(reader, data_files={"train": str(local)}, split="train")
         return _undecoded(table), local.parent
@@ -226,6 +269,8 @@ def _undecoded(table: "datasets.Dataset") -> Table:
 
 
 def _has_images(features: Any) -> bool:
+    import datasets
+
     return any(isinstance(feature, datasets.Image) for feature in _leaves(features))
 
 
@@ -241,6 +286,8 @@ def _leaves(feature: Any) -> list[Any]:
 
 
 def _map_images(feature: Any) -> Any:
+    import datasets
+
     if isinstance(feature, datasets.Image):
         return datasets.Image(decode=False)
     if isinstance(feature, datasets.Features):

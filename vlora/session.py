@@ -11,6 +11,7 @@ from .adapters import lora_layers
 from .caching import cache_folder
 from .errors import RecipeError
 from .events import FeatureCounts
+from .limits import device_memory
 from .optimizers import rate_factors
 from .outputs import output_paths
 from .recipe import Recipe
@@ -19,6 +20,9 @@ from .steps import TrainStep, make_train_step
 from .types import TrainState
 
 BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
+
+LEAST_MEMORY_GB, MEMORY_SHARE = 1.0, 16
+"""Without `features.memory_gb`: gigabytes for features, and which part of the device's memory may be more."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -183,7 +187,10 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
         backbone: As `open_model` returns it; it keeps them.
     """
     section = recipe.features
-    budgets = {"memory": section.memory_gb, "disk": section.disk_gb}
+    in_memory = section.memory_gb
+    if in_memory is None:
+        in_memory = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
+    budgets = {"memory": in_memory, "disk": section.disk_gb}
     reason = None if section.cache else "features.cache = false"
     if reason is None and not any(budgets.values()):
         reason = "features.memory_gb and features.disk_gb are 0"
@@ -196,9 +203,9 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
         root = Path(section.path).expanduser() if section.path else cache_folder() / "features"
         tower = backend.features_digest(backbone.feature_weights(), data.files.config)
         shards = backend.Shards(root, tower, int(section.disk_gb * 1e9))
-    cache = backend.FeatureCache(int(section.memory_gb * 1e9), shards)
+    cache = backend.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)
     data.encoder.memory = backend.RowMemory(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
-    kept = " and ".join(f"up to {budget:g} GB in {places[name]}" for name, budget in budgets.items() if budget)
+    kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
     return Features(cache=cache, description=f"kept, {kept}")

@@ -125,8 +125,7 @@ def bound(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[None]:
     if not params:
         yield
         return
-    trainable = dict(tree_flatten(module.trainable_parameters()))
-    held = {name: trainable[name] for name in params}
+    held = {name: _read(module, name) for name in params}
     try:
         typed = {
             # What is of another type has been cast to the one that it is used in.
@@ -320,6 +319,7 @@ class _TrainStep:
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
         self._packing = Packing({})
         self._unpacked: Unpacked | None = None
+        self._used_types: dict[str, mx.Dtype] | None = None
         self._gradients = wrap(self._microbatch_gradients)
         self._update = wrap(self._apply_gradients)
 
@@ -373,9 +373,10 @@ class _TrainStep:
         module = self._backbone.module
         packing = self._packing if PACKED in given else Packing({})
         # All at once, where they are packed. But the head's gradients are added up over its chunks, in float32.
-        head = self._backbone.head_names() if self._backbone.can_project else frozenset()
-        dtypes = {name: dtype for name, dtype in used_types(module).items() if name not in head}
-        params = packing.unpack(given, dtypes)
+        if self._used_types is None:
+            head = self._backbone.head_names() if self._backbone.can_project else frozenset()
+            self._used_types = {name: dtype for name, dtype in used_types(module).items() if name not in head}
+        params = packing.unpack(given, self._used_types)
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
             return summed_loss(
@@ -486,6 +487,15 @@ def make_eval_step(
         return nll, n
 
     return eval_step
+
+
+def _read(module: nn.Module, name: str) -> mx.array:
+    """Find a parameter by its qualified name; faster than listing all of them, which every trace would do."""
+    found: Any = module
+    for part in name.split("."):
+        found = found[int(part)] if isinstance(found, list) else found[part]
+    parameter: mx.array = found
+    return parameter
 
 
 def _write(module: nn.Module, params: Mapping[str, mx.array]) -> None:

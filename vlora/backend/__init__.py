@@ -3,6 +3,7 @@
 import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
 
 from .backbone import MlxVlmBackbone
+from .corrections_mixtures import without_metal_kernels
 from .differences import DIFFERENCES
 from .encoding import Encoder
 from .encoding_pairs import make_encoder
@@ -51,4 +52,5 @@ __all__ = [
     "trace_step",
     "unfreeze_language",
     "unfreeze_vision",
+    "without_metal_kernels",
 ]

@@ -29,7 +29,7 @@ from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
-from .lean import LeanParts, lean
+from .lean import LeanParts, is_on_cpu, lean
 
 PROBE_TOKENS = 6
 
@@ -53,6 +53,7 @@ class MlxVlmBackbone:
     lean_parts: LeanParts = attrs.field(factory=LeanParts, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
+    _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _features: FeatureCache | None = attrs.field(default=None, init=False)
 
     @property
@@ -286,10 +287,12 @@ class MlxVlmBackbone:
         return logits.reshape(-1, logits.shape[-1])
 
     def head_names(self) -> frozenset[str]:
-        """Name the trainable parameters that `project` uses."""
-        inside = f"{self._sound_head().name}."
-        trainable = tree_flatten(self.module.trainable_parameters())
-        return frozenset(name for name, _ in trainable if name.startswith(inside))
+        """Name the trainable parameters that `project` uses; found once, as those of `embed`."""
+        if self._head_names is None:
+            inside = f"{self._sound_head().name}."
+            trainable = tree_flatten(self.module.trainable_parameters())
+            self._head_names = frozenset(name for name, _ in trainable if name.startswith(inside))
+        return self._head_names
 
     def all_logits(self, tokens: mx.array, features: Tree, others: Tree) -> mx.array:
         """Run the language model with its head at every place; i32[B, T] -> f[B, T, V]."""
@@ -332,6 +335,23 @@ class MlxVlmBackbone:
             return False
         keys = example.image_keys if self.family.has_grid_tower else (row_key(example),)
         return bool(example.image_keys) and all(key in cache for key in keys)
+
+    def prepare(self, example: Example) -> Example:
+        """Do ahead what embedding a row would wait for; safe to call from any thread.
+
+        Features that are on disk only are read, and pixels are given the tower's type and put where the device finds
+        them.
+        """
+        cache = self._features
+        if cache is not None and self.has_features(example):
+            cache.load(example.image_keys if self.family.has_grid_tower else (row_key(example),))
+            return example
+        pixels = example.inputs.get("pixel_values") if self.family.has_grid_tower else None
+        if not isinstance(pixels, np.ndarray) or is_on_cpu():
+            return example
+        typed = mx.array(pixels).astype(self._grids().pixel_type, stream=mx.cpu)
+        mx.eval(typed)
+        return attrs.evolve(example, inputs={**example.inputs, "pixel_values": typed})
 
     def forget_traces(self) -> None:
         """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""
@@ -382,7 +402,7 @@ class MlxVlmBackbone:
             all(isinstance(value, mx.array) for value in flat.values())
             and fields.keys() == tree_unflatten(list(flat.items())).keys()
         ):
-            cache.put(key, flat)
+            cache.put({key: flat})
         return fields
 
     def _embed_row(self, example: Example) -> Fields:

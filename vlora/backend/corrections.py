@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_vlm.models.cohere_compass import language as compass
 
 from ..errors import ModelError
 
@@ -204,6 +203,8 @@ def chosen_without_gradient(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def batched_rows(_: nn.Module) -> Iterator[None]:
     """Let Cohere Compass run rows together, its head included, not one by one (cohere_compass/language.py:134)."""
+    from mlx_vlm.models.cohere_compass import language as compass
+
     rowwise = compass._rowwise_batch  # noqa: SLF001
     compass._rowwise_batch = lambda module, hidden: module(hidden)  # noqa: SLF001
     try:

@@ -441,5 +441,15 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def describe_family(model_type: str) -> Family:
-    """Look a family up; an unlisted one is run generically, after the probes."""
-    return FAMILIES.get(model_type, Family())
+    """Look a family up; an unlisted one is run generically, after the probes.
+
+    On a Mac all are embedded and trained without mlx-vlm's Metal kernels.
+    """
+    family = FAMILIES.get(model_type, Family())
+    if not mx.metal.is_available():
+        return family
+    return attrs.evolve(
+        family,
+        while_embedding=together(family.while_embedding, without_metal_kernels),
+        while_training=together(family.while_training, without_metal_kernels),
+    )

@@ -37,6 +37,7 @@ class FeatureCache:
     _host_entries: dict[str, Mapping[str, Any]] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _held_bytes: int = attrs.field(default=0, init=False)
+    _loaded: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _asked: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(("memory", "disk", "computed"), 0), init=False)
 
     def __contains__(self, key: str) -> bool:
@@ -64,7 +65,9 @@ class FeatureCache:
         if key in self._entries:
             self._asked["memory"] += n_images
             return self._entries[key]
-        entry = None if self.shards is None else self.shards.read(key)
+        entry = self._loaded.pop(key, None)
+        if entry is None and self.shards is not None:
+            entry = self.shards.read(key)
         if entry is None:
             self._asked["computed"] += n_images
             return None
@@ -72,12 +75,29 @@ class FeatureCache:
         self._hold(key, entry)
         return entry
 
-    def put(self, key: str, entry: Mapping[str, mx.array]) -> None:
-        """Keep an entry where there is room."""
-        held = dict(entry)
-        self._hold(key, held)
+    def load(self, keys: Iterable[str]) -> None:
+        """Read entries that are on disk only, before they are asked for; safe to call from any thread.
+
+        What is read is given out once: rows that are encoded ahead ask for it soon.
+        """
+        for key in keys:
+            if key not in self._entries and key not in self._loaded and self.shards is not None:
+                entry = self.shards.read(key)
+                if entry is not None:
+                    self._loaded[key] = entry
+
+    def put(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
+        """Keep entries where there is room. They are evaluated soon, and nobody waits for it here."""
+        if not entries:
+            return
+        held = {key: dict(entry) for key, entry in entries.items()}
+        # All at once: what is asked for one by one is handed to the device one by one. Not later: an entry would hold
+        # on to all that it is computed from.
+        mx.async_eval(held)
+        for key, entry in held.items():
+            self._hold(key, entry)
         if self.shards is not None:
-            self.shards.add(key, held)
+            self.shards.add_computed(held)
             self.shards.flush(whole=False)
 
     def get_host(self, key: str) -> Mapping[str, Any] | None:
@@ -103,8 +123,6 @@ class FeatureCache:
         return notes
 
     def _hold(self, key: str, entry: Entry) -> None:
-        # Evaluated soon, or the entry would hold on to all that it is computed from; nobody waits for it here.
-        mx.async_eval(entry)
         if key not in self._entries and self._has_room(entry):
             self._entries[key] = entry
 

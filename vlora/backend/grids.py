@@ -1,7 +1,6 @@
 """The tower of the Qwen-VL lineage: patches and a grid per image.
 
-Images of one size go through the tower together, compiled with their grid fixed: only then can the tower be traced,
-since the grid decides its shapes.
+Images of a batch go through the tower together, whatever their sizes, in few compiled shapes: see `bins.py`.
 """
 
 import functools
@@ -17,16 +16,16 @@ from mlx.utils import tree_flatten
 from ..errors import BatchError
 from ..steps import Params, bound
 from ..types import Batch, Example, Tree
+from .bins import Grid, Pass, count_patches, plan_passes
 from .corrections import scatter_features
 from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
-from .lean import lean_tower
 from .positions import mrope_positions
+from .towers import Inputs, TowerShape, lay_out_inputs, merge_size, place, run_tower
 
-TOWER_TRACES = 64
-"""Compiled towers kept, one per image size and count; further ones run eagerly."""
+TOWER_TRACES = 256
+"""Compiled towers kept, one per number and length of bins; further ones run eagerly."""
 
-Grid = tuple[int, int, int]
 Image = tuple[Grid, Callable[[], Any]]
 """A grid in patches, and what gives the patches f[n, C], on the host or the device."""
 
@@ -59,7 +58,7 @@ class GridTower:
     def _features(
         self, rows: Sequence[Example], *, counted: bool = True
     ) -> tuple[list[mx.array], list[list[mx.array]]]:
-        """Run the tower over a batch's images, those of one size together, or find their features.
+        """Run the tower over a batch's images, or find their features.
 
         Args:
             rows: The batch's.
@@ -75,34 +74,35 @@ class GridTower:
         if cache is not None:
             found = {index: cache.get(key, int(counted)) for index, key in enumerate(keys)}
             kept = {index: entry for index, entry in found.items() if entry is not None}
-        missing = [index for index in range(len(images)) if index not in kept]
-        computed = self._run_images(images, missing)
-        for index, layers in computed.items():
-            entry = {str(number): layer for number, layer in enumerate(layers)}
-            kept[index] = entry
-            if cache is not None:
-                cache.put(keys[index], entry)
+        computed = self._run_images(images, [index for index in range(len(images)) if index not in kept])
+        kept |= computed
+        if cache is not None:
+            cache.put({keys[index]: entry for index, entry in computed.items()})
         ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in range(len(images))]
         return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
 
-    def _run_images(self, images: Sequence[Image], wanted: Sequence[int]) -> dict[int, list[mx.array]]:
-        """Run the tower over some of the images: number to features and the deepstack's."""
-        merge = self._merge_size
-        results: dict[int, list[mx.array]] = {}
-        groups = group_by_grid([images[index] for index in wanted]).items()
-        parts: list[tuple[Grid, Sequence[int]]] = list(groups)
-        if len(wanted) < len(images):
-            # Where the others' features are kept, how many are left is another number every time: few traces.
-            parts = [(grid, part) for grid, members in groups for part in by_powers_of_two(members)]
-        for grid, members in parts:
-            numbers = [wanted[member] for member in members]
-            pixels = join([images[number][1]() for number in numbers])
-            outputs = self._tower(grid, len(members))({}, pixels.astype(self._tower_dtype))
-            n_tokens = grid[0] * (grid[1] // merge) * (grid[2] // merge)
-            for place, number in enumerate(numbers):
-                span = slice(place * n_tokens, (place + 1) * n_tokens)
-                results[number] = [output[span] for output in outputs]
+    def _run_images(self, images: Sequence[Image], wanted: Sequence[int]) -> dict[int, Entry]:
+        """Run the tower over some of the images: number to features, then the deepstack's."""
+        results: dict[int, Entry] = {}
+        unit = self._merge_size**2
+        for found, members in self._plan(images, wanted):
+            shape, inputs = self._lay_out(found, [images[number] for number in members])
+            outputs = self._tower(shape)({}, inputs)
+            for start, number in zip(found.starts, members, strict=True):
+                span = slice(start // unit, (start + count_patches(images[number][0])) // unit)
+                results[number] = {str(layer): output[span] for layer, output in enumerate(outputs)}
         return results
+
+    def _plan(self, images: Sequence[Image], wanted: Sequence[int]) -> list[tuple[Pass, list[int]]]:
+        """Plan the passes of some of the images: each with the numbers of its images."""
+        passes = plan_passes([images[number][0] for number in wanted], self._merge_size**2)
+        return [(found, [wanted[member] for member in found.members]) for found in passes]
+
+    def _lay_out(self, found: Pass, images: Sequence[Image]) -> tuple[TowerShape, Inputs]:
+        grids, pixels = [grid for grid, _ in images], [patches() for _, patches in images]
+        shape, inputs = lay_out_inputs(self.module.vision_tower, found, grids, pixels)
+        inputs["pixels"] = inputs["pixels"].astype(self.pixel_type)
+        return shape, inputs
 
     def _merge(self, batch: Batch, features: list[mx.array], deepstack: list[list[mx.array]]) -> dict[str, Any]:
         n_rows, length = batch.tokens.shape
@@ -111,7 +111,7 @@ class GridTower:
         for example, (row, start, count) in zip(batch.rows, batch.spans, strict=True):
             own = example.tokens[:count] == self.module.config.image_token_id
             grids = [grid for grid, _ in grid_images([example])]
-            expected = sum(grid[0] * grid[1] * grid[2] for grid in grids) // self._merge_size**2
+            expected = sum(count_patches(grid) for grid in grids) // self._merge_size**2
             if int(own.sum()) != expected:
                 msg = f"{example.source}: {int(own.sum())} image tokens stand for {expected} image features"
                 raise BatchError(msg)
@@ -138,7 +138,7 @@ class GridTower:
         return fields
 
     def gradients(self, batch: Batch, trainable: Params, cotangents: Tree, *, is_recomputed: bool = False) -> Params:
-        """The gradients behind `embed`: of the embedding table directly, of the tower size by size.
+        """The gradients behind `embed`: of the embedding table directly, of the tower pass by pass.
 
         `is_recomputed` tells apart what is traced while the tower's layers are checkpointed.
         """
@@ -169,18 +169,22 @@ class GridTower:
             return {**gradients, **zeros}
         tower_params = {name: trainable[name] for name in tower_names}
         images = grid_images(batch.rows)
-        for grid, members in group_by_grid(images).items():
-            pixels = join([images[index][1]() for index in members])
-            towards = [mx.concatenate([pulled[n_table + index] for index in members])]
+        unit = self._merge_size**2
+        for found, members in self._plan(images, range(n_images)):
+            shape, inputs = self._lay_out(found, [images[number] for number in members])
+            towards = [place(found, [pulled[n_table + index] for index in members], unit)]
             for layer in range(n_layers):
                 places = [n_table + n_images + index * n_layers + layer for index in members]
-                towards.append(mx.concatenate([pulled[place] for place in places]))
-            found = self._tower_vjp(grid, len(members), is_recomputed)(
-                tower_params, pixels.astype(self._tower_dtype), towards
-            )
-            for name, gradient in found.items():
+                towards.append(place(found, [pulled[index] for index in places], unit))
+            for name, gradient in self._tower_vjp(shape, is_recomputed)(tower_params, inputs, towards).items():
                 gradients[name] = gradients[name] + gradient if name in gradients else gradient
         return gradients
+
+    @property
+    def pixel_type(self) -> mx.Dtype:
+        """The type in which the tower takes pixels."""
+        dtype: mx.Dtype = self.module.vision_tower.patch_embed.proj.weight.dtype
+        return dtype
 
     @property
     def _trains_tower(self) -> bool:
@@ -188,53 +192,42 @@ class GridTower:
 
     @property
     def _merge_size(self) -> int:
-        return int(self.module.config.vision_config.spatial_merge_size)
+        return merge_size(self.module.vision_tower)
 
     @property
     def _n_deepstack(self) -> int:
         return len(getattr(self.module.config.vision_config, "deepstack_visual_indexes", None) or ())
 
-    @property
-    def _tower_dtype(self) -> mx.Dtype:
-        dtype: mx.Dtype = self.module.vision_tower.patch_embed.proj.weight.dtype
-        return dtype
+    def _run_tower(self, shape: TowerShape, params: Params, inputs: Inputs) -> list[mx.array]:
+        with bound(self.module, params):
+            outputs = run_tower(self.module.vision_tower, shape, inputs)
+        return outputs[: 1 + self._n_deepstack]
 
-    def _run_tower(self, grid: tuple[int, int, int], count: int, params: Params, pixels: mx.array) -> list[mx.array]:
-        grids = mx.array([grid] * count)
-        tower = self.module.vision_tower
-        with bound(self.module, params), lean_tower(tower, grid, count, is_frozen=not params):
-            output = tower(pixels, grids)
-        if not isinstance(output, tuple):
-            return [output]
-        features, deepstack = output
-        layers = [] if deepstack is None or not self._n_deepstack else list(deepstack)
-        return [features, *layers]
+    def _tower(self, shape: TowerShape) -> Callable[..., list[mx.array]]:
+        """The tower for one number and length of bins."""
 
-    def _tower(self, grid: tuple[int, int, int], count: int) -> Callable[..., list[mx.array]]:
-        """The tower with its grid fixed: only then can it be traced, since the grid decides its shapes."""
-
-        def run(params: Params, pixels: mx.array) -> list[mx.array]:
-            return self._run_tower(grid, count, params, pixels)
+        def run(params: Params, inputs: Inputs) -> list[mx.array]:
+            return self._run_tower(shape, params, inputs)
 
         if self.trained:
             # A trained tower's weights change: pass them in, rather than bake them into the trace.
             names = [name for name in self.trained if not name.startswith(f"{self.language_prefix}.")]
-            compiled = self._compiled(("forward", grid, count), run)
+            compiled = self._compiled(("forward", shape), run)
             trainable = dict(tree_flatten(self.module.trainable_parameters()))
-            return lambda _, pixels: compiled({name: trainable[name] for name in names}, pixels)
-        return self._compiled(("frozen", grid, count), run)
+            return lambda _, inputs: compiled({name: trainable[name] for name in names}, inputs)
+        return self._compiled(("frozen", shape), run)
 
-    def _tower_vjp(self, grid: Grid, count: int, is_recomputed: bool) -> Callable[..., Params]:
-        def run(params: Params, pixels: mx.array, cotangents: list[mx.array]) -> Params:
+    def _tower_vjp(self, shape: TowerShape, is_recomputed: bool) -> Callable[..., Params]:
+        def run(params: Params, inputs: Inputs, cotangents: list[mx.array]) -> Params:
             names = sorted(params)
             _, gradients = mx.vjp(
-                lambda *values: self._run_tower(grid, count, dict(zip(names, values, strict=True)), pixels),
+                lambda *values: self._run_tower(shape, dict(zip(names, values, strict=True)), inputs),
                 [params[name] for name in names],
                 cotangents,
             )
             return dict(zip(names, gradients, strict=True))
 
-        return self._compiled(("vjp", grid, count, is_recomputed), run)
+        return self._compiled(("vjp", shape, is_recomputed), run)
 
     def _compiled(self, key: tuple[Any, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         if key not in self._traces:
@@ -252,41 +245,14 @@ def grid_images(rows: Sequence[Example]) -> list[Image]:
         if grids is None:
             continue
         start = 0
-        for grid in np.asarray(grids).tolist():
-            count = grid[0] * grid[1] * grid[2]
-            span = slice(start, start + count)
+        for frames, rows_of_patches, columns in np.asarray(grids).tolist():
+            grid = (frames, rows_of_patches, columns)
+            span = slice(start, start + count_patches(grid))
             # Asked for only if the tower runs: a row whose features are kept may have no pixels yet.
-            images.append(((grid[0], grid[1], grid[2]), functools.partial(_patches, example, span)))
-            start += count
+            images.append((grid, functools.partial(_patches, example, span)))
+            start += count_patches(grid)
     return images
 
 
 def _patches(example: Example, span: slice) -> Any:
     return example.inputs["pixel_values"][span]
-
-
-def join(patches: Sequence[Any]) -> mx.array:
-    """Put images' patches together on the device."""
-    if all(isinstance(part, mx.array) for part in patches):
-        return mx.concatenate(list(patches))
-    return mx.array(np.concatenate([np.asarray(part) for part in patches]))
-
-
-def by_powers_of_two(numbers: Sequence[int]) -> list[Sequence[int]]:
-    """Part a sequence into as few as possible whose lengths are powers of two, the longest first."""
-    parts = []
-    while numbers:
-        length = 1 << (len(numbers).bit_length() - 1)
-        parts.append(numbers[:length])
-        numbers = numbers[length:]
-    return parts
-
-
-def group_by_grid(
-    images: Sequence[Image],
-) -> dict[tuple[int, int, int], list[int]]:
-    """Group image numbers by their grid."""
-    groups: dict[tuple[int, int, int], list[int]] = {}
-    for index, (grid, _) in enumerate(images):
-        groups.setdefault(grid, []).append(index)
-    return groups

@@ -13,17 +13,18 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from mlx_vlm.models.base import ensure_fused_sdpa, scaled_dot_product_attention
+from mlx_vlm.models.base import scaled_dot_product_attention
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
 from .. import exponentials
-from ..exponentials import gelu, logistic
+from ..exponentials import logistic
 from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
-from ..gradients import attend, rms_norm, rotate, swiglu
+from ..gradients import attend, rms_norm, swiglu
 from .attention import ATTENTION
 from .corrections import called_as, instance_attributes
+from .corrections_mixtures import without_metal_kernels
 from .outcomes import Outcomes
+from .towers import rotate_part
 
 TOLERANCE = 0.02
 """Of the spread of a part's outputs: the root of the mean squared difference. bfloat16 rounds otherwise where it rounds
@@ -31,9 +32,6 @@ less often."""
 
 GATE_SPREADS = (3.0, 40.0)
 """Standard deviations of a gate when it is checked: an activation's bend, and whether it is bounded."""
-
-TANH = ("tanh", "precise")
-"""What MLX calls the approximation of GELU by a hyperbolic tangent."""
 
 GATED = ("down_proj", "gate_proj", "up_proj")
 
@@ -71,12 +69,7 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Ou
     def holds(question: str, find: Callable[[], bool]) -> bool:
         return bool(outcomes.settle(question, find, is_valid=lambda answer: isinstance(answer, bool)))
 
-    found: list[Replacement] = [
-        _multiplying(parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.children().items()
-        if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
-    ]
+    found = _quantized(module)
     if exponentials.has_slow_exponentials():
         found.append(functools.partial(_attending, module))
     rotaries: list[MRoPERotaryEmbedding] = []
@@ -86,10 +79,11 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Ou
         elif has_gate(part):
             if holds(f"gated {name}", functools.partial(is_swiglu, part, is_verified=is_verified)):
                 found.append(_replacing(part, _gated(part)))
-        elif isinstance(part, MRoPERotaryEmbedding) and holds(
-            f"rotates {name}", functools.partial(_rotates_halves, part)
-        ):
-            rotaries.append(part)
+        elif isinstance(part, MRoPERotaryEmbedding):
+            # As on other devices, instead of mlx-vlm's Metal kernel.
+            found += [functools.partial(instance_attributes, part, fused_apply=False)] * bool(part.fused_apply)
+            if holds(f"rotates {name}", functools.partial(_rotates_halves, part)):
+                rotaries.append(part)
     if not rotaries:
         return LeanParts(found)
     # Angles are the same in all layers, if they are computed from the same frequencies.
@@ -107,37 +101,17 @@ def lean(parts: LeanParts) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def lean_tower(tower: nn.Module, grid: tuple[int, int, int], count: int, *, is_frozen: bool) -> Iterator[None]:
-    """Run a tower of the Qwen-VL lineage on several images of one size as one batch.
-
-    mlx-vlm attends image by image (qwen2_vl/vision.py, qwen3_vl/vision.py:125), computes what depends on the size alone
-    for every image, and GELU's cube as a power.
-
-    Args:
-        tower: The tower.
-        grid: An image's size in patches.
-        count: Images.
-        is_frozen: Whether the tower's positions are; they are computed once then.
-    """
-    with ExitStack() as stack:
-        for part in tower.modules():
-            if {"qkv", "proj"} <= part.children().keys() and hasattr(part, "num_heads"):
-                stack.enter_context(called_as(part, _attend_together(part)))
-            elif type(part) is nn.GELU and part._approx in (*TANH, "none"):  # noqa: SLF001
-                is_tanh = part._approx in TANH  # noqa: SLF001
-                stack.enter_context(called_as(part, functools.partial(gelu, is_tanh=is_tanh)))
-            elif is_on_cpu() and _parts_images(part):
-                stack.enter_context(called_as(part, _patches(part)))
-        for name in ("rot_pos_emb", "fast_pos_embed_interpolate"):
-            if hasattr(tower, name) and (is_frozen or name == "rot_pos_emb"):
-                single = getattr(tower, name)(mx.array([grid]))
-                stack.enter_context(instance_attributes(tower, **{name: _repeating(single, count)}))
-        yield
-
-
 def _replacing(part: nn.Module, function: Callable[..., Any]) -> Replacement:
     return lambda: called_as(part, function)
+
+
+def _quantized(module: nn.Module) -> list[Replacement]:
+    return [
+        _multiplying(parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.children().items()
+        if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
+    ]
 
 
 def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
@@ -246,18 +220,10 @@ def _rotation(angles: Angles) -> Callable[..., tuple[mx.array, mx.array]]:
     def apply(q: mx.array, k: mx.array, positions: mx.array, **_: Any) -> tuple[mx.array, mx.array]:
         cosines, sines = angles(k, positions)
         # Token by token, as they come from their projections and as attention gives its result: without copies.
-        rotated = [_rotated(x.transpose(0, 2, 1, 3), cosines, sines).transpose(0, 2, 1, 3) for x in (q, k)]
+        rotated = [rotate_part(x.transpose(0, 2, 1, 3), cosines, sines).transpose(0, 2, 1, 3) for x in (q, k)]
         return rotated[0], rotated[1]
 
     return apply
-
-
-def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
-    """Rotate the first part of every head, f[B, T, H, D], or all of it, by halves."""
-    width = 2 * cosines.shape[-1]
-    if width == x.shape[-1]:
-        return rotate(x, cosines, sines)
-    return mx.concatenate([rotate(x[..., :width], cosines, sines), x[..., width:]], axis=-1)
 
 
 def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
@@ -274,13 +240,12 @@ def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
 
 
 def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
-    """Whether a rotary embedding turns whole heads by halves; on Metal mlx-vlm has a kernel of its own for it."""
-    if rotary.fused_apply:
-        return False
+    """Whether a rotary embedding turns whole heads by halves."""
     q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
     positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
     try:
-        own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
+        with without_metal_kernels(rotary), instance_attributes(rotary, fused_apply=False):
+            own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
         found = _rotation(Angles(rotary))(q, k, positions)
     except (TypeError, ValueError):
         return False
@@ -308,55 +273,6 @@ def _attend_or_else(
         return attend(queries, keys, values, scale, mask)
     own: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
     return own
-
-
-def _attend_together(attention: nn.Module) -> Callable[..., mx.array]:
-    own = type(attention).__call__
-
-    def run(x: mx.array, cu_seqlens: mx.array, rotary_pos_emb: mx.array) -> mx.array:
-        lengths = set(np.diff(np.array(cu_seqlens)).tolist())
-        if len(lengths) > 1:
-            result: mx.array = own(attention, x, cu_seqlens=cu_seqlens, rotary_pos_emb=rotary_pos_emb)
-            return result
-        (length,) = lengths
-        qkv = attention.qkv(x).reshape(-1, length, 3, attention.num_heads, x.shape[-1] // attention.num_heads)
-        angles = rotary_pos_emb.reshape(-1, length, 1, 1, rotary_pos_emb.shape[-1])
-        sines = mx.concatenate([-mx.sin(angles), mx.sin(angles)], axis=-2)
-        cosines = mx.broadcast_to(mx.cos(angles), sines.shape)
-        parts = _rotated(qkv[:, :, 0], cosines, sines), _rotated(qkv[:, :, 1], cosines, sines), qkv[:, :, 2]
-        # Nothing is padded to the width of a kernel where there is none.
-        is_plain = exponentials.has_slow_exponentials() and x.dtype == mx.float32
-        attending: Callable[..., mx.array] = attend if is_plain else ensure_fused_sdpa
-        mixed = attending(*(part.transpose(0, 2, 1, 3) for part in parts), attention.scale)
-        projected: mx.array = attention.proj(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
-        return projected
-
-    return run
-
-
-def _parts_images(part: nn.Module) -> bool:
-    """Whether a part makes a vector of every patch, by a convolution whose steps are as wide as its kernel."""
-    projection = part.get("proj")
-    sizes = [getattr(part, name, None) for name in ("temporal_patch_size", "patch_size", "patch_size", "in_channels")]
-    return type(projection) is nn.Conv3d and list(projection.weight.shape[1:]) == sizes
-
-
-def _patches(part: nn.Module) -> Callable[[mx.array], mx.array]:
-    """Multiply patches with the convolution's weights, put into the order of a patch's numbers.
-
-    The model puts the patches, which are more, into the weights' order (qwen3_vl/vision.py:88).
-    """
-
-    def run(patches: mx.array) -> mx.array:
-        weight = part.proj.weight.transpose(0, 4, 1, 2, 3).reshape(part.proj.weight.shape[0], -1)
-        product: mx.array = patches.reshape(-1, weight.shape[1]) @ weight.T
-        return mx.add(product, part.proj.bias) if "bias" in part.proj else product
-
-    return run
-
-
-def _repeating(value: mx.array, count: int) -> Callable[[mx.array], mx.array]:
-    return lambda _: mx.tile(value, (count, *[1] * (value.ndim - 1)))
 
 
 def _agree(one: mx.array, other: mx.array) -> bool:

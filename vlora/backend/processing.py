@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from mlx_vlm.models.falcon_ocr.processing_falcon_ocr import preprocess_image
 from PIL import Image
 
 
 def process_falcon_ocr(processor: Any, text: str, images: list[Image.Image]) -> Mapping[str, Any]:
     """Run Falcon-OCR's processor but for its prompt, one of a few by name (processing_falcon_ocr.py:31)."""
+    from mlx_vlm.models.falcon_ocr.processing_falcon_ocr import preprocess_image
+
     read = [preprocess_image(image.convert("RGB"), processor.spatial_patch_size) for image in images]
     grids = [[height, width] for _, height, width in read]
     plain = processor.tokenizer(text, add_special_tokens=False)["input_ids"]

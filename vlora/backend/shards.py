@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ class Shards:
     _used: dict[Path, float] = attrs.field(factory=dict, init=False)
     _sound: set[str] = attrs.field(factory=set, init=False)
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
+    _copies: list["_Copies"] = attrs.field(factory=list, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
     _writing: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _writer: threading.Thread | None = attrs.field(default=None, init=False)
@@ -191,12 +192,31 @@ class Shards:
         return raw
 
     def add(self, key: str, entry: Entry) -> bool:
-        """Let an entry wait to be written; whether it is, or will be, there."""
+        """Let an entry wait to be written; whether it is, or will be, there.
+
+        One of MLX's arrays is for the thread that computes them to add: `add_computed`.
+        """
+        if any(isinstance(value, mx.array) for value in entry.values()):
+            self.add_computed({key: entry})
+            return key in self
         with self._lock:
             if key not in self and not self._is_full:
                 self._waiting[key] = entry
                 self._waiting_bytes += sum(value.nbytes for value in entry.values())
             return key in self
+
+    def add_computed(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
+        """Let entries of MLX's arrays wait to be written; only for the thread that computes them.
+
+        A copy of them is made on the device, all in one: reading an array on the host takes it off the device for good,
+        and the run goes on working with these.
+        """
+        with self._lock:
+            new = {key: entry for key, entry in entries.items() if key not in self}
+            if new and not self._is_full:
+                self._copies.append(_Copies.of(new))
+                self._waiting |= new
+                self._waiting_bytes += sum(value.nbytes for entry in new.values() for value in entry.values())
 
     def flush(self, *, whole: bool = True) -> None:
         """Write what waits.
@@ -212,13 +232,10 @@ class Shards:
         with self._lock:
             # In this order: who looks for an entry meanwhile finds it in one of the two.
             self._writing = self._waiting
+            copies, self._copies = self._copies, []
             self._waiting, self._waiting_bytes = {}, 0
         if self._writing:
-            # The bytes here: MLX's arrays are this thread's to evaluate.
-            flat = {
-                key: [_Flat.of(name, value) for name, value in entry.items()] for key, entry in self._writing.items()
-            }
-            self._writer = threading.Thread(target=self._write, args=(flat,))
+            self._writer = threading.Thread(target=self._write, args=(self._writing, copies), name="vlora features")
             self._writer.start()
         if whole:
             self._wait()
@@ -228,10 +245,18 @@ class Shards:
             self._writer.join()
         self._writer, self._writing = None, {}
 
-    def _write(self, entries: "dict[str, list[_Flat]]") -> None:
+    def _write(self, found: Mapping[str, Entry], copies: "Sequence[_Copies]") -> None:
         with self._lock:
             self._look()
-            entries = {key: entry for key, entry in entries.items() if key not in self._index}
+        entries: dict[str, list[_Flat]] = {}
+        for copy in copies:
+            entries |= copy.read()
+        entries |= {
+            key: [_Flat.of(name, value) for name, value in entry.items()]
+            for key, entry in found.items()
+            if key not in entries
+        }
+        entries = {key: entry for key, entry in entries.items() if key not in self._index}
         if not entries:
             return
         unfinished = self.folder / f".{uuid.uuid4().hex}{SUFFIX}"
@@ -264,6 +289,7 @@ class Shards:
     def _give_up(self, note: str) -> None:
         with self._lock:
             self._is_full = True
+            self._copies = []
             self._waiting, self._waiting_bytes = {}, 0
         self.notes.append(note)
 
@@ -369,6 +395,46 @@ class _Flat:
         return cls(name, kind, tuple(value.shape), array_bytes(value))
 
 
+@attrs.frozen(eq=False)
+class _Copies:
+    """Entries of MLX's arrays, copied on the device into one array of bytes, which is evaluated soon.
+
+    Attributes:
+        data: u8[bytes].
+        entries: For each key its arrays: (name, type, shape, first byte, bytes).
+    """
+
+    data: mx.array
+    entries: Mapping[str, Sequence[tuple[str, str, tuple[int, ...], int, int]]]
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Mapping[str, mx.array]]) -> "_Copies":
+        end = 0
+        places: dict[str, list[tuple[str, str, tuple[int, ...], int, int]]] = {}
+        # Two at least, or joining them would make no copy.
+        parts = [mx.zeros((1,), dtype=mx.uint8)]
+        for key, entry in entries.items():
+            places[key] = []
+            for name, value in entry.items():
+                places[key].append((name, _NAMES[value.dtype], tuple(value.shape), end + 1, value.nbytes))
+                end += value.nbytes
+                if value.nbytes:
+                    parts.append(value.reshape(-1).view(mx.uint8))
+        data = mx.concatenate(parts)
+        mx.async_eval(data)
+        return cls(data, places)
+
+    def read(self) -> "dict[str, list[_Flat]]":
+        # Lets go of the interpreter while it waits for the device; reading the bytes does not.
+        mx.eval(self.data)
+        data: Any = self.data
+        block = memoryview(data)
+        return {
+            key: [_Flat(name, kind, shape, block[start : start + size]) for name, kind, shape, start, size in arrays]
+            for key, arrays in self.entries.items()
+        }
+
+
 def _lay_out(entries: Mapping[str, list[_Flat]]) -> bytes:
     """Make the header of entries whose bytes follow it one behind the other."""
     header: dict[str, Any] = {}
@@ -432,7 +498,11 @@ def array_bytes(value: Any) -> memoryview:
 
 
 def _to_mlx(kind: str, shape: tuple[int, ...], data: bytes) -> mx.array:
-    dtype = TYPES[kind][0]
-    if not data:
-        return mx.zeros(shape, dtype=dtype)
-    return mx.array(np.frombuffer(data, dtype=np.uint8)).view(dtype).reshape(shape)
+    """Make an array that any thread may use: what is computed for it is so at once, and on a named stream."""
+    dtype, numpy = TYPES[kind]
+    host = np.frombuffer(data, dtype=numpy or np.uint16) if data else np.zeros(0, dtype=numpy or np.uint16)
+    array = mx.array(host.reshape(shape), dtype=dtype if numpy else mx.uint16)
+    if not numpy:
+        array = mx.view(array, dtype, stream=mx.cpu)
+    mx.eval(array)
+    return array

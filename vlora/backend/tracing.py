@@ -103,6 +103,38 @@ def attention_in_kernels(
     return result * seen if queries.shape[-1] != values.shape[-1] else queries * seen
 
 
+METAL_WIDTHS = frozenset({*((width, width) for width in (64, 72, 80, 96, 128, 192, 256)), (96, 64)})
+"""Widths of a head's keys and values for which MLX 0.32.4 has attention with a gradient on Metal."""
+
+
+def attention_on_metal(
+    attend: Callable[..., mx.array],
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    mask: Any = None,
+    **rest: Any,
+) -> mx.array:
+    """Stand in for attention on Metal: kernels where a mask is not an array, and heads are of the widths they have.
+
+    Args:
+        attend: MLX's own attention, which keeps scores wherever it has no kernel.
+        queries: f[B, H, T, D].
+        keys: f[B, K, S, D].
+        values: f[B, K, S, E].
+        mask: As MLX takes it.
+        rest: Likewise.
+
+    Returns:
+        f[B, H, T, E].
+    """
+    widths = queries.shape[-1], values.shape[-1]
+    if isinstance(mask, mx.array) or rest.get("sinks") is not None or widths not in METAL_WIDTHS:
+        return attend(queries, keys, values, mask=mask, **rest)
+    return attention_in_kernels(queries, keys, values, **rest)
+
+
 def exponential_in_passes(x: mx.array) -> mx.array:
     """Stand in for exponentials by arithmetic on a CPU, which has no gradient: the bits, then the powers."""
     bits = mx.stop_gradient(x).astype(mx.int32)
@@ -143,6 +175,8 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
             # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes, but
             # for the loss: a chunk of its logits is counted in float32 too.
             mx.cuda.is_available = lambda: False
+        elif mx.metal.is_available() and mx.default_device() != mx.Device(mx.cpu):
+            setattr(mx.fast, attention, functools.partial(attention_on_metal, attend))
         yield
     finally:
         for name, function in held.items():

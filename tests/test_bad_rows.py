@@ -112,7 +112,7 @@ def test_answers_skip_bad_rows(missing: tuple[int, ...], checkpoint: CheckpointF
     assert {f"it is {number}" for number in range(N_ROWS) if number not in missing} == {
         event.expected for event in answers
     }
-    assert [set(line) - {"step"} for line in metrics if "accuracy_before" in line] == [
+    assert [set(line) - {"step", "unix_time"} for line in metrics if "accuracy_before" in line] == [
         {"accuracy_before"},
         {"accuracy_before", "accuracy_after"},
     ]

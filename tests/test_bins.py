@@ -24,7 +24,7 @@ from vlora.backend.bins import (
     windows,
 )
 from vlora.backend.grids import GridTower
-from vlora.backend.towers import lay_out_inputs, place, run_tower
+from vlora.backend.towers import TowerShape, in_bins, lay_out_inputs, place, run_tower
 
 from .training import make_trainable
 
@@ -142,7 +142,12 @@ def test_images_together_are_as_alone(
         for found in plan_passes(own_grids, MERGE**2):
             members = [own_grids[member] for member in found.members]
             shape, inputs = lay_out_inputs(tower, found, members, [pixels[member] for member in found.members])
-            outputs = mx.compile(lambda inputs, shape=shape: run_tower(tower, shape, inputs))(inputs)
+
+            def run(inputs: Any, shape: TowerShape = shape) -> list[mx.array]:
+                with in_bins(tower, shape, inputs):
+                    return run_tower(tower, shape, inputs)
+
+            outputs = mx.compile(run)(inputs)
             for start, member in zip(found.starts, found.members, strict=True):
                 span = slice(start // MERGE**2, (start + count_patches(own_grids[member])) // MERGE**2)
                 alone = tower(pixels[member], mx.array([own_grids[member]]))

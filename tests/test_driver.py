@@ -241,6 +241,8 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
         "trace_s",
         "seconds",
         "peak_memory_gb",
+        "active_memory_gb",
+        "cache_memory_gb",
         "unix_time",
         "first_step_unix_time",
         "features_from_memory",
@@ -601,5 +603,5 @@ def test_answers_can_be_asked_for_on_resuming(
     last = json.loads((tmp_path / "out" / METRICS_NAME).read_text().splitlines()[-1])
 
     assert status == 0
-    assert set(last) == {"step", "accuracy_after"}
+    assert set(last) == {"step", "accuracy_after", "unix_time"}
     assert "accuracy after training" in capsys.readouterr().out

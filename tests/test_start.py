@@ -190,7 +190,8 @@ def test_mistakes_show_at_once_to_other_commands(command: str, tmp_path: Path):
     """`inspect` and `plan` read and check the recipe first, too."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    for mistake in ("misspelt key", "no such rows"):
+    # A plan is made without rows, too.
+    for mistake in ("misspelt key", "no such rows") if command == "inspect" else ("misspelt key",):
         arguments, lines = MISTAKES[mistake]
         modules, printed, complaints = run_fresh(COMMAND, [command, *arguments], tmp_path)
 

@@ -5,6 +5,7 @@ Images of a batch go through the tower together, whatever their sizes, in few co
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -21,7 +22,7 @@ from .corrections import scatter_features
 from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
 from .positions import mrope_positions
-from .towers import Inputs, TowerShape, lay_out_inputs, merge_size, place, run_tower
+from .towers import Inputs, TowerShape, in_bins, lay_out_inputs, merge_size, place, run_tower
 
 TOWER_TRACES = 256
 """Compiled towers kept, one per number and length of bins; further ones run eagerly."""
@@ -203,11 +204,15 @@ class GridTower:
             outputs = run_tower(self.module.vision_tower, shape, inputs)
         return outputs[: 1 + self._n_deepstack]
 
+    def _in_bins(self, shape: TowerShape, inputs: Inputs) -> AbstractContextManager[None]:
+        return in_bins(self.module.vision_tower, shape, inputs)
+
     def _tower(self, shape: TowerShape) -> Callable[..., list[mx.array]]:
         """The tower for one number and length of bins."""
 
         def run(params: Params, inputs: Inputs) -> list[mx.array]:
-            return self._run_tower(shape, params, inputs)
+            with self._in_bins(shape, inputs):
+                return self._run_tower(shape, params, inputs)
 
         if self.trained:
             # A trained tower's weights change: pass them in, rather than bake them into the trace.
@@ -220,11 +225,12 @@ class GridTower:
     def _tower_vjp(self, shape: TowerShape, is_recomputed: bool) -> Callable[..., Params]:
         def run(params: Params, inputs: Inputs, cotangents: list[mx.array]) -> Params:
             names = sorted(params)
-            _, gradients = mx.vjp(
-                lambda *values: self._run_tower(shape, dict(zip(names, values, strict=True)), inputs),
-                [params[name] for name in names],
-                cotangents,
-            )
+            with self._in_bins(shape, inputs):
+                _, gradients = mx.vjp(
+                    lambda *values: self._run_tower(shape, dict(zip(names, values, strict=True)), inputs),
+                    [params[name] for name in names],
+                    cotangents,
+                )
             return dict(zip(names, gradients, strict=True))
 
         return self._compiled(("vjp", shape, is_recomputed), run)

@@ -135,7 +135,7 @@ def place(found: Pass, parts: Sequence[Any], unit: int = 1) -> mx.array:
 
 
 def run_tower(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array]) -> list[mx.array]:
-    """Run a tower on a pass; safe to trace and to differentiate.
+    """Run a tower on a pass, within `in_bins`; safe to trace and to differentiate.
 
     Args:
         tower: The tower.
@@ -148,8 +148,7 @@ def run_tower(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array
     # What the tower reads of sizes: frames that are the bins.
     merge = merge_size(tower)
     grid = mx.array([[shape.n_bins, merge, shape.length // merge]])
-    with _in_bins(tower, shape, inputs):
-        output = tower(inputs["pixels"], grid)
+    output = tower(inputs["pixels"], grid)
     if not isinstance(output, tuple):
         return [output]
     features, deepstack = output
@@ -157,7 +156,11 @@ def run_tower(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array
 
 
 @contextmanager
-def _in_bins(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array]) -> Iterator[None]:
+def in_bins(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array]) -> Iterator[None]:
+    """Let a tower run on a pass, as `lay_out_inputs` describes it.
+
+    Around the backward pass too: a checkpointed layer runs its forward again there.
+    """
     with ExitStack() as stack:
         attending = _Attending(shape, inputs)
         for part in tower.modules():

@@ -284,3 +284,37 @@ def test_evaluation_reads_all_sums() -> None:
 
     assert evaluate(eval_step, start(), (make_batch(number) for number in sums)) == (2.0, 6)
     assert evaluate(eval_step, start(), ()) == (0.0, 0)
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_others_are_held_while_a_step_is_prepared(*, awaited: bool) -> None:
+    """From before its rows are drawn until it is handed to the device; never while the caller has control."""
+    seen: list[str] = []
+
+    class NotingStep(CountingStep):
+        def __call__(
+            self, state: TrainState, batches: Batch | Sequence[Batch], rate: float
+        ) -> tuple[TrainState, StepOutput]:
+            seen.append("step")
+            return super().__call__(state, batches, rate)
+
+    def rows() -> Iterator[list[Batch]]:
+        for number in range(3):
+            seen.append("rows")
+            yield [make_batch(number)]
+
+    loop = TrainLoop(
+        NotingStep(),
+        start(),
+        float,
+        lambda _: awaited,
+        hold=lambda: seen.append("hold"),
+        release=lambda: seen.append("release"),
+    )
+    seen.extend("caller" for _ in loop.take(rows()))
+
+    held = False
+    for event in seen:
+        held = {"hold": True, "release": False}.get(event, held)
+        assert held == (event in ("hold", "rows", "step"))
+    assert seen.count("step") == seen.count("caller") == 3

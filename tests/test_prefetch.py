@@ -216,3 +216,37 @@ def test_threads_take_short_turns_while_there_are_workers() -> None:
     assert sys.getswitchinterval() == before
     with Workers(0):
         assert sys.getswitchinterval() == before
+
+
+def test_held_workers_begin_nothing() -> None:
+    """But what is waited for is made, and afterwards they go on."""
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item
+
+    with Workers(2) as workers:
+        results = workers.map(work, range(8), 3)
+        assert next(results) == 0
+        workers.hold()
+        assert next(results) == 1
+        time.sleep(0.05)
+        seen = len(begun)
+        assert next(results) == 2
+        time.sleep(0.05)
+        assert len(begun) <= seen + 3
+        n_held = len(begun)
+        time.sleep(0.05)
+        assert len(begun) == n_held
+        workers.release()
+        assert list(results) == [3, 4, 5, 6, 7]
+    assert sorted(begun) == list(range(8))
+
+
+def test_held_workers_can_be_left() -> None:
+    """A run that ends while they are held waits for none of them."""
+    with Workers(2) as workers:
+        results = workers.map(lambda item: item, range(100), 50)
+        next(results)
+        workers.hold()

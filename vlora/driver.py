@@ -149,6 +149,8 @@ class _Run:
             # The first one too: how long it took is told when it is over, not when the next shape is traced.
             is_awaited=lambda step: step == first + 1 or self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,
+            hold=self.reader.workers.hold,
+            release=self.reader.workers.release,
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state

@@ -42,6 +42,8 @@ class TrainLoop:
         learning_rate: Of a step, counted from 1.
         is_awaited: Whether the state behind a step is asked for: its report then comes before the next step begins.
         should_stop: Asked after every step; True ends the loop with it.
+        hold: Called before a step is prepared: other threads had better not ask for the interpreter.
+        release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
         is_stopped: Whether it did.
         trace_s: Seconds that the host spent in steps that traced a new shape, compiling included.
     """
@@ -51,6 +53,8 @@ class TrainLoop:
     learning_rate: Callable[[int], float]
     is_awaited: Callable[[int], bool] = lambda _: True
     should_stop: Callable[[], bool] = lambda: False
+    hold: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None
     is_stopped: bool = attrs.field(default=False, init=False)
     trace_s: float = attrs.field(default=0.0, init=False)
     _nll_sum: float = attrs.field(default=0.0, init=False)
@@ -71,24 +75,33 @@ class TrainLoop:
             NonFiniteError: A step's loss or gradient is not finite; the message names the step and its rows.
             OutOfMemoryError: There is no memory for a step; the message names the step and its largest microbatch.
         """
+        try:
+            yield from self._take(iter(microbatches))
+        finally:
+            self.release()
+
+    def _take(self, steps: Iterator[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
         step = int(self.state.step)
-        steps = iter(microbatches)
         before: _Begun | None = None
         self._began = time.perf_counter()
         while True:
             asked = time.perf_counter()
+            self.hold()
             try:
                 with naming_shortage(f"reading the rows of step {step + 1}"):
                     batches = next(steps, None)
             except VloraError:
+                self.release()
                 if before is not None:
                     yield before.step, self._read(before)
                 raise
             if batches is None:
+                self.release()
                 break
             step += 1
             is_awaited = self.is_awaited(step)
             if is_awaited and before is not None:
+                self.release()
                 # A CPU works while a step is begun: two steps read one behind the other would share one's time.
                 yield before.step, self._read(before)
                 before = None
@@ -111,12 +124,14 @@ class TrainLoop:
 
     def _begin(self, step: int, batches: Sequence[Batch], wait_s: float) -> _Begun:
         if not batches:
+            self.release()
             self.state = self.state._replace(step=self.state.step + 1)
             return _Begun(step=step)
         n_traces, began = self.train_step.n_traces, time.perf_counter()
         rate = self.learning_rate(step)
         # Bound before it is computed: the old arrays are given up as the new ones come to be.
         self.state, output = self.train_step(self.state, batches, rate)
+        self.release()
         mx.async_eval(self.state, output)
         if self.train_step.n_traces > n_traces:
             self.trace_s += time.perf_counter() - began

@@ -41,7 +41,9 @@ NAME = "vlora"
 class Workers:
     """Threads that work ahead; a context, at whose end they have stopped.
 
-    While it lasts, threads share the interpreter in shorter turns (`SWITCH_S`), those of the whole process.
+    While it lasts, threads share the interpreter in shorter turns (`SWITCH_S`), those of the whole process. And while
+    they are held, they begin nothing: the interpreter is the step's thread's alone until it has work for the device,
+    which then takes longer than theirs.
 
     Args:
         n_workers: How many; 0 works in the calling thread, when a result is asked for.
@@ -49,6 +51,9 @@ class Workers:
 
     def __init__(self, n_workers: int) -> None:
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix=NAME) if n_workers else None
+        self._may_begin = threading.Event()
+        self._may_begin.set()
+        self._is_held = False
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -61,6 +66,7 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Drop what has not begun, and wait for what has."""
+        self.release()
         if self._pool is not None:
             # A run that is garbage may be collected by one of its own workers, which cannot wait for itself.
             is_own = threading.current_thread().name.startswith(NAME)
@@ -76,7 +82,39 @@ class Workers:
             items: Drawn by the thread that asks for results.
             n_ahead: Results that are there or being made at most; at least 1.
         """
-        return Ahead(self._pool, function, iter(items), n_ahead)
+        return Ahead(self if self._pool else None, function, iter(items), n_ahead)
+
+    def hold(self) -> None:
+        """Let no thread begin with another item; what has begun goes on, and what is waited for is made all the same."""
+        self._is_held = True
+        self._may_begin.clear()
+
+    def release(self) -> None:
+        """Let them begin again."""
+        self._is_held = False
+        self._may_begin.set()
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> "Future[Result]":
+        """Apply a function to an item in one of the threads."""
+
+        def run() -> Result:
+            self._may_begin.wait()
+            return function(item)
+
+        if self._pool is None:
+            msg = "there are no threads"
+            raise RuntimeError(msg)
+        return self._pool.submit(run)
+
+    def wait(self, future: "Future[Result]") -> Result:
+        """Wait for what `submit` gave."""
+        if not future.done():
+            self._may_begin.set()
+        try:
+            return future.result()
+        finally:
+            if self._is_held:
+                self._may_begin.clear()
 
 
 class Ahead(Generic[Item, Result]):
@@ -88,13 +126,13 @@ class Ahead(Generic[Item, Result]):
 
     def __init__(
         self,
-        pool: ThreadPoolExecutor | None,
+        workers: Workers | None,
         function: Callable[[Item], Result],
         items: Iterator[Item],
         n_ahead: int,
     ) -> None:
         self.n_waits = 0
-        self._pool = pool
+        self._workers = workers
         self._function = function
         self._items = items
         self._n_ahead = n_ahead
@@ -107,7 +145,7 @@ class Ahead(Generic[Item, Result]):
 
     def __next__(self) -> Result:
         """Give the next result, as soon as it is there."""
-        if self._pool is None:
+        if self._workers is None:
             item = next(self._items)
             self.n_waits += 1
             return self._function(item)
@@ -116,15 +154,15 @@ class Ahead(Generic[Item, Result]):
             raise StopIteration
         self.n_waits += not self._begun[0].done()
         try:
-            return self._begun.popleft().result()
+            return self._workers.wait(self._begun.popleft())
         finally:
             self._is_settled = True
             self._begin(self._n_ahead)
 
     def _begin(self, n_ahead: int) -> None:
-        while self._pool is not None and len(self._begun) < n_ahead:
+        while self._workers is not None and len(self._begun) < n_ahead:
             for item in self._items:
-                self._begun.append(self._pool.submit(self._function, item))
+                self._begun.append(self._workers.submit(self._function, item))
                 break
             else:
                 return

@@ -33,8 +33,8 @@ class Ended:
     Attributes:
         spawned: When it was started, in seconds of Unix time.
         total_s: Until its end.
-        peak_host: Most memory that it, or one of the processes that it waited for, had, in bytes; on Linux not less than
-            this process had when it started it.
+        peak_host: Most memory that it, or one of the processes that it waited for, had, in bytes; on Linux not less
+            than this process had when it started it.
         lines: (seconds of Unix time, text) of every line on its standard output, as it came.
     """
 

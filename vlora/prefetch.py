@@ -85,7 +85,7 @@ class Workers:
         return Ahead(self if self._pool else None, function, iter(items), n_ahead)
 
     def hold(self) -> None:
-        """Let no thread begin with another item; what has begun goes on, and what is waited for is made all the same."""
+        """Let no thread begin with another item; what has begun goes on, and what is waited for is made."""
         self._is_held = True
         self._may_begin.clear()
 

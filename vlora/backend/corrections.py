@@ -99,14 +99,37 @@ def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray
     Raises:
         ValueError: N differs from the number of image tokens; MLX itself would read out of bounds.
     """
-    if int(is_image.sum()) != features.shape[0]:
-        msg = f"{int(is_image.sum())} image tokens stand for {features.shape[0]} image features"
+    return scatter_layers([embeds], [features], is_image)[0]
+
+
+def scatter_layers(
+    onto: Sequence[mx.array], layers: Sequence[mx.array], is_image: "np.ndarray[Any, Any]"
+) -> list[mx.array]:
+    """Put several layers' features where the image tokens stand, as `scatter_features` does with one.
+
+    Args:
+        onto: For each layer f[B, T, D].
+        layers: Of each layer f[N, D].
+        is_image: bool[B, T], on the host, with N True.
+
+    Returns:
+        For each layer f[B, T, D].
+
+    Raises:
+        ValueError: N differs from the number of image tokens.
+    """
+    n_tokens, n_features = int(is_image.sum()), layers[0].shape[0]
+    if n_tokens != n_features:
+        msg = f"{n_tokens} image tokens stand for {n_features} image features"
         raise ValueError(msg)
-    if not features.shape[0]:
-        return embeds
+    if not n_features:
+        return list(onto)
     index = np.where(is_image, np.cumsum(is_image.reshape(-1)).reshape(is_image.shape) - 1, 0)
-    gathered = features[mx.array(index.astype(np.int32))].astype(embeds.dtype)
-    return mx.where(mx.array(is_image)[..., None], gathered, embeds)
+    places, mask = mx.array(index.astype(np.int32)), mx.array(is_image)[..., None]
+    return [
+        mx.where(mask, features[places].astype(embeds.dtype), embeds)
+        for embeds, features in zip(onto, layers, strict=True)
+    ]
 
 
 def together(*corrections: Correction) -> Correction:

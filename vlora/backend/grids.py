@@ -18,7 +18,7 @@ from ..errors import BatchError
 from ..steps import Params, bound
 from ..types import Batch, Example, Tree
 from .bins import Grid, Pass, count_patches, plan_passes
-from .corrections import scatter_features
+from .corrections import scatter_layers
 from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
 from .positions import mrope_positions
@@ -121,20 +121,15 @@ class GridTower:
         embeds = self.module.language_model.model.embed_tokens(batch.tokens)
         width = embeds.shape[-1]
         n_layers = self._n_deepstack
-        fields: dict[str, Any] = {"position_ids": mx.array(positions)}
+        blank = mx.zeros((n_rows, length, width), dtype=embeds.dtype)
+        onto = [embeds, *([blank] * n_layers)]
         if features:
-            fields["inputs_embeds"] = scatter_features(embeds, mx.concatenate(features), is_image)
-        else:
-            fields["inputs_embeds"] = embeds
+            images = [features, *([image[layer] for image in deepstack] for layer in range(n_layers))]
+            onto = scatter_layers(onto, [mx.concatenate(layer) for layer in images], is_image)
+        fields: dict[str, Any] = {"position_ids": mx.array(positions), "inputs_embeds": onto[0]}
         if n_layers:
             # Also without images, so that text-only batches share the trace.
-            blank = mx.zeros((n_rows, length, width), dtype=embeds.dtype)
-            fields["deepstack_visual_embeds"] = [
-                scatter_features(blank, mx.concatenate([image[layer] for image in deepstack]), is_image)
-                if features
-                else blank
-                for layer in range(n_layers)
-            ]
+            fields["deepstack_visual_embeds"] = onto[1:]
             fields["visual_pos_masks"] = mx.array(is_image)
         return fields
 

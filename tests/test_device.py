@@ -91,6 +91,8 @@ def test_a_step_never_sees_another_device(
             "data.workers": 2,
             "eval.answer_rows": 0,
             "train.val_batches": 1,
+            # Packed rows are as long as the longest row may be, which digits are far from.
+            "data.max_seq_length": 64,
             "output.path": str(tmp_path / "run/model"),
         },
     )
@@ -107,7 +109,13 @@ def test_a_run_says_what_it_computes_on(tmp_path: Path) -> None:
     """The first event and the first line of metrics.jsonl name the device."""
     recipe = parse_recipe(
         (Path(__file__).parent.parent / "recipes" / "quickstart.toml").read_text(),
-        {"train.iters": 2, "train.batch_size": 4, "eval.answer_rows": 0, "output.path": str(tmp_path / "run/model")},
+        {
+            "train.iters": 2,
+            "train.batch_size": 4,
+            "train.val_batches": 1,
+            "eval.answer_rows": 0,
+            "output.path": str(tmp_path / "run/model"),
+        },
     )
     (started,) = [event for event in fit(recipe) if isinstance(event, events.Started)]
     lines = [json.loads(line) for line in (tmp_path / "run/model/metrics.jsonl").read_text().splitlines()]

@@ -20,6 +20,7 @@ from tests.checkpoints import FAMILIES as BUILT
 from vlora import Example, Sample, Turn
 from vlora.backend import Encoder, open_image
 from vlora.backend.images import fit_size
+from vlora.backend.processors import on_host, to_host
 from vlora.errors import SampleError
 from vlora.samples import format_sample
 from vlora.types import ImageSlot
@@ -652,6 +653,54 @@ def test_processor_runs_once_per_row(family: str, encoder: Encoding):
         encode(sample)
 
     assert encode.processor.n_calls == before + 3
+
+
+@every_family
+def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch):
+    """Not for every row: it is a new table of a whole vocabulary, during which no other thread runs."""
+    encode, listed = encoder(family), []
+    for name in ("get_vocab", "added_tokens_decoder"):
+        own = getattr(type(encode.tokenizer), name, None)
+        if own is not None:
+            monkeypatch.setattr(type(encode.tokenizer), name, lambda *args, own=own: listed.append(args) or own(*args))
+    encode(ONE)
+    listed.clear()
+
+    for sample in (ONE, TWO, LONG):
+        encode(sample)
+
+    assert not listed
+
+
+@every_family
+def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encoding):
+    """`on_host` changes where a processor's results are, not what they are, nor their types."""
+    encode = encoder(family)
+    seen = []
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        own = dict(processor(*args, **kwargs))
+        seen.append((own, dict(on_host(processor)(*args, **kwargs))))
+        return own
+
+    processor, encode.processor = encode.processor, both
+    for name in ("image_processor", "tokenizer", "full_image_sequence", "image_token"):
+        if hasattr(processor, name):
+            setattr(both, name, getattr(processor, name))
+    encode(TWO)
+
+    assert seen
+    for own, found in seen:
+        assert own.keys() == found.keys()
+        for name, value in own.items():
+            left, expected = to_host(found[name]), to_host(value)
+            if isinstance(expected, np.ndarray):
+                assert (left.dtype, left.shape) == (expected.dtype, expected.shape), name
+                assert np.array_equal(left, expected), name
+            elif isinstance(expected, list):
+                assert all(np.array_equal(a, b) for a, b in zip(left, expected, strict=True)), name
+            else:
+                assert left == expected, name
 
 
 @every_family

@@ -35,7 +35,6 @@ from vlora.backend import (
     load_processor,
     make_encoder,
 )
-from vlora.backend import backbone as backbone_module
 from vlora.backend.identity import preparation_digest
 from vlora.backend.loading import prepare
 from vlora.caching import cache_folder
@@ -152,7 +151,8 @@ def only_weights_in_the_key_count(backbone: MlxVlmBackbone, rows: list[Example])
 
     def kept() -> Any:
         if backbone.family.has_grid_tower:
-            return backbone._grids()._features(rows)
+            grids = backbone._grids()
+            return grids._features(rows, grids.lay_out(collate(rows)))
         return [backbone._embed_row(row) for row in rows]
 
     before = dict(tree_flatten(kept()))
@@ -587,20 +587,17 @@ def test_features_are_read_ahead_of_their_batch(checkpoint: CheckpointFactory, t
     assert mx.array_equal(found, expected)
 
 
-def test_pixels_are_prepared_in_the_towers_type(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a device of its own workers turn pixels into the tower's type; embedding gives the same."""
+def test_pixels_are_prepared_in_the_towers_type(checkpoint: CheckpointFactory) -> None:
+    """Workers turn pixels into the tower's type, every picture once; embedding gives the same."""
     subject = make_trainable(checkpoint("qwen3_vl"))
     subject.backbone.module.vision_tower.set_dtype(mx.bfloat16)
     expected = subject.backbone.embed(collate(subject.examples))[0]["inputs_embeds"]
-    monkeypatch.setattr(backbone_module, "is_on_cpu", lambda: False)
     with Workers(2) as workers:
         prepared = list(workers.map(subject.backbone.prepare, subject.examples, 4))
 
-    assert [getattr(example.inputs.get("pixel_values"), "dtype", None) for example in prepared] == [
-        mx.bfloat16,
-        mx.bfloat16,
-        None,
-    ]
+    sizes = [example.inputs["pixel_values"].nbytes for example in prepared[:2]]
+    assert [4 * size for size in sizes] == [row.inputs["pixel_values"].nbytes for row in subject.examples[:2]]
+    assert "pixel_values" not in prepared[2].inputs
     assert mx.array_equal(subject.backbone.embed(collate(prepared))[0]["inputs_embeds"], expected)
 
 

@@ -72,6 +72,39 @@ def test_errors_come_in_their_turn(n_workers: int) -> None:
     assert not alive()
 
 
+@pytest.mark.parametrize("n_workers", [0, 1, 3])
+@pytest.mark.parametrize("is_next", [False, True])
+def test_errors_of_items_come_in_their_turn(n_workers: int, is_next: bool) -> None:
+    """An item that cannot be drawn ends what comes after it, not what came before."""
+
+    def items() -> Iterator[int]:
+        yield from range(3)
+        msg = "no fourth item"
+        raise OSError(msg)
+
+    found: list[int] = []
+    with pytest.raises(OSError, match="no fourth item"), Workers(n_workers) as workers:
+        found.extend(workers.map(int, items(), 8, is_next=is_next))
+
+    assert found == [0, 1, 2]
+    assert not alive()
+
+
+def test_what_is_needed_next_does_not_queue() -> None:
+    """Behind work that is far ahead: it has a thread of its own, which is held as the others are."""
+    begin = threading.Event()
+    with Workers(1) as workers:
+        far = workers.submit(lambda _: begin.wait(), 0)
+        assert workers.submit(lambda item: item + 1, 1, is_next=True).result(timeout=10) == 2
+        workers.hold()
+        held = workers.submit(lambda item: item + 1, 2, is_next=True)
+        assert not held.done()
+        assert workers.wait(held) == 3
+        begin.set()
+        workers.release()
+        assert far.result(timeout=10)
+
+
 def test_first_call_is_alone() -> None:
     """What a function settles on its first call is settled by the first item."""
     seen: list[int] = []

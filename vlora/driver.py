@@ -89,7 +89,7 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
         with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
-            reader = Reader(recipe, data, workers, backbone.prepare)
+            reader = Reader(recipe, data, workers, backbone.prepare, backbone.prepare_batch)
             run = _Run(recipe, data, backbone, config, features, reader)
             yield from run.go(resume=resume, should_stop=should_stop)
 

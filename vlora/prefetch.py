@@ -51,6 +51,7 @@ class Workers:
 
     def __init__(self, n_workers: int) -> None:
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix=NAME) if n_workers else None
+        self._next = ThreadPoolExecutor(1, thread_name_prefix=NAME) if n_workers else None
         self._may_begin = threading.Event()
         self._may_begin.set()
         self._is_held = False
@@ -72,8 +73,12 @@ class Workers:
             is_own = threading.current_thread().name.startswith(NAME)
             self._pool.shutdown(wait=not is_own, cancel_futures=True)
             sys.setswitchinterval(self._switch_s)
+        if self._next is not None:
+            self._next.shutdown(wait=not is_own, cancel_futures=True)
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> "Ahead[Item, Result]":
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int, *, is_next: bool = False
+    ) -> "Ahead[Item, Result]":
         """Apply a function to items, in order, up to `n_ahead` results before they are asked for.
 
         Args:
@@ -81,8 +86,9 @@ class Workers:
                 settles for good then does not depend on who comes first.
             items: Drawn by the thread that asks for results.
             n_ahead: Results that are there or being made at most; at least 1.
+            is_next: The results are needed before all others: a thread of their own makes them.
         """
-        return Ahead(self if self._pool else None, function, iter(items), n_ahead)
+        return Ahead(self if self._pool else None, function, iter(items), n_ahead, is_next=is_next)
 
     def hold(self) -> None:
         """Let no thread begin with another item; what has begun goes on, and what is waited for is made."""
@@ -94,17 +100,18 @@ class Workers:
         self._is_held = False
         self._may_begin.set()
 
-    def submit(self, function: Callable[[Item], Result], item: Item) -> "Future[Result]":
-        """Apply a function to an item in one of the threads."""
+    def submit(self, function: Callable[[Item], Result], item: Item, *, is_next: bool = False) -> "Future[Result]":
+        """Apply a function to an item in one of the threads; in the one for what is needed next if it is."""
 
         def run() -> Result:
             self._may_begin.wait()
             return function(item)
 
-        if self._pool is None:
+        pool = self._next if is_next else self._pool
+        if pool is None:
             msg = "there are no threads"
             raise RuntimeError(msg)
-        return self._pool.submit(run)
+        return pool.submit(run)
 
     def wait(self, future: "Future[Result]") -> Result:
         """Wait for what `submit` gave."""
@@ -130,14 +137,18 @@ class Ahead(Generic[Item, Result]):
         function: Callable[[Item], Result],
         items: Iterator[Item],
         n_ahead: int,
+        *,
+        is_next: bool = False,
     ) -> None:
         self.n_waits = 0
+        self._is_next = is_next
         self._workers = workers
         self._function = function
         self._items = items
         self._n_ahead = n_ahead
         self._begun: deque[Future[Result]] = deque()
         self._is_settled = False
+        self._is_over = False
 
     def __iter__(self) -> Iterator[Result]:
         """Iterate over what is left."""
@@ -160,9 +171,14 @@ class Ahead(Generic[Item, Result]):
             self._begin(self._n_ahead)
 
     def _begin(self, n_ahead: int) -> None:
-        while self._workers is not None and len(self._begun) < n_ahead:
-            for item in self._items:
-                self._begun.append(self._workers.submit(self._function, item))
-                break
+        while self._workers is not None and len(self._begun) < n_ahead and not self._is_over:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self._is_over = True
+            except Exception as error:  # noqa: BLE001 - raised where the item's result would come
+                self._is_over = True
+                self._begun.append(Future())
+                self._begun[-1].set_exception(error)
             else:
-                return
+                self._begun.append(self._workers.submit(self._function, item, is_next=self._is_next))

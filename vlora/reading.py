@@ -21,8 +21,16 @@ ROWS_OF_A_PACK = 4
 """Rows that are encoded ahead for each packed row."""
 
 
+Read = Example | SampleError
+"""A row as it was encoded, or why it was not."""
+
+
 def _leave(example: Example) -> Example:
     return example
+
+
+def _leave_batch(batch: Batch) -> Batch:
+    return batch
 
 
 @attrs.define(eq=False)
@@ -34,6 +42,7 @@ class Reader:
         data: Its rows, and what encodes them.
         workers: Threads that encode ahead.
         prepare: What they do with an encoded row besides, as `MlxVlmBackbone.prepare`.
+        prepare_batch: What a thread does with a batch besides, as `MlxVlmBackbone.prepare_batch`.
         skipped: Why rows were passed over, in the order in which they were met, in every epoch anew.
     """
 
@@ -41,6 +50,7 @@ class Reader:
     data: Data
     workers: Workers
     prepare: Callable[[Example], Example] = _leave
+    prepare_batch: Callable[[Batch], Batch] = _leave_batch
     skipped: list[str] = attrs.field(factory=list, init=False)
     _n_told: int = attrs.field(default=0, init=False)
 
@@ -50,9 +60,22 @@ class Reader:
         numbers = (number for batches in drawn for batch in batches for number in batch)
         size = self.recipe.train.batch_size
         encoded = self.workers.map(functools.partial(self._encode, rows), numbers, n_ahead * size)
-        for batches in plan:
-            kept = [self._keep_good(itertools.islice(encoded, len(batch))) for batch in batches]
-            yield [collate(examples, size) for examples in kept if examples]
+        read = ([list(itertools.islice(encoded, len(batch))) for batch in batches] for batches in plan)
+        # The batches of the step after this one are made while the device works on this one.
+        yield from map(self._judge, self.workers.map(self._make_batches, read, 1, is_next=True))
+
+    def _judge(self, made: tuple[list[list[Read]], list[Batch]]) -> list[Batch]:
+        """Give batches, whose turn it is, and pass over the rows beside them that cannot be learned from."""
+        found, batches = made
+        for row in itertools.chain.from_iterable(found):
+            self._take_good(row)
+        return batches
+
+    def _make_batches(self, found: list[list[Read]]) -> tuple[list[list[Read]], list[Batch]]:
+        """Make batches of the rows that were encoded, and give the rows that were read with them."""
+        kept = [[row for row in rows if isinstance(row, Example)] for rows in found]
+        size = self.recipe.train.batch_size
+        return found, [self.prepare_batch(collate(rows, size)) for rows in kept if rows]
 
     def pack(self, rows: Rows, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
@@ -119,17 +142,17 @@ class Reader:
             raise SampleError(msg)
         return itertools.chain(ahead, batches)
 
-    def _encode(self, rows: Rows, number: int) -> Example | SampleError:
+    def _encode(self, rows: Rows, number: int) -> Read:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
             return self.prepare(self.data.encoder(rows[number]))
         except SampleError as error:
             return error
 
-    def _keep_good(self, encoded: Iterable[Example | SampleError]) -> list[Example]:
+    def _keep_good(self, encoded: Iterable[Read]) -> list[Example]:
         return [example for example in map(self._take_good, encoded) if example is not None]
 
-    def _take_good(self, found: Example | SampleError) -> Example | None:
+    def _take_good(self, found: Read) -> Example | None:
         if isinstance(found, Example):
             return found
         self.pass_over(found)

@@ -106,6 +106,7 @@ class Batch(NamedTuple):
         starts: (row, first place) of each example where rows are packed; empty where each has a row of its own.
         segments: i32[B, T] where rows are packed: 1, 2, ... for the places of a row's examples, 0 for padding. A place
             sees none of another segment.
+        ahead: What the backbone did ahead for it (`MlxVlmBackbone.prepare_batch`); None if nothing.
     """
 
     tokens: mx.array
@@ -116,6 +117,7 @@ class Batch(NamedTuple):
     rows: tuple[Example, ...]
     starts: tuple[tuple[int, int], ...] = ()
     segments: mx.array | None = None
+    ahead: Any = None
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:

@@ -29,7 +29,8 @@ from .features import FeatureCache, digest
 from .fields import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
 from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
-from .lean import LeanParts, is_on_cpu, lean
+from .lean import LeanParts, lean
+from .pixels import pixel_layout
 
 PROBE_TOKENS = 6
 
@@ -339,19 +340,25 @@ class MlxVlmBackbone:
     def prepare(self, example: Example) -> Example:
         """Do ahead what embedding a row would wait for; safe to call from any thread.
 
-        Features that are on disk only are read, and pixels are given the tower's type and put where the device finds
-        them.
+        Features that are on disk only are read, and pixels are packed.
         """
         cache = self._features
         if cache is not None and self.has_features(example):
             cache.load(example.image_keys if self.family.has_grid_tower else (row_key(example),))
             return example
         pixels = example.inputs.get("pixel_values") if self.family.has_grid_tower else None
-        if not isinstance(pixels, np.ndarray) or is_on_cpu():
+        if not isinstance(pixels, np.ndarray):
             return example
-        typed = mx.array(pixels).astype(self._grids().pixel_type, stream=mx.cpu)
-        mx.eval(typed)
-        return attrs.evolve(example, inputs={**example.inputs, "pixel_values": typed})
+        packed = pixel_layout(self.module.vision_tower).pack(pixels)
+        return attrs.evolve(example, inputs={**example.inputs, "pixel_values": packed})
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Do ahead what embedding a batch would wait for; safe to call from any thread.
+
+        Raises:
+            BatchError: A row's image tokens do not match its grids.
+        """
+        return batch._replace(ahead=self._grids().lay_out(batch)) if self.family.has_grid_tower else batch
 
     def forget_traces(self) -> None:
         """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""

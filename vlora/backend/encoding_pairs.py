@@ -15,10 +15,11 @@ from ..recipe import DataSection
 from ..types import Example, ImageSlot, Sample
 from . import encoding
 from .encoder_decoders import PROMPT
-from .encoding import Encoder, call_one_at_a_time, cut, to_host, token_ids
+from .encoding import Encoder, cut
 from .families import Family
 from .identity import preparation_digest
 from .images import with_budget
+from .processors import on_host, settle_tokenizer, to_host, token_ids
 from .remembering import Processed
 
 DECODER_START = 2
@@ -88,7 +89,7 @@ class PairEncoder(Encoder):
 
     def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:
         try:
-            outputs: Mapping[str, Any] = self.processor(text=task, images=images)
+            outputs: Mapping[str, Any] = on_host(self.processor)(text=task, images=images)
         except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
             msg = f"{source}: the processor refuses the row: {error}"
             raise SampleError(msg) from None
@@ -117,7 +118,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     """
     if not family.is_encoder_decoder:
         return encoding.make_encoder(processor, config, family, data)
-    call_one_at_a_time(processor.tokenizer)
+    settle_tokenizer(processor.tokenizer)
     processor, max_pixels = with_budget(processor, data.max_pixels)
     starts = [section.get("decoder_start_token_id") for section in (config, config.get("text_config") or {})]
     return PairEncoder(

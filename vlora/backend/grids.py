@@ -16,19 +16,54 @@ from mlx.utils import tree_flatten
 
 from ..errors import BatchError
 from ..steps import Params, bound
-from ..types import Batch, Example, Tree
+from ..types import Batch, BoolArray, Example, IntArray, Tree
 from .bins import Grid, Pass, count_patches, plan_passes
 from .corrections import scatter_layers
 from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
+from .pixels import Pixels, pixel_layout
 from .positions import mrope_positions
 from .towers import Inputs, TowerShape, in_bins, lay_out_inputs, merge_size, place, run_tower
 
 TOWER_TRACES = 256
 """Compiled towers kept, one per number and length of bins; further ones run eagerly."""
 
-Image = tuple[Grid, Callable[[], Any]]
-"""A grid in patches, and what gives the patches f[n, C], on the host or the device."""
+Image = tuple[Grid, Callable[[], Pixels]]
+"""A grid in patches, and what gives the patches [n, C]."""
+
+
+@attrs.frozen(eq=False)
+class LaidOutPass:
+    """Images that go through the tower together, and what it takes of them.
+
+    Attributes:
+        found: Where each lies.
+        members: Their numbers in the batch.
+        shape: What the tower's trace is made for.
+        inputs: Its arrays, pixels packed.
+    """
+
+    found: Pass
+    members: Sequence[int]
+    shape: TowerShape
+    inputs: Inputs
+
+
+@attrs.frozen(eq=False)
+class LaidOut:
+    """What embedding takes of a batch's rows; made by `GridTower.lay_out`, in whatever thread.
+
+    Attributes:
+        is_image: bool[B, T], marks the tokens that stand for images.
+        positions: i32[3, B, T].
+        wanted: Numbers of the images whose features were not kept.
+        passes: Of those images.
+    """
+
+    is_image: BoolArray
+    positions: IntArray
+    wanted: Sequence[int]
+    passes: Sequence[LaidOutPass]
 
 
 @attrs.define(eq=False)
@@ -48,64 +83,12 @@ class GridTower:
     features: FeatureCache | None = None
     _traces: dict[tuple[Any, ...], Callable[..., Any]] = attrs.field(factory=dict, init=False)
 
-    def embed(self, batch: Batch) -> Fields:
-        """Make the language model's inputs of a batch.
+    def lay_out(self, batch: Batch) -> LaidOut:
+        """Do what of embedding needs no step before it; safe to call from any thread.
 
         Raises:
-            BatchError: A row's image tokens do not match its image features.
+            BatchError: A row's image tokens do not match its grids.
         """
-        return self._merge(batch, *self._features(batch.rows))
-
-    def _features(
-        self, rows: Sequence[Example], *, counted: bool = True
-    ) -> tuple[list[mx.array], list[list[mx.array]]]:
-        """Run the tower over a batch's images, or find their features.
-
-        Args:
-            rows: The batch's.
-            counted: The images enter the count of those found and computed.
-
-        Returns:
-            For each image in order: its features f[n, D], and the deepstack's, one per layer.
-        """
-        images = grid_images(rows)
-        keys = [key for example in rows for key in example.image_keys]
-        kept: dict[int, Entry] = {}
-        cache = self.features if len(keys) == len(images) and not self._trains_tower else None
-        if cache is not None:
-            found = {index: cache.get(key, int(counted)) for index, key in enumerate(keys)}
-            kept = {index: entry for index, entry in found.items() if entry is not None}
-        computed = self._run_images(images, [index for index in range(len(images)) if index not in kept])
-        kept |= computed
-        if cache is not None:
-            cache.put({keys[index]: entry for index, entry in computed.items()})
-        ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in range(len(images))]
-        return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
-
-    def _run_images(self, images: Sequence[Image], wanted: Sequence[int]) -> dict[int, Entry]:
-        """Run the tower over some of the images: number to features, then the deepstack's."""
-        results: dict[int, Entry] = {}
-        unit = self._merge_size**2
-        for found, members in self._plan(images, wanted):
-            shape, inputs = self._lay_out(found, [images[number] for number in members])
-            outputs = self._tower(shape)({}, inputs)
-            for start, number in zip(found.starts, members, strict=True):
-                span = slice(start // unit, (start + count_patches(images[number][0])) // unit)
-                results[number] = {str(layer): output[span] for layer, output in enumerate(outputs)}
-        return results
-
-    def _plan(self, images: Sequence[Image], wanted: Sequence[int]) -> list[tuple[Pass, list[int]]]:
-        """Plan the passes of some of the images: each with the numbers of its images."""
-        passes = plan_passes([images[number][0] for number in wanted], self._merge_size**2)
-        return [(found, [wanted[member] for member in found.members]) for found in passes]
-
-    def _lay_out(self, found: Pass, images: Sequence[Image]) -> tuple[TowerShape, Inputs]:
-        grids, pixels = [grid for grid, _ in images], [patches() for _, patches in images]
-        shape, inputs = lay_out_inputs(self.module.vision_tower, found, grids, pixels)
-        inputs["pixels"] = inputs["pixels"].astype(self.pixel_type)
-        return shape, inputs
-
-    def _merge(self, batch: Batch, features: list[mx.array], deepstack: list[list[mx.array]]) -> dict[str, Any]:
         n_rows, length = batch.tokens.shape
         is_image = np.zeros((n_rows, length), dtype=np.bool_)
         positions = np.zeros((3, n_rows, length), dtype=np.int32)
@@ -118,6 +101,86 @@ class GridTower:
                 raise BatchError(msg)
             is_image[row, start : start + count] = own
             positions[:, row, start : start + count] = mrope_positions(own, grids, self._merge_size)
+        images = grid_images(batch.rows)
+        cache, keys = self._cache(batch.rows, images)
+        wanted = [number for number in range(len(images)) if cache is None or keys[number] not in cache]
+        return LaidOut(is_image, positions, wanted, self._lay_out_passes(images, wanted))
+
+    def embed(self, batch: Batch) -> Fields:
+        """Make the language model's inputs of a batch.
+
+        Raises:
+            BatchError: A row's image tokens do not match its grids.
+        """
+        laid = self._laid_out(batch)
+        return self._merge(batch, laid, *self._features(batch.rows, laid))
+
+    def _laid_out(self, batch: Batch) -> LaidOut:
+        return batch.ahead if isinstance(batch.ahead, LaidOut) else self.lay_out(batch)
+
+    def _cache(self, rows: Sequence[Example], images: Sequence[Image]) -> tuple[FeatureCache | None, list[str]]:
+        """Say where features of a batch's images are kept, if they are, and under which keys."""
+        keys = [key for example in rows for key in example.image_keys]
+        is_kept = len(keys) == len(images) and not self._trains_tower
+        return (self.features if is_kept else None), keys
+
+    def _features(
+        self, rows: Sequence[Example], laid: LaidOut, *, counted: bool = True
+    ) -> tuple[list[mx.array], list[list[mx.array]]]:
+        """Run the tower over a batch's images, or find their features.
+
+        Args:
+            rows: The batch's.
+            laid: What was made of them.
+            counted: The images enter the count of those found and computed.
+
+        Returns:
+            For each image in order: its features f[n, D], and the deepstack's, one per layer.
+        """
+        images = grid_images(rows)
+        cache, keys = self._cache(rows, images)
+        kept: dict[int, Entry] = {}
+        if cache is not None:
+            found = {index: cache.get(key, int(counted)) for index, key in enumerate(keys)}
+            kept = {index: entry for index, entry in found.items() if entry is not None}
+        wanted = [index for index in range(len(images)) if index not in kept]
+        # Another batch may have had an image of this one since.
+        computed = self._run(laid.passes if wanted == laid.wanted else self._lay_out_passes(images, wanted), images)
+        kept |= computed
+        if cache is not None:
+            cache.put({keys[index]: entry for index, entry in computed.items()})
+        ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in range(len(images))]
+        return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
+
+    def _run(self, passes: Sequence[LaidOutPass], images: Sequence[Image]) -> dict[int, Entry]:
+        """Run the tower over some of the images: number to features, then the deepstack's."""
+        results: dict[int, Entry] = {}
+        unit = self._merge_size**2
+        for own in passes:
+            outputs = self._tower(own.shape)({}, self._unpacked(own.inputs))
+            for start, number in zip(own.found.starts, own.members, strict=True):
+                span = slice(start // unit, (start + count_patches(images[number][0])) // unit)
+                results[number] = {str(layer): output[span] for layer, output in enumerate(outputs)}
+        return results
+
+    def _lay_out_passes(self, images: Sequence[Image], wanted: Sequence[int]) -> list[LaidOutPass]:
+        """Plan the passes of some of the images, and make what the tower takes of each."""
+        tower = self.module.vision_tower
+        laid: list[LaidOutPass] = []
+        for found in plan_passes([images[number][0] for number in wanted], self._merge_size**2):
+            members = [wanted[member] for member in found.members]
+            pixels = pixel_layout(tower).alike([images[number][1]() for number in members])
+            shape, inputs = lay_out_inputs(tower, found, [images[number][0] for number in members], pixels)
+            laid.append(LaidOutPass(found, members, shape, inputs))
+        return laid
+
+    def _unpacked(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "pixels": pixel_layout(self.module.vision_tower).unpack(inputs["pixels"])}
+
+    def _merge(
+        self, batch: Batch, laid: LaidOut, features: list[mx.array], deepstack: list[list[mx.array]]
+    ) -> dict[str, Any]:
+        n_rows, length = batch.tokens.shape
         embeds = self.module.language_model.model.embed_tokens(batch.tokens)
         width = embeds.shape[-1]
         n_layers = self._n_deepstack
@@ -125,12 +188,12 @@ class GridTower:
         onto = [embeds, *([blank] * n_layers)]
         if features:
             images = [features, *([image[layer] for image in deepstack] for layer in range(n_layers))]
-            onto = scatter_layers(onto, [mx.concatenate(layer) for layer in images], is_image)
-        fields: dict[str, Any] = {"position_ids": mx.array(positions), "inputs_embeds": onto[0]}
+            onto = scatter_layers(onto, [mx.concatenate(layer) for layer in images], laid.is_image)
+        fields: dict[str, Any] = {"position_ids": mx.array(laid.positions), "inputs_embeds": onto[0]}
         if n_layers:
             # Also without images, so that text-only batches share the trace.
             fields["deepstack_visual_embeds"] = onto[1:]
-            fields["visual_pos_masks"] = mx.array(is_image)
+            fields["visual_pos_masks"] = mx.array(laid.is_image)
         return fields
 
     def gradients(self, batch: Batch, trainable: Params, cotangents: Tree, *, is_recomputed: bool = False) -> Params:
@@ -141,7 +204,8 @@ class GridTower:
         names = sorted(self.trained)
         tower_names = [name for name in names if not name.startswith(f"{self.language_prefix}.")]
         table_names = [name for name in names if name.startswith(f"{self.language_prefix}.")]
-        features, deepstack = self._features(batch.rows, counted=False)
+        laid = self._laid_out(batch)
+        features, deepstack = self._features(batch.rows, laid, counted=False)
         n_images, n_layers = len(features), self._n_deepstack
         flat = [*features, *(layer for image in deepstack for layer in image)]
 
@@ -150,7 +214,7 @@ class GridTower:
                 flat[n_images + image * n_layers : n_images + (image + 1) * n_layers] for image in range(n_images)
             ]
             with bound(self.module, dict(zip(table_names, table, strict=True))):
-                fields = self._merge(batch, flat[:n_images], layers)
+                fields = self._merge(batch, laid, flat[:n_images], layers)
             return leaves(divide_fields(fields)[0])
 
         n_table = len(table_names)
@@ -164,23 +228,17 @@ class GridTower:
             zeros = {name: mx.zeros_like(trainable[name]) for name in tower_names}
             return {**gradients, **zeros}
         tower_params = {name: trainable[name] for name in tower_names}
-        images = grid_images(batch.rows)
         unit = self._merge_size**2
-        for found, members in self._plan(images, range(n_images)):
-            shape, inputs = self._lay_out(found, [images[number] for number in members])
-            towards = [place(found, [pulled[n_table + index] for index in members], unit)]
+        # A tower that is trained keeps no features: all images are wanted.
+        for own in laid.passes:
+            towards = [place(own.found, [pulled[n_table + index] for index in own.members], unit)]
             for layer in range(n_layers):
-                places = [n_table + n_images + index * n_layers + layer for index in members]
-                towards.append(place(found, [pulled[index] for index in places], unit))
-            for name, gradient in self._tower_vjp(shape, is_recomputed)(tower_params, inputs, towards).items():
+                places = [n_table + n_images + index * n_layers + layer for index in own.members]
+                towards.append(place(own.found, [pulled[index] for index in places], unit))
+            run = self._tower_vjp(own.shape, is_recomputed)
+            for name, gradient in run(tower_params, self._unpacked(own.inputs), towards).items():
                 gradients[name] = gradients[name] + gradient if name in gradients else gradient
         return gradients
-
-    @property
-    def pixel_type(self) -> mx.Dtype:
-        """The type in which the tower takes pixels."""
-        dtype: mx.Dtype = self.module.vision_tower.patch_embed.proj.weight.dtype
-        return dtype
 
     @property
     def _trains_tower(self) -> bool:
@@ -255,5 +313,6 @@ def grid_images(rows: Sequence[Example]) -> list[Image]:
     return images
 
 
-def _patches(example: Example, span: slice) -> Any:
-    return example.inputs["pixel_values"][span]
+def _patches(example: Example, span: slice) -> Pixels:
+    patches: Pixels = example.inputs["pixel_values"][span]
+    return patches

@@ -22,6 +22,7 @@ from ..exponentials import gelu
 from ..gradients import attend, rotate
 from .bins import Grid, Pass, coordinates, corners, lay_out, lay_out_segments, windows
 from .corrections import called_as, instance_attributes
+from .pixels import Pixels
 
 TANH = ("tanh", "precise")
 """What MLX calls the approximation of GELU by a hyperbolic tangent."""
@@ -52,20 +53,20 @@ def merge_size(tower: nn.Module) -> int:
 
 
 def lay_out_inputs(
-    tower: nn.Module, found: Pass, grids: Sequence[Grid], pixels: Sequence[Any]
+    tower: nn.Module, found: Pass, grids: Sequence[Grid], pixels: Sequence[Pixels]
 ) -> tuple[TowerShape, Inputs]:
-    """Make what a tower takes of a pass.
+    """Make what a tower takes of a pass, in whatever thread.
 
     Args:
         tower: The tower.
         found: The pass.
         grids: Of its members.
-        pixels: Of its members: f[patches, C], on the host or the device.
+        pixels: Of its members: [patches, C], packed all alike.
 
     Returns:
-        The trace's shape, and its arrays: `pixels` f[N, C], `coordinates` i32[2, N]; where they are needed `segments`
-        i32[n_bins, length], `corners` i32[4, N] and `shares` f32[4, N], `order` i32[tokens] and `windows` i32[n_bins,
-        length].
+        The trace's shape, and its arrays: `pixels` [N, C], still packed, `coordinates` i32[2, N]; where they are needed
+        `segments` i32[n_bins, length], `corners` i32[4, N] and `shares` f32[4, N], `order` i32[tokens] and `windows`
+        i32[n_bins, length].
     """
     merge = merge_size(tower)
     host: dict[str, Any] = {"coordinates": lay_out(found, [coordinates(grid, merge) for grid in grids])}
@@ -78,8 +79,10 @@ def lay_out_inputs(
     window = None
     if hasattr(tower, "get_window_index"):
         window = _lay_out_windows(host, found, grids, merge, tower.window_size // merge // tower.patch_size)
+    host["pixels"] = np.zeros((found.n_patches, pixels[0].shape[-1]), dtype=pixels[0].dtype)
+    for start, part in zip(found.starts, pixels, strict=True):
+        host["pixels"][start : start + len(part)] = part
     inputs = {name: mx.array(value) for name, value in host.items()}
-    inputs["pixels"] = place(found, pixels)
     return TowerShape(found.n_bins, found.length, found.is_full, window), inputs
 
 
@@ -104,27 +107,21 @@ def _lay_out_windows(host: dict[str, Any], found: Pass, grids: Sequence[Grid], m
     return None
 
 
-def place(found: Pass, parts: Sequence[Any], unit: int = 1) -> mx.array:
+def place(found: Pass, parts: Sequence[mx.array], unit: int) -> mx.array:
     """Put rows of images where their patches lie, zeros between them.
 
     Args:
         found: The pass.
-        parts: Of its members: [patches / unit, D], on the host or the device.
+        parts: Of its members: [patches / unit, D].
         unit: Patches of a row.
 
     Returns:
         [n_patches / unit, D].
     """
     n_rows, width = found.n_patches // unit, parts[0].shape[-1]
-    if not any(isinstance(part, mx.array) for part in parts):
-        host = np.zeros((n_rows, width), dtype=parts[0].dtype)
-        for start, part in zip(found.starts, parts, strict=True):
-            host[start // unit : start // unit + len(part)] = part
-        return mx.array(host)
     pieces: list[mx.array] = []
     end = 0
-    for start, given in zip(found.starts, parts, strict=True):
-        part = mx.array(given)
+    for start, part in zip(found.starts, parts, strict=True):
         if start // unit > end:
             pieces.append(mx.zeros((start // unit - end, width), dtype=part.dtype))
         pieces.append(part)

@@ -13,6 +13,7 @@ from tests.prove import make_subject
 from tests.training import Trainable, make_trainable, picture
 from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe, steps
 from vlora.backend import probe_packing
+from vlora.backend.attention import attend_fused, attending
 from vlora.batches import collate_packs
 from vlora.driver import fit
 from vlora.errors import CheckpointError, ModelError, RecipeError
@@ -206,8 +207,8 @@ def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attend_and_tell)
     expected = run_model()
-    monkeypatch.setattr("vlora.backend.attention.on_cuda", lambda: True)
-    found = run_model()
+    with attending(subject.backbone.module, attend_fused):
+        found = run_model()
 
     assert all(isinstance(mask, mx.array) and mask.dtype == mx.bfloat16 for mask in masks)
     assert masks

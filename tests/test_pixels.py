@@ -61,8 +61,8 @@ def test_still_and_moving_images_go_together(dtype: mx.Dtype) -> None:
     still = np.repeat(np.arange(12, dtype=np.float32).reshape(1, 3, 1, 4), 2, axis=2).reshape(1, 24)
     own = layout(dtype)
 
-    for first in (still, own.pack(still)):
-        parts = own.alike([first, moving])
+    for first, second in ((still, moving), (own.pack(still), moving), (mx.array(still), moving)):
+        parts = own.alike([first, second])
         for part, expected in zip(parts, (still, moving), strict=True):
             assert mx.array_equal(own.unpack(mx.array(part)), mx.array(expected).astype(dtype))
 

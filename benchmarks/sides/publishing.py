@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import vlora  # noqa: F401 - before mlx: it binds a fast BLAS
 
@@ -20,8 +21,14 @@ from vlora.backend import build_tiny_qwen3_vl
 from ..folders import draw_folder
 from ..shapes import MERGE, PATCH, SHAPES
 
-COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.json", "generation_config.json")
-TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "eos_token_id")
+COPIED = ("tokenizer_config.json", "chat_template.json")
+TOKENS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "eos_token_id": "<|im_end|>",
+}
 MOST_PIXELS = 2**24
 """Published Qwen3-VL's."""
 
@@ -36,7 +43,8 @@ def publish(shape: str, dtype: str, least_pixels: int, folder: Path) -> Path:
         folder: Where.
 
     Returns:
-        The folder. Its tokenizer is that of the quickstart's model: a word is some four tokens.
+        The folder. Its tokenizer knows the words of the quickstart's model, so that a word is some four tokens, and has
+        as many tokens as the model: what a program does with all of them takes as long as with a published one.
     """
     if folder.is_dir():
         return folder
@@ -50,13 +58,32 @@ def publish(shape: str, dtype: str, least_pixels: int, folder: Path) -> Path:
         processor |= {"patch_size": PATCH, "merge_size": MERGE}
         processor["size"] = {"shortest_edge": least_pixels, "longest_edge": MOST_PIXELS}
         (made / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+        tokenizer = json.loads((tiny / "tokenizer.json").read_text(encoding="utf-8"))
+        fill_vocabulary(tokenizer, SHAPES[shape].words)
+        (made / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+        numbers = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
         config = json.loads((made / "config.json").read_text(encoding="utf-8"))
-        of_tiny = json.loads((tiny / "config.json").read_text(encoding="utf-8"))
-        config |= {name: of_tiny[name] for name in TOKENS}
+        config |= {name: numbers[token] for name, token in TOKENS.items()}
+        generation = {"eos_token_id": config["eos_token_id"]}
+        (made / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
         (made / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         # Whole as soon as it is there.
         made.rename(folder)
     return folder
+
+
+def fill_vocabulary(tokenizer: dict[str, Any], n_tokens: int) -> None:
+    """Give a tokenizer a vocabulary of a published one's size, in place.
+
+    Args:
+        tokenizer: The content of its tokenizer.json.
+        n_tokens: Tokens that it has then, the added ones last; no text has those that are new.
+    """
+    words, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
+    for number in range(len(words), n_tokens - len(added)):
+        words[f"unused {number}"] = number
+    for number, token in enumerate(added, len(words)):
+        token["id"] = number
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,6 @@ import mlx.nn as nn
 import numpy as np
 from mlx_vlm.models.base import scaled_dot_product_attention
 
-from ..kernels import on_cuda
 from ..types import BoolArray, Example
 from .corrections import scatter_features
 from .fields import SEGMENTS, Fields
@@ -25,6 +24,15 @@ ATTENTION = scaled_dot_product_attention.__name__
 
 ADDED = (mx.bfloat16, mx.float16)
 """Types that attention's CUDA kernel takes."""
+
+TILE = 128
+"""Places of which the kernel of attention's gradient takes whole multiples."""
+
+WIDEST_HEAD = 128
+"""Numbers of a head that the kernels take."""
+
+FEWEST_PADDED = TILE // 2
+"""Places from which rows are padded to a tile."""
 
 UNSEEN = -30000.0
 """What is added to the score of a key that is not seen: no exponential of it is more than 0, and half precision has it.
@@ -251,22 +259,53 @@ def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]
                 original = getattr(file, MASK_MAKER)
                 stack.callback(setattr, file, MASK_MAKER, original)
                 setattr(file, MASK_MAKER, narrowed(original))
-            if on_cuda() and getattr(file, ATTENTION, None) is scaled_dot_product_attention:
-                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
-                setattr(file, ATTENTION, _attend_adding)
         yield
 
 
-def _attend_adding(
+@contextmanager
+def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
+    """Let a model's layers attend otherwise: each of their files imports mlx-vlm's attention."""
+    with ExitStack() as stack:
+        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
+                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
+                setattr(file, ATTENTION, attend)
+        yield
+
+
+def attend_fused(
     queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any = None, sinks: Any = None
 ) -> mx.array:
-    """Attend with a mask that is added.
+    """Attend as mlx-vlm does, so that MLX's CUDA kernels take it, forward and backward.
 
-    MLX's CUDA attention makes numbers of truth values, for every head; with one mask of numbers for all of them it
-    takes 0.6 times as long, forward and backward (an H100, 16 rows of 512, 16 heads). Only here: some models choose by
-    the mask themselves, before they attend (deepseek_v3/language.py:122), and numbers would be true where it is not.
+    A mask is made of numbers, which are added: of truth values the kernel makes numbers for every head; with one mask
+    of numbers for all of them it takes 0.6 times as long (an H100, 16 rows of 512, 16 heads). Only here: some models
+    choose by the mask themselves, before they attend (deepseek_v3/language.py:122), and numbers would be true where it
+    is not.
+
+    Rows are padded to whole tiles: of other lengths the gradient has no kernel, and all scores are written out
+    (`use_fallback` in cuda/scaled_dot_product_attention.cpp).
     """
     if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and queries.dtype in ADDED:
         mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
-    mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
-    return mixed
+    n_places = queries.shape[2]
+    missing = -n_places % TILE
+    is_square = mask.shape[-2:] == (n_places, n_places) if isinstance(mask, mx.array) else mask == "causal"
+    is_narrow = max(queries.shape[3], values.shape[3]) <= WIDEST_HEAD
+    is_whole = is_square and is_narrow and keys.shape[2] == n_places and cache is None and sinks is None
+    if not (missing and is_whole and n_places >= FEWEST_PADDED and queries.dtype in ADDED):
+        mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+        return mixed
+    if isinstance(mask, mx.array):
+        # No place sees what is added; what is added sees all, since there has to be something.
+        around = [(0, 0)] * (mask.ndim - 1)
+        mask = mx.pad(mask, [*around, (0, missing)], constant_values=UNSEEN)
+        mask = mx.pad(mask, [*around[1:], (0, missing), (0, 0)])
+    padded = (_pad_places(part, missing) for part in (queries, keys, values))
+    mixed = scaled_dot_product_attention(*padded, cache, scale, mask)
+    return mixed[:, :, :n_places]
+
+
+def _pad_places(x: mx.array, missing: int) -> mx.array:
+    """Put zeros behind the places of f[B, H, T, D], which lie in memory one after the other, with all their heads."""
+    return mx.pad(x.transpose(0, 2, 1, 3), [(0, 0), (0, missing), (0, 0), (0, 0)]).transpose(0, 2, 1, 3)

@@ -358,7 +358,12 @@ class MlxVlmBackbone:
         Raises:
             BatchError: A row's image tokens do not match its grids.
         """
-        return batch._replace(ahead=self._grids().lay_out(batch)) if self.family.has_grid_tower else batch
+        if not self.family.has_grid_tower:
+            return batch
+        laid = self._grids().lay_out(batch)
+        # Arrays that another thread is to take must not wait for this one's stream.
+        mx.eval([own.inputs for own in laid.passes])
+        return batch._replace(ahead=laid)
 
     def forget_traces(self) -> None:
         """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""

@@ -28,7 +28,7 @@ from .towers import Inputs, TowerShape, in_bins, lay_out_inputs, merge_size, pla
 TOWER_TRACES = 256
 """Compiled towers kept, one per number and length of bins; further ones run eagerly."""
 
-Image = tuple[Grid, Callable[[], Pixels]]
+Image = tuple[Grid, Callable[[], Pixels | mx.array]]
 """A grid in patches, and what gives the patches [n, C]."""
 
 
@@ -313,6 +313,6 @@ def grid_images(rows: Sequence[Example]) -> list[Image]:
     return images
 
 
-def _patches(example: Example, span: slice) -> Pixels:
-    patches: Pixels = example.inputs["pixel_values"][span]
+def _patches(example: Example, span: slice) -> Pixels | mx.array:
+    patches: Pixels | mx.array = example.inputs["pixel_values"][span]
     return patches

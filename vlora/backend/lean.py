@@ -5,7 +5,6 @@ part gives is left as it is. Each replacement is of one instance and only while 
 """
 
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -20,7 +19,8 @@ from .. import exponentials
 from ..exponentials import logistic
 from ..frozen import is_unpacked, multiply_frozen, multiply_unpacked
 from ..gradients import attend, rms_norm, swiglu
-from .attention import ATTENTION
+from ..kernels import on_cuda
+from .attention import attend_fused, attending
 from .corrections import called_as, instance_attributes
 from .corrections_mixtures import without_metal_kernels
 from .outcomes import Outcomes
@@ -69,9 +69,7 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Ou
     def holds(question: str, find: Callable[[], bool]) -> bool:
         return bool(outcomes.settle(question, find, is_valid=lambda answer: isinstance(answer, bool)))
 
-    found = _quantized(module)
-    if exponentials.has_slow_exponentials():
-        found.append(functools.partial(_attending, module))
+    found = [*_quantized(module), *_attention(module)]
     rotaries: list[MRoPERotaryEmbedding] = []
     for name, part in module.named_modules():
         if type(part) is nn.RMSNorm:
@@ -112,6 +110,12 @@ def _quantized(module: nn.Module) -> list[Replacement]:
         for name, child in parent.children().items()
         if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
     ]
+
+
+def _attention(module: nn.Module) -> list[Replacement]:
+    if exponentials.has_slow_exponentials():
+        return [functools.partial(attending, module, _attend_or_else)]
+    return [functools.partial(attending, module, attend_fused)] if on_cuda() else []
 
 
 def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
@@ -250,17 +254,6 @@ def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
     except (TypeError, ValueError):
         return False
     return all(_agree(one, other) for one, other in zip(own, found, strict=True))
-
-
-@contextmanager
-def _attending(module: nn.Module) -> Iterator[None]:
-    """Let a model's layers attend with a faster softmax: each of their files imports mlx-vlm's attention."""
-    with ExitStack() as stack:
-        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
-            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
-                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
-                setattr(file, ATTENTION, _attend_or_else)
-        yield
 
 
 def _attend_or_else(

@@ -58,9 +58,14 @@ class PixelLayout:
         is_still = bool((pictures[:, :, 1:] == first).all())
         return to_host_type((first if is_still else pictures).reshape(len(pixels), -1), self.dtype)
 
-    def alike(self, parts: Sequence[Pixels]) -> list[Pixels]:
-        """Pack the patches of several images, and write all pictures out if those of one image are not the same."""
-        packed = [self.pack(part) for part in parts]
+    def alike(self, parts: Sequence[Pixels | mx.array]) -> list[Pixels] | list[mx.array]:
+        """Pack the patches of several images, and write all pictures out if those of one image are not the same.
+
+        Where some are on the device, all go there, unpacked.
+        """
+        if any(isinstance(part, mx.array) for part in parts):
+            return [self.unpack(mx.array(part)) for part in parts]
+        packed = [self.pack(part) for part in parts if isinstance(part, np.ndarray)]
         if len({part.shape[-1] for part in packed}) == 1:
             return packed
         return [self._write_out(part) if part.shape[-1] != self.width else part for part in packed]

@@ -53,7 +53,7 @@ def merge_size(tower: nn.Module) -> int:
 
 
 def lay_out_inputs(
-    tower: nn.Module, found: Pass, grids: Sequence[Grid], pixels: Sequence[Pixels]
+    tower: nn.Module, found: Pass, grids: Sequence[Grid], pixels: Sequence[Pixels] | Sequence[mx.array]
 ) -> tuple[TowerShape, Inputs]:
     """Make what a tower takes of a pass, in whatever thread.
 
@@ -61,7 +61,7 @@ def lay_out_inputs(
         tower: The tower.
         found: The pass.
         grids: Of its members.
-        pixels: Of its members: [patches, C], packed all alike.
+        pixels: Of its members: [patches, C], packed all alike, all on the host or all on the device.
 
     Returns:
         The trace's shape, and its arrays: `pixels` [N, C], still packed, `coordinates` i32[2, N]; where they are needed
@@ -79,11 +79,20 @@ def lay_out_inputs(
     window = None
     if hasattr(tower, "get_window_index"):
         window = _lay_out_windows(host, found, grids, merge, tower.window_size // merge // tower.patch_size)
-    host["pixels"] = np.zeros((found.n_patches, pixels[0].shape[-1]), dtype=pixels[0].dtype)
-    for start, part in zip(found.starts, pixels, strict=True):
-        host["pixels"][start : start + len(part)] = part
     inputs = {name: mx.array(value) for name, value in host.items()}
+    inputs["pixels"] = _place_pixels(found, pixels)
     return TowerShape(found.n_bins, found.length, found.is_full, window), inputs
+
+
+def _place_pixels(found: Pass, pixels: Sequence[Pixels] | Sequence[mx.array]) -> mx.array:
+    on_device = [part for part in pixels if isinstance(part, mx.array)]
+    if on_device:
+        return place(found, on_device, 1)
+    on_host = [part for part in pixels if isinstance(part, np.ndarray)]
+    placed = np.zeros((found.n_patches, on_host[0].shape[-1]), dtype=on_host[0].dtype)
+    for start, part in zip(found.starts, on_host, strict=True):
+        placed[start : start + len(part)] = part
+    return mx.array(placed)
 
 
 def _lay_out_windows(host: dict[str, Any], found: Pass, grids: Sequence[Grid], merge: int, side: int) -> int | None:

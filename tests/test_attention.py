@@ -1,0 +1,98 @@
+"""Attention in whole tiles: what mlx-vlm's own gives, forward and backward; the fused kernels where there are some."""
+
+import io
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx_vlm.models.base import scaled_dot_product_attention
+
+from vlora.backend import attention
+from vlora.backend.attention import TILE, attend_fused
+from vlora.kernels import on_cuda
+
+SCALE = 0.25
+MASKS = ["causal", "square", "of rows", "of heads", "numbers", "none"]
+
+
+def drawn(n_places: int, dtype: mx.Dtype, width: int = 16) -> list[mx.array]:
+    """Draw queries of four heads, keys and values of two, and a gradient, as they come from their projections."""
+    heads = (4, 2, 2, 4)
+    return [
+        mx.random.normal((2, n_places, n, width), key=mx.random.key(n + 7 * number)).transpose(0, 2, 1, 3).astype(dtype)
+        for number, n in enumerate(heads)
+    ]
+
+
+def mask_of(kind: str, n_places: int, dtype: mx.Dtype) -> Any:
+    """Make a mask; every place sees itself."""
+    if kind in ("causal", "none"):
+        return "causal" if kind == "causal" else None
+    shape = {"of rows": (2, 1, n_places, n_places), "of heads": (2, 4, n_places, n_places)}.get(kind, (n_places,) * 2)
+    seen = mx.random.bernoulli(0.5, shape, key=mx.random.key(3)) | mx.eye(n_places, dtype=mx.bool_)
+    return mx.where(seen, 0, attention.UNSEEN).astype(dtype) if kind == "numbers" else seen
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("n_places", [5, 64, 100, 128, 200])
+def test_attention_in_tiles_is_attention(kind: str, n_places: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, which is padded here as bfloat16 is elsewhere: results and gradients."""
+    monkeypatch.setattr(attention, "ADDED", (mx.float32,))
+    *parts, towards = drawn(n_places, mx.float32)
+    mask = mask_of(kind, n_places, mx.float32)
+
+    found, expected = (
+        mx.vjp(lambda q, k, v, attend=attend: attend(q, k, v, None, SCALE, mask), parts, [towards])
+        for attend in (attend_fused, scaled_dot_product_attention)
+    )
+
+    for one, other in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert one.shape == other.shape
+        assert mx.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_place_that_sees_nothing_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding of packed rows sees no place: numbers all the same."""
+    monkeypatch.setattr(attention, "ADDED", (mx.float32,))
+    *parts, towards = drawn(100, mx.float32)
+    mask = mx.zeros((2, 1, 100, 100), dtype=mx.bool_)
+
+    outputs, gradients = mx.vjp(lambda q, k, v: attend_fused(q, k, v, None, SCALE, mask), parts, [towards])
+
+    assert all(mx.isfinite(value).all() for value in (*outputs, *gradients))
+
+
+@pytest.mark.parametrize(("n_places", "width"), [(TILE, 16), (8, 16), (100, 136)])
+def test_what_no_kernel_takes_is_left_alone(n_places: int, width: int) -> None:
+    """Whole tiles, short rows and wide heads are not padded."""
+    *parts, _ = drawn(n_places, mx.bfloat16, width)
+
+    outputs = (attend(*parts, None, SCALE, "causal") for attend in (attend_fused, scaled_dot_product_attention))
+
+    shapes: list[str] = []
+    for output in outputs:
+        file = io.StringIO()
+        mx.export_to_dot(file, output)
+        shapes.append(file.getvalue())
+    assert shapes[0].count("label") == shapes[1].count("label")
+
+
+@pytest.mark.skipif(not on_cuda(), reason="kernels for an NVIDIA GPU")
+@pytest.mark.parametrize("kind", ["causal", "of rows", "numbers"])
+@pytest.mark.parametrize("n_places", [TILE, 200, 448])
+def test_the_gradient_has_a_kernel(kind: str, n_places: int) -> None:
+    """No softmax is written out, and the numbers are those of float32."""
+    *parts, towards = drawn(n_places, mx.bfloat16, 64)
+    mask = mask_of(kind, n_places, mx.bfloat16)
+
+    outputs, gradients = mx.vjp(lambda q, k, v: attend_fused(q, k, v, None, SCALE, mask), parts, [towards])
+
+    file = io.StringIO()
+    mx.export_to_dot(file, *gradients)
+    assert "Softmax" not in file.getvalue()
+    assert "ScaledDotProductAttentionVJP" in file.getvalue()
+    exact = [part.astype(mx.float32) for part in (*parts, towards)]
+    mask = mask.astype(mx.float32) if kind == "numbers" else mask
+    expected = mx.vjp(lambda q, k, v: scaled_dot_product_attention(q, k, v, None, SCALE, mask), exact[:3], [exact[3]])
+    for one, other in zip([*outputs, *gradients], [*expected[0], *expected[1]], strict=True):
+        assert mx.abs(one.astype(mx.float32) - other).max() <= 0.02 * mx.abs(other).max()

@@ -30,8 +30,9 @@ from vlora import (
     parse_recipe,
 )
 from vlora.batches import plan_steps, steps_per_epoch
+from vlora.compiling import begin
 from vlora.limits import describe_device, memory_limits
-from vlora.prefetch import Workers
+from vlora.prefetch import Workers, count_workers
 from vlora.reading import Reader
 from vlora.session import Data, make_recipe_step
 
@@ -60,9 +61,11 @@ def measure(recipe: Recipe) -> dict[str, Any]:
         msg = "train.batching: found 'packed'; the steps alone are measured with 'shuffled' or 'grouped'"
         raise ValueError(msg)
     with memory_limits(recipe.memory):
+        # The kernels of a run, from where a run keeps them.
+        begin().wait()
         data = open_data(recipe)
-        steps = prepare(recipe, data)
         backbone, _ = open_model(recipe, data.files)
+        steps = prepare(recipe, data, backbone)
         optimizer = make_optimizer(recipe.optim)
         state = init_state(backbone, optimizer)
         let_go(backbone)
@@ -102,12 +105,12 @@ def take(loop: TrainLoop, steps: Sequence[Sequence[Batch]]) -> float:
     return time.perf_counter() - began
 
 
-def prepare(recipe: Recipe, data: Data) -> list[list[Batch]]:
+def prepare(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) -> list[list[Batch]]:
     """Encode and collate the batches of the first epoch, and put them onto the device."""
     train, n_rows = recipe.train, len(data.train)
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
-    with Workers(recipe.data.workers) as workers:
-        reader = Reader(recipe, data, workers)
+    with Workers(count_workers(recipe.data.workers)) as workers:
+        reader = Reader(recipe, data, workers, backbone.prepare, backbone.prepare_batch)
         plan = plan_steps(
             n_rows,
             train.batch_size,
@@ -123,7 +126,12 @@ def prepare(recipe: Recipe, data: Data) -> list[list[Batch]]:
 
 
 def place(batch: Batch) -> Batch:
-    """Put a batch onto the device, its rows' pixels too."""
+    """Put a batch onto the device, its rows' pixels too.
+
+    What was laid out ahead is on the device as soon as a step has read it, which is before it is timed.
+    """
+    if batch.ahead is not None:
+        return batch
     rows = tuple(attrs.evolve(row, inputs=_place_inputs(row)) for row in batch.rows)
     arrays = [value for value in batch if isinstance(value, mx.array)]
     pixels = [value for row in rows for value in row.inputs.values() if isinstance(value, mx.array)]

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import mlx.core as mx
 
 from vlora.compiling import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
@@ -108,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--check", action="store_true", help="make each new kernel again")
+    parser.add_argument("--weights", default="", metavar="TYPE", help="new ones are for weights of this type (F32)")
     given = parser.parse_args()
     listed = list(read_known())
     places = {(known.kind, known.name) for known in listed}
@@ -118,7 +120,7 @@ def main() -> None:
             if (known.kind, known.name) in places:
                 continue
             if is_known_form(known):
-                new.setdefault((known.kind, known.name), known)
+                new.setdefault((known.kind, known.name), attrs.evolve(known, weights=given.weights))
             else:
                 n_unknown += 1
                 print(f"left out, not known: {known.kind} {known.name}", file=sys.stderr)
@@ -132,7 +134,8 @@ def main() -> None:
         listed += made
     print(f"# {mx.__version__}")
     for known in sorted(listed, key=lambda known: known.kind):
-        print("\t".join([known.kind, known.name, known.file_id, json.dumps(known.constants)]))
+        columns = [known.kind, known.name, known.file_id, json.dumps(known.constants)]
+        print("\t".join([*columns, known.weights] if known.weights else columns))
     print(f"{len(listed)} kernels, {n_unknown} left out", file=sys.stderr)
 
 

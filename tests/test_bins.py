@@ -23,8 +23,8 @@ from vlora.backend.bins import (
     plan_passes,
     windows,
 )
-from vlora.backend.grids import GridTower
-from vlora.backend.towers import TowerShape, in_bins, lay_out_inputs, place, run_tower
+from vlora.backend.grids import KEPT_SIZES, GridTower
+from vlora.backend.towers import TowerShape, in_bins, lay_out_pixels, lay_out_sizes, place, run_tower
 
 from .training import make_trainable
 
@@ -141,7 +141,8 @@ def test_images_together_are_as_alone(
         ]
         for found in plan_passes(own_grids, MERGE**2):
             members = [own_grids[member] for member in found.members]
-            shape, inputs = lay_out_inputs(tower, found, members, [pixels[member] for member in found.members])
+            shape, inputs = lay_out_sizes(tower, found, members)
+            inputs["pixels"] = lay_out_pixels(found, [pixels[member] for member in found.members])
 
             def run(inputs: Any, shape: TowerShape = shape) -> list[mx.array]:
                 with in_bins(tower, shape, inputs):
@@ -180,3 +181,23 @@ def test_batches_of_any_sizes_share_traces(checkpoint: Callable[[str], Any]) -> 
         tower._run(tower._lay_out_passes(images, range(3)), images)
 
     assert len(tower._traces) == 1
+
+
+def test_places_of_sizes_are_kept(checkpoint: Callable[[str], Any]) -> None:
+    """Of few passes: those of the same sizes in the same order share their arrays."""
+    subject = make_trainable(checkpoint("qwen3_vl"))
+    tower = GridTower(subject.backbone.module, subject.backbone.language_prefix, frozenset())
+
+    def lay_out_one(*grids: tuple[int, int, int]) -> Any:
+        (found,) = plan_passes(grids, MERGE**2)
+        return tower._lay_out_sizes(found, [grids[member] for member in found.members])
+
+    first = lay_out_one((1, 4, 6), (1, 8, 6))
+    assert lay_out_one((1, 4, 6), (1, 8, 6)) is first
+    assert lay_out_one((1, 8, 6), (1, 4, 6)) is first
+    assert lay_out_one((1, 6, 4), (1, 8, 6)) is not first
+    for rows in range(2, 2 * KEPT_SIZES, 2):
+        lay_out_one((1, rows, 2))
+    for rows in range(2, 2 * KEPT_SIZES, 2):
+        lay_out_one((1, rows, 4))
+    assert len(tower._sizes) <= KEPT_SIZES

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vlora import cli, compiling
 from vlora.caching import KERNELS_VARIABLE, make_private
-from vlora.compiling import CUDA_FOLDER, Known, begin, keep_kernels, read_known
+from vlora.compiling import CUDA_FOLDER, Known, begin, keep_kernels, list_missing, read_known, weights_type
 from vlora.events import Compiled, Compiling
 
 NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
@@ -88,8 +88,34 @@ def test_the_list_is_of_one_version_of_mlx(tmp_path: Path):
     line = 'cpu\tname\t00ff\t["float32 0.5"]\n'
     file.write_text(f"# {mx.__version__}\n{line}")
     assert list(read_known(file)) == [Known("cpu", "name", "00ff", ("float32 0.5",))]
+    file.write_text(f"# {mx.__version__}\ncuda\tname\t\t[]\tF32\n")
+    assert list(read_known(file)) == [Known("cuda", "name", "", (), "F32")]
     file.write_text(f"# 0.1.0\n{line}")
     assert not list(read_known(file))
+
+
+@pytest.mark.parametrize(("weights", "names"), [("", ["all"]), ("BF16", ["all"]), ("F32", ["all", "exact"])])
+def test_only_kernels_for_the_weights_are_missing(
+    weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Half of the list would be compiled in vain by a run of bfloat16 weights."""
+    listed = [Known("cuda", "all", "", ()), Known("cuda", "exact", "", (), "F32"), Known("cpu", "other", "", ())]
+    monkeypatch.setattr(compiling, "read_known", lambda: listed)
+
+    assert [known.name for known in list_missing("cuda", tmp_path, weights)] == names
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(mx.bfloat16, "BF16"), (mx.float32, "F32"), (mx.float16, "F16")])
+def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_path: Path):
+    """That of most arrays; and nothing is said of what cannot be read."""
+    arrays = {"a": mx.zeros((2,), dtype), "b": mx.zeros((3,), dtype), "c": mx.zeros((1,), mx.int32)}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays, metadata={"format": "mlx"})
+
+    assert weights_type(str(tmp_path)) == found
+    assert weights_type("builtin:tiny-qwen3-vl") == "F32"
+    assert weights_type("somebody/model") == ""
+    (tmp_path / "a.safetensors").write_bytes(b"no header")
+    assert weights_type(str(tmp_path)) == ""
 
 
 @pytest.mark.skipif(

@@ -118,7 +118,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         from .compiling import begin
 
         # Before what takes long to import: workers compile meanwhile.
-        begin()
+        begin(recipe.model.path)
         from .driver import fit
     with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
         for event in fit(recipe, resume=resume, should_stop=is_stopped):

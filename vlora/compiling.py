@@ -35,12 +35,16 @@ from .rebuild import kernel_file
 
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 """Made by benchmarks/kernels.py. The first line has the version of MLX; then a line for each kernel: "cpu" or "cuda",
-its name, its file's id if the name is too long for a file, its constants as JSON; the first needed first."""
+its name, its file's id if the name is too long for a file, its constants as JSON, and the type of the weights that it is
+for, if it is for those of one type only; the first needed first."""
 
 MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
 
 CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 """Environment variable from which MLX reads where kernels for a GPU are."""
+
+BUILT_IN = "builtin:"
+"""Begins the names of models that vlora makes itself, in float32."""
 
 WORK_PREFIX = ".work-"
 MOST_WORKERS = 12
@@ -61,12 +65,14 @@ class Known:
         name: MLX's.
         file_id: Stands on a CPU for the rest of a name that is too long for a file; else empty.
         constants: As `rebuild.parse_constant` reads them.
+        weights: The type of the weights whose runs need it, as safetensors files name it; empty if all do.
     """
 
     kind: str
     name: str
     file_id: str
     constants: tuple[str, ...]
+    weights: str = ""
 
     @property
     def line(self) -> str:
@@ -123,11 +129,14 @@ class Compilation:
 
 
 @functools.cache
-def begin() -> Compilation:
+def begin(model: str = "") -> Compilation:
     """Let MLX keep its kernels in the user's cache directory, and begin to compile the known ones that are not there.
 
     For the rest of the process: MLX reads `MLX_PTX_CACHE_DIR` once, and on a CPU `TMPDIR` whenever it compiles. What
     Python's `tempfile` gives stays what it was. A second call does nothing. On a Mac there is nothing to do.
+
+    Args:
+        model: The recipe's model.path; kernels for weights of another type than its own are left out.
 
     Returns:
         What is being compiled.
@@ -136,7 +145,7 @@ def begin() -> Compilation:
     if kind == "metal":
         return Compilation(kernels_root())
     folder, note = keep_kernels(kind)
-    missing = [] if note is not None else list_missing(kind, folder)
+    missing = [] if note is not None else list_missing(kind, folder, weights_type(model))
     # Names end in a hash of the constants, which another C++ library than Linux's makes another one.
     if not missing or sys.platform != "linux" or (kind == "cpu" and shutil.which("g++") is None):
         return Compilation(folder, note)
@@ -174,13 +183,32 @@ def keep_kernels(kind: str) -> tuple[Path, str | None]:
     return _own_folder(kind, root), note
 
 
-def list_missing(kind: str, folder: Path) -> list[Known]:
-    """List the known kernels for a kind of device that are not in a folder."""
+def list_missing(kind: str, folder: Path, weights: str = "") -> list[Known]:
+    """List the known kernels for a kind of device, and for a type of weights, that are not in a folder."""
     return [
         known
         for known in read_known()
-        if known.kind == kind and not (folder / kernel_file(kind, known.name, known.file_id)).exists()
+        if known.kind == kind
+        and known.weights in ("", weights)
+        and not (folder / kernel_file(kind, known.name, known.file_id)).exists()
     ]
+
+
+def weights_type(model: str) -> str:
+    """Say of which type a model's weights are, as safetensors files name it; empty if that is not to be seen at once.
+
+    Args:
+        model: As in a recipe: a folder, a built-in model, or one of a hub.
+    """
+    if model.startswith(BUILT_IN):
+        return "F32"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        file = min(Path(model).expanduser().glob("*.safetensors"))
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        types = [entry["dtype"] for name, entry in header.items() if name != "__metadata__"]
+        return max(set(types), key=types.count)
+    return ""
 
 
 def read_known(file: Path = KNOWN_KERNELS) -> Iterator[Known]:
@@ -189,8 +217,8 @@ def read_known(file: Path = KNOWN_KERNELS) -> Iterator[Known]:
     if version.removeprefix("# ").split(".")[:2] != MLX_VERSION.split(".")[:2]:
         return
     for line in lines.splitlines():
-        kind, name, file_id, constants = line.split("\t")
-        yield Known(kind, name, file_id, tuple(json.loads(constants)))
+        kind, name, file_id, constants, *weights = line.split("\t")
+        yield Known(kind, name, file_id, tuple(json.loads(constants)), *weights)
 
 
 def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]) -> list[subprocess.Popen[str]]:

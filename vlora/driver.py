@@ -74,7 +74,7 @@ def fit(
 def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
-        compilation = begin()
+        compilation = begin(recipe.model.path)
         if compilation.note is not None:
             yield Noted(message=compilation.note)
         if compilation.announced is not None:

@@ -62,7 +62,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
         raise ValueError(msg)
     with memory_limits(recipe.memory):
         # The kernels of a run, from where a run keeps them.
-        begin().wait()
+        begin(recipe.model.path).wait()
         data = open_data(recipe)
         backbone, _ = open_model(recipe, data.files)
         steps = prepare(recipe, data, backbone)

@@ -23,10 +23,13 @@ from .features import Entry, FeatureCache
 from .fields import Fields, divide_fields, leaves
 from .pixels import Pixels, pixel_layout
 from .positions import mrope_positions
-from .towers import Inputs, TowerShape, in_bins, lay_out_inputs, merge_size, place, run_tower
+from .towers import Inputs, TowerShape, in_bins, lay_out_pixels, lay_out_sizes, merge_size, place, run_tower
 
 TOWER_TRACES = 256
 """Compiled towers kept, one per number and length of bins; further ones run eagerly."""
+
+KEPT_SIZES = 16
+"""Passes whose places are kept on the device: images of one size, or of one order of sizes, need them in every step."""
 
 Image = tuple[Grid, Callable[[], Pixels | mx.array]]
 """A grid in patches, and what gives the patches [n, C]."""
@@ -82,6 +85,7 @@ class GridTower:
     trained: frozenset[str]
     features: FeatureCache | None = None
     _traces: dict[tuple[Any, ...], Callable[..., Any]] = attrs.field(factory=dict, init=False)
+    _sizes: dict[tuple[Pass, tuple[Grid, ...]], tuple[TowerShape, Inputs]] = attrs.field(factory=dict, init=False)
 
     def lay_out(self, batch: Batch) -> LaidOut:
         """Do what of embedding needs no step before it; safe to call from any thread.
@@ -170,9 +174,19 @@ class GridTower:
         for found in plan_passes([images[number][0] for number in wanted], self._merge_size**2):
             members = [wanted[member] for member in found.members]
             pixels = pixel_layout(tower).alike([images[number][1]() for number in members])
-            shape, inputs = lay_out_inputs(tower, found, [images[number][0] for number in members], pixels)
-            laid.append(LaidOutPass(found, members, shape, inputs))
+            shape, inputs = self._lay_out_sizes(found, [images[number][0] for number in members])
+            laid.append(LaidOutPass(found, members, shape, {**inputs, "pixels": lay_out_pixels(found, pixels)}))
         return laid
+
+    def _lay_out_sizes(self, found: Pass, grids: Sequence[Grid]) -> tuple[TowerShape, Inputs]:
+        """Make what the tower takes of a pass besides pixels; of the last passes of other sizes it is still there."""
+        key = (attrs.evolve(found, members=()), tuple(grids))
+        known = self._sizes.get(key)
+        if known is None:
+            known = self._sizes[key] = lay_out_sizes(self.module.vision_tower, found, grids)
+            for old in list(self._sizes)[:-KEPT_SIZES]:
+                self._sizes.pop(old, None)
+        return known
 
     def _unpacked(self, inputs: Inputs) -> Inputs:
         return {**inputs, "pixels": pixel_layout(self.module.vision_tower).unpack(inputs["pixels"])}

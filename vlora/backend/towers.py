@@ -52,21 +52,17 @@ def merge_size(tower: nn.Module) -> int:
     return int(tower.spatial_merge_size)
 
 
-def lay_out_inputs(
-    tower: nn.Module, found: Pass, grids: Sequence[Grid], pixels: Sequence[Pixels] | Sequence[mx.array]
-) -> tuple[TowerShape, Inputs]:
-    """Make what a tower takes of a pass, in whatever thread.
+def lay_out_sizes(tower: nn.Module, found: Pass, grids: Sequence[Grid]) -> tuple[TowerShape, Inputs]:
+    """Make what a tower takes of a pass besides pixels, in whatever thread.
 
     Args:
         tower: The tower.
         found: The pass.
         grids: Of its members.
-        pixels: Of its members: [patches, C], packed all alike, all on the host or all on the device.
 
     Returns:
-        The trace's shape, and its arrays: `pixels` [N, C], still packed, `coordinates` i32[2, N]; where they are needed
-        `segments` i32[n_bins, length], `corners` i32[4, N] and `shares` f32[4, N], `order` i32[tokens] and `windows`
-        i32[n_bins, length].
+        The trace's shape, and its arrays: `coordinates` i32[2, N]; where they are needed `segments` i32[n_bins,
+        length], `corners` i32[4, N] and `shares` f32[4, N], `order` i32[tokens] and `windows` i32[n_bins, length].
     """
     merge = merge_size(tower)
     host: dict[str, Any] = {"coordinates": lay_out(found, [coordinates(grid, merge) for grid in grids])}
@@ -80,11 +76,19 @@ def lay_out_inputs(
     if hasattr(tower, "get_window_index"):
         window = _lay_out_windows(host, found, grids, merge, tower.window_size // merge // tower.patch_size)
     inputs = {name: mx.array(value) for name, value in host.items()}
-    inputs["pixels"] = _place_pixels(found, pixels)
     return TowerShape(found.n_bins, found.length, found.is_full, window), inputs
 
 
-def _place_pixels(found: Pass, pixels: Sequence[Pixels] | Sequence[mx.array]) -> mx.array:
+def lay_out_pixels(found: Pass, pixels: Sequence[Pixels] | Sequence[mx.array]) -> mx.array:
+    """Put the patches of images where they lie in a pass.
+
+    Args:
+        found: The pass.
+        pixels: Of its members: [patches, C], packed all alike, all on the host or all on the device.
+
+    Returns:
+        [N, C], still packed.
+    """
     on_device = [part for part in pixels if isinstance(part, mx.array)]
     if on_device:
         return place(found, on_device, 1)

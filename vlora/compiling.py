@@ -35,8 +35,8 @@ from .rebuild import kernel_file
 
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 """Made by benchmarks/kernels.py. The first line has the version of MLX; then a line for each kernel: "cpu" or "cuda",
-its name, its file's id if the name is too long for a file, its constants as JSON, and the type of the weights that it is
-for, if it is for those of one type only; the first needed first."""
+its name, its file's id if the name is too long for a file, its constants as JSON, and the type of the weights that it
+is for, if it is for those of one type only; the first needed first."""
 
 MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
 
@@ -45,6 +45,9 @@ CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 
 BUILT_IN = "builtin:"
 """Begins the names of models that vlora makes itself, in float32."""
+
+LONGEST_HEADER = 10**8
+"""Bytes of a safetensors file's header, as its format bounds them."""
 
 WORK_PREFIX = ".work-"
 MOST_WORKERS = 12
@@ -205,8 +208,8 @@ def weights_type(model: str) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         file = min(Path(model).expanduser().glob("*.safetensors"))
         with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        types = [entry["dtype"] for name, entry in header.items() if name != "__metadata__"]
+            header = json.loads(opened.read(min(LONGEST_HEADER, int.from_bytes(opened.read(8), "little"))))
+        types = [str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"]
         return max(set(types), key=types.count)
     return ""
 

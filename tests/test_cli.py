@@ -16,7 +16,7 @@ from vlora import Recipe, cli, lora, parse_recipe
 from vlora.cli import main
 from vlora.driver import fit
 from vlora.errors import RecipeError, VloraError
-from vlora.events import Event, StepReport
+from vlora.events import Event, Started, StepReport
 from vlora.options import OPTIONS, overrides_from
 from vlora.outputs import METRICS_NAME, RECIPE_NAME
 
@@ -362,6 +362,38 @@ def test_interrupted_run_goes_on(
     assert main(command[3:]) == 0
     assert "3 steps, going on after step 2" in capsys.readouterr().out
     assert [json.loads(line)["step"] for line in (out / METRICS_NAME).read_text().splitlines()][-1] == 3
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_ends_at_once(
+    number: signal.Signals,
+    status: int,
+    checkpoint: CheckpointFactory,
+    rows: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """There is nothing to save yet; afterwards signals are heard as before."""
+    taken: list[Event] = []
+
+    def signalled(*args: Any, **kwargs: Any) -> Iterator[Event]:
+        for event in fit(*args, **kwargs):
+            taken.append(event)
+            yield event
+            if isinstance(event, Started):
+                signal.raise_signal(number)
+
+    handler = signal.getsignal(number)
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlora.driver.fit", signalled)
+        options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(out)]
+        assert main(options) == status
+
+    assert isinstance(taken[-1], Started)
+    assert f"ended by {number.name}" in capsys.readouterr().out
+    assert signal.getsignal(number) is handler
+    assert not (out / "adapters.safetensors").exists()
 
 
 def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path):

@@ -22,7 +22,7 @@ from vlora.backend import describe_family
 from vlora.checkpoint import load_state, save_state, write_whole, write_whole_folder
 from vlora.cli import train
 from vlora.errors import CheckpointError, ModelError, NonFiniteError, SampleError
-from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
+from vlora.events import Event, Finished, Noted, Reported, Skipped, Started, StepReport
 from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
 from vlora.session import open_data, open_model
 from vlora.steps import bind, bound
@@ -591,13 +591,32 @@ def test_assistant_id_masks_without_a_template(checkpoint: CheckpointFactory, ro
         data.encoder(data.train[0])
 
 
+def test_a_run_that_is_asked_to_end_leaves_validation_and_answers(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """Where they are, without a number of some of the rows; what was learned is saved."""
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows), eval__answer_rows=2, train__iters=2
+    )
+    events: list[Event] = []
+    # The last step is over, and its validation is next.
+    run_to = fit(recipe, should_stop=lambda: any(isinstance(event, StepReport) and event.step == 2 for event in events))
+    events.extend(run_to)
+    metrics = [event.metrics for event in events if isinstance(event, Reported)]
+
+    assert [found["step"] for found in metrics if "valid_loss" in found] == [0]
+    assert not any("accuracy_after" in found for found in metrics)
+    assert any(isinstance(event, Noted) and "stopped after 0 of 2" in event.message for event in events)
+    assert isinstance(events[-1], Finished)
+    assert (tmp_path / "out" / "adapters.safetensors").is_file()
+
+
 def test_answers_can_be_asked_for_on_resuming(
     checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that began without answers can end with them; the command line shows their accuracy."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))
-    calls = iter([True])
-    run(recipe, should_stop=lambda: next(calls))
+    run(recipe, should_stop=lambda: True)
     asking = attrs.evolve(recipe, eval=attrs.evolve(recipe.eval, answer_rows=2, max_new_tokens=2))
     status = train(asking, Console(), resume=True)
     last = json.loads((tmp_path / "out" / METRICS_NAME).read_text().splitlines()[-1])

@@ -16,9 +16,11 @@ import pytest
 
 from tests.training import picture
 from vlora import Recipe, driver, fit, parse_recipe
+from vlora.checkpoint import load_notes
 from vlora.cli import main
 from vlora.events import Event, StepReport
 from vlora.lock import LOCK_NAME, only_run
+from vlora.outputs import output_paths
 
 N_ROWS = 24
 LIMIT_S = 120
@@ -178,6 +180,31 @@ def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / LOCK_NAME).exists()
     with only_run(tmp_path / "out"):
         pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_saves_what_was_learned(name: str, status: int, recipe_file: Path) -> None:
+    """As the first Ctrl-C does: the step is finished, the state behind it is whole, and the status is the signal's."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "vlora", str(recipe_file), "--set", "train.iters=100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("saved"):
+            assert process.poll() is None
+        process.send_signal(getattr(signal, name))
+        printed, errors = process.communicate(timeout=LIMIT_S)
+
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+    state = output_paths(parse_recipe(recipe_file.read_text())).state
+    assert load_notes(state)
+    if name == "SIGTERM":
+        assert "--resume" in printed
 
 
 @pytest.mark.parametrize("is_error", [False, True], ids=["closed", "error"])

@@ -7,6 +7,7 @@ transformers and datasets.
 import argparse
 import gc
 import math
+import os
 import shlex
 import signal
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from rich.console import Console
@@ -53,7 +54,11 @@ COMMANDS = {
 }
 USER_ERROR = 2
 UNPROVEN = 1
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Exit status of a program that a signal has ended, less the signal's number."""
+INTERRUPTED = SIGNALLED + signal.SIGINT
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals that ask a run to end; Windows lacks the last one."""
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
 """How tokens are marked where there are no colours: supervised ones stand in brackets."""
@@ -112,7 +117,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         go_on: The command that would go on after an interruption.
 
     Returns:
-        0, or 130 after Ctrl-C.
+        0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     with _importing(recipe):
         from .compiling import begin
@@ -120,13 +125,23 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         # Before what takes long to import: workers compile meanwhile.
         begin(recipe.model.path)
         from .driver import fit
-    with _stop_on_interrupt(console) as is_stopped, _make_view(console) as view:
-        for event in fit(recipe, resume=resume, should_stop=is_stopped):
-            view.show(event)
-            if isinstance(event, Finished):
-                finished = event
+    finished: Finished | None = None
+    try:
+        with _stop_on_signals(console) as signals, _make_view(console) as view:
+            for event in fit(recipe, resume=resume, should_stop=signals.is_asked):
+                signals.has_stepped |= isinstance(event, StepReport)
+                view.show(event)
+                if isinstance(event, Finished):
+                    finished = event
+    except _EndedError as ended:
+        if finished is None:
+            console.print(f"ended by {ended}; what was saved before it stays")
+            return ended.status
+    if finished is None:
+        msg = "a run has ended without its last event"
+        raise RuntimeError(msg)
     _show_end(finished, recipe, console, go_on)
-    return 0 if finished.step == finished.n_steps else INTERRUPTED
+    return 0 if finished.step == finished.n_steps else signals.status
 
 
 def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
@@ -345,26 +360,68 @@ def _importing(recipe: Recipe, *, needs_rows: bool = True) -> Iterator[None]:
             gc.enable()
 
 
+class _EndedError(BaseException):
+    """A signal ends the run at once; not an `Exception`, since nobody is to go on after it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = SIGNALLED + number
+
+
+@attrs.define(eq=False)
+class _Signals:
+    """What has been heard of signals that ask a run to end.
+
+    Attributes:
+        console: Where it is said.
+        has_stepped: Whether a step has been taken: until then there is nothing to save, and the first one ends it.
+        number: The first signal; None so far.
+    """
+
+    console: Console
+    has_stepped: bool = False
+    number: int | None = None
+
+    def is_asked(self) -> bool:
+        """Whether the run is asked to end."""
+        return self.number is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status of a run that has ended early."""
+        return INTERRUPTED if self.number is None else SIGNALLED + self.number
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """Take note of a signal; the second one ends the run at once."""
+        if self.number is not None or not self.has_stepped:
+            raise _EndedError(number)
+        self.number = number
+        if signal.Signals(number).name == "SIGHUP":
+            # The terminal is gone, and what is written to it would be an error.
+            self.console.file = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+        again = "Ctrl-C again stops" if number == signal.SIGINT else "a second signal ends it"
+        self.console.print(f"stopping after this step and saving; {again} at once")
+
+
 @contextmanager
-def _stop_on_interrupt(console: Console) -> Iterator[Any]:
-    """Let the first Ctrl-C end the run after its step; the second one is as always."""
+def _stop_on_signals(console: Console) -> Iterator[_Signals]:
+    """Let the first signal (Ctrl-C, SIGTERM, SIGHUP) end the run after its step, and the second one at once."""
+    signals = _Signals(console)
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread hears of signals, and may ask to.
-        yield lambda: False
+        yield signals
         return
-    pressed = False
-
-    def on_interrupt(_: int, __: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, previous)
-        console.print("stopping after this step and saving; Ctrl-C again stops at once")
-
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    previous = {}
+    for name in ENDING:
+        number = getattr(signal, name, None)
+        # Who ignores one means it: nohup does.
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            previous[number] = signal.signal(number, signals.hear)
     try:
-        yield lambda: pressed
+        yield signals
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @attrs.define

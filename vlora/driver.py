@@ -58,7 +58,8 @@ def fit(
         recipe: What to do.
         resume: Go on exactly from the training state beside the output: same weights, optimizer, rows and dropout
             as if the run had never stopped.
-        should_stop: Asked after every step; True saves and ends the run in order.
+        should_stop: Asked after every step, and between batches of a validation and between answers; True saves and
+            ends the run in order, a validation or answers left off where they are.
 
     Yields:
         Events as they happen, `Finished` last.
@@ -160,9 +161,9 @@ class _Run:
         yield started
         metrics.write_start(started.device, first)
         yield from notes
-        validate = self._make_validation(metrics)
+        validate = self._make_validation(metrics, should_stop)
         if first == 0:
-            yield from self._answer("before", loop.state, metrics)
+            yield from self._answer("before", loop.state, metrics, should_stop)
             yield from validate(loop.state)
         step = first
         for step, report in loop.take(course.batches):
@@ -181,7 +182,7 @@ class _Run:
         yield self._save(loop.state, self.paths.weights, course)
         yield from self._take_notes()
         if step == course.count_at(step):
-            yield from self._answer("after", loop.state, metrics)
+            yield from self._answer("after", loop.state, metrics, should_stop)
         yield self._finish(step, course.count_at(step), loop)
 
     def _open_files(self, after_step: int | None) -> tuple[Metrics, list[Noted]]:
@@ -263,7 +264,9 @@ class _Run:
         yield from (Skipped(reason=reason) for reason in self.reader.take_skipped())
         yield from (Noted(message=message) for message in self.features.take_notes())
 
-    def _make_validation(self, metrics: Metrics) -> Callable[[TrainState], Iterator[Event]]:
+    def _make_validation(
+        self, metrics: Metrics, should_stop: Callable[[], bool]
+    ) -> Callable[[TrainState], Iterator[Event]]:
         rows, train = self.data.valid, self.recipe.train
         if rows is None:
             return lambda _: iter(())
@@ -285,11 +288,16 @@ class _Run:
                 else:
                     steps = self.reader.pack(rows, packed, n_ahead)
                 for found in itertools.islice(steps, n_batches):
+                    if should_stop():
+                        return
                     n_rows += sum(len(batch.rows) for batch in found)
                     yield from found
 
             with naming_shortage("validation"):
                 loss, tokens = evaluate(eval_step, state, batches())
+            if should_stop():
+                # Of some of the rows only, perhaps.
+                return
             if not math.isfinite(loss):
                 msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
                 raise NonFiniteError(msg)
@@ -303,7 +311,9 @@ class _Run:
 
         return validate
 
-    def _answer(self, when: str, state: TrainState, metrics: Metrics) -> Iterator[Event]:
+    def _answer(
+        self, when: str, state: TrainState, metrics: Metrics, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
         section, rows = self.recipe.eval, self.data.valid
         if not section.answer_rows or rows is None:
             return
@@ -312,6 +322,9 @@ class _Run:
         last: Answered | None = None
         with self._bound(state), backend.generating(self.backbone) as module:
             for number in range(total):
+                if should_stop():
+                    yield Noted(message=f"answers {when} training: stopped after {done} of {total} rows")
+                    return
                 try:
                     with naming_shortage(f"answering a row {when} training", remedy=FEWER_ANSWERS):
                         expected, found = backend.answer_sample(module, self.data.encoder, rows[number], section)

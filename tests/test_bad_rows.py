@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import mlx.core as mx
 import pytest
 
 from tests.test_driver import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
 from vlora.errors import SampleError
-from vlora.events import Answered, Event, Finished, Noted, Reported, Skipped
+from vlora.events import Answered, Event, Finished, Noted, Reported, Saved, Skipped
 from vlora.outputs import METRICS_NAME
 
 CheckpointFactory = Callable[[str], Path]
@@ -80,6 +81,47 @@ def test_a_resumed_run_may_end_with_bad_rows(checkpoint: CheckpointFactory, tmp_
 
     assert not losses(events)
     assert [(event.step, event.n_steps) for event in events if isinstance(event, Finished)] == [(N_ROWS, N_ROWS)]
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "grouped"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_steps_before_a_bad_row_are_kept(
+    batching: str, workers: int, checkpoint: CheckpointFactory, tmp_path: Path
+) -> None:
+    """They are saved and reported before the error, and go on without the row as if it had been skipped at once."""
+    rows = write_rows(tmp_path, "rows", missing=(3,))
+    options = {
+        "train__batch_size": 1,
+        "train__epochs": 1,
+        "train__batching": batching,
+        "train__steps_per_report": 1000,
+        "train__steps_per_save": 1000,
+        "data__shuffle": batching == "grouped",
+        "data__workers": workers,
+        "data__max_seq_length": 64,
+    }
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options)
+    events: list[Event] = []
+    with pytest.raises(SampleError, match=r"row 3: .*steps before it are saved, and --resume goes on"):
+        events.extend(fit(recipe))
+    saved = [event for event in events if isinstance(event, Saved)]
+    assert len(saved) == 1
+    assert saved[0].step == len(losses(events)) > 0
+    assert any(isinstance(event, Reported) and event.metrics["step"] == saved[0].step for event in events)
+
+    skipping = attrs.evolve(recipe.data, on_bad_row="skip")
+    run(attrs.evolve(recipe, data=skipping), resume=True)
+    whole = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "whole", **options, data__on_bad_row="skip")
+    run(whole)
+
+    for one, other in zip(*(load_arrays(tmp_path / name) for name in ("out", "whole")), strict=True):
+        assert one[0] == other[0]
+        assert mx.array_equal(one[1], other[1])
+
+
+def load_arrays(folder: Path) -> list[tuple[str, mx.array]]:
+    """Load an adapter."""
+    return sorted(dict(mx.load(str(folder / "adapters.safetensors"))).items())
 
 
 def test_no_row_to_validate_on(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

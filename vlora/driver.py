@@ -16,7 +16,7 @@ from .adapters import lora_layers, saved_arrays
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
 from .endings import close_at_exit
-from .errors import CheckpointError, NonFiniteError, SampleError
+from .errors import BatchError, CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
 from .limits import check_weights_fit, describe_device, memory_limits, naming_shortage
@@ -165,7 +165,31 @@ class _Run:
         if first == 0:
             yield from self._answer("before", loop.state, metrics, should_stop)
             yield from validate(loop.state)
-        step = first
+        try:
+            step = yield from self._train(loop, course, metrics, validate)
+        except (SampleError, BatchError) as error:
+            if int(loop.state.step) == first:
+                raise
+            if metrics.reports:
+                yield metrics.write_interval(self.features.counts)
+            yield self._save(loop.state, self.paths.weights, course)
+            msg = f"{error}; the {int(loop.state.step)} steps before it are saved, and --resume goes on from there"
+            raise type(error)(msg) from None
+        yield self._save(loop.state, self.paths.weights, course)
+        yield from self._take_notes()
+        if step == course.count_at(step):
+            yield from self._answer("after", loop.state, metrics, should_stop)
+        yield self._finish(step, course.count_at(step), loop)
+
+    def _train(
+        self,
+        loop: TrainLoop,
+        course: "_Course",
+        metrics: Metrics,
+        validate: Callable[[TrainState], Iterator[Event]],
+    ) -> Generator[Event, None, int]:
+        """Take the steps; give the number of the last one."""
+        train, step = self.recipe.train, int(loop.state.step)
         for step, report in loop.take(course.batches):
             n_steps = course.count_at(step)
             yield from self._take_notes()
@@ -179,11 +203,7 @@ class _Run:
             # The end of the run is saved under its own name.
             if step < n_steps and not loop.is_stopped and is_due(step, train.steps_per_save, n_steps):
                 yield self._save(loop.state, self.paths.numbered(step), course)
-        yield self._save(loop.state, self.paths.weights, course)
-        yield from self._take_notes()
-        if step == course.count_at(step):
-            yield from self._answer("after", loop.state, metrics, should_stop)
-        yield self._finish(step, course.count_at(step), loop)
+        return step
 
     def _open_files(self, after_step: int | None) -> tuple[Metrics, list[Noted]]:
         """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""

@@ -30,9 +30,9 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     monkeypatch.setenv(KERNELS_VARIABLE, str(tmp_path / "kernels"))
-    begin.cache_clear()
+    compiling._begin_for.cache_clear()
     yield
-    begin.cache_clear()
+    compiling._begin_for.cache_clear()
 
 
 def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path):
@@ -114,8 +114,10 @@ def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_p
     assert weights_type(str(tmp_path)) == found
     assert weights_type("builtin:tiny-qwen3-vl") == "F32"
     assert weights_type("somebody/model") == ""
-    (tmp_path / "a.safetensors").write_bytes(b"no header")
-    assert weights_type(str(tmp_path)) == ""
+    assert weights_type("~nosuchuser/model") == ""
+    for content in (b"no header", b"", (2).to_bytes(8, "little") + b"[]", (10**5).to_bytes(8, "little") + b"[" * 10**5):
+        (tmp_path / "a.safetensors").write_bytes(content)
+        assert weights_type(str(tmp_path)) == ""
 
 
 @pytest.mark.skipif(
@@ -143,7 +145,7 @@ def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     assert compilation.wait() is None
     subprocess.run([sys.executable, "-c", program], check=True)
     assert [file.name for file in folder.glob("*.*") if file.is_file()] == [made.name]
-    begin.cache_clear()
+    compiling._begin_for.cache_clear()
     assert begin().announced is None
 
 

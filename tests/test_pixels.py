@@ -54,6 +54,11 @@ def test_packing_loses_nothing(dtype: mx.Dtype, n_frames: int, seed: int, is_sti
     assert mx.array_equal(own.unpack(mx.array(packed)), mx.array(pixels).astype(dtype))
 
 
+def test_no_patches_are_packed_as_none() -> None:
+    """A row without images has none."""
+    assert layout(mx.bfloat16).pack(np.zeros((0, 24), np.float32)).shape == (0, 24)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_still_and_moving_images_go_together(dtype: mx.Dtype) -> None:
     """If one image of a pass has pictures that differ, all are written out; packed or not beforehand."""

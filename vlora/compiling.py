@@ -131,12 +131,12 @@ class Compilation:
         return Compiled(n_kernels=len(made_s), seconds=seconds, folder=self.folder)
 
 
-@functools.cache
 def begin(model: str = "") -> Compilation:
     """Let MLX keep its kernels in the user's cache directory, and begin to compile the known ones that are not there.
 
     For the rest of the process: MLX reads `MLX_PTX_CACHE_DIR` once, and on a CPU `TMPDIR` whenever it compiles. What
-    Python's `tempfile` gives stays what it was. A second call does nothing. On a Mac there is nothing to do.
+    Python's `tempfile` gives stays what it was. A second call for weights of the same type does nothing. On a Mac there
+    is nothing to do.
 
     Args:
         model: The recipe's model.path; kernels for weights of another type than its own are left out.
@@ -144,11 +144,16 @@ def begin(model: str = "") -> Compilation:
     Returns:
         What is being compiled.
     """
+    return _begin_for(weights_type(model))
+
+
+@functools.cache
+def _begin_for(weights: str) -> Compilation:
     kind = device_kind()
     if kind == "metal":
         return Compilation(kernels_root())
     folder, note = keep_kernels(kind)
-    missing = [] if note is not None else list_missing(kind, folder, weights_type(model))
+    missing = [] if note is not None else list_missing(kind, folder, weights)
     # Names end in a hash of the constants, which another C++ library than Linux's makes another one.
     if not missing or sys.platform != "linux" or (kind == "cpu" and shutil.which("g++") is None):
         return Compilation(folder, note)
@@ -205,7 +210,8 @@ def weights_type(model: str) -> str:
     """
     if model.startswith(BUILT_IN):
         return "F32"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    # Whatever is wrong with a path or a file is said where the model is opened. RuntimeError: a user who is not known.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         file = min(Path(model).expanduser().glob("*.safetensors"))
         with file.open("rb") as opened:
             header = json.loads(opened.read(min(LONGEST_HEADER, int.from_bytes(opened.read(8), "little"))))

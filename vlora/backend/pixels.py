@@ -51,7 +51,7 @@ class PixelLayout:
             [n, width], or [n, width / n_frames] where all pictures of every patch are the same, in the host's type for
             `dtype`: rounded to the nearest, as MLX rounds.
         """
-        if pixels.dtype != np.float32 or pixels.shape[-1] != self.width:
+        if pixels.dtype != np.float32 or pixels.shape[-1] != self.width or not pixels.size:
             return pixels
         pictures = pixels.reshape(-1, self.n_channels, self.n_frames, self.n_places)
         first = pictures[:, :, :1]

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import attrs
 import mlx.core as mx
+import numpy as np
 import pytest
+from tokenizers import AddedToken, Tokenizer
 
 from tests.test_driver import losses, make_recipe, run
-from tests.training import picture
+from tests.training import make_trainable, picture
 from vlora import fit
+from vlora.backend import build_tiny_qwen3_vl
 from vlora.errors import SampleError
 from vlora.events import Answered, Event, Finished, Noted, Reported, Saved, Skipped
 from vlora.outputs import METRICS_NAME
@@ -184,3 +187,39 @@ def test_no_row_to_answer(checkpoint: CheckpointFactory, tmp_path: Path) -> None
     assert not [event for event in events if isinstance(event, Answered)]
     assert not [event for event in events if isinstance(event, Reported) and "accuracy_after" in event.metrics]
     assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize("options", [{}, {"lora__train_embeddings": True}], ids=["lora", "embeddings"])
+def test_tokens_that_the_model_does_not_have(options: dict[str, bool], tmp_path: Path) -> None:
+    """A tokenizer with more tokens than the model: a row with one is a bad row, before memory is read or written."""
+    model = build_tiny_qwen3_vl(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    n_rows = tokenizer.get_vocab_size()
+    tokenizer.add_special_tokens([AddedToken("<loc_1>", special=True, normalized=False)])
+    tokenizer.save(str(model / "tokenizer.json"))
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"question": "Where?", "answer": answer} for answer in ("here", "at <loc_1>", "there")]
+    rows.write_text("\n".join(map(json.dumps, lines)))
+    keys = {"train__batch_size": 1, "train__epochs": 1, "data__shuffle": False, **options}
+
+    with pytest.raises(SampleError, match=rf"row 1: token {n_rows} \(<loc_1>\) is beyond .* {n_rows} rows"):
+        run(make_recipe(model, rows, tmp_path / "out", **keys))
+    events = run(make_recipe(model, rows, tmp_path / "skipped", data__on_bad_row="skip", **keys))
+    assert len(losses(events)) == 2
+    assert [event for event in events if isinstance(event, Skipped) and "<loc_1>" in event.reason]
+
+
+def test_tokens_that_the_head_does_not_have(checkpoint: CheckpointFactory) -> None:
+    """Where the head is shorter than the table they may be read, but not learned; images' own ids are in neither."""
+    subject = make_trainable(checkpoint("qwen3_vl"))
+    backbone, row = subject.backbone, subject.examples[0]
+    backbone.prepare(row)
+    assert backbone._n_rows is not None
+    n_read, n_written = backbone._n_rows
+    assert n_read == n_written
+    backbone._n_rows = (n_read, int(row.tokens[row.supervised].max()))
+    with pytest.raises(SampleError, match=f"token {backbone._n_rows[1]} .spelled. is beyond the model's head"):
+        backbone.prepare(row, spell=lambda _: "spelled")
+    backbone.prepare(attrs.evolve(row, supervised=np.zeros_like(row.supervised)))
+    beyond = np.where(row.placeholders, n_read, row.tokens).astype(np.int32)
+    backbone.prepare(attrs.evolve(row, tokens=beyond, supervised=np.zeros_like(row.supervised)))

@@ -1,5 +1,6 @@
 """The loop: rows in, steps taken, files written, events out. It prints nothing; who iterates decides what to show."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -90,7 +91,8 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
         with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
-            reader = Reader(recipe, data, workers, backbone.prepare, backbone.prepare_batch)
+            prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
+            reader = Reader(recipe, data, workers, prepare, backbone.prepare_batch)
             run = _Run(recipe, data, backbone, config, features, reader)
             yield from run.go(resume=resume, should_stop=should_stop)
 

@@ -414,14 +414,16 @@ def _stop_on_signals(console: Console) -> Iterator[_Signals]:
     previous = {}
     for name in ENDING:
         number = getattr(signal, name, None)
-        # Who ignores one means it: nohup does.
-        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-            previous[number] = signal.signal(number, signals.hear)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            # nohup means it. Ctrl-C is ignored by whoever a shell starts in its background, and may be sent all the same.
+            continue
+        previous[number] = signal.signal(number, signals.hear)
     try:
         yield signals
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # None is a handler that Python does not know.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @attrs.define

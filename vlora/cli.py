@@ -415,7 +415,7 @@ def _stop_on_signals(console: Console) -> Iterator[_Signals]:
     for name in ENDING:
         number = getattr(signal, name, None)
         if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-            # nohup means it. Ctrl-C is ignored by whoever a shell starts in its background, and may be sent all the same.
+            # nohup means it. Ctrl-C is ignored by what a shell starts in its background, and may be sent all the same.
             continue
         previous[number] = signal.signal(number, signals.hear)
     try:

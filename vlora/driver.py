@@ -47,6 +47,15 @@ PROBE_ROWS = 3
 PROBE_READS = 32
 
 
+Validate = Callable[[TrainState, Callable[[], bool]], Iterator[Event]]
+"""Validates a state, unless the run is asked to end meanwhile."""
+
+
+def _never() -> bool:
+    """Before the first step there is nothing to save: a run that is to end then ends at once, and not in order."""
+    return False
+
+
 def fit(
     recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> Generator[Event, None, None]:
@@ -59,8 +68,8 @@ def fit(
         recipe: What to do.
         resume: Go on exactly from the training state beside the output: same weights, optimizer, rows and dropout
             as if the run had never stopped.
-        should_stop: Asked after every step, and between batches of a validation and between answers; True saves and
-            ends the run in order, a validation or answers left off where they are.
+        should_stop: Asked after every step, and then between batches of a validation and between answers; True saves
+            and ends the run in order, a validation or answers left off where they are.
 
     Yields:
         Events as they happen, `Finished` last.
@@ -163,10 +172,10 @@ class _Run:
         yield started
         metrics.write_start(started.device, first)
         yield from notes
-        validate = self._make_validation(metrics, should_stop)
+        validate = self._make_validation(metrics)
         if first == 0:
-            yield from self._answer("before", loop.state, metrics, should_stop)
-            yield from validate(loop.state)
+            yield from self._answer("before", loop.state, metrics, _never)
+            yield from validate(loop.state, _never)
         try:
             step = yield from self._train(loop, course, metrics, validate)
         except (SampleError, BatchError) as error:
@@ -188,7 +197,7 @@ class _Run:
         loop: TrainLoop,
         course: "_Course",
         metrics: Metrics,
-        validate: Callable[[TrainState], Iterator[Event]],
+        validate: Validate,
     ) -> Generator[Event, None, int]:
         """Take the steps; give the number of the last one."""
         train, step = self.recipe.train, int(loop.state.step)
@@ -201,7 +210,7 @@ class _Run:
             if metrics.reports and (loop.is_stopped or is_due(step, train.steps_per_report, n_steps)):
                 yield metrics.write_interval(self.features.counts)
             if is_due(step, train.steps_per_eval, n_steps):
-                yield from validate(loop.state)
+                yield from validate(loop.state, loop.should_stop)
             # The end of the run is saved under its own name.
             if step < n_steps and not loop.is_stopped and is_due(step, train.steps_per_save, n_steps):
                 yield self._save(loop.state, self.paths.numbered(step), course)
@@ -286,12 +295,10 @@ class _Run:
         yield from (Skipped(reason=reason) for reason in self.reader.take_skipped())
         yield from (Noted(message=message) for message in self.features.take_notes())
 
-    def _make_validation(
-        self, metrics: Metrics, should_stop: Callable[[], bool]
-    ) -> Callable[[TrainState], Iterator[Event]]:
+    def _make_validation(self, metrics: Metrics) -> Validate:
         rows, train = self.data.valid, self.recipe.train
         if rows is None:
-            return lambda _: iter(())
+            return lambda *_: iter(())
         eval_step = make_eval_step(self.backbone)
         # The same rows every time, drawn once: the first ones of a sorted set would not stand for it.
         plan = plan_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
@@ -299,7 +306,7 @@ class _Run:
         plan = plan[:n_batches]
         n_ahead = self.recipe.data.prefetch
 
-        def validate(state: TrainState) -> Iterator[Event]:
+        def validate(state: TrainState, should_stop: Callable[[], bool]) -> Iterator[Event]:
             n_rows = 0
 
             def batches() -> Iterator[Batch]:

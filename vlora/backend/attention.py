@@ -286,11 +286,13 @@ def attend_fused(
     Rows are padded to whole tiles: of other lengths the gradient has no kernel, and all scores are written out
     (`use_fallback` in cuda/scaled_dot_product_attention.cpp).
     """
-    if isinstance(mask, mx.array) and mask.dtype == mx.bool_ and queries.dtype in ADDED:
-        mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
+    is_bool = isinstance(mask, mx.array) and mask.dtype == mx.bool_
     n_places = queries.shape[2]
     missing = -n_places % TILE
-    is_square = mask.shape[-2:] == (n_places, n_places) if isinstance(mask, mx.array) else mask == "causal"
+    # What a model adds to its scores may be trained, and the kernel has no gradient for it.
+    is_square = mask.shape[-2:] == (n_places, n_places) if is_bool else isinstance(mask, str) and mask == "causal"
+    if is_bool and queries.dtype in ADDED:
+        mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
     is_narrow = max(queries.shape[3], values.shape[3]) <= WIDEST_HEAD
     is_whole = is_square and is_narrow and keys.shape[2] == n_places and cache is None and sinks is None
     if not (missing and is_whole and n_places >= FEWEST_PADDED and queries.dtype in ADDED):

@@ -14,6 +14,7 @@ from tests.test_driver import losses, make_recipe, run
 from tests.training import make_trainable, picture
 from vlora import fit
 from vlora.backend import build_tiny_qwen3_vl
+from vlora.backend.vocabulary import count_vocabulary
 from vlora.errors import SampleError
 from vlora.events import Answered, Event, Finished, Noted, Reported, Saved, Skipped
 from vlora.outputs import METRICS_NAME
@@ -213,13 +214,13 @@ def test_tokens_that_the_head_does_not_have(checkpoint: CheckpointFactory) -> No
     """Where the head is shorter than the table they may be read, but not learned; images' own ids are in neither."""
     subject = make_trainable(checkpoint("qwen3_vl"))
     backbone, row = subject.backbone, subject.examples[0]
-    backbone.prepare(row)
-    assert backbone._n_rows is not None
-    n_read, n_written = backbone._n_rows
-    assert n_read == n_written
-    backbone._n_rows = (n_read, int(row.tokens[row.supervised].max()))
-    with pytest.raises(SampleError, match=f"token {backbone._n_rows[1]} .spelled. is beyond the model's head"):
-        backbone.prepare(row, spell=lambda _: "spelled")
-    backbone.prepare(attrs.evolve(row, supervised=np.zeros_like(row.supervised)))
-    beyond = np.where(row.placeholders, n_read, row.tokens).astype(np.int32)
-    backbone.prepare(attrs.evolve(row, tokens=beyond, supervised=np.zeros_like(row.supervised)))
+    whole = count_vocabulary(backbone.module, backbone.is_language, backbone.head)
+    assert whole.n_read == whole.n_written
+    whole.check(row, str)
+    short = attrs.evolve(whole, n_written=int(row.tokens[row.supervised].max()))
+    with pytest.raises(SampleError, match=f"token {short.n_written} .spelled. is beyond the model's head"):
+        short.check(row, lambda _: "spelled")
+    unlearned = attrs.evolve(row, supervised=np.zeros_like(row.supervised))
+    short.check(unlearned, str)
+    beyond = np.where(row.placeholders, whole.n_read, row.tokens).astype(np.int32)
+    whole.check(attrs.evolve(unlearned, tokens=beyond), str)

@@ -16,8 +16,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..adapters import Adapter
-from ..errors import BatchError, ModelError, SampleError
+from ..errors import BatchError, ModelError
 from ..recompute import CheckpointPart, check_every, checkpointed, choose_modules
 from ..steps import Params, bound
 from ..targets import Layout
@@ -32,11 +31,9 @@ from .grids import GridTower
 from .heads import Head, find_head, find_module, projecting, selecting, taking
 from .lean import LeanParts, lean
 from .pixels import pixel_layout
+from .vocabulary import Vocabulary, count_vocabulary
 
 PROBE_TOKENS = 6
-
-TABLE = "embed_tokens"
-"""What most models call the table of their tokens; others are not compared with the ids of rows."""
 
 
 @attrs.define(eq=False)
@@ -60,7 +57,7 @@ class MlxVlmBackbone:
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _features: FeatureCache | None = attrs.field(default=None, init=False)
-    _n_rows: tuple[int | None, int | None] | None = attrs.field(default=None, init=False)
+    _vocabulary: Vocabulary | None = attrs.field(default=None, init=False)
 
     @property
     def language_model(self) -> nn.Module:
@@ -354,7 +351,9 @@ class MlxVlmBackbone:
         Raises:
             SampleError: The model has no row for one of its tokens, in its embedding table or its head.
         """
-        self._check_tokens(example, spell)
+        if self._vocabulary is None:
+            self._vocabulary = count_vocabulary(self.module, self.is_language, self.head)
+        self._vocabulary.check(example, spell)
         cache = self._features
         if cache is not None and self.has_features(example):
             cache.load(example.image_keys if self.family.has_grid_tower else (row_key(example),))
@@ -364,22 +363,6 @@ class MlxVlmBackbone:
             return example
         packed = pixel_layout(self.module.vision_tower).pack(pixels)
         return attrs.evolve(example, inputs={**example.inputs, "pixel_values": packed})
-
-    def _check_tokens(self, example: Example, spell: Callable[[int], str]) -> None:
-        """Refuse tokens beyond a table: MLX would read, and in a gradient write, memory that is not the table's."""
-        if self._n_rows is None:
-            self._n_rows = count_rows(self.module, self.is_language, self.head)
-        learned = np.where(example.supervised, example.tokens, 0)
-        # What stands for an image is replaced; some families have ids for it that are in no table.
-        read = np.where(example.placeholders, 0, example.tokens)
-        for ids, n_rows, where in zip((read, learned), self._n_rows, ("embedding table", "head"), strict=True):
-            token = int(ids.max(initial=0))
-            if n_rows is not None and token >= n_rows:
-                msg = (
-                    f"{example.source}: token {token} ({spell(token)}) is beyond the model's {where}, which has "
-                    f"{n_rows:,} rows; take the tokenizer that belongs to the model, or leave the token out of the row"
-                )
-                raise SampleError(msg)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Do ahead what embedding a batch would wait for; safe to call from any thread.
@@ -490,27 +473,6 @@ def row_key(example: Example) -> str:
     prompt = np.asarray(example.inputs.get(PROMPT, ()))
     parts = [example.tokens.tobytes(), example.supervised.tobytes(), prompt.tobytes()]
     return digest([*parts, *(key.encode() for key in example.image_keys)])
-
-
-def count_rows(
-    module: nn.Module, is_language: Callable[[str], bool], head: Head | None
-) -> tuple[int | None, int | None]:
-    """Count the tokens that a model can read, and those that it can write; None where that is not one table's rows.
-
-    Args:
-        module: The model.
-        is_language: Whether a module's name is one of the language model's.
-        head: The head, if it was found.
-    """
-    tables = [part for name, part in module.named_modules() if name.rpartition(".")[2] == TABLE and is_language(name)]
-    sizes = [int(part.weight.shape[0]) for part in tables if isinstance(part, (nn.Embedding, nn.QuantizedEmbedding))]
-    n_read = sizes[0] if len(sizes) == len(tables) == 1 else None
-    if head is None:
-        return n_read, None
-    written = find_module(module, head.name)
-    written = written.linear if isinstance(written, Adapter) else written
-    is_one = isinstance(written, (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding))
-    return n_read, int(written.weight.shape[0]) if is_one else None
 
 
 def _stacks(module: nn.Module) -> list[list[nn.Module]]:

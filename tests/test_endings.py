@@ -157,8 +157,9 @@ def test_the_interpreter_ends_in_order(case: str, recipe_file: Path, tmp_path: P
     assert "Fatal" not in done.stderr
 
 
-def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
-    """Ctrl-C twice ends the command at once, with the status of an interruption and no lock left."""
+@contextlib.contextmanager
+def saving_command(recipe_file: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start the command, for longer than anybody waits, and give it when it has saved a step."""
     with subprocess.Popen(
         [sys.executable, "-m", "vlora", str(recipe_file), "--set", "train.iters=100000"],
         stdout=subprocess.PIPE,
@@ -168,7 +169,14 @@ def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
         assert process.stdout is not None
         while not process.stdout.readline().startswith("saved"):
             assert process.poll() is None
+        yield process
+
+
+def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
+    """Ctrl-C twice ends the command at once, with the status of an interruption and no lock left."""
+    with saving_command(recipe_file) as process:
         process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
         while not process.stdout.readline().startswith("stopping"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -186,15 +194,7 @@ def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_saves_what_was_learned(name: str, status: int, recipe_file: Path) -> None:
     """As the first Ctrl-C does: the step is finished, the state behind it is whole, and the status is the signal's."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "vlora", str(recipe_file), "--set", "train.iters=100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith("saved"):
-            assert process.poll() is None
+    with saving_command(recipe_file) as process:
         process.send_signal(getattr(signal, name))
         printed, errors = process.communicate(timeout=LIMIT_S)
 

@@ -12,6 +12,7 @@ RANKS = {
     "endings": 0,
     "blas": 0,
     "caching": 0,
+    "signals": 0,
     "nvrtc": 1,
     "portions": 1,
     "types": 1,

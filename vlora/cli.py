@@ -9,14 +9,11 @@ import gc
 import math
 import os
 import shlex
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -42,6 +39,7 @@ from .events import (
 )
 from .options import OPTIONS, overrides_from
 from .recipe import Recipe, parse_recipe, parse_value
+from .signals import EndedError, stop_on_signals
 
 if TYPE_CHECKING:
     from .inspection import Inspected
@@ -54,11 +52,6 @@ COMMANDS = {
 }
 USER_ERROR = 2
 UNPROVEN = 1
-SIGNALLED = 128
-"""Exit status of a program that a signal has ended, less the signal's number."""
-INTERRUPTED = SIGNALLED + signal.SIGINT
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
-"""Signals that ask a run to end; Windows lacks the last one."""
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
 """How tokens are marked where there are no colours: supervised ones stand in brackets."""
@@ -126,14 +119,21 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         begin(recipe.model.path)
         from .driver import fit
     finished: Finished | None = None
+
+    def say(line: str) -> None:
+        console.print(line)
+
+    def hush() -> None:
+        console.file = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+
     try:
-        with _stop_on_signals(console) as signals, _make_view(console) as view:
+        with stop_on_signals(say, hush) as signals, _make_view(console) as view:
             for event in fit(recipe, resume=resume, should_stop=signals.is_asked):
                 signals.has_stepped |= isinstance(event, StepReport)
                 view.show(event)
                 if isinstance(event, Finished):
                     finished = event
-    except _EndedError as ended:
+    except EndedError as ended:
         if finished is None:
             console.print(f"ended by {ended}; what was saved before it stays")
             return ended.status
@@ -358,72 +358,6 @@ def _importing(recipe: Recipe, *, needs_rows: bool = True) -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-class _EndedError(BaseException):
-    """A signal ends the run at once; not an `Exception`, since nobody is to go on after it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = SIGNALLED + number
-
-
-@attrs.define(eq=False)
-class _Signals:
-    """What has been heard of signals that ask a run to end.
-
-    Attributes:
-        console: Where it is said.
-        has_stepped: Whether a step has been taken: until then there is nothing to save, and the first one ends it.
-        number: The first signal; None so far.
-    """
-
-    console: Console
-    has_stepped: bool = False
-    number: int | None = None
-
-    def is_asked(self) -> bool:
-        """Whether the run is asked to end."""
-        return self.number is not None
-
-    @property
-    def status(self) -> int:
-        """The exit status of a run that has ended early."""
-        return INTERRUPTED if self.number is None else SIGNALLED + self.number
-
-    def hear(self, number: int, _: FrameType | None) -> None:
-        """Take note of a signal; the second one ends the run at once."""
-        if self.number is not None or not self.has_stepped:
-            raise _EndedError(number)
-        self.number = number
-        if signal.Signals(number).name == "SIGHUP":
-            # The terminal is gone, and what is written to it would be an error.
-            self.console.file = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
-        again = "Ctrl-C again stops" if number == signal.SIGINT else "a second signal ends it"
-        self.console.print(f"stopping after this step and saving; {again} at once")
-
-
-@contextmanager
-def _stop_on_signals(console: Console) -> Iterator[_Signals]:
-    """Let the first signal (Ctrl-C, SIGTERM, SIGHUP) end the run after its step, and the second one at once."""
-    signals = _Signals(console)
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread hears of signals, and may ask to.
-        yield signals
-        return
-    previous = {}
-    for name in ENDING:
-        number = getattr(signal, name, None)
-        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-            # nohup means it. Ctrl-C is ignored by what a shell starts in its background, and may be sent all the same.
-            continue
-        previous[number] = signal.signal(number, signals.hear)
-    try:
-        yield signals
-    finally:
-        for number, handler in previous.items():
-            # None is a handler that Python does not know.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @attrs.define

@@ -1,0 +1,93 @@
+"""Signals that ask a run to end: the first one after its step, in order, a second one at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import attrs
+
+SIGNALLED = 128
+"""Exit status of a program that a signal has ended, less the signal's number."""
+
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals that ask a run to end; Windows lacks the last one."""
+
+
+class EndedError(BaseException):
+    """A signal ends the run at once; not an `Exception`, since nobody is to go on after it."""
+
+    def __init__(self, number: int) -> None:
+        """Name the signal."""
+        super().__init__(signal.Signals(number).name)
+        self.status = SIGNALLED + number
+
+
+@attrs.define(eq=False)
+class Signals:
+    """What has been heard of signals.
+
+    Attributes:
+        say: Told what is going to happen.
+        hush: Called when the terminal is gone: what is written to it from then on would be an error.
+        has_stepped: Whether a step has been taken: until then there is nothing to save, and the first signal ends the
+            run at once.
+        number: The first signal; None so far.
+    """
+
+    say: Callable[[str], None]
+    hush: Callable[[], None]
+    has_stepped: bool = False
+    number: int | None = None
+
+    def is_asked(self) -> bool:
+        """Whether the run is asked to end."""
+        return self.number is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status of a run that has ended early: that of Ctrl-C, if no signal was heard."""
+        return SIGNALLED + (signal.SIGINT if self.number is None else self.number)
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        """Take note of a signal.
+
+        Raises:
+            EndedError: It is the second one, or no step has been taken.
+        """
+        if self.number is not None or not self.has_stepped:
+            raise EndedError(number)
+        self.number = number
+        if signal.Signals(number).name == "SIGHUP":
+            self.hush()
+        again = "Ctrl-C again stops" if number == signal.SIGINT else "a second signal ends it"
+        self.say(f"stopping after this step and saving; {again} at once")
+
+
+@contextmanager
+def stop_on_signals(say: Callable[[str], None], hush: Callable[[], None]) -> Iterator[Signals]:
+    """Hear Ctrl-C, SIGTERM and SIGHUP for the time being; what heard them before hears them again afterwards.
+
+    Args:
+        say: As in `Signals`.
+        hush: As in `Signals`.
+    """
+    signals = Signals(say, hush)
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread hears of signals, and may ask to.
+        yield signals
+        return
+    previous = {}
+    for name in ENDING:
+        number = getattr(signal, name, None)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            # nohup means it. Ctrl-C is ignored by what a shell starts in its background, and may be sent all the same.
+            continue
+        previous[number] = signal.signal(number, signals.hear)
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            # None is a handler that Python does not know.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -315,7 +315,7 @@ class Encoder:
             # The processor marks where the answer begins, if it is given apart.
             prompt, answer = self._bare(text[: spans[0][0]]), text[slice(*spans[0])]
             call: Callable[..., Mapping[str, Any]] = functools.partial(
-                on_host(self.processor), suffix=answer.removesuffix(self.tokenizer.eos_token)
+                self._on_host, suffix=answer.removesuffix(self.tokenizer.eos_token)
             )
         else:
             prompt = text
@@ -333,6 +333,10 @@ class Encoder:
         }
         return tokens, inputs
 
+    @functools.cached_property
+    def _on_host(self) -> Callable[..., Mapping[str, Any]]:
+        return on_host(self.processor)
+
     def _find_call(
         self, text: str, images: list[Image.Image], plain: IntArray, source: str
     ) -> Callable[..., Mapping[str, Any]]:
@@ -343,13 +347,12 @@ class Encoder:
         if self.family.process is not None:
             return functools.partial(self.family.process, self.processor)
         bos = self.tokenizer.bos_token or ""
-        processor = on_host(self.processor)
 
         def make(strip: bool, options: Mapping[str, Any]) -> Callable[..., Mapping[str, Any]]:
             def call(text: str, images: list[Image.Image]) -> Mapping[str, Any]:
                 text = text.removeprefix(bos) if strip else text
                 # A text, not a list of one: DeepSeek's processor takes one image per text of a list.
-                outputs: Mapping[str, Any] = processor(text=text, images=images, **options)
+                outputs: Mapping[str, Any] = self._on_host(text=text, images=images, **options)
                 return outputs
 
             return call

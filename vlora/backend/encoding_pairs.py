@@ -19,7 +19,7 @@ from .encoding import Encoder, cut
 from .families import Family
 from .identity import preparation_digest
 from .images import with_budget
-from .processors import on_host, settle_tokenizer, to_host, token_ids
+from .processors import settle_tokenizer, to_host, token_ids
 from .remembering import Processed
 
 DECODER_START = 2
@@ -89,7 +89,7 @@ class PairEncoder(Encoder):
 
     def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:
         try:
-            outputs: Mapping[str, Any] = on_host(self.processor)(text=task, images=images)
+            outputs: Mapping[str, Any] = self._on_host(text=task, images=images)
         except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
             msg = f"{source}: the processor refuses the row: {error}"
             raise SampleError(msg) from None

@@ -21,7 +21,7 @@ ROWS_OF_A_PACK = 4
 """Rows that are encoded ahead for each packed row."""
 
 
-Read = Example | SampleError
+Encoded = Example | SampleError
 """A row as it was encoded, or why it was not."""
 
 
@@ -64,14 +64,14 @@ class Reader:
         # The batches of the step after this one are made while the device works on this one.
         yield from map(self._judge, self.workers.map(self._make_batches, read, 1, is_next=True))
 
-    def _judge(self, made: tuple[list[list[Read]], list[Batch]]) -> list[Batch]:
+    def _judge(self, made: tuple[list[list[Encoded]], list[Batch]]) -> list[Batch]:
         """Give batches, whose turn it is, and pass over the rows beside them that cannot be learned from."""
         found, batches = made
         for row in itertools.chain.from_iterable(found):
             self._take_good(row)
         return batches
 
-    def _make_batches(self, found: list[list[Read]]) -> tuple[list[list[Read]], list[Batch]]:
+    def _make_batches(self, found: list[list[Encoded]]) -> tuple[list[list[Encoded]], list[Batch]]:
         """Make batches of the rows that were encoded, and give the rows that were read with them."""
         kept = [[row for row in rows if isinstance(row, Example)] for rows in found]
         size = self.recipe.train.batch_size
@@ -142,17 +142,17 @@ class Reader:
             raise SampleError(msg)
         return itertools.chain(ahead, batches)
 
-    def _encode(self, rows: Rows, number: int) -> Read:
+    def _encode(self, rows: Rows, number: int) -> Encoded:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
             return self.prepare(self.data.encoder(rows[number]))
         except SampleError as error:
             return error
 
-    def _keep_good(self, encoded: Iterable[Read]) -> list[Example]:
+    def _keep_good(self, encoded: Iterable[Encoded]) -> list[Example]:
         return [example for example in map(self._take_good, encoded) if example is not None]
 
-    def _take_good(self, found: Read) -> Example | None:
+    def _take_good(self, found: Encoded) -> Example | None:
         if isinstance(found, Example):
             return found
         self.pass_over(found)

@@ -21,6 +21,7 @@ from vlora.cli import main
 from vlora.events import Event, StepReport
 from vlora.lock import LOCK_NAME, only_run
 from vlora.outputs import output_paths
+from vlora.signals import stop_on_signals
 
 N_ROWS = 24
 LIMIT_S = 120
@@ -160,12 +161,17 @@ def test_the_interpreter_ends_in_order(case: str, recipe_file: Path, tmp_path: P
 @contextlib.contextmanager
 def saving_command(recipe_file: Path) -> Iterator["subprocess.Popen[str]"]:
     """Start the command, for longer than anybody waits, and give it when it has saved a step."""
+    # What the tests themselves were started by may ignore it, as nohup does, and the command would inherit that.
+    hang_up = getattr(signal, "SIGHUP", None)
+    own = None if hang_up is None else signal.signal(hang_up, signal.SIG_DFL)
     with subprocess.Popen(
         [sys.executable, "-m", "vlora", str(recipe_file), "--set", "train.iters=100000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        if hang_up is not None:
+            signal.signal(hang_up, own)
         assert process.stdout is not None
         while not process.stdout.readline().startswith("saved"):
             assert process.poll() is None
@@ -205,6 +211,26 @@ def test_a_signal_saves_what_was_learned(name: str, status: int, recipe_file: Pa
     assert load_notes(state)
     if name == "SIGTERM":
         assert "--resume" in printed
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
+def test_who_ignores_the_terminals_end_means_it() -> None:
+    """A run under nohup outlives its terminal; what was ignored otherwise is heard all the same, and put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        with stop_on_signals(lambda _: None, lambda: None) as signals:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signals.has_stepped = True
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.is_asked()
+            signal.raise_signal(signal.SIGINT)
+            assert (signals.is_asked(), signals.status) == (True, 130)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("is_error", [False, True], ids=["closed", "error"])

@@ -39,10 +39,16 @@ class Turn:
     Attributes:
         role: "system", "user", "assistant" or "tool".
         parts: Text and images in the order in which they are read.
+        thought: What the assistant thinks before it answers (`reasoning_content`); None if the row has none.
+        calls: The tools that the assistant calls, each {"name": ..., "arguments": ...} with the arguments as JSON values.
+        learned: Whether the turn is learned; a row may mark answers that are only context.
     """
 
     role: str
     parts: tuple[str | ImageSlot, ...]
+    thought: str | None = None
+    calls: tuple[Mapping[str, Any], ...] = ()
+    learned: bool = True
 
     @property
     def text(self) -> str:
@@ -58,11 +64,13 @@ class Sample:
         source: Where it came from, as error messages name it: "train.jsonl row 17".
         turns: The conversation.
         images: Paths, URLs, bytes or PIL images, in the order in which the turns show them.
+        tools: Descriptions of the tools that the assistant may call, as chat templates take them (JSON schemas).
     """
 
     source: str
     turns: tuple[Turn, ...]
     images: tuple[Any, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @attrs.frozen(eq=False)

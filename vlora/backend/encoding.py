@@ -87,6 +87,7 @@ class Encoder:
         Raises:
             SampleError: The row cannot be encoded.
         """
+        _refuse_unrendered(sample)
         if self.family.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
@@ -446,6 +447,17 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         max_pixels=max_pixels,
         preparation=preparation_digest(processor, data, max_pixels),
     )
+
+
+def _refuse_unrendered(sample: Sample) -> None:
+    """Refuse what no template is given yet, so that nothing of a row is lost in silence."""
+    for number, turn in enumerate(sample.turns, 1):
+        if turn.thought is not None or turn.calls or not turn.learned:
+            msg = f"{sample.source}: turn {number} has a thought, tool calls or a mark not to be learned"
+            raise SampleError(msg)
+    if sample.tools:
+        msg = f"{sample.source}: the row describes tools, which the chat template is not given"
+        raise SampleError(msg)
 
 
 def cut(example: Example, max_tokens: int) -> Example:

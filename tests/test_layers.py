@@ -13,6 +13,7 @@ RANKS = {
     "blas": 0,
     "caching": 0,
     "signals": 0,
+    "unforeseen": 0,
     "nvrtc": 1,
     "portions": 1,
     "types": 1,

@@ -6,6 +6,7 @@ transformers and datasets.
 
 import argparse
 import gc
+import io
 import math
 import os
 import shlex
@@ -22,7 +23,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .errors import RecipeError, VloraError
+from . import unforeseen
+from .errors import OutOfMemoryError, RecipeError, VloraError
 from .events import (
     Answered,
     Compiled,
@@ -52,6 +54,12 @@ COMMANDS = {
 }
 USER_ERROR = 2
 UNPROVEN = 1
+UNFORESEEN = 1
+"""What ends a command that ought not to end: a fault of vlora's, and not of what it was given."""
+INTERRUPTED = 130
+UNREAD = 141
+"""As if SIGPIPE had ended the program: nobody reads what it prints any more."""
+DEBUG = "--debug"
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
 """How tokens are marked where there are no colours: supervised ones stand in brackets."""
@@ -59,6 +67,10 @@ MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        # Rows may hold what the terminal's encoding, or none, has no characters for.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -69,35 +81,63 @@ def main(arguments: Sequence[str]) -> int:
         arguments: As typed after `python -m vlora`.
 
     Returns:
-        0 if all went well, 2 if the user can mend what went wrong, 130 after Ctrl-C.
+        0 if all went well, 2 if the user can mend what went wrong, 1 if nobody has foreseen it, 130 after Ctrl-C.
     """
-    console = Console(highlight=False)
-    command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    found: list[Recipe] = []
     try:
-        if command == "doctor":
-            return show_checks(_make_doctor_parser().parse_args(list(arguments[1:])).write, console)
-        parsed = _make_parser(command).parse_intermixed_args(list(arguments[1:] if command else arguments))
-        recipe = _read_recipe(parsed)
-        if command == "inspect":
-            return show_rows(recipe, parsed.rows, console)
-        if command == "plan":
-            with _importing(recipe, needs_rows=False):
-                from .plan import make_plan
-            return show_plan(make_plan(recipe, parsed.memory_gb), console)
-        again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
-        return train(recipe, console, resume=parsed.resume, go_on=again)
-    except VloraError as error:
-        return _complain(str(error))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        found = f"{error.filename}: cannot be read or written ({error.strerror})"
-        return _complain(f"{found}; see output.path, or the path in the recipe that leads there")
+        return _carry_out(list(arguments), Console(highlight=False), found.append)
+    except BrokenPipeError:
+        # Python would write what is left when it ends, and complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: the user reads a sentence
+        problem, status = _explain(error, arguments, found)
+        details = unforeseen.show(error) if DEBUG in arguments else ""
+        Console(stderr=True, highlight=False).print(f"{details}vlora: {problem}", markup=False, soft_wrap=True)
+        return status
 
 
-def _complain(problem: str) -> int:
-    Console(stderr=True, highlight=False).print(f"vlora: {problem}", markup=False, soft_wrap=True)
-    return USER_ERROR
+def _explain(error: BaseException, arguments: Sequence[str], recipes: list[Recipe]) -> tuple[str, int]:
+    """Say what a command has ended with, and the status that says so to the shell."""
+    if isinstance(error, VloraError):
+        return str(error), USER_ERROR
+    if isinstance(error, KeyboardInterrupt):
+        return "ended by SIGINT", INTERRUPTED
+    if isinstance(error, MemoryError):
+        found = str(error) or "Python could not get it"
+        return str(OutOfMemoryError("this command", found, is_host=True)), USER_ERROR
+    if isinstance(error, OSError) and error.filename is not None:
+        problem = f"{error.filename}: cannot be read or written ({error.strerror})"
+        return f"{problem}; see output.path, or the path in the recipe that leads there", USER_ERROR
+    return unforeseen.report(error, arguments, _find_output(recipes)), UNFORESEEN
+
+
+def _carry_out(arguments: list[str], console: Console, tell: Callable[[Recipe], None]) -> int:
+    """Carry out one command, and tell its recipe as soon as it is known."""
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    if command == "doctor":
+        return show_checks(_make_doctor_parser().parse_args(arguments[1:]).write, console)
+    parsed = _make_parser(command).parse_intermixed_args(arguments[1:] if command else arguments)
+    recipe = _read_recipe(parsed)
+    tell(recipe)
+    if command == "inspect":
+        return show_rows(recipe, parsed.rows, console)
+    if command == "plan":
+        with _importing(recipe, needs_rows=False):
+            from .plan import make_plan
+        return show_plan(make_plan(recipe, parsed.memory_gb), console)
+    again = shlex.join(["python", "-m", "vlora", *(a for a in arguments if a != "--resume"), "--resume"])
+    return train(recipe, console, resume=parsed.resume, go_on=again)
+
+
+def _find_output(recipes: list[Recipe]) -> Path | None:
+    """Give the folder that a run writes to, if there was a recipe and it names one that can be."""
+    from .outputs import output_paths
+
+    try:
+        return output_paths(recipes[0]).folder if recipes else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str = "") -> int:
@@ -247,7 +287,12 @@ def show_checks(file: Path | None, console: Console) -> int:
 def _make_doctor_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vlora doctor", description=COMMANDS["doctor"], allow_abbrev=False)
     parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
+    _add_debug(parser)
     return parser
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(DEBUG, action="store_true", default=False, help="show the traceback of what goes wrong")
 
 
 def _make_parser(command: str) -> argparse.ArgumentParser:
@@ -284,6 +329,7 @@ def _make_parser(command: str) -> argparse.ArgumentParser:
         )
     else:
         parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
+    _add_debug(parser)
     older = parser.add_argument_group("options of mlx-vlm's lora.py, alone or on top of a recipe")
     for option in OPTIONS:
         if option.kind == "flag":

@@ -40,7 +40,8 @@ class Turn:
         role: "system", "user", "assistant" or "tool".
         parts: Text and images in the order in which they are read.
         thought: What the assistant thinks before it answers (`reasoning_content`); None if the row has none.
-        calls: The tools that the assistant calls, each {"name": ..., "arguments": ...} with the arguments as JSON values.
+        calls: The tools that the assistant calls, each {"name": ..., "arguments": ...} with the arguments as JSON
+            values.
         learned: Whether the turn is learned; a row may mark answers that are only context.
     """
 

@@ -1,0 +1,111 @@
+"""What nobody has foreseen: its traceback goes into a file, and the user is told in one sentence. Prints nothing.
+
+Everything that a user can mend is a `VloraError`. What else a command ends with is a fault of vlora's, or of a library
+that it calls; programs that call vlora get it as it was raised.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+FILE_NAME = "vlora-error"
+LIBRARIES = ("vlora", "mlx", "mlx-vlm", "transformers", "tokenizers", "datasets", "pillow", "numpy")
+LONGEST = 300
+"""Characters of an error's own words that are repeated in the sentence."""
+
+_SECRETS = (
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s'\"]+@"), r"\1***@"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s'\"?]+\?)[^\s'\"]+"), r"\1***"),
+    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_***"),
+)
+"""Passwords and signatures in addresses, and the hub's tokens."""
+
+
+def report(error: BaseException, arguments: Sequence[str], folder: Path | None) -> str:
+    """Write the traceback of an error into a file of its own, and say in one sentence what has happened.
+
+    Args:
+        error: What was raised.
+        arguments: The command line.
+        folder: Where the file is to lie, if there is such a folder; a temporary one takes it otherwise.
+
+    Returns:
+        The sentence: the error, where it was raised, and where its traceback is.
+    """
+    text = redact("".join(_tell_all(error, arguments)))
+    file = _write(text, folder)
+    kept = "could not be written to a file, --debug shows it" if file is None else f"is in {file}, --debug shows it"
+    return f"{describe(error)}; this should not happen: please report it, the traceback {kept}"
+
+
+def describe(error: BaseException) -> str:
+    """Say on one line what was raised, and at which line of vlora's own code."""
+    words = " ".join(redact(str(error)).split())
+    if len(words) > LONGEST:
+        words = f"{words[:LONGEST]}..."
+    own = Path(__file__).parent
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = [frame for frame in frames if own in Path(frame.f_code.co_filename).parents]
+    where = "" if not inside else f" at vlora/{_spot(inside[-1].f_code.co_filename, own)}:{inside[-1].f_lineno}"
+    return f"unforeseen {type(error).__name__}{where}{f' ({words})' if words else ''}"
+
+
+def show(error: BaseException) -> str:
+    """Give an error's traceback as Python would print it."""
+    return redact("".join(traceback.format_exception(error)))
+
+
+def redact(text: str) -> str:
+    """Take passwords, signatures of addresses and tokens out of a text that may be passed on."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _spot(file: str, own: Path) -> str:
+    return Path(file).relative_to(own).as_posix()
+
+
+def _tell_all(error: BaseException, arguments: Sequence[str]) -> Iterator[str]:
+    yield f"python -m vlora {shlex.join(arguments)}\n"
+    yield f"Python {platform.python_version()}, {platform.platform()}\n"
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield f"{name} {importlib.metadata.version(name)}\n"
+    yield "\n"
+    yield from traceback.format_exception(error)
+
+
+def _write(text: str, folder: Path | None) -> Path | None:
+    """Write a new file; None where there is no room for one anywhere."""
+    data = text.encode("utf-8", errors="backslashreplace")
+    with contextlib.suppress(OSError, ValueError):
+        if folder is not None and folder.is_dir():
+            return _write_new(folder, data)
+    with contextlib.suppress(OSError):
+        number, name = tempfile.mkstemp(prefix=f"{FILE_NAME}-", suffix=".txt")
+        with os.fdopen(number, "wb") as file:
+            file.write(data)
+        return Path(name)
+    return None
+
+
+def _write_new(folder: Path, data: bytes) -> Path:
+    count = 1
+    while True:
+        path = folder / (f"{FILE_NAME}.txt" if count == 1 else f"{FILE_NAME}-{count}.txt")
+        try:
+            # Nothing that stands there, a link included, is written over.
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            count += 1
+        else:
+            return path

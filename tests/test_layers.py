@@ -8,7 +8,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vlora"
 RANKS = {
+    "redaction": -1,
     "errors": 0,
+    "files": 0,
+    "inline": 0,
     "endings": 0,
     "blas": 0,
     "caching": 0,
@@ -65,6 +68,8 @@ RANKS = {
     "__main__": 14,
 }
 PURE = (
+    "redaction",
+    "inline",
     "liveness",
     "tapes",
     "portions",

@@ -2,12 +2,18 @@
 
 from typing import Any
 
+from .redaction import redact
+
 NAMED_ROWS = 4
 """Of a batch that there was no memory for."""
 
 
 class VloraError(ValueError):
     """Anything the user can mend; the command line prints it without a traceback."""
+
+    def __init__(self, message: str = "") -> None:
+        """Say it without secrets, and not at any length."""
+        super().__init__(redact(message))
 
 
 class RecipeError(VloraError):

@@ -14,6 +14,8 @@ import numpy as np
 
 from .digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .errors import RecipeError
+from .files import expand, is_file
+from .inline import is_inline
 from .recipe import DataSection
 from .samples import Row, format_sample
 from .types import Sample
@@ -81,12 +83,12 @@ class Rows:
 
 
 def beside(image: Any, folder: Path) -> Any:
-    """Resolve a relative image path against the folder of the file that names it."""
+    """Resolve a relative image path against the folder of the file that names it; addresses and base64 stay."""
     if isinstance(image, dict) and image.get("bytes") is None:
         image = image.get("path")
-    if isinstance(image, str) and "://" not in image and not image.startswith("data:"):
-        path = folder / Path(image).expanduser()
-        return str(path) if path.is_file() or not Path(image).is_file() else image
+    if isinstance(image, str) and "://" not in image and not is_inline(image):
+        path = folder / expand(image)
+        return str(path) if is_file(path) or not is_file(image) else image
     return image
 
 

@@ -1,20 +1,20 @@
 """Images of rows, opened: whatever a row holds becomes an upright RGB picture."""
 
-import base64
-import binascii
 import copy
 import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import SampleError
-from ..masks import shorten
+from ..files import check_length, expand, open_regular, read_regular
+from ..inline import decode_inline, is_inline
+from ..redaction import shorten_name
 from .features import digest
 
 
@@ -45,17 +45,17 @@ def read_image(image: Any, source: str) -> ImageContent:
     """
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
-    name = str(image) if isinstance(image, (str, Path)) else f"an image of type {type(image).__name__}"
-    if name.startswith("data:"):
-        name = shorten(name)
+    name = _name_image(image)
     try:
         if isinstance(image, Image.Image):
             upright = _to_upright_rgb(image)
             return ImageContent(name, upright, digest([str(upright.size).encode(), upright.tobytes()]))
         data = _image_bytes(image)
         return ImageContent(name, data, digest([data]))
-    except (OSError, ValueError, TypeError, SyntaxError, binascii.Error) as error:
-        msg = f"{source}: cannot read the image {name}: {error}"
+    except (OSError, ValueError, TypeError, SyntaxError) as error:
+        # An error of the system names the file again, at any length.
+        why = getattr(error, "strerror", None) or error
+        msg = f"{source}: cannot read the image {name}: {why}"
         raise SampleError(msg) from None
 
 
@@ -120,9 +120,7 @@ def read_size(
         if isinstance(image, Image.Image):
             size = _upright_size(image)
         else:
-            with Image.open(
-                Path(image).expanduser() if isinstance(image, (str, Path)) else io.BytesIO(image)
-            ) as opened:
+            with _open_stream(image) as stream, Image.open(stream) as opened:
                 size = _upright_size(opened)
     except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
         return None
@@ -187,17 +185,33 @@ def with_budget(processor: Any, max_pixels: int | None) -> tuple[Any, int | None
     return processor, None
 
 
+def _name_image(image: Any) -> str:
+    if not isinstance(image, (str, Path)):
+        return f"an image of type {type(image).__name__}"
+    return shorten_name(str(image), 60 if isinstance(image, str) and is_inline(image) else 300)
+
+
+def _open_stream(image: Any) -> BinaryIO:
+    """Open what a header can be read from, without reading more."""
+    if isinstance(image, (str, Path)) and not (isinstance(image, str) and is_inline(image)):
+        return open_regular(expand(image))
+    return io.BytesIO(_image_bytes(image))
+
+
 def _image_bytes(image: Any) -> bytes:
     if isinstance(image, bytes):
+        check_length(len(image))
         return image
-    if isinstance(image, str) and image.startswith("data:"):
-        return base64.b64decode(image.partition(",")[2], validate=True)
+    if isinstance(image, str) and is_inline(image):
+        # Four characters are three bytes.
+        check_length(len(image) // 4 * 3)
+        return decode_inline(image)
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         from mlx_vlm.utils import load_image
 
         return _as_png(load_image(image))
     if isinstance(image, (str, Path)):
-        return Path(image).expanduser().read_bytes()
+        return read_regular(expand(image))
     msg = "expected a path, a URL, bytes or a PIL image"
     raise TypeError(msg)
 

@@ -1,0 +1,177 @@
+"""What names in data sets lead to, and pictures that are written into texts."""
+
+import base64
+import io
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.training import picture
+from vlora import backend, files
+from vlora.backend.images import read_size
+from vlora.errors import SampleError
+from vlora.files import expand, is_file, open_regular, read_regular
+from vlora.inline import decode_inline, is_inline
+from vlora.rows import beside
+
+KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+
+
+def bytes_of(kind: str, width: int = 9) -> bytes:
+    """Write a picture in one format."""
+    stream = io.BytesIO()
+    Image.new("RGB", (width, 7), "red").save(stream, format=kind)
+    return stream.getvalue()
+
+
+def refusal(image: Any) -> str:
+    """Say why an image is refused; it is to be a bad row."""
+    with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image ") as caught:
+        backend.open_image(image, "rows row 3")
+    assert len(str(caught.value)) < 800
+
+    return str(caught.value)
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe.png")
+    return tmp_path / "pipe.png"
+
+
+def test_only_regular_files_are_opened(tmp_path: Path, pipe: Path):
+    """Pipes, folders, sockets and devices are refused, and nobody waits for them; not even for their size."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.png"))
+        names = {
+            "a named pipe": pipe,
+            "a folder": tmp_path,
+            "a socket": tmp_path / "socket.png",
+            "a device": "/dev/zero",
+        }
+        for kind, name in names.items():
+            assert kind in refusal(str(name))
+            assert read_size(str(name)) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a" * 300,
+        "a/" * 3000,
+        "a\0b.png",
+        "\ud800.png",
+        "~nosuchuser/a.png",
+        "a.png/b.png",
+        "{'bytes': b'" + "x" * 999,
+        "",
+    ],
+)
+def test_names_that_no_file_has(name: str, tmp_path: Path):
+    """Whatever a name is made of, it is a bad row, and not the end of a run; so it is beside the rows' file."""
+    (tmp_path / "a.png").write_bytes(b"")
+    for given_name in (name, beside(name, tmp_path), beside({"bytes": None, "path": name}, tmp_path)):
+        assert isinstance(given_name, str)
+        assert not is_file(given_name) or name == ""
+        refusal(given_name)
+        assert read_size(given_name) is None
+
+
+def test_folder_that_cannot_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that may not be looked at is a bad row."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", "a.png")
+
+    monkeypatch.setattr("pathlib.Path.stat", refuse)
+    monkeypatch.setattr("os.stat", refuse)
+    monkeypatch.setattr("os.path.isfile", lambda _: refuse())
+
+    assert beside("a.png", tmp_path) == str(tmp_path / "a.png")
+    assert "Permission denied" in refusal("a.png")
+
+
+def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file, base64 or bytes beyond the limit are refused before they are read or decoded."""
+    path = tmp_path / "a.png"
+    path.write_bytes(bytes_of("PNG"))
+    assert read_regular(path) == path.read_bytes()
+    with open_regular(path) as file:
+        assert file.read() == path.read_bytes()
+    text = base64.b64encode(path.read_bytes()).decode()
+    monkeypatch.setattr(files, "LARGEST_FILE", 20)
+
+    for image in (str(path), path.read_bytes(), text, "data:image/png;base64," + text):
+        assert "more than the 20 that a picture may have" in refusal(image)
+
+
+def test_home_folders(monkeypatch: pytest.MonkeyPatch):
+    """A "~" is the home folder, if anybody knows whose."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+
+    assert expand("~/a.png") == Path("/home/somebody/a.png")
+    assert expand("~nosuchuser/a.png") == Path("~nosuchuser/a.png")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_base64_is_a_picture(kind: str, tmp_path: Path):
+    """Base64 is read with "data:" and without, in lines, in the alphabet of addresses and without padding."""
+    data = bytes_of(kind)
+    text = base64.b64encode(data).decode()
+    ways = [
+        text,
+        text.rstrip("="),
+        base64.urlsafe_b64encode(data).decode(),
+        base64.encodebytes(data).decode(),
+        f"data:image/{kind.lower()};base64,{text}",
+        f"DATA:;Base64,{text}",
+    ]
+
+    for way in ways:
+        assert is_inline(way)
+        assert decode_inline(way) == data
+        assert beside(way, tmp_path) == way
+        assert read_size(way) == (9, 7)
+        assert backend.open_image(way, "row").size == (9, 7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_base64(kind: str):
+    """Base64 of a picture that is cut short or damaged is a bad row with a short name, and not a missing file."""
+    text = base64.b64encode(bytes_of(kind, 900)).decode()
+    for damaged in (text[: len(text) // 8 * 4 + 1], text[:200] + "!" + text[200:], "data:image/png;base64," + text[:9]):
+        found = refusal(damaged)
+        assert damaged[:40] in found
+        assert len(found) < 300
+        assert "No such file" not in found
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-/", min_size=1, max_size=200))
+@example("a" * 300)
+@example("Qkpictures/of/people/who/stand/around/a/table/0001")
+@example("AAAA/" * 30)
+def test_names_are_no_pictures(name: str):
+    """Names in the alphabet of base64 stay names."""
+    assert not is_inline(name)
+
+
+def test_other_data_urls():
+    """A data URL without base64, or with another thing in it, is a bad row that says so."""
+    assert "no base64" in refusal("data:image/svg+xml,%3Csvg%3E")
+    assert "no base64" in refusal("data:" + "x" * 5000)
+    refusal("data:text/plain;base64,aGVsbG8=")
+
+
+def test_a_picture_reads_like_its_file(tmp_path: Path):
+    """The same bytes make the same picture, whatever they come in."""
+    path = tmp_path / "a.png"
+    picture(9, 7).save(path)
+    text = base64.b64encode(path.read_bytes()).decode()
+
+    assert backend.open_image(text, "row").tobytes() == backend.open_image(str(path), "row").tobytes()

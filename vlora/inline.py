@@ -1,0 +1,58 @@
+"""Pictures written into texts: data URLs, and bare base64 of a picture. Pure."""
+
+import base64
+import binascii
+import re
+
+DATA_SCHEME = "data:"
+SHORTEST = 40
+"""Characters of base64 below which a text is a name; the smallest pictures have more."""
+
+_URL_SAFE = str.maketrans("-_", "+/")
+_HEAD = 64
+"""Characters that are decoded to see whether a text is a picture; four make three bytes."""
+_BEGINNINGS = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(?:avif|avis|mif1)",
+    re.DOTALL,
+)
+"""How files of the formats begin that are told by more than two or three letters."""
+
+
+def is_inline(text: str) -> bool:
+    """Whether a text that stands for an image is the image itself, and no path and no address."""
+    return text[: len(DATA_SCHEME)].lower() == DATA_SCHEME or _is_picture(text)
+
+
+def decode_inline(text: str) -> bytes:
+    """Give the bytes of an image that `is_inline`.
+
+    Raises:
+        ValueError: Its base64 is damaged, or a data URL has none.
+    """
+    if text[: len(DATA_SCHEME)].lower() == DATA_SCHEME:
+        header, comma, text = text.partition(",")
+        if not comma or not header.lower().endswith(";base64"):
+            msg = "the data URL has no base64; expected data:image/png;base64,..."
+            raise ValueError(msg)
+    return _decode(text)
+
+
+def _is_picture(text: str) -> bool:
+    if len(text) < SHORTEST:
+        return False
+    head = "".join(text[: 2 * _HEAD].split())[:_HEAD]
+    try:
+        data = _decode(head[: len(head) // 4 * 4].rstrip("="))
+    except ValueError:
+        return False
+    return _BEGINNINGS.match(data) is not None
+
+
+def _decode(text: str) -> bytes:
+    # Lines, the alphabet of addresses and missing padding are left as writers leave them.
+    plain = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        msg = f"its base64 is damaged ({error})"
+        raise ValueError(msg) from None

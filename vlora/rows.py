@@ -5,23 +5,21 @@ and complaints of files that are not there, need neither.
 """
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import attrs
 import numpy as np
 
 from .digits import BUILTIN_DIGITS, check_question, load_digit_rows
-from .errors import RecipeError
+from .errors import RecipeError, SampleError
 from .files import expand, is_file
 from .inline import is_inline
 from .recipe import DataSection
 from .samples import Row, format_sample
+from .tables import open_table
 from .types import Sample
-
-if TYPE_CHECKING:
-    import datasets
 
 FILE_READERS = {
     ".jsonl": "json",
@@ -53,6 +51,8 @@ class Rows:
         numbers: Which of them, by number.
         folder: Where relative image paths begin; None if the paths are not files beside the rows.
         custom_prompt_format: As in the recipe.
+        kinds: Of columns that have a declared type, what they hold ("image", "audio", "label", "text", ...; see
+            `vlora.tables.kind_of`). Files of text declare nothing.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Rows:
     numbers: Sequence[int]
     folder: Path | None = None
     custom_prompt_format: str | None = None
+    kinds: Mapping[str, str] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -72,11 +73,13 @@ class Rows:
             SampleError: There is none in it.
         """
         number = int(self.numbers[index])
-        sample = format_sample(
-            self.table[number],
-            source=f"{self.name} row {number}",
-            custom_prompt_format=self.custom_prompt_format,
-        )
+        source = f"{self.name} row {number}"
+        try:
+            row = self.table[number]
+        except SampleError as error:
+            msg = f"{source}: {error}"
+            raise SampleError(msg) from None
+        sample = format_sample(row, source=source, custom_prompt_format=self.custom_prompt_format)
         if self.folder is None:
             return sample
         return attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
@@ -154,7 +157,7 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
 
         try:
             table, folder = _load_dataset(path, split, data.config)
-        except (OSError, ValueError, DatasetsError) as error:
+        except (OSError, ValueError, DatasetsError, ImportError) as error:
             raise _unreadable(key, path, split, _explain(error)) from None
         except (StopIteration, IndexError):
             # What `datasets` 4 raises for an empty file, and for an empty saved data set.
@@ -168,6 +171,7 @@ def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
         table=table,
         numbers=range(len(table)),
         folder=folder,
+        kinds=getattr(table, "kinds", {}),
         custom_prompt_format=data.custom_prompt_format,
     )
 
@@ -220,82 +224,26 @@ def _load_dataset(path: str, split: str, config: str | None) -> tuple[Table, Pat
 
     local = Path(path).expanduser()
     if not local.exists():
-        return _undecoded(datasets.load_dataset(path, config, split=split)), None
+        return open_table(datasets.load_dataset(path, config, split=split)), None
     if local.is_file():
         reader = FILE_READERS[local.suffix.lower()]
         # A single file has a single split, whatever the recipe calls it.
         table = datasets.load_dataset(reader, data_files={"train": str(local)}, split="train")
-        return _undecoded(table), local.parent
+        return open_table(table), local.parent
     if (local / "dataset_dict.json").is_file():
         splits = datasets.load_from_disk(str(local))
         if split not in splits:
             msg = f"it has the splits {', '.join(splits)}"
             raise ValueError(msg)
-        return _undecoded(splits[split]), local
+        return open_table(splits[split]), local
     if (local / "state.json").is_file():
-        return _undecoded(datasets.load_from_disk(str(local))), local
+        return open_table(datasets.load_from_disk(str(local))), local
     if _is_image_folder(local):
         table = datasets.load_dataset("imagefolder", data_dir=str(local), split=split)
-        return _undecoded(table), local
-    return _undecoded(datasets.load_dataset(str(local), config, split=split)), local
+        return open_table(table), local
+    return open_table(datasets.load_dataset(str(local), config, split=split)), local
 
 
 def _is_image_folder(folder: Path) -> bool:
     has_metadata = any(next(folder.glob(f"**/metadata.{kind}"), None) for kind in ("jsonl", "csv", "parquet"))
     return has_metadata and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
-
-
-@attrs.frozen(eq=False)
-class _Undecoded:
-    """Rows whose images are bytes and paths: a broken image is then one row's error, with its number.
-
-    `Dataset.cast` would write the whole data set anew.
-    """
-
-    table: "datasets.Dataset"
-    features: "datasets.Features"
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: int) -> Row:
-        row: Row = self.features.decode_example(self.table[index].to_pylist()[0])
-        return row
-
-
-def _undecoded(table: "datasets.Dataset") -> Table:
-    if not _has_images(table.features):
-        plain: Table = table
-        return plain
-    return _Undecoded(table.with_format("arrow"), _map_images(table.features))
-
-
-def _has_images(features: Any) -> bool:
-    import datasets
-
-    return any(isinstance(feature, datasets.Image) for feature in _leaves(features))
-
-
-def _leaves(feature: Any) -> list[Any]:
-    if isinstance(feature, dict):
-        return [leaf for value in feature.values() for leaf in _leaves(value)]
-    inner = getattr(feature, "feature", None)
-    if inner is not None:
-        return _leaves(inner)
-    if isinstance(feature, list):
-        return [leaf for value in feature for leaf in _leaves(value)]
-    return [feature]
-
-
-def _map_images(feature: Any) -> Any:
-    import datasets
-
-    if isinstance(feature, datasets.Image):
-        return datasets.Image(decode=False)
-    if isinstance(feature, datasets.Features):
-        return datasets.Features({name: _map_images(value) for name, value in feature.items()})
-    if isinstance(feature, dict):
-        return {name: _map_images(value) for name, value in feature.items()}
-    if isinstance(feature, datasets.List):
-        return datasets.List(_map_images(feature.feature), length=feature.length)
-    return feature

@@ -13,6 +13,7 @@ import attrs
 
 from .errors import SampleError
 from .types import ImageSlot, Sample, Turn
+from .values import write_text
 
 ROLES = {
     "system": "system",
@@ -92,7 +93,9 @@ def _row_images(row: Row) -> Iterator[Any]:
         value = row.get(column)
         if value is None:
             continue
-        yield from (item for item in (value if isinstance(value, (list, tuple)) else [value]) if item is not None)
+        found = value if isinstance(value, (list, tuple)) else [value]
+        # An empty name is how CSV says that there is none.
+        yield from (item for item in found if item is not None and not (isinstance(item, str) and item == ""))
         return
 
 
@@ -104,8 +107,8 @@ def _row_messages(row: Row, source: str) -> Any:
     for question, answer in (("question", "answer"), ("prefix", "suffix")):
         if row.get(question) is not None and row.get(answer) is not None:
             return [
-                {"role": "user", "content": str(row[question])},
-                {"role": "assistant", "content": str(row[answer])},
+                {"role": role, "content": write_text(row[column], f"{source}: column {column!r}")}
+                for role, column in (("user", question), ("assistant", answer))
             ]
     msg = (
         f"{source}: columns {', '.join(row)} hold no conversation; expected messages, conversations or "
@@ -266,6 +269,6 @@ def _fill_format(template: Any, row: Row, source: str) -> Any:
                 f"has {', '.join(row)}"
             )
             raise SampleError(msg)
-        return str(row[match[1]])
+        return write_text(row[match[1]], f"{source}: column {match[1]!r}")
 
     return _COLUMN.sub(value_of, template)

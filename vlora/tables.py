@@ -1,0 +1,127 @@
+"""Rows of typed tables (Parquet, Arrow, saved data sets) as they are stored: nothing in them is decoded.
+
+An image, a sound, a video or a document is its bytes and its path until somebody opens it; so a column that nobody
+needs costs nothing, and a broken one is one row's error. Class labels are their names.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from .errors import SampleError
+from .samples import Row
+from .values import WrittenFloat, parse_json
+
+if TYPE_CHECKING:
+    import datasets
+
+_Read = Callable[[Any], Any]
+_SHORT_FLOATS: Mapping[str, type[np.floating[Any]]] = {"float16": np.float16, "float32": np.float32}
+_BYTES = ("binary", "large_binary", "binary_view")
+
+
+@attrs.frozen(eq=False)
+class TypedTable:
+    """The rows of a `datasets.Dataset`.
+
+    Attributes:
+        stored: Them, as Arrow.
+        kinds: Column to what it holds, see `kind_of`.
+        readers: Of the columns whose values are not what is stored, how they are read.
+    """
+
+    stored: "datasets.Dataset"
+    kinds: Mapping[str, str]
+    readers: Mapping[str, _Read]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.stored)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: A value has no meaning: a label without a name, a date that no calendar has, broken JSON.
+        """
+        try:
+            row: dict[str, Any] = self.stored[index].to_pylist()[0]
+            return row | {column: read(row[column]) for column, read in self.readers.items() if row[column] is not None}
+        except (ValueError, OverflowError) as error:
+            msg = f"cannot read the values: {error}; mend the row or leave it out"
+            raise SampleError(msg) from None
+
+
+def open_table(table: "datasets.Dataset") -> TypedTable:
+    """Read a data set's rows as they are stored; `Dataset.cast` would write all of it anew."""
+    features: Mapping[str, Any] = table.features
+    readers = {column: read for column, feature in features.items() if (read := _reader_of(feature)) is not None}
+    kinds = {column: kind_of(feature) for column, feature in features.items()}
+    return TypedTable(table.with_format("arrow"), kinds, readers)
+
+
+def kind_of(feature: Any) -> str:
+    """Say what a column holds.
+
+    Returns:
+        "image", "audio", "video", "pdf" or another thing that `datasets` would decode, at whatever depth it stands;
+        otherwise "label", "text", "bytes", "json", "list", "object", or the name of the type.
+    """
+    decoded = [leaf for leaf in _leaves(feature) if hasattr(leaf, "decode") and type(leaf).__name__ != "Json"]
+    if decoded:
+        return type(decoded[0]).__name__.lower()
+    name = type(feature).__name__
+    if name in ("ClassLabel", "Json"):
+        return {"ClassLabel": "label", "Json": "json"}[name]
+    if name == "Value":
+        dtype = str(feature.dtype)
+        return "text" if "string" in dtype else "bytes" if dtype in _BYTES else dtype
+    return "object" if isinstance(feature, dict) else "list" if _item_of(feature) is not None else name.lower()
+
+
+def _leaves(feature: Any) -> list[Any]:
+    if isinstance(feature, dict):
+        return [leaf for value in feature.values() for leaf in _leaves(value)]
+    item = _item_of(feature)
+    return [feature] if item is None else _leaves(item)
+
+
+def _item_of(feature: Any) -> Any:
+    """Give the feature of a list's items; None if it is no list."""
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+
+
+def _reader_of(feature: Any) -> _Read | None:
+    """Make what reads stored values of a feature; None where they are as they are stored. Not called with None."""
+    name = type(feature).__name__
+    if name == "ClassLabel":
+        return lambda value: _name_label(value, feature.names)
+    if name == "Json":
+        return lambda value: parse_json(value) if isinstance(value, str) else value
+    if name == "Value" and str(feature.dtype) in _SHORT_FLOATS:
+        kind = _SHORT_FLOATS[str(feature.dtype)]
+        return lambda value: WrittenFloat(str(kind(value)))
+    if isinstance(feature, dict):
+        fields = {key: read for key, value in feature.items() if (read := _reader_of(value)) is not None}
+        return (lambda value: _read_fields(value, fields)) if fields else None
+    item = _item_of(feature)
+    read = None if item is None else _reader_of(item)
+    if read is None:
+        return None
+    return lambda value: [inner if inner is None else read(inner) for inner in value]
+
+
+def _read_fields(value: Mapping[str, Any], fields: Mapping[str, _Read]) -> dict[str, Any]:
+    return {key: fields[key](inner) if key in fields and inner is not None else inner for key, inner in value.items()}
+
+
+def _name_label(number: int, names: list[str]) -> str | None:
+    """Give a label's name; -1 is how `datasets` writes that there is none."""
+    if number == -1:
+        return None
+    if not 0 <= number < len(names):
+        msg = f"there is no class label {number}, they go from 0 to {len(names) - 1}"
+        raise ValueError(msg)
+    return names[number]

@@ -594,6 +594,46 @@ def test_images_are_never_cut(family: str, encoder: Encoding):
         assert word in str(caught.value)
 
 
+def unlearned(sample: Sample, number: int) -> Sample:
+    """Mark a turn of a sample as not to be learned."""
+    turns = (attrs.evolve(turn, learned=at != number) for at, turn in enumerate(sample.turns))
+    return attrs.evolve(sample, turns=tuple(turns))
+
+
+@pytest.mark.parametrize("only_answers", [True, False], ids=["answers", "all text"])
+@every_family
+def test_turn_that_is_not_learned(family: str, only_answers: bool, encoder: Encoding):
+    """An answer that is marked as not to be learned is read as ever, and neither it nor its end is learned."""
+    number = 3
+    encode, answers = encoder(family, train_on_completions=only_answers), encoder(family, train_on_completions=True)
+    whole, example = encode(LONG), encode(unlearned(LONG, number))
+    starts = np.flatnonzero(np.diff(answers(LONG).supervised.astype(int)) == 1) + 1
+    lost = np.arange(len(whole.tokens)) >= starts[1]
+    lost &= answers(LONG).supervised & (np.arange(len(whole.tokens)) < starts[2])
+
+    assert example.tokens.tolist() == whole.tokens.tolist()
+    assert example.supervised.tolist() == (whole.supervised & ~lost).tolist()
+    assert LONG.turns[number].text not in "".join(supervised_texts(example, encode))
+
+
+def test_question_that_is_not_learned(encoder: Encoding):
+    """Where all text is learned a question cannot be left out; where only answers are it is left out as ever."""
+    marked = unlearned(LONG, 2)
+
+    with pytest.raises(SampleError, match=r"^rows row 3: turn 3 is the user's .*data.train_on_completions = true"):
+        encoder("qwen3_vl")(marked)
+    encode = encoder("qwen3_vl", train_on_completions=True)
+    assert encode(marked).supervised.tolist() == encode(LONG).supervised.tolist()
+
+
+def test_row_of_which_nothing_is_learned(encoder: Encoding):
+    """A row whose only answer is not to be learned is a bad row, whatever is learned of others."""
+    with pytest.raises(SampleError, match=r"^rows row 3: no token is supervised"):
+        encoder("qwen3_vl", train_on_completions=True)(unlearned(ONE, 1))
+    with pytest.raises(SampleError, match=r"^rows row 3: a turn is marked as not to be learned"):
+        attrs.evolve(encoder("qwen3_vl"), template=None)(unlearned(ONE, 1))
+
+
 @every_family
 def test_nothing_left_to_learn(family: str, encoder: Encoding):
     """A row whose answers all lie beyond max_seq_length is a bad row."""

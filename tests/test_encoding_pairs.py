@@ -103,6 +103,9 @@ def test_only_one_task_on_one_image_is_a_row(family: str) -> None:
     ):
         with pytest.raises(SampleError, match=f"row 7: found {found}; this model reads one task on one image"):
             encode(format_sample(wrong, "row 7"))
+    thinking = {"role": "assistant", "content": "a", "thinking": "Hm."}
+    with pytest.raises(SampleError, match="row 7: the row has tools, a thought or a mark"):
+        encode(format_sample({"messages": [talk[0], thinking], "image": picture(8, 8)}, "row 7"))
 
 
 def test_a_long_answer_is_cut_and_the_task_is_not() -> None:

@@ -283,7 +283,7 @@ LAYOUTS = {
         TEXT_ONLY,
     ),
     "multi-turn with an empty answer": (
-        {"messages": [QUESTION, {"role": "assistant", "content": None}, QUESTION, ANSWER]},
+        {"messages": [QUESTION, {"role": "assistant", "content": ""}, QUESTION, ANSWER]},
         [("user", ["What is it?"]), ("assistant", []), *TEXT_ONLY],
     ),
     "a tool's turn": (
@@ -422,6 +422,145 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"messages": [{"role": "user", "content": "<image>", "images": ["a", "b"]}, ANSWER]},
         ["1 of 2"],
     ),
+}
+
+
+CALL = {"name": "zoom", "arguments": {"x": 3, "labels": ["é", None]}}
+WITH_CALLS = {
+    "OpenAI": {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": CALL}]},
+    "arguments as JSON": {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "zoom", "arguments": json.dumps(CALL["arguments"])}}],
+    },
+    "bare, as JSON": {"role": "assistant", "content": None, "tool_calls": json.dumps([CALL])},
+    "OpenAI's first layout": {"role": "assistant", "content": None, "function_call": CALL},
+    "LLaMA-Factory": {"from": "function_call", "value": json.dumps(CALL)},
+    "LLaMA-Factory, a list": {"from": "function_call", "value": json.dumps([CALL])},
+    "Swift": {"role": "tool_call", "content": json.dumps(CALL)},
+}
+
+
+@pytest.mark.parametrize("case", WITH_CALLS)
+def test_calls(case: str):
+    """A tool's call is read with its name and its arguments, whatever the layout; its answer is the tool's turn."""
+    messages = [QUESTION, WITH_CALLS[case], {"role": "observation", "content": "42"}, ANSWER]
+
+    sample = format_sample({"messages": messages})
+
+    assert sample.turns[1] == Turn("assistant", (), calls=(CALL,))
+    assert sample.turns[2] == Turn("tool", ("42",))
+
+
+def test_call_without_arguments():
+    """A call may have no arguments, and what is said beside it stays."""
+    message = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "look"}}]}
+
+    sample = format_sample({"messages": [QUESTION, message]})
+
+    assert sample.turns[1] == Turn("assistant", ("Let me look.",), calls=({"name": "look", "arguments": {}},))
+
+
+@pytest.mark.parametrize("text", ["{}", "zoom(3)", '{"x": 3}', "[1]"])
+def test_function_call_of_another_format_is_text(text: str):
+    """What the role function_call writes in a format of its own is an answer as it is written."""
+    sample = format_sample({"conversations": [*FROM_VALUE[:1], {"from": "function_call", "value": text}]})
+
+    assert sample.turns[1] == Turn("assistant", (text,))
+
+
+TOOL = {"type": "function", "function": {"name": "zoom", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [[TOOL], TOOL, json.dumps([TOOL]), json.dumps(TOOL), [json.dumps(TOOL)], [TOOL["function"]]],
+    ids=["list", "one", "JSON of a list", "JSON of one", "list of JSON", "bare"],
+)
+def test_tools(tools: Any):
+    """Descriptions of tools come as chat templates take them."""
+    assert format_sample({"messages": [QUESTION, ANSWER], "tools": tools}).tools == (TOOL,)
+
+
+@pytest.mark.parametrize("tools", [None, [], "", "[]"])
+def test_no_tools(tools: Any):
+    """A row may have the column and no tools."""
+    assert format_sample({"messages": [QUESTION, ANSWER], "tools": tools}).tools == ()
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_thought(key: str):
+    """What the assistant thinks stands apart from what it answers."""
+    sample = format_sample({"messages": [QUESTION, {**ANSWER, key: "Whiskers, so."}, QUESTION, {**ANSWER, key: ""}]})
+
+    assert sample.turns[1] == Turn("assistant", ("A cat.",), thought="Whiskers, so.")
+    assert sample.turns[3] == Turn("assistant", ("A cat.",))
+
+
+@pytest.mark.parametrize("key", ["loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable"])
+@pytest.mark.parametrize(("mark", "is_learned"), [(0, False), (False, False), (0.0, False), (1, True), (True, True)])
+def test_marks(key: str, mark: Any, is_learned: bool):
+    """A message may say whether its turn is learned; one that says nothing is."""
+    sample = format_sample({"messages": [QUESTION, {**ANSWER, key: mark}, QUESTION, {**ANSWER, key: None}]})
+
+    assert [turn.learned for turn in sample.turns] == [True, is_learned, True, True]
+
+
+def test_system_column():
+    """A system prompt in a column of its own is the first turn; one that the conversation has too is the same."""
+    prompt = {"role": "developer", "content": "Be brief."}
+
+    for messages in ([QUESTION, ANSWER], [prompt, QUESTION, ANSWER]):
+        sample = format_sample({"messages": messages, "system": "Be brief.", "image": "a.png"})
+
+        assert shape(sample) == [("system", ["Be brief."]), *ONE_IMAGE]
+    assert shape(format_sample({"messages": [QUESTION, ANSWER], "system": ""})) == TEXT_ONLY
+
+
+ERRORS |= {
+    "a weight between": ({"messages": [QUESTION, {**ANSWER, "weight": 0.5}]}, ["turn 2", "'weight'", "0.5", "0 or"]),
+    "a mark as text": ({"messages": [QUESTION, {**ANSWER, "train": "no"}]}, ["turn 2", "'train'", "'no'"]),
+    "marks that differ": ({"messages": [QUESTION, {**ANSWER, "train": 0, "loss": 1}]}, ["'loss' and 'train'"]),
+    "a mark that may mean either": ({"messages": [QUESTION, {**ANSWER, "mask": 1}]}, ["'mask'", "'loss'"]),
+    "a thought of the user": (
+        {"messages": [{**QUESTION, "thinking": "Hm."}, ANSWER]},
+        ["turn 1", "only the"],
+    ),
+    "a thought that is none": ({"messages": [QUESTION, {**ANSWER, "thinking": True}]}, ["'thinking'", "True"]),
+    "thoughts that differ": (
+        {"messages": [QUESTION, {**ANSWER, "thinking": "a", "reasoning": "b"}]},
+        ["'reasoning' and 'thinking'"],
+    ),
+    "a call of the user": (
+        {"messages": [{**QUESTION, "tool_calls": [CALL]}, ANSWER]},
+        ["turn 1", "only the"],
+    ),
+    "a call without a name": ({"messages": [QUESTION, {**ANSWER, "tool_calls": [{"arguments": {}}]}]}, ["name"]),
+    "calls in both layouts": (
+        {"messages": [QUESTION, {**ANSWER, "tool_calls": [CALL], "function_call": CALL}]},
+        ["'tool_calls' and 'function_call'"],
+    ),
+    "calls that are no JSON": ({"messages": [QUESTION, {**ANSWER, "tool_calls": "zoom(3)"}]}, ["'zoom(3)'", "calls"]),
+    "arguments that are no JSON": (
+        {"messages": [QUESTION, {**ANSWER, "tool_calls": [{"name": "zoom", "arguments": "x=3"}]}]},
+        ["'x=3'", "'zoom'"],
+    ),
+    "arguments that are a list": (
+        {"messages": [QUESTION, {**ANSWER, "tool_calls": [{"name": "zoom", "arguments": [3]}]}]},
+        ["[3]", "'zoom'"],
+    ),
+    "an answer that was not understood": (
+        {"messages": [QUESTION, {"role": "assistant", "text": "A cat."}]},
+        ["turn 2", "role, text"],
+    ),
+    "a call and nothing that holds it": ({"messages": [QUESTION, {"role": "assistant", "content": None}]}, ["turn 2"]),
+    "tools that are no JSON": ({"messages": [QUESTION, ANSWER], "tools": "zoom"}, ["'zoom'", "tools"]),
+    "a tool without a name": ({"messages": [QUESTION, ANSWER], "tools": [{"x": 1}]}, ["'x'", "name"]),
+    "two system prompts": (
+        {"messages": [{"role": "system", "content": "a"}, QUESTION, ANSWER], "system": "b"},
+        ["'system'"],
+    ),
+    "a system prompt that is no text": ({"messages": [QUESTION, ANSWER], "system": 3}, ["'system'", "3"]),
 }
 
 

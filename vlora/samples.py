@@ -11,7 +11,9 @@ from typing import Any
 
 import attrs
 
+from .calls import find_calls, read_calls, read_tools
 from .errors import SampleError
+from .jsontext import show
 from .types import ImageSlot, Sample, Turn
 from .values import write_text
 
@@ -27,7 +29,21 @@ ROLES = {
     "chatgpt": "assistant",
     "<|assistant|>": "assistant",
     "tool": "tool",
+    "developer": "system",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "tool_response": "tool",
 }
+CALLING_ROLES = ("function_call", "tool_call")
+"""Roles whose text is the call of a tool, as JSON."""
+MARK_KEYS = ("loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable")
+"""Keys of messages that say whether a turn is learned: 1 and true that it is, 0 and false that it is not."""
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of messages that hold what the assistant thinks before it answers."""
+_CONTENT_KEYS = ("content", "value")
+_CALL_KEYS = ("tool_calls", "function_call")
 IMAGE_TAG = "<image>"
 _IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes")
 _COLUMN = re.compile(r"\{(\w+)\}")
@@ -63,7 +79,10 @@ def format_sample(row: Row, source: str = "row", custom_prompt_format: str | Non
     Layouts: `messages` or `conversations` (role/content or from/value, images beside them, inside the
     content, or inside the message), `question` + `answer`, `prefix` + `suffix`, or any columns through a custom
     format. Images come from `images` or `image`; `<image>` in a text marks the place of the next one, and images that
-    no marker names stand at the start of the first user turn.
+    no marker names stand at the start of the first user turn. `system` and `tools` stand beside any conversation.
+
+    A message may hold what the assistant thinks (`reasoning_content`), the tools that it calls (`tool_calls`, or the
+    role `function_call` and JSON) and a mark of whether it is learned (`loss`, `weight`, `train`, ...: 0 or 1).
 
     Args:
         row: Column names to values; images as paths, URLs, bytes, PIL images or `{"bytes", "path"}`.
@@ -80,12 +99,27 @@ def format_sample(row: Row, source: str = "row", custom_prompt_format: str | Non
         messages = _fill_format(json.loads(custom_prompt_format), row, source)
     else:
         messages = _row_messages(row, source)
-    turns = [_read_turn(message, images) for message in _list_messages(messages, source)]
-    turns = _place_rest(turns, images)
-    if not any(turn.role == "assistant" and turn.text for turn in turns):
+    turns = [_read_turn(message, images, number) for number, message in enumerate(_list_messages(messages, source), 1)]
+    turns = _put_system_first(_place_rest(turns, images), row.get("system"), source)
+    if not any(turn.role == "assistant" and (turn.text or turn.calls) for turn in turns):
         msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
         raise SampleError(msg)
-    return Sample(source=source, turns=tuple(turns), images=tuple(images.placed))
+    tools = read_tools(row.get("tools"), source)
+    return Sample(source=source, turns=tuple(turns), images=tuple(images.placed), tools=tools)
+
+
+def _put_system_first(turns: list[Turn], system: Any, source: str) -> list[Turn]:
+    """Begin a conversation with the system prompt of the row's column, if it has one."""
+    if system is None or system == "":
+        return turns
+    if not isinstance(system, str):
+        msg = f"{source}: found {show(system)} in the column 'system', expected a text"
+        raise SampleError(msg)
+    own = [turn.text for turn in turns if turn.role == "system"]
+    if own and own != [system]:
+        msg = f"{source}: the column 'system' and a turn of the conversation both hold a system prompt; take one out"
+        raise SampleError(msg)
+    return turns if own else [Turn("system", (system,)), *turns]
 
 
 def _row_images(row: Row) -> Iterator[Any]:
@@ -141,24 +175,76 @@ def _list_messages(messages: Any, source: str) -> Iterator[Mapping[str, Any]]:
         yield message
 
 
-def _read_turn(message: Mapping[str, Any], images: _Images) -> Turn:
-    name = _first(message, "role", "from")
-    role = ROLES.get(str(name).strip().lower())
+def _read_turn(message: Mapping[str, Any], images: _Images, number: int) -> Turn:
+    name = str(_first(message, "role", "from")).strip().lower()
+    role = ROLES.get(name)
     if role is None:
-        msg = f"{images.source}: found the role {name!r}, expected one of {', '.join(ROLES)}"
+        msg = f"{images.source}: found the role {_first(message, 'role', 'from')!r}, expected one of {', '.join(ROLES)}"
         raise SampleError(msg)
     # Deepseek-VL-V2's layout repeats a message's images inside it; those stand for the row's own.
     inside = list(_row_images(message))
     del images.waiting[: len(inside)]
     n_others = len(images.waiting)
     images.waiting[:0] = inside
-    parts = _merge_text(_read_content(_first(message, "content", "value"), images))
+    where = f"{images.source}: turn {number}"
+    content = _first(message, *_CONTENT_KEYS)
+    calls = _read_own_calls(message, where)
+    if not calls and name in CALLING_ROLES and isinstance(content, str):
+        calls = find_calls(content)
+        content = None if calls else content
+    thought = _read_thought(message, where)
+    if content is None and not calls and thought is None and not inside:
+        msg = f"{where} has no content; its keys are {', '.join(map(str, message))}"
+        raise SampleError(msg)
+    if role != "assistant" and (calls or thought is not None):
+        msg = f"{where} is the {role}'s and holds tool calls or a thought, which only the assistant has"
+        raise SampleError(msg)
+    parts = _merge_text(_read_content(content, images))
     n_unplaced = len(images.waiting) - n_others
     if 0 < n_unplaced < len(inside):
         raise SampleError(_describe_unplaced(len(inside) - n_unplaced, n_unplaced, images.source))
     if n_unplaced > 0:
         parts = [*(images.take("an image of the message") for _ in inside), *parts]
-    return Turn(role=role, parts=tuple(parts))
+    return Turn(role=role, parts=tuple(parts), thought=thought, calls=calls, learned=_read_mark(message, where))
+
+
+def _read_own_calls(message: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
+    found = [key for key in _CALL_KEYS if message.get(key)]
+    if len(found) > 1:
+        msg = f"{where} holds tool calls under {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return read_calls(message[found[0]], where) if found else ()
+
+
+def _read_thought(message: Mapping[str, Any], where: str) -> str | None:
+    found = {key: message[key] for key in THOUGHT_KEYS if message.get(key) not in (None, "")}
+    for key, thought in found.items():
+        if not isinstance(thought, str):
+            msg = f"{where} holds {show(thought)} under {key!r}, expected a text"
+            raise SampleError(msg)
+    if len(set(found.values())) > 1:
+        msg = f"{where} holds different thoughts under {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return next(iter(found.values()), None)
+
+
+def _read_mark(message: Mapping[str, Any], where: str) -> bool:
+    """Say whether a message may be learned."""
+    if message.get("mask") is not None:
+        msg = (
+            f"{where} holds 'mask', which some read as learned and some as left out; write 'loss': 1 if it is learned "
+            "and 'loss': 0 if it is not"
+        )
+        raise SampleError(msg)
+    found = {key: message[key] for key in MARK_KEYS if message.get(key) is not None}
+    for key, mark in found.items():
+        if not isinstance(mark, (int, float)) or mark not in (0, 1):
+            msg = f"{where} holds {show(mark)} under {key!r}, expected 0 or false (not learned), 1 or true (learned)"
+            raise SampleError(msg)
+    if len({bool(mark) for mark in found.values()}) > 1:
+        msg = f"{where} is marked as learned and as not learned by {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return all(found.values())
 
 
 def _first(message: Mapping[str, Any], *keys: str) -> Any:

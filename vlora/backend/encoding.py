@@ -101,7 +101,8 @@ class Encoder:
             raise SampleError(msg)
         tokenize = self._tokenize if text.startswith(self.tokenizer.bos_token or "") else self._tokenize_behind_bos
         text, spans = self._with_one_bos(text, spans)
-        plain, in_answers = mask_completions(self._spell(text), self._spell_spans(text, spans), tokenize, sample.source)
+        marked = self._learned_spans(sample, spans)
+        plain, in_spans = mask_completions(self._spell(text), self._spell_spans(text, marked), tokenize, sample.source)
         image_keys = self._image_keys(contents)
 
         def process() -> Processed:
@@ -116,8 +117,8 @@ class Encoder:
         positions, placeholders = expand_placeholders(plain, tokens, self.image_id, sample.source)
         supervised = np.zeros(len(tokens), dtype=np.bool_)
         if self.template is None and self.data.train_on_completions:
-            in_answers = self._after_assistant_id(plain, sample.source)
-        supervised[positions] = in_answers if self.data.train_on_completions else True
+            in_spans = self._after_assistant_id(plain, sample.source)
+        supervised[positions] = in_spans if self.data.train_on_completions else ~in_spans
         supervised[placeholders | self._is_marker(tokens)] = False
         supervised[0] = False
         return Example(
@@ -179,7 +180,7 @@ class Encoder:
             msg = f"{sample.source}: an assistant turn holds an image; images can be shown, not answered"
             raise SampleError(msg)
         text = self._apply_whole(sample.turns, sample.source)
-        if not self.data.train_on_completions or self.template is None:
+        if self.template is None or not (self.data.train_on_completions or _has_unlearned(sample)):
             return text, []
         numbers = itertools.count()
         hidden = tuple(
@@ -191,6 +192,30 @@ class Encoder:
         spans = locate_answers(text, skeleton, [turn.text for turn in answers], special, sample.source)
         lead = self._content_style().lead
         return text, [(start - len(lead) * text[:start].endswith(lead), end) for start, end in spans]
+
+    def _learned_spans(self, sample: Sample, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Say which spans make the mask: of answers that are learned, or where all text is, of those that are not.
+
+        Raises:
+            SampleError: A turn is not to be learned that no mask tells from the rest.
+        """
+        if self.template is None and _has_unlearned(sample):
+            msg = (
+                f"{sample.source}: a turn is marked as not to be learned, and without a chat template nothing tells "
+                "the turns of a row apart; take the marks out, or give a model with a chat template"
+            )
+            raise SampleError(msg)
+        if not self.data.train_on_completions:
+            for number, turn in enumerate(sample.turns, 1):
+                if turn.role != "assistant" and not turn.learned:
+                    msg = (
+                        f"{sample.source}: turn {number} is the {turn.role}'s and marked as not to be learned; set "
+                        "data.train_on_completions = true, with which only answers are"
+                    )
+                    raise SampleError(msg)
+        answers = [turn for turn in sample.turns if turn.role == "assistant"]
+        is_chosen = self.data.train_on_completions
+        return [span for span, turn in zip(spans, answers, strict=False) if turn.learned == is_chosen]
 
     def _content_style(self) -> ContentStyle:
         if self._style is None:
@@ -452,12 +477,16 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
 def _refuse_unrendered(sample: Sample) -> None:
     """Refuse what no template is given yet, so that nothing of a row is lost in silence."""
     for number, turn in enumerate(sample.turns, 1):
-        if turn.thought is not None or turn.calls or not turn.learned:
-            msg = f"{sample.source}: turn {number} has a thought, tool calls or a mark not to be learned"
+        if turn.thought is not None or turn.calls:
+            msg = f"{sample.source}: turn {number} has a thought or tool calls, which the chat template is not given"
             raise SampleError(msg)
     if sample.tools:
         msg = f"{sample.source}: the row describes tools, which the chat template is not given"
         raise SampleError(msg)
+
+
+def _has_unlearned(sample: Sample) -> bool:
+    return not all(turn.learned for turn in sample.turns)
 
 
 def cut(example: Example, max_tokens: int) -> Example:

@@ -85,6 +85,12 @@ class PairEncoder(Encoder):
                 "this model reads one task on one image and writes one answer"
             )
             raise SampleError(msg)
+        if sample.tools or any(turn.thought is not None or turn.calls or not turn.learned for turn in sample.turns):
+            msg = (
+                f"{sample.source}: the row has tools, a thought or a mark not to be learned; this model reads one task "
+                "and learns the one answer to it"
+            )
+            raise SampleError(msg)
         return sample.turns[0].text.strip()
 
     def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:

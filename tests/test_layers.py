@@ -155,7 +155,7 @@ def test_imports_go_down(module: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_one_place_talks_to_mlx_vlm(module: Path) -> None:
-    """Only the backend imports mlx-vlm or transformers, only readers of rows read datasets, nothing imports vlora absolutely."""
+    """Only the backend imports mlx-vlm or transformers, few read datasets, nothing imports vlora absolutely."""
     imports = set(absolute_imports(module))
     place = module.relative_to(PACKAGE).parts[0]
 

@@ -11,10 +11,11 @@ import pytest
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe, run
 from vlora import Recipe, fit, parse_recipe
+from vlora.aside import set_aside
 from vlora.errors import RecipeError, SampleError
 from vlora.events import Finished, Noted
 from vlora.lock import LOCK_NAME
-from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME, set_aside
+from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -144,15 +145,26 @@ def test_a_models_own_files_are_the_runs(checkpoint: CheckpointFactory, tmp_path
     assert LOCK_NAME not in names_of(out)
 
 
-def test_a_model_stays_until_the_next_one_is_written(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    """After full fine-tuning metrics, recipe and state are set aside; the model's folder always holds a model."""
+def test_an_earlier_model_is_set_aside(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """After full fine-tuning the model goes with its state and metrics; what is no part of a model stays."""
     out = tmp_path / "out"
     options = {"model__full_finetune": True, "optim__learning_rate": 1e-4}
-    run(text_recipe(checkpoint, tmp_path, out, train__iters=2, **options))
-    events = fit(text_recipe(checkpoint, tmp_path, out, train__iters=1, **options))
-    next(events)
+    saving = {**options, "train__iters": 3, "train__steps_per_save": 2}
+    run(text_recipe(checkpoint, tmp_path, out, **saving))
+    (out / "notes.txt").write_text("of the user")
+    (out / "tokenizer.json").write_text("changed")
+    first, numbered = mx.load(str(out / "model.safetensors")), tmp_path / "out-earlier-1-0000002"
+    second = run(text_recipe(checkpoint, tmp_path, out, train__seed=1, **saving))
 
-    assert {"config.json", "model.safetensors"} <= names_of(out)
-    assert {METRICS_NAME, RECIPE_NAME, STATE_NAME} <= names_of(out / "earlier-1")
-    assert isinstance(list(events)[-1], Finished)
-    assert steps_of(out) == [1]
+    earlier = out / "earlier-1"
+    assert {"config.json", "model.safetensors", METRICS_NAME, RECIPE_NAME, STATE_NAME} <= names_of(earlier)
+    assert (earlier / "tokenizer.json").read_text() == "changed"
+    assert (out / "tokenizer.json").read_text() != "changed"
+    assert (out / "notes.txt").read_text() == "of the user"
+    kept = mx.load(str(earlier / "model.safetensors"))
+    assert all(bool((first[name] == kept[name]).all()) for name in first)
+    assert {"config.json", "model.safetensors"} <= names_of(numbered) & names_of(tmp_path / "out-0000002")
+    assert isinstance(second[-1], Finished)
+    base = str(tmp_path / "out-0000002")
+    with pytest.raises(RecipeError, match=r"out-0000002', .* would be overwritten by the checkpoint of step 2"):
+        run(text_recipe(checkpoint, tmp_path, out, model__path=base, **saving))

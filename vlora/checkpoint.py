@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .errors import CheckpointError
+from .nofollow import open_itself
 from .types import TrainState
 
 CONFIG_NAME = "adapter_config.json"
@@ -31,6 +33,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     # The suffix stays: MLX chooses its format by it.
     partial = path.with_name(f".partial-{path.name}")
     with _naming(path, partial):
+        _remove(partial)
         write(partial)
     partial.replace(path)
 
@@ -47,7 +50,7 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove(partial)
     partial.mkdir()
     with _naming(folder, partial):
         write(partial)
@@ -66,7 +69,7 @@ def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+            _remove(partial)
         if isinstance(error, OSError) and error.filename is not None:
             raise
         # MLX raises a RuntimeError, without a number.
@@ -74,9 +77,18 @@ def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
         raise OSError(code, reason, str(path)) from error
 
 
+def _remove(path: Path) -> None:
+    """Remove what a process that was ended has left; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def append_text(path: Path, text: str) -> None:
-    """Add to a text file."""
-    with _naming(path), path.open("a", encoding="utf-8") as file:
+    """Add to a text file, which is not a link to one."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with _naming(path), os.fdopen(open_itself(path, flags), "a", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from . import backend, checkpoint
 from .adapters import lora_layers, saved_arrays
+from .aside import JOURNAL_NAME, complete_setting_aside, refuse_links, set_aside
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
 from .endings import close_at_exit
@@ -25,7 +26,7 @@ from .lock import LOCK_NAME, only_run
 from .loop import TrainLoop, evaluate
 from .metrics import Metrics
 from .optimizers import make_optimizer
-from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, STATE_NAME, OutputPaths, output_paths, set_aside
+from .outputs import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
 from .packing import plot_packed, plot_validation
 from .prefetch import Workers, count_workers
 from .reading import Reader
@@ -43,6 +44,9 @@ PROGRESS = "progress"
 
 ANY_QUESTION = "Describe this."
 FEWER_ANSWERS = "lower eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
+NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME, JOURNAL_NAME)
+"""Names of files of a run in a model's folder: the base may be the folder of another one."""
+
 PROBE_ROWS = 3
 PROBE_READS = 32
 
@@ -85,6 +89,11 @@ def fit(
 def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
+        completed = complete_setting_aside(paths.folder)
+        if completed is not None:
+            yield Noted(message=_describe_earlier(paths, completed))
+        if resume:
+            refuse_links(paths)
         compilation = begin(recipe.model.path)
         if compilation.note is not None:
             yield Noted(message=compilation.note)
@@ -104,6 +113,14 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
             reader = Reader(recipe, data, workers, prepare, backbone.prepare_batch)
             run = _Run(recipe, data, backbone, config, features, reader)
             yield from run.go(resume=resume, should_stop=should_stop)
+
+
+def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
+    message = f"what an earlier run, or somebody else, has left in {paths.folder} is in {earlier} now"
+    if (earlier / STATE_NAME).is_file():
+        output = earlier / paths.weights.name if paths.is_adapter else earlier
+        message += f", and goes on from there with --resume --set output.path={output}"
+    return message
 
 
 @contextmanager
@@ -218,16 +235,12 @@ class _Run:
 
     def _open_files(self, after_step: int | None) -> tuple[Metrics, list[Noted]]:
         """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""
-        earlier = set_aside(self.recipe) if after_step is None else None
+        is_full = self.recipe.model.full_finetune
+        model_files = [file.name for file in backend.companions(self.data.files, NOT_A_MODELS)] if is_full else []
+        earlier = set_aside(self.recipe, model_files) if after_step is None else None
         metrics = Metrics.open(self.paths.metrics, after_step)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
-        if earlier is None:
-            return metrics, []
-        message = f"an earlier run has written to {self.paths.folder}; what it left there is in {earlier} now"
-        if (earlier / STATE_NAME).is_file():
-            output = earlier / self.paths.weights.name if self.paths.is_adapter else earlier
-            message += f", and goes on from there with --resume --set output.path={output}"
-        return metrics, [Noted(message=message)]
+        return metrics, [] if earlier is None else [Noted(message=_describe_earlier(self.paths, earlier))]
 
     def _refuse_fewer(self, n_steps: int, first: int) -> None:
         if first > n_steps:
@@ -390,11 +403,9 @@ class _Run:
             msg = f"step {int(state.step)}: the trained weights have overflowed; lower optim.learning_rate"
             raise NonFiniteError(msg)
         if self.recipe.model.full_finetune:
-            # The base may be the folder of another run.
-            leave = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME)
             with self._bound(state):
                 checkpoint.write_whole_folder(
-                    path, lambda folder: backend.save_model(self.backbone, self.data.files, folder, leave)
+                    path, lambda folder: backend.save_model(self.backbone, self.data.files, folder, NOT_A_MODELS)
                 )
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))

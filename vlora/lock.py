@@ -1,6 +1,7 @@
 """One run a folder: a lock that the operating system takes back when a process ends, however it ends."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import RecipeError
+from .nofollow import open_itself
 
 try:
     import fcntl
@@ -50,7 +52,7 @@ def only_run(folder: Path) -> Iterator[None]:
 def _open_locked(path: Path) -> IO[str]:
     while True:
         # To append: what the holder has written has to stay until the lock is had.
-        file = path.open("a+", encoding="utf-8")
+        file = os.fdopen(_open_itself(path), "a+", encoding="utf-8")
         try:
             _lock(file, path)
             if _is_at(file, path):
@@ -64,6 +66,16 @@ def _open_locked(path: Path) -> IO[str]:
             file.close()
             raise
         file.close()
+
+
+def _open_itself(path: Path) -> int:
+    try:
+        return open_itself(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        msg = f"output.path: {path} is a link, which no run has made; remove it"
+        raise RecipeError(msg) from None
 
 
 def _lock(file: IO[str], path: Path) -> None:

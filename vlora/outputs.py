@@ -1,14 +1,10 @@
-"""Where a run writes, and what becomes of what an earlier one has left there."""
+"""Where a run writes."""
 
-import itertools
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
-from .checkpoint import CONFIG_NAME
 from .recipe import Recipe
 
 STATE_NAME = "training/state.safetensors"
@@ -52,6 +48,12 @@ class OutputPaths:
             return self.weights.with_name(f"{step:07d}_{self.weights.name}")
         return self.weights.with_name(f"{self.weights.name}-{step:07d}")
 
+    def is_numbered(self, path: Path) -> bool:
+        """Whether a path is that of a checkpoint of some step."""
+        name = re.escape(self.weights.name)
+        pattern = rf"\d{{7}}_{name}" if self.is_adapter else rf"{name}-\d{{7}}"
+        return path.parent == self.weights.parent and re.fullmatch(pattern, path.name) is not None
+
 
 def output_paths(recipe: Recipe) -> OutputPaths:
     """Say where a run writes: an adapter's file and beside it, or a model's folder and into it."""
@@ -62,50 +64,3 @@ def output_paths(recipe: Recipe) -> OutputPaths:
     if path.suffix != WEIGHTS_SUFFIX:
         path = path / f"adapters{WEIGHTS_SUFFIX}"
     return OutputPaths(folder=path.parent, weights=path)
-
-
-def set_aside(recipe: Recipe) -> Path | None:
-    """Move what an earlier run has left where this one writes into a folder of its own, complete enough to go on from.
-
-    Models stay: a numbered one until this run writes one of the same number, the last one until this run's is written.
-    The adapter that this run starts from stays, too; there it is copied.
-
-    Returns:
-        That folder; None if there was nothing to keep: no training state, and no line of metrics.
-    """
-    paths = output_paths(recipe)
-    if not paths.state.is_file() and not (paths.metrics.is_file() and paths.metrics.stat().st_size):
-        return None
-    earlier = next(
-        folder for number in itertools.count(1) if not (folder := paths.folder / f"{EARLIER_NAME}{number}").exists()
-    )
-    kept = _starts_from(recipe)
-    for file in _files_of_a_run(paths):
-        target = earlier / file.relative_to(paths.folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.resolve() in kept:
-            shutil.copy2(file, target)
-        else:
-            file.replace(target)
-    return earlier
-
-
-def _files_of_a_run(paths: OutputPaths) -> Iterator[Path]:
-    names = [STATE_NAME, METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME]
-    if paths.is_adapter:
-        numbered = re.compile(rf"\d{{7}}_{re.escape(paths.weights.name)}")
-        names += [CONFIG_NAME, paths.weights.name, *filter(numbered.fullmatch, map(_name, paths.folder.iterdir()))]
-    yield from (paths.folder / name for name in names if (paths.folder / name).is_file())
-
-
-def _starts_from(recipe: Recipe) -> set[Path]:
-    """Name the files of the adapter that a run starts from; going on with `--resume` reads them again."""
-    if recipe.model.adapter_path is None:
-        return set()
-    path = Path(recipe.model.adapter_path).expanduser().resolve()
-    folder = path.parent if path.suffix == WEIGHTS_SUFFIX else path
-    return {path, folder / f"adapters{WEIGHTS_SUFFIX}", folder / CONFIG_NAME}
-
-
-def _name(path: Path) -> str:
-    return path.name

@@ -8,6 +8,7 @@ import mlx.optimizers as optim
 
 from . import backend
 from .adapters import lora_layers
+from .aside import refuse_model_folder
 from .caching import cache_folder
 from .errors import RecipeError
 from .events import FeatureCounts
@@ -78,6 +79,7 @@ def find_model(recipe: Recipe) -> backend.ModelFiles:
     """
     section = recipe.model
     paths = output_paths(recipe)
+    refuse_model_folder(paths)
     if section.path == BUILTIN_MODEL:
         folder = paths.folder.parent / "tiny-qwen3-vl"
         section = attrs.evolve(section, path=str(backend.build_tiny_qwen3_vl(folder, seed=recipe.train.seed)))
@@ -85,7 +87,20 @@ def find_model(recipe: Recipe) -> backend.ModelFiles:
     if section.full_finetune and paths.weights.resolve() == files.path.resolve():
         msg = f"output.path: {recipe.output.path!r} is the model that training starts from; give another folder"
         raise RecipeError(msg)
+    _refuse_to_overwrite(recipe, files.path.resolve())
     return files
+
+
+def _refuse_to_overwrite(recipe: Recipe, base: Path) -> None:
+    paths, every = output_paths(recipe), recipe.train.steps_per_save
+    if recipe.model.full_finetune and attrs.evolve(paths, weights=paths.weights.resolve()).is_numbered(base):
+        step = int(base.name[-7:])
+        if step % every == 0:
+            msg = (
+                f"output.path: {str(base)!r}, the model that training starts from, would be overwritten by the "
+                f"checkpoint of step {step}; give another folder"
+            )
+            raise RecipeError(msg)
 
 
 def open_data(recipe: Recipe) -> Data:

@@ -13,7 +13,16 @@ from .generation import answer_sample
 from .identity import features_digest
 from .images import open_image
 from .lengths import LengthEstimator
-from .loading import ModelFiles, blank_backbone, find_model, generating, load_backbone, load_processor, save_model
+from .loading import (
+    ModelFiles,
+    blank_backbone,
+    companions,
+    find_model,
+    generating,
+    load_backbone,
+    load_processor,
+    save_model,
+)
 from .probes import probe, probe_packing
 from .remembering import RowMemory
 from .shards import Shards
@@ -36,6 +45,7 @@ __all__ = [
     "answer_sample",
     "blank_backbone",
     "build_tiny_qwen3_vl",
+    "companions",
     "describe_family",
     "features_digest",
     "find_model",

@@ -283,14 +283,26 @@ def save_model(backbone: MlxVlmBackbone, base: ModelFiles, folder: Path, leave: 
         folder: An empty folder.
         leave: Names of files of the base's folder that are not the model's.
     """
-    for file in base.path.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name not in leave:
-            shutil.copy(file, folder / file.name)
+    for file in companions(base, leave):
+        shutil.copy(file, folder / file.name)
     if base.is_translated:
         # mlx-vlm has put the other file's content under that name.
         config = {key: value for key, value in base.config.items() if key != "generation_config"}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     mlx_vlm_utils.save_weights(folder, backbone.module)
+
+
+def companions(base: ModelFiles, leave: Collection[str] = ()) -> list[Path]:
+    """List the files of a model besides its weights.
+
+    Args:
+        base: The model.
+        leave: Names of files of its folder that are not the model's.
+    """
+    files = sorted(base.path.iterdir())
+    return [
+        file for file in files if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name not in leave
+    ]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,242 @@
+"""What stands in a folder is set aside whole, whenever the process ends, and links are left alone."""
+
+import errno
+import json
+import pathlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import pytest
+
+from vlora import Recipe, checkpoint
+from vlora.aside import JOURNAL_NAME, complete_setting_aside, refuse_links, refuse_model_folder, set_aside
+from vlora.errors import CheckpointError, RecipeError
+from vlora.lock import LOCK_NAME, only_run
+from vlora.metrics import Metrics
+from vlora.outputs import output_paths
+from vlora.recipe import DataSection, ModelSection, OutputSection, dump_recipe
+
+MODEL_FILES = ("tokenizer.json", "preprocessor_config.json")
+
+
+class KilledError(BaseException):
+    """Stands for the end of a process."""
+
+
+def recipe_for(output: Path, **model: Any) -> Recipe:
+    return Recipe(
+        model=ModelSection(path="base", **model), data=DataSection(path="-"), output=OutputSection(path=str(output))
+    )
+
+
+def write_adapter(path: Path, value: float, scale: float) -> None:
+    arrays = {"layers.0.lora_a": mx.full((2, 2), value), "layers.0.lora_b": mx.full((2, 2), value)}
+    checkpoint.save_adapter(path, arrays, {"lora_parameters": {"scale": scale}})
+
+
+def fill(folder: Path) -> None:
+    """Leave what two earlier runs may have left in a folder, and what is nobody's."""
+    write_adapter(folder / "first.safetensors", 1.0, 20.0)
+    write_adapter(folder / "0000002_first.safetensors", 2.0, 20.0)
+    write_adapter(folder / "second.safetensors", 3.0, 20.0)
+    (folder / "training").mkdir()
+    for name in ("training/state.safetensors", "training/another", "metrics.jsonl", "recipe.toml", "notes.txt"):
+        (folder / name).write_text(f"earlier {name}")
+    (folder / "config.json").write_text("a model's")
+    for name in MODEL_FILES:
+        (folder / name).write_text(name)
+    numbered = folder.with_name(f"{folder.name}-0000002")
+    numbered.mkdir()
+    (numbered / "config.json").write_text("numbered")
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Give what is in a folder and below."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def end_at(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], int]:
+    """End the process before its so-manyth change of the disk; give how many there were."""
+    n_calls = 0
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == number:
+                raise KilledError
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("rename", "replace", "mkdir", "unlink", "write_text"):
+        monkeypatch.setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
+    return lambda: n_calls
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_every_file_is_at_one_place_whenever_a_process_ends(
+    is_full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended before any change of the disk, nothing is lost or doubled; the next start moves the rest, and only it."""
+    model_files = MODEL_FILES if is_full else ()
+    whole: dict[str, bytes] = {}
+    for number in range(100):
+        root = tmp_path / str(number)
+        out = root / "out"
+        fill(out)
+        before = contents(root)
+        recipe = recipe_for(out / "second.safetensors" if not is_full else out, full_finetune=is_full)
+        with monkeypatch.context() as patch:
+            # Number 0: it is not ended.
+            n_calls = end_at(patch, number)
+            is_ended = False
+            try:
+                earlier = set_aside(recipe, model_files)
+            except KilledError:
+                is_ended = True
+        between = {name: text for name, text in contents(root).items() if JOURNAL_NAME not in name}
+        assert sorted(between.values()) == sorted(before.values()), f"ended at {number}"
+        completed = complete_setting_aside(out)
+        assert not (out / JOURNAL_NAME).exists()
+        after = {name: text for name, text in contents(root).items() if ".partial-" not in name}
+        if number == 0:
+            whole = after
+            assert earlier == out / "earlier-1"
+            continue
+        assert after == (whole if completed or not is_ended else before), f"ended at {number}"
+        if not is_ended:
+            break
+    assert n_calls() == number - 1 > 5
+    assert whole["out/notes.txt"] == b"earlier notes.txt"
+    assert "out/earlier-1/training/another" in whole
+    if is_full:
+        assert whole["out-earlier-1-0000002/config.json"] == b"numbered"
+        assert whole["out/earlier-1/tokenizer.json"] == b"tokenizer.json"
+    else:
+        # Of another run, or nobody's: an adapter neither reads nor writes it.
+        assert {"out-0000002/config.json", "out/tokenizer.json"} <= whole.keys()
+
+
+def test_an_adapter_keeps_its_scale(tmp_path: Path) -> None:
+    """Beside every adapter of an earlier run lies the configuration that it was saved with, whatever its name."""
+    write_adapter(tmp_path / "first.safetensors", 1.0, 20.0)
+    earlier = set_aside(recipe_for(tmp_path / "second.safetensors"))
+    write_adapter(tmp_path / "second.safetensors", 1.0, 0.5)
+
+    assert earlier is not None
+    for folder, scale, name in ((earlier, 20.0, "first"), (tmp_path, 0.5, "second")):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["lora_parameters"]["scale"] == scale
+        assert [path.stem for path in folder.glob("*.safetensors")] == [name]
+
+
+def test_the_start_stays_and_is_copied(tmp_path: Path) -> None:
+    """An adapter that the run starts from is at both places, all else is moved."""
+    fill(tmp_path)
+    recipe = recipe_for(tmp_path / "second.safetensors")
+    start = attrs.evolve(recipe.model, adapter_path=str(tmp_path / "first.safetensors"))
+    earlier = set_aside(attrs.evolve(recipe, model=start))
+
+    assert earlier is not None
+    for name in ("first.safetensors", "adapter_config.json"):
+        assert (earlier / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert not (tmp_path / "second.safetensors").exists()
+    assert (earlier / "second.safetensors").is_file()
+
+
+def test_what_did_not_begin_is_not_kept(tmp_path: Path) -> None:
+    """A run that ended before its first line leaves nothing to keep; a recipe that somebody has written is kept."""
+    recipe = recipe_for(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / ".partial-state.safetensors").write_text("begun")
+    assert set_aside(recipe) is None
+    (tmp_path / "recipe.toml").write_text(f"# mine\n{dump_recipe(recipe)}")
+    assert set_aside(recipe) == tmp_path / "earlier-1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        '{"number": 1, "moved": ["../victim"], "copied": [], "models": []}',
+        '{"number": 1, "moved": ["/etc/passwd"], "copied": [], "models": []}',
+        '{"number": 1, "moved": [], "copied": [".."], "models": []}',
+        '{"number": 1, "moved": [], "copied": [], "models": ["victim"]}',
+        '{"number": "x", "moved": [], "copied": [], "models": []}',
+        "[" * 100_000,
+    ],
+)
+def test_a_planted_journal_moves_nothing(text: str, tmp_path: Path) -> None:
+    """What no run has written is named and refused."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "victim").write_text("mine")
+    (out / JOURNAL_NAME).write_text(text)
+    with pytest.raises(CheckpointError, match="remove it"):
+        complete_setting_aside(out)
+    assert contents(tmp_path).keys() == {"victim", f"out/{JOURNAL_NAME}"}
+
+
+@pytest.mark.parametrize(
+    "name", ["training", "metrics.jsonl", "recipe.toml", "adapters.safetensors", ".partial-recipe.toml"]
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_planted_links_are_not_followed(name: str, exists: bool, tmp_path: Path) -> None:
+    """What a link leads to stays as it is, in a new run and in one that goes on."""
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    if exists and name == "training":
+        victim.mkdir()
+        (victim / "state.safetensors").write_text("mine")
+    elif exists:
+        victim.write_text("mine")
+    out.mkdir()
+    (out / name).symlink_to(victim)
+    recipe = recipe_for(out)
+    before = contents(tmp_path / "victim") if victim.is_dir() else victim.exists() and victim.read_bytes()
+    if name in ("training", "metrics.jsonl", "recipe.toml"):
+        with pytest.raises(CheckpointError, match="is a link"):
+            refuse_links(output_paths(recipe))
+    set_aside(recipe)
+    Metrics.open(out / "metrics.jsonl", None).write({"step": 1})
+    checkpoint.write_text(out / "recipe.toml", dump_recipe(recipe))
+    write_adapter(out / "adapters.safetensors", 1.0, 1.0)
+    checkpoint.write_text(out / "training" / "state.safetensors", "state")
+
+    after = contents(tmp_path / "victim") if victim.is_dir() else victim.exists() and victim.read_bytes()
+    assert after == before
+    assert (out / "training" / "state.safetensors").read_text() == "state"
+    assert not any(part.is_symlink() for part in out.iterdir())
+
+
+def test_links_in_the_way_of_the_lock_and_of_metrics(tmp_path: Path) -> None:
+    """A lock is not taken through a link; a line is not appended through one that came later."""
+    victim = tmp_path / "victim"
+    (tmp_path / LOCK_NAME).symlink_to(victim)
+    with pytest.raises(RecipeError, match=r"\.running is a link"), only_run(tmp_path):
+        pass
+    (tmp_path / LOCK_NAME).unlink()
+    metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
+    metrics.path.unlink()
+    metrics.path.symlink_to(victim)
+    with pytest.raises(OSError, match="metrics") as caught:
+        metrics.write({"step": 1})
+    assert caught.value.errno == errno.ELOOP
+    assert not victim.exists()
+
+
+def test_an_adapter_does_not_go_into_a_models_folder(tmp_path: Path) -> None:
+    """Its tensors would be loaded with the model's."""
+    paths = output_paths(recipe_for(tmp_path))
+    write_adapter(tmp_path / "adapters.safetensors", 1.0, 1.0)
+    (tmp_path / "config.json").write_text("{}")
+    refuse_model_folder(paths)
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), {"embed.weight": mx.zeros(2)})
+    with pytest.raises(RecipeError, match="the folder of a model"):
+        refuse_model_folder(paths)

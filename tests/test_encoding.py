@@ -894,14 +894,6 @@ def test_unreadable_images(image: Any, word: str):
     assert word in str(caught.value)
 
 
-def test_image_that_is_a_bomb(monkeypatch: pytest.MonkeyPatch):
-    """A picture too large to be opened safely is a bad row."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-
-    with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image .*decompression bomb"):
-        open_image(encoded_bytes(picture()), "rows row 3", None)
-
-
 def test_long_names_are_shown_whole(tmp_path: Path):
     """The message about a missing image holds its whole path."""
     path = tmp_path / ("a" * 100) / "cat.png"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import SampleError
 from ..files import check_length, expand, open_regular, read_regular
 from ..inline import decode_inline, is_inline
 from ..redaction import shorten_name
+from .decoding import decode
+from .decoding import read_size as read_header
 from .features import digest
 
 
@@ -48,11 +49,11 @@ def read_image(image: Any, source: str) -> ImageContent:
     name = _name_image(image)
     try:
         if isinstance(image, Image.Image):
-            upright = _to_upright_rgb(image)
+            upright = decode(image)
             return ImageContent(name, upright, digest([str(upright.size).encode(), upright.tobytes()]))
         data = _image_bytes(image)
         return ImageContent(name, data, digest([data]))
-    except (OSError, ValueError, TypeError, SyntaxError) as error:
+    except (OSError, ValueError, TypeError) as error:
         # An error of the system names the file again, at any length.
         why = getattr(error, "strerror", None) or error
         msg = f"{source}: cannot read the image {name}: {why}"
@@ -73,13 +74,9 @@ def decode_image(
     Raises:
         SampleError: It is no image.
     """
-    data = content.data
     try:
-        opened = _to_upright_rgb(Image.open(io.BytesIO(data)) if isinstance(data, bytes) else data)
-    except UnidentifiedImageError:
-        msg = f"{source}: cannot read the image {content.name}: it is in no format that Pillow knows"
-        raise SampleError(msg) from None
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        opened = decode(content.data)
+    except ValueError as error:
         msg = f"{source}: cannot read the image {content.name}: {error}"
         raise SampleError(msg) from None
     if resize_shape is not None:
@@ -118,32 +115,13 @@ def read_size(
         return None
     try:
         if isinstance(image, Image.Image):
-            size = _upright_size(image)
+            size = read_header(image)
         else:
-            with _open_stream(image) as stream, Image.open(stream) as opened:
-                size = _upright_size(opened)
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+            with _open_stream(image) as stream:
+                size = read_header(stream)
+    except (OSError, ValueError, TypeError):
         return None
     return fit_size(size, max_pixels) if max_pixels is not None and size[0] * size[1] > max_pixels else size
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    # Only where the header brought it: PNG reads the whole file to look for it.
-    turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
-
-
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
-    opened = ImageOps.exif_transpose(image)
-    if opened.mode.startswith("I"):
-        # 16-bit grey, which Pillow's own conversion clips to white.
-        opened = Image.fromarray((np.asarray(opened) // 257).clip(0, 255).astype(np.uint8))
-    if opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info:
-        # Transparent pixels have any colour below; white is what a reader would see.
-        canvas = Image.new("RGBA", opened.size, "white")
-        canvas.alpha_composite(opened.convert("RGBA"))
-        opened = canvas
-    return opened.convert("RGB")
 
 
 def fit_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:

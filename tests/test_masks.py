@@ -279,3 +279,66 @@ def test_text_inside_an_image():
     )
 
     assert np.flatnonzero(~placeholders).tolist() == [0, 1 + len(picture), 2 + 2 * len(picture)]
+
+
+class Counting:
+    """A tokenizer that counts the characters that it is given."""
+
+    def __init__(self) -> None:
+        self.n_characters = 0
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Count the texts' characters and tokenize them."""
+        self.n_characters += sum(map(len, texts))
+        return tokenize(texts)
+
+
+@pytest.mark.parametrize("template", [CHATML, SPACED])
+def test_work_grows_with_the_turns(template: str):
+    """Each part of a conversation is tokenized a few times, however many turns it has."""
+    for n_turns in (10, 200):
+        text, spans = locate(template, talk(*["Yes, it is two."] * n_turns))
+        count = Counting()
+
+        ids, supervised = mask_completions(text, spans, count)
+
+        assert count.n_characters <= 8 * len(text)
+        assert decode(ids[supervised]).count("Yes") == n_turns == len(spans)
+
+
+def far_sighted(texts: list[str]) -> list[list[int]]:
+    """Tokenize so that the first token depends on the whole text before the first full stop."""
+    return [[1000 + text.partition(".")[0].count("o"), *map(ord, text[1:])] for text in texts]
+
+
+def test_tokenizer_that_looks_further():
+    """Where parts of a text do not tokenize as within it, bounds are tried from the beginning of the text."""
+    text = "A: no\nB: yo. A: no\nB: yo."
+    spans = [(text.index("yo."), text.index("yo.") + 3), (text.rindex("yo."), text.rindex("yo.") + 3)]
+
+    ids, supervised = mask_completions(text, spans[1:], far_sighted, "row 5")
+
+    assert ids.tolist() == far_sighted([text])[0]
+    assert np.flatnonzero(supervised).tolist() == list(range(*spans[1]))
+    with pytest.raises(SampleError, match=r"row 5: the start of 'yo.' falls inside a token"):
+        mask_completions(text, spans, far_sighted, "row 5")
+
+
+def test_search_behind_many_images(monkeypatch: pytest.MonkeyPatch):
+    """Texts behind many images are found, each behind its own, without a search through the rest of the row."""
+    image, n_images, n_places = 0, 300, 40
+    plain = np.array([3, *[image, 4, 5] * n_images, 6])
+    expanded = np.array([3, *[*[image] * n_places, 4, 5] * n_images, 6])
+    searched = []
+
+    def view(tokens: Any, width: int) -> Any:
+        searched.append(len(tokens))
+        return windows(tokens, width)
+
+    windows = np.lib.stride_tricks.sliding_window_view
+    monkeypatch.setattr(np.lib.stride_tricks, "sliding_window_view", view)
+    positions, placeholders = expand_placeholders(plain, expanded, image_id=image)
+
+    assert placeholders.sum() == n_images * n_places
+    assert expanded[positions].tolist() == plain.tolist()
+    assert 0 < sum(searched) < 2000 * n_images

@@ -5,6 +5,8 @@ once as it is and once with each answer replaced by a sentinel; where the sentin
 answers stand. Everything is then verified on the ids themselves, and a row that fails is named.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,8 +17,14 @@ from .types import BoolArray, IntArray
 Span = tuple[int, int]
 """Start and end of a part of a text, in characters; the end is exclusive."""
 
+SEARCH_LENGTH = 1024
+"""How many places behind an image are searched first for the text that follows it."""
+
 Tokenize = Callable[[list[str]], list[list[int]]]
 """Texts to ids, without adding special tokens."""
+
+
+SENTINELS = re.compile("\ue000([0-9]+)\ue001")
 
 
 def make_sentinel(index: int) -> str:
@@ -45,15 +53,12 @@ def locate_answers(
     Raises:
         SampleError: The template changes an answer by more than stripping white space, or drops it.
     """
-    pieces: list[str] = []
-    rest = skeleton
-    for index in range(len(answers)):
-        before, found, rest = rest.partition(make_sentinel(index))
-        if not found:
-            msg = f"{source}: the chat template does not write assistant turn {index + 1}; split or mend the row"
-            raise SampleError(msg)
-        pieces.append(before)
-    pieces.append(rest)
+    parts = SENTINELS.split(skeleton)
+    pieces, numbers = parts[::2], [int(number) for number in parts[1::2]]
+    if numbers != list(range(len(answers))):
+        number = next((at for at, number in enumerate(numbers) if number != at), len(numbers))
+        msg = f"{source}: the chat template does not write assistant turn {number + 1}; split or mend the row"
+        raise SampleError(msg)
     spans: list[Span] = []
     position = 0
     for index, answer in enumerate(answers):
@@ -99,23 +104,20 @@ def mask_completions(
     Raises:
         SampleError: A token joins characters on both sides of a boundary.
     """
-    candidates = [_boundaries(text, span) for span in spans]
-    prefixes = [text[:end] for starts, stop in candidates for end in (*starts, stop)]
-    ids, *prefix_ids = tokenize([text, *prefixes])
-    lengths = iter(len(prefix) if ids[: len(prefix)] == prefix else None for prefix in prefix_ids)
+    ids, starts = _settle_starts(text, spans, tokenize)
+    bounds = sorted({0, len(text), *starts, *(stop for _, stop in spans)})
+    places = _place_bounds(text, ids, bounds, tokenize)
     supervised = np.zeros(len(ids), dtype=np.bool_)
-    for (starts, _), span in zip(candidates, spans, strict=True):
-        found = [next(lengths) for _ in starts]
-        start = next((length for length in found if length is not None), None)
-        stop = next(lengths)
-        if start is None or stop is None:
-            side = "start" if start is None else "end"
+    for start, span in zip(starts, spans, strict=True):
+        first, last = places.get(start), places.get(span[1])
+        if first is None or last is None:
+            side = "start" if first is None else "end"
             msg = (
                 f"{source}: the {side} of {shorten(text[slice(*span)])!r} falls inside a token, joined with "
                 "the chat template's text; remove white space at the ends of the answer"
             )
             raise SampleError(msg)
-        supervised[start:stop] = True
+        supervised[first:last] = True
     return np.asarray(ids, dtype=np.int32), supervised
 
 
@@ -159,10 +161,55 @@ def expand_placeholders(
     return positions, placeholders
 
 
-def _boundaries(text: str, span: Span) -> tuple[list[int], int]:
-    start, stop = span
-    bare = len(text[:start].rstrip(" "))
-    return ([start] if bare == start else [start, bare]), stop
+def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> tuple[list[int], list[int]]:
+    """Tokenize the text, and say where each span begins: with its first character, or with the spaces before it."""
+    bares, end = [], 0
+    for start, stop in spans:
+        bare = start
+        while bare > end and text[bare - 1] == " ":
+            bare -= 1
+        bares.append(bare)
+        end = stop
+    ends = [0, *(stop for _, stop in spans)]
+    spaced = [number for number, (start, _) in enumerate(spans) if bares[number] < start]
+    windows = [text[ends[n] : stop] for n in spaced for stop in (spans[n][1], spans[n][0], bares[n])]
+    ids, *found = tokenize([text, *windows])
+    tried = zip(spaced, found[::3], found[1::3], found[2::3], strict=True)
+    starts = [start for start, _ in spans]
+    for number, whole, exact, spaces in tried:
+        if whole[: len(exact)] != exact and whole[: len(spaces)] == spaces:
+            starts[number] = bares[number]
+    return ids, starts
+
+
+def _place_bounds(text: str, ids: list[int], bounds: Sequence[int], tokenize: Tokenize) -> dict[int, int]:
+    """Say at which token each bound of a text stands; a bound inside a token has no place.
+
+    What stands before a bound has to tokenize alike on its own and with what follows. That is tried from one bound to
+    the next but one, so that the work grows with the text and not with its square; all pieces together have to be the
+    text's ids. Where they are not (a tokenizer that looks further), bounds are tried from the beginning of the text.
+    """
+    befores = [text[start:stop] for start, stop in itertools.pairwise(bounds)]
+    windows = [text[start:stop] for start, stop in zip(bounds, bounds[2:], strict=False)]
+    found = tokenize([*befores, *windows])
+    pieces, places, place = found[:1], {0: 0}, 0
+    for bound, before, window in zip(bounds[1:], found, found[len(befores) :], strict=False):
+        if window[: len(before)] != before:
+            exact = _place_from_the_beginning(text, ids, [bound], tokenize)
+            if not exact:
+                return {**places, bounds[-1]: len(ids)}
+            return _place_from_the_beginning(text, ids, bounds, tokenize)
+        place += len(pieces[-1])
+        places[bound] = place
+        pieces.append(window[len(before) :])
+    if list(itertools.chain.from_iterable(pieces)) != ids:
+        return _place_from_the_beginning(text, ids, bounds, tokenize)
+    return {**places, bounds[-1]: len(ids)}
+
+
+def _place_from_the_beginning(text: str, ids: list[int], bounds: Sequence[int], tokenize: Tokenize) -> dict[int, int]:
+    prefixes = tokenize([text[:bound] for bound in bounds])
+    return {bound: len(prefix) for bound, prefix in zip(bounds, prefixes, strict=True) if ids[: len(prefix)] == prefix}
 
 
 def _leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
@@ -199,13 +246,17 @@ def _find(tokens: IntArray, segment: IntArray, start: int, closing: int, opening
     Processors write text within images too (a line break after a row of tiles). Images begin alike and end alike, so
     the first place between such an end and such a beginning is preferred to the first place.
     """
-    width = len(segment)
-    if start + width >= len(tokens):
-        return None
-    windows = np.lib.stride_tricks.sliding_window_view(tokens[start:-1], width)
-    places = start + np.flatnonzero((windows == segment).all(axis=1))
-    between = places[(tokens[places - 1] == closing) & (tokens[places + width] == opening)]
-    return next((int(place) for place in (*between[:1], *places[:1])), None)
+    width, size, first = len(segment), SEARCH_LENGTH, None
+    while start + width < len(tokens):
+        stop = min(start + size, len(tokens) - width)
+        windows = np.lib.stride_tricks.sliding_window_view(tokens[start : stop - 1 + width], width)
+        places = start + np.flatnonzero((windows == segment).all(axis=1))
+        between = places[(tokens[places - 1] == closing) & (tokens[places + width] == opening)]
+        if len(between):
+            return int(between[0])
+        first = int(places[0]) if first is None and len(places) else first
+        start, size = stop, 2 * size
+    return first
 
 
 def shorten(text: str, width: int = 60) -> str:

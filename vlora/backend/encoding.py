@@ -323,7 +323,15 @@ class Encoder:
         return re.sub(f"{re.escape(self._image_token_text)}(?=[^\\s<])", lambda found: f"{found[0]} ", spelled)
 
     def _spell_spans(self, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        return [(len(self._spell(text[:start])), len(self._spell(text[:end]))) for start, end in spans]
+        """Say where spans of a text stand once its images are spelled."""
+        spelled, length, last = {}, 0, 0
+        for bound in sorted({bound for span in spans for bound in span}):
+            piece, after = text[last:bound], text[bound : bound + 1]
+            spelled[bound] = length + len(self._spell(piece))
+            # A space behind an image depends on what follows it.
+            length += len(self._spell(piece + after)) - len(after)
+            last = bound
+        return [(spelled[start], spelled[end]) for start, end in spans]
 
     @property
     def _image_token_text(self) -> str:

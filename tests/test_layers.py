@@ -15,6 +15,7 @@ RANKS = {
     "endings": 0,
     "blas": 0,
     "caching": 0,
+    "checksums": 0,
     "nofollow": 0,
     "signals": 0,
     "unforeseen": 0,

@@ -5,22 +5,28 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from . import checksums
 from .errors import CheckpointError
 from .nofollow import open_itself
 from .types import TrainState
 
 CONFIG_NAME = "adapter_config.json"
+OTHERWISE = "take another checkpoint, or make this one anew"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file under a hidden name beside `path`, then rename it: readers see the old file or the new one.
+
+    It is on the disk, and not only on its way there, before it is renamed, and under its name when this returns.
 
     Args:
         path: The file; its folder is made if need be.
@@ -35,7 +41,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     with _naming(path, partial):
         _remove(partial)
         write(partial)
+        sync(partial)
     partial.replace(path)
+    sync(path.parent)
 
 
 def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -54,12 +62,43 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
     partial.mkdir()
     with _naming(folder, partial):
         write(partial)
-    if not folder.exists():
+        for file in partial.iterdir():
+            sync(file)
+        sync(partial)
+    if folder.exists():
+        for file in sorted(partial.iterdir()):
+            file.replace(folder / file.name)
+        partial.rmdir()
+        sync(folder)
+    else:
         partial.replace(folder)
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file, or the names in a folder, would outlast a loss of power.
+
+    Raises:
+        OSError: It was not written. File systems that cannot say so of folders are believed.
+    """
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
         return
-    for file in sorted(partial.iterdir()):
-        file.replace(folder / file.name)
-    partial.rmdir()
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            # There fsync leaves it in the disk's own memory. Network drives know this command only.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -125,12 +164,14 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     try:
         return cast("tuple[dict[str, mx.array], dict[str, str]]", mx.load(str(path), return_metadata=True))
     except RuntimeError as error:
-        msg = f"{path}: cannot be read ({error}); take another checkpoint, or make this one anew"
+        msg = f"{path}: cannot be read ({error}); {OTHERWISE}"
         raise CheckpointError(msg) from None
 
 
 def save_state(path: Path, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
-    """Write a training state, from which a run goes on exactly.
+    """Write a training state, from which a run goes on exactly, and keep the one before it under `before(path)`.
+
+    A process that ends at any moment leaves a whole state under one of the two names.
 
     Args:
         path: The file.
@@ -138,31 +179,99 @@ def save_state(path: Path, state: TrainState, notes: Mapping[str, str] | None = 
         notes: What else is to be known of the run.
     """
     arrays = dict(tree_flatten(state._asdict()))
-    write_whole(path, lambda partial: mx.save_safetensors(str(partial), arrays, metadata=dict(notes or {})))
+    metadata = {**(notes or {}), **checksums.SEAL}
+
+    def write(partial: Path) -> None:
+        mx.save_safetensors(str(partial), arrays, metadata=metadata)
+        checksums.seal(partial)
+        # Only now, since what is there already may be all that there is.
+        sync(partial)
+        if path.is_file():
+            path.replace(before(path))
+
+    write_whole(path, write)
+
+
+def before(path: Path) -> Path:
+    """Name the training state before the newest one."""
+    return path.with_name(f"{path.stem}-before{path.suffix}")
+
+
+def has_state(path: Path) -> bool:
+    """Whether there is a training state to go on from, or was to be."""
+    return path.is_file() or before(path).is_file()
+
+
+@attrs.frozen
+class Found:
+    """A training state to go on from.
+
+    Attributes:
+        path: The file.
+        notes: What `save_state` was given.
+        damaged: Why a newer one was left out; None if there is none.
+    """
+
+    path: Path
+    notes: Mapping[str, str]
+    damaged: str | None = None
+
+
+def find_state(path: Path) -> Found:
+    """Find the newest training state that is whole: the one at `path`, or else the one before it.
+
+    Raises:
+        CheckpointError: There is none, or none is whole; each is named.
+    """
+    problems: list[str] = []
+    for candidate in (path, before(path)):
+        if not candidate.is_file():
+            continue
+        try:
+            notes = load_notes(candidate)
+        except CheckpointError as error:
+            problems.append(str(error))
+        else:
+            return Found(candidate, notes, problems[0] if problems else None)
+    if not problems:
+        _refuse_missing(path)
+    raise CheckpointError("\n  ".join(problems))
+
+
+def settle_state(found: Found, path: Path) -> None:
+    """Give the state that a run goes on from its name, `path`; a damaged one that stands there goes."""
+    if found.path != path:
+        found.path.replace(path)
+        sync(path.parent)
 
 
 def load_notes(path: Path) -> dict[str, str]:
-    """Read the notes that `save_state` was given.
+    """Read the notes that `save_state` was given, and see whether the file is what was written.
 
     Raises:
-        CheckpointError: There is no such file.
+        CheckpointError: There is no such file, or it is damaged.
     """
     _refuse_missing(path)
-    return _read(path)[1]
+    if checksums.is_damaged(path):
+        msg = f"{path}: cannot be read (its checksum is not that of its content); {OTHERWISE}"
+        raise CheckpointError(msg)
+    return {name: note for name, note in _read(path)[1].items() if name not in checksums.SEAL}
 
 
-def load_state(path: Path, like: TrainState) -> TrainState:
+def load_state(path: Path, like: TrainState, *, is_checked: bool = False) -> TrainState:
     """Read a training state.
 
     Args:
         path: As written by `save_state`.
         like: A state of the same run, which gives names, order and shapes: the file's order is another, and would
             cost a trace.
+        is_checked: Whether `find_state` or `load_notes` has just read all of it.
 
     Raises:
-        CheckpointError: No such file, or one of another run.
+        CheckpointError: No such file, one of another run, or a damaged one.
     """
-    _refuse_missing(path)
+    if not is_checked:
+        load_notes(path)
     found = read_arrays(path)
     expected: list[tuple[str, mx.array]] = list(tree_flatten(like._asdict()))
     names = {name for name, _ in expected}

@@ -100,8 +100,9 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         if compilation.announced is not None:
             yield compilation.announced
         data = open_data(recipe)
-        if resume:
-            check_goes_on(checkpoint.load_notes(paths.state), recipe, len(data.train), paths.state)
+        found = checkpoint.find_state(paths.state) if resume else None
+        if found is not None:
+            check_goes_on(found.notes, recipe, len(data.train), found.path)
         if (compiled := compilation.wait()) is not None:
             yield compiled
         with naming_shortage("loading the model"):
@@ -111,13 +112,13 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
             prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
             reader = Reader(recipe, data, workers, prepare, backbone.prepare_batch)
-            run = _Run(recipe, data, backbone, config, features, reader)
-            yield from run.go(resume=resume, should_stop=should_stop)
+            run = _Run(recipe, data, backbone, config, features, reader, found)
+            yield from run.go(should_stop=should_stop)
 
 
 def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
     message = f"what an earlier run, or somebody else, has left in {paths.folder} is in {earlier} now"
-    if (earlier / STATE_NAME).is_file():
+    if checkpoint.has_state(earlier / STATE_NAME):
         output = earlier / paths.weights.name if paths.is_adapter else earlier
         message += f", and goes on from there with --resume --set output.path={output}"
     return message
@@ -155,19 +156,20 @@ class _Run:
     config: Mapping[str, Any]
     features: Features
     reader: Reader
+    found: checkpoint.Found | None = None
 
     @property
     def paths(self) -> OutputPaths:
         return output_paths(self.recipe)
 
-    def go(self, *, resume: bool, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def go(self, *, should_stop: Callable[[], bool]) -> Iterator[Event]:
         train = self.recipe.train
         if not self.data.files.family.is_proven or train.batching == "packed":
             self._probe()
         optimizer = make_optimizer(self.recipe.optim)
         state = init_state(self.backbone, optimizer)
-        if resume:
-            state = checkpoint.load_state(self.paths.state, state)
+        if self.found is not None:
+            state = checkpoint.load_state(self.found.path, state, is_checked=True)
         first = int(state.step)
         course = self._plot(first)
         self._refuse_fewer(course.count_at(first), first)
@@ -184,7 +186,7 @@ class _Run:
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
         let_go(self.backbone)
-        metrics, notes = self._open_files(first if resume else None)
+        metrics, notes = self._open_files(first)
         started = self._describe(course, first)
         yield started
         metrics.write_start(started.device, first)
@@ -233,14 +235,21 @@ class _Run:
                 yield self._save(loop.state, self.paths.numbered(step), course)
         return step
 
-    def _open_files(self, after_step: int | None) -> tuple[Metrics, list[Noted]]:
+    def _open_files(self, first: int) -> tuple[Metrics, list[Noted]]:
         """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""
-        is_full = self.recipe.model.full_finetune
-        model_files = [file.name for file in backend.companions(self.data.files, NOT_A_MODELS)] if is_full else []
-        earlier = set_aside(self.recipe, model_files) if after_step is None else None
-        metrics = Metrics.open(self.paths.metrics, after_step)
+        found, notes = self.found, []
+        if found is not None:
+            checkpoint.settle_state(found, self.paths.state)
+            if found.damaged is not None:
+                notes.append(Noted(message=f"{found.damaged}; going on from the one before it, after step {first}"))
+        else:
+            is_full = self.recipe.model.full_finetune
+            model_files = [file.name for file in backend.companions(self.data.files, NOT_A_MODELS)] if is_full else []
+            if (earlier := set_aside(self.recipe, model_files)) is not None:
+                notes.append(Noted(message=_describe_earlier(self.paths, earlier)))
+        metrics = Metrics.open(self.paths.metrics, None if found is None else first)
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
-        return metrics, [] if earlier is None else [Noted(message=_describe_earlier(self.paths, earlier))]
+        return metrics, notes
 
     def _refuse_fewer(self, n_steps: int, first: int) -> None:
         if first > n_steps:
@@ -253,7 +262,7 @@ class _Run:
         train, data, n_rows = self.recipe.train, self.recipe.data, len(self.data.train)
         # Rows of a whole step at least: while it runs nothing else makes room for more.
         n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
-        found = checkpoint.load_notes(self.paths.state).get(PROGRESS) if first else None
+        found = self.found.notes.get(PROGRESS) if self.found is not None else None
         packed = plot_packed(self.recipe, n_rows, first, found)
         if packed is None:
             n_steps = count_steps(train, n_rows)
@@ -413,9 +422,11 @@ class _Run:
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
         progress = course.progress_at(int(state.step))
         notes = describe_run(self.recipe, len(self.data.train)) | ({} if progress is None else {PROGRESS: progress})
-        checkpoint.save_state(self.paths.state, state, notes)
-        # What goes on from here finds the features that this run has found, to the last bit.
+        # Whoever goes on from the state finds the features that this run has found, to the last bit, and its metrics.
         self.features.flush()
+        if self.paths.metrics.is_file():
+            checkpoint.sync(self.paths.metrics)
+        checkpoint.save_state(self.paths.state, state, notes)
         return Saved(path=path, step=int(state.step))
 
     def _finish(self, step: int, n_steps: int, loop: TrainLoop) -> Finished:

@@ -66,6 +66,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         custom_prompt_format=st.none() | prompt_formats,
         max_seq_length=st.integers(2, 10**6),
         train_on_completions=st.booleans(),
+        learn_end=st.booleans(),
         shuffle=st.just(shuffle),
         workers=st.none() | st.integers(0, 10**6),
         prefetch=counts,

@@ -36,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "data.custom_prompt_format": '{"user": "{q}"}',
     "data.max_seq_length": 100,
     "data.train_on_completions": True,
+    "data.learn_end": False,
     "data.shuffle": False,
     "data.valid_fraction": 0.1,
     "data.assistant_id": 5,

@@ -33,6 +33,13 @@ def make_sentinel(index: int) -> str:
     return f"\ue000{index}\ue001"
 
 
+def leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
+    """Give the token that ends an answer, with the spaces before it; empty if none begins what follows the answer."""
+    bare = text.lstrip(" ")
+    token = next((token for token in end_of_turn if token and bare.startswith(token)), None)
+    return "" if token is None else text[: len(text) - len(bare)] + token
+
+
 def locate_answers(
     text: str,
     skeleton: str,
@@ -75,7 +82,7 @@ def locate_answers(
                 "its tokens cannot be told from the template's, so the row cannot be masked"
             )
             raise SampleError(msg)
-        spans.append((start, end + len(_leading_end_of_turn(follows, end_of_turn))))
+        spans.append((start, end + len(leading_end_of_turn(follows, end_of_turn))))
         position = end
     if text[position:] != pieces[-1]:
         msg = f"{source}: the chat template adds text after the last turn that depends on the answers"
@@ -210,12 +217,6 @@ def _place_bounds(text: str, ids: list[int], bounds: Sequence[int], tokenize: To
 def _place_from_the_beginning(text: str, ids: list[int], bounds: Sequence[int], tokenize: Tokenize) -> dict[int, int]:
     prefixes = tokenize([text[:bound] for bound in bounds])
     return {bound: len(prefix) for bound, prefix in zip(bounds, prefixes, strict=True) if ids[: len(prefix)] == prefix}
-
-
-def _leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
-    bare = text.lstrip(" ")
-    token = next((token for token in end_of_turn if token and bare.startswith(token)), None)
-    return "" if token is None else text[: len(text) - len(bare)] + token
 
 
 def _match_segments(segments: Sequence[IntArray], expanded: IntArray) -> list[int] | None:

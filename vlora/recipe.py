@@ -61,6 +61,8 @@ class DataSection:
         custom_prompt_format: JSON of messages with {image}, {question}, {answer} or other columns.
         max_seq_length: Tokens of a row at most; text beyond is cut, images never.
         train_on_completions: Learn the assistant's turns only.
+        learn_end: End answers with the token at which generation ends where the chat template does not end them; false
+            leaves them as the template writes them.
         shuffle: Draw a new order every epoch.
         valid_path: Other rows to validate on.
         valid_split: Another split of `path` to validate on.
@@ -80,6 +82,7 @@ class DataSection:
     custom_prompt_format: str | None = _key(None, checks.prompt_format)
     max_seq_length: int = _key(2048, checks.at_least(2))
     train_on_completions: bool = _key(default=False)
+    learn_end: bool = _key(default=True)
     shuffle: bool = _key(default=True)
     valid_path: str | None = _key(None, checks.non_empty)
     valid_split: str | None = _key(None, checks.non_empty)

@@ -24,6 +24,7 @@ from .identity import preparation_digest
 from .images import ImageContent, decode_image, read_image, with_budget
 from .processors import on_host, settle_tokenizer, to_host, token_ids
 from .remembering import Processed, RowMemory
+from .stops import Ending, find_ending, find_stop_ids, write_stops
 from .templates import (
     PLAIN_TEMPLATE,
     ContentStyle,
@@ -55,6 +56,7 @@ class Encoder:
         image_token: The text that stands for an image in what the processor is given.
         image_id: The token that stands for one in what the model is given; negative if it is not of the vocabulary.
         data: The recipe's section.
+        stop_ids: The tokens at which generation ends.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
         preparation: Stands for all that decides what an image becomes before the tower; in the keys of images.
         memory: Remembers rows whose images need not be looked at again; None to look at all.
@@ -67,10 +69,12 @@ class Encoder:
     image_token: str
     image_id: int
     data: DataSection
+    stop_ids: tuple[int, ...] = ()
     max_pixels: int | None = None
     preparation: str = ""
     memory: RowMemory | None = None
     _style: ContentStyle | None = attrs.field(default=None, init=False)
+    _ending: Ending | None = attrs.field(default=None, init=False)
     _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
     def __call__(self, sample: Sample) -> Example:
@@ -92,7 +96,7 @@ class Encoder:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
         contents = self._read_images(sample)
-        text, spans = self._render(sample)
+        text, spans = self._render(self._without_ends(sample))
         if text.count(self.image_token) != len(contents):
             msg = (
                 f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
@@ -248,7 +252,46 @@ class Encoder:
         n_system = sum(turn.role == "system" for turn in turns)
         return not n_system or self._apply(marked, source, prompt=prompt).count(sentinel) == n_system
 
+    def _find_ending(self) -> Ending:
+        """Find out, once, how answers are ended."""
+        if self._ending is None:
+            self._ending = Ending()
+            if self.data.learn_end:
+                after_last, after_earlier = self._write_after_answers()
+                stops = write_stops(self.stop_ids, self.tokenizer)
+                self._ending = find_ending(after_last, after_earlier, stops, self._end_of_turn_tokens)
+        return self._ending
+
+    def _without_ends(self, sample: Sample) -> Sample:
+        """Leave out ends that a row has written behind its answers, where they are going to be written."""
+        ending = self._find_ending()
+        return attrs.evolve(sample, turns=tuple(_strip_end(turn, ending.each or ending.last) for turn in sample.turns))
+
+    def _write_after_answers(self) -> tuple[str, str]:
+        """Give what the template writes behind the last answer, and behind one that a question follows."""
+        question, answer, other, last = (make_sentinel(number) for number in range(4))
+        turns = [Turn("user", (ImageSlot(0), question)), Turn("assistant", (answer,))]
+        more = [*turns, Turn("user", (other,)), Turn("assistant", (last,))]
+        after_last = self._write(turns, "a short conversation").rpartition(answer)[2]
+        try:
+            text = self._write(more, "a long conversation")
+        except SampleError:
+            # A template of one question and its answer.
+            return after_last, ""
+        return after_last, text.partition(answer)[2].partition(other)[0]
+
     def _apply(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> str:
+        """Render a conversation, every answer ended."""
+        ending, last = self._find_ending(), len(turns) - 1
+        ends = [ending.each + ending.last * (number == last) for number in range(len(turns))]
+        ended = [_end_turn(turn, end) for turn, end in zip(turns, ends, strict=True)]
+        text = self._write(ended, source, prompt=prompt)
+        if prompt or not turns or turns[-1].role != "assistant":
+            return text
+        # White space behind an end that the template does not know says nothing.
+        return text.rstrip() + ending.closing if ends[-1] or ending.closing else text
+
+    def _write(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> str:
         messages = [write_message(turn, self._content_style()) for turn in turns]
         try:
             return render(self.template or PLAIN_TEMPLATE, messages, self._template_names, prompt=prompt)
@@ -266,7 +309,9 @@ class Encoder:
         """List the special tokens an answer can end with, the longest first."""
         added = self.tokenizer.added_tokens_decoder.values()
         texts = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        # GPT-2's vocabulary has one token for both ends of a text.
         texts -= {self.image_token, self.tokenizer.bos_token}
+        texts |= set(write_stops(self.stop_ids, self.tokenizer))
         # Cohere's answers end with two tokens; generation stops at the second.
         texts |= {text + str(self.tokenizer.eos_token) for text in texts if self.tokenizer.eos_token}
         return sorted(texts, key=len, reverse=True)
@@ -477,6 +522,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         image_token=str(image_token),
         image_id=int(image_id),
         data=data,
+        stop_ids=find_stop_ids(config, processor, tokenizer),
         max_pixels=max_pixels,
         preparation=preparation_digest(processor, data, max_pixels),
     )
@@ -495,6 +541,18 @@ def _refuse_unrendered(sample: Sample) -> None:
 
 def _has_unlearned(sample: Sample) -> bool:
     return not all(turn.learned for turn in sample.turns)
+
+
+def _end_turn(turn: Turn, end: str) -> Turn:
+    """Write an end behind an answer."""
+    return attrs.evolve(turn, parts=(turn.text + end,)) if end and turn.role == "assistant" else turn
+
+
+def _strip_end(turn: Turn, end: str) -> Turn:
+    text = turn.text.rstrip()
+    if not end or turn.role != "assistant" or not text.endswith(end):
+        return turn
+    return attrs.evolve(turn, parts=(text.removesuffix(end),))
 
 
 def cut(example: Example, max_tokens: int) -> Example:

@@ -21,6 +21,7 @@ RANKS = {
     "unforeseen": 0,
     "nvrtc": 1,
     "portions": 1,
+    "rules": 1,
     "types": 1,
     "structuring": 0,
     "checks": 1,
@@ -75,6 +76,7 @@ RANKS = {
     "__main__": 14,
 }
 PURE = (
+    "rules",
     "redaction",
     "inline",
     "liveness",

@@ -32,6 +32,7 @@ from .prefetch import Workers, count_workers
 from .reading import Reader
 from .recipe import Recipe, dump_recipe
 from .resuming import check_goes_on, describe_run
+from .rules import NOTE, Rules, parse_rules
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
 from .shortage import explain_shortage
@@ -100,9 +101,10 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         if compilation.announced is not None:
             yield compilation.announced
         data = open_data(recipe)
-        found = checkpoint.find_state(paths.state) if resume else None
+        found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
         if found is not None:
             check_goes_on(found.notes, recipe, len(data.train), found.path)
+            rules = parse_rules(found.notes.get(NOTE), found.path)
         if (compiled := compilation.wait()) is not None:
             yield compiled
         with naming_shortage("loading the model"):
@@ -112,7 +114,7 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
             prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
             reader = Reader(recipe, data, workers, prepare, backbone.prepare_batch)
-            run = _Run(recipe, data, backbone, config, features, reader, found)
+            run = _Run(recipe, data, backbone, config, features, reader, found, rules)
             yield from run.go(should_stop=should_stop)
 
 
@@ -157,6 +159,7 @@ class _Run:
     features: Features
     reader: Reader
     found: checkpoint.Found | None = None
+    rules: Rules = Rules()
 
     @property
     def paths(self) -> OutputPaths:
@@ -174,7 +177,7 @@ class _Run:
         course = self._plot(first)
         self._refuse_fewer(course.count_at(first), first)
         loop = TrainLoop(
-            make_recipe_step(self.recipe, self.backbone, optimizer, state),
+            make_recipe_step(self.recipe, self.backbone, optimizer, state, rules=self.rules),
             state,
             lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim),
             # The first one too: how long it took is told when it is over, not when the next shape is traced.
@@ -421,7 +424,9 @@ class _Run:
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
         progress = course.progress_at(int(state.step))
-        notes = describe_run(self.recipe, len(self.data.train)) | ({} if progress is None else {PROGRESS: progress})
+        notes = describe_run(self.recipe, len(self.data.train)) | {NOTE: self.rules.dumps()}
+        if progress is not None:
+            notes[PROGRESS] = progress
         # Whoever goes on from the state finds the features that this run has found, to the last bit, and its metrics.
         self.features.flush()
         if self.paths.metrics.is_file():

@@ -17,6 +17,7 @@ from .optimizers import rate_factors
 from .outputs import output_paths
 from .recipe import Recipe
 from .rows import Rows, read_rows
+from .rules import Rules
 from .steps import TrainStep, make_train_step
 from .types import TrainState
 
@@ -165,6 +166,7 @@ def make_recipe_step(
     optimizer: optim.Optimizer,
     state: TrainState,
     *,
+    rules: Rules | None = None,
     compiled: bool = True,
 ) -> TrainStep:
     """Make the training step as the recipe has it.
@@ -174,6 +176,7 @@ def make_recipe_step(
         backbone: As `open_model` returns it.
         optimizer: As `make_optimizer` makes it.
         state: Names the trained parameters; not kept.
+        rules: As for `make_train_step`.
         compiled: As for `make_train_step`.
 
     Raises:
@@ -189,6 +192,7 @@ def make_recipe_step(
         checkpoint_every=train.checkpoint_every,
         checkpoint_part=train.checkpoint_part,
         seed=train.seed,
+        rules=rules,
         compiled=compiled,
     )
 

@@ -10,6 +10,7 @@ The model is a `Backbone`: its module holds the frozen weights, and the trained 
 here has bound them. After every call it is as it was before.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from .adapters import lora_layers, used_types
 from .losses import LossFn, loss_fn
 from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm
 from .recompute import CheckpointPart, checkpointed
+from .rules import Rules
 from .types import Batch, StepOutput, TrainState, Tree
 
 Params = dict[str, mx.array]
@@ -155,6 +157,31 @@ def dropout_keys(module: nn.Module, key: mx.array | None) -> Iterator[None]:
             layer._dropout_key = None  # noqa: SLF001
 
 
+MakeKey = Callable[[int, mx.array], mx.array]
+"""Makes the random key of a microbatch from its number and i32[], the steps done: u32[2]."""
+
+
+def key_of_some_bits(seed: int) -> MakeKey:
+    """Make keys as older runs do: seeds that differ by a multiple of 2**20 share them, and so do neighbours of more
+    than 4096 microbatches."""
+    return lambda index, step: mx.stack([mx.array(seed * 4096 + index), step]).astype(mx.uint32)
+
+
+def key_of_all(seed: int) -> MakeKey:
+    """Make keys that differ for every microbatch of every step, and for every seed: each begins at a place of its own.
+
+    The place is a digest of the seed, 64 bits; that two of 10,000 seeds have places so close that one's steps come
+    upon those of the other is less likely than 1 in 10**5.
+    """
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
+    place = [int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")]
+    return lambda index, step: mx.array(place, dtype=mx.uint32) + mx.stack([mx.array(index), step]).astype(mx.uint32)
+
+
+KEYS: Mapping[int, Callable[[int], MakeKey]] = {1: key_of_some_bits, 2: key_of_all}
+"""By the version of the rule `dropout_keys`."""
+
+
 HEAD_BYTES = 160_000_000
 """Of logits that there are at once, if they are float32, beyond which the head goes on in chunks; their gradient takes
 as much. On an H100 chunks of twice as many places are no faster."""
@@ -266,6 +293,7 @@ def make_train_step(
     checkpoint_every: int = 1,
     checkpoint_part: CheckpointPart = "layer",
     seed: int = 0,
+    rules: Rules | None = None,
     compiled: bool = True,
 ) -> TrainStep:
     """Make the training step.
@@ -285,6 +313,7 @@ def make_train_step(
         checkpoint_every: With it: of every k-th layer only.
         checkpoint_part: With it: of whole layers, or of their MLPs only.
         seed: With the step's number it fixes the dropout; nothing random is carried from step to step.
+        rules: Which versions of what has changed the step follows; the newest if not given.
         compiled: False runs the same code eagerly.
 
     Returns:
@@ -292,7 +321,8 @@ def make_train_step(
         the device.
     """
     recomputed = backbone.recomputed(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ())
-    return _TrainStep(backbone, optimizer, loss, max_grad_norm, rate_factors or {}, recomputed, seed, compiled)
+    make_key = KEYS[(rules or Rules()).dropout_keys](seed)
+    return _TrainStep(backbone, optimizer, loss, max_grad_norm, rate_factors or {}, recomputed, make_key, compiled)
 
 
 class _TrainStep:
@@ -304,7 +334,7 @@ class _TrainStep:
         max_grad_norm: float | None,
         rate_factors: Mapping[str, float],
         recomputed: tuple[Sequence[nn.Module], Sequence[nn.Module]],
-        seed: int,
+        make_key: MakeKey,
         compiled: bool,
     ) -> None:
         self.n_traces = 0
@@ -314,7 +344,7 @@ class _TrainStep:
         self._max_grad_norm = max_grad_norm
         self._rate_factors = rate_factors
         self._recomputed, self._recomputed_in_tower = recomputed
-        self._seed = seed
+        self._make_key = make_key
         self._embed_names = backbone.embed_names()
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
         self._packing = Packing({})
@@ -337,7 +367,7 @@ class _TrainStep:
         for index, batch in enumerate(batches):
             with bound(self._backbone.module, embed_params):
                 features, others = self._backbone.embed(batch)
-                key = mx.stack([mx.array(self._seed * 4096 + index), state.step]).astype(mx.uint32)
+                key = self._make_key(index, state.step)
                 (nll, n), gradients, cotangents = self._gradients(
                     given, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
                 )

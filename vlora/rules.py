@@ -1,0 +1,52 @@
+"""Rules of training that have changed: a run that goes on keeps those that it began with.
+
+A field for each rule, whose default is the newest version; the first one is 1. What reads a rule keeps all versions of
+it, so that a training state of any age goes on to the bit as it began.
+"""
+
+import json
+
+import attrs
+
+from .errors import CheckpointError
+
+FIRST = 1
+"""The version that a rule has in a training state that does not speak of it."""
+
+NOTE = "rules"
+"""The rules' name among the notes of a training state."""
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """Which version of each rule a run follows.
+
+    Attributes:
+        dropout_keys: How the random keys of dropout are made. 1: of the seed's lowest 20 bits, so that seeds as far
+            apart share theirs. 2: of all of the seed.
+    """
+
+    dropout_keys: int = 2
+
+    def dumps(self) -> str:
+        """Write them as a note of a training state."""
+        return json.dumps(attrs.asdict(self))
+
+
+def parse_rules(note: str | None, where: object) -> Rules:
+    """Read the rules that a training state follows.
+
+    Args:
+        note: As `Rules.dumps` made it; None if the state has none, as older ones.
+        where: The training state, for the error.
+
+    Raises:
+        CheckpointError: A rule is newer than this vlora.
+    """
+    found = {} if note is None else json.loads(note)
+    newest = attrs.asdict(Rules())
+    for name, version in found.items():
+        if not isinstance(version, int) or not FIRST <= version <= newest.get(name, 0):
+            msg = f"{where}: follows version {version} of the rule {name!r}, which this vlora does not know; update it"
+            raise CheckpointError(msg)
+    return Rules(**{name: found.get(name, FIRST) for name in newest})

@@ -1,10 +1,12 @@
 """Going on: with the same recipe and rows only, but for what the steps do not depend on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import pytest
 
@@ -16,6 +18,7 @@ from vlora.errors import CheckpointError
 from vlora.outputs import METRICS_NAME, STATE_NAME
 from vlora.recipe import all_keys
 from vlora.resuming import FREE, check_goes_on, describe_run
+from vlora.rules import FIRST, NOTE, Rules, parse_rules
 from vlora.types import TrainState
 
 CheckpointFactory = Callable[[str], Path]
@@ -238,3 +241,40 @@ def test_metrics_of_a_run_that_was_killed(checkpoint: CheckpointFactory, tmp_pat
         CheckpointError, match=r"metrics\.jsonl: line 1 is not one of a run's metrics: 'what is this\?'"
     ):
         run(recipe, resume=True)
+
+
+def test_rules_come_back() -> None:
+    """What a state says of its rules is read again; one that says nothing follows the first version of each."""
+    names = list(attrs.asdict(Rules()))
+    assert parse_rules(Rules().dumps(), "state") == Rules()
+    assert attrs.asdict(parse_rules(None, "state")) == dict.fromkeys(names, FIRST)
+    assert attrs.asdict(parse_rules("{}", "state")) == dict.fromkeys(names, FIRST)
+    assert parse_rules('{"dropout_keys": 1}', "state").dropout_keys == 1
+    for note in ('{"dropout_keys": 1000}', '{"dropout_keys": 0}', '{"dropout_keys": "2"}', '{"of_the_future": 2}'):
+        with pytest.raises(CheckpointError, match=r"^out/state: follows version .* of the rule '(dropout|of_the)"):
+            parse_rules(note, "out/state")
+
+
+def test_an_older_state_goes_on_with_its_rules(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """A state without rules goes on with the old keys of dropout, and so does what goes on from that."""
+    rows, out = write_rows(tmp_path, "rows"), tmp_path / "out"
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, out, lora__dropout=0.5, train__seed=3, train__iters=4)
+    calls = iter([False, True])
+    new = losses(run(recipe, should_stop=lambda: next(calls)))
+    state = out / STATE_NAME
+    assert parse_rules(load_notes(state)[NOTE], state) == Rules()
+    arrays, notes = mx.load(str(state)), load_notes(state)
+    del notes[NOTE]
+    mx.save_safetensors(str(state), arrays, metadata=notes)
+    older = shutil.copytree(out, tmp_path / "older")
+    going_on = losses(run(recipe, resume=True))
+    assert parse_rules(load_notes(state)[NOTE], state).dropout_keys == FIRST
+
+    calls = iter([True])
+    in_parts = attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=str(older)))
+    parts = losses(run(in_parts, resume=True, should_stop=lambda: next(calls))) + losses(run(in_parts, resume=True))
+    straight = make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "new", lora__dropout=0.5, train__seed=3, train__iters=4
+    )
+    assert parts == going_on
+    assert new + going_on != losses(run(straight))

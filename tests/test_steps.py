@@ -26,7 +26,7 @@ from vlora import (
 )
 from vlora.backend.embedding import call_language_model, embed_alone
 from vlora.backend.families import FAMILIES, describe_family
-from vlora.steps import bound
+from vlora.steps import KEYS, bound
 
 PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
 GENERIC = tuple(name for name in BUILT if name not in PROVEN)
@@ -246,6 +246,22 @@ def test_dropout_depends_on_seed_and_step_alone(checkpoint: CheckpointFactory) -
     assert loss(seed=1)[0] != pytest.approx(first[0], rel=1e-5)
     assert loss(step=1)[0] != pytest.approx(first[0], rel=1e-5)
     assert nll(trainable, batch) != pytest.approx(first[0], rel=1e-5)
+
+
+def test_dropout_keys_differ() -> None:
+    """For every seed, step and microbatch, also where seeds' lowest bits are equal; the old rule stays as it was."""
+    seeds = [0, 1, 2, 2**20, 2**20 + 1, 2**32, 2**40, 2**52, 2**62, 2**63 - 1]
+    steps, microbatches = [0, 1, 2, 1000, 2**31 - 1], [0, 1, 2, 4095, 4096, 4097]
+
+    def keys(version: int, seeds: list[int]) -> list[tuple[int, ...]]:
+        made = [KEYS[version](seed) for seed in seeds]
+        found = [key(index, mx.array(step)) for key in made for step in steps for index in microbatches]
+        assert {(key.dtype, key.shape) for key in found} == {(mx.uint32, (2,))}
+        return [tuple(key.tolist()) for key in found]
+
+    assert len(set(keys(2, seeds))) == len(seeds) * len(steps) * len(microbatches)
+    assert keys(1, [0]) == keys(1, [2**20])
+    assert keys(1, [3])[:2] == [(3 * 4096, 0), (3 * 4096 + 1, 0)]
 
 
 def test_one_trace_per_bucket(checkpoint: CheckpointFactory) -> None:

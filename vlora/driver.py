@@ -158,8 +158,8 @@ class _Run:
     config: Mapping[str, Any]
     features: Features
     reader: Reader
-    found: checkpoint.Found | None = None
-    rules: Rules = Rules()
+    found: checkpoint.Found | None
+    rules: Rules
 
     @property
     def paths(self) -> OutputPaths:

@@ -162,8 +162,7 @@ MakeKey = Callable[[int, mx.array], mx.array]
 
 
 def key_of_some_bits(seed: int) -> MakeKey:
-    """Make keys as older runs do: seeds that differ by a multiple of 2**20 share them, and so do neighbours of more
-    than 4096 microbatches."""
+    """Make keys as older runs do: seeds that differ by a multiple of 2**20 share them."""
     return lambda index, step: mx.stack([mx.array(seed * 4096 + index), step]).astype(mx.uint32)
 
 

@@ -70,6 +70,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         shuffle=st.just(shuffle),
         workers=st.none() | st.integers(0, 10**6),
         prefetch=counts,
+        allow_urls=st.booleans(),
         on_bad_row=st.sampled_from(["raise", "skip"]),
         assistant_id=st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},

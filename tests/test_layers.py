@@ -23,6 +23,7 @@ RANKS = {
     "portions": 1,
     "rules": 1,
     "types": 1,
+    "urls": 1,
     "structuring": 0,
     "checks": 1,
     "exponentials": 1,

@@ -33,6 +33,7 @@ DEFAULTS = {
     "data.valid_path": None,
     "data.valid_split": None,
     "data.on_bad_row": "raise",
+    "data.allow_urls": False,
     "data.assistant_id": 77091,
     "lora.rank": 8,
     "lora.alpha": 16.0,

@@ -12,6 +12,7 @@ SECRETS = [
     ("https://a.org/?sig=5ec12e7#frag5ec12e7", "https://a.org/?***#***"),
     ("http://user:5ec12e7@a.org/cat.png", "http://***@a.org/cat.png"),
     ("s3://5ec12e7@bucket/cat.png", "s3://***@bucket/cat.png"),
+    ("http://web.archive.org/x/http://u:5ec12e7@a.org/b?c=5ec12e7", "http://web.archive.org/x/http://***@a.org/b?***"),
     ("HTTPS://A.org/b?k=5ec12e7", "HTTPS://A.org/b?***"),
     ("https://hf.co/hf_5ec12e7AbCdEfGhIjKl/x.png", "https://hf.co/***/x.png"),
     ("authorization: Bearer 5ec12e75ec12e7", "authorization: Bearer ***"),

@@ -461,7 +461,13 @@ class _Run:
             try:
                 sample = rows[number]
                 images = [
-                    backend.open_image(image, sample.source, section.image_resize_shape, section.max_pixels)
+                    backend.open_image(
+                        image,
+                        sample.source,
+                        section.image_resize_shape,
+                        section.max_pixels,
+                        allow_urls=section.allow_urls,
+                    )
                     for image in sample.images[:1]
                 ]
             except SampleError:

@@ -6,6 +6,8 @@ A name comes from a data set. It may lead to a pipe that nobody writes to, to a 
 import errno
 import os
 import stat
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +24,9 @@ _KINDS = (
 
 
 def expand(name: str | Path) -> Path:
-    """Give a path with its "~" replaced; one of a user who is not known is a name like any other."""
+    """Give a path with its "~" replaced, or that of a file:// address; an unknown user's is a name like any other."""
+    if isinstance(name, str) and name[:7].lower() == "file://":
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(name).path))
     try:
         return Path(name).expanduser()
     except RuntimeError:

@@ -68,6 +68,7 @@ class DataSection:
         valid_split: Another split of `path` to validate on.
         valid_fraction: A share of the rows to hold out and validate on.
         on_bad_row: "raise" stops at a row that cannot be learned from, "skip" counts and reports it.
+        allow_urls: Fetch images behind http and https addresses of the public internet.
         assistant_id: Token id that begins an answer; only for tokenizers without a chat template.
         workers: Threads that read and encode rows while the device works; 0 does it between the steps. Without a number
             half of the processor's cores, at least 2 and at most 8.
@@ -88,6 +89,7 @@ class DataSection:
     valid_split: str | None = _key(None, checks.non_empty)
     valid_fraction: float = _key(0.0, checks.fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
+    allow_urls: bool = _key(default=False)
     assistant_id: int = _key(77091, checks.at_least(0))
     workers: int | None = _key(None, checks.at_least(0))
     prefetch: int = _key(2, checks.at_least(1))

@@ -68,7 +68,9 @@ def _hide_in_url(found: re.Match[str]) -> str:
     user = "" if found["user"] is None else f"{HIDDEN}@"
     query = f"?{HIDDEN}" if found["query"] else ""
     fragment = f"#{HIDDEN}" if found["fragment"] else ""
-    return f"{found['scheme']}{user}{found['place']}{query}{fragment}"
+    # An address may hold another one.
+    place = _URL.sub(_hide_in_url, found["place"])
+    return f"{found['scheme']}{user}{place}{query}{fragment}"
 
 
 def _shorten_line(line: str) -> str:

@@ -38,6 +38,7 @@ FREE = frozenset(
         "features.path",
         # No row of the steps that were done was any other: a run that raises has met no bad one.
         "data.on_bad_row",
+        "data.allow_urls",
     }
 )
 """Keys that may change when a run goes on: what it learns from a row, and when, does not depend on them."""

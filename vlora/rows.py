@@ -20,6 +20,7 @@ from .recipe import DataSection
 from .samples import Row, format_sample
 from .tables import open_table
 from .types import Sample
+from .urls import is_url
 
 FILE_READERS = {
     ".jsonl": "json",
@@ -89,9 +90,9 @@ def beside(image: Any, folder: Path) -> Any:
     """Resolve a relative image path against the folder of the file that names it; addresses and base64 stay."""
     if isinstance(image, dict) and image.get("bytes") is None:
         image = image.get("path")
-    if isinstance(image, str) and "://" not in image and not is_inline(image):
+    if isinstance(image, str) and not is_url(image) and not is_inline(image):
         path = folder / expand(image)
-        return str(path) if is_file(path) or not is_file(image) else image
+        return str(path) if is_file(path) or not is_file(expand(image)) else image
     return image
 
 

@@ -154,7 +154,7 @@ class Encoder:
         return [self._decode(content, sample.source) for content in contents]
 
     def _read_images(self, sample: Sample, n_images: int | None = None) -> list[ImageContent]:
-        return [read_image(image, sample.source) for image in sample.images[:n_images]]
+        return [read_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images[:n_images]]
 
     def _decode(self, content: ImageContent, source: str) -> Image.Image:
         return decode_image(content, source, self.data.image_resize_shape, self.max_pixels)

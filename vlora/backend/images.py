@@ -14,6 +14,7 @@ from ..errors import SampleError
 from ..files import check_length, expand, open_regular, read_regular
 from ..inline import decode_inline, is_inline
 from ..redaction import shorten_name
+from ..urls import fetch, is_url
 from .decoding import decode
 from .decoding import read_size as read_header
 from .features import digest
@@ -34,12 +35,13 @@ class ImageContent:
     digest: str
 
 
-def read_image(image: Any, source: str) -> ImageContent:
+def read_image(image: Any, source: str, *, allow_urls: bool = False) -> ImageContent:
     """Read an image, without decoding it: who decodes it later sees the same, whatever becomes of the file.
 
     Args:
         image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
         source: The row, for errors.
+        allow_urls: Whether images behind addresses are fetched.
 
     Raises:
         SampleError: There is no such file, or nothing that an image can be read from.
@@ -51,7 +53,7 @@ def read_image(image: Any, source: str) -> ImageContent:
         if isinstance(image, Image.Image):
             upright = decode(image)
             return ImageContent(name, upright, digest([str(upright.size).encode(), upright.tobytes()]))
-        data = _image_bytes(image)
+        data = _image_bytes(image, allow_urls=allow_urls)
         return ImageContent(name, data, digest([data]))
     except (OSError, ValueError, TypeError) as error:
         # An error of the system names the file again, at any length.
@@ -88,10 +90,15 @@ def decode_image(
 
 
 def open_image(
-    image: Any, source: str, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
+    image: Any,
+    source: str,
+    resize_shape: tuple[int, int] | None = None,
+    max_pixels: int | None = None,
+    *,
+    allow_urls: bool = False,
 ) -> Image.Image:
     """Read an image and decode it; see `read_image` and `decode_image`."""
-    return decode_image(read_image(image, source), source, resize_shape, max_pixels)
+    return decode_image(read_image(image, source, allow_urls=allow_urls), source, resize_shape, max_pixels)
 
 
 def read_size(
@@ -111,7 +118,7 @@ def read_size(
         return resize_shape[1], resize_shape[0]
     if isinstance(image, Mapping):
         image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
-    if isinstance(image, str) and "://" in image:
+    if isinstance(image, str) and is_url(image):
         return None
     try:
         if isinstance(image, Image.Image):
@@ -173,10 +180,10 @@ def _open_stream(image: Any) -> BinaryIO:
     """Open what a header can be read from, without reading more."""
     if isinstance(image, (str, Path)) and not (isinstance(image, str) and is_inline(image)):
         return open_regular(expand(image))
-    return io.BytesIO(_image_bytes(image))
+    return io.BytesIO(_image_bytes(image, allow_urls=False))
 
 
-def _image_bytes(image: Any) -> bytes:
+def _image_bytes(image: Any, *, allow_urls: bool) -> bytes:
     if isinstance(image, bytes):
         check_length(len(image))
         return image
@@ -184,17 +191,12 @@ def _image_bytes(image: Any) -> bytes:
         # Four characters are three bytes.
         check_length(len(image) // 4 * 3)
         return decode_inline(image)
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        from mlx_vlm.utils import load_image
-
-        return _as_png(load_image(image))
+    if isinstance(image, str) and is_url(image):
+        if not allow_urls:
+            msg = "it is an address, and nothing is fetched without leave; set data.allow_urls = true, or download it"
+            raise ValueError(msg)
+        return fetch(image)
     if isinstance(image, (str, Path)):
         return read_regular(expand(image))
     msg = "expected a path, a URL, bytes or a PIL image"
     raise TypeError(msg)
-
-
-def _as_png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()

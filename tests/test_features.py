@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from vlora.backend import (
     describe_family,
     features_digest,
     find_model,
+    identity,
     load_processor,
     make_encoder,
 )
@@ -384,7 +386,7 @@ def test_the_folder_is_of_the_weights(family: str, checkpoint: CheckpointFactory
     backbone = subject.backbone
 
     def digest(config: dict[str, Any]) -> str:
-        return features_digest(backbone.feature_weights(), config)
+        return features_digest(backbone.module, backbone.feature_weights(), config)
 
     before = digest({"a": 1})
     params = dict(tree_flatten(backbone.module.parameters()))
@@ -401,6 +403,36 @@ def test_the_folder_is_of_the_weights(family: str, checkpoint: CheckpointFactory
     backbone.module.load_weights([(own, mx.array(changed))], strict=False)
     assert digest({"a": 1}) != before
     assert any("embed_tokens" in name for name in weights) == (family != "qwen3_vl")
+
+
+def test_the_folder_is_of_the_code(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line changed in any module that features go through is another folder, whatever its version says."""
+    backbone = make_trainable(checkpoint("qwen3_vl")).backbone
+    read = Path.read_bytes
+
+    def digest() -> str:
+        identity._code.cache_clear()
+        return features_digest(backbone.module, backbone.feature_weights(), {})
+
+    before = digest()
+    family = ("mlx_vlm.models.qwen3_vl.vision", "mlx_vlm.models.qwen3_vl.config", "mlx_vlm.models.base")
+    for name in ("vlora.exponentials", "vlora.backend.grids", "mlx.nn.layers.linear", *family):
+        changed = Path(str(sys.modules[name].__file__))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda path, changed=changed: read(path) + b"#" * (path == changed))
+            assert digest() != before, name
+    assert digest() == before
+    monkeypatch.setenv("MLX_ENABLE_TF32", "another")
+    assert digest() != before
+
+
+def test_preparation_is_of_the_processors_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own file, and of those of the classes above it and of its parts."""
+    part = SimpleNamespace(image_processor=Slotted(1))
+    before = preparation_digest(part, DataSection(path="x"), None)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "test_features.py"))
+    assert preparation_digest(part, DataSection(path="x"), None) != before
 
 
 def test_only_arrays_are_kept(checkpoint: CheckpointFactory) -> None:

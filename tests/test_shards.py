@@ -1,5 +1,6 @@
 """Entries on disk: bit for bit, under a budget, shared by runs, and never trusted when broken."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.backend import Shards, shards
+from vlora.backend import Shards, shardfiles, shards
 
 TOWER, OTHER = "a" * 40, "b" * 40
 AN_HOUR_AGO = 2 * shards.LEFT_ALONE_S
-DTYPES = [mlx for mlx, _ in shards.TYPES.values()]
+DTYPES = [mlx for mlx, _ in shardfiles.TYPES.values()]
 
 
 def opened(folder: Path, budget: int = 10**9, **options: Any) -> Shards:
@@ -38,7 +39,7 @@ def is_equal(found: dict[str, mx.array] | None, expected: dict[str, mx.array]) -
         and all(
             found[name].dtype == value.dtype
             and found[name].shape == value.shape
-            and shards.array_bytes(found[name]) == shards.array_bytes(value)
+            and shardfiles.array_bytes(found[name]) == shardfiles.array_bytes(value)
             for name, value in expected.items()
         )
     )
@@ -122,12 +123,13 @@ def test_runs_share_a_folder(tmp_path: Path) -> None:
 def test_two_processes_at_once(tmp_path: Path) -> None:
     """Real ones, that write the same keys into the same folder in small shards at the same time."""
     code = (
-        "import sys, time, pathlib, importlib.util, numpy as np\n"
-        # The module alone: all of the package takes seconds to import.
-        f"spec = importlib.util.spec_from_file_location('shards', {shards.__file__!r})\n"
-        "module = sys.modules['shards'] = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "Shards = module.Shards\n"
+        "import sys, time, pathlib, types, numpy as np\n"
+        # The modules alone: all of the package takes seconds to import.
+        f"folder = pathlib.Path({shards.__file__!r}).parent\n"
+        "for name, path in (('vlora', folder.parent), ('vlora.backend', folder)):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "    sys.modules[name].__path__ = [str(path)]\n"
+        "from vlora.backend.shards import Shards\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "subject = Shards(root, '0' * 40, 10**9)\n"
         "(root / sys.argv[2]).touch()\n"
@@ -315,3 +317,111 @@ def test_nothing_else_is_touched(tmp_path: Path) -> None:
     assert "0" not in later
     assert is_equal(later.read("1"), entry(1))
     assert not later.notes
+
+
+def written(folder: Path, tower: str = TOWER) -> tuple[Shards, Path]:
+    """Write one entry; give who wrote it, and the file."""
+    subject = Shards(folder, tower, 10**9)
+    subject.add("key", entry(1))
+    subject.flush()
+    (file,) = subject.folder.glob("*.safetensors")
+    return subject, file
+
+
+def test_another_towers_shard_is_not_read(tmp_path: Path) -> None:
+    """One that somebody has put into the wrong folder."""
+    _, file = written(tmp_path, OTHER)
+    target = opened(tmp_path).folder
+    target.mkdir(exist_ok=True)
+    shutil.copy(file, target / file.name)
+    subject = opened(tmp_path)
+
+    assert subject.read("key") is None
+    assert len(subject.notes) == 1
+
+
+def test_a_forged_shard_is_not_read(tmp_path: Path) -> None:
+    """Right in all that can be seen, but made without the user's secret."""
+    (tmp_path / "forger").mkdir()
+    forger, file = written(tmp_path / "forger")
+    subject, own = written(tmp_path / "own")
+    own.unlink()
+    # As if the forger knew the folder.
+    shutil.copy(file, own)
+    after = opened(tmp_path / "own")
+
+    assert forger.folder.name != subject.folder.name
+    assert after.read("key") is None
+    assert ["other bytes than were written" in note for note in after.notes] == [True]
+
+
+@pytest.mark.parametrize("how", ["mode", "owner", "link", "pipe"])
+def test_a_foreign_file_is_not_read(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that others may have written is neither used nor deleted; the run says so once, and writes its own."""
+    subject, file = written(tmp_path)
+    if how == "mode":
+        file.chmod(0o666)
+    elif how == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    elif how == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    after = opened(tmp_path)
+    if how == "owner":
+        found, real = file.lstat(), os.fstat
+        changed = os.stat_result((*found[:4], found.st_uid + 1, *found[5:]))
+        monkeypatch.setattr(
+            os, "fstat", lambda handle: changed if real(handle).st_ino == found.st_ino else real(handle)
+        )
+        assert subject.read("key") is not None or subject.notes
+        after = opened(tmp_path)
+
+    assert after.read("key") is None
+    after.add("more", entry(2))
+    after.flush()
+    assert ["not used" in note for note in after.notes] == [True]
+    assert os.path.lexists(file)
+    assert is_equal(after.read("more"), entry(2))
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a secret that others may know, nor a link in the folder's place."""
+    subject, _ = written(tmp_path / "linked")
+    subject.folder.rename(tmp_path / "elsewhere")
+    subject.folder.symlink_to(tmp_path / "elsewhere")
+    (secret,) = (written(tmp_path / "known")[0].root).glob(".secret-*")
+    secret.chmod(0o644)
+    for name in ("linked", "known"):
+        after = opened(tmp_path / name)
+        assert after.read("key") is None
+        assert not after.add("more", entry(2))
+        assert ["features are kept in memory only" in note for note in after.notes] == [True]
+    written(tmp_path / "own")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert opened(tmp_path / "own").read("key") is None
+
+
+@given(st.data())
+def test_no_header_is_believed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Whatever stands in a header that fits its file: an entry is the right one, or is not there."""
+    folder = tmp_path_factory.mktemp("shards")
+    _, file = written(folder)
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    numbers = st.integers(-(2**65), 2**65) | st.integers(-2, 5000) | st.just(True)
+    anything = numbers | st.none() | st.text(max_size=3) | st.lists(numbers, max_size=3) | st.floats()
+    name = data.draw(st.sampled_from(sorted(header)))
+    part = data.draw(st.sampled_from(sorted(header[name])))
+    header[name][part] = data.draw(anything)
+    text = json.dumps(header).encode()
+    if data.draw(st.booleans()):
+        text = data.draw(
+            st.sampled_from([b"[" * 200_000, b"null", b"[]", b'{"__metadata__": {}}', b"\xff", b"1" * 5000])
+        )
+    claimed = data.draw(st.sampled_from([len(text), 2**63, len(text) + len(content)]))
+    file.write_bytes(claimed.to_bytes(8, "little") + text + content[8 + length :])
+    found = opened(folder).read("key")
+
+    assert found is None or is_equal(found, entry(1))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def make_private(folder: Path) -> str | None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        found = folder.lstat()
+        if stat.S_ISLNK(found.st_mode):
+            return f"{folder} is a link"
         if hasattr(os, "getuid") and found.st_uid != os.getuid():
             return f"{folder} belongs to another user"
         if found.st_mode & OTHERS_WRITE:
@@ -68,3 +71,31 @@ def write_whole(path: Path, content: bytes) -> bool:
             Path(name).unlink()
         return False
     return True
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that only its user reads, as a whole, unless there is one; of several that do so one succeeds.
+
+    Args:
+        path: The file; its folder is there.
+        content: What it is to hold.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    if os.path.lexists(path):
+        return
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        try:
+            # A link, where renaming would take the name from another.
+            os.link(name, path)
+        except FileExistsError:
+            return
+        except OSError:
+            # A file system without links.
+            Path(name).rename(path)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -220,7 +220,7 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
     root = Path()
     if section.disk_gb:
         root = Path(section.path).expanduser() if section.path else cache_folder() / "features"
-        tower = backend.features_digest(backbone.feature_weights(), data.files.config)
+        tower = backend.features_digest(backbone.module, backbone.feature_weights(), data.files.config)
         shards = backend.Shards(root, tower, int(section.disk_gb * 1e9))
     cache = backend.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)

@@ -16,7 +16,8 @@ import attrs
 import mlx.core as mx
 
 from ..events import FeatureCounts
-from .shards import Shards, array_bytes
+from .shardfiles import array_bytes
+from .shards import Shards
 
 Entry = dict[str, mx.array]
 

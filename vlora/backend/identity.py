@@ -7,23 +7,46 @@ model. Rather one key too many than one too few: a key that changes without need
 import enum
 import functools
 import importlib.metadata
+import importlib.util
 import json
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from PIL import features
 from transformers import PreTrainedTokenizerBase
 
+from ..limits import describe_device
 from ..recipe import DataSection
 from .features import digest, digest_arrays
-from .shards import array_bytes
+from .shardfiles import array_bytes
 
-PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow")
+PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow", "torch", "torchvision", "opencv-python")
 """Whose versions decide how images are prepared and what the tower makes of them."""
+
+CODECS = ("jpg", "jpg_2000", "libtiff", "zlib", "webp", "avif", "libjpeg_turbo")
+"""Libraries that decode images, which Pillow is built with."""
+
+SHARED = {"mlx.nn": "**/*.py", "mlx_vlm.models": "*.py", "transformers": "image_*.py"}
+"""Modules, and files below them, that what makes features of any family calls. Versions do not tell of a package that
+was changed where it is installed."""
+
+SETTINGS = ("MLX_ENABLE_TF32",)
+"""Environment variables that decide how MLX rounds."""
+
+FOLLOWED = ("mlx_vlm.models.", "transformers_modules.")
+"""Modules of families, which take functions and classes of one another."""
+
+IN_A_FAMILY = 3
+"""Dots in the names of modules of one family: `mlx_vlm.models.qwen3_vl.vision`. What lies beside others is one of many.
+"""
 
 TOKENIZERS = ("tokenizers", "sentencepiece", "tiktoken")
 """Packages whose objects only make tokens of texts."""
@@ -45,31 +68,86 @@ def preparation_digest(processor: Any, data: DataSection, max_pixels: int | None
         "shape": data.image_resize_shape,
         "max_pixels": max_pixels,
     }
-    return digest([_code(), json.dumps(described, sort_keys=True).encode()])
+    return digest([_code(), _sources(_classes_of(processor)), json.dumps(described, sort_keys=True).encode()])
 
 
-def features_digest(weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> str:
-    """Make a key of all that decides features besides images: weights, configuration, code, kind of device.
+def features_digest(module: nn.Module, weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> str:
+    """Make a key of all that decides features besides images: weights, configuration, layers, code, device.
 
     Args:
+        module: The model.
         weights: Those that make the features, by name.
         config: The model's configuration.
     """
-    described = json.dumps([config, str(mx.default_device().type)], sort_keys=True, default=str)
-    return digest([_code(), described.encode(), digest_arrays(weights).encode()])
+    device = describe_device()
+    owners = {name.rpartition(".")[0] for name in weights}
+    layers = {name: [_name(type(part)), repr(part)] for name, part in module.named_modules() if name in owners}
+    classes = {type(part) for _, part in module.named_modules()}
+    settings = {name: os.environ.get(name) for name in SETTINGS}
+    described = json.dumps([config, device.kind, device.name, layers, settings], sort_keys=True, default=str)
+    return digest([_code(), _sources(classes), described.encode(), digest_arrays(weights).encode()])
 
 
 @functools.cache
 def _code() -> bytes:
-    """The code that features go through: versions, and this package's own source, corrections of families included."""
+    """The code that features of every family go through: versions, this package's own source, what is shared."""
     versions = []
     for name in PACKAGES:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(name)
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return digest([*(version.encode() for version in versions), *(file.read_bytes() for file in sources)]).encode()
+    versions += [f"{name} {features.version(name)}" for name in CODECS if features.check(name)]
+    files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    for package, pattern in SHARED.items():
+        # Not imported: only its place is asked for.
+        found = importlib.util.find_spec(package)
+        for place in (found.submodule_search_locations or ()) if found is not None else ():
+            files += sorted(Path(place).glob(pattern))
+    return digest([*(version.encode() for version in versions), *_read_all(files)]).encode()
+
+
+def _sources(classes: Iterable[type]) -> bytes:
+    """The files that classes and those above them are written in, those that these take from, and those beside them."""
+    waiting = {above.__module__ for cls in classes for above in cls.__mro__}
+    names: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        names.add(name)
+        if name.startswith(FOLLOWED):
+            values = vars(sys.modules[name]).values() if name in sys.modules else ()
+            used = {getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in values}
+            waiting |= {one for one in used if isinstance(one, str) and one.startswith(FOLLOWED)} - names
+    modules = {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in names}
+    places = {Path(file).parent for name, file in modules.items() if file and name.count(".") >= IN_A_FAMILY}
+    files = {Path(file) for file in modules.values() if file.endswith(".py")}
+    files |= {file for place in places for file in place.glob("*.py")}
+    return digest(_read_all(sorted(files))).encode()
+
+
+def _read_all(files: Iterable[Path]) -> Iterator[bytes]:
+    """Yield names and contents of files of source; their places do not count."""
+    for file in files:
+        yield file.name.encode()
+        yield file.read_bytes()
+
+
+def _classes_of(processor: Any) -> set[type]:
+    """Find the classes of a processor and of its parts."""
+    found: dict[int, Any] = {}
+    waiting = [processor]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in found or _describe_leaf(value) is not None or isinstance(value, (str, int, float, type(None))):
+            continue
+        found[id(value)] = value
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        else:
+            waiting += _attributes(value).values()
+    return {type(value) for value in found.values()}
 
 
 def _describe(value: Any, above: frozenset[int]) -> Any:

@@ -1,19 +1,18 @@
 """Entries of named arrays on disk: shards in safetensors' format, in a folder that runs may share.
 
 A shard is written whole, under a private name, and renamed: what is unfinished is never read. What a shard holds is
-known from its header, and an entry is read from its own place in the file, its checksum compared once: plain reads,
-because a mapped file that another program cuts short would end the process. A shard that is broken is passed over.
+known from its header, and an entry is read from its own place in the file, its sum compared once: plain reads,
+because a mapped file that another program cuts short would end the process. A shard that is broken, or not the user's
+own, is passed over.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import threading
 import time
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,24 @@ import attrs
 import mlx.core as mx
 import numpy as np
 
+from ..caching import make_private, write_new
+from .shardfiles import (
+    TYPES,
+    Flat,
+    ForeignError,
+    Place,
+    Raw,
+    Seal,
+    lay_out,
+    open_own,
+    read_header,
+    to_mlx,
+    type_name,
+    why_foreign,
+)
+
 Entry = Mapping[str, Any]
 """Names to arrays, of MLX or NumPy."""
-
-Raw = dict[str, tuple[str, tuple[int, ...], bytes]]
-"""Names to (type, shape, bytes) as they are in the file."""
 
 SHARD_BYTES = 64 * 2**20
 """Entries wait for so much company before they are written."""
@@ -40,48 +52,17 @@ LEFT_ALONE_S = 3600.0
 ABANDONED_S = 24 * 3600.0
 """Unfinished shards older than this are of a run that ended early."""
 
-FORMAT = "vlora features 1"
-
 SUFFIX = ".safetensors"
+
+SECRET_BYTES = 32
+
+OTHERS_READ = 0o077
+"""Bits of a mode that let others read or write."""
 
 FOLDER_NAME = re.compile("[0-9a-f]{40}")
 FILE_NAME = re.compile(r"\.?[0-9a-f]{32}\.safetensors")
 """What folders of towers and shards are called. Nothing else below the root is ever read, counted or deleted: the
 user may keep other things there, models too."""
-
-TYPES: Mapping[str, tuple[mx.Dtype, str]] = {
-    "BOOL": (mx.bool_, "bool"),
-    "U8": (mx.uint8, "uint8"),
-    "I8": (mx.int8, "int8"),
-    "U16": (mx.uint16, "uint16"),
-    "I16": (mx.int16, "int16"),
-    "U32": (mx.uint32, "uint32"),
-    "I32": (mx.int32, "int32"),
-    "U64": (mx.uint64, "uint64"),
-    "I64": (mx.int64, "int64"),
-    "F16": (mx.float16, "float16"),
-    "BF16": (mx.bfloat16, ""),
-    "F32": (mx.float32, "float32"),
-    "F64": (mx.float64, "float64"),
-}
-"""Names of types in safetensors' format: MLX's and NumPy's, which has no bfloat16."""
-
-_NAMES = {mlx: name for name, (mlx, _) in TYPES.items()} | {numpy: name for name, (_, numpy) in TYPES.items() if numpy}
-
-
-@attrs.frozen
-class Place:
-    """Where an entry lies.
-
-    Attributes:
-        file: The shard.
-        arrays: (name, type, shape, first byte in the file, bytes) of each array.
-        checksum: CRC-32 of all names, types, shapes and bytes, in this order.
-    """
-
-    file: Path
-    arrays: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
-    checksum: int
 
 
 @attrs.define(eq=False)
@@ -98,6 +79,7 @@ class Shards:
         tower: 40 hexadecimal digits, the name of the folder in it that these entries have for themselves.
         budget_bytes: Of all shards below `root`.
         shard_bytes: An entry waits until this much has come together, or until `flush`.
+        folder: The entries' own.
         notes: What went wrong and was passed over, for the log; whoever reads them clears them.
     """
 
@@ -106,10 +88,12 @@ class Shards:
     budget_bytes: int
     shard_bytes: int = SHARD_BYTES
     notes: list[str] = attrs.field(factory=list, init=False)
+    folder: Path = attrs.field(init=False)
+    _seal: Seal = attrs.field(init=False)
     _index: dict[str, Place] = attrs.field(factory=dict, init=False)
     _known: dict[Path, int] = attrs.field(factory=dict, init=False)
     _used: dict[Path, float] = attrs.field(factory=dict, init=False)
-    _sound: set[str] = attrs.field(factory=set, init=False)
+    _sound: dict[str, int] = attrs.field(factory=dict, init=False)
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _copies: list["_Copies"] = attrs.field(factory=list, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
@@ -120,17 +104,25 @@ class Shards:
 
     def __attrs_post_init__(self) -> None:
         """Read what is there."""
+        try:
+            # Only in memory, and until this process ends, where nothing can be written.
+            secret, problem = os.urandom(SECRET_BYTES), None
+            self.root.mkdir(parents=True, exist_ok=True)
+            secret, problem = user_secret(self.root)
+        except OSError as error:
+            problem = f"{self.root}: cannot be written ({error.strerror})"
+        self._seal = Seal(secret, self.tower)
+        self.folder = self.root / self._seal.folder_name
+        problem = problem or make_private(self.folder)
+        if problem is not None:
+            self._give_up(f"{problem}; features are kept in memory only")
+            return
         self._remove_abandoned()
         self._look()
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
         return key in self._waiting or key in self._writing or key in self._index
-
-    @property
-    def folder(self) -> Path:
-        """The entries' own."""
-        return self.root / self.tower
 
     @property
     def written_bytes(self) -> int:
@@ -144,7 +136,7 @@ class Shards:
         if held is not None:
             return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in held.items()}
         raw = self.read_raw(key)
-        return None if raw is None else {name: _to_mlx(*value) for name, value in raw.items()}
+        return None if raw is None else {name: to_mlx(*value) for name, value in raw.items()}
 
     def read_host(self, key: str) -> dict[str, Any] | None:
         """Read an entry that was written from NumPy's arrays."""
@@ -168,26 +160,26 @@ class Shards:
         if place is None:
             return None
         raw: Raw = {}
-        checksum, is_whole = 0, True
         try:
-            with place.file.open("rb") as file:
+            with open_own(place.file) as (file, found):
                 for name, kind, shape, start, size in place.arrays:
                     file.seek(start)
-                    data = file.read(size)
-                    is_whole &= len(data) == size
-                    if key not in self._sound:
-                        checksum = zlib.crc32(data, zlib.crc32(_label(key, name, kind, shape), checksum))
-                    raw[name] = (kind, shape, data)
+                    raw[name] = (kind, shape, file.read(size))
         except FileNotFoundError:
             # Deleted to make room for another run's.
             self._forget(place.file)
             return None
-        except (OSError, ValueError):
-            is_whole = False
-        if not is_whole or (key not in self._sound and checksum != place.checksum):
+        except ForeignError as error:
+            self._pass_over(place.file, str(error))
+            return None
+        except OSError as error:
+            self._delete_damaged(place.file, f"cannot be read: {error.strerror}")
+            return None
+        is_whole = all(len(raw[name][2]) == size for name, _, _, _, size in place.arrays)
+        if not is_whole or (self._sound.get(key) != found.st_ino and not self._seal.is_sound(key, raw, place.checksum)):
             self._delete_damaged(place.file, "other bytes than were written")
             return None
-        self._sound.add(key)
+        self._sound[key] = found.st_ino
         self._touch(place.file)
         return raw
 
@@ -248,11 +240,11 @@ class Shards:
     def _write(self, found: Mapping[str, Entry], copies: "Sequence[_Copies]") -> None:
         with self._lock:
             self._look()
-        entries: dict[str, list[_Flat]] = {}
+        entries: dict[str, list[Flat]] = {}
         for copy in copies:
             entries |= copy.read()
         entries |= {
-            key: [_Flat.of(name, value) for name, value in entry.items()]
+            key: [Flat.of(name, value) for name, value in entry.items()]
             for key, entry in found.items()
             if key not in entries
         }
@@ -261,8 +253,8 @@ class Shards:
             return
         unfinished = self.folder / f".{uuid.uuid4().hex}{SUFFIX}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            header = _lay_out(entries)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            header = lay_out(entries, self._seal)
             blocks = [array.data for entry in entries.values() for array in entry]
             if not self._make_room(len(header) + sum(block.nbytes for block in blocks)):
                 self._give_up(
@@ -271,7 +263,7 @@ class Shards:
                     "further ones are kept in memory only"
                 )
                 return
-            with unfinished.open("wb") as file:
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(header)
                 for block in blocks:
                     file.write(block)
@@ -303,7 +295,7 @@ class Shards:
 
     def _take_in(self, file: Path) -> None:
         try:
-            places, size = _read_header(file)
+            places, size = read_header(file)
         except FileNotFoundError:
             # Another run has just made room.
             return
@@ -311,7 +303,10 @@ class Shards:
             self._known[file] = 0
             self.notes.append(f"{file}: cannot be read ({error.strerror}); its features are computed again")
             return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ForeignError as error:
+            self._pass_over(file, str(error))
+            return
+        except ValueError as error:
             self._delete_damaged(file, str(error))
             return
         self._known[file] = size
@@ -321,6 +316,12 @@ class Shards:
         with self._lock:
             self._known.pop(file, None)
             self._index = {key: place for key, place in self._index.items() if place.file != file}
+
+    def _pass_over(self, file: Path, found: str) -> None:
+        self._forget(file)
+        # Known, so that it is looked at, and told of, once.
+        self._known[file] = 0
+        self.notes.append(f"{file}: is {found} and not used; its features are computed again")
 
     def _delete_damaged(self, file: Path, found: str) -> None:
         self._forget(file)
@@ -340,7 +341,10 @@ class Shards:
         shards = []
         for file in self._all_shards():
             with contextlib.suppress(OSError):
-                shards.append((file.stat().st_mtime, file.stat().st_size, file))
+                found = file.lstat()
+                # What others have in the same folder is theirs to count, and to delete.
+                if why_foreign(found) is None:
+                    shards.append((found.st_mtime, found.st_size, file))
         excess = max(
             sum(own for _, own, _ in shards) + size - self.budget_bytes,
             size + SPARE_BYTES - shutil.disk_usage(self.root).free,
@@ -370,29 +374,39 @@ class Shards:
     def _remove_abandoned(self) -> None:
         for file in self._all_shards():
             with contextlib.suppress(OSError):
-                if file.name.startswith(".") and time.time() - file.stat().st_mtime > ABANDONED_S:
+                if file.name.startswith(".") and time.time() - file.lstat().st_mtime > ABANDONED_S:
                     file.unlink()
 
 
+def user_secret(root: Path) -> tuple[bytes, str | None]:
+    """Give the secret of the user's features in a folder; it is made if there is none.
+
+    Args:
+        root: The folder, which several users may share.
+
+    Returns:
+        The secret, and why it is none that lasts; None if it is.
+
+    Raises:
+        OSError: It can neither be read nor written.
+    """
+    file = root / f".secret-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    write_new(file, os.urandom(SECRET_BYTES))
+    try:
+        with open_own(file) as (opened, found):
+            secret = opened.read(SECRET_BYTES + 1)
+            if len(secret) == SECRET_BYTES and not found.st_mode & OTHERS_READ:
+                return secret, None
+            problem = "not what was written"
+    except ForeignError as error:
+        problem = str(error)
+    return os.urandom(SECRET_BYTES), f"{file}: is {problem}; remove it"
+
+
 def _shards(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return []
     return [file for file in folder.iterdir() if FILE_NAME.fullmatch(file.name)]
-
-
-@attrs.frozen(eq=False)
-class _Flat:
-    """An array as it is written."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    data: memoryview
-
-    @classmethod
-    def of(cls, name: str, value: Any) -> "_Flat":
-        kind = _NAMES[value.dtype if isinstance(value, mx.array) else str(value.dtype)]
-        return cls(name, kind, tuple(value.shape), array_bytes(value))
 
 
 @attrs.frozen(eq=False)
@@ -416,7 +430,7 @@ class _Copies:
         for key, entry in entries.items():
             places[key] = []
             for name, value in entry.items():
-                places[key].append((name, _NAMES[value.dtype], tuple(value.shape), end + 1, value.nbytes))
+                places[key].append((name, type_name(value), tuple(value.shape), end + 1, value.nbytes))
                 end += value.nbytes
                 if value.nbytes:
                     parts.append(value.reshape(-1).view(mx.uint8))
@@ -424,85 +438,12 @@ class _Copies:
         mx.async_eval(data)
         return cls(data, places)
 
-    def read(self) -> "dict[str, list[_Flat]]":
+    def read(self) -> "dict[str, list[Flat]]":
         # Lets go of the interpreter while it waits for the device; reading the bytes does not.
         mx.eval(self.data)
         data: Any = self.data
         block = memoryview(data)
         return {
-            key: [_Flat(name, kind, shape, block[start : start + size]) for name, kind, shape, start, size in arrays]
+            key: [Flat(name, kind, shape, block[start : start + size]) for name, kind, shape, start, size in arrays]
             for key, arrays in self.entries.items()
         }
-
-
-def _lay_out(entries: Mapping[str, list[_Flat]]) -> bytes:
-    """Make the header of entries whose bytes follow it one behind the other."""
-    header: dict[str, Any] = {}
-    checksums: dict[str, str] = {}
-    end = 0
-    for key, entry in entries.items():
-        checksum = 0
-        for array in entry:
-            checksum = zlib.crc32(array.data, zlib.crc32(_label(key, array.name, array.kind, array.shape), checksum))
-            start, end = end, end + array.data.nbytes
-            header[f"{key}:{array.name}"] = {
-                "dtype": array.kind,
-                "shape": list(array.shape),
-                "data_offsets": [start, end],
-            }
-        checksums[key] = f"{checksum:08x}"
-    text = json.dumps({"__metadata__": {"format": FORMAT, **checksums}, **header}).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _read_header(file: Path) -> tuple[dict[str, Place], int]:
-    """Read what a shard holds, and its size in bytes.
-
-    Raises:
-        ValueError: It is not whole.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length + 8 > size:
-            msg = "it ends within its header"
-            raise ValueError(msg)
-        header = json.loads(stream.read(length))
-    checksums = header.pop("__metadata__")
-    if checksums.pop("format") != FORMAT:
-        msg = "it is no shard of features"
-        raise ValueError(msg)
-    begin = 8 + length
-    arrays: dict[str, list[tuple[str, str, tuple[int, ...], int, int]]] = {key: [] for key in checksums}
-    for label, array in header.items():
-        key, _, name = label.partition(":")
-        start, end = array["data_offsets"]
-        if array["dtype"] not in TYPES or begin + end > size:
-            msg = f"it ends before {begin + end} bytes"
-            raise ValueError(msg)
-        arrays[key].append((name, array["dtype"], tuple(array["shape"]), begin + start, end - start))
-    return {key: Place(file, tuple(own), int(checksums[key], 16)) for key, own in arrays.items()}, size
-
-
-def _label(key: str, name: str, kind: str, shape: tuple[int, ...]) -> bytes:
-    return f"{key}:{name} {kind} {list(shape)}".encode()
-
-
-def array_bytes(value: Any) -> memoryview:
-    """Give an array's bytes in order, without a copy where it has them so."""
-    if not value.size:
-        return memoryview(b"")
-    flat: Any = value if isinstance(value, mx.array) else np.ascontiguousarray(value)
-    return memoryview(flat.reshape(-1).view(mx.uint8 if isinstance(value, mx.array) else np.uint8))
-
-
-def _to_mlx(kind: str, shape: tuple[int, ...], data: bytes) -> mx.array:
-    """Make an array that any thread may use: what is computed for it is so at once, and on a named stream."""
-    dtype, numpy = TYPES[kind]
-    host = np.frombuffer(data, dtype=numpy or np.uint16) if data else np.zeros(0, dtype=numpy or np.uint16)
-    array = mx.array(host.reshape(shape), dtype=dtype if numpy else mx.uint16)
-    if not numpy:
-        array = mx.view(array, dtype, stream=mx.cpu)
-    mx.eval(array)
-    return array

@@ -100,7 +100,7 @@ def test_only_kernels_for_the_weights_are_missing(
 ):
     """Half of the list would be compiled in vain by a run of bfloat16 weights."""
     listed = [Known("cuda", "all", "", ()), Known("cuda", "exact", "", (), "F32"), Known("cpu", "other", "", ())]
-    monkeypatch.setattr(compiling, "read_known", lambda: listed)
+    monkeypatch.setattr(compiling, "read_known", lambda _: listed)
 
     assert [known.name for known in list_missing("cuda", tmp_path, weights)] == names
 
@@ -126,7 +126,7 @@ def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_p
 def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     """A process that needs such a kernel compiles nothing, and a second run starts no worker."""
     listed = [Known("cpu", NAME, "", (f"float32 {value}",)) for value in ("0.371",)]
-    monkeypatch.setattr(compiling, "read_known", lambda: listed)
+    monkeypatch.setattr(compiling, "read_known", lambda _: listed)
     # The name has the constant's hash; MLX itself says which one it is.
     program = "import mlx.core as mx; x = mx.ones(3); mx.eval(x, mx.compile(lambda x: 0.371 * x)(x))"
     folder, _ = keep_kernels("cpu")

@@ -131,7 +131,7 @@ class Compilation:
         return Compiled(n_kernels=len(made_s), seconds=seconds, folder=self.folder)
 
 
-def begin(model: str = "") -> Compilation:
+def begin(model: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> Compilation:
     """Let MLX keep its kernels in the user's cache directory, and begin to compile the known ones that are not there.
 
     For the rest of the process: MLX reads `MLX_PTX_CACHE_DIR` once, and on a CPU `TMPDIR` whenever it compiles. What
@@ -140,20 +140,21 @@ def begin(model: str = "") -> Compilation:
 
     Args:
         model: The recipe's model.path; kernels for weights of another type than its own are left out.
+        lists: Files of the form of `KNOWN_KERNELS` that say what is known.
 
     Returns:
         What is being compiled.
     """
-    return _begin_for(weights_type(model))
+    return _begin_for(weights_type(model), tuple(lists))
 
 
 @functools.cache
-def _begin_for(weights: str) -> Compilation:
+def _begin_for(weights: str, lists: tuple[Path, ...]) -> Compilation:
     kind = device_kind()
     if kind == "metal":
         return Compilation(kernels_root())
     folder, note = keep_kernels(kind)
-    missing = [] if note is not None else list_missing(kind, folder, weights)
+    missing = [] if note is not None else list_missing(kind, folder, weights, lists)
     # Names end in a hash of the constants, which another C++ library than Linux's makes another one.
     if not missing or sys.platform != "linux" or (kind == "cpu" and shutil.which("g++") is None):
         return Compilation(folder, note)
@@ -191,11 +192,14 @@ def keep_kernels(kind: str) -> tuple[Path, str | None]:
     return _own_folder(kind, root), note
 
 
-def list_missing(kind: str, folder: Path, weights: str = "") -> list[Known]:
+def list_missing(
+    kind: str, folder: Path, weights: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)
+) -> list[Known]:
     """List the known kernels for a kind of device, and for a type of weights, that are not in a folder."""
     return [
         known
-        for known in read_known()
+        for file in lists
+        for known in read_known(file)
         if known.kind == kind
         and known.weights in ("", weights)
         and not (folder / kernel_file(kind, known.name, known.file_id)).exists()

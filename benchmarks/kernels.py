@@ -1,11 +1,12 @@
 """List the kernels that MLX has compiled, as `vlora/known_kernels.tsv` has them.
 
     python -m benchmarks.kernels [--check] FOLDER ... > vlora/known_kernels.tsv
+    python -m benchmarks.kernels [--check] --tests FOLDER ... > tests/known_kernels.tsv
 
 Each FOLDER is one that MLX has put kernels into, with their sources, for a CPU or an NVIDIA GPU; the kernels that were
 needed first come first. What is listed already stays, and is not listed twice. What cannot be made again from its name
 is left out and counted on the error output; with --check each new one is made again, which takes a while, and left out
-if its file does not appear.
+if its file does not appear. With --tests the list is that of what the tests need besides.
 """
 
 import argparse
@@ -31,6 +32,9 @@ from vlora.rebuild import (
     parse_constant,
     rebuild,
 )
+
+OF_TESTS = Path(__file__).parent.parent / "tests" / "known_kernels.tsv"
+"""Compiled by tests/conftest.py."""
 
 TYPES = {
     "float": "float32",
@@ -110,9 +114,13 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--check", action="store_true", help="make each new kernel again")
     parser.add_argument("--weights", default="", metavar="TYPE", help="new ones are for weights of this type (F32)")
+    parser.add_argument("--tests", action="store_true", help="list what the tests need besides what runs need")
     given = parser.parse_args()
     listed = list(read_known())
     places = {(known.kind, known.name) for known in listed}
+    if given.tests:
+        listed = list(read_known(OF_TESTS)) if OF_TESTS.exists() else []
+        places |= {(known.kind, known.name) for known in listed}
     new: dict[tuple[str, str], Known] = {}
     n_unknown = 0
     for folder in given.folders:

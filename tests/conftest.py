@@ -27,10 +27,11 @@ from typing import Any
 
 import datasets
 import hypothesis
+import mlx.core as mx
 import pytest
 
 from tests.checkpoints import build_checkpoint
-from vlora import backend
+from vlora import backend, compiling
 from vlora.recipe import DataSection, ModelSection
 
 SLOW_IS_FINE = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
@@ -43,6 +44,18 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=100
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 datasets.disable_progress_bars()
+
+KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
+"""What MLX compiles for the tests besides what runs need. `python -m benchmarks.kernels --tests FOLDER` makes it, where
+FOLDER has the kernels of a whole run of the tests."""
+MANY_TESTS = 300
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile side by side what MLX would compile one after another: a second each on a CPU, and five on a GPU."""
+    compilation = compiling.begin(compiling.BUILT_IN, (compiling.KNOWN_KERNELS, KNOWN_KERNELS))
+    if len(session.items) > MANY_TESTS or mx.default_device() == mx.Device(mx.gpu):
+        compilation.wait()
 
 
 @pytest.fixture(scope="session")

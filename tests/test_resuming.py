@@ -59,6 +59,7 @@ OTHERS: dict[str, Any] = {
     "optim.connector_rate": 1e-3,
     "optim.vision_rate": 1e-3,
     "optim.weight_decay": 0.1,
+    "optim.decay_all": True,
     "optim.betas": [0.9, 0.95],
     "optim.eps": 1e-6,
     "optim.schedule": "cosine",

@@ -192,9 +192,7 @@ def keep_kernels(kind: str) -> tuple[Path, str | None]:
     return _own_folder(kind, root), note
 
 
-def list_missing(
-    kind: str, folder: Path, weights: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)
-) -> list[Known]:
+def list_missing(kind: str, folder: Path, weights: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> list[Known]:
     """List the known kernels for a kind of device, and for a type of weights, that are not in a folder."""
     return [
         known

@@ -179,7 +179,7 @@ class _Run:
         loop = TrainLoop(
             make_recipe_step(self.recipe, self.backbone, optimizer, state, rules=self.rules),
             state,
-            lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim),
+            lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim, self.rules),
             # The first one too: how long it took is told when it is over, not when the next shape is traced.
             is_awaited=lambda step: step == first + 1 or self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,

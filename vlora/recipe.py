@@ -133,14 +133,16 @@ class OptimSection:
     Attributes:
         name: One of MLX's optimizers; adam and adamw with bias correction.
         learning_rate: The highest rate, reached after the warmup.
-        lora_plus_ratio: LoRA+: the rate of every B is this many times that of A.
+        lora_plus_ratio: LoRA+: the rate of every B, and of DoRA's magnitudes, is this many times that of A.
         connector_rate: The highest rate of the connector between tower and language model, if it is another one.
         vision_rate: The highest rate of the vision tower, if it is another one.
-        weight_decay: Decoupled for adamw, lion and adafactor; added to the gradient for sgd and muon.
+        weight_decay: Decoupled for adamw, lion and adafactor; added to the gradient for sgd and muon. Norms, biases and
+            other parameters of one dimension are left out, but for DoRA's magnitudes.
+        decay_all: Let those decay too.
         betas: Decay rates of the two moments; sgd and muon take the first as momentum.
         eps: Added to the denominator of adam and adamw.
         schedule: How the rate falls from its highest to zero over the run.
-        warmup_steps: Steps over which the rate rises to its highest.
+        warmup_steps: Steps over which the rate rises from 0, that of the first step, to its highest.
         grad_clip: Largest global norm of the gradient.
     """
 
@@ -150,6 +152,7 @@ class OptimSection:
     connector_rate: float | None = _key(None, checks.above(0))
     vision_rate: float | None = _key(None, checks.above(0))
     weight_decay: float = _key(0.0, checks.at_least(0))
+    decay_all: bool = _key(default=False)
     betas: tuple[float, float] = _key((0.9, 0.999), checks.betas)
     eps: float = _key(1e-8, checks.above(0))
     schedule: Literal["constant", "linear", "cosine"] = _key("constant")

@@ -24,9 +24,17 @@ class Rules:
     Attributes:
         dropout_keys: How the random keys of dropout are made. 1: of the seed's lowest 20 bits, so that seeds as far
             apart share theirs. 2: of all of the seed.
+        warmup: 1: the first step already learns, and step `warmup_steps` is at the peak. 2: as in transformers, the
+            first step has rate 0, and the step after the warmup is at the peak.
+        lora_plus: 1: DoRA's magnitudes have the rate of A. 2: as in PEFT's LoRA+, that of B.
+        decay: 1: all parameters decay. 2: as in transformers' Trainer, norms, biases and other parameters of one
+            dimension do not, unless `optim.decay_all` says so.
     """
 
     dropout_keys: int = 2
+    warmup: int = 2
+    lora_plus: int = 2
+    decay: int = 2
 
     def dumps(self) -> str:
         """Write them as a note of a training state."""

@@ -7,6 +7,7 @@ import math
 
 from .batches import steps_per_epoch
 from .recipe import OptimSection, TrainSection
+from .rules import Rules
 
 
 def count_steps(train: TrainSection, n_rows: int) -> int:
@@ -21,19 +22,21 @@ def count_steps(train: TrainSection, n_rows: int) -> int:
     return train.epochs * steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
 
 
-def learning_rate_at(step: int, n_steps: int, optim: OptimSection) -> float:
-    """Give the learning rate of a step.
+def learning_rate_at(step: int, n_steps: int, optim: OptimSection, rules: Rules | None = None) -> float:
+    """Give the learning rate of a step, as the schedules of transformers do.
 
-    It rises linearly over the warmup, the first step already learning, and then stays, or falls to zero
-    in a line or half a cosine: the step after the last would have rate 0.
+    It rises linearly from 0, the rate of the first step, over the warmup, and then stays, or falls to zero in a line or
+    half a cosine: the step after the last would have rate 0.
 
     Args:
         step: 1 to `n_steps`.
         n_steps: Steps of the run.
         optim: The recipe's section.
+        rules: Those of the run; None for the newest.
     """
     if step <= optim.warmup_steps:
-        return optim.learning_rate * step / optim.warmup_steps
+        n_risen = step - 1 if (rules or Rules()).warmup > 1 else step
+        return optim.learning_rate * n_risen / optim.warmup_steps
     progress = (step - 1 - optim.warmup_steps) / max(1, n_steps - optim.warmup_steps)
     progress = min(1.0, progress)
     if optim.schedule == "linear":

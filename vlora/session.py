@@ -13,7 +13,7 @@ from .caching import cache_folder
 from .errors import RecipeError
 from .events import FeatureCounts
 from .limits import device_memory
-from .optimizers import rate_factors
+from .optimizers import rate_factors, undecayed
 from .outputs import output_paths
 from .recipe import Recipe
 from .rows import Rows, read_rows
@@ -187,7 +187,8 @@ def make_recipe_step(
         backbone,
         optimizer,
         max_grad_norm=recipe.optim.grad_clip,
-        rate_factors=rate_factors(state.params, backbone.layout, recipe.optim),
+        rate_factors=rate_factors(state.params, backbone.layout, recipe.optim, rules),
+        undecayed=undecayed(state.params, recipe.optim, rules),
         grad_checkpoint=train.grad_checkpoint,
         checkpoint_every=train.checkpoint_every,
         checkpoint_part=train.checkpoint_part,

@@ -11,7 +11,7 @@ here has bound them. After every call it is as it was before.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .adapters import lora_layers, used_types
 from .losses import LossFn, loss_fn
-from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm
+from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm, let_decay
 from .recompute import CheckpointPart, checkpointed
 from .rules import Rules
 from .types import Batch, StepOutput, TrainState, Tree
@@ -288,6 +288,7 @@ def make_train_step(
     loss: LossFn = loss_fn,
     max_grad_norm: float | None = None,
     rate_factors: Mapping[str, float] | None = None,
+    undecayed: Collection[str] = (),
     grad_checkpoint: bool = False,
     checkpoint_every: int = 1,
     checkpoint_part: CheckpointPart = "layer",
@@ -307,6 +308,7 @@ def make_train_step(
         loss: Sums and counts, as `vlora.losses.loss_fn`.
         max_grad_norm: Largest global norm of the mean gradient.
         rate_factors: How many times the learning rate a parameter has; once, where it is not named.
+        undecayed: Parameters that the optimizer's weight decay leaves out.
         grad_checkpoint: Recompute activations in the backward pass: those of the language model's layers, and of the
             tower's where it is trained.
         checkpoint_every: With it: of every k-th layer only.
@@ -321,7 +323,9 @@ def make_train_step(
     """
     recomputed = backbone.recomputed(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ())
     make_key = KEYS[(rules or Rules()).dropout_keys](seed)
-    return _TrainStep(backbone, optimizer, loss, max_grad_norm, rate_factors or {}, recomputed, make_key, compiled)
+    return _TrainStep(
+        backbone, optimizer, loss, max_grad_norm, rate_factors or {}, undecayed, recomputed, make_key, compiled
+    )
 
 
 class _TrainStep:
@@ -332,6 +336,7 @@ class _TrainStep:
         loss: LossFn,
         max_grad_norm: float | None,
         rate_factors: Mapping[str, float],
+        undecayed: Collection[str],
         recomputed: tuple[Sequence[nn.Module], Sequence[nn.Module]],
         make_key: MakeKey,
         compiled: bool,
@@ -342,6 +347,7 @@ class _TrainStep:
         self._loss = loss
         self._max_grad_norm = max_grad_norm
         self._rate_factors = rate_factors
+        self._undecayed = frozenset(undecayed)
         self._recomputed, self._recomputed_in_tower = recomputed
         self._make_key = make_key
         self._embed_names = backbone.embed_names()
@@ -463,11 +469,15 @@ class _TrainStep:
             # A copy of the tree: MLX's optimizers write into the one that they are given.
             optimizer.state = tree_map(lambda value: value, state.opt_state)
             params: Params = {}
-            for name, gradient in gradients.items():
-                # All parameters take the same step, each at its own rate.
-                optimizer.state["step"] = state.opt_state["step"]
-                optimizer.state["learning_rate"] = rate * factors.get(name, 1.0)
-                params |= optimizer.apply_gradients({name: gradient}, state.params)
+            with self._own_decays(gradients) as decays:
+                for name, gradient in gradients.items():
+                    # All parameters take the same step, each at its own rate.
+                    optimizer.state["step"] = state.opt_state["step"]
+                    optimizer.state["learning_rate"] = rate * factors.get(name, 1.0)
+                    taken = gradient, state.params[name]
+                    if decays:
+                        taken = let_decay(optimizer, *taken, decays[name])
+                    params |= optimizer.apply_gradients({name: taken[0]}, {name: taken[1]})
             optimizer.state["learning_rate"] = learning_rate
             unpacked = packing.unpack(params)
             packed_params = {PACKED: params[PACKED]} if packing.shapes else {}
@@ -475,6 +485,20 @@ class _TrainStep:
             return new_state, packed_params, norm
         finally:
             optimizer.state = held
+
+    @contextmanager
+    def _own_decays(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Take the weight decay from the optimizer, where some parameters are left out; give that of each."""
+        if not self._undecayed:
+            yield {}
+            return
+        optimizer = self._optimizer
+        decay, optimizer.weight_decay = optimizer.weight_decay, 0.0
+        shares = self._packing.pack_factors(dict.fromkeys(self._undecayed, 0.0))
+        try:
+            yield {name: decay * shares.get(name, 1.0) for name in names}
+        finally:
+            optimizer.weight_decay = decay
 
 
 def make_eval_step(

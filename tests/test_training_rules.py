@@ -1,4 +1,4 @@
-"""Rules of training against what transformers and PEFT do (tests/golden/conventions.json), and those of older states."""
+"""Rules of training against what transformers and PEFT do (golden/conventions.json), and those of older states."""
 
 import functools
 import json

@@ -17,11 +17,11 @@ from mlx.utils import tree_flatten
 from rich.console import Console
 
 from tests.training import picture
-from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
-from vlora.backend import describe_family
+from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe, shortage
+from vlora.backend import describe_family, generation
 from vlora.checkpoint import load_state, save_state, write_whole, write_whole_folder
 from vlora.cli import train
-from vlora.errors import CheckpointError, ModelError, NonFiniteError, SampleError
+from vlora.errors import CheckpointError, ModelError, NonFiniteError, OutOfMemoryError, SampleError
 from vlora.events import Event, Finished, Noted, Reported, Skipped, Started, StepReport
 from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
 from vlora.session import open_data, open_model
@@ -276,6 +276,70 @@ def test_the_end_says_where_mlx_vlm_generates_otherwise(
 
     assert found["qwen3_vl"] is None
     assert "activations are exchanged" in str(found["qwen3_vl_moe"])
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), TypeError("no\n padding"), ValueError()])
+def test_what_mlx_vlm_cannot_answer_ends_no_run(
+    error: Exception,
+    checkpoint: CheckpointFactory,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever its generation raises is a note, the run goes on, and its end shows no command that fails."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(generation, "generate", fail)
+    options = {"data__valid_path": str(rows), "eval__answer_rows": 2, "train__iters": 1}
+    events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
+    reason = f"cannot be asked through mlx-vlm: {type(error).__name__}: {' '.join(str(error).split())}".removesuffix(
+        ": "
+    )
+    notes = [event.message for event in events if isinstance(event, Noted)]
+
+    assert notes == [f"answers {when} training: {reason}; accuracy left out" for when in ("before", "after")]
+    assert not [e for e in events if isinstance(e, Reported) and {"accuracy_before", "accuracy_after"} & set(e.metrics)]
+    assert len(losses(events)) == 1
+    assert isinstance(events[-1], Finished)
+    assert events[-1].unasked == reason
+    assert train(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "again", **options), Console(width=400)) == 0
+    shown = capsys.readouterr().out
+    assert "ask it" not in shown
+    assert f"the trained model {reason}\n" in shown
+
+
+def test_no_memory_for_an_answer_is_said(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no fault of the generation's: it ends the run, with what would need less."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        msg = "[malloc] Unable to allocate 12 bytes."
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(generation, "generate", fail)
+    monkeypatch.setattr(shortage, "PLANNING_S", 0.0)
+    options = {"data__valid_path": str(rows), "eval__answer_rows": 1, "train__iters": 1}
+    with pytest.raises(OutOfMemoryError, match=r"answering a row before training: .*eval\.max_new_tokens"):
+        run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava"])
+def test_a_question_is_tried_in_the_end(family: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Where no answer is asked for, the end of the run says the same of the command as one with answers would."""
+    options = {"data__valid_path": str(rows), "eval__max_new_tokens": 1, "train__iters": 1}
+    asked, tried = (
+        run(make_recipe(checkpoint(family), rows, tmp_path / str(n_rows), eval__answer_rows=n_rows, **options))[-1]
+        for n_rows in (1, 0)
+    )
+    assert isinstance(asked, Finished)
+    assert isinstance(tried, Finished)
+    assert tried.unasked == asked.unasked
+    if family == "qwen3_vl":
+        assert tried.unasked is None
 
 
 def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

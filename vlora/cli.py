@@ -523,6 +523,14 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
         return
+    _show_command(event, say)
+
+
+def _show_command(event: Finished, say: Callable[[str], None]) -> None:
+    """Show how the trained model is asked, or why it cannot be."""
+    if event.unasked is not None:
+        say(f"the trained model {event.unasked}")
+        return
     parts = ["python", "-m", "mlx_vlm.generate", "--model", event.model]
     if event.adapter is not None:
         parts += ["--adapter-path", str(event.adapter)]

@@ -18,7 +18,7 @@ from .aside import JOURNAL_NAME, complete_setting_aside, refuse_links, set_aside
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
 from .endings import close_at_exit
-from .errors import BatchError, CheckpointError, NonFiniteError, SampleError
+from .errors import AnswerError, BatchError, CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
 from .frozen import count_parameters
 from .limits import check_weights_fit, describe_device, memory_limits, naming_shortage
@@ -160,6 +160,7 @@ class _Run:
     reader: Reader
     found: checkpoint.Found | None
     rules: Rules
+    unasked: str | None = attrs.field(default=None, init=False)
 
     @property
     def paths(self) -> OutputPaths:
@@ -387,6 +388,11 @@ class _Run:
                     total -= 1
                     yield from self._take_notes()
                     continue
+                except AnswerError as error:
+                    self.unasked = str(error)
+                    yield Noted(message=f"answers {when} training: {error}; accuracy left out")
+                    return
+                self.unasked = None
                 if last is not None:
                     yield attrs.evolve(last, total=total)
                 done, right = done + 1, right + (expected == found)
@@ -451,6 +457,7 @@ class _Run:
             trace_s=loop.trace_s,
             is_misread=self.data.files.is_misread and not is_full,
             difference=backend.DIFFERENCES.get(self.data.files.model_type),
+            unasked=self.unasked,
             features=self.features.counts,
         )
 
@@ -477,6 +484,12 @@ class _Run:
             path = self.paths.folder / EXAMPLE_NAME
             for image in images:
                 checkpoint.write_whole(path, image.save)
+            try:
+                backend.check_question(self.backbone.module, self.data.encoder, sample)
+            except SampleError:
+                continue
+            except AnswerError as error:
+                self.unasked = str(error)
             return path if images else None, question
         return None, ANY_QUESTION
 

@@ -40,6 +40,10 @@ class CheckError(VloraError):
     """A check of `vlora.doctor` found something other than it should be."""
 
 
+class AnswerError(VloraError):
+    """mlx-vlm cannot generate an answer; it says why."""
+
+
 class NonFiniteError(VloraError):
     """A loss or a gradient became NaN or infinite; nothing of that step was kept."""
 

@@ -213,6 +213,7 @@ class Finished:
         trace_s: Seconds spent in steps that traced a new shape.
         is_misread: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
         difference: In what mlx-vlm's generation differs from what was trained; None where it does not.
+        unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
         features: Where features of images came from; None if none were kept.
     """
 
@@ -228,6 +229,7 @@ class Finished:
     trace_s: float
     is_misread: bool = False
     difference: str | None = None
+    unasked: str | None = None
     features: FeatureCounts | None = None
 
 

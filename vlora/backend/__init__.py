@@ -9,7 +9,7 @@ from .encoding import Encoder
 from .encoding_pairs import make_encoder
 from .families import FAMILIES, Family, describe_family
 from .features import FeatureCache
-from .generation import answer_sample
+from .generation import answer_sample, check_question
 from .identity import features_digest
 from .images import open_image
 from .lengths import LengthEstimator
@@ -45,6 +45,7 @@ __all__ = [
     "answer_sample",
     "blank_backbone",
     "build_tiny_qwen3_vl",
+    "check_question",
     "companions",
     "describe_family",
     "features_digest",

@@ -1,13 +1,22 @@
 """Answers: the trained model asked through mlx-vlm's own generation."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import attrs
 import mlx.nn as nn
 from mlx_vlm import generate
+from mlx_vlm.utils import prepare_inputs
+from PIL import Image
 
+from ..errors import AnswerError
+from ..limits import is_out_of_memory
 from ..recipe import EvalSection
 from ..types import ImageSlot, Sample
 from .encoding import Encoder
+
+LONGEST_REASON = 200
+"""Characters of what mlx-vlm said that an error repeats."""
 
 
 def answer_sample(module: nn.Module, encoder: Encoder, sample: Sample, section: EvalSection) -> tuple[str, str]:
@@ -24,20 +33,64 @@ def answer_sample(module: nn.Module, encoder: Encoder, sample: Sample, section: 
 
     Raises:
         SampleError: The question or one of its images cannot be read.
+        AnswerError: mlx-vlm cannot answer.
     """
-    processor: Any = encoder.processor
-    first = next(index for index, turn in enumerate(sample.turns) if turn.role == "assistant")
-    question = Sample(source=sample.source, turns=sample.turns[:first], images=sample.images)
+    prompt, images = _ask(encoder, sample)
+    with _naming_failure():
+        result = generate(
+            module,
+            encoder.processor,
+            prompt,
+            image=images or None,
+            max_tokens=section.max_new_tokens,
+            temperature=0.0,
+            verbose=False,
+        )
+    return sample.turns[_first_answer(sample)].text.strip(), result.text.strip()
+
+
+def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
+    """Prepare a question as mlx-vlm's generation does, without asking it.
+
+    Args:
+        module: The model, whatever it holds.
+        encoder: As for `answer_sample`.
+        sample: As for `answer_sample`.
+
+    Raises:
+        SampleError: The question or one of its images cannot be read.
+        AnswerError: mlx-vlm fails before its model is asked, and so it will when the user asks.
+    """
+    prompt, images = _ask(encoder, sample)
+    with _naming_failure():
+        prepare_inputs(
+            encoder.processor,
+            images=images or None,
+            prompts=prompt,
+            image_token_index=getattr(module.config, "image_token_index", None),
+        )
+
+
+def _ask(encoder: Encoder, sample: Sample) -> tuple[str, list[Image.Image]]:
+    """Render the first question of a sample, and open its images."""
+    question = attrs.evolve(sample, turns=sample.turns[: _first_answer(sample)])
     shown = sum(isinstance(part, ImageSlot) for turn in question.turns for part in turn.parts)
-    prompt = encoder.prompt(question)
-    images = encoder.open_images(question, shown)
-    result = generate(
-        module,
-        processor,
-        prompt,
-        image=images or None,
-        max_tokens=section.max_new_tokens,
-        temperature=0.0,
-        verbose=False,
-    )
-    return sample.turns[first].text.strip(), result.text.strip()
+    return encoder.prompt(question), encoder.open_images(question, shown)
+
+
+def _first_answer(sample: Sample) -> int:
+    return next(index for index, turn in enumerate(sample.turns) if turn.role == "assistant")
+
+
+@contextmanager
+def _naming_failure() -> Iterator[None]:
+    """Make one sentence of whatever mlx-vlm and the code of models raise, but for want of memory."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())
+        said = said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
+        msg = f"cannot be asked through mlx-vlm: {type(error).__name__}{': ' * bool(said)}{said}"
+        raise AnswerError(msg) from error

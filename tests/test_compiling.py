@@ -6,20 +6,29 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from vlora import cli, compiling
+from vlora import cli, compiling, soundness
 from vlora.caching import KERNELS_VARIABLE, make_private
 from vlora.compiling import CUDA_FOLDER, Known, begin, keep_kernels, list_missing, read_known, weights_type
 from vlora.events import Compiled, Compiling
 
 NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
 """A number times an array."""
+
+
+def forget() -> None:
+    """Let the process begin anew."""
+    compiling._begin_for.cache_clear()
+    compiling.keep.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +39,9 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
     monkeypatch.setenv(KERNELS_VARIABLE, str(tmp_path / "kernels"))
-    compiling._begin_for.cache_clear()
+    forget()
     yield
-    compiling._begin_for.cache_clear()
+    forget()
 
 
 def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path):
@@ -145,8 +154,61 @@ def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     assert compilation.wait() is None
     subprocess.run([sys.executable, "-c", program], check=True)
     assert [file.name for file in folder.glob("*.*") if file.is_file()] == [made.name]
-    compiling._begin_for.cache_clear()
+    forget()
     assert begin().announced is None
+
+
+def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A part of a file, an empty one, other bytes than before: each is deleted, and no sound one is."""
+    monkeypatch.setattr(soundness, "SETTLED_S", 0.2)
+    library = Path(__import__("_ctypes").__file__).read_bytes()
+    folder, sums = tmp_path / "cpu", tmp_path / "sums.json"
+    folder.mkdir()
+
+    def drop() -> set[str]:
+        return {file.name for file in soundness.drop_damaged(folder, sums, "*.so")}
+
+    names = ["sound.so", "changed.so", "cut.so", "empty.so", "blank.so"]
+    for name in names[:2]:
+        (folder / name).write_bytes(library)
+    (folder / "link.so").hardlink_to(folder / "sound.so")
+    assert drop() == set()
+    middle = len(library) // 2
+    (folder / "changed.so").write_bytes(library[:middle] + bytes([library[middle] ^ 1]) + library[middle + 1 :])
+    (folder / "cut.so").write_bytes(library[:-100])
+    (folder / "empty.so").write_bytes(b"")
+    (folder / "blank.so").write_bytes(bytes(len(library)))
+    assert drop() == set(names[1:])
+    assert {file.name for file in folder.iterdir()} == {"sound.so", "link.so"}
+    (folder / "changed.so").write_bytes(library)
+    sums.write_text("[" * 100_000)
+    assert drop() == set()
+
+
+@given(st.integers(0, 10**6))
+def test_no_part_of_a_library_is_whole(n_bytes: int):
+    """Wherever it ends."""
+    library = Path(__import__("_ctypes").__file__).read_bytes()
+    assert not soundness.is_whole(library[: n_bytes % len(library)])
+    assert soundness.is_whole(library)
+    assert soundness.is_whole(b".visible .entry f() { {} }\n")
+    assert not soundness.is_whole(b".visible .entry f() { {}")
+
+
+def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path):
+    """Another process's compiler is about to finish it."""
+    library = Path(__import__("_ctypes").__file__).read_bytes()
+    (tmp_path / "made.so").write_bytes(library[:100])
+    writer = threading.Timer(0.3, lambda: (tmp_path / "made.so").write_bytes(library))
+    writer.start()
+    assert soundness.drop_damaged(tmp_path, tmp_path / "sums.json", "*.so") == []
+    writer.join()
+
+
+def test_a_model_is_opened_with_kernels_of_the_users_own(tmp_path: Path):
+    """Whoever trains without a run has a private folder, too."""
+    compiling.keep()
+    assert Path(os.environ.get("TMPDIR") or os.environ[CUDA_FOLDER]).parent == tmp_path / "kernels"
 
 
 def test_the_wait_ends(tmp_path: Path):

@@ -17,6 +17,7 @@ RANKS = {
     "caching": 0,
     "checksums": 0,
     "nofollow": 0,
+    "soundness": 1,
     "signals": 0,
     "unforeseen": 0,
     "nvrtc": 1,

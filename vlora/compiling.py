@@ -32,6 +32,7 @@ from .caching import kernels_root, make_private
 from .events import Compiled, Compiling
 from .limits import device_kind, device_memory
 from .rebuild import kernel_file
+from .soundness import drop_damaged
 
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 """Made by benchmarks/kernels.py. The first line has the version of MLX; then a line for each kernel: "cpu" or "cuda",
@@ -149,11 +150,21 @@ def begin(model: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> Compilat
 
 
 @functools.cache
+def keep() -> tuple[Path, str | None]:
+    """Let MLX keep its kernels where `keep_kernels` has it, for whatever computes; compile nothing yet."""
+    kind = device_kind()
+    return (kernels_root(), None) if kind == "metal" else keep_kernels(kind)
+
+
+@functools.cache
 def _begin_for(weights: str, lists: tuple[Path, ...]) -> Compilation:
     kind = device_kind()
     if kind == "metal":
         return Compilation(kernels_root())
-    folder, note = keep_kernels(kind)
+    folder, note = keep()
+    if note is None and kernels_root() in folder.parents:
+        root = kernels_root() / _root_name(kind)
+        drop_damaged(folder, root.with_name(f"{root.name}.sums.json"), "*.so" if kind == "cpu" else "**/*.ptx")
     missing = [] if note is not None else list_missing(kind, folder, weights, lists)
     # Names end in a hash of the constants, which another C++ library than Linux's makes another one.
     if not missing or sys.platform != "linux" or (kind == "cpu" and shutil.which("g++") is None):
@@ -182,7 +193,7 @@ def keep_kernels(kind: str) -> tuple[Path, str | None]:
     tempfile.gettempdir()
     if kind == "cuda" and os.environ.get(CUDA_FOLDER):
         return Path(os.environ[CUDA_FOLDER]), None
-    root = kernels_root() / f"mlx-{MLX_VERSION}-{_machine(kind)}"
+    root = kernels_root() / _root_name(kind)
     problem = make_private(root)
     if problem is not None:
         root = Path(tempfile.mkdtemp(prefix="vlora-kernels-"))
@@ -268,6 +279,10 @@ def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]
 def _own_folder(kind: str, root: Path) -> Path:
     """Name the folder of the kernels' files, given what MLX is told."""
     return root / "mlx" / MLX_VERSION / "cpu" if kind == "cpu" else root
+
+
+def _root_name(kind: str) -> str:
+    return f"mlx-{MLX_VERSION}-{_machine(kind)}"
 
 
 def _machine(kind: str) -> str:

@@ -10,6 +10,7 @@ from . import backend
 from .adapters import lora_layers
 from .aside import refuse_model_folder
 from .caching import cache_folder
+from .compiling import keep
 from .errors import RecipeError
 from .events import FeatureCounts
 from .limits import device_memory
@@ -140,6 +141,8 @@ def open_model(
     Raises:
         VloraError: The weights, the targets or the adapter do not fit.
     """
+    # What follows computes: MLX's own folder for kernels is the first user's of the machine.
+    keep()
     section = recipe.model
     load = backend.blank_backbone if is_blank else backend.load_backbone
     backbone, quantized = load(files, section)

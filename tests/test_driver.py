@@ -437,11 +437,13 @@ def test_a_configuration_that_is_not_whole_is_refused(
     """A base whose config.json is cut off is not said to have none."""
     folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
     (folder / "config.json").write_text((folder / "config.json").read_text()[:-10])
-    with pytest.raises(ModelError, match=r"model\.path: the config\.json of .*base' is not JSON"):
+    with pytest.raises(ModelError, match=r"model\.path: .*base/config\.json is not JSON"):
         run(make_recipe(folder, rows, tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("n_bytes", "reason"), [(-10, "corrupt file"), (0, "No safetensors found")])
+@pytest.mark.parametrize(
+    ("n_bytes", "reason"), [(-10, "cannot be read: .* not written whole"), (0, "No safetensors found")]
+)
 def test_weights_that_are_not_whole_are_refused(
     n_bytes: int, reason: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
 ) -> None:
@@ -452,7 +454,7 @@ def test_weights_that_are_not_whole_are_refused(
     weights.unlink()
     if n_bytes:
         weights.write_bytes(whole[:n_bytes])
-    with pytest.raises(ModelError, match=rf"model\.path: cannot load the weights of .*base': [^\n]*{reason}[^\n]*$"):
+    with pytest.raises(ModelError, match=rf"^model\.path: [^\n]*base[^\n]*{reason}[^\n]*$"):
         run(make_recipe(folder, rows, tmp_path / "out"))
 
 

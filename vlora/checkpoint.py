@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 
 from . import checksums
 from .errors import CheckpointError
+from .headers import HeaderError, read_header
 from .nofollow import open_itself
 from .types import TrainState
 
@@ -162,8 +163,10 @@ def read_arrays(path: Path) -> dict[str, mx.array]:
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     try:
+        # MLX believes what a header says.
+        read_header(path)
         return cast("tuple[dict[str, mx.array], dict[str, str]]", mx.load(str(path), return_metadata=True))
-    except RuntimeError as error:
+    except (HeaderError, RuntimeError) as error:
         msg = f"{path}: cannot be read ({error}); {OTHERWISE}"
         raise CheckpointError(msg) from None
 

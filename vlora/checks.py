@@ -19,6 +19,11 @@ def above(minimum: float) -> Check:
     return lambda value: None if value > minimum else f"must be greater than {minimum}"
 
 
+def within(minimum: float, maximum: float) -> Check:
+    """A number between two others, or one of them."""
+    return lambda value: None if minimum <= value <= maximum else f"must be from {minimum} to {maximum}"
+
+
 def fraction(value: float) -> str | None:
     """A share that is not the whole."""
     return None if 0 <= value < 1 else "must be at least 0 and less than 1"

@@ -30,6 +30,7 @@ import mlx.core as mx
 
 from .caching import kernels_root, make_private
 from .events import Compiled, Compiling
+from .headers import read_header
 from .limits import device_kind, device_memory
 from .rebuild import kernel_file
 from .soundness import drop_damaged
@@ -46,9 +47,6 @@ CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 
 BUILT_IN = "builtin:"
 """Begins the names of models that vlora makes itself, in float32."""
-
-LONGEST_HEADER = 10**8
-"""Bytes of a safetensors file's header, as its format bounds them."""
 
 WORK_PREFIX = ".work-"
 MOST_WORKERS = 12
@@ -224,11 +222,9 @@ def weights_type(model: str) -> str:
     if model.startswith(BUILT_IN):
         return "F32"
     # Whatever is wrong with a path or a file is said where the model is opened. RuntimeError: a user who is not known.
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
         file = min(Path(model).expanduser().glob("*.safetensors"))
-        with file.open("rb") as opened:
-            header = json.loads(opened.read(min(LONGEST_HEADER, int.from_bytes(opened.read(8), "little"))))
-        types = [str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"]
+        types = [entry.dtype for entry in read_header(file).values()]
         return max(set(types), key=types.count)
     return ""
 

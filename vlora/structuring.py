@@ -4,6 +4,7 @@ import difflib
 import functools
 import json
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -23,13 +24,26 @@ _WORDS: dict[Any, str] = {
 }
 
 
-def make_converter(sections: Iterable[type]) -> Converter:
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlong = 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
+
+
+def show(value: Any) -> str:
+    """Write a value that was found, cut where it is longer than a sentence bears."""
+    return _SHORT.repr(value)
+
+
+def make_converter(sections: Iterable[type], *, is_open: bool = False) -> Converter:
     """Make what structures nested dicts: no unknown keys, no coercion, and the checks of the fields.
 
     Args:
-        sections: Classes whose fields have a `Check` or None in their metadata, under "check".
+        sections: Classes whose fields have a `Check` or None in their metadata, under "check"; each after those that
+            it is made of.
+        is_open: Leave keys alone that the classes do not have.
     """
-    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter = cattrs.Converter(forbid_extra_keys=not is_open)
     for kind in _WORDS:
         converter.register_structure_hook(kind, _strict(kind))
     for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple)):
@@ -42,10 +56,12 @@ def make_converter(sections: Iterable[type]) -> Converter:
         structure: Callable[[Any, Any], Any] = make_dict_structure_fn(
             section,
             converter,
-            _cattrs_forbid_extra_keys=True,
+            _cattrs_forbid_extra_keys=not is_open,
             **hooks,  # type: ignore[arg-type]
         )
-        converter.register_structure_hook(section, _only_tables(structure))
+        converter.register_structure_hook(
+            section, _only_tables(structure, "an object" if is_open else "a table of keys")
+        )
     return converter
 
 
@@ -90,10 +106,10 @@ def _strict(kind: Any) -> Callable[[Any, Any], Any]:
     def structure(value: Any, _: Any) -> Any:
         accepted = (int, float) if kind is float else (kind,)
         if type(value) not in accepted:
-            msg = f"found {value!r}, expected {_WORDS[kind]}"
+            msg = f"found {show(value)}, expected {_WORDS[kind]}"
             raise TypeError(msg)
         if kind is float and not math.isfinite(value):
-            msg = f"found {value!r}, expected a finite number"
+            msg = f"found {show(value)}, expected a finite number"
             raise TypeError(msg)
         return kind(value)
 
@@ -105,7 +121,7 @@ def _structure_choice(value: Any, kind: Any) -> Any:
     if value not in choices:
         close = difflib.get_close_matches(str(value), choices, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        msg = f"found {value!r}, expected one of {', '.join(map(repr, choices))}{hint}"
+        msg = f"found {show(value)}, expected one of {', '.join(map(repr, choices))}{hint}"
         raise ValueError(msg)
     return value
 
@@ -116,12 +132,12 @@ def _structure_tuple(value: Any, kind: Any) -> Any:
     words = _WORDS[kinds[0]].split()[-1]
     expected = f"a list of {words}s" if open_ended else f"a list of {len(kinds)} {words}s"
     if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(kinds)):
-        msg = f"found {value!r}, expected {expected}"
+        msg = f"found {show(value)}, expected {expected}"
         raise TypeError(msg)
     try:
         return tuple(_strict(kinds[0])(item, kinds[0]) for item in value)
     except TypeError:
-        msg = f"found {value!r}, expected {expected}"
+        msg = f"found {show(value)}, expected {expected}"
         raise TypeError(msg) from None
 
 
@@ -131,12 +147,15 @@ def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Cal
     check: Check | None = field.metadata["check"]
 
     def structure(value: Any, _: Any) -> Any:
+        if value is None and kinds:
+            # In JSON null says that there is none; TOML has no word for it.
+            return None
         if field.name == "custom_prompt_format" and isinstance(value, (dict, list)):
             # In TOML a table reads better than JSON within a string.
             value = json.dumps(value)
         result = converter.structure(value, kind)
         if check and (problem := check(result)):
-            msg = f"found {value!r}, {problem}"
+            msg = f"found {show(value)}, {problem}"
             raise ValueError(msg)
         return result
 
@@ -147,10 +166,10 @@ def _has_origin(origin: Any, kind: Any) -> bool:
     return bool(get_origin(kind) is origin)
 
 
-def _only_tables(structure: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _only_tables(structure: Callable[[Any, Any], Any], words: str) -> Callable[[Any, Any], Any]:
     def structure_section(value: Any, kind: Any) -> Any:
         if not isinstance(value, Mapping):
-            msg = f"found {value!r}, expected a table of keys"
+            msg = f"found {show(value)}, expected {words}"
             raise TypeError(msg)
         return structure(value, kind)
 

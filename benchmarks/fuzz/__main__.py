@@ -8,10 +8,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-KINDS = ("recipes", "models", "adapters")
+KINDS = ("models", "adapters")
 """Kinds of input, each with a file of its name here."""
 
 COLUMNS = ("inputs", "refused", "accepted", "learned", "tracebacks", "crashes", "hangs", "wrong", "longest_s")
@@ -24,7 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="what all inputs depend on (0)")
     parser.add_argument("--count", type=int, default=1750, help="inputs in all (1750)")
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"which kinds ({','.join(KINDS)})")
-    parser.add_argument("--only", type=int, default=None, metavar="NUMBER", help="one input of each kind, by its number")
+    parser.add_argument(
+        "--only", type=int, default=None, metavar="NUMBER", help="one input of each kind, by its number"
+    )
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="inputs that run side by side (cores)")
     parser.add_argument("--limit-s", type=float, default=60.0, help="seconds until an input counts as hung (60)")
     parser.add_argument("--memory-gb", type=float, default=8.0, help="memory that an input may take (8)")
@@ -100,7 +102,7 @@ def _run(parsed: argparse.Namespace, folder: Path, kinds: list[str]) -> list[dic
     return rows
 
 
-def _list_jobs(parsed: argparse.Namespace, kinds: list[str]) -> "Iterator[object]":
+def _list_jobs(parsed: argparse.Namespace, kinds: list[str]) -> Any:
     from .server import Job
 
     numbers = [parsed.only] if parsed.only is not None else range(-(-parsed.count // len(kinds)))

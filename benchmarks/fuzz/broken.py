@@ -32,8 +32,7 @@ def wrong_value(rng: random.Random, kind: Kind) -> Any:
 
 def show(value: Any) -> str:
     """Write a value in a few characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{value!r:.60}"
 
 
 def paths(tree: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -88,7 +87,8 @@ def break_json(rng: random.Random, text: str) -> tuple[str, bytes]:
         "objects nested deeply": ('{"a":' * DEPTH + "1" + "}" * DEPTH).encode(),
         "a number of 5,000 digits": f'{inside}, "extra": {"9" * 5000}}}'.encode(),
         "bytes": bytes(rng.randrange(128, 256) for _ in range(200)),
-        "Latin-1": f'{inside}, "extra": "\xe4\xf6"}}'.encode("latin-1"),
+        "Latin-1": f'{inside}, "extra": "\xe4\xf6"}}'.encode("latin-1", "replace"),
+        "after a byte order mark": text.encode("utf-8-sig"),
         "UTF-16": text.encode("utf-16"),
         "zeros": bytes(64),
         "two objects": data + b"\n" + data,

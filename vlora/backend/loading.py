@@ -18,18 +18,19 @@ from mlx_vlm import utils as mlx_vlm_utils
 from ..errors import ModelError
 from ..frozen import quantize_language
 from ..recipe import ModelSection
+from ..structuring import show
+from .annotations import find_misfits
 from .backbone import MlxVlmBackbone, find_layout
 from .configs import find_scaling, read_fields, translate_config
 from .families import Family, describe_family
+from .folders import CONFIG_NAME, DESCRIBING, blaming, check_folder, check_weights
 from .heads import is_packed_head, pack_head, unpack_head
 from .lean import find_lean_parts
 from .outcomes import Outcomes, open_outcomes
 from .rotations import scale_rotations
 from .weights import build_module, load_module, reads_alike
 
-DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
-"""What describes a model and its processor on the hub: all that mlx-vlm downloads, but for the weights."""
-
+BELONGING = "config.json and the weights have to be of one model"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
 
 
@@ -62,34 +63,23 @@ def find_model(section: ModelSection) -> ModelFiles:
     Raises:
         ModelError: There is no such model, it brings its own code, or its family is refused.
     """
-    try:
-        path = Path(mlx_vlm_utils.get_model_path(section.path, allow_patterns=DESCRIBING))
+    path = _find_folder(section)
+    with blaming(f"cannot read {path / CONFIG_NAME}", path):
         config = mlx_vlm_utils.load_config(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
-        asked = "" if isinstance(error, HFValidationError) else f", and the hub gives none ({reason})"
-        msg = f"model.path: there is no folder {section.path!r} with a config.json{asked}; give a folder or a hub id"
-        if isinstance(error, json.JSONDecodeError):
-            msg = f"model.path: the config.json of {section.path!r} is not JSON ({reason}); was it written whole?"
-        raise ModelError(msg) from None
     if not section.trust_remote_code and config.get("model_file"):
         msg = (
             f"model.path: {section.path!r} brings Python code of its own ({config['model_file']}), which loading would "
             "run; set model.trust_remote_code = true if you trust it"
         )
         raise ModelError(msg)
-    try:
-        package, model_type = mlx_vlm_utils.get_model_and_args(dict(config), model_path=path)
-    except (KeyError, ValueError) as error:
-        msg = f"model.path: mlx-vlm has no architecture for {section.path!r} ({error})"
-        raise ModelError(msg) from None
+    package, model_type = _find_package(path, config)
     family = describe_family(model_type)
     if family.refused:
         msg = f"model.path: models of the family {model_type} are not trained: {family.refused}"
         raise ModelError(msg)
     fields = read_fields(package)
-    translated = translate_config(config, model_type, fields, section.path)
+    with blaming(f"cannot read {path / CONFIG_NAME}", path):
+        translated = translate_config(config, model_type, fields, section.path)
     is_translated = translated != config
     return ModelFiles(
         path=path,
@@ -103,6 +93,36 @@ def find_model(section: ModelSection) -> ModelFiles:
     )
 
 
+def _find_folder(section: ModelSection) -> Path:
+    """Find a model's folder, and check what describes it."""
+    try:
+        path = Path(mlx_vlm_utils.get_model_path(section.path, allow_patterns=DESCRIBING))
+        is_model = (path / CONFIG_NAME).exists() or (path / CONFIG_NAME).is_symlink()
+        reason = f"{path} has no {CONFIG_NAME}"
+    except (OSError, ValueError) as error:
+        is_model, reason = False, str(error).strip().splitlines()[0].rstrip(".")
+        # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
+        reason = "" if isinstance(error, HFValidationError) else f"the hub gives none ({reason})"
+    if not is_model:
+        asked = f", and {reason}" if reason else ""
+        msg = f"model.path: there is no folder {section.path!r} with a config.json{asked}; give a folder or a hub id"
+        raise ModelError(msg)
+    check_folder(path)
+    return path
+
+
+def _find_package(path: Path, config: Mapping[str, Any]) -> tuple[Any, str]:
+    """Find a family's package in mlx-vlm and its name; check the configuration against its classes."""
+    found = config.get("model_type")
+    what = f"{path / CONFIG_NAME}: model_type: found {show(found)}, for which mlx-vlm has no architecture"
+    with blaming(what, path):
+        package, model_type = mlx_vlm_utils.get_model_and_args(dict(config), model_path=path)
+    if misfits := sorted(find_misfits(package, config)):
+        msg = f"model.path: {path / CONFIG_NAME}: {'; '.join(misfits[:3])}"
+        raise ModelError(msg)
+    return package, model_type
+
+
 def load_processor(files: ModelFiles, section: ModelSection) -> Any:
     """Load a model's processor.
 
@@ -110,16 +130,13 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
         ModelError: The folder has none that works here.
     """
     eos = files.config.get("eos_token_id")
-    try:
-        # Some processors print while they load; what a program says is the command line's to decide.
-        with contextlib.redirect_stdout(io.StringIO()):
-            processor = mlx_vlm_utils.load_processor(
-                files.path, True, eos_token_ids=eos, trust_remote_code=section.trust_remote_code
-            )
-            image_processor = mlx_vlm_utils.load_image_processor(files.path)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        msg = f"model.path: {section.path!r} has no processor that can be loaded: {error}"
-        raise ModelError(msg) from None
+    what = f"{section.path!r} has no processor that can be loaded"
+    # Some processors print while they load; what a program says is the command line's to decide.
+    with blaming(what, files.path), contextlib.redirect_stdout(io.StringIO()):
+        processor = mlx_vlm_utils.load_processor(
+            files.path, True, eos_token_ids=eos, trust_remote_code=section.trust_remote_code
+        )
+        image_processor = mlx_vlm_utils.load_image_processor(files.path)
     if image_processor is not None:
         processor.image_processor = image_processor
     return processor
@@ -134,17 +151,15 @@ def blank_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBack
     Raises:
         ModelError: What is there of the weights does not fit the configuration.
     """
-    try:
+    with blaming(f"cannot build the model of {section.path!r}", files.path):
         if any(files.path.glob("*.safetensors")):
             # Their headers say how each layer is stored; the arrays are only promised.
+            check_weights(files.path)
             module = load_module(
                 files.path, files.config, files.model_type, is_translated=files.is_translated, is_lazy=True
             )
         else:
             module = build_module(files.path, files.config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"model.path: cannot build the model of {section.path!r}: {error}"
-        raise ModelError(msg) from None
     restore(module, files.family, files.config)
     return prepare(module, files.family, section, is_blank=True)
 
@@ -158,16 +173,12 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     Raises:
         ModelError: There are no weights, or they do not fit the configuration.
     """
-    try:
+    with blaming(f"cannot load the weights of {section.path!r}", files.path, BELONGING):
         if files.hub_id is not None:
             # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
             mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
+        check_weights(files.path)
         module = load_module(files.path, files.config, files.model_type, is_translated=files.is_translated)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        # The rest of what mlx-vlm says where there are none is how to convert them, in several lines.
-        reason = str(error).strip().partition("\n")[0] if isinstance(error, OSError) else error
-        msg = f"model.path: cannot load the weights of {section.path!r}: {reason}"
-        raise ModelError(msg) from None
     if scaling := find_scaling(files.config):
         parts = dict(module.named_modules())
         scale_rotations(parts[find_prefix(module, files.family)], scaling, section.path)

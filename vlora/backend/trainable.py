@@ -1,6 +1,5 @@
 """What of a model is trained: adapters attached or loaded, parts unfrozen."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from .. import adapters, targets
 from ..checkpoint import read_arrays
+from ..documents import read_object
 from ..errors import CheckpointError, ModelError
 from ..recipe import LoraSection
 from .backbone import MlxVlmBackbone
@@ -208,41 +208,49 @@ def load_adapter(
         CheckpointError: No such adapter, or one for another model.
     """
     weights_path, config = read_adapter(path)
-    settings = config.get("lora_parameters", {})
-    names = config.get("adapted_layers", settings.get("keys"))
+    settings = config.get("lora_parameters") or {}
+    names = list(dict.fromkeys(config.get("adapted_layers") or settings.get("keys") or ()))
+    saved_tables = config.get("trained_tables") or ()
     method = config.get("fine_tune_type")
-    if method not in ("lora", "dora") or names is None:
+    if method not in ("lora", "dora") or not names or not settings:
         msg = f"{path}: found an adapter of type {method!r} without a list of layers; expected a LoRA or DoRA"
         raise CheckpointError(msg)
-    saved_base = config.get("base_quantization", {})
+    saved_base = config.get("base_quantization") or {}
     if saved_base and dict(quantized) != saved_base:
-        bits = next(iter(saved_base.values()))["bits"]
+        bits = next((layer.get("bits") for layer in saved_base.values() if isinstance(layer, dict)), "other")
         msg = f"{path}: was trained on a base quantized to {bits} bits; set model.quantize_bits = {bits}"
         raise CheckpointError(msg)
     known = dict(backbone.module.named_modules())
     missing = [name for name in names if not _can_adapt(known.get(name))]
+    missing += [name for name in saved_tables if "weight" not in known.get(name, {})]
     if missing:
         msg = f"{path}: adapts {missing[0]}, which the model does not have; was it trained on another model?"
         raise CheckpointError(msg)
     rank, scale = int(settings["rank"]), float(settings["scale"])
     _refuse_changes(path, names, config, lora, backbone)
-    dropout = settings["dropout"] if lora.dropout == LoraSection().dropout else lora.dropout
+    dropout = settings.get("dropout", 0.0) if lora.dropout == LoraSection().dropout else lora.dropout
     refuse_dropout_in_tower(backbone, names, attrs.evolve(lora, dropout=dropout))
     adapters.attach_lora(backbone.module, names, rank=rank, scale=scale, dropout=dropout, method=method)
     weights = read_arrays(weights_path)
     current = dict(tree_flatten(backbone.module.parameters()))
-    wrong = [name for name, value in weights.items() if name not in current or current[name].shape != value.shape]
+    wrong = [name for name, value in weights.items() if not _fits(value, current.get(name))]
     absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]
     if wrong or absent:
         msg = f"{path}: does not fit the model at {(wrong + absent)[0]}; was it trained on another model or rank?"
         raise CheckpointError(msg)
     backbone.module.load_weights(list(weights.items()), strict=False)
     tables = unfreeze_tables(backbone, embeddings=lora.train_embeddings, head=lora.train_head)
-    for name in config.get("trained_tables", ()):
+    for name in saved_tables:
         known[name].unfreeze()
-    tables = list(dict.fromkeys([*config.get("trained_tables", ()), *tables]))
+    tables = list(dict.fromkeys([*saved_tables, *tables]))
     config = {**config, "lora_parameters": {**settings, "dropout": dropout}}
     return {**config, "trained_tables": tables} if tables else config
+
+
+def _fits(value: mx.array, current: mx.array | None) -> bool:
+    """Whether a saved array can take the place of a model's."""
+    is_number = mx.issubdtype(value.dtype, mx.floating)
+    return current is not None and is_number and current.shape == value.shape
 
 
 def _can_adapt(module: nn.Module | None) -> bool:
@@ -284,9 +292,4 @@ def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
         if not file.is_file():
             msg = f"model.adapter_path: found no {file}; give the adapter's file, adapter_config.json beside it"
             raise CheckpointError(msg)
-    try:
-        found: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"model.adapter_path: {config} is not JSON ({error}); give an adapter that was written whole"
-        raise CheckpointError(msg) from None
-    return weights, found
+    return weights, read_object(config, CheckpointError, "model.adapter_path")

@@ -1,0 +1,126 @@
+"""A model's folder is looked at before its weights are read: what cannot be is refused, with the file's name."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlora import backend
+from vlora.backend.annotations import find_misfits
+from vlora.backend.folders import blaming, check_weights
+from vlora.errors import ModelError
+from vlora.recipe import ModelSection
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.fixture
+def folder(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "model"))
+
+
+def change(folder: Path, name: str, **values: Any) -> None:
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def refused(folder: Path) -> str:
+    """Say why a folder is refused before its weights are read."""
+    section = ModelSection(path=str(folder))
+    with pytest.raises(ModelError) as caught:
+        backend.load_processor(backend.find_model(section), section)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write_index(folder: Path, **files: str) -> None:
+    (folder / INDEX).write_text(json.dumps({"weight_map": files}))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("config.json", {"text_config": [1]}, "text_config: found"),
+        ("config.json", {"model_type": "no_such"}, "model_type: found 'no_such'"),
+        ("config.json", {"model_type": None}, "model_type: found None"),
+        ("config.json", {"image_token_id": "x"}, "image_token_id: found 'x', expected a number"),
+        ("preprocessor_config.json", {"image_std": 0}, "image_std: found 0"),
+        ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id: found"),
+        ("tokenizer_config.json", {"chat_template": 3}, "chat_template: found 3"),
+    ],
+)
+def test_a_wrong_value_is_named(name: str, values: dict[str, Any], said: str, folder: Path) -> None:
+    """The file and the key are in the sentence."""
+    change(folder, name, **values)
+    assert f"{folder / name}: {said}" in refused(folder)
+
+
+def test_no_file_is_waited_for(folder: Path) -> None:
+    """A pipe under the name of a file is refused, and a link that leads nowhere too."""
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    assert "tokenizer.json is no regular file" in refused(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("nowhere")
+    assert "tokenizer.json is no regular file" in refused(folder)
+
+
+def test_what_its_own_code_raises_is_the_folders_fault(folder: Path) -> None:
+    """A tokenizer that is none ends in a sentence that names the file, whatever its library raises."""
+    (folder / "tokenizer.json").write_text("[[[")
+    assert "tokenizer.json cannot be read" in refused(folder)
+    (folder / "tokenizer.json").write_text('{"model": {"type": "no such"}}')
+    assert "no processor that can be loaded" in refused(folder)
+
+
+def test_an_index_leads_into_the_folder_only(folder: Path) -> None:
+    """Shards outside, absolute ones and missing ones are refused; one of another layout is passed over."""
+    check_weights(folder)
+    for shard in ("../other.safetensors", str(folder / "model.safetensors"), "a\0.safetensors", ".", ""):
+        write_index(folder, a="model.safetensors", b=shard)
+        with pytest.raises(ModelError, match=r"index\.json: weight_map: found"):
+            check_weights(folder)
+    write_index(folder, a="model.safetensors", b="model-2.safetensors")
+    with pytest.raises(ModelError, match=r"names model-2\.safetensors, which is not there"):
+        check_weights(folder)
+    write_index(folder, a="model-1.safetensors", b="model-2.safetensors")
+    check_weights(folder)
+
+
+def test_weights_that_are_not_whole_are_named(folder: Path) -> None:
+    """Every file that would be read is looked at, by its header alone."""
+    shutil.copy(folder / "model.safetensors", folder / "second.safetensors")
+    data = (folder / "second.safetensors").read_bytes()
+    (folder / "second.safetensors").write_bytes(data[:-1])
+    with pytest.raises(ModelError, match=r"second\.safetensors cannot be read: .* 1 bytes beyond"):
+        check_weights(folder)
+    (folder / "second.safetensors").rename(folder / "consolidated.safetensors")
+    check_weights(folder)
+
+
+def test_only_what_no_class_can_mean_is_a_misfit() -> None:
+    """Integers for floats, lists for layers and null are published; text for a number is not."""
+    from mlx_vlm.models import qwen3_vl
+
+    right = {"text_config": {"rope_theta": 5, "num_key_value_heads": None, "intermediate_size": [1, 2]}}
+    assert list(find_misfits(qwen3_vl, right)) == []
+    wrong = {"text_config": {"rope_theta": "5"}, "vision_config": {"depth": 2**31}, "image_token_id": {}}
+    assert {line.partition(":")[0] for line in find_misfits(qwen3_vl, wrong)} == {
+        "text_config.rope_theta",
+        "vision_config.depth",
+        "image_token_id",
+    }
+
+
+def test_a_lack_of_memory_is_nobodys_fault(tmp_path: Path) -> None:
+    """It is told as what it is, and what vlora itself has said of a folder stays as it was said."""
+    for error in (MemoryError("no room"), ModelError("said already")):
+        with pytest.raises(type(error), match=str(error)), blaming("cannot be", tmp_path):
+            raise error
+    said = r"^model\.path: cannot be: KeyError 'a'; mend it$"
+    with pytest.raises(ModelError, match=said), blaming("cannot be", tmp_path, "mend it"):
+        _ = {}["a"]

@@ -1,0 +1,107 @@
+"""Headers of safetensors files, checked against the file before anything reads its arrays. Knows no MLX."""
+
+import json
+import math
+import stat
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+WIDTHS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    **dict.fromkeys(("F4", "F6_E2M3", "F6_E3M2"), 0),
+}
+"""Types of safetensors to their bits; 0 where what a shape counts is packed in more than one way."""
+
+LONGEST = 256 << 20
+"""Bytes of a header at most; the largest published ones have some megabytes."""
+
+BEYOND = 2**63
+"""What no count of bytes reaches."""
+
+LENGTH = struct.Struct("<Q")
+METADATA = "__metadata__"
+
+
+class HeaderError(ValueError):
+    """Why a file is no safetensors file, or only a part of one."""
+
+
+@attrs.frozen
+class Entry:
+    """An array as a header describes it.
+
+    Attributes:
+        dtype: Its type, in safetensors' words.
+        shape: Its shape.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Read what arrays a file has, and check that it can have them.
+
+    Raises:
+        HeaderError: What is wrong with it, without the file's name.
+        OSError: It cannot be read.
+    """
+    size, header = _read_object(path)
+    return {name: _check(name, header[name], size) for name in header if name != METADATA}
+
+
+def _read_object(path: Path) -> tuple[int, Mapping[str, Any]]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        msg = "it is no regular file"
+        raise HeaderError(msg)
+    with path.open("rb") as file:
+        size = path.stat().st_size - LENGTH.size
+        first = file.read(LENGTH.size)
+        length = LENGTH.unpack(first)[0] if len(first) == LENGTH.size else 0
+        if not len("{}") <= length <= min(size, LONGEST):
+            msg = "it is no safetensors file, or only a part of one"
+            raise HeaderError(msg)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        msg = "its header is no JSON"
+        raise HeaderError(msg) from None
+    if not isinstance(header, dict):
+        msg = "its header is no object"
+        raise HeaderError(msg)
+    return size - length, header
+
+
+def _check(name: str, entry: Any, size: int) -> Entry:
+    """Check an array's type, its shape, and that the file has its bytes."""
+    if not isinstance(entry, dict):
+        raise _refuse(name, "is described by no object")
+    dtype, shape, offsets = entry.get("dtype"), _counts(entry.get("shape")), _counts(entry.get("data_offsets"))
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
+        raise _refuse(name, f"has no type that is known ({str(dtype)[:20]!r})")
+    if shape is None:
+        raise _refuse(name, "has no shape")
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004 - begin and end
+        raise _refuse(name, "has no place in the file")
+    if offsets[1] > size:
+        raise _refuse(name, f"ends {offsets[1] - size:,} bytes beyond the file's end: it was not written whole")
+    if (width := WIDTHS[dtype]) and math.prod(shape) * width != 8 * (offsets[1] - offsets[0]):
+        raise _refuse(name, f"has {offsets[1] - offsets[0]:,} bytes, not those of its shape")
+    return Entry(dtype, shape)
+
+
+def _counts(value: Any) -> tuple[int, ...] | None:
+    is_right = isinstance(value, list) and all(type(item) is int and 0 <= item < BEYOND for item in value)
+    return tuple(value) if is_right else None
+
+
+def _refuse(name: str, what: str) -> HeaderError:
+    return HeaderError(f"its array {name[:200]!r} {what}")

@@ -71,6 +71,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         workers=st.none() | st.integers(0, 10**6),
         prefetch=counts,
         allow_urls=st.booleans(),
+        on_long_row=st.sampled_from(["cut", "skip", "raise"]),
         on_bad_row=st.sampled_from(["raise", "skip"]),
         assistant_id=st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},

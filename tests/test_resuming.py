@@ -40,6 +40,7 @@ OTHERS: dict[str, Any] = {
     "data.max_seq_length": 100,
     "data.train_on_completions": True,
     "data.learn_end": False,
+    "data.on_long_row": "skip",
     "data.shuffle": False,
     "data.valid_fraction": 0.1,
     "data.assistant_id": 5,

@@ -208,6 +208,11 @@ def _show_row(row: "Inspected", console: Console) -> None:
         console.print(Text(f"  {row.problem}", style="red"), soft_wrap=True)
         return
     sizes = ", ".join(f"{width}x{height}" for width, height in row.image_sizes) or "none"
+    if row.cut is not None:
+        lost = f"; {row.cut.n_lost:,} supervised ones are lost" if row.cut.n_lost else ""
+        console.print(
+            f"  cut from {row.cut.n_tokens:,} to {row.cut.n_kept:,} tokens by data.max_seq_length{lost}", style="yellow"
+        )
     console.print(
         f"  {row.n_text} text tokens, {row.n_image} image tokens, {row.n_supervised} supervised; images: {sizes}"
     )
@@ -512,8 +517,7 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    if event.n_skipped:
-        say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
+    _show_left_out(event, say)
     if event.features is not None and (line := _features_line(event.features)):
         say(line)
     if event.n_traces:
@@ -552,6 +556,15 @@ def _show_command(event: Finished, say: Callable[[str], None]) -> None:
     if event.difference is not None:
         say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
     say(f"ask it:\n  {shlex.join(parts)}")
+
+
+def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
+    """Say how many rows were left out, and of how many a part."""
+    if event.n_skipped:
+        say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
+    if event.cuts.n_rows:
+        losses = event.cuts.describe_losses()
+        say(f"rows cut by data.max_seq_length, in all epochs together: {event.cuts.n_rows}; {losses}")
 
 
 def _features_line(counts: FeatureCounts) -> str:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .adapters import lora_layers, saved_arrays
 from .aside import JOURNAL_NAME, complete_setting_aside, refuse_links, set_aside
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
+from .cuts import CutCounts, find_cuts
 from .endings import close_at_exit
 from .errors import AnswerError, BatchError, CheckpointError, NonFiniteError, SampleError
 from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
@@ -38,10 +39,13 @@ from .session import Data, Features, make_recipe_step, open_data, open_features,
 from .shortage import explain_shortage
 from .steps import all_finite, bind, init_state, let_go, make_eval_step
 from .targets import summarize
-from .types import Batch, TrainState
+from .types import Batch, Cut, TrainState
 
 PROGRESS = "progress"
 """How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
+
+CUTS = "cuts"
+"""How many rows were cut in the steps that were done, in the notes of its training state."""
 
 ANY_QUESTION = "Describe this."
 FEWER_ANSWERS = "lower eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
@@ -161,6 +165,13 @@ class _Run:
     found: checkpoint.Found | None
     rules: Rules
     unasked: str | None = attrs.field(default=None, init=False)
+    cuts: CutCounts = attrs.field(init=False)
+    has_told_validation: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Go on counting where the run has come to."""
+        notes = {} if self.found is None else self.found.notes
+        self.cuts = CutCounts.loads(notes[CUTS]) if CUTS in notes else CutCounts()
 
     @property
     def paths(self) -> OutputPaths:
@@ -195,6 +206,7 @@ class _Run:
         yield started
         metrics.write_start(started.device, first)
         yield from notes
+        yield from self._tell_first_cuts()
         validate = self._make_validation(metrics)
         if first == 0:
             yield from self._answer("before", loop.state, metrics, _never)
@@ -230,6 +242,7 @@ class _Run:
             if report is not None:
                 yield attrs.evolve(report, n_steps=n_steps)
                 metrics.add(report)
+                yield from self._count_cuts(report.cuts)
             if metrics.reports and (loop.is_stopped or is_due(step, train.steps_per_report, n_steps)):
                 yield metrics.write_interval(self.features.counts)
             if is_due(step, train.steps_per_eval, n_steps):
@@ -238,6 +251,25 @@ class _Run:
             if step < n_steps and not loop.is_stopped and is_due(step, train.steps_per_save, n_steps):
                 yield self._save(loop.state, self.paths.numbered(step), course)
         return step
+
+    def _tell_first_cuts(self) -> Iterator[Noted]:
+        """Say of the rows that were read before the first step which were cut; they are counted when it is done."""
+        if self.reader.first_cuts:
+            found = CutCounts().add(self.reader.first_cuts).describe()
+            yield Noted(message=f"of those read so far {found}; data.on_long_row says what happens to such rows")
+
+    def _count_cuts(self, cuts: Sequence[Cut]) -> Iterator[Noted]:
+        """Count the rows of a step that were cut; the first ones of a run are told where they are met."""
+        is_told = self.cuts.n_rows > 0 or bool(self.reader.first_cuts)
+        self.cuts = self.cuts.add(cuts)
+        if cuts and not is_told:
+            yield Noted(message=f"{self.cuts.describe()}; metrics.jsonl counts those that follow")
+
+    def _tell_cuts_of_validation(self, cuts: CutCounts) -> Iterator[Noted]:
+        """Say once which rows to validate on were cut: they are the same every time."""
+        if cuts.n_rows and not self.has_told_validation:
+            self.has_told_validation = True
+            yield Noted(message=f"validation: {cuts.describe()}")
 
     def _open_files(self, first: int) -> tuple[Metrics, list[Noted]]:
         """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""
@@ -333,10 +365,10 @@ class _Run:
         n_ahead = self.recipe.data.prefetch
 
         def validate(state: TrainState, should_stop: Callable[[], bool]) -> Iterator[Event]:
-            n_rows = 0
+            n_rows, cuts = 0, CutCounts()
 
             def batches() -> Iterator[Batch]:
-                nonlocal n_rows
+                nonlocal n_rows, cuts
                 packed = plot_validation(self.recipe, len(rows))
                 if packed is None:
                     steps = self.reader.collate(rows, ([numbers] for numbers in plan), n_ahead)
@@ -346,6 +378,7 @@ class _Run:
                     if should_stop():
                         return
                     n_rows += sum(len(batch.rows) for batch in found)
+                    cuts = cuts.add(list(find_cuts(found)))
                     yield from found
 
             with naming_shortage("validation"):
@@ -357,6 +390,7 @@ class _Run:
                 msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
                 raise NonFiniteError(msg)
             yield from self._take_notes()
+            yield from self._tell_cuts_of_validation(cuts)
             if not tokens:
                 yield Noted(message=f"validation: of the rows of {rows.name} that were read none can be learned from")
                 return
@@ -433,6 +467,7 @@ class _Run:
         notes = describe_run(self.recipe, len(self.data.train)) | {NOTE: self.rules.dumps()}
         if progress is not None:
             notes[PROGRESS] = progress
+        notes |= {CUTS: self.cuts.dumps()} if self.cuts.n_rows else {}
         # Whoever goes on from the state finds the features that this run has found, to the last bit, and its metrics.
         self.features.flush()
         if self.paths.metrics.is_file():
@@ -459,6 +494,7 @@ class _Run:
             difference=backend.DIFFERENCES.get(self.data.files.model_type),
             unasked=self.unasked,
             features=self.features.counts,
+            cuts=self.cuts,
         )
 
     def _write_example(self) -> tuple[Path | None, str]:

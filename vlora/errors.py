@@ -24,6 +24,10 @@ class SampleError(VloraError):
     """A dataset row that cannot be learned from; the message begins with its row number."""
 
 
+class LongRowError(SampleError):
+    """A row longer than `data.max_seq_length`, which is not to be cut (data.on_long_row)."""
+
+
 class BatchError(VloraError):
     """Rows that cannot be put into one batch."""
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import attrs
 
+from .cuts import CutCounts
+from .types import Cut
+
 
 @attrs.frozen(kw_only=True)
 class FeatureCounts:
@@ -129,6 +132,7 @@ class StepReport:
         n_traces: Shapes traced so far.
         trace_s: Seconds spent in steps that traced a new shape so far, compiling included.
         n_steps: Steps of the whole run as far as it is known now; None where nobody knows.
+        cuts: What was cut of its rows by data.max_seq_length.
     """
 
     step: int
@@ -144,6 +148,7 @@ class StepReport:
     n_traces: int
     trace_s: float
     n_steps: int | None = None
+    cuts: tuple[Cut, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -155,7 +160,7 @@ class Reported:
 
 @attrs.frozen(kw_only=True)
 class Skipped:
-    """A row that cannot be learned from was passed over (data.on_bad_row = "skip")."""
+    """A row was passed over (data.on_bad_row or data.on_long_row = "skip")."""
 
     reason: str
 
@@ -215,6 +220,7 @@ class Finished:
         difference: In what mlx-vlm's generation differs from what was trained; None where it does not.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
         features: Where features of images came from; None if none were kept.
+        cuts: Rows that were cut by data.max_seq_length, in all epochs together, those before a resume included.
     """
 
     step: int
@@ -231,6 +237,7 @@ class Finished:
     difference: str | None = None
     unasked: str | None = None
     features: FeatureCounts | None = None
+    cuts: CutCounts = attrs.field(factory=CutCounts)
 
 
 Event = Compiling | Compiled | Started | StepReport | Reported | Skipped | Noted | Answered | Saved | Finished

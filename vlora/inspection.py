@@ -9,7 +9,7 @@ import numpy as np
 from .errors import SampleError
 from .recipe import Recipe
 from .session import open_data
-from .types import Example
+from .types import Cut, Example
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +37,7 @@ class Inspected:
         n_supervised: Tokens that are learned.
         image_sizes: (width, height) in pixels as the processor gets them.
         problem: Why the row cannot be learned from; None if it can.
+        cut: What `data.max_seq_length` has left out; None if the row is whole.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Inspected:
     n_supervised: int = 0
     image_sizes: tuple[tuple[int, int], ...] = ()
     problem: str | None = None
+    cut: Cut | None = None
 
 
 def inspect_rows(recipe: Recipe, n_rows: int) -> Iterator[Inspected]:
@@ -92,4 +94,5 @@ def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:
         n_image=n_image,
         n_supervised=int(example.supervised.sum()),
         image_sizes=example.image_sizes,
+        cut=example.cut,
     )

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import attrs
 import mlx.core as mx
 
+from .cuts import find_cuts
 from .errors import NonFiniteError, VloraError
 from .events import StepReport
 from .limits import naming_shortage
 from .steps import TrainStep
-from .types import Batch, StepOutput, TrainState
+from .types import Batch, Cut, StepOutput, TrainState
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -27,6 +28,7 @@ class _Begun:
     largest: Batch | None = None
     rate: float = 0.0
     sources: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
     n_tokens: int = 0
     n_places: int = 0
     wait_s: float = 0.0
@@ -141,6 +143,7 @@ class TrainLoop:
             largest=_largest(batches),
             rate=rate,
             sources=tuple(row.source for batch in batches for row in batch.rows),
+            cuts=tuple(find_cuts(batches)),
             n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
             n_places=sum(batch.tokens.size for batch in batches),
             wait_s=wait_s,
@@ -169,6 +172,7 @@ class TrainLoop:
             wait_s=begun.wait_s,
             n_traces=self.train_step.n_traces,
             trace_s=self.trace_s,
+            cuts=begun.cuts,
         )
 
 

@@ -9,6 +9,7 @@ import attrs
 import mlx.core as mx
 
 from . import checkpoint
+from .cuts import measure_cuts
 from .errors import CheckpointError
 from .events import Device, FeatureCounts, Reported, StepReport
 
@@ -88,13 +89,14 @@ class Metrics:
             "active_memory_gb": mx.get_active_memory() / 1e9,
             "cache_memory_gb": mx.get_cache_memory() / 1e9,
         }
+        cuts = measure_cuts([cut for report in self.reports for cut in report.cuts])
         self.reports.clear()
         if self.first_step_at is not None:
             metrics["first_step_unix_time"], self.first_step_at = self.first_step_at, None
         if counts is not None:
             metrics |= counts.since(self.counts)
             self.counts = counts
-        return self.write(metrics)
+        return self.write({**metrics, **cuts})
 
     def write(self, metrics: Mapping[str, float | str]) -> Reported:
         """Write a line, and when it was written."""

@@ -15,7 +15,8 @@ from mlx.utils import tree_flatten
 
 from . import backend
 from .batches import SMALLEST_BUCKET, collate, collate_packs
-from .errors import BatchError, SampleError, VloraError
+from .cuts import CutCounts
+from .errors import BatchError, LongRowError, SampleError, VloraError
 from .frozen import count_parameters
 from .limits import GIGA, device_kind, device_memory
 from .liveness import Peak, Queue, peak_memory
@@ -215,6 +216,9 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
         for number in range(n_rows):
             try:
                 examples.append(data.encoder(data.train[number]))
+            except LongRowError:
+                if recipe.data.on_long_row == "raise" or (not examples and number == n_rows - 1):
+                    raise
             except SampleError:
                 if recipe.data.on_bad_row == "raise" or (not examples and number == n_rows - 1):
                     raise
@@ -225,7 +229,9 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
             f"of data.max_seq_length, half of it supervised, since rows could not be read: {reason}",
         )
     longest = sorted(examples, key=lambda example: -len(example.tokens))[:size]
-    return collate(longest, size), f"the longest of the first {len(examples)} rows"
+    cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
+    told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
+    return collate(longest, size), f"the longest of the first {len(examples)} rows{told}"
 
 
 def _find_longest(planner: Planner, share: float, memory: int) -> int | None:

@@ -9,13 +9,14 @@ import numpy as np
 
 from . import backend
 from .batches import Measure, collate
-from .errors import SampleError
+from .cuts import find_cuts
+from .errors import LongRowError, SampleError
 from .packing import PackedSteps
 from .prefetch import Workers
 from .recipe import Recipe
 from .rows import Rows
 from .session import Data
-from .types import Batch, Example
+from .types import Batch, Cut, Example
 
 ROWS_OF_A_PACK = 4
 """Rows that are encoded ahead for each packed row."""
@@ -44,6 +45,7 @@ class Reader:
         prepare: What they do with an encoded row besides, as `MlxVlmBackbone.prepare`.
         prepare_batch: What a thread does with a batch besides, as `MlxVlmBackbone.prepare_batch`.
         skipped: Why rows were passed over, in the order in which they were met, in every epoch anew.
+        first_cuts: What was cut of the rows that were read before the first step.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Reader:
     prepare: Callable[[Example], Example] = _leave
     prepare_batch: Callable[[Batch], Batch] = _leave_batch
     skipped: list[str] = attrs.field(factory=list, init=False)
+    first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
 
     def collate(self, rows: Rows, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
@@ -100,8 +103,13 @@ class Reader:
         return lambda numbers: self.workers.map(measure, numbers, self.recipe.data.prefetch * size)
 
     def pass_over(self, error: SampleError) -> None:
-        """Count a row that cannot be learned from, or end the run with it, as the recipe has it."""
-        if self.recipe.data.on_bad_row == "raise":
+        """Count a row that cannot be learned from, or is too long, or end the run with it, as the recipe has it."""
+        data = self.recipe.data
+        if isinstance(error, LongRowError):
+            if data.on_long_row == "raise":
+                msg = f'{error}; with data.on_long_row = "cut" such rows are shortened, with "skip" left out'
+                raise LongRowError(msg) from None
+        elif data.on_bad_row == "raise":
             msg = f'{error}; with data.on_bad_row = "skip" such rows are left out'
             raise SampleError(msg) from None
         self.skipped.append(str(error))
@@ -134,6 +142,7 @@ class Reader:
             ahead.append(found)
             if found:
                 break
+        self.first_cuts = tuple(find_cuts(itertools.chain.from_iterable(ahead)))
         if is_new and not ahead[-1]:
             msg = (
                 f"{self.data.train.name}: none of the first {len(self.skipped)} rows that were read can be learned "

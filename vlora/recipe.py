@@ -60,6 +60,7 @@ class DataSection:
         max_pixels: Pixels of an image at most; larger ones are scaled down, their aspect kept.
         custom_prompt_format: JSON of messages with {image}, {question}, {answer} or other columns.
         max_seq_length: Tokens of a row at most; text beyond is cut, images never.
+        on_long_row: "cut" shortens a longer row, counts and names it; "skip" leaves it out, "raise" stops at it.
         train_on_completions: Learn the assistant's turns only.
         learn_end: End answers with the token at which generation ends where the chat template does not end them; false
             leaves them as the template writes them.
@@ -82,6 +83,7 @@ class DataSection:
     max_pixels: int | None = _key(None, checks.at_least(1))
     custom_prompt_format: str | None = _key(None, checks.prompt_format)
     max_seq_length: int = _key(2048, checks.at_least(2))
+    on_long_row: Literal["cut", "skip", "raise"] = _key("cut")
     train_on_completions: bool = _key(default=False)
     learn_end: bool = _key(default=True)
     shuffle: bool = _key(default=True)

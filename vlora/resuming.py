@@ -43,6 +43,9 @@ FREE = frozenset(
 )
 """Keys that may change when a run goes on: what it learns from a row, and when, does not depend on them."""
 
+OPEN = {"data.on_long_row": "raise"}
+"""Values of keys that may change: no row of the steps that were done has met them, or there would be no such steps."""
+
 PLACES = ("model.path", "model.adapter_path", "data.path")
 """Keys that may name the same file or folder in other words."""
 
@@ -90,6 +93,8 @@ def _changes(text: str, recipe: Recipe) -> Iterator[str]:
     defaults = _flatten(dump_recipe(Recipe(data=DataSection(path="-"))))
     for key in all_keys():
         before, after = then.get(key, defaults.get(key)), now.get(key)
+        if key in OPEN and before == OPEN[key]:
+            continue
         if key in FREE or before == after or (key in PLACES and _is_same_place(before, after)):
             continue
         yield f"{key}: {_show(before)} then, {_show(after)} now"

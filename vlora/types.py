@@ -74,6 +74,28 @@ class Sample:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
+@attrs.frozen(kw_only=True)
+class Cut:
+    """What `data.max_seq_length` has left out of a row.
+
+    Attributes:
+        source: The row's, as in `Sample`.
+        n_tokens: Tokens of the whole row.
+        n_kept: Tokens that were kept.
+        n_lost: Tokens left out that were to be learned.
+    """
+
+    source: str
+    n_tokens: int
+    n_kept: int
+    n_lost: int
+
+    def describe(self) -> str:
+        """Name the row, and say how much was left out."""
+        lost = f", {self.n_lost:,} supervised ones lost" if self.n_lost else ""
+        return f"{self.source} (cut from {self.n_tokens:,} to {self.n_kept:,} tokens{lost})"
+
+
 @attrs.frozen(eq=False)
 class Example:
     """A row as the model's processor encodes it, with what is to be learned.
@@ -87,6 +109,7 @@ class Example:
             leading dimension included (`pixel_values`, `image_grid_thw`, ...).
         image_sizes: (width, height) in pixels of each image as given to the processor.
         image_keys: What each image and its preparation is known by, equal for equal pixels; empty if unknown.
+        cut: What `data.max_seq_length` has left out; None if the row is whole.
     """
 
     source: str
@@ -96,6 +119,7 @@ class Example:
     inputs: Mapping[str, Any] = attrs.field(factory=dict)
     image_sizes: tuple[tuple[int, int], ...] = ()
     image_keys: tuple[str, ...] = ()
+    cut: Cut | None = None
 
 
 class Batch(NamedTuple):

@@ -14,10 +14,10 @@ import attrs
 import numpy as np
 from PIL import Image
 
-from ..errors import ModelError, SampleError
+from ..errors import LongRowError, ModelError, SampleError
 from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions
 from ..recipe import DataSection
-from ..types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
+from ..types import BoolArray, Cut, Example, ImageSlot, IntArray, Sample, Turn
 from .families import Family
 from .features import digest
 from .identity import preparation_digest
@@ -83,7 +83,7 @@ class Encoder:
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
-        return self._settle(cut(self.encode_whole(sample), self.data.max_seq_length))
+        return self._settle(cut(self.encode_whole(sample), self.data))
 
     def encode_whole(self, sample: Sample) -> Example:
         """Encode a row, however long it is.
@@ -555,14 +555,18 @@ def _strip_end(turn: Turn, end: str) -> Turn:
     return attrs.evolve(turn, parts=(text.removesuffix(end),))
 
 
-def cut(example: Example, max_tokens: int) -> Example:
-    """Shorten a row to `max_tokens`; text may be cut, images never.
+def cut(example: Example, data: DataSection) -> Example:
+    """Shorten a row to `data.max_seq_length`; text may be cut, images never.
 
     Raises:
+        LongRowError: The row is longer, and the recipe wants no row cut.
         SampleError: An image, or everything supervised, lies beyond; or nothing is supervised at all.
     """
-    n_tokens = len(example.tokens)
+    n_tokens, max_tokens = len(example.tokens), data.max_seq_length
     if n_tokens > max_tokens:
+        if data.on_long_row != "cut":
+            msg = f"{example.source}: {n_tokens:,} tokens exceed data.max_seq_length={max_tokens}; raise it"
+            raise LongRowError(msg)
         n_cut = int(example.placeholders[max_tokens:].sum())
         if n_cut:
             msg = (
@@ -581,6 +585,12 @@ def cut(example: Example, max_tokens: int) -> Example:
             supervised=example.supervised[:max_tokens],
             placeholders=example.placeholders[:max_tokens],
             inputs=inputs,
+            cut=Cut(
+                source=example.source,
+                n_tokens=n_tokens,
+                n_kept=max_tokens,
+                n_lost=int(example.supervised[max_tokens:].sum()),
+            ),
         )
     if not example.supervised.any():
         beyond = f" within data.max_seq_length={max_tokens} ({n_tokens:,} tokens)" if n_tokens > max_tokens else ""

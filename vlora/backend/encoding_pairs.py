@@ -69,7 +69,7 @@ class PairEncoder(Encoder):
             image_sizes=found.image_sizes,
             image_keys=image_keys,
         )
-        return self._settle(attrs.evolve(cut(example, self.data.max_seq_length), inputs=found.inputs))
+        return self._settle(attrs.evolve(cut(example, self.data), inputs=found.inputs))
 
     def prompt(self, sample: Sample) -> str:
         """Write a question as mlx-vlm's generation gives it to the processor."""

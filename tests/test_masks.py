@@ -13,7 +13,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from tests.checkpoints import GPT4_WORDS
 from vlora import mask_completions
 from vlora.errors import SampleError
-from vlora.masks import Span, expand_placeholders, locate_answers, make_sentinel
+from vlora.masks import Span, expand_placeholders, leading_end_of_turn
+from vlora.skeletons import find_marks, hide_answers, locate_runs
+from vlora.types import Turn
 
 END, EOS, IMAGE = "<|im_end|>", "</s>", "<image>"
 SPECIAL = ("<|im_start|>", END, EOS, IMAGE)
@@ -70,15 +72,16 @@ def render(template: str, conversation: Conversation) -> str:
     return jinja2.Environment(autoescape=False).from_string(template).render(messages=messages, eos=EOS)
 
 
+def to_turns(conversation: Conversation) -> list[Turn]:
+    return [Turn(role, (content,)) for role, content in conversation]
+
+
 def locate(template: str, conversation: Conversation) -> tuple[str, list[Span]]:
     """Do what the encoder does: render with answers, render with sentinels, find the answers."""
-    answers = [content for role, content in conversation if role == "assistant"]
-    numbers = iter(range(len(answers)))
-    hidden = [
-        (role, make_sentinel(next(numbers)) if role == "assistant" else content) for role, content in conversation
-    ]
-    text = render(template, conversation)
-    return text, locate_answers(text, render(template, hidden), answers, END_OF_TURN, "row 5")
+    hidden, runs = hide_answers(to_turns(conversation), find_marks(template))
+    text, skeleton = render(template, conversation), render(template, [(turn.role, turn.text) for turn in hidden])
+    places = locate_runs(text, skeleton, runs, "row 5")
+    return text, [(place.start, place.end + len(leading_end_of_turn(place.follows, END_OF_TURN))) for place in places]
 
 
 def supervised_texts(template: str, conversation: Conversation) -> list[str]:

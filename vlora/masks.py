@@ -1,9 +1,4 @@
-"""Which tokens are learned. Pure: text and token ids in, masks out.
-
-A chat template is a program, so nothing here guesses from its text. The conversation is rendered twice,
-once as it is and once with each answer replaced by a sentinel; where the sentinels come out is where the
-answers stand. Everything is then verified on the ids themselves, and a row that fails is named.
-"""
+"""Which tokens are learned. Pure: text and token ids in, masks out; everything is verified on the ids themselves."""
 
 import itertools
 import re
@@ -38,56 +33,6 @@ def leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
     bare = text.lstrip(" ")
     token = next((token for token in end_of_turn if token and bare.startswith(token)), None)
     return "" if token is None else text[: len(text) - len(bare)] + token
-
-
-def locate_answers(
-    text: str,
-    skeleton: str,
-    answers: Sequence[str],
-    end_of_turn: Sequence[str],
-    source: str,
-) -> list[Span]:
-    """Find every answer, with its end-of-turn token, in a rendered conversation.
-
-    Args:
-        text: The conversation as the template renders it.
-        skeleton: The same with `make_sentinel(i)` in place of answer i.
-        answers: The assistant turns' texts, in order.
-        end_of_turn: The tokenizer's special tokens, as text. The one that directly follows an answer
-            belongs to it; spaces between the two do as well, the model has to write them.
-        source: The row, for errors.
-
-    Raises:
-        SampleError: The template changes an answer by more than stripping white space, or drops it.
-    """
-    parts = SENTINELS.split(skeleton)
-    pieces, numbers = parts[::2], [int(number) for number in parts[1::2]]
-    if numbers != list(range(len(answers))):
-        number = next((at for at, number in enumerate(numbers) if number != at), len(numbers))
-        msg = f"{source}: the chat template does not write assistant turn {number + 1}; split or mend the row"
-        raise SampleError(msg)
-    spans: list[Span] = []
-    position = 0
-    for index, answer in enumerate(answers):
-        start = position + len(pieces[index])
-        follows = pieces[index + 1]
-        # Templates strip answers or leave them; the longest form that fits is the one it wrote.
-        for written in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
-            end = start + len(written)
-            if text.startswith(pieces[index] + written + follows, position):
-                break
-        else:
-            msg = (
-                f"{source}: the chat template changes assistant turn {index + 1} ({shorten(answer)!r}); "
-                "its tokens cannot be told from the template's, so the row cannot be masked"
-            )
-            raise SampleError(msg)
-        spans.append((start, end + len(leading_end_of_turn(follows, end_of_turn))))
-        position = end
-    if text[position:] != pieces[-1]:
-        msg = f"{source}: the chat template adds text after the last turn that depends on the answers"
-        raise SampleError(msg)
-    return spans
 
 
 def mask_completions(

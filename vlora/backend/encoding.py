@@ -15,9 +15,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import LongRowError, ModelError, SampleError
-from ..masks import expand_placeholders, locate_answers, make_sentinel, mask_completions
+from ..masks import expand_placeholders, make_sentinel, mask_completions
 from ..recipe import DataSection
+from ..skeletons import find_marks
 from ..types import BoolArray, Cut, Example, ImageSlot, IntArray, Sample, Turn
+from .answers import NO_OPTIONS, AnswerFinder, Options
 from .families import Family
 from .features import digest
 from .identity import preparation_digest
@@ -30,8 +32,9 @@ from .templates import (
     ContentStyle,
     find_content_style,
     mend_end_of_turn,
+    refuse_unexpressed,
     render,
-    write_message,
+    write_messages,
 )
 
 MARKERS = (
@@ -91,7 +94,7 @@ class Encoder:
         Raises:
             SampleError: The row cannot be encoded.
         """
-        _refuse_unrendered(sample)
+        refuse_unexpressed(sample, self._content_style())
         if self.family.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
@@ -164,15 +167,41 @@ class Encoder:
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
-        apply = functools.partial(self._apply, prompt=True) if add_generation_prompt else self._apply_whole
-        return self._with_one_bos(apply(sample.turns, sample.source), [])[0]
+        if add_generation_prompt:
+            text = self._apply(sample, prompt=True)
+        elif self._answers.is_plain(sample):
+            text = self._apply_whole(sample)
+        else:
+            text = self._render(sample)[0]
+        return self._with_one_bos(text, [])[0]
 
     def prompt(self, sample: Sample) -> str:
-        """Render a question as mlx-vlm's generation gives it to the processor."""
+        """Write a question as mlx-vlm's generation gives it to the processor."""
         if self.family.process is not None:
             return sample.turns[-1].text
         text = self.render(sample, add_generation_prompt=True)
         return self._bare(text) if self.family.is_prefix_lm else text
+
+    def ask(self, question: Sample, answer: Turn) -> tuple[str, str]:
+        """Write a question as `prompt` does, and what is to be generated for it.
+
+        Args:
+            question: A conversation that ends with a question.
+            answer: The answer that a row has to it. The prompt is the one behind which that answer is learned; whether
+                it asks for a thought depends on whether the answer has one.
+
+        Raises:
+            SampleError: The template cannot express the answer.
+        """
+        if self.template is None or self.family.process is not None or self.family.is_prefix_lm:
+            return self.prompt(question), answer.text
+        sample = attrs.evolve(question, turns=(*question.turns, answer))
+        refuse_unexpressed(sample, self._content_style())
+        located = self._answers(self._without_ends(sample))
+        start, end = located.spans[-1]
+        written = located.text[start:end]
+        ending = next((token for token in self._end_of_turn_tokens if written.endswith(token)), "")
+        return self._with_one_bos(located.text[:start], [])[0], written.removesuffix(ending)
 
     def _bare(self, prompt: str) -> str:
         """A prefix language model's prompt without what its processor adds: the BOS and the line's end."""
@@ -183,19 +212,22 @@ class Encoder:
         if any(isinstance(part, ImageSlot) for turn in answers for part in turn.parts):
             msg = f"{sample.source}: an assistant turn holds an image; images can be shown, not answered"
             raise SampleError(msg)
-        text = self._apply_whole(sample.turns, sample.source)
-        if self.template is None or not (self.data.train_on_completions or _has_unlearned(sample)):
-            return text, []
-        numbers = itertools.count()
-        hidden = tuple(
-            attrs.evolve(turn, parts=(make_sentinel(next(numbers)),)) if turn.role == "assistant" else turn
-            for turn in sample.turns
+        is_masked = self.data.train_on_completions or _has_unlearned(sample)
+        if self.template is None or (not is_masked and self._answers.is_plain(sample)):
+            return self._apply_whole(sample), []
+        located = self._answers(sample)
+        return located.text, located.spans
+
+    @functools.cached_property
+    def _answers(self) -> AnswerFinder:
+        return AnswerFinder(
+            write=self._apply_whole,
+            ask=functools.partial(self._apply, prompt=True),
+            marks=find_marks(self.template or PLAIN_TEMPLATE),
+            lead=self._content_style().lead,
+            end_of_turn=self._end_of_turn_tokens,
+            tokenize=self._tokenize,
         )
-        skeleton = self._apply_whole(hidden, sample.source)
-        special = self._end_of_turn_tokens
-        spans = locate_answers(text, skeleton, [turn.text for turn in answers], special, sample.source)
-        lead = self._content_style().lead
-        return text, [(start - len(lead) * text[:start].endswith(lead), end) for start, end in spans]
 
     def _learned_spans(self, sample: Sample, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Say which spans make the mask: of answers that are learned, or where all text is, of those that are not.
@@ -226,31 +258,34 @@ class Encoder:
             self._style = find_content_style(self.template or PLAIN_TEMPLATE, self._template_names, self.image_token)
         return self._style
 
-    def _apply_whole(self, turns: Sequence[Turn], source: str) -> str:
+    def _apply_whole(self, sample: Sample, options: Options = NO_OPTIONS) -> str:
         """Render a conversation with its answers; nothing that a prompt would show is left out.
 
         Pixtral's published template writes the system prompt only where a question comes last: not into training text.
         The last answer then stands behind the prompt that asks for it.
         """
-        text = self._apply(turns, source)
-        if self._shows_system(turns, source):
+        text = self._apply(sample, options)
+        if self._shows_system(sample, options):
             return text
-        answer = turns[-1].text.strip()
-        if (
-            turns[-1].role != "assistant"
-            or answer not in text
-            or not self._shows_system(turns[:-1], source, prompt=True)
-        ):
-            msg = f"{source}: the chat template drops the system prompt; take it out, or write it into the question"
+        question, last = attrs.evolve(sample, turns=sample.turns[:-1]), sample.turns[-1]
+        answer = last.text.strip()
+        if last.role != "assistant" or answer not in text or not self._shows_system(question, options, prompt=True):
+            msg = (
+                f"{sample.source}: the chat template drops the system prompt; take it out, or write it into the "
+                "question"
+            )
             raise SampleError(msg)
-        return self._apply(turns[:-1], source, prompt=True) + self._content_style().lead + text[text.rindex(answer) :]
+        return self._apply(question, options, prompt=True) + self._content_style().lead + text[text.rindex(answer) :]
 
-    def _shows_system(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> bool:
+    def _shows_system(self, sample: Sample, options: Options, *, prompt: bool = False) -> bool:
         """Whether all system prompts of a conversation come out of the template."""
-        sentinel = make_sentinel(len(turns))
-        marked = [attrs.evolve(turn, parts=(sentinel,)) if turn.role == "system" else turn for turn in turns]
-        n_system = sum(turn.role == "system" for turn in turns)
-        return not n_system or self._apply(marked, source, prompt=prompt).count(sentinel) == n_system
+        sentinel = make_sentinel(len(sample.turns))
+        marked = [attrs.evolve(turn, parts=(sentinel,)) if turn.role == "system" else turn for turn in sample.turns]
+        n_system = sum(turn.role == "system" for turn in sample.turns)
+        if not n_system:
+            return True
+        text = self._apply(attrs.evolve(sample, turns=tuple(marked)), options, prompt=prompt)
+        return text.count(sentinel) == n_system
 
     def _find_ending(self) -> Ending:
         """Find out, once, how answers are ended."""
@@ -270,33 +305,34 @@ class Encoder:
     def _write_after_answers(self) -> tuple[str, str]:
         """Give what the template writes behind the last answer, and behind one that a question follows."""
         question, answer, other, last = (make_sentinel(number) for number in range(4))
-        turns = [Turn("user", (ImageSlot(0), question)), Turn("assistant", (answer,))]
-        more = [*turns, Turn("user", (other,)), Turn("assistant", (last,))]
-        after_last = self._write(turns, "a short conversation").rpartition(answer)[2]
+        turns = (Turn("user", (ImageSlot(0), question)), Turn("assistant", (answer,)))
+        more = (*turns, Turn("user", (other,)), Turn("assistant", (last,)))
+        after_last = self._write(Sample("a short conversation", turns, ())).rpartition(answer)[2]
         try:
-            text = self._write(more, "a long conversation")
+            text = self._write(Sample("a long conversation", more, ()))
         except SampleError:
             # A template of one question and its answer.
             return after_last, ""
         return after_last, text.partition(answer)[2].partition(other)[0]
 
-    def _apply(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> str:
+    def _apply(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:
         """Render a conversation, every answer ended."""
-        ending, last = self._find_ending(), len(turns) - 1
-        ends = [ending.each + ending.last * (number == last) for number in range(len(turns))]
-        ended = [_end_turn(turn, end) for turn, end in zip(turns, ends, strict=True)]
-        text = self._write(ended, source, prompt=prompt)
+        turns, ending = sample.turns, self._find_ending()
+        ends = [ending.each + ending.last * (number == len(turns) - 1) for number in range(len(turns))]
+        ended = tuple(_end_turn(turn, end) for turn, end in zip(turns, ends, strict=True))
+        text = self._write(attrs.evolve(sample, turns=ended), options, prompt=prompt)
         if prompt or not turns or turns[-1].role != "assistant":
             return text
         # White space behind an end that the template does not know says nothing.
         return text.rstrip() + ending.closing if ends[-1] or ending.closing else text
 
-    def _write(self, turns: Sequence[Turn], source: str, *, prompt: bool = False) -> str:
-        messages = [write_message(turn, self._content_style()) for turn in turns]
+    def _write(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:
+        messages = write_messages(sample.turns, self._content_style())
+        names = {**self._template_names, **options}
         try:
-            return render(self.template or PLAIN_TEMPLATE, messages, self._template_names, prompt=prompt)
+            return render(self.template or PLAIN_TEMPLATE, messages, names, tools=sample.tools, prompt=prompt)
         except Exception as error:  # noqa: BLE001 - a template is a program; whatever it raises is about this row
-            msg = f"{source}: the chat template refuses the conversation: {error}"
+            msg = f"{sample.source}: the chat template refuses the conversation: {error}"
             raise SampleError(msg) from None
 
     @functools.cached_property
@@ -526,17 +562,6 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         max_pixels=max_pixels,
         preparation=preparation_digest(processor, data, max_pixels),
     )
-
-
-def _refuse_unrendered(sample: Sample) -> None:
-    """Refuse what no template is given yet, so that nothing of a row is lost in silence."""
-    for number, turn in enumerate(sample.turns, 1):
-        if turn.thought is not None or turn.calls:
-            msg = f"{sample.source}: turn {number} has a thought or tool calls, which the chat template is not given"
-            raise SampleError(msg)
-    if sample.tools:
-        msg = f"{sample.source}: the row describes tools, which the chat template is not given"
-        raise SampleError(msg)
 
 
 def _has_unlearned(sample: Sample) -> bool:

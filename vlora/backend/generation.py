@@ -35,7 +35,7 @@ def answer_sample(module: nn.Module, encoder: Encoder, sample: Sample, section: 
         SampleError: The question or one of its images cannot be read.
         AnswerError: mlx-vlm cannot answer.
     """
-    prompt, images = _ask(encoder, sample)
+    prompt, expected, images = _ask(encoder, sample)
     with _naming_failure():
         result = generate(
             module,
@@ -46,7 +46,7 @@ def answer_sample(module: nn.Module, encoder: Encoder, sample: Sample, section: 
             temperature=0.0,
             verbose=False,
         )
-    return sample.turns[_first_answer(sample)].text.strip(), result.text.strip()
+    return expected.strip(), result.text.strip()
 
 
 def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
@@ -61,7 +61,7 @@ def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
         SampleError: The question or one of its images cannot be read.
         AnswerError: mlx-vlm fails before its model is asked, and so it will when the user asks.
     """
-    prompt, images = _ask(encoder, sample)
+    prompt, _, images = _ask(encoder, sample)
     with _naming_failure():
         prepare_inputs(
             encoder.processor,
@@ -71,15 +71,12 @@ def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
         )
 
 
-def _ask(encoder: Encoder, sample: Sample) -> tuple[str, list[Image.Image]]:
-    """Render the first question of a sample, and open its images."""
-    question = attrs.evolve(sample, turns=sample.turns[: _first_answer(sample)])
+def _ask(encoder: Encoder, sample: Sample) -> tuple[str, str, list[Image.Image]]:
+    """Render the first question of a sample and the answer that it has there, and open its images."""
+    first = next(index for index, turn in enumerate(sample.turns) if turn.role == "assistant")
+    question = attrs.evolve(sample, turns=sample.turns[:first])
     shown = sum(isinstance(part, ImageSlot) for turn in question.turns for part in turn.parts)
-    return encoder.prompt(question), encoder.open_images(question, shown)
-
-
-def _first_answer(sample: Sample) -> int:
-    return next(index for index, turn in enumerate(sample.turns) if turn.role == "assistant")
+    return *encoder.ask(question, sample.turns[first]), encoder.open_images(question, shown)
 
 
 @contextmanager

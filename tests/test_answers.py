@@ -1,0 +1,373 @@
+"""What is learned of answers that are more than a text: thoughts, tool calls, and what templates make of them."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests import chat_templates
+from vlora import Example, Sample, Turn
+from vlora.backend import Encoder, encoding
+from vlora.backend.answers import AnswerFinder
+from vlora.errors import SampleError
+from vlora.samples import format_sample
+from vlora.skeletons import find_marks
+
+Encoding = Callable[..., Encoder]
+
+IM_END = "<|im_end|>"
+TEMPLATES = {
+    "qwen2_vl": chat_templates.QWEN2_VL,
+    "qwen3_vl": chat_templates.QWEN3_VL,
+    "gemma3": chat_templates.GEMMA3,
+    "idefics3": chat_templates.IDEFICS3,
+}
+ENDS = {"qwen2_vl": IM_END, "qwen3_vl": IM_END, "gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>"}
+
+TOOL = {"type": "function", "function": {"name": "zoom", "description": "Enlarges.", "parameters": {}}}
+CALL = {"name": "zoom", "arguments": {"x": 3, "Größe": "ä"}}
+CALLED = '<tool_call>\n{"name": "zoom", "arguments": {"x": 3, "Größe": "ä"}}\n</tool_call>'
+
+
+def user(text: str = "What is it?") -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str | None = "A meter.", **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+def talk(*messages: dict[str, Any], **columns: Any) -> dict[str, Any]:
+    return {"messages": [user(), *messages], **columns}
+
+
+CALLING = assistant(None, tool_calls=[{"type": "function", "function": CALL}])
+ANSWERED = [CALLING, {"role": "tool", "content": "42"}, assistant("It says 42.")]
+SHARED = [
+    {"from": "human", "value": "What is it?"},
+    {"from": "function_call", "value": '{"name": "zoom", "arguments": {"x": 3, "Größe": "ä"}}'},
+    {"from": "observation", "value": "42"},
+    {"from": "gpt", "value": "It says 42."},
+]
+ROWS: dict[str, dict[str, Any]] = {
+    "system (a column)": talk(assistant(), system="Be brief."),
+    "system (a turn)": {"messages": [{"role": "system", "content": "Be brief."}, user(), assistant()]},
+    "developer": {"messages": [{"role": "developer", "content": "Be brief."}, user(), assistant()]},
+    "tools": talk(assistant(), tools=[TOOL]),
+    "tool_calls": talk(CALLING),
+    "tool": talk(*ANSWERED),
+    "function_call, observation": {"conversations": SHARED},
+    "reasoning_content": talk(assistant(reasoning_content="It has a dial.")),
+    "<think> in the text": talk(assistant("<think>\nIt has a dial.\n</think>\n\nA meter.")),
+    "weight": talk(assistant("Nothing.", weight=0), user("Well?"), assistant()),
+    "loss": talk(assistant("Nothing.", loss=False), user("Well?"), assistant()),
+    "train": talk(assistant("Nothing.", train=False), user("Well?"), assistant()),
+}
+
+SAYS: dict[str, str] = {
+    "tools": "describes tools (tools), which the model's chat template cannot express",
+    "tool_calls": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
+    "tool": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
+    "function_call, observation": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
+    "reasoning_content": "turn 2 has a thought (reasoning_content), which the model's chat template cannot express",
+}
+"""What is said of a field that a template cannot express."""
+EXPRESSES: Mapping[str, Mapping[str, list[str]]] = {
+    "qwen3_vl": {
+        "tools": ["A meter."],
+        "tool_calls": [CALLED],
+        "tool": [CALLED, "It says 42."],
+        "function_call, observation": [CALLED, "It says 42."],
+    },
+}
+"""What is learned of the fields that only some templates express."""
+SHOWN = {
+    "system (a column)": "Be brief.",
+    "system (a turn)": "Be brief.",
+    "developer": "Be brief.",
+    "tools": '"description": "Enlarges."',
+    "tool": "42\n</tool_response>",
+    "function_call, observation": "42\n</tool_response>",
+}
+"""What is read and not learned."""
+
+
+def answered(family: str, encoder: Encoding, template: str, **data: Any) -> Encoder:
+    data = {"train_on_completions": True, **data}
+    return attrs.evolve(encoder(family, **data), template=template)
+
+
+def supervised_texts(example: Example, encode: Encoder) -> list[str]:
+    """Decode each run of supervised tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], example.supervised, [False]])))
+    return [
+        encode.tokenizer.decode(example.tokens[start:stop]) for start, stop in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("field", ROWS)
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_every_field_is_trained_or_refused(family: str, field: str, encoder: Encoding):
+    """What a row holds is read and learned as the template writes it, or the row is refused with what that lacks."""
+    encode = answered(family, encoder, TEMPLATES[family])
+    image = Image.new("RGB", (32, 32))
+    sample = format_sample({**ROWS[field], "image": image}, "rows row 3")
+    expected = EXPRESSES.get(family, {}).get(field)
+    if expected is None and field in SAYS:
+        with pytest.raises(SampleError, match=rf"^rows row 3: .*{re.escape(SAYS[field])}"):
+            encode(sample)
+        with pytest.raises(SampleError, match=rf"^rows row 3: .*{re.escape(SAYS[field])}"):
+            answered(family, encoder, TEMPLATES[family], train_on_completions=False)(sample)
+        return
+
+    example = encode(sample)
+
+    if expected is None:
+        expected = ["<think>\nIt has a dial.\n</think>\n\nA meter." if "think" in field else "A meter."]
+    found = [text.removeprefix(" ") for text in supervised_texts(example, encode)]
+    assert found == [text + ENDS[family] for text in expected]
+    assert SHOWN.get(field, "") in encode.tokenizer.decode(example.tokens[~example.supervised])
+
+
+THINKING = {"thinking": chat_templates.QWEN3_THINKING, "hybrid": chat_templates.QWEN3_HYBRID}
+THOUGHTS = (
+    assistant("A meter.", reasoning_content="It has a dial."),
+    assistant("<think>\nIt has a dial.\n</think>\n\nA meter."),
+    assistant("<think>It has a dial.</think>A meter."),
+)
+LEARNED = f"It has a dial.\n</think>\n\nA meter.{IM_END}"
+
+
+@pytest.mark.parametrize("message", THOUGHTS)
+@pytest.mark.parametrize("name", THINKING)
+def test_thoughts(name: str, message: dict[str, Any], encoder: Encoding):
+    """A thought is learned behind the prompt that opens it, and its end and the answer with it."""
+    encode = answered("qwen3_vl", encoder, THINKING[name])
+    sample = format_sample(talk(message))
+
+    example = encode(sample)
+    prompt, expected = encode.ask(attrs.evolve(sample, turns=sample.turns[:1]), sample.turns[1])
+
+    assert supervised_texts(example, encode) == [LEARNED]
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n")
+    assert encode.tokenizer.decode(example.tokens) == f"{prompt}{expected}{IM_END}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "learned", "asked"),
+    [
+        ("thinking", f"\n</think>\n\nA meter.{IM_END}", "<think>\n"),
+        ("hybrid", f"A meter.{IM_END}", "<think>\n\n</think>\n\n"),
+    ],
+)
+def test_answers_without_a_thought(name: str, learned: str, asked: str, encoder: Encoding):
+    """An empty think block is learned as far as the prompt leaves it to the model."""
+    encode = answered("qwen3_vl", encoder, THINKING[name])
+    sample = format_sample(talk(assistant()))
+
+    example = encode(sample)
+    prompt, expected = encode.ask(attrs.evolve(sample, turns=sample.turns[:1]), sample.turns[1])
+
+    assert supervised_texts(example, encode) == [learned]
+    assert prompt.endswith(f"<|im_start|>assistant\n{asked}")
+    assert f"{expected}{IM_END}" == learned
+
+
+@pytest.mark.parametrize("message", THOUGHTS)
+@pytest.mark.parametrize("name", THINKING)
+def test_earlier_answers_are_learned_as_they_are_shown(name: str, message: dict[str, Any], encoder: Encoding):
+    """The template leaves a thought out of an earlier answer; what it shows there is learned."""
+    encode = answered("qwen3_vl", encoder, THINKING[name])
+    example = encode(format_sample(talk(message, user("And now?"), message)))
+
+    assert supervised_texts(example, encode) == [f"A meter.{IM_END}", LEARNED]
+    assert encode.tokenizer.decode(example.tokens).count("It has a dial.") == 1
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_calls_behind_thoughts(name: str, encoder: Encoding):
+    """A call is learned with the thought that led to it, an earlier one without, and no answer of a tool is."""
+    encode = answered("qwen3_vl", encoder, THINKING[name])
+    thinking = assistant(None, reasoning_content="Closer.", tool_calls=CALLING["tool_calls"])
+    result = {"role": "tool", "content": f"42{IM_END}"}
+    row = talk(thinking, result, assistant("It says 42.", reasoning_content="So."), tools=[TOOL])
+    later = [user("And now?"), assistant("A meter.", reasoning_content="It has a dial.")]
+
+    assert supervised_texts(encode(format_sample(row)), encode) == [
+        f"Closer.\n</think>\n\n{CALLED}{IM_END}",
+        f"So.\n</think>\n\nIt says 42.{IM_END}",
+    ]
+    longer = {**row, "messages": [*row["messages"], *later]}
+    assert supervised_texts(encode(format_sample(longer)), encode) == [
+        f"{CALLED}{IM_END}",
+        f"It says 42.{IM_END}",
+        LEARNED,
+    ]
+
+
+def test_call_that_holds_an_end(encoder: Encoding):
+    """A token that ends turns does not end a call that holds it."""
+    encode = answered("qwen3_vl", encoder, chat_templates.QWEN3_VL)
+    call = {"name": "write", "arguments": {"text": f"a{IM_END}b", "more": f"{IM_END}"}}
+    example = encode(format_sample(talk(assistant("Look.", tool_calls=[call, call]), user("And?"), assistant("c"))))
+
+    assert supervised_texts(example, encode)[0].count(IM_END) == 5
+    assert supervised_texts(example, encode)[1] == f"c{IM_END}"
+
+
+def test_thought_that_is_never_written(encoder: Encoding):
+    """A template that drops the last thought, in a field or in the text, makes the row a bad one."""
+    for data in ({}, {"train_on_completions": False}):
+        encode = answered("qwen3_vl", encoder, chat_templates.FORGETFUL, **data)
+        with pytest.raises(SampleError, match=r"^row: turn 2 has a thought \(reasoning_content\)"):
+            encode(format_sample(talk(THOUGHTS[0])))
+        with pytest.raises(SampleError, match=r"^row: .*not write assistant turn 1.*'\\nIt has a dial.\\n' is missing"):
+            encode(format_sample(talk(THOUGHTS[1])))
+        # What it asks for is not what it writes; what is learned stands behind what both have in common.
+        example = encode(format_sample(talk(assistant())))
+        if not data:
+            assert supervised_texts(example, encode) == [f"A meter.{IM_END}"]
+
+
+def test_arguments_as_text(encoder: Encoding):
+    """A template that takes the arguments of calls as text is given them as JSON."""
+    template = chat_templates.QWEN3_VL.replace(
+        "{{ call.arguments if call.arguments is string else call.arguments | tojson }}", "{{ '' + call.arguments }}"
+    )
+    encode = answered("qwen3_vl", encoder, template)
+
+    assert supervised_texts(encode(format_sample(ROWS["tool_calls"])), encode) == [f"{CALLED}{IM_END}"]
+
+
+def test_arguments_as_python_writes_them(encoder: Encoding):
+    """A template that would write Python's form of the arguments is given JSON."""
+    template = chat_templates.QWEN3_VL.replace(
+        "{{ call.arguments if call.arguments is string else call.arguments | tojson }}", "{{ call.arguments }}"
+    )
+    encode = answered("qwen3_vl", encoder, template)
+
+    assert supervised_texts(encode(format_sample(ROWS["tool_calls"])), encode) == [f"{CALLED}{IM_END}"]
+
+
+WORDS = ("zebra", "yak", "vole")
+breaks = st.text(st.just("\n"), max_size=3)
+spaces = st.text(st.sampled_from(" \n\t"), max_size=3)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw an answer with a thought in a field, in its text, or without one, and white space anywhere."""
+    word, kind = draw(st.sampled_from(WORDS)), draw(st.sampled_from(["field", "text", "none", "empty"]))
+    said = draw(spaces) + word + draw(spaces)
+    thought = draw(spaces) + f"{word}s, {word}s" + draw(spaces)
+    if kind == "field":
+        return assistant(said, reasoning_content=thought)
+    if kind == "none":
+        return assistant(said)
+    return assistant(f"<think>{draw(breaks) if kind == 'empty' else thought}</think>{said}")
+
+
+questions = st.lists(
+    st.sampled_from(["What?", " ", "\n", "<think>", "</think>", "<|im_start|>assistant\n", "<tool_response>"]),
+    max_size=4,
+).map("".join)
+
+
+def render_as_transformers(encode: Encoder, messages: list[dict[str, Any]], **options: Any) -> str:
+    text: str = encode.tokenizer.apply_chat_template(messages, tokenize=False, chat_template=encode.template, **options)
+    return text
+
+
+@pytest.mark.parametrize("name", THINKING)
+@given(rows=st.lists(st.tuples(questions, answers()), min_size=1, max_size=3))
+def test_any_thoughts(name: str, rows: list[tuple[str, dict[str, Any]]], encoder: Encoding):
+    """What is learned of the last answer is what follows the prompt that asks for it, and no answer is left out."""
+    encode = answered("qwen3_vl", encoder, THINKING[name])
+    messages = [message for question, answer in rows for message in (user("Q" + question), answer)]
+    try:
+        example = encode(format_sample({"messages": messages}))
+    except SampleError as error:
+        assert "falls inside a token" in str(error)  # noqa: PT017 - white space that the tokenizer joins
+        return
+
+    text = render_as_transformers(encode, messages)
+    assert encode.tokenizer.decode(example.tokens) == text
+    prompts = [
+        render_as_transformers(encode, messages[:-1], add_generation_prompt=True, **options)
+        for options in ({}, {"enable_thinking": True})
+    ]
+    prompt = next(prompt for prompt in prompts if text.startswith(prompt))
+    *_, last = supervised_texts(example, encode)
+    assert text == f"{prompt}{last}\n"
+    rest = encode.tokenizer.decode(example.tokens[~example.supervised])
+    assert not any(word in rest for word in WORDS)
+
+
+def test_a_token_that_a_prompt_would_divide():
+    """Where the tokenizer joins the prompt's last white space with the template's, the whole token is learned."""
+
+    def tokenize(texts: list[str]) -> list[list[int]]:
+        return [[hash(piece) for piece in re.findall(r"\n+|[^\n]+", text)] for text in texts]
+
+    def write(sample: Sample, options: Mapping[str, Any]) -> str:
+        del options
+        said = "".join(f"({turn.role}){turn.text}" for turn in sample.turns[:-1])
+        return f"{said}(assistant)<think>\n\n</think>\n\n{sample.turns[-1].text}</s>"
+
+    def ask(sample: Sample, options: Mapping[str, Any]) -> str:
+        said = "".join(f"({turn.role}){turn.text}" for turn in sample.turns)
+        block = "\n</think>\n\n" if can_be_told and options.get("enable_thinking") is False else ""
+        return f"{said}(assistant)<think>\n{block}"
+
+    turns = (Turn("user", ("Well?",)), Turn("assistant", ("Yes.",)))
+
+    def learn() -> str:
+        find = AnswerFinder(
+            write=write, ask=ask, marks=find_marks("<think></think>"), lead="", end_of_turn=["</s>"], tokenize=tokenize
+        )
+        located = find(Sample("row", turns, ()))
+        (span,) = located.spans
+        return located.text[slice(*span)]
+
+    can_be_told = False
+    assert learn() == "\n\n</think>\n\nYes.</s>"
+    can_be_told = True
+    assert learn() == "Yes.</s>"
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch):
+    """A row is rendered as often whether it has few turns or many, and its text is tokenized a few times."""
+    encode = answered(family, encoder, TEMPLATES[family], max_seq_length=10**6)
+    encode(format_sample(talk(assistant())))
+    counts: dict[str, int] = {}
+    render, tokenize = encoding.render, encode.tokenizer
+
+    def count_renderings(*args: Any, **kwargs: Any) -> str:
+        counts["renderings"] += 1
+        return render(*args, **kwargs)
+
+    class Counting:
+        def __call__(self, texts: Any, **kwargs: Any) -> Any:
+            counts["characters"] += len(texts) if isinstance(texts, str) else sum(map(len, texts))
+            return tokenize(texts, **kwargs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenize, name)
+
+    monkeypatch.setattr(encoding, "render", count_renderings)
+    encode.tokenizer = Counting()
+    for n_turns in (10, 200):
+        counts |= {"renderings": 0, "characters": 0}
+        messages = [message for number in range(n_turns) for message in (user(f"{number}?"), assistant(f"{number}."))]
+        example = encode(format_sample({"messages": messages}))
+
+        assert len(supervised_texts(example, encode)) == n_turns
+        assert counts["renderings"] == 2
+        assert counts["characters"] <= 8 * len(encode.render(format_sample({"messages": messages})))

@@ -19,8 +19,8 @@ from PIL import Image
 from tests.checkpoints import FAMILIES as BUILT
 from vlora import Example, Sample, Turn
 from vlora.backend import Encoder, open_image
-from vlora.backend.images import fit_size
 from vlora.backend.processors import on_host, to_host
+from vlora.backend.resizing import fit_size
 from vlora.errors import SampleError
 from vlora.samples import format_sample
 from vlora.types import ImageSlot

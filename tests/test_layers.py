@@ -25,6 +25,8 @@ RANKS = {
     "rules": 1,
     "types": 1,
     "urls": 1,
+    "sizes": 1,
+    "boxes": 3,
     "structuring": 0,
     "checks": 1,
     "headers": 1,
@@ -85,6 +87,8 @@ RANKS = {
 PURE = (
     "rules",
     "redaction",
+    "sizes",
+    "boxes",
     "inline",
     "liveness",
     "tapes",

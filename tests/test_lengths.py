@@ -18,6 +18,7 @@ from tests.checkpoints import FAMILIES
 from tests.training import mixed_rows, picture, rows_for
 from vlora import backend, bucket_length, fit, parse_recipe, plan_batches
 from vlora.backend.images import read_size
+from vlora.backend.resizing import Resizer
 from vlora.batches import WINDOW_BATCHES, group_batches, plan_steps, steps_per_epoch
 from vlora.errors import RecipeError
 from vlora.events import Event, Reported, StepReport
@@ -184,8 +185,8 @@ def test_read_size(suffix: str, orientation: int, tmp_path: Path) -> None:
     assert read_size({"bytes": path.read_bytes(), "path": None}) == size
     assert read_size({"bytes": None, "path": str(path)}) == size
     assert read_size(Image.open(path)) == size
-    assert read_size(str(path), resize_shape=(10, 20)) == (20, 10)
-    width, height = read_size(str(path), max_pixels=600) or (0, 0)
+    assert read_size(str(path), Resizer(shape=(10, 20))) == (20, 10)
+    width, height = read_size(str(path), Resizer(max_pixels=600)) or (0, 0)
     assert 500 < width * height <= 600
 
 

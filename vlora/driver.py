@@ -502,7 +502,7 @@ class _Run:
         rows, section = self.data.train if self.data.valid is None else self.data.valid, self.recipe.data
         for number in range(min(PROBE_READS, len(rows))):
             try:
-                sample = rows[number]
+                sample = self.data.encoder.write_boxes(rows[number])
                 images = [
                     backend.open_image(
                         image,

@@ -57,6 +57,23 @@ class Turn:
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
+@attrs.frozen
+class Objects:
+    """What stands for the marks of boxes in a row's texts; see `vlora.boxes`.
+
+    Attributes:
+        boxes: (x1, y1, x2, y2) or (x, y), in the order in which the marks stand.
+        names: Of what is in boxes, in the order in which their marks stand.
+        images: Which of `Sample.images` each box lies in.
+        is_relative: They are shares of an image's sides, and not pixels of it as it is stored.
+    """
+
+    boxes: tuple[tuple[float, ...], ...]
+    names: tuple[str, ...]
+    images: tuple[int, ...]
+    is_relative: bool = False
+
+
 @attrs.frozen(eq=False)
 class Sample:
     """A dataset row as a conversation: text, and images not yet opened.
@@ -66,12 +83,14 @@ class Sample:
         turns: The conversation.
         images: Paths, URLs, bytes or PIL images, in the order in which the turns show them.
         tools: Descriptions of the tools that the assistant may call, as chat templates take them (JSON schemas).
+        objects: What stands for the marks of boxes in its texts; None if such marks are text like any other.
     """
 
     source: str
     turns: tuple[Turn, ...]
     images: tuple[Any, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    objects: Objects | None = None
 
 
 @attrs.frozen(kw_only=True)

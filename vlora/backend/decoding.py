@@ -73,8 +73,12 @@ def decode(picture: bytes | Image.Image) -> Image.Image:
         raise ValueError(_explain(error)) from None
 
 
-def read_size(picture: BinaryIO | Image.Image) -> tuple[int, int]:
+def read_size(picture: BinaryIO | Image.Image, *, to_end: bool = False) -> tuple[int, int]:
     """Read (width, height) of the upright picture from its header; what is behind the header is not looked at.
+
+    Args:
+        picture: A file, or a picture that is open.
+        to_end: Look for what turns the picture behind its header too; only in PNG may it stand there.
 
     Raises:
         ValueError: There is no such header.
@@ -83,8 +87,9 @@ def read_size(picture: BinaryIO | Image.Image) -> tuple[int, int]:
     try:
         opened = picture if isinstance(picture, Image.Image) else Image.open(picture, formats=FORMATS)
         check_size(opened.size)
-        # Only where the header brought it: PNG reads the whole file to look for it.
-        turned = "exif" in opened.info and opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        # PNG reads the whole file to look for it.
+        is_known = to_end or "exif" in opened.info
+        turned = is_known and opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception as error:  # noqa: BLE001 - as above
         raise ValueError(_explain(error)) from None
     return (opened.height, opened.width) if turned else opened.size

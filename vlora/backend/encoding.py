@@ -20,12 +20,14 @@ from ..recipe import DataSection
 from ..skeletons import find_marks
 from ..types import BoolArray, Cut, Example, ImageSlot, IntArray, Sample, Turn
 from .answers import NO_OPTIONS, AnswerFinder, Options
+from .boxing import write_boxes
 from .families import Family
 from .features import digest
 from .identity import preparation_digest
-from .images import ImageContent, decode_image, read_image, with_budget
+from .images import ImageContent, decode_image, read_image
 from .processors import on_host, settle_tokenizer, to_host, token_ids
 from .remembering import Processed, RowMemory
+from .resizing import Resizer, find_budget, with_budget
 from .stops import Ending, find_ending, find_stop_ids, write_stops
 from .templates import (
     PLAIN_TEMPLATE,
@@ -99,6 +101,7 @@ class Encoder:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
         contents = self._read_images(sample)
+        sample = write_boxes(sample, contents, self.family.boxes, self.resizer)
         text, spans = self._render(self._without_ends(sample))
         if text.count(self.image_token) != len(contents):
             msg = (
@@ -160,7 +163,23 @@ class Encoder:
         return [read_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images[:n_images]]
 
     def _decode(self, content: ImageContent, source: str) -> Image.Image:
-        return decode_image(content, source, self.data.image_resize_shape, self.max_pixels)
+        return decode_image(content, source, self.resizer)
+
+    @functools.cached_property
+    def resizer(self) -> Resizer:
+        """What becomes of the sizes of images."""
+        budget = find_budget(self.processor) if self.family.takes_sizes else None
+        return Resizer(self.data.image_resize_shape, self.max_pixels, budget)
+
+    def write_boxes(self, sample: Sample) -> Sample:
+        """Write a row's boxes and names into its texts, as the family writes them.
+
+        Raises:
+            SampleError: The family has no way to write them, or they do not lie in the row's images.
+        """
+        if sample.objects is None:
+            return sample
+        return write_boxes(sample, self._read_images(sample), self.family.boxes, self.resizer)
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
         return tuple(digest([self.preparation.encode(), content.digest.encode()]) for content in contents)

@@ -18,9 +18,9 @@ from .encoder_decoders import PROMPT
 from .encoding import Encoder, cut
 from .families import Family
 from .identity import preparation_digest
-from .images import with_budget
 from .processors import settle_tokenizer, to_host, token_ids
 from .remembering import Processed
+from .resizing import with_budget
 
 DECODER_START = 2
 """What mlx-vlm begins with where a configuration does not say (florence2.py:327, nemotron_parse/config.py:48)."""
@@ -42,6 +42,7 @@ class PairEncoder(Encoder):
         Raises:
             SampleError: The row is no task on one image with an answer, or cannot be learned from.
         """
+        sample = self.write_boxes(sample)
         task = self._task(sample, ["user", "assistant"])
         answer = sample.turns[-1].text
         contents = self._read_images(sample)

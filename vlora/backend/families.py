@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from PIL import Image
 
+from ..boxes import INTERNVL_BOXES, PALIGEMMA_BOXES, QWEN2_BOXES, QWEN3_BOXES, QWEN25_BOXES, BoxStyle
 from ..types import Example
 from .attention import (
     complete_molmo2,
@@ -123,6 +124,8 @@ class Family:
             tokens, and positions count from anywhere or are given.
         has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
             together and compiled.
+        takes_sizes: Its published loader takes the size of an image from the row (qwen-vl-utils).
+        boxes: How it has learned to write boxes; None if that is not known.
         is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
         is_encoder_decoder: An encoder reads, a decoder writes; the tokens are the decoder's.
         is_prompted_decoder: The prompt is the first of those tokens; else the encoder reads it.
@@ -161,6 +164,8 @@ class Family:
     is_proven: bool = False
     packs: bool = False
     has_grid_tower: bool = False
+    takes_sizes: bool = False
+    boxes: BoxStyle | None = None
     is_prefix_lm: bool = False
     is_encoder_decoder: bool = False
     is_prompted_decoder: bool = False
@@ -222,20 +227,32 @@ _mixed_weights = forgetting("_attn_res_w_eff", "_mlp_res_w_eff", "_output_res_w_
 _routing_scale = forgetting("_wscale")
 
 FAMILIES: Mapping[str, Family] = {
-    "qwen2_vl": Family(is_proven=True, packs=True, has_grid_tower=True),
-    "qwen2_5_vl": Family(is_proven=True, packs=True, has_grid_tower=True),
-    "qwen3_vl": Family(is_proven=True, packs=True, has_grid_tower=True, while_training=dense_deepstack),
+    "qwen2_vl": Family(is_proven=True, packs=True, has_grid_tower=True, takes_sizes=True, boxes=QWEN2_BOXES),
+    "qwen2_5_vl": Family(is_proven=True, packs=True, has_grid_tower=True, takes_sizes=True, boxes=QWEN25_BOXES),
+    "qwen3_vl": Family(
+        is_proven=True,
+        packs=True,
+        has_grid_tower=True,
+        takes_sizes=True,
+        boxes=QWEN3_BOXES,
+        while_training=dense_deepstack,
+    ),
     "qwen3_vl_moe": Family(
         is_proven=True,
         packs=True,
         has_grid_tower=True,
+        takes_sizes=True,
+        boxes=QWEN3_BOXES,
         while_embedding=published_qwen3_activations,
         while_training=dense_deepstack,
     ),
-    "qwen3_5": Family(is_proven=True, has_grid_tower=True),
-    "qwen3_5_moe": Family(has_grid_tower=True),
+    "qwen3_5": Family(is_proven=True, has_grid_tower=True, takes_sizes=True, boxes=QWEN3_BOXES),
+    "qwen3_5_moe": Family(has_grid_tower=True, takes_sizes=True, boxes=QWEN3_BOXES),
     "qwen3_omni_moe": Family(
-        packs=True, while_embedding=published_qwen3_activations, while_training=together(dense_deepstack, unevaluated)
+        packs=True,
+        boxes=QWEN3_BOXES,
+        while_embedding=published_qwen3_activations,
+        while_training=together(dense_deepstack, unevaluated),
     ),
     "cohere_compass": Family(
         packs=True, complete=complete_deepstack, while_training=together(dense_deepstack, batched_rows)
@@ -282,6 +299,7 @@ FAMILIES: Mapping[str, Family] = {
         # mlx-vlm's template asks for answers after another text than it writes them, and never ends them
         # (internvl_chat/processor.py:17).
         has_own_template=True,
+        boxes=INTERNVL_BOXES,
         while_embedding=together(_merged, published_intern_vit),
         **_WITHOUT_TOKEN,
     ),
@@ -296,7 +314,7 @@ FAMILIES: Mapping[str, Family] = {
     "llava_next": Family(packs=True, embed=embed_llava_next, restored=("image_grid_pinpoints",)),
     "granite_vision": Family(packs=True, embed=embed_llava_next),
     "llava_onevision": Family(packs=True, embed=embed_llava_onevision, template=LLAVA_ONEVISION_TEMPLATE),
-    "internvl": Family(packs=True, embed=embed_internvl),
+    "internvl": Family(packs=True, embed=embed_internvl, boxes=INTERNVL_BOXES),
     "idefics2": Family(packs=True, embed=embed_idefics2, spaces_after_images=True),
     "kimi_vl": Family(packs=True, while_embedding=published_moonvit),
     "gemma3": Family(
@@ -337,6 +355,7 @@ FAMILIES: Mapping[str, Family] = {
         is_proven=True,
         packs=True,
         is_prefix_lm=True,
+        boxes=PALIGEMMA_BOXES,
         template=PALIGEMMA_TEMPLATE,
         mend=mend_siglip,
         embed=embed_paligemma,

@@ -73,6 +73,7 @@ def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
 
 def _ask(encoder: Encoder, sample: Sample) -> tuple[str, str, list[Image.Image]]:
     """Render the first question of a sample and the answer that it has there, and open its images."""
+    sample = encoder.write_boxes(sample)
     first = next(index for index, turn in enumerate(sample.turns) if turn.role == "assistant")
     question = attrs.evolve(sample, turns=sample.turns[:first])
     shown = sum(isinstance(part, ImageSlot) for turn in question.turns for part in turn.parts)

@@ -1,8 +1,6 @@
 """Images of rows, opened: whatever a row holds becomes an upright RGB picture."""
 
-import copy
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,10 +12,12 @@ from ..errors import SampleError
 from ..files import check_length, expand, open_regular, read_regular
 from ..inline import decode_inline, is_inline
 from ..redaction import shorten_name
+from ..sizes import Asked, SizedImage
 from ..urls import fetch, is_url
 from .decoding import decode
 from .decoding import read_size as read_header
 from .features import digest
+from .resizing import Resizer
 
 
 @attrs.frozen(eq=False)
@@ -27,27 +27,33 @@ class ImageContent:
     Attributes:
         name: How errors name it.
         data: The file's bytes, or a picture that is decoded already.
-        digest: Stands for the content: the file's bytes, or the picture's pixels.
+        digest: Stands for the content, the file's bytes or the picture's pixels, and for what is asked.
+        asked: The size that the row asks for it.
     """
 
     name: str
     data: bytes | Image.Image
     digest: str
+    asked: Asked | None = None
 
 
 def read_image(image: Any, source: str, *, allow_urls: bool = False) -> ImageContent:
     """Read an image, without decoding it: who decodes it later sees the same, whatever becomes of the file.
 
     Args:
-        image: A path, a URL, a data URI, bytes, a PIL image, or a `datasets` image `{"bytes", "path"}`.
+        image: A path, a URL, a data URI, bytes, a PIL image, a `datasets` image `{"bytes", "path"}`, or one of these
+            with a size.
         source: The row, for errors.
         allow_urls: Whether images behind addresses are fetched.
 
     Raises:
         SampleError: There is no such file, or nothing that an image can be read from.
     """
-    if isinstance(image, Mapping):
-        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, SizedImage):
+        content = read_image(image.image, source, allow_urls=allow_urls)
+        sized = digest([content.digest.encode(), str(image.asked).encode()])
+        return attrs.evolve(content, digest=sized, asked=image.asked)
+    image = _unwrap(image)
     name = _name_image(image)
     try:
         if isinstance(image, Image.Image):
@@ -62,31 +68,42 @@ def read_image(image: Any, source: str, *, allow_urls: bool = False) -> ImageCon
         raise SampleError(msg) from None
 
 
-def decode_image(
-    content: ImageContent, source: str, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
-) -> Image.Image:
-    """Decode an image as upright RGB, resized to (height, width) or scaled down to a number of pixels if given.
+def decode_image(content: ImageContent, source: str, resizer: Resizer) -> Image.Image:
+    """Decode an image as upright RGB, of the size that the processor is to be given.
 
     Args:
         content: As `read_image` returns it.
         source: The row, for errors.
-        resize_shape: (height, width) in pixels; every image gets exactly this size.
-        max_pixels: Larger images are scaled down to at most so many, their aspect kept.
+        resizer: Says what size that is.
 
     Raises:
-        SampleError: It is no image.
+        SampleError: It is no image, or cannot be given the size that the row asks.
     """
     try:
         opened = decode(content.data)
     except ValueError as error:
         msg = f"{source}: cannot read the image {content.name}: {error}"
         raise SampleError(msg) from None
-    if resize_shape is not None:
-        height, width = resize_shape
-        opened = opened.resize((width, height), Image.Resampling.BICUBIC)
-    if max_pixels is not None and opened.width * opened.height > max_pixels:
-        opened = opened.resize(fit_size(opened.size, max_pixels), Image.Resampling.BICUBIC)
-    return opened
+    try:
+        size = resizer.before_processor(opened.size, content.asked)
+    except ValueError as error:
+        msg = f"{source}: cannot resize the image {content.name}: {error}"
+        raise SampleError(msg) from None
+    return opened if size == opened.size else opened.resize(size, Image.Resampling.BICUBIC)
+
+
+def stored_size(content: ImageContent, source: str) -> tuple[int, int]:
+    """Give (width, height) of an image as it is stored, upright.
+
+    Raises:
+        SampleError: It is no image.
+    """
+    try:
+        data = content.data
+        return data.size if isinstance(data, Image.Image) else read_header(io.BytesIO(data), to_end=True)
+    except ValueError as error:
+        msg = f"{source}: cannot read the image {content.name}: {error}"
+        raise SampleError(msg) from None
 
 
 def open_image(
@@ -97,77 +114,41 @@ def open_image(
     *,
     allow_urls: bool = False,
 ) -> Image.Image:
-    """Read an image and decode it; see `read_image` and `decode_image`."""
-    return decode_image(read_image(image, source, allow_urls=allow_urls), source, resize_shape, max_pixels)
+    """Read an image and decode it, whatever size its row asks; see `Resizer` for the sizes."""
+    content = read_image(image.image if isinstance(image, SizedImage) else image, source, allow_urls=allow_urls)
+    return decode_image(content, source, Resizer(resize_shape, max_pixels))
 
 
-def read_size(
-    image: Any, resize_shape: tuple[int, int] | None = None, max_pixels: int | None = None
-) -> tuple[int, int] | None:
+def read_size(image: Any, resizer: Resizer | None = None) -> tuple[int, int] | None:
     """Say how large an image will be for the processor, from its file's header alone.
 
     Args:
         image: As for `read_image`.
-        resize_shape: As for `decode_image`, as is the next.
-        max_pixels: See above.
+        resizer: Says what becomes of sizes; None if they stay.
 
     Returns:
         (width, height) in pixels; None where more than the header would be needed, or there is no image.
     """
-    if resize_shape is not None:
-        return resize_shape[1], resize_shape[0]
-    if isinstance(image, Mapping):
-        image = image.get("bytes") if image.get("bytes") is not None else image.get("path")
+    resizer = resizer or Resizer()
+    asked = image.asked if isinstance(image, SizedImage) else None
+    if resizer.shape is not None and asked is None:
+        return resizer.shape[1], resizer.shape[0]
+    image = _unwrap(image.image if isinstance(image, SizedImage) else image)
     if isinstance(image, str) and is_url(image):
         return None
     try:
         if isinstance(image, Image.Image):
-            size = read_header(image)
-        else:
-            with _open_stream(image) as stream:
-                size = read_header(stream)
+            return resizer.before_processor(read_header(image), asked)
+        with _open_stream(image) as stream:
+            return resizer.before_processor(read_header(stream), asked)
     except (OSError, ValueError, TypeError):
         return None
-    return fit_size(size, max_pixels) if max_pixels is not None and size[0] * size[1] > max_pixels else size
 
 
-def fit_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
-    """Scale a size down to at most so many pixels, its aspect kept as far as whole pixels allow.
-
-    Args:
-        size: (width, height), of more pixels.
-        max_pixels: At least 1.
-    """
-    shorter, longer = sorted(size)
-    factor = math.sqrt(max_pixels / (shorter * longer))
-    shorter = max(1, int(shorter * factor))
-    # Where the shorter side would vanish, the longer one has to give.
-    longer = max(1, min(int(longer * factor), max_pixels // shorter))
-    return (longer, shorter) if size[0] > size[1] else (shorter, longer)
-
-
-def with_budget(processor: Any, max_pixels: int | None) -> tuple[Any, int | None]:
-    """Give a processor a budget of pixels, if it has one of its own.
-
-    Args:
-        processor: A model's; it stays as it is.
-        max_pixels: The budget; None for the processor's own.
-
-    Returns:
-        The processor to use, and what images have to be scaled down to before it; None where it does so itself.
-    """
-    images: Any = getattr(processor, "image_processor", None)
-    if max_pixels is None or not isinstance(getattr(images, "max_pixels", None), int):
-        return processor, max_pixels
-    processor, images = copy.copy(processor), copy.copy(images)
-    processor.image_processor = images
-    images.max_pixels = max_pixels
-    if isinstance(getattr(images, "min_pixels", None), int):
-        images.min_pixels = min(images.min_pixels, max_pixels)
-    if isinstance(getattr(images, "size", None), dict) and {"shortest_edge", "longest_edge"} <= images.size.keys():
-        # Where there are both, they are the same two numbers.
-        images.size = {**images.size, "shortest_edge": images.min_pixels, "longest_edge": max_pixels}
-    return processor, None
+def _unwrap(image: Any) -> Any:
+    if not isinstance(image, Mapping):
+        return image
+    return image.get("bytes") if image.get("bytes") is not None else image.get("path")
 
 
 def _name_image(image: Any) -> str:

@@ -7,6 +7,7 @@ import attrs
 from PIL import Image
 
 from ..batches import bucket_length
+from ..boxes import write_objects
 from ..errors import SampleError
 from ..types import ImageSlot, Sample, Turn
 from .encoding import Encoder
@@ -14,6 +15,9 @@ from .images import read_size
 
 UNKNOWN_SIZE = (512, 512)
 """(width, height) taken for images whose size is not known before they are read, as those behind a URL."""
+
+CORNER = (0.25, 0.25, 0.5, 0.5)
+"""The box that stands for any other, as shares of the image's sides."""
 
 Size = tuple[int, int]
 
@@ -39,13 +43,23 @@ class LengthEstimator:
             # The decoder's tokens; images and task are the encoder's.
             return min(len(self._tokenize("".join(turn.text for turn in sample.turns))), data.max_seq_length)
         try:
-            n_tokens = self._count_text(sample)
+            n_tokens = self._count_text(self._with_boxes(sample))
         except SampleError:
             return 0
         for image in sample.images:
-            size = read_size(image, data.image_resize_shape, self.encoder.max_pixels) or UNKNOWN_SIZE
+            size = read_size(image, self.encoder.resizer) or UNKNOWN_SIZE
             n_tokens += self._count_image((bucket_length(size[0]), bucket_length(size[1])))
         return min(n_tokens, data.max_seq_length)
+
+    def _with_boxes(self, sample: Sample) -> Sample:
+        """Write boxes into the texts as if each were a corner of its image: about as many figures."""
+        if sample.objects is None or self.encoder.family.boxes is None:
+            return sample
+        corners = tuple(tuple(CORNER[: len(box)]) for box in sample.objects.boxes)
+        objects = attrs.evolve(sample.objects, boxes=corners, is_relative=True)
+        sizes = [(UNKNOWN_SIZE, UNKNOWN_SIZE)] * len(sample.images)
+        turns = write_objects(sample.turns, objects, sizes, self.encoder.family.boxes, sample.source)
+        return attrs.evolve(sample, turns=turns, objects=None)
 
     def _count_text(self, sample: Sample) -> int:
         return len(self._tokenize(self.encoder.render(sample)))

@@ -1,0 +1,301 @@
+"""Boxes in texts: written as families write them, whatever becomes of the image's size."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.training import picture
+from vlora import backend
+from vlora.backend.families import FAMILIES
+from vlora.boxes import (
+    INTERNVL_BOXES,
+    PALIGEMMA_BOXES,
+    QWEN2_BOXES,
+    QWEN3_BOXES,
+    QWEN25_BOXES,
+    BoxStyle,
+    has_marks,
+    read_objects,
+    write_objects,
+)
+from vlora.errors import SampleError
+from vlora.sizes import Asked, SizedImage
+from vlora.types import ImageSlot, Objects, Sample, Turn
+
+STYLES = {
+    "qwen2": QWEN2_BOXES,
+    "qwen2.5": QWEN25_BOXES,
+    "qwen3": QWEN3_BOXES,
+    "internvl": INTERNVL_BOXES,
+    "paligemma": PALIGEMMA_BOXES,
+}
+SOURCE = "rows row 3"
+Encoding = Callable[..., backend.Encoder]
+
+
+def write(text: str, objects: Any, style: BoxStyle, *sizes: tuple[tuple[int, int], tuple[int, int]]) -> str:
+    """Write the boxes of one answer."""
+    turns = (Turn("user", (ImageSlot(0), "Where?")), Turn("assistant", (text,)))
+    return write_objects(turns, read_objects(objects, SOURCE), sizes, style, SOURCE)[1].text
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        (
+            "qwen2",
+            "<|object_ref_start|>a cat<|object_ref_end|>"  # noqa: ISC004 - one text
+            "<|box_start|>(50,100),(500,1000)<|box_end|> <|box_start|>(250,250)<|box_end|>",
+        ),
+        ("qwen2.5", "a cat[28, 28, 280, 280] [140, 70]"),
+        ("qwen3", "a cat[50, 100, 500, 1000] [250, 250]"),
+        ("internvl", "<ref>a cat</ref><box>[[50, 100, 500, 1000]]</box> <box>[[250, 250]]</box>"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["real", "norm1", None])
+def test_how_families_write(style: str, expected: str, kind: str | None):
+    """The same boxes, of pixels or of shares, are written as each family has learned to."""
+    boxes = [[10, 10, 100, 100], [50, 25]] if kind != "norm1" else [[0.05, 0.1, 0.5, 1], [0.25, 0.25]]
+    objects = {"ref": ["a cat"], "bbox": boxes, "bbox_type": kind, "image_id": None}
+
+    found = write("<ref-object><bbox> <bbox>", objects, STYLES[style], ((200, 100), (560, 280)))
+
+    assert found == expected
+
+
+def test_how_paligemma_writes():
+    """Four tokens for places, y before x; a point has none."""
+    size = ((200, 100), (200, 100))
+    assert write("<bbox> cat", {"bbox": [[0, 50, 200, 100]]}, PALIGEMMA_BOXES, size) == (
+        "<loc0512><loc0000><loc1023><loc1023> cat"
+    )
+    with pytest.raises(SampleError, match=r"^rows row 3: .*the point \[0\.0, 50\.0\], .*no way to write points"):
+        write("<bbox>", {"bbox": [[0, 50]]}, PALIGEMMA_BOXES, size)
+
+
+def numbers_in(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+sides = st.integers(1, 5000)
+shares = st.tuples(*[st.floats(0, 1)] * 4).map(
+    lambda found: (*map(min, found[:2], found[2:]), *map(max, found[:2], found[2:]))
+)
+
+
+@pytest.mark.parametrize("name", STYLES)
+@given(share=shares, stored=st.tuples(sides, sides), given_size=st.tuples(sides, sides))
+@example((0.0, 0.0, 1.0, 1.0), (1, 1), (5000, 3))
+def test_round_trip(name: str, share: tuple[float, ...], stored: tuple[int, int], given_size: tuple[int, int]):
+    """A box that is written and read again lies within one unit of where it was, whatever the image's size becomes."""
+    style = STYLES[name]
+    pixels = [number * stored[index % 2] for index, number in enumerate(share)]
+    by_pixels = write("<bbox>", {"bbox": [pixels]}, style, (stored, given_size))
+    by_shares = write("<bbox>", {"bbox": [list(share)], "bbox_type": "norm1"}, style, (stored, given_size))
+    sizes = given_size if style.scale is None else (style.scale, style.scale)
+    for text in (by_pixels, by_shares):
+        found = numbers_in(text)
+        if name == "paligemma":
+            found = [found[index] for index in (1, 0, 3, 2)]
+        assert len(found) == 4
+        for index, number in enumerate(found):
+            assert 0 <= number <= sizes[index % 2]
+            assert abs(number - share[index] * sizes[index % 2]) <= 1
+        assert found[0] <= found[2]
+        assert found[1] <= found[3]
+
+
+def test_several_images_and_turns():
+    """A box is of the image that it names, or of the first; marks count on through thoughts, questions and answers."""
+    turns = (
+        Turn("user", (ImageSlot(0), "Is <ref-object> at <bbox>", ImageSlot(1), "or <bbox>?")),
+        Turn("assistant", ("At <bbox>.",), thought="<ref-object>, <bbox>"),
+    )
+    objects = read_objects(
+        '{"ref": ["it", "<bbox>"], "bbox": [[1, 2], [3, 4], [5, 6], [7, 8]], "image_id": [0, 1, 1]}', SOURCE
+    )
+    sizes = [((10, 10), (10, 10)), ((20, 40), (20, 40))]
+
+    found = write_objects(turns, objects, sizes, QWEN3_BOXES, SOURCE)
+
+    assert [part for part in found[0].parts if isinstance(part, str)] == ["Is it at [100, 200]", "or [150, 100]?"]
+    assert found[1].thought == "<bbox>, [250, 150]"
+    assert found[1].text == "At [700, 800]."
+
+
+@pytest.mark.parametrize(
+    ("objects", "why"),
+    [
+        (["a"], "expected bbox, ref"),
+        ("[1, 2]", "expected bbox, ref"),
+        ("no JSON", "expected bbox, ref"),
+        ({"bbox": [[1, 2, 3, 4]], "area": [9]}, "area, which nothing reads"),
+        ({"bbox": [1, 2, 3, 4]}, "the box 1, expected"),
+        ({"bbox": {"x": 1}}, "expected a list"),
+        ({"bbox": [[1, 2, 3]]}, "expected [x1, y1, x2, y2]"),
+        ({"bbox": [[1, 2, 3, "4"]]}, "expected [x1, y1, x2, y2]"),
+        ({"bbox": [[1, 2, 3, True]]}, "expected [x1, y1, x2, y2]"),
+        ({"bbox": [[1, 2, 3, float("nan")]]}, "expected [x1, y1, x2, y2]"),
+        ({"bbox": [[1, 2, 3, 10**400]]}, "expected [x1, y1, x2, y2]"),
+        ({"bbox": [[5, 5, 3, 9]]}, "not width and height"),
+        ({"bbox": [[1, 2, 3, 4]], "bbox_type": "norm1"}, "from 0 to 1"),
+        ({"bbox": [[1, 2, 3, 4]], "bbox_type": "xywh"}, "expected 'real' or 'norm1'"),
+        ({"bbox": [[1, 2, 3, 4]], "image_id": [-1]}, "image_id"),
+        ({"bbox": [[1, 2, 3, 4]], "image_id": [0, 0]}, "image_id"),
+        ({"bbox": [[1, 2, 3, 4]], "image_id": 0}, "expected a list"),
+        ({"bbox": [[1, 2, 3, 4]], "image_id": [1]}, "image 1, counted from 0, and the row has 1"),
+        ({"bbox": [[1, 2, 3, 4]], "ref": [3]}, "the name 3"),
+        ({"bbox": [[1, 2, 3, 4]], "ref": ["a"]}, "<ref-object> 0 times"),
+        ({"bbox": []}, "<bbox> 1 times and 'objects' holds 0"),
+        ({"bbox": [[1, 2, 3, 4]] * 2}, "<bbox> 1 times and 'objects' holds 2"),
+        ({"bbox": [[1, 2, 3, 12]]}, "does not lie in its image of 10 x 10"),
+        ({"bbox": [[-2, 2, 3, 4]]}, "does not lie in its image"),
+    ],
+)
+def test_what_is_refused(objects: Any, why: str):
+    """What is no box, or stands for no mark, or lies in no image is a bad row that says so."""
+    with pytest.raises(SampleError, match=rf"^rows row 3: .*{re.escape(why)}"):
+        write("<bbox>", objects, QWEN3_BOXES, ((10, 10), (10, 10)))
+
+
+def test_rounding_beyond_the_edge():
+    """A box that rounding has pushed over the edge by up to a pixel ends at the edge."""
+    assert write("<bbox>", {"bbox": [[-0.5, 0, 10.9, 10]]}, QWEN3_BOXES, ((10, 10), (10, 10))) == "[0, 0, 1000, 1000]"
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["bbox", "ref", "bbox_type", "image_id", "x"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(json_like)
+def test_any_objects(value: Any):
+    """Whatever a row holds, it is boxes or one row's error."""
+    try:
+        found = read_objects(value, SOURCE)
+    except SampleError as error:
+        assert str(error).startswith("rows row 3: ")  # noqa: PT017 - either is right
+    else:
+        assert len(found.images) == len(found.boxes)
+
+
+def sample_of(image: Any, objects: Any, answer: str = "At <bbox>.") -> Sample:
+    turns = (Turn("user", (ImageSlot(0), "Where?")), Turn("assistant", (answer,)))
+    return Sample(SOURCE, turns, (image,), objects=read_objects(objects, SOURCE))
+
+
+def learned(encode: backend.Encoder, sample: Sample) -> str:
+    example = encode(sample)
+    return encode.tokenizer.decode(example.tokens[example.supervised])
+
+
+BOX = {"bbox": [[10, 10, 50, 40]]}
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("qwen2_vl", "<|box_start|>(100,125),(500,500)<|box_end|>"),
+        ("qwen3_vl", "[100, 125, 500, 500]"),
+        ("qwen3_vl_moe", "[100, 125, 500, 500]"),
+        ("qwen3_5", "[100, 125, 500, 500]"),
+        ("internvl", "<box>[[100, 125, 500, 500]]</box>"),
+        ("paligemma", "<loc0128><loc0102><loc0512><loc0512>"),
+    ],
+)
+@pytest.mark.parametrize("data", [{}, {"max_pixels": 1500}, {"image_resize_shape": (32, 64)}])
+def test_families(family: str, expected: str, data: dict[str, Any], encoder: Encoding):
+    """Shares of the sides stay what they are, whatever the recipe makes of sizes."""
+    found = learned(encoder(family, train_on_completions=True, **data), sample_of(picture(100, 80), BOX))
+
+    assert expected.replace(" ", "") in found.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "image", "size"),
+    [
+        ({}, (96, 80), (96, 80)),
+        ({}, (100, 84), (96, 80)),
+        ({"max_pixels": 1500}, (100, 80), (32, 32)),
+        ({"image_resize_shape": (32, 64)}, (100, 80), (64, 32)),
+        ({}, (400, 320), (96, 80)),
+        ({}, (20, 16), (48, 32)),
+    ],
+)
+def test_pixels_follow_every_resizing(
+    data: dict[str, Any], image: tuple[int, int], size: tuple[int, int], encoder: Encoding
+):
+    """Where a family writes pixels they are those of the image as the tower gets it."""
+    encode = encoder("qwen2_5_vl", train_on_completions=True, **data)
+    sample = sample_of(picture(*image), {"bbox": [[0, image[1] / 2, image[0] / 2, image[1]]]})
+    grid = encode(sample).inputs["image_grid_thw"][0].tolist()
+    patch = encode.processor.image_processor.patch_size
+
+    assert (grid[2] * patch, grid[1] * patch) == size
+    assert f"[0, {size[1] // 2}, {size[0] // 2}, {size[1]}]" in learned(encode, sample)
+
+
+def test_pixels_follow_a_row_s_own_size(encoder: Encoding):
+    """A size that the row asks for moves its boxes with it."""
+    encode = encoder("qwen2_5_vl", train_on_completions=True)
+    image = SizedImage(picture(100, 80), Asked(resized_height=48, resized_width=64))
+
+    assert "At [16, 12, 32, 36]." in learned(encode, sample_of(image, {"bbox": [[25, 20, 50, 60]]}))
+
+
+def test_boxes_of_turned_photographs(encoder: Encoding):
+    """Pixels are those of the upright picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    picture(80, 100).save(stream, format="PNG", exif=exif)
+    encode = encoder("qwen3_vl", train_on_completions=True)
+
+    assert "[100, 125, 1000, 1000]" in learned(encode, sample_of(stream.getvalue(), {"bbox": [[10, 10, 100, 80]]}))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "idefics3", "llava"])
+def test_families_without_a_convention(family: str, encoder: Encoding):
+    """How a family writes boxes is not guessed."""
+    assert FAMILIES[family].boxes is None
+    with pytest.raises(SampleError, match=r"^rows row 3: .*family writes them is not known; write them into the texts"):
+        encoder(family)(sample_of(picture(100, 80), BOX))
+
+
+def test_marks_without_boxes_are_text(encoder: Encoding):
+    """In a row without boxes a mark is text like any other."""
+    turns = (Turn("user", (ImageSlot(0), "Where?")), Turn("assistant", ("At <bbox>.",)))
+    encode = encoder("qwen3_vl", train_on_completions=True)
+
+    assert "At <bbox>." in learned(encode, Sample(SOURCE, turns, (picture(32, 32),)))
+    assert has_marks("At <bbox>.")
+    assert has_marks("a <ref-object>")
+    assert not has_marks("a box")
+
+
+def test_lengths_of_rows_with_boxes(encoder: Encoding):
+    """A row's boxes count towards its length; no image is read for that."""
+    encode = encoder("qwen3_vl")
+    estimate = backend.LengthEstimator(encode)
+    image = picture(64, 64)
+    plain = Sample(SOURCE, sample_of(image, BOX).turns, (image,))
+    boxed = sample_of(image, {"bbox": [[10, 10, 50, 40]] * 9}, "<bbox>" * 9)
+
+    assert abs(estimate(boxed) - len(encode(boxed).tokens)) <= 9 * 4
+    assert estimate(boxed) > estimate(plain) + 9
+
+
+def test_objects_are_values():
+    """What stands for a row's marks is compared by value."""
+    assert read_objects(BOX, SOURCE) == Objects(((10.0, 10.0, 50.0, 40.0),), (), (0,))

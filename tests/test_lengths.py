@@ -297,7 +297,7 @@ def test_opening_rows_does_not_pass_over_them(tmp_path: Path, monkeypatch: pytes
     samples = [rows[index] for rows in (train, valid) for index in range(len(rows))]
     assert sorted(sample.turns[0].text for sample in samples) == list("01234")
     assert {image["bytes"] for sample in samples for image in sample.images} == {stream.getvalue()}
-    assert train.table[0]["kind"] == 1
+    assert train.table[0]["kind"] == "b"
 
 
 def test_mixed_rows_have_lengths(encoder: EncoderFactory) -> None:

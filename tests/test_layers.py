@@ -39,7 +39,12 @@ RANKS = {
     "jsontext": 2,
     "calls": 3,
     "samples": 4,
-    "tables": 5,
+    "tables": 2,
+    "spans": 1,
+    "splits": 1,
+    "textfiles": 2,
+    "imagefolders": 3,
+    "sources": 4,
     "masks": 2,
     "skeletons": 3,
     "tapes": 2,
@@ -103,6 +108,8 @@ PURE = (
     "calls",
     "jsontext",
     "cuts",
+    "spans",
+    "splits",
     "masks",
     "skeletons",
     "batches",
@@ -179,7 +186,7 @@ def test_one_place_talks_to_mlx_vlm(module: Path) -> None:
     place = module.relative_to(PACKAGE).parts[0]
 
     assert place == "backend" or not imports & {"mlx_vlm", "transformers", "tokenizers"}
-    assert place in ("rows.py", "tables.py") or "datasets" not in imports
+    assert place in ("sources.py", "tables.py") or "datasets" not in imports
     assert "vlora" not in imports
 
 

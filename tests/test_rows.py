@@ -340,21 +340,35 @@ def test_unknown_suffix(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("name", "text", "reason"),
     [
-        ("", "has no rows"),
-        ("not json\n", "JSON parse error: Invalid value"),
-        ('{"question": "q"}\n[1]\n', "from object to string in row 0"),
+        ("rows.jsonl", "", "has no rows"),
+        ("rows.json", '[{"question": "q"', "line 1 of rows.json: the document ends before"),
+        ("rows.csv", "question,answer,question\n", "two columns have the name 'question'"),
+        ("rows.parquet", "no Parquet", "Parquet magic bytes not found"),
     ],
 )
-def test_broken_file(text: str, reason: str, tmp_path: Path):
+def test_broken_file(name: str, text: str, reason: str, tmp_path: Path):
     """A file that is empty or broken is reported with what is wrong in it, not raised by the library beneath."""
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / name
     path.write_text(text)
     problem = problem_of(path)
 
     assert str(path) in problem
     assert reason in problem
+
+
+def test_broken_line(tmp_path: Path):
+    """A line that is no row is one row's error, with the row's number and the line's."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "q", "answer": "a"}\n\n[1]\n{"question": "p", "answer": "b"}\n')
+    rows = read(path)
+
+    assert [rows[number].turns[1].text for number in (0, 3)] == ["a", "b"]
+    with pytest.raises(SampleError, match=r"^rows\.jsonl train row 1: line 2 of rows\.jsonl: the line is blank"):
+        rows[1]
+    with pytest.raises(SampleError, match=r"^rows\.jsonl train row 2: line 3 of rows\.jsonl: found a list"):
+        rows[2]
 
 
 def test_empty_data_set(tmp_path: Path):

@@ -152,7 +152,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [
             (
                 "vlora: data.path: cannot read 'rows.txt' (split 'train'): files ending in '.txt' are not read; "
-                "give one of .jsonl, .json, .parquet, .csv, .arrow, or a folder"
+                "give one of .jsonl, .json, .ndjson, .csv, .tsv, .parquet, .arrow, or a folder"
             )
         ],
     ),
@@ -165,7 +165,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [
             (
                 "vlora: data.valid_split: found 'test', 'rows.jsonl' has a single split, which is trained on; "
-                "give data.valid_path or data.valid_fraction"
+                "give data.valid_path or data.valid_fraction, or portions of it (train[:90%] and train[90%:])"
             )
         ],
     ),

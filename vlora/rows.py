@@ -1,13 +1,12 @@
-"""Rows of a data set, read through Hugging Face `datasets`; images stay closed until a row is encoded.
+"""Rows of a data set as conversations: those to train on and those to validate on; images stay closed.
 
-`datasets` and pandas under it take most of a second to import. Functions that use them import them; the built-in rows,
-and complaints of files that are not there, need neither.
+Where the rows come from is `vlora.sources`' matter. What can be said of a recipe without reading is said without it.
 """
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import numpy as np
@@ -17,29 +16,12 @@ from .errors import RecipeError, SampleError
 from .files import expand, is_file
 from .inline import is_inline
 from .recipe import DataSection
-from .samples import Row, format_sample
-from .tables import open_table
+from .samples import format_sample
+from .sources import FILE_SUFFIXES, has_one_split, open_source
+from .splits import SplitPart, parse_split
+from .tables import Table, join_tables, kinds_in
 from .types import Sample
 from .urls import is_url
-
-FILE_READERS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".arrow": "arrow",
-}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-
-class Table(Protocol):
-    """Rows by number; a `datasets.Dataset` is one, and so is a list."""
-
-    def __len__(self) -> int:
-        """Count the rows."""
-
-    def __getitem__(self, index: int) -> Row:
-        """Read a row."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -103,10 +85,11 @@ def check_paths(data: DataSection) -> None:
         RecipeError: The built-in rows have no such split or question, or a path leads to no file that is read.
     """
     for key, path, split in _sources(data):
-        if path == BUILTIN_DIGITS:
-            check_question(split, data.config)
-        else:
-            _check_path(key, path, split)
+        for part in split:
+            if path == BUILTIN_DIGITS:
+                check_question(part.name, data.config)
+            else:
+                _check_path(key, path, part.name)
 
 
 def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
@@ -129,63 +112,83 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
     if n_held_out >= len(train):
         msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
         raise RecipeError(msg)
-    held_out, kept = np.sort(order[:n_held_out]).tolist(), np.sort(order[n_held_out:]).tolist()
+    numbers = np.asarray(train.numbers)
+    held_out, kept = (numbers[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
     return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
 
 
-def _sources(data: DataSection) -> Iterator[tuple[str, str, str]]:
+def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
     """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
-    yield "data.path", data.path, data.split
+    split = _parse_split("data.split", data.split)
+    if len(split) > 1 and has_one_split(expand(data.path)):
+        msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one portion of it"
+        raise RecipeError(msg)
+    yield "data.path", data.path, split
     if data.valid_path is not None:
-        yield "data.valid_path", data.valid_path, data.split
+        # A portion is one of the rows to train on; other rows are all for validation.
+        names = [part.name for part in split[: 1 if has_one_split(expand(data.valid_path)) else None]]
+        yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
     elif data.valid_split is not None:
-        if _has_one_split(Path(data.path).expanduser()):
+        valid = _parse_split("data.valid_split", data.valid_split)
+        if has_one_split(expand(data.path)) and (len(valid) > 1 or valid[0].is_whole):
             msg = (
                 f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
-                "give data.valid_path or data.valid_fraction"
+                "give data.valid_path or data.valid_fraction, or portions of it (train[:90%] and train[90%:])"
             )
             raise RecipeError(msg)
-        yield "data.valid_split", data.path, data.valid_split
+        yield "data.valid_split", data.path, valid
 
 
-def _load(data: DataSection, path: str, split: str, key: str) -> Rows:
-    if path == BUILTIN_DIGITS:
-        table: Table = load_digit_rows(split, data.config)
-        folder = None
-    else:
-        _check_path(key, path, split)
-        from datasets.exceptions import DatasetsError
+def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
+    try:
+        return parse_split(split)
+    except ValueError as error:
+        msg = f"{key}: found {split!r}; {error}"
+        raise RecipeError(msg) from None
 
-        try:
-            table, folder = _load_dataset(path, split, data.config)
-        except (OSError, ValueError, DatasetsError, ImportError) as error:
-            raise _unreadable(key, path, split, _explain(error)) from None
-        except (StopIteration, IndexError):
-            # What `datasets` 4 raises for an empty file, and for an empty saved data set.
-            table, folder = [], None
-    if len(table) == 0:
-        msg = f"{key}: {path!r} (split {split!r}) has no rows"
+
+def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> Rows:
+    tables, numbers, n_before = [], [], 0
+    folder = None
+    for part in split:
+        table, folder = _open(path, part, data.config, key)
+        chosen = part.choose(len(table))
+        numbers.append(range(n_before + chosen.start, n_before + chosen.stop))
+        tables.append(table)
+        n_before += len(table)
+    name = "+".join(dict.fromkeys(part.name for part in split))
+    if not any(numbers):
+        msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
         raise RecipeError(msg)
-    name = f"{Path(path).name} {split}" if path != split else path
     return Rows(
-        name=name,
-        table=table,
-        numbers=range(len(table)),
+        name=f"{Path(path).name} {name}" if path != name else path,
+        table=join_tables(tables),
+        numbers=numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion],
         folder=folder,
-        kinds=getattr(table, "kinds", {}),
+        kinds=kinds_in(join_tables(tables)),
         custom_prompt_format=data.custom_prompt_format,
     )
 
 
+def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Table, Path | None]:
+    if path == BUILTIN_DIGITS:
+        return load_digit_rows(part.name, config), None
+    _check_path(key, path, part.name)
+    try:
+        return open_source(path, part.name, config)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable(key, path, part.name, str(error)) from None
+
+
 def _check_path(key: str, path: str, split: str) -> None:
-    local = Path(path).expanduser()
+    local = expand(path)
     suffix = local.suffix.lower()
     why = ""
     try:
-        if not local.exists() and (suffix in FILE_READERS or local.is_absolute()):
+        if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute()):
             why = "there is no such file or folder"
-        elif local.is_file() and suffix not in FILE_READERS:
-            known = ", ".join(FILE_READERS)
+        elif local.is_file() and suffix not in FILE_SUFFIXES:
+            known = ", ".join(FILE_SUFFIXES)
             why = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
     except OSError as error:
         why = str(error)
@@ -194,15 +197,7 @@ def _check_path(key: str, path: str, split: str) -> None:
 
 
 def _unreadable(key: str, path: str, split: str, why: str) -> RecipeError:
-    return RecipeError(f"{key}: cannot read {path!r} (split {split!r}): {why}{_suggest(Path(path).expanduser())}")
-
-
-def _explain(error: BaseException) -> str:
-    """Say what went wrong; of a file that does not parse `datasets` itself says no more than that."""
-    from datasets.exceptions import DatasetGenerationError
-
-    cause = error.__cause__
-    return f"{error} ({cause})" if isinstance(error, DatasetGenerationError) and cause else str(error)
+    return RecipeError(f"{key}: cannot read {path!r} (split {split!r}): {why}{_suggest(expand(path))}")
 
 
 def _suggest(path: Path) -> str:
@@ -214,37 +209,3 @@ def _suggest(path: Path) -> str:
         return ""
     near = difflib.get_close_matches(path.stem, files, n=1)
     return f"; did you mean {str(files[near[0]])!r}?" if near else ""
-
-
-def _has_one_split(path: Path) -> bool:
-    return path.is_file() or (path / "state.json").is_file()
-
-
-def _load_dataset(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
-    import datasets
-
-    local = Path(path).expanduser()
-    if not local.exists():
-        return open_table(datasets.load_dataset(path, config, split=split)), None
-    if local.is_file():
-        reader = FILE_READERS[local.suffix.lower()]
-        # A single file has a single split, whatever the recipe calls it.
-        table = datasets.load_dataset(reader, data_files={"train": str(local)}, split="train")
-        return open_table(table), local.parent
-    if (local / "dataset_dict.json").is_file():
-        splits = datasets.load_from_disk(str(local))
-        if split not in splits:
-            msg = f"it has the splits {', '.join(splits)}"
-            raise ValueError(msg)
-        return open_table(splits[split]), local
-    if (local / "state.json").is_file():
-        return open_table(datasets.load_from_disk(str(local))), local
-    if _is_image_folder(local):
-        table = datasets.load_dataset("imagefolder", data_dir=str(local), split=split)
-        return open_table(table), local
-    return open_table(datasets.load_dataset(str(local), config, split=split)), local
-
-
-def _is_image_folder(folder: Path) -> bool:
-    has_metadata = any(next(folder.glob(f"**/metadata.{kind}"), None) for kind in ("jsonl", "csv", "parquet"))
-    return has_metadata and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))

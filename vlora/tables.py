@@ -4,15 +4,15 @@ An image, a sound, a video or a document is its bytes and its path until somebod
 needs costs nothing, and a broken one is one row's error. Class labels are their names.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 
 from .errors import SampleError
-from .samples import Row
-from .values import WrittenFloat, parse_json
+from .values import Row, WrittenFloat, parse_json
 
 if TYPE_CHECKING:
     import datasets
@@ -20,6 +20,109 @@ if TYPE_CHECKING:
 _Read = Callable[[Any], Any]
 _SHORT_FLOATS: Mapping[str, type[np.floating[Any]]] = {"float16": np.float16, "float32": np.float32}
 _BYTES = ("binary", "large_binary", "binary_view")
+
+
+class Table(Protocol):
+    """Rows by number; a `datasets.Dataset` is one, and so is a list."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
+
+
+def kinds_in(table: Table) -> Mapping[str, str]:
+    """Give the declared kinds of a table's columns, see `kind_of`; none if it declares none."""
+    return getattr(table, "kinds", {})
+
+
+@attrs.frozen(eq=False)
+class JoinedTable:
+    """Tables, one after another.
+
+    Attributes:
+        tables: Them.
+    """
+
+    tables: Sequence[Table]
+    _ends: npt.NDArray[np.int64] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Note where each one ends."""
+        object.__setattr__(self, "_ends", np.cumsum([len(table) for table in self.tables]))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.tables[number][index - int(self._ends[number]) + len(self.tables[number])]
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """What the columns hold."""
+        return {column: kind for table in reversed(self.tables) for column, kind in kinds_in(table).items()}
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Put tables one after another."""
+    return tables[0] if len(tables) == 1 else JoinedTable(tables)
+
+
+@attrs.frozen(eq=False)
+class LabelledTable:
+    """Rows of files of text whose data set declares that columns are class labels, and names them.
+
+    Attributes:
+        table: The rows, with names or numbers of labels.
+        names: Of such columns, the names.
+        kinds: What the columns hold.
+    """
+
+    table: Table
+    names: Mapping[str, Sequence[str]]
+    kinds: Mapping[str, str]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: A label has no name.
+        """
+        row = self.table[index]
+        try:
+            return {column: self._read(column, value) for column, value in row.items()}
+        except ValueError as error:
+            msg = f"cannot read the values: {error}; mend the row or leave it out"
+            raise SampleError(msg) from None
+
+    def _read(self, column: str, value: Any) -> Any:
+        names = self.names.get(column, ())
+        if column not in self.names or value in (None, "") or value in names:
+            return value
+        return _name_label(int(value), names)
+
+
+def declare(table: Table, features: Mapping[str, Any] | None) -> Table:
+    """Give a file's rows the labels and kinds that their data set declares for its columns."""
+    if not features:
+        return table
+    names = {
+        column: [str(name) for name in feature.names]
+        for column, feature in features.items()
+        if type(feature).__name__ == "ClassLabel"
+    }
+    kinds = {column: kind_of(feature) for column, feature in features.items()}
+    return LabelledTable(table, names, {**kinds_in(table), **kinds})
 
 
 @attrs.frozen(eq=False)
@@ -117,11 +220,11 @@ def _read_fields(value: Mapping[str, Any], fields: Mapping[str, _Read]) -> dict[
     return {key: fields[key](inner) if key in fields and inner is not None else inner for key, inner in value.items()}
 
 
-def _name_label(number: int, names: list[str]) -> str | None:
+def _name_label(number: int, names: Sequence[str]) -> str | None:
     """Give a label's name; -1 is how `datasets` writes that there is none."""
     if number == -1:
         return None
     if not 0 <= number < len(names):
         msg = f"there is no class label {number}, they go from 0 to {len(names) - 1}"
         raise ValueError(msg)
-    return names[number]
+    return str(names[number])

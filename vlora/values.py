@@ -14,6 +14,9 @@ import numpy as np
 
 from .errors import SampleError
 
+Row = Mapping[str, Any]
+"""Names of columns to values."""
+
 _MEDIA_KEYS = {"bytes", "path"}
 """The keys of a picture or a sound as `datasets` stores them."""
 

@@ -1,0 +1,178 @@
+"""Folders of images: with metadata beside them, or with a folder for every class."""
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import attrs
+
+from .errors import SampleError
+from .tables import Table, join_tables, kinds_in
+from .textfiles import open_csv, open_json
+from .values import Row
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Names of the files that say more of the images in their folder."""
+_NAME_ENDINGS = {"file_name": "image", "file_names": "images"}
+
+
+@attrs.frozen
+class FolderFile:
+    """A file of a folder, an archive or a repository.
+
+    Attributes:
+        name: Where it is there, its folders joined by slashes.
+        path: Where it lies on this machine.
+    """
+
+    name: str
+    path: Path
+
+
+@attrs.frozen(eq=False)
+class ClassTable:
+    """Images, each with the name of the folder that holds it.
+
+    Attributes:
+        files: The images.
+        depth: Folders down to which there are no classes yet; -1 if there are none at all.
+    """
+
+    files: Sequence[FolderFile]
+    depth: int
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Row:
+        """Give an image and its label; without one if it lies beside the folders of classes."""
+        file = self.files[index]
+        folders = _folders_of(file.name)
+        label = {"label": folders[-1]} if 0 <= self.depth < len(folders) else {}
+        return {"image": str(file.path), **label}
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """What the columns hold."""
+        return {"image": "image"} if self.depth < 0 else {"image": "image", "label": "label"}
+
+
+@attrs.frozen(eq=False)
+class DescribedTable:
+    """The rows of a metadata file, with the images that they name.
+
+    Attributes:
+        table: The rows as they are in the file.
+        file: The file.
+        paths: Of all files of the folder, where they lie.
+        is_complete: Whether there can be no others.
+    """
+
+    table: Table
+    file: FolderFile
+    paths: Mapping[str, Path]
+    is_complete: bool
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row: `file_name` becomes `image`, `file_names` `images`, and likewise with a name before it.
+
+        Raises:
+            SampleError: It names an image that is not there, or under the name of another column.
+        """
+        row: Row = self._read(self.table[index])
+        return row
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """What the columns hold; those of images are known by the first row's names."""
+        declared = kinds_in(self.table)
+        try:
+            names = [*declared] if declared or not len(self.table) else [*self.table[0]]
+        except SampleError:
+            names = []
+        kinds = {_column_of(name): declared.get(name, "") for name in names}
+        images = {_column_of(name): "image" for name in names if _column_of(name) != name}
+        return {column: kind for column, kind in (kinds | images).items() if kind}
+
+    def _read(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._read(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        read: dict[str, Any] = {}
+        for name, inner in value.items():
+            column = _column_of(name)
+            if column in read or (column != name and column in value):
+                msg = f"{name!r} and another column both stand for {column!r}; rename one"
+                raise SampleError(msg)
+            read[column] = self._read(inner) if column == name else self._find(inner)
+        return read
+
+    def _find(self, named: Any) -> Any:
+        if isinstance(named, list):
+            return [self._find(name) for name in named]
+        if not isinstance(named, str) or not named:
+            return named
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(self.file.name), named))
+        if name not in self.paths and self.is_complete:
+            msg = f"there is no file {named!r} beside {posixpath.basename(self.file.name)}"
+            raise SampleError(msg)
+        return str(self.paths.get(name, name))
+
+
+def open_images(
+    splits: Mapping[str, Sequence[str]], files: Sequence[FolderFile], *, is_complete: bool, with_labels: bool
+) -> Table:
+    """Read the rows of a folder of images.
+
+    Args:
+        splits: Names of the images of all splits: where classes begin is the same for all of them.
+        files: The images and metadata of the split that is wanted.
+        is_complete: Whether rows may name no image but these.
+        with_labels: Whether the names of folders are labels.
+
+    Raises:
+        ValueError: A metadata file cannot be read.
+        OSError: Likewise.
+    """
+    metadata = [file for file in files if posixpath.basename(file.name) in METADATA]
+    if metadata:
+        paths = {file.name: file.path for file in files}
+        return join_tables(
+            [DescribedTable(_open_metadata(file), file, paths, is_complete=is_complete) for file in metadata]
+        )
+    folders = {name: {_folders_of(image) for image in images} for name, images in splits.items() if images}
+    depth = min((_common_depth(found) for found in folders.values()), default=-1)
+    labels = {found[-1] for split in folders.values() for found in split if len(found) > depth}
+    return ClassTable(files, depth if with_labels and len(labels) > 1 else -1)
+
+
+def _open_metadata(file: FolderFile) -> Table:
+    name = posixpath.basename(file.name)
+    return open_csv(file.path, name=name) if name.endswith(".csv") else open_json(file.path, name=name)
+
+
+def _column_of(name: str) -> str:
+    """Give the column of what a metadata file calls the name of a file."""
+    for ending, column in _NAME_ENDINGS.items():
+        if name == ending:
+            return column
+        if name.endswith(f"_{ending}"):
+            return name.removesuffix(f"_{ending}")
+    return name
+
+
+def _folders_of(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name).parts[:-1]
+
+
+def _common_depth(folders: set[tuple[str, ...]]) -> int:
+    first, last = min(folders), max(folders)
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((depth for depth, (one, other) in pairs if one != other), min(len(first), len(last)))

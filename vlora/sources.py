@@ -1,0 +1,204 @@
+"""Where rows come from: files, folders, saved data sets, repositories of the hub.
+
+Files of text are read by `vlora.textfiles` wherever they lie; only typed ones by Hugging Face `datasets`, which also
+says which files a split has. It takes most of a second to import, with pandas under it: what needs it imports it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .files import expand
+from .imagefolders import METADATA, FolderFile, open_images
+from .tables import Table, declare, join_tables, open_table
+from .textfiles import CSV_SUFFIXES, JSON_SUFFIXES, open_csv, open_json
+
+TYPED_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
+FILE_SUFFIXES = (*JSON_SUFFIXES, *CSV_SUFFIXES, *TYPED_SUFFIXES)
+"""Endings of the files that are read."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_OWN = ("name", "version", "data_dir", "data_files", "description", "features")
+_JSON_SETTINGS = (*_OWN, "field", "use_threads", "block_size", "chunksize", "on_mixed_types", "parse_agent_traces")
+_CSV_SETTINGS = (
+    *(*_OWN, "sep", "delimiter", "names", "column_names", "chunksize", "engine", "memory_map", "verbose"),
+    # How values are typed; they are not.
+    *("na_values", "keep_default_na", "na_filter", "true_values", "false_values", "thousands", "decimal"),
+    *("float_precision", "date_format", "converters", "error_bad_lines", "warn_bad_lines", "mangle_dupe_cols"),
+)
+"""Settings of a data set of the hub that its rows do not depend on, or that are obeyed."""
+
+
+def has_one_split(path: Path) -> bool:
+    """Whether a local path has one split, whatever it is called."""
+    return path.is_file() or (path / "state.json").is_file()
+
+
+def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
+    """Read the rows of a split.
+
+    Returns:
+        The rows, and the folder from which on they name images; None if those are not files of this machine.
+
+    Raises:
+        ValueError: There is no such split, or a file cannot be read.
+        OSError: Likewise, or the hub is not to be reached.
+        ImportError: The data set needs a package that is not there.
+    """
+    local = expand(path)
+    if local.is_file() and local.suffix.lower() not in TYPED_SUFFIXES:
+        return open_text(local), local.parent
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
+
+    try:
+        return _open_stored(
+            path, local, split, config
+        ), local if local.is_dir() else local.parent if local.is_file() else None
+    except DatasetGenerationError as error:
+        # Of a file that does not parse it says no more than that.
+        msg = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+        raise ValueError(msg) from None
+    except DatasetsError as error:
+        raise ValueError(str(error)) from None
+    except (StopIteration, IndexError):
+        # What it raises for an empty file, and for an empty saved data set.
+        return [], None
+
+
+def open_text(path: Path) -> Table:
+    """Read the rows of a file of text, see `JSON_SUFFIXES` and `CSV_SUFFIXES`."""
+    return open_json(path) if path.suffix.lower() in JSON_SUFFIXES else open_csv(path)
+
+
+def _open_stored(path: str, local: Path, split: str, config: str | None) -> Table:
+    import datasets
+
+    if local.is_file():
+        # A single file has a single split, whatever the recipe calls it.
+        reader = TYPED_SUFFIXES[local.suffix.lower()]
+        return open_table(datasets.load_dataset(reader, data_files={"train": str(local)}, split="train"))
+    if not local.exists():
+        return _open_built(datasets.load_dataset_builder(path, config), split, None)
+    if (local / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(str(local))
+        if split not in splits:
+            msg = f"it has the splits {', '.join(splits)}"
+            raise ValueError(msg)
+        return open_table(splits[split])
+    if (local / "state.json").is_file():
+        return open_table(datasets.load_from_disk(str(local)))
+    if _is_image_folder(local):
+        return _open_built(datasets.load_dataset_builder("imagefolder", data_dir=str(local)), split, local)
+    return _open_built(datasets.load_dataset_builder(str(local), config), split, local)
+
+
+def _is_image_folder(folder: Path) -> bool:
+    has_metadata = any(next(folder.glob(f"**/{name}"), None) for name in (*METADATA, "metadata.parquet"))
+    return has_metadata and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+
+
+def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
+    """Read a split of what `datasets` has found: by its own reader only if the files are typed."""
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.json.json import Json
+
+    config = builder.config
+    if isinstance(builder, Json):
+        _check_settings(config, _JSON_SETTINGS)
+        return _open_texts(builder, split, lambda file: open_json(file.path, name=file.name, field=config.field))
+    if isinstance(builder, Csv):
+        _check_settings(config, _CSV_SETTINGS)
+        # A comma is what `datasets` has where nothing is said.
+        separator = None if config.sep == "," else config.sep
+        columns = config.names
+        return _open_texts(
+            builder, split, lambda file: open_csv(file.path, name=file.name, separator=separator, columns=columns)
+        )
+    if isinstance(builder, ImageFolder) and not _has_typed_metadata(builder, split):
+        return _open_image_folder(builder, split, folder)
+    builder.download_and_prepare()
+    return open_table(builder.as_dataset(split=split))
+
+
+def _check_settings(config: Any, known: Sequence[str]) -> None:
+    """Refuse what a data set says of how to read its files and what is not obeyed here."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("encoding", "encoding_errors"):
+            is_fine = value in (None, "strict") or str(value).lower().replace("_", "-") in ("utf-8", "utf8")
+        else:
+            is_fine = field.name in known or value == field.default
+        if not is_fine:
+            msg = (
+                f"its own settings say {field.name} = {value!r}, which is not obeyed; download its files and write "
+                "them as JSON Lines in UTF-8"
+            )
+            raise ValueError(msg)
+    separator = getattr(config, "sep", ",")
+    if len(separator.encode()) != 1:
+        msg = f"its own settings say that {separator!r} separates values; a single ASCII character can"
+        raise ValueError(msg)
+
+
+def _files_of(builder: Any, split: str) -> list[str]:
+    files = builder.config.data_files or {}
+    if split not in files:
+        msg = f"it has the splits {', '.join(map(str, files))}"
+        raise ValueError(msg)
+    return [str(file) for file in files[split]]
+
+
+def _download(builder: Any, names: Sequence[str]) -> list[FolderFile]:
+    """Bring files onto this machine and unpack them; those of archives are named by their place there."""
+    import datasets
+
+    settings = datasets.DownloadConfig(use_etag=False, token=builder.token, storage_options=builder.storage_options)
+    manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=settings)
+    # What is packed cannot be told by name where it lies under another one; but every image need not be opened for it.
+    plain = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    packed = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+    paths = dict(zip(plain, manager.download(plain), strict=True))
+    paths |= dict(zip(packed, manager.download_and_extract(packed), strict=True))
+    found = []
+    for name in names:
+        path = Path(paths[name])
+        if path.is_dir():
+            inside = [Path(file) for file in manager.iter_files(path)]
+            found += [FolderFile(f"{name}/{file.relative_to(path).as_posix()}", file) for file in inside]
+        else:
+            found.append(FolderFile(name, path))
+    return found
+
+
+def _open_texts(builder: Any, split: str, open_text: Callable[[FolderFile], Table]) -> Table:
+    files = _download(builder, _files_of(builder, split))
+    named = [FolderFile(PurePosixPath(file.name).name, file.path) for file in files]
+    return declare(join_tables([open_text(file) for file in named]), builder.info.features)
+
+
+def _has_typed_metadata(builder: Any, split: str) -> bool:
+    return any(name.endswith("metadata.parquet") for name in _files_of(builder, split))
+
+
+def _open_image_folder(builder: Any, split: str, folder: Path | None) -> Table:
+    config = builder.config
+    known = (*_OWN, "drop_labels", "drop_metadata", "decode_num_threads")
+    _check_settings(config, known)
+    read = tuple(builder.EXTENSIONS)
+    names = [
+        name
+        for name in _files_of(builder, split)
+        if name.lower().endswith((*read, ".zip")) or (PurePosixPath(name).name in METADATA and not config.drop_metadata)
+    ]
+    files = [
+        file
+        for file in _download(builder, names)
+        if file.name.lower().endswith(read) or (PurePosixPath(file.name).name in METADATA and not config.drop_metadata)
+    ]
+    splits = {
+        str(other): [name for name in _files_of(builder, other) if name.lower().endswith(read)]
+        for other in config.data_files
+    }
+    splits[split] = [file.name for file in files if file.name.lower().endswith(read)]
+    return open_images(splits, files, is_complete=folder is None, with_labels=not config.drop_labels)

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
 from .errors import CheckpointError
-from .types import Batch, Cut
+
+if TYPE_CHECKING:
+    # The command line's help needs these events and not MLX.
+    from .types import Batch, Cut
 
 NAMED = 4
 """Rows of a line of metrics.jsonl that are named."""
@@ -30,7 +34,7 @@ class CutCounts:
     first: str = ""
     is_losing: bool = False
 
-    def add(self, cuts: Sequence[Cut]) -> "CutCounts":
+    def add(self, cuts: Sequence["Cut"]) -> "CutCounts":
         """Count more rows."""
         losing = [cut for cut in cuts if cut.n_lost]
         first, is_losing = self.first, self.is_losing
@@ -78,13 +82,13 @@ class CutCounts:
             raise CheckpointError(msg) from None
 
 
-def find_cuts(batches: Iterable[Batch]) -> Iterator[Cut]:
+def find_cuts(batches: Iterable["Batch"]) -> Iterator["Cut"]:
     """List what was cut of the rows of some batches."""
     for batch in batches:
         yield from (row.cut for row in batch.rows if row.cut is not None)
 
 
-def measure_cuts(cuts: Sequence[Cut]) -> dict[str, float | str]:
+def measure_cuts(cuts: Sequence["Cut"]) -> dict[str, float | str]:
     """Count and name the rows that were cut, as metrics.jsonl has them."""
     found: dict[str, float | str] = {"cut_rows": len(cuts), "cut_supervised_tokens": sum(cut.n_lost for cut in cuts)}
     if cuts:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from .cuts import CutCounts
-from .types import Cut
+
+if TYPE_CHECKING:
+    from .types import Cut
 
 
 @attrs.frozen(kw_only=True)
@@ -148,7 +151,7 @@ class StepReport:
     n_traces: int
     trace_s: float
     n_steps: int | None = None
-    cuts: tuple[Cut, ...] = ()
+    cuts: "tuple[Cut, ...]" = ()
 
 
 @attrs.frozen(kw_only=True)

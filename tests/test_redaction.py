@@ -37,6 +37,8 @@ def test_secrets_are_hidden(text: str, expected: str, around: str):
         "mail somebody@example.com or ask sk-learn",
         "lora.targets: found 're:.*basic layers.*'; did you mean '...'?",
         "basic understanding of things",
+        "sk-learn-style-estimators of eyJ and hf_hub",
+        "C://a path, http://example.org/b",
     ],
 )
 def test_what_is_no_secret_stays(text: str):

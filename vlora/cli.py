@@ -41,6 +41,7 @@ from .events import (
 )
 from .options import OPTIONS, overrides_from
 from .recipe import Recipe, parse_recipe, parse_value
+from .redaction import redact
 from .signals import EndedError, stop_on_signals
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _explain(error: BaseException, arguments: Sequence[str], recipes: list[Recip
         return str(OutOfMemoryError("this command", found, is_host=True)), USER_ERROR
     if isinstance(error, OSError) and error.filename is not None:
         problem = f"{error.filename}: cannot be read or written ({error.strerror})"
-        return f"{problem}; see output.path, or the path in the recipe that leads there", USER_ERROR
+        return redact(f"{problem}; see output.path, or the path in the recipe that leads there"), USER_ERROR
     return unforeseen.report(error, arguments, _find_output(recipes)), UNFORESEEN
 
 

@@ -27,7 +27,8 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _TOKEN = re.compile(
-    r"\b(?:hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|AIza|eyJ[\w-]{8,}\.)[\w.-]{12,}"
+    r"\b(?:hf_[A-Za-z0-9]{8,}|(?:api_org_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA|AIza|eyJ[\w-]{8,}\.)"
+    r"(?=[\w.-]*\d)[\w.-]{12,})"
 )
 """How access tokens of Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS and Google begin, and JSON Web Tokens."""
 _BEARER = re.compile(r"\b(?P<kind>bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{12,}", re.IGNORECASE)

@@ -8,24 +8,18 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import re
 import shlex
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .redaction import redact
+
 FILE_NAME = "vlora-error"
 LIBRARIES = ("vlora", "mlx", "mlx-vlm", "transformers", "tokenizers", "datasets", "pillow", "numpy")
 LONGEST = 300
 """Characters of an error's own words that are repeated in the sentence."""
-
-_SECRETS = (
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s'\"]+@"), r"\1***@"),
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s'\"?]+\?)[^\s'\"]+"), r"\1***"),
-    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_***"),
-)
-"""Passwords and signatures in addresses, and the hub's tokens."""
 
 
 def report(error: BaseException, arguments: Sequence[str], folder: Path | None) -> str:
@@ -60,13 +54,6 @@ def describe(error: BaseException) -> str:
 def show(error: BaseException) -> str:
     """Give an error's traceback as Python would print it."""
     return redact("".join(traceback.format_exception(error)))
-
-
-def redact(text: str) -> str:
-    """Take passwords, signatures of addresses and tokens out of a text that may be passed on."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def _spot(file: str, own: Path) -> str:

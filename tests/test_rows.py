@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,14 @@ def test_broken_file(name: str, text: str, reason: str, tmp_path: Path):
 
     assert str(path) in problem
     assert reason in problem
+
+
+def test_what_is_neither_a_file_nor_a_folder(tmp_path: Path):
+    """A pipe is not waited for, and a device not read."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+
+    for path in (tmp_path / "rows.jsonl", "/dev/zero"):
+        assert "it is neither a file nor a folder" in problem_of(path)
 
 
 def test_broken_line(tmp_path: Path):

@@ -181,6 +181,29 @@ def test_names_of_files_that_collide(tmp_path: Path):
         read(tmp_path)[0]
 
 
+def test_rows_beside_more_images(tmp_path: Path):
+    """A folder of images whose rows are in a file has those rows; which of several kinds of files is not guessed."""
+    write_classes(tmp_path, {f"images/{number}.png": number for number in range(3)})
+    (tmp_path / "notes").mkdir()
+    row = {"image": "images/2.png", "question": "q", "answer": "007"}
+    write_jsonl(tmp_path / "notes" / "rows.jsonl", [row])
+    rows = read(tmp_path)
+
+    assert answers_of(rows) == ["007"]
+    assert backend.open_image(rows[0].images[0], "row", None).size == (34, 32)
+
+    write_csv(tmp_path / "rows.csv", [row])
+    assert "notes/rows.jsonl and rows.csv are of different kinds" in problem_of(tmp_path)
+
+
+def test_metadata_beside_the_folders_of_splits(tmp_path: Path):
+    """Metadata that belongs to no split is not left out in silence."""
+    write_classes(tmp_path, {"train/a.png": 0, "test/a.png": 1})
+    write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": "train/a.png", "question": "q", "answer": "a"}])
+
+    assert "its metadata does not lie in the folders of its splits (train, test)" in problem_of(tmp_path)
+
+
 def write_card(folder: Path, settings: str, labels: str = "") -> None:
     (folder / "README.md").write_text(
         f"---\nconfigs:\n- config_name: default\n  data_files: rows.csv\n{settings}{labels}---\n"

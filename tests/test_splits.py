@@ -46,7 +46,19 @@ def test_splits_are_parsed(text: str, parts: list[tuple[str, str | None, str | N
 
 
 @pytest.mark.parametrize(
-    "text", ["train[10]", "train[1:2:3]", "train[:10", "train]", "[1:2]", "train+", "train[a:]", "a(b)"]
+    "text",
+    [
+        "train[10]",
+        "train[1:2:3]",
+        "train[:10",
+        "train]",
+        "[1:2]",
+        "train+",
+        "train[a:]",
+        "a(b)",
+        "a[_:]",
+        f"a[:{'9' * 99}]",
+    ],
 )
 def test_other_spellings_are_refused(text: str):
     """What is written otherwise is no name of a split."""

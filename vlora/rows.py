@@ -62,7 +62,11 @@ class Rows:
         except SampleError as error:
             msg = f"{source}: {error}"
             raise SampleError(msg) from None
-        sample = format_sample(row, source=source, custom_prompt_format=self.custom_prompt_format)
+        try:
+            sample = format_sample(row, source=source, custom_prompt_format=self.custom_prompt_format)
+        except RecursionError:
+            msg = f"{source}: lists and objects are nested too deep"
+            raise SampleError(msg) from None
         if self.folder is None:
             return sample
         return attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
@@ -190,6 +194,8 @@ def _check_path(key: str, path: str, split: str) -> None:
         elif local.is_file() and suffix not in FILE_SUFFIXES:
             known = ", ".join(FILE_SUFFIXES)
             why = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
+        elif local.exists() and not local.is_file() and not local.is_dir():
+            why = "it is neither a file nor a folder"
     except OSError as error:
         why = str(error)
     if why:

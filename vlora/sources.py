@@ -15,7 +15,8 @@ from .tables import Table, declare, join_tables, open_table
 from .textfiles import CSV_SUFFIXES, JSON_SUFFIXES, open_csv, open_json
 
 TYPED_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
-FILE_SUFFIXES = (*JSON_SUFFIXES, *CSV_SUFFIXES, *TYPED_SUFFIXES)
+_READERS = dict.fromkeys(JSON_SUFFIXES, "json") | dict.fromkeys(CSV_SUFFIXES, "csv") | TYPED_SUFFIXES
+FILE_SUFFIXES = tuple(_READERS)
 """Endings of the files that are read."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _OWN = ("name", "version", "data_dir", "data_files", "description", "features")
@@ -89,12 +90,37 @@ def _open_stored(path: str, local: Path, split: str, config: str | None) -> Tabl
         return open_table(datasets.load_from_disk(str(local)))
     if _is_image_folder(local):
         return _open_built(datasets.load_dataset_builder("imagefolder", data_dir=str(local)), split, local)
-    return _open_built(datasets.load_dataset_builder(str(local), config), split, local)
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    builder = datasets.load_dataset_builder(str(local), config)
+    beside = _find_beside_images(local) if isinstance(builder, ImageFolder) else []
+    if beside:
+        reader = _READERS[Path(beside[0]).suffix.lower()]
+        builder = datasets.load_dataset_builder(reader, data_files={"train": beside})
+    return _open_built(builder, split, local)
 
 
 def _is_image_folder(folder: Path) -> bool:
     has_metadata = any(next(folder.glob(f"**/{name}"), None) for name in (*METADATA, "metadata.parquet"))
     return has_metadata and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.rglob("*"))
+
+
+def _find_beside_images(folder: Path) -> list[str]:
+    """Find the files with rows in a folder in which most files are images.
+
+    Raises:
+        ValueError: They are of several kinds.
+    """
+    found = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in FILE_SUFFIXES and not file.name.startswith((".", "dataset_info"))
+    )
+    readers = {_READERS[file.suffix.lower()]: str(file.relative_to(folder)) for file in found}
+    if len(readers) > 1:
+        msg = f"{' and '.join(readers.values())} are of different kinds; name the file that holds the rows"
+        raise ValueError(msg)
+    return [str(file) for file in found]
 
 
 def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
@@ -177,6 +203,14 @@ def _open_texts(builder: Any, split: str, open_text: Callable[[FolderFile], Tabl
     return declare(join_tables([open_text(file) for file in named]), builder.info.features)
 
 
+def _has_metadata(builder: Any) -> bool:
+    return any(
+        PurePosixPath(name).name in METADATA
+        for split in builder.config.data_files
+        for name in _files_of(builder, split)
+    )
+
+
 def _has_typed_metadata(builder: Any, split: str) -> bool:
     return any(name.endswith("metadata.parquet") for name in _files_of(builder, split))
 
@@ -200,5 +234,8 @@ def _open_image_folder(builder: Any, split: str, folder: Path | None) -> Table:
         str(other): [name for name in _files_of(builder, other) if name.lower().endswith(read)]
         for other in config.data_files
     }
+    if folder is not None and not config.drop_metadata and _is_image_folder(folder) and not _has_metadata(builder):
+        msg = f"its metadata does not lie in the folders of its splits ({', '.join(splits)}); put a file into each"
+        raise ValueError(msg)
     splits[split] = [file.name for file in files if file.name.lower().endswith(read)]
     return open_images(splits, files, is_complete=folder is None, with_labels=not config.drop_labels)

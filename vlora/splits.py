@@ -4,7 +4,8 @@ import re
 
 import attrs
 
-_PART = re.compile(r"(?P<name>[^\[\]+()]+?)\s*(\[\s*(?P<first>-?[\d_]+%?)?\s*:\s*(?P<last>-?[\d_]+%?)?\s*\])?")
+_BOUND = r"-?\d(?:_?\d){0,17}%?"
+_PART = re.compile(rf"(?P<name>[^\[\]+()]+?)\s*(\[\s*(?P<first>{_BOUND})?\s*:\s*(?P<last>{_BOUND})?\s*\])?")
 _ALL_PERCENT = 100
 
 

@@ -1,6 +1,7 @@
 """What names in data sets lead to, and pictures that are written into texts."""
 
 import base64
+import contextlib
 import io
 import os
 import socket
@@ -111,6 +112,17 @@ def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert "more than the 20 that a picture may have" in refusal(image)
 
 
+def test_file_addresses(tmp_path: Path):
+    """An address of a file is its path, written as it is or in percents, with a host or without."""
+    path = tmp_path / "a b%20c.png"
+    path.write_bytes(bytes_of("PNG"))
+
+    for url in (path.as_uri(), f"file://{path}", f"FILE://localhost{path}"):
+        assert expand(url) == path
+        assert beside(url, tmp_path) == str(path)
+        assert backend.open_image(url, "row").size == (9, 7)
+
+
 def test_home_folders(monkeypatch: pytest.MonkeyPatch):
     """A "~" is the home folder, if anybody knows whose."""
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -159,6 +171,27 @@ def test_damaged_base64(kind: str):
 def test_names_are_no_pictures(name: str):
     """Names in the alphabet of base64 stay names."""
     assert not is_inline(name)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300) | st.binary(max_size=300),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["bytes", "path", "url"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    anything
+    | st.builds(str.__add__, st.sampled_from(["data:", "file://", "~", "http://", "/", "iVBORw0KGgo"]), st.text())
+)
+def test_any_image(image: Any):
+    """Whatever stands for an image, it is a picture or one row's error, and its size is known or not."""
+    found = beside(image, Path("/nowhere"))
+    read_size(found)
+    with contextlib.suppress(SampleError):
+        backend.open_image(found, "rows row 3")
 
 
 def test_other_data_urls():

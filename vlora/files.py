@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 import urllib.parse
-import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,11 +25,19 @@ _KINDS = (
 def expand(name: str | Path) -> Path:
     """Give a path with its "~" replaced, or that of a file:// address; an unknown user's is a name like any other."""
     if isinstance(name, str) and name[:7].lower() == "file://":
-        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(name).path))
+        return _of_address(name)
     try:
         return Path(name).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return Path(name)
+
+
+def _of_address(url: str) -> Path:
+    """Give the path of a file:// address; some write it as it is, others in percents."""
+    path = url[len("file://") :]
+    if not path.startswith("/"):
+        path = "/" + path.partition("/")[2]
+    return Path(path) if is_file(path) else Path(urllib.parse.unquote(path))
 
 
 def is_file(path: str | Path) -> bool:

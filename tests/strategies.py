@@ -73,7 +73,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         allow_urls=st.booleans(),
         on_long_row=st.sampled_from(["cut", "skip", "raise"]),
         on_bad_row=st.sampled_from(["raise", "skip"]),
-        assistant_id=st.integers(0, 10**6),
+        chat_template=st.none() | names,
+        assistant_id=st.none() | st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},
     )
     lora = st.builds(LoraSection, rank=counts, alpha=rates, dropout=fractions)

@@ -44,7 +44,7 @@ TABLE: list[tuple[str, Any, str, list[str], Any]] = [
     ("grad-clip", None, "optim.grad_clip", ["1"], 1.0),
     ("train-on-completions", False, "data.train_on_completions", [], True),
     ("gradient-accumulation-steps", 1, "train.gradient_accumulation_steps", ["4"], 4),
-    ("assistant-id", 77091, "data.assistant_id", ["5"], 5),
+    ("assistant-id", None, "data.assistant_id", ["5"], 5),
     ("lora-rank", 8, "lora.rank", ["16"], 16),
     ("lora-alpha", 16.0, "lora.alpha", ["32"], 32.0),
     ("lora-dropout", 0.0, "lora.dropout", ["0.1"], 0.1),

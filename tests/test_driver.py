@@ -638,22 +638,24 @@ def test_every_optimizer_learns_and_resumes(
     assert second[-1] < first[0]
 
 
-def test_assistant_id_masks_without_a_template(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """Without a chat template what follows `data.assistant_id` is learned; without that token the row is an error."""
+def test_assistant_id_masks_in_the_plain_layout(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """In it what follows `data.assistant_id` is learned, if that is given; a row without that token is a bad row."""
     folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
     (folder / "chat_template.json").unlink(missing_ok=True)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    recipe = make_recipe(folder, rows, tmp_path / "out")
+    recipe = make_recipe(folder, rows, tmp_path / "out", data__chat_template="plain", data__assistant_id=77091)
     data = open_data(recipe)
     colon = data.encoder.tokenizer("?", add_special_tokens=False)["input_ids"][0]
-    masked = open_data(make_recipe(folder, rows, tmp_path / "out", data__assistant_id=colon))
+    masked = open_data(
+        make_recipe(folder, rows, tmp_path / "out", data__chat_template="plain", data__assistant_id=colon)
+    )
     example = masked.encoder(masked.train[0])
     learned = masked.encoder.tokenizer.decode(example.tokens[example.supervised])
 
-    assert learned.strip() == "it is 0"
-    with pytest.raises(SampleError, match=r"row 0: .*no chat template.*data\.assistant_id=77091"):
+    assert learned.strip() == "it is 0<|im_end|>"
+    with pytest.raises(SampleError, match=r"row 0: .*no token data\.assistant_id=77091"):
         data.encoder(data.train[0])
 
 

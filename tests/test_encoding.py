@@ -629,7 +629,7 @@ def test_row_of_which_nothing_is_learned(encoder: Encoding):
     with pytest.raises(SampleError, match=r"^rows row 3: no token is supervised"):
         encoder("qwen3_vl", train_on_completions=True)(unlearned(ONE, 1))
     with pytest.raises(SampleError, match=r"^rows row 3: a turn is marked as not to be learned"):
-        attrs.evolve(encoder("qwen3_vl"), template=None)(unlearned(ONE, 1))
+        encoder("qwen3_vl", chat_template="plain", assistant_id=5)(unlearned(ONE, 1))
 
 
 @every_family
@@ -776,6 +776,8 @@ answers = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=20)
 def test_any_text(family: str, texts: list[tuple[str, str]], encoder: Encoding):
     """Whatever is asked and answered, the supervised tokens are the answers, or the row is refused by its name."""
     encode = encoder(family, train_on_completions=True)
+    # Hypothesis takes words from the code, too; what stands around images is never learned.
+    assume(not any(marker in text for turn in texts for text in turn for marker in AROUND_IMAGES))
     sample = sample_of(*(turn for question, answer in texts for turn in (("user", question), ("assistant", answer))))
 
     try:

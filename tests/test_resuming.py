@@ -43,6 +43,7 @@ OTHERS: dict[str, Any] = {
     "data.on_long_row": "skip",
     "data.shuffle": False,
     "data.valid_fraction": 0.1,
+    "data.chat_template": "plain",
     "data.assistant_id": 5,
     "lora.rank": 4,
     "lora.alpha": 4.0,

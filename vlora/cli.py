@@ -459,6 +459,7 @@ class _View:
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         about = "about " if event.is_estimated else ""
         self._print(f"{event.n_rows} rows{held_out}; {about}{event.n_steps} steps{resumed}")
+        self._print(f"chat template: {escape(event.template)}")
         self._print(f"features of images: {escape(event.features)}")
         if event.head is not None:
             self._print(f"head: {escape(event.head)}")
@@ -528,6 +529,11 @@ def _show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> 
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
         return
+    if recipe.data.chat_template is not None:
+        say(
+            "mlx-vlm's own programs know nothing of data.chat_template and ask in another layout than was trained; "
+            "eval.answer_rows asks in it"
+        )
     _show_command(event, say)
 
 

@@ -79,7 +79,7 @@ OPTIONS = (
         "assistant_id",
         "data.assistant_id",
         int,
-        "token that begins an answer, without a chat template",
+        "token that begins an answer, with data.chat_template = plain only",
     ),
     Option("lora_rank", "lora.rank", int, "inner width of the adapter"),
     Option("lora_alpha", "lora.alpha", float, "the update is scaled by alpha / rank"),

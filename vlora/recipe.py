@@ -70,7 +70,10 @@ class DataSection:
         valid_fraction: A share of the rows to hold out and validate on.
         on_bad_row: "raise" stops at a row that cannot be learned from, "skip" counts and reports it.
         allow_urls: Fetch images behind http and https addresses of the public internet.
-        assistant_id: Token id that begins an answer; only for tokenizers without a chat template.
+        chat_template: What writes conversations, for models without a chat template or in place of theirs: "chatml",
+            "gemma", "llava", "plain" (turns one below the other), or a file with a template.
+        assistant_id: Token id after which what is learned begins, with chat_template = "plain" only; without it the
+            assistant's turns are learned there, too.
         workers: Threads that read and encode rows while the device works; 0 does it between the steps. Without a number
             half of the processor's cores, at least 2 and at most 8.
         prefetch: Batches that they are ahead at most.
@@ -92,7 +95,8 @@ class DataSection:
     valid_fraction: float = _key(0.0, checks.fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
     allow_urls: bool = _key(default=False)
-    assistant_id: int = _key(77091, checks.at_least(0))
+    chat_template: str | None = _key(None, checks.non_empty)
+    assistant_id: int | None = _key(None, checks.at_least(0))
     workers: int | None = _key(None, checks.at_least(0))
     prefetch: int = _key(2, checks.at_least(1))
 

@@ -25,15 +25,14 @@ from .families import Family
 from .features import digest
 from .identity import preparation_digest
 from .images import ImageContent, decode_image, read_image
+from .named_templates import PLAIN, find_template, write_image
 from .processors import on_host, settle_tokenizer, to_host, token_ids
 from .remembering import Processed, RowMemory
 from .resizing import Resizer, find_budget, with_budget
 from .stops import Ending, find_ending, find_stop_ids, write_stops
 from .templates import (
-    PLAIN_TEMPLATE,
     ContentStyle,
     find_content_style,
-    mend_end_of_turn,
     refuse_unexpressed,
     render,
     write_messages,
@@ -57,10 +56,11 @@ class Encoder:
         processor: The model's processor.
         tokenizer: The processor's tokenizer.
         family: The family's description.
-        template: The chat template, None where there is none.
+        template: The chat template; empty where no conversation is written.
         image_token: The text that stands for an image in what the processor is given.
         image_id: The token that stands for one in what the model is given; negative if it is not of the vocabulary.
         data: The recipe's section.
+        template_origin: Whose the chat template is, in words.
         stop_ids: The tokens at which generation ends.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
         preparation: Stands for all that decides what an image becomes before the tower; in the keys of images.
@@ -70,10 +70,11 @@ class Encoder:
     processor: Any
     tokenizer: Any
     family: Family
-    template: str | None
+    template: str
     image_token: str
     image_id: int
     data: DataSection
+    template_origin: str = ""
     stop_ids: tuple[int, ...] = ()
     max_pixels: int | None = None
     preparation: str = ""
@@ -126,7 +127,7 @@ class Encoder:
         tokens = found.tokens
         positions, placeholders = expand_placeholders(plain, tokens, self.image_id, sample.source)
         supervised = np.zeros(len(tokens), dtype=np.bool_)
-        if self.template is None and self.data.train_on_completions:
+        if self._begins_at_id and self.data.train_on_completions:
             in_spans = self._after_assistant_id(plain, sample.source)
         supervised[positions] = in_spans if self.data.train_on_completions else ~in_spans
         supervised[placeholders | self._is_marker(tokens)] = False
@@ -212,7 +213,7 @@ class Encoder:
         Raises:
             SampleError: The template cannot express the answer.
         """
-        if self.template is None or self.family.process is not None or self.family.is_prefix_lm:
+        if not self.template or self.family.process is not None or self.family.is_prefix_lm:
             return self.prompt(question), answer.text
         sample = attrs.evolve(question, turns=(*question.turns, answer))
         refuse_unexpressed(sample, self._content_style())
@@ -226,13 +227,31 @@ class Encoder:
         """A prefix language model's prompt without what its processor adds: the BOS and the line's end."""
         return prompt.replace(self.tokenizer.bos_token, "", 1).removesuffix("\n")
 
+    def describe_template(self) -> str:
+        """Say which chat template writes the rows, and how answers end.
+
+        Raises:
+            ModelError: The template renders no conversation, or nothing ends its answers.
+        """
+        ending = self._find_ending()
+        added = ending.each or ending.last or ending.closing
+        end = f"answers end with {ending.text!r}" if ending.text else "answers end as it writes them"
+        whose = " (data.learn_end)" if added or not ending.text else ""
+        unread = "" if self._begins_at_id or self.data.assistant_id is None else "; data.assistant_id is not needed"
+        return f"{self.template_origin}; {end}{whose}{unread}"
+
+    @property
+    def _begins_at_id(self) -> bool:
+        """Whether a token, and not the turns' places, says where what is learned begins."""
+        return self.data.chat_template == PLAIN and self.data.assistant_id is not None
+
     def _render(self, sample: Sample) -> tuple[str, list[tuple[int, int]]]:
         answers = [turn for turn in sample.turns if turn.role == "assistant"]
         if any(isinstance(part, ImageSlot) for turn in answers for part in turn.parts):
             msg = f"{sample.source}: an assistant turn holds an image; images can be shown, not answered"
             raise SampleError(msg)
         is_masked = self.data.train_on_completions or _has_unlearned(sample)
-        if self.template is None or (not is_masked and self._answers.is_plain(sample)):
+        if not is_masked and self._answers.is_plain(sample):
             return self._apply_whole(sample), []
         located = self._answers(sample)
         return located.text, located.spans
@@ -242,7 +261,7 @@ class Encoder:
         return AnswerFinder(
             write=self._apply_whole,
             ask=functools.partial(self._apply, prompt=True),
-            marks=find_marks(self.template or PLAIN_TEMPLATE),
+            marks=find_marks(self.template),
             lead=self._content_style().lead,
             end_of_turn=self._end_of_turn_tokens,
             tokenize=self._tokenize,
@@ -254,10 +273,10 @@ class Encoder:
         Raises:
             SampleError: A turn is not to be learned that no mask tells from the rest.
         """
-        if self.template is None and _has_unlearned(sample):
+        if self._begins_at_id and _has_unlearned(sample):
             msg = (
-                f"{sample.source}: a turn is marked as not to be learned, and without a chat template nothing tells "
-                "the turns of a row apart; take the marks out, or give a model with a chat template"
+                f"{sample.source}: a turn is marked as not to be learned, and data.assistant_id tells no turns apart; "
+                "leave it out, and the turns' own places are used"
             )
             raise SampleError(msg)
         if not self.data.train_on_completions:
@@ -274,7 +293,7 @@ class Encoder:
 
     def _content_style(self) -> ContentStyle:
         if self._style is None:
-            self._style = find_content_style(self.template or PLAIN_TEMPLATE, self._template_names, self.image_token)
+            self._style = find_content_style(self.template, self._template_names, self.image_token)
         return self._style
 
     def _apply_whole(self, sample: Sample, options: Options = NO_OPTIONS) -> str:
@@ -308,13 +327,16 @@ class Encoder:
 
     def _find_ending(self) -> Ending:
         """Find out, once, how answers are ended."""
-        if self._ending is None:
-            self._ending = Ending()
-            if self.data.learn_end:
-                after_last, after_earlier = self._write_after_answers()
-                stops = write_stops(self.stop_ids, self.tokenizer)
-                self._ending = find_ending(after_last, after_earlier, stops, self._end_of_turn_tokens)
-        return self._ending
+        if self._ending is not None:
+            return self._ending
+        ending = Ending()
+        if self.data.learn_end:
+            after_last, after_earlier = self._write_after_answers()
+            stops = write_stops(self.stop_ids, self.tokenizer)
+            ending = find_ending(after_last, after_earlier, stops, self._end_of_turn_tokens)
+        # Other threads may ask meanwhile: nothing but the answer is shown to them.
+        self._ending = ending
+        return ending
 
     def _without_ends(self, sample: Sample) -> Sample:
         """Leave out ends that a row has written behind its answers, where they are going to be written."""
@@ -349,7 +371,7 @@ class Encoder:
         messages = write_messages(sample.turns, self._content_style())
         names = {**self._template_names, **options}
         try:
-            return render(self.template or PLAIN_TEMPLATE, messages, names, tools=sample.tools, prompt=prompt)
+            return render(self.template, messages, names, tools=sample.tools, prompt=prompt)
         except Exception as error:  # noqa: BLE001 - a template is a program; whatever it raises is about this row
             msg = f"{sample.source}: the chat template refuses the conversation: {error}"
             raise SampleError(msg) from None
@@ -357,7 +379,8 @@ class Encoder:
     @functools.cached_property
     def _template_names(self) -> dict[str, Any]:
         names = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str)}
-        return {**names, "image_token": self.image_token}
+        image = write_image(self.image_token, self.tokenizer)
+        return {**names, "image_token": self.image_token, "image": image}
 
     @functools.cached_property
     def _end_of_turn_tokens(self) -> list[str]:
@@ -520,9 +543,8 @@ class Encoder:
         places = np.flatnonzero(plain == self.data.assistant_id)
         if not len(places):
             msg = (
-                f"{source}: the tokenizer has no chat template and the row has no token "
-                f"data.assistant_id={self.data.assistant_id}, after which the answer would begin; give a model with a "
-                "chat template, or set data.train_on_completions = false"
+                f"{source}: the row has no token data.assistant_id={self.data.assistant_id}, after which the answer "
+                "would begin; leave it out, and the turns' own places are used"
             )
             raise SampleError(msg)
         after: BoolArray = np.arange(len(plain)) > places[0]
@@ -549,13 +571,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         raise ModelError(msg)
     tokenizer = getattr(processor, "tokenizer", processor)
     settle_tokenizer(tokenizer)
-    owners = (tokenizer, processor) if family.has_own_template else (processor, tokenizer)
-    templates = (family.template, *(getattr(owner, "chat_template", None) for owner in owners))
-    template = next(filter(None, templates), None)
-    if isinstance(template, Mapping):
-        template = template.get("default") or next(iter(template.values()))
-    if template is not None:
-        template = mend_end_of_turn(template, tokenizer.eos_token)
+    template = find_template(processor, tokenizer, family, data)
     # The processor first: what it writes is what has to be found again.
     image_id = family.image_id if family.image_id is not None else getattr(processor, "image_token_id", None)
     for key in ("image_token_id", "image_token_index"):
@@ -573,7 +589,8 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         processor=processor,
         tokenizer=tokenizer,
         family=family,
-        template=template,
+        template=template.text,
+        template_origin=template.origin,
         image_token=str(image_token),
         image_id=int(image_id),
         data=data,

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ..errors import SampleError
+from ..errors import ModelError, SampleError
 from ..recipe import DataSection
 from ..types import Example, ImageSlot, Sample
 from . import encoding
@@ -72,6 +72,10 @@ class PairEncoder(Encoder):
         )
         return self._settle(attrs.evolve(cut(example, self.data), inputs=found.inputs))
 
+    def describe_template(self) -> str:
+        """Say how the rows are written."""
+        return self.template_origin
+
     def prompt(self, sample: Sample) -> str:
         """Write a question as mlx-vlm's generation gives it to the processor."""
         return self._task(sample, ["user"])
@@ -125,6 +129,12 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
     """
     if not family.is_encoder_decoder:
         return encoding.make_encoder(processor, config, family, data)
+    if data.chat_template is not None:
+        msg = (
+            f"data.chat_template: found {data.chat_template!r}, and this model holds no conversations, but reads one "
+            "task on one image; leave it out"
+        )
+        raise ModelError(msg)
     settle_tokenizer(processor.tokenizer)
     processor, max_pixels = with_budget(processor, data.max_pixels)
     starts = [section.get("decoder_start_token_id") for section in (config, config.get("text_config") or {})]
@@ -132,7 +142,8 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         processor=processor,
         tokenizer=processor.tokenizer,
         family=family,
-        template=None,
+        template="",
+        template_origin="none: a task on one image, and its answer",
         image_token="",
         image_id=-1,
         data=data,

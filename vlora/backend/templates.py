@@ -19,13 +19,6 @@ THINKING: Mapping[str, Any] = {"enable_thinking": True}
 NOT_THINKING: Mapping[str, Any] = {"enable_thinking": False}
 """What they take as the wish for an answer without."""
 
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ image_token }}{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{{ '\n' }}{% endfor %}"
-)
-"""Writes turns one below the other, for tokenizers without a chat template."""
-
 LLAVA_ONEVISION_TEMPLATE = (
     "{% for message in messages %}"
     "<|im_start|>{{ message['role'] }}"

@@ -100,6 +100,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _explain(error: BaseException, arguments: Sequence[str], recipes: list[Recipe]) -> tuple[str, int]:
     """Say what a command has ended with, and the status that says so to the shell."""
+    problem, status = _find_words(error, arguments, recipes)
+    return "; ".join([problem, *getattr(error, "__notes__", ())]), status
+
+
+def _find_words(error: BaseException, arguments: Sequence[str], recipes: list[Recipe]) -> tuple[str, int]:
     if isinstance(error, VloraError):
         return str(error), USER_ERROR
     if isinstance(error, KeyboardInterrupt):

@@ -88,10 +88,16 @@ def find_cuts(batches: Iterable["Batch"]) -> Iterator["Cut"]:
         yield from (row.cut for row in batch.rows if row.cut is not None)
 
 
-def measure_cuts(cuts: Sequence["Cut"]) -> dict[str, float | str]:
-    """Count and name the rows that were cut, as metrics.jsonl has them."""
-    found: dict[str, float | str] = {"cut_rows": len(cuts), "cut_supervised_tokens": sum(cut.n_lost for cut in cuts)}
-    if cuts:
-        names = ", ".join(cut.source for cut in cuts[:NAMED])
-        found["cut_row_names"] = names + (f" and {len(cuts) - NAMED} more" if len(cuts) > NAMED else "")
+def measure_cuts(n_rows: int, n_lost: int, names: Sequence[str]) -> dict[str, float | str]:
+    """Count and name the rows that were cut, as metrics.jsonl has them.
+
+    Args:
+        n_rows: Rows that were cut.
+        n_lost: Tokens to be learned that were left out.
+        names: The first ones of the rows, `NAMED` at most.
+    """
+    found: dict[str, float | str] = {"cut_rows": n_rows, "cut_supervised_tokens": n_lost}
+    if n_rows:
+        more = n_rows - len(names)
+        found["cut_row_names"] = ", ".join(names) + (f" and {more} more" if more else "")
     return found

@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import json
 import math
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,8 +21,8 @@ from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
 from .cuts import CutCounts, find_cuts
 from .endings import close_at_exit
-from .errors import AnswerError, BatchError, CheckpointError, NonFiniteError, SampleError
-from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started
+from .errors import AnswerError, CheckpointError, NonFiniteError, OutOfMemoryError, SampleError, VloraError
+from .events import Answered, Event, Finished, Noted, Saved, Skipped, Started, StepReport
 from .frozen import count_parameters
 from .limits import check_weights_fit, describe_device, memory_limits, naming_shortage
 from .lock import LOCK_NAME, only_run
@@ -47,6 +49,9 @@ PROGRESS = "progress"
 CUTS = "cuts"
 """How many rows were cut in the steps that were done, in the notes of its training state."""
 
+REPORTS, SUMS = "reports", "sums"
+"""How far its metrics were, and what its running loss was the mean of."""
+
 ANY_QUESTION = "Describe this."
 FEWER_ANSWERS = "lower eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
 NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME, JOURNAL_NAME)
@@ -56,8 +61,14 @@ PROBE_ROWS = 3
 PROBE_READS = 32
 
 
-Validate = Callable[[TrainState, Callable[[], bool]], Iterator[Event]]
-"""Validates a state, unless the run is asked to end meanwhile."""
+Validate = Callable[[TrainState, Callable[[], bool]], Generator[Event, None, bool]]
+"""Validates a state, unless the run is asked to end meanwhile; says whether it was."""
+
+
+def _nothing(*_: object) -> Generator[Event, None, bool]:
+    """Validate where there are no rows for it."""
+    yield from ()
+    return False
 
 
 def _never() -> bool:
@@ -130,6 +141,27 @@ def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
     return message
 
 
+def _add(error: BaseException, kept: str) -> None:
+    """Add to an error what is left to go on from.
+
+    Raises:
+        VloraError: One that says all there is to say in its message; what else there is has a note added.
+    """
+    if isinstance(error, VloraError) and not isinstance(error, OutOfMemoryError):
+        msg = f"{error}; {kept}"
+        raise type(error)(msg) from None
+    error.add_note(kept)
+
+
+def _let_go_of_frames(error: BaseException) -> None:
+    """Free what the functions held that an error has ended; saving needs memory, too."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__context__
+    mx.clear_cache()
+
+
 @contextmanager
 def _written(features: Features) -> Iterator[None]:
     """Write in the end, however it comes, the features that still wait for company."""
@@ -165,6 +197,8 @@ class _Run:
     found: checkpoint.Found | None
     rules: Rules
     unasked: str | None = attrs.field(default=None, init=False)
+    done: int = attrs.field(default=0, init=False)
+    saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(init=False)
     has_told_validation: bool = attrs.field(default=False, init=False)
 
@@ -197,60 +231,107 @@ class _Run:
             should_stop=should_stop,
             hold=self.reader.workers.hold,
             release=self.reader.workers.release,
+            sums=self._read_sums(),
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
         let_go(self.backbone)
-        metrics, notes = self._open_files(first)
+        metrics, notes = self._open_files(first, is_over=first == course.count_at(first))
         started = self._describe(course, first)
         yield started
         metrics.write_start(started.device, first)
         yield from notes
         yield from self._tell_first_cuts()
+        self.done, self.saved = first, None if self.found is None else first
+        try:
+            yield from self._carry_through(loop, course, metrics)
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, OutOfMemoryError):
+                _let_go_of_frames(error)
+            kept = yield from self._rescue(loop, course, metrics)
+            if kept is None:
+                raise
+            _add(error, kept)
+            raise
+
+    def _carry_through(self, loop: TrainLoop, course: "_Course", metrics: Metrics) -> Iterator[Event]:
+        """Take all steps, with what comes before and after them."""
         validate = self._make_validation(metrics)
-        if first == 0:
+        if self.found is None:
             yield from self._answer("before", loop.state, metrics, _never)
             yield from validate(loop.state, _never)
-        try:
-            step = yield from self._train(loop, course, metrics, validate)
-        except (SampleError, BatchError) as error:
-            if int(loop.state.step) == first:
-                raise
-            if metrics.reports:
-                yield metrics.write_interval(self.features.counts)
-            yield self._save(loop.state, self.paths.weights, course)
-            msg = f"{error}; the {int(loop.state.step)} steps before it are saved, and --resume goes on from there"
-            raise type(error)(msg) from None
-        yield self._save(loop.state, self.paths.weights, course)
+        elif metrics.is_marked:
+            # What the run was ended in, if it was; all else has been done.
+            yield from self._follow_up(loop, course, metrics, validate, is_again=True)
+        yield from self._train(loop, course, metrics, validate)
+        yield self._save(loop, self.paths.weights, course, metrics)
         yield from self._take_notes()
-        if step == course.count_at(step):
-            yield from self._answer("after", loop.state, metrics, should_stop)
-        yield self._finish(step, course.count_at(step), loop)
+        if self.done == course.count_at(self.done):
+            yield from self._answer("after", loop.state, metrics, loop.should_stop)
+        yield self._finish(self.done, course.count_at(self.done), loop)
 
-    def _train(
-        self,
-        loop: TrainLoop,
-        course: "_Course",
-        metrics: Metrics,
-        validate: Validate,
-    ) -> Generator[Event, None, int]:
-        """Take the steps; give the number of the last one."""
-        train, step = self.recipe.train, int(loop.state.step)
+    def _train(self, loop: TrainLoop, course: "_Course", metrics: Metrics, validate: Validate) -> Iterator[Event]:
+        """Take the steps."""
         for step, report in loop.take(course.batches):
-            n_steps = course.count_at(step)
             yield from self._take_notes()
-            if report is not None:
-                yield attrs.evolve(report, n_steps=n_steps)
-                metrics.add(report)
-                yield from self._count_cuts(report.cuts)
-            if metrics.reports and (loop.is_stopped or is_due(step, train.steps_per_report, n_steps)):
-                yield metrics.write_interval(self.features.counts)
-            if is_due(step, train.steps_per_eval, n_steps):
-                yield from validate(loop.state, loop.should_stop)
-            # The end of the run is saved under its own name.
-            if step < n_steps and not loop.is_stopped and is_due(step, train.steps_per_save, n_steps):
-                yield self._save(loop.state, self.paths.numbered(step), course)
-        return step
+            yield from self._count(step, report, course, metrics)
+            yield from self._follow_up(loop, course, metrics, validate)
+            if loop.is_stopped and metrics.has_steps:
+                yield metrics.write_interval(self.features.counts, is_provisional=True)
+
+    def _count(self, step: int, report: StepReport | None, course: "_Course", metrics: Metrics) -> Iterator[Event]:
+        """Count a step as done, and tell what it was; None for one that was passed over."""
+        if report is not None:
+            metrics.add(report)
+        self.done = step
+        if report is not None:
+            yield attrs.evolve(report, n_steps=course.count_at(step))
+            yield from self._count_cuts(report.cuts)
+
+    def _follow_up(
+        self, loop: TrainLoop, course: "_Course", metrics: Metrics, validate: Validate, *, is_again: bool = False
+    ) -> Iterator[Event]:
+        """Report, validate and save behind a step what is due there; again only what has not been done."""
+        train, step, n_steps = self.recipe.train, self.done, course.count_at(self.done)
+        if metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
+            yield metrics.write_interval(self.features.counts)
+        if metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
+            is_left = yield from validate(loop.state, _never if is_again else loop.should_stop)
+            loop.is_stopped |= is_left
+        # The end of the run is saved under its own name.
+        if step < n_steps and is_due(step, train.steps_per_save, n_steps):
+            path = self.paths.numbered(step)
+            if not (is_again and path.exists()):
+                yield self._save(loop, path, course, metrics)
+
+    def _rescue(self, loop: TrainLoop, course: "_Course", metrics: Metrics) -> Generator[Event, None, str | None]:
+        """Save the steps before an error, if they can still be read and written.
+
+        Returns:
+            What `--resume` goes on from; None where nothing was learned.
+        """
+        # What the device failed with, it may fail with again.
+        with suppress(OSError, RuntimeError, MemoryError, VloraError):
+            for step, report in loop.read_begun():
+                yield from self._count(step, report, course, metrics)
+        step = self.done
+        if step != self.saved and step:
+            with suppress(OSError):
+                if metrics.has_steps:
+                    yield metrics.write_interval(self.features.counts, is_provisional=True)
+            with suppress(OSError, RuntimeError, MemoryError, VloraError):
+                if int(loop.state.step) == step:
+                    yield self._save(loop, self.paths.weights, course, metrics)
+        if self.saved is None:
+            return "no step has been saved" if step else None
+        if self.saved == step:
+            return f"the {step} steps before it are saved, and --resume goes on from there"
+        return f"--resume goes on from step {self.saved}, which was saved last"
+
+    def _read_sums(self) -> tuple[float, float]:
+        """Read what the running loss was the mean of where the run goes on; older states do not say it."""
+        nll, supervised = json.loads("[0, 0]" if self.found is None else self.found.notes.get(SUMS, "[0, 0]"))
+        return float(nll), float(supervised)
 
     def _tell_first_cuts(self) -> Iterator[Noted]:
         """Say of the rows that were read before the first step which were cut; they are counted when it is done."""
@@ -271,7 +352,7 @@ class _Run:
             self.has_told_validation = True
             yield Noted(message=f"validation: {cuts.describe()}")
 
-    def _open_files(self, first: int) -> tuple[Metrics, list[Noted]]:
+    def _open_files(self, first: int, *, is_over: bool) -> tuple[Metrics, list[Noted]]:
         """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""
         found, notes = self.found, []
         if found is not None:
@@ -283,7 +364,12 @@ class _Run:
             model_files = [file.name for file in backend.companions(self.data.files, NOT_A_MODELS)] if is_full else []
             if (earlier := set_aside(self.recipe, model_files)) is not None:
                 notes.append(Noted(message=_describe_earlier(self.paths, earlier)))
-        metrics = Metrics.open(self.paths.metrics, None if found is None else first)
+        metrics = Metrics.open(
+            self.paths.metrics,
+            None if found is None else first,
+            None if found is None else found.notes.get(REPORTS),
+            is_over=is_over,
+        )
         checkpoint.write_text(self.paths.folder / RECIPE_NAME, dump_recipe(self.recipe))
         return metrics, notes
 
@@ -357,7 +443,7 @@ class _Run:
     def _make_validation(self, metrics: Metrics) -> Validate:
         rows, train = self.data.valid, self.recipe.train
         if rows is None:
-            return lambda *_: iter(())
+            return _nothing
         eval_step = make_eval_step(self.backbone)
         # The same rows every time, drawn once: the first ones of a sorted set would not stand for it.
         plan = plan_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
@@ -365,7 +451,7 @@ class _Run:
         plan = plan[:n_batches]
         n_ahead = self.recipe.data.prefetch
 
-        def validate(state: TrainState, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        def validate(state: TrainState, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
             n_rows, cuts = 0, CutCounts()
 
             def batches() -> Iterator[Batch]:
@@ -386,7 +472,7 @@ class _Run:
                 loss, tokens = evaluate(eval_step, state, batches())
             if should_stop():
                 # Of some of the rows only, perhaps.
-                return
+                return True
             if not math.isfinite(loss):
                 msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
                 raise NonFiniteError(msg)
@@ -394,10 +480,11 @@ class _Run:
             yield from self._tell_cuts_of_validation(cuts)
             if not tokens:
                 yield Noted(message=f"validation: of the rows of {rows.name} that were read none can be learned from")
-                return
-            yield metrics.write(
-                {"step": int(state.step), "valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows}
-            )
+                return False
+            step = int(state.step)
+            yield metrics.write({"step": step, "valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows})
+            metrics.validated = step
+            return False
 
         return validate
 
@@ -451,9 +538,10 @@ class _Run:
             let_go(self.backbone)
 
     @naming_shortage("saving")
-    def _save(self, state: TrainState, path: Path, course: "_Course") -> Saved:
+    def _save(self, loop: TrainLoop, path: Path, course: "_Course", metrics: Metrics) -> Saved:
+        state, step = loop.state, int(loop.state.step)
         if not all_finite(state):
-            msg = f"step {int(state.step)}: the trained weights have overflowed; lower optim.learning_rate"
+            msg = f"step {step}: the trained weights have overflowed; lower optim.learning_rate"
             raise NonFiniteError(msg)
         if self.recipe.model.full_finetune:
             with self._bound(state):
@@ -464,8 +552,17 @@ class _Run:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
-        progress = course.progress_at(int(state.step))
-        notes = describe_run(self.recipe, len(self.data.train)) | {NOTE: self.rules.dumps()}
+        if self.saved != step:
+            self._save_state(loop, course.progress_at(step), metrics)
+            self.saved = step
+        return Saved(path=path, step=step)
+
+    def _save_state(self, loop: TrainLoop, progress: str | None, metrics: Metrics) -> None:
+        notes = describe_run(self.recipe, len(self.data.train)) | {
+            NOTE: self.rules.dumps(),
+            REPORTS: metrics.mark(self.features.counts).dumps(),
+            SUMS: json.dumps(loop.sums),
+        }
         if progress is not None:
             notes[PROGRESS] = progress
         notes |= {CUTS: self.cuts.dumps()} if self.cuts.n_rows else {}
@@ -473,8 +570,7 @@ class _Run:
         self.features.flush()
         if self.paths.metrics.is_file():
             checkpoint.sync(self.paths.metrics)
-        checkpoint.save_state(self.paths.state, state, notes)
-        return Saved(path=path, step=int(state.step))
+        checkpoint.save_state(self.paths.state, loop.state, notes)
 
     def _finish(self, step: int, n_steps: int, loop: TrainLoop) -> Finished:
         image, question = self._write_example()

@@ -6,13 +6,14 @@ only where somebody asks for a step's state (to save it, to validate it) does th
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 import mlx.core as mx
 
 from .cuts import find_cuts
-from .errors import NonFiniteError, VloraError
+from .errors import NonFiniteError
 from .events import StepReport
 from .limits import naming_shortage
 from .steps import TrainStep
@@ -46,7 +47,8 @@ class TrainLoop:
         should_stop: Asked after every step; True ends the loop with it.
         hold: Called before a step is prepared: other threads had better not ask for the interpreter.
         release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
-        is_stopped: Whether it did.
+        sums: Nats and supervised tokens of all steps so far, those of the run that this one goes on from included.
+        is_stopped: Whether the loop ends with the step that it has yielded; who iterates may say so, too.
         trace_s: Seconds that the host spent in steps that traced a new shape, compiling included.
     """
 
@@ -57,11 +59,11 @@ class TrainLoop:
     should_stop: Callable[[], bool] = lambda: False
     hold: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
+    sums: tuple[float, float] = (0.0, 0.0)
     is_stopped: bool = attrs.field(default=False, init=False)
     trace_s: float = attrs.field(default=0.0, init=False)
-    _nll_sum: float = attrs.field(default=0.0, init=False)
-    _n_supervised: float = attrs.field(default=0.0, init=False)
     _began: float = attrs.field(default=0.0, init=False)
+    _begun: deque[_Begun] = attrs.field(factory=deque, init=False)
 
     def take(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
         """Take steps for as long as there are microbatches.
@@ -79,75 +81,87 @@ class TrainLoop:
         """
         try:
             yield from self._take(iter(microbatches))
+        except (Exception, KeyboardInterrupt):
+            self.release()
+            # The steps before the one that failed, which the device may still have been at.
+            yield from self.read_begun()
+            raise
         finally:
             self.release()
 
     def _take(self, steps: Iterator[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
         step = int(self.state.step)
-        before: _Begun | None = None
         self._began = time.perf_counter()
         while True:
             asked = time.perf_counter()
             self.hold()
-            try:
-                with naming_shortage(f"reading the rows of step {step + 1}"):
-                    batches = next(steps, None)
-            except VloraError:
-                self.release()
-                if before is not None:
-                    yield before.step, self._read(before)
-                raise
+            with naming_shortage(f"reading the rows of step {step + 1}"):
+                batches = next(steps, None)
             if batches is None:
                 self.release()
                 break
             step += 1
             is_awaited = self.is_awaited(step)
-            if is_awaited and before is not None:
+            if is_awaited and self._begun:
                 self.release()
                 # A CPU works while a step is begun: two steps read one behind the other would share one's time.
-                yield before.step, self._read(before)
-                before = None
+                yield from self.read_begun()
             with naming_shortage(f"step {step}", _largest(batches)):
-                begun = self._begin(step, batches, time.perf_counter() - asked)
+                self._begin(step, batches, time.perf_counter() - asked)
             del batches
-            if before is not None:
-                yield before.step, self._read(before)
-            before = begun
+            yield from self.read_begun(but=1)
             self.is_stopped = self.should_stop()
             if self.is_stopped or is_awaited:
-                yield step, self._read(before)
-                before = None
+                yield from self.read_begun()
                 # What the caller does meanwhile (validating, saving) is not the next step's time.
                 self._began = time.perf_counter()
             if self.is_stopped:
                 return
-        if before is not None:
-            yield before.step, self._read(before)
+        yield from self.read_begun()
 
-    def _begin(self, step: int, batches: Sequence[Batch], wait_s: float) -> _Begun:
+    def _begin(self, step: int, batches: Sequence[Batch], wait_s: float) -> None:
         if not batches:
             self.release()
             self.state = self.state._replace(step=self.state.step + 1)
-            return _Begun(step=step)
+            self._begun.append(_Begun(step=step))
+            return
         n_traces, began = self.train_step.n_traces, time.perf_counter()
         rate = self.learning_rate(step)
         # Bound before it is computed: the old arrays are given up as the new ones come to be.
         self.state, output = self.train_step(self.state, batches, rate)
+        self._begun.append(
+            _Begun(
+                step=step,
+                output=output,
+                largest=_largest(batches),
+                rate=rate,
+                sources=tuple(row.source for batch in batches for row in batch.rows),
+                cuts=tuple(find_cuts(batches)),
+                n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
+                n_places=sum(batch.tokens.size for batch in batches),
+                wait_s=wait_s,
+            )
+        )
         self.release()
         mx.async_eval(self.state, output)
         if self.train_step.n_traces > n_traces:
             self.trace_s += time.perf_counter() - began
-        return _Begun(
-            step=step,
-            output=output,
-            largest=_largest(batches),
-            rate=rate,
-            sources=tuple(row.source for batch in batches for row in batch.rows),
-            cuts=tuple(find_cuts(batches)),
-            n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
-            n_places=sum(batch.tokens.size for batch in batches),
-            wait_s=wait_s,
-        )
+
+    def read_begun(self, but: int = 0) -> Iterator[tuple[int, StepReport | None]]:
+        """Yield the steps that were begun and not yet yielded, but for the last `but` ones.
+
+        Behind all of them `state` is the state behind the last one that was yielded, unless one of them fails.
+        """
+        while len(self._begun) > but:
+            begun = self._begun[0]
+            try:
+                report = self._read(begun)
+            except Exception:
+                # Those behind it go on from what it failed to compute.
+                self._begun.clear()
+                raise
+            self._begun.popleft()
+            yield begun.step, report
 
     def _read(self, begun: _Begun) -> StepReport | None:
         """Wait for a step and read what it measured."""
@@ -157,12 +171,12 @@ class TrainLoop:
             nll, supervised, norm = (float(value) for value in begun.output)
         if not (math.isfinite(nll) and math.isfinite(norm)):
             raise NonFiniteError(_describe_non_finite(begun, nll / supervised, norm))
-        self._nll_sum, self._n_supervised = self._nll_sum + nll, self._n_supervised + supervised
+        self.sums = self.sums[0] + nll, self.sums[1] + supervised
         began, self._began = self._began, time.perf_counter()
         return StepReport(
             step=begun.step,
             loss=nll / supervised,
-            running_loss=self._nll_sum / self._n_supervised,
+            running_loss=self.sums[0] / self.sums[1],
             learning_rate=begun.rate,
             grad_norm=norm,
             tokens=begun.n_tokens,

@@ -17,6 +17,7 @@ from vlora.recipe import (
     Recipe,
     TrainSection,
 )
+from vlora.structuring import Names
 from vlora.types import Example
 
 N_VOCABULARY = 50
@@ -64,6 +65,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
         image_resize_shape=st.tuples(counts, counts) if size == "shape" else st.none(),
         max_pixels=counts if size == "pixels" else st.none(),
         custom_prompt_format=st.none() | prompt_formats,
+        columns=st.dictionaries(texts, st.sampled_from(["images", "image", "tools", "unused"]), max_size=3)
+        .filter(lambda columns: list(columns.values()).count("tools") < 2)
+        .map(Names),
+        image_root=st.none() | names,
+        system=st.none() | names,
         max_seq_length=st.integers(2, 10**6),
         train_on_completions=st.booleans(),
         learn_end=st.booleans(),

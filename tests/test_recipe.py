@@ -13,6 +13,7 @@ from tests.strategies import recipes, texts, toml_values
 from vlora import dump_recipe, parse_recipe
 from vlora.errors import RecipeError
 from vlora.recipe import Recipe, all_keys, parse_value, structure_recipe
+from vlora.structuring import Names
 
 MINIMAL = '[data]\npath = "rows.jsonl"\n'
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -28,6 +29,9 @@ DEFAULTS = {
     "data.image_resize_shape": None,
     "data.max_pixels": None,
     "data.custom_prompt_format": None,
+    "data.columns": Names(),
+    "data.image_root": None,
+    "data.system": None,
     "data.max_seq_length": 2048,
     "data.train_on_completions": False,
     "data.valid_path": None,
@@ -228,6 +232,9 @@ def test_nearest_name(line: str, hint: str):
         ("data.max_pixels", 1e6, "an integer"),
         ("data.custom_prompt_format", "{question}", "JSON"),
         ("data.custom_prompt_format", '"text"', "JSON object"),
+        ("data.columns", {"imgs": 3}, "a table of names"),
+        ("data.columns", ["imgs"], "a table of names"),
+        ("data.image_root", "", "not be empty"),
         ("data.max_seq_length", 1, "at least 2"),
         ("data.path", "", "not be empty"),
         ("data.path", 3, "a string"),
@@ -262,6 +269,16 @@ def test_prompt_format_as_a_table():
     found = parse_recipe(MINIMAL + table).data.custom_prompt_format
 
     assert json.loads(found or "") == {"user": ["{image}", "{question}"], "assistant": "{answer}"}
+
+
+def test_columns_that_nothing_reads():
+    """A name in data.columns that nothing reads is reported with the nearest; a format has its own names."""
+    table = '[data.columns]\nimgs = "image"\ntag = "anser"\n'
+
+    (problem,) = problems_of(MINIMAL + table, {})
+    assert problem == "data.columns.tag: found 'anser', which nothing reads; did you mean 'answer'?"
+    own = {"data.custom_prompt_format": '{"user": "{anser}", "assistant": "{answer}"}'}
+    assert parse_recipe(MINIMAL + table, own).data.columns == {"imgs": "image", "tag": "anser"}
 
 
 def test_overrides():

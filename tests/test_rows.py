@@ -19,6 +19,7 @@ from vlora import backend
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe import DataSection
 from vlora.rows import Rows, read_rows
+from vlora.samples import Reading
 
 Encoding = Callable[..., backend.Encoder]
 N_ROWS = 4
@@ -191,6 +192,47 @@ def test_list_of_images_in_parquet(tmp_path: Path):
     table.to_parquet(tmp_path / "rows.parquet")
 
     assert describe(read(tmp_path / "rows.parquet")) == [("q", "a", [2, 1])]
+
+
+def test_folder_of_images(tmp_path: Path):
+    """Relative paths begin in data.image_root, if the recipe names it; it has to be there."""
+    pictures, rows = tmp_path / "pictures", tmp_path / "rows"
+    for folder in (pictures / "deep", rows):
+        folder.mkdir(parents=True)
+    (pictures / "deep" / "a b.png").write_bytes(b"x")
+    path = rows / "rows.jsonl"
+    address = f"file://{pictures}/deep/a%20b.png"
+    write_jsonl(path, [{"question": "?", "answer": "x", "image": name} for name in ("deep/a b.png", address)])
+
+    found = [sample.images for sample in read(path, image_root=str(pictures))]
+
+    assert found == [(str(pictures / "deep" / "a b.png"),)] * 2
+    with pytest.raises(RecipeError, match=r"^data.image_root: there is no folder .*; did you mean .*pictures"):
+        read(path, image_root=str(tmp_path / "picture"))
+
+
+def test_columns_of_a_recipe(tmp_path: Path):
+    """A recipe maps columns and gives a system prompt; what became of columns is told of the rows that were read."""
+    row = {"ask": "?", "reply": "x", "notes": "n"}
+    table = [row, {**row, "pic": "a.png", "id": "3"}, {**row, "more": "m"}]
+    reading = Reading(columns={"ask": "question", "reply": "answer", "pic": "images"}, system="Be brief.")
+    rows = Rows(name="rows", table=table, numbers=range(3), folder=tmp_path, reading=reading)
+
+    assert [turn.text for turn in rows[0].turns] == ["Be brief.", "?", "x"]
+    assert rows.describe_columns().endswith("not used: notes; of data.columns in no row so far: pic")
+    assert rows[1].images == (str(tmp_path / "a.png"),)
+    assert rows.describe_columns() == (
+        "ask (as question: the question), reply (as answer: the answer), pic (as images); not used: id, notes"
+    )
+
+
+def test_columns_that_a_table_lacks(tmp_path: Path):
+    """Where a data set declares its columns, a mapping of another one is a mistake of the recipe."""
+    path = tmp_path / "rows.parquet"
+    datasets.Dataset.from_list([{"question": "?", "reply": "x"}]).to_parquet(path)
+
+    with pytest.raises(RecipeError, match=r"^data.columns.replay: .* has no such column; did you mean 'reply'\?$"):
+        read_rows(DataSection(path=str(path), columns={"replay": "answer"}))
 
 
 def test_custom_prompt_format(tmp_path: Path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vlora import Sample, Turn, format_sample
 from vlora.errors import SampleError
-from vlora.samples import IMAGE_TAG
+from vlora.marks import IMAGE_TAG
 from vlora.types import ImageSlot
 
 ANSWER = {"role": "assistant", "content": "A cat."}
@@ -71,7 +71,10 @@ LAYOUTS = {
     "image beside messages": ({"image": "a.png", "messages": [QUESTION, ANSWER]}, ONE_IMAGE),
     "images beside messages": ({"images": ["a.png"], "messages": [QUESTION, ANSWER]}, ONE_IMAGE),
     "images beside messages, None among them": ({"images": [None, "a.png"], "messages": [QUESTION, ANSWER]}, ONE_IMAGE),
-    "images column preferred": ({"images": ["a.png"], "image": "x", "messages": [QUESTION, ANSWER]}, ONE_IMAGE),
+    "images in both columns": (
+        {"images": ["a.png"], "image": "a.png", "messages": [QUESTION, ANSWER]},
+        ONE_IMAGE,
+    ),
     "bytes and path": (
         {"image": {"bytes": b"x", "path": None}, "messages": [QUESTION, ANSWER]},
         [("user", [{"bytes": b"x", "path": None}, "What is it?"]), ("assistant", ["A cat."])],
@@ -403,7 +406,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no conversation": ({"text": "x", "label": 3}, ["text, label", "data.custom_prompt_format"]),
     "half a question": ({"question": "What?", "answer": None}, ["question, answer"]),
     "messages that are no JSON": ({"messages": "What?"}, ["'What?'"]),
-    "no messages": ({"messages": []}, ["[]", "list of messages"]),
+    "no messages": ({"messages": []}, ["columns messages hold no conversation"]),
     "messages of another type": ({"messages": 3}, ["3", "list of messages"]),
     "a message of another type": ({"messages": ["What?"]}, ["'What?'", "role"]),
     "unknown role": ({"messages": [{"role": "narrator", "content": "x"}]}, ["'narrator'", "assistant"]),

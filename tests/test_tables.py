@@ -72,10 +72,17 @@ def test_media_are_not_decoded(kind: Any, nested: bool, tmp_path: Path):
     row = {"question": "What?", "answer": "a", "extra": [value] if nested else value}
     features = {"question": Value("string"), "answer": Value("string"), "extra": feature}
 
-    rows = store(tmp_path, features, [row])
+    rows = store(tmp_path, features, [row], columns={"extra": "unused"})
     assert answers_of(rows) == ["a"]
     assert rows.kinds["extra"] == kind.__name__.lower()
     assert rows.kinds["question"] == "text"
+
+    lost = store(tmp_path, features, [row])
+    if kind.__name__ == "Image":
+        with pytest.raises(SampleError, match=r"row 0: the column 'extra' looks like images"):
+            lost[0]
+    else:
+        assert answers_of(lost) == ["a"]
 
     prompt = json.dumps({"user": "{question}", "assistant": "{extra}"})
     with pytest.raises(SampleError, match=r"row 0: column 'extra': found"):

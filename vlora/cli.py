@@ -199,10 +199,13 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     with _importing(recipe):
         from .inspection import inspect_rows
     n_bad = n_shown = 0
+    columns = ""
     for row in inspect_rows(recipe, n_rows):
         n_shown += 1
         n_bad += row.problem is not None
         _show_row(row, console)
+        columns = row.columns
+    console.print(f"columns: {columns}", markup=False, soft_wrap=True)
     verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
     console.print(f"{n_shown} rows: {verdict}", style="bold red" if n_bad else "bold")
     return USER_ERROR if n_bad else 0
@@ -464,6 +467,7 @@ class _View:
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         about = "about " if event.is_estimated else ""
         self._print(f"{event.n_rows} rows{held_out}; {about}{event.n_steps} steps{resumed}")
+        self._print(f"columns: {escape(event.columns)}")
         self._print(f"chat template: {escape(event.template)}")
         self._print(f"features of images: {escape(event.features)}")
         if event.head is not None:

@@ -431,6 +431,7 @@ class _Run:
             n_params=count_parameters(module),
             n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
             adapted=tuple(summarize(name for name, _ in lora_layers(module))),
+            columns=self.data.train.describe_columns(),
             features=self.features.description,
             template=self.data.encoder.describe_template(),
             head=self.backbone.describe_head(),

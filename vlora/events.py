@@ -99,6 +99,7 @@ class Started:
         n_params: Parameters of the model.
         n_trainable: Those that are trained.
         adapted: Names of layers with an adapter, those that differ in their numbers only as one, with their count.
+        columns: Which columns of the rows that were read so far are used, and which are not.
         features: Where the features of images are kept, or why they are not.
         template: What writes the conversations, and how answers end.
         head: How the head runs where it cannot run in chunks at the supervised tokens, and why; None where it can.
@@ -114,6 +115,7 @@ class Started:
     n_params: int
     n_trainable: int
     adapted: tuple[str, ...]
+    columns: str
     features: str
     template: str
     head: str | None

@@ -38,6 +38,7 @@ class Inspected:
         image_sizes: (width, height) in pixels as the processor gets them.
         problem: Why the row cannot be learned from; None if it can.
         cut: What `data.max_seq_length` has left out; None if the row is whole.
+        columns: Which columns of the rows up to this one are used, and which are not.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Inspected:
     image_sizes: tuple[tuple[int, int], ...] = ()
     problem: str | None = None
     cut: Cut | None = None
+    columns: str = ""
 
 
 def inspect_rows(recipe: Recipe, n_rows: int) -> Iterator[Inspected]:
@@ -65,9 +67,11 @@ def inspect_rows(recipe: Recipe, n_rows: int) -> Iterator[Inspected]:
         try:
             example = data.encoder(data.train[index])
         except SampleError as error:
-            yield Inspected(source=f"{data.train.name} row {data.train.numbers[index]}", problem=str(error))
+            source = f"{data.train.name} row {data.train.numbers[index]}"
+            yield Inspected(source=source, problem=str(error), columns=data.train.describe_columns())
             continue
-        yield describe(example, lambda ids: str(data.encoder.tokenizer.decode(ids)))
+        row = describe(example, lambda ids: str(data.encoder.tokenizer.decode(ids)))
+        yield attrs.evolve(row, columns=data.train.describe_columns())
 
 
 def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:

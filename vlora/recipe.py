@@ -14,8 +14,9 @@ import tomli_w
 from cattrs import ClassValidationError
 
 from . import checks
+from .columns import find_mistakes, placeholders
 from .errors import RecipeError
-from .structuring import Check, explain, make_converter, nearest
+from .structuring import Check, Names, explain, make_converter, nearest
 
 LENGTHS = ("iters", "epochs")
 """The keys of [train] that say how long a run is; a recipe names one of them."""
@@ -59,6 +60,9 @@ class DataSection:
         image_resize_shape: (height, width) in pixels; images are resized to it before the processor.
         max_pixels: Pixels of an image at most; larger ones are scaled down, their aspect kept.
         custom_prompt_format: JSON of messages with {image}, {question}, {answer} or other columns.
+        columns: Names of the rows' columns, and as what they are read: {imgs = "images", notes = "unused"}.
+        image_root: The folder where relative image paths begin; without one that of the file with the rows.
+        system: A system prompt for rows that have none.
         max_seq_length: Tokens of a row at most; text beyond is cut, images never.
         on_long_row: "cut" shortens a longer row, counts and names it; "skip" leaves it out, "raise" stops at it.
         train_on_completions: Learn the assistant's turns only.
@@ -85,6 +89,9 @@ class DataSection:
     image_resize_shape: tuple[int, int] | None = _key(None, checks.positive_pair)
     max_pixels: int | None = _key(None, checks.at_least(1))
     custom_prompt_format: str | None = _key(None, checks.prompt_format)
+    columns: Mapping[str, str] = _key(attrs.Factory(Names), None)
+    image_root: str | None = _key(None, checks.non_empty)
+    system: str | None = _key(None, checks.non_empty)
     max_seq_length: int = _key(2048, checks.at_least(2))
     on_long_row: Literal["cut", "skip", "raise"] = _key("cut")
     train_on_completions: bool = _key(default=False)
@@ -379,6 +386,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     held_out = [f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)]
     if len(held_out) > 1:
         yield f"{' and '.join(held_out)}: they exclude one another; keep one"
+    names = None if data.custom_prompt_format is None else placeholders(data.custom_prompt_format)
+    yield from find_mistakes(data.columns, names)
     if data.max_pixels and data.image_resize_shape:
         yield "data.max_pixels and data.image_resize_shape: they exclude one another; keep one"
     if model.full_finetune and model.adapter_path:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import CheckpointError
 from .recipe import DataSection, Recipe, all_keys, dump_recipe
+from .structuring import Names
 
 FREE = frozenset(
     {
@@ -46,7 +47,7 @@ FREE = frozenset(
 OPEN = {"data.on_long_row": "raise"}
 """Values of keys that may change: no row of the steps that were done has met them, or there would be no such steps."""
 
-PLACES = ("model.path", "model.adapter_path", "data.path")
+PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
 """Keys that may name the same file or folder in other words."""
 
 RECIPE, ROWS = "recipe", "n_rows"
@@ -101,7 +102,13 @@ def _changes(text: str, recipe: Recipe) -> Iterator[str]:
 
 
 def _flatten(text: str) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, keys in tomllib.loads(text).items() for key, value in keys.items()}
+    sections = tomllib.loads(text)
+    return {
+        # The order of names matters, too.
+        f"{section}.{key}": Names(value) if isinstance(value, dict) else value
+        for section, keys in sections.items()
+        for key, value in keys.items()
+    }
 
 
 def _is_same_place(before: str | None, after: str | None) -> bool:

@@ -4,6 +4,7 @@ Where the rows come from is `vlora.sources`' matter. What can be said of a recip
 """
 
 import difflib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,31 @@ from typing import Any
 import attrs
 import numpy as np
 
+from .columns import ColumnUse
 from .digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .errors import RecipeError, SampleError
 from .files import expand, is_file
 from .inline import is_inline
 from .recipe import DataSection
-from .samples import format_sample
+from .samples import Reading, read_sample
 from .sources import FILE_SUFFIXES, has_one_split, open_source
 from .splits import SplitPart, parse_split
 from .tables import Table, join_tables, kinds_in
 from .types import Sample
 from .urls import is_url
+
+
+@attrs.define(eq=False)
+class _Seen:
+    """What became of the columns of rows, as threads read them."""
+
+    use: ColumnUse = attrs.field(factory=ColumnUse)
+    _lock: Any = attrs.field(factory=threading.Lock, init=False)
+
+    def add(self, use: ColumnUse) -> None:
+        with self._lock:
+            if not use.is_part_of(self.use):
+                self.use |= use
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -33,7 +48,7 @@ class Rows:
         table: The rows.
         numbers: Which of them, by number.
         folder: Where relative image paths begin; None if the paths are not files beside the rows.
-        custom_prompt_format: As in the recipe.
+        reading: How a row becomes a conversation.
         kinds: Of columns that have a declared type, what they hold ("image", "audio", "label", "text", ...; see
             `vlora.tables.kind_of`). Files of text declare nothing.
     """
@@ -42,8 +57,9 @@ class Rows:
     table: Table
     numbers: Sequence[int]
     folder: Path | None = None
-    custom_prompt_format: str | None = None
+    reading: Reading = attrs.field(factory=Reading)
     kinds: Mapping[str, str] = attrs.field(factory=dict)
+    _seen: _Seen = attrs.field(factory=_Seen, alias="seen")
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -63,13 +79,21 @@ class Rows:
             msg = f"{source}: {error}"
             raise SampleError(msg) from None
         try:
-            sample = format_sample(row, source=source, custom_prompt_format=self.custom_prompt_format)
+            sample, use = read_sample(row, source, self.reading)
         except RecursionError:
             msg = f"{source}: lists and objects are nested too deep"
             raise SampleError(msg) from None
+        self._seen.add(use)
         if self.folder is None:
             return sample
         return attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
+
+    def describe_columns(self) -> str:
+        """Say in a line what became of the columns of the rows that were read so far."""
+        use = self._seen.use
+        mapped = [column for column in self.reading.columns if column not in use.used.keys() | use.unused]
+        nowhere = f"; of data.columns in no row so far: {', '.join(mapped)}" if mapped else ""
+        return f"{use}{nowhere}"
 
 
 def beside(image: Any, folder: Path) -> Any:
@@ -164,13 +188,21 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
     if not any(numbers):
         msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
         raise RecipeError(msg)
+    if data.image_root is not None:
+        folder = _find_folder(data.image_root)
+    joined = join_tables(tables)
+    kinds = kinds_in(joined)
+    if kinds:
+        _check_columns(data, kinds, path)
     return Rows(
         name=f"{Path(path).name} {name}" if path != name else path,
-        table=join_tables(tables),
+        table=joined,
         numbers=numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion],
         folder=folder,
-        kinds=kinds_in(join_tables(tables)),
-        custom_prompt_format=data.custom_prompt_format,
+        kinds=kinds,
+        reading=Reading(
+            custom_prompt_format=data.custom_prompt_format, columns=data.columns, system=data.system, kinds=kinds
+        ),
     )
 
 
@@ -182,6 +214,27 @@ def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Tab
         return open_source(path, part.name, config)
     except (OSError, ValueError, ImportError) as error:
         raise _unreadable(key, path, part.name, str(error)) from None
+
+
+def _check_columns(data: DataSection, kinds: Mapping[str, str], path: str) -> None:
+    for column in data.columns:
+        if column not in kinds:
+            near = difflib.get_close_matches(column, kinds, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(kinds)}"
+            msg = f"data.columns.{column}: {path!r} has no such column; {hint}"
+            raise RecipeError(msg)
+
+
+def _find_folder(name: str) -> Path:
+    folder = expand(name)
+    try:
+        is_there = folder.is_dir()
+    except (OSError, ValueError):
+        is_there = False
+    if not is_there:
+        msg = f"data.image_root: there is no folder {name!r}{_suggest(folder)}; name the one where image paths begin"
+        raise RecipeError(msg)
+    return folder
 
 
 def _check_path(key: str, path: str, split: str) -> None:

@@ -13,6 +13,23 @@ import cattrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+
+class Names(dict[str, str]):
+    """Names to names, as a value: never changed, equal only in the same order, and with a hash."""
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with any dict."""
+        return isinstance(other, dict) and [*self.items()] == [*other.items()]
+
+    def __ne__(self, other: object) -> bool:
+        """Compare with any dict."""
+        return not self == other
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """Hash the names in their order."""
+        return hash(tuple(self.items()))
+
+
 Check = Callable[[Any], str | None]
 """Says what is wrong with a value of the right type, or None."""
 
@@ -46,7 +63,7 @@ def make_converter(sections: Iterable[type], *, is_open: bool = False) -> Conver
     converter = cattrs.Converter(forbid_extra_keys=not is_open)
     for kind in _WORDS:
         converter.register_structure_hook(kind, _strict(kind))
-    for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple)):
+    for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple), (Mapping, _structure_names)):
         converter.register_structure_hook_func(functools.partial(_has_origin, origin), hook)
     for section in sections:
         hooks = {
@@ -139,6 +156,14 @@ def _structure_tuple(value: Any, kind: Any) -> Any:
     except TypeError:
         msg = f"found {show(value)}, expected {expected}"
         raise TypeError(msg) from None
+
+
+def _structure_names(value: Any, _: Any) -> Any:
+    """Take a table of texts."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value.values()):
+        msg = f'found {value!r}, expected a table of names such as {{imgs = "images"}}'
+        raise TypeError(msg)
+    return Names(value)
 
 
 def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Callable[[Any, Any], Any]:

@@ -1,0 +1,451 @@
+"""Layouts of rows: one conversation comes out of all, marks are told from words, no column is lost in silence."""
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vlora import Sample, Turn, format_sample
+from vlora.columns import ColumnUse, find_mistakes
+from vlora.errors import SampleError
+from vlora.files import expand
+from vlora.marks import escape_marks, split_marks
+from vlora.samples import Reading, read_sample
+from vlora.types import ImageSlot
+
+Exchange = tuple[list[str | None], str]
+"""Texts of a question, None where an image stands, and the answer."""
+
+
+def shape(sample: Sample) -> list[tuple[str, list[Any]]]:
+    """Write a sample as (role, parts), each image slot as the image that stands there."""
+    return [
+        (turn.role, [sample.images[part.index] if isinstance(part, ImageSlot) else part for part in turn.parts])
+        for turn in sample.turns
+    ]
+
+
+def problem_of(row: dict[str, Any], **options: Any) -> str:
+    with pytest.raises(SampleError) as caught:
+        format_sample(row, source="rows.csv row 5", **options)
+    message = str(caught.value)
+
+    assert message.startswith("rows.csv row 5: ")
+    assert "\n" not in message
+    return message
+
+
+def tagged(parts: list[str | None]) -> str:
+    return "".join("<image>" if part is None else escape_marks(part) for part in parts)
+
+
+def in_parts(parts: list[str | None]) -> list[dict[str, Any]]:
+    texts = [{"type": "image"} if part is None else {"type": "text", "text": escape_marks(part)} for part in parts]
+    return [{**part, "text": part.get("text")} for part in texts]
+
+
+def messages_of(talk: list[Exchange], write: Callable[[list[str | None]], Any]) -> list[dict[str, Any]]:
+    roles = ("user", "assistant")
+    return [
+        {"role": role, "content": content}
+        for question, answer in talk
+        for role, content in zip(roles, (write(question), escape_marks(answer)), strict=True)
+    ]
+
+
+def pairs_of(talk: list[Exchange]) -> list[list[str]]:
+    return [[tagged(question), escape_marks(answer)] for question, answer in talk]
+
+
+def share_gpt(talk: list[Exchange]) -> list[dict[str, str]]:
+    return [
+        {"from": name, "value": text}
+        for pair in pairs_of(talk)
+        for name, text in zip(("human", "gpt"), pair, strict=True)
+    ]
+
+
+WRITERS: dict[str, Callable[[list[Exchange]], dict[str, Any]]] = {
+    "messages, tags": lambda talk: {"messages": messages_of(talk, tagged)},
+    "messages, parts": lambda talk: {"messages": messages_of(talk, in_parts)},
+    "messages, parts as JSON": lambda talk: {"messages": messages_of(talk, lambda parts: json.dumps(in_parts(parts)))},
+    "messages as JSON": lambda talk: {"messages": json.dumps(messages_of(talk, in_parts))},
+    "messages, each as JSON": lambda talk: {"messages": [json.dumps(item) for item in messages_of(talk, tagged)]},
+    "ShareGPT": lambda talk: {"conversations": share_gpt(talk)},
+    "The Cauldron": lambda talk: {
+        "texts": [{"user": question, "assistant": answer, "source": "s"} for question, answer in pairs_of(talk)]
+    },
+    "The Cauldron as JSON": lambda talk: {
+        "texts": json.dumps([{"user": question, "assistant": answer} for question, answer in pairs_of(talk)])
+    },
+    "TRL": lambda talk: {
+        "prompt": messages_of(talk, tagged)[:-1],
+        "completion": messages_of(talk, tagged)[-1:],
+    },
+    "TRL as JSON": lambda talk: {
+        "prompt": json.dumps(messages_of(talk, in_parts)[:-1]),
+        "completion": escape_marks(talk[-1][1]),
+    },
+    "Swift": lambda talk: {
+        "query": pairs_of(talk)[-1][0],
+        "response": pairs_of(talk)[-1][1],
+        "history": pairs_of(talk)[:-1],
+    },
+    "Alpaca": lambda talk: {
+        "instruction": pairs_of(talk)[-1][0],
+        "input": "",
+        "output": pairs_of(talk)[-1][1],
+        "history": json.dumps(pairs_of(talk)[:-1]),
+    },
+    "question and answer": lambda talk: {
+        "question": pairs_of(talk)[-1][0],
+        "answer": pairs_of(talk)[-1][1],
+        "history": pairs_of(talk)[:-1],
+    },
+}
+SPELLINGS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
+    "images": lambda names: {"images": names},
+    "JSON": lambda names: {"images": json.dumps(names)},
+    "nested": lambda names: {"images": [names[:1], names[1:]]},
+    "addresses": lambda names: {"images": [{"url": name} for name in names]},
+    "paths": lambda names: {"images": [{"bytes": None, "path": name} for name in names]},
+    "files": lambda names: {"image": [f"file://{name}" for name in names]},
+    "files of this machine": lambda names: {"image": [f"FILE://localhost{name}" for name in names]},
+    "OpenAI": lambda names: {"image": [{"image_url": {"url": name}} for name in names]},
+}
+
+words = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\\"), min_size=1, max_size=8
+) | st.sampled_from(
+    ["<image>", "<video>", "<image 1>", "<|image_pad|>", "[IMG]", '["a.png"]', "{}", "</image>", "<Image>"]
+)
+
+
+@st.composite
+def talks(draw: st.DrawFn) -> list[Exchange]:
+    """Draw a conversation: texts and images in any order, none of them beside its like."""
+    exchanges = []
+    for _ in range(draw(st.integers(1, 3))):
+        parts: list[str | None] = [draw(words)]
+        for part in draw(st.lists(words | st.none(), max_size=4)):
+            if isinstance(parts[-1], str) and isinstance(part, str):
+                parts[-1] = f"{parts[-1]} {part}"
+            else:
+                parts.append(part)
+        exchanges.append((parts, draw(words)))
+    return exchanges
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+@given(talk=talks(), spelling=st.sampled_from(sorted(SPELLINGS)))
+def test_a_conversation_is_the_same_in_every_layout(layout: str, talk: list[Exchange], spelling: str):
+    """Texts, roles, images and their order come back from every layout and spelling, and the row stays as it is."""
+    names = [f"/pictures/{number}.png" for number in range(sum(parts.count(None) for parts, _ in talk))]
+    row = {**WRITERS[layout](talk), **SPELLINGS[spelling](names)}
+    before, left = copy.deepcopy(row), iter(names)
+    expected = [
+        turn
+        for parts, answer in talk
+        for turn in (("user", [next(left) if part is None else part for part in parts]), ("assistant", [answer]))
+    ]
+
+    sample = format_sample(row)
+
+    images = [str(expand(image)) for image in sample.images]
+    assert shape(Sample(sample.source, sample.turns, tuple(images))) == expected
+    assert images == names
+    assert row == before
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.from_regex(r"\\{0,2}<(image|video|image 1|p)>x?"))
+def test_any_text_can_be_written(text: str):
+    """Escaped marks are words, whatever the text."""
+    assert "".join(map(str, split_marks(escape_marks(text)))) == text
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
+    "Alpaca with an input": (
+        {"instruction": "Name it.", "input": "It purrs.", "output": "A cat.", "system": "Be brief.", "image": "a.png"},
+        [("system", ["Be brief."]), ("user", ["a.png", "Name it.\nIt purrs."]), ("assistant", ["A cat."])],
+    ),
+    "TRL, texts": (
+        {"prompt": "What is it?", "completion": "A cat.", "images": ["a.png"]},
+        [("user", ["a.png", "What is it?"]), ("assistant", ["A cat."])],
+    ),
+    "an image and a caption": (
+        {"image": "a.png", "caption": "A cat."},
+        [("user", ["a.png"]), ("assistant", ["A cat."])],
+    ),
+    "an image and a text": ({"image": "a.png", "text": "A cat."}, [("user", ["a.png"]), ("assistant", ["A cat."])]),
+    "an image and a label": ({"image": "a.png", "label": "cat"}, [("user", ["a.png"]), ("assistant", ["cat"])]),
+    "an empty list before an image": (
+        {"images": [], "image": "a.png", "question": "What?", "answer": "A cat."},
+        [("user", ["a.png", "What?"]), ("assistant", ["A cat."])],
+    ),
+    "a conversation of exchanges": (
+        {"conversations": [{"user": "What?", "assistant": "A cat."}]},
+        [("user", ["What?"]), ("assistant", ["A cat."])],
+    ),
+    "marks with numbers": (
+        {"images": ["a.png", "b.png"], "question": "<image 2> or <image 1>?", "answer": "<image 2>, the <video>."},
+        [("user", ["b.png", " or ", "a.png", "?"]), ("assistant", ["<image 2>, the <video>."])],
+    ),
+    "one image asked for twice": (
+        {"image": "a.png", "question": "Is <|image_1|> like <image1>?", "answer": "Yes."},
+        [("user", ["Is ", "a.png", " like ", "a.png", "?"]), ("assistant", ["Yes."])],
+    ),
+    "InternLM's mark": (
+        {"image": "a.png", "question": "<ImageHere>What?", "answer": "A cat."},
+        [("user", ["a.png", "What?"]), ("assistant", ["A cat."])],
+    ),
+    "an answer that is an object": (
+        {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": {"größe": 3, "text": None}}]},
+        [("user", ["?"]), ("assistant", ['{"größe": 3, "text": null}'])],
+    ),
+    "an answer that is a list of objects": (
+        {"conversations": [{"from": "user", "value": "?"}, {"from": "gpt", "value": [{"bbox": [1, 2], "text": "a"}]}]},
+        [("user", ["?"]), ("assistant", ['[{"bbox": [1, 2], "text": "a"}]'])],
+    ),
+    "an answer that looks like JSON of parts": (
+        {"question": "?", "answer": '[{"type": "text", "text": "x"}]'},
+        [("user", ["?"]), ("assistant", ['[{"type": "text", "text": "x"}]'])],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_layout(case: str):
+    """Layouts of single exchanges, and what stands beside them."""
+    row, expected = LAYOUTS[case]
+
+    assert shape(format_sample(row)) == expected
+
+
+def test_system_prompt_of_the_recipe():
+    """A system prompt of the recipe stands before rows that have none; a row's own stays alone."""
+    row = {"question": "What?", "answer": "A cat."}
+    own = {**row, "system": "Be long."}
+    said = {"messages": [{"role": "system", "content": "Be odd."}, *messages_of([(["What?"], "A cat.")], tagged)]}
+
+    found = [format_sample(row, system="Be brief.").turns[0] for row in (row, own, said)]
+
+    assert [turn.text for turn in found] == ["Be brief.", "Be long.", "Be odd."]
+    assert all(turn.role == "system" for turn in found)
+
+
+def test_columns_are_mapped():
+    """Columns of other names are read as the ones that the recipe names; several images in the recipe's order."""
+    row = {"reply": "A cat.", "ask": "What?", "pic_b": "b.png", "pic_a": ["a.png"], "image_3": "c.png", "role": "x"}
+    columns = {"ask": "question", "reply": "answer", "pic_a": "images", "pic_b": "images", "image_3": "unused"}
+    before = copy.deepcopy(row)
+
+    sample, use = read_sample(row, "row", Reading(columns=columns))
+
+    assert shape(sample) == [("user", ["a.png", "b.png", "What?"]), ("assistant", ["A cat."])]
+    assert use.used.keys() == {"ask", "reply", "pic_a", "pic_b"}
+    assert use.unused == {"image_3", "role"}
+    assert row == before
+
+
+def test_a_mapped_column_may_be_missing():
+    """Rows that lack a mapped column are read without it."""
+    found = format_sample({"question": "What?", "answer": "A cat."}, columns={"imgs": "images"})
+
+    assert found.turns[0] == Turn("user", ("What?",))
+
+
+def test_names_are_exchanged():
+    """A column may be mapped to the name of another one that is mapped, too."""
+    row = {"question": "A cat.", "answer": "What?"}
+
+    found = format_sample(row, columns={"question": "answer", "answer": "question"})
+
+    assert [turn.text for turn in found.turns] == ["What?", "A cat."]
+
+
+@pytest.mark.parametrize(
+    ("columns", "prompt", "words"),
+    [
+        ({"imgs": "imagess"}, None, ["data.columns.imgs", "'imagess'", "did you mean 'images'"]),
+        ({"notes": ""}, None, ["data.columns.notes", "''", "unused"]),
+        ({"a": "question", "b": "question"}, None, ["a and b", "'question'"]),
+        ({"a": "answer"}, {"tag"}, ["data.columns.a", "tag"]),
+    ],
+)
+def test_mistakes_of_a_mapping(columns: dict[str, str], prompt: set[str] | None, words: list[str]):
+    """Names that nothing reads are refused with the nearest that is read."""
+    (problem,) = find_mistakes(columns, None if prompt is None else frozenset(prompt))
+
+    assert all(word in problem for word in words)
+
+
+def test_use_is_told_in_a_line():
+    """What became of columns is one line, over the rows that were read; what one row uses is used."""
+    rows = [
+        {"texts": [{"user": "a", "assistant": "b", "relevance": 3}], "images": None, "source": "s"},
+        {"query": "a", "response": "b", "audio": b"...", "source": "s", "id": 3, "img": "a.png"},
+    ]
+    reading, use = Reading(columns={"img": "images"}), ColumnUse()
+
+    for row in rows:
+        use |= read_sample(row, "row", reading)[1]
+
+    assert str(use) == (
+        "texts (the conversation), images, query (the question), response (the answer), "
+        "img (as images); not used: audio, id, source, texts.relevance"
+    )
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+LOST: dict[str, Any] = {
+    **dict.fromkeys(("imgs", "img", "picture", "Photo", "image_path", "image_1", "img-2", "pixel_values"), "somewhere"),
+    "image_url": {"url": "https://example.org/x"},
+    "plate": "folder/scan.TIFF",
+    "before": ["a.jpg", "b.jpg"],
+    "link": "https://example.org/a.webp?size=3",
+    "scan": encoded("PNG"),
+    "raw": {"bytes": encoded("JPEG"), "path": None},
+    "drawing": Image.new("L", (2, 2)),
+    "nested": {"views": [{"side": "left", "file": "c.png"}]},
+    "cell": '["a.png", "b.png"]',
+    "inline": "data:image/png;base64,AAAA",
+}
+
+
+@pytest.mark.parametrize("column", LOST)
+def test_pictures_that_nothing_reads(column: str):
+    """An unused column of pictures, by name or by content, is refused; the recipe may set it aside."""
+    row = {"question": "What?", "answer": "A cat.", column: LOST[column]}
+
+    problem = problem_of(row)
+
+    assert repr(column) in problem
+    assert f'data.columns map it ({column} = "images")' in problem
+    assert format_sample(row, columns={column: "unused"}).images == ()
+    assert len(format_sample(row, columns={column: "images"}).images) >= 1
+
+
+def test_pictures_by_declared_type():
+    """A column that is declared to hold images is refused whatever it holds."""
+    row = {"question": "What?", "answer": "A cat.", "thing": {"bytes": b"?", "path": None}}
+
+    with pytest.raises(SampleError, match="'thing' looks like images"):
+        read_sample(row, "row", Reading(kinds={"thing": "image"}))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("image_id", 3),
+        ("image_width", 640),
+        ("images_2", []),
+        ("img", None),
+        ("notes", "See the picture."),
+        ("audio", {"bytes": b"RIFF....WAVE", "path": "a.wav"}),
+        ("boxes", [[1, 2, 3, 4]]),
+        ("file_name", "deep/a.png"),
+    ],
+)
+def test_other_columns_are_no_pictures(column: str, value: Any):
+    """Numbers, other media, empty columns and the name of the image that is read are only named."""
+    row = {"question": "What?", "answer": "A cat.", "image": "a.png", column: value}
+
+    _, use = read_sample(row, "row", Reading())
+
+    assert use.unused == {column}
+
+
+def talk_with(content: Any, **row: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "x"}], **row}
+
+
+ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a word for an image": (talk_with("<image>. Write <image>.", images=["a.png"]), ["<image>", r"\<image>"]),
+    "a mark in an answer": (
+        {"image": "a.png", "question": "What?", "answer": "An <image>."},
+        ["turn 2", r"\<image>", "assistant"],
+    ),
+    "a video in a system prompt": (talk_with("What?", system="<video>"), ["<video>"]),
+    "a video": (talk_with("<video>What?"), ["turn 1", "<video>", r"\<video>"]),
+    "a sound": ({"question": "<audio>", "answer": "x"}, ["<audio>"]),
+    "a model's own token": (talk_with("<|image_pad|>What?", image="a.png"), ["<|image_pad|>", "write <image>"]),
+    "a numbered mark and no image": (talk_with("<image 1>?"), ["<image 1>", "0", "data.columns"]),
+    "a numbered mark beyond": (talk_with("<image 1><image 3>", images=["a", "b"]), ["<image 3>", "2"]),
+    "numbered and other marks": (talk_with("<image><image 2>", images=["a", "b"]), ["number all of them or none"]),
+    "an image that no number names": (talk_with("<image 2>", images=["a", "b"]), ["1 of 2"]),
+    "image and images that differ": (talk_with("?", images=["a"], image="b"), ["'images' and 'image'", "data.columns"]),
+    "a message's images of two kinds": (
+        {
+            "messages": [
+                {"role": "user", "content": "?", "images": ["a"], "image": "b"},
+                {"role": "gpt", "content": "x"},
+            ]
+        },
+        ["turn 1", "'images' and 'image'"],
+    ),
+    "content and column that differ": (
+        talk_with([{"type": "image", "image": "b.png"}, "?"], images=["a.png"]),
+        ["'a.png'", "'b.png'"],
+    ),
+    "sizes in a part": (
+        talk_with([{"type": "image", "image": "b.png", "resized_height": 28, "min_pixels": None}]),
+        ["resized_height", "data.max_pixels"],
+    ),
+    "text and image in one part": (talk_with([{"text": "What?", "image": "a.png"}]), ["both text and an image"]),
+    "images of a message by another name": (
+        {"messages": [{"role": "user", "content": "?", "imgs": ["a"]}, {"role": "gpt", "content": "x"}]},
+        ["'imgs'"],
+    ),
+    "lists in lists": (talk_with([[["deep"]]]), ["['deep']"]),
+    "a caption without an image": ({"caption": "A cat."}, ["caption", "data.columns"]),
+    "a question without an answer": ({"image": "a.png", "text": "A cat.", "question": "What?"}, ["question", "answer"]),
+    "history of another form": ({"query": "a", "response": "b", "history": ["c"]}, ["history", "['c']"]),
+    "texts without roles": ({"texts": ["a"]}, ["'a'"]),
+    "messages nested without end": ({"messages": "[" * 100_000}, ["messages", "nested too deep"]),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error(case: str):
+    """What is not understood is refused with what was found."""
+    row, words = ERRORS[case]
+
+    problem = problem_of(row)
+
+    for word in words:
+        assert word in problem
+
+
+def test_mapping_to_a_column_that_is_there():
+    """A column is not lost to another one that is mapped to its name."""
+    problem = problem_of({"question": "a", "answer": "b", "reply": "c"}, columns={"reply": "answer"})
+
+    assert "'reply'" in problem
+    assert 'answer = "unused"' in problem
+    found = format_sample(
+        {"question": "a", "answer": "b", "reply": "c"}, columns={"reply": "answer", "answer": "unused"}
+    )
+    assert found.turns[1].text == "c"
+
+
+def test_custom_format_uses_what_it_names():
+    """With a custom format the columns that it names are used, and images as ever."""
+    row = {"q": "What?", "a": "A cat.", "messages": [], "image": "a.png", "photo": "b.png"}
+    reading = Reading(custom_prompt_format=json.dumps({"user": "{q}", "assistant": "{a}"}), columns={"photo": "unused"})
+
+    sample, use = read_sample(row, "row", reading)
+
+    assert shape(sample) == [("user", ["a.png", "What?"]), ("assistant", ["A cat."])]
+    assert use.used.keys() == {"q", "a", "image"}
+    assert use.unused == {"messages", "photo"}

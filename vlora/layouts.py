@@ -1,0 +1,170 @@
+"""Which columns of a row make a conversation, and which of them are used. Pure.
+
+A layout is a table entry: the columns that it needs, those that it takes besides, and how they become messages.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from .columns import COLUMNS, is_there
+from .errors import SampleError
+from .jsontext import parse_if_json, parse_json, show
+from .messages import ROLES, Message, list_messages
+from .pictures import IMAGE_COLUMNS, row_images
+from .values import Row, write_text
+
+BESIDES = (*IMAGE_COLUMNS, "system", "tools")
+"""Columns that stand beside every conversation."""
+
+
+@attrs.frozen
+class Conversation:
+    """The messages of a row.
+
+    Attributes:
+        messages: As `vlora.messages.read_message` reads them.
+        used: The columns that they come from.
+    """
+
+    messages: Sequence[Message]
+    used: tuple[str, ...]
+
+
+@attrs.frozen
+class Layout:
+    """Columns that make a conversation.
+
+    Attributes:
+        needs: Columns that have to be there.
+        takes: Columns that are read where they are there.
+        read: Makes messages of a row; the second argument is the row's name in errors.
+    """
+
+    needs: tuple[str, ...]
+    read: Callable[[Row, str], Sequence[Message]]
+    takes: tuple[str, ...] = ()
+
+
+def read_conversation(row: Row, source: str) -> Conversation:
+    """Find the layout of a row and read its messages.
+
+    Raises:
+        SampleError: There is no conversation in it, or a column of it is not understood.
+    """
+    for layout in LAYOUTS:
+        if all(_is_there(row, column) for column in layout.needs):
+            taken = tuple(column for column in layout.takes if is_there(row.get(column)))
+            return Conversation(layout.read(row, source), (*layout.needs, *taken))
+    captions = [column for column in CAPTIONS if is_there(row.get(column))]
+    others = [column for column in COLUMNS if column not in (*CAPTIONS, *BESIDES) and is_there(row.get(column))]
+    if captions and row_images(row) and not others:
+        answer = write_text(row[captions[0]], f"{source}: column {captions[0]!r}")
+        return Conversation(({"role": "user", "content": ""}, {"role": "assistant", "content": answer}), (captions[0],))
+    msg = (
+        f"{source}: columns {', '.join(map(str, row))} hold no conversation; expected {_describe_layouts()}, or an "
+        "image and text or caption; map other names in data.columns, or write data.custom_prompt_format"
+    )
+    raise SampleError(msg)
+
+
+def _is_there(row: Row, column: str) -> bool:
+    # A question may be empty, a list of messages is then none.
+    value = row.get(column)
+    return is_there(value) if column in LISTED else value is not None
+
+
+def _describe_layouts() -> str:
+    return ", ".join(" + ".join(layout.needs) for layout in LAYOUTS)
+
+
+def _read_column(column: str) -> Callable[[Row, str], Sequence[Message]]:
+    return lambda row, source: list_messages(row[column], source)
+
+
+def _read_pair(question: str, answer: str) -> Callable[[Row, str], Sequence[Message]]:
+    def read(row: Row, source: str) -> Sequence[Message]:
+        asked, said = _text_of(row, question, source), _text_of(row, answer, source)
+        return (*_read_history(row, source), _make_message("user", asked), _make_message("assistant", said))
+
+    return read
+
+
+def _read_instruction(row: Row, source: str) -> Sequence[Message]:
+    """Read Alpaca's layout: the input stands in a line of its own behind the instruction."""
+    asked = [_text_of(row, column, source) for column in ("instruction", "input") if is_there(row.get(column))]
+    said = _text_of(row, "output", source)
+    question = _make_message("user", "\n".join(asked))
+    return (*_read_history(row, source), question, _make_message("assistant", said))
+
+
+def _read_prompt(row: Row, source: str) -> Sequence[Message]:
+    """Read TRL's layout: both are texts or lists of messages."""
+    found: list[Message] = []
+    for column, role in (("prompt", "user"), ("completion", "assistant")):
+        messages = _messages_of(row[column])
+        if messages is None:
+            found.append(_make_message(role, _text_of(row, column, source)))
+        else:
+            found += list_messages(messages, f"{source}: column {column!r}")
+    return found
+
+
+def _messages_of(value: Any) -> Any:
+    """Give a list of messages; None if the value is no such list, nor JSON of one."""
+    found = parse_if_json(value, "[") if isinstance(value, str) else value
+    if isinstance(found, Mapping):
+        found = [found]
+    is_list = isinstance(found, (list, tuple)) and bool(found)
+    return found if is_list and all(isinstance(item, Mapping) and _has_role(item) for item in found) else None
+
+
+def _has_role(item: Mapping[str, Any]) -> bool:
+    return str(item.get("role") or item.get("from")).strip().lower() in ROLES
+
+
+def _read_history(row: Row, source: str) -> Sequence[Message]:
+    """Read earlier turns: a list of [question, answer], or JSON of one."""
+    history = row.get("history")
+    if not is_there(history):
+        return ()
+    expected = "the history, expected a list of [question, answer]"
+    if isinstance(history, str):
+        history = parse_json(history, expected, source)
+    if not isinstance(history, (list, tuple)) or not all(_is_pair(pair) for pair in history):
+        msg = f"{source}: found {show(history)} as {expected}"
+        raise SampleError(msg)
+    where = f"{source}: column 'history'"
+    return [
+        _make_message(role, write_text(text, where)) for pair in history for role, text in zip(_PAIR, pair, strict=True)
+    ]
+
+
+_PAIR = ("user", "assistant")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == len(_PAIR)
+
+
+def _text_of(row: Row, column: str, source: str) -> str:
+    return write_text(row[column], f"{source}: column {column!r}")
+
+
+def _make_message(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
+
+
+LISTED = ("messages", "conversations", "conversation", "texts")
+CAPTIONS = ("text", "caption", "label")
+"""Columns that are the answer to an image alone, where a row has no other text."""
+
+LAYOUTS = (
+    *(Layout((column,), _read_column(column)) for column in LISTED),
+    Layout(("prompt", "completion"), _read_prompt),
+    Layout(("query", "response"), _read_pair("query", "response"), ("history",)),
+    Layout(("instruction", "output"), _read_instruction, ("input", "history")),
+    Layout(("question", "answer"), _read_pair("question", "answer"), ("history",)),
+    Layout(("prefix", "suffix"), _read_pair("prefix", "suffix"), ("history",)),
+)

@@ -1,0 +1,324 @@
+"""Messages of a conversation, read one by one: who speaks, the parts of the content, what stands beside it. Pure.
+
+Which image stands at a mark is settled later (`vlora.placing`): it depends on the messages before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from .calls import Call, find_calls, read_calls
+from .errors import SampleError
+from .jsontext import parse_if_json, parse_json, show
+from .marks import Mark, split_marks
+from .pictures import IMAGE_COLUMNS, list_images, row_images
+from .values import write_text
+
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "<|user|>": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+    "<|assistant|>": "assistant",
+    "tool": "tool",
+    "developer": "system",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "observation": "tool",
+    "function": "tool",
+    "tool_response": "tool",
+}
+CALLING_ROLES = ("function_call", "tool_call")
+"""Roles whose text is the call of a tool, as JSON."""
+MARK_KEYS = ("loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable")
+"""Keys of messages that say whether a turn is learned: 1 and true that it is, 0 and false that it is not."""
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of messages that hold what the assistant thinks before it answers."""
+SIZE_KEYS = ("resized_height", "resized_width", "min_pixels", "max_pixels", "nframes", "fps")
+
+_ROLE_KEYS = ("role", "from")
+_CONTENT_KEYS = ("content", "value")
+_CALL_KEYS = ("tool_calls", "function_call")
+_TEXT_KEYS = ("text", "content")
+_PICTURE_KEYS = ("image", "image_url", "url", "path")
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_IMAGE_TYPES = ("image", "image_url", "input_image")
+_PART_KEYS = {"type", "bytes", *_TEXT_KEYS, *_PICTURE_KEYS, *SIZE_KEYS}
+_MESSAGE_KEYS = {
+    *(*_ROLE_KEYS, *_CONTENT_KEYS, *_CALL_KEYS),
+    *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, "mask"),
+}
+
+Message = Mapping[str, Any]
+
+
+@attrs.frozen(eq=False)
+class Given:
+    """An image that a content names itself."""
+
+    image: Any
+
+
+@attrs.frozen(eq=False)
+class Draft:
+    """A turn whose images have no number yet.
+
+    Attributes:
+        role: As in `Turn`.
+        parts: Texts, marks of images, and images.
+        images: Those that stand in the message beside its content.
+        thought: As in `Turn`, as are the next two.
+        calls: See above.
+        learned: See above.
+    """
+
+    role: str
+    parts: tuple[str | Mark | Given, ...]
+    images: tuple[Any, ...] = ()
+    thought: str | None = None
+    calls: tuple[Call, ...] = ()
+    learned: bool = True
+
+
+def list_messages(messages: Any, source: str) -> list[Message]:
+    """List the messages of a conversation.
+
+    Args:
+        messages: A list of messages, one message, one object of role to content, a list of such objects, or JSON of any
+            of them; messages within a list may be JSON too.
+        source: The row, for errors.
+
+    Raises:
+        SampleError: It is something else.
+    """
+    if isinstance(messages, str):
+        messages = parse_json(messages, "the messages, expected a list of messages", source)
+    if isinstance(messages, Mapping):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
+        msg = f"{source}: found {show(messages)}, expected a list of messages"
+        raise SampleError(msg)
+    found = [message for item in messages for message in _open_message(item, source)]
+    return _open_contents(found)
+
+
+def unread_keys(messages: Sequence[Message]) -> dict[str, Any]:
+    """Give what nothing reads of messages and of the parts of their contents: names as "name", "content.detail"."""
+    unread: dict[str, Any] = {}
+    for message in messages:
+        unread |= {str(key): value for key, value in message.items() if key not in _MESSAGE_KEYS and value is not None}
+        content = _first(message, *_CONTENT_KEYS)
+        for part in content if isinstance(content, (list, tuple)) else [content]:
+            if isinstance(part, Mapping) and not _is_data(part):
+                unread |= {
+                    f"content.{key}": value
+                    for key, value in part.items()
+                    if key not in _PART_KEYS and value is not None
+                }
+    return unread
+
+
+def read_message(message: Message, where: str) -> Draft:
+    """Read a message.
+
+    Args:
+        message: As `list_messages` gives it.
+        where: The row and the turn, for errors.
+
+    Raises:
+        SampleError: Its role, its content, its calls, its thought or its mark is not understood.
+    """
+    name = str(_first(message, *_ROLE_KEYS)).strip().lower()
+    role = ROLES.get(name)
+    if role is None:
+        msg = f"{where} has the role {_first(message, *_ROLE_KEYS)!r}, expected one of {', '.join(ROLES)}"
+        raise SampleError(msg)
+    images = _inside(message, where)
+    content, calls, thought = (
+        _first(message, *_CONTENT_KEYS),
+        _read_calls(message, where),
+        _read_thought(message, where),
+    )
+    if not calls and name in CALLING_ROLES and isinstance(content, str):
+        calls = find_calls(content)
+        content = None if calls else content
+    if content is None and not calls and thought is None and not images:
+        msg = f"{where} has no content; its keys are {', '.join(map(str, message))}"
+        raise SampleError(msg)
+    if role != "assistant" and (calls or thought is not None):
+        msg = f"{where} is the {role}'s and holds tool calls or a thought, which only the assistant has"
+        raise SampleError(msg)
+    parts = _merge_text(_read_content(content, where))
+    return Draft(role, tuple(parts), images, thought, calls, _read_mark(message, where))
+
+
+def _open_message(item: Any, source: str) -> Iterator[Message]:
+    message = parse_json(item, "a message, expected one with a role and a content", source) if _is_text(item) else item
+    if not isinstance(message, Mapping):
+        msg = f"{source}: found the message {show(message)}, expected one with a role and a content"
+        raise SampleError(msg)
+    said = [key for key, value in message.items() if str(key).strip().lower() in ROLES and value is not None]
+    if not said or any(message.get(key) is not None for key in (*_ROLE_KEYS, *_CONTENT_KEYS)):
+        yield message
+        return
+    # One object of role to content; what stands beside them goes with the first, so that it is named if it is not read.
+    rest = {key: value for key, value in message.items() if key not in said}
+    for number, key in enumerate(said):
+        yield {"role": key, "content": message[key], **(rest if number == 0 else {})}
+
+
+def _open_contents(messages: list[Message]) -> list[Message]:
+    """Open contents that are JSON of parts, if a question is; an answer alone may be about such JSON."""
+    opened = [_parts_of(_first(message, *_CONTENT_KEYS)) for message in messages]
+    asked = [ROLES.get(str(_first(message, *_ROLE_KEYS)).strip().lower()) == "user" for message in messages]
+    if not any(parts is not None and is_asked for parts, is_asked in zip(opened, asked, strict=True)):
+        return messages
+    return [
+        message if parts is None else {**message, "content": parts, "value": None}
+        for message, parts in zip(messages, opened, strict=True)
+    ]
+
+
+def _parts_of(content: Any) -> list[Any] | None:
+    found = parse_if_json(content, "[") if isinstance(content, str) else None
+    if not isinstance(found, list) or not found:
+        return None
+    are_parts = all(
+        isinstance(part, Mapping) and part.get("type") in (*_TEXT_TYPES, *_IMAGE_TYPES) and not set(part) - _PART_KEYS
+        for part in found
+    )
+    return found if are_parts else None
+
+
+def _inside(message: Message, where: str) -> tuple[Any, ...]:
+    found = row_images(message)
+    if len(found) > 1:
+        msg = f"{where} holds images under {' and '.join(repr(key) for key, _ in found)}; keep one"
+        raise SampleError(msg)
+    return tuple(found[0][1]) if found else ()
+
+
+def _read_calls(message: Message, where: str) -> tuple[Call, ...]:
+    found = [key for key in _CALL_KEYS if message.get(key)]
+    if len(found) > 1:
+        msg = f"{where} holds tool calls under {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return read_calls(message[found[0]], where) if found else ()
+
+
+def _read_thought(message: Message, where: str) -> str | None:
+    found = {key: message[key] for key in THOUGHT_KEYS if message.get(key) not in (None, "")}
+    for key, thought in found.items():
+        if not isinstance(thought, str):
+            msg = f"{where} holds {show(thought)} under {key!r}, expected a text"
+            raise SampleError(msg)
+    if len(set(found.values())) > 1:
+        msg = f"{where} holds different thoughts under {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return next(iter(found.values()), None)
+
+
+def _read_mark(message: Message, where: str) -> bool:
+    """Say whether a message may be learned."""
+    if message.get("mask") is not None:
+        msg = (
+            f"{where} holds 'mask', which some read as learned and some as left out; write 'loss': 1 if it is learned "
+            "and 'loss': 0 if it is not"
+        )
+        raise SampleError(msg)
+    found = {key: message[key] for key in MARK_KEYS if message.get(key) is not None}
+    for key, mark in found.items():
+        if not isinstance(mark, (int, float)) or mark not in (0, 1):
+            msg = f"{where} holds {show(mark)} under {key!r}, expected 0 or false (not learned), 1 or true (learned)"
+            raise SampleError(msg)
+    if len({bool(mark) for mark in found.values()}) > 1:
+        msg = f"{where} is marked as learned and as not learned by {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return all(found.values())
+
+
+def _first(message: Message, *keys: str) -> Any:
+    """Give the first value that is there; Arrow fills in None for keys that only other rows have."""
+    return next((message[key] for key in keys if message.get(key) is not None), None)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _read_content(content: Any, where: str, depth: int = 0) -> Iterator[str | Mark | Given]:
+    if content is None:
+        return
+    if isinstance(content, str):
+        yield from split_marks(content)
+    elif depth == 0 and _is_data(content):
+        # An answer that is an object or a list of objects, not in a text.
+        yield from split_marks(write_text(content, where))
+    elif isinstance(content, Mapping):
+        yield from _read_part(content, where)
+    elif isinstance(content, Sequence) and not isinstance(content, bytes) and depth <= 1:
+        for part in content:
+            yield from _read_content(part, where, depth + 1)
+    else:
+        msg = f"{where} has the content {show(content)}, expected text or a list of parts"
+        raise SampleError(msg)
+
+
+def _is_data(content: Any) -> bool:
+    """Whether a content is an object of its own, or a list of such, and no part or list of parts."""
+    if isinstance(content, Mapping):
+        there = {key for key, value in content.items() if value is not None}
+        return bool(there) and (there - _PART_KEYS != set()) and not isinstance(content.get("type"), str)
+    return isinstance(content, (list, tuple)) and bool(content) and all(map(_is_data, content))
+
+
+def _read_part(part: Mapping[str, Any], where: str) -> Iterator[str | Mark | Given]:
+    kind = part.get("type")
+    if kind is not None and kind not in (*_TEXT_TYPES, *_IMAGE_TYPES):
+        msg = f"{where} has a part of type {kind!r}; vlora learns from text and images"
+        raise SampleError(msg)
+    text = _first(part, *_TEXT_KEYS)
+    images = list_images(_picture_of(part))
+    if images and text not in (None, ""):
+        msg = f"{where} has a part that holds both text and an image, {show(dict(part))}; make two parts of it"
+        raise SampleError(msg)
+    if kind in _TEXT_TYPES or (kind is None and text is not None):
+        if not isinstance(text, str) or images:
+            msg = f"{where} has the text part {show(dict(part))}, expected a string under 'text'"
+            raise SampleError(msg)
+        yield from split_marks(text)
+        return
+    _refuse_sizes(part, where)
+    if not images:
+        yield Mark("an image part")
+    yield from map(Given, images)
+
+
+def _refuse_sizes(part: Mapping[str, Any], where: str) -> None:
+    sizes = [key for key in SIZE_KEYS if part.get(key) is not None]
+    if sizes:
+        msg = f"{where} has an image part with {', '.join(sizes)}; take them out and set data.max_pixels"
+        raise SampleError(msg)
+
+
+def _picture_of(part: Mapping[str, Any]) -> Any:
+    if part.get("bytes") is not None:
+        return {"bytes": part["bytes"], "path": part.get("path")}
+    return _first(part, *_PICTURE_KEYS)
+
+
+def _merge_text(parts: Iterator[str | Mark | Given]) -> list[str | Mark | Given]:
+    merged: list[str | Mark | Given] = []
+    for part in parts:
+        last = merged[-1] if merged else None
+        if isinstance(part, str) and isinstance(last, str):
+            merged[-1] = last + part
+        elif part != "":
+            merged.append(part)
+    return merged

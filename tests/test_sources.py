@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,26 @@ def test_repositories_are_read_as_folders_are(kind: str, tmp_path: Path, monkeyp
         write_csv(folder / "metadata.csv", [{"file_name": "../../etc/passwd", "question": "q", "answer": "a"}])
         with pytest.raises(SampleError, match=r"no file '\.\./\.\./etc/passwd' beside metadata"):
             read("someone/rows")[0]
+
+
+@pytest.mark.parametrize("has_tables", [False, True])
+def test_repositories_without_a_connection(has_tables: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What has been downloaded is read as written; tables with guessed types in the cache are not taken for it."""
+    folder = write_text_source("folder of jsonl", tmp_path)
+    if has_tables:
+        cache = tmp_path / "cache"
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+        made = cache / "someone___rows" / "default" / "0.0.0" / "abc"
+        datasets.load_dataset_builder(str(folder), cache_dir=str(tmp_path / "other")).download_and_prepare(str(made))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert ("connect to the hub once more" if has_tables else "on the Hub") in problem_of("someone/rows")
+
+    for commit in ("a", "b"):
+        snapshot = tmp_path / "hub" / "datasets--someone--rows" / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        write_jsonl(snapshot / "train.jsonl", awkward_rows()[: None if commit == "b" else 1])
+        os.utime(snapshot, (ord(commit), ord(commit)))
+    assert answers_of(read("someone/rows")) == AWKWARD
 
 
 def test_splits_of_folders(tmp_path: Path):

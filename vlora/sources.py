@@ -79,7 +79,7 @@ def _open_stored(path: str, local: Path, split: str, config: str | None) -> Tabl
         reader = TYPED_SUFFIXES[local.suffix.lower()]
         return open_table(datasets.load_dataset(reader, data_files={"train": str(local)}, split="train"))
     if not local.exists():
-        return _open_built(datasets.load_dataset_builder(path, config), split, None)
+        return _open_built(_find_repository(path, config), split, None)
     if (local / "dataset_dict.json").is_file():
         splits = datasets.load_from_disk(str(local))
         if split not in splits:
@@ -98,6 +98,39 @@ def _open_stored(path: str, local: Path, split: str, config: str | None) -> Tabl
         reader = _READERS[Path(beside[0]).suffix.lower()]
         builder = datasets.load_dataset_builder(reader, data_files={"train": beside})
     return _open_built(builder, split, local)
+
+
+def _find_repository(path: str, config: str | None) -> Any:
+    """Find a repository of the hub; without a connection, what has been downloaded of it.
+
+    `datasets` would take the tables that it has made of the files once, in which values have the types that it guessed.
+    """
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    try:
+        builder = datasets.load_dataset_builder(path, config)
+    except ConnectionError:
+        snapshot = _find_snapshot(path)
+        if snapshot is None:
+            raise
+        return datasets.load_dataset_builder(str(snapshot), config)
+    if not isinstance(builder, Cache) or builder.info.builder_name not in ("json", "csv", "imagefolder"):
+        return builder
+    snapshot = _find_snapshot(path)
+    if snapshot is None:
+        msg = "of its files only what `datasets` has made of them is at hand; connect to the hub once more"
+        raise ValueError(msg)
+    return datasets.load_dataset_builder(str(snapshot), config)
+
+
+def _find_snapshot(path: str) -> Path | None:
+    """Find the newest files of a repository in the cache of the hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
+    snapshots = list(folder.iterdir()) if folder.is_dir() else []
+    return max(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, default=None)
 
 
 def _is_image_folder(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from tests import chat_templates
 from vlora import Example, Sample, Turn
 from vlora.backend import Encoder, encoding
 from vlora.backend.answers import AnswerFinder
+from vlora.backend.templates import name_tools
 from vlora.errors import SampleError
 from vlora.samples import format_sample
 from vlora.skeletons import find_marks
@@ -329,7 +330,13 @@ def test_a_token_that_a_prompt_would_divide():
 
     def learn() -> str:
         find = AnswerFinder(
-            write=write, ask=ask, marks=find_marks("<think></think>"), lead="", end_of_turn=["</s>"], tokenize=tokenize
+            write=write,
+            ask=ask,
+            marks=find_marks("<think></think>"),
+            lead="",
+            end_of_turn=["</s>"],
+            stops=["</s>"],
+            tokenize=tokenize,
         )
         located = find(Sample("row", turns, ()))
         (span,) = located.spans
@@ -371,3 +378,83 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
         assert len(supervised_texts(example, encode)) == n_turns
         assert counts["renderings"] == 2
         assert counts["characters"] <= 8 * len(encode.render(format_sample({"messages": messages})))
+
+
+def test_ends_that_depend_on_what_follows(encoder: Encoding):
+    """Where roles end turns, an answer ends with the user's and a call with the one that answers it."""
+    encode = answered("glm4v", encoder, chat_templates.GLM)
+    call = "<tool_call>zoom\n<arg_key>x</arg_key>\n<arg_value>3</arg_value>\n<arg_key>Größe</arg_key>\n"
+    call += "<arg_value>ä</arg_value>\n</tool_call><|observation|>"
+    rows = {
+        "plain": talk(assistant(), user("Well?"), assistant()),
+        "thought": talk(THOUGHTS[0], user("Well?"), THOUGHTS[0]),
+        "call": talk(assistant(None, reasoning_content="Closer.", tool_calls=CALLING["tool_calls"]), tools=[TOOL]),
+        "tool": talk(*ANSWERED, tools=[TOOL]),
+    }
+    learned = {name: supervised_texts(encode(format_sample(row)), encode) for name, row in rows.items()}
+
+    assert learned == {
+        "plain": ["<think></think>\nA meter.<|user|>", "<think></think>\nA meter.<|user|>"],
+        "thought": ["<think></think>\nA meter.<|user|>", "<think>It has a dial.</think>\nA meter.<|user|>"],
+        "call": [f"<think>Closer.</think>\n{call}"],
+        "tool": [f"<think></think>\n{call}", "<think></think>\nIt says 42.<|user|>"],
+    }
+
+
+def test_thoughts_in_the_content(encoder: Encoding):
+    """A template that takes thoughts as parts of the content is given them so."""
+    encode = answered("mistral3", encoder, chat_templates.MAGISTRAL)
+    row = talk(THOUGHTS[0], user("Well?"), assistant())
+
+    found = supervised_texts(encode(format_sample(row)), encode)
+
+    assert found == ["[THINK]It has a dial.[/THINK]A meter.</s>", "A meter.</s>"]
+
+
+def test_turn_that_goes_on_behind_a_tool(encoder: Encoding):
+    """What a tool answers within a turn is not learned, what the model writes before and behind it is."""
+    # A token that the tiny vocabulary has, in the place of the published one.
+    opening = "<|video|>"
+    encode = answered("gemma4", encoder, chat_templates.GEMMA4.replace("<|tool_response>", opening))
+    encode.stop_ids = tuple(encode.tokenizer.convert_tokens_to_ids(["<turn|>", opening]))
+    sample = format_sample(talk(*ANSWERED, tools=[TOOL]))
+
+    call = f'<|tool_call>call:zoom{{"x": 3, "Größe": "ä"}}<tool_call|>{opening}'
+    assert supervised_texts(encode(sample), encode) == [call, "It says 42.<turn|>"]
+    assert f"{opening}zoom: 42<tool_response|>It says" in encode.render(sample)
+
+
+def test_names_of_tools():
+    """A tool's turn has its own name, that of the call that it answers, or that of the next call."""
+    calls = ({"name": "a", "arguments": {}, "id": "1"}, {"name": "b", "arguments": {}, "id": "2"})
+    asked = Turn("assistant", (), calls=calls)
+    results = [
+        Turn("tool", ("x",), call_id="2"),
+        Turn("tool", ("y",)),
+        Turn("tool", ("z",)),
+        Turn("tool", (), name="n"),
+    ]
+
+    turns = name_tools([Turn("user", ("q",)), asked, *results, attrs.evolve(asked, calls=calls[:1]), results[1]])
+
+    assert [turn.name for turn in turns] == [None, None, "b", "a", None, "n", None, "a"]
+
+
+def test_identified_calls(encoder: Encoding):
+    """A template that wants calls to have an id is given the row's, and says what it wants where there is none."""
+    check = "{{ raise_exception('a call has an id of nine letters') if (call.id or '') | length != 9 }}"
+    marked = "{%- for call in message.tool_calls or [] -%}"
+    template = chat_templates.QWEN3_VL.replace(marked, marked + check).replace(
+        "'\n<tool_response>\n'", "message.tool_call_id"
+    )
+    encode = answered("qwen3_vl", encoder, template)
+    turns = (
+        Turn("user", ("q",)),
+        Turn("assistant", (), calls=({**CALL, "id": "abcdefghi"},)),
+        Turn("tool", ("42",), call_id="abcdefghi"),
+        Turn("assistant", ("It says 42.",)),
+    )
+    assert "userabcdefghi42" in encode.render(Sample("row", turns, ()))
+    assert supervised_texts(encode(Sample("row", turns, ())), encode) == [f"{CALLED}{IM_END}", f"It says 42.{IM_END}"]
+    with pytest.raises(SampleError, match=r"^row: the chat template refuses .*: a call has an id of nine"):
+        encode(format_sample(ROWS["tool_calls"]))

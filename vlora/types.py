@@ -41,8 +41,10 @@ class Turn:
         parts: Text and images in the order in which they are read.
         thought: What the assistant thinks before it answers (`reasoning_content`); None if the row has none.
         calls: The tools that the assistant calls, each {"name": ..., "arguments": ...} with the arguments as JSON
-            values.
+            values; and with an "id" if the row gives one.
         learned: Whether the turn is learned; a row may mark answers that are only context.
+        name: Whose turn it is: of a tool's, the tool's name; None if the row does not say.
+        call_id: Which call a tool's turn answers, by the "id" of the call; None if the row does not say.
     """
 
     role: str
@@ -50,6 +52,8 @@ class Turn:
     thought: str | None = None
     calls: tuple[Mapping[str, Any], ...] = ()
     learned: bool = True
+    name: str | None = None
+    call_id: str | None = None
 
     @property
     def text(self) -> str:

@@ -22,7 +22,7 @@ from ..skeletons import (
     split_regions,
 )
 from ..types import Sample, Turn
-from .templates import NOT_THINKING, THINKING
+from .expressing import NOT_THINKING, THINKING
 
 Options = Mapping[str, Any]
 NO_OPTIONS: Options = MappingProxyType({})
@@ -64,6 +64,7 @@ class AnswerFinder:
         marks: The words at which the template may divide an answer.
         lead: White space that it writes before an answer and not in a prompt.
         end_of_turn: The tokenizer's special tokens, as text.
+        stops: The tokens at which generation ends, as text.
         tokenize: The tokenizer.
     """
 
@@ -72,6 +73,7 @@ class AnswerFinder:
     marks: Marks
     lead: str
     end_of_turn: Sequence[str]
+    stops: Sequence[str]
     tokenize: Tokenize
     _tails: dict[tuple[str, bool | None], tuple[str | None, str | None]] = attrs.field(factory=dict, init=False)
     _joined: dict[tuple[str, str], bool] = attrs.field(factory=dict, init=False)
@@ -167,7 +169,9 @@ class AnswerFinder:
         if last.run.closes:
             return len(leading_end_of_turn(last.follows, self.end_of_turn))
         _, region = regions().get(last.number, ("", ""))
-        n_behind = measure_closing(last, region, self._find_end(options))
+        ends = {self._find_end(options), *self.stops}
+        found = [measure_closing(last, region, end) for end in ends]
+        n_behind = min((length for length in found if length is not None), default=None)
         if n_behind is None:
             msg = f"{sample.source}: the chat template ends turn {number + 1} otherwise than it ends what is said"
             raise SampleError(msg)

@@ -21,6 +21,7 @@ from ..skeletons import find_marks
 from ..types import BoolArray, Cut, Example, ImageSlot, IntArray, Sample, Turn
 from .answers import NO_OPTIONS, AnswerFinder, Options
 from .boxing import write_boxes
+from .expressing import find_fields, refuse_unexpressed
 from .families import Family
 from .features import digest
 from .identity import preparation_digest
@@ -33,7 +34,7 @@ from .stops import Ending, find_ending, find_stop_ids, write_stops
 from .templates import (
     ContentStyle,
     find_content_style,
-    refuse_unexpressed,
+    name_tools,
     render,
     write_messages,
 )
@@ -103,7 +104,7 @@ class Encoder:
             raise SampleError(msg)
         contents = self._read_images(sample)
         sample = write_boxes(sample, contents, self.family.boxes, self.resizer)
-        text, spans = self._render(self._without_ends(sample))
+        text, spans = self._render(self._prepare(sample))
         if text.count(self.image_token) != len(contents):
             msg = (
                 f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
@@ -187,6 +188,7 @@ class Encoder:
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
+        sample = self._prepare(sample)
         if add_generation_prompt:
             text = self._apply(sample, prompt=True)
         elif self._answers.is_plain(sample):
@@ -217,7 +219,7 @@ class Encoder:
             return self.prompt(question), answer.text
         sample = attrs.evolve(question, turns=(*question.turns, answer))
         refuse_unexpressed(sample, self._content_style())
-        located = self._answers(self._without_ends(sample))
+        located = self._answers(self._prepare(sample))
         start, end = located.spans[-1]
         written = located.text[start:end]
         ending = next((token for token in self._end_of_turn_tokens if written.endswith(token)), "")
@@ -264,6 +266,7 @@ class Encoder:
             marks=find_marks(self.template),
             lead=self._content_style().lead,
             end_of_turn=self._end_of_turn_tokens,
+            stops=write_stops(self.stop_ids, self.tokenizer),
             tokenize=self._tokenize,
         )
 
@@ -293,7 +296,8 @@ class Encoder:
 
     def _content_style(self) -> ContentStyle:
         if self._style is None:
-            self._style = find_content_style(self.template, self._template_names, self.image_token)
+            template, names = self.template, self._template_names
+            self._style = find_fields(template, names, find_content_style(template, names, self.image_token))
         return self._style
 
     def _apply_whole(self, sample: Sample, options: Options = NO_OPTIONS) -> str:
@@ -338,10 +342,32 @@ class Encoder:
         self._ending = ending
         return ending
 
-    def _without_ends(self, sample: Sample) -> Sample:
-        """Leave out ends that a row has written behind its answers, where they are going to be written."""
+    @functools.cached_property
+    def _end_of_calls(self) -> str:
+        """Find out what has to be written behind the last turn's calls so that it ends where generation does.
+
+        Where a template writes a token at which generation ends before a tool's answer, it is that one: GLM's calls end
+        with the role that observes.
+        """
+        stops = write_stops(self.stop_ids, self.tokenizer) if self.data.learn_end else []
+        name, answer = make_sentinel(0), make_sentinel(1)
+        turns = (Turn("user", ("a",)), Turn("assistant", (), calls=({"name": name, "arguments": {}},)))
+        alone = self._write(Sample("a call", turns, ())).rpartition(name)[2]
+        if not stops or any(stop in alone for stop in stops):
+            return ""
+        try:
+            text = self._write(Sample("an answered call", (*turns, Turn("tool", (answer,))), ()))
+        except SampleError:
+            text = ""
+        between = text.rpartition(name)[2].partition(answer)[0]
+        found = [(between.find(stop), stop) for stop in stops if stop in between]
+        return min(found)[1] if found else self._find_ending().text.lstrip()
+
+    def _prepare(self, sample: Sample) -> Sample:
+        """Name tools, and leave out ends that a row has written behind its answers, where they are going to be."""
         ending = self._find_ending()
-        return attrs.evolve(sample, turns=tuple(_strip_end(turn, ending.each or ending.last) for turn in sample.turns))
+        turns = tuple(_strip_end(turn, ending.each or ending.last) for turn in name_tools(sample.turns))
+        return attrs.evolve(sample, turns=turns)
 
     def _write_after_answers(self) -> tuple[str, str]:
         """Give what the template writes behind the last answer, and behind one that a question follows."""
@@ -364,6 +390,8 @@ class Encoder:
         text = self._write(attrs.evolve(sample, turns=ended), options, prompt=prompt)
         if prompt or not turns or turns[-1].role != "assistant":
             return text
+        if turns[-1].calls:
+            return text.rstrip() + self._end_of_calls if self._end_of_calls else text
         # White space behind an end that the template does not know says nothing.
         return text.rstrip() + ending.closing if ends[-1] or ending.closing else text
 
@@ -606,7 +634,8 @@ def _has_unlearned(sample: Sample) -> bool:
 
 def _end_turn(turn: Turn, end: str) -> Turn:
     """Write an end behind an answer."""
-    return attrs.evolve(turn, parts=(turn.text + end,)) if end and turn.role == "assistant" else turn
+    is_ended = end and turn.role == "assistant" and not turn.calls
+    return attrs.evolve(turn, parts=(turn.text + end,)) if is_ended else turn
 
 
 def _strip_end(turn: Turn, end: str) -> Turn:

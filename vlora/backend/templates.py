@@ -8,16 +8,11 @@ from typing import Any
 import attrs
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ..errors import ModelError, SampleError
-from ..masks import make_sentinel
-from ..types import ImageSlot, Sample, Turn
+from ..errors import ModelError
+from ..types import ImageSlot, Turn
 
 Message = dict[str, Any]
 
-THINKING: Mapping[str, Any] = {"enable_thinking": True}
-"""What published templates take as the wish for an answer with thoughts."""
-NOT_THINKING: Mapping[str, Any] = {"enable_thinking": False}
-"""What they take as the wish for an answer without."""
 
 LLAVA_ONEVISION_TEMPLATE = (
     "{% for message in messages %}"
@@ -98,6 +93,7 @@ class ContentStyle:
         lead: White space that the template writes before an answer, but not at the end of the prompt that asks for
             one: the model has to write it.
         writes_arguments: The template takes the arguments of tool calls as JSON text; others take them as objects.
+        thinks_in_parts: The template takes a thought as a part of the content; others take it beside the content.
         lacks: What the template cannot express (`tools`, `tool_calls`, `tool`, `reasoning_content`), each with what
             it does instead.
     """
@@ -107,6 +103,7 @@ class ContentStyle:
     breaks_after_image: bool = True
     lead: str = ""
     writes_arguments: bool = False
+    thinks_in_parts: bool = False
     lacks: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -166,7 +163,7 @@ def find_content_style(template: str, names: Mapping[str, Any], image_token: str
         system = {"system"} if _wants_system_list(template, names, style) else set[str]()
         lead = _find_lead(template, names, write_message(turns[0], style), text[: places[2]])
         style = attrs.evolve(style, lists=style.lists | system, breaks_after_image=after.endswith("\n"), lead=lead)
-        return _find_fields(template, names, style)
+        return style
     msg = f"the model's chat template renders no conversation with an image: {problem}"
     raise ModelError(msg)
 
@@ -193,77 +190,25 @@ def _wants_system_list(template: str, names: Mapping[str, Any], style: ContentSt
     return not shows(system) and shows([{"type": "text", "text": system, "content": system}])
 
 
-def _find_fields(template: str, names: Mapping[str, Any], style: ContentStyle) -> ContentStyle:
-    """Find out what else than texts and images a template expresses, and how it wants it, by trying."""
-    word = [make_sentinel(number) for number in range(8)]
-    question, answer = Turn("user", (ImageSlot(0), word[0])), Turn("assistant", (word[1],))
-    calling = Turn("assistant", (), calls=({"name": word[2], "arguments": {word[3]: word[4]}},))
-    tool = {"type": "function", "function": {"name": word[2], "description": word[5], "parameters": {"type": "object"}}}
-
-    def find_lack(turns: list[Turn], needed: list[str], style: ContentStyle, **given: Any) -> str | None:
-        tools = given.pop("tools", ())
-        try:
-            text = render(template, write_messages(turns, style), {**names, **given}, tools=tools)
-        except Exception as error:  # noqa: BLE001 - templates raise anything for what they cannot express
-            return f"it raises {str(error) or type(error).__name__!r}"
-        return None if all(part in text for part in needed) else "it leaves that out"
-
-    lacks = {"tools": find_lack([question, answer], [word[0], word[2], word[5]], style, tools=[tool])}
-    for writes_arguments in (False, True):
-        tried = attrs.evolve(style, writes_arguments=writes_arguments)
-        needed = [json.dumps({word[3]: word[4]}, ensure_ascii=False)] if writes_arguments else word[3:5]
-        lacks["tool_calls"] = find_lack([question, calling], [word[2], *needed], tried)
-        if lacks["tool_calls"] is None:
-            style = tried
-            break
-    asked = answer if lacks["tool_calls"] else calling
-    for lists in (style.lists, style.lists | {"tool"}):
-        tried = attrs.evolve(style, lists=lists)
-        lacks["tool"] = find_lack([question, asked, Turn("tool", (word[6],)), answer], [word[6], word[1]], tried)
-        if lacks["tool"] is None:
-            style = tried
-            break
-    thinking = attrs.evolve(answer, thought=word[7])
-    found = [find_lack([question, thinking], [word[7], word[1]], style, **given) for given in ({}, THINKING)]
-    lacks["reasoning_content"] = None if None in found else found[0]
-    return attrs.evolve(style, lacks={field: lack for field, lack in lacks.items() if lack is not None})
-
-
-def refuse_unexpressed(sample: Sample, style: ContentStyle) -> None:
-    """Refuse a row that holds what the model's chat template cannot express, so that nothing of it is lost.
-
-    Raises:
-        SampleError: It does; the message names the field and what the template does.
-    """
-    found = {"tools": "the row describes tools (tools)"} if sample.tools else {}
-    for number, turn in enumerate(sample.turns, 1):
+def name_tools(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Name the tools whose turns have no name: by the call that they answer, or else in the order of the calls."""
+    named = []
+    called: dict[str, str] = {}
+    for turn in turns:
         if turn.calls:
-            found.setdefault("tool_calls", f"turn {number} calls a tool (tool_calls)")
-        if turn.role == "tool":
-            found.setdefault("tool", f"turn {number} is a tool's answer (role tool)")
-        if turn.thought is not None and turn.thought.strip():
-            found.setdefault("reasoning_content", f"turn {number} has a thought (reasoning_content)")
-    for field, what in found.items():
-        if field in style.lacks:
-            msg = (
-                f"{sample.source}: {what}, which the model's chat template cannot express: {style.lacks[field]}; take "
-                "it out, or write it into the text of a turn"
-            )
-            raise SampleError(msg)
+            called = {str(call.get("id") or number): str(call["name"]) for number, call in enumerate(turn.calls)}
+        name = turn.name
+        if turn.role == "tool" and called:
+            key = turn.call_id if turn.call_id in called else next(iter(called))
+            name = turn.name or called[key]
+            del called[key]
+        named.append(attrs.evolve(turn, name=name))
+    return tuple(named)
 
 
 def write_messages(turns: Sequence[Turn], style: ContentStyle) -> list[Message]:
-    """Write a conversation as chat templates take it; what a tool answered is given the tool's name."""
-    messages: list[Message] = []
-    called: list[str] = []
-    for turn in turns:
-        message = write_message(turn, style)
-        if turn.calls:
-            called = [str(call["name"]) for call in turn.calls]
-        if turn.role == "tool" and called:
-            message["name"] = called.pop(0)
-        messages.append(message)
-    return messages
+    """Write a conversation as chat templates take it."""
+    return [write_message(turn, style) for turn in turns]
 
 
 def write_message(turn: Turn, style: ContentStyle) -> Message:
@@ -272,7 +217,11 @@ def write_message(turn: Turn, style: ContentStyle) -> Message:
     LLaVA's layout breaks the line after "<image>"; where the template does so itself, the text's own break is left out.
     """
     message: Message = {"role": turn.role, "content": _write_content(turn, style)}
-    if turn.thought is not None:
+    if turn.name is not None:
+        message["name"] = turn.name
+    if turn.call_id is not None:
+        message["tool_call_id"] = turn.call_id
+    if turn.thought is not None and not style.thinks_in_parts:
         message["reasoning_content"] = turn.thought
     if turn.calls:
         message["tool_calls"] = [_write_call(call, style) for call in turn.calls]
@@ -283,7 +232,8 @@ def _write_call(call: Mapping[str, Any], style: ContentStyle) -> Message:
     arguments = call.get("arguments") or {}
     if style.writes_arguments:
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+    written = {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+    return {"id": call["id"], **written} if call.get("id") else written
 
 
 def _write_content(turn: Turn, style: ContentStyle) -> str | list[Message]:
@@ -302,6 +252,8 @@ def _write_content(turn: Turn, style: ContentStyle) -> str | list[Message]:
             continue
         # Pixtral's template reads a text part's text under "content".
         parts.append({"type": "text", "text": text, "content": text})
+    if turn.thought is not None and style.thinks_in_parts:
+        return [{"type": "thinking", "thinking": turn.thought}, *parts]
     if turn.role in style.lists:
         return parts
     image = style.image_token + "\n" * style.breaks_after_image

@@ -1,8 +1,10 @@
 """Boxes in texts: written as families write them, whatever becomes of the image's size."""
 
 import io
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,9 @@ from vlora.boxes import (
     write_objects,
 )
 from vlora.errors import SampleError
+from vlora.recipe import DataSection
+from vlora.rows import read_rows
+from vlora.samples import Reading, format_sample, read_sample
 from vlora.sizes import Asked, SizedImage
 from vlora.types import ImageSlot, Objects, Sample, Turn
 
@@ -188,6 +193,67 @@ def test_any_objects(value: Any):
         assert str(error).startswith("rows row 3: ")  # noqa: PT017 - either is right
     else:
         assert len(found.images) == len(found.boxes)
+
+
+def row_of(answer: str, objects: Any, **columns: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "<image>Where is <ref-object>?"}, {"role": "assistant", "content": answer}]
+    return {"images": ["a.png"], "messages": messages, "objects": objects, **columns}
+
+
+NAMED = {"ref": ["a cat"], "bbox": [[1, 2, 3.5, 4]]}
+
+
+@pytest.mark.parametrize("objects", [NAMED, json.dumps(NAMED), {**NAMED, "bbox_type": None, "image_id": None}])
+def test_rows_with_boxes(objects: Any):
+    """The boxes of a row are read from its column, JSON in a text too, and its column is named as used."""
+    sample, use = read_sample(row_of("<bbox>", objects), SOURCE, Reading())
+
+    assert sample.objects == Objects(((1.0, 2.0, 3.5, 4.0),), ("a cat",), (0,))
+    assert sample.turns[1].text == "<bbox>"
+    assert use.used["objects"] == "boxes"
+
+
+@pytest.mark.parametrize("written", ["1e0", "1.0", "1"])
+def test_boxes_of_files(written: str, tmp_path: Path):
+    """However a file writes its numbers, they are numbers."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row_of("<bbox>", {**NAMED, "bbox": [["@", 2.50, 3, 4]]})).replace('"@"', written))
+    train, _ = read_rows(DataSection(path=str(path)))
+
+    assert train[0].objects == Objects(((1.0, 2.5, 3.0, 4.0),), ("a cat",), (0,))
+
+
+def test_boxes_that_no_text_uses():
+    """Boxes without a mark are a column that is not used, and marks without boxes are words; a mapping is obeyed."""
+    plain = {"image": "a.png", "question": "Where?", "answer": "Here."}
+    sample, use = read_sample({**plain, "objects": {"bbox": [[1, 2, 3, 4]], "area": [9]}}, SOURCE, Reading())
+    assert sample.objects is None
+    assert use.unused == {"objects"}
+    words = format_sample({**plain, "answer": "<bbox>"}, SOURCE)
+    assert (words.objects, words.turns[1].text) == (None, "<bbox>")
+    mapped = Reading(columns={"regions": "objects"})
+    sample, use = read_sample({**plain, "answer": "<bbox>", "regions": {"bbox": [[1, 2]]}}, SOURCE, mapped)
+    assert sample.objects == Objects(((1.0, 2.0),), (), (0,))
+    assert use.used["regions"] == "as objects: boxes"
+    with pytest.raises(SampleError, match=r"^rows row 3: data\.columns maps the row's boxes, and no text holds <bbox>"):
+        read_sample({**plain, "regions": {"bbox": [[1, 2]]}}, SOURCE, mapped)
+
+
+def test_marks_are_counted_when_a_row_is_read():
+    """More marks than boxes are a bad row before any image is opened."""
+    with pytest.raises(SampleError, match=r"^rows row 3: the texts hold <bbox> 2 times and 'objects' holds 1"):
+        format_sample(row_of("<bbox> <bbox>", NAMED), SOURCE)
+
+
+def test_images_of_boxes_are_those_of_the_column():
+    """A box names its image as the row's column counts, in whatever order the texts show them."""
+    messages = [{"role": "user", "content": "<image 2><image 1>"}, {"role": "assistant", "content": "<bbox> <bbox>"}]
+    row = {"images": ["a", "b"], "messages": messages, "objects": {"bbox": [[1, 2], [3, 4]], "image_id": [0, 1]}}
+    sample = format_sample(row, SOURCE)
+
+    assert sample.images == ("b", "a")
+    assert sample.objects is not None
+    assert sample.objects.images == (1, 0)
 
 
 def sample_of(image: Any, objects: Any, answer: str = "At <bbox>.") -> Sample:

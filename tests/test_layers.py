@@ -38,7 +38,7 @@ RANKS = {
     "values": 1,
     "jsontext": 2,
     "columns": 1,
-    "marks": 0,
+    "marks": 2,
     "calls": 3,
     "tables": 2,
     "spans": 1,

@@ -400,7 +400,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "sizes in a part": (
         talk_with([{"type": "image", "image": "b.png", "resized_height": 28, "min_pixels": None}]),
-        ["resized_height", "data.max_pixels"],
+        ["turn 1", "resized_height = 28", "resized_width"],
     ),
     "text and image in one part": (talk_with([{"text": "What?", "image": "a.png"}]), ["both text and an image"]),
     "images of a message by another name": (

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from vlora import backend
 from vlora.backend.images import read_size
 from vlora.backend.resizing import find_budget
 from vlora.errors import SampleError
+from vlora.rows import beside
+from vlora.samples import format_sample
 from vlora.sizes import Asked, Budget, SizedImage, fit_to_patches, read_asked, settle_size
 from vlora.types import ImageSlot, Sample, Turn
 
 Encoding = Callable[..., backend.Encoder]
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+ANSWER = {"role": "assistant", "content": "a"}
 sides = st.integers(1, 4000)
 
 
@@ -110,6 +114,28 @@ def test_what_is_no_size(part: dict[str, Any], why: str):
     """What is no size is a bad row that names the turn."""
     with pytest.raises(SampleError, match=rf"^rows row 3: turn 1 has an image part with .*{why}"):
         read_asked(part, "rows row 3: turn 1")
+
+
+def test_sizes_of_rows(tmp_path: Path):
+    """Parts that name an image and parts that stand for one of a column ask alike; paths are found as ever."""
+    (tmp_path / "a.png").write_bytes(b"")
+    parts = [
+        {"type": "image", "image": "a.png", "resized_height": 64, "resized_width": 32},
+        {"type": "image", "max_pixels": 5000},
+        {"type": "image", "image": None, "text": None, "max_pixels": None},
+        {"type": "text", "text": "What?"},
+    ]
+    row = {"images": ["a.png", "b.png", "c.png"], "messages": [{"role": "user", "content": parts}, ANSWER]}
+    first, second, third = format_sample(row, "rows row 3").images
+
+    assert (first.image, first.asked) == ("a.png", Asked(resized_height=64, resized_width=32))
+    assert (second.image, second.asked) == ("b.png", Asked(max_pixels=5000))
+    assert third == "c.png"
+    found = beside(first, tmp_path)
+    assert (found.image, found.asked) == (str(tmp_path / "a.png"), first.asked)
+    parts[1]["fps"] = 2
+    with pytest.raises(SampleError, match=r"^rows row 3: turn 1 has an image part with fps"):
+        format_sample(row, "rows row 3")
 
 
 @pytest.mark.parametrize("family", QWENS)

@@ -124,17 +124,25 @@ def read_objects(value: Any, source: str) -> Objects:
     return Objects(boxes, names, _read_places(value, len(boxes), source), is_relative=kind == NORM)
 
 
+def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
+    """Give the texts in which marks may stand, as they are read: a thought before its answer."""
+    for turn in turns:
+        yield turn.thought or ""
+        yield from (part for part in turn.parts if isinstance(part, str))
+
+
 def check_marks(turns: Sequence[Turn], objects: Objects, source: str) -> None:
     """Count the marks of a conversation against what there is to stand for them.
 
     Raises:
         SampleError: There are more or fewer.
     """
-    texts = "".join(text for turn in turns for text in _texts_of(turn))
+    texts = list(texts_of(turns))
     for mark, n_given, key in ((BOX_MARK, len(objects.boxes), "bbox"), (NAME_MARK, len(objects.names), "ref")):
-        if texts.count(mark) != n_given:
+        n_marks = sum(text.count(mark) for text in texts)
+        if n_marks != n_given:
             msg = (
-                f"{source}: the texts hold {mark} {texts.count(mark)} times and 'objects' holds {n_given} under "
+                f"{source}: the texts hold {mark} {n_marks} times and 'objects' holds {n_given} under "
                 f"{key!r}; give one for each mark"
             )
             raise SampleError(msg)
@@ -175,11 +183,6 @@ def _fill_turn(turn: Turn, fill: Callable[[str], str]) -> Turn:
     return attrs.evolve(turn, parts=parts, thought=thought)
 
 
-def _texts_of(turn: Turn) -> Iterator[str]:
-    yield turn.thought or ""
-    yield from (part for part in turn.parts if isinstance(part, str))
-
-
 def _list(value: Mapping[str, Any], key: str, source: str) -> Sequence[Any]:
     found = value.get(key)
     if found is None:
@@ -192,7 +195,7 @@ def _list(value: Mapping[str, Any], key: str, source: str) -> Sequence[Any]:
 
 def _read_box(box: Any, kind: str, source: str) -> tuple[float, ...]:
     where = f"{source}: 'objects' holds the box {show(box)}"
-    numbers = isinstance(box, (list, tuple)) and all(type(number) in (int, float) for number in box)
+    numbers = isinstance(box, (list, tuple)) and all(map(_is_number, box))
     if not numbers or len(box) not in _LENGTHS or not all(abs(number) < 2**53 for number in box):
         msg = f"{where}, expected [x1, y1, x2, y2] or [x, y] in numbers"
         raise SampleError(msg)
@@ -205,10 +208,14 @@ def _read_box(box: Any, kind: str, source: str) -> tuple[float, ...]:
     return tuple(float(number) for number in box)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _read_places(value: Mapping[str, Any], n_boxes: int, source: str) -> tuple[int, ...]:
     """Give the number of each box's image; where the row says none it is the first."""
     found = _list(value, "image_id", source)
-    if len(found) > n_boxes or not all(type(place) is int and place >= 0 for place in found):
+    if len(found) > n_boxes or not all(isinstance(place, int) and _is_number(place) and place >= 0 for place in found):
         msg = (
             f"{source}: 'objects' holds image_id = {show(found)}, expected a number from 0 on for each box ({n_boxes})"
         )

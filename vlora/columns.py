@@ -36,6 +36,7 @@ COLUMNS = {
     "history": "earlier turns",
     "system": "the system prompt",
     "tools": "tools that may be called",
+    "objects": "boxes",
     "images": "images",
     "image": "images",
 }
@@ -82,7 +83,7 @@ def find_mistakes(columns: Mapping[str, str], placeholders: frozenset[str] | Non
         columns: A data set's name to a name that is read, or to "unused".
         placeholders: Names of data.custom_prompt_format, which takes the place of the layouts; None without one.
     """
-    known = [*COLUMNS, UNUSED] if placeholders is None else ["images", "image", "system", "tools", UNUSED]
+    known = [*COLUMNS, UNUSED] if placeholders is None else ["images", "image", "system", "tools", "objects", UNUSED]
     known += sorted((placeholders or frozenset()) - set(known))
     for column, name in columns.items():
         if name not in known:

@@ -15,7 +15,7 @@ from .messages import ROLES, Message, list_messages
 from .pictures import IMAGE_COLUMNS, row_images
 from .values import Row, write_text
 
-BESIDES = (*IMAGE_COLUMNS, "system", "tools")
+BESIDES = (*IMAGE_COLUMNS, "system", "tools", "objects")
 """Columns that stand beside every conversation."""
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import attrs
 
+from .sizes import Asked
+
 IMAGE_TAG = "<image>"
 
 _NEXT = r"<image>|<ImageHere>"
@@ -30,11 +32,13 @@ class Mark:
         text: As it is written.
         number: Which image of the row it stands for, from 1; None for the next one.
         is_foreign: Whether it is of a medium that rows do not bring, or a token of some model.
+        asked: The size that the row asks for its image.
     """
 
     text: str
     number: int | None = None
     is_foreign: bool = False
+    asked: Asked | None = None
 
 
 def split_marks(text: str) -> Iterator[str | Mark]:

@@ -13,6 +13,7 @@ from .errors import SampleError
 from .jsontext import parse_if_json, parse_json, show
 from .marks import Mark, split_marks
 from .pictures import IMAGE_COLUMNS, list_images, row_images
+from .sizes import SIZE_KEYS, VIDEO_KEYS, Asked, read_asked
 from .values import write_text
 
 ROLES = {
@@ -40,7 +41,6 @@ MARK_KEYS = ("loss", "loss_mask", "loss_scale", "weight", "train", "training", "
 """Keys of messages that say whether a turn is learned: 1 and true that it is, 0 and false that it is not."""
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Keys of messages that hold what the assistant thinks before it answers."""
-SIZE_KEYS = ("resized_height", "resized_width", "min_pixels", "max_pixels", "nframes", "fps")
 
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value")
@@ -49,7 +49,7 @@ _TEXT_KEYS = ("text", "content")
 _PICTURE_KEYS = ("image", "image_url", "url", "path")
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
-_PART_KEYS = {"type", "bytes", *_TEXT_KEYS, *_PICTURE_KEYS, *SIZE_KEYS}
+_PART_KEYS = {"type", "bytes", *_TEXT_KEYS, *_PICTURE_KEYS, *SIZE_KEYS, *VIDEO_KEYS}
 _MESSAGE_KEYS = {
     *(*_ROLE_KEYS, *_CONTENT_KEYS, *_CALL_KEYS),
     *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, "mask"),
@@ -60,9 +60,15 @@ Message = Mapping[str, Any]
 
 @attrs.frozen(eq=False)
 class Given:
-    """An image that a content names itself."""
+    """An image that a content names itself.
+
+    Attributes:
+        image: The image.
+        asked: The size that the row asks for it.
+    """
 
     image: Any
+    asked: Asked | None = None
 
 
 @attrs.frozen(eq=False)
@@ -294,17 +300,10 @@ def _read_part(part: Mapping[str, Any], where: str) -> Iterator[str | Mark | Giv
             raise SampleError(msg)
         yield from split_marks(text)
         return
-    _refuse_sizes(part, where)
+    asked = read_asked(part, where)
     if not images:
-        yield Mark("an image part")
-    yield from map(Given, images)
-
-
-def _refuse_sizes(part: Mapping[str, Any], where: str) -> None:
-    sizes = [key for key in SIZE_KEYS if part.get(key) is not None]
-    if sizes:
-        msg = f"{where} has an image part with {', '.join(sizes)}; take them out and set data.max_pixels"
-        raise SampleError(msg)
+        yield Mark("an image part", asked=asked)
+    yield from (Given(image, asked) for image in images)
 
 
 def _picture_of(part: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from .jsontext import show
 from .marks import IMAGE_TAG, Mark
 from .messages import Draft, Given
 from .pictures import are_same
+from .sizes import Asked, SizedImage
 from .types import ImageSlot, Turn
 
 
@@ -61,10 +62,10 @@ def _place_in_turn(
             parts.append(part)
             continue
         if isinstance(part, Given):
-            shown.append(part.image)
+            shown.append(_sized(part.image, part.asked))
             queue = _without_same(queue, [part.image], source)
         elif queue:
-            shown.append(queue[0])
+            shown.append(_sized(queue[0], part.asked))
             queue = queue[1:]
         else:
             raise SampleError(_describe_missing(part, len(placed) + len(shown), source))
@@ -77,6 +78,10 @@ def _place_in_turn(
         shown, queue = inside, queue[n_unplaced:]
         parts = [*(ImageSlot(len(placed) + index) for index in range(len(inside))), *parts]
     return _turn_of(draft, parts), queue, shown
+
+
+def _sized(image: Any, asked: Asked | None) -> Any:
+    return image if asked is None else SizedImage(image, asked)
 
 
 def _turn_of(draft: Draft, parts: Sequence[str | ImageSlot]) -> Turn:

@@ -19,6 +19,7 @@ from .files import expand, is_file
 from .inline import is_inline
 from .recipe import DataSection
 from .samples import Reading, read_sample
+from .sizes import SizedImage
 from .sources import FILE_SUFFIXES, has_one_split, open_source
 from .splits import SplitPart, parse_split
 from .tables import Table, join_tables, kinds_in
@@ -98,6 +99,8 @@ class Rows:
 
 def beside(image: Any, folder: Path) -> Any:
     """Resolve a relative image path against the folder of the file that names it; addresses and base64 stay."""
+    if isinstance(image, SizedImage):
+        return attrs.evolve(image, image=beside(image.image, folder))
     if isinstance(image, dict) and image.get("bytes") is None:
         image = image.get("path")
     if isinstance(image, str) and not is_url(image) and not is_inline(image):

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
 from .calls import read_tools
 from .columns import COLUMNS, PLACEHOLDER, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from .errors import SampleError
@@ -20,7 +21,8 @@ from .marks import IMAGE_TAG
 from .messages import Draft, Message, list_messages, read_message, unread_keys
 from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images
 from .placing import place_images
-from .types import Sample
+from .sizes import SizedImage
+from .types import Objects, Sample, Turn
 from .values import Row, write_text
 
 
@@ -57,7 +59,9 @@ def format_sample(
     beside them.
 
     Images come from `images` or `image`; `<image>` in a text marks the place of the next one (`\<image>` is the word),
-    `<image 1>` that of the first, and images that no marker names stand at the start of the first user turn.
+    `<image 1>` that of the first, and images that no marker names stand at the start of the first user turn. An image
+    part may ask for a size (`resized_height`, `max_pixels`, ...). `objects` holds boxes and names, which `<bbox>` and
+    `<ref-object>` in a text stand for; without it they are words.
 
     A message may hold what the assistant thinks (`reasoning_content`), the tools that it calls (`tool_calls`, or the
     role `function_call` and JSON) and a mark of whether it is learned (`loss`, `weight`, `train`, ...: 0 or 1).
@@ -101,7 +105,33 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     if not any(turn.role == "assistant" and (turn.text or turn.calls) for turn in turns):
         msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
         raise SampleError(msg)
-    return Sample(source=source, turns=turns, images=placed, tools=read_tools(named.get("tools"), source)), use
+    tools, objects = read_tools(named.get("tools"), source), _own_objects(named, turns, images, placed, source)
+    if objects is not None:
+        use |= original_use(ColumnUse({"objects": COLUMNS["objects"]}), row, reading.columns)
+    elif "objects" in reading.columns.values() and is_there(named.get("objects")):
+        msg = (
+            f"{source}: data.columns maps the row's boxes, and no text holds {BOX_MARK} or {NAME_MARK} where one stands"
+        )
+        raise SampleError(msg)
+    return Sample(source=source, turns=turns, images=placed, tools=tools, objects=objects), use
+
+
+def _own_objects(
+    row: Row, turns: Sequence[Turn], images: Sequence[Any], placed: Sequence[Any], source: str
+) -> Objects | None:
+    """Read the boxes of a row; None if it has none, or if no text has a mark for one."""
+    value = row.get("objects")
+    if not is_there(value) or not any(map(has_marks, texts_of(turns))):
+        return None
+    objects = read_objects(value, source)
+    check_marks(turns, objects, source)
+    # A row counts its images as its column has them; marks with numbers may show them in another order.
+    shown = [image.image if isinstance(image, SizedImage) else image for image in placed]
+    places = {
+        index: next((place for place, image in enumerate(shown) if image is own), index)
+        for index, own in enumerate(images)
+    }
+    return attrs.evolve(objects, images=tuple(places.get(index, index) for index in objects.images))
 
 
 def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any]) -> ColumnUse:

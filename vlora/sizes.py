@@ -94,7 +94,7 @@ def read_asked(part: Mapping[str, Any], where: str) -> Asked | None:
         msg = f"{where} has an image part with {', '.join(videos)}, which an image has not; take it out"
         raise SampleError(msg)
     for key, value in found.items():
-        if type(value) is not int and not (isinstance(value, float) and value.is_integer()):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 != 0:
             msg = f"{where} has an image part with {key} = {value!r}, expected a whole number"
             raise SampleError(msg)
         if not 1 <= value <= LARGEST_NUMBER:

@@ -24,7 +24,9 @@ N_VOCABULARY = 50
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 names = texts.filter(bool)
+places = names.filter(lambda name: "\0" not in name)
 counts = st.integers(1, 10**6)
+sides = st.integers(1, 2**16 - 1)
 rates = st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False)
 fractions = st.floats(0, 1, exclude_max=True)
 json_values = st.recursive(texts, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
@@ -44,25 +46,25 @@ def recipes(draw: st.DrawFn) -> Recipe:
     held_out = draw(st.sampled_from([None, "valid_path", "valid_split", "valid_fraction"]))
     held_outs: dict[str, Any] = {}
     if held_out is not None:
-        held_outs[held_out] = draw(names if held_out != "valid_fraction" else fractions.filter(bool))
+        held_outs[held_out] = draw(places if held_out != "valid_fraction" else fractions.filter(bool))
     size = draw(st.sampled_from([None, "shape", "pixels"]))
     shuffle = draw(st.booleans())
     model = st.builds(
         ModelSection,
-        path=names,
+        path=places,
         full_finetune=st.just(full),
         train_vision=st.booleans(),
-        adapter_path=st.none() if full else st.none() | names,
+        adapter_path=st.none() if full else st.none() | places,
         trust_remote_code=st.booleans(),
         quantize_bits=st.none() if full else st.none() | st.sampled_from([2, 3, 4, 5, 6, 8]),
         quantize_group_size=st.sampled_from([32, 64, 128]),
     )
     data = st.builds(
         DataSection,
-        path=names,
-        split=names,
-        config=st.none() | texts,
-        image_resize_shape=st.tuples(counts, counts) if size == "shape" else st.none(),
+        path=places,
+        split=places,
+        config=st.none() | places,
+        image_resize_shape=st.tuples(sides, sides) if size == "shape" else st.none(),
         max_pixels=counts if size == "pixels" else st.none(),
         custom_prompt_format=st.none() | prompt_formats,
         columns=st.dictionaries(texts, st.sampled_from(["images", "image", "tools", "unused"]), max_size=3)
@@ -74,7 +76,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         train_on_completions=st.booleans(),
         learn_end=st.booleans(),
         shuffle=st.just(shuffle),
-        workers=st.none() | st.integers(0, 10**6),
+        workers=st.none() | st.integers(0, 2**10),
         prefetch=counts,
         allow_urls=st.booleans(),
         on_long_row=st.sampled_from(["cut", "skip", "raise"]),
@@ -83,11 +85,11 @@ def recipes(draw: st.DrawFn) -> Recipe:
         assistant_id=st.none() | st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},
     )
-    lora = st.builds(LoraSection, rank=counts, alpha=rates, dropout=fractions)
+    lora = st.builds(LoraSection, rank=sides, alpha=rates, dropout=fractions)
     if not full:
         lora = st.builds(
             LoraSection,
-            rank=counts,
+            rank=sides,
             alpha=rates,
             dropout=fractions,
             targets=st.lists(names.filter(lambda name: not name.startswith("re:")) | st.just("re:.*q_proj")).map(tuple),
@@ -133,7 +135,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         optim=draw(optim),
         train=draw(train),
         eval=draw(answers),
-        output=OutputSection(path=draw(names)),
+        output=OutputSection(path=draw(places)),
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.strategies import recipes, texts, toml_values
 from vlora import dump_recipe, parse_recipe
 from vlora.errors import RecipeError
+from vlora.outputs import output_paths
 from vlora.recipe import Recipe, all_keys, parse_value, structure_recipe
 from vlora.structuring import Names
 
@@ -438,3 +439,39 @@ def test_shipped_recipe(path: Path):
     assert f"recipes/{path.name}" in comment
     assert "python -m vlora" in comment
     assert "Hardware:" in comment
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[data]\npath = 'a'\n[train]\nseed = " + "9" * 5000, "not TOML"),
+        ("a = " + "[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ("[data]\npath = 'a'\n[train]\niters = 9223372036854775808", "train.iters: found .*64 bits"),
+        ("[data]\npath = 'a'\n[train]\nseed = -1" + "0" * 400, "train.seed: found .*64 bits"),
+        ("[data]\npath = 'a'\n[train]\nbatch_size = 9007199254740993", "train.batch_size: .*at most 1048576"),
+        ("[data]\npath = 'a'\nimage_resize_shape = [8, 65536]", "at most 65535"),
+        ("[data]\npath = 'a'\nworkers = 100000", "data.workers: .*at most 1024"),
+        ("[data]\npath = 'a'\n[lora]\nrank = 2147483648", "lora.rank: .*at most 65536"),
+        ("[data]\npath = 'a'\n[memory]\nlimit_gb = 1e300", "memory.limit_gb: .*at most"),
+        ("[data]\npath = 'a'\n[features]\ndisk_gb = 1e300", "features.disk_gb: .*at most"),
+        ('[data]\npath = "a\\u0000b"', "data.path: .*NUL"),
+        ('[data]\npath = "a"\n[output]\npath = "\\u0000"', "output.path: .*NUL"),
+    ],
+)
+def test_what_no_machine_can_do_is_refused(text: str, said: str) -> None:
+    """Numbers beyond all bounds and names that no file has are named; no message repeats a number of 400 digits."""
+    with pytest.raises(RecipeError, match=said) as caught:
+        parse_recipe(text)
+    assert len(str(caught.value)) < 1000
+
+
+def test_half_of_a_pair_of_surrogates_is_no_name() -> None:
+    """What the command line passes on of bytes that are not UTF-8 is refused, and not looked for."""
+    with pytest.raises(RecipeError, match="must be UTF-8"):
+        parse_recipe("", {"data.path": "a\udc80"})
+
+
+def test_no_folder_is_made_for_a_user_that_there_is_not() -> None:
+    """A home that cannot be found is an error of its key."""
+    with pytest.raises(RecipeError, match=r"output\.path: found '~no-such-user/a', and there is no user"):
+        output_paths(parse_recipe("", {"data.path": "a", "output.path": "~no-such-user/a"}))

@@ -128,3 +128,11 @@ def test_the_place_is_in_vlora(tmp_path: Path) -> None:
     with pytest.raises(TypeError) as caught:
         unforeseen.report(KeyError("a"), None, tmp_path)  # type: ignore[arg-type]
     assert "at vlora/unforeseen.py:" in unforeseen.describe(caught.value)
+
+
+def test_a_long_value_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    """An option's value of thousands of characters is cut in the complaint."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["--dataset", "builtin:digits", "--iters", "9" * 5000])
+    assert "--iters" in (said := capsys.readouterr().err)
+    assert max(map(len, said.splitlines())) < 1000

@@ -17,6 +17,7 @@ import attrs
 
 from .checkpoint import CONFIG_NAME, write_text, write_whole
 from .errors import CheckpointError, RecipeError
+from .files import expand
 from .nofollow import open_itself
 from .outputs import (
     EARLIER_NAME,
@@ -72,7 +73,7 @@ def set_aside(recipe: Recipe, model_files: Collection[str] = ()) -> Path | None:
     """
     paths = output_paths(recipe)
     found = sorted(set(_find(paths, model_files)))
-    models = sorted(_find_models(paths, Path(recipe.model.path).expanduser()))
+    models = sorted(_find_models(paths, expand(recipe.model.path)))
     if not models and not _is_worth_keeping(paths, found, recipe):
         return None
     kept = _starts_from(recipe)
@@ -174,7 +175,7 @@ def _starts_from(recipe: Recipe) -> set[Path]:
     """Name the files of the adapter that a run starts from; going on with `--resume` reads them again."""
     if recipe.model.adapter_path is None:
         return set()
-    path = Path(recipe.model.adapter_path).expanduser().resolve()
+    path = expand(recipe.model.adapter_path).resolve()
     folder = path.parent if path.suffix == WEIGHTS_SUFFIX else path
     return {path, folder / f"adapters{WEIGHTS_SUFFIX}", folder / CONFIG_NAME}
 

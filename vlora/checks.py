@@ -5,6 +5,12 @@ import re
 
 from .structuring import Check
 
+MOST_GB = 10**9
+"""A billion gigabytes: what is beyond it is a slip."""
+
+MOST_SIDE = 2**16 - 1
+"""Pixels of a side of an image; no common format has more."""
+
 PATTERN = "re:"
 """What a target of `lora.targets` begins with that is a regular expression."""
 
@@ -21,7 +27,34 @@ def above(minimum: float) -> Check:
 
 def within(minimum: float, maximum: float) -> Check:
     """A number between two others, or one of them."""
-    return lambda value: None if minimum <= value <= maximum else f"must be from {minimum} to {maximum}"
+
+    def check(value: float) -> str | None:
+        if value > maximum:
+            return f"must be at most {maximum}"
+        return None if value >= minimum else f"must be at least {minimum}"
+
+    return check
+
+
+def gigabytes(value: float) -> str | None:
+    """An amount of memory that some machine might have, or none."""
+    return within(0, MOST_GB)(value)
+
+
+def some_gigabytes(value: float) -> str | None:
+    """An amount of memory that some machine might have."""
+    return above(0)(value) or gigabytes(value)
+
+
+def place(value: str) -> str | None:
+    """A name that a file, a folder or a data set can have."""
+    if "\0" in value:
+        return "must not have a NUL character, which no name of a file has"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "must be UTF-8; it has half of a pair of surrogates, or bytes of another encoding"
+    return non_empty(value)
 
 
 def fraction(value: float) -> str | None:
@@ -36,6 +69,8 @@ def non_empty(value: str) -> str | None:
 
 def positive_pair(value: tuple[int, int]) -> str | None:
     """A height and a width."""
+    if max(value) > MOST_SIDE:
+        return f"must be two numbers of at most {MOST_SIDE}, height and width"
     return None if min(value) > 0 else "must be two positive numbers, height and width"
 
 

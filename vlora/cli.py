@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 from rich.console import Console
@@ -298,8 +298,16 @@ def show_checks(file: Path | None, console: Console) -> int:
     return 0 if is_proven else UNPROVEN
 
 
+class _Parser(argparse.ArgumentParser):
+    """Repeats no value in a complaint that is longer than one reads."""
+
+    def error(self, message: str) -> NoReturn:
+        """Complain and exit."""
+        super().error(redact(message))
+
+
 def _make_doctor_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vlora doctor", description=COMMANDS["doctor"], allow_abbrev=False)
+    parser = _Parser(prog="python -m vlora doctor", description=COMMANDS["doctor"], allow_abbrev=False)
     parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
     _add_debug(parser)
     return parser
@@ -310,7 +318,7 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 
 
 def _make_parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m vlora {command}".strip(),
         description=COMMANDS.get(
             command,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import attrs
 
+from .errors import RecipeError
 from .recipe import Recipe
 
 STATE_NAME = "training/state.safetensors"
@@ -55,9 +56,22 @@ class OutputPaths:
         return path.parent == self.weights.parent and re.fullmatch(pattern, path.name) is not None
 
 
+def expand_home(path: str, key: str) -> Path:
+    """Give the path of a folder to write to, with its "~" replaced.
+
+    Raises:
+        RecipeError: It begins with a user that there is not: a folder called so is not what was meant.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        msg = f"{key}: found {path!r}, and there is no user {Path(path).parts[0][1:]!r} with a home; give another path"
+        raise RecipeError(msg) from None
+
+
 def output_paths(recipe: Recipe) -> OutputPaths:
     """Say where a run writes: an adapter's file and beside it, or a model's folder and into it."""
-    path = Path(recipe.output.path).expanduser()
+    path = expand_home(recipe.output.path, "output.path")
     if recipe.model.full_finetune:
         folder = path.with_suffix("") if path.suffix == WEIGHTS_SUFFIX else path
         return OutputPaths(folder=folder, weights=folder)

@@ -21,6 +21,11 @@ from .structuring import Check, Names, explain, make_converter, nearest
 LENGTHS = ("iters", "epochs")
 """The keys of [train] that say how long a run is; a recipe names one of them."""
 
+MOST_ROWS = 2**20
+"""Of a microbatch. What fits into memory is far less, and is found when the rows are there."""
+
+MOST_RANK, MOST_THREADS, MOST_IDS = 2**16, 2**10, 2**31 - 1
+
 
 def _key(default: Any = attrs.NOTHING, check: Check | None = None) -> Any:
     return attrs.field(default=default, metadata={"check": check})
@@ -40,10 +45,10 @@ class ModelSection:
         quantize_group_size: Weights that share a scale when quantize_bits is given.
     """
 
-    path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.non_empty)
+    path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.place)
     full_finetune: bool = _key(default=False)
     train_vision: bool = _key(default=False)
-    adapter_path: str | None = _key(None, checks.non_empty)
+    adapter_path: str | None = _key(None, checks.place)
     trust_remote_code: bool = _key(default=False)
     quantize_bits: int | None = _key(None, checks.bits)
     quantize_group_size: int = _key(64, checks.group_size)
@@ -83,9 +88,9 @@ class DataSection:
         prefetch: Batches that they are ahead at most.
     """
 
-    path: str = _key(check=checks.non_empty)
-    split: str = _key("train", checks.non_empty)
-    config: str | None = _key(None)
+    path: str = _key(check=checks.place)
+    split: str = _key("train", checks.place)
+    config: str | None = _key(None, checks.place)
     image_resize_shape: tuple[int, int] | None = _key(None, checks.positive_pair)
     max_pixels: int | None = _key(None, checks.at_least(1))
     custom_prompt_format: str | None = _key(None, checks.prompt_format)
@@ -97,14 +102,14 @@ class DataSection:
     train_on_completions: bool = _key(default=False)
     learn_end: bool = _key(default=True)
     shuffle: bool = _key(default=True)
-    valid_path: str | None = _key(None, checks.non_empty)
-    valid_split: str | None = _key(None, checks.non_empty)
+    valid_path: str | None = _key(None, checks.place)
+    valid_split: str | None = _key(None, checks.place)
     valid_fraction: float = _key(0.0, checks.fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
     allow_urls: bool = _key(default=False)
-    chat_template: str | None = _key(None, checks.non_empty)
-    assistant_id: int | None = _key(None, checks.at_least(0))
-    workers: int | None = _key(None, checks.at_least(0))
+    chat_template: str | None = _key(None, checks.place)
+    assistant_id: int | None = _key(None, checks.within(0, MOST_IDS))
+    workers: int | None = _key(None, checks.within(0, MOST_THREADS))
     prefetch: int = _key(2, checks.at_least(1))
 
 
@@ -127,7 +132,7 @@ class LoraSection:
         train_head: Train the language model's head too, all its weights.
     """
 
-    rank: int = _key(8, checks.at_least(1))
+    rank: int = _key(8, checks.within(1, MOST_RANK))
     alpha: float = _key(16.0, checks.above(0))
     dropout: float = _key(0.0, checks.fraction)
     targets: tuple[str, ...] = _key((), checks.patterns)
@@ -196,7 +201,7 @@ class TrainSection:
         val_batches: Batches of a validation at most; -1 for all.
     """
 
-    batch_size: int = _key(4, checks.at_least(1))
+    batch_size: int = _key(4, checks.within(1, MOST_ROWS))
     batching: Literal["shuffled", "grouped", "packed"] = _key("shuffled")
     pack_length: int | None = _key(None, checks.at_least(2))
     iters: int = _key(1000, checks.at_least(1))
@@ -238,9 +243,9 @@ class FeaturesSection:
     """
 
     cache: bool = _key(default=True)
-    memory_gb: float | None = _key(None, checks.at_least(0))
-    disk_gb: float = _key(20.0, checks.at_least(0))
-    path: str | None = _key(None, checks.non_empty)
+    memory_gb: float | None = _key(None, checks.gigabytes)
+    disk_gb: float = _key(20.0, checks.gigabytes)
+    path: str | None = _key(None, checks.place)
 
 
 @attrs.frozen(kw_only=True)
@@ -256,10 +261,10 @@ class MemorySection:
             MLX's own.
     """
 
-    limit_gb: float | None = _key(None, checks.above(0))
-    cache_gb: float | None = _key(None, checks.at_least(0))
-    wired_gb: float | None = _key(None, checks.above(0))
-    max_mb_per_buffer: int | None = _key(None, checks.at_least(1))
+    limit_gb: float | None = _key(None, checks.some_gigabytes)
+    cache_gb: float | None = _key(None, checks.gigabytes)
+    wired_gb: float | None = _key(None, checks.some_gigabytes)
+    max_mb_per_buffer: int | None = _key(None, checks.within(1, MOST_IDS))
 
 
 @attrs.frozen(kw_only=True)
@@ -270,7 +275,7 @@ class OutputSection:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
     """
 
-    path: str = _key("adapters.safetensors", checks.non_empty)
+    path: str = _key("adapters.safetensors", checks.place)
 
 
 @attrs.frozen(kw_only=True)
@@ -305,8 +310,12 @@ def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recip
     """
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        msg = f"the recipe is not TOML: {error}"
+    except ValueError as error:
+        # Not only of TOML's own: Python reads no number of thousands of digits.
+        msg = f"the recipe is not TOML: {str(error).partition(';')[0]}"
+        raise RecipeError(msg) from None
+    except RecursionError:
+        msg = "the recipe is not TOML that can be read: it is nested too deeply"
         raise RecipeError(msg) from None
     problems = []
     overrides = overrides or {}
@@ -368,7 +377,7 @@ def parse_value(text: str) -> Any:
     """Read a value given on the command line: TOML where it is TOML, otherwise a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

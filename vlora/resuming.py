@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .files import expand
 from .recipe import DataSection, Recipe, all_keys, dump_recipe
 from .structuring import Names
 
@@ -116,7 +117,7 @@ def _is_same_place(before: str | None, after: str | None) -> bool:
 
 
 def _resolve(place: str) -> Path:
-    return Path(place).expanduser().resolve()
+    return expand(place).resolve()
 
 
 def _show(value: Any) -> str:

@@ -15,7 +15,7 @@ from .errors import RecipeError
 from .events import FeatureCounts
 from .limits import device_memory
 from .optimizers import rate_factors, undecayed
-from .outputs import output_paths
+from .outputs import expand_home, output_paths
 from .recipe import Recipe
 from .rows import Rows, read_rows
 from .rules import Rules
@@ -223,7 +223,7 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
     shards = None
     root = Path()
     if section.disk_gb:
-        root = Path(section.path).expanduser() if section.path else cache_folder() / "features"
+        root = expand_home(section.path, "features.path") if section.path else cache_folder() / "features"
         tower = backend.features_digest(backbone.module, backbone.feature_weights(), data.files.config)
         shards = backend.Shards(root, tower, int(section.disk_gb * 1e9))
     cache = backend.FeatureCache(int(in_memory * 1e9), shards)

@@ -41,6 +41,9 @@ _WORDS: dict[Any, str] = {
 }
 
 
+BEYOND = 2**63
+"""What no integer of TOML reaches; Python's own have no end."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 _SHORT.maxlong = 60
@@ -124,6 +127,9 @@ def _strict(kind: Any) -> Callable[[Any, Any], Any]:
         accepted = (int, float) if kind is float else (kind,)
         if type(value) not in accepted:
             msg = f"found {show(value)}, expected {_WORDS[kind]}"
+            raise TypeError(msg)
+        if type(value) is int and not -BEYOND <= value < BEYOND:
+            msg = f"found {show(value)}, expected a number of 64 bits, as all of TOML's integers are"
             raise TypeError(msg)
         if kind is float and not math.isfinite(value):
             msg = f"found {show(value)}, expected a finite number"

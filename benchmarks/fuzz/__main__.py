@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-KINDS = ("models", "adapters")
+KINDS = ("recipes", "models", "adapters")
 """Kinds of input, each with a file of its name here."""
 
 COLUMNS = ("inputs", "refused", "accepted", "learned", "tracebacks", "crashes", "hangs", "wrong", "longest_s")

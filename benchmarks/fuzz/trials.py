@@ -129,7 +129,7 @@ def _judge_refusal(trial: Trial, ended: Ended) -> str:
     lines = said.strip().splitlines()
     if not lines or ("vlora: " in ended.err and any(not line.startswith("  ") for line in lines[1:])):
         return f"no sentence: {said.strip()[:LONGEST]!r}"
-    if longest := max(map(len, lines)) > LONGEST:
+    if (longest := max(map(len, lines))) > LONGEST:
         return f"a line of {longest} characters"
     absent = [word for word in trial.says if word not in said]
     return f"does not name {absent[0]!r}: {said.strip()[:LONGEST]}" if absent else ""

@@ -13,6 +13,7 @@ from .. import adapters, targets
 from ..checkpoint import read_arrays
 from ..documents import read_object
 from ..errors import CheckpointError, ModelError
+from ..files import expand
 from ..recipe import LoraSection
 from .backbone import MlxVlmBackbone
 
@@ -284,7 +285,7 @@ def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
     Raises:
         CheckpointError: One of the two is missing, or the configuration is none.
     """
-    weights = Path(path).expanduser()
+    weights = expand(path)
     if weights.is_dir():
         weights = weights / "adapters.safetensors"
     config = weights.parent / "adapter_config.json"

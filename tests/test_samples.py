@@ -12,6 +12,7 @@ from vlora import Sample, Turn, format_sample
 from vlora.errors import SampleError
 from vlora.marks import IMAGE_TAG
 from vlora.types import ImageSlot
+from vlora.values import parse_json
 
 ANSWER = {"role": "assistant", "content": "A cat."}
 QUESTION = {"role": "user", "content": "What is it?"}
@@ -413,7 +414,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no role": ({"messages": [{"content": "x"}]}, ["None", "assistant"]),
     "no assistant turn": ({"messages": turns("What?")}, ["no assistant turn"]),
     "empty assistant turn": ({"messages": turns("What?", "")}, ["no assistant turn"]),
-    "content of another type": ({"messages": turns(3)}, ["3", "text or a list"]),
+    "content of another type": ({"messages": turns(b"3")}, ["3", "text or a list"]),
     "tag without an image": ({"messages": turns("<image>What?", "x")}, ["<image>", "0"]),
     "more tags than images": ({"images": ["a"], "messages": turns("<image><image>", "x")}, ["<image>", "1"]),
     "fewer tags than images": ({"images": ["a", "b"], "messages": turns("<image>", "x")}, ["1 of 2"]),
@@ -672,3 +673,18 @@ def test_nonsense_is_a_sample_error(row: dict[str, Any]):
         return
 
     assert any(turn.role == "assistant" for turn in sample.turns)
+
+
+@pytest.mark.parametrize("content", ["12.50", "true", "1e3", "0", "false"])
+def test_contents_that_are_no_strings(content: str):
+    """A number as the content of a message is learned as it is written."""
+    row = {"messages": turns("q", parse_json(content))}
+
+    assert format_sample(row).turns[1].text == content
+
+
+@pytest.mark.parametrize("content", [[10, 20], [["a"], 3], [True]])
+def test_lists_of_numbers_are_no_parts(content: Any):
+    """The numbers of a list are not put together to another number."""
+    with pytest.raises(SampleError, match="expected text or a list of parts"):
+        format_sample({"messages": turns("q", content)})

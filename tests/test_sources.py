@@ -193,6 +193,21 @@ def test_names_of_files_in_metadata(tmp_path: Path):
     assert json.loads(rows[0].turns[1].text) == {"image": str(tmp_path / "x" / "a.png")}
 
 
+@pytest.mark.parametrize("kind", ["metadata.jsonl", "metadata.csv", "folder of csv", "folder of jsonl"])
+def test_columns_that_are_mapped(kind: str, tmp_path: Path):
+    """A name in data.columns is looked for where all rows have the same columns; elsewhere rows will tell."""
+    folder = write_text_source(kind, tmp_path)
+    names = {"answer": "question", "question": "answer"}
+    rows = read(folder, columns=names)
+    assert [rows[index].turns[0].text for index in range(len(rows))] == AWKWARD
+
+    if "csv" in kind:
+        assert "data.columns.anwser" in problem_of(folder, columns={"anwser": "answer"})
+        assert "did you mean 'answer'?" in problem_of(folder, columns={"anwser": "answer"})
+    else:
+        assert answers_of(read(folder, columns={"anwser": "unused"})) == AWKWARD
+
+
 def test_names_of_files_that_collide(tmp_path: Path):
     """Of two columns that stand for the same one neither is dropped."""
     write_classes(tmp_path, {"a.png": 1})

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from .errors import SampleError
-from .tables import Table, join_tables, kinds_in
+from .tables import Table, columns_in, join_tables, kinds_in
 from .textfiles import open_csv, open_json
 from .values import Row
 
@@ -58,6 +58,11 @@ class ClassTable:
         """What the columns hold."""
         return {"image": "image"} if self.depth < 0 else {"image": "image", "label": "label"}
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the rows."""
+        return [*self.kinds]
+
 
 @attrs.frozen(eq=False)
 class DescribedTable:
@@ -99,6 +104,12 @@ class DescribedTable:
         kinds = {_column_of(name): declared.get(name, "") for name in names}
         images = {_column_of(name): "image" for name in names if _column_of(name) != name}
         return {column: kind for column, kind in (kinds | images).items() if kind}
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of the rows, if the file says them before its rows."""
+        columns = columns_in(self.table)
+        return None if columns is None else [_column_of(column) for column in columns]
 
     def _read(self, value: Any) -> Any:
         if isinstance(value, list):

@@ -271,6 +271,8 @@ def _read_content(content: Any, where: str, depth: int = 0) -> Iterator[str | Ma
     elif isinstance(content, Sequence) and not isinstance(content, bytes) and depth <= 1:
         for part in content:
             yield from _read_content(part, where, depth + 1)
+    elif depth == 0 and isinstance(content, (int, float)):
+        yield write_text(content, where)
     else:
         msg = f"{where} has the content {show(content)}, expected text or a list of parts"
         raise SampleError(msg)

@@ -22,7 +22,7 @@ from .samples import Reading, read_sample
 from .sizes import SizedImage
 from .sources import FILE_SUFFIXES, has_one_split, open_source
 from .splits import SplitPart, parse_split
-from .tables import Table, join_tables, kinds_in
+from .tables import Table, columns_in, join_tables, kinds_in
 from .types import Sample
 from .urls import is_url
 
@@ -195,8 +195,7 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
         folder = _find_folder(data.image_root)
     joined = join_tables(tables)
     kinds = kinds_in(joined)
-    if kinds:
-        _check_columns(data, kinds, path)
+    _check_columns(data, columns_in(joined), path)
     return Rows(
         name=f"{Path(path).name} {name}" if path != name else path,
         table=joined,
@@ -219,11 +218,11 @@ def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Tab
         raise _unreadable(key, path, part.name, str(error)) from None
 
 
-def _check_columns(data: DataSection, kinds: Mapping[str, str], path: str) -> None:
+def _check_columns(data: DataSection, known: Sequence[str] | None, path: str) -> None:
     for column in data.columns:
-        if column not in kinds:
-            near = difflib.get_close_matches(column, kinds, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(kinds)}"
+        if known is not None and column not in known:
+            near = difflib.get_close_matches(column, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
             msg = f"data.columns.{column}: {path!r} has no such column; {hint}"
             raise RecipeError(msg)
 

@@ -37,6 +37,12 @@ def kinds_in(table: Table) -> Mapping[str, str]:
     return getattr(table, "kinds", {})
 
 
+def columns_in(table: Table) -> Sequence[str] | None:
+    """Give the columns of a table whose rows all have the same; None if nobody can say without reading them all."""
+    columns: Sequence[str] | None = getattr(table, "columns", None)
+    return columns
+
+
 @attrs.frozen(eq=False)
 class JoinedTable:
     """Tables, one after another.
@@ -67,6 +73,13 @@ class JoinedTable:
     def kinds(self) -> Mapping[str, str]:
         """What the columns hold."""
         return {column: kind for table in reversed(self.tables) for column, kind in kinds_in(table).items()}
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of all tables, if all can say theirs."""
+        columns = [columns_in(table) for table in self.tables]
+        known = [found for found in columns if found is not None]
+        return [*dict.fromkeys(column for found in known for column in found)] if len(known) == len(columns) else None
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
@@ -104,6 +117,11 @@ class LabelledTable:
         except ValueError as error:
             msg = f"cannot read the values: {error}; mend the row or leave it out"
             raise SampleError(msg) from None
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of the rows."""
+        return columns_in(self.table)
 
     def _read(self, column: str, value: Any) -> Any:
         names = self.names.get(column, ())
@@ -155,6 +173,11 @@ class TypedTable:
         except (ValueError, OverflowError) as error:
             msg = f"cannot read the values: {error}; mend the row or leave it out"
             raise SampleError(msg) from None
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the rows."""
+        return [*self.kinds]
 
 
 def open_table(table: "datasets.Dataset") -> TypedTable:

@@ -73,6 +73,11 @@ class TextTable:
             msg = f"line {_line_at(self.path, self._place(index)):,} of {self.name}: {error}"
             raise SampleError(msg) from None
 
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of a CSV."""
+        return [*self.kinds] or None
+
     def _place(self, index: int) -> int:
         """Give the first byte of a row that is not blank, as far as it is looked for."""
         start, end = int(self.spans[0].starts[index]), int(self.spans[0].ends[index])

@@ -448,13 +448,14 @@ def test_identified_calls(encoder: Encoding):
         "'\n<tool_response>\n'", "message.tool_call_id"
     )
     encode = answered("qwen3_vl", encoder, template)
-    turns = (
-        Turn("user", ("q",)),
-        Turn("assistant", (), calls=({**CALL, "id": "abcdefghi"},)),
-        Turn("tool", ("42",), call_id="abcdefghi"),
-        Turn("assistant", ("It says 42.",)),
-    )
-    assert "userabcdefghi42" in encode.render(Sample("row", turns, ()))
-    assert supervised_texts(encode(Sample("row", turns, ())), encode) == [f"{CALLED}{IM_END}", f"It says 42.{IM_END}"]
+    known = {"id": "abcdefghi", "type": "function", "function": CALL}
+    result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "zoom", "content": "42"}
+    sample = format_sample(talk(assistant(None, tool_calls=[known]), result, assistant("It says 42.")))
+
+    assert sample.turns[2].name == "zoom"
+    assert "userabcdefghi42" in encode.render(sample)
+    assert supervised_texts(encode(sample), encode) == [f"{CALLED}{IM_END}", f"It says 42.{IM_END}"]
+    with pytest.raises(SampleError, match="turn 3 holds 7 under 'tool_call_id', expected a text"):
+        format_sample(talk(assistant(None, tool_calls=[known]), {**result, "tool_call_id": 7}, assistant()))
     with pytest.raises(SampleError, match=r"^row: the chat template refuses .*: a call has an id of nine"):
         encode(format_sample(ROWS["tool_calls"]))

@@ -50,7 +50,7 @@ def read_calls(value: Any, source: str) -> tuple[Call, ...]:
         source: The message, for errors.
 
     Returns:
-        {"name": ..., "arguments": ...} of each, the arguments as JSON values.
+        {"name": ..., "arguments": ...} of each, the arguments as JSON values, and the "id" if it has one.
 
     Raises:
         SampleError: It is something else.
@@ -94,4 +94,9 @@ def _read_call(call: Any, source: str) -> Call:
     if not isinstance(arguments, Mapping):
         msg = f"{source}: found {show(arguments)} as the arguments of {named['name']!r}, expected an object"
         raise SampleError(msg)
-    return {"name": named["name"], "arguments": arguments}
+    known = call.get("id") if isinstance(call, Mapping) else None
+    return {
+        "name": named["name"],
+        "arguments": arguments,
+        **({"id": known} if isinstance(known, str) and known else {}),
+    }

@@ -54,6 +54,8 @@ _MESSAGE_KEYS = {
     *(*_ROLE_KEYS, *_CONTENT_KEYS, *_CALL_KEYS),
     *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, "mask"),
 }
+_TOOL_KEYS = {"name", "tool_call_id"}
+"""What a tool's message may say of itself."""
 
 Message = Mapping[str, Any]
 
@@ -79,9 +81,11 @@ class Draft:
         role: As in `Turn`.
         parts: Texts, marks of images, and images.
         images: Those that stand in the message beside its content.
-        thought: As in `Turn`, as are the next two.
+        thought: As in `Turn`, as are the next four.
         calls: See above.
         learned: See above.
+        name: See above.
+        call_id: See above.
     """
 
     role: str
@@ -90,6 +94,8 @@ class Draft:
     thought: str | None = None
     calls: tuple[Call, ...] = ()
     learned: bool = True
+    name: str | None = None
+    call_id: str | None = None
 
 
 def list_messages(messages: Any, source: str) -> list[Message]:
@@ -118,7 +124,8 @@ def unread_keys(messages: Sequence[Message]) -> dict[str, Any]:
     """Give what nothing reads of messages and of the parts of their contents: names as "name", "content.detail"."""
     unread: dict[str, Any] = {}
     for message in messages:
-        unread |= {str(key): value for key, value in message.items() if key not in _MESSAGE_KEYS and value is not None}
+        read = _MESSAGE_KEYS | _TOOL_KEYS if _find_role(message) == "tool" else _MESSAGE_KEYS
+        unread |= {str(key): value for key, value in message.items() if key not in read and value is not None}
         content = _first(message, *_CONTENT_KEYS)
         for part in content if isinstance(content, (list, tuple)) else [content]:
             if isinstance(part, Mapping) and not _is_data(part):
@@ -140,8 +147,7 @@ def read_message(message: Message, where: str) -> Draft:
     Raises:
         SampleError: Its role, its content, its calls, its thought or its mark is not understood.
     """
-    name = str(_first(message, *_ROLE_KEYS)).strip().lower()
-    role = ROLES.get(name)
+    role = _find_role(message)
     if role is None:
         msg = f"{where} has the role {_first(message, *_ROLE_KEYS)!r}, expected one of {', '.join(ROLES)}"
         raise SampleError(msg)
@@ -151,7 +157,7 @@ def read_message(message: Message, where: str) -> Draft:
         _read_calls(message, where),
         _read_thought(message, where),
     )
-    if not calls and name in CALLING_ROLES and isinstance(content, str):
+    if not calls and _name_role(message) in CALLING_ROLES and isinstance(content, str):
         calls = find_calls(content)
         content = None if calls else content
     if content is None and not calls and thought is None and not images:
@@ -161,7 +167,26 @@ def read_message(message: Message, where: str) -> Draft:
         msg = f"{where} is the {role}'s and holds tool calls or a thought, which only the assistant has"
         raise SampleError(msg)
     parts = _merge_text(_read_content(content, where))
-    return Draft(role, tuple(parts), images, thought, calls, _read_mark(message, where))
+    name, call_id = (
+        _read_tool_key(message, key, where) if role == "tool" else None for key in ("name", "tool_call_id")
+    )
+    return Draft(role, tuple(parts), images, thought, calls, _read_mark(message, where), name, call_id)
+
+
+def _name_role(message: Message) -> str:
+    return str(_first(message, *_ROLE_KEYS)).strip().lower()
+
+
+def _find_role(message: Message) -> str | None:
+    return ROLES.get(_name_role(message))
+
+
+def _read_tool_key(message: Message, key: str, where: str) -> str | None:
+    value = message.get(key)
+    if value is not None and not isinstance(value, str):
+        msg = f"{where} holds {show(value)} under {key!r}, expected a text"
+        raise SampleError(msg)
+    return value or None
 
 
 def _open_message(item: Any, source: str) -> Iterator[Message]:
@@ -182,7 +207,7 @@ def _open_message(item: Any, source: str) -> Iterator[Message]:
 def _open_contents(messages: list[Message]) -> list[Message]:
     """Open contents that are JSON of parts, if a question is; an answer alone may be about such JSON."""
     opened = [_parts_of(_first(message, *_CONTENT_KEYS)) for message in messages]
-    asked = [ROLES.get(str(_first(message, *_ROLE_KEYS)).strip().lower()) == "user" for message in messages]
+    asked = [_find_role(message) == "user" for message in messages]
     if not any(parts is not None and is_asked for parts, is_asked in zip(opened, asked, strict=True)):
         return messages
     return [

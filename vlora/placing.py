@@ -85,7 +85,7 @@ def _sized(image: Any, asked: Asked | None) -> Any:
 
 
 def _turn_of(draft: Draft, parts: Sequence[str | ImageSlot]) -> Turn:
-    return Turn(draft.role, tuple(parts), draft.thought, draft.calls, draft.learned)
+    return Turn(draft.role, tuple(parts), draft.thought, draft.calls, draft.learned, draft.name, draft.call_id)
 
 
 def _without_same(waiting: list[Any], shown: Sequence[Any], source: str) -> list[Any]:

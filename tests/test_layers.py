@@ -73,6 +73,7 @@ RANKS = {
     "targets": 3,
     "options": 3,
     "rows": 7,
+    "consumed": 8,
     "gradients": 3,
     "frozen": 4,
     "recompute": 4,

@@ -129,6 +129,7 @@ def test_what_steps_do_not_depend_on_may_change() -> None:
             "data.workers": 7,
             "data.prefetch": 7,
             "data.on_bad_row": "skip",
+            "data.allow_changed_rows": True,
             "memory.limit_gb": 7.0,
             "memory.cache_gb": 2.0,
             "memory.wired_gb": 2.0,

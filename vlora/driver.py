@@ -14,11 +14,12 @@ import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from . import backend, checkpoint
+from . import backend, checkpoint, consumed
 from .adapters import lora_layers, saved_arrays
 from .aside import JOURNAL_NAME, complete_setting_aside, refuse_links, set_aside
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
+from .consumed import Learned
 from .cuts import CutCounts, find_cuts
 from .endings import close_at_exit
 from .errors import AnswerError, CheckpointError, NonFiniteError, OutOfMemoryError, SampleError, VloraError
@@ -35,6 +36,7 @@ from .prefetch import Workers, count_workers
 from .reading import Reader
 from .recipe import Recipe, dump_recipe
 from .resuming import check_goes_on, describe_run
+from .rows import Rows
 from .rules import NOTE, Rules, parse_rules
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
@@ -120,6 +122,8 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         if found is not None:
             check_goes_on(found.notes, recipe, len(data.train), found.path)
             rules = parse_rules(found.notes.get(NOTE), found.path)
+        learned, notes = _find_learned(recipe, found, data.train)
+        yield from notes
         if (compiled := compilation.wait()) is not None:
             yield compiled
         with naming_shortage("loading the model"):
@@ -129,8 +133,34 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
             prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
             reader = Reader(recipe, data, workers, prepare, backbone.prepare_batch)
-            run = _Run(recipe, data, backbone, config, features, reader, found, rules)
+            run = _Run(recipe, data, backbone, config, features, reader, found, rules, learned)
             yield from run.go(should_stop=should_stop)
+
+
+def _find_learned(recipe: Recipe, found: checkpoint.Found | None, rows: Rows) -> tuple[Learned, list[Noted]]:
+    """Find which rows a run that goes on has learned, and see that they are still the same.
+
+    Raises:
+        CheckpointError: They are not, and the recipe does not allow it.
+    """
+    path, allows = output_paths(recipe).state.with_name(consumed.NAME), recipe.data.allow_changed_rows
+    if found is None:
+        return consumed.begin(path, len(rows)), []
+    try:
+        learned, changed = consumed.go_on(path, found.notes.get(consumed.NOTE), rows)
+    except CheckpointError as error:
+        if not allows:
+            raise
+        return consumed.begin(path, len(rows)), [Noted(message=str(error))]
+    if not changed:
+        return learned, []
+    named = consumed.describe_changes(changed, rows.name)
+    what = f"{len(changed):,} of the rows that were learned have changed since, {named}"
+    if not allows:
+        remedy = "put them back, begin anew without --resume, or go on all the same with"
+        msg = f"{found.path}: {what}; {remedy} --set data.allow_changed_rows=true"
+        raise CheckpointError(msg)
+    return learned, [Noted(message=f"{what}; the run goes on all the same, as data.allow_changed_rows has it")]
 
 
 def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
@@ -196,6 +226,7 @@ class _Run:
     reader: Reader
     found: checkpoint.Found | None
     rules: Rules
+    learned: Learned
     unasked: str | None = attrs.field(default=None, init=False)
     done: int = attrs.field(default=0, init=False)
     saved: int | None = attrs.field(default=None, init=False)
@@ -283,6 +314,7 @@ class _Run:
         """Count a step as done, and tell what it was; None for one that was passed over."""
         if report is not None:
             metrics.add(report)
+            self.learned.add(report.rows)
         self.done = step
         if report is not None:
             yield attrs.evolve(report, n_steps=course.count_at(step))
@@ -563,6 +595,7 @@ class _Run:
             NOTE: self.rules.dumps(),
             REPORTS: metrics.mark(self.features.counts).dumps(),
             SUMS: json.dumps(loop.sums),
+            consumed.NOTE: self.learned.write(),
         }
         if progress is not None:
             notes[PROGRESS] = progress

@@ -9,7 +9,7 @@ import attrs
 from .cuts import CutCounts
 
 if TYPE_CHECKING:
-    from .types import Cut
+    from .types import Cut, RowMark
 
 
 @attrs.frozen(kw_only=True)
@@ -140,6 +140,7 @@ class StepReport:
         trace_s: Seconds spent in steps that traced a new shape so far, compiling included.
         n_steps: Steps of the whole run as far as it is known now; None where nobody knows.
         cuts: What was cut of its rows by data.max_seq_length.
+        rows: What its rows are known by.
     """
 
     step: int
@@ -156,6 +157,7 @@ class StepReport:
     trace_s: float
     n_steps: int | None = None
     cuts: "tuple[Cut, ...]" = ()
+    rows: "tuple[RowMark, ...]" = ()
 
 
 @attrs.frozen(kw_only=True)

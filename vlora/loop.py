@@ -17,7 +17,7 @@ from .errors import NonFiniteError
 from .events import StepReport
 from .limits import naming_shortage
 from .steps import TrainStep
-from .types import Batch, Cut, StepOutput, TrainState
+from .types import Batch, Cut, RowMark, StepOutput, TrainState
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -30,6 +30,7 @@ class _Begun:
     rate: float = 0.0
     sources: tuple[str, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    rows: tuple[RowMark, ...] = ()
     n_tokens: int = 0
     n_places: int = 0
     wait_s: float = 0.0
@@ -137,6 +138,7 @@ class TrainLoop:
                 rate=rate,
                 sources=tuple(row.source for batch in batches for row in batch.rows),
                 cuts=tuple(find_cuts(batches)),
+                rows=tuple(row.mark for batch in batches for row in batch.rows if row.mark is not None),
                 n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
                 n_places=sum(batch.tokens.size for batch in batches),
                 wait_s=wait_s,
@@ -187,6 +189,7 @@ class TrainLoop:
             n_traces=self.train_step.n_traces,
             trace_s=self.trace_s,
             cuts=begun.cuts,
+            rows=begun.rows,
         )
 
 

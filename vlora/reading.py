@@ -9,6 +9,7 @@ import numpy as np
 
 from . import backend
 from .batches import Measure, collate
+from .consumed import mark_row
 from .cuts import find_cuts
 from .errors import LongRowError, SampleError
 from .packing import PackedSteps
@@ -154,7 +155,12 @@ class Reader:
     def _encode(self, rows: Rows, number: int) -> Encoded:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
-            return self.prepare(self.data.encoder(rows[number]))
+            sample = rows[number]
+            if rows is not self.data.train:
+                return self.prepare(self.data.encoder(sample))
+            # Before its images are opened: a file that changes meanwhile is another one afterwards.
+            mark = mark_row(rows, number, sample)
+            return attrs.evolve(self.prepare(self.data.encoder(sample)), mark=mark)
         except SampleError as error:
             return error
 

@@ -78,6 +78,7 @@ class DataSection:
         valid_split: Another split of `path` to validate on.
         valid_fraction: A share of the rows to hold out and validate on.
         on_bad_row: "raise" stops at a row that cannot be learned from, "skip" counts and reports it.
+        allow_changed_rows: Go on with --resume although rows that were learned have changed since.
         allow_urls: Fetch images behind http and https addresses of the public internet.
         chat_template: What writes conversations, for models without a chat template or in place of theirs: "chatml",
             "gemma", "llava", "plain" (turns one below the other), or a file with a template.
@@ -106,6 +107,7 @@ class DataSection:
     valid_split: str | None = _key(None, checks.place)
     valid_fraction: float = _key(0.0, checks.fraction)
     on_bad_row: Literal["raise", "skip"] = _key("raise")
+    allow_changed_rows: bool = _key(default=False)
     allow_urls: bool = _key(default=False)
     chat_template: str | None = _key(None, checks.place)
     assistant_id: int | None = _key(None, checks.within(0, MOST_IDS))

@@ -40,6 +40,7 @@ FREE = frozenset(
         "features.path",
         # No row of the steps that were done was any other: a run that raises has met no bad one.
         "data.on_bad_row",
+        "data.allow_changed_rows",
         "data.allow_urls",
     }
 )

@@ -119,6 +119,21 @@ class Cut:
         return f"{self.source} (cut from {self.n_tokens:,} to {self.n_kept:,} tokens{lost})"
 
 
+@attrs.frozen(kw_only=True)
+class RowMark:
+    """What a row is known by, so that a run which goes on can see whether it is still what it was.
+
+    Attributes:
+        number: Its place among the rows to train on.
+        digest: Of what stands in it.
+        files: (path, size, time of the last change in nanoseconds) of each file that it names.
+    """
+
+    number: int
+    digest: str
+    files: tuple[tuple[str, int, int], ...] = ()
+
+
 @attrs.frozen(eq=False)
 class Example:
     """A row as the model's processor encodes it, with what is to be learned.
@@ -133,6 +148,7 @@ class Example:
         image_sizes: (width, height) in pixels of each image as given to the processor.
         image_keys: What each image and its preparation is known by, equal for equal pixels; empty if unknown.
         cut: What `data.max_seq_length` has left out; None if the row is whole.
+        mark: What the row is known by; None for rows that are not trained on.
     """
 
     source: str
@@ -143,6 +159,7 @@ class Example:
     image_sizes: tuple[tuple[int, int], ...] = ()
     image_keys: tuple[str, ...] = ()
     cut: Cut | None = None
+    mark: RowMark | None = None
 
 
 class Batch(NamedTuple):

@@ -237,6 +237,8 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
         "supervised_tokens",
         "padding",
         "wait_s",
+        "cut_rows",
+        "cut_supervised_tokens",
         "n_traces",
         "trace_s",
         "seconds",

@@ -23,6 +23,7 @@ from .loading import (
     load_processor,
     save_model,
 )
+from .measuring import RowMeasurer
 from .probes import probe, probe_packing
 from .remembering import RowMemory
 from .shards import Shards
@@ -39,6 +40,7 @@ __all__ = [
     "LengthEstimator",
     "MlxVlmBackbone",
     "ModelFiles",
+    "RowMeasurer",
     "RowMemory",
     "Shards",
     "add_lora",

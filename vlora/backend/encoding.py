@@ -46,6 +46,23 @@ MARKERS = (
 """Tokens that templates write around images and nowhere else."""
 
 
+@attrs.frozen(eq=False, kw_only=True)
+class Written:
+    """A row as text and its tokens.
+
+    Attributes:
+        text: What the processor is given; an image is one token.
+        spans: Where its answers stand, in characters; none if nobody asks.
+        plain: i32[P], its tokens.
+        learned: bool[P], those that are learned, as far as they are text.
+    """
+
+    text: str
+    spans: list[tuple[int, int]]
+    plain: IntArray
+    learned: BoolArray
+
+
 @attrs.define(eq=False)
 class Encoder:
     """Encodes one family's rows. Make it with `make_encoder`; call it with a `Sample`.
@@ -98,50 +115,95 @@ class Encoder:
         Raises:
             SampleError: The row cannot be encoded.
         """
-        refuse_unexpressed(sample, self._content_style())
-        if self.family.is_prefix_lm and not sample.images:
-            msg = f"{sample.source}: the row has no image; this model reads one in every row"
-            raise SampleError(msg)
         contents = self._read_images(sample)
-        sample = write_boxes(sample, contents, self.family.boxes, self.resizer)
-        text, spans = self._render(self._prepare(sample))
-        if text.count(self.image_token) != len(contents):
-            msg = (
-                f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
-                f"{len(contents)} images; does the text hold {self.image_token!r} itself?"
-            )
-            raise SampleError(msg)
-        tokenize = self._tokenize if text.startswith(self.tokenizer.bos_token or "") else self._tokenize_behind_bos
-        text, spans = self._with_one_bos(text, spans)
-        marked = self._learned_spans(sample, spans)
-        plain, in_spans = mask_completions(self._spell(text), self._spell_spans(text, marked), tokenize, sample.source)
-        image_keys = self._image_keys(contents)
+        written = self.write(write_boxes(sample, contents, self.family.boxes, self.resizer))
+        plain, image_keys = written.plain, self._image_keys(contents)
 
         def process() -> Processed:
             images = [self._decode(content, sample.source) for content in contents]
-            tokens, inputs = self._process(text, images, plain, spans, sample.source)
+            tokens, inputs = self._process(written.text, images, plain, written.spans, sample.source)
             return Processed(tokens, inputs, tuple(image.size for image in images))
 
         found = Processed(plain, {}, ())
         if contents:
-            found = self._recall([text.encode(), plain.tobytes(), str(spans).encode()], image_keys, process)
-        tokens = found.tokens
-        positions, placeholders = expand_placeholders(plain, tokens, self.image_id, sample.source)
-        supervised = np.zeros(len(tokens), dtype=np.bool_)
-        if self._begins_at_id and self.data.train_on_completions:
-            in_spans = self._after_assistant_id(plain, sample.source)
-        supervised[positions] = in_spans if self.data.train_on_completions else ~in_spans
-        supervised[placeholders | self._is_marker(tokens)] = False
+            known = [written.text.encode(), plain.tobytes(), str(written.spans).encode()]
+            found = self._recall(known, image_keys, process)
+        positions, placeholders = expand_placeholders(plain, found.tokens, self.image_id, sample.source)
+        supervised = np.zeros(len(found.tokens), dtype=np.bool_)
+        supervised[positions] = written.learned
+        supervised[placeholders | self._is_marker(found.tokens)] = False
         supervised[0] = False
         return Example(
             source=sample.source,
-            tokens=tokens,
+            tokens=found.tokens,
             supervised=supervised,
             placeholders=placeholders,
             inputs=found.inputs,
             image_sizes=found.image_sizes,
             image_keys=image_keys,
         )
+
+    def write(self, sample: Sample) -> Written:
+        """Write a row whose boxes are written as text: what its processor is given, its tokens, and what is learned.
+
+        Raises:
+            SampleError: The row cannot be written.
+        """
+        refuse_unexpressed(sample, self._content_style())
+        if self.family.is_prefix_lm and not sample.images:
+            msg = f"{sample.source}: the row has no image; this model reads one in every row"
+            raise SampleError(msg)
+        text, spans = self._render(self._prepare(sample))
+        if text.count(self.image_token) != len(sample.images):
+            msg = (
+                f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
+                f"{len(sample.images)} images; does the text hold {self.image_token!r} itself?"
+            )
+            raise SampleError(msg)
+        tokenize = self._tokenize if text.startswith(self.tokenizer.bos_token or "") else self._tokenize_behind_bos
+        text, spans = self._with_one_bos(text, spans)
+        marked = self._learned_spans(sample, spans)
+        plain, in_spans = mask_completions(self._spell(text), self._spell_spans(text, marked), tokenize, sample.source)
+        learned = in_spans if self.data.train_on_completions else ~in_spans
+        if self._begins_at_id and self.data.train_on_completions:
+            learned = self._after_assistant_id(plain, sample.source)
+        return Written(text=text, spans=spans, plain=plain, learned=learned)
+
+    def count_image_tokens(self, sample: Sample) -> tuple[int, ...]:
+        """Let the processor say how many tokens stand for each image of a row; their sizes are what it is given.
+
+        Raises:
+            SampleError: It does not take the row.
+        """
+        written = self.write(sample)
+        plain = written.plain
+        tokens, _ = self._process(written.text, list(sample.images), plain, written.spans, sample.source)
+        positions, _ = expand_placeholders(plain, tokens, self.image_id, sample.source)
+        bounds, places = np.append(positions, len(tokens)), np.flatnonzero(plain == self.image_id)
+        return tuple((bounds[places + 1] - bounds[places]).tolist())
+
+    def sketch(self, sample: Sample, n_tokens: Sequence[int]) -> Example:
+        """Encode a row but for its images: what the processor would make of them is given as its number of tokens.
+
+        Args:
+            sample: The row, its boxes written.
+            n_tokens: Of each image.
+
+        Raises:
+            SampleError: As of `__call__`.
+        """
+        written = self.write(sample)
+        is_image = written.plain == self.image_id
+        lengths = np.ones(len(written.plain), dtype=np.int64)
+        lengths[is_image] = n_tokens
+        first = np.cumsum(lengths) - lengths
+        tokens, placeholders = np.repeat(written.plain, lengths), np.repeat(is_image, lengths)
+        supervised = np.zeros(len(tokens), dtype=np.bool_)
+        supervised[first] = written.learned
+        supervised[placeholders | self._is_marker(tokens)] = False
+        supervised[0] = False
+        example = Example(source=sample.source, tokens=tokens, supervised=supervised, placeholders=placeholders)
+        return cut(example, self.data)
 
     def _recall(self, text: list[bytes], image_keys: tuple[str, ...], process: Callable[[], Processed]) -> Processed:
         """Give what a row's text and images become."""

@@ -4,7 +4,7 @@ There is no conversation and no chat template. The decoder begins with a token o
 labels to the right (Florence-2), or with the task itself (Nemotron-Parse).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -44,7 +44,6 @@ class PairEncoder(Encoder):
         """
         sample = self.write_boxes(sample)
         task = self._task(sample, ["user", "assistant"])
-        answer = sample.turns[-1].text
         contents = self._read_images(sample)
         image_keys = self._image_keys(contents)
 
@@ -54,6 +53,21 @@ class PairEncoder(Encoder):
             return Processed(np.zeros(0, dtype=np.int32), inputs, tuple(image.size for image in images))
 
         found = self._recall([task.encode(), str(self._ids(task)).encode()], image_keys, process)
+        example = self._write_pair(sample, task)
+        example = attrs.evolve(example, image_sizes=found.image_sizes, image_keys=image_keys)
+        return self._settle(attrs.evolve(cut(example, self.data), inputs=found.inputs))
+
+    def sketch(self, sample: Sample, n_tokens: Sequence[int]) -> Example:  # noqa: ARG002 - no token stands for an image
+        """Encode a row but for its image.
+
+        Raises:
+            SampleError: As of `__call__`.
+        """
+        return cut(self._write_pair(sample, self._task(sample, ["user", "assistant"])), self.data)
+
+    def _write_pair(self, sample: Sample, task: str) -> Example:
+        """Write the decoder's tokens."""
+        answer = sample.turns[-1].text
         prompt = self._ids(task) if self.family.is_prompted_decoder else [self.decoder_start]
         written = self._ids(answer) if self.family.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
         if written[-1:] != [self.tokenizer.eos_token_id]:
@@ -61,16 +75,8 @@ class PairEncoder(Encoder):
         tokens = np.asarray([*prompt, *written], dtype=np.int32)
         supervised = np.ones(len(tokens), dtype=np.bool_)
         supervised[: len(prompt) if self.data.train_on_completions else 1] = False
-        example = Example(
-            source=sample.source,
-            tokens=tokens,
-            supervised=supervised,
-            placeholders=np.zeros(len(tokens), dtype=np.bool_),
-            inputs={},
-            image_sizes=found.image_sizes,
-            image_keys=image_keys,
-        )
-        return self._settle(attrs.evolve(cut(example, self.data), inputs=found.inputs))
+        placeholders = np.zeros(len(tokens), dtype=np.bool_)
+        return Example(source=sample.source, tokens=tokens, supervised=supervised, placeholders=placeholders)
 
     def describe_template(self) -> str:
         """Say how the rows are written."""

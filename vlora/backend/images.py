@@ -119,12 +119,13 @@ def open_image(
     return decode_image(content, source, Resizer(resize_shape, max_pixels))
 
 
-def read_size(image: Any, resizer: Resizer | None = None) -> tuple[int, int] | None:
+def read_size(image: Any, resizer: Resizer | None = None, *, to_end: bool = False) -> tuple[int, int] | None:
     """Say how large an image will be for the processor, from its file's header alone.
 
     Args:
         image: As for `read_image`.
         resizer: Says what becomes of sizes; None if they stay.
+        to_end: Look for what turns the picture behind its header too, as decoding does.
 
     Returns:
         (width, height) in pixels; None where more than the header would be needed, or there is no image.
@@ -138,9 +139,9 @@ def read_size(image: Any, resizer: Resizer | None = None) -> tuple[int, int] | N
         return None
     try:
         if isinstance(image, Image.Image):
-            return resizer.before_processor(read_header(image), asked)
+            return resizer.before_processor(read_header(image, to_end=to_end), asked)
         with _open_stream(image) as stream:
-            return resizer.before_processor(read_header(stream), asked)
+            return resizer.before_processor(read_header(stream, to_end=to_end), asked)
     except (OSError, ValueError, TypeError):
         return None
 

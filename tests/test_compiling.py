@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from vlora import cli, compiling, soundness
-from vlora.caching import KERNELS_VARIABLE, make_private
+from vlora.caching import KERNELS_VARIABLE
 from vlora.compiling import CUDA_FOLDER, Known, begin, keep_kernels, list_missing, read_known, weights_type
 from vlora.events import Compiled, Compiling
+from vlora.private import make_private
 
 NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
 """A number times an array."""

@@ -16,7 +16,7 @@ RANKS = {
     "blas": 0,
     "caching": 0,
     "checksums": 0,
-    "nofollow": 0,
+    "private": 0,
     "soundness": 1,
     "signals": 0,
     "unforeseen": 0,

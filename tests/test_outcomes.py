@@ -111,3 +111,20 @@ def test_a_folder_that_cannot_be_written_remembers_nothing(load: Callable, check
 
     assert load() == first
     assert "head" in checks
+
+
+@pytest.mark.parametrize("how", ["mode", "link"])
+def test_what_somebody_else_may_have_found_is_not_believed(
+    how: str, load: Callable, checks: list[str], cache: Path, tmp_path: Path
+):
+    """A file that others may write, or a link: the checks are made again."""
+    load()
+    (file,) = cache.iterdir()
+    made = len(checks)
+    if how == "mode":
+        file.chmod(0o666)
+    else:
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    load()
+    assert len(checks) == 2 * made > 0

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import attrs
 
-from .checkpoint import CONFIG_NAME, write_text, write_whole
+from .checkpoint import CONFIG_NAME, MODEL_NAME, write_text, write_whole
 from .errors import CheckpointError, RecipeError
 from .files import expand
-from .nofollow import open_itself
 from .outputs import (
     EARLIER_NAME,
     EXAMPLE_NAME,
@@ -29,12 +28,10 @@ from .outputs import (
     OutputPaths,
     output_paths,
 )
+from .private import open_itself
 from .recipe import Recipe, dump_recipe
 
 JOURNAL_NAME = ".setting-aside.json"
-MODEL_NAME = "config.json"
-"""The file that makes a folder a model's."""
-
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
 
 LONGEST_HEADER = 10**8

@@ -2,15 +2,11 @@
 
 import contextlib
 import os
-import stat
 import tempfile
 from pathlib import Path
 
 KERNELS_VARIABLE = "VLORA_KERNELS"
 """Environment variable: a folder for compiled kernels instead of the one in the user's cache directory."""
-
-OTHERS_WRITE = 0o022
-"""Bits of a mode that let other users write."""
 
 
 def cache_folder() -> Path:
@@ -23,29 +19,6 @@ def kernels_root() -> Path:
     """Name the folder that compiled kernels are kept in."""
     chosen = os.environ.get(KERNELS_VARIABLE)
     return Path(chosen) if chosen else cache_folder() / "kernels"
-
-
-def make_private(folder: Path) -> str | None:
-    """Make a folder that only its user reads and writes, for files that are going to be executed.
-
-    Args:
-        folder: Its path; the folders above it are made as well.
-
-    Returns:
-        Why what is there cannot be trusted or used; None if it can.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISLNK(found.st_mode):
-            return f"{folder} is a link"
-        if hasattr(os, "getuid") and found.st_uid != os.getuid():
-            return f"{folder} belongs to another user"
-        if found.st_mode & OTHERS_WRITE:
-            folder.chmod(0o700)
-    except OSError as error:
-        return f"{folder} cannot be used ({error.strerror})"
-    return None
 
 
 def write_whole(path: Path, content: bytes) -> bool:

@@ -17,10 +17,13 @@ from mlx.utils import tree_flatten
 from . import checksums
 from .errors import CheckpointError
 from .headers import HeaderError, read_header
-from .nofollow import open_itself
+from .private import open_itself
 from .types import TrainState
 
 CONFIG_NAME = "adapter_config.json"
+MODEL_NAME = "config.json"
+"""The file that makes a folder a model's."""
+
 OTHERWISE = "take another checkpoint, or make this one anew"
 
 
@@ -67,7 +70,11 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
             sync(file)
         sync(partial)
     if folder.exists():
-        for file in sorted(partial.iterdir()):
+        if len(list(partial.glob("*.safetensors"))) > 1:
+            # No model, until all files of its weights are of the same step.
+            (folder / MODEL_NAME).unlink(missing_ok=True)
+        # Last what makes the folder a model: one that lacks a file is none.
+        for file in sorted(partial.iterdir(), key=lambda file: (file.name == MODEL_NAME, file.name)):
             file.replace(folder / file.name)
         partial.rmdir()
         sync(folder)

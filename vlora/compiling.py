@@ -28,10 +28,11 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from .caching import kernels_root, make_private
+from .caching import kernels_root
 from .events import Compiled, Compiling
 from .headers import read_header
 from .limits import device_kind, device_memory
+from .private import make_private
 from .rebuild import kernel_file
 from .soundness import drop_damaged
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import RecipeError
-from .nofollow import open_itself
+from .private import open_itself
 
 try:
     import fcntl

@@ -18,7 +18,8 @@ from pathlib import Path
 import attrs
 import mlx.core as mx
 
-from .caching import kernels_root, make_private, write_whole
+from .caching import kernels_root, write_whole
+from .private import make_private
 
 VERSIONS = (13, 12)
 """Major versions of CUDA that MLX is built for."""

@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten
 
 from ..caching import cache_folder, write_whole
 from ..limits import describe_device
+from ..private import ForeignError, open_own
 
 PACKAGES = ("mlx", "mlx-vlm")
 
@@ -96,8 +97,9 @@ def code_digest() -> str:
 
 def _read(path: Path, key: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        with open_own(path) as (file, _):
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError, ForeignError):
         return {}
     if not isinstance(content, dict) or content.get("key") != key or not isinstance(content.get("found"), dict):
         return {}

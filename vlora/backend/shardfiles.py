@@ -5,24 +5,20 @@ header has to fit its size before a number of it is used; and an entry has to ha
 of it, so that what was made elsewhere, for another tower or by somebody else is not taken for features.
 """
 
-import contextlib
 import hashlib
 import hmac
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 import mlx.core as mx
 import numpy as np
 
-from ..caching import OTHERS_WRITE
-from ..nofollow import open_itself
+from ..private import open_own
 
 Raw = dict[str, tuple[str, tuple[int, ...], bytes]]
 """Names to (type, shape, bytes) as they are in the file."""
@@ -53,10 +49,6 @@ TYPES: Mapping[str, tuple[mx.Dtype, str]] = {
 """Names of types in safetensors' format: MLX's and NumPy's, which has no bfloat16."""
 
 _NAMES = {mlx: name for name, (mlx, _) in TYPES.items()} | {numpy: name for name, (_, numpy) in TYPES.items() if numpy}
-
-
-class ForeignError(Exception):
-    """A file that is not the user's alone; it is neither used nor deleted."""
 
 
 @attrs.frozen
@@ -117,38 +109,6 @@ class Seal:
     def is_sound(self, key: str, raw: Raw, checksum: str) -> bool:
         """Whether an entry that was read is the one that was written."""
         return hmac.compare_digest(self.sum(key, ((name, *value) for name, value in raw.items())), checksum)
-
-
-@contextlib.contextmanager
-def open_own(file: Path) -> Iterator[tuple[IO[bytes], os.stat_result]]:
-    """Open a regular file of the user's own to read it.
-
-    Raises:
-        ForeignError: It is a link or no regular file, it is somebody else's, or others may write it.
-        OSError: It cannot be opened.
-    """
-    if file.is_symlink():
-        msg = "a link"
-        raise ForeignError(msg)
-    # A pipe would be waited for.
-    with os.fdopen(open_itself(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
-        found = os.fstat(opened.fileno())
-        problem = why_foreign(found)
-        if problem is not None:
-            raise ForeignError(problem)
-        yield opened, found
-
-
-def why_foreign(found: os.stat_result) -> str | None:
-    """Say why a file cannot be trusted; None if it is a regular one that only the user can have written."""
-    if not stat.S_ISREG(found.st_mode):
-        return "no regular file"
-    if hasattr(os, "getuid"):
-        if found.st_uid != os.getuid():
-            return "another user's"
-        if found.st_mode & OTHERS_WRITE:
-            return "a file that others may write"
-    return None
 
 
 def lay_out(entries: Mapping[str, list[Flat]], seal: Seal) -> bytes:

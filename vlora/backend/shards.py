@@ -21,20 +21,18 @@ import attrs
 import mlx.core as mx
 import numpy as np
 
-from ..caching import make_private, write_new
+from ..caching import write_new
+from ..private import ForeignError, make_private, open_own, why_foreign
 from .shardfiles import (
     TYPES,
     Flat,
-    ForeignError,
     Place,
     Raw,
     Seal,
     lay_out,
-    open_own,
     read_header,
     to_mlx,
     type_name,
-    why_foreign,
 )
 
 Entry = Mapping[str, Any]

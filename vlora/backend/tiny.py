@@ -13,6 +13,8 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_vlm.models import qwen3_vl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ..checkpoint import write_whole_folder
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -56,7 +58,12 @@ def build_tiny_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all: what is called so is never built again.
+    write_whole_folder(folder, lambda partial: _write(partial, seed))
+    return folder
+
+
+def _write(folder: Path, seed: int) -> None:
     tokenizer = _make_tokenizer()
     config = _make_config(tokenizer)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -80,14 +87,12 @@ def build_tiny_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
             "image_std": [0.5, 0.5, 0.5],
         },
         "generation_config.json": {"eos_token_id": config["eos_token_id"]},
-        # Last: a folder with a configuration counts as built.
         "config.json": config,
     }
     weights = _make_weights(config, seed)
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return folder
 
 
 def _make_tokenizer() -> Tokenizer:

@@ -1,0 +1,121 @@
+"""The kinds of runs that are killed: a few steps of the built-in model on a few pictures of noise."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import numpy as np
+from PIL import Image
+
+OUTPUT, FEATURES = "out", "features"
+"""Folders of a run, in the folder that it is started in: no path of the machine's is in what it writes."""
+
+RECIPE_NAME = "run.toml"
+ROWS_NAME = "rows.jsonl"
+
+N_ROWS = 12
+"""Three steps of an epoch, so that every run begins a second one."""
+
+COMMON = """
+[model]
+path = "builtin:tiny-qwen3-vl"
+{model}
+[data]
+path = "{rows}"
+train_on_completions = true
+workers = 2
+prefetch = 2
+{data}
+[features]
+{features}
+[lora]
+{lora}
+[train]
+batch_size = 4
+iters = 4
+steps_per_report = 1
+steps_per_save = 1
+steps_per_eval = 2
+val_batches = 1
+{train}
+[eval]
+answer_rows = {answer_rows}
+max_new_tokens = 2
+
+[output]
+path = "{output}"
+"""
+
+LORA = "rank = 4\ndropout = 0.1"
+OFF = "cache = false"
+
+
+@attrs.frozen(kw_only=True)
+class Mode:
+    """A kind of run.
+
+    Attributes:
+        name: What it is called.
+        recipe: Its recipe.
+        before: The recipe of a run that has been in its folder before; None if there was none.
+    """
+
+    name: str
+    recipe: str
+    before: str | None = None
+
+    def prepare(self, slot: Path) -> None:
+        """Write the recipe into a folder."""
+        (slot / RECIPE_NAME).write_text(self.recipe, encoding="utf-8")
+
+
+def write_rows(slot: Path) -> None:
+    """Write rows of pictures of two sizes and answers of several lengths into a folder."""
+    draw = np.random.default_rng(0)
+    lines = []
+    for number in range(N_ROWS):
+        side = 24 + 16 * (number % 2)
+        Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(slot / f"{number}.png")
+        answer = " ".join(["seven", "is", "the", "digit", "here"][: 1 + number % 5])
+        lines.append({"image": f"{number}.png", "question": "Which digit?", "answer": answer})
+    (slot / ROWS_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+
+
+def _recipe(**parts: str) -> str:
+    defaults = {
+        "model": "",
+        "data": "",
+        "features": OFF,
+        "lora": "",
+        "train": "",
+        "answer_rows": "0",
+        "rows": ROWS_NAME,
+    }
+    return COMMON.format(**{**defaults, "output": OUTPUT, **parts})
+
+
+MODES: Mapping[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode(name="lora", recipe=_recipe(lora=LORA, data=f'valid_path = "{ROWS_NAME}"', answer_rows="2")),
+        Mode(
+            name="full",
+            recipe=_recipe(model="full_finetune = true\ntrain_vision = true", lora=""),
+        ),
+        Mode(
+            name="packed",
+            recipe=_recipe(lora=LORA, data="max_seq_length = 128", train='batching = "packed"\npack_length = 128'),
+        ),
+        Mode(
+            name="grouped",
+            recipe=_recipe(lora=LORA, train='batching = "grouped"\ngradient_accumulation_steps = 2'),
+        ),
+        Mode(name="features", recipe=_recipe(lora=LORA, features=f'path = "{FEATURES}"\ndisk_gb = 0.1')),
+        Mode(
+            name="again",
+            recipe=_recipe(lora=f"{LORA}\nalpha = 3.0", train="seed = 1", output=f"{OUTPUT}/second.safetensors"),
+            before=_recipe(lora=LORA, output=f"{OUTPUT}/first.safetensors"),
+        ),
+    )
+}

@@ -104,12 +104,20 @@ def test_the_list_is_of_one_version_of_mlx(tmp_path: Path):
     assert not list(read_known(file))
 
 
-@pytest.mark.parametrize(("weights", "names"), [("", ["all"]), ("BF16", ["all"]), ("F32", ["all", "exact"])])
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [("", ["all", "half"]), ("BF16", ["all", "half"]), ("U32", ["all", "half"]), ("F32", ["all", "exact"])],
+)
 def test_only_kernels_for_the_weights_are_missing(
     weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Half of the list would be compiled in vain by a run of bfloat16 weights."""
-    listed = [Known("cuda", "all", "", ()), Known("cuda", "exact", "", (), "F32"), Known("cpu", "other", "", ())]
+    listed = [
+        Known("cuda", "all", "", ()),
+        Known("cuda", "exact", "", (), "F32"),
+        Known("cuda", "half", "", (), "BF16"),
+        Known("cpu", "other", "", ()),
+    ]
     monkeypatch.setattr(compiling, "read_known", lambda _: listed)
 
     assert [known.name for known in list_missing("cuda", tmp_path, weights)] == names

@@ -39,7 +39,7 @@ from .soundness import drop_damaged
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 """Made by benchmarks/kernels.py. The first line has the version of MLX; then a line for each kernel: "cpu" or "cuda",
 its name, its file's id if the name is too long for a file, its constants as JSON, and the type of the weights that it
-is for, if it is for those of one type only; the first needed first."""
+is for, if it is for those of one type only: F32, or BF16 for all but F32 and F16; the first needed first."""
 
 MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
 
@@ -48,6 +48,9 @@ CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 
 BUILT_IN = "builtin:"
 """Begins the names of models that vlora makes itself, in float32."""
+
+FULL_TYPES = ("F32", "F16")
+"""Types of weights whose runs have no array in bfloat16. Most models are in bfloat16, or quantized from it."""
 
 WORK_PREFIX = ".work-"
 MOST_WORKERS = 12
@@ -209,7 +212,7 @@ def list_missing(kind: str, folder: Path, weights: str = "", lists: Sequence[Pat
         for file in lists
         for known in read_known(file)
         if known.kind == kind
-        and known.weights in ("", weights)
+        and known.weights in ("", weights if weights in FULL_TYPES else "BF16")
         and not (folder / kernel_file(kind, known.name, known.file_id)).exists()
     ]
 

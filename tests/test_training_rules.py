@@ -1,4 +1,4 @@
-"""Rules of training against what transformers and PEFT do (golden/conventions.json), and those of older states."""
+"""Rules of training against what transformers and PEFT do (golden/rules/rules.json), and those of older states."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ from vlora.steps import make_train_step
 from vlora.targets import Layout
 from vlora.types import TrainState
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "conventions.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "rules" / "rules.json").read_text(encoding="utf-8"))
 PEFT_NAMES = {"lora_A.default.weight": "lora_a", "lora_B.default.weight": "lora_b", "magnitude_vector": "m"}
 
 

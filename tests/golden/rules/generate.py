@@ -1,6 +1,6 @@
-"""Write tests/golden/conventions.json: schedules of transformers, weight decay of its Trainer, rates of PEFT's LoRA+.
+"""Write rules.json: schedules of transformers, weight decay of its Trainer, rates of PEFT's LoRA+.
 
-    python -m tests.golden.conventions        in an environment with the packages of the group "reference"
+    python -m tests.golden.rules.generate        in an environment with the packages of the group "reference"
 
 Steps of plain AdamW stand beside them, so that the rules are compared by what they do to weights.
 """
@@ -15,7 +15,7 @@ from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from transformers import Trainer, get_scheduler
 
-FILE = Path(__file__).with_name("conventions.json")
+FILE = Path(__file__).with_name("rules.json")
 RUNS = [
     (name, n, warmup) for name in ("constant", "linear", "cosine") for n, warmup in ((7, 3), (40, 0), (40, 1), (40, 8))
 ]

@@ -45,7 +45,7 @@ from vlora.events import Event, Finished, Noted, Reported, Started
 from vlora.prefetch import Workers
 from vlora.recipe import DataSection, ModelSection, parse_recipe
 from vlora.rows import Rows
-from vlora.session import Data, open_features
+from vlora.session import Data, open_data, open_features, open_model
 
 CheckpointFactory = Callable[[str], Path]
 EncoderFactory = Callable[..., Encoder]
@@ -659,6 +659,25 @@ def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFa
     assert show("off", model__train_vision=True) == [
         "features of images: not kept: the vision tower or the connector is trained"
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "is_exact"),
+    [
+        ("qwen3_vl", {"features__disk_gb": 0.0}, False),
+        ("qwen3_vl", {"features__memory_gb": 0.0}, True),
+        ("qwen3_vl", {"features__cache": False}, True),
+        ("llava", {"features__disk_gb": 0.0}, True),
+    ],
+)
+def test_a_run_says_where_it_cannot_go_on_to_the_bit(
+    family: str, options: dict[str, Any], is_exact: bool, checkpoint: CheckpointFactory, tmp_path: Path
+) -> None:
+    """Where images share a tower's batch and only memory keeps what it made of them."""
+    recipe = make_recipe(checkpoint(family), rows_file(tmp_path), tmp_path / "out", **options)
+    data = open_data(recipe)
+    found = open_features(recipe, data, open_model(recipe, data.files)[0]).description
+    assert ("--resume equals one that was not stopped up to rounding" in found) is not is_exact
 
 
 def test_a_resumed_run_ends_in_the_same_bits(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

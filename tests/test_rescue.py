@@ -1,5 +1,6 @@
 """Runs that fail or are stopped, at any moment: what was learned is saved, and goes on as if nothing had happened."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -12,6 +13,7 @@ import pytest
 
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe
+from tests.training import picture
 from vlora import Recipe, driver, fit, shortage
 from vlora.checkpoint import append_text, load_notes
 from vlora.errors import NonFiniteError, OutOfMemoryError, SampleError
@@ -316,3 +318,31 @@ def test_a_bad_row_to_validate_on_loses_nothing(checkpoint: CheckpointFactory, t
     assert str(error).startswith("valid.jsonl train row 1")
     assert str(error).endswith("the 3 steps before it are saved, and --resume goes on from there")
     assert [event.step for event in rest if isinstance(event, Saved)] == [3]
+
+
+@pytest.mark.parametrize("killed_after", [3, 5])
+def test_a_run_that_is_killed_finds_what_it_had_saved_with_its_state(
+    killed_after: int, checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that steps have made are on the disk when a state is saved; those behind it may be lost with the run."""
+    for number in range(8):
+        picture(32, 32, number).save(tmp_path / f"{number}.png")
+    lines = [{"image": f"{n}.png", "question": f"What is {n}?", "answer": f"it is {n}"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = {"train__batch_size": 3, "train__iters": 8, "train__steps_per_save": 2}
+    straight, recipe = (
+        short_recipe(checkpoint, tmp_path, name, **options, features__path=str(tmp_path / f"kept-{name}"))
+        for name in ("straight", "out")
+    )
+    expected = losses(list(fit(straight)))
+    with monkeypatch.context() as patched:
+        # As far as a test can: nothing is written when the process ends.
+        patched.setattr(driver, "_written", lambda _: contextlib.nullcontext())
+        run = fit(recipe)
+        for event in run:
+            if isinstance(event, StepReport) and event.step == killed_after:
+                break
+        run.close()
+    again = losses(list(fit(recipe, resume=True)))
+    assert again == expected[killed_after // 2 * 2 :]
+    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "straight")

@@ -24,6 +24,8 @@ from .types import TrainState
 
 BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
 
+ROUNDED = "without features on disk a run that goes on with --resume equals one that was not stopped up to rounding"
+
 LEAST_MEMORY_GB, MEMORY_SHARE = 1.0, 16
 """Without `features.memory_gb`: gigabytes for features, and which part of the device's memory may be more."""
 
@@ -231,4 +233,8 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
     data.encoder.memory = backend.RowMemory(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
-    return Features(cache=cache, description=f"kept, {kept}")
+    # Of images that went through the tower together the last bits depend on their company, which is another one when
+    # those kept in memory are gone.
+    is_exact = bool(section.disk_gb) or not data.files.family.has_grid_tower
+    rounded = "" if is_exact else f"; {ROUNDED}"
+    return Features(cache=cache, description=f"kept, {kept}{rounded}")

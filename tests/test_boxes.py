@@ -16,6 +16,8 @@ from tests.training import picture
 from vlora import backend
 from vlora.backend.families import FAMILIES
 from vlora.boxes import (
+    DEEPSEEK_BOXES,
+    FLORENCE_BOXES,
     INTERNVL_BOXES,
     PALIGEMMA_BOXES,
     QWEN2_BOXES,
@@ -39,6 +41,8 @@ STYLES = {
     "qwen3": QWEN3_BOXES,
     "internvl": INTERNVL_BOXES,
     "paligemma": PALIGEMMA_BOXES,
+    "deepseek": DEEPSEEK_BOXES,
+    "florence": FLORENCE_BOXES,
 }
 SOURCE = "rows row 3"
 Encoding = Callable[..., backend.Encoder]
@@ -60,6 +64,8 @@ def write(text: str, objects: Any, style: BoxStyle, *sizes: tuple[tuple[int, int
         ),
         ("qwen2.5", "a cat[28, 28, 280, 280] [140, 70]"),
         ("qwen3", "a cat[50, 100, 500, 1000] [250, 250]"),
+        ("deepseek", "<|ref|>a cat<|/ref|><|det|>[[50, 100, 500, 999]]<|/det|> <|det|>[[250, 250]]<|/det|>"),
+        ("florence", "a cat<loc_50><loc_100><loc_500><loc_999> <loc_250><loc_250>"),
         ("internvl", "<ref>a cat</ref><box>[[50, 100, 500, 1000]]</box> <box>[[250, 250]]</box>"),
     ],
 )
@@ -277,6 +283,7 @@ BOX = {"bbox": [[10, 10, 50, 40]]}
         ("qwen3_vl_moe", "[100, 125, 500, 500]"),
         ("qwen3_5", "[100, 125, 500, 500]"),
         ("internvl", "<box>[[100, 125, 500, 500]]</box>"),
+        ("deepseek_vl_v2", "<|det|>[[100, 125, 500, 500]]<|/det|>"),
         ("paligemma", "<loc0128><loc0102><loc0512><loc0512>"),
     ],
 )

@@ -154,3 +154,21 @@ def test_kept_features_are_of_the_task_too() -> None:
 
     assert kept[0].shape != kept[1].shape or not mx.array_equal(kept[0], kept[1])
     assert mx.array_equal(kept[0], kept[2])
+
+
+def test_boxes_of_pairs() -> None:
+    """Boxes are written into the answer as Florence-2 writes them; where that is not known the row is refused."""
+    row = {
+        "image": picture(100, 80),
+        "question": "Locate it",
+        "answer": "<bbox>",
+        "objects": {"bbox": [[10, 10, 50, 40]]},
+    }
+    encode = encoder("florence2")
+    places = "<loc_100><loc_125><loc_500><loc_500>"
+
+    assert encode.write_boxes(format_sample(row)).turns[1].text == places
+    plain = format_sample({**row, "answer": places, "objects": None})
+    assert encode(format_sample(row)).tokens.tolist() == encode(plain).tokens.tolist()
+    with pytest.raises(SampleError, match="family writes them is not known"):
+        encoder("nemotron_parse")(format_sample(row))

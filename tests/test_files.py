@@ -3,8 +3,10 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from vlora.backend.images import read_size
 from vlora.errors import SampleError
 from vlora.files import expand, is_file, open_regular, read_regular
 from vlora.inline import decode_inline, is_inline
-from vlora.rows import beside
+from vlora.recipe import DataSection
+from vlora.rows import beside, read_rows
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 
@@ -208,3 +211,35 @@ def test_a_picture_reads_like_its_file(tmp_path: Path):
     text = base64.b64encode(path.read_bytes()).decode()
 
     assert backend.open_image(text, "row").tobytes() == backend.open_image(str(path), "row").tobytes()
+
+
+def test_rows_of_bad_images(tmp_path: Path, pipe: Path, encoder: Callable[..., backend.Encoder]):
+    """In a file of rows each bad image is an error of its row, by its number; the rows between them are learned."""
+    (tmp_path / "good.png").write_bytes(bytes_of("PNG", 40))
+    (tmp_path / "damaged.avif").write_bytes(bytes_of("AVIF", 40)[:-9])
+    (tmp_path / "words.jpg").write_text("no picture")
+    text = base64.b64encode(bytes_of("JPEG", 200)).decode()
+    bad = [
+        pipe.name,
+        ".",
+        "damaged.avif",
+        "words.jpg",
+        "x" * 9000,
+        text[:401],
+        "data:image/png;base64,AAAA",
+        "~nosuchuser/a",
+    ]
+    bad += ["a\0b", "http://example.com/a.png", "none.png"]
+    rows = [{"image": name, "question": "q", "answer": "a"} for one in bad for name in (one, "good.png", text)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    train, _ = read_rows(DataSection(path=str(path)))
+    encode = encoder("qwen3_vl")
+
+    for number in range(len(rows)):
+        if number % 3:
+            assert encode(train[number]).image_sizes == ((40 if number % 3 == 1 else 200, 7),)
+            continue
+        with pytest.raises(SampleError, match=rf"^rows\.jsonl train row {number}: cannot read the image ") as caught:
+            encode(train[number])
+        assert len(str(caught.value)) < 500

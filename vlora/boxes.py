@@ -40,12 +40,14 @@ class BoxStyle:
         write_box: Writes [x1, y1, x2, y2] or [x, y], in whole numbers.
         write_name: Writes the name of what is in a box.
         has_points: Whether there is a way to write [x, y].
+        in_bins: A number is the bin that a place falls into, from 0 to `scale` - 1; else the nearest whole one.
     """
 
     scale: int | None
     write_box: Callable[[Sequence[int]], str]
     write_name: Callable[[str], str] = str
     has_points: bool = True
+    in_bins: bool = False
 
 
 def _in_pairs(numbers: Sequence[int]) -> str:
@@ -84,6 +86,18 @@ INTERNVL_BOXES = BoxStyle(
 
 PALIGEMMA_BOXES = BoxStyle(scale=1023, write_box=_in_tokens, has_points=False)
 """PaliGemma: 1,024 tokens for places, y before x."""
+
+DEEPSEEK_BOXES = BoxStyle(
+    scale=999,
+    write_box=lambda numbers: f"<|det|>[{_in_list(numbers)}]<|/det|>",
+    write_name=lambda name: f"<|ref|>{name}<|/ref|>",
+)
+"""DeepSeek-VL2: 0 to 999 in a list of lists."""
+
+FLORENCE_BOXES = BoxStyle(
+    scale=1000, in_bins=True, write_box=lambda numbers: "".join(f"<loc_{number}>" for number in numbers)
+)
+"""Florence-2: 1,000 tokens for places."""
 
 
 def has_marks(text: str) -> bool:
@@ -245,9 +259,6 @@ def _write_box(box: Sequence[float], is_relative: bool, sizes: tuple[Size, Size]
             )
             raise SampleError(msg)
         share = number if is_relative else min(max(number / side, 0.0), 1.0)
-        written.append(_round(share * (given[index % 2] if style.scale is None else style.scale)))
+        scale = given[index % 2] if style.scale is None else style.scale
+        written.append(min(math.floor(share * scale), scale - 1) if style.in_bins else math.floor(share * scale + 0.5))
     return style.write_box(written)
-
-
-def _round(number: float) -> int:
-    return math.floor(number + 0.5)

@@ -14,7 +14,16 @@ import mlx.core as mx
 import mlx.nn as nn
 from PIL import Image
 
-from ..boxes import INTERNVL_BOXES, PALIGEMMA_BOXES, QWEN2_BOXES, QWEN3_BOXES, QWEN25_BOXES, BoxStyle
+from ..boxes import (
+    DEEPSEEK_BOXES,
+    FLORENCE_BOXES,
+    INTERNVL_BOXES,
+    PALIGEMMA_BOXES,
+    QWEN2_BOXES,
+    QWEN3_BOXES,
+    QWEN25_BOXES,
+    BoxStyle,
+)
 from ..types import Example
 from .attention import (
     complete_molmo2,
@@ -264,6 +273,7 @@ FAMILIES: Mapping[str, Family] = {
         is_proven=True,
         packs=True,
         template=DEEPSEEK_TEMPLATE,
+        boxes=DEEPSEEK_BOXES,
         mend=mend_deepseek,
         mend_inputs=pad_spatial_crop,
         while_training=undifferentiated_indices,
@@ -447,7 +457,9 @@ FAMILIES: Mapping[str, Family] = {
         choosing=("index_q_proj", "index_k_proj", "index_q_norm", "index_k_norm"),
         while_training=together(undifferentiated_indices, without_metal_kernels),
     ),
-    "florence2": Family(is_encoder_decoder=True, mend=mend_table, embed=embed_prompt, run=run_encoder_decoder),
+    "florence2": Family(
+        is_encoder_decoder=True, boxes=FLORENCE_BOXES, mend=mend_table, embed=embed_prompt, run=run_encoder_decoder
+    ),
     "nemotron_parse": Family(
         is_encoder_decoder=True, is_prompted_decoder=True, mend=mend_table, embed=embed_states, run=run_decoder
     ),

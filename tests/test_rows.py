@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -391,12 +392,21 @@ def test_unknown_suffix(tmp_path: Path):
         ("rows.parquet", "no Parquet", "Parquet magic bytes not found"),
     ],
 )
-def test_broken_file(name: str, text: str, reason: str, tmp_path: Path):
+def test_broken_file(
+    name: str,
+    text: str,
+    reason: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
     """A file that is empty or broken is reported with what is wrong in it, not raised by the library beneath."""
     path = tmp_path / name
     path.write_text(text)
+    monkeypatch.setattr(logging.getLogger("datasets"), "propagate", True)
     problem = problem_of(path)
 
+    assert not caplog.records
     assert str(path) in problem
     assert reason in problem
 

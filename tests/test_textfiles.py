@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import names
 from tests.test_values import json_objects
-from vlora import spans
+from vlora import spans, textfiles
 from vlora.errors import SampleError
 from vlora.textfiles import SEPARATORS, TextTable, open_csv, open_json
 from vlora.values import Row, write_text
@@ -281,6 +281,30 @@ def test_files_without_rows(name: str, tmp_path: Path):
     for text in ("", "\n\n", "\ufeff", "a,b\n" if "sv" in name else " "):
         path = write(tmp_path, name, text)
         assert len(open_csv(path) if "sv" in name else open_json(path)) == 0
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of many rows only those are parsed that are asked for, and only a few to find out how the file is written."""
+    n_rows = 20_000
+    if name.endswith("csv"):
+        text = "a,b\n" + "".join(f'{number},"x\n{number}"\n' for number in range(n_rows))
+    else:
+        rows = [json.dumps({"a": str(number), "b": f"x\n{number}"}) for number in range(n_rows)]
+        text = "\n".join(rows) if name.endswith("l") else "[" + ",\n".join(rows) + "]"
+    path = write(tmp_path, name, text)
+    parsed = []
+    for function in ("parse_json", "split_record"):
+        real = getattr(textfiles, function)
+        monkeypatch.setattr(textfiles, function, lambda *given, real=real: parsed.append(1) or real(*given))
+    monkeypatch.setattr(textfiles, "_SAMPLE_BYTES", 100)
+
+    table = open_csv(path) if name.endswith("csv") else open_json(path)
+    assert len(table) == n_rows
+    n_parsed = len(parsed)
+    assert n_parsed < 200
+    assert table[n_rows - 1] == {"a": str(n_rows - 1), "b": f"x\n{n_rows - 1}"}
+    assert len(parsed) == n_parsed + 1
 
 
 def test_large_values(tmp_path: Path):

@@ -4,8 +4,9 @@ Files of text are read by `vlora.textfiles` wherever they lie; only typed ones b
 says which files a split has. It takes most of a second to import, with pandas under it: what needs it imports it.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -51,10 +52,10 @@ def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path 
         return open_text(local), local.parent
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
+    folder = local.parent if local.is_file() else local if local.is_dir() else None
     try:
-        return _open_stored(
-            path, local, split, config
-        ), local if local.is_dir() else local.parent if local.is_file() else None
+        with _quiet():
+            return _open_stored(path, local, split, config), folder
     except DatasetGenerationError as error:
         # Of a file that does not parse it says no more than that.
         msg = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
@@ -64,6 +65,19 @@ def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path 
     except (StopIteration, IndexError):
         # What it raises for an empty file, and for an empty saved data set.
         return [], None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `datasets` from writing a line of its own about what it raises as well."""
+    import datasets
+
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 def open_text(path: Path) -> Table:

@@ -302,6 +302,22 @@ def test_use_is_told_in_a_line():
     )
 
 
+def test_pixels_are_one_image():
+    """An image that is written as lists of numbers is one value, which reading images refuses."""
+    pixels = [[[0, 0, 0], [1, 2, 3]]]
+
+    for images in (pixels, [pixels]):
+        assert format_sample({"question": "What?", "answer": "x", "image": images}).images == (images,)
+
+
+def test_line_of_many_columns():
+    """The line does not grow without end."""
+    line = str(ColumnUse({}, frozenset(map(str, range(100)))))
+
+    assert line.endswith(" and 60 more")
+    assert len(line) < 300
+
+
 def encoded(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (2, 2)).save(buffer, kind)
@@ -407,6 +423,10 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"messages": [{"role": "user", "content": "?", "imgs": ["a"]}, {"role": "gpt", "content": "x"}]},
         ["'imgs'"],
     ),
+    "an image part by another name": (
+        talk_with(["?", {"type": "image", "img": "a.png"}], image="b"),
+        ["'content.img'"],
+    ),
     "lists in lists": (talk_with([[["deep"]]]), ["['deep']"]),
     "a caption without an image": ({"caption": "A cat."}, ["caption", "data.columns"]),
     "a question without an answer": ({"image": "a.png", "text": "A cat.", "question": "What?"}, ["question", "answer"]),
@@ -433,6 +453,9 @@ def test_mapping_to_a_column_that_is_there():
 
     assert "'reply'" in problem
     assert 'answer = "unused"' in problem
+    problem = problem_of(talk_with("What?", reply="c"), columns={"reply": "answer"})
+    assert "'reply' to 'answer'" in problem
+    assert "read from messages" in problem
     found = format_sample(
         {"question": "a", "answer": "b", "reply": "c"}, columns={"reply": "answer", "answer": "unused"}
     )

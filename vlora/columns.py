@@ -42,6 +42,9 @@ COLUMNS = {
 }
 """Names that layouts read, and what as."""
 
+SHOWN = 40
+"""Columns that are not used, of which no more are named in a line."""
+
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 """What stands for a column in `data.custom_prompt_format`."""
 
@@ -73,7 +76,9 @@ class ColumnUse:
     def __str__(self) -> str:
         """Say it in a line."""
         used = ", ".join(column if column == how else f"{column} ({how})" for column, how in self.used.items())
-        return f"{used or 'none'}; not used: {', '.join(sorted(self.unused)) or 'none'}"
+        unused = sorted(self.unused)
+        rest = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+        return f"{used or 'none'}; not used: {', '.join(unused[:SHOWN]) or 'none'}{rest}"
 
 
 def find_mistakes(columns: Mapping[str, str], placeholders: frozenset[str] | None = None) -> Iterator[str]:

@@ -32,7 +32,7 @@ def list_images(value: Any) -> list[Any]:
     if isinstance(value, str):
         found = parse_if_json(value, "[{")
         value = value if found is None else found
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not _is_array(value):
         return [image for item in value for image in list_images(item)]
     image = _unwrap(value)
     return [] if image is None or (isinstance(image, str) and not image) else [image]
@@ -73,6 +73,18 @@ def looks_like_pictures(column: str, value: Any) -> bool:
         return False
     named = _NAMES.fullmatch(column.strip()) is not None and not isinstance(value, (bool, int, float))
     return named or any(_is_picture(leaf) for leaf in _leaves(value, _DEPTH))
+
+
+def _is_array(value: Sequence[Any]) -> bool:
+    """Whether lists in lists are one picture's numbers, which who reads images refuses as a whole."""
+    first = value[0] if value else None
+    return isinstance(first, (list, tuple)) and bool(first) and _begins_with_number(first)
+
+
+def _begins_with_number(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _unwrap(image: Any) -> Any:

@@ -99,6 +99,7 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     use = original_use(_find_use(named, talk, unread), row, reading.columns)
     images = _own_images(named, source)
     _refuse_lost_pictures(row, use, unread, reading, source)
+    _refuse_unread_mapping(row, use, reading, source)
     drafts = [read_message(message, f"{source}: turn {number}") for number, message in enumerate(talk.messages, 1)]
     system = named.get("system") if "system" not in talk.used else None
     turns, placed = place_images(_put_system_first(drafts, system, source, reading.system), images, source)
@@ -156,7 +157,7 @@ def _own_images(row: Row, source: str) -> list[Any]:
 def _refuse_lost_pictures(row: Row, use: ColumnUse, unread: Mapping[str, Any], reading: Reading, source: str) -> None:
     """Refuse a row with images that nothing reads, but for those that the recipe sets aside."""
     for key, value in unread.items():
-        if looks_like_pictures(key, value):
+        if looks_like_pictures(key.rpartition(".")[2], value):
             msg = f"{source}: a message has images under {key!r}, which is not read; write 'images' or an image part"
             raise SampleError(msg)
     known = {name for _, images in row_images(row) for name in map(file_name, images) if name}
@@ -171,6 +172,17 @@ def _refuse_lost_pictures(row: Row, use: ColumnUse, unread: Mapping[str, Any], r
             msg = (
                 f"{source}: the column {column!r} looks like images, and nothing reads it; in data.columns map it "
                 f'({column} = "images") or set it aside ({column} = "{UNUSED}")'
+            )
+            raise SampleError(msg)
+
+
+def _refuse_unread_mapping(row: Row, use: ColumnUse, reading: Reading, source: str) -> None:
+    """Refuse a row that is read in a layout without a column that the recipe maps."""
+    for column, name in reading.columns.items():
+        if name not in (UNUSED, "objects") and column in use.unused and is_there(row.get(column)):
+            msg = (
+                f"{source}: data.columns maps {column!r} to {name!r}, and the row is read from "
+                f'{", ".join(use.used) or "none of its columns"} without it; set either aside ({column} = "{UNUSED}")'
             )
             raise SampleError(msg)
 

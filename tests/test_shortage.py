@@ -18,7 +18,7 @@ from vlora import loop as loops
 from vlora.checkpoint import load_state
 from vlora.cli import main
 from vlora.errors import OutOfMemoryError
-from vlora.limits import is_out_of_memory, naming_shortage
+from vlora.limits import device_kind, is_out_of_memory, naming_shortage
 from vlora.lock import only_run
 from vlora.outputs import STATE_NAME, output_paths
 from vlora.recipe import Recipe, dump_recipe
@@ -93,7 +93,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def prepare(step: int) -> None:
         real = session.make_recipe_step
-        monkeypatch.setattr(driver, "make_recipe_step", lambda *arguments: Failing(real(*arguments), step))
+        monkeypatch.setattr(driver, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), step))
 
     return prepare
 
@@ -112,7 +112,7 @@ def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtu
     file.write_text(dump_recipe(recipe))
     with pytest.MonkeyPatch.context() as patch:
         real = session.make_recipe_step
-        patch.setattr(driver, "make_recipe_step", lambda *arguments: Failing(real(*arguments), 4))
+        patch.setattr(driver, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4))
         status = main([str(file)])
     output, errors = capsys.readouterr()
 
@@ -309,3 +309,18 @@ def test_images_are_made_smaller(checkpoint: CheckpointFactory, tmp_path: Path) 
 
     assert re.search(r"--set data.max_pixels=\d+ \(", message)
     assert "max_seq_length" not in message
+
+
+@pytest.mark.skipif(device_kind() != "cpu", reason="elsewhere MLX says so itself")
+def test_a_cpu_is_not_asked_for_what_it_does_not_have(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that needs more than the process may have is refused before it runs: MLX would crash on it."""
+    monkeypatch.setattr(shortage, "process_memory", lambda: 10**6)
+    monkeypatch.setattr(TrainLoop, "_begin", lambda *_: pytest.fail("the step was begun"))
+    with pytest.raises(OutOfMemoryError, match=r"a step: out of memory .*\(it would take .* may have 0\.001 GB"):
+        run(recipe)
+
+
+def test_what_fits_by_far_is_not_planned(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of usual sizes pay nothing for it."""
+    monkeypatch.setattr(shortage, "_refuse_too_large", lambda *_: pytest.fail("a step was planned"))
+    assert run(recipe)

@@ -40,7 +40,7 @@ from .rows import Rows
 from .rules import NOTE, Rules, parse_rules
 from .schedules import count_steps, is_due, learning_rate_at
 from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
-from .shortage import explain_shortage
+from .shortage import explain_shortage, foresee
 from .steps import all_finite, bind, init_state, let_go, make_eval_step
 from .targets import summarize
 from .types import Batch, Cut, TrainState
@@ -303,7 +303,7 @@ class _Run:
 
     def _train(self, loop: TrainLoop, course: "_Course", metrics: Metrics, validate: Validate) -> Iterator[Event]:
         """Take the steps."""
-        for step, report in loop.take(course.batches):
+        for step, report in loop.take(foresee(self.recipe, self.backbone, course.batches)):
             yield from self._take_notes()
             yield from self._count(step, report, course, metrics)
             yield from self._follow_up(loop, course, metrics, validate)
@@ -494,7 +494,7 @@ class _Run:
                     steps = self.reader.collate(rows, ([numbers] for numbers in plan), n_ahead)
                 else:
                     steps = self.reader.pack(rows, packed, n_ahead)
-                for found in itertools.islice(steps, n_batches):
+                for found in itertools.islice(foresee(self.recipe, self.backbone, steps), n_batches):
                     if should_stop():
                         return
                     n_rows += sum(len(batch.rows) for batch in found)

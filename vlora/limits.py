@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import mlx.core as mx
@@ -159,6 +160,21 @@ def device_memory() -> int:
         if found.get(key):
             return int(found[key])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def process_memory() -> int:
+    """Say how much memory this process may have for arrays, in bytes: what the device has, or a limit of the shell."""
+    found = device_memory()
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return found
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (ImportError, OSError):
+        return found
+    return min(found, limit - pages * resource.getpagesize() + mx.get_active_memory())
 
 
 def check_weights_fit(section: MemorySection, module: nn.Module) -> None:

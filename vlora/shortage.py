@@ -6,7 +6,7 @@ Nothing is planned before all of the failed run has been let go of.
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,10 +14,11 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from . import backend
 from .batches import collate, collate_packs
 from .errors import OutOfMemoryError, SampleError, VloraError, describe_batch
 from .events import Event, Noted, Saved, Started
-from .limits import GIGA, describe_device, device_kind
+from .limits import GIGA, describe_device, device_kind, process_memory
 from .plan import Planner
 from .portions import default_max_mb_per_buffer
 from .recipe import Recipe
@@ -34,6 +35,14 @@ USABLE = 0.95
 RELIEF = 0.9
 """Of what failed although the plan says that it fits: so much at most has to fit."""
 
+ARRAYS_OF_A_LAYER, COPIES_OF_TRAINED, FLOAT_BYTES = 60, 20, 4
+"""What a step takes for each layer, in arrays as wide as the model, and for what is trained, at the very most: below it
+nothing has to be planned."""
+
+WIDTH, N_LAYERS = 8192, 100
+"""Of models that do not say."""
+
+BY_CHANCE = 1.5
 SMALLEST_LENGTH = 64
 SMALLEST_PIXELS = 64 * 64
 QUANTIZED_BITS = 4
@@ -90,6 +99,53 @@ def explain_shortage(recipe: Recipe, run: Generator[Event, None, None]) -> Gener
     mx.clear_cache()
     yield Noted(message=f"{failed.where}: out of memory; looking for what would fit")
     raise _copy(failed, advise(recipe, failed, saved))
+
+
+def foresee(
+    recipe: Recipe, backbone: backend.MlxVlmBackbone, steps: Iterable[Sequence[Batch]]
+) -> Iterator[Sequence[Batch]]:
+    """Pass on the microbatches of steps; on a CPU those that there is no memory for are refused before they run.
+
+    There MLX does not look whether it got what it asked for, and the process ends with a segmentation fault. Planning a
+    step takes a second or more; it is done for what is larger than anything before, if it may be too large at all.
+
+    Args:
+        recipe: The run's.
+        backbone: The run's.
+        steps: The microbatches of each step.
+
+    Raises:
+        OutOfMemoryError: By the plan a microbatch needs more than there is.
+    """
+    largest, usable = 0, process_memory() if device_kind() == "cpu" else 0
+    for batches in steps:
+        batch = max(batches, key=lambda batch: batch.tokens.size, default=None)
+        if usable and batch is not None and batch.tokens.size > largest:
+            largest = batch.tokens.size
+            if _needs_about(backbone, batch) > usable:
+                _refuse_too_large(recipe, batch, usable)
+        yield batches
+
+
+def _needs_about(backbone: backend.MlxVlmBackbone, batch: Batch) -> int:
+    """Say how many bytes a step takes if it takes very many."""
+    config = backbone.module.config
+    text = getattr(config, "text_config", None) or config
+    width = int(getattr(text, "hidden_size", None) or WIDTH)
+    n_layers = int(getattr(text, "num_hidden_layers", None) or N_LAYERS)
+    trained: int = sum(value.nbytes for _, value in tree_flatten(backbone.module.trainable_parameters()))
+    n_numbers: int = int(batch.tokens.size) * width * n_layers
+    return ARRAYS_OF_A_LAYER * FLOAT_BYTES * n_numbers + COPIES_OF_TRAINED * trained
+
+
+def _refuse_too_large(recipe: Recipe, batch: Batch, usable: int) -> None:
+    blank, _ = open_model(recipe, find_model(recipe), is_blank=True)
+    rows = tuple(attrs.evolve(row, inputs=dict(row.inputs)) for row in batch.rows)
+    need = sum(Planner(recipe, blank, usable).parts(batch._replace(rows=rows)).values())
+    if need > usable:
+        found = f"it would take {_size(need)}, and this process may have {_size(usable)}"
+        where = "a step"
+        raise OutOfMemoryError(where, found, batch)
 
 
 def _copy(error: OutOfMemoryError, message: str | None = None) -> OutOfMemoryError:
@@ -213,7 +269,9 @@ class _Search:
                 yield self._option({"memory.max_mb_per_buffer": size}, self.batch)
 
     def _fewer_rows(self) -> Iterator[Option]:
-        for n_rows in range(self._n_rows - 1, 0, -1):
+        # The need falls at most in proportion to the rows, but for what is queued by chance.
+        most = int(BY_CHANCE * self._n_rows * self.target / self.need)
+        for n_rows in range(min(self._n_rows - 1, most), 0, -1):
             if self._n_rows % n_rows == 0:
                 yield self._with_rows(n_rows, {})
 

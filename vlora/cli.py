@@ -45,11 +45,10 @@ from .redaction import redact
 from .signals import EndedError, stop_on_signals
 
 if TYPE_CHECKING:
-    from .inspection import Inspected
     from .plan import Plan
 
 COMMANDS = {
-    "inspect": "Show the first rows as the model will see them.",
+    "inspect": "Show the first rows as the model will see them, or count all of them.",
     "doctor": "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome.",
     "plan": "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded.",
 }
@@ -61,9 +60,6 @@ INTERRUPTED = 130
 UNREAD = 141
 """As if SIGPIPE had ended the program: nobody reads what it prints any more."""
 DEBUG = "--debug"
-STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
-MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
-"""How tokens are marked where there are no colours: supervised ones stand in brackets."""
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -127,7 +123,9 @@ def _carry_out(arguments: list[str], console: Console, tell: Callable[[Recipe], 
     recipe = _read_recipe(parsed)
     tell(recipe)
     if command == "inspect":
-        return show_rows(recipe, parsed.rows, console)
+        with _importing(recipe):
+            from .cli_rows import show_census, show_rows
+        return show_census(recipe, console) if parsed.all else show_rows(recipe, parsed.rows, console)
     if command == "plan":
         with _importing(recipe, needs_rows=False):
             from .plan import make_plan
@@ -188,48 +186,6 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         raise RuntimeError(msg)
     _show_end(finished, recipe, console, go_on)
     return 0 if finished.step == finished.n_steps else signals.status
-
-
-def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
-    """Show the first rows as the model will see them.
-
-    Returns:
-        0, or 2 if a row cannot be learned from.
-    """
-    with _importing(recipe):
-        from .inspection import inspect_rows
-    n_bad = n_shown = 0
-    columns = ""
-    for row in inspect_rows(recipe, n_rows):
-        n_shown += 1
-        n_bad += row.problem is not None
-        _show_row(row, console)
-        columns = row.columns
-    console.print(f"columns: {columns}", markup=False, soft_wrap=True)
-    verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
-    console.print(f"{n_shown} rows: {verdict}", style="bold red" if n_bad else "bold")
-    return USER_ERROR if n_bad else 0
-
-
-def _show_row(row: "Inspected", console: Console) -> None:
-    console.print(Text(row.source, style="bold"))
-    if row.problem is not None:
-        console.print(Text(f"  {row.problem}", style="red"), soft_wrap=True)
-        return
-    sizes = ", ".join(f"{width}x{height}" for width, height in row.image_sizes) or "none"
-    if row.cut is not None:
-        lost = f"; {row.cut.n_lost:,} supervised ones are lost" if row.cut.n_lost else ""
-        console.print(
-            f"  cut from {row.cut.n_tokens:,} to {row.cut.n_kept:,} tokens by data.max_seq_length{lost}", style="yellow"
-        )
-    console.print(
-        f"  {row.n_text} text tokens, {row.n_image} image tokens, {row.n_supervised} supervised; images: {sizes}"
-    )
-    line = Text()
-    for piece in row.pieces:
-        mark = "{}" if console.is_terminal and piece.kind != "image" else MARKS[piece.kind]
-        line.append(mark.format(piece.text), style=STYLES[piece.kind])
-    console.print(line, soft_wrap=True)
 
 
 def show_plan(plan: "Plan", console: Console) -> int:
@@ -345,6 +301,7 @@ def _make_parser(command: str) -> argparse.ArgumentParser:
     )
     if command == "inspect":
         parser.add_argument("--rows", type=_positive(int), default=3, help="how many rows (3)")
+        parser.add_argument("--all", action="store_true", default=False, help="count all rows; decodes no images")
     elif command == "plan":
         parser.add_argument(
             "--memory-gb", type=_positive(float), default=None, help="how much there is, if not what is here"

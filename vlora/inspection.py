@@ -52,17 +52,19 @@ class Inspected:
     columns: str = ""
 
 
-def inspect_rows(recipe: Recipe, n_rows: int) -> Iterator[Inspected]:
+def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lambda _: None) -> Iterator[Inspected]:
     """Encode the first rows and describe them.
 
     Args:
         recipe: The recipe.
         n_rows: How many rows.
+        tell: Is told what writes the conversations, before the first row.
 
     Raises:
         VloraError: The recipe names something that is not there.
     """
     data = open_data(recipe)
+    tell(data.encoder.describe_template())
     for index in range(min(n_rows, len(data.train))):
         try:
             example = data.encoder(data.train[index])

@@ -11,7 +11,7 @@ from .families import FAMILIES, Family, describe_family
 from .features import FeatureCache
 from .generation import answer_sample, check_question
 from .identity import features_digest
-from .images import open_image
+from .images import name_content, open_image
 from .lengths import LengthEstimator
 from .loading import (
     ModelFiles,
@@ -57,6 +57,7 @@ __all__ = [
     "load_backbone",
     "load_processor",
     "make_encoder",
+    "name_content",
     "open_image",
     "probe",
     "probe_packing",

@@ -146,6 +146,18 @@ def read_size(image: Any, resizer: Resizer | None = None, *, to_end: bool = Fals
         return None
 
 
+def name_content(image: Any) -> bytes:
+    """Stand for an image without reading a file: by its path or address, or by the bytes or pixels that there are."""
+    if isinstance(image, SizedImage):
+        return name_content(image.image) + str(image.asked).encode()
+    image = _unwrap(image)
+    if isinstance(image, Image.Image):
+        return digest([str((image.size, image.mode)).encode(), image.tobytes()]).encode()
+    if isinstance(image, bytes):
+        return digest([image]).encode()
+    return str(image).encode("utf-8", "surrogatepass")
+
+
 def _unwrap(image: Any) -> Any:
     if not isinstance(image, Mapping):
         return image

@@ -12,7 +12,14 @@ import mlx.core as mx
 import pytest
 
 from vlora import Recipe, checkpoint
-from vlora.aside import JOURNAL_NAME, complete_setting_aside, refuse_links, refuse_model_folder, set_aside
+from vlora.aside import (
+    JOURNAL_NAME,
+    complete_setting_aside,
+    refuse_links,
+    refuse_model_folder,
+    remove_partials,
+    set_aside,
+)
 from vlora.errors import CheckpointError, RecipeError
 from vlora.lock import LOCK_NAME, only_run
 from vlora.metrics import Metrics
@@ -213,6 +220,28 @@ def test_planted_links_are_not_followed(name: str, exists: bool, tmp_path: Path)
     assert after == before
     assert (out / "training" / "state.safetensors").read_text() == "state"
     assert not any(part.is_symlink() for part in out.iterdir())
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_what_was_never_whole_is_removed(is_full: bool, tmp_path: Path) -> None:
+    """Files and folders that a killed run had begun; nothing that others may have begun."""
+    out = tmp_path / "out"
+    paths = output_paths(recipe_for(out, full_finetune=is_full))
+    (out / "training").mkdir(parents=True)
+    own = [out / "training" / ".partial-state.safetensors", out / ".partial-metrics.jsonl"]
+    own += [tmp_path / ".partial-out-0000007", tmp_path / ".partial-out"] if is_full else []
+    own += [] if is_full else [out / ".partial-0000007_adapters.safetensors", out / ".partial-adapters.safetensors"]
+    others = [out / ".partial-notes.txt", out / "metrics.jsonl", tmp_path / ".partial-metrics.jsonl"]
+    others += [] if is_full else [tmp_path / ".partial-out"]
+    for path in [*own, *others]:
+        if "out" in path.name:
+            path.mkdir()
+            (path / "config.json").write_text("begun")
+        else:
+            path.write_text("begun")
+    remove_partials(paths)
+    assert not any(path.exists() for path in own)
+    assert all(path.exists() for path in others)
 
 
 def test_links_in_the_way_of_the_lock_and_of_metrics(tmp_path: Path) -> None:

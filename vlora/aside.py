@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from .checkpoint import CONFIG_NAME, MODEL_NAME, write_text, write_whole
+from .checkpoint import CONFIG_NAME, MODEL_NAME, PARTIAL, remove, write_text, write_whole
 from .errors import CheckpointError, RecipeError
 from .files import expand
 from .outputs import (
@@ -101,6 +101,22 @@ def complete_setting_aside(folder: Path) -> Path | None:
     if not os.path.lexists(file):
         return None
     return _carry_out(folder, _read_journal(file))
+
+
+def remove_partials(paths: OutputPaths) -> None:
+    """Remove what a run that was killed had begun to write here, and what this one may never write again.
+
+    Args:
+        paths: Where the run writes, which is this process's alone.
+    """
+    own = {METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
+    for folder in {paths.folder, paths.weights.parent, paths.state.parent}:
+        for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() and not folder.is_symlink() else ():
+            whole = path.with_name(path.name.removeprefix(PARTIAL))
+            # The folder above a model's is not the run's: there only the model's own names are.
+            names = own if folder != paths.weights.parent or paths.is_adapter else {paths.weights.name}
+            if whole.name in names or paths.is_numbered(whole):
+                remove(path)
 
 
 def refuse_links(paths: OutputPaths) -> None:

@@ -21,6 +21,9 @@ from .private import open_itself
 from .types import TrainState
 
 CONFIG_NAME = "adapter_config.json"
+PARTIAL = ".partial-"
+"""Begins the names of what is not whole."""
+
 MODEL_NAME = "config.json"
 """The file that makes a folder a model's."""
 
@@ -41,9 +44,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: MLX chooses its format by it.
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     with _naming(path, partial):
-        _remove(partial)
+        remove(partial)
         write(partial)
         sync(partial)
     partial.replace(path)
@@ -61,8 +64,8 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
         OSError: As for `write_whole`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".partial-{folder.name}")
-    _remove(partial)
+    partial = folder.with_name(f"{PARTIAL}{folder.name}")
+    remove(partial)
     partial.mkdir()
     with _naming(folder, partial):
         write(partial)
@@ -116,7 +119,7 @@ def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         if partial is not None:
-            _remove(partial)
+            remove(partial)
         if isinstance(error, OSError) and error.filename is not None:
             raise
         # MLX raises a RuntimeError, without a number.
@@ -124,7 +127,7 @@ def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
         raise OSError(code, reason, str(path)) from error
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove what a process that was ended has left; of a link the link alone."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from . import backend, checkpoint, consumed
 from .adapters import lora_layers, saved_arrays
-from .aside import JOURNAL_NAME, complete_setting_aside, refuse_links, set_aside
+from .aside import JOURNAL_NAME, complete_setting_aside, refuse_links, remove_partials, set_aside
 from .batches import plan_batches, plan_steps, steps_per_epoch
 from .compiling import begin
 from .consumed import Learned
@@ -108,6 +108,7 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
     paths = output_paths(recipe)
     with only_run(paths.folder), memory_limits(recipe.memory):
         completed = complete_setting_aside(paths.folder)
+        remove_partials(paths)
         if completed is not None:
             yield Noted(message=_describe_earlier(paths, completed))
         if resume:

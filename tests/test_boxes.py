@@ -235,8 +235,9 @@ def test_boxes_that_no_text_uses():
     sample, use = read_sample({**plain, "objects": {"bbox": [[1, 2, 3, 4]], "area": [9]}}, SOURCE, Reading())
     assert sample.objects is None
     assert use.unused == {"objects"}
-    words = format_sample({**plain, "answer": "<bbox>"}, SOURCE)
-    assert (words.objects, words.turns[1].text) == (None, "<bbox>")
+    for nothing in (None, "", {}, {"bbox": None, "ref": []}):
+        words = format_sample({**plain, "answer": "<bbox>", "objects": nothing}, SOURCE)
+        assert (words.objects, words.turns[1].text) == (None, "<bbox>")
     mapped = Reading(columns={"regions": "objects"})
     sample, use = read_sample({**plain, "answer": "<bbox>", "regions": {"bbox": [[1, 2]]}}, SOURCE, mapped)
     assert sample.objects == Objects(((1.0, 2.0),), (), (0,))

@@ -122,7 +122,9 @@ def _own_objects(
 ) -> Objects | None:
     """Read the boxes of a row; None if it has none, or if no text has a mark for one."""
     value = row.get("objects")
-    if not is_there(value) or not any(map(has_marks, texts_of(turns))):
+    # Typed tables fill in nothing for keys that only other rows have.
+    is_empty = isinstance(value, Mapping) and not any(map(is_there, value.values()))
+    if not is_there(value) or is_empty or not any(map(has_marks, texts_of(turns))):
         return None
     objects = read_objects(value, source)
     check_marks(turns, objects, source)

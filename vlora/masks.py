@@ -56,9 +56,9 @@ def mask_completions(
     Raises:
         SampleError: A token joins characters on both sides of a boundary.
     """
-    ids, starts = _settle_starts(text, spans, tokenize)
+    starts = _settle_starts(text, spans, tokenize)
     bounds = sorted({0, len(text), *starts, *(stop for _, stop in spans)})
-    places = _place_bounds(text, ids, bounds, tokenize)
+    ids, places = _place_bounds(text, bounds, tokenize)
     supervised = np.zeros(len(ids), dtype=np.bool_)
     for start, span in zip(starts, spans, strict=True):
         first, last = places.get(start), places.get(span[1])
@@ -113,8 +113,8 @@ def expand_placeholders(
     return positions, placeholders
 
 
-def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> tuple[list[int], list[int]]:
-    """Tokenize the text, and say where each span begins: with its first character, or with the spaces before it."""
+def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> list[int]:
+    """Say where each span begins: with its first character, or with the spaces before it."""
     bares, end = [], 0
     for start, stop in spans:
         bare = start
@@ -125,17 +125,17 @@ def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> tupl
     ends = [0, *(stop for _, stop in spans)]
     spaced = [number for number, (start, _) in enumerate(spans) if bares[number] < start]
     windows = [text[ends[n] : stop] for n in spaced for stop in (spans[n][1], spans[n][0], bares[n])]
-    ids, *found = tokenize([text, *windows])
+    found = tokenize(windows) if windows else []
     tried = zip(spaced, found[::3], found[1::3], found[2::3], strict=True)
     starts = [start for start, _ in spans]
     for number, whole, exact, spaces in tried:
         if whole[: len(exact)] != exact and whole[: len(spaces)] == spaces:
             starts[number] = bares[number]
-    return ids, starts
+    return starts
 
 
-def _place_bounds(text: str, ids: list[int], bounds: Sequence[int], tokenize: Tokenize) -> dict[int, int]:
-    """Say at which token each bound of a text stands; a bound inside a token has no place.
+def _place_bounds(text: str, bounds: Sequence[int], tokenize: Tokenize) -> tuple[list[int], dict[int, int]]:
+    """Tokenize a text, and say at which token each of its bounds stands; a bound inside a token has no place.
 
     What stands before a bound has to tokenize alike on its own and with what follows. That is tried from one bound to
     the next but one, so that the work grows with the text and not with its square; all pieces together have to be the
@@ -143,20 +143,20 @@ def _place_bounds(text: str, ids: list[int], bounds: Sequence[int], tokenize: To
     """
     befores = [text[start:stop] for start, stop in itertools.pairwise(bounds)]
     windows = [text[start:stop] for start, stop in zip(bounds, bounds[2:], strict=False)]
-    found = tokenize([*befores, *windows])
+    ids, *found = tokenize([text, *befores, *windows])
     pieces, places, place = found[:1], {0: 0}, 0
     for bound, before, window in zip(bounds[1:], found, found[len(befores) :], strict=False):
         if window[: len(before)] != before:
-            exact = _place_from_the_beginning(text, ids, [bound], tokenize)
-            if not exact:
-                return {**places, bounds[-1]: len(ids)}
-            return _place_from_the_beginning(text, ids, bounds, tokenize)
+            if not _place_from_the_beginning(text, ids, [bound], tokenize):
+                break
+            return ids, _place_from_the_beginning(text, ids, bounds, tokenize)
         place += len(pieces[-1])
         places[bound] = place
         pieces.append(window[len(before) :])
-    if list(itertools.chain.from_iterable(pieces)) != ids:
-        return _place_from_the_beginning(text, ids, bounds, tokenize)
-    return {**places, bounds[-1]: len(ids)}
+    else:
+        if list(itertools.chain.from_iterable(pieces)) != ids:
+            return ids, _place_from_the_beginning(text, ids, bounds, tokenize)
+    return ids, {**places, bounds[-1]: len(ids)}
 
 
 def _place_from_the_beginning(text: str, ids: list[int], bounds: Sequence[int], tokenize: Tokenize) -> dict[int, int]:

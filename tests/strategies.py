@@ -70,7 +70,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         columns=st.dictionaries(texts, st.sampled_from(["images", "image", "tools", "unused"]), max_size=3)
         .filter(lambda columns: list(columns.values()).count("tools") < 2)
         .map(Names),
-        image_root=st.none() | names,
+        image_root=st.none() | places,
         system=st.none() | names,
         max_seq_length=st.integers(2, 10**6),
         train_on_completions=st.booleans(),
@@ -81,7 +81,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         allow_urls=st.booleans(),
         on_long_row=st.sampled_from(["cut", "skip", "raise"]),
         on_bad_row=st.sampled_from(["raise", "skip"]),
-        chat_template=st.none() | names,
+        chat_template=st.none() | places,
         assistant_id=st.none() | st.integers(0, 10**6),
         **{key: st.just(value) for key, value in held_outs.items()},
     )

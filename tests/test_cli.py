@@ -457,6 +457,8 @@ def test_inspect(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.Captu
     assert "images: 48x32" in lines[1]
     assert "images: 64x48" in text
     assert "images: none" in text
+    assert lines[-2].startswith("columns: ")
+    assert "question (the question), answer (the answer)" in lines[-2]
     assert lines[-1] == "4 rows: all of them can be learned from"
     assert not (rows.parent / "out").exists()
 

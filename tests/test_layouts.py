@@ -318,6 +318,18 @@ def test_line_of_many_columns():
     assert len(line) < 300
 
 
+def test_keys_that_nothing_reads():
+    """Keys of messages, parts and images that nothing reads are named like columns."""
+    url = {"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}, "cache": 3}
+    user = {"role": "user", "content": [url, {"type": "image"}], "id": "m1", "weight": None}
+    images = [{"url": "a.png"}, {"url": "b.png", "alt": "b"}]
+    row = {"messages": [user, {"role": "gpt", "content": "x"}], "images": images}
+
+    _, use = read_sample(row, "row", Reading())
+
+    assert use.unused == {"messages.id", "messages.content.cache", "messages.content.image_url.detail", "images.alt"}
+
+
 def encoded(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (2, 2)).save(buffer, kind)
@@ -421,11 +433,20 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "text and image in one part": (talk_with([{"text": "What?", "image": "a.png"}]), ["both text and an image"]),
     "images of a message by another name": (
         {"messages": [{"role": "user", "content": "?", "imgs": ["a"]}, {"role": "gpt", "content": "x"}]},
-        ["'imgs'"],
+        ["messages.imgs"],
     ),
     "an image part by another name": (
         talk_with(["?", {"type": "image", "img": "a.png"}], image="b"),
-        ["'content.img'"],
+        ["content.img"],
+    ),
+    "a size beside an image": (talk_with("?", images=[{"url": "a", "min_pixels": 3}]), ["'images.min_pixels'", "part"]),
+    "a size beside a message": (
+        {"messages": [{"role": "user", "content": "?", "resized_width": 8}, {"role": "gpt", "content": "x"}]},
+        ["'messages.resized_width'"],
+    ),
+    "a size beside a part's image": (
+        talk_with([{"type": "image_url", "image_url": {"url": "a.png", "max_pixels": 9}}]),
+        ["'messages.content.image_url.max_pixels'"],
     ),
     "lists in lists": (talk_with([[["deep"]]]), ["['deep']"]),
     "a caption without an image": ({"caption": "A cat."}, ["caption", "data.columns"]),

@@ -75,6 +75,8 @@ class ColumnUse:
 
     def __str__(self) -> str:
         """Say it in a line."""
+        if not self.used and not self.unused:
+            return "none were read so far"
         used = ", ".join(column if column == how else f"{column} ({how})" for column, how in self.used.items())
         unused = sorted(self.unused)
         rest = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""

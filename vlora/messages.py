@@ -12,7 +12,7 @@ from .calls import Call, find_calls, read_calls
 from .errors import SampleError
 from .jsontext import parse_if_json, parse_json, show
 from .marks import Mark, split_marks
-from .pictures import IMAGE_COLUMNS, list_images, row_images
+from .pictures import IMAGE_COLUMNS, list_images, row_images, unread_beside
 from .sizes import SIZE_KEYS, VIDEO_KEYS, Asked, read_asked
 from .values import write_text
 
@@ -126,15 +126,20 @@ def unread_keys(messages: Sequence[Message]) -> dict[str, Any]:
     for message in messages:
         read = _MESSAGE_KEYS | _TOOL_KEYS if _find_role(message) == "tool" else _MESSAGE_KEYS
         unread |= {str(key): value for key, value in message.items() if key not in read and value is not None}
+        for name in IMAGE_COLUMNS:
+            unread |= {f"{name}.{key}": value for key, value in unread_beside(message.get(name)).items()}
         content = _first(message, *_CONTENT_KEYS)
         for part in content if isinstance(content, (list, tuple)) else [content]:
             if isinstance(part, Mapping) and not _is_data(part):
-                unread |= {
-                    f"content.{key}": value
-                    for key, value in part.items()
-                    if key not in _PART_KEYS and value is not None
-                }
+                unread |= {f"content.{key}": value for key, value in _unread_of_part(part).items()}
     return unread
+
+
+def _unread_of_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    beside = {key: value for key, value in part.items() if key not in _PART_KEYS and value is not None}
+    for name in _PICTURE_KEYS:
+        beside |= {f"{name}.{key}": value for key, value in unread_beside(part.get(name)).items()}
+    return beside
 
 
 def read_message(message: Message, where: str) -> Draft:

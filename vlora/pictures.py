@@ -23,6 +23,9 @@ _NAMES = re.compile(
 _BEGINNINGS = re.compile(
     rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(avif|avis|mif1|heic)", re.DOTALL
 )
+_NAME_KEYS = ("url", "path", "image", "image_url")
+"""Keys of an object that stands for an image, under which its name is."""
+_OBJECT_KEYS = {*_NAME_KEYS, "bytes", "type"}
 _LONGEST_NAME = 2048
 _DEPTH = 4
 
@@ -58,6 +61,24 @@ def file_name(image: Any) -> str | None:
     return image.rstrip("/").rpartition("/")[2].rpartition("\\")[2]
 
 
+def unread_beside(value: Any) -> dict[str, Any]:
+    """Give what objects that name an image hold besides it ({"url", "detail"}), and nothing reads."""
+    if isinstance(value, str):
+        value = parse_if_json(value, "[{")
+    if isinstance(value, (list, tuple)):
+        items = (item for item in value if isinstance(item, (str, list, tuple, Mapping)))
+        return {key: found for item in items for key, found in unread_beside(item).items()}
+    if not isinstance(value, Mapping) or all(value.get(key) is None for key in (*_NAME_KEYS, "bytes")):
+        # No image's, as a whole.
+        return {}
+    inner = {key: found for name in _NAME_KEYS for key, found in _beside_inner(value.get(name)).items()}
+    return inner | {str(key): found for key, found in value.items() if key not in _OBJECT_KEYS and found is not None}
+
+
+def _beside_inner(value: Any) -> dict[str, Any]:
+    return unread_beside(value) if isinstance(value, Mapping) else {}
+
+
 def repeats(images: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether a column begins with the images of another one."""
     try:
@@ -90,7 +111,7 @@ def _begins_with_number(value: Any) -> bool:
 def _unwrap(image: Any) -> Any:
     """Unwrap {"url": ...} and {"path": ...}."""
     if isinstance(image, Mapping) and image.get("bytes") is None:
-        name = next((image[key] for key in ("url", "path", "image", "image_url") if image.get(key)), None)
+        name = next((image[key] for key in _NAME_KEYS if image.get(key)), None)
         if name is None:
             # What is of another form is refused by who reads images.
             return image if any(value is not None for value in image.values()) else None

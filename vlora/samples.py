@@ -19,9 +19,9 @@ from .jsontext import show
 from .layouts import Conversation, read_conversation
 from .marks import IMAGE_TAG
 from .messages import Draft, Message, list_messages, read_message, unread_keys
-from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images
+from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images, unread_beside
 from .placing import place_images
-from .sizes import SizedImage
+from .sizes import SIZE_KEYS, SizedImage
 from .types import Objects, Sample, Turn
 from .values import Row, write_text
 
@@ -95,7 +95,10 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     """
     named = rename_columns(row, reading.columns, source)
     talk = _fill_row(reading.custom_prompt_format, named, source) or read_conversation(named, source)
-    unread = unread_keys(talk.messages)
+    inside = talk.used[0] if talk.used else "messages"
+    unread = {f"{inside}.{key}": value for key, value in unread_keys(talk.messages).items()}
+    for column in IMAGE_COLUMNS:
+        unread |= {f"{column}.{key}": value for key, value in unread_beside(named.get(column)).items()}
     use = original_use(_find_use(named, talk, unread), row, reading.columns)
     images = _own_images(named, source)
     _refuse_lost_pictures(row, use, unread, reading, source)
@@ -140,8 +143,7 @@ def _own_objects(
 def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any]) -> ColumnUse:
     beside = [column for column in (*IMAGE_COLUMNS, "system", "tools") if column in row and column not in talk.used]
     used = {column: COLUMNS.get(column, "data.custom_prompt_format") for column in (*talk.used, *beside)}
-    inside = {f"{talk.used[0] if talk.used else 'messages'}.{key}" for key in unread}
-    return ColumnUse(used, frozenset(map(str, row.keys() - used.keys())) | inside)
+    return ColumnUse(used, frozenset(map(str, row.keys() - used.keys())) | unread.keys())
 
 
 def _own_images(row: Row, source: str) -> list[Any]:
@@ -159,8 +161,12 @@ def _own_images(row: Row, source: str) -> list[Any]:
 def _refuse_lost_pictures(row: Row, use: ColumnUse, unread: Mapping[str, Any], reading: Reading, source: str) -> None:
     """Refuse a row with images that nothing reads, but for those that the recipe sets aside."""
     for key, value in unread.items():
-        if looks_like_pictures(key.rpartition(".")[2], value):
-            msg = f"{source}: a message has images under {key!r}, which is not read; write 'images' or an image part"
+        name = key.rpartition(".")[2]
+        if name in SIZE_KEYS:
+            msg = f"{source}: {key!r} asks for a size, which only an image part can; write it beside the part's 'type'"
+            raise SampleError(msg)
+        if looks_like_pictures(name, value):
+            msg = f"{source}: there are images under {key!r}, which is not read; write 'images' or an image part"
             raise SampleError(msg)
     known = {name for _, images in row_images(row) for name in map(file_name, images) if name}
     for column in sorted(use.unused & row.keys()):

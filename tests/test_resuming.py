@@ -15,6 +15,7 @@ from tests.test_driver import losses, make_recipe, run
 from vlora import parse_recipe
 from vlora.checkpoint import load_notes, load_state, save_state
 from vlora.errors import CheckpointError
+from vlora.events import Event, StepReport
 from vlora.outputs import METRICS_NAME, STATE_NAME
 from vlora.recipe import all_keys
 from vlora.resuming import FREE, check_goes_on, describe_run
@@ -285,3 +286,26 @@ def test_an_older_state_goes_on_with_its_rules(checkpoint: CheckpointFactory, tm
     )
     assert parts == going_on
     assert new + going_on != losses(run(straight))
+
+
+def learned_tokens(events: list[Event]) -> list[int]:
+    """List how many tokens each step has learned."""
+    return [event.supervised_tokens for event in events if isinstance(event, StepReport)]
+
+
+def test_an_older_state_learns_no_other_ends(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """What began before answers got ends of their own goes on without them."""
+    rows, out = write_rows(tmp_path, "rows"), tmp_path / "out"
+    recipe = make_recipe(checkpoint("llava"), rows, out, train__iters=4, train__batch_size=1)
+    calls = iter([False, True])
+    run(recipe, should_stop=lambda: next(calls))
+    state = out / STATE_NAME
+    arrays, notes = mx.load(str(state)), load_notes(state)
+    notes[NOTE] = json.dumps(json.loads(notes[NOTE]) | {"ends": FIRST})
+    mx.save_safetensors(str(state), arrays, metadata=notes)
+    older = learned_tokens(run(recipe, resume=True))
+    ended = learned_tokens(run(attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=str(tmp_path / "new")))))
+
+    # A token less for each row.
+    assert [number + 1 for number in older] == ended[2:]
+    assert parse_rules(load_notes(state)[NOTE], state).ends == FIRST

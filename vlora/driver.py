@@ -39,7 +39,7 @@ from .resuming import check_goes_on, describe_run
 from .rows import Rows
 from .rules import NOTE, Rules, parse_rules
 from .schedules import count_steps, is_due, learning_rate_at
-from .session import Data, Features, make_recipe_step, open_data, open_features, open_model
+from .session import Data, Features, follow_rules, make_recipe_step, open_data, open_features, open_model
 from .shortage import explain_shortage, foresee
 from .steps import all_finite, bind, init_state, let_go, make_eval_step
 from .targets import summarize
@@ -123,6 +123,7 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         if found is not None:
             check_goes_on(found.notes, recipe, len(data.train), found.path)
             rules = parse_rules(found.notes.get(NOTE), found.path)
+            data = follow_rules(data, rules)
         learned, notes = _find_learned(recipe, found, data.train)
         yield from notes
         if (compiled := compilation.wait()) is not None:

@@ -29,12 +29,15 @@ class Rules:
         lora_plus: 1: DoRA's magnitudes have the rate of A. 2: as in PEFT's LoRA+, that of B.
         decay: 1: all parameters decay. 2: as in transformers' Trainer, norms, biases and other parameters of one
             dimension do not, unless `optim.decay_all` says so.
+        ends: 1: answers end as the chat template writes them. 2: where it does not end them, they get an end, unless
+            `data.learn_end` says otherwise.
     """
 
     dropout_keys: int = 2
     warmup: int = 2
     lora_plus: int = 2
     decay: int = 2
+    ends: int = 2
 
     def dumps(self) -> str:
         """Write them as a note of a training state."""

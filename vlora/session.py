@@ -18,7 +18,7 @@ from .optimizers import rate_factors, undecayed
 from .outputs import expand_home, output_paths
 from .recipe import Recipe
 from .rows import Rows, read_rows
-from .rules import Rules
+from .rules import FIRST, Rules
 from .steps import TrainStep, make_train_step
 from .types import TrainState
 
@@ -125,6 +125,14 @@ def open_data(recipe: Recipe) -> Data:
     processor = backend.load_processor(files, recipe.model)
     encoder = backend.make_encoder(processor, files.config, files.family, recipe.data)
     return Data(files=files, encoder=encoder, train=train, valid=valid)
+
+
+def follow_rules(data: Data, rules: Rules) -> Data:
+    """Let rows be encoded by the rules that a run began with."""
+    if rules.ends > FIRST:
+        return data
+    section = attrs.evolve(data.encoder.data, learn_end=False)
+    return attrs.evolve(data, encoder=attrs.evolve(data.encoder, data=section))
 
 
 def open_model(

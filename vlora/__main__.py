@@ -1,5 +1,11 @@
 """`python -m vlora`."""
 
-from .cli import run
+import sys
+
+try:
+    from .cli import run
+except KeyboardInterrupt:
+    # As `vlora.cli.main` ends later on.
+    sys.exit(130)
 
 run()

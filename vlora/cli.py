@@ -156,12 +156,6 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
     Returns:
         0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
-    with _importing(recipe):
-        from .compiling import begin
-
-        # Before what takes long to import: workers compile meanwhile.
-        begin(recipe.model.path)
-        from .driver import fit
     finished: Finished | None = None
 
     def say(line: str) -> None:
@@ -170,22 +164,37 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
     def hush() -> None:
         console.file = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
 
+    def leave(number: int) -> None:
+        console.show_cursor()
+        console.print(_describe_end(EndedError(number)))
+
     try:
-        with stop_on_signals(say, hush) as signals, _make_view(console) as view:
-            for event in fit(recipe, resume=resume, should_stop=signals.is_asked):
-                signals.has_stepped |= isinstance(event, StepReport)
-                view.show(event)
-                if isinstance(event, Finished):
-                    finished = event
+        with stop_on_signals(say, hush, leave) as signals:
+            with _importing(recipe):
+                from .compiling import begin
+
+                # Before what takes long to import: workers compile meanwhile.
+                begin(recipe.model.path)
+                from .driver import fit
+            with _make_view(console) as view:
+                for event in fit(recipe, resume=resume, should_stop=signals.is_asked):
+                    signals.has_stepped |= isinstance(event, StepReport)
+                    view.show(event)
+                    if isinstance(event, Finished):
+                        finished = event
     except EndedError as ended:
         if finished is None:
-            console.print(f"ended by {ended}; what was saved before it stays")
+            console.print(_describe_end(ended))
             return ended.status
     if finished is None:
         msg = "a run has ended without its last event"
         raise RuntimeError(msg)
     _show_end(finished, recipe, console, go_on)
     return 0 if finished.step == finished.n_steps else signals.status
+
+
+def _describe_end(ended: EndedError) -> str:
+    return f"ended by {ended}; what was saved before it stays"
 
 
 def show_plan(plan: "Plan", console: Console) -> int:

@@ -1,15 +1,20 @@
 """Signals that ask a run to end: the first one after its step, in order, a second one at once."""
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import attrs
 
 SIGNALLED = 128
 """Exit status of a program that a signal has ended, less the signal's number."""
+
+GRACE_S = 1.5
+"""For how long a run that is to end at once may still be in a call that does not return."""
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that ask a run to end; Windows lacks the last one."""
@@ -65,13 +70,63 @@ class Signals:
         self.say(f"stopping after this step and saving; {again} at once")
 
 
+@attrs.define(eq=False)
+class _Watch:
+    """Ends the process where a handler cannot: Python calls it when the call under way has returned, and no sooner.
+
+    Attributes:
+        signals: What the handlers hear.
+        numbers: Of the signals that end a run.
+        leave: Called before the process ends.
+    """
+
+    signals: Signals
+    numbers: frozenset[int]
+    leave: Callable[[int], None]
+    _is_over: threading.Event = attrs.field(factory=threading.Event, init=False)
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        """Watch for the time being."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.setblocking(False)
+            before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+            thread = threading.Thread(target=self._watch, args=(ours,), name="vlora signals", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+                self._is_over.set()
+                with suppress(BlockingIOError):
+                    # Where there is no room for it there is enough to wake up for.
+                    theirs.send(bytes(1))
+                thread.join()
+
+    def _watch(self, heard: socket.socket) -> None:
+        n_heard = 0
+        while not self._is_over.is_set():
+            number = heard.recv(1)[0]
+            n_heard += number in self.numbers
+            if number in self.numbers and (n_heard > 1 or not self.signals.has_stepped):
+                if not self._is_over.wait(GRACE_S):
+                    self.leave(number)
+                    # Files appear whole or not at all, whenever the process ends.
+                    os._exit(SIGNALLED + number)
+                return
+
+
 @contextmanager
-def stop_on_signals(say: Callable[[str], None], hush: Callable[[], None]) -> Iterator[Signals]:
+def stop_on_signals(
+    say: Callable[[str], None], hush: Callable[[], None], leave: Callable[[int], None] = lambda _: None
+) -> Iterator[Signals]:
     """Hear Ctrl-C, SIGTERM and SIGHUP for the time being; what heard them before hears them again afterwards.
 
     Args:
         say: As in `Signals`.
         hush: As in `Signals`.
+        leave: Called with the signal's number, by a thread, when the process is about to end in the midst of a call.
     """
     signals = Signals(say, hush)
     if threading.current_thread() is not threading.main_thread():
@@ -86,7 +141,8 @@ def stop_on_signals(say: Callable[[str], None], hush: Callable[[], None]) -> Ite
             continue
         previous[number] = signal.signal(number, signals.hear)
     try:
-        yield signals
+        with _Watch(signals, frozenset(previous), leave).keep():
+            yield signals
     finally:
         for number, handler in previous.items():
             # None is a handler that Python does not know.

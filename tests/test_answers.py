@@ -48,6 +48,11 @@ def talk(*messages: dict[str, Any], **columns: Any) -> dict[str, Any]:
     return {"messages": [user(), *messages], **columns}
 
 
+def sized(**asked: int) -> dict[str, Any]:
+    part = {"type": "image", **asked}
+    return {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}, assistant()]}
+
+
 CALLING = assistant(None, tool_calls=[{"type": "function", "function": CALL}])
 ANSWERED = [CALLING, {"role": "tool", "content": "42"}, assistant("It says 42.")]
 SHARED = [
@@ -69,6 +74,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "weight": talk(assistant("Nothing.", weight=0), user("Well?"), assistant()),
     "loss": talk(assistant("Nothing.", loss=False), user("Well?"), assistant()),
     "train": talk(assistant("Nothing.", train=False), user("Well?"), assistant()),
+    "resized_height, resized_width": sized(resized_height=32, resized_width=64),
+    "min_pixels, max_pixels": sized(min_pixels=2000, max_pixels=9000),
+    "objects, <bbox>": talk(
+        assistant("<ref-object>: <bbox>"), objects={"ref": ["A dial"], "bbox": [[0, 8, 16, 32]], "bbox_type": "real"}
+    ),
 }
 
 SAYS: dict[str, str] = {
@@ -77,14 +87,27 @@ SAYS: dict[str, str] = {
     "tool": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
     "function_call, observation": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
     "reasoning_content": "turn 2 has a thought (reasoning_content), which the model's chat template cannot express",
+    "resized_height, resized_width": "resized_height = 32, resized_width = 64, and this model takes no sizes of rows",
+    "min_pixels, max_pixels": "min_pixels = 2000, max_pixels = 9000, and this model takes no sizes of rows",
+    "objects, <bbox>": "the row has boxes, and how this model's family writes them is not known",
 }
-"""What is said of a field that a template cannot express."""
+"""What is said of a field that a template cannot express, or a family has no convention for."""
 EXPRESSES: Mapping[str, Mapping[str, list[str]]] = {
     "qwen3_vl": {
         "tools": ["A meter."],
         "tool_calls": [CALLED],
         "tool": [CALLED, "It says 42."],
         "function_call, observation": [CALLED, "It says 42."],
+        "resized_height, resized_width": ["A meter."],
+        "min_pixels, max_pixels": ["A meter."],
+        "objects, <bbox>": ["A dial: [0, 250, 500, 1000]"],
+    },
+    "qwen2_vl": {
+        "resized_height, resized_width": ["A meter."],
+        "min_pixels, max_pixels": ["A meter."],
+        "objects, <bbox>": [
+            "<|object_ref_start|>A dial<|object_ref_end|>: <|box_start|>(0,250),(500,1000)<|box_end|>",
+        ],
     },
 }
 """What is learned of the fields that only some templates express."""
@@ -97,6 +120,8 @@ SHOWN = {
     "function_call, observation": "42\n</tool_response>",
 }
 """What is read and not learned."""
+SIZES = {"resized_height, resized_width": [(64, 32)], "min_pixels, max_pixels": [(48, 48)]}
+"""(width, height) of the images of rows that ask for one."""
 
 
 def answered(family: str, encoder: Encoding, template: str, **data: Any) -> Encoder:
@@ -134,6 +159,7 @@ def test_every_field_is_trained_or_refused(family: str, field: str, encoder: Enc
     found = [text.removeprefix(" ") for text in supervised_texts(example, encode)]
     assert found == [text + ENDS[family] for text in expected]
     assert SHOWN.get(field, "") in encode.tokenizer.decode(example.tokens[~example.supervised])
+    assert list(example.image_sizes) == SIZES.get(field, [(32, 32)])
 
 
 THINKING = {"thinking": chat_templates.QWEN3_THINKING, "hybrid": chat_templates.QWEN3_HYBRID}

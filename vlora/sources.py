@@ -229,10 +229,12 @@ def _download(builder: Any, names: Sequence[str]) -> list[FolderFile]:
     settings = datasets.DownloadConfig(use_etag=False, token=builder.token, storage_options=builder.storage_options)
     manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=settings)
     # What is packed cannot be told by name where it lies under another one; but every image need not be opened for it.
-    plain = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    packed = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
-    paths = dict(zip(plain, manager.download(plain), strict=True))
-    paths |= dict(zip(packed, manager.download_and_extract(packed), strict=True))
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    remote = [name for name in images if "://" in name]
+    others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+    paths = {name: name for name in images}
+    paths |= dict(zip(remote, manager.download(remote), strict=True))
+    paths |= dict(zip(others, manager.download_and_extract(others), strict=True))
     found = []
     for name in names:
         path = Path(paths[name])

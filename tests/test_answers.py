@@ -230,7 +230,7 @@ def test_calls_behind_thoughts(name: str, encoder: Encoding):
         f"Closer.\n</think>\n\n{CALLED}{IM_END}",
         f"So.\n</think>\n\nIt says 42.{IM_END}",
     ]
-    longer = {**row, "messages": [*row["messages"], *later]}
+    longer = {**row, "messages": [*row["messages"], *later], "system": "Be brief."}
     assert supervised_texts(encode(format_sample(longer)), encode) == [
         f"{CALLED}{IM_END}",
         f"It says 42.{IM_END}",
@@ -312,11 +312,16 @@ def render_as_transformers(encode: Encoder, messages: list[dict[str, Any]], **op
 
 
 @pytest.mark.parametrize("name", THINKING)
-@given(rows=st.lists(st.tuples(questions, answers()), min_size=1, max_size=3))
-def test_any_thoughts(name: str, rows: list[tuple[str, dict[str, Any]]], encoder: Encoding):
+@given(
+    rows=st.lists(st.tuples(questions, answers()), min_size=1, max_size=3),
+    system=st.sampled_from([[], [{"role": "system", "content": "Be brief."}]]),
+)
+def test_any_thoughts(
+    name: str, rows: list[tuple[str, dict[str, Any]]], system: list[dict[str, Any]], encoder: Encoding
+):
     """What is learned of the last answer is what follows the prompt that asks for it, and no answer is left out."""
     encode = answered("qwen3_vl", encoder, THINKING[name])
-    messages = [message for question, answer in rows for message in (user("Q" + question), answer)]
+    messages = [*system, *(message for question, answer in rows for message in (user("Q" + question), answer))]
     try:
         example = encode(format_sample({"messages": messages}))
     except SampleError as error:

@@ -106,6 +106,10 @@ def test_every_file_is_at_one_place_whenever_a_process_ends(
             except KilledError:
                 is_ended = True
         between = {name: text for name, text in contents(root).items() if JOURNAL_NAME not in name}
+        for folder in {(root / name).parent for name in between if name.endswith(".safetensors")}:
+            # What is not hidden can be loaded, at its own scale.
+            has_adapters = any(folder.glob("*first.safetensors"))
+            assert folder.name.startswith(".") or not has_adapters or (folder / "adapter_config.json").is_file()
         assert sorted(between.values()) == sorted(before.values()), f"ended at {number}"
         completed = complete_setting_aside(out)
         assert not (out / JOURNAL_NAME).exists()

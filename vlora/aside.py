@@ -32,6 +32,7 @@ from .private import open_itself
 from .recipe import Recipe, dump_recipe
 
 JOURNAL_NAME = ".setting-aside.json"
+UNFINISHED_NAME = ".setting-aside-"
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
 
 LONGEST_HEADER = 10**8
@@ -196,27 +197,36 @@ def _starts_from(recipe: Recipe) -> set[Path]:
 def _is_free(folder: Path, number: int) -> bool:
     renamed = f"{folder.name}-{EARLIER_NAME}{number}-"
     beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
-    return not os.path.lexists(folder / f"{EARLIER_NAME}{number}") and not any(
+    names = (f"{EARLIER_NAME}{number}", f"{UNFINISHED_NAME}{number}")
+    return not any(os.path.lexists(folder / name) for name in names) and not any(
         path.name.startswith(renamed) for path in beside
     )
 
 
 def _carry_out(folder: Path, journal: Journal) -> Path:
-    earlier = folder / f"{EARLIER_NAME}{journal.number}"
-    earlier.mkdir(exist_ok=True)
-    if earlier.is_symlink():
-        msg = f"{earlier}: is a link, which no run has made; move it away"
-        raise CheckpointError(msg)
-    for name in journal.copied:
-        if not os.path.lexists(earlier / name):
-            write_whole(earlier / name, functools.partial(_copy, folder / name))
-    for name in journal.moved:
-        _move(folder / name, earlier / name)
+    earlier, unfinished = folder / f"{EARLIER_NAME}{journal.number}", folder / f"{UNFINISHED_NAME}{journal.number}"
+    if not os.path.lexists(earlier):
+        # Hidden, until it has everything: what lies under its own name can be loaded at any moment.
+        unfinished.mkdir(exist_ok=True)
+        if unfinished.is_symlink():
+            msg = f"{unfinished}: is a link, which no run has made; remove it"
+            raise CheckpointError(msg)
+        for name in journal.copied:
+            if not os.path.lexists(unfinished / name):
+                write_whole(unfinished / name, functools.partial(_copy, folder / name))
+        for name in sorted(journal.moved, key=_turn):
+            _move(folder / name, unfinished / name)
+        unfinished.rename(earlier)
     for name in journal.models:
         number = name[-7:]
         _move(folder.with_name(name), folder.with_name(f"{folder.name}-{EARLIER_NAME}{journal.number}-{number}"))
     (folder / JOURNAL_NAME).unlink()
     return earlier
+
+
+def _turn(name: str) -> int:
+    """Say when a file is moved: a model is none without the first one, adapters need the last one beside them."""
+    return {MODEL_NAME: -1, CONFIG_NAME: 1}.get(name, 0)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ from vlora.inline import decode_inline, is_inline
 from vlora.recipe import DataSection
 from vlora.rows import beside, read_rows
 
-KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 
 
 def bytes_of(kind: str, width: int = 9) -> bytes:

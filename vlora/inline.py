@@ -12,10 +12,11 @@ _URL_SAFE = str.maketrans("-_", "+/")
 _HEAD = 64
 """Characters that are decoded to see whether a text is a picture; four make three bytes."""
 _BEGINNINGS = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(?:avif|avis|mif1)",
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(?:avif|avis|mif1)"
+    rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
     re.DOTALL,
 )
-"""How files of the formats begin that are told by more than two or three letters."""
+"""How files of the formats begin: by more than the two or three letters that a name may begin with, too."""
 
 
 def is_inline(text: str) -> bool:

@@ -11,11 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-KINDS = ("recipes", "models", "adapters")
+KINDS = ("recipes", "rows", "messages", "images", "models", "adapters", "states")
 """Kinds of input, each with a file of its name here."""
 
 COLUMNS = ("inputs", "refused", "accepted", "learned", "tracebacks", "crashes", "hangs", "wrong", "longest_s")
 FAILED = 1
+SHORT = 100
+"""Inputs below which not all that they are made from is built."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -80,7 +82,7 @@ def _run(parsed: argparse.Namespace, folder: Path, kinds: list[str]) -> list[dic
     def build() -> int:
         for module in modules.values():
             if hasattr(module, "build"):
-                module.build(shared)
+                module.build(shared, is_short=parsed.count < SHORT)
         return 0
 
     # In a process of its own: this one must not compute.

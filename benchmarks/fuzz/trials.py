@@ -116,7 +116,8 @@ def _compare(trial: Trial, ended: Ended, folder: Path) -> tuple[Verdict, str]:
     if trial.expected == "refused":
         found = _judge_refusal(trial, ended)
     else:
-        found = "" if ended.status == 0 else f"status {ended.status}: {last[0][:LONGEST]}"
+        due = REFUSED if None in trial.conversations else 0
+        found = "" if ended.status == due else f"status {ended.status} instead of {due}: {last[0][:LONGEST]}"
     if not found and trial.expected == "learned":
         found = _judge_learned(trial, folder)
     return ("wrong", found) if found else ("as expected", "")

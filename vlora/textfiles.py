@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from .errors import SampleError
-from .spans import LINE_END, PORTION, Bytes, Document, Spans, find_lines, find_members, find_records
+from .spans import LINE_END, PORTION, Bytes, Document, Spans, find_lines, find_members, find_records, split_record
 from .values import Row, parse_json, write_text
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
@@ -155,33 +155,6 @@ def open_csv(
     columns = _name_columns(columns or ())
     parse = functools.partial(_read_record, columns=columns, separator=separator)
     return TextTable(path, name, [records], parse, dict.fromkeys(columns, "text"))
-
-
-def split_record(record: str, separator: str) -> list[str]:
-    """Split a record into its values, as Python's `csv` does: a quote within quotes is doubled."""
-    record = record.removesuffix("\r")
-    values, place = [], 0
-    while True:
-        value = ""
-        if record.startswith('"', place):
-            closing = _closing_quote(record, place + 1)
-            value = record[place + 1 : closing].replace('""', '"')
-            place = min(closing + 1, len(record))
-        behind = record.find(separator, place)
-        values.append(value + record[place : behind if behind >= 0 else len(record)])
-        if behind < 0:
-            return values
-        place = behind + 1
-
-
-def _closing_quote(record: str, place: int) -> int:
-    while True:
-        place = record.find('"', place)
-        if place < 0:
-            return len(record)
-        if not record.startswith('""', place):
-            return place
-        place += 2
 
 
 def _open(path: Path) -> tuple[Bytes, int]:

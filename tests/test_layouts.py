@@ -448,6 +448,11 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         talk_with([{"type": "image_url", "image_url": {"url": "a.png", "max_pixels": 9}}]),
         ["'messages.content.image_url.max_pixels'"],
     ),
+    "a message of two contents": (
+        {"messages": [{"role": "user", "content": "?", "value": "!"}, {"role": "gpt", "content": "x"}]},
+        ["turn 1", "'content' and 'value'"],
+    ),
+    "a part of two images": (talk_with([{"type": "image", "image": "a", "path": "b"}]), ["'image' and 'path'"]),
     "lists in lists": (talk_with([[["deep"]]]), ["['deep']"]),
     "a caption without an image": ({"caption": "A cat."}, ["caption", "data.columns"]),
     "a question without an answer": ({"image": "a.png", "text": "A cat.", "question": "What?"}, ["question", "answer"]),

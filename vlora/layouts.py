@@ -3,7 +3,7 @@
 A layout is a table entry: the columns that it needs, those that it takes besides, and how they become messages.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +11,7 @@ import attrs
 from .columns import COLUMNS, is_there
 from .errors import SampleError
 from .jsontext import parse_if_json, parse_json, show
-from .messages import ROLES, Message, list_messages
+from .messages import ROLES, Message, find_content, find_role, parse_parts
 from .pictures import IMAGE_COLUMNS, row_images
 from .values import Row, write_text
 
@@ -67,6 +67,57 @@ def read_conversation(row: Row, source: str) -> Conversation:
         "image and text or caption; map other names in data.columns, or write data.custom_prompt_format"
     )
     raise SampleError(msg)
+
+
+def list_messages(messages: Any, source: str) -> list[Message]:
+    """List the messages of a conversation.
+
+    Args:
+        messages: A list of messages, one message, one object of role to content, a list of such objects, or JSON of any
+            of them; messages within a list may be JSON too.
+        source: The row, for errors.
+
+    Raises:
+        SampleError: It is something else.
+    """
+    if isinstance(messages, str):
+        messages = parse_json(messages, "the messages, expected a list of messages", source)
+    if isinstance(messages, Mapping):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
+        msg = f"{source}: found {show(messages)}, expected a list of messages"
+        raise SampleError(msg)
+    found = [message for item in messages for message in _open_message(item, source)]
+    return _open_contents(found)
+
+
+def _open_message(item: Any, source: str) -> Iterator[Message]:
+    message = item
+    if isinstance(item, str):
+        message = parse_json(item, "a message, expected one with a role and a content", source)
+    if not isinstance(message, Mapping):
+        msg = f"{source}: found the message {show(message)}, expected one with a role and a content"
+        raise SampleError(msg)
+    said = [key for key, value in message.items() if str(key).strip().lower() in ROLES and value is not None]
+    if not said or any(message.get(key) is not None for key in ("role", "from", "content", "value")):
+        yield message
+        return
+    # One object of role to content; what stands beside them goes with the first, so that it is named if it is not read.
+    rest = {key: value for key, value in message.items() if key not in said}
+    for number, key in enumerate(said):
+        yield {"role": key, "content": message[key], **(rest if number == 0 else {})}
+
+
+def _open_contents(messages: list[Message]) -> list[Message]:
+    """Open contents that are JSON of parts, if a question is; an answer alone may be about such JSON."""
+    opened = [parse_parts(find_content(message)) for message in messages]
+    asked = [find_role(message) == "user" for message in messages]
+    if not any(parts is not None and is_asked for parts, is_asked in zip(opened, asked, strict=True)):
+        return messages
+    return [
+        message if parts is None else {**message, "content": parts, "value": None}
+        for message, parts in zip(messages, opened, strict=True)
+    ]
 
 
 def _is_there(row: Row, column: str) -> bool:

@@ -10,9 +10,9 @@ import attrs
 
 from .calls import Call, find_calls, read_calls
 from .errors import SampleError
-from .jsontext import parse_if_json, parse_json, show
+from .jsontext import parse_if_json, show
 from .marks import Mark, split_marks
-from .pictures import IMAGE_COLUMNS, list_images, row_images, unread_beside
+from .pictures import IMAGE_COLUMNS, list_images, repeats, row_images, unread_beside
 from .sizes import SIZE_KEYS, VIDEO_KEYS, Asked, read_asked
 from .values import write_text
 
@@ -98,33 +98,11 @@ class Draft:
     call_id: str | None = None
 
 
-def list_messages(messages: Any, source: str) -> list[Message]:
-    """List the messages of a conversation.
-
-    Args:
-        messages: A list of messages, one message, one object of role to content, a list of such objects, or JSON of any
-            of them; messages within a list may be JSON too.
-        source: The row, for errors.
-
-    Raises:
-        SampleError: It is something else.
-    """
-    if isinstance(messages, str):
-        messages = parse_json(messages, "the messages, expected a list of messages", source)
-    if isinstance(messages, Mapping):
-        messages = [messages]
-    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
-        msg = f"{source}: found {show(messages)}, expected a list of messages"
-        raise SampleError(msg)
-    found = [message for item in messages for message in _open_message(item, source)]
-    return _open_contents(found)
-
-
 def unread_keys(messages: Sequence[Message]) -> dict[str, Any]:
     """Give what nothing reads of messages and of the parts of their contents: names as "name", "content.detail"."""
     unread: dict[str, Any] = {}
     for message in messages:
-        read = _MESSAGE_KEYS | _TOOL_KEYS if _find_role(message) == "tool" else _MESSAGE_KEYS
+        read = _MESSAGE_KEYS | _TOOL_KEYS if find_role(message) == "tool" else _MESSAGE_KEYS
         unread |= {str(key): value for key, value in message.items() if key not in read and value is not None}
         for name in IMAGE_COLUMNS:
             unread |= {f"{name}.{key}": value for key, value in unread_beside(message.get(name)).items()}
@@ -142,6 +120,18 @@ def _unread_of_part(part: Mapping[str, Any]) -> dict[str, Any]:
     return beside
 
 
+def parse_parts(content: Any) -> list[Any] | None:
+    """Parse a content that is JSON of a list of parts; None if it is another one."""
+    found = parse_if_json(content, "[") if isinstance(content, str) else None
+    if not isinstance(found, list) or not found:
+        return None
+    are_parts = all(
+        isinstance(part, Mapping) and part.get("type") in (*_TEXT_TYPES, *_IMAGE_TYPES) and not set(part) - _PART_KEYS
+        for part in found
+    )
+    return found if are_parts else None
+
+
 def read_message(message: Message, where: str) -> Draft:
     """Read a message.
 
@@ -152,16 +142,14 @@ def read_message(message: Message, where: str) -> Draft:
     Raises:
         SampleError: Its role, its content, its calls, its thought or its mark is not understood.
     """
-    role = _find_role(message)
+    role = find_role(message)
+    _only(message, _ROLE_KEYS, where)
     if role is None:
         msg = f"{where} has the role {_first(message, *_ROLE_KEYS)!r}, expected one of {', '.join(ROLES)}"
         raise SampleError(msg)
     images = _inside(message, where)
-    content, calls, thought = (
-        _first(message, *_CONTENT_KEYS),
-        _read_calls(message, where),
-        _read_thought(message, where),
-    )
+    content, calls = _only(message, _CONTENT_KEYS, where), _read_calls(message, where)
+    thought = _read_thought(message, where)
     if not calls and _name_role(message) in CALLING_ROLES and isinstance(content, str):
         calls = find_calls(content)
         content = None if calls else content
@@ -182,7 +170,8 @@ def _name_role(message: Message) -> str:
     return str(_first(message, *_ROLE_KEYS)).strip().lower()
 
 
-def _find_role(message: Message) -> str | None:
+def find_role(message: Message) -> str | None:
+    """Give the role of a message, as turns have it; None if it is none."""
     return ROLES.get(_name_role(message))
 
 
@@ -192,44 +181,6 @@ def _read_tool_key(message: Message, key: str, where: str) -> str | None:
         msg = f"{where} holds {show(value)} under {key!r}, expected a text"
         raise SampleError(msg)
     return value or None
-
-
-def _open_message(item: Any, source: str) -> Iterator[Message]:
-    message = parse_json(item, "a message, expected one with a role and a content", source) if _is_text(item) else item
-    if not isinstance(message, Mapping):
-        msg = f"{source}: found the message {show(message)}, expected one with a role and a content"
-        raise SampleError(msg)
-    said = [key for key, value in message.items() if str(key).strip().lower() in ROLES and value is not None]
-    if not said or any(message.get(key) is not None for key in (*_ROLE_KEYS, *_CONTENT_KEYS)):
-        yield message
-        return
-    # One object of role to content; what stands beside them goes with the first, so that it is named if it is not read.
-    rest = {key: value for key, value in message.items() if key not in said}
-    for number, key in enumerate(said):
-        yield {"role": key, "content": message[key], **(rest if number == 0 else {})}
-
-
-def _open_contents(messages: list[Message]) -> list[Message]:
-    """Open contents that are JSON of parts, if a question is; an answer alone may be about such JSON."""
-    opened = [_parts_of(_first(message, *_CONTENT_KEYS)) for message in messages]
-    asked = [_find_role(message) == "user" for message in messages]
-    if not any(parts is not None and is_asked for parts, is_asked in zip(opened, asked, strict=True)):
-        return messages
-    return [
-        message if parts is None else {**message, "content": parts, "value": None}
-        for message, parts in zip(messages, opened, strict=True)
-    ]
-
-
-def _parts_of(content: Any) -> list[Any] | None:
-    found = parse_if_json(content, "[") if isinstance(content, str) else None
-    if not isinstance(found, list) or not found:
-        return None
-    are_parts = all(
-        isinstance(part, Mapping) and part.get("type") in (*_TEXT_TYPES, *_IMAGE_TYPES) and not set(part) - _PART_KEYS
-        for part in found
-    )
-    return found if are_parts else None
 
 
 def _inside(message: Message, where: str) -> tuple[Any, ...]:
@@ -279,13 +230,24 @@ def _read_mark(message: Message, where: str) -> bool:
     return all(found.values())
 
 
+def find_content(message: Message) -> Any:
+    """Give the content of a message, under whatever name; None if it has none."""
+    return _first(message, *_CONTENT_KEYS)
+
+
 def _first(message: Message, *keys: str) -> Any:
     """Give the first value that is there; Arrow fills in None for keys that only other rows have."""
     return next((message[key] for key in keys if message.get(key) is not None), None)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _only(message: Message, keys: Sequence[str], where: str) -> Any:
+    """Give the value that stands under one of some keys; of different ones under several one would be lost."""
+    found = {key: message[key] for key in keys if message.get(key) is not None}
+    values = list(found.values())
+    if any(not repeats(values[:1], [value]) for value in values[1:]):
+        msg = f"{where} holds different values under {' and '.join(map(repr, found))}; keep one"
+        raise SampleError(msg)
+    return values[0] if values else None
 
 
 def _read_content(content: Any, where: str, depth: int = 0) -> Iterator[str | Mark | Given]:
@@ -321,8 +283,8 @@ def _read_part(part: Mapping[str, Any], where: str) -> Iterator[str | Mark | Giv
     if kind is not None and kind not in (*_TEXT_TYPES, *_IMAGE_TYPES):
         msg = f"{where} has a part of type {kind!r}; vlora learns from text and images"
         raise SampleError(msg)
-    text = _first(part, *_TEXT_KEYS)
-    images = list_images(_picture_of(part))
+    text = _only(part, _TEXT_KEYS, where)
+    images = list_images(_picture_of(part, where))
     if images and text not in (None, ""):
         msg = f"{where} has a part that holds both text and an image, {show(dict(part))}; make two parts of it"
         raise SampleError(msg)
@@ -338,10 +300,10 @@ def _read_part(part: Mapping[str, Any], where: str) -> Iterator[str | Mark | Giv
     yield from (Given(image, asked) for image in images)
 
 
-def _picture_of(part: Mapping[str, Any]) -> Any:
+def _picture_of(part: Mapping[str, Any], where: str) -> Any:
     if part.get("bytes") is not None:
         return {"bytes": part["bytes"], "path": part.get("path")}
-    return _first(part, *_PICTURE_KEYS)
+    return _only(part, _PICTURE_KEYS, where)
 
 
 def _merge_text(parts: Iterator[str | Mark | Given]) -> list[str | Mark | Given]:

@@ -16,9 +16,9 @@ from .calls import read_tools
 from .columns import COLUMNS, PLACEHOLDER, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from .errors import SampleError
 from .jsontext import show
-from .layouts import Conversation, read_conversation
+from .layouts import Conversation, list_messages, read_conversation
 from .marks import IMAGE_TAG
-from .messages import Draft, Message, list_messages, read_message, unread_keys
+from .messages import Draft, Message, read_message, unread_keys
 from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images, unread_beside
 from .placing import place_images
 from .sizes import SIZE_KEYS, SizedImage

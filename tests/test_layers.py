@@ -12,6 +12,7 @@ RANKS = {
     "errors": 0,
     "files": 0,
     "inline": 0,
+    "leaving": 0,
     "endings": 0,
     "blas": 0,
     "caching": 0,

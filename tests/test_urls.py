@@ -17,6 +17,7 @@ from tests.training import picture
 from vlora import backend, urls
 from vlora.errors import SampleError
 from vlora.files import expand
+from vlora.prefetch import Workers
 from vlora.rows import beside
 from vlora.samples import format_sample
 from vlora.urls import fetch, is_public, is_url
@@ -223,6 +224,20 @@ def test_limits(monkeypatch: pytest.MonkeyPatch):
     began = time.monotonic()
     assert "takes longer than 0.3 s" in refusal("http://pictures.example/slow/")
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.usefixtures("server")
+def test_nobody_waits_for_what_is_left():
+    """When work ahead is over, what is being fetched is broken off; other threads' fetches go on."""
+    with Workers(1) as workers:
+        left = workers.submit(fetch, "http://pictures.example/slow/")
+        time.sleep(0.3)
+        assert not left.done()
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    with pytest.raises(OSError, match="it takes longer"):
+        left.result()
+    assert fetch("http://pictures.example/a.png")
 
 
 @pytest.mark.parametrize(

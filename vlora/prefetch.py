@@ -14,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from .leaving import heed
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -50,8 +52,11 @@ class Workers:
     """
 
     def __init__(self, n_workers: int) -> None:
-        self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix=NAME) if n_workers else None
-        self._next = ThreadPoolExecutor(1, thread_name_prefix=NAME) if n_workers else None
+        self._is_over = threading.Event()
+        self._pool, self._next = (
+            ThreadPoolExecutor(n, thread_name_prefix=NAME, initializer=heed, initargs=(self._is_over,)) if n else None
+            for n in (n_workers, min(1, n_workers))
+        )
         self._may_begin = threading.Event()
         self._may_begin.set()
         self._is_held = False
@@ -66,7 +71,8 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what has not begun, and wait for what has."""
+        """Drop what has not begun, and wait for what has; what waits itself is told that it need not."""
+        self._is_over.set()
         self.release()
         if self._pool is not None:
             # A run that is garbage may be collected by one of its own workers, which cannot wait for itself.

@@ -19,9 +19,16 @@ import urllib.parse
 from collections.abc import Iterator
 
 from .files import LARGEST_FILE
+from .leaving import told
 
 LONGEST_S = 30.0
 """Seconds for one picture, redirections and further attempts included."""
+
+CONNECT_S = 5.0
+"""Seconds for a server to take a connection."""
+
+WATCH_S = 0.2
+"""Seconds between two looks at whether there is reason to break off."""
 
 LARGEST_DOWNLOAD = min(64 * 2**20, LARGEST_FILE)
 """Bytes of a picture behind an address."""
@@ -67,9 +74,8 @@ def fetch(url: str) -> bytes:
         try:
             return _follow(url, deadline)
         except PassingError:
-            if time.monotonic() + pause > deadline:
+            if time.monotonic() + pause > deadline or told().wait(pause):
                 raise
-            time.sleep(pause)
     return _follow(url, deadline)
 
 
@@ -159,25 +165,29 @@ def is_public(address: Address) -> bool:
 
 @contextlib.contextmanager
 def _opened(addresses: list[Address], port: int, deadline: float) -> Iterator[socket.socket]:
-    """Connect to addresses that were checked, and break off at the deadline, whatever the server does until then."""
+    """Connect to addresses that were checked, and break off at the deadline, whatever the server does until then.
+
+    So does a thread that nobody waits for any more.
+    """
     plain = _connect(addresses, port, deadline)
-    expired = threading.Event()
+    done, expired, is_left = threading.Event(), threading.Event(), told()
 
-    def break_off() -> None:
-        expired.set()
-        with contextlib.suppress(OSError):
-            plain.shutdown(socket.SHUT_RDWR)
+    def watch() -> None:
+        while not done.wait(min(WATCH_S, _left(deadline))):
+            if is_left.is_set() or time.monotonic() >= deadline:
+                expired.set()
+                with contextlib.suppress(OSError):
+                    plain.shutdown(socket.SHUT_RDWR)
+                return
 
-    timer = threading.Timer(_left(deadline), break_off)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=watch, name="vlora address", daemon=True).start()
     try:
         yield plain
     except (OSError, http.client.HTTPException):
         if not expired.is_set():
             raise
     finally:
-        timer.cancel()
+        done.set()
         plain.close()
     if expired.is_set():
         msg = f"it takes longer than {LONGEST_S:g} s"
@@ -188,9 +198,12 @@ def _connect(addresses: list[Address], port: int, deadline: float) -> socket.soc
     problem: OSError = ConnectionError("there is no address")
     for address in addresses:
         try:
-            return socket.create_connection((str(address), port), timeout=_left(deadline) / len(addresses))
+            plain = socket.create_connection((str(address), port), timeout=min(CONNECT_S, _left(deadline)))
         except OSError as error:
             problem = error
+        else:
+            plain.settimeout(_left(deadline))
+            return plain
     raise problem
 
 

@@ -78,6 +78,7 @@ OTHERS: dict[str, Any] = {
     "train.seed": 1,
 }
 NEEDS = {
+    "data.assistant_id": {"data.chat_template": "plain"},
     "optim.connector_rate": {"lora.targets": ["all-linear"]},
     "optim.vision_rate": {"lora.targets": ["all-linear"]},
     "train.pack_length": {"train.batching": "packed"},
@@ -145,6 +146,22 @@ def test_what_steps_do_not_depend_on_may_change() -> None:
 
     check_goes_on(describe_run(then, 3), now, 3, Path("state"))
     check_goes_on(describe_run(now, 3), then, 3, Path("state"))
+
+
+def test_what_was_written_of_a_key_that_nothing_reads() -> None:
+    """Older recipes all name a token for the plain layout; where that is not used it may be any."""
+    then, now = parse_recipe(MINIMAL, {"data.assistant_id": 77091}), parse_recipe(MINIMAL)
+
+    check_goes_on(describe_run(then, 3), now, 3, Path("state"))
+
+
+def test_a_template_is_the_same() -> None:
+    """A file, or a model, whose chat template is another one now does not go on; a state that says nothing does."""
+    recipe = parse_recipe(MINIMAL, {"data.chat_template": "a.jinja"})
+    check_goes_on(describe_run(recipe, 3, "one"), recipe, 3, Path("state"), "one")
+    check_goes_on(describe_run(recipe, 3), recipe, 3, Path("state"), "one")
+    with pytest.raises(CheckpointError, match=r"the chat template .* was another one then"):
+        check_goes_on(describe_run(recipe, 3, "one"), recipe, 3, Path("state"), "another")
 
 
 def test_all_changes_are_reported_at_once() -> None:

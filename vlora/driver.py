@@ -121,7 +121,7 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         data = open_data(recipe)
         found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
         if found is not None:
-            check_goes_on(found.notes, recipe, len(data.train), found.path)
+            check_goes_on(found.notes, recipe, len(data.train), found.path, data.encoder.template)
             rules = parse_rules(found.notes.get(NOTE), found.path)
             data = follow_rules(data, rules)
         learned, notes = _find_learned(recipe, found, data.train)
@@ -593,7 +593,7 @@ class _Run:
         return Saved(path=path, step=step)
 
     def _save_state(self, loop: TrainLoop, progress: str | None, metrics: Metrics) -> None:
-        notes = describe_run(self.recipe, len(self.data.train)) | {
+        notes = describe_run(self.recipe, len(self.data.train), self.data.encoder.template) | {
             NOTE: self.rules.dumps(),
             REPORTS: metrics.mark(self.features.counts).dumps(),
             SUMS: json.dumps(loop.sums),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests import chat_templates
 from vlora import Example, Sample, Turn
-from vlora.backend import Encoder, encoding
+from vlora.backend import Encoder, conversations
 from vlora.backend.answers import AnswerFinder
 from vlora.backend.templates import name_tools
 from vlora.errors import SampleError
@@ -385,7 +385,7 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
     encode = answered(family, encoder, TEMPLATES[family], max_seq_length=10**6)
     encode(format_sample(talk(assistant())))
     counts: dict[str, int] = {}
-    render, tokenize = encoding.render, encode.tokenizer
+    render, tokenize = conversations.render, encode.tokenizer
 
     def count_renderings(*args: Any, **kwargs: Any) -> str:
         counts["renderings"] += 1
@@ -399,7 +399,7 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenize, name)
 
-    monkeypatch.setattr(encoding, "render", count_renderings)
+    monkeypatch.setattr(conversations, "render", count_renderings)
     encode.tokenizer = Counting()
     for n_turns in (10, 200):
         counts |= {"renderings": 0, "characters": 0}

@@ -15,29 +15,21 @@ import numpy as np
 from PIL import Image
 
 from ..errors import LongRowError, ModelError, SampleError
-from ..masks import expand_placeholders, make_sentinel, mask_completions
+from ..masks import expand_placeholders, mask_completions
 from ..recipe import DataSection
-from ..skeletons import find_marks
 from ..types import BoolArray, Cut, Example, ImageSlot, IntArray, Sample, Turn
-from .answers import NO_OPTIONS, AnswerFinder, Options
 from .boxing import write_boxes
-from .expressing import find_fields, refuse_unexpressed
+from .conversations import Conversations
+from .expressing import refuse_unexpressed
 from .families import Family
 from .features import digest
 from .identity import preparation_digest
 from .images import ImageContent, decode_image, read_image
-from .named_templates import PLAIN, find_template, write_image
+from .named_templates import PLAIN, find_template
 from .processors import on_host, settle_tokenizer, to_host, token_ids
 from .remembering import Processed, RowMemory
 from .resizing import Resizer, find_budget, with_budget
-from .stops import Ending, find_ending, find_stop_ids, write_stops
-from .templates import (
-    ContentStyle,
-    find_content_style,
-    name_tools,
-    render,
-    write_messages,
-)
+from .stops import find_stop_ids
 
 MARKERS = (
     *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
@@ -97,8 +89,6 @@ class Encoder:
     max_pixels: int | None = None
     preparation: str = ""
     memory: RowMemory | None = None
-    _style: ContentStyle | None = attrs.field(default=None, init=False)
-    _ending: Ending | None = attrs.field(default=None, init=False)
     _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
     def __call__(self, sample: Sample) -> Example:
@@ -149,11 +139,11 @@ class Encoder:
         Raises:
             SampleError: The row cannot be written.
         """
-        refuse_unexpressed(sample, self._content_style())
+        refuse_unexpressed(sample, self._conversations.style)
         if self.family.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
-        text, spans = self._render(self._prepare(sample))
+        text, spans = self._render(self._conversations.prepare(sample))
         if text.count(self.image_token) != len(sample.images):
             msg = (
                 f"{sample.source}: the chat template writes {text.count(self.image_token)} places for "
@@ -250,11 +240,11 @@ class Encoder:
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""
-        sample = self._prepare(sample)
+        sample = self._conversations.prepare(sample)
         if add_generation_prompt:
-            text = self._apply(sample, prompt=True)
-        elif self._answers.is_plain(sample):
-            text = self._apply_whole(sample)
+            text = self._conversations.ask(sample)
+        elif self._conversations.answers.is_plain(sample):
+            text = self._conversations.write(sample)
         else:
             text = self._render(sample)[0]
         return self._with_one_bos(text, [])[0]
@@ -280,11 +270,11 @@ class Encoder:
         if not self.template or self.family.process is not None or self.family.is_prefix_lm:
             return self.prompt(question), answer.text
         sample = attrs.evolve(question, turns=(*question.turns, answer))
-        refuse_unexpressed(sample, self._content_style())
-        located = self._answers(self._prepare(sample))
+        refuse_unexpressed(sample, self._conversations.style)
+        located = self._conversations.answers(self._conversations.prepare(sample))
         start, end = located.spans[-1]
         written = located.text[start:end]
-        ending = next((token for token in self._end_of_turn_tokens if written.endswith(token)), "")
+        ending = next((token for token in self._conversations.end_of_turn if written.endswith(token)), "")
         return self._with_one_bos(located.text[:start], [])[0], written.removesuffix(ending)
 
     def _bare(self, prompt: str) -> str:
@@ -297,7 +287,7 @@ class Encoder:
         Raises:
             ModelError: The template renders no conversation, or nothing ends its answers.
         """
-        ending = self._find_ending()
+        ending = self._conversations.ending
         added = ending.each or ending.last or ending.closing
         end = f"answers end with {ending.text!r}" if ending.text else "answers end as it writes them"
         whose = " (data.learn_end)" if added or not ending.text else ""
@@ -315,21 +305,20 @@ class Encoder:
             msg = f"{sample.source}: an assistant turn holds an image; images can be shown, not answered"
             raise SampleError(msg)
         is_masked = self.data.train_on_completions or _has_unlearned(sample)
-        if not is_masked and self._answers.is_plain(sample):
-            return self._apply_whole(sample), []
-        located = self._answers(sample)
+        if not is_masked and self._conversations.answers.is_plain(sample):
+            return self._conversations.write(sample), []
+        located = self._conversations.answers(sample)
         return located.text, located.spans
 
     @functools.cached_property
-    def _answers(self) -> AnswerFinder:
-        return AnswerFinder(
-            write=self._apply_whole,
-            ask=functools.partial(self._apply, prompt=True),
-            marks=find_marks(self.template),
-            lead=self._content_style().lead,
-            end_of_turn=self._end_of_turn_tokens,
-            stops=write_stops(self.stop_ids, self.tokenizer),
+    def _conversations(self) -> Conversations:
+        return Conversations(
+            template=self.template,
+            tokenizer=self.tokenizer,
             tokenize=self._tokenize,
+            image_token=self.image_token,
+            stop_ids=self.stop_ids,
+            learns_end=self.data.learn_end,
         )
 
     def _learned_spans(self, sample: Sample, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -355,135 +344,6 @@ class Encoder:
         answers = [turn for turn in sample.turns if turn.role == "assistant"]
         is_chosen = self.data.train_on_completions
         return [span for span, turn in zip(spans, answers, strict=False) if turn.learned == is_chosen]
-
-    def _content_style(self) -> ContentStyle:
-        if self._style is None:
-            template, names = self.template, self._template_names
-            self._style = find_fields(template, names, find_content_style(template, names, self.image_token))
-        return self._style
-
-    def _apply_whole(self, sample: Sample, options: Options = NO_OPTIONS) -> str:
-        """Render a conversation with its answers; nothing that a prompt would show is left out.
-
-        Pixtral's published template writes the system prompt only where a question comes last: not into training text.
-        The last answer then stands behind the prompt that asks for it.
-        """
-        text = self._apply(sample, options)
-        if self._shows_system(sample, options):
-            return text
-        question, last = attrs.evolve(sample, turns=sample.turns[:-1]), sample.turns[-1]
-        answer = last.text.strip()
-        if last.role != "assistant" or answer not in text or not self._shows_system(question, options, prompt=True):
-            msg = (
-                f"{sample.source}: the chat template drops the system prompt; take it out, or write it into the "
-                "question"
-            )
-            raise SampleError(msg)
-        return self._apply(question, options, prompt=True) + self._content_style().lead + text[text.rindex(answer) :]
-
-    def _shows_system(self, sample: Sample, options: Options, *, prompt: bool = False) -> bool:
-        """Whether all system prompts of a conversation come out of the template."""
-        # The conversation may be a skeleton, with sentinels of its own.
-        sentinel = make_sentinel(10**9)
-        marked = [attrs.evolve(turn, parts=(sentinel,)) if turn.role == "system" else turn for turn in sample.turns]
-        n_system = sum(turn.role == "system" for turn in sample.turns)
-        if not n_system:
-            return True
-        text = self._apply(attrs.evolve(sample, turns=tuple(marked)), options, prompt=prompt)
-        return text.count(sentinel) == n_system
-
-    def _find_ending(self) -> Ending:
-        """Find out, once, how answers are ended."""
-        if self._ending is not None:
-            return self._ending
-        ending = Ending()
-        if self.data.learn_end:
-            after_last, after_earlier = self._write_after_answers()
-            stops = write_stops(self.stop_ids, self.tokenizer)
-            ending = find_ending(after_last, after_earlier, stops, self._end_of_turn_tokens)
-        # Other threads may ask meanwhile: nothing but the answer is shown to them.
-        self._ending = ending
-        return ending
-
-    @functools.cached_property
-    def _end_of_calls(self) -> str:
-        """Find out what has to be written behind the last turn's calls so that it ends where generation does.
-
-        Where a template writes a token at which generation ends before a tool's answer, it is that one: GLM's calls end
-        with the role that observes.
-        """
-        stops = write_stops(self.stop_ids, self.tokenizer) if self.data.learn_end else []
-        name, answer = make_sentinel(0), make_sentinel(1)
-        turns = (Turn("user", ("a",)), Turn("assistant", (), calls=({"name": name, "arguments": {}},)))
-        alone = self._write(Sample("a call", turns, ())).rpartition(name)[2]
-        if not stops or any(stop in alone for stop in stops):
-            return ""
-        try:
-            text = self._write(Sample("an answered call", (*turns, Turn("tool", (answer,))), ()))
-        except SampleError:
-            text = ""
-        between = text.rpartition(name)[2].partition(answer)[0]
-        found = [(between.find(stop), stop) for stop in stops if stop in between]
-        return min(found)[1] if found else self._find_ending().text.lstrip()
-
-    def _prepare(self, sample: Sample) -> Sample:
-        """Name tools, and leave out ends that a row has written behind its answers, where they are going to be."""
-        ending = self._find_ending()
-        turns = tuple(_strip_end(turn, ending.each or ending.last) for turn in name_tools(sample.turns))
-        return attrs.evolve(sample, turns=turns)
-
-    def _write_after_answers(self) -> tuple[str, str]:
-        """Give what the template writes behind the last answer, and behind one that a question follows."""
-        question, answer, other, last = (make_sentinel(number) for number in range(4))
-        turns = (Turn("user", (ImageSlot(0), question)), Turn("assistant", (answer,)))
-        more = (*turns, Turn("user", (other,)), Turn("assistant", (last,)))
-        after_last = self._write(Sample("a short conversation", turns, ())).rpartition(answer)[2]
-        try:
-            text = self._write(Sample("a long conversation", more, ()))
-        except SampleError:
-            # A template of one question and its answer.
-            return after_last, ""
-        return after_last, text.partition(answer)[2].partition(other)[0]
-
-    def _apply(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:
-        """Render a conversation, every answer ended."""
-        turns, ending = sample.turns, self._find_ending()
-        ends = [ending.each + ending.last * (number == len(turns) - 1) for number in range(len(turns))]
-        ended = tuple(_end_turn(turn, end) for turn, end in zip(turns, ends, strict=True))
-        text = self._write(attrs.evolve(sample, turns=ended), options, prompt=prompt)
-        if prompt or not turns or turns[-1].role != "assistant":
-            return text
-        if turns[-1].calls:
-            return text.rstrip() + self._end_of_calls if self._end_of_calls else text
-        # White space behind an end that the template does not know says nothing.
-        return text.rstrip() + ending.closing if ends[-1] or ending.closing else text
-
-    def _write(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:
-        messages = write_messages(sample.turns, self._content_style())
-        names = {**self._template_names, **options}
-        try:
-            return render(self.template, messages, names, tools=sample.tools, prompt=prompt)
-        except Exception as error:  # noqa: BLE001 - a template is a program; whatever it raises is about this row
-            msg = f"{sample.source}: the chat template refuses the conversation: {error}"
-            raise SampleError(msg) from None
-
-    @functools.cached_property
-    def _template_names(self) -> dict[str, Any]:
-        names = {key: str(value) for key, value in self.tokenizer.special_tokens_map.items() if isinstance(value, str)}
-        image = write_image(self.image_token, self.tokenizer)
-        return {**names, "image_token": self.image_token, "image": image}
-
-    @functools.cached_property
-    def _end_of_turn_tokens(self) -> list[str]:
-        """List the special tokens an answer can end with, the longest first."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        texts = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
-        # GPT-2's vocabulary has one token for both ends of a text.
-        texts -= {self.image_token, self.tokenizer.bos_token}
-        texts |= set(write_stops(self.stop_ids, self.tokenizer))
-        # Cohere's answers end with two tokens; generation stops at the second.
-        texts |= {text + str(self.tokenizer.eos_token) for text in texts if self.tokenizer.eos_token}
-        return sorted(texts, key=len, reverse=True)
 
     def _with_one_bos(self, text: str, spans: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
         """Let the text begin with one BOS if the family has one, whether template or tokenizer writes it."""
@@ -693,19 +553,6 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
 
 def _has_unlearned(sample: Sample) -> bool:
     return not all(turn.learned for turn in sample.turns)
-
-
-def _end_turn(turn: Turn, end: str) -> Turn:
-    """Write an end behind an answer."""
-    is_ended = end and turn.role == "assistant" and not turn.calls
-    return attrs.evolve(turn, parts=(turn.text + end,)) if is_ended else turn
-
-
-def _strip_end(turn: Turn, end: str) -> Turn:
-    text = turn.text.rstrip()
-    if not end or turn.role != "assistant" or not text.endswith(end):
-        return turn
-    return attrs.evolve(turn, parts=(text.removesuffix(end),))
 
 
 def cut(example: Example, data: DataSection) -> Example:

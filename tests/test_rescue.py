@@ -346,3 +346,27 @@ def test_a_run_that_is_killed_finds_what_it_had_saved_with_its_state(
     again = losses(list(fit(recipe, resume=True)))
     assert again == expected[killed_after // 2 * 2 :]
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "straight")
+
+
+def test_packed_rows_before_a_bad_one_are_kept(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Rows are read far ahead there; the steps that were taken by then go on without the row to the bit."""
+    lines = [{"question": f"What is {n}? bla bla", "answer": f"it is {n}"} for n in range(80)]
+    lines[70]["image"] = "none.png"
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = {
+        "train__batching": "packed",
+        "train__batch_size": 1,
+        "train__pack_length": 160,
+        "data__max_seq_length": 160,
+        "train__epochs": 1,
+    }
+    recipe, skipping, whole = (
+        short_recipe(checkpoint, tmp_path, name, **options, data__shuffle=False, data__on_bad_row=on_bad_row)
+        for name, on_bad_row in (("out", "raise"), ("out", "skip"), ("whole", "skip"))
+    )
+    events, error = collect(fit(recipe))
+    n_steps = len(losses(events))
+    assert isinstance(error, SampleError)
+    assert str(error).endswith(f"the {n_steps} steps before it are saved, and --resume goes on from there")
+    assert n_steps > 0
+    assert losses(events) + losses(list(fit(skipping, resume=True))) == losses(list(fit(whole)))

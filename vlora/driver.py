@@ -97,7 +97,9 @@ def fit(
         Events as they happen, `Finished` last.
 
     Raises:
-        VloraError: Whatever the user can mend. Nothing non-finite is ever saved.
+        VloraError: Whatever the user can mend. Nothing non-finite is ever saved. Whatever a run ends with, the steps
+            before it are saved first, if they can still be read and written; the message or a note of the error says
+            which step `resume` goes on from.
     """
     run = explain_shortage(recipe, _carry_out(recipe, resume=resume, should_stop=should_stop))
     close_at_exit(run)

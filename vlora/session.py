@@ -54,10 +54,12 @@ class Features:
     Attributes:
         cache: Keeps them; None if they are not kept.
         description: Where they are kept, or why they are not.
+        has_company: Whether images go through the tower together: the last bits of their features depend on it then.
     """
 
     cache: backend.FeatureCache | None
     description: str
+    has_company: bool = False
 
     @property
     def counts(self) -> FeatureCounts | None:
@@ -71,7 +73,8 @@ class Features:
 
     def take_notes(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
-        return [] if self.cache is None else self.cache.take_notes()
+        notes = [] if self.cache is None else self.cache.take_notes()
+        return [f"{note}; {ROUNDED}" for note in notes] if self.has_company else notes
 
 
 def find_model(recipe: Recipe) -> backend.ModelFiles:
@@ -241,8 +244,7 @@ def open_features(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) 
     data.encoder.memory = backend.RowMemory(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
-    # Of images that went through the tower together the last bits depend on their company, which is another one when
-    # those kept in memory are gone.
-    is_exact = bool(section.disk_gb) or not data.files.family.has_grid_tower
-    rounded = "" if is_exact else f"; {ROUNDED}"
-    return Features(cache=cache, description=f"kept, {kept}{rounded}")
+    has_company = data.files.family.has_grid_tower
+    # Another company, where what only memory has kept is gone.
+    rounded = f"; {ROUNDED}" if has_company and not section.disk_gb else ""
+    return Features(cache=cache, description=f"kept, {kept}{rounded}", has_company=has_company)

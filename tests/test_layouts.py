@@ -188,6 +188,13 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
         {"images": [], "image": "a.png", "question": "What?", "answer": "A cat."},
         [("user", ["a.png", "What?"]), ("assistant", ["A cat."])],
     ),
+    "exchanges whose keys stand in another order": (
+        {"texts": [{"assistant": "A cat.", "user": "What?"}, {"gpt": "Yes.", "human": "Sure?", "system": "S"}]},
+        [
+            *(("user", ["What?"]), ("assistant", ["A cat."])),
+            *(("system", ["S"]), ("user", ["Sure?"]), ("assistant", ["Yes."])),
+        ],
+    ),
     "a conversation of exchanges": (
         {"conversations": [{"user": "What?", "assistant": "A cat."}]},
         [("user", ["What?"]), ("assistant", ["A cat."])],

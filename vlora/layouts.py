@@ -102,7 +102,9 @@ def _open_message(item: Any, source: str) -> Iterator[Message]:
     if not said or any(message.get(key) is not None for key in ("role", "from", "content", "value")):
         yield message
         return
-    # One object of role to content; what stands beside them goes with the first, so that it is named if it is not read.
+    # One object of role to content. The keys of an object have no order: who asks speaks before who answers.
+    said.sort(key=lambda key: _TURNS.get(ROLES[str(key).strip().lower()], len(_TURNS)))
+    # What stands beside them goes with the first, so that it is named if it is not read.
     rest = {key: value for key, value in message.items() if key not in said}
     for number, key in enumerate(said):
         yield {"role": key, "content": message[key], **(rest if number == 0 else {})}
@@ -193,6 +195,8 @@ def _read_history(row: Row, source: str) -> Sequence[Message]:
 
 
 _PAIR = ("user", "assistant")
+_TURNS = {"system": 0, "user": 1}
+"""Who speaks first in an object of roles; the others in their order."""
 
 
 def _is_pair(value: Any) -> bool:

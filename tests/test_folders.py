@@ -69,9 +69,17 @@ def test_no_file_is_waited_for(folder: Path) -> None:
     assert "tokenizer.json is no regular file" in refused(folder)
 
 
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    """An empty vocabulary is not taken for the model's."""
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer (tokenizer.json" in refused(folder)
+
+
 def test_what_its_own_code_raises_is_the_folders_fault(folder: Path) -> None:
     """A tokenizer that is none ends in a sentence that names the file, whatever its library raises."""
     (folder / "tokenizer.json").write_text("[[[")
+    assert "tokenizer.json cannot be read" in refused(folder)
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-16")
     assert "tokenizer.json cannot be read" in refused(folder)
     (folder / "tokenizer.json").write_text('{"model": {"type": "no such"}}')
     assert "no processor that can be loaded" in refused(folder)

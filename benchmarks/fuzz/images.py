@@ -98,7 +98,6 @@ def _draw_bad(rng: random.Random, work: Path) -> tuple[str, Any]:
         "an address within": "http://127.0.0.1:9/a.png",
         "a number": 3,
         "a truth value": True,
-        "an object of nothing": {"path": None, "bytes": None},
         "an object of numbers": {"path": 3},
         "base64 of text": base64.b64encode(b"hello, I am no image" * 20).decode(),
         "broken base64": "data:image/png;base64,!!!!",

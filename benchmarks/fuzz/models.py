@@ -99,7 +99,9 @@ def no_size(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str, ...]
     place = rng.choice(_places(config, SIZES))
     value = rng.choice([wrong_value(rng, "int"), None, 0]) if rng.random() < 0.9 else -7  # noqa: PLR2004
     _write(folder / "config.json", put(config, place, value))
-    return f"config.json {'.'.join(place)} = {show(value)}", "refused", ("config.json", place[-1])
+    # What is null counts as absent where a family allows that, and then the weights are what does not fit.
+    says = ("config.json",) if value is None else ("config.json", place[-1])
+    return f"config.json {'.'.join(place)} = {show(value)}", "refused", says
 
 
 def other_size(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 APART = "consolidated.safetensors"
 """The same weights once more, in another layout, beside the shards."""
+
+VOCABULARY = re.compile(r"tokeni[sz]er|vocab|merges|spiece|sentencepiece|tekken|\.bpe|\.tiktoken|\.model$")
+"""What names of files have that tokenizers are in."""
 
 LONGEST = 300
 """Characters of another library's error that are repeated."""
@@ -40,6 +44,18 @@ def check_folder(folder: Path) -> None:
             # A pipe would be waited for.
             msg = f"{WHERE}: {path} is no regular file; give a folder with the files of one model"
             raise ModelError(msg)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Check that there is a vocabulary: transformers makes a tokenizer without one, whose rows have no tokens.
+
+    Raises:
+        ModelError: There is none.
+    """
+    names = {path.name for path in folder.iterdir()} - {"tokenizer_config.json"}
+    if not any(VOCABULARY.search(name) for name in names):
+        msg = f"{WHERE}: {folder} has no tokenizer (tokenizer.json, or the files that its family has instead); add it"
+        raise ModelError(msg)
 
 
 def _is_regular(path: Path) -> bool:
@@ -118,7 +134,7 @@ def _find_broken(folder: Path) -> str | None:
     """Name a file that is no JSON though it is called so; None if all are."""
     for path in sorted(folder.glob("*.json")):
         try:
-            json.loads(path.read_bytes())
+            json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             return f"{path.name} cannot be read ({explain(error)})"
     return None

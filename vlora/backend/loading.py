@@ -23,7 +23,7 @@ from .annotations import find_misfits
 from .backbone import MlxVlmBackbone, find_layout
 from .configs import find_scaling, read_fields, translate_config
 from .families import Family, describe_family
-from .folders import CONFIG_NAME, DESCRIBING, blaming, check_folder, check_weights
+from .folders import CONFIG_NAME, DESCRIBING, blaming, check_folder, check_tokenizer, check_weights
 from .heads import is_packed_head, pack_head, unpack_head
 from .lean import find_lean_parts
 from .outcomes import Outcomes, open_outcomes
@@ -130,6 +130,7 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
         ModelError: The folder has none that works here.
     """
     eos = files.config.get("eos_token_id")
+    check_tokenizer(files.path)
     what = f"{section.path!r} has no processor that can be loaded"
     # Some processors print while they load; what a program says is the command line's to decide.
     with blaming(what, files.path), contextlib.redirect_stdout(io.StringIO()):

@@ -526,6 +526,7 @@ ERRORS |= {
     "a weight between": ({"messages": [QUESTION, {**ANSWER, "weight": 0.5}]}, ["turn 2", "'weight'", "0.5", "0 or"]),
     "a mark as text": ({"messages": [QUESTION, {**ANSWER, "train": "no"}]}, ["turn 2", "'train'", "'no'"]),
     "marks that differ": ({"messages": [QUESTION, {**ANSWER, "train": 0, "loss": 1}]}, ["'loss' and 'train'"]),
+    "another such mark": ({"messages": [QUESTION, {**ANSWER, "masked": False}]}, ["'masked'", "'loss'"]),
     "a mark that may mean either": ({"messages": [QUESTION, {**ANSWER, "mask": 1}]}, ["'mask'", "'loss'"]),
     "a thought of the user": (
         {"messages": [{**QUESTION, "thinking": "Hm."}, ANSWER]},

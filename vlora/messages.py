@@ -39,6 +39,8 @@ CALLING_ROLES = ("function_call", "tool_call")
 """Roles whose text is the call of a tool, as JSON."""
 MARK_KEYS = ("loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable")
 """Keys of messages that say whether a turn is learned: 1 and true that it is, 0 and false that it is not."""
+UNCLEAR_MARK_KEYS = ("mask", "masked", "assistant_mask")
+"""Keys that trainers read as the one and as the other."""
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Keys of messages that hold what the assistant thinks before it answers."""
 
@@ -52,7 +54,7 @@ _IMAGE_TYPES = ("image", "image_url", "input_image")
 _PART_KEYS = {"type", "bytes", *_TEXT_KEYS, *_PICTURE_KEYS, *SIZE_KEYS, *VIDEO_KEYS}
 _MESSAGE_KEYS = {
     *(*_ROLE_KEYS, *_CONTENT_KEYS, *_CALL_KEYS),
-    *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, "mask"),
+    *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, *UNCLEAR_MARK_KEYS),
 }
 _TOOL_KEYS = {"name", "tool_call_id"}
 """What a tool's message may say of itself."""
@@ -213,12 +215,13 @@ def _read_thought(message: Message, where: str) -> str | None:
 
 def _read_mark(message: Message, where: str) -> bool:
     """Say whether a message may be learned."""
-    if message.get("mask") is not None:
-        msg = (
-            f"{where} holds 'mask', which some read as learned and some as left out; write 'loss': 1 if it is learned "
-            "and 'loss': 0 if it is not"
-        )
-        raise SampleError(msg)
+    for key in UNCLEAR_MARK_KEYS:
+        if message.get(key) is not None:
+            msg = (
+                f"{where} holds {key!r}, which some read as learned and some as left out; write 'loss': 1 if it is "
+                "learned and 'loss': 0 if it is not"
+            )
+            raise SampleError(msg)
     found = {key: message[key] for key in MARK_KEYS if message.get(key) is not None}
     for key, mark in found.items():
         if not isinstance(mark, (int, float)) or mark not in (0, 1):

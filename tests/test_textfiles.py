@@ -105,7 +105,7 @@ def test_tables_come_back_as_written(
 
 @given(st.text(st.sampled_from('"",ab\n'), max_size=30))
 def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str):
-    """Quotes within values, and values that go on behind a closing quote, are what Python's csv makes of them."""
+    """Quotes within values are what Python's csv makes of them; it would drop those that a value goes on behind."""
     text = "a,b,c,d\n" + text.strip("\n")
     expected = list(csv.reader(io.StringIO(text, newline="")))
     path = write(tmp_path, "rows.csv", text)
@@ -119,11 +119,31 @@ def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str):
         try:
             found.append(list(table[index].values()))
         except SampleError as error:
-            assert len(row) > len("abcd") or not row, error  # noqa: PT017
+            if "behind the quote" in str(error):  # noqa: PT017
+                start, end = int(table.spans[0].starts[index]), int(table.spans[0].ends[index])
+                with pytest.raises(csv.Error, match="expected after"):
+                    list(csv.reader(io.StringIO(path.read_bytes()[start:end].decode(), newline=""), strict=True))
+            else:
+                assert len(row) > len("abcd") or not row, error  # noqa: PT017
             found.append(row)
 
     assert len(table) == len(expected) - 1
     assert found == expected[1:]
+
+
+@pytest.mark.parametrize("value", [r'"a \"b\""', '"5" pipe"', r'"say \"no\", or"', '"a" '])
+def test_a_quote_that_is_not_doubled_is_refused(tmp_path: Path, value: str):
+    """A program that writes a backslash before quotes loses none of them: Python's csv would drop some in silence."""
+    table = open_csv(write(tmp_path, "rows.csv", f'question,answer\nq,{value}\nq,"a ""b"""\n'))
+    with pytest.raises(SampleError, match=r"line 2 of rows\.csv: a value goes on behind the quote .* twice"):
+        table[0]
+    assert table[1] == {"question": "q", "answer": 'a "b"'}
+
+
+def test_lines_that_end_with_carriage_returns_are_refused(tmp_path: Path):
+    """A file of old is not one without rows."""
+    with pytest.raises(ValueError, match="carriage return"):
+        open_csv(write(tmp_path, "rows.csv", "question,answer\rq,a\rq,b\r"))
 
 
 def test_json_lines_in_a_file_called_json(tmp_path: Path):
@@ -296,7 +316,9 @@ def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatc
     parsed = []
     for function in ("parse_json", "split_record"):
         real = getattr(textfiles, function)
-        monkeypatch.setattr(textfiles, function, lambda *given, real=real: parsed.append(1) or real(*given))
+        monkeypatch.setattr(
+            textfiles, function, lambda *given, real=real, **named: parsed.append(1) or real(*given, **named)
+        )
     monkeypatch.setattr(textfiles, "_SAMPLE_BYTES", 100)
 
     table = open_csv(path) if name.endswith("csv") else open_json(path)

@@ -18,7 +18,7 @@ from vlora.errors import SampleError
 from vlora.values import parse_json, write_text
 
 json_objects = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=12,
 )
@@ -77,6 +77,7 @@ def test_text_is_learned_as_it_is(text: str):
             '[1.50, {"é": [true, null, 12345678901234567890123]}]',
         ),
         (parse_json("1" * 5000), "1" * 5000),
+        (parse_json("1e999"), "1e999"),
     ],
 )
 def test_typed_values(value: Any, text: str):
@@ -91,6 +92,7 @@ def test_typed_values(value: Any, text: str):
         (b"text", "bytes"),
         ([b"text"], "bytes"),
         (math.nan, "number nan"),
+        *((parse_json(text), "number") for text in ("NaN", "Infinity", "-Infinity", '{"a": [NaN]}')),
         (np.float32("inf"), "number inf"),
         (decimal.Decimal("nan"), "number NaN"),
         (pd.NaT, "NaTType"),

@@ -109,8 +109,18 @@ def _quoted_one_by_one(quotes: Places, begins: npt.NDArray[np.bool_]) -> tuple[P
     return np.array(opened, np.int64), np.array(closed, np.int64)
 
 
-def split_record(record: str, separator: str) -> list[str]:
-    """Split a record into its values, as Python's `csv` does: a quote within quotes is doubled."""
+def split_record(record: str, separator: str, *, is_strict: bool = False) -> list[str]:
+    """Split a record into its values, as Python's `csv` does: a quote within quotes is doubled.
+
+    Args:
+        record: The record.
+        separator: What separates values.
+        is_strict: Whether a value is refused that goes on behind the quote that closes it. Whoever wrote it meant a
+            quote within it (a backslash before it, say), and `csv` would leave that out in silence.
+
+    Raises:
+        ValueError: There is such a value.
+    """
     record = record.removesuffix("\r")
     values, place = [], 0
     while True:
@@ -119,6 +129,9 @@ def split_record(record: str, separator: str) -> list[str]:
             closing = _closing_quote(record, place + 1)
             value = record[place + 1 : closing].replace('""', '"')
             place = min(closing + 1, len(record))
+            if is_strict and place < len(record) and not record.startswith(separator, place):
+                msg = f"a value goes on behind the quote that closes it: {record[place : place + 20]!r}"
+                raise ValueError(msg + '; write a quote within quotes twice ("")')
         behind = record.find(separator, place)
         values.append(value + record[place : behind if behind >= 0 else len(record)])
         if behind < 0:

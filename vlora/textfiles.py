@@ -148,9 +148,12 @@ def open_csv(
     if columns is None and len(records.starts):
         header = bytes(data[int(records.starts[0]) : int(records.ends[0])])
         try:
-            columns = split_record(header.decode(), separator)
+            columns = split_record(header.decode(), separator, is_strict=True)
         except UnicodeDecodeError as error:
             raise ValueError(_describe_bytes(error)) from None
+        if b"\r" in header.removesuffix(b"\r") and not len(records.starts[1:]):
+            msg = "its lines end with a carriage return alone; write it with line feeds"
+            raise ValueError(msg)
         records = Spans(records.starts[1:], records.ends[1:])
     columns = _name_columns(columns or ())
     parse = functools.partial(_read_record, columns=columns, separator=separator)
@@ -274,7 +277,7 @@ def _read_columns(*texts: str, columns: Sequence[str]) -> Row:
 
 
 def _read_record(text: str, columns: Sequence[str], separator: str) -> Row:
-    values = split_record(text, separator)
+    values = split_record(text, separator, is_strict=True)
     if not text.strip("\r") and len(columns) > 1:
         msg = "the line is blank; take it out"
         raise ValueError(msg)

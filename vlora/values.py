@@ -64,7 +64,8 @@ def parse_json(text: str) -> Any:
             text,
             parse_int=_read_int,
             parse_float=_read_float,
-            parse_constant=WrittenFloat,
+            # NaN and Infinity, which stand for nothing and are refused as text.
+            parse_constant=float,
             object_pairs_hook=_read_object,
         )
     except RecursionError:

@@ -49,6 +49,15 @@ def test_labels_are_their_names(tmp_path: Path):
     assert rows.kinds == {"question": "label", "answer": "list"}
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_what_is_no_number_is_no_text(kind: str, value: float, tmp_path: Path):
+    """A gap in a column of numbers is not learned as "nan", however many bytes they have."""
+    rows = store(tmp_path, {"question": Value("string"), "answer": Value(kind)}, [{"question": "q", "answer": value}])
+    with pytest.raises(SampleError, match="found the number"):
+        rows[0]
+
+
 def test_a_label_that_is_not_there_is_no_number(tmp_path: Path):
     """-1 stands for a missing label; a number beyond the names is a bad row."""
     rows = store(tmp_path, {"question": Value("string"), "answer": COLOURS}, [{"question": "q", "answer": -1}])

@@ -119,7 +119,7 @@ def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str):
         try:
             found.append(list(table[index].values()))
         except SampleError as error:
-            if "behind the quote" in str(error):  # noqa: PT017
+            if "behind the quote" in str(error):
                 start, end = int(table.spans[0].starts[index]), int(table.spans[0].ends[index])
                 with pytest.raises(csv.Error, match="expected after"):
                     list(csv.reader(io.StringIO(path.read_bytes()[start:end].decode(), newline=""), strict=True))

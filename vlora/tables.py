@@ -4,6 +4,7 @@ An image, a sound, a video or a document is its bytes and its path until somebod
 needs costs nothing, and a broken one is one row's error. Class labels are their names.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -228,7 +229,7 @@ def _reader_of(feature: Any) -> _Read | None:
         return lambda value: parse_json(value) if isinstance(value, str) else value
     if name == "Value" and str(feature.dtype) in _SHORT_FLOATS:
         kind = _SHORT_FLOATS[str(feature.dtype)]
-        return lambda value: WrittenFloat(str(kind(value)))
+        return lambda value: WrittenFloat(str(kind(value))) if math.isfinite(kind(value)) else value
     if isinstance(feature, dict):
         fields = {key: read for key, value in feature.items() if (read := _reader_of(value)) is not None}
         return (lambda value: _read_fields(value, fields)) if fields else None

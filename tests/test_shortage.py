@@ -127,19 +127,19 @@ def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtu
         "go on with --resume --set train.grad_checkpoint=true (0.00",
         "begin anew",
         "--set train.batch_size=2 --set train.gradient_accumulation_steps=2 (0.00",
-        "what was saved after step 2 is whole",
+        "what was saved after step 3 is whole",
     ):
         assert words in errors
     with only_run(output_paths(recipe).folder):
         pass
     assert main([str(file), "--resume", "--set", "train.grad_checkpoint=true"]) == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "going on after step 3" in capsys.readouterr().out
 
 
 def test_what_was_saved_is_whole(
     recipe: Recipe, fail_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The training state is that of the last save."""
+    """The training state is that of the steps before."""
     monkeypatch.setattr(shortage, "advise", lambda *_: "step 4")
     fail_at(4)
     with pytest.raises(OutOfMemoryError):
@@ -147,7 +147,7 @@ def test_what_was_saved_is_whole(
     trainable = make_trainable(Path(recipe.model.path))
     template = init_state(trainable.backbone, trainable.optimizer)
 
-    assert int(load_state(output_paths(recipe).folder / STATE_NAME, template).step) == 2
+    assert int(load_state(output_paths(recipe).folder / STATE_NAME, template).step) == 3
 
 
 def test_the_failed_run_is_let_go_of_first(

@@ -9,12 +9,11 @@ from benchmarks.kill.outcome import differences, list_unloadable
 from benchmarks.kill.runs import Expected, Kill, Slot, build_shim, expect, try_kill
 
 SITES = (
-    ("rename 0:/metrics.jsonl", 1),
     ("write 0:/.partial-#_adapters.safetensors", 50),
     ("rename 0:/training/state.safetensors", 2),
     ("rename 0:/adapters.safetensors", 1),
 )
-"""Before anything is saved; within the second adapter; where only the state before is under its name; at the end."""
+"""Within the second adapter; where only the state before is under its name; at the end."""
 
 
 @pytest.fixture(scope="module")

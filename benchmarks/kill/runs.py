@@ -227,7 +227,7 @@ def _can_go_on(folder: Path, expected: Expected) -> bool:
     """Whether the killed run has saved a state: what is there may still be that of the run before it."""
     if expected.mode.before is not None and (not (folder / EARLIER).is_dir() or (folder / JOURNAL).exists()):
         return False
-    return any(not file.name.startswith(".") for file in (folder / OUTPUT / "training").glob("*"))
+    return any(not file.name.startswith(".") for file in (folder / OUTPUT / "training").glob("*.safetensors"))
 
 
 def _succeed(slot: Slot, answer: dict[str, Any]) -> dict[str, Any]:

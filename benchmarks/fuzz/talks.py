@@ -95,7 +95,8 @@ def draw_talk(rng: random.Random, *, n_images: int = 0, is_long: bool = True, ha
     n_rounds = rng.randrange(1, 4) if is_long else 1
     places = [rng.randrange(n_rounds) for _ in range(n_images)]
     for number in range(n_rounds):
-        parts: list[str | None] = [draw_text(rng), *[None] * places.count(number)]
+        # A backslash before a mark makes the mark a word.
+        parts: list[str | None] = [draw_text(rng).rstrip("\\") or "a", *[None] * places.count(number)]
         if rng.random() < 0.5:  # noqa: PLR2004 - one or the other
             parts.reverse()
         turns += [Turn("user", tuple(parts)), Turn("assistant", (draw_text(rng),))]

@@ -126,9 +126,11 @@ def _compare(trial: Trial, ended: Ended, folder: Path) -> tuple[Verdict, str]:
 def _judge_refusal(trial: Trial, ended: Ended) -> str:
     if ended.status != REFUSED:
         return f"status {ended.status} instead of {REFUSED}: {ended.out.strip()[-200:]}"
-    said = ended.err[ended.err.find("vlora: ") :] if "vlora: " in ended.err else ended.out
+    # argparse writes the command before what is wrong with it, and lines of usage before that.
+    begin = next((mark for mark in ("vlora: ", ": error: ") if mark in ended.err), None)
+    said = ended.out if begin is None else ended.err[ended.err.find(begin) :]
     lines = said.strip().splitlines()
-    if not lines or ("vlora: " in ended.err and any(not line.startswith("  ") for line in lines[1:])):
+    if not lines or (begin is not None and any(not line.startswith("  ") for line in lines[1:])):
         return f"no sentence: {said.strip()[:LONGEST]!r}"
     if (longest := max(map(len, lines))) > LONGEST:
         return f"a line of {longest} characters"

@@ -232,6 +232,13 @@ def test_a_second_run_reads_no_pixels(
         msg = "an image was decoded"
         raise AssertionError(msg)
 
+    # The question that is shown at the end has an image, which is opened for it.
+    decode = Encoder._decode
+    monkeypatch.setattr(
+        Encoder,
+        "open_images",
+        lambda self, sample, n=None: [decode(self, found, sample.source) for found in self._read_images(sample, n)],
+    )
     monkeypatch.setattr(Encoder, "_decode", refuse)
     second = run(make_recipe(checkpoint(family), rows, tmp_path / "second", features__path=str(tmp_path / "kept")))
 

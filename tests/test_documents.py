@@ -94,7 +94,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("model.safetensors.index.json", "weight_map", {"a": "../b.safetensors"}, "within the folder"),
     ("model.safetensors.index.json", "weight_map", {"a": "/etc/b.safetensors"}, "within the folder"),
     ("model.safetensors.index.json", "weight_map", {"a": None}, "within the folder"),
-    ("adapter_config.json", "lora_parameters.rank", 0, "from 1 to"),
+    ("adapter_config.json", "lora_parameters.rank", 0, "must be at least 1"),
     ("adapter_config.json", "lora_parameters.dropout", 1, "less than 1"),
     ("adapter_config.json", "adapted_layers", [3], "a list of strings"),
 ]

@@ -497,11 +497,12 @@ def test_mapping_to_a_column_that_is_there():
 
 def test_custom_format_uses_what_it_names():
     """With a custom format the columns that it names are used, and images as ever."""
-    row = {"q": "What?", "a": "A cat.", "messages": [], "image": "a.png", "photo": "b.png"}
-    reading = Reading(custom_prompt_format=json.dumps({"user": "{q}", "assistant": "{a}"}), columns={"photo": "unused"})
+    row = {"q": "What?", "label": "A cat.", "messages": [], "image": "a.png", "photo": "b.png"}
+    prompt = json.dumps({"user": "{q}", "assistant": "{label}"})
+    reading = Reading(custom_prompt_format=prompt, columns={"photo": "unused"})
 
     sample, use = read_sample(row, "row", reading)
 
     assert shape(sample) == [("user", ["a.png", "What?"]), ("assistant", ["A cat."])]
-    assert use.used.keys() == {"q", "a", "image"}
+    assert use.used == {**dict.fromkeys(("q", "label"), "data.custom_prompt_format"), "image": "images"}
     assert use.unused == {"messages", "photo"}

@@ -483,5 +483,5 @@ def test_row_that_is_no_conversation(tmp_path: Path):
     """A row without a conversation is reported with the data set's name and its number."""
     path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}])
 
-    with pytest.raises(SampleError, match=r"^rows.jsonl train row 1: columns question, answer"):
+    with pytest.raises(SampleError, match=r"^rows.jsonl train row 1: the column .answer. has no value"):
         read(path)[1]

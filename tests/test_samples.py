@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vlora import Sample, Turn, format_sample
 from vlora.errors import SampleError
 from vlora.marks import IMAGE_TAG
+from vlora.samples import Reading, read_sample
 from vlora.types import ImageSlot
 from vlora.values import parse_json
 
@@ -33,6 +34,28 @@ def problem_of(row: dict[str, Any], custom_prompt_format: str | None = None) -> 
 
     assert message.startswith("rows.jsonl row 17: ")
     return message
+
+
+def test_parts_that_number_their_images_show_those():
+    """An index counts the row's images from 0, with a size or without; where texts have one, too, it counts parts."""
+    two = {"type": "image", "index": 1, "max_pixels": 900}
+    content = [two, {"type": "text", "text": "Or?", "index": None}, {"type": "image", "index": 0, "text": None}]
+    row = {"images": ["a.png", "b.png"], "messages": [{"role": "user", "content": content}, ANSWER]}
+    sample, use = read_sample(row, "row", Reading())
+
+    assert [getattr(image, "image", image) for image in sample.images] == ["b.png", "a.png"]
+    assert sample.images[0].asked.max_pixels == 900
+    assert not use.unused
+
+    counted = [
+        {"type": "image", "index": 0},
+        {"type": "text", "text": "Or?", "index": 1},
+        {"type": "image", "index": 2},
+    ]
+    row = {"images": ["a.png", "b.png"], "messages": [{"role": "user", "content": counted}, ANSWER]}
+    sample, use = read_sample(row, "row", Reading())
+    assert sample.images == ("a.png", "b.png")
+    assert use.unused == {"messages.content.index"}
 
 
 ONE_IMAGE = [("user", ["a.png", "What is it?"]), ("assistant", ["A cat."])]
@@ -405,7 +428,19 @@ def turns(*contents: Any) -> list[dict[str, Any]]:
 
 ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no conversation": ({"text": "x", "label": 3}, ["text, label", "data.custom_prompt_format"]),
-    "half a question": ({"question": "What?", "answer": None}, ["question, answer"]),
+    "half a question": ({"question": "What?", "answer": None}, ["column 'answer' has no value beside 'question'"]),
+    "a caption without an image": (
+        {"caption": "A cat.", "image": None},
+        ["'caption' is the answer to an image", "there is none"],
+    ),
+    "a number of a part that no image has": (
+        {"images": ["a"], "messages": [{"role": "user", "content": [{"type": "image", "index": 1}]}, ANSWER]},
+        ["an image part has no image", "hold 1"],
+    ),
+    "an answer that is an image of the row": (
+        {"images": ["a"], "messages": [QUESTION, {"role": "assistant", "content": [{"type": "image", "index": 0}]}]},
+        ["no assistant turn with text"],
+    ),
     "messages that are no JSON": ({"messages": "What?"}, ["'What?'"]),
     "no messages": ({"messages": []}, ["columns messages hold no conversation"]),
     "messages of another type": ({"messages": 3}, ["3", "list of messages"]),

@@ -58,6 +58,31 @@ def test_what_is_no_number_is_no_text(kind: str, value: float, tmp_path: Path):
         rows[0]
 
 
+def test_arrow_fills_in_no_arguments_of_calls_and_no_parameters_of_tools(tmp_path: Path):
+    """Keys that only other calls or tools have are not learned as null; JSON in a text says null where it does."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "tool_calls": [{"name": "look", "arguments": arguments}]},
+            ],
+            "tools": [{"name": "look", "parameters": {"properties": {key: {"type": "string"} for key in arguments}}}],
+            "note": json.dumps([{"name": "look", "parameters": {"default": None}}]),
+        }
+        for arguments in ({"at": "sky"}, {"near": "sea", "far": "isle"})
+    ]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert "None" in str(pq.read_table(path).to_pylist()[0]["messages"])
+
+    found, _ = read_rows(DataSection(path=str(path)))
+    for row, sample in zip(rows, [found[0], found[1]], strict=True):
+        assert sample.turns[1].calls == tuple(row["messages"][1]["tool_calls"])
+        assert [tool["function"] for tool in sample.tools] == row["tools"]
+    texts, _ = read_rows(DataSection(path=str(path), columns={"note": "tools", "tools": "unused"}))
+    assert texts[0].tools[0]["function"]["parameters"] == {"default": None}
+
+
 def test_a_label_that_is_not_there_is_no_number(tmp_path: Path):
     """-1 stands for a missing label; a number beyond the names is a bad row."""
     rows = store(tmp_path, {"question": Value("string"), "answer": COLOURS}, [{"question": "q", "answer": -1}])

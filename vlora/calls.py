@@ -8,6 +8,24 @@ from .jsontext import parse_if_json, parse_json, show
 
 Call = Mapping[str, Any]
 
+CALL_KEYS = ("tool_calls", "function_call")
+"""Keys of messages that hold calls."""
+
+
+def drop_gaps(value: Any) -> Any:
+    """Leave out of objects what is nothing, at whatever depth; JSON in a text stays as it is.
+
+    A typed table gives all objects of a column the keys of all of them: of a tool the parameters of the others.
+    """
+    if isinstance(value, Mapping):
+        return {key: drop_gaps(inner) for key, inner in value.items() if inner is not None}
+    return [drop_gaps(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def drop_gaps_of_calls(message: Call) -> Call:
+    """Leave out of a message's calls what is nothing."""
+    return {key: drop_gaps(value) if key in CALL_KEYS else value for key, value in message.items()}
+
 
 def read_tools(value: Any, source: str) -> tuple[Call, ...]:
     """Read the descriptions of tools, as chat templates take them.

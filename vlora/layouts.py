@@ -63,10 +63,22 @@ def read_conversation(row: Row, source: str) -> Conversation:
         answer = write_text(row[captions[0]], f"{source}: column {captions[0]!r}")
         return Conversation(({"role": "user", "content": ""}, {"role": "assistant", "content": answer}), (captions[0],))
     msg = (
-        f"{source}: columns {', '.join(map(str, row))} hold no conversation; expected {_describe_layouts()}, or an "
-        "image and text or caption; map other names in data.columns, or write data.custom_prompt_format"
+        f"{source}: {_describe_lack(row, captions)}; expected {_describe_layouts()}, or an image and text, caption or "
+        "label; map other names in data.columns, or write data.custom_prompt_format"
     )
     raise SampleError(msg)
+
+
+def _describe_lack(row: Row, captions: Sequence[str]) -> str:
+    """Say what a row lacks of a conversation."""
+    for layout in LAYOUTS:
+        lacking = [column for column in layout.needs if not _is_there(row, column)]
+        if len(lacking) == 1 < len(layout.needs) and lacking[0] in row:
+            (rest,) = (column for column in layout.needs if column not in lacking)
+            return f"the column {lacking[0]!r} has no value beside {rest!r}"
+    alone = bool(captions) and not row_images(row)
+    why = f" ({captions[0]!r} is the answer to an image alone, and there is none)" if alone else ""
+    return f"columns {', '.join(map(str, row))} hold no conversation{why}"
 
 
 def list_messages(messages: Any, source: str) -> list[Message]:

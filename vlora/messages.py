@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from .calls import Call, find_calls, read_calls
+from .calls import CALL_KEYS, Call, find_calls, read_calls
 from .errors import SampleError
 from .jsontext import parse_if_json, show
 from .marks import Mark, split_marks
@@ -46,14 +46,14 @@ THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value")
-_CALL_KEYS = ("tool_calls", "function_call")
 _TEXT_KEYS = ("text", "content")
 _PICTURE_KEYS = ("image", "image_url", "url", "path")
+_INDEX = "index"
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
 _PART_KEYS = {"type", "bytes", *_TEXT_KEYS, *_PICTURE_KEYS, *SIZE_KEYS, *VIDEO_KEYS}
 _MESSAGE_KEYS = {
-    *(*_ROLE_KEYS, *_CONTENT_KEYS, *_CALL_KEYS),
+    *(*_ROLE_KEYS, *_CONTENT_KEYS, *CALL_KEYS),
     *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, *UNCLEAR_MARK_KEYS),
 }
 _TOOL_KEYS = {"name", "tool_call_id"}
@@ -109,10 +109,28 @@ def unread_keys(messages: Sequence[Message]) -> dict[str, Any]:
         for name in IMAGE_COLUMNS:
             unread |= {f"{name}.{key}": value for key, value in unread_beside(message.get(name)).items()}
         content = _first(message, *_CONTENT_KEYS)
-        for part in content if isinstance(content, (list, tuple)) else [content]:
+        parts = content if isinstance(content, (list, tuple)) else [content]
+        numbers = _number_parts(parts)
+        for place, part in enumerate(parts):
             if isinstance(part, Mapping) and not _is_data(part):
-                unread |= {f"content.{key}": value for key, value in _unread_of_part(part).items()}
+                read = {_INDEX} if place in numbers else set()
+                unread |= {f"content.{key}": value for key, value in _unread_of_part(part).items() if key not in read}
     return unread
+
+
+def _number_parts(parts: Sequence[Any]) -> dict[int, int]:
+    """Give the parts that say by "index" which of the row's images they show, from 0: by place, the image's number.
+
+    Where texts have an index too it counts the parts.
+    """
+    images, others = dict[int, int](), False
+    for place, part in enumerate(parts):
+        index = part.get(_INDEX) if isinstance(part, Mapping) else None
+        if isinstance(index, int) and not isinstance(index, bool):
+            is_image = part.get("type") in _IMAGE_TYPES and not any(part.get(key) for key in ("bytes", *_PICTURE_KEYS))
+            others |= not is_image
+            images |= {place: int(index) + 1} if is_image else {}
+    return {} if others else images
 
 
 def _unread_of_part(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +212,7 @@ def _inside(message: Message, where: str) -> tuple[Any, ...]:
 
 
 def _read_calls(message: Message, where: str) -> tuple[Call, ...]:
-    found = [key for key in _CALL_KEYS if message.get(key)]
+    found = [key for key in CALL_KEYS if message.get(key)]
     if len(found) > 1:
         msg = f"{where} holds tool calls under {' and '.join(map(repr, found))}; keep one"
         raise SampleError(msg)
@@ -264,8 +282,13 @@ def _read_content(content: Any, where: str, depth: int = 0) -> Iterator[str | Ma
     elif isinstance(content, Mapping):
         yield from _read_part(content, where)
     elif isinstance(content, Sequence) and not isinstance(content, bytes) and depth <= 1:
-        for part in content:
-            yield from _read_content(part, where, depth + 1)
+        numbers = _number_parts(content)
+        for place, part in enumerate(content):
+            for read in _read_content(part, where, depth + 1):
+                if isinstance(read, Mark) and place in numbers:
+                    yield attrs.evolve(read, number=numbers[place])
+                else:
+                    yield read
     elif depth == 0 and isinstance(content, (int, float)):
         yield write_text(content, where)
     else:

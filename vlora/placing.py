@@ -123,7 +123,7 @@ def _settle_marks(draft: Draft, number: int, source: str) -> Draft:
 
 
 def _is_word(mark: Mark) -> bool:
-    return mark.is_foreign or mark.number is not None
+    return mark.is_foreign or (mark.number is not None and mark.text.startswith("<"))
 
 
 def _join(parts: Sequence[str | Mark | Given]) -> Iterator[str | Mark | Given]:
@@ -157,7 +157,7 @@ def _place_by_number(
             if not 1 <= part.number <= len(own):
                 raise SampleError(_describe_missing(part, len(own), source))
             named.add(part.number)
-            shown.append(own[part.number - 1])
+            shown.append(_sized(own[part.number - 1], part.asked))
             parts.append(ImageSlot(len(shown) - 1))
         turns.append(_turn_of(draft, parts))
     if len(named) < len(own):

@@ -22,7 +22,7 @@ from .samples import Reading, read_sample
 from .sizes import SizedImage
 from .sources import FILE_SUFFIXES, has_one_split, open_source
 from .splits import SplitPart, parse_split
-from .tables import Table, columns_in, join_tables, kinds_in
+from .tables import Table, columns_in, fills_gaps, join_tables, kinds_in
 from .types import Sample
 from .urls import is_url
 
@@ -203,7 +203,11 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
         folder=folder,
         kinds=kinds,
         reading=Reading(
-            custom_prompt_format=data.custom_prompt_format, columns=data.columns, system=data.system, kinds=kinds
+            custom_prompt_format=data.custom_prompt_format,
+            columns=data.columns,
+            system=data.system,
+            kinds=kinds,
+            fills_gaps=fills_gaps(joined),
         ),
     )
 

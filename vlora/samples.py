@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
-from .calls import read_tools
+from .calls import drop_gaps, drop_gaps_of_calls, read_tools
 from .columns import COLUMNS, PLACEHOLDER, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from .errors import SampleError
 from .jsontext import show
@@ -35,12 +35,14 @@ class Reading:
         columns: See above.
         system: See above.
         kinds: What columns hold that have a declared type; see `vlora.tables.kind_of`.
+        fills_gaps: Whether objects have nothing under keys that only other rows have; see `vlora.tables.fills_gaps`.
     """
 
     custom_prompt_format: str | None = None
     columns: Mapping[str, str] = attrs.field(factory=dict)
     system: str | None = None
     kinds: Mapping[str, str] = attrs.field(factory=dict)
+    fills_gaps: bool = False
 
 
 def format_sample(
@@ -95,11 +97,13 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     """
     named = rename_columns(row, reading.columns, source)
     talk = _fill_row(reading.custom_prompt_format, named, source) or read_conversation(named, source)
+    if reading.fills_gaps:
+        talk = attrs.evolve(talk, messages=[drop_gaps_of_calls(message) for message in talk.messages])
     inside = talk.used[0] if talk.used else "messages"
     unread = {f"{inside}.{key}": value for key, value in unread_keys(talk.messages).items()}
     for column in IMAGE_COLUMNS:
         unread |= {f"{column}.{key}": value for key, value in unread_beside(named.get(column)).items()}
-    use = original_use(_find_use(named, talk, unread), row, reading.columns)
+    use = original_use(_find_use(named, talk, unread, reading), row, reading.columns)
     images = _own_images(named, source)
     _refuse_lost_pictures(row, use, unread, reading, source)
     _refuse_unread_mapping(row, use, reading, source)
@@ -109,7 +113,9 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     if not any(turn.role == "assistant" and (turn.text or turn.calls) for turn in turns):
         msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
         raise SampleError(msg)
-    tools, objects = read_tools(named.get("tools"), source), _own_objects(named, turns, images, placed, source)
+    described = named.get("tools")
+    tools = read_tools(drop_gaps(described) if reading.fills_gaps else described, source)
+    objects = _own_objects(named, turns, images, placed, source)
     if objects is not None:
         use |= original_use(ColumnUse({"objects": COLUMNS["objects"]}), row, reading.columns)
     elif "objects" in reading.columns.values() and is_there(named.get("objects")):
@@ -140,9 +146,12 @@ def _own_objects(
     return attrs.evolve(objects, images=tuple(places.get(index, index) for index in objects.images))
 
 
-def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any]) -> ColumnUse:
+def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any], reading: Reading) -> ColumnUse:
     beside = [column for column in (*IMAGE_COLUMNS, "system", "tools") if column in row and column not in talk.used]
     used = {column: COLUMNS.get(column, "data.custom_prompt_format") for column in (*talk.used, *beside)}
+    if reading.custom_prompt_format is not None:
+        filled = [column for column in talk.used if column not in IMAGE_COLUMNS]
+        used |= dict.fromkeys(filled, "data.custom_prompt_format")
     return ColumnUse(used, frozenset(map(str, row.keys() - used.keys())) | unread.keys())
 
 

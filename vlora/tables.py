@@ -44,6 +44,11 @@ def columns_in(table: Table) -> Sequence[str] | None:
     return columns
 
 
+def fills_gaps(table: Table) -> bool:
+    """Whether a table's objects have nothing under keys that only others of their column have, as Arrow's do."""
+    return any(map(fills_gaps, table.tables)) if isinstance(table, JoinedTable) else isinstance(table, TypedTable)
+
+
 @attrs.frozen(eq=False)
 class JoinedTable:
     """Tables, one after another.

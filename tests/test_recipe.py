@@ -41,6 +41,7 @@ DEFAULTS = {
     "data.allow_urls": False,
     "data.chat_template": None,
     "data.assistant_id": None,
+    "model.add_tokens": (),
     "lora.rank": 8,
     "lora.alpha": 16.0,
     "lora.dropout": 0.0,

@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "model.trust_remote_code": True,
     "model.quantize_bits": 4,
     "model.quantize_group_size": 32,
+    "model.add_tokens": ["<loc_1>"],
     "data.path": "others.jsonl",
     "data.split": "test",
     "data.config": "en",

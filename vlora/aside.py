@@ -19,6 +19,7 @@ from .checkpoint import CONFIG_NAME, MODEL_NAME, PARTIAL, remove, write_text, wr
 from .errors import CheckpointError, RecipeError
 from .files import expand
 from .outputs import (
+    BASE_NAME,
     EARLIER_NAME,
     EXAMPLE_NAME,
     METRICS_NAME,
@@ -111,6 +112,7 @@ def remove_partials(paths: OutputPaths) -> None:
         paths: Where the run writes, which is this process's alone.
     """
     own = {METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
+    own |= {BASE_NAME} if paths.is_adapter else set()
     for folder in {paths.folder, paths.weights.parent, paths.state.parent}:
         for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() and not folder.is_symlink() else ():
             whole = path.with_name(path.name.removeprefix(PARTIAL))
@@ -150,7 +152,9 @@ def _find(paths: OutputPaths, model_files: Collection[str]) -> Iterator[str]:
     """Name what is in the folder of what a run writes."""
     # The state's folder as a whole, and a link to one as the link.
     names = [Path(STATE_NAME).parts[0], METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME]
-    if not paths.is_adapter:
+    if paths.is_adapter:
+        names.append(BASE_NAME)
+    else:
         names += [*model_files, MODEL_NAME, INDEX_NAME]
     for name in names:
         if os.path.lexists(paths.folder / name):

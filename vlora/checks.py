@@ -105,6 +105,17 @@ def prompt_format(value: str) -> str | None:
     return None
 
 
+def tokens(value: tuple[str, ...]) -> str | None:
+    """Tokens, none of them empty or twice."""
+    for token in value:
+        if not token.strip():
+            return f"has the token {token!r}, which is empty"
+        if any("\ud800" <= character <= "\udfff" for character in token):
+            return f"has the token {token!r}, which has half of a pair of surrogates"
+    twice = [token for token in value if value.count(token) > 1]
+    return f"has the token {twice[0]!r} twice" if twice else None
+
+
 def patterns(value: tuple[str, ...]) -> str | None:
     """Targets of adapters, of which none is empty and each regular expression is one."""
     for target in value:

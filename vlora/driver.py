@@ -132,6 +132,8 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
             yield compiled
         with naming_shortage("loading the model"):
             backbone, config = open_model(recipe, data.files)
+        if recipe.model.add_tokens and not resume:
+            yield Noted(message=_describe_added(recipe.model.add_tokens))
         check_weights_fit(recipe.memory, backbone.module)
         features = open_features(recipe, data, backbone)
         with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
@@ -173,6 +175,11 @@ def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
         output = earlier / paths.weights.name if paths.is_adapter else earlier
         message += f", and goes on from there with --resume --set output.path={output}"
     return message
+
+
+def _describe_added(tokens: Sequence[str]) -> str:
+    named = repr(tokens[0]) if len(tokens) == 1 else f"{tokens[0]!r} to {tokens[-1]!r} ({len(tokens):,} tokens)"
+    return f"added to the model, from the mean of its tokens: {named}; all of its embeddings and its head are trained"
 
 
 def _add(error: BaseException, kept: str) -> None:
@@ -582,17 +589,21 @@ class _Run:
             raise NonFiniteError(msg)
         if self.recipe.model.full_finetune:
             with self._bound(state):
-                checkpoint.write_whole_folder(
-                    path, lambda folder: backend.save_model(self.backbone, self.data.files, folder, NOT_A_MODELS)
-                )
+                checkpoint.write_whole_folder(path, self._write_model)
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
             checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
+            if self.data.files.added and path == self.paths.weights:
+                with self._bound(state):
+                    checkpoint.write_whole_folder(self.paths.base, self._write_model)
         if self.saved != step:
             self._save_state(loop, course.progress_at(step), metrics)
             self.saved = step
         return Saved(path=path, step=step)
+
+    def _write_model(self, folder: Path) -> None:
+        backend.save_model(self.backbone, self.data.files, folder, NOT_A_MODELS, self.data.encoder.tokenizer)
 
     def _save_state(self, loop: TrainLoop, progress: str | None, metrics: Metrics) -> None:
         notes = describe_run(self.recipe, len(self.data.train), self.data.encoder.template) | {
@@ -613,7 +624,7 @@ class _Run:
     def _finish(self, step: int, n_steps: int, loop: TrainLoop) -> Finished:
         image, question = self._write_example()
         is_full = self.recipe.model.full_finetune
-        base = self.recipe.model.path
+        base = str(self.paths.base) if self.data.files.added else self.recipe.model.path
         return Finished(
             step=step,
             n_steps=n_steps,
@@ -625,7 +636,7 @@ class _Run:
             n_skipped=len(self.reader.skipped),
             n_traces=loop.train_step.n_traces,
             trace_s=loop.trace_s,
-            is_misread=self.data.files.is_misread and not is_full,
+            is_misread=self.data.files.is_misread and not is_full and not self.data.files.added,
             difference=backend.DIFFERENCES.get(self.data.files.model_type),
             unasked=self.unasked,
             features=self.features.counts,

@@ -13,6 +13,7 @@ METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 EARLIER_NAME = "earlier-"
+BASE_NAME = "model"
 WEIGHTS_SUFFIX = ".safetensors"
 
 
@@ -37,6 +38,11 @@ class OutputPaths:
     def metrics(self) -> Path:
         """The metrics."""
         return self.folder / METRICS_NAME
+
+    @property
+    def base(self) -> Path:
+        """The model with the tokens that it got, beside its adapter."""
+        return self.folder / BASE_NAME
 
     @property
     def is_adapter(self) -> bool:

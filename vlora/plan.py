@@ -153,6 +153,8 @@ class Planner:
         )
 
     def _vocabulary(self) -> int:
+        if (written := self.backbone.vocabulary().n_written) is not None:
+            return written
         config = self.backbone.module.config
         text = getattr(config, "text_config", None)
         return int(getattr(text, "vocab_size", None) or getattr(config, "vocab_size", None) or 0)

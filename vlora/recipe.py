@@ -43,6 +43,7 @@ class ModelSection:
         trust_remote_code: Let the model's repository run its own Python code.
         quantize_bits: Quantize a floating-point language model on loading (QLoRA).
         quantize_group_size: Weights that share a scale when quantize_bits is given.
+        add_tokens: Tokens that the model does not have and gets; its embedding table and head are enlarged and trained.
     """
 
     path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.place)
@@ -52,6 +53,7 @@ class ModelSection:
     trust_remote_code: bool = _key(default=False)
     quantize_bits: int | None = _key(None, checks.bits)
     quantize_group_size: int = _key(64, checks.group_size)
+    add_tokens: tuple[str, ...] = _key((), checks.tokens)
 
 
 @attrs.frozen(kw_only=True)

@@ -322,6 +322,7 @@ class AdapterFile:
     lora_parameters: LoraParameters | None = _key()
     adapted_layers: tuple[str, ...] | None = _key()
     trained_tables: tuple[str, ...] | None = _key()
+    added_tokens: tuple[str, ...] | None = _key(None, checks.tokens)
     num_layers: Any = _key(None, _count(MOST_LAYERS, least=-1))
     base_quantization: Any = _key(None, _object)
 

@@ -90,7 +90,7 @@ def find_model(recipe: Recipe) -> backend.ModelFiles:
     if section.path == BUILTIN_MODEL:
         folder = paths.folder.parent / "tiny-qwen3-vl"
         section = attrs.evolve(section, path=str(backend.build_tiny_qwen3_vl(folder, seed=recipe.train.seed)))
-    files = backend.find_model(section)
+    files = attrs.evolve(backend.find_model(section), added=backend.name_tokens(section))
     if section.full_finetune and paths.weights.resolve() == files.path.resolve():
         msg = f"output.path: {recipe.output.path!r} is the model that training starts from; give another folder"
         raise RecipeError(msg)
@@ -159,21 +159,41 @@ def open_model(
     section = recipe.model
     load = backend.blank_backbone if is_blank else backend.load_backbone
     backbone, quantized = load(files, section)
+    lora = recipe.lora
+    # With added tokens both are trained; full fine-tuning trains them anyway.
+    lora = attrs.evolve(lora, train_embeddings=True, train_head=True) if files.added else lora
+    _grow(backbone, recipe, files, are_saved=section.adapter_path is not None, is_blank=is_blank)
     if section.train_vision:
         backend.unfreeze_vision(backbone)
     if section.full_finetune:
         backend.unfreeze_language(backbone)
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
-        config = backend.load_adapter(backbone, section.adapter_path, recipe.lora, quantized)
+        config = backend.load_adapter(backbone, section.adapter_path, lora, quantized)
+        _grow(backbone, recipe, files, are_saved=False, is_blank=is_blank)
     else:
         # Where weights have no principal part, an adapter is shaped as if they had.
-        lora = attrs.evolve(recipe.lora, init="default") if is_blank else recipe.lora
+        lora = attrs.evolve(lora, init="default") if is_blank else lora
         config = backend.add_lora(backbone, lora, seed=recipe.train.seed, quantized=quantized)
         if lora.init != recipe.lora.init:
             for _, layer in lora_layers(backbone.module):
                 layer.start_from(layer.lora_a, layer.lora_b)
-    return backbone, {**config, "base_model": section.path, "train_vision": section.train_vision}
+    if files.added:
+        # Now, and not when everything has been trained and cannot be written.
+        backend.grow_config(files.config, backbone, files.path)
+    added = {"added_tokens": list(files.added)} if files.added else {}
+    return backbone, {**config, **added, "base_model": section.path, "train_vision": section.train_vision}
+
+
+def _grow(
+    backbone: backend.MlxVlmBackbone, recipe: Recipe, files: backend.ModelFiles, *, are_saved: bool, is_blank: bool
+) -> None:
+    """Enlarge a model's tables by the tokens of the adapter that it goes on from, or by those that are new to it."""
+    saved = backend.name_saved(recipe.model)
+    tokens = saved if are_saved else [token for token in files.added if token not in saved]
+    if tokens:
+        numbered = backend.number_added(files, recipe.model).of(tokens)
+        backend.grow_tables(backbone, numbered, has_saved=are_saved, is_blank=is_blank)
 
 
 def make_recipe_step(

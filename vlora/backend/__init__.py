@@ -2,6 +2,7 @@
 
 import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
 
+from .additions import grow_config, grow_tables, name_saved, name_tokens
 from .backbone import MlxVlmBackbone
 from .corrections_mixtures import without_metal_kernels
 from .differences import DIFFERENCES
@@ -21,6 +22,7 @@ from .loading import (
     generating,
     load_backbone,
     load_processor,
+    number_added,
     save_model,
 )
 from .measuring import RowMeasurer
@@ -53,11 +55,16 @@ __all__ = [
     "features_digest",
     "find_model",
     "generating",
+    "grow_config",
+    "grow_tables",
     "load_adapter",
     "load_backbone",
     "load_processor",
     "make_encoder",
     "name_content",
+    "name_saved",
+    "name_tokens",
+    "number_added",
     "open_image",
     "probe",
     "probe_packing",

@@ -326,6 +326,12 @@ class MlxVlmBackbone:
                 is_verified=is_verified,
             )
 
+    def vocabulary(self) -> Vocabulary:
+        """Count the tokens that the model reads and writes, once."""
+        if self._vocabulary is None:
+            self._vocabulary = count_vocabulary(self.module, self.is_language, self.head)
+        return self._vocabulary
+
     def keep_features(self, cache: FeatureCache | None) -> None:
         """Keep what the tower makes of images, for as long as nothing that it depends on is trained."""
         self._features = cache
@@ -351,9 +357,7 @@ class MlxVlmBackbone:
         Raises:
             SampleError: The model has no row for one of its tokens, in its embedding table or its head.
         """
-        if self._vocabulary is None:
-            self._vocabulary = count_vocabulary(self.module, self.is_language, self.head)
-        self._vocabulary.check(example, spell)
+        self.vocabulary().check(example, spell)
         cache = self._features
         if cache is not None and self.has_features(example):
             cache.load(example.image_keys if self.family.has_grid_tower else (row_key(example),))

@@ -19,6 +19,7 @@ from ..errors import ModelError
 from ..frozen import quantize_language
 from ..recipe import ModelSection
 from ..structuring import show
+from .additions import Numbered, extend_tokenizer, grow_config, without_adapters, write_tokenizer
 from .annotations import find_misfits
 from .backbone import MlxVlmBackbone, find_layout
 from .configs import find_scaling, read_fields, translate_config
@@ -46,6 +47,7 @@ class ModelFiles:
         hub_id: Where its weights come from; None if they are in the folder.
         is_translated: Whether the folder's own config.json says it in other words.
         is_misread: Whether mlx-vlm, given the folder, would take something else from those words, or nothing.
+        added: Tokens that it gets besides its own.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class ModelFiles:
     hub_id: str | None = None
     is_translated: bool = False
     is_misread: bool = False
+    added: tuple[str, ...] = ()
 
 
 def find_model(section: ModelSection) -> ModelFiles:
@@ -124,11 +127,27 @@ def _find_package(path: Path, config: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def load_processor(files: ModelFiles, section: ModelSection) -> Any:
-    """Load a model's processor.
+    """Load a model's processor; its tokenizer has the tokens that the model gets.
 
     Raises:
-        ModelError: The folder has none that works here.
+        ModelError: The folder has none that works here, or its tokenizer does not take the tokens.
     """
+    processor = _load_processor(files, section)
+    if files.added:
+        extend_tokenizer(processor, files.added)
+    return processor
+
+
+def number_added(files: ModelFiles, section: ModelSection) -> Numbered:
+    """Say which ids the tokens have that a model gets.
+
+    Raises:
+        ModelError: As for `load_processor`.
+    """
+    return extend_tokenizer(_load_processor(files, section), files.added)
+
+
+def _load_processor(files: ModelFiles, section: ModelSection) -> Any:
     eos = files.config.get("eos_token_id")
     check_tokenizer(files.path)
     what = f"{section.path!r} has no processor that can be loaded"
@@ -286,22 +305,30 @@ def find_prefix(module: nn.Module, family: Family) -> str:
     return str(next(name for name, child in module.named_modules() if child is language_model))
 
 
-def save_model(backbone: MlxVlmBackbone, base: ModelFiles, folder: Path, leave: Collection[str] = ()) -> None:
-    """Write a complete model: the base's configuration and processor, the weights as they are now.
+def save_model(
+    backbone: MlxVlmBackbone, base: ModelFiles, folder: Path, leave: Collection[str] = (), tokenizer: Any = None
+) -> None:
+    """Write a complete model: the base's configuration and processor, the weights as they are now, but no adapters.
 
     Args:
         backbone: The model, trained weights bound.
         base: The base model; its configuration is written in the words that mlx-vlm reads.
         folder: An empty folder.
         leave: Names of files of the base's folder that are not the model's.
+        tokenizer: Has the tokens that the model got; only asked if it did.
     """
     for file in companions(base, leave):
         shutil.copy(file, folder / file.name)
-    if base.is_translated:
+    if base.added:
+        config = grow_config(base.config, backbone, base.path)
+        write_tokenizer(tokenizer, base.added, folder)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    elif base.is_translated:
         # mlx-vlm has put the other file's content under that name.
         config = {key: value for key, value in base.config.items() if key != "generation_config"}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    mlx_vlm_utils.save_weights(folder, backbone.module)
+    with without_adapters(backbone.module):
+        mlx_vlm_utils.save_weights(folder, backbone.module)
 
 
 def companions(base: ModelFiles, leave: Collection[str] = ()) -> list[Path]:

@@ -108,6 +108,17 @@ def lora_config(
     return {**config, "base_quantization": dict(quantized)} if quantized else config
 
 
+def find_tables(backbone: MlxVlmBackbone) -> list[str]:
+    """Name the language model's tables of token embeddings."""
+    return [
+        name
+        for name, module in backbone.module.named_modules()
+        if name.rpartition(".")[2] in EMBEDDINGS
+        and backbone.is_language(name)
+        and isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
+    ]
+
+
 def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -> list[str]:
     """Make the token embeddings and the head trainable, all of their weights.
 
@@ -120,13 +131,7 @@ def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -
     modules = dict(backbone.module.named_modules())
     names: list[str] = []
     if embeddings:
-        tables = [
-            name
-            for name, module in modules.items()
-            if name.rpartition(".")[2] in EMBEDDINGS
-            and backbone.is_language(name)
-            and isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
-        ]
+        tables = find_tables(backbone)
         if not tables:
             msg = "lora.train_embeddings: this family's token embeddings are not known; leave it out"
             raise ModelError(msg)

@@ -94,6 +94,15 @@ def test_what_is_found(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     assert (validation.name, validation.n_rows, validation.n_refused) == ("valid.jsonl train", 2, 0)
 
 
+def test_rows_that_are_held_out_have_a_name(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """The rows of a `valid_fraction` are told from those that are learned."""
+    rows = write_rows(tmp_path, "rows.jsonl", [{"question": "a", "answer": str(number)} for number in range(4)])
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_fraction=0.5)
+
+    names = dict.fromkeys(census.name for census in count_rows(recipe))
+    assert list(names) == ["rows.jsonl train", "rows.jsonl train, held out to validate on"]
+
+
 def test_the_command(checkpoint: CheckpointFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It ends with the counts, and with status 2 if a row is bad."""
     options = [f"--model-path={checkpoint('qwen3_vl')}", "--train-on-completions"]

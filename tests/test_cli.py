@@ -16,7 +16,7 @@ from vlora import Recipe, cli, lora, parse_recipe
 from vlora.cli import main
 from vlora.driver import fit
 from vlora.errors import RecipeError, VloraError
-from vlora.events import Event, Started, StepReport
+from vlora.events import Event, Reported, Started, StepReport
 from vlora.options import OPTIONS, overrides_from
 from vlora.outputs import METRICS_NAME, RECIPE_NAME
 
@@ -492,9 +492,31 @@ def test_inspect_bad_row(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
 
     assert inspect(checkpoint, rows) == 2
     text = capsys.readouterr().out
-    assert "rows.jsonl train row 0: cannot read the image" in text
+    assert text.startswith("rows.jsonl train row 0\n  cannot read the image")
     assert "[bold]markup[/bold]" in text
     assert "3 rows: 1 cannot be learned from" in text
+
+
+@pytest.mark.parametrize(("width", "is_whole"), [(None, True), (120, True), (80, False)])
+def test_a_report_fits_its_terminal(width: int | None, is_whole: bool):
+    """Where a report is wider than the terminal, it leaves out what the bar below it shows."""
+    metrics = {"step": 123456, "loss": 18.36992, "running_loss": 18.36992, "learning_rate": 1e-3}
+    metrics |= {"grad_norm": 121.0521, "tokens_per_s": 52345.1, "peak_memory_gb": 101.234}
+    line = cli._report_line(Reported(metrics=metrics), width)
+
+    assert len(line) <= (width or 120)
+    assert line.startswith("step 123456  loss 18.3699  ")
+    assert "grad norm 121.052  52,345 tokens/s" in line
+    assert ("mean 18.3699" in line, "101.23 GB" in line) == (is_whole, is_whole)
+
+
+def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]):
+    """A mistyped option is named, in two lines."""
+    assert exit_code(["plan", "--memory-bg", "3"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "usage: python -m vlora plan [options] [recipe]",
+        "python -m vlora plan: error: unrecognized arguments: --memory-bg; --help lists the options",
+    ]
 
 
 def test_errors_are_of_one_kind():

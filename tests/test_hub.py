@@ -68,7 +68,7 @@ def test_inspect_downloads_no_weights(hub: Hub, tmp_path: Path, capsys: pytest.C
 
     assert main(["inspect", *(part for value in sets for part in ("--set", value))]) == 0
 
-    assert "1 rows: all of them can be learned from" in capsys.readouterr().out
+    assert "1 row: it can be learned from" in capsys.readouterr().out
     assert hub.revisions == [None]
     assert not hub.weights
 

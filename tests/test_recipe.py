@@ -190,6 +190,8 @@ def test_everything_wrong_is_reported_at_once():
         ("[optimizer]\nname = 'adam'", "optimizer: unknown section; did you mean optim?"),
         ("[optim]\nschedule = 'cosin'", "optim.schedule: found 'cosin', expected one of"),
         ("[optim]\nschedule = 'cosin'", "did you mean 'cosine'?"),
+        ("[zzz]\nqqq = 1", "zzz: unknown section; known sections: model, data, lora,"),
+        ("[eval]\nqqq = 1", "eval.qqq: unknown key; known keys: eval.answer_rows, eval.max_new_tokens"),
         ("lora = 3", "lora: found 3, expected a table of keys"),
     ],
 )

@@ -126,7 +126,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no recipe": (
         ["missing.toml"],
-        ["vlora: missing.toml: cannot read the recipe ([Errno 2] No such file or directory: 'missing.toml')"],
+        ["vlora: missing.toml: cannot read the recipe (No such file or directory)"],
     ),
     "no TOML": (["broken.toml"], ["vlora: broken.toml:"]),
     "nothing": (

@@ -142,7 +142,9 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
     template, method = data.encoder.describe_template(), measure.describe()
     with Workers(count_workers(recipe.data.workers)) as workers:
         for rows in (data.train, *([] if data.valid is None else [data.valid])):
-            census = Census(name=rows.name, n_rows=len(rows), template=template, method=method)
+            is_held_out = rows is not data.train and rows.name == data.train.name
+            name = f"{rows.name}, held out to validate on" if is_held_out else rows.name
+            census = Census(name=name, n_rows=len(rows), template=template, method=method)
             yield census
 
             def count(number: int, rows: Rows = rows) -> _Counted:

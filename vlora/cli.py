@@ -264,11 +264,11 @@ def show_checks(file: Path | None, console: Console) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Repeats no value in a complaint that is longer than one reads."""
+    """Points to the list of options in a complaint, and repeats no value that is longer than one reads."""
 
     def error(self, message: str) -> NoReturn:
         """Complain and exit."""
-        super().error(redact(message))
+        super().error(f"{redact(message)}; --help lists the options")
 
 
 def _make_doctor_parser() -> argparse.ArgumentParser:
@@ -288,8 +288,9 @@ def _make_parser(command: str) -> argparse.ArgumentParser:
         description=COMMANDS.get(
             command,
             "Fine-tune a vision-language model. `python -m vlora inspect RECIPE` shows its rows first, "
-            "`python -m vlora plan RECIPE` what memory it needs.",
+            "`python -m vlora plan RECIPE` what memory it needs, `python -m vlora doctor` proves vlora here.",
         ),
+        usage=f"python -m vlora {command}".strip() + " [options] [recipe]",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -365,7 +366,8 @@ def _read_recipe(parsed: argparse.Namespace) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         near = sorted(file.name for file in Path("recipes").glob("*.toml"))
         hint = f"; recipes/ has {', '.join(near)}" if near else ""
-        msg = f"{path}: cannot read the recipe ({error}){hint}"
+        found = getattr(error, "strerror", None) or error
+        msg = f"{path}: cannot read the recipe ({found}){hint}"
         raise RecipeError(msg) from None
     try:
         return parse_recipe(text, overrides)
@@ -409,7 +411,7 @@ class _View:
             self._move_bar(event)
         elif isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
             # Rounds of answers have been shown answer by answer.
-            self._print(_report_line(event))
+            self._print(_report_line(event, self.console.width if self.progress is not None else None))
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
         elif isinstance(event, Noted):
@@ -467,18 +469,25 @@ class _View:
             )
 
 
-def _report_line(event: Reported) -> str:
+def _report_line(event: Reported, width: int | None = None) -> str:
+    """Write a report in one line; one of `width` columns leaves out what the bar below shows if all does not fit."""
     metrics = event.metrics
     if "valid_loss" in metrics:
         return (
             f"step {metrics['step']:>6}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
             f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows"
         )
-    return (
-        f"step {metrics['step']:>6}  loss {metrics['loss']:.4f}  mean {metrics['running_loss']:.4f}  "
-        f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}  "
-        f"{metrics['tokens_per_s']:,.0f} tokens/s  {metrics['peak_memory_gb']:.2f} GB"
-    )
+    parts = {
+        "loss": f"step {metrics['step']:>6}  loss {metrics['loss']:.4f}",
+        "mean": f"mean {metrics['running_loss']:.4f}",
+        "rate": f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}",
+        "speed": f"{metrics['tokens_per_s']:,.0f} tokens/s",
+        "memory": f"{metrics['peak_memory_gb']:.2f} GB",
+    }
+    line = "  ".join(parts.values())
+    if width is None or len(line) <= width:
+        return line
+    return "  ".join(part for name, part in parts.items() if name not in {"mean", "memory"})
 
 
 @contextmanager

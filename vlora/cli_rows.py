@@ -35,7 +35,9 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     _say(console, f"chat template: {''.join(templates)}")
     _say(console, f"columns: {columns}")
     verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
-    console.print(f"{n_shown} rows: {verdict}", style="bold red" if n_bad else "bold")
+    if n_shown == 1:
+        verdict = "it can be learned from" if not n_bad else "it cannot be learned from"
+    console.print(f"{_count(n_shown)}: {verdict}", style="bold red" if n_bad else "bold")
     return USER_ERROR if n_bad else 0
 
 
@@ -59,14 +61,15 @@ def show_census(recipe: Recipe, console: Console) -> int:
     n_refused = sum(census.n_refused for census in shown)
     n_rows = sum(census.n_rows for census in shown)
     verdict = "no row is refused" if not n_refused else f"{n_refused:,} cannot be learned from"
-    console.print(f"{n_rows:,} rows: {verdict}", style="bold red" if n_refused else "bold")
+    console.print(f"{_count(n_rows)}: {verdict}", style="bold red" if n_refused else "bold")
     return USER_ERROR if n_refused else 0
 
 
 def _show_row(row: Inspected, console: Console) -> None:
     console.print(Text(row.source, style="bold"))
     if row.problem is not None:
-        console.print(Text(f"  {row.problem}", style="red"), soft_wrap=True)
+        problem = row.problem.removeprefix(f"{row.source}: ")
+        console.print(Text(f"  {problem}", style="red"), soft_wrap=True)
         return
     sizes = ", ".join(f"{width}x{height}" for width, height in row.image_sizes) or "none"
     if row.cut is not None:
@@ -106,6 +109,10 @@ def _show_counts(census: Census, console: Console) -> None:
         _say(console, f"    {refusal.n_rows:,} such as {refusal.first}")
     if len(reasons) > SHOWN_REASONS:
         _say(console, f"    and for {len(reasons) - SHOWN_REASONS:,} reasons more")
+
+
+def _count(n_rows: int) -> str:
+    return f"{n_rows:,} row{'s' * (n_rows != 1)}"
 
 
 def _make_bar(console: Console) -> AbstractContextManager[Progress | None]:

@@ -115,11 +115,16 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
 
 
 def nearest(key: str, known: list[str]) -> str:
-    """Point to the key that may have been meant, or to all."""
+    """Point to the key that may have been meant, or to those of its section, or to the sections."""
     name = key.rpartition(".")[2]
     namesakes = [other for other in known if other.rpartition(".")[2] == name]
     close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+    if close:
+        return f"did you mean {close[0]}?"
+    section, dot, _ = key.rpartition(".")
+    if siblings := [other for other in known if dot and other.startswith(section + dot)]:
+        return f"known keys: {', '.join(siblings)}"
+    return f"known sections: {', '.join(dict.fromkeys(other.partition('.')[0] for other in known))}"
 
 
 def _strict(kind: Any) -> Callable[[Any, Any], Any]:

@@ -166,7 +166,7 @@ def _unwrap(image: Any) -> Any:
 
 def _name_image(image: Any) -> str:
     if not isinstance(image, (str, Path)):
-        return f"an image of type {type(image).__name__}"
+        return f"of type {type(image).__name__}"
     return shorten_name(str(image), 60 if isinstance(image, str) and is_inline(image) else 300)
 
 

@@ -18,7 +18,7 @@ from vlora import Recipe, fit, parse_recipe
 from vlora.backend import build_tiny_qwen3_vl
 from vlora.backend.heads import find_module
 from vlora.backend.trainable import find_tables
-from vlora.errors import ModelError, RecipeError
+from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Finished, Noted
 from vlora.outputs import output_paths
 from vlora.session import find_model, open_data, open_model
@@ -133,7 +133,12 @@ def test_goes_on_to_the_last_bit(checkpoint: CheckpointFactory, rows: Path, tmp_
 
     assert losses(list(fit(parts, should_stop=should_stop)))
     assert losses(list(fit(parts, resume=True)))
-    for name in ("adapters.safetensors", "model/model.safetensors", "model/tokenizer.json", "model/config.json"):
+    for name in (
+        "adapters.safetensors",
+        "adapters-model/model.safetensors",
+        "adapters-model/tokenizer.json",
+        "adapters-model/config.json",
+    ):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
@@ -144,13 +149,25 @@ def test_an_adapter_brings_its_tokens(checkpoint: CheckpointFactory, rows: Path,
     first = losses(list(fit(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", **options))))
     options = {"model__adapter_path": str(tmp_path / "a"), "train__iters": 1}
     for number, (model, tokens) in enumerate(
-        [(checkpoint("qwen3_vl"), []), (checkpoint("qwen3_vl"), TOKENS), (tmp_path / "a" / "model", [])]
+        [(checkpoint("qwen3_vl"), []), (checkpoint("qwen3_vl"), TOKENS), (tmp_path / "a" / "adapters-model", [])]
     ):
         recipe = make_recipe(model, rows, tmp_path / f"b{number}", model__add_tokens=tokens, **options)
         events = list(fit(recipe))
         assert losses(events)[0] < first[-1] < first[0]
         named = json.loads((tmp_path / f"b{number}" / "adapter_config.json").read_text())["added_tokens"]
         assert named == (tokens or TOKENS[:1])
+
+
+def test_a_link_in_the_place_of_the_model_is_not_followed(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """What a run that goes on would write to a folder elsewhere is refused."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
+    list(fit(recipe))
+    (tmp_path / "out" / "adapters-model").rename(tmp_path / "elsewhere")
+    (tmp_path / "out" / "adapters-model").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="adapters-model: is a link"):
+        list(fit(recipe, resume=True))
 
 
 def test_full_fine_tuning_writes_them(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
@@ -170,7 +187,7 @@ def test_quantized_tables_are_unpacked(rows: Path, tmp_path: Path) -> None:
     mlx_vlm.convert(str(base), mlx_path=str(quantized), quantize=True, q_bits=8, q_group_size=64)
     recipe = make_recipe(quantized, rows, tmp_path / "out", train__iters=2)
     list(fit(recipe))
-    model, _ = mlx_vlm.load(str(tmp_path / "out" / "model"), adapter_path=str(tmp_path / "out"))
+    model, _ = mlx_vlm.load(str(tmp_path / "out" / "adapters-model"), adapter_path=str(tmp_path / "out"))
     modules = dict(model.named_modules())
     assert type(modules["language_model.model.embed_tokens"]) is nn.Embedding
     assert any(isinstance(part, nn.QuantizedLinear) for part in modules.values())
@@ -192,7 +209,7 @@ def test_tokens_that_only_the_tokenizer_has(rows: Path, tmp_path: Path) -> None:
     assert data.encoder.tokenizer.convert_tokens_to_ids(TOKENS) == list(range(n_rows, n_rows + 4))
     assert backbone.vocabulary().n_read == n_rows + 4
     list(fit(recipe))
-    written = Tokenizer.from_file(str(tmp_path / "out" / "model" / "tokenizer.json"))
+    written = Tokenizer.from_file(str(tmp_path / "out" / "adapters-model" / "tokenizer.json"))
     assert [written.token_to_id(token) for token in TOKENS] == list(range(n_rows, n_rows + 4))
 
 
@@ -229,10 +246,35 @@ def test_earlier_runs_are_set_aside_whole(checkpoint: CheckpointFactory, rows: P
     """The model beside an adapter goes where the adapter goes."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
     list(fit(recipe))
-    before = (tmp_path / "out" / "model" / "model.safetensors").read_bytes()
+    before = (tmp_path / "out" / "adapters-model" / "model.safetensors").read_bytes()
     list(fit(parse_recipe("", {**_flat(recipe), "train.seed": 1})))
-    assert (tmp_path / "out" / "earlier-1" / "model" / "model.safetensors").read_bytes() == before
-    assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() != before
+    assert (tmp_path / "out" / "earlier-1" / "adapters-model" / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "out" / "adapters-model" / "model.safetensors").read_bytes() != before
+
+
+def test_the_model_that_training_starts_from_stays(rows: Path, tmp_path: Path) -> None:
+    """A base where the enlarged model would be written is refused; one that nothing is written over is not moved."""
+    base = build_tiny_qwen3_vl(tmp_path / "out" / "adapters-model")
+    recipe = make_recipe(base, rows, tmp_path / "out", train__iters=1)
+    with pytest.raises(RecipeError, match=r"output\.path: .* from which training starts"):
+        find_model(recipe)
+    (tmp_path / "out" / "metrics.jsonl").write_text("{}\n")
+    plain = make_recipe(base, rows, tmp_path / "out", train__iters=1, model__add_tokens=[])
+    rows.write_text(json.dumps({"question": "Where?", "answer": "here"}))
+    assert isinstance(list(fit(plain))[-1], Finished)
+    assert (tmp_path / "out" / "earlier-1" / "metrics.jsonl").is_file()
+    assert (base / "config.json").is_file()
+
+
+def test_ids_of_images_are_not_given_away(rows: Path, tmp_path: Path) -> None:
+    """An id beyond the tokenizer's that stands for images in the model is no new token's."""
+    base = build_tiny_qwen3_vl(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["video_token_id"] = config["vocab_size"] + 1
+    (base / "config.json").write_text(json.dumps(config))
+    recipe = make_recipe(base, rows, tmp_path / "out")
+    with pytest.raises(ModelError, match=rf"model\.add_tokens: '{TOKENS[1]}' would get the id \d+.*video_token_id"):
+        open_model(recipe, find_model(recipe))
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from .checkpoint import CONFIG_NAME, MODEL_NAME, PARTIAL, remove, write_text, wr
 from .errors import CheckpointError, RecipeError
 from .files import expand
 from .outputs import (
-    BASE_NAME,
     EARLIER_NAME,
     EXAMPLE_NAME,
     METRICS_NAME,
@@ -71,8 +70,9 @@ def set_aside(recipe: Recipe, model_files: Collection[str] = ()) -> Path | None:
         That folder; None if there was nothing to keep: nothing, or what a run has left that did not begin.
     """
     paths = output_paths(recipe)
-    found = sorted(set(_find(paths, model_files)))
-    models = sorted(_find_models(paths, expand(recipe.model.path)))
+    base = expand(recipe.model.path)
+    found = sorted(set(_find(paths, base, model_files)))
+    models = sorted(_find_models(paths, base))
     if not models and not _is_worth_keeping(paths, found, recipe):
         return None
     kept = _starts_from(recipe)
@@ -112,7 +112,7 @@ def remove_partials(paths: OutputPaths) -> None:
         paths: Where the run writes, which is this process's alone.
     """
     own = {METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
-    own |= {BASE_NAME} if paths.is_adapter else set()
+    own |= {paths.base.name} if paths.is_adapter else set()
     for folder in {paths.folder, paths.weights.parent, paths.state.parent}:
         for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() and not folder.is_symlink() else ():
             whole = path.with_name(path.name.removeprefix(PARTIAL))
@@ -129,7 +129,7 @@ def refuse_links(paths: OutputPaths) -> None:
         CheckpointError: One of the run's own files or folders is a symbolic link; a run writes none.
     """
     state = paths.folder / STATE_NAME
-    models = [] if paths.is_adapter else filter(paths.is_numbered, paths.folder.parent.iterdir())
+    models = [paths.base] if paths.is_adapter else list(filter(paths.is_numbered, paths.folder.parent.iterdir()))
     for path in (state.parent, *state.parent.glob("*"), paths.metrics, paths.folder / RECIPE_NAME, *models):
         if path.is_symlink():
             msg = f"{path}: is a link to {path.readlink()}, which no run has made; put there what it leads to"
@@ -148,13 +148,13 @@ def refuse_model_folder(paths: OutputPaths) -> None:
         raise RecipeError(msg)
 
 
-def _find(paths: OutputPaths, model_files: Collection[str]) -> Iterator[str]:
-    """Name what is in the folder of what a run writes."""
+def _find(paths: OutputPaths, base: Path, model_files: Collection[str]) -> Iterator[str]:
+    """Name what is in the folder of what a run writes, without the model that it starts from."""
     # The state's folder as a whole, and a link to one as the link.
     names = [Path(STATE_NAME).parts[0], METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME]
-    if paths.is_adapter:
-        names.append(BASE_NAME)
-    else:
+    if paths.is_adapter and paths.base.resolve() != base.resolve():
+        names.append(paths.base.name)
+    elif not paths.is_adapter:
         names += [*model_files, MODEL_NAME, INDEX_NAME]
     for name in names:
         if os.path.lexists(paths.folder / name):

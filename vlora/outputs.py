@@ -13,7 +13,6 @@ METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 EARLIER_NAME = "earlier-"
-BASE_NAME = "model"
 WEIGHTS_SUFFIX = ".safetensors"
 
 
@@ -41,8 +40,8 @@ class OutputPaths:
 
     @property
     def base(self) -> Path:
-        """The model with the tokens that it got, beside its adapter."""
-        return self.folder / BASE_NAME
+        """The model with the tokens that it got, beside its adapter and named after it."""
+        return self.weights.with_name(f"{self.weights.stem}-model")
 
     @property
     def is_adapter(self) -> bool:

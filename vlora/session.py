@@ -94,6 +94,12 @@ def find_model(recipe: Recipe) -> backend.ModelFiles:
     if section.full_finetune and paths.weights.resolve() == files.path.resolve():
         msg = f"output.path: {recipe.output.path!r} is the model that training starts from; give another folder"
         raise RecipeError(msg)
+    if files.added and paths.is_adapter and paths.base.resolve() == files.path.resolve():
+        msg = (
+            f"output.path: the model with its new tokens would be written to {paths.base}, from which training starts; "
+            "give another path"
+        )
+        raise RecipeError(msg)
     _refuse_to_overwrite(recipe, files.path.resolve())
     return files
 

@@ -32,6 +32,9 @@ from .rotations import scale_rotations
 from .weights import build_module, load_module, reads_alike
 
 BELONGING = "config.json and the weights have to be of one model"
+MEDIA_KEYS = tuple(f"{kind}_token_{what}" for kind in ("image", "video", "audio") for what in ("id", "index"))
+"""Keys of config.json with ids that stand for other things than text."""
+
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
 
 
@@ -142,9 +145,18 @@ def number_added(files: ModelFiles, section: ModelSection) -> Numbered:
     """Say which ids the tokens have that a model gets.
 
     Raises:
-        ModelError: As for `load_processor`.
+        ModelError: As for `load_processor`, or an id stands for images in the model.
     """
-    return extend_tokenizer(_load_processor(files, section), files.added)
+    numbered = extend_tokenizer(_load_processor(files, section), files.added)
+    taken = {files.config.get(key): key for key in MEDIA_KEYS if files.config.get(key) is not None}
+    for token, number in numbered.ids.items():
+        if number in taken:
+            msg = (
+                f"model.add_tokens: {token!r} would get the id {number}, which config.json has for something else "
+                f"({taken[number]}); leave it out"
+            )
+            raise ModelError(msg)
+    return numbered
 
 
 def _load_processor(files: ModelFiles, section: ModelSection) -> Any:

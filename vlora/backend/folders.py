@@ -11,6 +11,7 @@ from pathlib import Path
 from ..documents import read_object
 from ..errors import ModelError, VloraError
 from ..headers import HeaderError, read_header
+from ..limits import is_out_of_memory
 from ..schemas import SCHEMAS
 
 DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
@@ -111,9 +112,11 @@ def blaming(what: str, folder: Path, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (VloraError, MemoryError):
+    except VloraError:
         raise
     except Exception as error:  # noqa: BLE001 - tokenizers raise no narrower one
+        if is_out_of_memory(error):
+            raise
         told = _find_broken(folder) or explain(error)
         # What transformers raises of a key of config.json: it names the key, and not the file.
         file = f"{folder / CONFIG_NAME}: " if type(error).__name__.startswith("StrictDataclass") else ""

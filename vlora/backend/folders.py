@@ -114,7 +114,7 @@ def blaming(what: str, folder: Path, remedy: str = "") -> Iterator[None]:
         yield
     except VloraError:
         raise
-    except Exception as error:  # noqa: BLE001 - tokenizers raise no narrower one
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         told = _find_broken(folder) or explain(error)

@@ -174,6 +174,24 @@ def test_classes_of_other_splits(tmp_path: Path):
     with pytest.raises(SampleError, match="'label', which has no value here; the row has image"):
         rows[0]
 
+    # Of a split within its classes the folder's name would be learned as every image's class.
+    within = write_classes(tmp_path / "c", {f"{name}/{split}/a.png": 0 for name in "ab" for split in ("train", "test")})
+    assert read(within).kinds == {"image": "image"}
+
+
+@pytest.mark.parametrize("name", ["wren/IMG_1.HEIC", "wren/b.avif"])
+def test_images_that_make_no_rows_are_not_left_out(name: str, tmp_path: Path):
+    """Photographs of a telephone among others are refused by name, unless metadata says which images are rows."""
+    folder = write_classes(tmp_path, {"heron/a.png": 0, "wren/b.png": 1})
+    (folder / name).write_bytes(b"")
+    (folder / "wren" / "._b.avif").write_bytes(b"")
+    (folder / "wren" / "notes.txt").write_text("Nothing.")
+    with pytest.raises(RecipeError, match=rf"'{name}' would be left out, .* as JPEG or PNG, or name"):
+        read(folder)
+
+    write_jsonl(folder / "metadata.jsonl", [{"file_name": "wren/b.png", "question": "q", "answer": "a"}])
+    assert answers_of(read(folder)) == ["a"]
+
 
 def test_names_of_files_in_metadata(tmp_path: Path):
     """Several images, and images of other names, are found from the metadata's folder on."""

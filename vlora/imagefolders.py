@@ -160,8 +160,9 @@ def open_images(
         )
     folders = {name: {_folders_of(image) for image in images} for name, images in splits.items() if images}
     depth = min((_common_depth(found) for found in folders.values()), default=-1)
-    labels = {found[-1] for split in folders.values() for found in split if len(found) > depth}
-    return ClassTable(files, depth if with_labels and len(labels) > 1 else -1)
+    # A folder of a single class says nothing: it may be that of the split, within those of the classes.
+    labels = [{found[-1] for found in split if len(found) > depth} for split in folders.values()]
+    return ClassTable(files, depth if with_labels and max(map(len, labels), default=0) > 1 else -1)
 
 
 def _open_metadata(file: FolderFile) -> Table:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .files import expand
 from .imagefolders import METADATA, FolderFile, open_images
+from .pictures import SUFFIXES
 from .tables import Table, declare, join_tables, open_table
 from .textfiles import CSV_SUFFIXES, JSON_SUFFIXES, open_csv, open_json
 
@@ -287,4 +288,19 @@ def _open_image_folder(builder: Any, split: str, folder: Path | None) -> Table:
         msg = f"its metadata does not lie in the folders of its splits ({', '.join(splits)}); put a file into each"
         raise ValueError(msg)
     splits[split] = [file.name for file in files if file.name.lower().endswith(read)]
+    if folder is not None and not _has_metadata(builder):
+        _refuse_left_images(folder, read)
     return open_images(splits, files, is_complete=folder is None, with_labels=not config.drop_labels)
+
+
+def _refuse_left_images(folder: Path, read: tuple[str, ...]) -> None:
+    """Refuse a folder whose images are its rows if it has some that would be none of them, as telephones write them."""
+    left = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.suffix.lower() not in read]
+    left = sorted(file for file in left if not file.name.startswith("."))
+    if left:
+        more = f" and {len(left) - 1:,} more like it" if len(left) > 1 else ""
+        msg = (
+            f"{str(left[0].relative_to(folder))!r}{more} would be left out, files ending in {left[0].suffix!r} make no "
+            "rows by themselves; write them as JPEG or PNG, or name the images in a metadata.csv"
+        )
+        raise ValueError(msg)

@@ -414,6 +414,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a video in a system prompt": (talk_with("What?", system="<video>"), ["<video>"]),
     "a video": (talk_with("<video>What?"), ["turn 1", "<video>", r"\<video>"]),
     "a sound": ({"question": "<audio>", "answer": "x"}, ["<audio>"]),
+    "a file named in a text": (talk_with("<img>cats/1.jpg</img>What?"), ["<img>cats/1.jpg</img>", "brings nothing"]),
     "a model's own token": (talk_with("<|image_pad|>What?", image="a.png"), ["<|image_pad|>", "write <image>"]),
     "a numbered mark and no image": (talk_with("<image 1>?"), ["<image 1>", "0", "data.columns"]),
     "a numbered mark beyond": (talk_with("<image 1><image 3>", images=["a", "b"]), ["<image 3>", "2"]),

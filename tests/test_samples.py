@@ -537,6 +537,24 @@ def test_thought(key: str):
     assert sample.turns[3] == Turn("assistant", ("A cat.",))
 
 
+@pytest.mark.parametrize("kind", ["thinking", "reasoning"])
+def test_a_thought_may_be_a_part(kind: str):
+    """So do contents that are lists say what comes before the answer; what else the part holds is named."""
+    said = {"type": "text", "text": "A cat."}
+    part = {"type": kind, kind: "Whiskers, so.", "signature": "x"}
+    row = {"messages": [QUESTION, {"role": "assistant", "content": [part, said]}]}
+    sample, use = read_sample(row, "row", Reading())
+
+    assert sample.turns[1] == Turn("assistant", ("A cat.",), thought="Whiskers, so.")
+    assert use.unused == {"messages.content.signature"}
+    for content, problem in (
+        ([said, part], "behind or between"),
+        ([part, said, part], "behind or between"),
+        ([{"type": kind, kind: 3}, said], "expected a text"),
+    ):
+        assert problem in problem_of({"messages": [QUESTION, {"role": "assistant", "content": content}]})
+
+
 @pytest.mark.parametrize("key", ["loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable"])
 @pytest.mark.parametrize(("mark", "is_learned"), [(0, False), (False, False), (0.0, False), (1, True), (True, True)])
 def test_marks(key: str, mark: Any, is_learned: bool):

@@ -20,6 +20,8 @@ _FOREIGN = (
     r"|<\|?(?:video|audio)[ _-]?\d{1,4}\|?>"
     r"|<\|(?:image|video|audio|image_pad|video_pad|audio_pad|vision_start|vision_end|media_pad|begin_of_image)\|>"
     r"|\[IMG\]"
+    # Qwen-VL's and ms-swift's older layout names the file within the text.
+    r"|<(?:img|audio|video)>[^<>\n]{1,2048}</(?:img|audio|video)>"
 )
 _MARK = re.compile(rf"(?P<escape>\\?)(?P<mark>(?P<next>{_NEXT})|{_NUMBERED}|(?P<foreign>{_FOREIGN}))")
 

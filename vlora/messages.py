@@ -47,6 +47,8 @@ THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value")
 _TEXT_KEYS = ("text", "content")
+_THOUGHT_TYPES = ("thinking", "reasoning")
+"""Types of the part of a content that is a thought; its text stands under the same name."""
 _PICTURE_KEYS = ("image", "image_url", "url", "path")
 _INDEX = "index"
 _TEXT_TYPES = ("text", "input_text", "output_text")
@@ -134,6 +136,9 @@ def _number_parts(parts: Sequence[Any]) -> dict[int, int]:
 
 
 def _unread_of_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if _is_thought(part):
+        read = {"type", "text", *_THOUGHT_TYPES}
+        return {key: value for key, value in part.items() if key not in read and value is not None}
     beside = {key: value for key, value in part.items() if key not in _PART_KEYS and value is not None}
     for name in _PICTURE_KEYS:
         beside |= {f"{name}.{key}": value for key, value in unread_beside(part.get(name)).items()}
@@ -169,7 +174,8 @@ def read_message(message: Message, where: str) -> Draft:
         raise SampleError(msg)
     images = _inside(message, where)
     content, calls = _only(message, _CONTENT_KEYS, where), _read_calls(message, where)
-    thought = _read_thought(message, where)
+    content, inner = _take_thought(content, where)
+    thought = _read_thought(message, inner, where)
     if not calls and _name_role(message) in CALLING_ROLES and isinstance(content, str):
         calls = find_calls(content)
         content = None if calls else content
@@ -219,8 +225,24 @@ def _read_calls(message: Message, where: str) -> tuple[Call, ...]:
     return read_calls(message[found[0]], where) if found else ()
 
 
-def _read_thought(message: Message, where: str) -> str | None:
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in _THOUGHT_TYPES
+
+
+def _take_thought(content: Any, where: str) -> tuple[Any, Any]:
+    """Take the part that is a thought out of a content; it stands before what is said."""
+    if not isinstance(content, (list, tuple)) or not any(map(_is_thought, content)):
+        return content, None
+    first, *rest = content
+    if not _is_thought(first) or any(map(_is_thought, rest)):
+        msg = f"{where} has a thought behind or between what is said; begin with the only one"
+        raise SampleError(msg)
+    return rest, _only(first, (*_THOUGHT_TYPES, "text"), where)
+
+
+def _read_thought(message: Message, inner: Any, where: str) -> str | None:
     found = {key: message[key] for key in THOUGHT_KEYS if message.get(key) not in (None, "")}
+    found |= {"content": inner} if inner not in (None, "") else {}
     for key, thought in found.items():
         if not isinstance(thought, str):
             msg = f"{where} holds {show(thought)} under {key!r}, expected a text"

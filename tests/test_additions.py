@@ -13,14 +13,19 @@ import pytest
 from mlx.utils import tree_flatten
 from tokenizers import AddedToken, Tokenizer
 
+from tests.families import FAMILIES, build
+from tests.prove import model_type
 from tests.test_driver import losses, reloaded_logits, trained_logits
 from vlora import Recipe, fit, parse_recipe
-from vlora.backend import build_tiny_qwen3_vl
+from vlora.backend import build_tiny_qwen3_vl, describe_family
+from vlora.backend.additions import Numbered, grow_tables
 from vlora.backend.heads import find_module
+from vlora.backend.loading import prepare
 from vlora.backend.trainable import find_tables
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Finished, Noted
 from vlora.outputs import output_paths
+from vlora.recipe import ModelSection
 from vlora.session import find_model, open_data, open_model
 
 CheckpointFactory = Callable[[str], Path]
@@ -275,6 +280,38 @@ def test_ids_of_images_are_not_given_away(rows: Path, tmp_path: Path) -> None:
     recipe = make_recipe(base, rows, tmp_path / "out")
     with pytest.raises(ModelError, match=rf"model\.add_tokens: '{TOKENS[1]}' would get the id \d+.*video_token_id"):
         open_model(recipe, find_model(recipe))
+
+
+NOT_ENLARGED = {
+    "florence2",
+    "jina_vlm",
+    "molmo",
+    "molmo2",
+    "molmo_point",
+    "nemotron_h_nano_omni",
+    "nemotron_parse",
+    "prism_hadamard_qwen35",
+}
+"""Families with token embeddings of their own kind, or with several tables."""
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_is_enlarged_or_refused(family: str) -> None:
+    """The head of an enlarged model is where it was, and gives its logits at selected places; or a sentence says no."""
+    described = describe_family(model_type(family))
+    backbone, _ = prepare(build(FAMILIES[family]), described, ModelSection(path=family))
+    tables, head = find_tables(backbone), backbone.head
+    n_rows = find_module(backbone.module, tables[0]).weight.shape[0] if tables else 0
+    numbered = Numbered({"<a>": n_rows + 2, "<b>": n_rows + 3}, frozenset())
+    if family in NOT_ENLARGED:
+        with pytest.raises(ModelError, match=r"model\.add_tokens: this family's"):
+            grow_tables(backbone, numbered)
+        return
+    grow_tables(backbone, numbered)
+    backbone.settle_head()
+    assert backbone.head == head
+    assert backbone.vocabulary().n_written == n_rows + 4
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from . import unforeseen
+from .cli_screen import Screen
 from .errors import OutOfMemoryError, RecipeError, VloraError
 from .events import (
     Answered,
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     found: list[Recipe] = []
     try:
-        return _carry_out(list(arguments), Console(highlight=False), found.append)
+        return _carry_out(list(arguments), Screen(highlight=False), found.append)
     except BrokenPipeError:
         # Python would write what is left when it ends, and complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -154,7 +155,8 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
         go_on: The command that would go on after an interruption.
 
     Returns:
-        0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+        0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
+        141 where nobody reads any more what is printed.
     """
     finished: Finished | None = None
 
@@ -170,6 +172,8 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False, go_on: str 
 
     try:
         with stop_on_signals(say, hush, leave) as signals:
+            if isinstance(console, Screen):
+                console.when_unread = signals.go_unread
             with _importing(recipe):
                 from .compiling import begin
 

@@ -7,9 +7,8 @@ main(argparse.Namespace(dataset="rows.jsonl", lora_rank=16))
 import argparse
 import shlex
 
-from rich.console import Console
-
 from .cli import run, train
+from .cli_screen import Screen
 from .options import overrides_from
 from .outputs import RECIPE_NAME, output_paths
 from .recipe import parse_recipe
@@ -27,7 +26,7 @@ def main(args: argparse.Namespace) -> None:
     recipe = parse_recipe("", overrides_from(vars(args)))
     written = output_paths(recipe).folder / RECIPE_NAME
     go_on = shlex.join(["python", "-m", "vlora", str(written), "--resume"])
-    train(recipe, Console(highlight=False), go_on=go_on)
+    train(recipe, Screen(highlight=False), go_on=go_on)
 
 
 if __name__ == "__main__":

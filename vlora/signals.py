@@ -13,6 +13,9 @@ import attrs
 SIGNALLED = 128
 """Exit status of a program that a signal has ended, less the signal's number."""
 
+CLOSED_PIPE = 13
+"""SIGPIPE's number, also where there is no such signal."""
+
 GRACE_S = 1.5
 """For how long a run that is to end at once may still be in a call that does not return."""
 
@@ -54,6 +57,16 @@ class Signals:
     def status(self) -> int:
         """The exit status of a run that has ended early: that of Ctrl-C, if no signal was heard."""
         return SIGNALLED + (signal.SIGINT if self.number is None else self.number)
+
+    def go_unread(self) -> None:
+        """Take note that nobody reads any more what the run prints: it ends as after a signal, that of a closed pipe.
+
+        Raises:
+            BrokenPipeError: No step has been taken.
+        """
+        if not self.has_stepped:
+            raise BrokenPipeError
+        self.number = CLOSED_PIPE if self.number is None else self.number
 
     def hear(self, number: int, _: FrameType | None) -> None:
         """Take note of a signal.

@@ -15,14 +15,15 @@ from vlora.cli_screen import Screen
 from vlora.signals import GRACE_S, EndedError, stop_on_signals
 
 SCRIPT = """
-import hashlib, sys, time
+import hashlib, sys, threading, time
 from vlora.signals import EndedError, stop_on_signals
 
 has_stepped, seconds = sys.argv[1] == "stepped", float(sys.argv[2])
 try:
     with stop_on_signals(print, lambda: None, lambda number: print("left", number, flush=True)) as signals:
         signals.has_stepped = has_stepped
-        print("ready", flush=True)
+        # When the call is under way.
+        threading.Timer(0.2, print, ["ready"], {"flush": True}).start()
         # Lets go of the interpreter, and no signal ends it.
         hashlib.pbkdf2_hmac("sha256", b"", b"", int(seconds * 10**6))
         while True:

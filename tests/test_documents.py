@@ -84,6 +84,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("config.json", "model_type", "../a", "family"),
     ("config.json", "quantization.bits", "4", "from 1 to"),
     ("preprocessor_config.json", "image_std", [0.5, 0.0, 0.5], "greater than 0"),
+    ("preprocessor_config.json", "image_std", [None], "greater than 0"),
+    ("preprocessor_config.json", "image_mean", [0.5, None], "a finite number"),
     ("preprocessor_config.json", "image_mean", "grey", "finite number"),
     ("preprocessor_config.json", "size", {"height": -3}, "pixels"),
     ("processor_config.json", "image_processor", 3, "an object"),

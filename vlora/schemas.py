@@ -64,12 +64,13 @@ def _positive(value: Any) -> str | None:
 
 def _numbers(value: Any) -> str | None:
     items = value if isinstance(value, list) else [value]
-    return "must be a finite number, or a list of such" if value == [] or any(map(_number, items)) else None
+    is_wrong = value == [] or (isinstance(value, list) and None in value) or any(map(_number, items))
+    return "must be a finite number, or a list of such" if is_wrong else None
 
 
 def _scales(value: Any) -> str | None:
     items = value if isinstance(value, list) else [value]
-    is_right = value != [] and not any(_positive(item) for item in items)
+    is_right = value != [] and not any(_positive(item) for item in items) and (value is None or None not in items)
     return None if is_right else "must be a number greater than 0, or a list of such"
 
 

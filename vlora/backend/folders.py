@@ -134,10 +134,12 @@ def explain(error: BaseException) -> str:
 
 
 def _find_broken(folder: Path) -> str | None:
-    """Name a file that is no JSON though it is called so; None if all are."""
+    """Name a file that is no JSON though it is called so, or holds a single value; None if there is none."""
     for path in sorted(folder.glob("*.json")):
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             return f"{path.name} cannot be read ({explain(error)})"
+        if not isinstance(found, (dict, list)):
+            return f"{path.name} cannot be read (found {json.dumps(found)[:LONGEST]}, expected an object)"
     return None

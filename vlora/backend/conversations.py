@@ -12,6 +12,7 @@ from ..skeletons import find_marks
 from ..types import ImageSlot, Sample, Turn
 from .answers import NO_OPTIONS, AnswerFinder, Options
 from .expressing import find_fields
+from .foreign import foreign
 from .named_templates import write_image
 from .stops import Ending, find_ending, write_stops
 from .templates import ContentStyle, find_content_style, name_tools, render, write_messages
@@ -145,11 +146,9 @@ class Conversations:
     def _write(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:
         messages = write_messages(sample.turns, self.style)
         names = {**self._names, **options}
-        try:
+        refused = f"{sample.source}: the chat template refuses the conversation"
+        with foreign(lambda error: SampleError(f"{refused}: {error}")):
             return render(self.template, messages, names, tools=sample.tools, prompt=prompt)
-        except Exception as error:  # noqa: BLE001 - a template is a program; whatever it raises is about this row
-            msg = f"{sample.source}: the chat template refuses the conversation: {error}"
-            raise SampleError(msg) from None
 
     @functools.cached_property
     def _names(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .conversations import Conversations
 from .expressing import refuse_unexpressed
 from .families import Family
 from .features import digest
+from .foreign import foreign
 from .identity import preparation_digest
 from .images import ImageContent, decode_image, read_image
 from .named_templates import PLAIN, find_template
@@ -428,11 +429,8 @@ class Encoder:
         else:
             prompt = text
             call = self._call = self._call or self._find_call(text, images, plain, source)
-        try:
+        with foreign(lambda error: SampleError(f"{source}: the processor refuses the row: {error}")):
             outputs = dict(call(text=prompt, images=images))
-        except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
-            msg = f"{source}: the processor refuses the row: {error}"
-            raise SampleError(msg) from None
         tokens = token_ids(outputs)
         inputs = {
             "pixel_values" if name == "images" else name: to_host(value)
@@ -471,12 +469,11 @@ class Encoder:
         for strip, options in itertools.product((False, True), ways):
             call = make(strip, options)
             try:
-                tokens = token_ids(call(text, images))
+                with foreign(lambda error: SampleError(f"{source}: the processor refuses the row: {error}")):
+                    tokens = token_ids(call(text, images))
                 expand_placeholders(plain, tokens, self.image_id, source)
             except SampleError as error:
                 problems.append(str(error))
-            except Exception as error:  # noqa: BLE001 - what a processor raises for a wrong call is its own affair
-                problems.append(f"{source}: the processor refuses the row: {error}")
             else:
                 return call
         raise SampleError(problems[0])

@@ -17,6 +17,7 @@ from . import encoding
 from .encoder_decoders import PROMPT
 from .encoding import Encoder, cut
 from .families import Family
+from .foreign import foreign
 from .identity import preparation_digest
 from .processors import settle_tokenizer, to_host, token_ids
 from .remembering import Processed
@@ -105,11 +106,8 @@ class PairEncoder(Encoder):
         return sample.turns[0].text.strip()
 
     def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:
-        try:
+        with foreign(lambda error: SampleError(f"{source}: the processor refuses the row: {error}")):
             outputs: Mapping[str, Any] = self._on_host(text=task, images=images)
-        except Exception as error:  # noqa: BLE001 - processors raise anything; it is about this row
-            msg = f"{source}: the processor refuses the row: {error}"
-            raise SampleError(msg) from None
         inputs = {
             name: to_host(value) for name, value in outputs.items() if name not in ("input_ids", "attention_mask")
         }

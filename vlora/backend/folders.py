@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..documents import read_object
-from ..errors import ModelError, VloraError
+from ..errors import ModelError
 from ..headers import HeaderError, read_header
-from ..limits import is_out_of_memory
 from ..schemas import SCHEMAS
+from .foreign import foreign
 
 DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
 """What describes a model and its processor on the hub: all that mlx-vlm downloads, but for the weights."""
@@ -110,18 +110,15 @@ def blaming(what: str, folder: Path, remedy: str = "") -> Iterator[None]:
     Raises:
         ModelError: It could not be done.
     """
-    try:
-        yield
-    except VloraError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
+
+    def name(error: Exception) -> ModelError:
         told = _find_broken(folder) or explain(error)
         # What transformers raises of a key of config.json: it names the key, and not the file.
         file = f"{folder / CONFIG_NAME}: " if type(error).__name__.startswith("StrictDataclass") else ""
-        msg = f"{WHERE}: {what}: {file}{told}{remedy and f'; {remedy}'}"
-        raise ModelError(msg) from None
+        return ModelError(f"{WHERE}: {what}: {file}{told}{remedy and f'; {remedy}'}")
+
+    with foreign(name):
+        yield
 
 
 def explain(error: BaseException) -> str:

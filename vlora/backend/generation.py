@@ -1,8 +1,5 @@
 """Answers: the trained model asked through mlx-vlm's own generation."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import attrs
 import mlx.nn as nn
 from mlx_vlm import generate
@@ -10,10 +7,10 @@ from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
 from ..errors import AnswerError
-from ..limits import is_out_of_memory
 from ..recipe import EvalSection
 from ..types import ImageSlot, Sample
 from .encoding import Encoder
+from .foreign import foreign
 
 LONGEST_REASON = 200
 """Characters of what mlx-vlm said that an error repeats."""
@@ -36,7 +33,7 @@ def answer_sample(module: nn.Module, encoder: Encoder, sample: Sample, section: 
         AnswerError: mlx-vlm cannot answer.
     """
     prompt, expected, images = _ask(encoder, sample)
-    with _naming_failure():
+    with foreign(_name_failure):
         result = generate(
             module,
             encoder.processor,
@@ -62,7 +59,7 @@ def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
         AnswerError: mlx-vlm fails before its model is asked, and so it will when the user asks.
     """
     prompt, _, images = _ask(encoder, sample)
-    with _naming_failure():
+    with foreign(_name_failure):
         prepare_inputs(
             encoder.processor,
             images=images or None,
@@ -80,15 +77,8 @@ def _ask(encoder: Encoder, sample: Sample) -> tuple[str, str, list[Image.Image]]
     return *encoder.ask(question, sample.turns[first]), encoder.open_images(question, shown)
 
 
-@contextmanager
-def _naming_failure() -> Iterator[None]:
-    """Make one sentence of whatever mlx-vlm and the code of models raise, but for want of memory."""
-    try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        said = " ".join(str(error).split())
-        said = said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
-        msg = f"cannot be asked through mlx-vlm: {type(error).__name__}{': ' * bool(said)}{said}"
-        raise AnswerError(msg) from error
+def _name_failure(error: Exception) -> AnswerError:
+    """Make one sentence of whatever mlx-vlm and the code of models raise."""
+    said = " ".join(str(error).split())
+    said = said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
+    return AnswerError(f"cannot be asked through mlx-vlm: {type(error).__name__}{': ' * bool(said)}{said}")

@@ -76,6 +76,7 @@ class AnswerFinder:
     stops: Sequence[str]
     tokenize: Tokenize
     _tails: dict[tuple[str, bool | None], tuple[str | None, str | None]] = attrs.field(factory=dict, init=False)
+    _ends: dict[bool | None, str] = attrs.field(factory=dict, init=False)
     _joined: dict[tuple[str, str], bool] = attrs.field(factory=dict, init=False)
 
     def is_plain(self, sample: Sample) -> bool:
@@ -205,9 +206,12 @@ class AnswerFinder:
 
     def _find_end(self, options: Options) -> str:
         """Find the token that the template writes behind what is said."""
-        turns = (Turn("user", ("a",)), Turn("assistant", (make_sentinel(0),)))
-        text = self.write(Sample("a short conversation", turns, ()), options)
-        return leading_end_of_turn(text.rpartition(make_sentinel(0))[2], self.end_of_turn).lstrip(" ")
+        key = options.get("enable_thinking")
+        if key not in self._ends:
+            turns = (Turn("user", ("a",)), Turn("assistant", (make_sentinel(0),)))
+            text = self.write(Sample("a short conversation", turns, ()), options)
+            self._ends[key] = leading_end_of_turn(text.rpartition(make_sentinel(0))[2], self.end_of_turn).lstrip(" ")
+        return self._ends[key]
 
     def _joins(self, tail: str, behind: str) -> bool:
         """Whether the tokenizer makes one token of white space at a prompt's end and what the template adds to it."""

@@ -182,11 +182,7 @@ def _messages_of(value: Any) -> Any:
     if isinstance(found, Mapping):
         found = [found]
     is_list = isinstance(found, (list, tuple)) and bool(found)
-    return found if is_list and all(isinstance(item, Mapping) and _has_role(item) for item in found) else None
-
-
-def _has_role(item: Mapping[str, Any]) -> bool:
-    return str(item.get("role") or item.get("from")).strip().lower() in ROLES
+    return found if is_list and all(isinstance(item, Mapping) and find_role(item) for item in found) else None
 
 
 def _read_history(row: Row, source: str) -> Sequence[Message]:

@@ -3,7 +3,7 @@
 Which image stands at a mark is settled later (`vlora.placing`): it depends on the messages before.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -185,7 +185,7 @@ def read_message(message: Message, where: str) -> Draft:
     if role != "assistant" and (calls or thought is not None):
         msg = f"{where} is the {role}'s and holds tool calls or a thought, which only the assistant has"
         raise SampleError(msg)
-    parts = _merge_text(_read_content(content, where))
+    parts = merge_texts(_read_content(content, where))
     name, call_id = (
         _read_tool_key(message, key, where) if role == "tool" else None for key in ("name", "tool_call_id")
     )
@@ -354,7 +354,8 @@ def _picture_of(part: Mapping[str, Any], where: str) -> Any:
     return _only(part, _PICTURE_KEYS, where)
 
 
-def _merge_text(parts: Iterator[str | Mark | Given]) -> list[str | Mark | Given]:
+def merge_texts(parts: Iterable[str | Mark | Given]) -> list[str | Mark | Given]:
+    """Make one text of those that follow each other, and leave out empty ones."""
     merged: list[str | Mark | Given] = []
     for part in parts:
         last = merged[-1] if merged else None

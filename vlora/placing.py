@@ -1,6 +1,6 @@
 """Where the images of a row stand: at marks, where a content names them, or before the first question. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -8,7 +8,7 @@ import attrs
 from .errors import SampleError
 from .jsontext import show
 from .marks import IMAGE_TAG, Mark
-from .messages import Draft, Given
+from .messages import Draft, Given, merge_texts
 from .pictures import are_same
 from .sizes import Asked, SizedImage
 from .types import ImageSlot, Turn
@@ -111,7 +111,7 @@ def _settle_marks(draft: Draft, number: int, source: str) -> Draft:
                     f"not answered; write \\{part.text} for the word"
                 )
                 raise SampleError(msg)
-        return attrs.evolve(draft, parts=tuple(_join(parts)))
+        return attrs.evolve(draft, parts=tuple(merge_texts(parts)))
     for part in draft.parts:
         if isinstance(part, Mark) and part.is_foreign:
             msg = (
@@ -124,20 +124,6 @@ def _settle_marks(draft: Draft, number: int, source: str) -> Draft:
 
 def _is_word(mark: Mark) -> bool:
     return mark.is_foreign or (mark.number is not None and mark.text.startswith("<"))
-
-
-def _join(parts: Sequence[str | Mark | Given]) -> Iterator[str | Mark | Given]:
-    text = ""
-    for part in parts:
-        if isinstance(part, str):
-            text += part
-            continue
-        if text:
-            yield text
-        text = ""
-        yield part
-    if text:
-        yield text
 
 
 def _place_by_number(

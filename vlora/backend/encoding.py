@@ -120,14 +120,10 @@ class Encoder:
             known = [written.text.encode(), plain.tobytes(), str(written.spans).encode()]
             found = self._recall(known, image_keys, process)
         positions, placeholders = expand_placeholders(plain, found.tokens, self.image_id, sample.source)
-        supervised = np.zeros(len(found.tokens), dtype=np.bool_)
-        supervised[positions] = written.learned
-        supervised[placeholders | self._is_marker(found.tokens)] = False
-        supervised[0] = False
         return Example(
             source=sample.source,
             tokens=found.tokens,
-            supervised=supervised,
+            supervised=self._supervise(found.tokens, placeholders, positions, written.learned),
             placeholders=placeholders,
             inputs=found.inputs,
             image_sizes=found.image_sizes,
@@ -189,12 +185,19 @@ class Encoder:
         lengths[is_image] = n_tokens
         first = np.cumsum(lengths) - lengths
         tokens, placeholders = np.repeat(written.plain, lengths), np.repeat(is_image, lengths)
-        supervised = np.zeros(len(tokens), dtype=np.bool_)
-        supervised[first] = written.learned
-        supervised[placeholders | self._is_marker(tokens)] = False
-        supervised[0] = False
+        supervised = self._supervise(tokens, placeholders, first, written.learned)
         example = Example(source=sample.source, tokens=tokens, supervised=supervised, placeholders=placeholders)
         return cut(example, self.data)
+
+    def _supervise(
+        self, tokens: IntArray, placeholders: BoolArray, positions: IntArray, learned: BoolArray
+    ) -> BoolArray:
+        """Mark the tokens that are learned: of those at the positions, never an image's, nor the first of a row."""
+        supervised = np.zeros(len(tokens), dtype=np.bool_)
+        supervised[positions] = learned
+        supervised[placeholders | self._is_marker(tokens)] = False
+        supervised[0] = False
+        return supervised
 
     def _recall(self, text: list[bytes], image_keys: tuple[str, ...], process: Callable[[], Processed]) -> Processed:
         """Give what a row's text and images become."""

@@ -16,6 +16,7 @@ import attrs
 
 from .errors import SampleError
 from .jsontext import parse_if_json, show
+from .sizes import Size
 from .types import Objects, Turn
 
 BOX_MARK, NAME_MARK = "<bbox>", "<ref-object>"
@@ -26,9 +27,6 @@ KEYS = ("bbox", "ref", "bbox_type", "image_id")
 REAL, NORM = "real", "norm1"
 _MARKS = re.compile(f"({re.escape(BOX_MARK)}|{re.escape(NAME_MARK)})")
 _LENGTHS = (2, 4)
-
-Size = tuple[int, int]
-"""(width, height) in pixels."""
 
 
 @attrs.frozen(kw_only=True)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..boxes import BoxStyle, Size, write_objects
+from ..boxes import BoxStyle, write_objects
 from ..errors import SampleError
+from ..sizes import Size
 from ..types import Sample
 from .images import ImageContent, stored_size
 from .resizing import Resizer

@@ -9,6 +9,7 @@ from PIL import Image
 from ..batches import bucket_length
 from ..boxes import write_objects
 from ..errors import SampleError
+from ..sizes import Size
 from ..types import ImageSlot, Sample, Turn
 from .encoding import Encoder
 from .images import read_size
@@ -18,8 +19,6 @@ UNKNOWN_SIZE = (512, 512)
 
 CORNER = (0.25, 0.25, 0.5, 0.5)
 """The box that stands for any other, as shares of the image's sides."""
-
-Size = tuple[int, int]
 
 
 @attrs.define(eq=False)

@@ -8,11 +8,10 @@ import attrs
 from PIL import Image
 
 from ..errors import SampleError
+from ..sizes import Size
 from ..types import Example, ImageSlot, Sample, Turn
 from .encoding import Encoder
 from .images import decode_image, read_image, read_size
-
-Size = tuple[int, int]
 
 WIDE, TALL = (1300, 700), (90, 150)
 """Sizes with which it is tried whether a row's images count one by one: with tiles, and without."""

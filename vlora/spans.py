@@ -34,7 +34,7 @@ class Spans(NamedTuple):
 
 def find_lines(data: Bytes, start: int, end: int) -> Spans:
     """Find the lines between two places; what stands behind the last line end is one too."""
-    return _between(_places_of(data, start, end, (LINE_END,)), start, end)
+    return _between(_places_of(data, start, end, LINE_END), start, end)
 
 
 def find_records(data: Bytes, start: int, end: int, separator: int) -> Spans:
@@ -46,8 +46,8 @@ def find_records(data: Bytes, start: int, end: int, separator: int) -> Spans:
     Raises:
         ValueError: A value is opened and never closed; the second argument is where.
     """
-    lines = _places_of(data, start, end, (LINE_END,))
-    quotes = _places_of(data, start, end, (QUOTE,))
+    lines = _places_of(data, start, end, LINE_END)
+    quotes = _places_of(data, start, end, QUOTE)
     if len(quotes):
         opened, closed = _quoted_values(data, quotes, start, separator)
         lines = lines[np.searchsorted(opened, lines) == np.searchsorted(closed, lines)]
@@ -60,14 +60,11 @@ def _between(ends: Places, start: int, end: int) -> Spans:
     return Spans(np.concatenate([[start], ends + 1]), np.append(ends, end))
 
 
-def _places_of(data: Bytes, start: int, end: int, bytes_: tuple[int, ...]) -> Places:
+def _places_of(data: Bytes, start: int, end: int, byte: int) -> Places:
     found = []
     for first in range(start, end, PORTION):
         portion = data[first : min(first + PORTION, end)]
-        mask = portion == bytes_[0]
-        for byte in bytes_[1:]:
-            mask |= portion == byte
-        found.append(np.flatnonzero(mask).astype(np.int64) + first)
+        found.append(np.flatnonzero(portion == byte).astype(np.int64) + first)
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 

@@ -44,7 +44,7 @@ class Census:
         n_rows: All its rows.
         template: What writes the conversations.
         method: How tokens of images are counted.
-        columns: Which columns of the rows that were read so far are used, and which are not.
+        columns: Which columns of the rows are used, and which are not; empty until all rows are counted.
         n_seen: Rows counted so far.
         n_tokens: Tokens that are kept of them, those of images included.
         n_image_tokens: Those that stand for images.

@@ -32,8 +32,14 @@ def find_fields(template: str, names: Mapping[str, Any], style: ContentStyle) ->
         style: How it wants texts and images.
     """
 
-    def find_lack(turns: Sequence[Turn], needed: Sequence[str], style: ContentStyle, **given: Any) -> str | None:
-        tools = given.pop("tools", ())
+    def find_lack(
+        turns: Sequence[Turn],
+        needed: Sequence[str],
+        style: ContentStyle,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **given: Any,
+    ) -> str | None:
         try:
             text = render(template, write_messages(turns, style), {**names, **given}, tools=tools)
         except Exception as error:  # noqa: BLE001 - templates raise anything for what they cannot express

@@ -62,13 +62,13 @@ def find_ending(after_last: str, after_earlier: str, stops: Sequence[str], speci
         after_last: What the template writes behind the last answer.
         after_earlier: What it writes behind one that a question follows; empty if it writes no such conversation.
         stops: As `write_stops`.
-        special: Special tokens that an answer can end with, as `locate_answers` takes them.
+        special: Special tokens that an answer can end with, the longest first.
 
     Raises:
         ModelError: There is no token at which generation ends.
     """
     own = leading_end_of_turn(after_last, special)
-    if own.endswith(tuple(stops)) and stops:
+    if own.endswith(tuple(stops)):
         return Ending(text=own)
     if not stops:
         msg = (

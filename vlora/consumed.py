@@ -20,6 +20,7 @@ from .errors import CheckpointError, SampleError
 from .files import expand
 from .rows import Rows
 from .types import RowMark, Sample
+from .values import Row
 
 NAME = "learned.jsonl"
 NOTE = "learned"
@@ -103,18 +104,18 @@ def describe_changes(changed: Sequence[str], name: str) -> str:
     return f"{name}: {', '.join(changed[:NAMED])}{more}"
 
 
-def mark_row(rows: Rows, number: int, sample: Sample) -> RowMark:
+def mark_row(number: int, row: Row, sample: Sample) -> RowMark:
     """Say what a row is known by.
 
     Args:
-        rows: Where it is.
-        number: Its place there.
+        number: Its place among the rows.
+        row: What stands in it.
         sample: What it was read as.
     """
     files = [os.fspath(image) for image in sample.images if isinstance(image, (str, os.PathLike))]
     return RowMark(
         number=number,
-        digest=digest_row(rows.table[int(rows.numbers[number])]),
+        digest=digest_row(row),
         files=tuple(found for path in files if (found := _look_at(path)) is not None),
     )
 

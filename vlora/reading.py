@@ -155,11 +155,11 @@ class Reader:
     def _encode(self, rows: Rows, number: int) -> Encoded:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
-            sample = rows[number]
+            row, sample = rows.read(number)
             if rows is not self.data.train:
                 return self.prepare(self.data.encoder(sample))
             # Before its images are opened: a file that changes meanwhile is another one afterwards.
-            mark = mark_row(rows, number, sample)
+            mark = mark_row(number, row, sample)
             return attrs.evolve(self.prepare(self.data.encoder(sample)), mark=mark)
         except SampleError as error:
             return error

@@ -25,6 +25,7 @@ from .splits import SplitPart, parse_split
 from .tables import Table, columns_in, fills_gaps, join_tables, kinds_in
 from .types import Sample
 from .urls import is_url
+from .values import Row
 
 
 @attrs.define(eq=False)
@@ -72,6 +73,14 @@ class Rows:
         Raises:
             SampleError: There is none in it.
         """
+        return self.read(index)[1]
+
+    def read(self, index: int) -> tuple[Row, Sample]:
+        """Read a row as it stands in the table, and as a conversation.
+
+        Raises:
+            SampleError: There is no conversation in it.
+        """
         number = int(self.numbers[index])
         source = f"{self.name} row {number}"
         try:
@@ -85,9 +94,9 @@ class Rows:
             msg = f"{source}: lists and objects are nested too deep"
             raise SampleError(msg) from None
         self._seen.add(use)
-        if self.folder is None:
-            return sample
-        return attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
+        if self.folder is not None:
+            sample = attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
+        return row, sample
 
     def describe_columns(self) -> str:
         """Say in a line what became of the columns of the rows that were read so far."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,19 @@ def test_an_adapter_keeps_its_scale(tmp_path: Path) -> None:
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["lora_parameters"]["scale"] == scale
         assert [path.stem for path in folder.glob("*.safetensors")] == [name]
+
+
+def test_what_is_no_file_of_weights_stays(tmp_path: Path) -> None:
+    """A pipe is not waited for, and a header that is nested without an end is no adapter's."""
+    output = tmp_path / "second.safetensors"
+    write_adapter(output, 3.0, 20.0)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    deep = b"[" * 100_000
+    (tmp_path / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
+    earlier = set_aside(recipe_for(output))
+    assert earlier is not None
+    assert {path.name for path in earlier.iterdir()} == {"second.safetensors", "adapter_config.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe.safetensors", "deep.safetensors", earlier.name}
 
 
 def test_the_start_stays_and_is_copied(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import attrs
 from .checkpoint import CONFIG_NAME, MODEL_NAME, PARTIAL, remove, write_text, write_whole
 from .errors import CheckpointError, RecipeError
 from .files import expand
+from .headers import HeaderError, name_arrays
 from .outputs import (
     EARLIER_NAME,
     EXAMPLE_NAME,
@@ -34,9 +35,6 @@ from .recipe import Recipe, dump_recipe
 JOURNAL_NAME = ".setting-aside.json"
 UNFINISHED_NAME = ".setting-aside-"
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
-
-LONGEST_HEADER = 10**8
-"""Bytes of a safetensors file's header, as its format bounds them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -271,9 +269,6 @@ def _weights(folder: Path) -> list[Path]:
 def _is_adapter(file: Path) -> bool:
     """Whether a file of weights is an adapter, as its header has it."""
     try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(length)) if length < LONGEST_HEADER else {}
-    except (OSError, ValueError):
+        return any("lora_" in name.lower() for name in name_arrays(file))
+    except (OSError, HeaderError):
         return False
-    return isinstance(header, dict) and any("lora_" in name.lower() for name in header)

@@ -57,6 +57,16 @@ def read_header(path: Path) -> dict[str, Entry]:
     return {name: _check(name, header[name], size) for name in header if name != METADATA}
 
 
+def name_arrays(path: Path) -> list[str]:
+    """Name the arrays of a file, whether or not it has the bytes of all of them.
+
+    Raises:
+        HeaderError: It has no header.
+        OSError: It cannot be read.
+    """
+    return [name for name in _read_object(path)[1] if name != METADATA]
+
+
 def _read_object(path: Path) -> tuple[int, Mapping[str, Any]]:
     if not stat.S_ISREG(path.stat().st_mode):
         msg = "it is no regular file"

@@ -258,6 +258,15 @@ def test_impossible_value(key: str, value: Any, expected: str):
     assert expected in problem
 
 
+def test_a_long_table_is_repeated_in_part():
+    """What is found is cut where it is longer than a sentence bears."""
+    with pytest.raises(RecipeError) as caught:
+        structure_recipe({"data": {"path": "a", "columns": {f"column_{n}": n for n in range(300)}}})
+
+    assert "data.columns: found {'column_0': 0, " in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
 def test_integers_are_numbers():
     """Where a number is expected, an integer is one."""
     found = parse_recipe(MINIMAL, {"lora.alpha": 32}).lora.alpha

@@ -172,7 +172,7 @@ def _structure_tuple(value: Any, kind: Any) -> Any:
 def _structure_names(value: Any, _: Any) -> Any:
     """Take a table of texts."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) and name for name in value.values()):
-        msg = f'found {value!r}, expected a table of names such as {{imgs = "images"}}'
+        msg = f'found {show(value)}, expected a table of names such as {{imgs = "images"}}'
         raise TypeError(msg)
     return Names(value)
 

@@ -16,6 +16,10 @@ NAMED = 3
 """Problems of a file that are told at once."""
 
 
+class _UnfitError(ValueError):
+    """What is wrong with a file, in words that follow its name."""
+
+
 def read_object(path: Path, error: type[VloraError], where: str) -> dict[str, Any]:
     """Read a JSON object; if the file's name is known, what it says is checked too.
 
@@ -46,25 +50,27 @@ def _parse(path: Path) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode):
         # A pipe would be waited for.
         msg = "is no regular file"
-        raise ValueError(msg)
+        raise _UnfitError(msg)
     if status.st_size > LARGEST:
         msg = f"has {status.st_size:,} bytes, and is no file of settings"
-        raise ValueError(msg)
+        raise _UnfitError(msg)
     data = path.read_bytes()
     if data.startswith(b"version https://git-lfs"):
         msg = "is a pointer of Git LFS and not the file (git lfs pull fetches it)"
-        raise ValueError(msg)
+        raise _UnfitError(msg)
     if data.startswith(codecs.BOM_UTF8):
         msg = "begins with a byte order mark, which the libraries that read it do not take"
-        raise ValueError(msg)
+        raise _UnfitError(msg)
     found = json.loads(data.decode("utf-8"))
     if not isinstance(found, dict):
         msg = "is JSON, but no object"
-        raise ValueError(msg)  # noqa: TRY004 - all that is wrong with a file is one kind of error
+        raise _UnfitError(msg)
     return found
 
 
 def _explain(problem: Exception) -> str:
+    if isinstance(problem, _UnfitError):
+        return str(problem)
     if isinstance(problem, OSError):
         return f"cannot be read ({problem.strerror})"
     if isinstance(problem, RecursionError):
@@ -74,8 +80,4 @@ def _explain(problem: Exception) -> str:
     if isinstance(problem, json.JSONDecodeError):
         return f"is not JSON ({problem})"
     # Of a number with thousands of digits Python says how to allow it.
-    return (
-        str(problem).partition(";")[0]
-        if str(problem).startswith(("is ", "has ", "begins "))
-        else "is not JSON (a huge number)"
-    )
+    return "is not JSON (a huge number)"

@@ -144,7 +144,7 @@ def grow_tables(
 def _unpack(model: nn.Module, name: str) -> nn.Module:
     """Give a table or a head; a quantized one is replaced by one that is not."""
     module = find_module(model, name)
-    if type(module) in (nn.Embedding, nn.Linear):
+    if isinstance(module, (nn.Embedding, nn.Linear)):
         return module
     if isinstance(module, (nn.QuantizedEmbedding, nn.QuantizedLinear)):
         weight = mx.dequantize(
@@ -158,8 +158,6 @@ def _unpack(model: nn.Module, name: str) -> nn.Module:
         dense.freeze()
         model.update_modules(tree_unflatten([(name, dense)]))
         return dense
-    if isinstance(module, (nn.Embedding, nn.Linear)):
-        return module
     msg = f"{KEY}: {name} is a {type(module).__name__}, which cannot be enlarged; leave it out"
     raise ModelError(msg)
 

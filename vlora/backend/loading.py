@@ -331,14 +331,15 @@ def save_model(
     """
     for file in companions(base, leave):
         shutil.copy(file, folder / file.name)
+    config: Mapping[str, Any] | None = None
     if base.added:
         config = grow_config(base.config, backbone, base.path)
         write_tokenizer(tokenizer, base.added, folder)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     elif base.is_translated:
         # mlx-vlm has put the other file's content under that name.
         config = {key: value for key, value in base.config.items() if key != "generation_config"}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if config is not None:
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     with without_adapters(backbone.module):
         mlx_vlm_utils.save_weights(folder, backbone.module)
 

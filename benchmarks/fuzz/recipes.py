@@ -9,7 +9,6 @@ from typing import Any
 import tomli_w
 
 from .broken import DEPTH, WRONG, break_file, show
-from .models import training
 from .trials import Trial
 
 MODEL = "builtin:tiny-qwen3-vl"
@@ -228,20 +227,6 @@ def no_argument(rng: random.Random, work: Path) -> tuple[str, str, tuple[str, ..
     if "UTF-8" in what:
         (work / "arguments").write_text("--dataset\na\\udc80", encoding="utf-8")
     return what, "refused", ()
-
-
-def too_large(rng: random.Random, work: Path) -> tuple[str, str, tuple[str, ...]]:
-    """Ask for what no machine has the memory for."""
-    arguments = list(training())
-    place = arguments.index("--batch-size") + 1
-    what = rng.choice(("rows", "rank"))
-    if what == "rows":
-        arguments[place] = str(rng.choice((300_000, 1_000_000, 2**20)))
-    else:
-        arguments[place] = "64"
-        arguments += ["--lora-rank", str(2**16), "--set", "lora.targets=all-linear"]
-    (work / "arguments").write_text("\n".join([*arguments, "--model-path", MODEL]), encoding="utf-8")
-    return f"too many {what}: {' '.join(arguments[place : place + 1])}", "refused", ("memory",)
 
 
 def nothing_wrong(rng: random.Random, work: Path) -> tuple[str, str, tuple[str, ...]]:

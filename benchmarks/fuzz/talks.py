@@ -40,7 +40,7 @@ ODD = (
         "\ufeffmark",
         "\u00a0",
         "\u2028",
-        "a\u0000b"[:1],
+        "a",
         "<b>bold</b>",
         "{{ braces }}",
         "{% if %}",
@@ -52,7 +52,6 @@ ODD = (
 )
 """What readers of tables and templates take for something else."""
 
-ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 PAD = "<|image_pad|>"
 IMAGE = f"<|vision_start|>{PAD}<|vision_end|>"
 
@@ -64,12 +63,10 @@ class Turn:
     Attributes:
         role: Who.
         parts: Texts; None for an image.
-        is_learned: Whether an answer is to be learned.
     """
 
     role: str
     parts: tuple[str | None, ...]
-    is_learned: bool = True
 
     @property
     def text(self) -> str:
@@ -83,7 +80,7 @@ def draw_text(rng: random.Random, *, is_odd: bool = True) -> str:
     if is_odd and rng.random() < 0.6:  # noqa: PLR2004 - more than half of them
         words.insert(rng.randrange(len(words) + 1), rng.choice(ODD))
         if rng.random() < 0.4:  # noqa: PLR2004 - and alone
-            return rng.choice([odd for odd in ODD if odd])
+            return rng.choice(ODD)
     return " ".join(words)
 
 
@@ -110,7 +107,7 @@ def spell_talk(turns: Sequence[Turn]) -> str:
 
 def _spell_turn(turn: Turn) -> str:
     text = "".join(IMAGE if part is None else part for part in turn.parts)
-    if turn.role != "assistant" or not turn.is_learned:
+    if turn.role != "assistant":
         return f"<|im_start|>{turn.role}\n{text}<|im_end|>\n"
     return f"<|im_start|>{turn.role}\n{LEARN_BEGIN}{text}<|im_end|>{LEARN_END}\n"
 

@@ -279,6 +279,22 @@ def test_declared_labels_of_text_files(tmp_path: Path):
     assert rows.kinds == {"question": "text", "answer": "label"}
 
 
+@pytest.mark.parametrize("answer", ["fair", 0.5, [1], {"a": 1}, "1.0"])
+def test_what_is_no_label(answer: Any, tmp_path: Path):
+    """A value that is neither the name nor the number of a declared label is that row's error."""
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": value} for value in (1.0, answer)])
+    dtype = "    dtype:\n      class_label:\n        names:\n          '0': mild\n          '1': severe\n"
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: rows.jsonl\n"
+        f"dataset_info:\n  features:\n  - name: question\n    dtype: string\n  - name: answer\n{dtype}---\n"
+    )
+    rows = read(tmp_path)
+
+    assert rows[0].turns[-1].text == "severe"
+    with pytest.raises(SampleError, match=r"row 1: cannot read the values: found .* in the column 'answer', expected"):
+        rows[1]
+
+
 def test_settings_of_repositories(tmp_path: Path):
     """What a repository says of its files is obeyed, or refused by name."""
     write_csv(tmp_path / "rows.csv", awkward_rows(), delimiter="|")

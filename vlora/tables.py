@@ -115,7 +115,7 @@ class LabelledTable:
         """Read a row.
 
         Raises:
-            SampleError: A label has no name.
+            SampleError: A value is no label, or a label has no name.
         """
         row = self.table[index]
         try:
@@ -133,7 +133,15 @@ class LabelledTable:
         names = self.names.get(column, ())
         if column not in self.names or value in (None, "") or value in names:
             return value
-        return _name_label(int(value), names)
+        try:
+            number = int(value)
+            is_number = isinstance(value, str) or number == value
+        except (TypeError, ValueError, OverflowError):
+            is_number = False
+        if not is_number:
+            msg = f"found {value!r} in the column {column!r}, expected the name or the number of a class label"
+            raise ValueError(msg)
+        return _name_label(number, names)
 
 
 def declare(table: Table, features: Mapping[str, Any] | None) -> Table:

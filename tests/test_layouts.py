@@ -1,5 +1,6 @@
 """Layouts of rows: one conversation comes out of all, marks are told from words, no column is lost in silence."""
 
+import base64
 import copy
 import io
 import json
@@ -350,6 +351,10 @@ LOST: dict[str, Any] = {
     "before": ["a.jpg", "b.jpg"],
     "link": "https://example.org/a.webp?size=3",
     "scan": encoded("PNG"),
+    "frame": encoded("JPEG2000"),
+    "map": encoded("PPM"),
+    "telephone": b"\0\0\0\x18ftypheic" + bytes(16),
+    "telephone_text": base64.b64encode(b"\0\0\0\x18ftypheic" + bytes(32)).decode(),
     "raw": {"bytes": encoded("JPEG"), "path": None},
     "drawing": Image.new("L", (2, 2)),
     "nested": {"views": [{"side": "left", "file": "c.png"}]},

@@ -9,10 +9,10 @@ SHORTEST = 40
 """Characters of base64 below which a text is a name; the smallest pictures have more."""
 
 _URL_SAFE = str.maketrans("-_", "+/")
-_HEAD = 64
-"""Characters that are decoded to see whether a text is a picture; four make three bytes."""
+HEAD = 64
+"""Bytes, or characters of base64, that are looked at to see whether they are a picture."""
 _BEGINNINGS = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(?:avif|avis|mif1)"
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xc0-\xfe]|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(?:avif|avis|mif1|heic)"
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|P[1-6]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s",
     re.DOTALL,
 )
@@ -38,15 +38,20 @@ def decode_inline(text: str) -> bytes:
     return _decode(text)
 
 
+def begins_picture(data: bytes) -> bool:
+    """Whether bytes begin as a picture of a known format does; the first `HEAD` of them say so."""
+    return _BEGINNINGS.match(data) is not None
+
+
 def _is_picture(text: str) -> bool:
     if len(text) < SHORTEST:
         return False
-    head = "".join(text[: 2 * _HEAD].split())[:_HEAD]
+    head = "".join(text[: 2 * HEAD].split())[:HEAD]
     try:
         data = _decode(head[: len(head) // 4 * 4].rstrip("="))
     except ValueError:
         return False
-    return _BEGINNINGS.match(data) is not None
+    return begins_picture(data)
 
 
 def _decode(text: str) -> bytes:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .inline import is_inline
+from .inline import HEAD, begins_picture, is_inline
 from .jsontext import parse_if_json
 from .values import Row
 
@@ -20,9 +20,6 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 """Names of columns that hold images, as data sets have them."""
-_BEGINNINGS = re.compile(
-    rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftyp(avif|avis|mif1|heic)", re.DOTALL
-)
 _NAME_KEYS = ("url", "path", "image", "image_url")
 """Keys of an object that stands for an image, under which its name is."""
 _OBJECT_KEYS = {*_NAME_KEYS, "bytes", "type"}
@@ -134,7 +131,7 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 def _is_picture(value: Any) -> bool:
     if isinstance(value, (bytes, bytearray)):
-        return _BEGINNINGS.match(bytes(value[:16])) is not None
+        return begins_picture(bytes(value[:HEAD]))
     if isinstance(value, str):
         return _names_picture(value) or is_inline(value)
     # Pillow's images, without an import of Pillow.

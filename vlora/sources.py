@@ -284,12 +284,12 @@ def _open_image_folder(builder: Any, split: str, folder: Path | None) -> Table:
         str(other): [name for name in _files_of(builder, other) if name.lower().endswith(read)]
         for other in config.data_files
     }
-    if folder is not None and not config.drop_metadata and _is_image_folder(folder) and not _has_metadata(builder):
-        msg = f"its metadata does not lie in the folders of its splits ({', '.join(splits)}); put a file into each"
-        raise ValueError(msg)
-    splits[split] = [file.name for file in files if file.name.lower().endswith(read)]
     if folder is not None and not _has_metadata(builder):
+        if not config.drop_metadata and _is_image_folder(folder):
+            msg = f"its metadata does not lie in the folders of its splits ({', '.join(splits)}); put a file into each"
+            raise ValueError(msg)
         _refuse_left_images(folder, read)
+    splits[split] = [file.name for file in files if file.name.lower().endswith(read)]
     return open_images(splits, files, is_complete=folder is None, with_labels=not config.drop_labels)
 
 

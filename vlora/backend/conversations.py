@@ -69,12 +69,12 @@ class Conversations:
 
     def _shows_system(self, sample: Sample, options: Options, *, prompt: bool = False) -> bool:
         """Whether all system prompts of a conversation come out of the template."""
-        # The conversation may be a skeleton, with sentinels of its own.
-        sentinel = make_sentinel(10**9)
-        marked = [attrs.evolve(turn, parts=(sentinel,)) if turn.role == "system" else turn for turn in sample.turns]
         n_system = sum(turn.role == "system" for turn in sample.turns)
         if not n_system:
             return True
+        # The conversation may be a skeleton, with sentinels of its own.
+        sentinel = make_sentinel(10**9)
+        marked = [attrs.evolve(turn, parts=(sentinel,)) if turn.role == "system" else turn for turn in sample.turns]
         text = self._write_ended(attrs.evolve(sample, turns=tuple(marked)), options, prompt=prompt)
         return text.count(sentinel) == n_system
 

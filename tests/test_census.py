@@ -135,7 +135,7 @@ def test_reasons_do_not_depend_on_names(names: list[tuple[str, int, str]]) -> No
             f"{source}: cannot read the image {text}/{number}: No such file",
             f"{source}: {number} tokens exceed data.max_seq_length={number}; no {quoted!r} there",
         ):
-            census._refuse(problem, source, is_wanted=False)
+            census._refuse(problem, source)
 
     assert sorted(refusal.n_rows for refusal in census.refused.values()) == [len(names), 2 * len(names)]
     assert all(isinstance(refusal, Refusal) for refusal in census.refused.values())

@@ -91,8 +91,11 @@ class Census:
             self.n_duplicates += earlier != row.number
             if earlier != row.number and not self.first_duplicate:
                 self.first_duplicate = f"{row.source} equals row {earlier}"
+        if row.is_left_out:
+            self.left_out += 1
+            return
         if row.problem is not None:
-            self._refuse(row.problem, row.source, is_wanted=row.is_left_out)
+            self._refuse(row.problem, row.source)
             return
         self.n_tokens += row.n_tokens
         self.n_image_tokens += row.n_image_tokens
@@ -104,10 +107,7 @@ class Census:
         if whole > self.longest:
             self.longest, self.longest_source = whole, row.source
 
-    def _refuse(self, problem: str, source: str, *, is_wanted: bool) -> None:
-        if is_wanted:
-            self.left_out += 1
-            return
+    def _refuse(self, problem: str, source: str) -> None:
         reason = _VARIABLE.sub("...", problem.removeprefix(source))
         self.refused.setdefault(reason, Refusal(problem)).n_rows += 1
 
@@ -140,7 +140,8 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
     data = open_data(recipe)
     measure = backend.RowMeasurer(data.encoder)
     template, method = data.encoder.describe_template(), measure.describe()
-    with Workers(count_workers(recipe.data.workers)) as workers:
+    n_workers = count_workers(recipe.data.workers)
+    with Workers(n_workers) as workers:
         for rows in (data.train, *([] if data.valid is None else [data.valid])):
             is_held_out = rows is not data.train and rows.name == data.train.name
             name = f"{rows.name}, held out to validate on" if is_held_out else rows.name
@@ -150,8 +151,7 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
             def count(number: int, rows: Rows = rows) -> _Counted:
                 return _count(rows, number, measure, may_leave_out=recipe.data.on_long_row == "skip")
 
-            n_ahead = ROWS_AHEAD * max(1, count_workers(recipe.data.workers))
-            for row in workers.map(count, range(len(rows)), n_ahead):
+            for row in workers.map(count, range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
                 census.add(row)
                 census.columns = rows.describe_columns() if census.n_seen == len(rows) else ""
                 yield census

@@ -168,7 +168,11 @@ def open_model(
     lora = recipe.lora
     # With added tokens both are trained; full fine-tuning trains them anyway.
     lora = attrs.evolve(lora, train_embeddings=True, train_head=True) if files.added else lora
-    _grow(backbone, recipe, files, are_saved=section.adapter_path is not None, is_blank=is_blank)
+    goes_on, names = section.adapter_path is not None, backend.name_saved(section)
+    numbered = backend.number_added(files, section)
+    # An adapter's own tokens have to be there before it is loaded; those that are new to it come after.
+    saved, new = numbered.of(names), numbered.of(numbered.ids.keys() - set(names))
+    backend.grow_tables(backbone, saved if goes_on else new, has_saved=goes_on, is_blank=is_blank)
     if section.train_vision:
         backend.unfreeze_vision(backbone)
     if section.full_finetune:
@@ -176,7 +180,7 @@ def open_model(
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
         config = backend.load_adapter(backbone, section.adapter_path, lora, quantized)
-        _grow(backbone, recipe, files, are_saved=False, is_blank=is_blank)
+        backend.grow_tables(backbone, new, is_blank=is_blank)
     else:
         # Where weights have no principal part, an adapter is shaped as if they had.
         lora = attrs.evolve(lora, init="default") if is_blank else lora
@@ -189,17 +193,6 @@ def open_model(
         backend.grow_config(files.config, backbone, files.path)
     added = {"added_tokens": list(files.added)} if files.added else {}
     return backbone, {**config, **added, "base_model": section.path, "train_vision": section.train_vision}
-
-
-def _grow(
-    backbone: backend.MlxVlmBackbone, recipe: Recipe, files: backend.ModelFiles, *, are_saved: bool, is_blank: bool
-) -> None:
-    """Enlarge a model's tables by the tokens of the adapter that it goes on from, or by those that are new to it."""
-    saved = backend.name_saved(recipe.model)
-    tokens = saved if are_saved else [token for token in files.added if token not in saved]
-    if tokens:
-        numbered = backend.number_added(files, recipe.model).of(tokens)
-        backend.grow_tables(backbone, numbered, has_saved=are_saved, is_blank=is_blank)
 
 
 def make_recipe_step(

@@ -118,6 +118,8 @@ def grow_tables(
     Raises:
         ModelError: The model has one already, or its table or its head is not known.
     """
+    if not numbered.ids:
+        return
     tables = find_tables(backbone)
     if len(tables) != 1 or backbone.head is None:
         what = "head" if len(tables) == 1 else "one table of token embeddings"

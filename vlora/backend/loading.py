@@ -142,11 +142,13 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
 
 
 def number_added(files: ModelFiles, section: ModelSection) -> Numbered:
-    """Say which ids the tokens have that a model gets.
+    """Say which ids the tokens have that a model gets; where it gets none, its processor is not loaded.
 
     Raises:
         ModelError: As for `load_processor`, or an id stands for images in the model.
     """
+    if not files.added:
+        return Numbered({}, frozenset())
     numbered = extend_tokenizer(_load_processor(files, section), files.added)
     taken = {files.config.get(key): key for key in MEDIA_KEYS if files.config.get(key) is not None}
     for token, number in numbered.ids.items():

@@ -10,7 +10,6 @@ import json
 import re
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from .caching import write_whole
@@ -41,11 +40,15 @@ def drop_damaged(folder: Path, sums: Path, pattern: str) -> list[Path]:
     found: dict[str, str] = {}
     damaged = []
     seen: dict[int, str | None] = {}
-    for file, inode, content in _contents(folder, pattern):
-        if inode not in seen:
-            # Most are links to one library.
-            is_sound = is_whole(content) or _becomes_whole(file)
-            seen[inode] = hashlib.blake2b(file.read_bytes(), digest_size=20).hexdigest() if is_sound else None
+    for file in sorted(folder.glob(pattern)):
+        try:
+            inode = file.stat().st_ino
+            if inode not in seen:
+                # Most are links to one library, which is read once.
+                seen[inode] = _sum_up(file)
+        except OSError:
+            # Another process has deleted it.
+            continue
         name, made = str(file.relative_to(folder)), seen[inode]
         if made is None or known.get(name, made) != made:
             file.unlink(missing_ok=True)
@@ -96,13 +99,14 @@ def _becomes_whole(file: Path) -> bool:
     return False
 
 
-def _contents(folder: Path, pattern: str) -> Iterator[tuple[Path, int, bytes]]:
-    for file in sorted(folder.glob(pattern)):
-        try:
-            yield file, file.stat().st_ino, file.read_bytes()
-        except OSError:
-            # Another process has deleted it.
-            continue
+def _sum_up(file: Path) -> str | None:
+    """Give the sum of a file; None if it is not whole."""
+    content = file.read_bytes()
+    if not is_whole(content):
+        if not _becomes_whole(file):
+            return None
+        content = file.read_bytes()
+    return hashlib.blake2b(content, digest_size=20).hexdigest()
 
 
 def _read(sums: Path) -> dict[str, str]:

@@ -98,7 +98,7 @@ class DataSection:
     max_pixels: int | None = _key(None, checks.at_least(1))
     custom_prompt_format: str | None = _key(None, checks.prompt_format)
     columns: Mapping[str, str] = _key(attrs.Factory(Names), None)
-    image_root: str | None = _key(None, checks.non_empty)
+    image_root: str | None = _key(None, checks.place)
     system: str | None = _key(None, checks.non_empty)
     max_seq_length: int = _key(2048, checks.at_least(2))
     on_long_row: Literal["cut", "skip", "raise"] = _key("cut")

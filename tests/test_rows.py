@@ -294,6 +294,20 @@ def test_valid_split(kind: str, tmp_path: Path):
     assert len(valid) < N_ROWS
 
 
+def test_splits_of_one_file(tmp_path: Path):
+    """A JSON document with a list for each split has them, and their sums and portions."""
+    path = tmp_path / "rows.json"
+    lists = {name: [{"question": name, "answer": str(number)} for number in range(3)] for name in ("train", "dev")}
+    path.write_text(json.dumps(lists))
+
+    train, valid = read_rows(DataSection(path=str(path), split="train[1:]+dev", valid_split="dev"))
+
+    assert [train[index].turns[0].text for index in range(len(train))] == ["train"] * 2 + ["dev"] * 3
+    assert valid is not None
+    assert {valid[index].turns[0].text for index in range(len(valid))} == {"dev"}
+    assert "train, dev" in problem_of(path, split="test")
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
 def test_valid_split_of_one_split(kind: str, tmp_path: Path):
     """A source with a single split has no other to validate on; the training rows are not taken for one."""

@@ -124,7 +124,7 @@ def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str):
                 with pytest.raises(csv.Error, match="expected after"):
                     list(csv.reader(io.StringIO(path.read_bytes()[start:end].decode(), newline=""), strict=True))
             else:
-                assert len(row) > len("abcd") or not row, error  # noqa: PT017
+                assert len(row) != len("abcd"), error  # noqa: PT017
             found.append(row)
 
     assert len(table) == len(expected) - 1
@@ -184,6 +184,29 @@ def test_the_list_of_a_document_can_be_named(tmp_path: Path):
         open_json(path, field="c")
 
 
+def test_a_document_may_have_a_list_for_each_split(tmp_path: Path):
+    """The list of the split is read, or the splits are named; they are told from a row that has several lists."""
+    path = write(tmp_path, "rows.json", '{"version": "1", "train": [{"a": 1}],\n "test": [{"a": 2}], "later": []}')
+
+    assert [rows_in(open_json(path, split=split)) for split in ("train", "test", "later")] == [
+        [{"a": 1}],
+        [{"a": 2}],
+        [],
+    ]
+    with pytest.raises(ValueError, match=r"a list for each of train, test, later; name one of them in data\.split"):
+        open_json(path, split="validation")
+    row = {"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "look"}]}
+    assert rows_in(open_json(write(tmp_path, "row.json", json.dumps(row)), split="train")) == [row]
+
+
+@pytest.mark.parametrize("message", [{"role": "user", "content": "q"}, {"from": "human", "value": "q"}])
+def test_a_document_may_be_a_conversation(message: dict[str, str], tmp_path: Path):
+    """Messages of a document that is one row are no rows, as its other lists of objects would be."""
+    row = {"id": "1", "talk": [message]}
+
+    assert rows_in(open_json(write(tmp_path, "rows.json", json.dumps(row, indent=1)))) == [row]
+
+
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
@@ -192,8 +215,9 @@ def test_the_list_of_a_document_can_be_named(tmp_path: Path):
         ("[1]", "found a list"),
         ('"text"', "found a string"),
         ("12.50", "found 12.50,"),
-        ('{"a": ', "Expecting value"),
-        ("not json", "Expecting value"),
+        ('{"a": ', "Expecting value at character 7 of it$"),
+        ("  not json", "Expecting value at character 1 of it$"),
+        ('{"a": "x', "Unterminated string starting at character 7 of it$"),
         ('{"a": 1, "a": 2}', "'a' stands twice"),
         ('{"a": "\\ud800"}', "half a character"),
         ("[" * 100_000, "too deep"),
@@ -261,13 +285,13 @@ def test_separators_are_recognized_by_the_header(separator: str, tmp_path: Path)
 
 
 def test_cells_are_text(tmp_path: Path):
-    """Nothing that stands in a cell is read into anything else; an empty one is an empty text, a missing one absent."""
+    """Nothing that stands in a cell is read into anything else; an empty one is an empty text."""
     cells = ["007", "12.50", "true", "None", "NA", "null", "2024-03-05", "1" * 23, ' "x"', '["cat"]', "", "1e5", "-"]
-    path = write(tmp_path, "rows.tsv", "a\tb\n" + "".join(f"{cell}\tx\n" for cell in cells) + "last\n")
+    path = write(tmp_path, "rows.tsv", "a\tb\n" + "".join(f"{cell}\tx\n" for cell in cells) + "last\t\n")
     table = open_csv(path)
 
     assert [row["a"] for row in rows_in(table)] == [*cells, "last"]
-    assert table[len(cells)] == {"a": "last"}
+    assert table[len(cells)] == {"a": "last", "b": ""}
 
 
 def test_too_many_values_are_a_bad_row(tmp_path: Path):
@@ -278,6 +302,17 @@ def test_too_many_values_are_a_bad_row(tmp_path: Path):
     with pytest.raises(SampleError, match=r"^line 4 of rows\.csv: found 3 values for 2 columns; .*','"):
         table[1]
     with pytest.raises(SampleError, match=r"^line 5 of rows\.csv: the line is blank"):
+        table[2]
+
+
+def test_too_few_values_are_a_bad_row(tmp_path: Path):
+    """A line that was cut lacks no column in silence; an empty value is one."""
+    table = open_csv(write(tmp_path, "rows.csv", 'image;question;answer\n1;"a\nb";c\n2;d\n3\n4;;\n'))
+
+    assert table[3] == {"image": "4", "question": "", "answer": ""}
+    with pytest.raises(SampleError, match=r"^line 4 of rows\.csv: found 2 values for 3 columns, none from 'answer' on"):
+        table[1]
+    with pytest.raises(SampleError, match=r"^line 5 of rows\.csv: found 1 value for 3 columns, none .*';'"):
         table[2]
 
 

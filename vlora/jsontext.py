@@ -23,7 +23,7 @@ def parse_json(text: str, what: str, source: str) -> Any:
     try:
         return values.parse_json(text)
     except ValueError as error:
-        msg = f"{source}: found {show(text)} as {what}, or JSON of that ({error})"
+        msg = f"{source}: found {show(text)} as {what}, or JSON of that ({values.explain_json(error)})"
         raise SampleError(msg) from None
 
 

@@ -14,7 +14,7 @@ from .files import expand
 from .imagefolders import METADATA, FolderFile, open_images
 from .pictures import SUFFIXES
 from .tables import Table, declare, join_tables, open_table
-from .textfiles import CSV_SUFFIXES, JSON_SUFFIXES, open_csv, open_json
+from .textfiles import CSV_SUFFIXES, JSON_SUFFIXES, has_splits, open_csv, open_json
 
 TYPED_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 _READERS = dict.fromkeys(JSON_SUFFIXES, "json") | dict.fromkeys(CSV_SUFFIXES, "csv") | TYPED_SUFFIXES
@@ -34,7 +34,7 @@ _CSV_SETTINGS = (
 
 def has_one_split(path: Path) -> bool:
     """Whether a local path has one split, whatever it is called."""
-    return path.is_file() or (path / "state.json").is_file()
+    return (path.is_file() and not has_splits(path)) or (path / "state.json").is_file()
 
 
 def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
@@ -50,7 +50,7 @@ def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path 
     """
     local = expand(path)
     if local.is_file() and local.suffix.lower() not in TYPED_SUFFIXES:
-        return open_text(local), local.parent
+        return open_text(local, split), local.parent
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     folder = local.parent if local.is_file() else local if local.is_dir() else None
@@ -81,9 +81,9 @@ def _quiet() -> Iterator[None]:
         datasets.logging.set_verbosity(level)
 
 
-def open_text(path: Path) -> Table:
-    """Read the rows of a file of text, see `JSON_SUFFIXES` and `CSV_SUFFIXES`."""
-    return open_json(path) if path.suffix.lower() in JSON_SUFFIXES else open_csv(path)
+def open_text(path: Path, split: str) -> Table:
+    """Read the rows of a file of text, see `JSON_SUFFIXES` and `CSV_SUFFIXES`; of a split, if it has several."""
+    return open_json(path, split=split) if path.suffix.lower() in JSON_SUFFIXES else open_csv(path)
 
 
 def _open_stored(path: str, local: Path, split: str, config: str | None) -> Table:
@@ -180,7 +180,9 @@ def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
     config = builder.config
     if isinstance(builder, Json):
         _check_settings(config, _JSON_SETTINGS)
-        return _open_texts(builder, split, lambda file: open_json(file.path, name=file.name, field=config.field))
+        return _open_texts(
+            builder, split, lambda file: open_json(file.path, name=file.name, field=config.field, split=split)
+        )
     if isinstance(builder, Csv):
         _check_settings(config, _CSV_SETTINGS)
         # A comma is what `datasets` has where nothing is said.

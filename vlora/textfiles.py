@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import SampleError
 from .spans import LINE_END, PORTION, Bytes, Document, Spans, find_lines, find_members, find_records, split_record
-from .values import Row, parse_json, write_text
+from .values import Row, explain_json, parse_json, write_text
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv")
@@ -24,6 +24,9 @@ _NO_SEPARATOR = "\n"
 """Stands in no record outside of quotes, so that a record is one value."""
 _SAMPLE_BYTES = 1 << 18
 """Bytes by which a file is judged."""
+_SPLIT_NAMES = ("train", "validation", "test")
+"""By one of them an object with several lists of objects is told to be one of splits."""
+_MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
 _MARKS = (
     (b"\xff\xfe\x00\x00", "UTF-32"),
     (b"\x00\x00\xfe\xff", "UTF-32"),
@@ -70,7 +73,7 @@ class TextTable:
             msg = f"cannot read {self.name}: {error}"
             raise SampleError(msg) from None
         except ValueError as error:
-            msg = f"line {_line_at(self.path, self._place(index)):,} of {self.name}: {error}"
+            msg = f"line {_line_at(self.path, self._place(index)):,} of {self.name}: {explain_json(error)}"
             raise SampleError(msg) from None
 
     @property
@@ -87,20 +90,21 @@ class TextTable:
         return start + len(text) - len(text.lstrip())
 
 
-def open_json(path: Path, *, name: str | None = None, field: str | None = None) -> TextTable:
+def open_json(path: Path, *, name: str | None = None, field: str | None = None, split: str | None = None) -> TextTable:
     """Find the rows of a JSON Lines file, or of a JSON document.
 
     A file ending in `.json` is a document unless its first line is a JSON value and others follow. A document is a list
-    of objects, an object with one such list (`{"data": [...]}`), an object of lists of the same length (a column each),
-    or a single row.
+    of objects, an object with one such list (`{"data": [...]}`) or with one for each split (`{"train": [...], "test":
+    [...]}`), an object of lists of the same length (a column each), or a single row.
 
     Args:
         path: The file.
         name: How it is called, where it does not lie under its name.
         field: Under which key of the document the list is; without it, under the only one that holds objects.
+        split: Which list is wanted where there is one for each split.
 
     Raises:
-        ValueError: It is another encoding, or a document without rows.
+        ValueError: It is another encoding, or a document without rows or without that split.
         OSError: It cannot be read.
     """
     name = name or path.name
@@ -113,7 +117,7 @@ def open_json(path: Path, *, name: str | None = None, field: str | None = None) 
     except ValueError as error:
         raise _located(error, data, name) from None
     if not document.is_list:
-        return _open_object(TextTable(path, name, [document.members], _read_object), data, document, field)
+        return _open_object(TextTable(path, name, [document.members], _read_object), data, document, field, split)
     if field is not None:
         msg = f"it is a list and has no {field!r}"
         raise ValueError(msg)
@@ -213,16 +217,20 @@ def _find_line_end(data: Bytes, start: int, end: int) -> int:
     return end
 
 
-def _open_object(table: TextTable, data: Bytes, document: Document, field: str | None) -> TextTable:
+def _open_object(table: TextTable, data: Bytes, document: Document, field: str | None, split: str | None) -> TextTable:
     """Find the rows in a document that is an object; as a table, it is of its members."""
-    names = [_name_member(data, int(first), int(last)) for first, last in zip(*document.members, strict=True)]
-    lists = {names[number]: spans for number, spans in document.lists.items()}
+    names, lists = _find_lists(data, document)
     of_objects = [name for name, spans in lists.items() if _holds_objects(data, spans)]
+    if field is None and split is not None and _are_splits(lists, of_objects, split):
+        if split not in lists:
+            msg = f"it holds a list for each of {', '.join(lists)}; name one of them in data.split"
+            raise ValueError(msg)
+        return attrs.evolve(table, spans=[lists[split]])
     lengths = {len(spans.starts) for spans in lists.values()}
     if field is not None and field not in lists:
         msg = f"there is no list under {field!r}; its keys are {', '.join(names)}"
         raise ValueError(msg)
-    if field is not None or len(of_objects) == 1:
+    if field is not None or (len(of_objects) == 1 and not _holds_messages(data, lists[of_objects[0]])):
         return attrs.evolve(table, spans=[lists[field or of_objects[0]]])
     if len(lists) == 1 and lengths == {0}:
         return attrs.evolve(table, spans=list(lists.values()))
@@ -232,17 +240,52 @@ def _open_object(table: TextTable, data: Bytes, document: Document, field: str |
     return attrs.evolve(table, spans=[Spans(document.members.starts[:1] - 1, document.members.ends[-1:] + 1)])
 
 
+def has_splits(path: Path) -> bool:
+    """Whether a file is a JSON document with a list for each split; False if it cannot be read."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        data, start = _open(path)
+        end = _trim(data, b" \t\r\n")
+        if _first_byte(data, start, end) != b"{" or _is_lines(data, start, end, has_lines=False):
+            return False
+        _, lists = _find_lists(data, find_members(data, start, end))
+    except (OSError, ValueError):
+        return False
+    return _are_splits(lists, [name for name, spans in lists.items() if _holds_objects(data, spans)], "")
+
+
+def _find_lists(data: Bytes, document: Document) -> tuple[list[str], dict[str, Spans]]:
+    """Give the keys of an object, and its lists by theirs."""
+    names = [_name_member(data, int(first), int(last)) for first, last in zip(*document.members, strict=True)]
+    return names, {names[number]: spans for number, spans in document.lists.items()}
+
+
+def _are_splits(lists: Mapping[str, Spans], of_objects: Sequence[str], split: str) -> bool:
+    """Whether lists are a split each: a row, too, may hold several lists of objects, its messages and its tools."""
+    return len(lists) > 1 and bool(of_objects) and any(name in lists for name in (*_SPLIT_NAMES, split))
+
+
 def _name_member(data: Bytes, start: int, end: int) -> str:
     text = bytes(data[start : min(end, start + _SAMPLE_BYTES)]).decode(errors="replace").lstrip()
     try:
         return str(json.JSONDecoder().raw_decode(text)[0])
     except ValueError as error:
-        msg = f"an object's key cannot be read ({error})"
+        msg = f"an object's key cannot be read ({explain_json(error)})"
         raise ValueError(msg) from None
 
 
 def _holds_objects(data: Bytes, spans: Spans) -> bool:
     return len(spans.starts) > 0 and _first_byte(data, int(spans.starts[0]), int(spans.ends[0])) == b"{"
+
+
+def _holds_messages(data: Bytes, spans: Spans) -> bool:
+    """Whether the objects of a list are the messages of one row, and no rows."""
+    try:
+        first = parse_json(bytes(data[int(spans.starts[0]) : int(spans.ends[0])]).decode())
+    except ValueError:
+        return False
+    return any(pair <= first.keys() for pair in _MESSAGE_KEYS)
 
 
 def _read_text(file: Any, start: int, end: int) -> str:
@@ -284,7 +327,12 @@ def _read_record(text: str, columns: Sequence[str], separator: str) -> Row:
     if len(values) > len(columns):
         msg = f"found {len(values)} values for {len(columns)} columns; put values that contain {separator!r} in quotes"
         raise ValueError(msg)
-    return dict(zip(columns, values, strict=False))
+    if len(values) < len(columns):
+        found = f"found {len(values)} value{'s' * (len(values) != 1)} for {len(columns)} columns"
+        first, at = columns[len(values)], f" by {separator!r}" if separator != _NO_SEPARATOR else ""
+        msg = f"{found}, none from {first!r} on; separate all values{at}, an empty one has nothing between"
+        raise ValueError(msg)
+    return dict(zip(columns, values, strict=True))
 
 
 def _name_columns(names: Sequence[str]) -> list[str]:

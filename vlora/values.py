@@ -76,6 +76,14 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def explain_json(error: ValueError) -> str:
+    """Say what `parse_json` has found in a text that is part of a file: its lines are not the file's."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    start = len(error.doc) - len(error.doc.lstrip())
+    return f"{error.msg.removesuffix(' at')} at character {error.pos - start + 1:,} of it"
+
+
 def write_text(value: Any, where: str) -> str:
     """Write a value of a row as the text that is learned.
 

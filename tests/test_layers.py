@@ -18,6 +18,7 @@ RANKS = {
     "caching": 0,
     "checksums": 0,
     "private": 0,
+    "package": -1,
     "soundness": 1,
     "cli_screen": 0,
     "signals": 0,

@@ -14,6 +14,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from . import backend
+from .backend.tracing import trace_embedding, trace_step
 from .batches import SMALLEST_BUCKET, collate, collate_packs
 from .cuts import CutCounts
 from .errors import BatchError, LongRowError, SampleError, VloraError
@@ -109,7 +110,7 @@ class Planner:
         """Predict what is in use at the fullest moment of a step on a microbatch, in bytes by part."""
         module = self.backbone.module
         embedded = self.backbone.embed(batch)
-        step = backend.trace_step(self.backbone, self.state, batch, embedded, self._make_step)
+        step = trace_step(self.backbone, self.state, batch, embedded, self._make_step)
         tape = compile_tape(step.tape) if self.backbone.is_traceable else step.tape
         peak = self._peak(tape, step.weights)
         weights = sum(value.nbytes for _, value in tree_flatten(module.parameters()))
@@ -147,7 +148,7 @@ class Planner:
         recomputed = (
             self.backbone.recomputed(train.checkpoint_every, train.checkpoint_part)[1] if train.grad_checkpoint else ()
         )
-        tapes = backend.trace_embedding(self.backbone, batch, embedded[0], recomputed)
+        tapes = trace_embedding(self.backbone, batch, embedded[0], recomputed)
         return max(
             sum(nbytes for _, nbytes in self._peak(compile_tape(tape), weights).alive) for tape, weights in tapes
         )

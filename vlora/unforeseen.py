@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .package import ROOT
 from .redaction import redact
 
 FILE_NAME = "vlora-error"
@@ -44,10 +45,9 @@ def describe(error: BaseException) -> str:
     words = " ".join(redact(str(error)).split())
     if len(words) > LONGEST:
         words = f"{words[:LONGEST]}..."
-    own = Path(__file__).parent
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    inside = [frame for frame in frames if own in Path(frame.f_code.co_filename).parents]
-    where = "" if not inside else f" at vlora/{_spot(inside[-1].f_code.co_filename, own)}:{inside[-1].f_lineno}"
+    inside = [frame for frame in frames if ROOT in Path(frame.f_code.co_filename).parents]
+    where = "" if not inside else f" at vlora/{_spot(inside[-1].f_code.co_filename)}:{inside[-1].f_lineno}"
     return f"unforeseen {type(error).__name__}{where}{f' ({words})' if words else ''}"
 
 
@@ -56,8 +56,8 @@ def show(error: BaseException) -> str:
     return redact("".join(traceback.format_exception(error)))
 
 
-def _spot(file: str, own: Path) -> str:
-    return Path(file).relative_to(own).as_posix()
+def _spot(file: str) -> str:
+    return Path(file).relative_to(ROOT).as_posix()
 
 
 def _tell_all(error: BaseException, arguments: Sequence[str]) -> Iterator[str]:

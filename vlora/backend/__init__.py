@@ -30,7 +30,6 @@ from .probes import probe, probe_packing
 from .remembering import RowMemory
 from .shards import Shards
 from .tiny import build_tiny_qwen3_vl
-from .tracing import trace_embedding, trace_step
 from .trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 
 __all__ = [
@@ -69,8 +68,6 @@ __all__ = [
     "probe",
     "probe_packing",
     "save_model",
-    "trace_embedding",
-    "trace_step",
     "unfreeze_language",
     "unfreeze_vision",
     "without_metal_kernels",

@@ -24,6 +24,7 @@ from PIL import features
 from transformers import PreTrainedTokenizerBase
 
 from ..limits import describe_device
+from ..package import source_files
 from ..recipe import DataSection
 from .features import digest, digest_arrays
 from .shardfiles import array_bytes
@@ -98,7 +99,7 @@ def _code() -> bytes:
         except importlib.metadata.PackageNotFoundError:
             versions.append(name)
     versions += [f"{name} {features.version(name)}" for name in CODECS if features.check(name)]
-    files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    files = source_files()
     for package, pattern in SHARED.items():
         # Not imported: only its place is asked for.
         found = importlib.util.find_spec(package)

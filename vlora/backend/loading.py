@@ -16,7 +16,6 @@ from mlx.utils import tree_map
 from mlx_vlm import utils as mlx_vlm_utils
 
 from ..errors import ModelError
-from ..frozen import quantize_language
 from ..recipe import ModelSection
 from ..structuring import show
 from .additions import Numbered, extend_tokenizer, grow_config, without_adapters, write_tokenizer
@@ -28,6 +27,7 @@ from .folders import CONFIG_NAME, DESCRIBING, blaming, check_folder, check_token
 from .heads import is_packed_head, pack_head, unpack_head
 from .lean import find_lean_parts
 from .outcomes import Outcomes, open_outcomes
+from .quantize import quantize_language
 from .rotations import scale_rotations
 from .weights import build_module, load_module, reads_alike
 

@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten
 
 from ..caching import cache_folder, write_whole
 from ..limits import describe_device
+from ..package import source_files
 from ..private import ForeignError, open_own
 
 PACKAGES = ("mlx", "mlx-vlm")
@@ -90,7 +91,7 @@ def open_outcomes(config: Mapping[str, Any], module: nn.Module) -> Outcomes:
 def code_digest() -> str:
     """Digest vlora's own code."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.parent.rglob("*.py")):
+    for file in source_files():
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

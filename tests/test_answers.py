@@ -1,5 +1,7 @@
 """What is learned of answers that are more than a text: thoughts, tool calls, and what templates make of them."""
 
+import datetime as dt
+import decimal
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +21,7 @@ from vlora.backend.templates import name_tools
 from vlora.errors import SampleError
 from vlora.samples import format_sample
 from vlora.skeletons import find_marks
+from vlora.values import parse_json
 
 Encoding = Callable[..., Encoder]
 
@@ -280,6 +283,59 @@ def test_arguments_as_python_writes_them(encoder: Encoding):
     encode = answered("qwen3_vl", encoder, template)
 
     assert supervised_texts(encode(format_sample(ROWS["tool_calls"])), encode) == [f"{CALLED}{IM_END}"]
+
+
+WRITTEN = '{"x": 12.50, "most": 0.12345678901234567890, "n": -0, "list": [1E3, {"y": 7.10}], "s": "1.0", "plain": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ("call.arguments if call.arguments is string else call.arguments | tojson", WRITTEN),
+        ("'' + call.arguments", WRITTEN),
+        ("call.arguments | tojson }}{{ ' ' ~ call.arguments.x if call.arguments.x is defined", f"{WRITTEN} 12.50"),
+    ],
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_numbers_of_calls_and_tools(change: str, shown: str, as_text: bool, encoder: Encoding):
+    """Numbers are learned and shown as the row has them, whatever Python's JSON would make of them."""
+    unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
+    template = chat_templates.QWEN3_VL.replace(unchanged, change)
+    encode = answered("qwen3_vl", encoder, template)
+    tool = parse_json('{"name": "zoom", "description": "Enlarges.", "parameters": {"maximum": 4.00, "step": 1e-07}}')
+    call = {"name": "zoom", "arguments": WRITTEN if as_text else parse_json(WRITTEN)}
+    example = encode(format_sample(talk(assistant(None, tool_calls=[call]), user("And?"), assistant(), tools=[tool])))
+
+    assert supervised_texts(example, encode)[0] == (
+        f'<tool_call>\n{{"name": "zoom", "arguments": {shown}}}\n</tool_call>{IM_END}'
+    )
+    assert '{"maximum": 4.00, "step": 1e-07}' in encode.tokenizer.decode(example.tokens)
+
+
+def test_numbers_that_a_template_changes(encoder: Encoding):
+    """A number that a template does not write as it gets it cannot be kept, and is refused with what can."""
+    unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
+    change = f"{unchanged} }}}}{{{{ (call.arguments.x or 0) | int"
+    encode = answered("qwen3_vl", encoder, chat_templates.QWEN3_VL.replace(unchanged, change))
+    row = talk(assistant(None, tool_calls=[{"name": "zoom", "arguments": '{"x": 12.50}'}]))
+
+    with pytest.raises(SampleError, match=r"^row: .* 12\.50 is one; write them .* \(12\.5\), or as strings"):
+        encode(format_sample(row))
+    row = talk(assistant(None, tool_calls=[{"name": "zoom", "arguments": '{"x": 12.5}'}]))
+    assert '{"x": 12.5}12}' in supervised_texts(encode(format_sample(row)), encode)[0]
+
+
+def test_arguments_that_are_no_json(encoder: Encoding):
+    """What JSON does not have is written by the rule for typed values, or refused, whoever would write it."""
+    unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
+    for change in (unchanged, "'' + call.arguments"):
+        encode = answered("qwen3_vl", encoder, chat_templates.QWEN3_VL.replace(unchanged, change))
+        for value in (b"1", float("nan"), {"bytes": b"1", "path": None}):
+            with pytest.raises(SampleError, match=r"^row: .*: found (a value of type bytes|the number nan|an image)"):
+                encode(format_sample(talk(assistant(None, tool_calls=[{"name": "zoom", "arguments": {"x": value}}]))))
+        arguments = {"on": dt.date(2024, 3, 5), "price": decimal.Decimal("12.50")}
+        row = talk(assistant(None, tool_calls=[{"name": "zoom", "arguments": arguments}]))
+        assert '{"on": "2024-03-05", "price": 12.50}' in supervised_texts(encode(format_sample(row)), encode)[0]
 
 
 WORDS = ("zebra", "yak", "vole")

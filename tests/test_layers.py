@@ -8,8 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vlora"
 RANKS = {
-    "redaction": -1,
-    "errors": 0,
+    "redaction": -2,
+    "errors": -1,
     "files": 0,
     "inline": 0,
     "leaving": 0,
@@ -38,7 +38,7 @@ RANKS = {
     "exponentials": 1,
     "kernels": 2,
     "recipe": 2,
-    "values": 1,
+    "values": 0,
     "jsontext": 2,
     "columns": 1,
     "marks": 2,
@@ -56,6 +56,7 @@ RANKS = {
     "samples": 6,
     "masks": 2,
     "skeletons": 3,
+    "spelling": 2,
     "tapes": 2,
     "liveness": 3,
     "losses": 3,
@@ -130,6 +131,7 @@ PURE = (
     "placing",
     "masks",
     "skeletons",
+    "spelling",
     "batches",
     "packing",
     "losses",

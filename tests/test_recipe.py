@@ -236,6 +236,7 @@ def test_nearest_name(line: str, hint: str):
         ("data.max_pixels", 1e6, "an integer"),
         ("data.custom_prompt_format", "{question}", "JSON"),
         ("data.custom_prompt_format", '"text"', "JSON object"),
+        ("data.custom_prompt_format", '{"user": "a", "user": "b"}', "'user' stands twice"),
         ("data.columns", {"imgs": 3}, "a table of names"),
         ("data.columns", ["imgs"], "a table of names"),
         ("data.image_root", "", "not be empty"),

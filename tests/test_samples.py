@@ -420,6 +420,16 @@ def test_custom_prompt_format(case: str):
     assert row == before
 
 
+def test_numbers_of_a_custom_format():
+    """A number of a format is text as it is written there."""
+    written = '{"user": 12.50, "assistant": 0.12345678901234567890}'
+
+    assert shape(format_sample({"caption": "A cat"}, custom_prompt_format=written)) == [
+        ("user", ["12.50"]),
+        ("assistant", ["0.12345678901234567890"]),
+    ]
+
+
 def turns(*contents: Any) -> list[dict[str, Any]]:
     return [
         {"role": role, "content": content} for role, content in zip(("user", "assistant") * 3, contents, strict=False)

@@ -1,9 +1,9 @@
 """What a value of a recipe may be: each check says what is wrong with a value of the right type, or None. Pure."""
 
-import json
 import re
 
 from .structuring import Check
+from .values import explain_json, parse_json
 
 MOST_GB = 10**9
 """A billion gigabytes: what is beyond it is a slip."""
@@ -97,9 +97,9 @@ def some_or_all(value: int) -> str | None:
 def prompt_format(value: str) -> str | None:
     """JSON of messages."""
     try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError as error:
-        return f"must be JSON ({error})"
+        parsed = parse_json(value)
+    except ValueError as error:
+        return f"must be JSON ({explain_json(error)})"
     if not isinstance(parsed, (dict, list)):
         return 'must be a JSON object such as {"user": [...], "assistant": [...]}'
     return None

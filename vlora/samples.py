@@ -4,7 +4,6 @@ Every layout that data sets and other trainers use comes in here; none goes furt
 side has one format to render. Images are not opened.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, ro
 from .placing import place_images
 from .sizes import SIZE_KEYS, SizedImage
 from .types import Objects, Sample, Turn
-from .values import Row, write_text
+from .values import Row, parse_json, write_text
 
 
 @attrs.frozen(kw_only=True)
@@ -229,7 +228,7 @@ def _fill_row(prompt_format: str | None, row: Row, source: str) -> Conversation 
     """Make the messages that a custom format asks for; None without one."""
     if prompt_format is None:
         return None
-    template = json.loads(prompt_format)
+    template = parse_json(prompt_format)
     names = tuple(dict.fromkeys(PLACEHOLDER.findall(prompt_format)))
     messages: list[Message] = list_messages(_fill_format(template, row, source), source)
     return Conversation(messages, tuple(name for name in names if name in row))

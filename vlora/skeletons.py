@@ -135,7 +135,8 @@ def _hide_answer(turn: Turn, marks: Marks, answer: int, first: int, *, is_last: 
             runs.append(Run(text=piece, answer=answer, is_needed=is_end or is_last, closes=closes, rest=rest))
     calls = []
     for call in turn.calls:
-        rest = json.dumps(call.get("arguments"), ensure_ascii=False)
+        # What is no JSON is refused where it is written.
+        rest = json.dumps(call.get("arguments"), ensure_ascii=False, default=str)
         calls.append({**call, "name": hide(str(call["name"]), rest=rest)})
     return attrs.evolve(turn, thought=thought, parts=tuple(parts), calls=tuple(calls)), runs
 

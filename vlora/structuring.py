@@ -188,7 +188,7 @@ def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Cal
             return None
         if field.name == "custom_prompt_format" and isinstance(value, (dict, list)):
             # In TOML a table reads better than JSON within a string.
-            value = json.dumps(value)
+            value = json.dumps(value, default=str)
         result = converter.structure(value, kind)
         if check and (problem := check(result)):
             msg = f"found {show(value)}, {problem}"

@@ -9,6 +9,7 @@ import attrs
 from ..errors import SampleError
 from ..masks import make_sentinel
 from ..skeletons import find_marks
+from ..spelling import StandIns, settle
 from ..types import ImageSlot, Sample, Turn
 from .answers import NO_OPTIONS, AnswerFinder, Options
 from .expressing import find_fields
@@ -144,11 +145,36 @@ class Conversations:
         return text.rstrip() + ending.closing if ends[-1] or ending.closing else text
 
     def _write(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:
-        messages = write_messages(sample.turns, self.style)
+        numbers = StandIns()
+        try:
+            messages = write_messages(sample.turns, self.style)
+            for message in messages:
+                if "tool_calls" in message:
+                    message["tool_calls"] = settle(message["tool_calls"], "tool_calls")
+            described = settle(sample.tools, "tools")
+        except SampleError as error:
+            msg = f"{sample.source}: {error}"
+            raise SampleError(msg) from None
+        marked = [
+            {**message, "tool_calls": numbers.put(message["tool_calls"])} if "tool_calls" in message else message
+            for message in messages
+        ]
+        tools = numbers.put(described)
         names = {**self._names, **options}
         refused = f"{sample.source}: the chat template refuses the conversation"
         with foreign(lambda error: SampleError(f"{refused}: {error}")):
-            return render(self.template, messages, names, tools=sample.tools, prompt=prompt)
+            text = render(self.template, marked, names, tools=tools, prompt=prompt)
+            if not numbers.numbers:
+                return text
+            is_same = numbers.respell(text) == render(self.template, messages, names, tools=described, prompt=prompt)
+        if not is_same:
+            number = numbers.numbers[0]
+            msg = (
+                f"{sample.source}: the chat template changes numbers of the row's tools or tool_calls, of which "
+                f"{number.spelling} is one; write them as Python does ({number!r}), or as strings"
+            )
+            raise SampleError(msg)
+        return numbers.spell(text)
 
     @functools.cached_property
     def _names(self) -> dict[str, Any]:

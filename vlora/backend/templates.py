@@ -1,6 +1,5 @@
 """Chat templates: programs of the model's authors, run as they are. How one wants its messages is found by trying."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..errors import ModelError
 from ..types import ImageSlot, Turn
+from ..values import write_text
 
 Message = dict[str, Any]
 
@@ -231,7 +231,7 @@ def write_message(turn: Turn, style: ContentStyle) -> Message:
 def _write_call(call: Mapping[str, Any], style: ContentStyle) -> Message:
     arguments = call.get("arguments") or {}
     if style.writes_arguments:
-        arguments = json.dumps(arguments, ensure_ascii=False)
+        arguments = write_text(arguments, f"the arguments of {call['name']!r}")
     written = {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
     return {"id": call["id"], **written} if call.get("id") else written
 

@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from .ending import end_in_order
 from .machine import describe_host
 from .table import at_least_one, rounded, say
 
@@ -290,4 +291,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

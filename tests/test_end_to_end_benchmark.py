@@ -1,7 +1,9 @@
 """The end-to-end benchmark: what it draws, what it reads off a run, and the command."""
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -264,6 +266,29 @@ def test_processes(tmp_path: Path) -> None:
         )
     with pytest.raises(ProgramError, match=r"did not end within 0.2 s \(--limit\)"):
         run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, {}, 0.2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_what_is_told_to_end_takes_along_what_it_started(tmp_path: Path) -> None:
+    """SIGTERM, as `timeout` sends it: the program that is measured ends too, though its session is another one."""
+    place = tmp_path / "id"
+    program = f"import os, pathlib, time; pathlib.Path({str(place)!r}).write_text(f'{{os.getpid()}}.'); time.sleep(60)"
+    script = f"""
+import pathlib, sys
+from benchmarks.ending import end_in_order
+from benchmarks.run.processes import run
+end_in_order()
+run([sys.executable, "-c", {program!r}], pathlib.Path({str(tmp_path)!r}), {{}}, 60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as process:
+        while not (place.is_file() and place.read_text().endswith(".")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+
+    assert process.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(place.read_text()[:-1]), 0)
 
 
 def test_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from ..cases import LEARNING_RATE, RANK
+from ..ending import end_in_order
 from ..machine import describe_host
 from ..table import rounded, say
 from . import __doc__ as description
@@ -289,4 +290,5 @@ def write(summary: dict[str, Any], path: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

@@ -189,6 +189,27 @@ def test_thoughts(name: str, message: dict[str, Any], encoder: Encoding):
     assert encode.tokenizer.decode(example.tokens) == f"{prompt}{expected}{IM_END}\n"
 
 
+@pytest.mark.parametrize("content", [None, "", " "])
+def test_answers_that_are_thoughts_alone(content: str | None, encoder: Encoding):
+    """A thought without an answer is learned as the template writes it, or refused; never is an end learned alone."""
+    row = talk(assistant(content, reasoning_content="It has a dial."))
+    longer = talk(assistant(), user("And?"), *row["messages"][1:])
+    earlier = talk(*row["messages"][1:], user("And?"), assistant())
+    for template in THINKING.values():
+        encode = answered("qwen3_vl", encoder, template)
+        for talked in (row, longer):
+            learned = supervised_texts(encode(format_sample(talked)), encode)
+            assert learned[-1] == f"It has a dial.\n</think>\n\n{content or ''}{IM_END}"
+        with pytest.raises(SampleError, match=r"does not write assistant turn 1 .*'It has a dial\.' is missing"):
+            encode(format_sample(earlier))
+    for family, template in TEMPLATES.items():
+        for talked in (row, longer, earlier):
+            with pytest.raises(SampleError, match=r"has a thought \(reasoning_content\), which .* cannot express"):
+                answered(family, encoder, template)(format_sample(talked))
+    with pytest.raises(SampleError, match=r"^row: turn 4 holds an empty thought and nothing else"):
+        format_sample(talk(assistant(), user("And?"), assistant(content, reasoning_content=" \n")))
+
+
 @pytest.mark.parametrize(
     ("name", "learned", "asked"),
     [

@@ -186,6 +186,10 @@ def read_message(message: Message, where: str) -> Draft:
         msg = f"{where} is the {role}'s and holds tool calls or a thought, which only the assistant has"
         raise SampleError(msg)
     parts = merge_texts(_read_content(content, where))
+    is_empty = all(isinstance(part, str) and not part.strip() for part in parts) and not (calls or images)
+    if is_empty and thought is not None and not thought.strip():
+        msg = f"{where} holds an empty thought and nothing else, so that only an end would be learned; take it out"
+        raise SampleError(msg)
     name, call_id = (
         _read_tool_key(message, key, where) if role == "tool" else None for key in ("name", "tool_call_id")
     )

@@ -109,7 +109,7 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     drafts = [read_message(message, f"{source}: turn {number}") for number, message in enumerate(talk.messages, 1)]
     system = named.get("system") if "system" not in talk.used else None
     turns, placed = place_images(_put_system_first(drafts, system, source, reading.system), images, source)
-    if not any(turn.role == "assistant" and (turn.text or turn.calls) for turn in turns):
+    if not any(turn.role == "assistant" and (turn.text or turn.calls or turn.thought) for turn in turns):
         msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
         raise SampleError(msg)
     described = named.get("tools")

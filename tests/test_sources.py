@@ -211,6 +211,25 @@ def test_names_of_files_in_metadata(tmp_path: Path):
     assert json.loads(rows[0].turns[1].text) == {"image": str(tmp_path / "x" / "a.png")}
 
 
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_images_that_no_metadata_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """How many images are in no row is said at the start, with one of them; rows not trained on have theirs."""
+    write_classes(tmp_path, {f"p/{number}.png": number for number in range(5)})
+    rows = [{"file_name": f"p/{number}.png", "question": "q", "answer": "a"} for number in (0, 3, 4)]
+    write_jsonl(tmp_path / name, rows) if name.endswith("l") else write_csv(tmp_path / name, rows)
+    said = "images that no row of the metadata names: 2, such as 'p/1.png'"
+    for split in ("train", "train[:1]", "train[:1]+train[1:]"):
+        assert read(tmp_path, split=split).describe_columns().endswith(f"; {said}")
+
+    monkeypatch.setattr("vlora.imagefolders.MOST_NAMED", 2)
+    assert "the folder has 5 images and its metadata 3 rows" in read(tmp_path).describe_columns()
+    for left in ("1", "2"):
+        (tmp_path / "p" / f"{left}.png").unlink()
+    assert "images" not in read(tmp_path).describe_columns().partition("not used")[0]
+    monkeypatch.undo()
+    assert "metadata" not in read(tmp_path).describe_columns()
+
+
 @pytest.mark.parametrize("kind", ["metadata.jsonl", "metadata.csv", "folder of csv", "folder of jsonl"])
 def test_columns_that_are_mapped(kind: str, tmp_path: Path):
     """A name in data.columns is looked for where all rows have the same columns; elsewhere rows will tell."""

@@ -1,19 +1,22 @@
 """Folders of images: with metadata beside them, or with a folder for every class."""
 
+import contextlib
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
 
 from .errors import SampleError
-from .tables import Table, columns_in, join_tables, kinds_in
+from .tables import JoinedTable, Table, columns_in, join_tables, kinds_in
 from .textfiles import open_csv, open_json
 from .values import Row
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the files that say more of the images in their folder."""
+MOST_NAMED = 20_000
+"""Rows of metadata of which all are asked which images they name."""
 _NAME_ENDINGS = {"file_name": "image", "file_names": "images"}
 
 
@@ -125,12 +128,27 @@ class DescribedTable:
             read[column] = self._read(inner) if column == name else self._find(inner)
         return read
 
+    def named_by(self, index: int) -> Iterator[str]:
+        """Yield what a row may name of the files, as `paths` has them; nothing of a row that cannot be read."""
+        with contextlib.suppress(SampleError):
+            yield from self._names_in(self.table[index])
+
+    def _names_in(self, value: Any) -> Iterator[str]:
+        # Under whatever name: images may stand in a column of their own, too.
+        for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+            yield from self._names_in(inner)
+        if isinstance(value, str) and (name := self._place(value)) in self.paths:
+            yield name
+
+    def _place(self, named: str) -> str:
+        return posixpath.normpath(posixpath.join(posixpath.dirname(self.file.name), named))
+
     def _find(self, named: Any) -> Any:
         if isinstance(named, list):
             return [self._find(name) for name in named]
         if not isinstance(named, str) or not named:
             return named
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(self.file.name), named))
+        name = self._place(named)
         if name not in self.paths and self.is_complete:
             msg = f"there is no file {named!r} beside {posixpath.basename(self.file.name)}"
             raise SampleError(msg)
@@ -163,6 +181,31 @@ def open_images(
     # A folder of a single class says nothing: it may be that of the split, within those of the classes.
     labels = [{found[-1] for found in split if len(found) > depth} for split in folders.values()]
     return ClassTable(files, depth if with_labels and max(map(len, labels), default=0) > 1 else -1)
+
+
+def describe_unnamed(table: Table) -> str:
+    """Say how many images of a folder its metadata does not name, and name one; empty if it names all."""
+    tables = list(_described_in(table))
+    images = {name for part in tables for name in part.paths if posixpath.basename(name) not in METADATA}
+    n_rows = sum(map(len, tables))
+    if n_rows > MOST_NAMED:
+        # So many rows are not read before the first step.
+        found = f"the folder has {len(images):,} images and its metadata {n_rows:,} rows"
+        return f"{found}, so that some images may be in no row" if len(images) > n_rows else ""
+    named = {name for part in tables for index in range(len(part)) for name in part.named_by(index)}
+    left = sorted(images - named)
+    if not left:
+        return ""
+    first = posixpath.relpath(left[0], posixpath.dirname(tables[0].file.name))
+    return f"images that no row of the metadata names: {len(left):,}, such as {first!r}"
+
+
+def _described_in(table: Table) -> Iterator[DescribedTable]:
+    if isinstance(table, DescribedTable):
+        yield table
+    elif isinstance(table, JoinedTable):
+        for part in table.tables:
+            yield from _described_in(part)
 
 
 def _open_metadata(file: FolderFile) -> Table:

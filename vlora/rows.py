@@ -4,6 +4,7 @@ Where the rows come from is `vlora.sources`' matter. What can be said of a recip
 """
 
 import difflib
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from .columns import ColumnUse
 from .digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .errors import RecipeError, SampleError
 from .files import expand, is_file
+from .imagefolders import describe_unnamed
 from .inline import is_inline
 from .recipe import DataSection
 from .samples import Reading, read_sample
@@ -103,7 +105,11 @@ class Rows:
         use = self._seen.use
         mapped = [column for column in self.reading.columns if column not in use.used.keys() | use.unused]
         nowhere = f"; of data.columns in no row so far: {', '.join(mapped)}" if mapped else ""
-        return f"{use}{nowhere}"
+        return f"{use}{nowhere}{self._unnamed and f'; {self._unnamed}'}"
+
+    @functools.cached_property
+    def _unnamed(self) -> str:
+        return describe_unnamed(self.table)
 
 
 def beside(image: Any, folder: Path) -> Any:

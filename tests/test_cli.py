@@ -224,7 +224,7 @@ def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         (["--dataset", "builtin:digits", "--model-path", "missing/model"], ["model.path", "missing/model"]),
         (
             ["--dataset", "builtin:digits", "--model-path", "no/such/f"],
-            ["'no/such/f' with a config.json; give"],
+            ["no folder 'no/such/f'; give a model's folder or a hub id"],
         ),
     ],
 )

@@ -190,8 +190,11 @@ def test_it_writes_what_it_found(
     assert [check["name"] for check in found["checks"]] == list(checks)
 
     monkeypatch.setattr(gradients, "swiglu", scaled(gradients.swiglu))
+    os.link(file, tmp_path / "before")
 
     assert main(["doctor", "--write", str(file)]) == 1
+    # Written beside and renamed: whoever reads meanwhile has the old file or the new one.
+    assert json.loads((tmp_path / "before").read_text())["is_proven"] is True
 
     printed = capsys.readouterr().out
 

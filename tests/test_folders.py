@@ -60,6 +60,18 @@ def test_a_wrong_value_is_named(name: str, values: dict[str, Any], said: str, fo
     assert f"{folder / name}: {said}" in refused(folder)
 
 
+def test_what_is_no_model_is_said_once(tmp_path: Path) -> None:
+    """A folder or a file without a model says so in one clause."""
+    (tmp_path / "file").touch()
+    for path, what in ((tmp_path, "the folder"), (tmp_path / "file", "the file")):
+        found = (
+            f"model.path: {what} {str(path)!r} is no model's, it has no config.json; give a model's folder or a hub id"
+        )
+        assert refused(path) == found
+    missing = tmp_path / "missing"
+    assert refused(missing) == f"model.path: there is no folder {str(missing)!r}; give a model's folder or a hub id"
+
+
 def test_no_file_is_waited_for(folder: Path) -> None:
     """A pipe under the name of a file is refused, and a link that leads nowhere too."""
     (folder / "tokenizer.json").unlink()

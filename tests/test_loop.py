@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -134,6 +135,26 @@ def test_trace_and_wait_are_told() -> None:
     assert second.trace_s == first.trace_s
     assert (first.tokens, first.places, first.n_traces) == (3, 32, 1)
     assert 0 <= first.wait_s <= first.step_s
+
+
+def test_every_step_has_its_own_time() -> None:
+    """A step that the host computed while the next one was not begun yet takes its own time, the last one too."""
+
+    class Slow(CountingStep):
+        def __call__(
+            self, state: TrainState, batches: Batch | Sequence[Batch], rate: float
+        ) -> tuple[TrainState, StepOutput]:
+            time.sleep(0.02)
+            return super().__call__(state, batches, rate)
+
+    counter = itertools.count(1)
+    loop = TrainLoop(Slow(), start(), float, (1).__eq__, lambda: next(counter) == 5)
+    began = time.perf_counter()
+    taken = [report.step_s for _, report in loop.take([make_batch(1)] for _ in itertools.count()) if report is not None]
+
+    assert len(taken) == 5
+    assert min(taken) > 0.019
+    assert sum(taken) <= time.perf_counter() - began
 
 
 @pytest.mark.parametrize(

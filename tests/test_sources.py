@@ -4,11 +4,13 @@ import csv
 import gzip
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pytest
 
 from tests.test_rows import KINDS, N_ROWS, picture, problem_of, read, write_jsonl, write_source
@@ -125,6 +127,21 @@ def test_repositories_without_a_connection(has_tables: bool, tmp_path: Path, mon
         write_jsonl(snapshot / "train.jsonl", awkward_rows()[: None if commit == "b" else 1])
         os.utime(snapshot, (ord(commit), ord(commit)))
     assert answers_of(read("someone/rows")) == AWKWARD
+
+
+def test_a_hub_that_is_not_to_be_reached(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """It is asked once, without the retries of its client, and nobody but vlora says so; the client stays as it was."""
+    for place in (huggingface_hub.constants, datasets.config):
+        monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
+    # Nothing listens there.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is asked again"))
+
+    found = problem_of("someone/rows")
+
+    assert "there is no such file or folder, and the hub is not to be reached (" in found
+    assert not any(capfd.readouterr())
+    assert (huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == (False, False)
 
 
 def test_splits_of_folders(tmp_path: Path):

@@ -240,7 +240,7 @@ def show_checks(file: Path | None, console: Console) -> int:
     Returns:
         0 if everything is as it should be, else 1.
     """
-    from . import doctor
+    from . import checkpoint, doctor
 
     def say(line: str, style: str = "") -> None:
         console.print(Text(line, style=style), soft_wrap=True)
@@ -256,7 +256,9 @@ def show_checks(file: Path | None, console: Console) -> int:
             mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
             say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
             if file is not None:
-                file.write_text(doctor.report(machine, outcomes, len(checks)), encoding="utf-8")
+                # A pipe or a terminal is written to, and not replaced.
+                write = Path.write_text if file.exists() and not file.is_file() else checkpoint.write_text
+                write(file, doctor.report(machine, outcomes, len(checks)))
     n_failed = sum(not outcome.is_ok for outcome in outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)
     if file is not None:

@@ -19,12 +19,16 @@ from .limits import naming_shortage
 from .steps import TrainStep
 from .types import Batch, Cut, RowMark, StepOutput, TrainState
 
+WAITING = 0.1
+"""Share of a step's time from which on the host has waited for the device, and not only read what there was."""
+
 
 @attrs.frozen(eq=False, kw_only=True)
 class _Begun:
     """A step that the device may still be working on; `output` is None if there was no row to learn from."""
 
     step: int
+    asked: float
     output: StepOutput | None = None
     largest: Batch | None = None
     rate: float = 0.0
@@ -108,7 +112,7 @@ class TrainLoop:
                 # A CPU works while a step is begun: two steps read one behind the other would share one's time.
                 yield from self.read_begun()
             with naming_shortage(f"step {step}", _largest(batches)):
-                self._begin(step, batches, time.perf_counter() - asked)
+                self._begin(step, batches, asked)
             del batches
             yield from self.read_begun(but=1)
             self.is_stopped = self.should_stop()
@@ -120,11 +124,12 @@ class TrainLoop:
                 return
         yield from self.read_begun()
 
-    def _begin(self, step: int, batches: Sequence[Batch], wait_s: float) -> None:
+    def _begin(self, step: int, batches: Sequence[Batch], asked: float) -> None:
+        wait_s = time.perf_counter() - asked
         if not batches:
             self.release()
             self.state = self.state._replace(step=self.state.step + 1)
-            self._begun.append(_Begun(step=step))
+            self._begun.append(_Begun(step=step, asked=asked))
             return
         n_traces, began = self.train_step.n_traces, time.perf_counter()
         rate = self.learning_rate(step)
@@ -133,6 +138,7 @@ class TrainLoop:
         self._begun.append(
             _Begun(
                 step=step,
+                asked=asked,
                 output=output,
                 largest=_largest(batches),
                 rate=rate,
@@ -169,12 +175,13 @@ class TrainLoop:
         """Wait for a step and read what it measured."""
         if begun.output is None:
             return None
+        asked = time.perf_counter()
         with naming_shortage(f"step {begun.step}", begun.largest):
             nll, supervised, norm = (float(value) for value in begun.output)
         if not (math.isfinite(nll) and math.isfinite(norm)):
             raise NonFiniteError(_describe_non_finite(begun, nll / supervised, norm))
         self.sums = self.sums[0] + nll, self.sums[1] + supervised
-        began, self._began = self._began, time.perf_counter()
+        began, self._began = self._began, self._find_end(asked)
         return StepReport(
             step=begun.step,
             loss=nll / supervised,
@@ -191,6 +198,17 @@ class TrainLoop:
             cuts=begun.cuts,
             rows=begun.rows,
         )
+
+    def _find_end(self, asked: float) -> float:
+        """Say when the step that was read was over, by when it was asked what it measured.
+
+        A CPU may have been through with it when the next one was begun, at which it then worked; otherwise the last
+        step of a run, with which none is begun, would have taken no time and another one that of two.
+        """
+        now = time.perf_counter()
+        if len(self._begun) > 1 and now - asked < WAITING * (now - self._began):
+            return max(self._began, self._begun[1].asked)
+        return now
 
 
 def evaluate(

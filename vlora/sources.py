@@ -32,6 +32,10 @@ _CSV_SETTINGS = (
 """Settings of a data set of the hub that its rows do not depend on, or that are obeyed."""
 
 
+LONGEST_WAIT = 10.0
+"""Seconds for which the hub is waited for until it has answered at all."""
+
+
 def has_one_split(path: Path) -> bool:
     """Whether a local path has one split, whatever it is called."""
     return (path.is_file() and not has_splits(path)) or (path / "state.json").is_file()
@@ -70,15 +74,18 @@ def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep `datasets` from writing a line of its own about what it raises as well."""
+    """Keep `datasets` and the hub's client from writing lines of their own about what they raise as well."""
     import datasets
+    from huggingface_hub.utils import logging
 
-    level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    levels = [(module, module.get_verbosity()) for module in (datasets.logging, logging)]
+    for module, _ in levels:
+        module.set_verbosity(module.CRITICAL)
     try:
         yield
     finally:
-        datasets.logging.set_verbosity(level)
+        for module, level in levels:
+            module.set_verbosity(level)
 
 
 def open_text(path: Path, split: str) -> Table:
@@ -123,12 +130,17 @@ def _find_repository(path: str, config: str | None) -> Any:
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
 
+    problem = _reach_hub()
     try:
-        builder = datasets.load_dataset_builder(path, config)
-    except ConnectionError:
+        with _offline() if problem else contextlib.nullcontext():
+            builder = datasets.load_dataset_builder(path, config)
+    except ConnectionError as error:
         snapshot = _find_snapshot(path)
         if snapshot is None:
-            raise
+            if not problem:
+                raise
+            msg = f"there is no such file or folder, and the hub is not to be reached ({problem})"
+            raise ConnectionError(msg) from error
         return datasets.load_dataset_builder(str(snapshot), config)
     if not isinstance(builder, Cache) or builder.info.builder_name not in ("json", "csv", "imagefolder"):
         return builder
@@ -137,6 +149,36 @@ def _find_repository(path: str, config: str | None) -> Any:
         msg = "of its files only what `datasets` has made of them is at hand; connect to the hub once more"
         raise ValueError(msg)
     return datasets.load_dataset_builder(str(snapshot), config)
+
+
+def _reach_hub() -> str:
+    """Say why the hub is not to be reached; empty if it is. Its client would ask for half a minute."""
+    import huggingface_hub
+
+    if huggingface_hub.is_offline_mode():
+        return ""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=LONGEST_WAIT)
+    except Exception as error:  # noqa: BLE001 - of whichever library the client asks with
+        return str(error) or type(error).__name__
+    return ""
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let `datasets` take what has been downloaded, as with HF_HUB_OFFLINE=1."""
+    import datasets
+    from huggingface_hub import constants
+
+    places: tuple[Any, ...] = (constants, datasets.config)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _find_snapshot(path: str) -> Path | None:

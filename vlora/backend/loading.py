@@ -101,17 +101,22 @@ def find_model(section: ModelSection) -> ModelFiles:
 
 def _find_folder(section: ModelSection) -> Path:
     """Find a model's folder, and check what describes it."""
+    local, found = Path(section.path), f"there is no folder {section.path!r}"
     try:
         path = Path(mlx_vlm_utils.get_model_path(section.path, allow_patterns=DESCRIBING))
         is_model = (path / CONFIG_NAME).exists() or (path / CONFIG_NAME).is_symlink()
-        reason = f"{path} has no {CONFIG_NAME}"
+        if not is_model:
+            what = "the folder" if path.is_dir() else "the file"
+            found = f"{what} {section.path!r} is no model's, it has no {CONFIG_NAME}"
+            if path != local:
+                found = f"the hub's {section.path!r} is no model, it has no {CONFIG_NAME}"
     except (OSError, ValueError) as error:
-        is_model, reason = False, str(error).strip().splitlines()[0].rstrip(".")
+        is_model = False
         # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
-        reason = "" if isinstance(error, HFValidationError) else f"the hub gives none ({reason})"
+        if not isinstance(error, HFValidationError):
+            found += f", and the hub gives none ({str(error).strip().splitlines()[0].rstrip('.')})"
     if not is_model:
-        asked = f", and {reason}" if reason else ""
-        msg = f"model.path: there is no folder {section.path!r} with a config.json{asked}; give a folder or a hub id"
+        msg = f"model.path: {found}; give a model's folder or a hub id"
         raise ModelError(msg)
     check_folder(path)
     return path

@@ -478,6 +478,12 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
 
     monkeypatch.setattr(conversations, "render", count_renderings)
     encode.tokenizer = Counting()
+    # A system prompt is looked for in what is written; one that could stand elsewhere, too, is rendered once more.
+    asked = "What is it, please?"
+    for system, n_renderings in (("Be brief, if you please.", 2), (asked, 4), ("Be.", 4)):
+        counts |= {"renderings": 0, "characters": 0}
+        encode(format_sample({"messages": [user(asked), assistant()], "system": system}))
+        assert counts["renderings"] == n_renderings
     for n_turns in (10, 200):
         counts |= {"renderings": 0, "characters": 0}
         messages = [message for number in range(n_turns) for message in (user(f"{number}?"), assistant(f"{number}."))]

@@ -339,6 +339,22 @@ def test_boxes_of_turned_photographs(encoder: Encoding):
     assert "[100, 125, 1000, 1000]" in learned(encode, sample_of(stream.getvalue(), {"bbox": [[10, 10, 100, 80]]}))
 
 
+def test_files_are_not_read_to_measure_boxes(encoder: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where rows are only measured, sizes come from headers; what has none is refused all the same."""
+    picture(100, 80).save(tmp_path / "a.png")
+    measure = backend.RowMeasurer(encoder("qwen3_vl", train_on_completions=True))
+    sample = sample_of(str(tmp_path / "a.png"), BOX)
+    whole = measure(sample)
+    monkeypatch.setattr("vlora.backend.images.read_regular", lambda _: pytest.fail("a file is read"))
+
+    assert measure(sample).tokens.tolist() == whole.tokens.tolist()
+    assert "[100, 125, 500, 500]" in measure.encoder.tokenizer.decode(whole.tokens)
+    monkeypatch.undo()
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image .*a\.png"):
+        measure(sample)
+
+
 @pytest.mark.parametrize("family", ["gemma3", "idefics3", "llava"])
 def test_families_without_a_convention(family: str, encoder: Encoding):
     """How a family writes boxes is not guessed."""

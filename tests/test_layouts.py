@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlora import Sample, Turn, format_sample
+from vlora import Sample, Turn, format_sample, marks
 from vlora.columns import ColumnUse, find_mistakes
 from vlora.errors import SampleError
 from vlora.files import expand
-from vlora.marks import escape_marks, split_marks
+from vlora.marks import split_marks
 from vlora.samples import Reading, read_sample
 from vlora.types import ImageSlot
 
@@ -40,6 +40,10 @@ def problem_of(row: dict[str, Any], **options: Any) -> str:
     assert message.startswith("rows.csv row 5: ")
     assert "\n" not in message
     return message
+
+
+def escape_marks(text: str) -> str:
+    return marks._MARK.sub(lambda found: f"\\{found[0]}", text)
 
 
 def tagged(parts: list[str | None]) -> str:

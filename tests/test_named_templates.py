@@ -1,6 +1,7 @@
 """What writes the rows: the model's own chat template, a named one, or one in a file; or none, and it is refused."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_a_file(suffix: str, encoder: Encoding, tmp_path: Path) -> None:
         ("llava", "chatml", r"'chatml' writes '<\|im_start\|>', which is no token of the model; take 'llava'"),
         ("qwen3_vl", "gemma", r"'gemma' writes '<start_of_turn>', which is no token"),
         ("qwen3_vl", "chatlm", r"'chatlm' is none of 'chatml', .*, and no file that can be read \(No such file"),
-        ("qwen3_vl", ".", r"'\.' is none of .* \(Is a directory"),
+        ("qwen3_vl", ".", r"'\.' is none of .* \(it is a folder"),
         ("qwen3_vl", "~nosuchuser/a", r"is none of .* and no file that can be read"),
         ("qwen3_vl", "a\0b", r"is none of .* and no file that can be read"),
         ("paligemma", "plain", r"models of this family have one layout"),
@@ -122,6 +123,13 @@ def test_what_cannot_be_used(family: str, given: str, message: str, encoder: Enc
     """A name that there is not, a file that is none, a layout whose tokens the model lacks: one sentence."""
     with pytest.raises(ModelError, match=r"data\.chat_template: .*" + message):
         encoder(family, train_on_completions=True, chat_template=given)
+
+
+def test_a_pipe_is_not_waited_for(encoder: Encoding, tmp_path: Path) -> None:
+    """A name that leads to a pipe that nobody writes to is refused."""
+    os.mkfifo(tmp_path / "a.jinja")
+    with pytest.raises(ModelError, match=r"data\.chat_template: .*\(it is a named pipe; expected a file\)"):
+        encoder("qwen3_vl", chat_template=str(tmp_path / "a.jinja"))
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"chat_template": 1}', "[" * 100_000])

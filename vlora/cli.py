@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from . import unforeseen
-from .cli_screen import Screen
+from .cli_screen import USER_ERROR, Screen
 from .errors import OutOfMemoryError, RecipeError, VloraError
 from .events import (
     Answered,
@@ -53,7 +53,6 @@ COMMANDS = {
     "doctor": "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome.",
     "plan": "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded.",
 }
-USER_ERROR = 2
 UNPROVEN = 1
 UNFORESEEN = 1
 """What ends a command that ought not to end: a fault of vlora's, and not of what it was given."""

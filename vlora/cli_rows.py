@@ -7,10 +7,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .census import Census, count_rows
+from .cli_screen import USER_ERROR
 from .inspection import Inspected, inspect_rows
 from .recipe import Recipe
 
-USER_ERROR = 2
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
 """How tokens are marked where there are no colours: supervised ones stand in brackets."""

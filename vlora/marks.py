@@ -56,8 +56,3 @@ def split_marks(text: str) -> Iterator[str | Mark]:
         written = ""
         yield Mark(found["mark"], int(found["number"]) if found["number"] else None, bool(found["foreign"]))
     yield written + text[place:]
-
-
-def escape_marks(text: str) -> str:
-    """Write a text so that none of its words is read as a mark."""
-    return _MARK.sub(lambda found: f"\\{found[0]}", text)

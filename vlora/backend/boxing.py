@@ -1,6 +1,6 @@
 """Boxes of a row, written into its texts as its model's family writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import attrs
 
@@ -8,16 +8,16 @@ from ..boxes import BoxStyle, write_objects
 from ..errors import SampleError
 from ..sizes import Size
 from ..types import Sample
-from .images import ImageContent, stored_size
+from .images import StoredImage
 from .resizing import Resizer
 
 
-def write_boxes(sample: Sample, contents: Sequence[ImageContent], style: BoxStyle | None, resizer: Resizer) -> Sample:
+def write_boxes(sample: Sample, images: Iterable[StoredImage], style: BoxStyle | None, resizer: Resizer) -> Sample:
     """Write a row's boxes and names into its texts; a row without any stays as it is.
 
     Args:
         sample: The row.
-        contents: Its images.
+        images: Its images; not asked for where it has no boxes.
         style: How the family writes boxes; None if that is not known.
         resizer: What becomes of the sizes of images.
 
@@ -32,18 +32,17 @@ def write_boxes(sample: Sample, contents: Sequence[ImageContent], style: BoxStyl
             "into the texts, or take the column 'objects' out"
         )
         raise SampleError(msg)
-    sizes = [_sizes_of(content, style, resizer, sample.source) for content in contents]
+    sizes = [_sizes_of(image, style, resizer, sample.source) for image in images]
     turns = write_objects(sample.turns, sample.objects, sizes, style, sample.source)
     return attrs.evolve(sample, turns=turns, objects=None)
 
 
-def _sizes_of(content: ImageContent, style: BoxStyle, resizer: Resizer, source: str) -> tuple[Size, Size]:
+def _sizes_of(image: StoredImage, style: BoxStyle, resizer: Resizer, source: str) -> tuple[Size, Size]:
     """Give an image's size as it is stored, and as the model is given it where boxes are written in pixels of that."""
-    stored = stored_size(content, source)
     if style.scale is not None:
-        return stored, stored
+        return image.size, image.size
     try:
-        return stored, resizer.after_processor(stored, content.asked)
+        return image.size, resizer.after_processor(image.size, image.asked)
     except ValueError as error:
-        msg = f"{source}: cannot resize the image {content.name}: {error}"
+        msg = f"{source}: cannot resize the image {image.name}: {error}"
         raise SampleError(msg) from None

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from ..errors import SampleError
-from ..masks import make_sentinel
+from ..masks import SENTINELS, make_sentinel
 from ..skeletons import find_marks
 from ..spelling import StandIns, settle
 from ..types import ImageSlot, Sample, Turn
@@ -17,6 +17,9 @@ from .foreign import foreign
 from .named_templates import write_image
 from .stops import Ending, find_ending, write_stops
 from .templates import ContentStyle, find_content_style, name_tools, render, write_messages
+
+TELLING = 16
+"""Characters of a system prompt that are not written by chance."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -52,7 +55,7 @@ class Conversations:
         The last answer then stands behind the prompt that asks for it.
         """
         text = self._write_ended(sample, options)
-        if self._shows_system(sample, options):
+        if _has_system(text, sample, self.template) or self._shows_system(sample, options):
             return text
         question, last = attrs.evolve(sample, turns=sample.turns[:-1]), sample.turns[-1]
         answer = last.text.strip()
@@ -206,6 +209,17 @@ class Conversations:
             stops=self._stops,
             tokenize=self.tokenize,
         )
+
+
+def _has_system(text: str, sample: Sample, template: str) -> bool:
+    """Whether it can be seen of a rendered conversation that it has the system prompt: by words of that alone."""
+    prompts = [turn.text.strip() for turn in sample.turns if turn.role == "system"]
+    if len(prompts) != 1 or sample.tools or any(turn.calls for turn in sample.turns):
+        return not prompts
+    if len(prompts[0]) < TELLING and SENTINELS.fullmatch(prompts[0]) is None:
+        return False
+    others = [said for turn in sample.turns if turn.role != "system" for said in (turn.text, turn.thought or "")]
+    return prompts[0] in text and not any(prompts[0] in other for other in (template, *others))
 
 
 def _end_turn(turn: Turn, end: str) -> Turn:

@@ -25,7 +25,7 @@ from .families import Family
 from .features import digest
 from .foreign import foreign
 from .identity import preparation_digest
-from .images import ImageContent, decode_image, read_image
+from .images import ImageContent, decode_image, look_at_image, read_image, stored_image
 from .named_templates import PLAIN, find_template
 from .processors import on_host, settle_tokenizer, to_host, token_ids
 from .remembering import Processed, RowMemory
@@ -107,7 +107,8 @@ class Encoder:
             SampleError: The row cannot be encoded.
         """
         contents = self._read_images(sample)
-        written = self.write(write_boxes(sample, contents, self.family.boxes, self.resizer))
+        stored = (stored_image(content, sample.source) for content in contents)
+        written = self.write(write_boxes(sample, stored, self.family.boxes, self.resizer))
         plain, image_keys = written.plain, self._image_keys(contents)
 
         def process() -> Processed:
@@ -230,14 +231,13 @@ class Encoder:
         return Resizer(self.data.image_resize_shape, self.max_pixels, budget)
 
     def write_boxes(self, sample: Sample) -> Sample:
-        """Write a row's boxes and names into its texts, as the family writes them.
+        """Write a row's boxes and names into its texts, as the family writes them; of images headers are read.
 
         Raises:
             SampleError: The family has no way to write them, or they do not lie in the row's images.
         """
-        if sample.objects is None:
-            return sample
-        return write_boxes(sample, self._read_images(sample), self.family.boxes, self.resizer)
+        stored = (look_at_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images)
+        return write_boxes(sample, stored, self.family.boxes, self.resizer)
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
         return tuple(digest([self.preparation.encode(), content.digest.encode()]) for content in contents)

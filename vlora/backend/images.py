@@ -12,7 +12,7 @@ from ..errors import SampleError
 from ..files import check_length, expand, open_regular, read_regular
 from ..inline import decode_inline, is_inline
 from ..redaction import shorten_name
-from ..sizes import Asked, SizedImage
+from ..sizes import Asked, Size, SizedImage
 from ..urls import fetch, is_url
 from .decoding import decode
 from .decoding import read_size as read_header
@@ -92,18 +92,53 @@ def decode_image(content: ImageContent, source: str, resizer: Resizer) -> Image.
     return opened if size == opened.size else opened.resize(size, Image.Resampling.BICUBIC)
 
 
-def stored_size(content: ImageContent, source: str) -> tuple[int, int]:
-    """Give (width, height) of an image as it is stored, upright.
+@attrs.frozen
+class StoredImage:
+    """An image as it is stored.
+
+    Attributes:
+        name: How errors name it.
+        size: (width, height) in pixels, upright.
+        asked: The size that the row asks for it.
+    """
+
+    name: str
+    size: Size
+    asked: Asked | None = None
+
+
+def stored_image(content: ImageContent, source: str) -> StoredImage:
+    """Say how an image is stored that has been read.
 
     Raises:
         SampleError: It is no image.
     """
     try:
         data = content.data
-        return data.size if isinstance(data, Image.Image) else read_header(io.BytesIO(data), to_end=True)
+        size = data.size if isinstance(data, Image.Image) else read_header(io.BytesIO(data), to_end=True)
     except ValueError as error:
         msg = f"{source}: cannot read the image {content.name}: {error}"
         raise SampleError(msg) from None
+    return StoredImage(content.name, size, content.asked)
+
+
+def look_at_image(image: Any, source: str, *, allow_urls: bool = False) -> StoredImage:
+    """Say how an image is stored, by its header if that says it.
+
+    Args:
+        image: As for `read_image`, as are the next two.
+        source: See above.
+        allow_urls: See above.
+
+    Raises:
+        SampleError: As `read_image`, or it is no image.
+    """
+    asked = image.asked if isinstance(image, SizedImage) else None
+    bare = image.image if asked is not None else image
+    size = read_size(bare, to_end=True)
+    if size is None:
+        return stored_image(read_image(image, source, allow_urls=allow_urls), source)
+    return StoredImage(_name_image(_unwrap(bare)), size, asked)
 
 
 def open_image(

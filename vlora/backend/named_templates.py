@@ -1,13 +1,14 @@
 """Which chat template writes a model's rows: its own, one that the recipe names, or one in a file."""
 
+import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ..errors import ModelError
+from ..files import expand, open_regular
 from ..recipe import DataSection
 from .families import Family
 from .templates import mend_end_of_turn
@@ -141,8 +142,9 @@ def _given_template(given: str, tokenizer: Any) -> str:
             raise ModelError(msg)
         return NAMED[given]
     try:
-        text = Path(given).expanduser().read_text(encoding="utf-8")
-    except (OSError, ValueError, RuntimeError) as error:
+        with io.TextIOWrapper(open_regular(expand(given)), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         msg = (
             f"data.chat_template: {given!r} is none of {', '.join(map(repr, sorted(NAMED)))}, and no file that can be "

@@ -285,6 +285,16 @@ def test_prompt_format_as_a_table():
     assert json.loads(found or "") == {"user": ["{image}", "{question}"], "assistant": "{answer}"}
 
 
+@pytest.mark.parametrize("value", ["12.50", "2024-03-05T10:00:00Z", '["x", 1e3]'])
+def test_prompt_format_that_toml_respells(value: str):
+    """What TOML reads into another spelling is not learned in that; in quotes it is as it is written."""
+    table = f'[data.custom_prompt_format]\nuser = "{{question}}"\nassistant = {value}\n'
+
+    (problem,) = problems_of(MINIMAL + table, {})
+    assert problem.startswith("data.custom_prompt_format: found ")
+    assert problem.endswith("TOML does not say how it is written; put it in quotes")
+
+
 def test_columns_that_nothing_reads():
     """A name in data.columns that nothing reads is reported with the nearest; a format has its own names."""
     table = '[data.columns]\nimgs = "image"\ntag = "anser"\n'

@@ -177,6 +177,14 @@ def _structure_names(value: Any, _: Any) -> Any:
     return Names(value)
 
 
+def _find_respelled(value: Any) -> Any:
+    """Find what TOML reads into another spelling within a table that is text to be learned: a float, a date."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, (dict, list)):
+        return next((found for found in map(_find_respelled, inner) if found is not None), None)
+    return None if isinstance(value, (str, int)) else value
+
+
 def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Callable[[Any, Any], Any]:
     kinds = get_args(field.type) if type(None) in get_args(field.type) else ()
     kind: Any = kinds[0] if kinds else field.type
@@ -188,7 +196,10 @@ def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Cal
             return None
         if field.name == "custom_prompt_format" and isinstance(value, (dict, list)):
             # In TOML a table reads better than JSON within a string.
-            value = json.dumps(value, default=str)
+            if (respelled := _find_respelled(value)) is not None:
+                msg = f"found {show(respelled)} in a table, and TOML does not say how it is written; put it in quotes"
+                raise ValueError(msg)
+            value = json.dumps(value)
         result = converter.structure(value, kind)
         if check and (problem := check(result)):
             msg = f"found {show(value)}, {problem}"

@@ -165,6 +165,7 @@ def broken_file(rng: random.Random, work: Path) -> Trial:
         "UTF-16 CSV": ("rows.csv", "question,answer\nq,a\n".encode("utf-16")),
         "Latin-1 CSV": ("rows.csv", "question,answer\nq,\xe4\n".encode("latin-1")),
         "too many values": ("rows.csv", b"question,answer\nq,a\nq,a,b,c\n"),
+        "too few values": ("rows.csv", b"question,answer\nq,a\nq\n"),
         "an open quote": ("rows.csv", b'question,answer\nq,"a\nb\n'),
         "no header": ("rows.csv", b""),
         "a header alone": ("rows.csv", b"question,answer\n"),

@@ -245,6 +245,15 @@ def test_bad_members_are_bad_rows(tmp_path: Path):
         table[1]
 
 
+def test_a_bad_value_of_a_column_has_its_own_line(tmp_path: Path):
+    """In a document with its rows by column the line is that of the value, and the column is named."""
+    table = open_json(write(tmp_path, "rows.json", '{"a": [1,\n2],\n"b": ["x",\n\n nul]}'))
+
+    assert table[0] == {"a": 1, "b": "x"}
+    with pytest.raises(SampleError, match=r"^line 5 of rows\.json: the column 'b': Expecting value at character 1"):
+        table[1]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

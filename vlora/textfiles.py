@@ -37,6 +37,15 @@ _MARKS = (
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
+class _ColumnError(ValueError):
+    """A value that cannot be read, of a document with its rows by column."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """Note of which column it is."""
+        super().__init__(message)
+        self.number = number
+
+
 @attrs.frozen(eq=False)
 class TextTable:
     """The rows of one file.
@@ -73,7 +82,8 @@ class TextTable:
             msg = f"cannot read {self.name}: {error}"
             raise SampleError(msg) from None
         except ValueError as error:
-            msg = f"line {_line_at(self.path, self._place(index)):,} of {self.name}: {explain_json(error)}"
+            place = self._place(index, error.number if isinstance(error, _ColumnError) else 0)
+            msg = f"line {_line_at(self.path, place):,} of {self.name}: {explain_json(error)}"
             raise SampleError(msg) from None
 
     @property
@@ -81,9 +91,9 @@ class TextTable:
         """The columns of a CSV."""
         return [*self.kinds] or None
 
-    def _place(self, index: int) -> int:
-        """Give the first byte of a row that is not blank, as far as it is looked for."""
-        start, end = int(self.spans[0].starts[index]), int(self.spans[0].ends[index])
+    def _place(self, index: int, number: int) -> int:
+        """Give the first byte of a row, or of its value in a column, that is not blank, as far as it is looked for."""
+        start, end = int(self.spans[number].starts[index]), int(self.spans[number].ends[index])
         with self.path.open("rb") as file:
             file.seek(start)
             text = file.read(min(end - start, _SAMPLE_BYTES))
@@ -316,7 +326,14 @@ def _read_object(text: str) -> Row:
 
 
 def _read_columns(*texts: str, columns: Sequence[str]) -> Row:
-    return {column: parse_json(text) for column, text in zip(columns, texts, strict=True)}
+    row = {}
+    for number, (column, text) in enumerate(zip(columns, texts, strict=True)):
+        try:
+            row[column] = parse_json(text)
+        except ValueError as error:
+            msg = f"the column {column!r}: {explain_json(error)}"
+            raise _ColumnError(msg, number) from None
+    return row
 
 
 def _read_record(text: str, columns: Sequence[str], separator: str) -> Row:

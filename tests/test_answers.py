@@ -21,7 +21,7 @@ from vlora.backend.templates import name_tools
 from vlora.errors import SampleError
 from vlora.samples import format_sample
 from vlora.skeletons import find_marks
-from vlora.values import parse_json
+from vlora.written_json import parse_json
 
 Encoding = Callable[..., Encoder]
 

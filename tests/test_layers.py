@@ -38,6 +38,7 @@ RANKS = {
     "exponentials": 1,
     "kernels": 2,
     "recipe": 2,
+    "written_json": -3,
     "values": 0,
     "jsontext": 2,
     "columns": 1,

@@ -13,7 +13,7 @@ from vlora.errors import SampleError
 from vlora.marks import IMAGE_TAG
 from vlora.samples import Reading, read_sample
 from vlora.types import ImageSlot
-from vlora.values import parse_json
+from vlora.written_json import parse_json
 
 ANSWER = {"role": "assistant", "content": "A cat."}
 QUESTION = {"role": "user", "content": "What is it?"}

@@ -15,7 +15,8 @@ from PIL import Image
 
 from tests.strategies import texts
 from vlora.errors import SampleError
-from vlora.values import parse_json, write_text
+from vlora.values import write_text
+from vlora.written_json import parse_json
 
 json_objects = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,

@@ -3,7 +3,7 @@
 import re
 
 from .structuring import Check
-from .values import explain_json, parse_json
+from .written_json import explain_json, parse_json
 
 MOST_GB = 10**9
 """A billion gigabytes: what is beyond it is a slip."""

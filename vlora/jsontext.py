@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import values
+from . import written_json
 from .errors import SampleError
 
 WIDTH = 120
@@ -21,9 +21,9 @@ def parse_json(text: str, what: str, source: str) -> Any:
         SampleError: It is no JSON.
     """
     try:
-        return values.parse_json(text)
+        return written_json.parse_json(text)
     except ValueError as error:
-        msg = f"{source}: found {show(text)} as {what}, or JSON of that ({values.explain_json(error)})"
+        msg = f"{source}: found {show(text)} as {what}, or JSON of that ({written_json.explain_json(error)})"
         raise SampleError(msg) from None
 
 
@@ -37,7 +37,7 @@ def parse_if_json(text: str, opening: str) -> Any:
     if not text.lstrip()[:1] or text.lstrip()[0] not in opening:
         return None
     try:
-        return values.parse_json(text)
+        return written_json.parse_json(text)
     except ValueError:
         return None
 

@@ -22,7 +22,8 @@ from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, ro
 from .placing import place_images
 from .sizes import SIZE_KEYS, SizedImage
 from .types import Objects, Sample, Turn
-from .values import Row, parse_json, write_text
+from .values import Row, write_text
+from .written_json import parse_json
 
 
 @attrs.frozen(kw_only=True)

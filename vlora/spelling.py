@@ -12,7 +12,8 @@ from typing import Any
 
 import attrs
 
-from .values import WrittenFloat, WrittenInt, parse_json, write_text
+from .values import write_text
+from .written_json import WrittenFloat, WrittenInt, parse_json
 
 # Of so many digits Python writes all, and none more, before ".5" too.
 _STAND_IN = re.compile(r"8301749(\d{7})1(?:\.5)?")

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import SampleError
-from .values import Row, WrittenFloat, parse_json
+from .values import Row
+from .written_json import WrittenFloat, parse_json
 
 if TYPE_CHECKING:
     import datasets

@@ -15,7 +15,8 @@ import numpy as np
 
 from .errors import SampleError
 from .spans import LINE_END, PORTION, Bytes, Document, Spans, find_lines, find_members, find_records, split_record
-from .values import Row, explain_json, parse_json, write_text
+from .values import Row, write_text
+from .written_json import explain_json, parse_json
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 CSV_SUFFIXES = (".csv", ".tsv")

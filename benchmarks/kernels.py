@@ -1,6 +1,6 @@
-"""List the kernels that MLX has compiled, as `vlora/known_kernels.tsv` has them.
+"""List the kernels that MLX has compiled, as `vlora/compilation/known_kernels.tsv` has them.
 
-    python -m benchmarks.kernels [--check] FOLDER ... > vlora/known_kernels.tsv
+    python -m benchmarks.kernels [--check] FOLDER ... > vlora/compilation/known_kernels.tsv
     python -m benchmarks.kernels [--check] --tests FOLDER ... > tests/known_kernels.tsv
 
 Each FOLDER is one that MLX has put kernels into, with their sources, for a CPU or an NVIDIA GPU; the kernels that were
@@ -22,8 +22,8 @@ from pathlib import Path
 import attrs
 import mlx.core as mx
 
-from vlora.compiling import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
-from vlora.rebuild import (
+from vlora.compilation.known_kernels import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
+from vlora.compilation.rebuild import (
     FILE_ID,
     INDEXING,
     LONGEST_NAME,

@@ -105,7 +105,7 @@ def draw_model(kind: Kind, folder: Path) -> Path:
     """Draw the model: the quickstart's, or a larger one with the quickstart's tokenizer and processor."""
     import mlx.core as mx
 
-    from vlora.backend import build_tiny_qwen3_vl
+    from vlora.models import build_tiny_qwen3_vl
 
     from .folders import draw_folder
     from .shapes import MERGE, PATCH, SHAPES

@@ -121,24 +121,24 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     from mlx.utils import tree_map
     from mlx_vlm.models import qwen3_vl
 
-    from vlora import Example, backend, collate, init_state, let_go, make_train_step, parse_recipe
-    from vlora.backend.families import describe_family
-    from vlora.backend.loading import prepare
-    from vlora.limits import memory_limit, set_max_mb_per_buffer
-    from vlora.plan import Planner
+    from vlora import Example, collate, init_state, let_go, make_train_step, models, parse_recipe
+    from vlora.estimate.plan import Planner
+    from vlora.memory.limits import memory_limit, set_max_mb_per_buffer
+    from vlora.models.families.registry import describe_family
+    from vlora.models.load.loading import prepare
 
     recipe = parse_recipe("", {"data.path": "none", **case.keys})
     set_max_mb_per_buffer(recipe.memory)
     dtype = getattr(mx, case.dtype)
 
-    def make(*, is_blank: bool) -> backend.MlxVlmBackbone:
+    def make(*, is_blank: bool) -> models.MlxVlmBackbone:
         module = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(case.shape.config()))
         module.update(tree_map(lambda value: value.astype(dtype), module.parameters()))
         backbone, quantized = prepare(module, describe_family("qwen3_vl"), recipe.model, is_blank=is_blank)
         if recipe.model.full_finetune:
-            backend.unfreeze_language(backbone)
+            models.unfreeze_language(backbone)
         else:
-            backend.add_lora(backbone, recipe.lora, seed=0, quantized=quantized)
+            models.add_lora(backbone, recipe.lora, seed=0, quantized=quantized)
         return backbone
 
     def row(number: int) -> Example:

@@ -31,8 +31,9 @@ import mlx.core as mx
 import pytest
 
 from tests.checkpoints import build_checkpoint
-from vlora import backend, compiling
-from vlora.recipe import DataSection, ModelSection
+from vlora import models
+from vlora.compilation import known_kernels
+from vlora.recipe.schema import DataSection, ModelSection
 
 SLOW_IS_FINE = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
 
@@ -56,8 +57,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Each of them would begin.
         return
-    for model in (compiling.BUILT_IN, ""):
-        compilation = compiling.begin(model, (compiling.KNOWN_KERNELS, KNOWN_KERNELS))
+    for model in (known_kernels.BUILT_IN, ""):
+        compilation = known_kernels.begin(model, (known_kernels.KNOWN_KERNELS, KNOWN_KERNELS))
         if len(session.items) > MANY_TESTS or mx.default_device() == mx.Device(mx.gpu):
             compilation.wait()
 
@@ -74,17 +75,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
-def encoder(checkpoint: Callable[[str], Path]) -> Callable[..., backend.Encoder]:
+def encoder(checkpoint: Callable[[str], Path]) -> Callable[..., models.Encoder]:
     """Make a family's encoder: `encoder("llava", max_seq_length=64)`; the keywords are the recipe's `[data]`."""
 
     @functools.cache
-    def load(family: str) -> tuple[backend.ModelFiles, Any]:
+    def load(family: str) -> tuple[models.ModelFiles, Any]:
         section = ModelSection(path=str(checkpoint(family)))
-        files = backend.find_model(section)
-        return files, backend.load_processor(files, section)
+        files = models.find_model(section)
+        return files, models.load_processor(files, section)
 
-    def make(family: str, **data: Any) -> backend.Encoder:
+    def make(family: str, **data: Any) -> models.Encoder:
         files, processor = load(family)
-        return backend.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
+        return models.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
 
     return make

@@ -1,6 +1,6 @@
 """Proves that a family is trained right, on a tiny random model of it; `python -m tests.prove --help`.
 
-A family is described in vlora/backend/families.py (how it is run) and in tests/families (a tiny model and rows). Every
+A family is described in vlora/models/families/registry.py (how it is run) and in tests/families (a tiny model and rows). Every
 check below compares two ways of computing the same thing, or looks for what has to be there; none knows a family.
 """
 
@@ -37,25 +37,25 @@ from vlora import (
     Batch,
     Example,
     TrainState,
-    backend,
     collate,
     init_state,
     make_eval_step,
     make_optimizer,
     make_train_step,
-    steps,
+    models,
 )
-from vlora.backend import loading
-from vlora.backend.backbone import find_layout, to_device
-from vlora.backend.differences import DIFFERENCES
-from vlora.backend.encoder_decoders import PROMPT
-from vlora.backend.families import FAMILIES as DESCRIBED
-from vlora.backend.families import Family, describe_family
-from vlora.batches import collate_packs
+from vlora.adapters.targets import is_experts, is_router
+from vlora.data.collate import collate_packs
 from vlora.errors import BatchError, ModelError
-from vlora.recipe import LoraSection, ModelSection, OptimSection
-from vlora.steps import bind, bound
-from vlora.targets import is_experts, is_router
+from vlora.models.backbone.backbone import find_layout, to_device
+from vlora.models.families.differences import DIFFERENCES
+from vlora.models.families.encoder_decoders import PROMPT
+from vlora.models.families.registry import FAMILIES as DESCRIBED
+from vlora.models.families.registry import Family, describe_family
+from vlora.models.load import loading
+from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
+from vlora.train import step as steps
+from vlora.train.step import bind, bound
 
 RATE = 1e-2
 SAME = 2e-5
@@ -89,7 +89,7 @@ class Subject:
 
     name: str
     tiny: TinyFamily
-    backbone: backend.MlxVlmBackbone
+    backbone: models.MlxVlmBackbone
     examples: list[Example]
     state: TrainState
     config: dict[str, object]
@@ -123,11 +123,11 @@ def make_subject(name: str, *, full: bool = False, bits: int | None = None) -> S
     backbone, _ = loading.prepare(module, family, ModelSection(path=name))
     config: dict[str, object] = {}
     if full and not tiny.is_packed:
-        backend.unfreeze_language(backbone)
+        models.unfreeze_language(backbone)
     else:
-        config = backend.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized={})
+        config = models.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized={})
     if full:
-        backend.unfreeze_vision(backbone)
+        models.unfreeze_vision(backbone)
     state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
     state = state._replace(params={key: randomize(key, value) for key, value in state.params.items()})
     return Subject(name, tiny, backbone, rows_of(name), state, config)
@@ -531,7 +531,7 @@ def full_training_reaches_all(subject: Subject) -> str:
     remarks = list(dict.fromkeys(full.tiny.idle.values()))
     if full.tiny.is_packed:
         try:
-            backend.unfreeze_language(full.backbone)
+            models.unfreeze_language(full.backbone)
         except ModelError as error:
             remarks.append(f"refused for the language model: {error}")
         else:
@@ -602,7 +602,7 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
         backbone.family.mend(base)
         module = apply_lora_layers(base, folder)
     module.eval()
-    reloaded = backend.MlxVlmBackbone(module, backbone.family, backbone.language_prefix)
+    reloaded = models.MlxVlmBackbone(module, backbone.family, backbone.language_prefix)
     for name, child in module.named_modules():
         child._training = backbone.is_language(name) and not isinstance(child, nn.Dropout)
     batch = subject.batch

@@ -7,7 +7,8 @@ import attrs
 import numpy as np
 from hypothesis import strategies as st
 
-from vlora.recipe import (
+from vlora.recipe.converter import Names
+from vlora.recipe.schema import (
     DataSection,
     EvalSection,
     LoraSection,
@@ -17,7 +18,6 @@ from vlora.recipe import (
     Recipe,
     TrainSection,
 )
-from vlora.structuring import Names
 from vlora.types import Example
 
 N_VOCABULARY = 50

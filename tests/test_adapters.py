@@ -15,8 +15,7 @@ from mlx_vlm.trainer.peft.dora_layers import DoRALinear as UpstreamDoRA
 from mlx_vlm.trainer.peft.lora_layers import LoRALinear as UpstreamLoRA
 from mlx_vlm.trainer.peft.lora_layers import LoRASwitchLinear as UpstreamSwitch
 
-from vlora import frozen
-from vlora.adapters import (
+from vlora.adapters.layers import (
     DoRALinear,
     LoRALinear,
     LoRASwitchLinear,
@@ -27,8 +26,9 @@ from vlora.adapters import (
     saved_arrays,
 )
 from vlora.errors import ModelError
-from vlora.frozen import UNPACK_FROM_ROWS, multiply_frozen, unpacked_weight
-from vlora.steps import dropout_keys
+from vlora.ops import quantized
+from vlora.ops.quantized import UNPACK_FROM_ROWS, multiply_frozen, unpacked_weight
+from vlora.train.step import dropout_keys
 
 INPUTS, OUTPUTS, RANK, SCALE, EXPERTS = 64, 48, 3, 1.5, 5
 SCHEMES = [None, {"bits": 4, "mode": "affine"}, {"bits": 8, "mode": "affine"}, {"bits": 4, "mode": "mxfp4"}]
@@ -384,12 +384,12 @@ def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int):
     linear = nn.Linear(INPUTS, 8 * n_outputs, bias=False).to_quantized(group_size=32, bits=4)
     x, towards = normal(6, INPUTS, seed=1), normal(6, 8 * n_outputs, seed=2)
     (whole,), (expected,) = mx.vjp(lambda x: x @ unpacked_weight(linear).T, [x], [towards])
-    held = frozen.MOST_UNPACKED, frozen.ALIGNED
-    frozen.MOST_UNPACKED, frozen.ALIGNED = 16 * INPUTS, 8
+    held = quantized.MOST_UNPACKED, quantized.ALIGNED
+    quantized.MOST_UNPACKED, quantized.ALIGNED = 16 * INPUTS, 8
     try:
-        (found,), (gradient,) = mx.vjp(lambda x: frozen.multiply_unpacked(linear, x), [x], [towards])
+        (found,), (gradient,) = mx.vjp(lambda x: quantized.multiply_unpacked(linear, x), [x], [towards])
     finally:
-        frozen.MOST_UNPACKED, frozen.ALIGNED = held
+        quantized.MOST_UNPACKED, quantized.ALIGNED = held
 
     np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)

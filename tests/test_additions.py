@@ -17,16 +17,16 @@ from tests.families import FAMILIES, build
 from tests.prove import model_type
 from tests.test_driver import losses, reloaded_logits, trained_logits
 from vlora import Recipe, fit, parse_recipe
-from vlora.backend import build_tiny_qwen3_vl, describe_family
-from vlora.backend.additions import Numbered, grow_tables
-from vlora.backend.heads import find_module
-from vlora.backend.loading import prepare
-from vlora.backend.trainable import find_tables
+from vlora.build import find_model, open_data, open_model
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Finished, Noted
-from vlora.outputs import output_paths
-from vlora.recipe import ModelSection
-from vlora.session import find_model, open_data, open_model
+from vlora.models import build_tiny_qwen3_vl, describe_family
+from vlora.models.backbone.head import find_module
+from vlora.models.load.added_tokens import Numbered, grow_tables
+from vlora.models.load.loading import prepare
+from vlora.models.load.trainable import find_tables
+from vlora.output.paths import output_paths
+from vlora.recipe.schema import ModelSection
 
 CheckpointFactory = Callable[[str], Path]
 

@@ -15,13 +15,14 @@ from PIL import Image
 
 from tests import chat_templates
 from vlora import Example, Sample, Turn
-from vlora.backend import Encoder, conversations
-from vlora.backend.answers import AnswerFinder
-from vlora.backend.templates import name_tools
+from vlora.data.format.samples import format_sample
+from vlora.data.skeletons import find_marks
 from vlora.errors import SampleError
-from vlora.samples import format_sample
-from vlora.skeletons import find_marks
-from vlora.written_json import parse_json
+from vlora.models import Encoder
+from vlora.models.encode.template import conversation
+from vlora.models.encode.template.answers import AnswerFinder
+from vlora.models.encode.template.chat_template import name_tools
+from vlora.system.written_json import parse_json
 
 Encoding = Callable[..., Encoder]
 
@@ -462,7 +463,7 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
     encode = answered(family, encoder, TEMPLATES[family], max_seq_length=10**6)
     encode(format_sample(talk(assistant())))
     counts: dict[str, int] = {}
-    render, tokenize = conversations.render, encode.tokenizer
+    render, tokenize = conversation.render, encode.tokenizer
 
     def count_renderings(*args: Any, **kwargs: Any) -> str:
         counts["renderings"] += 1
@@ -476,7 +477,7 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenize, name)
 
-    monkeypatch.setattr(conversations, "render", count_renderings)
+    monkeypatch.setattr(conversation, "render", count_renderings)
     encode.tokenizer = Counting()
     # A system prompt is looked for in what is written; one that could stand elsewhere, too, is rendered once more.
     asked = "What is it, please?"

@@ -12,8 +12,10 @@ import attrs
 import mlx.core as mx
 import pytest
 
-from vlora import Recipe, checkpoint
-from vlora.aside import (
+from vlora import Recipe
+from vlora.errors import CheckpointError, RecipeError
+from vlora.output import checkpoint
+from vlora.output.archive import (
     JOURNAL_NAME,
     complete_setting_aside,
     refuse_links,
@@ -21,11 +23,10 @@ from vlora.aside import (
     remove_partials,
     set_aside,
 )
-from vlora.errors import CheckpointError, RecipeError
-from vlora.lock import LOCK_NAME, only_run
-from vlora.metrics import Metrics
-from vlora.outputs import output_paths
-from vlora.recipe import DataSection, ModelSection, OutputSection, dump_recipe
+from vlora.output.lock import LOCK_NAME, only_run
+from vlora.output.metrics_log import Metrics
+from vlora.output.paths import output_paths
+from vlora.recipe.schema import DataSection, ModelSection, OutputSection, dump_recipe
 
 MODEL_FILES = ("tokenizer.json", "preprocessor_config.json")
 

@@ -7,9 +7,9 @@ import mlx.core as mx
 import pytest
 from mlx_vlm.models.base import scaled_dot_product_attention
 
-from vlora.backend import attention
-from vlora.backend.attention import TILE, attend_fused
-from vlora.kernels import on_cuda
+from vlora.models.forward import attention_masks
+from vlora.models.forward.attention_masks import TILE, attend_fused
+from vlora.ops.cuda_kernels import on_cuda
 
 SCALE = 0.25
 MASKS = ["causal", "square", "of rows", "of heads", "numbers", "none"]
@@ -30,14 +30,14 @@ def mask_of(kind: str, n_places: int, dtype: mx.Dtype) -> Any:
         return "causal" if kind == "causal" else None
     shape = {"of rows": (2, 1, n_places, n_places), "of heads": (2, 4, n_places, n_places)}.get(kind, (n_places,) * 2)
     seen = mx.random.bernoulli(0.5, shape, key=mx.random.key(3)) | mx.eye(n_places, dtype=mx.bool_)
-    return mx.where(seen, 0, attention.UNSEEN).astype(dtype) if kind == "numbers" else seen
+    return mx.where(seen, 0, attention_masks.UNSEEN).astype(dtype) if kind == "numbers" else seen
 
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("n_places", [5, 64, 100, 128, 200])
 def test_attention_in_tiles_is_attention(kind: str, n_places: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32, which is padded here as bfloat16 is elsewhere: results and gradients."""
-    monkeypatch.setattr(attention, "ADDED", (mx.float32,))
+    monkeypatch.setattr(attention_masks, "ADDED", (mx.float32,))
     *parts, towards = drawn(n_places, mx.float32)
     mask = mask_of(kind, n_places, mx.float32)
 
@@ -53,7 +53,7 @@ def test_attention_in_tiles_is_attention(kind: str, n_places: int, monkeypatch: 
 
 def test_a_place_that_sees_nothing_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Padding of packed rows sees no place: numbers all the same."""
-    monkeypatch.setattr(attention, "ADDED", (mx.float32,))
+    monkeypatch.setattr(attention_masks, "ADDED", (mx.float32,))
     *parts, towards = drawn(100, mx.float32)
     mask = mx.zeros((2, 1, 100, 100), dtype=mx.bool_)
 

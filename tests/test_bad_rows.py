@@ -13,11 +13,11 @@ from tokenizers import AddedToken, Tokenizer
 from tests.test_driver import losses, make_recipe, run
 from tests.training import make_trainable, picture
 from vlora import fit
-from vlora.backend import build_tiny_qwen3_vl
-from vlora.backend.vocabulary import count_vocabulary
 from vlora.errors import SampleError
 from vlora.events import Answered, Event, Finished, Noted, Reported, Saved, Skipped
-from vlora.outputs import METRICS_NAME
+from vlora.models import build_tiny_qwen3_vl
+from vlora.models.backbone.vocabulary import count_vocabulary
+from vlora.output.paths import METRICS_NAME
 
 CheckpointFactory = Callable[[str], Path]
 N_ROWS = 5

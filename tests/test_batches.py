@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples
 from vlora import Example, bucket_length, collate, plan_batches
-from vlora.batches import bucket_selected, plan_steps, steps_per_epoch
+from vlora.data.collate import bucket_selected, plan_steps, steps_per_epoch
 from vlora.errors import BatchError
 
 small = st.integers(1, 40)

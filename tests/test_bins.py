@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora import exponentials
-from vlora.backend.bins import (
+from vlora.models.backbone.grid_tower import KEPT_SIZES, GridTower
+from vlora.models.backbone.patch_bins import (
     COUNTS,
     MOST_SCORES,
     SMALL_BIN,
@@ -23,8 +23,8 @@ from vlora.backend.bins import (
     plan_passes,
     windows,
 )
-from vlora.backend.grids import KEPT_SIZES, GridTower
-from vlora.backend.towers import TowerShape, in_bins, lay_out_pixels, lay_out_sizes, place, run_tower
+from vlora.models.backbone.patch_tower import TowerShape, in_bins, lay_out_pixels, lay_out_sizes, place, run_tower
+from vlora.ops import cpu_exp
 
 from .training import make_trainable
 
@@ -126,7 +126,7 @@ def test_images_together_are_as_alone(
     family: str, is_plain: bool, checkpoint: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of several sizes and frames, in shared bins, have the features that mlx-vlm's tower gives each alone."""
-    monkeypatch.setattr(exponentials, "has_slow_exponentials", lambda: is_plain)
+    monkeypatch.setattr(cpu_exp, "has_slow_exponentials", lambda: is_plain)
     tower = make_trainable(checkpoint(family)).backbone.module.vision_tower
     width = tower.patch_embed.proj.weight[0].size
     for own_grids in (

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.training import picture
-from vlora import backend
-from vlora.backend.families import FAMILIES
-from vlora.boxes import (
+from vlora import models
+from vlora.data.format.boxes import (
     DEEPSEEK_BOXES,
     FLORENCE_BOXES,
     INTERNVL_BOXES,
@@ -28,11 +27,12 @@ from vlora.boxes import (
     read_objects,
     write_objects,
 )
+from vlora.data.format.image_sizes import Asked, SizedImage
+from vlora.data.format.samples import Reading, format_sample, read_sample
+from vlora.data.rows import read_rows
 from vlora.errors import SampleError
-from vlora.recipe import DataSection
-from vlora.rows import read_rows
-from vlora.samples import Reading, format_sample, read_sample
-from vlora.sizes import Asked, SizedImage
+from vlora.models.families.registry import FAMILIES
+from vlora.recipe.schema import DataSection
 from vlora.types import ImageSlot, Objects, Sample, Turn
 
 STYLES = {
@@ -45,7 +45,7 @@ STYLES = {
     "florence": FLORENCE_BOXES,
 }
 SOURCE = "rows row 3"
-Encoding = Callable[..., backend.Encoder]
+Encoding = Callable[..., models.Encoder]
 
 
 def write(text: str, objects: Any, style: BoxStyle, *sizes: tuple[tuple[int, int], tuple[int, int]]) -> str:
@@ -268,7 +268,7 @@ def sample_of(image: Any, objects: Any, answer: str = "At <bbox>.") -> Sample:
     return Sample(SOURCE, turns, (image,), objects=read_objects(objects, SOURCE))
 
 
-def learned(encode: backend.Encoder, sample: Sample) -> str:
+def learned(encode: models.Encoder, sample: Sample) -> str:
     example = encode(sample)
     return encode.tokenizer.decode(example.tokens[example.supervised])
 
@@ -342,10 +342,10 @@ def test_boxes_of_turned_photographs(encoder: Encoding):
 def test_files_are_not_read_to_measure_boxes(encoder: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where rows are only measured, sizes come from headers; what has none is refused all the same."""
     picture(100, 80).save(tmp_path / "a.png")
-    measure = backend.RowMeasurer(encoder("qwen3_vl", train_on_completions=True))
+    measure = models.RowMeasurer(encoder("qwen3_vl", train_on_completions=True))
     sample = sample_of(str(tmp_path / "a.png"), BOX)
     whole = measure(sample)
-    monkeypatch.setattr("vlora.backend.images.read_regular", lambda _: pytest.fail("a file is read"))
+    monkeypatch.setattr("vlora.models.encode.images.opening.read_regular", lambda _: pytest.fail("a file is read"))
 
     assert measure(sample).tokens.tolist() == whole.tokens.tolist()
     assert "[100, 125, 500, 500]" in measure.encoder.tokenizer.decode(whole.tokens)
@@ -377,7 +377,7 @@ def test_marks_without_boxes_are_text(encoder: Encoding):
 def test_lengths_of_rows_with_boxes(encoder: Encoding):
     """A row's boxes count towards its length; no image is read for that."""
     encode = encoder("qwen3_vl")
-    estimate = backend.LengthEstimator(encode)
+    estimate = models.LengthEstimator(encode)
     image = picture(64, 64)
     plain = Sample(SOURCE, sample_of(image, BOX).turns, (image,))
     boxed = sample_of(image, {"bbox": [[10, 10, 50, 40]] * 9}, "<bbox>" * 9)

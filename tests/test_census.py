@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.test_driver import make_recipe
 from tests.training import picture
-from vlora.census import Census, Refusal, count_rows
-from vlora.cli import main
+from vlora.build import open_data
+from vlora.cli.main import main
 from vlora.errors import LongRowError, SampleError
-from vlora.recipe import Recipe
-from vlora.session import open_data
+from vlora.recipe.schema import Recipe
+from vlora.report.census import Census, Refusal, count_rows
 
 CheckpointFactory = Callable[[str], Path]
 LIMIT = 60

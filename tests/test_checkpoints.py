@@ -12,8 +12,8 @@ from mlx_vlm.models.base import InputEmbeddingsFeatures
 from PIL import Image
 
 from tests.checkpoints import FAMILIES, build_checkpoint
-from vlora.backend.corrections_tiled import embed_llava_next
-from vlora.backend.gemmas import embed_paligemma
+from vlora.models.families.gemma import embed_paligemma
+from vlora.models.families.tiled import embed_llava_next
 
 # Family: the processor a user gets, and how many placeholders an image of 48 x 32 pixels becomes.
 EXPECTED = {

@@ -12,13 +12,14 @@ import attrs
 import pytest
 
 from tests.training import picture
-from vlora import Recipe, cli, lora, parse_recipe
-from vlora.cli import main
-from vlora.driver import fit
+from vlora import Recipe, lora, parse_recipe
+from vlora.cli import main as cli
+from vlora.cli.main import main
 from vlora.errors import RecipeError, VloraError
 from vlora.events import Event, Reported, Started, StepReport
-from vlora.options import OPTIONS, overrides_from
-from vlora.outputs import METRICS_NAME, RECIPE_NAME
+from vlora.output.paths import METRICS_NAME, RECIPE_NAME
+from vlora.recipe.legacy import OPTIONS, overrides_from
+from vlora.run.fit import fit
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -333,7 +334,7 @@ def interrupt_after(step: int, patch: pytest.MonkeyPatch) -> None:
                 signal.raise_signal(signal.SIGINT)
 
     # Where the command line finds it when it needs it.
-    patch.setattr("vlora.driver.fit", interrupted)
+    patch.setattr("vlora.run.fit.fit", interrupted)
 
 
 @pytest.mark.parametrize("entry", ["command line", "program"])
@@ -386,7 +387,7 @@ def test_a_signal_before_the_first_step_ends_at_once(
     handler = signal.getsignal(number)
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlora.driver.fit", signalled)
+        patch.setattr("vlora.run.fit.fit", signalled)
         options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(out)]
         assert main(options) == status
 

@@ -16,11 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from vlora import cli, compiling, soundness
-from vlora.caching import KERNELS_VARIABLE
-from vlora.compiling import CUDA_FOLDER, Known, begin, keep_kernels, list_missing, read_known, weights_type
+from vlora.cli import main
+from vlora.compilation import known_kernels, soundness
+from vlora.compilation.known_kernels import (
+    CUDA_FOLDER,
+    Known,
+    begin,
+    keep_kernels,
+    list_missing,
+    read_known,
+    weights_type,
+)
 from vlora.events import Compiled, Compiling
-from vlora.private import make_private
+from vlora.system.cache import KERNELS_VARIABLE
+from vlora.system.private import make_private
 
 NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
 """A number times an array."""
@@ -28,8 +37,8 @@ NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
 
 def forget() -> None:
     """Let the process begin anew."""
-    compiling._begin_for.cache_clear()
-    compiling.keep.cache_clear()
+    known_kernels._begin_for.cache_clear()
+    known_kernels.keep.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +127,7 @@ def test_only_kernels_for_the_weights_are_missing(
         Known("cuda", "half", "", (), "BF16"),
         Known("cpu", "other", "", ()),
     ]
-    monkeypatch.setattr(compiling, "read_known", lambda _: listed)
+    monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
 
     assert [known.name for known in list_missing("cuda", tmp_path, weights)] == names
 
@@ -144,7 +153,7 @@ def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_p
 def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     """A process that needs such a kernel compiles nothing, and a second run starts no worker."""
     listed = [Known("cpu", NAME, "", (f"float32 {value}",)) for value in ("0.371",)]
-    monkeypatch.setattr(compiling, "read_known", lambda _: listed)
+    monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
     # The name has the constant's hash; MLX itself says which one it is.
     program = "import mlx.core as mx; x = mx.ones(3); mx.eval(x, mx.compile(lambda x: 0.371 * x)(x))"
     folder, _ = keep_kernels("cpu")
@@ -216,14 +225,14 @@ def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path):
 
 def test_a_model_is_opened_with_kernels_of_the_users_own(tmp_path: Path):
     """Whoever trains without a run has a private folder, too."""
-    compiling.keep()
+    known_kernels.keep()
     assert Path(os.environ.get("TMPDIR") or os.environ[CUDA_FOLDER]).parent == tmp_path / "kernels"
 
 
 def test_the_wait_ends(tmp_path: Path):
     """A worker that hangs holds up nobody for good."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as worker:
-        compilation = compiling.Compilation(tmp_path, None, [Path("none.so")], [worker])
+        compilation = known_kernels.Compilation(tmp_path, None, [Path("none.so")], [worker])
         compilation.begun_s = time.time()
         try:
             assert compilation.wait(0.2).n_kernels == 0
@@ -243,7 +252,7 @@ def test_importing_changes_nothing():
 def test_the_screen_says_what_is_compiled():
     """How many, how long it took, and where they are kept."""
     console = Console(record=True, width=200)
-    view = cli._View(console, None)
+    view = main._View(console, None)
     view.show(Compiling(n_kernels=31, n_workers=2))
     view.show(Compiled(n_kernels=31, seconds=12.44, folder=Path("/cache/kernels")))
 

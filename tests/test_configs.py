@@ -16,13 +16,13 @@ from mlx import nn
 
 from tests.checkpoints import FAMILIES
 from tests.training import picture
-from vlora import backend, collate, format_sample
-from vlora.backend.configs import find_scaling, read_fields, translate_config
-from vlora.backend.rotations import scale_rotations
-from vlora.backend.weights import rename_parameters, turn_experts
-from vlora.cli import main
+from vlora import collate, format_sample, models
+from vlora.cli.main import main
 from vlora.errors import ModelError
-from vlora.recipe import DataSection, ModelSection
+from vlora.models.load.config_translation import find_scaling, read_fields, translate_config
+from vlora.models.load.rope_scaling import scale_rotations
+from vlora.models.load.weights import rename_parameters, turn_experts
+from vlora.recipe.schema import DataSection, ModelSection
 
 THETA = 17.0  # far from every default, so that another one shows
 Config = dict[str, Any]
@@ -177,19 +177,19 @@ def copy_checkpoint(base: Path, folder: Path, config: Config) -> Path:
     return folder
 
 
-def load_encoder(folder: Path, **data: Any) -> backend.Encoder:
+def load_encoder(folder: Path, **data: Any) -> models.Encoder:
     """Make the encoder of a folder."""
     section = ModelSection(path=str(folder))
-    files = backend.find_model(section)
-    processor = backend.load_processor(files, section)
-    return backend.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
+    files = models.find_model(section)
+    processor = models.load_processor(files, section)
+    return models.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
 
 
-def logits(folder: Path, files: backend.ModelFiles | None = None) -> np.ndarray:
+def logits(folder: Path, files: models.ModelFiles | None = None) -> np.ndarray:
     """Compute the logits of two rows, one of them with an image."""
     section = ModelSection(path=str(folder))
-    files = files or backend.find_model(section)
-    backbone, _ = backend.load_backbone(files, section)
+    files = files or models.find_model(section)
+    backbone, _ = models.load_backbone(files, section)
     encode = load_encoder(folder)
     rows = [{"image": picture(48, 32), "question": "What is it?", "answer": "red"}, {"question": "a", "answer": "b"}]
     batch = collate([encode(format_sample(row, "row")) for row in rows])
@@ -207,7 +207,7 @@ def test_both_spellings_are_one_model(family: str, checkpoint: Callable[[str], P
     expected = logits(older)
     assert not np.allclose(expected, logits(checkpoint(family)), atol=1e-2)
     np.testing.assert_array_equal(logits(folder), expected)
-    files = backend.find_model(ModelSection(path=str(folder)))
+    files = models.find_model(ModelSection(path=str(folder)))
     assert files.is_translated
     assert files.is_misread
 
@@ -217,7 +217,7 @@ def test_misreading_would_show(checkpoint: Callable[[str], Path], tmp_path: Path
     config = json.loads((checkpoint("idefics3") / "config.json").read_text())
     config["text_config"]["rope_theta"] = THETA
     folder = copy_checkpoint(checkpoint("idefics3"), tmp_path / "newer", spell_anew(config))
-    files = backend.find_model(ModelSection(path=str(folder)))
+    files = models.find_model(ModelSection(path=str(folder)))
     untranslated = attrs.evolve(files, config=json.loads((folder / "config.json").read_text()), is_translated=False)
     assert not np.allclose(logits(folder, untranslated), logits(folder), atol=1e-2)
 
@@ -240,9 +240,9 @@ def test_scaling_is_put_in_where_mlx_vlm_drops_it(
     assert not np.allclose(logits(older), logits(plain), atol=1e-2)
     np.testing.assert_array_equal(logits(folder), logits(older))
     for path, is_misread in ((plain, False), (older, True), (folder, True)):
-        assert backend.find_model(ModelSection(path=str(path))).is_misread == is_misread
+        assert models.find_model(ModelSection(path=str(path))).is_misread == is_misread
     section = ModelSection(path=str(older))
-    backbone, _ = backend.load_backbone(backend.find_model(section), section)
+    backbone, _ = models.load_backbone(models.find_model(section), section)
     kinds = {type(layer.self_attn.rope).__name__ for layer in backbone.layers}
     assert kinds == {"Llama3RoPE" if scaling is SHORT_LLAMA3 else "RoPE"}
     if scaling is LINEAR:
@@ -282,7 +282,7 @@ def test_families_that_know_the_newer_words_are_not_said_to_misread_them(
     """LFM2-VL's classes read `rope_parameters` themselves."""
     config = json.loads((checkpoint("lfm2_vl") / "config.json").read_text())
     folder = copy_checkpoint(checkpoint("lfm2_vl"), tmp_path / "newer", spell_anew(config))
-    assert not backend.find_model(ModelSection(path=str(folder))).is_misread
+    assert not models.find_model(ModelSection(path=str(folder))).is_misread
 
 
 @pytest.mark.parametrize("family", ["llava", "mistral3"])
@@ -317,11 +317,11 @@ def test_fully_fine_tuned_model_is_written_in_words_that_mlx_vlm_reads(
     config["text_config"]["rope_theta"] = THETA
     folder = copy_checkpoint(checkpoint("mllama"), tmp_path / "newer", spell_anew(config))
     section = ModelSection(path=str(folder))
-    files = backend.find_model(section)
-    backbone, _ = backend.load_backbone(files, section)
+    files = models.find_model(section)
+    backbone, _ = models.load_backbone(files, section)
     (tmp_path / "saved").mkdir()
-    backend.save_model(backbone, files, tmp_path / "saved")
-    assert not backend.find_model(ModelSection(path=str(tmp_path / "saved"))).is_translated
+    models.save_model(backbone, files, tmp_path / "saved")
+    assert not models.find_model(ModelSection(path=str(tmp_path / "saved"))).is_translated
     assert mlx_vlm.load(str(tmp_path / "saved"))[0].config.text_config.rope_theta == THETA
     np.testing.assert_array_equal(logits(tmp_path / "saved"), logits(folder))
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe, run
 from tests.training import picture
-from vlora import consumed
-from vlora.consumed import NAME, digest_row
+from vlora.data.rows import Rows, read_rows
 from vlora.errors import CheckpointError
 from vlora.events import Noted
-from vlora.outputs import STATE_NAME
-from vlora.recipe import DataSection
-from vlora.rows import Rows, read_rows
+from vlora.output.paths import STATE_NAME
+from vlora.recipe.schema import DataSection
+from vlora.run import consumed
+from vlora.run.consumed import NAME, digest_row
 
 CheckpointFactory = Callable[[str], Path]
 VALUES = st.recursive(

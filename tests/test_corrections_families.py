@@ -8,15 +8,16 @@ from mlx.utils import tree_flatten
 
 from tests.families import FAMILIES, build, examples
 from vlora import collate
-from vlora.backend import corrections, corrections_tiled
-from vlora.backend.backbone import to_device
-from vlora.backend.expanding import expand_features
-from vlora.backend.families import describe_family
-from vlora.backend.fields import LOGIT_PLACES
-from vlora.backend.loading import prepare
-from vlora.backend.probes import probe
-from vlora.backend.trainable import unfreeze_language
-from vlora.recipe import ModelSection
+from vlora.models.backbone.backbone import to_device
+from vlora.models.backbone.startup_checks import probe
+from vlora.models.families import tiled
+from vlora.models.families.expanding import expand_features
+from vlora.models.families.registry import describe_family
+from vlora.models.forward import overrides
+from vlora.models.forward.lm_inputs import LOGIT_PLACES
+from vlora.models.load.loading import prepare
+from vlora.models.load.trainable import unfreeze_language
+from vlora.recipe.schema import ModelSection
 
 
 def embed(name: str, module: nn.Module, row: int = 1) -> mx.array:
@@ -32,7 +33,7 @@ def test_ids_of_the_processor_count_before_those_of_the_configuration():
     module = build(FAMILIES["internvl_chat"])
     example = examples(FAMILIES["internvl_chat"])[0]
     module.eval()  # its tower drops paths in training
-    merged = corrections.merge_by_gather("_merge_input_ids_with_image_features", is_image=lambda _: (1,))
+    merged = overrides.merge_by_gather("_merge_input_ids_with_image_features", is_image=lambda _: (1,))
     own = embed("internvl_chat", module, 0)
     with merged(module):
         corrected = embed("internvl_chat", module, 0)
@@ -44,7 +45,7 @@ def test_ids_of_the_processor_count_before_those_of_the_configuration():
 def test_too_few_image_tokens_are_an_error():
     """Features that have no token of their own are not dropped."""
     with pytest.raises(ValueError, match="3 image tokens stand for 4 image features"):
-        corrections.scatter_features(mx.zeros((1, 5, 2)), mx.ones((4, 2)), np.array([[True, True, True, False, False]]))
+        overrides.scatter_features(mx.zeros((1, 5, 2)), mx.ones((4, 2)), np.array([[True, True, True, False, False]]))
 
 
 def test_intern_vit_has_the_exact_activation():
@@ -55,7 +56,7 @@ def test_intern_vit_has_the_exact_activation():
     before = mlp(x)
     hidden = mlp.fc1(x)
     exact = mlp.fc2(hidden * (1 + mx.erf(hidden / 2**0.5)) / 2)
-    with corrections_tiled.published_intern_vit(module):
+    with tiled.published_intern_vit(module):
         corrected = mlp(x)
 
     assert np.allclose(np.array(corrected), np.array(exact), atol=1e-6)
@@ -73,7 +74,7 @@ def test_kimi_tower():
         return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
 
     before = features(module)
-    with corrections_tiled.published_moonvit_3d(module):
+    with tiled.published_moonvit_3d(module):
         corrected = features(module)
         gradients = dict(
             tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])

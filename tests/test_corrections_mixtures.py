@@ -10,11 +10,11 @@ from mlx_vlm.models.cache import make_prompt_cache
 from tests.families import FAMILIES, build, mixtures, sparse
 from tests.prove import Subject, logits, make_subject, unbatched
 from vlora import collate, make_optimizer, make_train_step
-from vlora.adapters import lora_layers
-from vlora.backend import loading
-from vlora.backend.backbone import to_device
-from vlora.recipe import OptimSection
-from vlora.steps import bind
+from vlora.adapters.layers import lora_layers
+from vlora.models.backbone.backbone import to_device
+from vlora.models.load import loading
+from vlora.recipe.schema import OptimSection
+from vlora.train.step import bind
 
 
 def trained(subject: Subject, steps: int) -> None:

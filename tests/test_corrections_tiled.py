@@ -16,8 +16,8 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from vlora import Example, Sample, Turn
-from vlora.backend import Encoder
-from vlora.backend.corrections_tiled import (
+from vlora.models import Encoder
+from vlora.models.families.tiled import (
     bucket_positions,
     embed_idefics2,
     embed_internvl,

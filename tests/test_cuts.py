@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from tests.test_driver import losses, make_recipe, run
 from tests.training import picture
-from vlora import fit, plan
-from vlora.backend import Encoder
+from vlora import fit
 from vlora.cuts import NAMED, CutCounts, measure_cuts
+from vlora.data.format.samples import format_sample
 from vlora.errors import CheckpointError, LongRowError, SampleError
+from vlora.estimate import plan
 from vlora.events import Event, Finished, Noted, Reported, Skipped
-from vlora.inspection import inspect_rows
-from vlora.recipe import DataSection
-from vlora.samples import format_sample
+from vlora.models import Encoder
+from vlora.recipe.schema import DataSection
+from vlora.report.inspect import inspect_rows
 from vlora.types import Cut
 
 CheckpointFactory = Callable[[str], Path]

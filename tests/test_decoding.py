@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from vlora import backend
-from vlora.backend import decoding
-from vlora.backend.decoding import FORMATS, decode, read_size, to_8_bits
+from vlora import models
 from vlora.errors import SampleError
+from vlora.models.encode.images import decoding
+from vlora.models.encode.images.decoding import FORMATS, decode, read_size, to_8_bits
 
 MODES = (
     "1",
@@ -154,7 +154,7 @@ def test_bombs(pillows: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
 
     with pytest.raises(SampleError, match=r"^row 3: cannot read the image .*178,?956,?970"):
-        backend.open_image(bomb(*size), "row 3")
+        models.open_image(bomb(*size), "row 3")
     with pytest.raises(ValueError, match=r"178,?956,?970"):
         read_size(io.BytesIO(bomb(*size)))
 
@@ -250,7 +250,7 @@ def test_the_rule_for_deep_pictures(dtype: Any, values: list[float], expected: l
 def test_values_that_are_no_numbers(value: float):
     """A float picture with a value that is not finite is a bad row."""
     with pytest.raises(SampleError, match=r"^row 3: .*no finite numbers"):
-        backend.open_image(Image.fromarray(np.array([[0.5, value]], dtype=np.float32)), "row 3")
+        models.open_image(Image.fromarray(np.array([[0.5, value]], dtype=np.float32)), "row 3")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])

@@ -13,10 +13,10 @@ from mlx import nn
 
 from tests.checkpoints import FAMILIES
 from tests.checkpoints.layout import make_config, make_model
-from vlora import backend
-from vlora.backend.corrections import mend_deepseek
+from vlora import models
 from vlora.errors import ModelError
-from vlora.recipe import ModelSection
+from vlora.models.forward.overrides import mend_deepseek
+from vlora.recipe.schema import ModelSection
 
 
 def attentions(module: nn.Module) -> list[Any]:
@@ -32,7 +32,7 @@ def make(**changes: Any) -> nn.Module:
 def test_loading_corrects_latent_attention(checkpoint: Callable[[str], Path]):
     """Pairs to rotate lie side by side, and the latents' norms have the published epsilon."""
     section = ModelSection(path=str(checkpoint("deepseek_vl_v2")))
-    backbone, _ = backend.load_backbone(backend.find_model(section), section)
+    backbone, _ = models.load_backbone(models.find_model(section), section)
     uncorrected = attentions(mlx_vlm.utils.load_model(Path(section.path)))
     pairs = mx.array(np.random.default_rng(0).standard_normal((1, 1, 5, 8)).astype(np.float32))
     angles = np.arange(5)[:, None] * 10000.0 ** -(np.arange(4) / 4)
@@ -72,4 +72,4 @@ def test_other_ways_to_choose_are_refused(checkpoint: Callable[[str], Path], tmp
     mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
     section = ModelSection(path=str(tmp_path))
     with pytest.raises(ModelError, match=r"chosen by 'noaux_tc'.*only models that choose greedily"):
-        backend.load_backbone(backend.find_model(section), section)
+        models.load_backbone(models.find_model(section), section)

@@ -11,11 +11,12 @@ import attrs
 import mlx.core as mx
 import pytest
 
-from vlora import driver, events
-from vlora.backend.encoding import Encoder
-from vlora.driver import fit
-from vlora.limits import describe_device
-from vlora.recipe import parse_recipe
+from vlora import events
+from vlora.memory.limits import describe_device
+from vlora.models.encode.encoder import Encoder
+from vlora.recipe.schema import parse_recipe
+from vlora.run import fit as driver
+from vlora.run.fit import fit
 
 
 @attrs.define

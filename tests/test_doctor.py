@@ -10,10 +10,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from vlora import doctor, gradients, kernels
-from vlora.cli import main
-from vlora.doctor import Outcome, describe_machine, find_checks, is_proven, report, run_checks
+from vlora.cli.main import main
+from vlora.doctor import checks as doctor
+from vlora.doctor.checks import Outcome, describe_machine, find_checks, is_proven, report, run_checks
 from vlora.errors import CheckError, RecipeError
+from vlora.ops import cuda_kernels, custom_vjp
 
 QUICK = (
     "matrix products",
@@ -51,7 +52,7 @@ def test_it_holds_here(name: str, tmp_path: Path) -> None:
 
 def test_nothing_is_left_out() -> None:
     """The tests above run every check that there is on a CPU; a CUDA machine has one more."""
-    assert set(find_checks()) == {*QUICK, *SLOW} | ({"vlora's CUDA kernels"} if kernels.on_cuda() else set())
+    assert set(find_checks()) == {*QUICK, *SLOW} | ({"vlora's CUDA kernels"} if cuda_kernels.on_cuda() else set())
 
 
 def scaled(function: Any) -> Any:
@@ -61,7 +62,7 @@ def scaled(function: Any) -> Any:
 
 def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A function that is wrong fails its own check, with the place, and no other."""
-    monkeypatch.setattr(gradients, "swiglu", scaled(gradients.swiglu))
+    monkeypatch.setattr(custom_vjp, "swiglu", scaled(custom_vjp.swiglu))
     checks = {name: find_checks()[name] for name in ("RMS norm", "SwiGLU", "rotations")}
     outcomes = list(run_checks(tmp_path, checks))
 
@@ -74,10 +75,10 @@ def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """A gradient is checked apart from the result."""
 
     def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
-        rotated = mx.stop_gradient(gradients._rotated(x, cosines, sines))
+        rotated = mx.stop_gradient(custom_vjp._rotated(x, cosines, sines))
         return rotated + (x - mx.stop_gradient(x))
 
-    monkeypatch.setattr(gradients, "rotate", rotate)
+    monkeypatch.setattr(custom_vjp, "rotate", rotate)
 
     assert "the gradient of input 1 in float32" in outcome_of("rotations", tmp_path).found
 
@@ -86,7 +87,7 @@ def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     ("module", "function", "name"),
     [
         (mx.fast, "scaled_dot_product_attention", "attention"),
-        (gradients, "rms_norm", "RMS norm"),
+        (custom_vjp, "rms_norm", "RMS norm"),
         (doctor, "multiply_frozen", "4-bit weights"),
         (doctor, "loss_fn", "the loss"),
     ],
@@ -107,7 +108,7 @@ def test_kernels_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """A CUDA machine's check, run here on what takes the kernels' place, holds; and finds a fault."""
     assert "float32" in doctor.check_kernels(tmp_path)
 
-    monkeypatch.setattr(gradients, "rms_norm", scaled(gradients.rms_norm))
+    monkeypatch.setattr(custom_vjp, "rms_norm", scaled(custom_vjp.rms_norm))
 
     with pytest.raises(CheckError, match="norm in float32"):
         doctor.check_kernels(tmp_path)
@@ -189,7 +190,7 @@ def test_it_writes_what_it_found(
     assert found["is_proven"] is True
     assert [check["name"] for check in found["checks"]] == list(checks)
 
-    monkeypatch.setattr(gradients, "swiglu", scaled(gradients.swiglu))
+    monkeypatch.setattr(custom_vjp, "swiglu", scaled(custom_vjp.swiglu))
     os.link(file, tmp_path / "before")
 
     assert main(["doctor", "--write", str(file)]) == 1

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.checkpoints import FAMILIES, LARGE_FAMILIES
 from tests.checkpoints.layout import Token
-from vlora.backend.annotations import find_misfits
-from vlora.documents import read_object
 from vlora.errors import ModelError
-from vlora.schemas import SCHEMAS, find_problems
+from vlora.models.load.annotations import find_misfits
+from vlora.models.load.documents import read_object
+from vlora.models.load.schemas import SCHEMAS, find_problems
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -17,15 +17,17 @@ from mlx.utils import tree_flatten
 from rich.console import Console
 
 from tests.training import picture
-from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe, shortage
-from vlora.backend import describe_family, generation
-from vlora.checkpoint import load_state, save_state, write_whole, write_whole_folder
-from vlora.cli import train
+from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
+from vlora.build import open_data, open_model
+from vlora.cli.main import train
 from vlora.errors import CheckpointError, ModelError, NonFiniteError, OutOfMemoryError, SampleError
+from vlora.estimate import shortage
 from vlora.events import Event, Finished, Noted, Reported, Skipped, Started, StepReport
-from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
-from vlora.session import open_data, open_model
-from vlora.steps import bind, bound
+from vlora.models import describe_family
+from vlora.models.encode import generate
+from vlora.output.checkpoint import load_state, save_state, write_whole, write_whole_folder
+from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
+from vlora.train.step import bind, bound
 from vlora.types import Batch
 
 N_ROWS = 7
@@ -294,7 +296,7 @@ def test_what_mlx_vlm_cannot_answer_ends_no_run(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(generation, "generate", fail)
+    monkeypatch.setattr(generate, "generate", fail)
     options = {"data__valid_path": str(rows), "eval__answer_rows": 2, "train__iters": 1}
     events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
     reason = f"cannot be asked through mlx-vlm: {type(error).__name__}: {' '.join(str(error).split())}".removesuffix(
@@ -322,7 +324,7 @@ def test_no_memory_for_an_answer_is_said(
         msg = "[malloc] Unable to allocate 12 bytes."
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(generation, "generate", fail)
+    monkeypatch.setattr(generate, "generate", fail)
     monkeypatch.setattr(shortage, "PLANNING_S", 0.0)
     options = {"data__valid_path": str(rows), "eval__answer_rows": 1, "train__iters": 1}
     with pytest.raises(OutOfMemoryError, match=r"answering a row before training: .*eval\.max_new_tokens"):

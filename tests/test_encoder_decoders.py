@@ -10,11 +10,11 @@ from mlx.utils import tree_flatten
 from tests.families import FAMILIES, build
 from tests.prove import logits, make_subject
 from vlora import collate, make_optimizer, make_train_step
-from vlora.backend.encoder_decoders import PROMPT, mend_table
-from vlora.backend.probes import probe
 from vlora.errors import BatchError, ModelError
-from vlora.recipe import OptimSection
-from vlora.steps import bind
+from vlora.models.backbone.startup_checks import probe
+from vlora.models.families.encoder_decoders import PROMPT, mend_table
+from vlora.recipe.schema import OptimSection
+from vlora.train.step import bind
 
 both = pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
 

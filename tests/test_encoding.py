@@ -18,11 +18,11 @@ from PIL import Image
 
 from tests.checkpoints import FAMILIES as BUILT
 from vlora import Example, Sample, Turn
-from vlora.backend import Encoder, open_image
-from vlora.backend.processors import on_host, to_host
-from vlora.backend.resizing import fit_size
+from vlora.data.format.samples import format_sample
 from vlora.errors import SampleError
-from vlora.samples import format_sample
+from vlora.models import Encoder, open_image
+from vlora.models.encode.images.resizing import fit_size
+from vlora.models.encode.processors import on_host, to_host
 from vlora.types import ImageSlot
 
 Encoding = Callable[..., Encoder]

@@ -23,9 +23,9 @@ from mlx_vlm.models.unlimited_ocr.processing_unlimitedocr import UnlimitedOCRPro
 from PIL import Image
 from transformers import AutoTokenizer
 
-from vlora import backend
-from vlora.backend.encoding import Encoder
-from vlora.recipe import DataSection
+from vlora import models
+from vlora.models.encode.encoder import Encoder
+from vlora.recipe.schema import DataSection
 from vlora.types import ImageSlot, Sample, Turn
 
 CHATML = (
@@ -89,8 +89,8 @@ def make(family: str, folder: Path) -> Encoder:
     if family.endswith(("ocr", "ocr_2")):
         tokenizer.bos_token = tokenizer.convert_ids_to_tokens(0)  # the id that its processors write
     processor = MAKE[family](tokenizer)
-    return backend.make_encoder(
-        processor, {}, backend.describe_family(family), DataSection(path="rows", train_on_completions=True)
+    return models.make_encoder(
+        processor, {}, models.describe_family(family), DataSection(path="rows", train_on_completions=True)
     )
 
 

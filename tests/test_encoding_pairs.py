@@ -18,10 +18,10 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 from tests.prove import make_subject
 from tests.training import picture
 from vlora import collate, format_sample, init_state, make_optimizer, make_train_step
-from vlora.backend import Encoder, FeatureCache, describe_family, make_encoder
-from vlora.backend.encoder_decoders import PROMPT
 from vlora.errors import SampleError
-from vlora.recipe import DataSection, OptimSection
+from vlora.models import Encoder, FeatureCache, describe_family, make_encoder
+from vlora.models.families.encoder_decoders import PROMPT
+from vlora.recipe.schema import DataSection, OptimSection
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<page>")
 WORDS = ("What", "does", "the", "image", "describe", "?", "a", "red", "square", "Locate", "it")

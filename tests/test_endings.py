@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from tests.training import picture
-from vlora import Recipe, driver, fit, parse_recipe
-from vlora.checkpoint import load_notes
-from vlora.cli import main
+from vlora import Recipe, fit, parse_recipe
+from vlora.cli.main import main
 from vlora.events import Event, StepReport
-from vlora.lock import LOCK_NAME, only_run
-from vlora.outputs import output_paths
-from vlora.signals import stop_on_signals
+from vlora.output.checkpoint import load_notes
+from vlora.output.lock import LOCK_NAME, only_run
+from vlora.output.paths import output_paths
+from vlora.run import fit as driver
+from vlora.system.signals import stop_on_signals
 
 N_ROWS = 24
 LIMIT_S = 120

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from mlx import nn
 
 from tests.test_gradients import same_gradients
-from vlora import exponentials
-from vlora.exponentials import exponential, gelu, logistic, reduce_rows, row_powers
+from vlora.ops import cpu_exp
+from vlora.ops.cpu_exp import exponential, gelu, logistic, reduce_rows, row_powers
 
 
 @pytest.fixture(autouse=True, scope="module")
 def slow() -> None:
     """Take the arithmetic's way whatever the machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exponentials, "has_slow_exponentials", lambda: True)
+        patch.setattr(cpu_exp, "has_slow_exponentials", lambda: True)
         yield
 
 

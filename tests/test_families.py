@@ -6,9 +6,9 @@ import pytest
 
 from tests.families import FAMILIES
 from tests.prove import CHECKS, Subject, make_subject, model_type, prove_apart
-from vlora.backend.differences import DIFFERENCES
-from vlora.backend.families import FAMILIES as DESCRIBED
-from vlora.backend.families import describe_family
+from vlora.models.families.differences import DIFFERENCES
+from vlora.models.families.registry import FAMILIES as DESCRIBED
+from vlora.models.families.registry import describe_family
 
 REPRESENTATIVE = (
     "deepseek_vl_v2",  # experts; a tower's features in tiles

@@ -24,8 +24,14 @@ from tests.prove import model_type
 from tests.test_driver import losses, make_recipe, run
 from tests.test_families import REPRESENTATIVE
 from tests.training import Trainable, make_trainable, picture
-from vlora import Example, collate, format_sample, make_eval_step, make_train_step, session
-from vlora.backend import (
+from vlora import Example, collate, format_sample, make_eval_step, make_train_step
+from vlora import build as session
+from vlora.build import Data, open_data, open_features, open_model
+from vlora.cli.main import train
+from vlora.data.prefetch import Workers
+from vlora.data.rows import Rows
+from vlora.events import Event, Finished, Noted, Reported, Started
+from vlora.models import (
     Encoder,
     FeatureCache,
     MlxVlmBackbone,
@@ -33,19 +39,14 @@ from vlora.backend import (
     describe_family,
     features_digest,
     find_model,
-    identity,
     load_processor,
     make_encoder,
 )
-from vlora.backend.identity import preparation_digest
-from vlora.backend.loading import prepare
-from vlora.caching import cache_folder
-from vlora.cli import train
-from vlora.events import Event, Finished, Noted, Reported, Started
-from vlora.prefetch import Workers
-from vlora.recipe import DataSection, ModelSection, parse_recipe
-from vlora.rows import Rows
-from vlora.session import Data, open_data, open_features, open_model
+from vlora.models.encode import fingerprint
+from vlora.models.encode.fingerprint import preparation_digest
+from vlora.models.load.loading import prepare
+from vlora.recipe.schema import DataSection, ModelSection, parse_recipe
+from vlora.system.cache import cache_folder
 
 CheckpointFactory = Callable[[str], Path]
 EncoderFactory = Callable[..., Encoder]
@@ -411,12 +412,12 @@ def test_the_folder_is_of_the_code(checkpoint: CheckpointFactory, monkeypatch: p
     read = Path.read_bytes
 
     def digest() -> str:
-        identity._code.cache_clear()
+        fingerprint._code.cache_clear()
         return features_digest(backbone.module, backbone.feature_weights(), {})
 
     before = digest()
     family = ("mlx_vlm.models.qwen3_vl.vision", "mlx_vlm.models.qwen3_vl.config", "mlx_vlm.models.base")
-    for name in ("vlora.exponentials", "vlora.backend.grids", "mlx.nn.layers.linear", *family):
+    for name in ("vlora.ops.cpu_exp", "vlora.models.backbone.grid_tower", "mlx.nn.layers.linear", *family):
         changed = Path(str(sys.modules[name].__file__))
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", lambda path, changed=changed: read(path) + b"#" * (path == changed))

@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 
-from vlora.backend.fields import MASKED, stack_fields
+from vlora.models.forward.lm_inputs import MASKED, stack_fields
 
 
 def row(length: int, **fields: mx.array) -> dict[str, mx.array]:

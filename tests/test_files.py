@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.training import picture
-from vlora import backend, files
-from vlora.backend.images import read_size
+from vlora import models
+from vlora.data.readers.inline_images import decode_inline, is_inline
+from vlora.data.rows import beside, read_rows
 from vlora.errors import SampleError
-from vlora.files import expand, is_file, open_regular, read_regular
-from vlora.inline import decode_inline, is_inline
-from vlora.recipe import DataSection
-from vlora.rows import beside, read_rows
+from vlora.models.encode.images.opening import read_size
+from vlora.recipe.schema import DataSection
+from vlora.system import files
+from vlora.system.files import expand, is_file, open_regular, read_regular
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 
@@ -37,7 +38,7 @@ def bytes_of(kind: str, width: int = 9) -> bytes:
 def refusal(image: Any) -> str:
     """Say why an image is refused; it is to be a bad row."""
     with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image ") as caught:
-        backend.open_image(image, "rows row 3")
+        models.open_image(image, "rows row 3")
     assert len(str(caught.value)) < 800
 
     return str(caught.value)
@@ -123,7 +124,7 @@ def test_file_addresses(tmp_path: Path):
     for url in (path.as_uri(), f"file://{path}", f"FILE://localhost{path}"):
         assert expand(url) == path
         assert beside(url, tmp_path) == str(path)
-        assert backend.open_image(url, "row").size == (9, 7)
+        assert models.open_image(url, "row").size == (9, 7)
 
 
 def test_home_folders(monkeypatch: pytest.MonkeyPatch):
@@ -153,7 +154,7 @@ def test_base64_is_a_picture(kind: str, tmp_path: Path):
         assert decode_inline(way) == data
         assert beside(way, tmp_path) == way
         assert read_size(way) == (9, 7)
-        assert backend.open_image(way, "row").size == (9, 7)
+        assert models.open_image(way, "row").size == (9, 7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,7 +195,7 @@ def test_any_image(image: Any):
     found = beside(image, Path("/nowhere"))
     read_size(found)
     with contextlib.suppress(SampleError):
-        backend.open_image(found, "rows row 3")
+        models.open_image(found, "rows row 3")
 
 
 def test_other_data_urls():
@@ -210,10 +211,10 @@ def test_a_picture_reads_like_its_file(tmp_path: Path):
     picture(9, 7).save(path)
     text = base64.b64encode(path.read_bytes()).decode()
 
-    assert backend.open_image(text, "row").tobytes() == backend.open_image(str(path), "row").tobytes()
+    assert models.open_image(text, "row").tobytes() == models.open_image(str(path), "row").tobytes()
 
 
-def test_rows_of_bad_images(tmp_path: Path, pipe: Path, encoder: Callable[..., backend.Encoder]):
+def test_rows_of_bad_images(tmp_path: Path, pipe: Path, encoder: Callable[..., models.Encoder]):
     """In a file of rows each bad image is an error of its row, by its number; the rows between them are learned."""
     (tmp_path / "good.png").write_bytes(bytes_of("PNG", 40))
     (tmp_path / "damaged.avif").write_bytes(bytes_of("AVIF", 40)[:-9])

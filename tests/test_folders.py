@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from vlora import backend
-from vlora.backend.annotations import find_misfits
-from vlora.backend.folders import blaming, check_weights
+from vlora import models
 from vlora.errors import ModelError
-from vlora.recipe import ModelSection
+from vlora.models.load.annotations import find_misfits
+from vlora.models.load.model_folder import blaming, check_weights
+from vlora.recipe.schema import ModelSection
 
 INDEX = "model.safetensors.index.json"
 
@@ -33,7 +33,7 @@ def refused(folder: Path) -> str:
     """Say why a folder is refused before its weights are read."""
     section = ModelSection(path=str(folder))
     with pytest.raises(ModelError) as caught:
-        backend.load_processor(backend.find_model(section), section)
+        models.load_processor(models.find_model(section), section)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from vlora import backend
-from vlora.backend.foreign import foreign
+from vlora import models
+from vlora.data.format.samples import format_sample
 from vlora.errors import ModelError, SampleError
-from vlora.samples import format_sample
+from vlora.models.foreign import foreign
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), KeyError("odd"), AssertionError("odd"), RuntimeError("odd")])
@@ -29,7 +29,7 @@ def test_what_is_nobodys_fault_passes(error: BaseException):
     assert caught.value is error
 
 
-def test_a_lack_of_memory_is_no_bad_row(encoder: Callable[..., backend.Encoder]):
+def test_a_lack_of_memory_is_no_bad_row(encoder: Callable[..., models.Encoder]):
     """A good row is not left out because the processor found no memory for it."""
     subject = encoder("qwen3_vl")
     row = {"image": Image.new("RGB", (32, 32)), "question": "what?", "answer": "a square"}

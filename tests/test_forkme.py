@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlora.recipe import all_keys, dump_recipe, parse_recipe
+from vlora.recipe.schema import all_keys, dump_recipe, parse_recipe
 
 FORKME = Path(__file__).parents[1] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"

@@ -20,13 +20,14 @@ from tests.checkpoints import LARGE_FAMILIES
 from tests.checkpoints.layout import write_files
 from tests.families import FAMILIES as TINY
 from tests.families import build, examples
-from vlora import Example, backend, collate, format_sample
-from vlora.backend import Encoder, loading
-from vlora.backend.attention import block_mask
-from vlora.backend.families import describe_family
-from vlora.backend.gemmas import SharedKeys, TiedHead, mend_siglip, padded_as_needed
+from vlora import Example, collate, format_sample, models
 from vlora.errors import ModelError, SampleError
-from vlora.recipe import DataSection, ModelSection
+from vlora.models import Encoder
+from vlora.models.families.gemma import SharedKeys, TiedHead, mend_siglip, padded_as_needed
+from vlora.models.families.registry import describe_family
+from vlora.models.forward.attention_masks import block_mask
+from vlora.models.load import loading
+from vlora.recipe.schema import DataSection, ModelSection
 
 Checkpoint = Callable[[str], Path]
 Encoding = Callable[..., Encoder]
@@ -50,18 +51,18 @@ def encode_row(encoder: Encoder, n_images: int, question: str = "What is it?", a
     return encoder(format_sample({"images": images, "messages": messages} if images else {"messages": messages}))
 
 
-def open_backbone(folder: Path) -> backend.MlxVlmBackbone:
+def open_backbone(folder: Path) -> models.MlxVlmBackbone:
     section = ModelSection(path=str(folder))
-    return backend.load_backbone(backend.find_model(section), section)[0]
+    return models.load_backbone(models.find_model(section), section)[0]
 
 
-def logits_of(backbone: backend.MlxVlmBackbone, example: Example) -> mx.array:
+def logits_of(backbone: models.MlxVlmBackbone, example: Example) -> mx.array:
     batch = collate([example])
     with backbone.corrected():
         return backbone.all_logits(batch.tokens, *backbone.embed(batch))[0, : len(example.tokens) - 1]
 
 
-def watch_masks(backbone: backend.MlxVlmBackbone) -> list[np.ndarray]:
+def watch_masks(backbone: models.MlxVlmBackbone) -> list[np.ndarray]:
     """Note the mask that each layer's attention is called with from now on, bool[T, T]."""
     masks: list[np.ndarray] = []
 
@@ -131,7 +132,7 @@ def test_head_that_differs_stays(checkpoint: Checkpoint):
     """A head with weights of its own (quantized otherwise, say) is left as it is."""
     module, _ = mlx_vlm.load(str(checkpoint("gemma3")))
     module.language_model.lm_head.weight = module.language_model.lm_head.weight + 1
-    backend.families.describe_family("gemma3").mend(module)
+    models.families.describe_family("gemma3").mend(module)
 
     assert isinstance(module.language_model.lm_head, nn.Linear)
 
@@ -230,8 +231,8 @@ def test_layers_of_gemma4_have_masks_of_their_own(checkpoint: Checkpoint, encode
 def test_constants_of_gemma4_are_not_trained(checkpoint: Checkpoint):
     """What transformers holds as buffers stays as it is: layers' scalars, bounds, what standardizes features."""
     backbone = open_backbone(checkpoint("gemma4"))
-    backend.unfreeze_language(backbone)
-    backend.unfreeze_vision(backbone)
+    models.unfreeze_language(backbone)
+    models.unfreeze_vision(backbone)
 
     trained = {name for name, _ in tree_flatten(backbone.module.trainable_parameters())}
     left = {name.rpartition(".")[2] for name, _ in tree_flatten(backbone.module.parameters()) if name not in trained}
@@ -357,7 +358,7 @@ def test_layers_of_paligemma2_have_masks_of_their_own(checkpoint: Checkpoint, en
 
 
 @pytest.fixture(scope="module")
-def gemma3n() -> backend.MlxVlmBackbone:
+def gemma3n() -> models.MlxVlmBackbone:
     tiny = TINY["gemma3n"]
     return loading.prepare(build(tiny), describe_family("gemma3n"), ModelSection(path="gemma3n"))[0]
 
@@ -366,9 +367,9 @@ def test_row_of_gemma3n(tmp_path: Path):
     """Every image is scaled to 768 pixels and stands as 256 tokens between line breaks; only the answer is learned."""
     write_files(LARGE_FAMILIES["gemma3n"], tmp_path)
     section = ModelSection(path=str(tmp_path))
-    files = backend.find_model(section)
+    files = models.find_model(section)
     data = DataSection(path="rows", train_on_completions=True)
-    encode = backend.make_encoder(backend.load_processor(files, section), files.config, files.family, data)
+    encode = models.make_encoder(models.load_processor(files, section), files.config, files.family, data)
     example = encode_row(encode, 2)
 
     image = "<start_of_image>" + "<image_soft_token>" * 256 + "<end_of_image>"
@@ -380,7 +381,7 @@ def test_row_of_gemma3n(tmp_path: Path):
     np.testing.assert_allclose(example.inputs["pixel_values"], np.stack(pixels).transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_text_of_gemma3n_is_scaled(gemma3n: backend.MlxVlmBackbone):
+def test_text_of_gemma3n_is_scaled(gemma3n: models.MlxVlmBackbone):
     """Text is multiplied by the root of the width, which mlx-vlm leaves out with a prompt (gemma3n/gemma3n.py:122)."""
     *_, text = examples(TINY["gemma3n"])
     tokens = mx.array(text.tokens)[None]
@@ -393,7 +394,7 @@ def test_text_of_gemma3n_is_scaled(gemma3n: backend.MlxVlmBackbone):
     np.testing.assert_allclose(np.array(logits_of(gemma3n, text)), np.array(with_ids), rtol=1e-4, atol=1e-4)
 
 
-def test_images_of_gemma3n_are_read_along_rows(gemma3n: backend.MlxVlmBackbone):
+def test_images_of_gemma3n_are_read_along_rows(gemma3n: models.MlxVlmBackbone):
     """What is at the top right of an image is its second feature of four; mlx-vlm's third (gemma3n/vision.py:102)."""
     module = gemma3n.module
     features = [mx.random.normal((1, 4, 4, 24)), mx.random.normal((1, 2, 2, 32))]
@@ -428,7 +429,7 @@ def test_keys_of_gemma3n_tower_are_padded_last():
     assert convolution(image)[0, 0, 0, 0] == 0 + 1 + 4 + 5
 
 
-def test_tower_of_gemma3n_is_as_it_was(gemma3n: backend.MlxVlmBackbone):
+def test_tower_of_gemma3n_is_as_it_was(gemma3n: models.MlxVlmBackbone):
     """Its norms and activations are others while rows are embedded, and mlx-vlm's own again afterwards."""
     tower = gemma3n.module.vision_tower
 
@@ -445,7 +446,7 @@ def test_tower_of_gemma3n_is_as_it_was(gemma3n: backend.MlxVlmBackbone):
     assert before == found() == ({1e-5, 1e-6}, {True})
 
 
-def test_layers_of_gemma3n_share_keys(gemma3n: backend.MlxVlmBackbone):
+def test_layers_of_gemma3n_share_keys(gemma3n: models.MlxVlmBackbone):
     """The last layers read the keys of earlier ones, rotated alike; without a cache they would use their own."""
     *_, text = examples(TINY["gemma3n"])
     before = logits_of(gemma3n, text)
@@ -464,7 +465,7 @@ def test_layers_of_gemma3n_share_keys(gemma3n: backend.MlxVlmBackbone):
     assert mx.abs(before - own).max().item() > 0.1
 
 
-def test_coefficients_of_gemma3n_are_kept(gemma3n: backend.MlxVlmBackbone):
+def test_coefficients_of_gemma3n_are_kept(gemma3n: models.MlxVlmBackbone):
     """A forward neither clips AltUp's weights nor changes their type (gemma3n/language.py:249, :278)."""
     *_, text = examples(TINY["gemma3n"])
     altup = gemma3n.module.language_model.model.layers[0].altup
@@ -483,12 +484,12 @@ def test_coefficients_of_gemma3n_are_kept(gemma3n: backend.MlxVlmBackbone):
     assert (clipped.dtype, mx.abs(clipped).max().item()) == (mx.float32, 120)
 
 
-def test_padding_of_gemma3n_is_not_trained(gemma3n: backend.MlxVlmBackbone):
+def test_padding_of_gemma3n_is_not_trained(gemma3n: models.MlxVlmBackbone):
     """The layers' own inputs of images are those of the padding token, and do not train them."""
     image, *_ = examples(TINY["gemma3n"])
     table = gemma3n.module.language_model.model.embed_tokens_per_layer
     table.unfreeze()
-    backbone = backend.MlxVlmBackbone(gemma3n.module, gemma3n.family, gemma3n.language_prefix)
+    backbone = models.MlxVlmBackbone(gemma3n.module, gemma3n.family, gemma3n.language_prefix)
     batch = collate([image])
     features, _ = backbone.embed(batch)
     (gradient,) = backbone.embed_gradients(batch, {name: mx.ones_like(v) for name, v in features.items()}).values()

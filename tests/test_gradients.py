@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.gradients import after, attend, rms_norm, rotate, swiglu
+from vlora.ops.custom_vjp import after, attend, rms_norm, rotate, swiglu
 
 sizes = st.integers(1, 5)
 

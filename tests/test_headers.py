@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.headers import HeaderError, read_header
+from vlora.system.safetensors_header import HeaderError, read_header
 
 TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "I32": mx.int32, "U8": mx.uint8, "BOOL": mx.bool_}
 

@@ -12,10 +12,10 @@ import mlx_vlm.utils
 import pytest
 
 from tests.training import picture
-from vlora import backend
-from vlora.cli import main
+from vlora import models
+from vlora.cli.main import main
 from vlora.errors import ModelError
-from vlora.recipe import ModelSection
+from vlora.recipe.schema import ModelSection
 
 COMMIT = "8a1f"
 NAME = "someone/tiny"
@@ -76,11 +76,11 @@ def test_inspect_downloads_no_weights(hub: Hub, tmp_path: Path, capsys: pytest.C
 def test_weights_are_downloaded_when_needed(hub: Hub) -> None:
     """They come with the commit that the configuration was read from."""
     section = ModelSection(path=NAME)
-    files = backend.find_model(section)
+    files = models.find_model(section)
     assert files.path.name == COMMIT
     assert not hub.weights
 
-    backbone, _ = backend.load_backbone(files, section)
+    backbone, _ = models.load_backbone(files, section)
 
     assert hub.revisions == [None, COMMIT]
     assert hub.weights
@@ -91,7 +91,7 @@ def test_weights_are_downloaded_when_needed(hub: Hub) -> None:
 def test_weights_that_do_not_come_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that fails is an error with the model's name."""
     section = ModelSection(path=NAME)
-    files = backend.find_model(section)
+    files = models.find_model(section)
 
     def fail(**_: Any) -> str:
         msg = "the connection broke"
@@ -99,11 +99,11 @@ def test_weights_that_do_not_come_are_reported(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(mlx_vlm.utils, "snapshot_download", fail)
     with pytest.raises(ModelError, match=f"cannot load the weights of '{NAME}': the connection broke"):
-        backend.load_backbone(files, section)
+        models.load_backbone(files, section)
 
 
 def test_folders_are_not_looked_up(hub: Hub) -> None:
     """A local folder is never sent to the hub."""
-    files = backend.find_model(ModelSection(path=str(hub.published)))
+    files = models.find_model(ModelSection(path=str(hub.published)))
     assert files.hub_id is None
     assert not hub.revisions

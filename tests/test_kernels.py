@@ -5,9 +5,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from vlora import kernels
-from vlora.gradients import rms_norm, swiglu
-from vlora.kernels import (
+from vlora.ops import cuda_kernels
+from vlora.ops.cuda_kernels import (
     WORD_ALIGNED,
     gate_gradients,
     lanes_of,
@@ -18,7 +17,8 @@ from vlora.kernels import (
     row_losses_gradient,
     unpack_words,
 )
-from vlora.losses import loss_fn
+from vlora.ops.custom_vjp import rms_norm, swiglu
+from vlora.train.objectives.sft import loss_fn
 
 INPUTS, OUTPUTS = 64, 96
 
@@ -32,7 +32,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch):
 
     def run(function, *arrays):
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "on_cuda", lambda: False)
+            patch.setattr(cuda_kernels, "on_cuda", lambda: False)
             return function(*arrays)
 
     return run

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlora import Sample, Turn, format_sample, marks
-from vlora.columns import ColumnUse, find_mistakes
+from vlora import Sample, Turn, format_sample
+from vlora.data.format import marks
+from vlora.data.format.marks import split_marks
+from vlora.data.format.samples import Reading, read_sample
 from vlora.errors import SampleError
-from vlora.files import expand
-from vlora.marks import split_marks
-from vlora.samples import Reading, read_sample
+from vlora.recipe.columns import ColumnUse, find_mistakes
+from vlora.system.files import expand
 from vlora.types import ImageSlot
 
 Exchange = tuple[list[str | None], str]

@@ -11,10 +11,11 @@ from mlx_vlm.models.llava import language as llava_language
 from mlx_vlm.models.mlp import SwiGLUMLP
 
 from tests.training import make_trainable
-from vlora import collate, exponentials
-from vlora.backend import lean as backend_lean
-from vlora.backend.lean import LeanParts, find_lean_parts, is_swiglu, lean
-from vlora.steps import make_eval_step
+from vlora import collate
+from vlora.models.backbone import fused as backend_lean
+from vlora.models.backbone.fused import LeanParts, find_lean_parts, is_swiglu, lean
+from vlora.ops import cpu_exp
+from vlora.train.step import make_eval_step
 
 WIDTH = 64
 
@@ -117,7 +118,7 @@ def test_the_loss_is_the_models_own(
 
 def test_attention_is_put_back(checkpoint: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where exponentials are slow a model's files hold another attention, for as long as it runs."""
-    monkeypatch.setattr(exponentials, "has_slow_exponentials", lambda: True)
+    monkeypatch.setattr(cpu_exp, "has_slow_exponentials", lambda: True)
     own = llava_language.scaled_dot_product_attention
     parts = find_lean_parts(make_trainable(checkpoint("llava")).backbone.language_model)
 

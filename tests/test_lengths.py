@@ -16,18 +16,18 @@ from PIL import Image
 
 from tests.checkpoints import FAMILIES
 from tests.training import mixed_rows, picture, rows_for
-from vlora import backend, bucket_length, fit, parse_recipe, plan_batches
-from vlora.backend.images import read_size
-from vlora.backend.resizing import Resizer
-from vlora.batches import WINDOW_BATCHES, group_batches, plan_steps, steps_per_epoch
+from vlora import bucket_length, fit, models, parse_recipe, plan_batches
+from vlora.data.collate import WINDOW_BATCHES, group_batches, plan_steps, steps_per_epoch
+from vlora.data.format.samples import format_sample
+from vlora.data.rows import read_rows
 from vlora.errors import RecipeError
 from vlora.events import Event, Reported, StepReport
-from vlora.recipe import DataSection
-from vlora.rows import read_rows
-from vlora.samples import format_sample
+from vlora.models.encode.images.opening import read_size
+from vlora.models.encode.images.resizing import Resizer
+from vlora.recipe.schema import DataSection
 
 CheckpointFactory = Callable[[str], Path]
-EncoderFactory = Callable[..., backend.Encoder]
+EncoderFactory = Callable[..., models.Encoder]
 seeds = st.integers(0, 2**32)
 rows_of = st.integers(0, 400)
 
@@ -126,7 +126,7 @@ def test_grouped_steps(n_rows: int, batch_size: int, accumulation: int, seed: in
 def test_lengths_are_the_encoder_own(family: str, encoder: EncoderFactory) -> None:
     """An estimate is the encoded row's length, exact for text and within what rounding a size up makes of an image."""
     encode = encoder(family, train_on_completions=True)
-    estimate = backend.LengthEstimator(encode)
+    estimate = models.LengthEstimator(encode)
     for number, row in enumerate(rows_for(encode.family)):
         sample = format_sample(row, f"row {number}")
         own = len(encode(sample).tokens)
@@ -149,7 +149,7 @@ def test_images_are_not_decoded(encoder: EncoderFactory, tmp_path: Path, monkeyp
     n_calls = 0
     whole = type(encode).encode_whole
 
-    def counted(self: backend.Encoder, sample: Any) -> Any:
+    def counted(self: models.Encoder, sample: Any) -> Any:
         nonlocal n_calls
         n_calls += 1
         return whole(self, sample)
@@ -163,7 +163,7 @@ def test_images_are_not_decoded(encoder: EncoderFactory, tmp_path: Path, monkeyp
             return original(self, *args, **kwargs)
 
         monkeypatch.setattr(Image.Image, name, checked)
-    estimate = backend.LengthEstimator(encode)
+    estimate = models.LengthEstimator(encode)
 
     assert [estimate(sample) for sample in samples] == expected
     assert n_calls == 2
@@ -303,7 +303,7 @@ def test_opening_rows_does_not_pass_over_them(tmp_path: Path, monkeypatch: pytes
 def test_mixed_rows_have_lengths(encoder: EncoderFactory) -> None:
     """Rows with several images, with system prompts and without images are all estimated; what is no row is 0 long."""
     encode = encoder("qwen3_vl", max_seq_length=40)
-    estimate = backend.LengthEstimator(encode)
+    estimate = models.LengthEstimator(encode)
     found = [estimate(format_sample(row, "row")) for row in mixed_rows()]
 
     assert all(0 < length <= 40 for length in found)

@@ -14,12 +14,12 @@ import pytest
 from tests.families import FAMILIES, build
 from tests.training import make_trainable
 from vlora import fit, parse_recipe
-from vlora.backend.families import describe_family
-from vlora.backend.loading import prepare
 from vlora.errors import RecipeError
-from vlora.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_max_mb_per_buffer
-from vlora.portions import MB_VARIABLE, default_max_mb_per_buffer
-from vlora.recipe import MemorySection, ModelSection
+from vlora.memory.command_buffers import MB_VARIABLE, default_max_mb_per_buffer
+from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_max_mb_per_buffer
+from vlora.models.families.registry import describe_family
+from vlora.models.load.loading import prepare
+from vlora.recipe.schema import MemorySection, ModelSection
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
@@ -143,7 +143,7 @@ def test_only_gpus_are_handed_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_mac_is_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Mac's MLX has read the variable by then, so that the key can only agree with it."""
-    monkeypatch.setattr("vlora.limits.device_kind", lambda: "metal")
+    monkeypatch.setattr("vlora.memory.limits.device_kind", lambda: "metal")
     monkeypatch.setenv(MB_VARIABLE, "30")
     set_max_mb_per_buffer(MemorySection(max_mb_per_buffer=30))
 
@@ -155,7 +155,7 @@ def test_a_mac_is_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_late_for_another_size(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where MLX has run, the key is refused with what to do, the default is left, and the environment is as it was."""
     mx.eval(mx.ones(1))
-    monkeypatch.setattr("vlora.limits.device_kind", lambda: "cuda")
+    monkeypatch.setattr("vlora.memory.limits.device_kind", lambda: "cuda")
     monkeypatch.setattr(mx, "device_info", lambda: H100)
     if before is None:
         monkeypatch.delenv(MB_VARIABLE, raising=False)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vlora import lock
 from vlora.errors import RecipeError
-from vlora.lock import LOCK_NAME, only_run
+from vlora.output import lock
+from vlora.output.lock import LOCK_NAME, only_run
 
 HOLD = """
 import sys, pathlib

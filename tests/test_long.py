@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.long import KINDS, Sample, draw_model, look, sum_up, write_rows
-from vlora import backend
-from vlora.recipe import DataSection, ModelSection
-from vlora.rows import read_rows
+from vlora import models
+from vlora.data.rows import read_rows
+from vlora.recipe.schema import DataSection, ModelSection
 
 
 @pytest.mark.parametrize("growing", [None, "host_gb", "active_gb", "threads", "handles", "traces"])
@@ -81,8 +81,8 @@ def test_a_larger_model_for_long_runs(tmp_path: Path) -> None:
 
     assert config["image_token_id"] == json.loads((tmp_path / "tiny" / "config.json").read_text())["image_token_id"]
     section = ModelSection(path=str(model))
-    files = backend.find_model(section)
+    files = models.find_model(section)
     data = DataSection(path=str(write_rows(kind, tmp_path, 0)))
     rows, _ = read_rows(data)
-    example = backend.make_encoder(backend.load_processor(files, section), files.config, files.family, data)(rows[-1])
+    example = models.make_encoder(models.load_processor(files, section), files.config, files.family, data)(rows[-1])
     assert example.placeholders.sum() == np.prod(example.inputs["image_grid_thw"]) // 4

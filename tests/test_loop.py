@@ -19,11 +19,12 @@ from mlx.utils import tree_flatten, tree_map
 
 from tests.checkpoints import FAMILIES
 from tests.training import make_trainable
-from vlora import Example, TrainLoop, collate, evaluate, init_state, make_train_step, optimizers
-from vlora.backend import describe_family
+from vlora import Example, TrainLoop, collate, evaluate, init_state, make_train_step
 from vlora.errors import NonFiniteError, SampleError
 from vlora.events import StepReport
-from vlora.steps import all_finite
+from vlora.models import describe_family
+from vlora.train import optimizers
+from vlora.train.step import all_finite
 from vlora.types import Batch, StepOutput, TrainState
 
 GRIDS = tuple(

@@ -12,9 +12,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from tests.checkpoints import GPT4_WORDS
 from vlora import mask_completions
+from vlora.data.masking import Span, expand_placeholders, leading_end_of_turn
+from vlora.data.skeletons import find_marks, hide_answers, locate_runs
 from vlora.errors import SampleError
-from vlora.masks import Span, expand_placeholders, leading_end_of_turn
-from vlora.skeletons import find_marks, hide_answers, locate_runs
 from vlora.types import Turn
 
 END, EOS, IMAGE = "<|im_end|>", "</s>", "<image>"

@@ -16,9 +16,11 @@ from tests.checkpoints import FAMILIES
 from tests.test_encoding_families import MAKE, make
 from tests.test_encoding_pairs import encoder as pair_encoder
 from vlora import Example, Sample, Turn
-from vlora.backend import Encoder, RowMeasurer, encoding, images
+from vlora.data.format.samples import format_sample
 from vlora.errors import SampleError
-from vlora.samples import format_sample
+from vlora.models import Encoder, RowMeasurer
+from vlora.models.encode import encoder as encoding
+from vlora.models.encode.images import opening
 from vlora.types import ImageSlot
 
 Encoding = Callable[..., Encoder]
@@ -130,7 +132,7 @@ def test_no_picture_is_decoded(encoder: Encoding, monkeypatch: pytest.MonkeyPatc
     stream = io.BytesIO()
     Image.new("RGB", (64, 64)).save(stream, format="PNG")
     row = format_sample({"image": stream.getvalue(), "question": "Well?", "answer": "Yes."}, "a row")
-    monkeypatch.setattr(images, "decode", fail)
+    monkeypatch.setattr(opening, "decode", fail)
     asked = []
     own = encoding.Encoder.count_image_tokens
     monkeypatch.setattr(

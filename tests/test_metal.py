@@ -11,18 +11,18 @@ from mlx.utils import tree_flatten
 from mlx_vlm.models import kernels, rope_utils
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
-from vlora import exponentials
-from vlora.backend import lean as lean_module
-from vlora.backend.corrections_mixtures import attend_with_gradient, without_metal_kernels
-from vlora.backend.families import FAMILIES, describe_family
-from vlora.backend.lean import find_lean_parts, lean
-from vlora.backend.tracing import attention_on_metal, trace
-from vlora.batches import collate
-from vlora.optimizers import clip_by_global_norm, make_optimizer
-from vlora.recipe import parse_recipe
-from vlora.samples import format_sample
-from vlora.session import open_data, open_model
-from vlora.steps import init_state, make_train_step
+from vlora.build import open_data, open_model
+from vlora.data.collate import collate
+from vlora.data.format.samples import format_sample
+from vlora.estimate.trace import attention_on_metal, trace
+from vlora.models.backbone import fused as lean_module
+from vlora.models.backbone.fused import find_lean_parts, lean
+from vlora.models.families.mixtures import attend_with_gradient, without_metal_kernels
+from vlora.models.families.registry import FAMILIES, describe_family
+from vlora.ops import cpu_exp
+from vlora.recipe.schema import parse_recipe
+from vlora.train.optimizers import clip_by_global_norm, make_optimizer
+from vlora.train.step import init_state, make_train_step
 
 MOST_ARGUMENTS = 28
 """Of a fused Metal kernel: 31, less the strides, the shape and the number of dimensions of arrays that have gaps."""
@@ -55,7 +55,7 @@ def test_kernels_have_few_arguments(
     *, optimizer: str, is_lora: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What a GPU's step fuses fits the argument table of a Metal kernel, which MLX does not see to."""
-    monkeypatch.setattr(exponentials, "has_slow_exponentials", lambda: False)
+    monkeypatch.setattr(cpu_exp, "has_slow_exponentials", lambda: False)
     monkeypatch.setattr(lean_module, "is_on_cpu", lambda: False)
     how = {"model.full_finetune": False, "model.train_vision": False} if is_lora else {}
     recipe = parse_recipe(

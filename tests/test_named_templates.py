@@ -14,11 +14,11 @@ import pytest
 from tests.checkpoints import FAMILIES
 from tests.test_encoding_pairs import encoder as pair_encoder
 from tests.training import picture
-from vlora import Example, Sample, Turn, backend
-from vlora.backend import Encoder
-from vlora.backend.named_templates import NAMED
+from vlora import Example, Sample, Turn, models
 from vlora.errors import ModelError
-from vlora.recipe import DataSection, ModelSection
+from vlora.models import Encoder
+from vlora.models.encode.template.named import NAMED
+from vlora.recipe.schema import DataSection, ModelSection
 from vlora.types import ImageSlot
 
 Encoding = Callable[..., Encoder]
@@ -43,8 +43,8 @@ def learned(example: Example, encode: Encoder) -> list[str]:
 def without_template(folder: Path) -> Any:
     """Load a model's processor as if it had been published without a chat template."""
     section = ModelSection(path=str(folder))
-    files = backend.find_model(section)
-    processor = backend.load_processor(files, section)
+    files = models.find_model(section)
+    processor = models.load_processor(files, section)
     processor.chat_template = processor.tokenizer.chat_template = None
     return files, processor
 
@@ -85,7 +85,7 @@ def test_a_model_without_a_template(checkpoint: Callable[[str], Path]) -> None:
     files, processor = without_template(checkpoint("smolvlm"))
 
     def make(**keys: Any) -> Encoder:
-        return backend.make_encoder(processor, files.config, files.family, DataSection(path="x", **keys))
+        return models.make_encoder(processor, files.config, files.family, DataSection(path="x", **keys))
 
     with pytest.raises(ModelError, match=r"no chat template; set data\.chat_template to .*'chatml', .*'plain', or a"):
         make()

@@ -5,9 +5,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from vlora import kernels, nvrtc
-from vlora.caching import KERNELS_VARIABLE
-from vlora.kernels import (
+from vlora.ops import cuda_kernels, nvrtc
+from vlora.ops.cuda_kernels import (
     gate_gradients,
     norm_rows,
     norm_rows_gradient,
@@ -15,6 +14,7 @@ from vlora.kernels import (
     row_losses_gradient,
     unpack_words,
 )
+from vlora.system.cache import KERNELS_VARIABLE
 
 SOURCE = 'extern "C" __global__ void fill(float* out) { out[threadIdx.x] = 1.0f; }\n'
 
@@ -114,7 +114,7 @@ def call_all(dtype: mx.Dtype) -> None:
         unpack_words(mx.zeros((8, 2 * bits), mx.uint32), groups, groups, 32, bits)
     for width in (8, 1152, 4096):
         rows, weight = mx.zeros((5, width), dtype), mx.zeros(width, dtype)
-        if kernels.lanes_of(width, dtype) is not None:
+        if cuda_kernels.lanes_of(width, dtype) is not None:
             norm_rows(rows, weight, 1e-6)
             norm_rows_gradient(rows, weight, 1e-6, rows)
     numbers = mx.zeros(64, dtype)
@@ -133,14 +133,14 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         launches.append(given)
         return [mx.zeros(shape, of) for shape, of in zip(given["output_shapes"], given["output_dtypes"], strict=True)]
 
-    monkeypatch.setattr(kernels, "device_architecture", lambda: "sm_90a")
+    monkeypatch.setattr(cuda_kernels, "device_architecture", lambda: "sm_90a")
     monkeypatch.setattr(mx.fast, "precompiled_cuda_kernel", launch)
     monkeypatch.setattr(mx.fast, "cuda_kernel", lambda **made: lambda **given: launch(**made, **given))
-    kernels._compiled.cache_clear()
-    kernels._kernel.cache_clear()
+    cuda_kernels._compiled.cache_clear()
+    cuda_kernels._kernel.cache_clear()
     yield launches
-    kernels._compiled.cache_clear()
-    kernels._kernel.cache_clear()
+    cuda_kernels._compiled.cache_clear()
+    cuda_kernels._kernel.cache_clear()
 
 
 def test_kernels_are_launched_with_their_first_length(compiler: Counting, launched: list[dict]):

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlora import make_optimizer
+from vlora.adapters.targets import Layout
 from vlora.errors import RecipeError
-from vlora.optimizers import PACKED, PACKED_MULTIPLE, PACKED_SIZE, Packing, clip_by_global_norm, rate_factors
-from vlora.recipe import OptimSection
-from vlora.targets import Layout
+from vlora.recipe.schema import OptimSection
+from vlora.train.optimizers import PACKED, PACKED_MULTIPLE, PACKED_SIZE, Packing, clip_by_global_norm, rate_factors
 
 NAMES = get_args(get_type_hints(OptimSection)["name"])
 RATE = 1e-2

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlora import backend
-from vlora.backend import lean, loading, outcomes
-from vlora.recipe import ModelSection
+from vlora import models
+from vlora.models.backbone import fused, outcomes
+from vlora.models.load import loading
+from vlora.recipe.schema import ModelSection
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def load(checkpoint: Callable[[str], Path]):
 
     def run(family: str = "qwen3_vl", **section: object) -> tuple:
         model = ModelSection(path=str(checkpoint(family)), **section)
-        backbone, _ = backend.load_backbone(backend.find_model(model), model)
+        backbone, _ = models.load_backbone(models.find_model(model), model)
         parts = backbone.lean_parts
         return backbone.head, len(parts.replacements), parts.angles is not None
 
@@ -34,7 +35,7 @@ def load(checkpoint: Callable[[str], Path]):
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note which checks are made."""
     made: list[str] = []
-    settle, gated, rotates = loading.MlxVlmBackbone.settle_head, lean.is_swiglu, lean._rotates_halves
+    settle, gated, rotates = loading.MlxVlmBackbone.settle_head, fused.is_swiglu, fused._rotates_halves
 
     def noting(name: str, function: Callable) -> Callable:
         def run(*arguments: object, **keywords: object) -> object:
@@ -44,8 +45,8 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return run
 
     monkeypatch.setattr(loading.MlxVlmBackbone, "settle_head", noting("head", settle))
-    monkeypatch.setattr(lean, "is_swiglu", noting("gated", gated))
-    monkeypatch.setattr(lean, "_rotates_halves", noting("rotates", rotates))
+    monkeypatch.setattr(fused, "is_swiglu", noting("gated", gated))
+    monkeypatch.setattr(fused, "_rotates_halves", noting("rotates", rotates))
     return made
 
 

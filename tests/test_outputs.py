@@ -11,11 +11,11 @@ import pytest
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe, run
 from vlora import Recipe, fit, parse_recipe
-from vlora.aside import set_aside
 from vlora.errors import RecipeError, SampleError
 from vlora.events import Finished, Noted
-from vlora.lock import LOCK_NAME
-from vlora.outputs import METRICS_NAME, RECIPE_NAME, STATE_NAME
+from vlora.output.archive import set_aside
+from vlora.output.lock import LOCK_NAME
+from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME
 
 CheckpointFactory = Callable[[str], Path]
 

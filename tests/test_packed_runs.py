@@ -11,15 +11,16 @@ import pytest
 
 from tests.prove import make_subject
 from tests.training import Trainable, make_trainable, picture
-from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe, steps
-from vlora.backend import probe_packing
-from vlora.backend.attention import attend_fused, attending
-from vlora.batches import collate_packs
-from vlora.driver import fit
+from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
+from vlora.data.collate import collate_packs
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Event, Finished, Reported, Started, StepReport
-from vlora.outputs import METRICS_NAME, STATE_NAME
-from vlora.recipe import OptimSection
+from vlora.models import probe_packing
+from vlora.models.forward.attention_masks import attend_fused, attending
+from vlora.output.paths import METRICS_NAME, STATE_NAME
+from vlora.recipe.schema import OptimSection
+from vlora.run.fit import fit
+from vlora.train import step as steps
 
 CheckpointFactory = Callable[[str], Path]
 N_ROWS = 11
@@ -183,7 +184,7 @@ def test_probe_finds_what_leaks(
     bind(trainable.backbone, trainable.state)
     trainable.backbone.module.set_dtype(dtype)
     probe_packing(trainable.backbone, trainable.examples, 400, "llava")
-    monkeypatch.setattr("vlora.backend.attention.MASK_MAKER", "nothing_of_this_name")
+    monkeypatch.setattr("vlora.models.forward.attention_masks.MASK_MAKER", "nothing_of_this_name")
     with pytest.raises(ModelError, match="packed before it"):
         probe_packing(trainable.backbone, trainable.examples, 400, "llava")
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples
 from vlora import Batch, Example, bucket_length
-from vlora.batches import collate_packs
+from vlora.data.collate import collate_packs
+from vlora.data.packing import PackedSteps, Progress, fill_packs
 from vlora.errors import BatchError, CheckpointError
-from vlora.packing import PackedSteps, Progress, fill_packs
 from vlora.types import places_of
 
 lengths = st.lists(st.integers(1, 40), max_size=60)

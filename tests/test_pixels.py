@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 from tests.training import make_trainable
 from vlora import collate
-from vlora.backend.features import FeatureCache
-from vlora.backend.pixels import PixelLayout, pixel_layout, to_host_type
+from vlora.features.cache import FeatureCache
+from vlora.models.backbone.pixels import PixelLayout, pixel_layout, to_host_type
 
 TYPES = [mx.float32, mx.float16, mx.bfloat16]
 

@@ -13,17 +13,17 @@ from benchmarks.memory import Case, run_case
 from benchmarks.shapes import SHAPES
 from tests.families import FAMILIES, build
 from vlora import parse_recipe
-from vlora.backend.families import describe_family
-from vlora.backend.loading import prepare
-from vlora.backend.tracing import attention_in_kernels, trace
-from vlora.cli import main
-from vlora.frozen import count_parameters
-from vlora.liveness import Queue, is_matrix, peak_memory
-from vlora.plan import Planner, blank_example, find_queue, make_plan
-from vlora.portions import MB_VARIABLE, OPS_VARIABLE
-from vlora.recipe import MemorySection, ModelSection
-from vlora.session import find_model, open_model
-from vlora.tapes import Array, Node, Tape, compile_tape, schedule
+from vlora.build import find_model, open_model
+from vlora.cli.main import main
+from vlora.estimate.graph import Array, Node, Tape, compile_tape, schedule
+from vlora.estimate.liveness import Queue, is_matrix, peak_memory
+from vlora.estimate.plan import Planner, blank_example, find_queue, make_plan
+from vlora.estimate.trace import attention_in_kernels, trace
+from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
+from vlora.models.families.registry import describe_family
+from vlora.models.load.loading import prepare
+from vlora.ops.quantized import count_parameters
+from vlora.recipe.schema import MemorySection, ModelSection
 
 Checkpoint = Callable[[str], Path]
 TOLERANCE = 0.25
@@ -274,7 +274,7 @@ def test_the_queue_of_a_run(
 ) -> None:
     """A plan counts on the portions that a run on this machine will have."""
     info = {"compute_capability_major": capability[0], "compute_capability_minor": capability[1]}
-    monkeypatch.setattr("vlora.plan.device_kind", lambda: "cuda")
+    monkeypatch.setattr("vlora.estimate.plan.device_kind", lambda: "cuda")
     monkeypatch.setattr(mx, "device_info", lambda: {**info, "total_memory": memory * 2**30})
     for name in (MB_VARIABLE, OPS_VARIABLE):
         monkeypatch.delenv(name, raising=False)
@@ -290,7 +290,7 @@ def test_the_queue_of_a_run(
 @pytest.mark.parametrize(("letter", "expected"), [("p", (20, 40)), ("g", (40, 40)), ("s", (50, 50)), ("d", (50, 50))])
 def test_the_queue_of_a_mac(letter: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A Mac's portions go by its kind of chip, and not by the recipe."""
-    monkeypatch.setattr("vlora.plan.device_kind", lambda: "metal")
+    monkeypatch.setattr("vlora.estimate.plan.device_kind", lambda: "metal")
     monkeypatch.setattr(mx, "device_info", lambda: {"architecture": f"applegpu_g16{letter}"})
     for name in (MB_VARIABLE, OPS_VARIABLE):
         monkeypatch.delenv(name, raising=False)

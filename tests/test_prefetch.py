@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.checkpoints import FAMILIES
 from tests.training import picture, rows_for
-from vlora import backend, fit, parse_recipe
+from vlora import fit, models, parse_recipe
+from vlora.data.format.samples import format_sample
+from vlora.data.prefetch import Workers, count_workers
 from vlora.events import Event, Skipped, StepReport
-from vlora.prefetch import Workers, count_workers
-from vlora.samples import format_sample
 from vlora.types import Example, Sample
 
 CheckpointFactory = Callable[[str], Path]
@@ -180,7 +180,7 @@ def same(first: Example, second: Example) -> bool:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_encoding_in_threads_changes_nothing(family: str, encoder: Callable[..., backend.Encoder]) -> None:
+def test_encoding_in_threads_changes_nothing(family: str, encoder: Callable[..., models.Encoder]) -> None:
     """Every family's processor and tokenizer give the same rows to four threads at once."""
     encode = encoder(family, train_on_completions=True)
     samples: list[Sample] = [

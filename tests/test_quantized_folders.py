@@ -13,10 +13,10 @@ from mlx import nn
 from mlx_vlm.convert import convert
 
 from tests.training import Trainable, make_trainable
-from vlora import backend, collate, make_train_step
+from vlora import collate, make_train_step, models
 from vlora.errors import ModelError
-from vlora.frozen import UNPACK_FROM_ROWS
-from vlora.recipe import ModelSection
+from vlora.ops.quantized import UNPACK_FROM_ROWS
+from vlora.recipe.schema import ModelSection
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -49,7 +49,7 @@ def quantize(base: Path, folder: Path, mode: str) -> Path:
 def unpack(base: Path, packed: Path, folder: Path) -> Path:
     """Write a checkpoint with the weights that a quantized one stands for, as the plain one that it was made of."""
     section = ModelSection(path=str(packed))
-    backbone, _ = backend.load_backbone(backend.find_model(section), section)
+    backbone, _ = models.load_backbone(models.find_model(section), section)
     shutil.copytree(base, folder)
     weights = mx.load(str(base / "model.safetensors"))
     for name, layer in backbone.module.named_modules():

@@ -13,9 +13,9 @@ import mlx.nn as nn
 import pytest
 
 from benchmarks.kernels import list_constants, list_folder
-from vlora import rebuild
-from vlora.compiling import Known, read_known
-from vlora.rebuild import UnknownNameError, kernel_file, parse_constant, parse_name, write_sources
+from vlora.compilation import rebuild
+from vlora.compilation.known_kernels import Known, read_known
+from vlora.compilation.rebuild import UnknownNameError, kernel_file, parse_constant, parse_name, write_sources
 
 on_cpu = pytest.mark.skipif(
     shutil.which("g++") is None or mx.default_device() != mx.Device(mx.cpu), reason="needs MLX's compiler for a CPU"

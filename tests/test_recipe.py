@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.strategies import recipes, texts, toml_values
 from vlora import dump_recipe, parse_recipe
 from vlora.errors import RecipeError
-from vlora.outputs import output_paths
-from vlora.recipe import Recipe, all_keys, parse_value, structure_recipe
-from vlora.structuring import Names
+from vlora.output.paths import output_paths
+from vlora.recipe.converter import Names
+from vlora.recipe.schema import Recipe, all_keys, parse_value, structure_recipe
 
 MINIMAL = '[data]\npath = "rows.jsonl"\n'
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

@@ -12,12 +12,13 @@ from mlx import nn
 
 from tests.families import FAMILIES, build
 from tests.training import Trainable, make_trainable
-from vlora import Batch, collate, make_eval_step, make_train_step, steps
-from vlora.backend.families import describe_family
-from vlora.backend.loading import prepare
+from vlora import Batch, collate, make_eval_step, make_train_step
 from vlora.errors import ModelError
-from vlora.recipe import ModelSection
-from vlora.recompute import checkpointed, choose_modules, find_mlps
+from vlora.models.families.registry import describe_family
+from vlora.models.load.loading import prepare
+from vlora.recipe.schema import ModelSection
+from vlora.train import step as steps
+from vlora.train.grad_checkpoint import checkpointed, choose_modules, find_mlps
 
 CheckpointFactory = Callable[[str], Path]
 

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vlora.errors import CheckpointError, ModelError, OutOfMemoryError, RecipeError, SampleError, VloraError
-from vlora.redaction import LONGEST_LINE, redact, shorten_name
+from vlora.system.redaction import LONGEST_LINE, redact, shorten_name
 
 SECRETS = [
     ("https://a.org/cat.png?X-Amz-Signature=5ec12e7", "https://a.org/cat.png?***"),

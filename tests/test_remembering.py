@@ -16,8 +16,8 @@ from tests.test_driver import losses, make_recipe, run
 from tests.test_features import finished, rows_file
 from tests.training import Trainable, make_trainable, mixed_rows, picture
 from vlora import Example, collate, format_sample
-from vlora.backend import Encoder, FeatureCache, RowMemory, Shards, find_model, load_processor, make_encoder
-from vlora.backend.remembering import DeferredInputs, Processed
+from vlora.features.processed import DeferredInputs, Processed
+from vlora.models import Encoder, FeatureCache, RowMemory, Shards, find_model, load_processor, make_encoder
 
 CheckpointFactory = Callable[[str], Path]
 FAMILIES = ["qwen3_vl", "qwen2_vl", "llava", "mllama", "gemma3", "deepseek_vl_v2", "paligemma", "pixtral"]

@@ -14,13 +14,15 @@ import pytest
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe
 from tests.training import picture
-from vlora import Recipe, driver, fit, shortage
-from vlora.checkpoint import append_text, load_notes
+from vlora import Recipe, fit
 from vlora.errors import NonFiniteError, OutOfMemoryError, SampleError
+from vlora.estimate import shortage
 from vlora.events import Event, Finished, Reported, Saved, StepReport
-from vlora.metrics import Mark
-from vlora.outputs import METRICS_NAME, STATE_NAME
-from vlora.reading import Reader
+from vlora.output.checkpoint import append_text, load_notes
+from vlora.output.metrics_log import Mark
+from vlora.output.paths import METRICS_NAME, STATE_NAME
+from vlora.run import fit as driver
+from vlora.run.loader import Reader
 
 CheckpointFactory = Callable[[str], Path]
 VOLATILE = {"tokens_per_s", "wait_s", "n_traces", "trace_s", "seconds", "unix_time", "first_step_unix_time"}
@@ -188,7 +190,7 @@ def test_a_disk_without_room_for_metrics(
         append_text(path, text)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vlora.checkpoint.append_text", append)
+        patched.setattr("vlora.output.checkpoint.append_text", append)
         events, error = collect(fit(recipe))
     assert isinstance(error, OSError)
     # One more was begun when the report was due.

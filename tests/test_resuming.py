@@ -13,13 +13,13 @@ import pytest
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe, run
 from vlora import parse_recipe
-from vlora.checkpoint import load_notes, load_state, save_state
 from vlora.errors import CheckpointError
 from vlora.events import Event, StepReport
-from vlora.outputs import METRICS_NAME, STATE_NAME
-from vlora.recipe import all_keys
-from vlora.resuming import FREE, check_goes_on, describe_run
-from vlora.rules import FIRST, NOTE, Rules, parse_rules
+from vlora.output.checkpoint import load_notes, load_state, save_state
+from vlora.output.paths import METRICS_NAME, STATE_NAME
+from vlora.output.resume import FREE, check_goes_on, describe_run
+from vlora.recipe.schema import all_keys
+from vlora.train.rules import FIRST, NOTE, Rules, parse_rules
 from vlora.types import TrainState
 
 CheckpointFactory = Callable[[str], Path]

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlora import backend
+from vlora import models
+from vlora.data.format.samples import Reading
+from vlora.data.rows import Rows, read_rows
 from vlora.errors import RecipeError, SampleError
-from vlora.recipe import DataSection
-from vlora.rows import Rows, read_rows
-from vlora.samples import Reading
+from vlora.recipe.schema import DataSection
 
-Encoding = Callable[..., backend.Encoder]
+Encoding = Callable[..., models.Encoder]
 N_ROWS = 4
 
 
@@ -109,7 +109,7 @@ def describe(rows: Rows) -> list[tuple[str, str, list[int]]]:
     found = []
     for index in range(len(rows)):
         sample = rows[index]
-        numbers = [backend.open_image(image, sample.source, None).size[0] - 32 for image in sample.images]
+        numbers = [models.open_image(image, sample.source, None).size[0] - 32 for image in sample.images]
         found.append((sample.turns[0].text, sample.turns[1].text, numbers))
     return found
 
@@ -253,7 +253,7 @@ def test_digits(config: str | None, answers: str | None):
 
     assert (len(train), len(test)) == (1497, 300)
     sample = test[0]
-    assert backend.open_image(sample.images[0], sample.source, None).size == (32, 32)
+    assert models.open_image(sample.images[0], sample.source, None).size == (32, 32)
     found = {test[index].turns[1].text for index in range(len(test))}
     assert found == set(answers or ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
     drawn = [{np.array(row["image"]).tobytes() for row in rows.table} for rows in (train, test)]
@@ -265,7 +265,7 @@ def test_valid_fraction(n_rows: int, fraction: float, seed: int):
     """A share of the rows is held out: no row twice, none lost, the same for the same seed."""
     table = [{"question": str(number), "answer": "a"} for number in range(n_rows)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlora.rows.load_digit_rows", lambda *_: table)
+        patch.setattr("vlora.data.rows.load_digit_rows", lambda *_: table)
         section = DataSection(path="builtin:digits", valid_fraction=fraction)
         try:
             train, valid = read_rows(section, seed=seed)

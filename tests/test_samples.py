@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora import Sample, Turn, format_sample
+from vlora.data.format.marks import IMAGE_TAG
+from vlora.data.format.samples import Reading, read_sample
 from vlora.errors import SampleError
-from vlora.marks import IMAGE_TAG
-from vlora.samples import Reading, read_sample
+from vlora.system.written_json import parse_json
 from vlora.types import ImageSlot
-from vlora.written_json import parse_json
 
 ANSWER = {"role": "assistant", "content": "A cat."}
 QUESTION = {"role": "user", "content": "What is it?"}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.batches import plan_steps
-from vlora.recipe import OptimSection, TrainSection
-from vlora.schedules import count_steps, is_due, learning_rate_at
+from vlora.data.collate import plan_steps
+from vlora.recipe.schema import OptimSection, TrainSection
+from vlora.train.schedules import count_steps, is_due, learning_rate_at
 
 SCHEDULES = ("constant", "linear", "cosine")
 runs = st.tuples(st.sampled_from(SCHEDULES), st.integers(1, 200), st.integers(0, 300), st.floats(1e-8, 10))

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.backend import Shards, shardfiles, shards
+from vlora.features import shard_format, shard_store
+from vlora.models import Shards
 
 TOWER, OTHER = "a" * 40, "b" * 40
-AN_HOUR_AGO = 2 * shards.LEFT_ALONE_S
-DTYPES = [mlx for mlx, _ in shardfiles.TYPES.values()]
+AN_HOUR_AGO = 2 * shard_store.LEFT_ALONE_S
+DTYPES = [mlx for mlx, _ in shard_format.TYPES.values()]
 
 
 def opened(folder: Path, budget: int = 10**9, **options: Any) -> Shards:
@@ -39,7 +40,7 @@ def is_equal(found: dict[str, mx.array] | None, expected: dict[str, mx.array]) -
         and all(
             found[name].dtype == value.dtype
             and found[name].shape == value.shape
-            and shardfiles.array_bytes(found[name]) == shardfiles.array_bytes(value)
+            and shard_format.array_bytes(found[name]) == shard_format.array_bytes(value)
             for name, value in expected.items()
         )
     )
@@ -47,7 +48,7 @@ def is_equal(found: dict[str, mx.array] | None, expected: dict[str, mx.array]) -
 
 def age(folder: Path) -> None:
     """Make the shards look as if no run had used them for a while."""
-    for file in folder.rglob(f"*{shards.SUFFIX}"):
+    for file in folder.rglob(f"*{shard_store.SUFFIX}"):
         used = file.stat().st_mtime - AN_HOUR_AGO
         os.utime(file, (used, used))
 
@@ -125,8 +126,8 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib, types, numpy as np\n"
         # The modules alone: all of the package takes seconds to import.
-        f"folder = pathlib.Path({shards.__file__!r}).parent\n"
-        "for name, path in (('vlora', folder.parent), ('vlora.backend', folder)):\n"
+        f"folder = pathlib.Path({shard_store.__file__!r}).parent\n"
+        "for name, path in (('vlora', folder.parent), ('vlora.models', folder)):\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
         "    sys.modules[name].__path__ = [str(path)]\n"
         "from vlora.backend.shards import Shards\n"
@@ -207,7 +208,7 @@ def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:
 
     assert opened(tmp_path).read("key") is None
     assert unfinished.exists()
-    long_ago = unfinished.stat().st_mtime - 2 * shards.ABANDONED_S
+    long_ago = unfinished.stat().st_mtime - 2 * shard_store.ABANDONED_S
     os.utime(unfinished, (long_ago, long_ago))
     opened(tmp_path)
     assert not unfinished.exists()
@@ -251,7 +252,7 @@ def test_what_is_unused_makes_room(tmp_path: Path) -> None:
 def test_room_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A budget beyond what the disk has ends with a note, not with a full disk."""
     subject = opened(tmp_path)
-    usage = shutil.disk_usage(tmp_path)._replace(free=shards.SPARE_BYTES + 100)
+    usage = shutil.disk_usage(tmp_path)._replace(free=shard_store.SPARE_BYTES + 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     subject.add("key", entry(1))
     subject.flush()

@@ -13,17 +13,19 @@ import pytest
 
 from tests.test_driver import make_recipe, rows, run  # noqa: F401 - a fixture
 from tests.training import make_trainable, picture
-from vlora import Example, TrainLoop, collate, collate_packs, driver, session, shortage
-from vlora import loop as loops
-from vlora.checkpoint import load_state
-from vlora.cli import main
+from vlora import Example, TrainLoop, build, collate, collate_packs
+from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError
-from vlora.limits import device_kind, is_out_of_memory, naming_shortage
-from vlora.lock import only_run
-from vlora.outputs import STATE_NAME, output_paths
-from vlora.recipe import Recipe, dump_recipe
-from vlora.shortage import advise, first_rows
-from vlora.steps import TrainStep, init_state
+from vlora.estimate import shortage
+from vlora.estimate.shortage import advise, first_rows
+from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
+from vlora.output.checkpoint import load_state
+from vlora.output.lock import only_run
+from vlora.output.paths import STATE_NAME, output_paths
+from vlora.recipe.schema import Recipe, dump_recipe
+from vlora.run import fit
+from vlora.train import loop as loops
+from vlora.train.step import TrainStep, init_state
 from vlora.types import Batch, TrainState
 
 CheckpointFactory = Callable[[str], Path]
@@ -92,8 +94,8 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let a step of the next runs fail; what is planned is traced by the real one."""
 
     def prepare(step: int) -> None:
-        real = session.make_recipe_step
-        monkeypatch.setattr(driver, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), step))
+        real = build.make_recipe_step
+        monkeypatch.setattr(fit, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), step))
 
     return prepare
 
@@ -111,8 +113,8 @@ def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtu
     file = tmp_path / "recipe.toml"
     file.write_text(dump_recipe(recipe))
     with pytest.MonkeyPatch.context() as patch:
-        real = session.make_recipe_step
-        patch.setattr(driver, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4))
+        real = build.make_recipe_step
+        patch.setattr(fit, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4))
         status = main([str(file)])
     output, errors = capsys.readouterr()
 
@@ -156,7 +158,7 @@ def test_the_failed_run_is_let_go_of_first(
     """Nothing of the model is there any more when what would fit is looked for."""
     models: list[weakref.ref[Any]] = []
     left: list[bool] = []
-    real = driver.open_model
+    real = fit.open_model
 
     def opening(*arguments: Any) -> Any:
         backbone, config = real(*arguments)
@@ -167,7 +169,7 @@ def test_the_failed_run_is_let_go_of_first(
         left.append(models[0]() is not None)
         return failed.where
 
-    monkeypatch.setattr(driver, "open_model", opening)
+    monkeypatch.setattr(fit, "open_model", opening)
     monkeypatch.setattr(shortage, "advise", advising)
     fail_at(3)
     with pytest.raises(OutOfMemoryError, match="step 3"):
@@ -184,7 +186,7 @@ def test_features_do_not_hide_it(
     def fail(_: Any) -> None:
         raise RuntimeError(MALLOC)
 
-    monkeypatch.setattr(session.Features, "flush", fail)
+    monkeypatch.setattr(build.Features, "flush", fail)
     monkeypatch.setattr(shortage, "advise", lambda _, failed, saved: f"{failed.where}: {saved}")
     fail_at(1)
     with pytest.raises(OutOfMemoryError, match=r"^step 1: None$"):
@@ -194,10 +196,10 @@ def test_features_do_not_hide_it(
 @pytest.mark.parametrize(
     ("owner", "name", "where", "words"),
     [
-        (driver, "open_model", "loading the model", ["the model's weights need"]),
-        (driver, "evaluate", "validation", ["model.quantize_bits=4"]),
-        (driver.backend, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
-        (driver.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
+        (fit, "open_model", "loading the model", ["the model's weights need"]),
+        (fit, "evaluate", "validation", ["model.quantize_bits=4"]),
+        (fit.backend, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
+        (fit.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
     ],
     ids=["loading", "validation", "answers", "saving"],
 )
@@ -303,7 +305,7 @@ def test_images_are_made_smaller(checkpoint: CheckpointFactory, tmp_path: Path) 
     row = {"question": "What?", "answer": "so", "images": ["large.png"] * 4}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     recipe = make_recipe(checkpoint("qwen3_vl"), tmp_path / "rows.jsonl", tmp_path / "o.safetensors")
-    data = session.open_data(recipe)
+    data = build.open_data(recipe)
     batch = collate([data.encoder(data.train[0])])
     message = advise(recipe, OutOfMemoryError("step 1", MALLOC, batch), None)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vlora.cli_screen import Screen
-from vlora.signals import GRACE_S, EndedError, stop_on_signals
+from vlora.cli.screen import Screen
+from vlora.system.signals import GRACE_S, EndedError, stop_on_signals
 
 SCRIPT = """
 import hashlib, sys, threading, time
@@ -65,7 +65,7 @@ def test_a_call_that_does_not_return_keeps_nobody(
 
 def test_what_is_over_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has ended in time is left alone, and no thread of it remains; so is one that is to end in order."""
-    monkeypatch.setattr("vlora.signals.GRACE_S", 0.05)
+    monkeypatch.setattr("vlora.system.signals.GRACE_S", 0.05)
     left: list[int] = []
     before = threading.active_count()
     descriptor = signal.set_wakeup_fd(-1)

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from mlx_vlm.models.qwen3_vl.processing_qwen3_vl import _smart_resize_image
 
 from tests.training import picture
-from vlora import backend
-from vlora.backend.images import read_size
-from vlora.backend.resizing import find_budget
+from vlora import models
+from vlora.data.format.image_sizes import Asked, Budget, SizedImage, fit_to_patches, read_asked, settle_size
+from vlora.data.format.samples import format_sample
+from vlora.data.rows import beside
 from vlora.errors import SampleError
-from vlora.rows import beside
-from vlora.samples import format_sample
-from vlora.sizes import Asked, Budget, SizedImage, fit_to_patches, read_asked, settle_size
+from vlora.models.encode.images.opening import read_size
+from vlora.models.encode.images.resizing import find_budget
 from vlora.types import ImageSlot, Sample, Turn
 
-Encoding = Callable[..., backend.Encoder]
+Encoding = Callable[..., models.Encoder]
 QWENS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
 ANSWER = {"role": "assistant", "content": "a"}
 sides = st.integers(1, 4000)
@@ -32,7 +32,7 @@ def sample_of(*images: Any) -> Sample:
     return Sample("rows row 3", (Turn("user", (*slots, "What?")), Turn("assistant", ("a",))), images)
 
 
-def grids(encode: backend.Encoder, *images: Any) -> list[tuple[int, int]]:
+def grids(encode: models.Encoder, *images: Any) -> list[tuple[int, int]]:
     """Give the sizes in pixels of the images as the tower gets them."""
     patch = encode.processor.image_processor.patch_size
     found = encode(sample_of(*images)).inputs["image_grid_thw"].tolist()
@@ -191,7 +191,7 @@ def test_keys_of_sized_images(encoder: Encoding):
 def test_lengths_follow(encoder: Encoding):
     """Rows are sorted by the lengths that their sizes give them."""
     encode = encoder("qwen3_vl")
-    estimate = backend.LengthEstimator(encode)
+    estimate = models.LengthEstimator(encode)
     for asked in (Asked(resized_height=32, resized_width=32), Asked(resized_height=64, resized_width=96)):
         sample = sample_of(SizedImage(picture(90, 90), asked))
         assert estimate(sample) == len(encode(sample).tokens)

@@ -14,10 +14,10 @@ import huggingface_hub
 import pytest
 
 from tests.test_rows import KINDS, N_ROWS, picture, problem_of, read, write_jsonl, write_source
-from vlora import backend
+from vlora import models
+from vlora.data.rows import Rows, read_rows
 from vlora.errors import RecipeError, SampleError
-from vlora.recipe import DataSection
-from vlora.rows import Rows, read_rows
+from vlora.recipe.schema import DataSection
 
 AWKWARD = ["007", "12.50", "3", "true", "None", "NA", "null", "2024-03-05", "1" * 23, '["cat"]', '{"a": 1}', "é"]
 LABEL = json.dumps({"user": ["{image}", "What is it?"], "assistant": "{label}"})
@@ -78,7 +78,7 @@ def test_folders_of_text_are_read_as_written(kind: str, tmp_path: Path):
 
     assert answers_of(rows) == AWKWARD
     if kind.startswith("metadata"):
-        sizes = [backend.open_image(rows[index].images[0], "row", None).size[0] for index in range(len(rows))]
+        sizes = [models.open_image(rows[index].images[0], "row", None).size[0] for index in range(len(rows))]
         assert sizes == [32 + number for number in range(len(AWKWARD))]
 
 
@@ -177,7 +177,7 @@ def test_a_folder_for_every_class(names: list[str], labels: list[str], tmp_path:
 
     assert answers_of(rows) == labels
     assert rows.kinds == {"image": "image", "label": "label"}
-    assert backend.open_image(rows[1].images[0], "row", None).size == (33, 32)
+    assert models.open_image(rows[1].images[0], "row", None).size == (33, 32)
 
 
 def test_classes_of_other_splits(tmp_path: Path):
@@ -224,7 +224,7 @@ def test_names_of_files_in_metadata(tmp_path: Path):
 
     assert rows.kinds == {"images": "image", "map": "image"}
     assert rows.table[0]["map"] == str(tmp_path / "x" / "b.png")
-    assert [backend.open_image(image, "row", None).size[0] for image in rows[0].images] == [33, 34]
+    assert [models.open_image(image, "row", None).size[0] for image in rows[0].images] == [33, 34]
     assert json.loads(rows[0].turns[1].text) == {"image": str(tmp_path / "x" / "a.png")}
 
 
@@ -238,7 +238,7 @@ def test_images_that_no_metadata_names(name: str, tmp_path: Path, monkeypatch: p
     for split in ("train", "train[:1]", "train[:1]+train[1:]"):
         assert read(tmp_path, split=split).describe_columns().endswith(f"; {said}")
 
-    monkeypatch.setattr("vlora.imagefolders.MOST_NAMED", 2)
+    monkeypatch.setattr("vlora.data.readers.image_folders.MOST_NAMED", 2)
     assert "the folder has 5 images and its metadata 3 rows" in read(tmp_path).describe_columns()
     for left in ("1", "2"):
         (tmp_path / "p" / f"{left}.png").unlink()
@@ -280,7 +280,7 @@ def test_rows_beside_more_images(tmp_path: Path):
     rows = read(tmp_path)
 
     assert answers_of(rows) == ["007"]
-    assert backend.open_image(rows[0].images[0], "row", None).size == (34, 32)
+    assert models.open_image(rows[0].images[0], "row", None).size == (34, 32)
 
     write_csv(tmp_path / "rows.csv", [row])
     assert "notes/rows.jsonl and rows.csv are of different kinds" in problem_of(tmp_path)

@@ -15,10 +15,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 import vlora
-from vlora import blas, cli, digits
+from vlora.cli import main
+from vlora.data.readers import digits
+from vlora.data.rows import check_paths, read_rows
 from vlora.errors import RecipeError
-from vlora.recipe import DataSection, parse_recipe
-from vlora.rows import check_paths, read_rows
+from vlora.ops import blas
+from vlora.recipe.schema import DataSection, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"datasets", "mlx_vlm", "pandas", "scipy", "sklearn", "torch", "transformers"}
@@ -281,7 +283,7 @@ def test_blas_comes_before_mlx(tmp_path: Path):
 import importlib.abc
 class Watch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name in ("mlx.core", "vlora.blas"):
+        if name in ("mlx.core", "vlora.ops.blas"):
             print(name)
 sys.meta_path.insert(0, Watch())
 {first}
@@ -292,7 +294,7 @@ print(vlora.blas.LOADED)
             tmp_path,
         )
 
-        assert printed.split() == ["vlora.blas", "mlx.core", str(blas.LOADED)]
+        assert printed.split() == ["vlora.ops.blas", "mlx.core", str(blas.LOADED)]
 
 
 @pytest.mark.parametrize("collects", [True, False])
@@ -302,13 +304,13 @@ def test_the_garbage_collector_waits_for_imports(collects: bool):
     before = gc.isenabled()
     try:
         (gc.enable if collects else gc.disable)()
-        with cli._importing(good):
+        with main._importing(good):
             assert not gc.isenabled()
         assert gc.isenabled() == collects
-        with pytest.raises(RecipeError), cli._importing(parse_recipe(RECIPE, {"data.split": "dev"})):
+        with pytest.raises(RecipeError), main._importing(parse_recipe(RECIPE, {"data.split": "dev"})):
             pass
         assert gc.isenabled() == collects
-        with pytest.raises(ZeroDivisionError), cli._importing(good):
+        with pytest.raises(ZeroDivisionError), main._importing(good):
             1 / 0  # noqa: B018
         assert gc.isenabled() == collects
     finally:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tests.test_bad_rows import write_rows
 from tests.test_driver import losses, make_recipe, run
-from vlora import checksums
-from vlora.checkpoint import (
+from vlora.errors import CheckpointError
+from vlora.events import Noted, Saved
+from vlora.output import checksums
+from vlora.output.checkpoint import (
     before,
     find_state,
     has_state,
@@ -22,9 +24,7 @@ from vlora.checkpoint import (
     settle_state,
     write_whole,
 )
-from vlora.errors import CheckpointError
-from vlora.events import Noted, Saved
-from vlora.outputs import STATE_NAME
+from vlora.output.paths import STATE_NAME
 from vlora.types import TrainState
 
 CheckpointFactory = Callable[[str], Path]

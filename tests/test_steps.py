@@ -15,7 +15,6 @@ from vlora import (
     Batch,
     Example,
     TrainState,
-    backend,
     bind,
     collate,
     init_state,
@@ -23,10 +22,11 @@ from vlora import (
     make_eval_step,
     make_optimizer,
     make_train_step,
+    models,
 )
-from vlora.backend.embedding import call_language_model, embed_alone
-from vlora.backend.families import FAMILIES, describe_family
-from vlora.steps import KEYS, bound
+from vlora.models.families.registry import FAMILIES, describe_family
+from vlora.models.forward.calls import call_language_model, embed_alone
+from vlora.train.step import KEYS, bound
 
 PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
 GENERIC = tuple(name for name in BUILT if name not in PROVEN)
@@ -344,23 +344,23 @@ def _cast(language_model: object) -> dict[str, object]:
 def test_refused_families_say_why(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """A family that would be trained wrongly is refused with its reason before anything is loaded."""
     from vlora.errors import ModelError
-    from vlora.recipe import ModelSection
+    from vlora.recipe.schema import ModelSection
 
     (tmp_path / "config.json").write_text('{"model_type": "muse_spark"}')
     with pytest.raises(ModelError, match="muse_spark are not trained: its layers are Metal kernels"):
-        backend.find_model(ModelSection(path=str(tmp_path)))
+        models.find_model(ModelSection(path=str(tmp_path)))
     assert checkpoint("qwen3_vl").is_dir()
 
 
 def test_foreign_code_is_refused(tmp_path: Path) -> None:
     """A checkpoint that brings its own Python file is not loaded, unless the recipe trusts it."""
     from vlora.errors import ModelError
-    from vlora.recipe import ModelSection
+    from vlora.recipe.schema import ModelSection
 
     (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl", "model_file": "own.py"}')
     (tmp_path / "own.py").write_text("raise SystemExit('ran')")
     with pytest.raises(ModelError, match="trust_remote_code"):
-        backend.find_model(ModelSection(path=str(tmp_path)))
+        models.find_model(ModelSection(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("family", GENERIC)
@@ -368,14 +368,14 @@ def test_probes_let_right_families_pass(family: str, checkpoint: CheckpointFacto
     """A family without a description is trained once its first rows have shown that it is right."""
     trainable = make_trainable(checkpoint(family))
 
-    backend.probe(trainable.backbone, trainable.examples, family)
+    models.probe(trainable.backbone, trainable.examples, family)
 
 
 def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
     """A 2-D mask that replaces the causal one, as in mlx-vlm's own trainer, is found out before training."""
     from vlora.errors import ModelError
 
-    class Leaking(backend.MlxVlmBackbone):
+    class Leaking(models.MlxVlmBackbone):
         def all_logits(self, tokens: mx.array, features: dict, others: dict) -> mx.array:  # type: ignore[type-arg]
             mask = mx.ones((1, 1, tokens.shape[1], tokens.shape[1]), dtype=mx.bool_)
             return self.language_model(tokens, mask=mask, cache=None, **features, **others).logits
@@ -384,9 +384,9 @@ def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
     leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)
     # Of one length, or the padding would give the mask away before the last token does.
     with pytest.raises(ModelError, match=r"would see what it has to predict|padded and batched"):
-        backend.probe(leaking, right.examples[:1], "llava")
+        models.probe(leaking, right.examples[:1], "llava")
     with pytest.raises(ModelError, match="padded and batched"):
-        backend.probe(leaking, right.examples, "llava")
+        models.probe(leaking, right.examples, "llava")
 
 
 def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,8 +394,8 @@ def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: py
     trainable = make_trainable(checkpoint("qwen3_vl"), model__train_vision=True)
     batch = collate(trainable.examples)
     outputs = []
-    for budget in (backend.grids.TOWER_TRACES, 0):
-        monkeypatch.setattr(backend.grids, "TOWER_TRACES", budget)
+    for budget in (models.grids.TOWER_TRACES, 0):
+        monkeypatch.setattr(models.grids, "TOWER_TRACES", budget)
         tower = trainable.backbone._grids()
         tower._traces.clear()
         state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)

@@ -15,9 +15,9 @@ from tests.test_encoding_families import MAKE, make
 from tests.test_encoding_pairs import encoder as pair_encoder
 from tests.training import picture
 from vlora import Example, Sample, Turn
-from vlora.backend import Encoder
-from vlora.backend.stops import find_ending, find_stop_ids, write_stops
 from vlora.errors import ModelError
+from vlora.models import Encoder
+from vlora.models.encode.template.stops import find_ending, find_stop_ids, write_stops
 from vlora.types import ImageSlot
 
 Encoding = Callable[..., Encoder]

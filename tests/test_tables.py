@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, ClassLabel, Features, Json, LargeList, List, Nifti, Pdf, Value, Video
 
+from vlora.data.rows import Rows, read_rows
 from vlora.errors import SampleError
-from vlora.recipe import DataSection
-from vlora.rows import Rows, read_rows
+from vlora.recipe.schema import DataSection
 
 MEDIA = (Audio, Video, Pdf, Nifti, datasets.Image, datasets.Mesh)
 COLOURS = ClassLabel(names=["red", "green", "blue"])

@@ -8,12 +8,12 @@ import pytest
 from mlx import nn
 
 from tests.families import FAMILIES, build
-from vlora.backend.backbone import find_layout
-from vlora.backend.families import describe_family
-from vlora.backend.loading import find_prefix
+from vlora.adapters.targets import GROUPS, Layout, find_targets, is_experts, is_head, is_router, summarize
 from vlora.errors import ModelError
-from vlora.recipe import LoraSection
-from vlora.targets import GROUPS, Layout, find_targets, is_experts, is_head, is_router, summarize
+from vlora.models.backbone.backbone import find_layout
+from vlora.models.families.registry import describe_family
+from vlora.models.load.loading import find_prefix
+from vlora.recipe.schema import LoraSection
 
 SOME = ["qwen3_vl_moe", "llava", "ernie4_5_moe_vl", "minicpmv4_6", "molmo", "phi3_v", "qwen3_omni_moe"]
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.strategies import names
 from tests.test_values import json_objects
-from vlora import spans, textfiles
+from vlora.data.format.values import Row, write_text
+from vlora.data.readers import record_spans, text_files
+from vlora.data.readers.text_files import SEPARATORS, TextTable, open_csv, open_json
 from vlora.errors import SampleError
-from vlora.textfiles import SEPARATORS, TextTable, open_csv, open_json
-from vlora.values import Row, write_text
 
 rows_of_json = st.lists(st.dictionaries(names, json_objects, max_size=4), max_size=6)
 cells = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",;\t|\r\n '), max_size=8)
@@ -71,7 +71,7 @@ def test_json_documents_come_back_as_written(
     value = rows if key is None else {"version": '1,"]', key: rows, "more": {"a": [1, {"b": []}]}}
     path = write(tmp_path, "rows.json", json.dumps(value, indent=indent))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "PORTION", portion)
+        patch.setattr(record_spans, "PORTION", portion)
         table = open_json(path)
 
     assert texts_in(table) == as_written(rows)
@@ -97,7 +97,7 @@ def test_tables_come_back_as_written(
     writer.writerows([columns, *rows])
     path = write(tmp_path, "rows.csv", stream.getvalue())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spans, "PORTION", portion)
+        patch.setattr(record_spans, "PORTION", portion)
         table = open_csv(path)
 
     assert rows_in(table) == [dict(zip(columns, row, strict=True)) for row in rows]
@@ -359,11 +359,11 @@ def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatc
     path = write(tmp_path, name, text)
     parsed = []
     for function in ("parse_json", "split_record"):
-        real = getattr(textfiles, function)
+        real = getattr(text_files, function)
         monkeypatch.setattr(
-            textfiles, function, lambda *given, real=real, **named: parsed.append(1) or real(*given, **named)
+            text_files, function, lambda *given, real=real, **named: parsed.append(1) or real(*given, **named)
         )
-    monkeypatch.setattr(textfiles, "_SAMPLE_BYTES", 100)
+    monkeypatch.setattr(text_files, "_SAMPLE_BYTES", 100)
 
     table = open_csv(path) if name.endswith("csv") else open_json(path)
     assert len(table) == n_rows

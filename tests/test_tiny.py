@@ -5,13 +5,13 @@ from pathlib import Path
 import mlx.core as mx
 import mlx_vlm
 
-from vlora import backend
+from vlora import models
 
 
 def test_the_same_seed_builds_the_same_model(tmp_path: Path) -> None:
     """Tokenizer and weights depend on the seed alone."""
     first, second, other = (
-        backend.build_tiny_qwen3_vl(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        models.build_tiny_qwen3_vl(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     weights = [mx.load(str(folder / "model.safetensors")) for folder in (first, second, other)]
 
@@ -22,7 +22,7 @@ def test_the_same_seed_builds_the_same_model(tmp_path: Path) -> None:
 
 def test_it_is_a_qwen3_vl(tmp_path: Path) -> None:
     """mlx-vlm opens it as the architecture and the processor that it names, and it generates."""
-    model, processor = mlx_vlm.load(str(backend.build_tiny_qwen3_vl(tmp_path / "a")))
+    model, processor = mlx_vlm.load(str(models.build_tiny_qwen3_vl(tmp_path / "a")))
 
     assert type(model).__module__ == "mlx_vlm.models.qwen3_vl.qwen3_vl"
     assert type(processor).__name__ == "Qwen3VLProcessor"

@@ -12,12 +12,12 @@ import mlx.core as mx
 import pytest
 
 from vlora import make_optimizer
-from vlora.optimizers import Packing, rate_factors, undecayed
-from vlora.recipe import OptimSection
-from vlora.rules import Rules, parse_rules
-from vlora.schedules import learning_rate_at
-from vlora.steps import make_train_step
-from vlora.targets import Layout
+from vlora.adapters.targets import Layout
+from vlora.recipe.schema import OptimSection
+from vlora.train.optimizers import Packing, rate_factors, undecayed
+from vlora.train.rules import Rules, parse_rules
+from vlora.train.schedules import learning_rate_at
+from vlora.train.step import make_train_step
 from vlora.types import TrainState
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "rules" / "rules.json").read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def test_the_step_lets_decay_as_the_optimizer_does(optimizer: str):
 
 def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPatch):
     """Parameters that are updated as one decay as they do alone."""
-    monkeypatch.setattr("vlora.optimizers.PACKED_MULTIPLE", 1)
+    monkeypatch.setattr("vlora.train.optimizers.PACKED_MULTIPLE", 1)
     named = {f"language_model.{name}": value for name, value in GOLDEN["full"]["params"].items()}
     params = {name: mx.array(value["value"]) for name, value in named.items()}
     gradients = {name: mx.array(value["gradient"]) for name, value in named.items()}

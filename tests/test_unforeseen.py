@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from vlora import cli, unforeseen
+from vlora.cli import main
+from vlora.system import unforeseen
 
 ERRORS: list[BaseException] = [
     RecursionError("maximum recursion depth exceeded"),
@@ -33,8 +34,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
         def train(*_: Any, **__: Any) -> int:
             raise error
 
-        monkeypatch.setattr(cli, "train", train)
-        return cli.main(["--dataset", "builtin:digits", f"--output-path={tmp_path}/run/a.safetensors", *arguments])
+        monkeypatch.setattr(main, "train", train)
+        return main.main(["--dataset", "builtin:digits", f"--output-path={tmp_path}/run/a.safetensors", *arguments])
 
     return run
 
@@ -54,7 +55,7 @@ def test_one_sentence(
     assert "Traceback" not in said.err
     assert type(error).__name__ in said.err
     assert str(file) in said.err
-    assert "at vlora/cli.py:" in said.err
+    assert "at vlora/cli/main.py:" in said.err
     assert "Traceback (most recent call last)" in file.read_text()
     assert "--dataset builtin:digits" in file.read_text()
 
@@ -66,7 +67,7 @@ def test_debug_shows_the_traceback(failing: Callable[..., int], capsys: pytest.C
     assert said.startswith("Traceback (most recent call last)")
     assert said.splitlines()[-1].startswith("vlora: unforeseen KeyError")
 
-    assert cli.main(["--dataset", "builtin:digits", "--lora-rank", "-3", "--debug"]) == 2
+    assert main.main(["--dataset", "builtin:digits", "--lora-rank", "-3", "--debug"]) == 2
     assert "RecipeError" in capsys.readouterr().err
 
 
@@ -127,12 +128,12 @@ def test_the_place_is_in_vlora(tmp_path: Path) -> None:
     assert "vlora/" not in unforeseen.describe(KeyError("a"))
     with pytest.raises(TypeError) as caught:
         unforeseen.report(KeyError("a"), None, tmp_path)  # type: ignore[arg-type]
-    assert "at vlora/unforeseen.py:" in unforeseen.describe(caught.value)
+    assert "at vlora/system/unforeseen.py:" in unforeseen.describe(caught.value)
 
 
 def test_a_long_value_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     """An option's value of thousands of characters is cut in the complaint."""
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["--dataset", "builtin:digits", "--iters", "9" * 5000])
+        main.main(["--dataset", "builtin:digits", "--iters", "9" * 5000])
     assert "--iters" in (said := capsys.readouterr().err)
     assert max(map(len, said.splitlines())) < 1000

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training import picture
-from vlora import backend, urls
+from vlora import models
+from vlora.data.format.samples import format_sample
+from vlora.data.prefetch import Workers
+from vlora.data.readers import urls
+from vlora.data.readers.urls import fetch, is_public, is_url
+from vlora.data.rows import beside
 from vlora.errors import SampleError
-from vlora.files import expand
-from vlora.prefetch import Workers
-from vlora.rows import beside
-from vlora.samples import format_sample
-from vlora.urls import fetch, is_public, is_url
+from vlora.system.files import expand
 
 PUBLIC = "93.184.215.14"
 HOSTS = {
@@ -121,7 +122,7 @@ def server(data: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def refusal(url: str, *, allow_urls: bool = True) -> str:
     """Say why a picture behind an address is refused."""
     with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image ") as caught:
-        backend.open_image(url, "rows row 3", allow_urls=allow_urls)
+        models.open_image(url, "rows row 3", allow_urls=allow_urls)
     return str(caught.value)
 
 
@@ -133,7 +134,7 @@ def test_nothing_is_fetched_without_leave(server: Server):
 
 
 @pytest.mark.usefixtures("server")
-def test_the_key_reaches_the_encoder(encoder: Callable[..., backend.Encoder]):
+def test_the_key_reaches_the_encoder(encoder: Callable[..., models.Encoder]):
     """The recipe's key decides for the rows of a run."""
     row = format_sample({"image": "http://pictures.example/a.png", "question": "q", "answer": "a"})
     with pytest.raises(SampleError, match=r"data\.allow_urls"):
@@ -145,7 +146,7 @@ def test_fetching(server: Server, data: bytes):
     """With leave a picture is what the server has, asked for under its name at an address that was looked at."""
     assert fetch("http://pictures.example/a b.png?c=ä#d") == data
     assert fetch("http://two.example:8080/a") == data
-    assert backend.open_image("http://pictures.example", "row", allow_urls=True).size == (12, 8)
+    assert models.open_image("http://pictures.example", "row", allow_urls=True).size == (12, 8)
     assert [asked[:2] for asked in server.asked] == [
         ("/a%20b.png?c=%C3%A4", "pictures.example"),
         ("/a", "two.example:8080"),
@@ -292,5 +293,5 @@ def test_files_are_no_addresses(tmp_path: Path, data: bytes):
     assert not is_url("C:/b.png")
     assert is_url("HTTP://a/b")
     assert beside(url, tmp_path / "elsewhere") == str(path)
-    assert backend.open_image(url, "row").size == (12, 8)
+    assert models.open_image(url, "row").size == (12, 8)
     assert beside("http://a/b.png", tmp_path) == "http://a/b.png"

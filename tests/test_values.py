@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.strategies import texts
+from vlora.data.format.values import write_text
 from vlora.errors import SampleError
-from vlora.values import write_text
-from vlora.written_json import parse_json
+from vlora.system.written_json import parse_json
 
 json_objects = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,

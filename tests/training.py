@@ -8,18 +8,9 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from vlora import (
-    Example,
-    Recipe,
-    TrainState,
-    backend,
-    format_sample,
-    init_state,
-    make_optimizer,
-    parse_recipe,
-)
-from vlora.backend.families import Family
-from vlora.session import open_model
+from vlora import Example, Recipe, TrainState, format_sample, init_state, make_optimizer, models, parse_recipe
+from vlora.build import open_model
+from vlora.models.families.registry import Family
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -61,7 +52,7 @@ class Trainable:
     """A tiny model made trainable, and its rows encoded."""
 
     recipe: Recipe
-    backbone: backend.MlxVlmBackbone
+    backbone: models.MlxVlmBackbone
     examples: list[Example]
     state: TrainState
     optimizer: Any
@@ -78,9 +69,9 @@ def make_trainable(folder: Path, **overrides: Any) -> Trainable:
     keys = {name.replace("__", "."): value for name, value in overrides.items()}
     keys = {"model.path": str(folder), "data.path": "x", "data.train_on_completions": True, **keys}
     recipe = parse_recipe("", keys)
-    files = backend.find_model(recipe.model)
-    processor = backend.load_processor(files, recipe.model)
-    encoder = backend.make_encoder(processor, files.config, files.family, recipe.data)
+    files = models.find_model(recipe.model)
+    processor = models.load_processor(files, recipe.model)
+    encoder = models.make_encoder(processor, files.config, files.family, recipe.data)
     examples = [encoder(format_sample(row, f"row {number}")) for number, row in enumerate(rows_for(files.family))]
     backbone, config = open_model(recipe, files)
     optimizer = make_optimizer(recipe.optim)

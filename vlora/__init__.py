@@ -6,22 +6,22 @@ A name is imported when it is first asked for: whoever parses a recipe does not 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
+from .ops import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
 
 if TYPE_CHECKING:
-    from .batches import bucket_length, collate, collate_packs, plan_batches
-    from .checkpoint import load_state, save_adapter, save_state
-    from .driver import fit
+    from .build import open_data, open_features, open_model
+    from .data.collate import bucket_length, collate, collate_packs, plan_batches
+    from .data.format.samples import format_sample
+    from .data.masking import mask_completions
+    from .data.packing import fill_packs
     from .errors import VloraError
-    from .loop import TrainLoop, evaluate
-    from .losses import loss_fn
-    from .masks import mask_completions
-    from .optimizers import make_optimizer
-    from .packing import fill_packs
-    from .recipe import Recipe, dump_recipe, parse_recipe
-    from .samples import format_sample
-    from .session import open_data, open_features, open_model
-    from .steps import bind, init_state, let_go, make_eval_step, make_train_step
+    from .output.checkpoint import load_state, save_adapter, save_state
+    from .recipe.schema import Recipe, dump_recipe, parse_recipe
+    from .run.fit import fit
+    from .train.loop import TrainLoop, evaluate
+    from .train.objectives.sft import loss_fn
+    from .train.optimizers import make_optimizer
+    from .train.step import bind, init_state, let_go, make_eval_step, make_train_step
     from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
 
 __all__ = [
@@ -61,33 +61,33 @@ __all__ = [
 ]
 
 _PLACES = {
-    "bucket_length": "batches",
-    "collate": "batches",
-    "collate_packs": "batches",
-    "plan_batches": "batches",
-    "load_state": "checkpoint",
-    "save_adapter": "checkpoint",
-    "save_state": "checkpoint",
-    "fit": "driver",
+    "bucket_length": "data.collate",
+    "collate": "data.collate",
+    "collate_packs": "data.collate",
+    "plan_batches": "data.collate",
+    "load_state": "output.checkpoint",
+    "save_adapter": "output.checkpoint",
+    "save_state": "output.checkpoint",
+    "fit": "run.fit",
     "VloraError": "errors",
-    "TrainLoop": "loop",
-    "evaluate": "loop",
-    "loss_fn": "losses",
-    "mask_completions": "masks",
-    "make_optimizer": "optimizers",
-    "fill_packs": "packing",
-    "Recipe": "recipe",
-    "dump_recipe": "recipe",
-    "parse_recipe": "recipe",
-    "format_sample": "samples",
-    "open_data": "session",
-    "open_features": "session",
-    "open_model": "session",
-    "bind": "steps",
-    "init_state": "steps",
-    "let_go": "steps",
-    "make_eval_step": "steps",
-    "make_train_step": "steps",
+    "TrainLoop": "train.loop",
+    "evaluate": "train.loop",
+    "loss_fn": "train.objectives.sft",
+    "mask_completions": "data.masking",
+    "make_optimizer": "train.optimizers",
+    "fill_packs": "data.packing",
+    "Recipe": "recipe.schema",
+    "dump_recipe": "recipe.schema",
+    "parse_recipe": "recipe.schema",
+    "format_sample": "data.format.samples",
+    "open_data": "build",
+    "open_features": "build",
+    "open_model": "build",
+    "bind": "train.step",
+    "init_state": "train.step",
+    "let_go": "train.step",
+    "make_eval_step": "train.step",
+    "make_train_step": "train.step",
     "Batch": "types",
     "Example": "types",
     "Sample": "types",

@@ -3,9 +3,9 @@
 import sys
 
 try:
-    from .cli import run
+    from .cli.main import run
 except KeyboardInterrupt:
-    # As `vlora.cli.main` ends later on.
+    # As `vlora.cli.main.main` ends later on.
     sys.exit(130)
 
 run()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .redaction import redact
+from .system.redaction import redact
 
 NAMED_ROWS = 4
 """Of a batch that there was no memory for."""
@@ -41,7 +41,7 @@ class CheckpointError(VloraError):
 
 
 class CheckError(VloraError):
-    """A check of `vlora.doctor` found something other than it should be."""
+    """A check of `vlora.doctor.checks` found something other than it should be."""
 
 
 class AnswerError(VloraError):

@@ -7,11 +7,11 @@ main(argparse.Namespace(dataset="rows.jsonl", lora_rank=16))
 import argparse
 import shlex
 
-from .cli import run, train
-from .cli_screen import Screen
-from .options import overrides_from
-from .outputs import RECIPE_NAME, output_paths
-from .recipe import parse_recipe
+from .cli.main import run, train
+from .cli.screen import Screen
+from .output.paths import RECIPE_NAME, output_paths
+from .recipe.legacy import overrides_from
+from .recipe.schema import parse_recipe
 
 
 def main(args: argparse.Namespace) -> None:

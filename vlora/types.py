@@ -63,7 +63,7 @@ class Turn:
 
 @attrs.frozen
 class Objects:
-    """What stands for the marks of boxes in a row's texts; see `vlora.boxes`.
+    """What stands for the marks of boxes in a row's texts; see `vlora.data.format.boxes`.
 
     Attributes:
         boxes: (x1, y1, x2, y2) or (x, y), in the order in which the marks stand.

@@ -69,7 +69,14 @@ def _run(parsed: argparse.Namespace, folder: Path, kinds: list[str]) -> list[dic
     from importlib import import_module
 
     # All that a command imports, once.
-    for name in ("vlora.cli", "vlora.driver", "vlora.inspection", "vlora.plan", "datasets", "PIL.Image"):
+    for name in (
+        "vlora.cli.main",
+        "vlora.run.fit",
+        "vlora.report.inspect",
+        "vlora.estimate.plan",
+        "datasets",
+        "PIL.Image",
+    ):
         import_module(name)
     from .server import Limits, fork, run_jobs
     from .trials import tabulate

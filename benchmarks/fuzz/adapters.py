@@ -19,7 +19,7 @@ Way = Callable[[random.Random, Path], tuple[str, str, tuple[str, ...]]]
 
 def build(shared: Path, *, is_short: bool) -> None:
     """Train the adapters that are copied; one of each kind but for a short run."""
-    from vlora.cli import main
+    from vlora.cli.main import main
 
     sets = {"lora": (), "dora": ("lora.method=dora",), "tables": ("lora.train_head=true",)}
     for method in METHODS[:1] if is_short else METHODS:

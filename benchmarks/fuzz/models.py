@@ -45,11 +45,11 @@ Way = Callable[[random.Random, Path], tuple[str, str, tuple[str, ...]]]
 def build(shared: Path, *, is_short: bool) -> None:
     """Write the folders that are copied; only vlora's own for a short run."""
     from tests.checkpoints import build_checkpoint
-    from vlora import backend
+    from vlora import models
 
     for family in FAMILIES[:1] if is_short else FAMILIES:
         if family == "builtin":
-            backend.build_tiny_qwen3_vl(shared / family)
+            models.build_tiny_qwen3_vl(shared / family)
         else:
             build_checkpoint(family, shared / family)
 

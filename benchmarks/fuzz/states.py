@@ -29,7 +29,7 @@ def build(shared: Path, *, is_short: bool) -> None:
     import os
 
     del is_short
-    from vlora.cli import main
+    from vlora.cli.main import main
 
     (shared / "states").mkdir()
     os.chdir(shared / "states")

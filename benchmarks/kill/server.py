@@ -28,8 +28,8 @@ def main() -> None:
     import mlx_vlm.models.qwen3_vl  # noqa: F401
     import sklearn.datasets  # noqa: F401
 
-    import vlora.cli
-    import vlora.driver
+    import vlora.cli.main
+    import vlora.run.fit
 
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -19,15 +19,15 @@ import vlora  # noqa: F401 - before mlx: it binds a fast BLAS
 # isort: split
 from PIL import Image
 
-from vlora import backend, open_data, parse_recipe
+from vlora import models, open_data, parse_recipe
 from vlora.errors import SampleError
-from vlora.recipe import ModelSection
+from vlora.recipe.schema import ModelSection
 
 
 def count_rows(model: Path, rows: Path) -> dict[str, Any]:
     """Count the benchmark's own rows."""
     section = ModelSection(path=str(model))
-    processor = backend.load_processor(backend.find_model(section), section)
+    processor = models.load_processor(models.find_model(section), section)
     template = json.loads((model / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
 
     def count(line: str) -> int:

@@ -21,20 +21,20 @@ from vlora import (
     Example,
     Recipe,
     TrainLoop,
-    backend,
     init_state,
     let_go,
     make_optimizer,
+    models,
     open_data,
     open_model,
     parse_recipe,
 )
-from vlora.batches import plan_steps, steps_per_epoch
-from vlora.compiling import begin
-from vlora.limits import describe_device, memory_limits
-from vlora.prefetch import Workers, count_workers
-from vlora.reading import Reader
-from vlora.session import Data, make_recipe_step
+from vlora.build import Data, make_recipe_step
+from vlora.compilation.known_kernels import begin
+from vlora.data.collate import plan_steps, steps_per_epoch
+from vlora.data.prefetch import Workers, count_workers
+from vlora.memory.limits import describe_device, memory_limits
+from vlora.run.loader import Reader
 
 # isort: split
 import mlx.core as mx
@@ -83,7 +83,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
         tokens = sum(len(row.tokens) for batches in steps for batch in batches for row in batch.rows)
         for epoch in (1, 2):
             if epoch > 1 and recipe.features.cache and backbone.why_features_change() is None:
-                backbone.keep_features(backend.FeatureCache(FEATURE_BYTES))
+                backbone.keep_features(models.FeatureCache(FEATURE_BYTES))
                 take(loop, steps)
             take(loop, steps)
             seconds = take(loop, steps)
@@ -105,7 +105,7 @@ def take(loop: TrainLoop, steps: Sequence[Sequence[Batch]]) -> float:
     return time.perf_counter() - began
 
 
-def prepare(recipe: Recipe, data: Data, backbone: backend.MlxVlmBackbone) -> list[list[Batch]]:
+def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list[list[Batch]]:
     """Encode and collate the batches of the first epoch, and put them onto the device."""
     train, n_rows = recipe.train, len(data.train)
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)

@@ -7,16 +7,16 @@ from vlora import (
     Batch,
     Example,
     TrainLoop,
-    backend,
     collate,
     init_state,
     let_go,
     make_optimizer,
+    models,
     open_model,
     parse_recipe,
 )
-from vlora.limits import memory_limits
-from vlora.session import make_recipe_step
+from vlora.build import make_recipe_step
+from vlora.memory.limits import memory_limits
 
 # isort: split
 import mlx.core as mx
@@ -54,8 +54,8 @@ class Ours:
         # For good: the side has a process of its own.
         self._limits = memory_limits(recipe.memory)
         self._limits.__enter__()
-        backbone, _ = open_model(recipe, backend.find_model(recipe.model))
-        backbone.keep_features(backend.FeatureCache(FEATURE_BYTES) if case.cached else None)
+        backbone, _ = open_model(recipe, models.find_model(recipe.model))
+        backbone.keep_features(models.FeatureCache(FEATURE_BYTES) if case.cached else None)
         trainable = backbone.module.trainable_parameters()
         self.n_trainable = sum(value.size for _, value in tree_flatten(trainable))
         self.weights_bytes = count_bytes(backbone.module.parameters()) - count_bytes(trainable)

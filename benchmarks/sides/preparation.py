@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vlora import blas  # before mlx: it binds a fast BLAS
+from vlora.ops import blas  # before mlx: it binds a fast BLAS
 
 # isort: split
 import mlx.core as mx

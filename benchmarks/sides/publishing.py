@@ -16,7 +16,7 @@ import vlora  # noqa: F401 - before mlx: it binds a fast BLAS
 # isort: split
 import mlx.core as mx
 
-from vlora.backend import build_tiny_qwen3_vl
+from vlora.models import build_tiny_qwen3_vl
 
 from ..folders import draw_folder
 from ..shapes import MERGE, PATCH, SHAPES

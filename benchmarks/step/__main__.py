@@ -1,6 +1,6 @@
 """The command."""
 
-from vlora import blas  # noqa: F401 - first: it binds a fast BLAS before MLX multiplies anything
+from vlora.ops import blas  # noqa: F401 - first: it binds a fast BLAS before MLX multiplies anything
 
 # isort: split
 import argparse
@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from vlora import Recipe, dump_recipe, parse_recipe
 from vlora.errors import RecipeError
-from vlora.recipe import parse_value
+from vlora.recipe.schema import parse_value
 
 from .measuring import measure
 from .peer import describe

@@ -6,9 +6,9 @@ from typing import Any
 import mlx.core as mx
 
 from vlora import Batch, Example, Recipe, collate
-from vlora.batches import plan_steps, steps_per_epoch
+from vlora.build import Data
+from vlora.data.collate import plan_steps, steps_per_epoch
 from vlora.errors import RecipeError, SampleError
-from vlora.session import Data
 
 Microbatches = Sequence[Batch]
 """What one optimizer step takes."""

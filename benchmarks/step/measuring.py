@@ -13,7 +13,7 @@ import attrs
 import mlx.core as mx
 
 from vlora import Recipe, open_data
-from vlora.limits import set_max_mb_per_buffer
+from vlora.memory.limits import set_max_mb_per_buffer
 
 from .batches import count_tokens, first_of_shapes, prepare
 from .ours import Step, VloraStep

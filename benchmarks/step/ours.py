@@ -9,9 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from vlora import Recipe, backend, init_state, let_go, make_optimizer, open_model
-from vlora.schedules import count_steps, learning_rate_at
-from vlora.session import Data, make_recipe_step
+from vlora import Recipe, init_state, let_go, make_optimizer, models, open_model
+from vlora.build import Data, make_recipe_step
+from vlora.train.schedules import count_steps, learning_rate_at
 
 from .batches import Microbatches
 
@@ -52,7 +52,7 @@ class VloraStep:
             rows.sort(key=lambda row: len(row.tokens))
             # The shortest, the longest and one between, as `fit` takes them.
             places = sorted({0, len(rows) // 2, len(rows) - 1})
-            backend.probe(self._backbone, [rows[place] for place in places], data.files.model_type)
+            models.probe(self._backbone, [rows[place] for place in places], data.files.model_type)
         optimizer = make_optimizer(recipe.optim)
         self._state = init_state(self._backbone, optimizer)
         let_go(self._backbone)

@@ -14,10 +14,10 @@ from mlx_vlm.trainer.peft import get_peft_model, load_adapters, unfreeze_modules
 from mlx_vlm.trainer.vlm.config import VLMTrainingArgs
 from mlx_vlm.trainer.vlm.sft.runtime import collate_vlm_batch, vlm_sft_loss
 
-from vlora import Batch, Recipe, VloraError, backend, make_optimizer
-from vlora.backend.backbone import to_device
-from vlora.schedules import count_steps, learning_rate_at
-from vlora.session import Data
+from vlora import Batch, Recipe, VloraError, make_optimizer, models
+from vlora.build import Data
+from vlora.models.backbone.backbone import to_device
+from vlora.train.schedules import count_steps, learning_rate_at
 
 from .batches import Microbatches
 from .ours import count_trainable
@@ -127,7 +127,7 @@ class PeerStep:
 def load_peer(recipe: Recipe, data: Data, adapter: Mapping[str, Any]) -> nn.Module:
     """Load the recipe's model afresh and make trainable what the recipe trains, mlx-vlm's way."""
     mx.random.seed(recipe.train.seed)
-    backbone, _ = backend.load_backbone(data.files, recipe.model)
+    backbone, _ = models.load_backbone(data.files, recipe.model)
     module, language = backbone.module, backbone.language_prefix
     if recipe.model.full_finetune:
         unfreeze_modules(module, [language])

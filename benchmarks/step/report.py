@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlora import blas
+from vlora.ops import blas
 
 # isort: split
 import mlx.core as mx

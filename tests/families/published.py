@@ -12,10 +12,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from tests.checkpoints import FAMILIES as CHECKPOINTS
 from tests.checkpoints.layout import make_config, write_files
 from tests.training import rows_for
-from vlora import Example, backend, format_sample
-from vlora.backend import loading
-from vlora.backend.families import describe_family
-from vlora.recipe import DataSection, ModelSection
+from vlora import Example, format_sample, models
+from vlora.models.families.registry import describe_family
+from vlora.models.load import loading
+from vlora.recipe.schema import DataSection, ModelSection
 
 from .tiny import TinyFamily
 
@@ -45,10 +45,10 @@ def publish(name: str) -> TinyFamily:
         with tempfile.TemporaryDirectory() as folder:
             write_files(CHECKPOINTS[name], Path(folder))
             section = ModelSection(path=folder)
-            files = backend.find_model(section)
-            processor = backend.load_processor(files, section)
+            files = models.find_model(section)
+            processor = models.load_processor(files, section)
         data = DataSection(path="rows", train_on_completions=True)
-        encode = backend.make_encoder(processor, files.config, files.family, data)
+        encode = models.make_encoder(processor, files.config, files.family, data)
         return [encode(format_sample(row, f"row {number}")) for number, row in enumerate(rows_for(files.family))]
 
     def prepare(model: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Compares what vlora computes with the golden files of transformers and PEFT.
 
 python -m tests.golden.compare                 # prints the table of differences; families may be named
-python -m tests.golden.compare --write         # writes vlora/parity.md, of all families
+python -m tests.golden.compare --write         # writes vlora/models/parity.md, of all families
 """
 
 import vlora
@@ -186,7 +186,7 @@ def notes_on(family: str) -> list[str]:
 
 
 def document(differences: Mapping[tuple[str, str], Difference]) -> str:
-    """Write vlora/parity.md."""
+    """Write vlora/models/parity.md."""
     used = golden(next(family for family, _ in differences))["versions"]
     versions = ", ".join(f"{name} {version}" for name, version in used.items())
     n_small = sum(difference.is_small for difference in differences.values())

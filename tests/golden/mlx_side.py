@@ -13,10 +13,10 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from tests.checkpoints import build_checkpoint
-from vlora import Example, TrainState, backend, collate, format_sample, init_state, make_optimizer, make_train_step
-from vlora.backend.corrections import called_as
-from vlora.recipe import DataSection, LoraSection, ModelSection, OptimSection
-from vlora.targets import find_targets
+from vlora import Example, TrainState, collate, format_sample, init_state, make_optimizer, make_train_step, models
+from vlora.adapters.targets import find_targets
+from vlora.models.forward.overrides import called_as
+from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSection
 
 from .cases import ALPHA, BITS, CASES, GROUP_SIZE, RANK, ROWS, RUNS, Array, Case, Run, digest, initial_adapter, shake
 
@@ -82,11 +82,11 @@ class Rows:
 def encode_rows(family: str, folder: Path) -> Rows:
     """Encode a case's rows with the checkpoint's own processor."""
     section = ModelSection(path=str(folder))
-    files = backend.find_model(section)
-    processor = backend.load_processor(files, section)
+    files = models.find_model(section)
+    processor = models.load_processor(files, section)
     # As the published templates write the rows: two of them end no last answer.
     data = DataSection(path="rows", train_on_completions=True, learn_end=False)
-    encoder = backend.make_encoder(processor, files.config, files.family, data)
+    encoder = models.make_encoder(processor, files.config, files.family, data)
     samples = [format_sample(ROWS[name].as_dataset_row(), name) for name in CASES[family].rows]
     return Rows(tuple(encoder(sample) for sample in samples), tuple(encoder.render(sample) for sample in samples))
 
@@ -101,29 +101,29 @@ def embed_rows(folder: Path, rows: Rows, names: Sequence[str], *, is_quantized: 
     return embedded
 
 
-def load(folder: Path, *, is_quantized: bool) -> tuple[backend.MlxVlmBackbone, dict[str, Any]]:
+def load(folder: Path, *, is_quantized: bool) -> tuple[models.MlxVlmBackbone, dict[str, Any]]:
     """Load a checkpoint, and quantize its language model if that is asked."""
     bits = BITS if is_quantized else None
     section = ModelSection(path=str(folder), quantize_bits=bits, quantize_group_size=GROUP_SIZE)
-    return backend.load_backbone(backend.find_model(section), section)
+    return models.load_backbone(models.find_model(section), section)
 
 
-def open_backbone(folder: Path, case: Case, run: Run) -> backend.MlxVlmBackbone:
+def open_backbone(folder: Path, case: Case, run: Run) -> models.MlxVlmBackbone:
     """Load the model and make trainable what a run trains."""
     backbone, quantized = load(folder, is_quantized=run.is_quantized)
     if run.trains == "everything":
-        backend.unfreeze_vision(backbone)
-        backend.unfreeze_language(backbone)
+        models.unfreeze_vision(backbone)
+        models.unfreeze_language(backbone)
         for name, module in backbone.module.named_modules():
             if case.is_untrained(name):
                 module.freeze()
         return backbone
     lora = LoraSection(rank=RANK, alpha=ALPHA, targets=tuple(adapted_layers(backbone, case, run)))
-    backend.add_lora(backbone, lora, seed=0, quantized=quantized)
+    models.add_lora(backbone, lora, seed=0, quantized=quantized)
     return backbone
 
 
-def adapted_layers(backbone: backend.MlxVlmBackbone, case: Case, run: Run) -> list[str]:
+def adapted_layers(backbone: models.MlxVlmBackbone, case: Case, run: Run) -> list[str]:
     """Name the linear layers that get an adapter, of those that are read.
 
     Experts are left out: PEFT would give an expert's gate and up projection, which transformers keeps in one array,

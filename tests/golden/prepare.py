@@ -20,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from vlora import init_state, make_optimizer
-from vlora.recipe import OptimSection
+from vlora.recipe.schema import OptimSection
 
 from .cases import CASES, RUNS, input_arrays
 from .mlx_side import embed_rows, encode_rows, frozen_weights, initial_parameters, open_backbone, publish, write_folder

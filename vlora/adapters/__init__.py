@@ -1,0 +1,1 @@
+"""`[lora]`: the layers of adapters, and which layers of a model get one."""

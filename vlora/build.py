@@ -1,0 +1,269 @@
+"""From a recipe to the things a run is made of: rows, encoder, model. Reads disk; trains nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.optimizers as optim
+
+from . import models
+from .adapters.layers import lora_layers
+from .compilation.known_kernels import keep
+from .data.rows import Rows, read_rows
+from .errors import RecipeError
+from .events import FeatureCounts
+from .memory.limits import device_memory
+from .output.archive import refuse_model_folder
+from .output.paths import expand_home, output_paths
+from .recipe.schema import Recipe
+from .system.cache import cache_folder
+from .train.optimizers import rate_factors, undecayed
+from .train.rules import FIRST, Rules
+from .train.step import TrainStep, make_train_step
+from .types import TrainState
+
+BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
+
+ROUNDED = "without features on disk a run that goes on with --resume equals one that was not stopped up to rounding"
+
+LEAST_MEMORY_GB, MEMORY_SHARE = 1.0, 16
+"""Without `features.memory_gb`: gigabytes for features, and which part of the device's memory may be more."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Data:
+    """The rows of a recipe and what encodes them; no weights.
+
+    Attributes:
+        files: The model's folder and configuration.
+        encoder: Turns samples into examples.
+        train: Rows to train on.
+        valid: Rows to validate on, if the recipe names any.
+    """
+
+    files: models.ModelFiles
+    encoder: models.Encoder
+    train: Rows
+    valid: Rows | None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Features:
+    """The features of images that a run keeps.
+
+    Attributes:
+        cache: Keeps them; None if they are not kept.
+        description: Where they are kept, or why they are not.
+        has_company: Whether images go through the tower together: the last bits of their features depend on it then.
+    """
+
+    cache: models.FeatureCache | None
+    description: str
+    has_company: bool = False
+
+    @property
+    def counts(self) -> FeatureCounts | None:
+        """Where features came from so far; None if none are kept."""
+        return None if self.cache is None else self.cache.counts
+
+    def flush(self) -> None:
+        """Write to disk what still waits for company."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    def take_notes(self) -> list[str]:
+        """Give what went wrong and was passed over since this was last asked."""
+        notes = [] if self.cache is None else self.cache.take_notes()
+        return [f"{note}; {ROUNDED}" for note in notes] if self.has_company else notes
+
+
+def find_model(recipe: Recipe) -> models.ModelFiles:
+    """Find the recipe's model; the built-in one is built beside the output first.
+
+    Raises:
+        ModelError: There is no such model, or it is not trained.
+        RecipeError: The output would overwrite the model it starts from.
+    """
+    section = recipe.model
+    paths = output_paths(recipe)
+    refuse_model_folder(paths)
+    if section.path == BUILTIN_MODEL:
+        folder = paths.folder.parent / "tiny-qwen3-vl"
+        section = attrs.evolve(section, path=str(models.build_tiny_qwen3_vl(folder, seed=recipe.train.seed)))
+    files = attrs.evolve(models.find_model(section), added=models.name_tokens(section))
+    if section.full_finetune and paths.weights.resolve() == files.path.resolve():
+        msg = f"output.path: {recipe.output.path!r} is the model that training starts from; give another folder"
+        raise RecipeError(msg)
+    if files.added and paths.is_adapter and paths.base.resolve() == files.path.resolve():
+        msg = (
+            f"output.path: the model with its new tokens would be written to {paths.base}, from which training starts; "
+            "give another path"
+        )
+        raise RecipeError(msg)
+    _refuse_to_overwrite(recipe, files.path.resolve())
+    return files
+
+
+def _refuse_to_overwrite(recipe: Recipe, base: Path) -> None:
+    paths, every = output_paths(recipe), recipe.train.steps_per_save
+    if recipe.model.full_finetune and attrs.evolve(paths, weights=paths.weights.resolve()).is_numbered(base):
+        step = int(base.name[-7:])
+        if step % every == 0:
+            msg = (
+                f"output.path: {str(base)!r}, the model that training starts from, would be overwritten by the "
+                f"checkpoint of step {step}; give another folder"
+            )
+            raise RecipeError(msg)
+
+
+def open_data(recipe: Recipe) -> Data:
+    """Open the rows of a recipe and the processor of its model.
+
+    Raises:
+        VloraError: A part of the recipe names something that is not there.
+    """
+    # The rows first: a slip in their path should not wait for a model to be downloaded.
+    train, valid = read_rows(recipe.data, seed=recipe.train.seed)
+    files = find_model(recipe)
+    if recipe.train.batching == "packed" and not files.family.packs:
+        msg = (
+            f"train.batching: found 'packed', and nothing shows that packed rows of a {files.model_type} model do not "
+            "see one another (vlora/models/families.md, column packs); use 'grouped'"
+        )
+        raise RecipeError(msg)
+    processor = models.load_processor(files, recipe.model)
+    encoder = models.make_encoder(processor, files.config, files.family, recipe.data)
+    return Data(files=files, encoder=encoder, train=train, valid=valid)
+
+
+def follow_rules(data: Data, rules: Rules) -> Data:
+    """Let rows be encoded by the rules that a run began with."""
+    if rules.ends > FIRST:
+        return data
+    section = attrs.evolve(data.encoder.data, learn_end=False)
+    return attrs.evolve(data, encoder=attrs.evolve(data.encoder, data=section))
+
+
+def open_model(
+    recipe: Recipe, files: models.ModelFiles, *, is_blank: bool = False
+) -> tuple[models.MlxVlmBackbone, dict[str, Any]]:
+    """Load the model and make trainable what the recipe trains.
+
+    Args:
+        recipe: The recipe.
+        files: Its model, as `find_model` found it.
+        is_blank: Give the model its shapes only; no weights are read.
+
+    Returns:
+        The backbone, and the adapter's configuration (after full fine-tuning only its type).
+
+    Raises:
+        VloraError: The weights, the targets or the adapter do not fit.
+    """
+    # What follows computes: MLX's own folder for kernels is the first user's of the machine.
+    keep()
+    section = recipe.model
+    load = models.blank_backbone if is_blank else models.load_backbone
+    backbone, quantized = load(files, section)
+    lora = recipe.lora
+    # With added tokens both are trained; full fine-tuning trains them anyway.
+    lora = attrs.evolve(lora, train_embeddings=True, train_head=True) if files.added else lora
+    goes_on, names = section.adapter_path is not None, models.name_saved(section)
+    numbered = models.number_added(files, section)
+    # An adapter's own tokens have to be there before it is loaded; those that are new to it come after.
+    saved, new = numbered.of(names), numbered.of(numbered.ids.keys() - set(names))
+    models.grow_tables(backbone, saved if goes_on else new, has_saved=goes_on, is_blank=is_blank)
+    if section.train_vision:
+        models.unfreeze_vision(backbone)
+    if section.full_finetune:
+        models.unfreeze_language(backbone)
+        config: dict[str, Any] = {"fine_tune_type": "full"}
+    elif section.adapter_path is not None:
+        config = models.load_adapter(backbone, section.adapter_path, lora, quantized)
+        models.grow_tables(backbone, new, is_blank=is_blank)
+    else:
+        # Where weights have no principal part, an adapter is shaped as if they had.
+        lora = attrs.evolve(lora, init="default") if is_blank else lora
+        config = models.add_lora(backbone, lora, seed=recipe.train.seed, quantized=quantized)
+        if lora.init != recipe.lora.init:
+            for _, layer in lora_layers(backbone.module):
+                layer.start_from(layer.lora_a, layer.lora_b)
+    if files.added:
+        # Now, and not when everything has been trained and cannot be written.
+        models.grow_config(files.config, backbone, files.path)
+    added = {"added_tokens": list(files.added)} if files.added else {}
+    return backbone, {**config, **added, "base_model": section.path, "train_vision": section.train_vision}
+
+
+def make_recipe_step(
+    recipe: Recipe,
+    backbone: models.MlxVlmBackbone,
+    optimizer: optim.Optimizer,
+    state: TrainState,
+    *,
+    rules: Rules | None = None,
+    compiled: bool = True,
+) -> TrainStep:
+    """Make the training step as the recipe has it.
+
+    Args:
+        recipe: The recipe.
+        backbone: As `open_model` returns it.
+        optimizer: As `make_optimizer` makes it.
+        state: Names the trained parameters; not kept.
+        rules: As for `make_train_step`.
+        compiled: As for `make_train_step`.
+
+    Raises:
+        VloraError: A rate for what is not trained, or recomputation of layers that there are not.
+    """
+    train = recipe.train
+    return make_train_step(
+        backbone,
+        optimizer,
+        max_grad_norm=recipe.optim.grad_clip,
+        rate_factors=rate_factors(state.params, backbone.layout, recipe.optim, rules),
+        undecayed=undecayed(state.params, recipe.optim, rules),
+        grad_checkpoint=train.grad_checkpoint,
+        checkpoint_every=train.checkpoint_every,
+        checkpoint_part=train.checkpoint_part,
+        seed=train.seed,
+        rules=rules,
+        compiled=compiled,
+    )
+
+
+def open_features(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> Features:
+    """Let a model keep the features of images, if the recipe says so and nothing that makes them is trained.
+
+    Args:
+        recipe: The recipe.
+        data: As `open_data` returns it; its encoder no longer looks at images whose features are kept.
+        backbone: As `open_model` returns it; it keeps them.
+    """
+    section = recipe.features
+    in_memory = section.memory_gb
+    if in_memory is None:
+        in_memory = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
+    budgets = {"memory": in_memory, "disk": section.disk_gb}
+    reason = None if section.cache else "features.cache = false"
+    if reason is None and not any(budgets.values()):
+        reason = "features.memory_gb and features.disk_gb are 0"
+    reason = reason or backbone.why_features_change()
+    if reason is not None:
+        return Features(cache=None, description=f"not kept: {reason}")
+    shards = None
+    root = Path()
+    if section.disk_gb:
+        root = expand_home(section.path, "features.path") if section.path else cache_folder() / "features"
+        tower = models.features_digest(backbone.module, backbone.feature_weights(), data.files.config)
+        shards = models.Shards(root, tower, int(section.disk_gb * 1e9))
+    cache = models.FeatureCache(int(in_memory * 1e9), shards)
+    backbone.keep_features(cache)
+    data.encoder.memory = models.RowMemory(cache, backbone.has_features)
+    places = {"memory": "memory", "disk": str(root)}
+    kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
+    has_company = data.files.family.has_grid_tower
+    # Another company, where what only memory has kept is gone.
+    rounded = f"; {ROUNDED}" if has_company and not section.disk_gb else ""
+    return Features(cache=cache, description=f"kept, {kept}{rounded}", has_company=has_company)

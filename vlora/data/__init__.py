@@ -1,0 +1,1 @@
+"""`[data]`: from rows of files to batches."""

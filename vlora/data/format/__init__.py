@@ -1,0 +1,1 @@
+"""From a row to a `Sample`: layouts, messages, places of images, tools, boxes. Pure."""

@@ -1,0 +1,233 @@
+"""Which columns of a row make a conversation, and which of them are used. Pure.
+
+A layout is a table entry: the columns that it needs, those that it takes besides, and how they become messages.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ...errors import SampleError
+from ...recipe.columns import COLUMNS, is_there
+from .json_text import parse_if_json, parse_json, show
+from .messages import ROLES, Message, find_content, find_role, parse_parts
+from .pictures import IMAGE_COLUMNS, row_images
+from .values import Row, write_text
+
+BESIDES = (*IMAGE_COLUMNS, "system", "tools", "objects")
+"""Columns that stand beside every conversation."""
+
+
+@attrs.frozen
+class Conversation:
+    """The messages of a row.
+
+    Attributes:
+        messages: As `vlora.data.format.messages.read_message` reads them.
+        used: The columns that they come from.
+    """
+
+    messages: Sequence[Message]
+    used: tuple[str, ...]
+
+
+@attrs.frozen
+class Layout:
+    """Columns that make a conversation.
+
+    Attributes:
+        needs: Columns that have to be there.
+        takes: Columns that are read where they are there.
+        read: Makes messages of a row; the second argument is the row's name in errors.
+    """
+
+    needs: tuple[str, ...]
+    read: Callable[[Row, str], Sequence[Message]]
+    takes: tuple[str, ...] = ()
+
+
+def read_conversation(row: Row, source: str) -> Conversation:
+    """Find the layout of a row and read its messages.
+
+    Raises:
+        SampleError: There is no conversation in it, or a column of it is not understood.
+    """
+    for layout in LAYOUTS:
+        if all(_is_there(row, column) for column in layout.needs):
+            taken = tuple(column for column in layout.takes if is_there(row.get(column)))
+            return Conversation(layout.read(row, source), (*layout.needs, *taken))
+    captions = [column for column in CAPTIONS if is_there(row.get(column))]
+    others = [column for column in COLUMNS if column not in (*CAPTIONS, *BESIDES) and is_there(row.get(column))]
+    if captions and row_images(row) and not others:
+        answer = write_text(row[captions[0]], f"{source}: column {captions[0]!r}")
+        return Conversation(({"role": "user", "content": ""}, {"role": "assistant", "content": answer}), (captions[0],))
+    msg = (
+        f"{source}: {_describe_lack(row, captions)}; expected {_describe_layouts()}, or an image and text, caption or "
+        "label; map other names in data.columns, or write data.custom_prompt_format"
+    )
+    raise SampleError(msg)
+
+
+def _describe_lack(row: Row, captions: Sequence[str]) -> str:
+    """Say what a row lacks of a conversation."""
+    for layout in LAYOUTS:
+        lacking = [column for column in layout.needs if not _is_there(row, column)]
+        if len(lacking) == 1 < len(layout.needs) and lacking[0] in row:
+            (rest,) = (column for column in layout.needs if column not in lacking)
+            return f"the column {lacking[0]!r} has no value beside {rest!r}"
+    alone = bool(captions) and not row_images(row)
+    why = f" ({captions[0]!r} is the answer to an image alone, and there is none)" if alone else ""
+    return f"columns {', '.join(map(str, row))} hold no conversation{why}"
+
+
+def list_messages(messages: Any, source: str) -> list[Message]:
+    """List the messages of a conversation.
+
+    Args:
+        messages: A list of messages, one message, one object of role to content, a list of such objects, or JSON of any
+            of them; messages within a list may be JSON too.
+        source: The row, for errors.
+
+    Raises:
+        SampleError: It is something else.
+    """
+    if isinstance(messages, str):
+        messages = parse_json(messages, "the messages, expected a list of messages", source)
+    if isinstance(messages, Mapping):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
+        msg = f"{source}: found {show(messages)}, expected a list of messages"
+        raise SampleError(msg)
+    found = [message for item in messages for message in _open_message(item, source)]
+    return _open_contents(found)
+
+
+def _open_message(item: Any, source: str) -> Iterator[Message]:
+    message = item
+    if isinstance(item, str):
+        message = parse_json(item, "a message, expected one with a role and a content", source)
+    if not isinstance(message, Mapping):
+        msg = f"{source}: found the message {show(message)}, expected one with a role and a content"
+        raise SampleError(msg)
+    said = [key for key, value in message.items() if str(key).strip().lower() in ROLES and value is not None]
+    if not said or any(message.get(key) is not None for key in ("role", "from", "content", "value")):
+        yield message
+        return
+    # One object of role to content. The keys of an object have no order: who asks speaks before who answers.
+    said.sort(key=lambda key: _TURNS.get(ROLES[str(key).strip().lower()], len(_TURNS)))
+    # What stands beside them goes with the first, so that it is named if it is not read.
+    rest = {key: value for key, value in message.items() if key not in said}
+    for number, key in enumerate(said):
+        yield {"role": key, "content": message[key], **(rest if number == 0 else {})}
+
+
+def _open_contents(messages: list[Message]) -> list[Message]:
+    """Open contents that are JSON of parts, if a question is; an answer alone may be about such JSON."""
+    opened = [parse_parts(find_content(message)) for message in messages]
+    asked = [find_role(message) == "user" for message in messages]
+    if not any(parts is not None and is_asked for parts, is_asked in zip(opened, asked, strict=True)):
+        return messages
+    return [
+        message if parts is None else {**message, "content": parts, "value": None}
+        for message, parts in zip(messages, opened, strict=True)
+    ]
+
+
+def _is_there(row: Row, column: str) -> bool:
+    # A question may be empty, a list of messages is then none.
+    value = row.get(column)
+    return is_there(value) if column in LISTED else value is not None
+
+
+def _describe_layouts() -> str:
+    return ", ".join(" + ".join(layout.needs) for layout in LAYOUTS)
+
+
+def _read_column(column: str) -> Callable[[Row, str], Sequence[Message]]:
+    return lambda row, source: list_messages(row[column], source)
+
+
+def _read_pair(question: str, answer: str) -> Callable[[Row, str], Sequence[Message]]:
+    def read(row: Row, source: str) -> Sequence[Message]:
+        asked, said = _text_of(row, question, source), _text_of(row, answer, source)
+        return (*_read_history(row, source), _make_message("user", asked), _make_message("assistant", said))
+
+    return read
+
+
+def _read_instruction(row: Row, source: str) -> Sequence[Message]:
+    """Read Alpaca's layout: the input stands in a line of its own behind the instruction."""
+    asked = [_text_of(row, column, source) for column in ("instruction", "input") if is_there(row.get(column))]
+    said = _text_of(row, "output", source)
+    question = _make_message("user", "\n".join(asked))
+    return (*_read_history(row, source), question, _make_message("assistant", said))
+
+
+def _read_prompt(row: Row, source: str) -> Sequence[Message]:
+    """Read TRL's layout: both are texts or lists of messages."""
+    found: list[Message] = []
+    for column, role in (("prompt", "user"), ("completion", "assistant")):
+        messages = _messages_of(row[column])
+        if messages is None:
+            found.append(_make_message(role, _text_of(row, column, source)))
+        else:
+            found += list_messages(messages, f"{source}: column {column!r}")
+    return found
+
+
+def _messages_of(value: Any) -> Any:
+    """Give a list of messages; None if the value is no such list, nor JSON of one."""
+    found = parse_if_json(value, "[") if isinstance(value, str) else value
+    if isinstance(found, Mapping):
+        found = [found]
+    is_list = isinstance(found, (list, tuple)) and bool(found)
+    return found if is_list and all(isinstance(item, Mapping) and find_role(item) for item in found) else None
+
+
+def _read_history(row: Row, source: str) -> Sequence[Message]:
+    """Read earlier turns: a list of [question, answer], or JSON of one."""
+    history = row.get("history")
+    if not is_there(history):
+        return ()
+    expected = "the history, expected a list of [question, answer]"
+    if isinstance(history, str):
+        history = parse_json(history, expected, source)
+    if not isinstance(history, (list, tuple)) or not all(_is_pair(pair) for pair in history):
+        msg = f"{source}: found {show(history)} as {expected}"
+        raise SampleError(msg)
+    where = f"{source}: column 'history'"
+    return [
+        _make_message(role, write_text(text, where)) for pair in history for role, text in zip(_PAIR, pair, strict=True)
+    ]
+
+
+_PAIR = ("user", "assistant")
+_TURNS = {"system": 0, "user": 1}
+"""Who speaks first in an object of roles; the others in their order."""
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == len(_PAIR)
+
+
+def _text_of(row: Row, column: str, source: str) -> str:
+    return write_text(row[column], f"{source}: column {column!r}")
+
+
+def _make_message(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
+
+
+LISTED = ("messages", "conversations", "conversation", "texts")
+CAPTIONS = ("text", "caption", "label")
+"""Columns that are the answer to an image alone, where a row has no other text."""
+
+LAYOUTS = (
+    *(Layout((column,), _read_column(column)) for column in LISTED),
+    Layout(("prompt", "completion"), _read_prompt),
+    Layout(("query", "response"), _read_pair("query", "response"), ("history",)),
+    Layout(("instruction", "output"), _read_instruction, ("input", "history")),
+    Layout(("question", "answer"), _read_pair("question", "answer"), ("history",)),
+    Layout(("prefix", "suffix"), _read_pair("prefix", "suffix"), ("history",)),
+)

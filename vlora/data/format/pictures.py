@@ -1,0 +1,145 @@
+"""Images as rows spell them, and values that look like images though nothing reads them. Pure: no image is opened."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..readers.inline_images import HEAD, begins_picture, is_inline
+from .json_text import parse_if_json
+from .values import Row
+
+IMAGE_COLUMNS = ("images", "image")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga", ".ico"),
+)
+
+_NAMES = re.compile(
+    r"(image|img|picture|pic|photo)s?([ _-]?(path|file|file[ _-]?name|url|uri|link|byte|data|base64|b64)s?)?"
+    r"([ _-]?\d+)?|pixel_values",
+    re.IGNORECASE,
+)
+"""Names of columns that hold images, as data sets have them."""
+_NAME_KEYS = ("url", "path", "image", "image_url")
+"""Keys of an object that stands for an image, under which its name is."""
+_OBJECT_KEYS = {*_NAME_KEYS, "bytes", "type"}
+_LONGEST_NAME = 2048
+_DEPTH = 4
+
+
+def list_images(value: Any) -> list[Any]:
+    """Give the images of a value, in order: lists in lists and JSON of lists are opened, nothing and "" left out."""
+    if isinstance(value, str):
+        found = parse_if_json(value, "[{")
+        value = value if found is None else found
+    if isinstance(value, (list, tuple)) and not _is_array(value):
+        return [image for item in value for image in list_images(item)]
+    image = _unwrap(value)
+    return [] if image is None or (isinstance(image, str) and not image) else [image]
+
+
+def row_images(row: Row) -> list[tuple[str, list[Any]]]:
+    """Give the columns of a row, or the keys of a message, that hold images, with their images."""
+    found = ((column, list_images(row.get(column))) for column in IMAGE_COLUMNS)
+    return [(column, images) for column, images in found if images]
+
+
+def are_same(one: Any, other: Any) -> bool:
+    """Whether two values may be the same image; of bytes and of pictures that are decoded that is not known."""
+    return not (isinstance(one, str) and isinstance(other, str)) or file_name(one) == file_name(other)
+
+
+def file_name(image: Any) -> str | None:
+    """Give the last part of an image's name; None if it has none."""
+    if isinstance(image, Mapping):
+        image = image.get("path")
+    if not isinstance(image, str) or not image or is_inline(image):
+        return None
+    return image.rstrip("/").rpartition("/")[2].rpartition("\\")[2]
+
+
+def unread_beside(value: Any) -> dict[str, Any]:
+    """Give what objects that name an image hold besides it ({"url", "detail"}), and nothing reads."""
+    if isinstance(value, str):
+        value = parse_if_json(value, "[{")
+    if isinstance(value, (list, tuple)):
+        items = (item for item in value if isinstance(item, (str, list, tuple, Mapping)))
+        return {key: found for item in items for key, found in unread_beside(item).items()}
+    if not isinstance(value, Mapping) or all(value.get(key) is None for key in (*_NAME_KEYS, "bytes")):
+        # No image's, as a whole.
+        return {}
+    inner = {key: found for name in _NAME_KEYS for key, found in _beside_inner(value.get(name)).items()}
+    return inner | {str(key): found for key, found in value.items() if key not in _OBJECT_KEYS and found is not None}
+
+
+def _beside_inner(value: Any) -> dict[str, Any]:
+    return unread_beside(value) if isinstance(value, Mapping) else {}
+
+
+def repeats(images: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether a column begins with the images of another one."""
+    try:
+        return len(other) <= len(images) and all(bool(one == two) for one, two in zip(images, other, strict=False))
+    except ValueError:
+        # Arrays, which are equal number by number.
+        return False
+
+
+def looks_like_pictures(column: str, value: Any) -> bool:
+    """Whether a column holds images, by its name or by what is in it."""
+    if value is None or (isinstance(value, (str, bytes, Sequence, Mapping)) and not value):
+        return False
+    named = _NAMES.fullmatch(column.strip()) is not None and not isinstance(value, (bool, int, float))
+    return named or any(_is_picture(leaf) for leaf in _leaves(value, _DEPTH))
+
+
+def _is_array(value: Sequence[Any]) -> bool:
+    """Whether lists in lists are one picture's numbers, which who reads images refuses as a whole."""
+    first = value[0] if value else None
+    return isinstance(first, (list, tuple)) and bool(first) and _begins_with_number(first)
+
+
+def _begins_with_number(value: Any) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _unwrap(image: Any) -> Any:
+    """Unwrap {"url": ...} and {"path": ...}."""
+    if isinstance(image, Mapping) and image.get("bytes") is None:
+        name = next((image[key] for key in _NAME_KEYS if image.get(key)), None)
+        if name is None:
+            # What is of another form is refused by who reads images.
+            return image if any(value is not None for value in image.values()) else None
+        return _unwrap(name)
+    return image
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    if isinstance(value, str):
+        found = parse_if_json(value, "[{") if len(value) <= _LONGEST_NAME else None
+        value = value if found is None else found
+    if depth and isinstance(value, Mapping):
+        yield from (leaf for item in value.values() for leaf in _leaves(item, depth - 1))
+    elif depth and isinstance(value, (list, tuple)):
+        # Lists of numbers may be long; images are seen at their beginning.
+        yield from (leaf for item in value[:8] for leaf in _leaves(item, depth - 1))
+    else:
+        yield value
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, (bytes, bytearray)):
+        return begins_picture(bytes(value[:HEAD]))
+    if isinstance(value, str):
+        return _names_picture(value) or is_inline(value)
+    # Pillow's images, without an import of Pillow.
+    return hasattr(value, "getbands") and hasattr(value, "size")
+
+
+def _names_picture(text: str) -> bool:
+    if len(text) > _LONGEST_NAME or "\n" in text:
+        return False
+    name = text.partition("?")[0] if "://" in text else text
+    return name.lower().endswith(SUFFIXES)

@@ -1,0 +1,263 @@
+"""From a dataset row to a `Sample`: who said what, and where the images stand. Pure.
+
+Every layout that data sets and other trainers use comes in here; none goes further, so that the model
+side has one format to render. Images are not opened.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ...errors import SampleError
+from ...recipe.columns import COLUMNS, PLACEHOLDER, UNUSED, ColumnUse, is_there, original_use, rename_columns
+from ...system.written_json import parse_json
+from ...types import Objects, Sample, Turn
+from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
+from .image_sizes import SIZE_KEYS, SizedImage
+from .json_text import show
+from .layouts import Conversation, list_messages, read_conversation
+from .marks import IMAGE_TAG
+from .messages import Draft, Message, read_message, unread_keys
+from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images, unread_beside
+from .placement import place_images
+from .tool_calls import drop_gaps, drop_gaps_of_calls, read_tools
+from .values import Row, write_text
+
+
+@attrs.frozen(kw_only=True)
+class Reading:
+    """How the rows of a data set are read.
+
+    Attributes:
+        custom_prompt_format: As in the recipe, as are the next two.
+        columns: See above.
+        system: See above.
+        kinds: What columns hold that have a declared type; see `vlora.data.readers.typed_tables.kind_of`.
+        fills_gaps: Whether objects have nothing under keys that only other rows have; see `vlora.data.readers.typed_tables.fills_gaps`.
+    """
+
+    custom_prompt_format: str | None = None
+    columns: Mapping[str, str] = attrs.field(factory=dict)
+    system: str | None = None
+    kinds: Mapping[str, str] = attrs.field(factory=dict)
+    fills_gaps: bool = False
+
+
+def format_sample(
+    row: Row,
+    source: str = "row",
+    custom_prompt_format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    system: str | None = None,
+) -> Sample:
+    r"""Read a row of any accepted layout.
+
+    Layouts: `messages` or `conversations` (role/content or from/value, images beside them, inside the
+    content, or inside the message), `texts` (user/assistant), `prompt` + `completion`, `query` + `response`,
+    `instruction` + `output`, `question` + `answer`, `prefix` + `suffix`, an image and `text`, `caption` or `label`
+    (the answer to the image alone), or any columns through a custom format. `system`, `tools` and `history` stand
+    beside them.
+
+    Images come from `images` or `image`; `<image>` in a text marks the place of the next one (`\<image>` is the word),
+    `<image 1>` that of the first, and images that no marker names stand at the start of the first user turn. An image
+    part may ask for a size (`resized_height`, `max_pixels`, ...). `objects` holds boxes and names, which `<bbox>` and
+    `<ref-object>` in a text stand for; without it they are words.
+
+    A message may hold what the assistant thinks (`reasoning_content`), the tools that it calls (`tool_calls`, or the
+    role `function_call` and JSON) and a mark of whether it is learned (`loss`, `weight`, `train`, ...: 0 or 1).
+
+    Args:
+        row: Column names to values; images as paths, URLs, bytes, PIL images or `{"bytes", "path"}`.
+        source: How error messages name the row.
+        custom_prompt_format: JSON of messages in which `{column}` stands for a column's value; a value
+            that is `{image}` or `{images}` alone stands for the row's images.
+        columns: The row's own names to the names above, or to "unused"; as `data.columns`.
+        system: A system prompt for a row that has none.
+
+    Raises:
+        SampleError: No conversation in the row, an unknown role, no assistant turn, markers and images that do not
+            match, or images in a column that nothing reads.
+    """
+    reading = Reading(custom_prompt_format=custom_prompt_format, columns=columns or {}, system=system)
+    return read_sample(row, source, reading)[0]
+
+
+def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, ColumnUse]:
+    """Read a row, and say what became of its columns.
+
+    Args:
+        row: As for `format_sample`.
+        source: As for `format_sample`.
+        reading: How rows are read.
+
+    Raises:
+        SampleError: As `format_sample`.
+    """
+    named = rename_columns(row, reading.columns, source)
+    talk = _fill_row(reading.custom_prompt_format, named, source) or read_conversation(named, source)
+    if reading.fills_gaps:
+        talk = attrs.evolve(talk, messages=[drop_gaps_of_calls(message) for message in talk.messages])
+    inside = talk.used[0] if talk.used else "messages"
+    unread = {f"{inside}.{key}": value for key, value in unread_keys(talk.messages).items()}
+    for column in IMAGE_COLUMNS:
+        unread |= {f"{column}.{key}": value for key, value in unread_beside(named.get(column)).items()}
+    use = original_use(_find_use(named, talk, unread, reading), row, reading.columns)
+    images = _own_images(named, source)
+    _refuse_lost_pictures(row, use, unread, reading, source)
+    _refuse_unread_mapping(row, use, reading, source)
+    drafts = [read_message(message, f"{source}: turn {number}") for number, message in enumerate(talk.messages, 1)]
+    system = named.get("system") if "system" not in talk.used else None
+    turns, placed = place_images(_put_system_first(drafts, system, source, reading.system), images, source)
+    if not any(turn.role == "assistant" and (turn.text or turn.calls or turn.thought) for turn in turns):
+        msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
+        raise SampleError(msg)
+    described = named.get("tools")
+    tools = read_tools(drop_gaps(described) if reading.fills_gaps else described, source)
+    objects = _own_objects(named, turns, images, placed, source)
+    if objects is not None:
+        use |= original_use(ColumnUse({"objects": COLUMNS["objects"]}), row, reading.columns)
+    elif "objects" in reading.columns.values() and is_there(named.get("objects")):
+        msg = (
+            f"{source}: data.columns maps the row's boxes, and no text holds {BOX_MARK} or {NAME_MARK} where one stands"
+        )
+        raise SampleError(msg)
+    return Sample(source=source, turns=turns, images=placed, tools=tools, objects=objects), use
+
+
+def _own_objects(
+    row: Row, turns: Sequence[Turn], images: Sequence[Any], placed: Sequence[Any], source: str
+) -> Objects | None:
+    """Read the boxes of a row; None if it has none, or if no text has a mark for one."""
+    value = row.get("objects")
+    # Typed tables fill in nothing for keys that only other rows have.
+    is_empty = isinstance(value, Mapping) and not any(map(is_there, value.values()))
+    if not is_there(value) or is_empty or not any(map(has_marks, texts_of(turns))):
+        return None
+    objects = read_objects(value, source)
+    check_marks(turns, objects, source)
+    # A row counts its images as its column has them; marks with numbers may show them in another order.
+    shown = [image.image if isinstance(image, SizedImage) else image for image in placed]
+    places = {
+        index: next((place for place, image in enumerate(shown) if image is own), index)
+        for index, own in enumerate(images)
+    }
+    return attrs.evolve(objects, images=tuple(places.get(index, index) for index in objects.images))
+
+
+def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any], reading: Reading) -> ColumnUse:
+    beside = [column for column in (*IMAGE_COLUMNS, "system", "tools") if column in row and column not in talk.used]
+    used = {column: COLUMNS.get(column, "data.custom_prompt_format") for column in (*talk.used, *beside)}
+    if reading.custom_prompt_format is not None:
+        filled = [column for column in talk.used if column not in IMAGE_COLUMNS]
+        used |= dict.fromkeys(filled, "data.custom_prompt_format")
+    return ColumnUse(used, frozenset(map(str, row.keys() - used.keys())) | unread.keys())
+
+
+def _own_images(row: Row, source: str) -> list[Any]:
+    found = row_images(row)
+    if len(found) > 1 and not repeats(found[0][1], found[1][1]):
+        names = " and ".join(repr(column) for column, _ in found)
+        msg = (
+            f"{source}: the columns {names} both hold images, and not the same; map both to 'images' in data.columns, "
+            f'or one to "{UNUSED}"'
+        )
+        raise SampleError(msg)
+    return found[0][1] if found else []
+
+
+def _refuse_lost_pictures(row: Row, use: ColumnUse, unread: Mapping[str, Any], reading: Reading, source: str) -> None:
+    """Refuse a row with images that nothing reads, but for those that the recipe sets aside."""
+    for key, value in unread.items():
+        name = key.rpartition(".")[2]
+        if name in SIZE_KEYS:
+            msg = f"{source}: {key!r} asks for a size, which only an image part can; write it beside the part's 'type'"
+            raise SampleError(msg)
+        if looks_like_pictures(name, value):
+            msg = f"{source}: there are images under {key!r}, which is not read; write 'images' or an image part"
+            raise SampleError(msg)
+    known = {name for _, images in row_images(row) for name in map(file_name, images) if name}
+    for column in sorted(use.unused & row.keys()):
+        value = row[column]
+        if reading.columns.get(column) == UNUSED or not is_there(value):
+            continue
+        if isinstance(value, str) and file_name(value) in known:
+            # The name of an image that is read.
+            continue
+        if reading.kinds.get(column) == "image" or looks_like_pictures(column, value):
+            msg = (
+                f"{source}: the column {column!r} looks like images, and nothing reads it; in data.columns map it "
+                f'({column} = "images") or set it aside ({column} = "{UNUSED}")'
+            )
+            raise SampleError(msg)
+
+
+def _refuse_unread_mapping(row: Row, use: ColumnUse, reading: Reading, source: str) -> None:
+    """Refuse a row that is read in a layout without a column that the recipe maps."""
+    for column, name in reading.columns.items():
+        if name not in (UNUSED, "objects") and column in use.unused and is_there(row.get(column)):
+            msg = (
+                f"{source}: data.columns maps {column!r} to {name!r}, and the row is read from "
+                f'{", ".join(use.used) or "none of its columns"} without it; set either aside ({column} = "{UNUSED}")'
+            )
+            raise SampleError(msg)
+
+
+def _put_system_first(drafts: Sequence[Draft], own: Any, source: str, default: str | None) -> list[Draft]:
+    """Begin a conversation with the system prompt of the row's column, or with the recipe's if the row has none."""
+    where = f"{source}: column 'system'"
+    if is_there(own) and not isinstance(own, str):
+        msg = f"{where}: found {show(own)}, expected a text"
+        raise SampleError(msg)
+    said = [draft for draft in drafts if draft.role == "system"]
+    system = own if is_there(own) else None if said else default
+    if not system:
+        return list(drafts)
+    first = read_message({"role": "system", "content": system}, where)
+    if said and [draft.parts for draft in said] != [first.parts]:
+        msg = f"{where} and a turn of the conversation both hold a system prompt; take one out"
+        raise SampleError(msg)
+    return list(drafts) if said else [first, *drafts]
+
+
+def _is_empty_image_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "image" and part.get("image") == []
+
+
+def _fill_row(prompt_format: str | None, row: Row, source: str) -> Conversation | None:
+    """Make the messages that a custom format asks for; None without one."""
+    if prompt_format is None:
+        return None
+    template = parse_json(prompt_format)
+    names = tuple(dict.fromkeys(PLACEHOLDER.findall(prompt_format)))
+    messages: list[Message] = list_messages(_fill_format(template, row, source), source)
+    return Conversation(messages, tuple(name for name in names if name in row))
+
+
+def _fill_format(template: Any, row: Row, source: str) -> Any:
+    if isinstance(template, Mapping):
+        return {key: _fill_format(value, row, source) for key, value in template.items()}
+    if isinstance(template, list):
+        filled = [_fill_format(value, row, source) for value in template]
+        # A text-only row has nothing to put into the format's image parts.
+        return [part for part in filled if not _is_empty_image_part(part)]
+    if not isinstance(template, str):
+        return template
+    name = PLACEHOLDER.fullmatch(template)
+    if name and name[1] in IMAGE_COLUMNS:
+        # Either spelling stands for the row's images, whichever column it has.
+        return _own_images(row, source)
+
+    def value_of(match: re.Match[str]) -> str:
+        if match[1] in IMAGE_COLUMNS:
+            return IMAGE_TAG * len(_own_images(row, source))
+        if row.get(match[1]) is None:
+            msg = (
+                f"{source}: data.custom_prompt_format names the column {match[1]!r}, which has no value here; the row "
+                f"has {', '.join(map(str, row))}"
+            )
+            raise SampleError(msg)
+        return write_text(row[match[1]], f"{source}: column {match[1]!r}")
+
+    return PLACEHOLDER.sub(value_of, template)

@@ -1,0 +1,237 @@
+"""Packing: several rows of data in one row of a batch, planned while they are read. Pure.
+
+How long a row is shows when it is encoded. So rows are taken in the epoch's order, as many as about two microbatches
+hold; the fullest packs that can be made of them are the next microbatch, and what is left waits for more rows. No pass
+over the data comes before the first step, every row is learned once per epoch, and what a run has to remember to go on
+exactly is small: how far it has read, and which rows wait.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+import numpy as np
+
+from ..errors import CheckpointError
+from ..recipe.schema import Recipe
+from ..types import Batch, Example, places_of
+from .collate import collate_packs
+
+LOOKAHEAD = 2
+"""Microbatches' places that the rows at hand fill before one is made of them: with more, packs are hardly fuller."""
+
+REMEMBERED = 64
+"""Steps of which is known how far the run had come behind them: batches may be made ahead of the step in hand."""
+
+
+def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Divide rows into packs: the longest first, each into the first pack that has room (first-fit decreasing).
+
+    Args:
+        lengths: Places that each row takes.
+        capacity: Places of a pack; a longer row is a pack of its own.
+
+    Returns:
+        Row numbers, pack by pack, fullest first; in a pack, and among equals, in the rows' order.
+    """
+    packs: list[list[int]] = []
+    used: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        place = next((place for place, taken in enumerate(used) if taken + lengths[row] <= capacity), len(packs))
+        if place == len(packs):
+            packs.append([])
+            used.append(0)
+        packs[place].append(row)
+        used[place] += lengths[row]
+    order = sorted(range(len(packs)), key=lambda place: (-used[place], min(packs[place])))
+    return [sorted(packs[place]) for place in order]
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far a run has come behind a step.
+
+    Attributes:
+        epoch: Epochs that are over.
+        n_read: Rows of this epoch's order that were read.
+        waiting: Those of them that wait to be learned, by number, in the order in which they were read.
+    """
+
+    epoch: int = 0
+    n_read: int = 0
+    waiting: tuple[int, ...] = ()
+
+    def dumps(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> "Progress":
+        """Read what `dumps` wrote.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        try:
+            found = json.loads(text)
+            return cls(
+                epoch=int(found["epoch"]),
+                n_read=int(found["n_read"]),
+                waiting=tuple(int(number) for number in found["waiting"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            msg = f"the training state says of its packed rows {text!r}, which is not understood"
+            raise CheckpointError(msg) from None
+
+
+@attrs.define(eq=False, kw_only=True)
+class PackedSteps:
+    """The steps of a run whose rows are packed. `numbers` says what to read, `steps` makes batches of it.
+
+    Attributes:
+        n_rows: Rows of the data set, at least 1.
+        capacity: Places of a pack.
+        batch_size: Packs of a microbatch.
+        accumulation: Microbatches of a step.
+        seed: The run's seed.
+        shuffle: Draw a new order every epoch.
+        n_steps: Steps of the run; None where `n_epochs` ends it.
+        n_epochs: Epochs of the run, if `n_steps` is None.
+        first_step: Steps done before.
+        start: How far the run had come then.
+    """
+
+    n_rows: int
+    capacity: int
+    batch_size: int
+    accumulation: int
+    seed: int
+    shuffle: bool
+    n_steps: int | None = None
+    n_epochs: int | None = None
+    first_step: int = 0
+    start: Progress = attrs.field(factory=Progress)
+    _progress: dict[int, Progress] = attrs.field(factory=dict, init=False)
+
+    def numbers(self) -> Iterator[int]:
+        """Number the rows to be read, in order: those that wait, the rest of the epoch, and epoch after epoch."""
+        yield from self.start.waiting
+        epoch, n_read = self.start.epoch, self.start.n_read
+        while self.n_epochs is None or epoch < self.n_epochs:
+            yield from self._order(epoch)[n_read:]
+            epoch, n_read = epoch + 1, 0
+
+    def steps(self, examples: Iterable[Example | None]) -> Iterator[list[Batch]]:
+        """Make each step's microbatches.
+
+        The packs left at the end of an epoch make a shorter microbatch and a shorter step; none crosses epochs.
+
+        Args:
+            examples: The rows of `numbers`, in the same order; None for one that cannot be learned from.
+
+        Yields:
+            Microbatches; none if all rows left in an epoch could not be learned from.
+        """
+        rows, wanted = iter(examples), LOOKAHEAD * self.batch_size * self.capacity
+        progress, step = self.start, self.first_step
+        held = [(number, example) for number in progress.waiting if (example := next(rows)) is not None]
+        while (self.n_steps is None or step < self.n_steps) and (
+            self.n_epochs is None or progress.epoch < self.n_epochs
+        ):
+            epoch, n_read = progress.epoch, progress.n_read
+            order = self._order(epoch)
+            microbatches: list[Batch] = []
+            while len(microbatches) < self.accumulation:
+                n_places = sum(places_of(example) for _, example in held)
+                while n_read < self.n_rows and n_places < wanted:
+                    example = next(rows)
+                    if example is not None:
+                        held.append((order[n_read], example))
+                        n_places += places_of(example)
+                    n_read += 1
+                if not held:
+                    break
+                packs = fill_packs([places_of(example) for _, example in held], self.capacity)[: self.batch_size]
+                microbatches.append(collate_packs([[held[row][1] for row in pack] for pack in packs], self.batch_size))
+                taken = {row for pack in packs for row in pack}
+                held = [pair for row, pair in enumerate(held) if row not in taken]
+            if n_read == self.n_rows and not held:
+                epoch, n_read = epoch + 1, 0
+            step += 1
+            progress = Progress(epoch=epoch, n_read=n_read, waiting=tuple(number for number, _ in held))
+            self._progress[step] = progress
+            self._progress.pop(step - REMEMBERED, None)
+            yield microbatches
+
+    def progress_at(self, step: int) -> Progress:
+        """Say how far the run has come behind a step that `steps` has yielded."""
+        return self._progress.get(step, self.start)
+
+    def count_at(self, step: int) -> int:
+        """Say how many steps the run has, as far as it is known behind a step that `steps` has yielded.
+
+        Where epochs end the run it is an estimate, by the share of rows learned so far, until the last step. Of a step
+        that was not yielded is known what was known at first.
+        """
+        if self.n_steps is not None:
+            return self.n_steps
+        step = step if step in self._progress else self.first_step
+        progress, n_epochs = self.progress_at(step), self.n_epochs or 0
+        if progress.epoch >= n_epochs:
+            return step
+        learned = progress.epoch * self.n_rows + progress.n_read - len(progress.waiting)
+        return max(step + 1, round(step * n_epochs * self.n_rows / max(1, learned)))
+
+    def _order(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.n_rows))
+        order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
+        return order
+
+
+def plot_packed(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps | None:
+    """Lay out the steps of a recipe that packs rows.
+
+    Args:
+        recipe: The recipe.
+        n_rows: Rows to train on.
+        first_step: Steps done before.
+        found: What the training state has said of them, if anything: `Progress.dumps` of packed rows.
+
+    Returns:
+        None if the recipe does not pack.
+
+    Raises:
+        CheckpointError: The steps done before were of the other kind.
+    """
+    train, is_packed = recipe.train, recipe.train.batching == "packed"
+    if first_step and is_packed != (found is not None):
+        msg = (
+            f"train.batching: found {train.batching!r}, and the training state is of a run with "
+            f"{'other' if found is None else 'packed'} rows; go on with the recipe of that run, or begin anew"
+        )
+        raise CheckpointError(msg)
+    if not is_packed:
+        return None
+    return PackedSteps(
+        n_rows=n_rows,
+        capacity=train.pack_length or recipe.data.max_seq_length,
+        batch_size=train.batch_size,
+        accumulation=train.gradient_accumulation_steps,
+        seed=train.seed,
+        shuffle=recipe.data.shuffle,
+        n_steps=train.iters if train.epochs is None else None,
+        n_epochs=train.epochs,
+        first_step=first_step,
+        start=Progress() if found is None else Progress.loads(found),
+    )
+
+
+def plot_validation(recipe: Recipe, n_rows: int) -> PackedSteps | None:
+    """Lay out one pass over the rows to validate on, the same every time; None if the recipe does not pack.
+
+    The order is drawn: the first rows of a sorted set would not stand for it.
+    """
+    shuffled = attrs.evolve(recipe, data=attrs.evolve(recipe.data, shuffle=True))
+    packed = plot_packed(shuffled, n_rows, 0, None)
+    return None if packed is None else attrs.evolve(packed, accumulation=1, n_steps=None, n_epochs=1)

@@ -1,0 +1,268 @@
+"""Rows of typed tables (Parquet, Arrow, saved data sets) as they are stored: nothing in them is decoded.
+
+An image, a sound, a video or a document is its bytes and its path until somebody opens it; so a column that nobody
+needs costs nothing, and a broken one is one row's error. Class labels are their names.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import SampleError
+from ...system.written_json import WrittenFloat, parse_json
+from ..format.values import Row
+
+if TYPE_CHECKING:
+    import datasets
+
+_Read = Callable[[Any], Any]
+_SHORT_FLOATS: Mapping[str, type[np.floating[Any]]] = {"float16": np.float16, "float32": np.float32}
+_BYTES = ("binary", "large_binary", "binary_view")
+
+
+class Table(Protocol):
+    """Rows by number; a `datasets.Dataset` is one, and so is a list."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
+
+
+def kinds_in(table: Table) -> Mapping[str, str]:
+    """Give the declared kinds of a table's columns, see `kind_of`; none if it declares none."""
+    return getattr(table, "kinds", {})
+
+
+def columns_in(table: Table) -> Sequence[str] | None:
+    """Give the columns of a table whose rows all have the same; None if nobody can say without reading them all."""
+    columns: Sequence[str] | None = getattr(table, "columns", None)
+    return columns
+
+
+def fills_gaps(table: Table) -> bool:
+    """Whether a table's objects have nothing under keys that only others of their column have, as Arrow's do."""
+    return any(map(fills_gaps, table.tables)) if isinstance(table, JoinedTable) else isinstance(table, TypedTable)
+
+
+@attrs.frozen(eq=False)
+class JoinedTable:
+    """Tables, one after another.
+
+    Attributes:
+        tables: Them.
+    """
+
+    tables: Sequence[Table]
+    _ends: npt.NDArray[np.int64] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Note where each one ends."""
+        object.__setattr__(self, "_ends", np.cumsum([len(table) for table in self.tables]))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.tables[number][index - int(self._ends[number]) + len(self.tables[number])]
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """What the columns hold."""
+        return {column: kind for table in reversed(self.tables) for column, kind in kinds_in(table).items()}
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of all tables, if all can say theirs."""
+        columns = [columns_in(table) for table in self.tables]
+        known = [found for found in columns if found is not None]
+        return [*dict.fromkeys(column for found in known for column in found)] if len(known) == len(columns) else None
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Put tables one after another."""
+    return tables[0] if len(tables) == 1 else JoinedTable(tables)
+
+
+@attrs.frozen(eq=False)
+class LabelledTable:
+    """Rows of files of text whose data set declares that columns are class labels, and names them.
+
+    Attributes:
+        table: The rows, with names or numbers of labels.
+        names: Of such columns, the names.
+        kinds: What the columns hold.
+    """
+
+    table: Table
+    names: Mapping[str, Sequence[str]]
+    kinds: Mapping[str, str]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: A value is no label, or a label has no name.
+        """
+        row = self.table[index]
+        try:
+            return {column: self._read(column, value) for column, value in row.items()}
+        except ValueError as error:
+            msg = f"cannot read the values: {error}; mend the row or leave it out"
+            raise SampleError(msg) from None
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of the rows."""
+        return columns_in(self.table)
+
+    def _read(self, column: str, value: Any) -> Any:
+        names = self.names.get(column, ())
+        if column not in self.names or value in (None, "") or value in names:
+            return value
+        try:
+            number = int(value)
+            is_number = isinstance(value, str) or number == value
+        except (TypeError, ValueError, OverflowError):
+            is_number = False
+        if not is_number:
+            msg = f"found {value!r} in the column {column!r}, expected the name or the number of a class label"
+            raise ValueError(msg)
+        return _name_label(number, names)
+
+
+def declare(table: Table, features: Mapping[str, Any] | None) -> Table:
+    """Give a file's rows the labels and kinds that their data set declares for its columns."""
+    if not features:
+        return table
+    names = {
+        column: [str(name) for name in feature.names]
+        for column, feature in features.items()
+        if type(feature).__name__ == "ClassLabel"
+    }
+    kinds = {column: kind_of(feature) for column, feature in features.items()}
+    return LabelledTable(table, names, {**kinds_in(table), **kinds})
+
+
+@attrs.frozen(eq=False)
+class TypedTable:
+    """The rows of a `datasets.Dataset`.
+
+    Attributes:
+        stored: Them, as Arrow.
+        kinds: Column to what it holds, see `kind_of`.
+        readers: Of the columns whose values are not what is stored, how they are read.
+    """
+
+    stored: "datasets.Dataset"
+    kinds: Mapping[str, str]
+    readers: Mapping[str, _Read]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.stored)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: A value has no meaning: a label without a name, a date that no calendar has, broken JSON.
+        """
+        try:
+            row: dict[str, Any] = self.stored[index].to_pylist()[0]
+            return row | {column: read(row[column]) for column, read in self.readers.items() if row[column] is not None}
+        except (ValueError, OverflowError) as error:
+            msg = f"cannot read the values: {error}; mend the row or leave it out"
+            raise SampleError(msg) from None
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns of the rows."""
+        return [*self.kinds]
+
+
+def open_table(table: "datasets.Dataset") -> TypedTable:
+    """Read a data set's rows as they are stored; `Dataset.cast` would write all of it anew."""
+    features: Mapping[str, Any] = table.features
+    readers = {column: read for column, feature in features.items() if (read := _reader_of(feature)) is not None}
+    kinds = {column: kind_of(feature) for column, feature in features.items()}
+    return TypedTable(table.with_format("arrow"), kinds, readers)
+
+
+def kind_of(feature: Any) -> str:
+    """Say what a column holds.
+
+    Returns:
+        "image", "audio", "video", "pdf" or another thing that `datasets` would decode, at whatever depth it stands;
+        otherwise "label", "text", "bytes", "json", "list", "object", or the name of the type.
+    """
+    decoded = [leaf for leaf in _leaves(feature) if hasattr(leaf, "decode") and type(leaf).__name__ != "Json"]
+    if decoded:
+        return type(decoded[0]).__name__.lower()
+    name = type(feature).__name__
+    if name in ("ClassLabel", "Json"):
+        return {"ClassLabel": "label", "Json": "json"}[name]
+    if name == "Value":
+        dtype = str(feature.dtype)
+        return "text" if "string" in dtype else "bytes" if dtype in _BYTES else dtype
+    return "object" if isinstance(feature, dict) else "list" if _item_of(feature) is not None else name.lower()
+
+
+def _leaves(feature: Any) -> list[Any]:
+    if isinstance(feature, dict):
+        return [leaf for value in feature.values() for leaf in _leaves(value)]
+    item = _item_of(feature)
+    return [feature] if item is None else _leaves(item)
+
+
+def _item_of(feature: Any) -> Any:
+    """Give the feature of a list's items; None if it is no list."""
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+
+
+def _reader_of(feature: Any) -> _Read | None:
+    """Make what reads stored values of a feature; None where they are as they are stored. Not called with None."""
+    name = type(feature).__name__
+    if name == "ClassLabel":
+        return lambda value: _name_label(value, feature.names)
+    if name == "Json":
+        return lambda value: parse_json(value) if isinstance(value, str) else value
+    if name == "Value" and str(feature.dtype) in _SHORT_FLOATS:
+        kind = _SHORT_FLOATS[str(feature.dtype)]
+        return lambda value: WrittenFloat(str(kind(value))) if math.isfinite(kind(value)) else value
+    if isinstance(feature, dict):
+        fields = {key: read for key, value in feature.items() if (read := _reader_of(value)) is not None}
+        return (lambda value: _read_fields(value, fields)) if fields else None
+    item = _item_of(feature)
+    read = None if item is None else _reader_of(item)
+    if read is None:
+        return None
+    return lambda value: [inner if inner is None else read(inner) for inner in value]
+
+
+def _read_fields(value: Mapping[str, Any], fields: Mapping[str, _Read]) -> dict[str, Any]:
+    return {key: fields[key](inner) if key in fields and inner is not None else inner for key, inner in value.items()}
+
+
+def _name_label(number: int, names: Sequence[str]) -> str | None:
+    """Give a label's name; -1 is how `datasets` writes that there is none."""
+    if number == -1:
+        return None
+    if not 0 <= number < len(names):
+        msg = f"there is no class label {number}, they go from 0 to {len(names) - 1}"
+        raise ValueError(msg)
+    return str(names[number])

@@ -1,0 +1,291 @@
+"""Rows of a data set as conversations: those to train on and those to validate on; images stay closed.
+
+Where the rows come from is `vlora.data.readers.sources`' matter. What can be said of a recipe without reading is said without it.
+"""
+
+import difflib
+import functools
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from ..errors import RecipeError, SampleError
+from ..recipe.columns import ColumnUse
+from ..recipe.schema import DataSection
+from ..system.files import expand, is_file
+from ..types import Sample
+from .format.image_sizes import SizedImage
+from .format.samples import Reading, read_sample
+from .format.values import Row
+from .readers.digits import BUILTIN_DIGITS, check_question, load_digit_rows
+from .readers.image_folders import describe_unnamed
+from .readers.inline_images import is_inline
+from .readers.sources import FILE_SUFFIXES, has_one_split, open_source
+from .readers.splits import SplitPart, parse_split
+from .readers.typed_tables import Table, columns_in, fills_gaps, join_tables, kinds_in
+from .readers.urls import is_url
+
+
+@attrs.define(eq=False)
+class _Seen:
+    """What became of the columns of rows, as threads read them."""
+
+    use: ColumnUse = attrs.field(factory=ColumnUse)
+    _lock: Any = attrs.field(factory=threading.Lock, init=False)
+
+    def add(self, use: ColumnUse) -> None:
+        with self._lock:
+            if not use.is_part_of(self.use):
+                self.use |= use
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Rows:
+    """The rows of one split, as conversations on demand.
+
+    Attributes:
+        name: How error messages name the data set ("train.jsonl").
+        table: The rows.
+        numbers: Which of them, by number.
+        folder: Where relative image paths begin; None if the paths are not files beside the rows.
+        reading: How a row becomes a conversation.
+        kinds: Of columns that have a declared type, what they hold ("image", "audio", "label", "text", ...; see
+            `vlora.data.readers.typed_tables.kind_of`). Files of text declare nothing.
+    """
+
+    name: str
+    table: Table
+    numbers: Sequence[int]
+    folder: Path | None = None
+    reading: Reading = attrs.field(factory=Reading)
+    kinds: Mapping[str, str] = attrs.field(factory=dict)
+    _seen: _Seen = attrs.field(factory=_Seen, alias="seen")
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a row as a conversation.
+
+        Raises:
+            SampleError: There is none in it.
+        """
+        return self.read(index)[1]
+
+    def read(self, index: int) -> tuple[Row, Sample]:
+        """Read a row as it stands in the table, and as a conversation.
+
+        Raises:
+            SampleError: There is no conversation in it.
+        """
+        number = int(self.numbers[index])
+        source = f"{self.name} row {number}"
+        try:
+            row = self.table[number]
+        except SampleError as error:
+            msg = f"{source}: {error}"
+            raise SampleError(msg) from None
+        try:
+            sample, use = read_sample(row, source, self.reading)
+        except RecursionError:
+            msg = f"{source}: lists and objects are nested too deep"
+            raise SampleError(msg) from None
+        self._seen.add(use)
+        if self.folder is not None:
+            sample = attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
+        return row, sample
+
+    def describe_columns(self) -> str:
+        """Say in a line what became of the columns of the rows that were read so far."""
+        use = self._seen.use
+        mapped = [column for column in self.reading.columns if column not in use.used.keys() | use.unused]
+        nowhere = f"; of data.columns in no row so far: {', '.join(mapped)}" if mapped else ""
+        return f"{use}{nowhere}{self._unnamed and f'; {self._unnamed}'}"
+
+    @functools.cached_property
+    def _unnamed(self) -> str:
+        return describe_unnamed(self.table)
+
+
+def beside(image: Any, folder: Path) -> Any:
+    """Resolve a relative image path against the folder of the file that names it; addresses and base64 stay."""
+    if isinstance(image, SizedImage):
+        return attrs.evolve(image, image=beside(image.image, folder))
+    if isinstance(image, dict) and image.get("bytes") is None:
+        image = image.get("path")
+    if isinstance(image, str) and not is_url(image) and not is_inline(image):
+        path = folder / expand(image)
+        return str(path) if is_file(path) or not is_file(expand(image)) else image
+    return image
+
+
+def check_paths(data: DataSection) -> None:
+    """Look for the data that a recipe names, without `datasets`; what `read_rows` would complain of anyway.
+
+    Raises:
+        RecipeError: The built-in rows have no such split or question, or a path leads to no file that is read.
+    """
+    for key, path, split in _sources(data):
+        for part in split:
+            if path == BUILTIN_DIGITS:
+                check_question(part.name, data.config)
+            else:
+                _check_path(key, path, part.name)
+
+
+def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
+    """Read the training rows, and the validation rows if the recipe names any.
+
+    Args:
+        data: The recipe's section.
+        seed: Fixes which rows `valid_fraction` holds out.
+
+    Raises:
+        RecipeError: There is no such data set, split or file, or it is empty.
+    """
+    train, *valid = [_load(data, path, split, key) for key, path, split in _sources(data)]
+    if valid:
+        return train, valid[0]
+    if not data.valid_fraction:
+        return train, None
+    order = np.random.default_rng(seed).permutation(len(train))
+    n_held_out = max(1, round(len(train) * data.valid_fraction))
+    if n_held_out >= len(train):
+        msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
+        raise RecipeError(msg)
+    numbers = np.asarray(train.numbers)
+    held_out, kept = (numbers[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
+    return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
+
+
+def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
+    """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
+    split = _parse_split("data.split", data.split)
+    if len(split) > 1 and has_one_split(expand(data.path)):
+        msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one portion of it"
+        raise RecipeError(msg)
+    yield "data.path", data.path, split
+    if data.valid_path is not None:
+        # A portion is one of the rows to train on; other rows are all for validation.
+        names = [part.name for part in split[: 1 if has_one_split(expand(data.valid_path)) else None]]
+        yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
+    elif data.valid_split is not None:
+        valid = _parse_split("data.valid_split", data.valid_split)
+        if has_one_split(expand(data.path)) and (len(valid) > 1 or valid[0].is_whole):
+            msg = (
+                f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
+                "give data.valid_path or data.valid_fraction, or portions of it (train[:90%] and train[90%:])"
+            )
+            raise RecipeError(msg)
+        yield "data.valid_split", data.path, valid
+
+
+def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
+    try:
+        return parse_split(split)
+    except ValueError as error:
+        msg = f"{key}: found {split!r}; {error}"
+        raise RecipeError(msg) from None
+
+
+def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> Rows:
+    tables, numbers, n_before = [], [], 0
+    folder = None
+    for part in split:
+        table, folder = _open(path, part, data.config, key)
+        chosen = part.choose(len(table))
+        numbers.append(range(n_before + chosen.start, n_before + chosen.stop))
+        tables.append(table)
+        n_before += len(table)
+    name = "+".join(dict.fromkeys(part.name for part in split))
+    if not any(numbers):
+        msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
+        raise RecipeError(msg)
+    if data.image_root is not None:
+        folder = _find_folder(data.image_root)
+    joined = join_tables(tables)
+    kinds = kinds_in(joined)
+    _check_columns(data, columns_in(joined), path)
+    return Rows(
+        name=f"{Path(path).name} {name}" if path != name else path,
+        table=joined,
+        numbers=numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion],
+        folder=folder,
+        kinds=kinds,
+        reading=Reading(
+            custom_prompt_format=data.custom_prompt_format,
+            columns=data.columns,
+            system=data.system,
+            kinds=kinds,
+            fills_gaps=fills_gaps(joined),
+        ),
+    )
+
+
+def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Table, Path | None]:
+    if path == BUILTIN_DIGITS:
+        return load_digit_rows(part.name, config), None
+    _check_path(key, path, part.name)
+    try:
+        return open_source(path, part.name, config)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unreadable(key, path, part.name, str(error)) from None
+
+
+def _check_columns(data: DataSection, known: Sequence[str] | None, path: str) -> None:
+    for column in data.columns:
+        if known is not None and column not in known:
+            near = difflib.get_close_matches(column, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            msg = f"data.columns.{column}: {path!r} has no such column; {hint}"
+            raise RecipeError(msg)
+
+
+def _find_folder(name: str) -> Path:
+    folder = expand(name)
+    try:
+        is_there = folder.is_dir()
+    except (OSError, ValueError):
+        is_there = False
+    if not is_there:
+        msg = f"data.image_root: there is no folder {name!r}{_suggest(folder)}; name the one where image paths begin"
+        raise RecipeError(msg)
+    return folder
+
+
+def _check_path(key: str, path: str, split: str) -> None:
+    local = expand(path)
+    suffix = local.suffix.lower()
+    why = ""
+    try:
+        if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute()):
+            why = "there is no such file or folder"
+        elif local.is_file() and suffix not in FILE_SUFFIXES:
+            known = ", ".join(FILE_SUFFIXES)
+            why = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
+        elif local.exists() and not local.is_file() and not local.is_dir():
+            why = "it is neither a file nor a folder"
+    except OSError as error:
+        why = str(error)
+    if why:
+        raise _unreadable(key, path, split, why)
+
+
+def _unreadable(key: str, path: str, split: str, why: str) -> RecipeError:
+    return RecipeError(f"{key}: cannot read {path!r} (split {split!r}): {why}{_suggest(expand(path))}")
+
+
+def _suggest(path: Path) -> str:
+    """Name the file or folder that may have been meant, where there is none of that name."""
+    try:
+        # Without the endings, in which most files of a folder are alike.
+        files = {} if path.exists() else {file.stem: file for file in path.parent.iterdir()}
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.stem, files, n=1)
+    return f"; did you mean {str(files[near[0]])!r}?" if near else ""

@@ -1,0 +1,1 @@
+"""Proofs of vlora on the machine that it runs on."""

@@ -1,0 +1,1 @@
+"""What a recipe will need, planned without running it."""

@@ -1,0 +1,348 @@
+"""How much memory a tape takes at most: run without computing anything. Pure.
+
+Which results share a buffer with what they are made of, which take over the buffer of an input that nobody needs any
+more, and when a buffer is free, follows from shapes, strides and the order of the operations alone.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from .graph import ELEMENTWISE, VIEWS, Array, Node, Tape, schedule
+
+IN_PLACE = ELEMENTWISE | {
+    *("Compiled", "LayerNorm", "RMSNorm", "RoPE", "Scan", "Scatter", "ScatterAxis", "SliceUpdate", "Softmax"),
+}
+"""Operations whose result takes over an input's buffer, where it is of one size and nobody else needs it."""
+
+
+@attrs.frozen(kw_only=True)
+class Peak:
+    """The fullest moment of a tape.
+
+    Attributes:
+        nbytes: Bytes in use then, what is there before included.
+        held: Of them: those of kept inputs.
+        alive: The rest: (array's name, bytes) of each buffer.
+    """
+
+    nbytes: int
+    held: int
+    alive: tuple[tuple[str, int], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Queue:
+    """How far MLX runs ahead of its device. What a queued operation reads stays until it has run.
+
+    Attributes:
+        n_operations: Operations that are handed over together; one more ends the portion.
+        n_elements: Numbers that they read together; more end it.
+        n_tasks: How many such portions may wait, the one that is being filled among them.
+        limit: Bytes in use beyond which MLX waits for portions that were handed over before it goes on.
+        counts_buffers: Count what is written, too, and every buffer once a portion, instead of all that is read.
+    """
+
+    n_operations: int = 1
+    n_elements: int = 2**62
+    n_tasks: int = 0
+    limit: int = 2**62
+    counts_buffers: bool = False
+
+
+@attrs.define(eq=False)
+class _Buffer:
+    name: str
+    nbytes: int
+    users: int = 0
+    last_read: int = -(10**9)
+    is_held: bool = False
+
+
+@attrs.define(eq=False)
+class _Layout:
+    """Where an array's numbers lie: its buffer, the strides of its dimensions in numbers, and how many there are.
+
+    What is repeated along a dimension is there once, and counted once (MLX's data_size).
+    """
+
+    buffer: _Buffer
+    strides: tuple[int, ...]
+    size: int
+
+
+def peak_memory(
+    tape: Tape, *, held: Iterable[str] = (), queue: Queue | None = None, copies_for_matmul: bool = True
+) -> Peak:
+    """Find the fullest moment of a tape.
+
+    Args:
+        tape: The operations.
+        held: Inputs that stay whatever happens; the others are free after their last use.
+        queue: How far MLX runs ahead; not at all without it.
+        copies_for_matmul: Whether matrices that do not lie row by row are copied before they are multiplied.
+    """
+    order = schedule(tape)
+    memory = _Memory(tape.arrays, _count_uses(order, tape.outputs), queue or Queue())
+    made = {array for node in order for array in node.outputs}
+    # Constants that are not among the inputs too.
+    given = dict.fromkeys((*tape.inputs, *(array for node in order for array in node.inputs if array not in made)))
+    memory.place_inputs(list(given), frozenset(held))
+    for node in order:
+        memory.run(node, copies_for_matmul=copies_for_matmul)
+    return memory.fullest
+
+
+def _count_uses(order: Sequence[Node], outputs: Sequence[str]) -> Counter[str]:
+    uses = Counter(array for node in order for array in node.inputs)
+    uses.update(outputs)
+    return uses
+
+
+@attrs.define(eq=False)
+class _Memory:
+    """What is in use while a tape runs."""
+
+    arrays: Mapping[str, Array]
+    uses: Counter[str]
+    queue: Queue
+    fullest: Peak = Peak(nbytes=0, held=0, alive=())
+    _layouts: dict[str, _Layout] = attrs.field(factory=dict, init=False)
+    _alive: dict[int, _Buffer] = attrs.field(factory=dict, init=False)
+    # The portion whose end lets go of a buffer, and the buffer.
+    _leaving: deque[tuple[int, _Buffer]] = attrs.field(factory=deque, init=False)
+    _total: int = attrs.field(default=0, init=False)
+    _held: int = attrs.field(default=0, init=False)
+    # The portion that is being filled, the last one that can be waited for, the last one that is done.
+    _task: int = attrs.field(default=0, init=False)
+    _waited_for: int = attrs.field(default=-1, init=False)
+    _done: int = attrs.field(default=-1, init=False)
+    _counted: set[int] = attrs.field(factory=set, init=False)
+    _n_operations: int = attrs.field(default=0, init=False)
+    _n_elements: int = attrs.field(default=0, init=False)
+
+    def place_inputs(self, inputs: Sequence[str], held: frozenset[str]) -> None:
+        for array in inputs:
+            if not self.uses[array] and array not in held:
+                continue
+            buffer = self._allocate(array, self.arrays[array].nbytes)
+            buffer.is_held = array in held
+            self._held += buffer.nbytes * buffer.is_held
+            self._keep(array, buffer, row_strides(self.arrays[array].shape))
+        self._note()
+
+    def run(self, node: Node, *, copies_for_matmul: bool) -> None:
+        view = _view_strides(node, self.arrays, self._layouts)
+        if view is not None:
+            source = self._layouts[node.inputs[0]]
+            for output, strides in zip(node.outputs, view, strict=True):
+                if self.uses[output]:
+                    size = _view_size(node, self.arrays[output].shape, strides, source.size)
+                    self._keep(output, source.buffer, strides, size)
+        else:
+            if node.name in ("Matmul", "AddMM") and copies_for_matmul:
+                self._copy_matrices(node)
+            self._count(node.inputs)
+            self._make(node)
+            self._note()
+            self._n_operations += 1
+        for array in node.inputs:
+            self._forget(array)
+        self._hand_over()
+
+    def _make(self, node: Node) -> None:
+        taken = self._taken_over(node)
+        for array in node.inputs:
+            self._layouts[array].buffer.last_read = self._task
+        for output in node.outputs:
+            buffer = taken or self._allocate(output, self.arrays[output].nbytes)
+            taken = None
+            self._keep(output, buffer, self._result_strides(node, self.arrays[output].shape))
+            if self.queue.counts_buffers:
+                self._count([output])
+            if not self.uses[output]:
+                self.uses[output] = 1
+                self._forget(output)
+
+    def _copy_matrices(self, node: Node) -> None:
+        for array in node.inputs[:2]:
+            if not is_matrix(self.arrays[array].shape, self._layouts[array].strides):
+                buffer = self._allocate(array, self.arrays[array].nbytes)
+                self._leaving.append((self._task, buffer))
+                self._count([array])
+                self._n_operations += 1
+
+    def _allocate(self, name: str, nbytes: int) -> _Buffer:
+        buffer = _Buffer(name, nbytes)
+        self._alive[id(buffer)] = buffer
+        self._total += nbytes
+        return buffer
+
+    def _keep(self, array: str, buffer: _Buffer, strides: tuple[int, ...], size: int | None = None) -> None:
+        buffer.users += 1
+        self._layouts[array] = _Layout(buffer, strides, math.prod(self.arrays[array].shape) if size is None else size)
+
+    def _forget(self, array: str) -> None:
+        self.uses[array] -= 1
+        if not self.uses[array]:
+            buffer = self._layouts.pop(array).buffer
+            buffer.users -= 1
+            if not buffer.users and not buffer.is_held:
+                self._leaving.append((self._task, buffer))
+
+    def _count(self, arrays: Iterable[str]) -> None:
+        """Count numbers into the portion that is being filled."""
+        for array in arrays:
+            layout = self._layouts[array]
+            if not self.queue.counts_buffers or id(layout.buffer) not in self._counted:
+                self._n_elements += layout.size
+            self._counted.add(id(layout.buffer))
+
+    def _hand_over(self) -> None:
+        """Begin another portion where this one is full; wait where too many portions, or too many bytes, are in use."""
+        if self._n_operations > self.queue.n_operations or self._n_elements > self.queue.n_elements:
+            self._waited_for = self._task
+            self._begin_portion()
+        self._free(self._task - self.queue.n_tasks)
+        if self._total > self.queue.limit and self._done < self._waited_for:
+            # What is in the portion so far is handed over too, but it is not among those that are waited for.
+            self._begin_portion()
+            while self._total > self.queue.limit and self._done < self._waited_for:
+                self._free(self._done + 1)
+
+    def _begin_portion(self) -> None:
+        self._task += 1
+        self._n_operations = self._n_elements = 0
+        self._counted.clear()
+
+    def _free(self, done: int) -> None:
+        """Let go of what portions held that are done by now."""
+        self._done = max(self._done, done)
+        while self._leaving and self._leaving[0][0] <= self._done:
+            _, buffer = self._leaving.popleft()
+            self._total -= buffer.nbytes
+            del self._alive[id(buffer)]
+
+    def _note(self) -> None:
+        if self._total > self.fullest.nbytes:
+            alive = tuple((buffer.name, buffer.nbytes) for buffer in self._alive.values() if not buffer.is_held)
+            self.fullest = Peak(nbytes=self._total, held=self._held, alive=alive)
+
+    def _taken_over(self, node: Node) -> _Buffer | None:
+        """Find the input whose buffer the result may have; where there are several, each holds on to all inputs."""
+        if node.name not in IN_PLACE or len(node.outputs) > 1:
+            return None
+        wanted = self.arrays[node.outputs[0]]
+        for name in node.inputs:
+            array, layout = self.arrays[name], self._layouts[name]
+            buffer = layout.buffer
+            is_last = self.uses[name] == node.inputs.count(name) and buffer.users == 1 and not buffer.is_held
+            fits = array.nbytes == buffer.nbytes == wanted.nbytes and array.itemsize == wanted.itemsize
+            is_read = buffer.last_read > self._done
+            if is_last and fits and not is_read and is_dense(array.shape, layout.strides):
+                return buffer
+        return None
+
+    def _result_strides(self, node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Strides of a new array: an elementwise result lies as its inputs do, any other row by row."""
+        if node.name in IN_PLACE:
+            for name in node.inputs:
+                strides = self._layouts[name].strides
+                if self.arrays[name].shape == shape and is_dense(shape, strides):
+                    return strides
+        return row_strides(shape)
+
+
+def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides of an array that lies row by row."""
+    return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
+
+
+def is_row_by_row(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether an array lies row by row without gaps."""
+    pairs = zip(shape, strides, row_strides(shape), strict=True)
+    return all(size == 1 or stride == expected for size, stride, expected in pairs)
+
+
+def is_matrix(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the last two dimensions lie row by row, or column by column."""
+    if len(shape) == 1:
+        return strides[0] == 1
+    (n_rows, n_columns), (down, across) = shape[-2:], strides[-2:]
+    by_rows = across == 1 and (down == n_columns or n_rows == 1)
+    by_columns = down == 1 and (across == n_rows or n_columns == 1)
+    return by_rows or by_columns
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether an array fills its numbers' place without gaps, in whatever order."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _view_strides(
+    node: Node, arrays: Mapping[str, Array], layouts: Mapping[str, _Layout]
+) -> list[tuple[int, ...]] | None:
+    """Strides of a view's results; None where the operation makes a new array."""
+    if node.name not in VIEWS or not node.inputs:
+        return None
+    shape, strides = arrays[node.inputs[0]].shape, layouts[node.inputs[0]].strides
+    results = [arrays[output].shape for output in node.outputs]
+    moved: tuple[int, ...] | None
+    if node.name in ("Mark", "Depends", "StopGradient", "Copy", "View"):
+        return [layouts[array].strides for array in node.inputs[: len(results)]]
+    if node.name in ("Slice", "Split"):
+        return [strides] * len(results)
+    if node.name in ("Broadcast", "BroadcastAxes"):
+        own = [0 if size == 1 else stride for size, stride in zip(shape, strides, strict=True)]
+        moved = (*[0] * (len(results[0]) - len(shape)), *own)
+    elif node.name == "Transpose":
+        moved = tuple(strides[int(axis)] for axis in node.arguments.strip("[]()").split(",") if axis.strip())
+    elif node.name == "Contiguous" and not is_row_by_row(shape, strides):
+        moved = None
+    else:
+        moved = _reshaped(shape, strides, results[0])
+    return None if moved is None else [moved]
+
+
+def _view_size(node: Node, shape: Sequence[int], strides: Sequence[int], source: int) -> int:
+    """Count the numbers of a view as MLX does: those of what it is taken from, but for parts of it."""
+    if node.name == "Slice":
+        return math.prod(shape) and 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if node.name == "Split":
+        return math.prod(size for size, stride in zip(shape, strides, strict=True) if stride)
+    return source
+
+
+def _reshaped(shape: Sequence[int], strides: Sequence[int], result: Sequence[int]) -> tuple[int, ...] | None:
+    """Strides of the same numbers in another shape; None where they have to be copied."""
+    if is_row_by_row(shape, strides):
+        return row_strides(result)
+    # Dimensions that follow one another without a gap are one.
+    runs: list[list[int]] = []
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 1:
+            continue
+        if runs and runs[-1][1] == stride * size:
+            runs[-1] = [runs[-1][0] * size, stride]
+        else:
+            runs.append([size, stride])
+    found: list[int] = []
+    left = [list(run) for run in runs]
+    for size in result:
+        if size == 1:
+            found.append(0)
+            continue
+        if not left or left[0][0] % size:
+            return None
+        left[0][0] //= size
+        found.append(left[0][0] * left[0][1])
+        if left[0][0] == 1:
+            left.pop(0)
+    return tuple(found)

@@ -1,0 +1,282 @@
+"""What a recipe will need: parameters, memory by part, the longest row that fits. No weights are loaded.
+
+The model is built without its weights, the recipe's step is traced on rows of the recipe, and `vlora.estimate.liveness` finds
+the fullest moment of what MLX would run.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from .. import models
+from ..build import find_model, make_recipe_step, open_data, open_model
+from ..cuts import CutCounts
+from ..data.collate import SMALLEST_BUCKET, collate, collate_packs
+from ..errors import BatchError, LongRowError, SampleError, VloraError
+from ..memory.command_buffers import find_portion
+from ..memory.limits import GIGA, device_kind, device_memory
+from ..ops.quantized import count_parameters
+from ..recipe.schema import MemorySection, Recipe
+from ..train.optimizers import Packing, make_optimizer
+from ..train.step import init_state
+from ..types import Batch, Example, TrainState
+from .graph import Tape, compile_tape
+from .liveness import Peak, Queue, peak_memory
+from .trace import trace_embedding, trace_step
+
+SAMPLED_ROWS = 32
+"""Rows that are encoded to see how long they are."""
+
+HALF = 0.5
+
+LONGEST = 2**18
+"""Tokens beyond which nothing is tried."""
+
+N_TASKS = 11
+"""Portions of work that MLX queues ahead of a device (its MAX_ACTIVE_TASKS, and the one that it fills)."""
+
+OPERATIONS_OF_A_CPU = 3
+"""Of a portion; measured, since MLX counts a CPU's otherwise, some four for one operation."""
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a recipe will need. Sizes in bytes.
+
+    Attributes:
+        model_type: mlx-vlm's name of the architecture.
+        n_params: Parameters of the model.
+        n_trainable: Those that are trained.
+        batch_size: Rows of a microbatch.
+        n_tokens: Tokens of each, padding included.
+        n_supervised: Places of the microbatch at which the head runs.
+        rows: Where those rows come from.
+        parts: What is in use at the fullest moment, part by part.
+        memory: What the device has, or the recipe or the caller allows.
+        longest: Tokens of the longest rows of text that fit as a whole microbatch; None if that is not known.
+    """
+
+    model_type: str
+    n_params: int
+    n_trainable: int
+    batch_size: int
+    n_tokens: int
+    n_supervised: int
+    rows: str
+    parts: Mapping[str, int]
+    memory: int
+    longest: int | None
+
+    @property
+    def peak(self) -> int:
+        """Bytes in use at the fullest moment."""
+        return sum(self.parts.values())
+
+
+@attrs.define(eq=False)
+class Planner:
+    """A recipe's model without weights, and the state of its training.
+
+    Attributes:
+        recipe: The recipe.
+        backbone: The model, trainable as the recipe says.
+        limit: Bytes in use beyond which MLX waits for what is queued.
+        state: Of a run that has not begun.
+        optimizer: The recipe's.
+    """
+
+    recipe: Recipe
+    backbone: models.MlxVlmBackbone
+    limit: int
+    state: TrainState = attrs.field(init=False)
+    optimizer: Any = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Make optimizer and state; nothing of them is computed."""
+        self.optimizer = make_optimizer(self.recipe.optim)
+        self.state = init_state(self.backbone, self.optimizer)
+
+    def need(self, n_tokens: int, supervised_share: float) -> int:
+        """Predict the bytes in use at the fullest moment with rows of text of a length."""
+        example = blank_example(n_tokens, supervised_share)
+        return sum(self.parts(collate([example] * self.recipe.train.batch_size)).values())
+
+    def parts(self, batch: Batch) -> dict[str, int]:
+        """Predict what is in use at the fullest moment of a step on a microbatch, in bytes by part."""
+        module = self.backbone.module
+        embedded = self.backbone.embed(batch)
+        step = trace_step(self.backbone, self.state, batch, embedded, self._make_step)
+        tape = compile_tape(step.tape) if self.backbone.is_traceable else step.tape
+        peak = self._peak(tape, step.weights)
+        weights = sum(value.nbytes for _, value in tree_flatten(module.parameters()))
+        trained = sum(value.nbytes for _, value in tree_flatten(module.trainable_parameters()))
+        state = sum(nbytes for name, nbytes in peak.alive if name in step.state)
+        masters = min(state, sum(value.nbytes for value in self.state.params.values()))
+        packed = Packing.of(self.state.params, self.optimizer).pack(self.state.params)
+        shapes = {(tuple(value.shape), value.nbytes) for value in (*self.state.params.values(), *packed.values())}
+        alive = [(tape.arrays[name].shape, nbytes) for name, nbytes in peak.alive if name not in step.state]
+        gradients = sum(nbytes for shape, nbytes in alive if (shape, nbytes) in shapes)
+        others = [(shape, nbytes) for shape, nbytes in alive if (shape, nbytes) not in shapes]
+        head = sum(nbytes for shape, nbytes in others if self._vocabulary() in shape)
+        parts = {
+            "weights": weights - trained,
+            "trained weights": masters,
+            "optimizer": state - masters,
+            # Those of the microbatches before are kept beside this one's.
+            "gradients": gradients + masters * (self.recipe.train.gradient_accumulation_steps > 1),
+            "head and loss": head,
+            "activations": sum(nbytes for _, nbytes in others) - head,
+        }
+        tower = self._tower_bytes(batch, embedded) - sum(parts[part] for part in ("head and loss", "activations"))
+        return parts if tower <= 0 else {**parts, "tower": tower}
+
+    def _peak(self, tape: Tape, weights: Iterable[str]) -> Peak:
+        queue = attrs.evolve(find_queue(self.recipe.memory), limit=self.limit)
+        return peak_memory(tape, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
+
+    def _make_step(self, backbone: Any) -> Any:
+        return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, compiled=False)
+
+    def _tower_bytes(self, batch: Batch, embedded: Any) -> int:
+        """Predict what the fullest moment of embedding, and of its gradient, has in use besides weights."""
+        train = self.recipe.train
+        recomputed = (
+            self.backbone.recomputed(train.checkpoint_every, train.checkpoint_part)[1] if train.grad_checkpoint else ()
+        )
+        tapes = trace_embedding(self.backbone, batch, embedded[0], recomputed)
+        return max(
+            sum(nbytes for _, nbytes in self._peak(compile_tape(tape), weights).alive) for tape, weights in tapes
+        )
+
+    def _vocabulary(self) -> int:
+        if (written := self.backbone.vocabulary().n_written) is not None:
+            return written
+        config = self.backbone.module.config
+        text = getattr(config, "text_config", None)
+        return int(getattr(text, "vocab_size", None) or getattr(config, "vocab_size", None) or 0)
+
+
+def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
+    """Plan a recipe's run.
+
+    Args:
+        recipe: The recipe.
+        memory_gb: Gigabytes (1e9 bytes) that there are; without it the recipe's limit, or what the device has.
+
+    Raises:
+        VloraError: The recipe names a model, layers or an adapter that there are not.
+    """
+    files = find_model(recipe)
+    backbone, _ = open_model(recipe, files, is_blank=True)
+    batch, origin = _sample_rows(recipe)
+    memory = memory_gb or recipe.memory.limit_gb
+    available = device_memory() if memory is None else int(memory * GIGA)
+    planner = Planner(recipe, backbone, available)
+    share = float(np.mean([example.supervised.mean() for example in batch.rows]))
+    module = backbone.module
+    return Plan(
+        model_type=files.model_type,
+        n_params=count_parameters(module),
+        n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
+        batch_size=recipe.train.batch_size,
+        n_tokens=batch.tokens.shape[1],
+        n_supervised=batch.selected.size,
+        rows=origin,
+        parts=planner.parts(batch),
+        memory=available,
+        longest=_find_longest(planner, share, available),
+    )
+
+
+def blank_example(n_tokens: int, supervised_share: float) -> Example:
+    """Make a row of text of a length, its last tokens supervised."""
+    supervised = np.arange(n_tokens) >= n_tokens - max(1, round(n_tokens * supervised_share))
+    supervised[0] = False
+    return Example(
+        source="a row of the plan",
+        tokens=np.full(n_tokens, 2, dtype=np.int32),
+        supervised=supervised,
+        placeholders=np.zeros(n_tokens, dtype=np.bool_),
+    )
+
+
+def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
+    """Make a full microbatch of the longest of the data's first rows; say where it comes from."""
+    size, length = recipe.train.batch_size, recipe.data.max_seq_length
+    if recipe.train.batching == "packed":
+        length = recipe.train.pack_length or length
+        pack = [blank_example(length // 2, HALF)] * 2
+        return collate_packs([pack] * size, size), f"full packs of {length} tokens, half of them supervised"
+    examples: list[Example] = []
+    try:
+        data = open_data(recipe)
+        n_rows = min(SAMPLED_ROWS, len(data.train))
+        for number in range(n_rows):
+            try:
+                examples.append(data.encoder(data.train[number]))
+            except LongRowError:
+                if recipe.data.on_long_row == "raise" or (not examples and number == n_rows - 1):
+                    raise
+            except SampleError:
+                if recipe.data.on_bad_row == "raise" or (not examples and number == n_rows - 1):
+                    raise
+    except VloraError as error:
+        reason = str(error).splitlines()[0]
+        return (
+            collate([blank_example(length, HALF)] * size, size),
+            f"of data.max_seq_length, half of it supervised, since rows could not be read: {reason}",
+        )
+    longest = sorted(examples, key=lambda example: -len(example.tokens))[:size]
+    cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
+    told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
+    return collate(longest, size), f"the longest of the first {len(examples)} rows{told}"
+
+
+def _find_longest(planner: Planner, share: float, memory: int) -> int | None:
+    """Find the longest rows of text that fit: by doubling, then on a line between the last two lengths tried.
+
+    The need grows at least as fast as the length, so that the line lies above it, but for what is queued by chance.
+    """
+    length, below = 128, (0, 0)
+    try:
+        while length <= LONGEST:
+            found = planner.need(length + 1, share)
+            if found > memory:
+                break
+            below = length, found
+            length *= 2
+        else:
+            return LONGEST
+    except BatchError:
+        return None
+    if not below[0]:
+        return 0
+    fits = below[0] + int((memory - below[1]) * (length - below[0]) / (found - below[1]))
+    fits -= fits % SMALLEST_BUCKET
+    while fits > below[0] and planner.need(fits + 1, share) > memory:
+        fits -= max(SMALLEST_BUCKET, (fits - below[0]) // 4)
+    return max(fits, below[0])
+
+
+def find_queue(section: MemorySection) -> Queue:
+    """Say how far a run of a recipe is ahead of this machine's device.
+
+    Args:
+        section: The recipe's; a Mac and a CPU do not ask it.
+    """
+    kind = device_kind()
+    if kind == "cpu":
+        return Queue(n_operations=OPERATIONS_OF_A_CPU, n_tasks=N_TASKS)
+    given = section.max_mb_per_buffer if kind == "cuda" else None
+    portion = find_portion(mx.device_info(), given, os.environ)
+    return Queue(
+        n_operations=portion.n_operations,
+        n_elements=(portion.n_mb + 1 << 20) - 1,
+        n_tasks=N_TASKS,
+        counts_buffers=kind == "metal",
+    )

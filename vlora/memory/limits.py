@@ -1,0 +1,224 @@
+"""What MLX may take of the device's memory, for the time of a run."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import OutOfMemoryError, RecipeError
+from ..events import Device
+from ..recipe.schema import MemorySection
+from ..types import Batch
+from .command_buffers import MB_VARIABLE, default_max_mb_per_buffer
+
+GIGA = 1e9
+
+OUT_OF_MEMORY = (
+    "unable to allocate",
+    "out of memory",
+    "outofmemory",
+    "insufficient memory",
+    "attempting to allocate",
+    "[metal::malloc] resource limit",
+    "alloc_failed",
+)
+"""Words, in lower case, that only errors about memory have. MLX raises `RuntimeError` for all of its own:
+
+- its allocators (mlx/backend/cuda/allocator.cpp, mlx/backend/metal/allocator.cpp): "[malloc] Unable to allocate 12
+  bytes.", "[metal::malloc] Attempting to allocate 12 bytes which is greater than ...", "[metal::malloc] Resource limit
+  (12) exceeded.";
+- CUDA: "cudaMallocAsync(&data, size, stream) failed: out of memory", and the same when a graph is made;
+- cuDNN: "CUDNN_STATUS_ALLOC_FAILED";
+- Metal, when a command buffer is over: "[METAL] Command buffer execution failed: Insufficient Memory
+  (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
+
+On a CPU MLX does not look whether it got what it asked for (mlx/backend/no_gpu/allocator.cpp): the process ends with a
+segmentation fault, or is ended by the system."""
+
+LONGEST_FOUND = 160
+"""Characters of what MLX said that an error repeats."""
+
+
+@contextmanager
+def memory_limits(section: MemorySection) -> Iterator[None]:
+    """Keep MLX to a recipe's limits, and put back afterwards what held before.
+
+    Without `cache_gb` the freed buffers that MLX keeps are at most half of its memory limit: MLX itself would keep as
+    many as the limit allows, and batches of many lengths leave many that fit nothing else. On a CPU they are an eighth:
+    MLX itself would keep 32 MB there, and have most of a step's memory given to it anew, and zeroed, page by page.
+
+    The size of the portions is for good: `set_max_mb_per_buffer`.
+
+    Raises:
+        RecipeError: `wired_gb` is more than this machine can wire, or `max_mb_per_buffer` cannot be had.
+    """
+    set_max_mb_per_buffer(section)
+    held = []
+    try:
+        if section.limit_gb is not None:
+            held.append((mx.set_memory_limit, mx.set_memory_limit(int(section.limit_gb * GIGA))))
+        cache = mx.set_cache_limit(0)
+        held.append((mx.set_cache_limit, cache))
+        given = section.cache_gb
+        own = memory_limit() // 8 if device_kind() == "cpu" else min(cache, memory_limit() // 2)
+        mx.set_cache_limit(own if given is None else int(given * GIGA))
+        if section.wired_gb is not None:
+            held.append((mx.set_wired_limit, _wire(section.wired_gb)))
+        yield
+    finally:
+        for restore, value in reversed(held):
+            restore(value)
+
+
+def set_max_mb_per_buffer(section: MemorySection) -> None:
+    """Fix how much work MLX hands to a CUDA device at once, for the rest of the process.
+
+    MLX reads it from the environment when it makes its first stream. Without `max_mb_per_buffer` what the environment
+    says stays, and else the largest portions are lowered in proportion to the card, if it is not too late for that.
+
+    Raises:
+        RecipeError: `max_mb_per_buffer` is given, and there is no GPU, or MLX has read another value already.
+    """
+    given, kind = section.max_mb_per_buffer, device_kind()
+    wanted = given
+    if wanted is None and kind == "cuda" and MB_VARIABLE not in os.environ:
+        wanted = default_max_mb_per_buffer(mx.device_info())
+    if wanted is None or (kind != "cpu" and os.environ.get(MB_VARIABLE) == str(wanted)):
+        return
+    is_set = kind == "cuda" and _begin_with(wanted)
+    if is_set or given is None:
+        return
+    reasons = {
+        "cpu": "only GPUs are handed work in portions; leave it out",
+        "metal": f"on a Mac MLX reads it before any recipe is read; start Python with {MB_VARIABLE}={given} instead",
+        "cuda": f"MLX has run something in this process and no longer asks; set {MB_VARIABLE}={given} in the "
+        "environment before the first array, or run the recipe with `python -m vlora`",
+    }
+    msg = f"memory.max_mb_per_buffer: found {given}, but {reasons[kind]}"
+    raise RecipeError(msg)
+
+
+def device_kind() -> Literal["cpu", "metal", "cuda"]:
+    """Say what MLX computes on unless it is told otherwise. Nothing is begun on the device."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def describe_device() -> Device:
+    """Say what MLX computes on unless it is told otherwise."""
+    kind, found = device_kind(), mx.device_info()
+    return Device(kind=kind, name=str(found.get("device_name", kind)).strip(), memory_bytes=device_memory())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error of MLX, of a library or of Python is about memory that could not be had."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    )
+
+
+@contextmanager
+def naming_shortage(where: str, batch: Batch | None = None, remedy: str = "") -> Iterator[None]:
+    """Turn an error about memory into one that says what was to be computed.
+
+    Args:
+        where: What is computed ("step 12").
+        batch: On which batch.
+        remedy: What would need less, besides all that a plan can find.
+
+    Raises:
+        OutOfMemoryError: Memory could not be had.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        found = " ".join(str(error).split()).rstrip(".")[:LONGEST_FOUND] or "no memory"
+        is_host = isinstance(error, MemoryError) and device_kind() != "cpu"
+        raise OutOfMemoryError(where, found, batch, is_host=is_host, remedy=remedy) from None
+
+
+def memory_limit() -> int:
+    """Read MLX's memory limit, in bytes; there is only a function that sets it."""
+    limit = mx.set_memory_limit(1 << 62)
+    mx.set_memory_limit(limit)
+    return int(limit)
+
+
+def device_memory() -> int:
+    """Say how much memory there is for arrays, in bytes: a Mac's recommended share, a GPU's own, else the machine's."""
+    found = mx.device_info()
+    for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+        if found.get(key):
+            return int(found[key])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def process_memory() -> int:
+    """Say how much memory this process may have for arrays, in bytes: what the device has, or a limit of the shell."""
+    found = device_memory()
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return found
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (ImportError, OSError):
+        return found
+    return min(found, limit - pages * resource.getpagesize() + mx.get_active_memory())
+
+
+def check_weights_fit(section: MemorySection, module: nn.Module) -> None:
+    """Refuse a limit that the model's weights alone exceed.
+
+    Raises:
+        RecipeError: They do.
+    """
+    if section.limit_gb is None:
+        return
+    weights = sum(value.nbytes for _, value in tree_flatten(module.parameters())) / GIGA
+    if weights > section.limit_gb:
+        msg = (
+            f"memory.limit_gb: found {section.limit_gb:g}, but the model's weights alone take {weights:.3g} GB; "
+            "raise it, or set model.quantize_bits"
+        )
+        raise RecipeError(msg)
+
+
+def _begin_with(max_mb: int) -> bool:
+    """Set the environment variable and make MLX's first stream; do nothing if it has made one before.
+
+    Nothing tells how many streams there are but the number of a new one. The first is this thread's own from then on,
+    as the one is that MLX makes when it needs one; a later one stays behind unused.
+    """
+    before = os.environ.get(MB_VARIABLE)
+    os.environ[MB_VARIABLE] = str(max_mb)
+    stream = mx.new_stream(mx.default_device())
+    is_first = str(stream).endswith(", 0)")
+    if is_first:
+        mx.set_default_stream(stream)  # stream: each thread has its own default one, and no array is there yet
+    elif before is None:
+        del os.environ[MB_VARIABLE]
+    else:
+        os.environ[MB_VARIABLE] = before
+    return is_first
+
+
+def _wire(wired_gb: float) -> int:
+    if not mx.metal.is_available():
+        msg = f"memory.wired_gb: found {wired_gb:g}, but only Macs wire memory; leave it out"
+        raise RecipeError(msg)
+    try:
+        return int(mx.set_wired_limit(int(wired_gb * GIGA)))
+    except ValueError as error:
+        msg = f"memory.wired_gb: found {wired_gb:g}, which this machine cannot wire ({error})"
+        raise RecipeError(msg) from None

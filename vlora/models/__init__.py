@@ -1,0 +1,74 @@
+"""The one place that talks to mlx-vlm, its models and its processors."""
+
+import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
+
+from ..features.cache import FeatureCache
+from ..features.processed import RowMemory
+from ..features.shard_store import Shards
+from .backbone.backbone import MlxVlmBackbone
+from .backbone.startup_checks import probe, probe_packing
+from .encode.encoder import Encoder
+from .encode.fingerprint import features_digest
+from .encode.generate import answer_sample, check_question
+from .encode.images.opening import name_content, open_image
+from .encode.lengths import LengthEstimator
+from .encode.measuring import RowMeasurer
+from .encode.seq2seq import make_encoder
+from .families.differences import DIFFERENCES
+from .families.mixtures import without_metal_kernels
+from .families.registry import FAMILIES, Family, describe_family
+from .load.added_tokens import grow_config, grow_tables, name_saved, name_tokens
+from .load.loading import (
+    ModelFiles,
+    blank_backbone,
+    companions,
+    find_model,
+    generating,
+    load_backbone,
+    load_processor,
+    number_added,
+    save_model,
+)
+from .load.tiny import build_tiny_qwen3_vl
+from .load.trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
+
+__all__ = [
+    "DIFFERENCES",
+    "FAMILIES",
+    "Encoder",
+    "Family",
+    "FeatureCache",
+    "LengthEstimator",
+    "MlxVlmBackbone",
+    "ModelFiles",
+    "RowMeasurer",
+    "RowMemory",
+    "Shards",
+    "add_lora",
+    "answer_sample",
+    "blank_backbone",
+    "build_tiny_qwen3_vl",
+    "check_question",
+    "companions",
+    "describe_family",
+    "features_digest",
+    "find_model",
+    "generating",
+    "grow_config",
+    "grow_tables",
+    "load_adapter",
+    "load_backbone",
+    "load_processor",
+    "make_encoder",
+    "name_content",
+    "name_saved",
+    "name_tokens",
+    "number_added",
+    "open_image",
+    "probe",
+    "probe_packing",
+    "save_model",
+    "unfreeze_language",
+    "unfreeze_vision",
+    "without_metal_kernels",
+]

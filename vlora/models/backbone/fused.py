@@ -1,0 +1,273 @@
+"""Parts of mlx-vlm's models, run with fewer passes over memory, and less kept for the backward pass.
+
+The numbers are the model's own, and that is checked, part by part, when a model is set up: what does not give what the
+part gives is left as it is. Each replacement is of one instance and only while vlora runs it.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_vlm.models.base import scaled_dot_product_attention
+from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
+
+from ...ops import cpu_exp
+from ...ops.cpu_exp import logistic
+from ...ops.cuda_kernels import on_cuda
+from ...ops.custom_vjp import attend, rms_norm, swiglu
+from ...ops.quantized import is_unpacked, multiply_frozen, multiply_unpacked
+from ..families.mixtures import without_metal_kernels
+from ..forward.attention_masks import attend_fused, attending
+from ..forward.overrides import called_as, instance_attributes
+from .outcomes import Outcomes
+from .patch_tower import rotate_part
+
+TOLERANCE = 0.02
+"""Of the spread of a part's outputs: the root of the mean squared difference. bfloat16 rounds otherwise where it rounds
+less often."""
+
+GATE_SPREADS = (3.0, 40.0)
+"""Standard deviations of a gate when it is checked: an activation's bend, and whether it is bounded."""
+
+GATED = ("down_proj", "gate_proj", "up_proj")
+
+Replacement = Callable[[], AbstractContextManager[Any]]
+
+
+@attrs.frozen(eq=False)
+class LeanParts:
+    """What of a language model can be run leaner.
+
+    Attributes:
+        replacements: For each part a function that makes a context in which it is.
+        angles: What the parts that rotate share; None if none does.
+    """
+
+    replacements: Sequence[Replacement] = ()
+    angles: "Angles | None" = None
+
+    def expect(self, hidden: mx.Dtype) -> None:
+        """Say of what type the hidden states are going to be: models compute their angles in it."""
+        if self.angles is not None:
+            self.angles.dtype = hidden
+
+
+def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None) -> LeanParts:
+    """Find what of a language model can be run leaner.
+
+    Args:
+        module: The language model, weights loaded.
+        is_verified: Whether each part's numbers are compared with its own; without weights they cannot be.
+        outcomes: What was found for this model before; None if nothing is remembered.
+    """
+    outcomes = Outcomes() if outcomes is None else outcomes
+
+    def holds(question: str, find: Callable[[], bool]) -> bool:
+        return bool(outcomes.settle(question, find, is_valid=lambda answer: isinstance(answer, bool)))
+
+    found = [*_quantized(module), *_attention(module)]
+    rotaries: list[MRoPERotaryEmbedding] = []
+    for name, part in module.named_modules():
+        if type(part) is nn.RMSNorm:
+            found.append(_replacing(part, _norm(part)))
+        elif has_gate(part):
+            if holds(f"gated {name}", functools.partial(is_swiglu, part, is_verified=is_verified)):
+                found.append(_replacing(part, _gated(part)))
+        elif isinstance(part, MRoPERotaryEmbedding):
+            # As on other devices, instead of mlx-vlm's Metal kernel.
+            found += [functools.partial(instance_attributes, part, fused_apply=False)] * bool(part.fused_apply)
+            if holds(f"rotates {name}", functools.partial(_rotates_halves, part)):
+                rotaries.append(part)
+    if not rotaries:
+        return LeanParts(found)
+    # Angles are the same in all layers, if they are computed from the same frequencies.
+    angles = Angles(rotaries[0])
+    same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
+    return LeanParts([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
+
+
+@contextmanager
+def lean(parts: LeanParts) -> Iterator[None]:
+    """Run the found parts leaner for the time being."""
+    with ExitStack() as stack:
+        for replacement in parts.replacements:
+            stack.enter_context(replacement())
+        yield
+
+
+def _replacing(part: nn.Module, function: Callable[..., Any]) -> Replacement:
+    return lambda: called_as(part, function)
+
+
+def _quantized(module: nn.Module) -> list[Replacement]:
+    return [
+        _multiplying(parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.children().items()
+        if isinstance(child, nn.Module) and type(child) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
+    ]
+
+
+def _attention(module: nn.Module) -> list[Replacement]:
+    if cpu_exp.has_slow_exponentials():
+        return [functools.partial(attending, module, _attend_or_else)]
+    return [functools.partial(attending, module, attend_fused)] if on_cuda() else []
+
+
+def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
+    cls = type(layer)
+    own: Callable[[nn.Module, mx.array], mx.array] = cls.as_linear if cls is nn.QuantizedEmbedding else cls.__call__
+
+    def run(x: mx.array) -> mx.array:
+        if not is_unpacked(layer, x):
+            return own(layer, x)
+        return multiply_frozen(layer, x) if cls is nn.QuantizedLinear else multiply_unpacked(layer, x)
+
+    def context() -> AbstractContextManager[Any]:
+        if parent.get(name) is not layer or type(layer) is not cls:
+            # An adapter has taken its place, and unpacks it itself; or it is no longer quantized.
+            return nullcontext()
+        return called_as(layer, run) if cls is nn.QuantizedLinear else instance_attributes(layer, as_linear=run)
+
+    return context
+
+
+def _norm(norm: nn.RMSNorm) -> Callable[[mx.array], mx.array]:
+    def run(x: mx.array) -> mx.array:
+        is_frozen = "weight" in norm._no_grad  # noqa: SLF001 - MLX has no other way to ask
+        return rms_norm(x, norm.weight, norm.eps) if is_frozen else mx.fast.rms_norm(x, norm.weight, norm.eps)
+
+    return run
+
+
+def _gated(mlp: nn.Module) -> Callable[[mx.array], mx.array]:
+    def run(x: mx.array) -> mx.array:
+        gate, up = mlp.gate_proj(x), mlp.up_proj(x)
+        hidden: mx.array = mlp.down_proj(swiglu(gate, up) if is_gate_recomputed() else gate * logistic(gate) * up)
+        return hidden
+
+    return run
+
+
+def is_on_cpu() -> bool:
+    """Whether MLX computes on a CPU."""
+    return bool(mx.default_device() == mx.Device(mx.cpu))
+
+
+def is_gate_recomputed() -> bool:
+    """Whether a gate's exponentials are taken again rather than kept; on a CPU they take longer than reading them."""
+    return not is_on_cpu()
+
+
+def has_gate(mlp: nn.Module) -> bool:
+    """Whether a part has the layers of an MLP `down(silu(gate(x)) * up(x))`."""
+    return tuple(sorted(mlp.children())) == GATED and all(
+        isinstance(mlp[name], (nn.Linear, nn.QuantizedLinear)) for name in GATED
+    )
+
+
+def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
+    """Whether a part is an MLP `down(silu(gate(x)) * up(x))`."""
+    if not has_gate(mlp):
+        return False
+    width = mlp.gate_proj.weight.shape[1]
+    if isinstance(mlp.gate_proj, nn.QuantizedLinear):
+        width = width * 32 // mlp.gate_proj.bits
+    dtype = mlp.gate_proj.get("scales", mlp.gate_proj.weight).dtype
+    if not mx.issubdtype(dtype, mx.floating):
+        # Scales of mxfp4 and nvfp4 are packed.
+        dtype = mx.bfloat16
+    x = mx.random.normal((2, width), key=mx.random.key(0)).astype(dtype)
+    for spread in GATE_SPREADS:
+        scaled = (x * (spread / mx.maximum(mlp.gate_proj(x).astype(mx.float32).std(), 1e-6))).astype(dtype)
+        try:
+            own = mlp(scaled)
+        except (TypeError, ValueError):
+            return False
+        if is_verified and not _agree(own, _gated(mlp)(scaled)):
+            return False
+    return True
+
+
+class Angles:
+    """Cosines and sines of some positions, computed once for all layers that are given the same.
+
+    Attributes:
+        dtype: In which they are given; None for that of what is rotated.
+    """
+
+    def __init__(self, rotary: MRoPERotaryEmbedding) -> None:
+        self._rotary = rotary
+        self.dtype: mx.Dtype | None = None
+        self._positions: mx.array | None = None
+        self._found: tuple[mx.array, mx.array] | None = None
+
+    def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
+        """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.ops.custom_vjp.rotate` takes them."""
+        if self._found is None or positions is not self._positions:
+            typed = x if self.dtype is None else mx.zeros((1,), dtype=self.dtype)
+            both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(typed, positions)]
+            signed = mx.concatenate([-both[1][..., :1, :], both[1][..., 1:, :]], axis=-2)
+            self._positions, self._found = positions, (both[0], signed)
+        return self._found
+
+    def forget(self) -> None:
+        """Let go of arrays of a trace that is over."""
+        self._positions = self._found = None
+
+
+def _rotation(angles: Angles) -> Callable[..., tuple[mx.array, mx.array]]:
+    def apply(q: mx.array, k: mx.array, positions: mx.array, **_: Any) -> tuple[mx.array, mx.array]:
+        cosines, sines = angles(k, positions)
+        # Token by token, as they come from their projections and as attention gives its result: without copies.
+        rotated = [rotate_part(x.transpose(0, 2, 1, 3), cosines, sines).transpose(0, 2, 1, 3) for x in (q, k)]
+        return rotated[0], rotated[1]
+
+    return apply
+
+
+def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
+    @contextmanager
+    def context() -> Iterator[None]:
+        # "Fused" sends the positions to every layer instead of the angles.
+        with instance_attributes(rotary, fused_apply=True, apply_rotary=_rotation(angles)):
+            try:
+                yield
+            finally:
+                angles.forget()
+
+    return context
+
+
+def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
+    """Whether a rotary embedding turns whole heads by halves."""
+    q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
+    positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
+    try:
+        with without_metal_kernels(rotary), instance_attributes(rotary, fused_apply=False):
+            own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
+        found = _rotation(Angles(rotary))(q, k, positions)
+    except (TypeError, ValueError):
+        return False
+    return all(_agree(one, other) for one, other in zip(own, found, strict=True))
+
+
+def _attend_or_else(
+    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any = None, sinks: Any = None
+) -> mx.array:
+    # What is added to scores may have a gradient.
+    is_simple = mask.dtype == mx.bool_ if isinstance(mask, mx.array) else mask in (None, "causal")
+    is_float32 = {queries.dtype, keys.dtype, values.dtype} == {mx.float32}
+    if cpu_exp.has_slow_exponentials() and is_simple and is_float32 and cache is None and sinks is None:
+        return attend(queries, keys, values, scale, mask)
+    own: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+    return own
+
+
+def _agree(one: mx.array, other: mx.array) -> bool:
+    one, other = one.astype(mx.float32), other.astype(mx.float32)
+    return bool(mx.sqrt(mx.square(one - other).mean()) <= TOLERANCE * mx.maximum(one.std(), 1e-6))

@@ -1,0 +1,115 @@
+"""What the checks of a model's setup found, remembered for the next run of the same model on the same kind of device.
+
+A check computes on the device, and compiles for it. What it finds depends on the model's configuration and types, on
+the code and on the device, not on the numbers of its weights. All of that is the key: where any of it is another, or
+the file is damaged, the check is made again.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ...memory.limits import describe_device
+from ...system.cache import cache_folder, write_whole
+from ...system.package import source_files
+from ...system.private import ForeignError, open_own
+
+PACKAGES = ("mlx", "mlx-vlm")
+
+
+@attrs.define(eq=False)
+class Outcomes:
+    """Answers to questions about one model.
+
+    Attributes:
+        path: The file that holds them; None for a model that is not remembered.
+        key: What they depend on.
+        found: Answers by question; whatever JSON holds.
+    """
+
+    path: Path | None = None
+    key: str = ""
+    found: dict[str, Any] = attrs.field(factory=dict)
+    _is_new: bool = attrs.field(default=False, init=False)
+
+    def settle(self, question: str, find: Callable[[], Any], *, is_valid: Callable[[Any], bool]) -> Any:
+        """Give the answer to a question, found before or now.
+
+        Args:
+            question: What is asked; unique for the model.
+            find: Finds the answer, which JSON can hold.
+            is_valid: Whether a remembered answer can be one.
+        """
+        if question in self.found and is_valid(self.found[question]):
+            return self.found[question]
+        self.found[question] = find()
+        self._is_new = True
+        return self.found[question]
+
+    def save(self) -> None:
+        """Write the answers, if there are new ones; a folder that cannot be written remembers nothing."""
+        if self.path is None or not self._is_new:
+            return
+        content = json.dumps({"key": self.key, "found": self.found}, indent=1).encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        self._is_new = not write_whole(self.path, content)
+
+
+def open_outcomes(config: Mapping[str, Any], module: nn.Module) -> Outcomes:
+    """Read what was found for a model before.
+
+    Args:
+        config: Its config.json.
+        module: The model, as it is going to be checked.
+    """
+    device = describe_device()
+    types = {name: [list(value.shape), str(value.dtype)] for name, value in tree_flatten(module.parameters())}
+    named = {
+        "config": config,
+        "parameters": types,
+        "device": [device.kind, device.name],
+        "packages": {package: _version(package) for package in PACKAGES},
+        "code": code_digest(),
+    }
+    key = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
+    path = cache_folder() / "checks" / f"{key}.json"
+    return Outcomes(path, key, _read(path, key))
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest vlora's own code."""
+    digest = hashlib.sha256()
+    for file in source_files():
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    try:
+        with open_own(path) as (file, _):
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError, ForeignError):
+        return {}
+    if not isinstance(content, dict) or content.get("key") != key or not isinstance(content.get("found"), dict):
+        return {}
+    found: dict[str, Any] = content["found"]
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,153 @@
+"""Checks on the first real rows, before anything is trained: of a family without a proof, and of packed rows."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+from mlx_vlm.models.rope_utils import SuScaledRoPE
+
+from ...data.collate import collate, collate_packs
+from ...errors import ModelError
+from ...types import Batch, Example, IntArray, Tree, places_of
+from ..forward.lm_inputs import LOGIT_PLACES
+from .backbone import MlxVlmBackbone
+
+TOLERANCE = 0.02
+"""Of the logits' spread; bfloat16 kernels of different shapes differ by less, a wrong mask by more."""
+
+PACKED_TOLERANCE = 0.1
+"""Of the logits' spread, for the root of the mean square: another place in the row rounds rotations in bfloat16
+otherwise, by up to 0.02; what is seen of another row changes logits by 0.7 and more."""
+
+PROBED_PLACES = 64
+
+
+def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str) -> None:
+    """Check causality and independence from padding and from the other rows.
+
+    Args:
+        backbone: The model.
+        examples: Two rows or more, of different lengths if possible, with and without images.
+        model_type: For the message.
+
+    Raises:
+        ModelError: An earlier logit changes with a later token, or a row's logits with its company.
+    """
+    alone = [_logits(backbone, [example])[0, : len(example.tokens) - 1] for example in examples]
+    together = _logits(backbone, examples)
+    for row, (example, expected) in enumerate(zip(examples, alone, strict=True)):
+        if _differs(expected, together[row, : len(example.tokens) - 1]):
+            msg = (
+                f"{example.source}: the logits of a {model_type} row change when it is padded and batched with others; "
+                "vlora does not train what it cannot batch correctly"
+            )
+            raise ModelError(msg)
+    batch = collate(examples[:1])
+    last = len(examples[0].tokens) - 2
+    with backbone.corrected():
+        features, others = backbone.embed(batch)
+        tokens, changed = _with_another(batch.tokens, features, others, last)
+        logits = np.array(backbone.all_logits(tokens, changed, others).astype(mx.float32))
+    if last > 0 and _differs(alone[0][:last], logits[0, :last]):
+        msg = (
+            f"{examples[0].source}: earlier logits of this {model_type} model change with a later token, so it would "
+            "see what it has to predict; vlora does not train it"
+        )
+        raise ModelError(msg)
+
+
+def probe_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length: int, model_type: str) -> None:
+    """Check that packed rows have the logits of rows apart: a model may be configured otherwise than the one proved.
+
+    Args:
+        backbone: The model.
+        examples: Rows, of different lengths if possible, with and without images; a pack is filled with them.
+        length: Tokens of a packed row at most.
+        model_type: For the message.
+
+    Raises:
+        ModelError: A row's logits change when others are packed before it, or positions as far from the row's
+            beginning as a pack reaches mean something else to the model.
+    """
+    farthest = _farthest_position(backbone)
+    if length > farthest:
+        msg = (
+            f"train.pack_length: packed rows of {length} tokens were asked for, and this {model_type} model treats "
+            f"positions from {farthest} on otherwise than those before; give at most {farthest}"
+        )
+        raise ModelError(msg)
+    pack = list(examples)
+    n_places = sum(places_of(example) for example in pack)
+    for example in itertools.cycle(examples):
+        n_places += places_of(example)
+        if n_places > length:
+            break
+        pack.append(example)
+    batch = collate_packs([pack])
+    for example, (_, start, count) in [*zip(pack, batch.spans, strict=True)][-len(examples) :]:
+        places = np.unique(np.linspace(0, count - 1, PROBED_PLACES).astype(np.int32))
+        alone = _logits_at(backbone, collate([example]), places)
+        packed = _logits_at(backbone, batch, start + places)
+        if np.sqrt(np.square(packed - alone).mean()) > PACKED_TOLERANCE * alone.std():
+            msg = (
+                f"{example.source}: the logits of this {model_type} model's row change when others are packed before "
+                "it; use train.batching = 'grouped'"
+            )
+            raise ModelError(msg)
+
+
+def _farthest_position(backbone: MlxVlmBackbone) -> int:
+    """Find from where on a model treats positions otherwise, by the length of a row or in steps of a length."""
+    module = backbone.module
+    with backbone.corrected():
+        # A class of its own where a correction lets each example have its own length.
+        ropes = [part for part in module.modules() if type(part) is SuScaledRoPE]
+    limits = [int(rope.original_max_position_embeddings) for rope in ropes]
+    scaling = getattr(getattr(backbone.language_model, "config", None), "rope_parameters", None) or {}
+    if scaling.get("llama_4_scaling_beta"):
+        limits.append(int(scaling["original_max_position_embeddings"]))
+    return min(limits, default=sys.maxsize)
+
+
+def _with_another(tokens: mx.array, features: Tree, others: Tree, place: int) -> tuple[mx.array, Tree]:
+    """Put another token at a place of one row: the first one's embedding, or its id where a decoder embeds by itself.
+
+    Args:
+        tokens: i32[1, T].
+        features: As `embed` returns them, as are the others.
+        others: See above.
+        place: In [1, T).
+    """
+    if "inputs_embeds" not in features:
+        return mx.concatenate([tokens[:, :place], tokens[:, :1], tokens[:, place + 1 :]], axis=1), features
+    embeds = features["inputs_embeds"]
+    # Where images expand within the model, a token's embedding stands behind its own place.
+    place = int(others[LOGIT_PLACES][0, place]) if LOGIT_PLACES in others else place
+    changed = mx.concatenate([embeds[:, :place], embeds[:, :1], embeds[:, place + 1 :]], axis=1)
+    return tokens, {**features, "inputs_embeds": changed}
+
+
+def _logits(
+    backbone: MlxVlmBackbone, examples: Sequence[Example]
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    batch = collate(examples)
+    with backbone.corrected():
+        logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
+    return np.array(logits.astype(mx.float32))
+
+
+def _logits_at(
+    backbone: MlxVlmBackbone, batch: Batch, places: IntArray
+) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    with backbone.corrected():
+        logits = backbone.logits(batch.tokens, *backbone.embed(batch), mx.array(places))
+    return np.array(logits.astype(mx.float32))
+
+
+def _differs(
+    expected: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+    found: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+) -> bool:
+    return bool(np.abs(expected - found).max() > TOLERANCE * expected.std())

@@ -1,0 +1,1 @@
+"""From a `Sample` to an `Example`: what a model reads."""

@@ -1,0 +1,1 @@
+"""Images opened, decoded and resized."""

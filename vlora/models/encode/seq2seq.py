@@ -1,0 +1,157 @@
+"""From a `Sample` to an `Example` where an encoder reads and a decoder writes: a task on one image, and its answer.
+
+There is no conversation and no chat template. The decoder begins with a token of its own, as transformers shifts
+labels to the right (Florence-2), or with the task itself (Nemotron-Parse).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from ...errors import ModelError, SampleError
+from ...features.processed import Processed
+from ...recipe.schema import DataSection
+from ...types import Example, ImageSlot, Sample
+from ..families.encoder_decoders import PROMPT
+from ..families.registry import Family
+from ..foreign import foreign
+from . import encoder
+from .encoder import Encoder, cut
+from .fingerprint import preparation_digest
+from .images.resizing import with_budget
+from .processors import settle_tokenizer, to_host, token_ids
+
+DECODER_START = 2
+"""What mlx-vlm begins with where a configuration does not say (florence2.py:327, nemotron_parse/config.py:48)."""
+
+
+@attrs.define(eq=False)
+class PairEncoder(Encoder):
+    """Encodes a family of encoder-decoders.
+
+    Attributes:
+        decoder_start: The token with which the decoder begins.
+    """
+
+    decoder_start: int = attrs.field(default=DECODER_START, kw_only=True)
+
+    def __call__(self, sample: Sample) -> Example:
+        """Encode a row; `tokens` are the decoder's.
+
+        Raises:
+            SampleError: The row is no task on one image with an answer, or cannot be learned from.
+        """
+        sample = self.write_boxes(sample)
+        task = self._task(sample, ["user", "assistant"])
+        contents = self._read_images(sample)
+        image_keys = self._image_keys(contents)
+
+        def process() -> Processed:
+            images = [self._decode(content, sample.source) for content in contents]
+            inputs = self._read(task, images, sample.source)
+            return Processed(np.zeros(0, dtype=np.int32), inputs, tuple(image.size for image in images))
+
+        found = self._recall([task.encode(), str(self._ids(task)).encode()], image_keys, process)
+        example = self._write_pair(sample, task)
+        example = attrs.evolve(example, image_sizes=found.image_sizes, image_keys=image_keys)
+        return self._settle(attrs.evolve(cut(example, self.data), inputs=found.inputs))
+
+    def sketch(self, sample: Sample, n_tokens: Sequence[int]) -> Example:  # noqa: ARG002 - no token stands for an image
+        """Encode a row but for its image.
+
+        Raises:
+            SampleError: As of `__call__`.
+        """
+        return cut(self._write_pair(sample, self._task(sample, ["user", "assistant"])), self.data)
+
+    def _write_pair(self, sample: Sample, task: str) -> Example:
+        """Write the decoder's tokens."""
+        answer = sample.turns[-1].text
+        prompt = self._ids(task) if self.family.is_prompted_decoder else [self.decoder_start]
+        written = self._ids(answer) if self.family.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
+        if written[-1:] != [self.tokenizer.eos_token_id]:
+            written = [*written, self.tokenizer.eos_token_id]
+        tokens = np.asarray([*prompt, *written], dtype=np.int32)
+        supervised = np.ones(len(tokens), dtype=np.bool_)
+        supervised[: len(prompt) if self.data.train_on_completions else 1] = False
+        placeholders = np.zeros(len(tokens), dtype=np.bool_)
+        return Example(source=sample.source, tokens=tokens, supervised=supervised, placeholders=placeholders)
+
+    def describe_template(self) -> str:
+        """Say how the rows are written."""
+        return self.template_origin
+
+    def prompt(self, sample: Sample) -> str:
+        """Write a question as mlx-vlm's generation gives it to the processor."""
+        return self._task(sample, ["user"])
+
+    def _task(self, sample: Sample, expected: list[str]) -> str:
+        fits = [turn.role for turn in sample.turns] == expected
+        n_images = sum(isinstance(part, ImageSlot) for part in sample.turns[0].parts) if sample.turns else 0
+        if not fits or n_images != 1 or len(sample.images) != 1:
+            roles = ", ".join(turn.role for turn in sample.turns)
+            msg = (
+                f"{sample.source}: found turns of {roles or 'nobody'} and {len(sample.images)} images; "
+                "this model reads one task on one image and writes one answer"
+            )
+            raise SampleError(msg)
+        if sample.tools or any(turn.thought is not None or turn.calls or not turn.learned for turn in sample.turns):
+            msg = (
+                f"{sample.source}: the row has tools, a thought or a mark not to be learned; this model reads one task "
+                "and learns the one answer to it"
+            )
+            raise SampleError(msg)
+        return sample.turns[0].text.strip()
+
+    def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:
+        with foreign(lambda error: SampleError(f"{source}: the processor refuses the row: {error}")):
+            outputs: Mapping[str, Any] = self._on_host(text=task, images=images)
+        inputs = {
+            name: to_host(value) for name, value in outputs.items() if name not in ("input_ids", "attention_mask")
+        }
+        if self.family.is_prompted_decoder:
+            return inputs
+        return {**inputs, PROMPT: token_ids(outputs)[None]}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data: DataSection) -> Encoder:
+    """Make the encoder of a model, of conversations or of pairs.
+
+    Args:
+        processor: As `load_processor` returns it.
+        config: The model's config.json.
+        family: The family's description.
+        data: The recipe's section.
+
+    Raises:
+        ModelError: As `vlora.models.encode.encoder.make_encoder`.
+    """
+    if not family.is_encoder_decoder:
+        return encoder.make_encoder(processor, config, family, data)
+    if data.chat_template is not None:
+        msg = (
+            f"data.chat_template: found {data.chat_template!r}, and this model holds no conversations, but reads one "
+            "task on one image; leave it out"
+        )
+        raise ModelError(msg)
+    settle_tokenizer(processor.tokenizer)
+    processor, max_pixels = with_budget(processor, data.max_pixels)
+    starts = [section.get("decoder_start_token_id") for section in (config, config.get("text_config") or {})]
+    return PairEncoder(
+        processor=processor,
+        tokenizer=processor.tokenizer,
+        family=family,
+        template="",
+        template_origin="none: a task on one image, and its answer",
+        image_token="",
+        image_id=-1,
+        data=data,
+        max_pixels=max_pixels,
+        preparation=preparation_digest(processor, data, max_pixels),
+        decoder_start=next((int(start) for start in starts if start is not None), DECODER_START),
+    )

@@ -1,0 +1,1 @@
+"""Conversations written by chat templates, and what of them is learned."""

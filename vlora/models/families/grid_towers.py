@@ -1,0 +1,61 @@
+"""Towers of patches and a grid per image, where mlx-vlm 0.7.10 computes them otherwise than they were trained."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..forward.overrides import called_as
+from .tiled import resize_bicubic
+
+
+@contextmanager
+def published_glm_tower(model: nn.Module) -> Iterator[None]:
+    """Give GLM-4.1V's and GLM-4.5V's tower the positions and the epsilon that it was trained with.
+
+    mlx-vlm interpolates the learned positions linearly, as if there were nothing beyond the border
+    (glm4v/vision.py:126, glm4v_moe/vision.py:126, models/kernels.py:493; on Metal a kernel without gradient), where
+    the published model does so by cubic convolution with edges repeated, and its layers have a smaller epsilon
+    (glm4v/vision.py:233, glm4v_moe/vision.py:232). Images are read one by one: of more than three, glm4v/vision.py:207
+    lets all but the first two look at each other.
+    """
+    tower = model.vision_tower
+    table = tower.embeddings.position_embedding
+    run = type(tower).__call__
+
+    def add_positions(
+        patches: mx.array, lengths: Sequence[int], grids: mx.array, rows: mx.array, columns: mx.array
+    ) -> mx.array:
+        del lengths
+        side = round(float(table.weight.shape[0]) ** 0.5)
+        square = table.weight.reshape(side, side, -1)
+        sizes = [(int(frames), int(height), int(width)) for frames, height, width in np.array(grids)]
+        ends = np.cumsum([frames * height * width for frames, height, width in sizes]).tolist()
+        positions = [
+            resize_bicubic(square, (height, width))[rows[start:end], columns[start:end]]
+            for (_, height, width), start, end in zip(sizes, [0, *ends], ends, strict=False)
+        ]
+        return patches + mx.concatenate(positions).astype(patches.dtype)
+
+    def read_images(pixels: mx.array, grids: mx.array, **options: Any) -> mx.array:
+        ends = np.cumsum(np.prod(np.array(grids), axis=1)).tolist()
+        return mx.concatenate(
+            [
+                run(tower, pixels[start:end], grids[image : image + 1], **options)
+                for image, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+            ]
+        )
+
+    norms = [norm for block in tower.blocks for norm in (block.norm1, block.norm2)]
+    before = [norm.eps for norm in norms]
+    try:
+        for norm in norms:
+            norm.eps = tower.config.rms_norm_eps
+        with called_as(tower, read_images), called_as(tower.embeddings, add_positions):
+            yield
+    finally:
+        for norm, own in zip(norms, before, strict=True):
+            norm.eps = own

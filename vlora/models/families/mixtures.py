@@ -1,0 +1,113 @@
+"""Corrections of the large mixtures of experts: what they keep between forwards, and kernels without gradients.
+
+Each is of one model's instance, or holds only while it runs. Files and lines are those of mlx-vlm 0.7.10.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_vlm.models import kernels, rope_utils
+
+from ..forward.overrides import Correction
+
+MOST_VECTORS = 8
+"""Queries up to which MLX takes the vector kernels on Metal."""
+
+
+def forgetting(*names: str) -> Correction:
+    """Let a model keep nothing that it has made of weights which are trained.
+
+    Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
+    (inkling/language.py:749), Molmo-Point's head its two tables as one (molmo_point/language.py:209), and make them
+    once: a traced step would leave a tracer there, on which the next answer fails, and an answer would leave what the
+    weights were then.
+
+    Args:
+        names: The attributes in which modules keep it; None means that it is to be made.
+    """
+
+    def forget(model: nn.Module) -> None:
+        for module in model.modules():
+            for name in names:
+                if getattr(module, name, None) is not None:
+                    setattr(module, name, None)
+
+    @contextmanager
+    def correction(model: nn.Module) -> Iterator[None]:
+        forget(model)
+        try:
+            yield
+        finally:
+            forget(model)
+
+    return correction
+
+
+@contextmanager
+def without_metal_kernels(_: nn.Module) -> Iterator[None]:
+    """Let a model take the operations that it has for other devices, instead of Metal kernels.
+
+    They are what every family is proven with, and have gradients. Of mlx-vlm's kernels only those of rotations do
+    (rope_utils.py:716, :940). Those of interpolation have none (kernels.py:25, :194, :473, :590), and are asked for
+    whether the tower is trained or not; nor have those of routing, banded masks and sparse attention
+    (inkling/language.py:752, :165, :180, minimax_m3_vl/language.py:450, qwen4_exp/qsa_kernel.py:254,
+    sparse_attention.py:187 for glm5_next). Where there is no Metal nothing changes.
+    """
+    if not mx.metal.is_available():
+        yield
+        return
+    attend = mx.fast.scaled_dot_product_attention
+    with ExitStack() as stack:
+        for target, name, value in (
+            (mx.metal, "is_available", lambda: False),
+            # Asked once, when mlx-vlm is imported.
+            (kernels, "_HAS_METAL", False),
+            (rope_utils, "_HAS_METAL", False),
+            # Which would remember that there is none.
+            (rope_utils, "_compiled_mrope_apply", lambda *_: None),
+            (rope_utils, "_compiled_rotary_apply", lambda *_: None),
+            (mx.fast, "scaled_dot_product_attention", functools.partial(attend_with_gradient, attend)),
+        ):
+            stack.callback(setattr, target, name, getattr(target, name))
+            setattr(target, name, value)
+        yield
+
+
+def attend_with_gradient(
+    attend: Callable[..., mx.array],
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    scale: float,
+    mask: mx.array | str | None = None,
+    **others: Any,
+) -> mx.array:
+    """Attend with an array for a mask where MLX 0.32.4 fails on the gradient without one, on Metal.
+
+    With few queries it takes the vector kernels, which "do not produce a logsumexp", which the gradient needs; with
+    sinks the gradient is "NYI". With an array for a mask it takes operations that have a gradient. Few queries have the
+    windows at the edge of an image, in a trained tower.
+
+    Args:
+        attend: MLX's own attention.
+        queries: f[B, H, T, D].
+        keys: f[B, K, S, D].
+        values: f[B, K, S, E].
+        scale: Of the products.
+        mask: As MLX takes it.
+        others: Likewise.
+
+    Returns:
+        f[B, H, T, E].
+    """
+    n_queries, n_keys = queries.shape[-2], keys.shape[-2]
+    is_without_gradient = n_queries <= MOST_VECTORS or others.get("sinks") is not None
+    if is_without_gradient and not isinstance(mask, mx.array):
+        everything = mx.ones((n_queries, n_keys), dtype=mx.bool_)
+        mask = everything if mask is None else mx.tril(everything, n_keys - n_queries)
+    return attend(queries, keys, values, scale=scale, mask=mask, **others)

@@ -1,0 +1,313 @@
+"""Attention that is not causal everywhere: blocks of tokens that see each other. Pure; safe to trace.
+
+A row carries `blocks` i32[1, T]: 0 for a token that sees what is before it, and a number for the tokens that also see
+all others with the same number: one per image (Gemma 3), or one for the whole prompt (prefix language models).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_vlm.models.base import scaled_dot_product_attention
+
+from ...types import BoolArray, Example
+from .lm_inputs import SEGMENTS, Fields
+from .overrides import scatter_features
+
+MASK_MAKER = "create_attention_mask"
+
+ATTENTION = scaled_dot_product_attention.__name__
+
+ADDED = (mx.bfloat16, mx.float16)
+"""Types that attention's CUDA kernel takes."""
+
+TILE = 128
+"""Places of which the kernel of attention's gradient takes whole multiples."""
+
+WIDEST_HEAD = 128
+"""Numbers of a head that the kernels take."""
+
+FEWEST_PADDED = TILE // 2
+"""Places from which rows are padded to a tile."""
+
+UNSEEN = -30000.0
+"""What is added to the score of a key that is not seen: no exponential of it is more than 0, and half precision has it.
+"""
+
+
+def number_runs(marked: BoolArray) -> mx.array:
+    """Number the runs of marked tokens: bool[T] to i32[1, T], 0 where nothing is marked."""
+    starts = marked & ~np.concatenate([[False], marked[:-1]])
+    return mx.array(np.where(marked, np.cumsum(starts), 0).astype(np.int32))[None]
+
+
+def block_mask(
+    blocks: mx.array, window: int | None = None, *, whole_blocks: bool = False, segments: mx.array | None = None
+) -> mx.array:
+    """Make the attention mask of rows with blocks.
+
+    Args:
+        blocks: i32[B, T].
+        window: How many places back a token sees, itself included; None for all.
+        whole_blocks: Whether a token sees what of its own block is beyond the window.
+        segments: i32[B, T] of packed rows, whose examples do not see one another; None for rows of one example.
+
+    Returns:
+        bool[B, 1, T, T], True where the query (third axis) sees the key (fourth).
+    """
+    place = mx.arange(blocks.shape[1])
+    distance = place[:, None] - place[None]
+    together = (blocks[:, :, None] == blocks[:, None, :]) & (blocks[:, :, None] > 0)
+    near = distance < (blocks.shape[1] if window is None else window)
+    before = (distance >= 0) & near
+    mask = (before[None] | (together if whole_blocks else together & near))[:, None]
+    return mask if segments is None else mask & in_one_segment(segments)
+
+
+def in_one_segment(segments: mx.array) -> mx.array:
+    """Say which places belong to one example: i32[B, T] to bool[B, 1, T, T]."""
+    return (segments[:, :, None] == segments[:, None, :])[:, None]
+
+
+def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
+    """Make the causal mask of packed rows: bool[B, 1, T, T], True where the query (third axis) sees the key."""
+    return block_mask(mx.zeros_like(segments), window, segments=segments)
+
+
+def mark_answers(example: Example) -> Fields:
+    """Say for each token where the answer that it belongs to starts; a token outside of answers is its own start."""
+    place = np.arange(len(example.tokens))
+    opens = example.supervised & ~np.concatenate([[False], example.supervised[:-1]])
+    starts = np.where(example.supervised, np.maximum.accumulate(np.where(opens, place, 0)), place)
+    return {"answer_starts": mx.array(starts.astype(np.int32))[None]}
+
+
+def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Unlimited-OCR's language model: an answer sees all that is before it, and a window of itself.
+
+    mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
+    """
+    fields = dict(fields)
+    starts, segments = fields.pop("answer_starts"), fields.pop(SEGMENTS, None)
+    config = model.language_model.config
+    window = config.sliding_window_size or config.sliding_window
+    mask = answer_mask(starts, window) if window else None
+    if segments is not None:
+        mask = segment_mask(segments) if mask is None else mask & in_one_segment(segments)
+    logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
+    return logits
+
+
+MOLMO2_IMAGE_TOKENS = (
+    "image_patch_id",
+    "image_low_res_id",
+    "image_col_id",
+    "image_start_token_id",
+    "low_res_image_start_token_id",
+    "image_end_token_id",
+    "frame_start_token_id",
+    "frame_end_token_id",
+)
+"""Where Molmo 2's configuration names the tokens that its processor writes for images."""
+
+
+def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark all image tokens of a row of Molmo 2, separators and ends among them, as one block."""
+    if inputs.get("pixel_values") is None:
+        return fields
+    ids = [int(getattr(model.config, name)) for name in MOLMO2_IMAGE_TOKENS]
+    return {**fields, "blocks": mx.array(np.isin(np.array(tokens), ids).astype(np.int32))}
+
+
+def complete_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+    """Mark all image tokens of a row of Molmo-Point as one block, as its processor does."""
+    if "token_type_ids" not in inputs:
+        return fields
+    return {**fields, "blocks": inputs["token_type_ids"].astype(mx.int32)}
+
+
+def run_molmo2(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Molmo 2's or Molmo-Point's language model: image tokens see each other whole, as in the published models.
+
+    mlx-vlm's prefill is causal (molmo2/language.py:175, molmo_point/language.py:179), though Molmo-Point's processor
+    marks the tokens (processing_molmo_point.py:207).
+    """
+    fields = dict(fields)
+    blocks, segments = fields.pop("blocks", None), fields.pop(SEGMENTS, None)
+    if blocks is None and segments is not None:
+        blocks = mx.zeros_like(segments)
+    mask = None if blocks is None else block_mask(blocks, segments=segments)
+    language_model = model.lm if "lm" in model else model.language_model
+    logits: mx.array = language_model(tokens, mask=mask, cache=None, **fields).logits
+    return logits
+
+
+def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+    """Embed a row of Falcon-OCR, with the places of its patches and its images as blocks.
+
+    mlx-vlm places the first image's patches only (falcon_ocr/language.py:467), and without an image has no mask at all
+    outside of generation (:323).
+
+    Raises:
+        ValueError: The image tokens are not as many as the patches.
+    """
+    embeds = model.language_model.model.embed_tokens(tokens)
+    pixels = inputs.get("pixel_values")
+    places, positions, _, _ = model.language_model.get_rope_index(tokens[0], inputs.get("image_grid_hw"))
+    ids = np.array(tokens[0])
+    config = model.config
+    is_image = np.cumsum(ids == config.image_cls_token_id) > np.cumsum(ids == config.img_end_id)
+    if pixels is not None:
+        patches = model._patchify_and_project(pixels)  # noqa: SLF001 - the family's own
+        embeds = scatter_features(embeds, patches, ids[None] == config.img_id)
+    return {"inputs_embeds": embeds, "position_ids": places[None], "pos_hw": positions, "blocks": number_runs(is_image)}
+
+
+def run_falcon_ocr(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+    """Run Falcon-OCR's language model: an image sees itself whole.
+
+    mlx-vlm casts logits to the type in which embeddings are kept, integers where they are quantized
+    (falcon_ocr/language.py:428).
+    """
+    language = model.language_model
+    hidden = language.model(
+        tokens,
+        inputs_embeds=fields["inputs_embeds"],
+        mask=block_mask(fields["blocks"], segments=fields.get(SEGMENTS)),
+        position_ids=fields["position_ids"],
+        pos_hw=fields["pos_hw"],
+    )
+    logits: mx.array = (
+        language.model.embed_tokens.as_linear(hidden) if language.args.tie_word_embeddings else language.lm_head(hidden)
+    )
+    return logits
+
+
+def answer_mask(starts: mx.array, window: int) -> mx.array:
+    """Make the attention mask of rows whose answers see a window of themselves.
+
+    Args:
+        starts: i32[B, T], as `mark_answers` makes it.
+        window: How many of its answer's places a token sees, itself included.
+
+    Returns:
+        bool[B, 1, T, T], True where the query (third axis) sees the key (fourth).
+    """
+    place = mx.arange(starts.shape[1])
+    distance = place[:, None] - place[None]
+    before = place[None, None] < starts[..., None]
+    return ((distance >= 0) & (before | (distance < window)))[:, None]
+
+
+@contextmanager
+def own_masks(attentions: dict[str, list[nn.Module]]) -> Iterator[None]:
+    """Let each attention take its own mask where a dict of masks is passed through the model.
+
+    Args:
+        attentions: Name of a mask to the attention modules that take it, as their second argument.
+    """
+    swapped: list[tuple[nn.Module, type]] = []
+    try:
+        for name, modules in attentions.items():
+            for module in modules:
+                swapped.append((module, type(module)))
+                module.__class__ = _taking(type(module), name)
+        yield
+    finally:
+        for module, cls in swapped:
+            module.__class__ = cls
+
+
+def _taking(cls: type, name: str) -> type:
+    def call(self: nn.Module, x: mx.array, mask: object = None, *args: object, **kwargs: object) -> object:
+        return cls.__call__(self, x, mask[name] if isinstance(mask, dict) else mask, *args, **kwargs)
+
+    return type(f"{name.title()}{cls.__name__}", (cls,), {"__call__": call})
+
+
+@contextmanager
+def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]:
+    """Let the masks that a model makes for itself keep the examples of packed rows apart.
+
+    mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
+    windows come through it too, and models that pass no mask on to their layers (qwen3_vl/language.py:199).
+
+    Args:
+        module: The model.
+        segments: i32[B, T] of packed rows; None changes nothing.
+    """
+    if segments is None:
+        yield
+        return
+    causal = segment_mask(segments)
+
+    def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
+        def narrow(*args: Any, **kwargs: Any) -> mx.array:
+            # Else it is None or "causal".
+            mask = make(*args, **kwargs)
+            return mask & causal if isinstance(mask, mx.array) else causal
+
+        return narrow
+
+    with ExitStack() as stack:
+        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+            if hasattr(file, MASK_MAKER):
+                original = getattr(file, MASK_MAKER)
+                stack.callback(setattr, file, MASK_MAKER, original)
+                setattr(file, MASK_MAKER, narrowed(original))
+        yield
+
+
+@contextmanager
+def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
+    """Let a model's layers attend otherwise: each of their files imports mlx-vlm's attention."""
+    with ExitStack() as stack:
+        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
+                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
+                setattr(file, ATTENTION, attend)
+        yield
+
+
+def attend_fused(
+    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any = None, sinks: Any = None
+) -> mx.array:
+    """Attend as mlx-vlm does, so that MLX's CUDA kernels take it, forward and backward.
+
+    A mask is made of numbers, which are added: of truth values the kernel makes numbers for every head; with one mask
+    of numbers for all of them it takes 0.6 times as long (an H100, 16 rows of 512, 16 heads). Only here: some models
+    choose by the mask themselves, before they attend (deepseek_v3/language.py:122), and numbers would be true where it
+    is not.
+
+    Rows are padded to whole tiles: of other lengths the gradient has no kernel, and all scores are written out
+    (`use_fallback` in cuda/scaled_dot_product_attention.cpp).
+    """
+    is_bool = isinstance(mask, mx.array) and mask.dtype == mx.bool_
+    n_places = queries.shape[2]
+    missing = -n_places % TILE
+    # What a model adds to its scores may be trained, and the kernel has no gradient for it.
+    is_square = mask.shape[-2:] == (n_places, n_places) if is_bool else isinstance(mask, str) and mask == "causal"
+    if is_bool and queries.dtype in ADDED:
+        mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
+    is_narrow = max(queries.shape[3], values.shape[3]) <= WIDEST_HEAD
+    is_whole = is_square and is_narrow and keys.shape[2] == n_places and cache is None and sinks is None
+    if not (missing and is_whole and n_places >= FEWEST_PADDED and queries.dtype in ADDED):
+        mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
+        return mixed
+    if isinstance(mask, mx.array):
+        # No place sees what is added; what is added sees all, since there has to be something.
+        around = [(0, 0)] * (mask.ndim - 1)
+        mask = mx.pad(mask, [*around, (0, missing)], constant_values=UNSEEN)
+        mask = mx.pad(mask, [*around[1:], (0, missing), (0, 0)])
+    padded = (_pad_places(part, missing) for part in (queries, keys, values))
+    mixed = scaled_dot_product_attention(*padded, cache, scale, mask)
+    return mixed[:, :, :n_places]
+
+
+def _pad_places(x: mx.array, missing: int) -> mx.array:
+    """Put zeros behind the places of f[B, H, T, D], which lie in memory one after the other, with all their heads."""
+    return mx.pad(x.transpose(0, 2, 1, 3), [(0, 0), (0, missing), (0, 0), (0, 0)]).transpose(0, 2, 1, 3)

@@ -1,0 +1,83 @@
+"""JSON files that people and programs write: read whole, refused in a sentence, before anything is made of them."""
+
+import codecs
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from ...errors import VloraError
+from .schemas import SCHEMAS, find_problems
+
+LARGEST = 1 << 28
+"""Bytes of a JSON file at most."""
+
+NAMED = 3
+"""Problems of a file that are told at once."""
+
+
+class _UnfitError(ValueError):
+    """What is wrong with a file, in words that follow its name."""
+
+
+def read_object(path: Path, error: type[VloraError], where: str) -> dict[str, Any]:
+    """Read a JSON object; if the file's name is known, what it says is checked too.
+
+    Args:
+        path: The file.
+        error: What is raised.
+        where: The recipe's key that led there.
+
+    Raises:
+        VloraError: It cannot be read, is no JSON object, or says what cannot be.
+    """
+    try:
+        found = _parse(path)
+    except (OSError, ValueError, RecursionError) as problem:
+        reason = _explain(problem)
+        msg = f"{where}: {path} {reason}; give one that was written whole"
+        raise error(msg) from None
+    schema = SCHEMAS.get(path.name)
+    if schema is not None and (problems := find_problems(found, schema)):
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        msg = f"{where}: {path}: {'; '.join(problems[:NAMED])}{more}"
+        raise error(msg)
+    return found
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        # A pipe would be waited for.
+        msg = "is no regular file"
+        raise _UnfitError(msg)
+    if status.st_size > LARGEST:
+        msg = f"has {status.st_size:,} bytes, and is no file of settings"
+        raise _UnfitError(msg)
+    data = path.read_bytes()
+    if data.startswith(b"version https://git-lfs"):
+        msg = "is a pointer of Git LFS and not the file (git lfs pull fetches it)"
+        raise _UnfitError(msg)
+    if data.startswith(codecs.BOM_UTF8):
+        msg = "begins with a byte order mark, which the libraries that read it do not take"
+        raise _UnfitError(msg)
+    found = json.loads(data.decode("utf-8"))
+    if not isinstance(found, dict):
+        msg = "is JSON, but no object"
+        raise _UnfitError(msg)
+    return found
+
+
+def _explain(problem: Exception) -> str:
+    if isinstance(problem, _UnfitError):
+        return str(problem)
+    if isinstance(problem, OSError):
+        return f"cannot be read ({problem.strerror})"
+    if isinstance(problem, RecursionError):
+        return "is nested too deeply"
+    if isinstance(problem, UnicodeDecodeError):
+        return f"is not UTF-8 (byte {problem.start})"
+    if isinstance(problem, json.JSONDecodeError):
+        return f"is not JSON ({problem})"
+    # Of a number with thousands of digits Python says how to allow it.
+    return "is not JSON (a huge number)"

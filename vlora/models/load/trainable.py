@@ -1,0 +1,301 @@
+"""What of a model is trained: adapters attached or loaded, parts unfrozen."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ...adapters import layers, targets
+from ...errors import CheckpointError, ModelError
+from ...output.checkpoint import read_arrays
+from ...recipe.schema import LoraSection
+from ...system.files import expand
+from ..backbone.backbone import MlxVlmBackbone
+from .documents import read_object
+
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embedding", "embed_in")
+"""Last parts of the names of token embeddings."""
+
+BALANCING = (
+    "e_score_correction_bias",
+    "e_score_correction_bias_1",
+    "expert_bias",
+    "router_bias",
+    "balancing_biases",
+    "bias_vl",
+)
+"""Names of what is added to routers' scores only where experts are chosen, and was set to keep them equally busy."""
+
+
+def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]) -> dict[str, Any]:
+    """Attach a LoRA to the layers that a recipe names, and unfreeze the tables that it trains whole.
+
+    Returns:
+        The adapter's configuration: what mlx-vlm needs to attach the same layers.
+
+    Raises:
+        ModelError: A target that matches nothing, or an adapter that cannot be made.
+    """
+    names = targets.find_targets(backbone.module, backbone.layout, lora)
+    refuse_dropout_in_tower(backbone, names, lora)
+    layers.attach_lora(
+        backbone.module,
+        names,
+        rank=lora.rank,
+        scale=scale_of(lora),
+        dropout=lora.dropout,
+        method=lora.method,
+        init=lora.init,
+        seed=seed,
+    )
+    tables = unfreeze_tables(backbone, embeddings=lora.train_embeddings, head=lora.train_head)
+    return lora_config(backbone, names, lora, quantized, tables)
+
+
+def scale_of(lora: LoraSection) -> float:
+    """Say what the product of an adapter's factors is multiplied with.
+
+    rsLoRA (Kalajdzievski, 2023, arXiv 2312.03732) divides by the root of the rank, so that the size of the update does
+    not fall with it.
+    """
+    return lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
+
+
+def refuse_dropout_in_tower(backbone: MlxVlmBackbone, names: Iterable[str], lora: LoraSection) -> None:
+    """Refuse what would be ignored: embedding runs twice in a step, and would drop other inputs each time.
+
+    Raises:
+        ModelError: Dropout is asked for together with adapters outside of the language model.
+    """
+    outside = [name for name in names if not backbone.is_language(name)]
+    if lora.dropout and outside:
+        msg = (
+            f"lora.dropout: found {lora.dropout} with an adapter on {outside[0]}, outside of the language model, where "
+            "inputs cannot be dropped; set it to 0"
+        )
+        raise ModelError(msg)
+
+
+def lora_config(
+    backbone: MlxVlmBackbone,
+    names: list[str],
+    lora: LoraSection,
+    quantized: Mapping[str, Any],
+    tables: list[str],
+) -> dict[str, Any]:
+    """Write an adapter's configuration as mlx-vlm reads it.
+
+    mlx-vlm attaches layers that are named one by one, or all layers of the stack; only in the second way it knows
+    experts (adapter_utils.py:43, peft/utils.py:45). Layers of the stack that were not adapted then add nothing.
+    """
+    modules = dict(layers.lora_layers(backbone.module))
+    parameters: dict[str, Any] = {
+        "rank": lora.rank * (2 if lora.init == "pissa" else 1),
+        "scale": scale_of(lora),
+        "dropout": lora.dropout,
+    }
+    config: dict[str, Any] = {"fine_tune_type": lora.method, "num_layers": -1, "lora_parameters": parameters}
+    if any(targets.is_experts(modules[name].linear) for name in names):
+        config["adapted_layers"] = names
+    else:
+        parameters["keys"] = names
+    if tables:
+        config["trained_tables"] = tables
+    return {**config, "base_quantization": dict(quantized)} if quantized else config
+
+
+def find_tables(backbone: MlxVlmBackbone) -> list[str]:
+    """Name the language model's tables of token embeddings."""
+    return [
+        name
+        for name, module in backbone.module.named_modules()
+        if name.rpartition(".")[2] in EMBEDDINGS
+        and backbone.is_language(name)
+        and isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
+    ]
+
+
+def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -> list[str]:
+    """Make the token embeddings and the head trainable, all of their weights.
+
+    Returns:
+        The names of the modules; one for both where the head is the embeddings' table.
+
+    Raises:
+        ModelError: There is none, or it is quantized.
+    """
+    modules = dict(backbone.module.named_modules())
+    names: list[str] = []
+    if embeddings:
+        tables = find_tables(backbone)
+        if not tables:
+            msg = "lora.train_embeddings: this family's token embeddings are not known; leave it out"
+            raise ModelError(msg)
+        names += tables
+    if head:
+        if backbone.head is None:
+            msg = "lora.train_head: this family's head is not known; leave it out"
+            raise ModelError(msg)
+        names.append(backbone.head.name)
+    names = list(dict.fromkeys(names))
+    for name in names:
+        _refuse_quantized(modules[name], "lora.train_embeddings" if embeddings else "lora.train_head")
+        modules[name].unfreeze()
+    return names
+
+
+def unfreeze_language(backbone: MlxVlmBackbone) -> None:
+    """Make all of the language model trainable but what only chooses: it has no gradient, and would only decay.
+
+    Towers that lie within the language model are not of it.
+
+    Raises:
+        ModelError: Its weights are quantized.
+    """
+    choosing = set(backbone.layout.choosing)
+    fixed = {*BALANCING, *backbone.family.tables}
+    for path, child in backbone.module.named_modules():
+        if not backbone.is_language(path) or choosing.intersection(path.split(".")):
+            continue
+        _refuse_quantized(child, "model.full_finetune", recurse=False)
+        child.unfreeze(recurse=False)
+        tables = [
+            name
+            for name, value in child.items()
+            if name in fixed or (isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating))
+        ]
+        child.freeze(recurse=False, keys=tables)
+
+
+def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
+    """Make the vision tower and the connector trainable.
+
+    Raises:
+        ModelError: Those weights are quantized.
+    """
+    for name, child in backbone.module.named_modules():
+        if backbone.layout.part(name) in ("vision", "connector"):
+            _refuse_quantized(child, "model.train_vision", recurse=False)
+            child.unfreeze(recurse=False)
+            child.freeze(recurse=False, keys=list(backbone.family.tables))
+
+
+def _refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> None:
+    for name, child in module.named_modules() if recurse else [("", module)]:
+        # Not by class: models bring quantized layers of their own.
+        if {"weight", "scales"} <= set(child):
+            msg = (
+                f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"
+            )
+            raise ModelError(msg)
+
+
+def load_adapter(
+    backbone: MlxVlmBackbone, path: str, lora: LoraSection, quantized: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Attach a saved adapter, to be trained on.
+
+    Its rank, scale and layers are its own; a recipe may repeat them, not change them. The dropout may change.
+
+    Args:
+        backbone: The model, without adapters.
+        path: The adapter's file, or its folder.
+        lora: The recipe's section.
+        quantized: How the base was quantized on loading.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        CheckpointError: No such adapter, or one for another model.
+    """
+    weights_path, config = read_adapter(path)
+    settings = config.get("lora_parameters") or {}
+    names = list(dict.fromkeys(config.get("adapted_layers") or settings.get("keys") or ()))
+    saved_tables = config.get("trained_tables") or ()
+    method = config.get("fine_tune_type")
+    if method not in ("lora", "dora") or not names or not settings:
+        msg = f"{path}: found an adapter of type {method!r} without a list of layers; expected a LoRA or DoRA"
+        raise CheckpointError(msg)
+    saved_base = config.get("base_quantization") or {}
+    if saved_base and dict(quantized) != saved_base:
+        bits = next((layer.get("bits") for layer in saved_base.values() if isinstance(layer, dict)), "other")
+        msg = f"{path}: was trained on a base quantized to {bits} bits; set model.quantize_bits = {bits}"
+        raise CheckpointError(msg)
+    known = dict(backbone.module.named_modules())
+    missing = [name for name in names if not _can_adapt(known.get(name))]
+    missing += [name for name in saved_tables if "weight" not in known.get(name, {})]
+    if missing:
+        msg = f"{path}: adapts {missing[0]}, which the model does not have; was it trained on another model?"
+        raise CheckpointError(msg)
+    rank, scale = int(settings["rank"]), float(settings["scale"])
+    _refuse_changes(path, names, config, lora, backbone)
+    dropout = settings.get("dropout", 0.0) if lora.dropout == LoraSection().dropout else lora.dropout
+    refuse_dropout_in_tower(backbone, names, attrs.evolve(lora, dropout=dropout))
+    layers.attach_lora(backbone.module, names, rank=rank, scale=scale, dropout=dropout, method=method)
+    weights = read_arrays(weights_path)
+    current = dict(tree_flatten(backbone.module.parameters()))
+    wrong = [name for name, value in weights.items() if not _fits(value, current.get(name))]
+    absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]
+    if wrong or absent:
+        msg = f"{path}: does not fit the model at {(wrong + absent)[0]}; was it trained on another model or rank?"
+        raise CheckpointError(msg)
+    backbone.module.load_weights(list(weights.items()), strict=False)
+    tables = unfreeze_tables(backbone, embeddings=lora.train_embeddings, head=lora.train_head)
+    for name in saved_tables:
+        known[name].unfreeze()
+    tables = list(dict.fromkeys([*saved_tables, *tables]))
+    config = {**config, "lora_parameters": {**settings, "dropout": dropout}}
+    return {**config, "trained_tables": tables} if tables else config
+
+
+def _fits(value: mx.array, current: mx.array | None) -> bool:
+    """Whether a saved array can take the place of a model's."""
+    is_number = mx.issubdtype(value.dtype, mx.floating)
+    return current is not None and is_number and current.shape == value.shape
+
+
+def _can_adapt(module: nn.Module | None) -> bool:
+    return isinstance(module, (nn.Linear, nn.QuantizedLinear)) or (module is not None and targets.is_experts(module))
+
+
+def _refuse_changes(
+    path: str, names: list[str], config: Mapping[str, Any], asked: LoraSection, backbone: MlxVlmBackbone
+) -> None:
+    """Refuse what a recipe says of a saved adapter that is not so."""
+    default, settings = LoraSection(), config["lora_parameters"]
+    own = {"rank": settings["rank"], "method": config["fine_tune_type"]}
+    # What alpha was, if it was divided by what the recipe divides it by.
+    own["alpha"] = settings["scale"] * (settings["rank"] ** 0.5 if asked.rslora else settings["rank"])
+    for key, found in own.items():
+        wanted = getattr(asked, key)
+        if wanted not in (found, getattr(default, key)):
+            msg = f"lora.{key}: found {wanted}, but the adapter {path} has {found}; leave it out"
+            raise CheckpointError(msg)
+    if asked.targets or asked.last_layers is not None:
+        wanted = targets.find_targets(backbone.module, backbone.layout, asked)
+        if set(wanted) != set(names):
+            key = "targets" if asked.targets else "last_layers"
+            msg = f"lora.{key}: names {len(wanted)} layers, the adapter {path} has {len(names)}; leave it out"
+            raise CheckpointError(msg)
+
+
+def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
+    """Find an adapter's weights and its configuration beside them.
+
+    Raises:
+        CheckpointError: One of the two is missing, or the configuration is none.
+    """
+    weights = expand(path)
+    if weights.is_dir():
+        weights = weights / "adapters.safetensors"
+    config = weights.parent / "adapter_config.json"
+    for file in (weights, config):
+        if not file.is_file():
+            msg = f"model.adapter_path: found no {file}; give the adapter's file, adapter_config.json beside it"
+            raise CheckpointError(msg)
+    return weights, read_object(config, CheckpointError, "model.adapter_path")

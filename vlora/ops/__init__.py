@@ -1,0 +1,1 @@
+"""Arithmetic: functions of arrays that know nothing of models, data and recipes."""

@@ -1,0 +1,1 @@
+"""`[output]`: the files of a run, whole at every moment."""

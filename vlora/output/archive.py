@@ -1,0 +1,274 @@
+"""What stands in a run's folder when it begins is set aside, whole and at one place, at whatever moment the run ends.
+
+What is to be moved is written down first, in one small file; each thing is moved by one rename, and the file is removed
+in the end. Where it is found, a process ended between: whoever takes the folder next moves the rest.
+"""
+
+import functools
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import attrs
+
+from ..errors import CheckpointError, RecipeError
+from ..recipe.schema import Recipe, dump_recipe
+from ..system.files import expand
+from ..system.private import open_itself
+from ..system.safetensors_header import HeaderError, name_arrays
+from .checkpoint import CONFIG_NAME, MODEL_NAME, PARTIAL, remove, write_text, write_whole
+from .paths import (
+    EARLIER_NAME,
+    EXAMPLE_NAME,
+    METRICS_NAME,
+    RECIPE_NAME,
+    STATE_NAME,
+    WEIGHTS_SUFFIX,
+    OutputPaths,
+    output_paths,
+)
+
+JOURNAL_NAME = ".setting-aside.json"
+UNFINISHED_NAME = ".setting-aside-"
+INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
+
+
+@attrs.frozen(kw_only=True)
+class Journal:
+    """What is being set aside.
+
+    Attributes:
+        number: Of the folder that it goes into.
+        moved: Names in the run's folder that are moved into it.
+        copied: Names that stay, and of which it has a copy: the run starts from them.
+        models: Names of numbered models beside the run's folder, which are renamed.
+    """
+
+    number: int
+    moved: tuple[str, ...]
+    copied: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+def set_aside(recipe: Recipe, model_files: Collection[str] = ()) -> Path | None:
+    """Move what stands where a run is going to write into a folder of its own, complete enough to go on from.
+
+    All adapters go with the `adapter_config.json` that describes them: beside another one they would load at another
+    scale. The adapter that this run starts from stays, too; there it is copied.
+
+    Args:
+        recipe: The run's.
+        model_files: In full fine-tuning, names of the files that a model consists of besides its weights.
+
+    Returns:
+        That folder; None if there was nothing to keep: nothing, or what a run has left that did not begin.
+    """
+    paths = output_paths(recipe)
+    base = expand(recipe.model.path)
+    found = sorted(set(_find(paths, base, model_files)))
+    models = sorted(_find_models(paths, base))
+    if not models and not _is_worth_keeping(paths, found, recipe):
+        return None
+    kept = _starts_from(recipe)
+    copied = tuple(name for name in found if (paths.folder / name).resolve() in kept)
+    journal = Journal(
+        number=next(number for number in itertools.count(1) if _is_free(paths.folder, number)),
+        moved=tuple(name for name in found if name not in copied),
+        copied=copied,
+        models=tuple(models),
+    )
+    write_text(paths.folder / JOURNAL_NAME, json.dumps(attrs.asdict(journal)) + "\n")
+    return _carry_out(paths.folder, journal)
+
+
+def complete_setting_aside(folder: Path) -> Path | None:
+    """Move what a process that ended while it set things aside has left to be moved.
+
+    Args:
+        folder: The run's, which is this process's alone.
+
+    Returns:
+        Where it all is now; None if there was nothing to complete.
+
+    Raises:
+        CheckpointError: What says what is to be moved was not written by a run.
+    """
+    file = folder / JOURNAL_NAME
+    if not os.path.lexists(file):
+        return None
+    return _carry_out(folder, _read_journal(file))
+
+
+def remove_partials(paths: OutputPaths) -> None:
+    """Remove what a run that was killed had begun to write here, and what this one may never write again.
+
+    Args:
+        paths: Where the run writes, which is this process's alone.
+    """
+    own = {METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
+    own |= {paths.base.name} if paths.is_adapter else set()
+    for folder in {paths.folder, paths.weights.parent, paths.state.parent}:
+        for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() and not folder.is_symlink() else ():
+            whole = path.with_name(path.name.removeprefix(PARTIAL))
+            # The folder above a model's is not the run's: there only the model's own names are.
+            names = own if folder != paths.weights.parent or paths.is_adapter else {paths.weights.name}
+            if whole.name in names or paths.is_numbered(whole):
+                remove(path)
+
+
+def refuse_links(paths: OutputPaths) -> None:
+    """Refuse to go on from what only a link leads to.
+
+    Raises:
+        CheckpointError: One of the run's own files or folders is a symbolic link; a run writes none.
+    """
+    state = paths.folder / STATE_NAME
+    models = [paths.base] if paths.is_adapter else list(filter(paths.is_numbered, paths.folder.parent.iterdir()))
+    for path in (state.parent, *state.parent.glob("*"), paths.metrics, paths.folder / RECIPE_NAME, *models):
+        if path.is_symlink():
+            msg = f"{path}: is a link to {path.readlink()}, which no run has made; put there what it leads to"
+            raise CheckpointError(msg)
+
+
+def refuse_model_folder(paths: OutputPaths) -> None:
+    """Refuse an adapter among the files of a model, which would be loaded with its weights.
+
+    Raises:
+        RecipeError: The adapter's folder is that of a model.
+    """
+    folder = paths.folder
+    if paths.is_adapter and (folder / MODEL_NAME).is_file() and any(not _is_adapter(file) for file in _weights(folder)):
+        msg = f"output.path: {folder} is the folder of a model, whose weights an adapter would mix with; give another"
+        raise RecipeError(msg)
+
+
+def _find(paths: OutputPaths, base: Path, model_files: Collection[str]) -> Iterator[str]:
+    """Name what is in the folder of what a run writes, without the model that it starts from."""
+    # The state's folder as a whole, and a link to one as the link.
+    names = [Path(STATE_NAME).parts[0], METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME]
+    if paths.is_adapter and paths.base.resolve() != base.resolve():
+        names.append(paths.base.name)
+    elif not paths.is_adapter:
+        names += [*model_files, MODEL_NAME, INDEX_NAME]
+    for name in names:
+        if os.path.lexists(paths.folder / name):
+            yield name
+    for file in _weights(paths.folder):
+        if not paths.is_adapter or file == paths.weights or paths.is_numbered(file) or _is_adapter(file):
+            yield file.name
+
+
+def _find_models(paths: OutputPaths, base: Path) -> Iterator[str]:
+    """Name the numbered models beside a model's folder, without the one that the run starts from."""
+    if not paths.is_adapter and paths.folder.parent.is_dir():
+        for path in paths.folder.parent.iterdir():
+            if paths.is_numbered(path) and path.resolve() != base.resolve():
+                yield path.name
+
+
+def _is_worth_keeping(paths: OutputPaths, found: Collection[str], recipe: Recipe) -> bool:
+    for name in found:
+        path = paths.folder / name
+        if path.is_symlink():
+            return True
+        if path.is_dir():
+            # What is hidden is not whole.
+            is_nothing = all(part.name.startswith(".") for part in path.iterdir())
+        else:
+            is_nothing = (name == METRICS_NAME and not path.stat().st_size) or (
+                name == RECIPE_NAME and path.read_bytes() == dump_recipe(recipe).encode()
+            )
+        if not is_nothing:
+            return True
+    return False
+
+
+def _starts_from(recipe: Recipe) -> set[Path]:
+    """Name the files of the adapter that a run starts from; going on with `--resume` reads them again."""
+    if recipe.model.adapter_path is None:
+        return set()
+    path = expand(recipe.model.adapter_path).resolve()
+    folder = path.parent if path.suffix == WEIGHTS_SUFFIX else path
+    return {path, folder / f"adapters{WEIGHTS_SUFFIX}", folder / CONFIG_NAME}
+
+
+def _is_free(folder: Path, number: int) -> bool:
+    renamed = f"{folder.name}-{EARLIER_NAME}{number}-"
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    names = (f"{EARLIER_NAME}{number}", f"{UNFINISHED_NAME}{number}")
+    return not any(os.path.lexists(folder / name) for name in names) and not any(
+        path.name.startswith(renamed) for path in beside
+    )
+
+
+def _carry_out(folder: Path, journal: Journal) -> Path:
+    earlier, unfinished = folder / f"{EARLIER_NAME}{journal.number}", folder / f"{UNFINISHED_NAME}{journal.number}"
+    if not os.path.lexists(earlier):
+        # Hidden, until it has everything: what lies under its own name can be loaded at any moment.
+        unfinished.mkdir(exist_ok=True)
+        if unfinished.is_symlink():
+            msg = f"{unfinished}: is a link, which no run has made; remove it"
+            raise CheckpointError(msg)
+        for name in journal.copied:
+            if not os.path.lexists(unfinished / name):
+                write_whole(unfinished / name, functools.partial(_copy, folder / name))
+        for name in sorted(journal.moved, key=_turn):
+            _move(folder / name, unfinished / name)
+        unfinished.rename(earlier)
+    for name in journal.models:
+        number = name[-7:]
+        _move(folder.with_name(name), folder.with_name(f"{folder.name}-{EARLIER_NAME}{journal.number}-{number}"))
+    (folder / JOURNAL_NAME).unlink()
+    return earlier
+
+
+def _turn(name: str) -> int:
+    """Say when a file is moved: a model is none without the first one, adapters need the last one beside them."""
+    return {MODEL_NAME: -1, CONFIG_NAME: 1}.get(name, 0)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copy2(source, target)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename, unless that has been done before; a link is moved itself."""
+    if os.path.lexists(source) and not os.path.lexists(target):
+        source.rename(target)
+
+
+def _read_journal(file: Path) -> Journal:
+    try:
+        with os.fdopen(open_itself(file, os.O_RDONLY), encoding="utf-8") as opened:
+            found = json.load(opened)
+        lists = {key: tuple(map(str, found[key])) for key in ("moved", "copied", "models")}
+        journal = Journal(number=int(found["number"]), **lists)
+        numbered = re.compile(rf"{re.escape(file.parent.name)}-\d{{7}}")
+        names = [*journal.moved, *journal.copied]
+        is_sound = all(name == Path(name).name and name not in ("", "..") for name in names)
+        is_sound &= all(map(numbered.fullmatch, journal.models))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
+        is_sound = False
+    if not is_sound:
+        msg = f"{file}: is not what a run has written that was setting things aside; remove it"
+        raise CheckpointError(msg)
+    return journal
+
+
+def _weights(folder: Path) -> list[Path]:
+    """List the files of weights in a folder; hidden ones are not yet whole."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix == WEIGHTS_SUFFIX and not path.name.startswith("."))
+
+
+def _is_adapter(file: Path) -> bool:
+    """Whether a file of weights is an adapter, as its header has it."""
+    try:
+        return any("lora_" in name.lower() for name in name_arrays(file))
+    except (OSError, HeaderError):
+        return False

@@ -1,0 +1,260 @@
+"""metrics.jsonl: one object per start, report, validation and round of answers. It measures a run's time and memory."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+
+from ..cuts import NAMED, measure_cuts
+from ..errors import CheckpointError
+from ..events import Device, FeatureCounts, Reported, StepReport
+from . import checkpoint
+
+OF_THE_LAST = ("step", "running_loss", "learning_rate", "grad_norm", "n_traces", "trace_s")
+"""What a line has of the last of its steps."""
+
+
+@attrs.define(kw_only=True)
+class Interval:
+    """What the steps since the last line have summed up to.
+
+    Attributes:
+        n_steps: How many they are.
+        loss: Their losses, each as often as it has supervised tokens.
+        supervised: Supervised tokens.
+        seconds: How long they took.
+        tokens: Tokens, padding left out.
+        places: Tokens, padding included.
+        wait_s: Seconds that they waited for their rows.
+        n_cut: Rows that were cut.
+        n_lost: Tokens to be learned that were cut off.
+        cut: The first rows that were cut.
+        last: The last one's step, running loss, learning rate and so on, as a line has them.
+    """
+
+    n_steps: int = 0
+    loss: float = 0.0
+    supervised: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    places: int = 0
+    wait_s: float = 0.0
+    n_cut: int = 0
+    n_lost: int = 0
+    cut: list[str] = attrs.field(factory=list)
+    last: dict[str, float] = attrs.field(factory=dict)
+
+    def add(self, report: StepReport) -> None:
+        """Take a step in."""
+        self.n_steps += 1
+        self.loss += report.loss * report.supervised_tokens
+        self.supervised += report.supervised_tokens
+        self.seconds += report.step_s
+        self.tokens += report.tokens
+        self.places += report.places
+        self.wait_s += report.wait_s
+        self.n_cut += len(report.cuts)
+        self.n_lost += sum(cut.n_lost for cut in report.cuts)
+        self.cut = [*self.cut, *(cut.source for cut in report.cuts)][:NAMED]
+        self.last = {name: getattr(report, name) for name in OF_THE_LAST}
+
+
+@attrs.frozen(kw_only=True)
+class Mark:
+    """How far the metrics of a run were when its state was saved: a note of it.
+
+    Attributes:
+        n_lines: Lines of the file.
+        validated: The last step whose state was validated; -1 for none.
+        seconds: How long the run had gone on.
+        interval: The steps since the last line.
+        counts: The images since then: from memory, from disk, computed.
+    """
+
+    n_lines: int
+    validated: int = -1
+    seconds: float = 0.0
+    interval: Mapping[str, Any] = attrs.field(factory=dict)
+    counts: tuple[int, int, int] = (0, 0, 0)
+
+    def dumps(self) -> str:
+        """Write it as a note."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def loads(cls, note: str) -> "Mark":
+        """Read what `dumps` wrote."""
+        found = json.loads(note)
+        return cls(**{**found, "counts": tuple(found["counts"])})
+
+
+@attrs.define
+class Metrics:
+    """The file of one run.
+
+    Attributes:
+        path: Where it is.
+        n_lines: Lines that it has.
+        accuracy: Of the rounds of answers so far, as the file names them.
+        interval: The steps since the last line.
+        counts: Where features of images had come from by then.
+        validated: The last step whose state was validated; -1 for none.
+        is_marked: Whether the run goes on from a state that said how far they were.
+        began: When the run began, or would have if it had never stopped.
+        first_step_at: When the run's first step was over, in seconds of Unix time; None until then, and once written.
+    """
+
+    path: Path
+    n_lines: int = 0
+    accuracy: dict[str, float] = attrs.field(factory=dict)
+    interval: Interval = attrs.field(factory=Interval)
+    counts: FeatureCounts = attrs.field(factory=FeatureCounts)
+    validated: int = -1
+    is_marked: bool = False
+    began: float = attrs.field(factory=time.perf_counter)
+    first_step_at: float | None = None
+    _has_stepped: bool = attrs.field(default=False, init=False)
+    _provisional: Mark | None = attrs.field(default=None, init=False)
+
+    @classmethod
+    def open(cls, path: Path, after_step: int | None, note: str | None = None, *, is_over: bool = False) -> "Metrics":
+        """Begin a file, or go on with one as if the run had never stopped.
+
+        What was written after the state was saved goes: the steps behind it are going to be reported anew.
+
+        Args:
+            path: The file.
+            after_step: How many steps are done; None begins a file.
+            note: What `mark` gave when the state was saved; None if an older vlora has saved it.
+            is_over: Whether no step is left, so that answers are asked for once more.
+
+        Raises:
+            CheckpointError: The file to go on with has lines that are not a run's.
+        """
+        mark = None if note is None else Mark.loads(note)
+        lines: list[dict[str, float]] = []
+        if after_step is not None and path.is_file():
+            found = list(_read_lines(path, after_step, mark))
+            if mark is None:
+                lines = [line for line in found if line["step"] <= after_step]
+            else:
+                # A run that had ended and now has more steps keeps what its model answered in the end.
+                answers = [line for line in found[mark.n_lines :] if "accuracy_after" in line and not is_over]
+                lines = found[: mark.n_lines] + answers[:1]
+        checkpoint.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
+        metrics = cls(path, n_lines=len(lines), accuracy={"accuracy_before": before[0]} if before else {})
+        if mark is not None:
+            metrics._go_on_from(mark)
+        return metrics
+
+    def _go_on_from(self, mark: Mark) -> None:
+        self.interval = Interval(**mark.interval)
+        self.validated, self.is_marked = mark.validated, True
+        self.began -= mark.seconds
+        memory, disk, computed = mark.counts
+        # What was counted since the last line comes on top of what will be.
+        self.counts = FeatureCounts(n_memory=-memory, n_disk=-disk, n_computed=-computed)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step is in no line yet."""
+        return self.interval.n_steps > 0
+
+    def mark(self, counts: FeatureCounts | None) -> Mark:
+        """Say how far the metrics are, without a line that was written only because the run ends here."""
+        if self._provisional is not None:
+            return attrs.evolve(self._provisional, validated=self.validated)
+        new = counts or self.counts
+        return Mark(
+            n_lines=self.n_lines,
+            validated=self.validated,
+            seconds=time.perf_counter() - self.began,
+            interval=attrs.asdict(self.interval),
+            counts=(
+                new.n_memory - self.counts.n_memory,
+                new.n_disk - self.counts.n_disk,
+                new.n_computed - self.counts.n_computed,
+            ),
+        )
+
+    def add(self, report: StepReport) -> None:
+        """Take a step into the next line."""
+        if not self._has_stepped:
+            self._has_stepped, self.first_step_at = True, time.time()
+        self.interval.add(report)
+
+    def write_start(self, device: Device, step: int) -> Reported:
+        """Write what the run computes on, and after which step it begins."""
+        return self.write(
+            {
+                "step": step,
+                "device": device.kind,
+                "device_name": device.name,
+                "device_memory_gb": device.memory_bytes / 1e9,
+            }
+        )
+
+    def write_interval(self, counts: FeatureCounts | None, *, is_provisional: bool = False) -> Reported:
+        """Write the mean over the steps since the last line, and where features of images came from since then.
+
+        Args:
+            counts: As they are now.
+            is_provisional: The line comes only because the run ends here; one that goes on writes its own instead.
+        """
+        sums, last = self.interval, self.interval.last
+        if is_provisional:
+            self._provisional = self.mark(counts)
+        metrics = {
+            "step": last["step"],
+            "loss": sums.loss / sums.supervised,
+            "running_loss": last["running_loss"],
+            "learning_rate": last["learning_rate"],
+            "grad_norm": last["grad_norm"],
+            "tokens_per_s": sums.tokens / sums.seconds,
+            "supervised_tokens": sums.supervised,
+            "padding": max(0.0, 1 - sums.tokens / sums.places),
+            "wait_s": sums.wait_s,
+            "n_traces": last["n_traces"],
+            "trace_s": last["trace_s"],
+            "seconds": time.perf_counter() - self.began,
+            "peak_memory_gb": mx.get_peak_memory() / 1e9,
+            "active_memory_gb": mx.get_active_memory() / 1e9,
+            "cache_memory_gb": mx.get_cache_memory() / 1e9,
+        }
+        if self.first_step_at is not None:
+            metrics["first_step_unix_time"] = self.first_step_at
+        if counts is not None:
+            metrics |= counts.since(self.counts)
+        written = self.write({**metrics, **measure_cuts(sums.n_cut, sums.n_lost, sums.cut)})
+        self.interval, self.first_step_at, self.counts = Interval(), None, counts or self.counts
+        return written
+
+    def write(self, metrics: Mapping[str, float | str]) -> Reported:
+        """Write a line, and when it was written."""
+        line = {**metrics, "unix_time": time.time()}
+        checkpoint.append_text(self.path, json.dumps(line, allow_nan=False) + "\n")
+        self.n_lines += 1
+        return Reported(metrics=line)
+
+
+def _read_lines(path: Path, after_step: int, mark: Mark | None) -> Iterator[dict[str, float]]:
+    """Read the lines of a file; what is behind the saved state need not be whole."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            step = int(line["step"])
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines) or (mark is not None and number > mark.n_lines):
+                # What a run that was killed had begun to write; it was behind its last saved state.
+                return
+            msg = f"{path}: line {number} is not one of a run's metrics: {text[:80]!r}; mend the file, or move it away"
+            raise CheckpointError(msg) from None
+        if mark is not None and number > mark.n_lines and step > after_step:
+            return
+        yield line

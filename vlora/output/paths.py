@@ -1,0 +1,85 @@
+"""Where a run writes."""
+
+import re
+from pathlib import Path
+
+import attrs
+
+from ..errors import RecipeError
+from ..recipe.schema import Recipe
+
+STATE_NAME = "training/state.safetensors"
+METRICS_NAME = "metrics.jsonl"
+RECIPE_NAME = "recipe.toml"
+EXAMPLE_NAME = "example.png"
+EARLIER_NAME = "earlier-"
+WEIGHTS_SUFFIX = ".safetensors"
+
+
+@attrs.frozen(kw_only=True)
+class OutputPaths:
+    """Where a run writes.
+
+    Attributes:
+        folder: Metrics, recipe and training state.
+        weights: The adapter's file, or the model's folder.
+    """
+
+    folder: Path
+    weights: Path
+
+    @property
+    def state(self) -> Path:
+        """The training state."""
+        return self.folder / STATE_NAME
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics."""
+        return self.folder / METRICS_NAME
+
+    @property
+    def base(self) -> Path:
+        """The model with the tokens that it got, beside its adapter and named after it."""
+        return self.weights.with_name(f"{self.weights.stem}-model")
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether an adapter is written, and not a model."""
+        return self.weights.suffix == WEIGHTS_SUFFIX
+
+    def numbered(self, step: int) -> Path:
+        """Name the checkpoint of a step: an adapter's file, or a model's folder."""
+        if self.is_adapter:
+            return self.weights.with_name(f"{step:07d}_{self.weights.name}")
+        return self.weights.with_name(f"{self.weights.name}-{step:07d}")
+
+    def is_numbered(self, path: Path) -> bool:
+        """Whether a path is that of a checkpoint of some step."""
+        name = re.escape(self.weights.name)
+        pattern = rf"\d{{7}}_{name}" if self.is_adapter else rf"{name}-\d{{7}}"
+        return path.parent == self.weights.parent and re.fullmatch(pattern, path.name) is not None
+
+
+def expand_home(path: str, key: str) -> Path:
+    """Give the path of a folder to write to, with its "~" replaced.
+
+    Raises:
+        RecipeError: It begins with a user that there is not: a folder called so is not what was meant.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        msg = f"{key}: found {path!r}, and there is no user {Path(path).parts[0][1:]!r} with a home; give another path"
+        raise RecipeError(msg) from None
+
+
+def output_paths(recipe: Recipe) -> OutputPaths:
+    """Say where a run writes: an adapter's file and beside it, or a model's folder and into it."""
+    path = expand_home(recipe.output.path, "output.path")
+    if recipe.model.full_finetune:
+        folder = path.with_suffix("") if path.suffix == WEIGHTS_SUFFIX else path
+        return OutputPaths(folder=folder, weights=folder)
+    if path.suffix != WEIGHTS_SUFFIX:
+        path = path / f"adapters{WEIGHTS_SUFFIX}"
+    return OutputPaths(folder=path.parent, weights=path)

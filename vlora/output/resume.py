@@ -1,0 +1,140 @@
+"""What a run that goes on shares with the one that it goes on from: all that its steps depend on."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..recipe.converter import Names
+from ..recipe.schema import DataSection, Recipe, all_keys, dump_recipe
+from ..system.files import expand
+
+FREE = frozenset(
+    {
+        # How long, how often to report, and where.
+        "train.iters",
+        "train.epochs",
+        "train.steps_per_report",
+        "train.steps_per_eval",
+        "train.steps_per_save",
+        "train.val_batches",
+        "eval.answer_rows",
+        "eval.max_new_tokens",
+        "data.valid_path",
+        "data.valid_split",
+        "output.path",
+        # How fast, and in how much memory.
+        "data.workers",
+        "data.prefetch",
+        "train.grad_checkpoint",
+        "train.checkpoint_every",
+        "train.checkpoint_part",
+        "memory.limit_gb",
+        "memory.cache_gb",
+        "memory.wired_gb",
+        "memory.max_mb_per_buffer",
+        "features.cache",
+        "features.memory_gb",
+        "features.disk_gb",
+        "features.path",
+        # No row of the steps that were done was any other: a run that raises has met no bad one.
+        "data.on_bad_row",
+        "data.allow_changed_rows",
+        "data.allow_urls",
+    }
+)
+"""Keys that may change when a run goes on: what it learns from a row, and when, does not depend on them."""
+
+OPEN = {"data.on_long_row": "raise"}
+"""Values of keys that may change: no row of the steps that were done has met them, or there would be no such steps."""
+
+IDLE = {"data.assistant_id": ("data.chat_template", "plain")}
+"""Keys that nothing depends on but where another key has a certain value."""
+
+PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
+"""Keys that may name the same file or folder in other words."""
+
+RECIPE, ROWS, TEMPLATE = "recipe", "n_rows", "template"
+
+
+def describe_run(recipe: Recipe, n_rows: int, template: str = "") -> dict[str, str]:
+    """Say of a run what `check_goes_on` will ask for.
+
+    Args:
+        recipe: Its recipe.
+        n_rows: Rows that it trains on.
+        template: The chat template that writes them; nothing is said of it if it is empty.
+    """
+    found = {RECIPE: dump_recipe(recipe), ROWS: str(n_rows)}
+    return found | ({TEMPLATE: _digest(template)} if template else {})
+
+
+def check_goes_on(described: Mapping[str, str], recipe: Recipe, n_rows: int, where: Path, template: str = "") -> None:
+    """Refuse to go on with another recipe, on other rows, or with another template than a run has begun with.
+
+    Args:
+        described: What `describe_run` said of it. What is missing, as in the state of your own loop, is not checked.
+        recipe: The recipe to go on with.
+        n_rows: Rows that it trains on.
+        where: The training state, for the error.
+        template: As for `describe_run`.
+
+    Raises:
+        CheckpointError: Every key whose value the steps depend on, with the values then and now.
+    """
+    changed = list(_changes(described[RECIPE], recipe)) if RECIPE in described else []
+    if ROWS in described and int(described[ROWS]) != n_rows and not changed:
+        changed.append(f"{recipe.data.path!r} (data.path): {described[ROWS]} rows to train on then, {n_rows} now")
+    if template and described.get(TEMPLATE, _digest(template)) != _digest(template) and not changed:
+        changed.append("the chat template (data.chat_template, or the model's own) was another one then")
+    if changed:
+        remedy = (
+            "set it back; or leave --resume out and begin anew, from what was learned with model.adapter_path (after "
+            "full fine-tuning with model.path)"
+        )
+        found = f"{where}: the run that was saved there had another recipe, or other rows"
+        msg = "\n  ".join([found, *changed, remedy])
+        raise CheckpointError(msg)
+
+
+def _changes(text: str, recipe: Recipe) -> Iterator[str]:
+    then, now = _flatten(text), _flatten(dump_recipe(recipe))
+    # Of keys that there were not yet then.
+    defaults = _flatten(dump_recipe(Recipe(data=DataSection(path="-"))))
+    for key in all_keys():
+        before, after = then.get(key, defaults.get(key)), now.get(key)
+        if key in OPEN and before == OPEN[key]:
+            continue
+        if key in IDLE and IDLE[key][1] not in (then.get(IDLE[key][0]), now.get(IDLE[key][0])):
+            continue
+        if key in FREE or before == after or (key in PLACES and _is_same_place(before, after)):
+            continue
+        yield f"{key}: {_show(before)} then, {_show(after)} now"
+
+
+def _digest(template: str) -> str:
+    return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _flatten(text: str) -> dict[str, Any]:
+    sections = tomllib.loads(text)
+    return {
+        # The order of names matters, too.
+        f"{section}.{key}": Names(value) if isinstance(value, dict) else value
+        for section, keys in sections.items()
+        for key, value in keys.items()
+    }
+
+
+def _is_same_place(before: str | None, after: str | None) -> bool:
+    return None not in (before, after) and _resolve(str(before)) == _resolve(str(after))
+
+
+def _resolve(place: str) -> Path:
+    return expand(place).resolve()
+
+
+def _show(value: Any) -> str:
+    return "not given" if value is None else repr(value)

@@ -1,0 +1,1 @@
+"""A run: rows in, steps taken, files written, events out."""

@@ -1,0 +1,184 @@
+"""Which rows a run has learned, and whether they are still what they were: a run goes on with the same rows only.
+
+Beside the training state a file names every row that was learned: its number, a digest of what stands in it, and the
+size and the time of each file that it names. It is only ever added to, and a state says how much of it is its own.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.format.values import Row
+from ..data.rows import Rows
+from ..errors import CheckpointError, SampleError
+from ..output import checkpoint
+from ..system.files import expand
+from ..types import RowMark, Sample
+
+NAME = "learned.jsonl"
+NOTE = "learned"
+"""How many bytes of the file are a training state's, among its notes."""
+
+NAMED = 4
+"""Rows that have changed that an error names."""
+
+SAMPLED_BYTES = 4096
+
+
+@attrs.define(eq=False)
+class Learned:
+    """The rows that a run has learned.
+
+    Attributes:
+        path: The file that names them.
+        is_known: Of each row, whether the file names it.
+        n_bytes: What of the file is written.
+    """
+
+    path: Path
+    is_known: NDArray[np.bool_]
+    n_bytes: int = 0
+    _waiting: list[str] = attrs.field(factory=list, init=False)
+
+    def add(self, marks: Iterable[RowMark]) -> None:
+        """Take note of rows that were learned; what is known already is not noted again."""
+        for mark in marks:
+            if not self.is_known[mark.number]:
+                self.is_known[mark.number] = True
+                self._waiting.append(json.dumps([mark.number, mark.digest, mark.files]) + "\n")
+
+    def write(self) -> str:
+        """Write what was noted; give what a training state has to say of it."""
+        if self._waiting:
+            text = "".join(self._waiting)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file() and self.path.stat().st_size != self.n_bytes:
+                # What a run had written behind its last saved state.
+                os.truncate(self.path, self.n_bytes)
+            checkpoint.append_text(self.path, text)
+            checkpoint.sync(self.path)
+            self.n_bytes += len(text.encode())
+            self._waiting.clear()
+        return str(self.n_bytes)
+
+
+def begin(path: Path, n_rows: int) -> Learned:
+    """Begin without a row."""
+    return Learned(path, np.zeros(n_rows, dtype=np.bool_))
+
+
+def go_on(path: Path, note: str | None, rows: Rows) -> tuple[Learned, list[str]]:
+    """Go on where a training state was saved.
+
+    Args:
+        path: The file.
+        note: What `Learned.write` gave when the state was saved; None if an older vlora has saved it.
+        rows: The rows as they are now.
+
+    Returns:
+        The rows that were learned by then, and what has changed of them since, in words.
+
+    Raises:
+        CheckpointError: The file is not what was written then.
+    """
+    learned = begin(path, len(rows))
+    learned.n_bytes = int(note or 0)
+    changed = []
+    for mark in _read(path, learned.n_bytes, len(rows)):
+        learned.is_known[mark.number] = True
+        if (what := _find_change(mark, rows)) is not None:
+            changed.append(f"row {int(rows.numbers[mark.number])} ({what})")
+    return learned, changed
+
+
+def describe_changes(changed: Sequence[str], name: str) -> str:
+    """Name rows that have changed."""
+    more = f" and {len(changed) - NAMED:,} more" if len(changed) > NAMED else ""
+    return f"{name}: {', '.join(changed[:NAMED])}{more}"
+
+
+def mark_row(number: int, row: Row, sample: Sample) -> RowMark:
+    """Say what a row is known by.
+
+    Args:
+        number: Its place among the rows.
+        row: What stands in it.
+        sample: What it was read as.
+    """
+    files = [os.fspath(image) for image in sample.images if isinstance(image, (str, os.PathLike))]
+    return RowMark(
+        number=number,
+        digest=digest_row(row),
+        files=tuple(found for path in files if (found := _look_at(path)) is not None),
+    )
+
+
+def digest_row(row: Any) -> str:
+    """Sum up what stands in a row; of bytes their number and a part of them."""
+    try:
+        text = json.dumps(row, default=_sum_up, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        # Nothing that a row of text or of a table holds.
+        return ""
+    return hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def _sum_up(value: Any) -> str:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        data = bytes(value)
+        parts = data[:SAMPLED_BYTES], data[-SAMPLED_BYTES:], data[:: max(1, len(data) // SAMPLED_BYTES)]
+        return f"{len(data)} {hashlib.blake2b(b''.join(parts), digest_size=8).hexdigest()}"
+    if callable(to_bytes := getattr(value, "tobytes", None)):
+        return f"{type(value).__name__} {_sum_up(to_bytes())}"
+    return str(value)
+
+
+def _look_at(path: str) -> tuple[str, int, int] | None:
+    """Give a file's size and time; None if there is none, as behind an address."""
+    if path.startswith(("~", "file:")):
+        path = str(expand(path))
+    try:
+        found = os.stat(path)  # noqa: PTH116 - 100,000 times at the start of a run
+    except (OSError, ValueError):
+        return None
+    return path, found.st_size, found.st_mtime_ns
+
+
+def _read(path: Path, n_bytes: int, n_rows: int) -> list[RowMark]:
+    if not n_bytes:
+        return []
+    try:
+        with path.open("rb") as file:
+            marks = [_parse(line) for line in file.read(n_bytes).splitlines()]
+            is_whole = file.tell() == n_bytes and all(0 <= mark.number < n_rows for mark in marks)
+    except (OSError, ValueError, TypeError):
+        is_whole = False
+    if not is_whole:
+        msg = (
+            f"{path}: is not what the run has written, so that nothing says whether its rows have changed since; with "
+            "data.allow_changed_rows = true it goes on all the same"
+        )
+        raise CheckpointError(msg)
+    return marks
+
+
+def _parse(line: bytes) -> RowMark:
+    number, digest, files = json.loads(line)
+    return RowMark(number=int(number), digest=digest, files=tuple((name, size, time) for name, size, time in files))
+
+
+def _find_change(mark: RowMark, rows: Rows) -> str | None:
+    """Say what of a row is other than it was; None if nothing is."""
+    try:
+        if digest_row(rows.table[int(rows.numbers[mark.number])]) != mark.digest:
+            return "what stands in it"
+    except SampleError:
+        return "it cannot be read"
+    return next((file[0] for file in mark.files if _look_at(file[0]) != tuple(file)), None)

@@ -1,0 +1,10 @@
+"""Where vlora's own code lies."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def source_files() -> list[Path]:
+    """List the Python files that vlora is made of, in a fixed order."""
+    return sorted(ROOT.rglob("*.py"))

@@ -1,0 +1,1 @@
+"""`[train]` and `[optim]`: the step, its loss, optimizers, schedules, the loop."""

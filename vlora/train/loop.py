@@ -1,0 +1,247 @@
+"""The loop: one step begun behind another, what it measured read while the next one runs.
+
+The host never waits for the step that it has just begun, but for the one before it. So the device always has work, and
+only where somebody asks for a step's state (to save it, to validate it) does the loop wait for that very step.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import attrs
+import mlx.core as mx
+
+from ..cuts import find_cuts
+from ..errors import NonFiniteError
+from ..events import StepReport
+from ..memory.limits import naming_shortage
+from ..types import Batch, Cut, RowMark, StepOutput, TrainState
+from .step import TrainStep
+
+WAITING = 0.1
+"""Share of a step's time from which on the host has waited for the device, and not only read what there was."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class _Begun:
+    """A step that the device may still be working on; `output` is None if there was no row to learn from."""
+
+    step: int
+    asked: float
+    output: StepOutput | None = None
+    largest: Batch | None = None
+    rate: float = 0.0
+    sources: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    rows: tuple[RowMark, ...] = ()
+    n_tokens: int = 0
+    n_places: int = 0
+    wait_s: float = 0.0
+
+
+@attrs.define(eq=False)
+class TrainLoop:
+    """Takes steps, and is the only one to hold the state: what a step replaces is free as soon as it is replaced.
+
+    Attributes:
+        train_step: As `make_train_step` makes it.
+        state: The newest state. A step whose loss or gradient is not finite has changed no parameter in it.
+        learning_rate: Of a step, counted from 1.
+        is_awaited: Whether the state behind a step is asked for: its report then comes before the next step begins.
+        should_stop: Asked after every step; True ends the loop with it.
+        hold: Called before a step is prepared: other threads had better not ask for the interpreter.
+        release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
+        sums: Nats and supervised tokens of all steps so far, those of the run that this one goes on from included.
+        is_stopped: Whether the loop ends with the step that it has yielded; who iterates may say so, too.
+        trace_s: Seconds that the host spent in steps that traced a new shape, compiling included.
+    """
+
+    train_step: TrainStep
+    state: TrainState
+    learning_rate: Callable[[int], float]
+    is_awaited: Callable[[int], bool] = lambda _: True
+    should_stop: Callable[[], bool] = lambda: False
+    hold: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None
+    sums: tuple[float, float] = (0.0, 0.0)
+    is_stopped: bool = attrs.field(default=False, init=False)
+    trace_s: float = attrs.field(default=0.0, init=False)
+    _began: float = attrs.field(default=0.0, init=False)
+    _begun: deque[_Begun] = attrs.field(factory=deque, init=False)
+
+    def take(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
+        """Take steps for as long as there are microbatches.
+
+        Args:
+            microbatches: Those of each step; an empty sequence passes a step over.
+
+        Yields:
+            Every step's number, in order, and what it was; None for one that was passed over. While a step that is
+            awaited is yielded, `state` is the state behind it; behind others the loop is a step ahead.
+
+        Raises:
+            NonFiniteError: A step's loss or gradient is not finite; the message names the step and its rows.
+            OutOfMemoryError: There is no memory for a step; the message names the step and its largest microbatch.
+        """
+        try:
+            yield from self._take(iter(microbatches))
+        except (Exception, KeyboardInterrupt):
+            self.release()
+            # The steps before the one that failed, which the device may still have been at.
+            yield from self.read_begun()
+            raise
+        finally:
+            self.release()
+
+    def _take(self, steps: Iterator[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
+        step = int(self.state.step)
+        self._began = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            self.hold()
+            with naming_shortage(f"reading the rows of step {step + 1}"):
+                batches = next(steps, None)
+            if batches is None:
+                self.release()
+                break
+            step += 1
+            is_awaited = self.is_awaited(step)
+            if is_awaited and self._begun:
+                self.release()
+                # A CPU works while a step is begun: two steps read one behind the other would share one's time.
+                yield from self.read_begun()
+            with naming_shortage(f"step {step}", _largest(batches)):
+                self._begin(step, batches, asked)
+            del batches
+            yield from self.read_begun(but=1)
+            self.is_stopped = self.should_stop()
+            if self.is_stopped or is_awaited:
+                yield from self.read_begun()
+                # What the caller does meanwhile (validating, saving) is not the next step's time.
+                self._began = time.perf_counter()
+            if self.is_stopped:
+                return
+        yield from self.read_begun()
+
+    def _begin(self, step: int, batches: Sequence[Batch], asked: float) -> None:
+        wait_s = time.perf_counter() - asked
+        if not batches:
+            self.release()
+            self.state = self.state._replace(step=self.state.step + 1)
+            self._begun.append(_Begun(step=step, asked=asked))
+            return
+        n_traces, began = self.train_step.n_traces, time.perf_counter()
+        rate = self.learning_rate(step)
+        # Bound before it is computed: the old arrays are given up as the new ones come to be.
+        self.state, output = self.train_step(self.state, batches, rate)
+        self._begun.append(
+            _Begun(
+                step=step,
+                asked=asked,
+                output=output,
+                largest=_largest(batches),
+                rate=rate,
+                sources=tuple(row.source for batch in batches for row in batch.rows),
+                cuts=tuple(find_cuts(batches)),
+                rows=tuple(row.mark for batch in batches for row in batch.rows if row.mark is not None),
+                n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
+                n_places=sum(batch.tokens.size for batch in batches),
+                wait_s=wait_s,
+            )
+        )
+        self.release()
+        mx.async_eval(self.state, output)
+        if self.train_step.n_traces > n_traces:
+            self.trace_s += time.perf_counter() - began
+
+    def read_begun(self, but: int = 0) -> Iterator[tuple[int, StepReport | None]]:
+        """Yield the steps that were begun and not yet yielded, but for the last `but` ones.
+
+        Behind all of them `state` is the state behind the last one that was yielded, unless one of them fails.
+        """
+        while len(self._begun) > but:
+            begun = self._begun[0]
+            try:
+                report = self._read(begun)
+            except Exception:
+                # Those behind it go on from what it failed to compute.
+                self._begun.clear()
+                raise
+            self._begun.popleft()
+            yield begun.step, report
+
+    def _read(self, begun: _Begun) -> StepReport | None:
+        """Wait for a step and read what it measured."""
+        if begun.output is None:
+            return None
+        asked = time.perf_counter()
+        with naming_shortage(f"step {begun.step}", begun.largest):
+            nll, supervised, norm = (float(value) for value in begun.output)
+        if not (math.isfinite(nll) and math.isfinite(norm)):
+            raise NonFiniteError(_describe_non_finite(begun, nll / supervised, norm))
+        self.sums = self.sums[0] + nll, self.sums[1] + supervised
+        began, self._began = self._began, self._find_end(asked)
+        return StepReport(
+            step=begun.step,
+            loss=nll / supervised,
+            running_loss=self.sums[0] / self.sums[1],
+            learning_rate=begun.rate,
+            grad_norm=norm,
+            tokens=begun.n_tokens,
+            places=begun.n_places,
+            supervised_tokens=int(supervised),
+            step_s=self._began - began,
+            wait_s=begun.wait_s,
+            n_traces=self.train_step.n_traces,
+            trace_s=self.trace_s,
+            cuts=begun.cuts,
+            rows=begun.rows,
+        )
+
+    def _find_end(self, asked: float) -> float:
+        """Say when the step that was read was over, by when it was asked what it measured.
+
+        A CPU may have been through with it when the next one was begun, at which it then worked; otherwise the last
+        step of a run, with which none is begun, would have taken no time and another one that of two.
+        """
+        now = time.perf_counter()
+        if len(self._begun) > 1 and now - asked < WAITING * (now - self._began):
+            return max(self._began, self._begun[1].asked)
+        return now
+
+
+def evaluate(
+    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]],
+    state: TrainState,
+    batches: Iterable[Batch],
+) -> tuple[float, int]:
+    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches.
+
+    Raises:
+        OutOfMemoryError: There is no memory for a batch.
+    """
+    nll = supervised = 0.0
+    before: tuple[mx.array, mx.array] | None = None
+    for batch in batches:
+        with naming_shortage("validation", batch):
+            sums = eval_step(state, batch)
+            mx.async_eval(sums)
+            if before is not None:
+                nll, supervised = nll + float(before[0]), supervised + float(before[1])
+        before = sums
+    if before is not None:
+        nll, supervised = nll + float(before[0]), supervised + float(before[1])
+    return nll / max(1.0, supervised), int(supervised)
+
+
+def _largest(batches: Sequence[Batch]) -> Batch | None:
+    return max(batches, key=lambda batch: batch.tokens.size, default=None)
+
+
+def _describe_non_finite(begun: _Begun, loss: float, norm: float) -> str:
+    return (
+        f"step {begun.step}: the loss is {loss} and the gradient norm {norm} at learning rate {begun.rate:g}; the step "
+        "was not kept. Lower optim.learning_rate, set optim.grad_clip, or look at the rows of the batch: "
+        f"{', '.join(begun.sources)}"
+    )

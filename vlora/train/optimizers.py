@@ -1,0 +1,285 @@
+"""Optimizers by their names in a recipe. MLX's own, with the bias correction of the papers switched on."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+
+from ..adapters.targets import Layout
+from ..errors import RecipeError
+from ..recipe.schema import OptimSection
+from ..types import Tree
+from .rules import Rules
+
+
+def make_optimizer(section: OptimSection) -> optim.Optimizer:
+    """Make the optimizer that a recipe names.
+
+    Its learning rate is a placeholder: the step sets it from the schedule. Adam and AdamW correct their bias
+    (MLX's default does not, and makes the first steps 3 to 6 times too large).
+
+    Args:
+        section: The recipe's section.
+    """
+    rate, betas, decay = section.learning_rate, list(section.betas), section.weight_decay
+    if section.name == "adam":
+        return _Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
+    if section.name == "adamw":
+        return _AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
+    if section.name == "sgd":
+        return optim.SGD(rate, momentum=betas[0], weight_decay=decay)
+    if section.name == "muon":
+        return optim.Muon(rate, momentum=betas[0], weight_decay=decay)
+    if section.name == "lion":
+        return optim.Lion(rate, betas=betas, weight_decay=decay)
+    return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+
+
+class _Adam(optim.Adam):  # type: ignore[misc]
+    """MLX's Adam. Its bias corrections are one number each; MLX's kernels raise them to a power for every parameter."""
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, mx.array]) -> mx.array:
+        """Update a parameter, f[...], and its moments."""
+        (first, second), step = self.betas, self.step
+        state["m"] = mean = first * state["m"] + (1 - first) * gradient
+        state["v"] = square = second * state["v"] + (1 - second) * mx.square(gradient)
+        rate, scale = self.learning_rate / (1 - first**step), mx.rsqrt(1 - second**step)
+        # A dependency is not fused with what follows.
+        rate, scale = mx.depends([rate, scale], [step])
+        updated: mx.array = parameter - rate * mean / (mx.sqrt(square) * scale + self.eps)
+        return updated
+
+
+class _AdamW(optim.AdamW, _Adam):  # type: ignore[misc]
+    """MLX's AdamW: Adam of parameters that have shrunk."""
+
+
+PACKED_SIZE = 2**18
+"""Numbers of the smallest parameter that is not packed: packing takes a copy. A LoRA has hundreds of parameters of some
+hundred kilobytes, and an optimizer launches a dozen kernels for each of them, each over before it has begun."""
+
+PACKED_MULTIPLE = 128
+"""A packed parameter has a multiple of so many numbers: where one begins, the matrix products of a GPU can read it."""
+
+PACKED = "packed"
+"""What the packed parameters are called in an optimizer's state."""
+
+
+@attrs.frozen(eq=False)
+class Unpacked:
+    """Packed parameters, f[P], and the arrays that were made of them."""
+
+    packed: mx.array
+    params: Mapping[str, mx.array]
+
+
+@attrs.frozen
+class Packing:
+    """How the small parameters of a model are laid one behind the other, so that they are updated as one.
+
+    Attributes:
+        shapes: Those of the packed parameters by name, in their order; empty if nothing is packed.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, params: Mapping[str, mx.array], optimizer: optim.Optimizer) -> "Packing":
+        """Choose what is packed: nothing, if an element's update depends on its parameter's shape."""
+        # Muon and Adafactor look at rows and columns.
+        if not isinstance(optimizer, (optim.Adam, optim.SGD, optim.Lion)):
+            return cls({})
+        names = (name for name in sorted(params) if params[name].size < PACKED_SIZE)
+        small = {name: params[name].shape for name in names if params[name].size % PACKED_MULTIPLE == 0}
+        return cls(small if len(small) > 1 else {})
+
+    def pack(self, tree: Mapping[str, mx.array], known: "Unpacked | None" = None) -> dict[str, mx.array]:
+        """Replace the packed parameters, or what is theirs, by one f[P].
+
+        Args:
+            tree: Name to array.
+            known: What was unpacked before: if it is what is to be packed, its f[P] is there already.
+        """
+        if not self.shapes:
+            return dict(tree)
+        rest = {name: value for name, value in tree.items() if name not in self.shapes}
+        if known is not None and all(tree[name] is known.params.get(name) for name in self.shapes):
+            return {PACKED: known.packed, **rest}
+        return {PACKED: mx.concatenate([tree[name].reshape(-1) for name in self.shapes]), **rest}
+
+    def remember(self, packed: Mapping[str, mx.array], params: Mapping[str, mx.array]) -> "Unpacked | None":
+        """Keep what parameters were unpacked from, for the next `pack`."""
+        if not self.shapes:
+            return None
+        return Unpacked(packed[PACKED], {name: params[name] for name in self.shapes})
+
+    def unpack(self, tree: Mapping[str, mx.array], dtypes: Mapping[str, mx.Dtype] | None = None) -> dict[str, mx.array]:
+        """Undo `pack`.
+
+        Args:
+            tree: As `pack` gives it.
+            dtypes: Types to which packed parameters are cast, all those of one type at once.
+        """
+        if not self.shapes:
+            return dict(tree)
+        unpacked = {name: value for name, value in tree.items() if name != PACKED}
+        own = tree[PACKED].dtype
+        types = {name: (dtypes or {}).get(name, own) for name in self.shapes}
+        packed = {dtype: tree[PACKED].astype(dtype) for dtype in set(types.values())}
+        start = 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            unpacked[name] = packed[types[name]][start:end].reshape(shape)
+            start = end
+        return unpacked
+
+    def pack_factors(self, factors: Mapping[str, float]) -> dict[str, Any]:
+        """Give factors of the learning rate as `pack` gives parameters: one for each element where they differ."""
+        rest: dict[str, Any] = {name: factor for name, factor in factors.items() if name not in self.shapes}
+        own = [factors.get(name, 1.0) for name in self.shapes]
+        if len(set(own)) > 1:
+            sizes = [math.prod(shape) for shape in self.shapes.values()]
+            rest[PACKED] = mx.array(np.repeat(np.array(own, dtype=np.float32), sizes))
+        elif own:
+            rest[PACKED] = own[0]
+        return rest
+
+
+def rate_factors(
+    names: Iterable[str], layout: Layout, section: OptimSection, rules: Rules | None = None
+) -> dict[str, float]:
+    """Say how many times the learning rate each parameter has.
+
+    LoRA+ (Hayou et al., 2024, arXiv 2402.12354) gives B a higher rate than A, because at one rate for both the change
+    of B is too small in wide layers. PEFT (`create_loraplus_optimizer`) gives B's rate to DoRA's magnitudes too.
+
+    Args:
+        names: Trained parameters.
+        layout: Where the model's parts lie.
+        section: The recipe's section.
+        rules: Those of the run; None for the newest.
+
+    Returns:
+        Name to factor, for those that have another than 1.
+
+    Raises:
+        RecipeError: A rate for what is not trained.
+    """
+    rates: dict[str, float | None] = {"connector": section.connector_rate, "vision": section.vision_rate}
+    spoken = {"connector": "the connector", "vision": "the vision tower"}
+    ratio = section.lora_plus_ratio or 1.0
+    faster = (".lora_b", ".m") if (rules or Rules()).lora_plus > 1 else (".lora_b",)
+    factors: dict[str, float] = {}
+    parts: set[str] = set()
+    for name in names:
+        part = layout.part(name)
+        parts.add(part)
+        rate = rates.get(part) or section.learning_rate
+        factors[name] = rate / section.learning_rate * (ratio if name.endswith(faster) else 1.0)
+    for asked, own in rates.items():
+        if own is not None and asked not in parts:
+            msg = (
+                f"optim.{asked}_rate: found {own:g}, but nothing of {spoken[asked]} is trained; set "
+                f"model.train_vision = true or name its layers in lora.targets"
+            )
+            raise RecipeError(msg)
+    return {name: factor for name, factor in factors.items() if factor != 1.0}
+
+
+NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)", re.IGNORECASE)
+"""Names of parameters that transformers' Trainer does not let decay (`get_decay_parameter_names`)."""
+
+
+def undecayed(params: Mapping[str, mx.array], section: OptimSection, rules: Rules | None = None) -> frozenset[str]:
+    """Name the parameters that do not decay: norms, biases, and others of one dimension.
+
+    DoRA's magnitudes decay, as they do in PEFT under transformers' Trainer.
+
+    Args:
+        params: Trained parameters by name.
+        section: The recipe's section.
+        rules: Those of the run; None for the newest.
+    """
+    if section.weight_decay == 0 or section.decay_all or (rules or Rules()).decay == 1:
+        return frozenset()
+    return frozenset(
+        name
+        for name, value in params.items()
+        if not name.endswith((".lora_a", ".lora_b", ".m")) and (value.ndim < 2 or NOT_DECAYED.search(name))  # noqa: PLR2004
+    )
+
+
+def let_decay(
+    optimizer: optim.Optimizer, gradient: mx.array, parameter: mx.array, decay: float | mx.array
+) -> tuple[mx.array, mx.array]:
+    """Do in an optimizer's place what it does with a weight decay, which may be another one for each element.
+
+    Args:
+        optimizer: Its kind and its learning rate count; its own weight decay is 0.
+        gradient: f[...].
+        parameter: f[...].
+        decay: The weight decay, or f[...].
+
+    Returns:
+        (gradient, parameter), as the optimizer would go on with them.
+    """
+    if isinstance(optimizer, (optim.SGD, optim.Muon)):
+        return gradient + decay * parameter, parameter
+    return gradient, parameter * (1 - optimizer.learning_rate * decay)
+
+
+FUSED_ROUNDS = 4
+"""Rounds of pairs that are one kernel: of 16 numbers. A Metal kernel has 31 arguments, and MLX, which stops at about 24
+inputs, fused up to 30 numbers and then refused the kernel (`build_kernel` in metal/compiled.cpp)."""
+
+
+def clip_by_global_norm(
+    gradients: Tree, max_norm: float | None, count: mx.array | None = None
+) -> tuple[Tree, mx.array]:
+    """Scale gradients so that their global norm is at most `max_norm`.
+
+    Computed in float32, as torch's `clip_grad_norm_` does, its 1e-6 included.
+
+    Args:
+        gradients: Name to f[...].
+        max_norm: None does not clip.
+        count: What the gradients are divided by first, f32[]; None leaves them. Its kernels fuse with what follows:
+            the norm is taken of the sums.
+
+    Returns:
+        (gradients, f32[] norm before clipping).
+    """
+    squares = [_sum(mx.square(gradient.astype(mx.float32)).reshape(-1)) for gradient in gradients.values()]
+    n_rounds = 0
+    while len(squares) > 1:
+        # In pairs, which a compiled function fuses; stacked they would be copied one by one.
+        squares = [sum(squares[place + 1 : place + 2], squares[place]) for place in range(0, len(squares), 2)]
+        n_rounds += 1
+        if n_rounds % FUSED_ROUNDS == 0:
+            # A change of shape ends the fusion.
+            squares = [square.reshape(() if square.ndim else 1) for square in squares]
+    norm = mx.sqrt(squares[0].reshape(()))
+    if count is not None:
+        norm = norm / count
+        gradients = {name: gradient / count for name, gradient in gradients.items()}
+    if max_norm is None:
+        return gradients, norm
+    scale = mx.minimum(max_norm / (norm + 1e-6), 1.0)
+    return {name: gradient * scale for name, gradient in gradients.items()}, norm
+
+
+SUMMED_AT_ONCE = 1024
+"""On a CPU MLX adds up numbers one after the other: of 700,000 squares it loses 3e-4."""
+
+
+def _sum(values: mx.array) -> mx.array:
+    """Add up f[N] in stages, so that no sum is of so many numbers that the last ones are too small for it."""
+    if values.size <= SUMMED_AT_ONCE:
+        return values.sum()
+    whole = values.size // SUMMED_AT_ONCE * SUMMED_AT_ONCE
+    return _sum(values[:whole].reshape(-1, SUMMED_AT_ONCE).sum(axis=1)) + values[whole:].sum()

@@ -1,0 +1,51 @@
+"""When things happen and how fast the learning goes, as functions of the step. Pure.
+
+Steps are optimizer updates and count from 1.
+"""
+
+import math
+
+from ..data.collate import steps_per_epoch
+from ..recipe.schema import OptimSection, TrainSection
+from .rules import Rules
+
+
+def count_steps(train: TrainSection, n_rows: int) -> int:
+    """Say how many steps a run has: so many epochs, or else `iters`.
+
+    Args:
+        train: The recipe's section.
+        n_rows: Rows of the training set.
+    """
+    if train.epochs is None:
+        return train.iters
+    return train.epochs * steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
+
+
+def learning_rate_at(step: int, n_steps: int, optim: OptimSection, rules: Rules | None = None) -> float:
+    """Give the learning rate of a step, as the schedules of transformers do.
+
+    It rises linearly from 0, the rate of the first step, over the warmup, and then stays, or falls to zero in a line or
+    half a cosine: the step after the last would have rate 0.
+
+    Args:
+        step: 1 to `n_steps`.
+        n_steps: Steps of the run.
+        optim: The recipe's section.
+        rules: Those of the run; None for the newest.
+    """
+    if step <= optim.warmup_steps:
+        n_risen = step - 1 if (rules or Rules()).warmup > 1 else step
+        return optim.learning_rate * n_risen / optim.warmup_steps
+    progress = (step - 1 - optim.warmup_steps) / max(1, n_steps - optim.warmup_steps)
+    progress = min(1.0, progress)
+    if optim.schedule == "linear":
+        return optim.learning_rate * (1 - progress)
+    if optim.schedule == "cosine":
+        return optim.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    return optim.learning_rate
+
+
+def is_due(step: int, every: int, n_steps: int) -> bool:
+    """Say whether something that happens every so many steps, and at the end, happens now."""
+    return step % every == 0 or step == n_steps

@@ -1,0 +1,556 @@
+"""The training step: a pure function of state and batches, compiled.
+
+A step is `embed -> language step -> update`. Embedding (vision tower, merging of image features into the
+text) depends on values, such as where the images stand, so it runs before the compiled part; the language
+model, the loss and their gradients are one compiled function, the update is another. When something on the
+embedding side is trained, the language step also returns the gradients of its inputs, and the backbone
+carries them on.
+
+The model is a `Backbone`: its module holds the frozen weights, and the trained ones only while a function
+here has bound them. After every call it is as it was before.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from ..adapters.layers import lora_layers, used_types
+from ..types import Batch, StepOutput, TrainState, Tree
+from .grad_checkpoint import CheckpointPart, checkpointed
+from .objectives.sft import LossFn, loss_fn
+from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm, let_decay
+from .rules import Rules
+
+Params = dict[str, mx.array]
+"""Qualified names to arrays."""
+
+
+class Backbone(Protocol):
+    """What the step needs of a model; `vlora.models` makes one of an mlx-vlm model."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, trainable parts unfrozen."""
+
+    def recomputed(self, every: int, part: CheckpointPart) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+        """Name what runs again under gradient checkpointing: in the language model, and on the embedding side."""
+
+    def embed(self, batch: Batch) -> tuple[Tree, Tree]:
+        """Make the language model's inputs: (floating-point ones, others), each name to array."""
+
+    def embed_names(self) -> frozenset[str]:
+        """Name the trainable parameters that `embed` uses."""
+
+    def embed_gradients(self, batch: Batch, cotangents: Tree, recomputed: Sequence[nn.Module] = ()) -> Params:
+        """Carry the gradients of `embed`'s floating-point outputs on to `embed_names`, some modules checkpointed."""
+
+    def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+        """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
+
+    @property
+    def can_project(self) -> bool:
+        """Whether `hidden` and `project` together are `logits`."""
+
+    def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+        """Run the language model up to its head; safe to trace. i32[B, T], i32[N] -> f[N, D]."""
+
+    def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
+        """Run the head on what `hidden` gave for the same inputs; safe to trace. f[N, D] -> f[N, V]."""
+
+    def head_names(self) -> frozenset[str]:
+        """Name the trainable parameters that `project` uses."""
+
+    @property
+    def is_traceable(self) -> bool:
+        """Whether `logits` can be compiled."""
+
+    def corrected(self) -> AbstractContextManager[None]:
+        """Correct the model for as long as `logits` and its gradient run."""
+
+
+class TrainStep(Protocol):
+    """A step: `(state, microbatches, learning rate) -> (state, output)`."""
+
+    n_traces: int
+    """How many shapes have been traced so far."""
+
+    def __call__(
+        self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
+    ) -> tuple[TrainState, StepOutput]:
+        """Take one optimizer step over all supervised tokens of the microbatches."""
+
+
+def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
+    """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
+    params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
+    optimizer.init(Packing.of(params, optimizer).pack(params))
+    # `learning_rate` enters as an array, so that a new rate is no new trace.
+    state = TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
+    # The optimizer itself would hold on to the moments of the first step.
+    optimizer.state = {name: value for name, value in optimizer.state.items() if isinstance(value, mx.array)}
+    return state
+
+
+def bind(backbone: Backbone, state: TrainState) -> None:
+    """Write a state's parameters into the model, in the model's own types."""
+    current = dict(tree_flatten(backbone.module.trainable_parameters()))
+    _write(
+        backbone.module,
+        {name: value.astype(current[name].dtype) for name, value in state.params.items()},
+    )
+
+
+def let_go(backbone: Backbone) -> None:
+    """Let the model go of the trainable parameters that a state has: zeros that take no memory stand in their place.
+
+    Steps give the model those of the state; whatever else runs it has to `bind` them first.
+    """
+    held = tree_flatten(backbone.module.trainable_parameters())
+    _write(backbone.module, {name: mx.broadcast_to(mx.zeros((), value.dtype), value.shape) for name, value in held})
+
+
+def all_finite(state: TrainState) -> bool:
+    """Whether all parameters of a state are finite numbers; waits for the state."""
+    found = [mx.isfinite(value).all() for value in state.params.values()]
+    return bool(mx.stack(found).all()) if found else True
+
+
+@contextmanager
+def bound(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[None]:
+    """Let the module hold `params`, masters in its own types, and put back what it held."""
+    if not params:
+        yield
+        return
+    held = {name: _read(module, name) for name in params}
+    try:
+        typed = {
+            # What is of another type has been cast to the one that it is used in.
+            name: value.astype(held[name].dtype) if value.dtype == mx.float32 else value
+            for name, value in params.items()
+        }
+        _write(module, typed)
+        yield
+    finally:
+        _write(module, held)
+
+
+@contextmanager
+def dropout_keys(module: nn.Module, key: mx.array | None) -> Iterator[None]:
+    """Give every adapter its own random key; None switches dropout off.
+
+    Explicit keys, because a checkpointed layer runs twice and has to drop the same inputs both times.
+    """
+    layers = [layer for _, layer in lora_layers(module)]
+    keys = [None] * len(layers) if key is None or not layers else mx.random.split(key, len(layers))
+    try:
+        for layer, own in zip(layers, keys, strict=True):
+            layer._dropout_key = own  # noqa: SLF001
+        yield
+    finally:
+        for layer in layers:
+            layer._dropout_key = None  # noqa: SLF001
+
+
+MakeKey = Callable[[int, mx.array], mx.array]
+"""Makes the random key of a microbatch from its number and i32[], the steps done: u32[2]."""
+
+
+def key_of_some_bits(seed: int) -> MakeKey:
+    """Make keys as older runs do: seeds that differ by a multiple of 2**20 share them."""
+    return lambda index, step: mx.stack([mx.array(seed * 4096 + index), step]).astype(mx.uint32)
+
+
+def key_of_all(seed: int) -> MakeKey:
+    """Make keys that differ for every microbatch of every step, and for every seed: each begins at a place of its own.
+
+    The place is a digest of the seed, 64 bits; that two of 10,000 seeds have places so close that one's steps come
+    upon those of the other is less likely than 1 in 10**5.
+    """
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
+    place = [int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")]
+    return lambda index, step: mx.array(place, dtype=mx.uint32) + mx.stack([mx.array(index), step]).astype(mx.uint32)
+
+
+KEYS: Mapping[int, Callable[[int], MakeKey]] = {1: key_of_some_bits, 2: key_of_all}
+"""By the version of the rule `dropout_keys`."""
+
+
+HEAD_BYTES = 160_000_000
+"""Of logits that there are at once, if they are float32, beyond which the head goes on in chunks; their gradient takes
+as much. On an H100 chunks of twice as many places are no faster."""
+
+FEWEST_HEAD_ROWS = 128
+"""Places of a chunk at least: fewer make products too narrow for a GPU."""
+
+
+def summed_loss(
+    backbone: Backbone,
+    loss: LossFn,
+    params: Params,
+    inputs: tuple[mx.array, Tree, Tree],
+    selected: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    *,
+    is_trained: bool,
+) -> tuple[mx.array, mx.array]:
+    """Run the language model and the loss at the selected places; safe to trace and to differentiate.
+
+    The logits of many places over a large vocabulary are never there at once. They are computed in chunks, one after
+    the other, and where a gradient is asked for, the gradient of each chunk with them: the loss is a sum, so that what
+    flows back into it is one factor for all places, and nothing has to be computed twice.
+
+    Args:
+        backbone: The model.
+        loss: Sums and counts.
+        params: Trainable parameters by name.
+        inputs: (i32[B, T] tokens, features, others), as `Backbone.embed` returns the last two.
+        selected: i32[N], flat places.
+        targets: i32[N].
+        weights: f32[N].
+        is_trained: Whether the sum is going to be differentiated.
+
+    Returns:
+        (f32[] summed loss, f32[] summed weights).
+    """
+    module = backbone.module
+    if not backbone.can_project:
+        with bound(module, params):
+            return loss(backbone.logits(*inputs, selected), targets, weights)
+    with bound(module, params):
+        hidden = backbone.hidden(*inputs, selected)
+        n_words = backbone.project(*inputs, hidden[:1]).shape[-1]
+    # Given to the function by argument: it has no gradient for what it merely finds in the module.
+    head_params = {name: params[name] for name in backbone.head_names()}
+
+    def of_chunk(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
+        with bound(module, head_params):
+            return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
+
+    n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
+    chunks = [slice(start, start + n_rows) for start in range(0, selected.size, n_rows)]
+    return _chunked_loss(of_chunk, chunks, head_params, hidden, is_trained=is_trained)
+
+
+def _chunked_loss(
+    of_chunk: Callable[[Params, mx.array, slice], tuple[mx.array, mx.array]],
+    chunks: Sequence[slice],
+    head_params: Params,
+    hidden: mx.array,
+    *,
+    is_trained: bool,
+) -> tuple[mx.array, mx.array]:
+    """Add up the loss of chunks, each begun when the one before it is done, its gradient included."""
+    given = mx.stop_gradient(hidden)
+    frozen = {name: mx.stop_gradient(value) for name, value in head_params.items()}
+    totals: list[mx.array] = []
+    counts: list[mx.array] = []
+    pulled: list[mx.array] = []
+    gradients: Params = {}
+    for own in chunks:
+        part = given[own]
+        if totals:
+            (part,) = mx.depends([part], [pulled[-1] if is_trained else totals[-1]])
+        if not is_trained:
+            total, n = of_chunk(frozen, part, own)
+        else:
+            (total, n), (more, gradient) = mx.value_and_grad(
+                lambda params, part, own=own: of_chunk(params, part, own), argnums=(0, 1)
+            )(frozen, part)
+            gradients = {name: gradients[name] + value if gradients else value for name, value in more.items()}
+            pulled.append(gradient)
+        totals.append(total)
+        counts.append(n)
+    nll = mx.stack(totals).sum()
+    if is_trained:
+        nll = nll + _carrier(hidden, mx.concatenate(pulled))
+        for name, gradient in gradients.items():
+            nll = nll + _carrier(head_params[name], gradient)
+    return nll, mx.stack(counts).sum()
+
+
+def _carrier(value: mx.array, gradient: mx.array) -> mx.array:
+    """Make a zero whose gradient with regard to a value is one that is known already."""
+    product = (value.astype(mx.float32) * mx.stop_gradient(gradient).astype(mx.float32)).sum()
+    return product - mx.stop_gradient(product)
+
+
+def make_train_step(
+    backbone: Backbone,
+    optimizer: optim.Optimizer,
+    *,
+    loss: LossFn = loss_fn,
+    max_grad_norm: float | None = None,
+    rate_factors: Mapping[str, float] | None = None,
+    undecayed: Collection[str] = (),
+    grad_checkpoint: bool = False,
+    checkpoint_every: int = 1,
+    checkpoint_part: CheckpointPart = "layer",
+    seed: int = 0,
+    rules: Rules | None = None,
+    compiled: bool = True,
+) -> TrainStep:
+    """Make the training step.
+
+    Gradients of the summed loss are added over the microbatches and divided once, by the number of supervised
+    tokens of them all, then clipped by their global norm. Where the loss or the norm is not finite, the parameters stay
+    as they were, and the optimizer takes a gradient of zero: nothing that is not a number gets into a state.
+
+    Args:
+        backbone: The model.
+        optimizer: As `make_optimizer` makes it; its state travels in `TrainState`.
+        loss: Sums and counts, as `vlora.train.objectives.sft.loss_fn`.
+        max_grad_norm: Largest global norm of the mean gradient.
+        rate_factors: How many times the learning rate a parameter has; once, where it is not named.
+        undecayed: Parameters that the optimizer's weight decay leaves out.
+        grad_checkpoint: Recompute activations in the backward pass: those of the language model's layers, and of the
+            tower's where it is trained.
+        checkpoint_every: With it: of every k-th layer only.
+        checkpoint_part: With it: of whole layers, or of their MLPs only.
+        seed: With the step's number it fixes the dropout; nothing random is carried from step to step.
+        rules: Which versions of what has changed the step follows; the newest if not given.
+        compiled: False runs the same code eagerly.
+
+    Returns:
+        `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
+        the device.
+    """
+    recomputed = backbone.recomputed(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ())
+    make_key = KEYS[(rules or Rules()).dropout_keys](seed)
+    return _TrainStep(
+        backbone, optimizer, loss, max_grad_norm, rate_factors or {}, undecayed, recomputed, make_key, compiled
+    )
+
+
+class _TrainStep:
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: optim.Optimizer,
+        loss: LossFn,
+        max_grad_norm: float | None,
+        rate_factors: Mapping[str, float],
+        undecayed: Collection[str],
+        recomputed: tuple[Sequence[nn.Module], Sequence[nn.Module]],
+        make_key: MakeKey,
+        compiled: bool,
+    ) -> None:
+        self.n_traces = 0
+        self._backbone = backbone
+        self._optimizer = optimizer
+        self._loss = loss
+        self._max_grad_norm = max_grad_norm
+        self._rate_factors = rate_factors
+        self._undecayed = frozenset(undecayed)
+        self._recomputed, self._recomputed_in_tower = recomputed
+        self._make_key = make_key
+        self._embed_names = backbone.embed_names()
+        wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
+        self._packing = Packing({})
+        self._unpacked: Unpacked | None = None
+        self._used_types: dict[str, mx.Dtype] | None = None
+        self._gradients = wrap(self._microbatch_gradients)
+        self._update = wrap(self._apply_gradients)
+
+    def __call__(
+        self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
+    ) -> tuple[TrainState, StepOutput]:
+        batches = [microbatches] if isinstance(microbatches, Batch) else list(microbatches)
+        packing = self._packing = Packing.of(state.params, self._optimizer)
+        packed = packing.pack(state.params, self._unpacked)
+        # Gradients that others are added to come one by one.
+        given = state.params if self._embed_names else packed
+        total: Params | None = None
+        nll_sum = n_supervised = mx.array(0.0)
+        embed_params = {name: state.params[name] for name in self._embed_names}
+        for index, batch in enumerate(batches):
+            with bound(self._backbone.module, embed_params):
+                features, others = self._backbone.embed(batch)
+                key = self._make_key(index, state.step)
+                (nll, n), gradients, cotangents = self._gradients(
+                    given, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
+                )
+                if self._embed_names:
+                    carried = self._backbone.embed_gradients(batch, cotangents, self._recomputed_in_tower)
+                    for name, gradient in carried.items():
+                        gradients[name] = gradients[name] + gradient.astype(mx.float32)
+            total = gradients if total is None else {k: total[k] + gradients[k] for k in total}
+            nll_sum, n_supervised = nll_sum + nll, n_supervised + n
+            if index + 1 < len(batches):
+                # One microbatch's activations at a time: otherwise all of them are alive at once.
+                mx.async_eval(total, nll_sum, n_supervised)
+        rate = mx.array(learning_rate, dtype=mx.float32)
+        new, packed_params, norm = self._update(state._replace(params=packed), total, nll_sum, n_supervised, rate)
+        # In the order that they came in: another one would be traced once more.
+        new = new._replace(params={name: new.params[name] for name in state.params})
+        self._unpacked = packing.remember(packed_params, new.params)
+        return new, StepOutput(nll_sum, n_supervised, norm)
+
+    def _microbatch_gradients(
+        self,
+        given: Params,
+        features: Tree,
+        others: Tree,
+        tokens: mx.array,
+        selected: mx.array,
+        targets: mx.array,
+        weights: mx.array,
+        key: mx.array,
+    ) -> tuple[tuple[mx.array, mx.array], Params, Tree]:
+        """Find sums, gradients and the inputs' gradients; gradients are packed if the parameters are."""
+        self.n_traces += 1
+        module = self._backbone.module
+        packing = self._packing if PACKED in given else Packing({})
+        # All at once, where they are packed. But the head's gradients are added up over its chunks, in float32.
+        if self._used_types is None:
+            head = self._backbone.head_names() if self._backbone.can_project else frozenset()
+            self._used_types = {name: dtype for name, dtype in used_types(module).items() if name not in head}
+        params = packing.unpack(given, self._used_types)
+
+        def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
+            return summed_loss(
+                self._backbone,
+                self._loss,
+                params,
+                (tokens, features, others),
+                selected,
+                targets,
+                weights,
+                is_trained=True,
+            )
+
+        # Around the backward pass too: a checkpointed layer runs its forward again there.
+        # Corrections before: what is recomputed is what they made of a part.
+        with (
+            dropout_keys(module, key),
+            self._backbone.corrected(),
+            checkpointed(self._recomputed),
+        ):
+            if self._embed_names:
+                sums, (gradients, cotangents) = mx.value_and_grad(objective, argnums=(0, 1))(params, features)
+            else:
+                sums, gradients = mx.value_and_grad(objective)(params, features)
+                cotangents = {}
+        masters = {name: value.astype(given[name].dtype) for name, value in packing.pack(gradients).items()}
+        return sums, masters, cotangents
+
+    def _apply_gradients(
+        self,
+        state: TrainState,
+        gradients: Params,
+        nll_sum: mx.array,
+        n_supervised: mx.array,
+        learning_rate: mx.array,
+    ) -> tuple[TrainState, Params, mx.array]:
+        """Update a state whose small parameters are packed.
+
+        Returns:
+            The new state, its parameters unpacked; the packed ones once more as one array, by its name; the norm.
+        """
+        packing = self._packing
+        factors = packing.pack_factors(self._rate_factors)
+        if PACKED not in gradients:
+            gradients = packing.pack(gradients)
+        gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm, mx.maximum(n_supervised, 1))
+        # Within the update, so that nobody has to hold the old state until the host has seen the loss; and before the
+        # optimizer, whose kernels stay fused: a choice between new and old states costs four more for each parameter.
+        is_finite = mx.isfinite(nll_sum) & mx.isfinite(norm)
+        gradients = {name: mx.where(is_finite, gradient, 0) for name, gradient in gradients.items()}
+        rate = mx.where(is_finite, learning_rate, 0)
+        optimizer = self._optimizer
+        held = optimizer.state
+        try:
+            # A copy of the tree: MLX's optimizers write into the one that they are given.
+            optimizer.state = tree_map(lambda value: value, state.opt_state)
+            params: Params = {}
+            with self._own_decays(gradients) as decays:
+                for name, gradient in gradients.items():
+                    # All parameters take the same step, each at its own rate.
+                    optimizer.state["step"] = state.opt_state["step"]
+                    optimizer.state["learning_rate"] = rate * factors.get(name, 1.0)
+                    taken = gradient, state.params[name]
+                    if decays:
+                        taken = let_decay(optimizer, *taken, decays[name])
+                    params |= optimizer.apply_gradients({name: taken[0]}, {name: taken[1]})
+            optimizer.state["learning_rate"] = learning_rate
+            unpacked = packing.unpack(params)
+            packed_params = {PACKED: params[PACKED]} if packing.shapes else {}
+            new_state = TrainState(unpacked, dict(optimizer.state), state.step + 1)
+            return new_state, packed_params, norm
+        finally:
+            optimizer.state = held
+
+    @contextmanager
+    def _own_decays(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Take the weight decay from the optimizer, where some parameters are left out; give that of each."""
+        if not self._undecayed:
+            yield {}
+            return
+        optimizer = self._optimizer
+        decay, optimizer.weight_decay = optimizer.weight_decay, 0.0
+        shares = self._packing.pack_factors(dict.fromkeys(self._undecayed, 0.0))
+        try:
+            yield {name: decay * shares.get(name, 1.0) for name in names}
+        finally:
+            optimizer.weight_decay = decay
+
+
+def make_eval_step(
+    backbone: Backbone, *, loss: LossFn = loss_fn, compiled: bool = True
+) -> Callable[[TrainState, Batch], tuple[mx.array, mx.array]]:
+    """Make the validation step: the summed loss and the number of supervised tokens, without dropout.
+
+    A function of its own, because a compiled function keeps the mode that it was traced in.
+
+    Args:
+        backbone: The model.
+        loss: As for the training step.
+        compiled: False runs the same code eagerly.
+
+    Returns:
+        `step(state, batch) -> (f32[] nats, f32[] tokens)`.
+    """
+    embed_names = backbone.embed_names()
+
+    def sums(
+        params: Params,
+        features: Tree,
+        others: Tree,
+        tokens: mx.array,
+        selected: mx.array,
+        targets: mx.array,
+        weights: mx.array,
+    ) -> tuple[mx.array, mx.array]:
+        with backbone.corrected():
+            inputs = tokens, features, others
+            return summed_loss(backbone, loss, params, inputs, selected, targets, weights, is_trained=False)
+
+    run = mx.compile(sums) if compiled and backbone.is_traceable else sums
+
+    def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
+        with bound(backbone.module, {name: state.params[name] for name in embed_names}):
+            features, others = backbone.embed(batch)
+        nll, n = run(state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights)
+        return nll, n
+
+    return eval_step
+
+
+def _read(module: nn.Module, name: str) -> mx.array:
+    """Find a parameter by its qualified name; faster than listing all of them, which every trace would do."""
+    found: Any = module
+    for part in name.split("."):
+        found = found[int(part)] if isinstance(found, list) else found[part]
+    parameter: mx.array = found
+    return parameter
+
+
+def _write(module: nn.Module, params: Mapping[str, mx.array]) -> None:
+    if params:
+        module.update(tree_unflatten(list(params.items())))

@@ -1,6 +1,7 @@
 """Proves that a family is trained right, on a tiny random model of it; `python -m tests.prove --help`.
 
-A family is described in vlora/models/families/registry.py (how it is run) and in tests/families (a tiny model and rows). Every
+A family is described in vlora/models/families/registry.py (how it is run) and in tests/families (a tiny model and
+rows). Every
 check below compares two ways of computing the same thing, or looks for what has to be there; none knows a family.
 """
 
@@ -712,7 +713,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(result["holds"] == "no" for checks in results.values() for result in checks.values()))
 
 
-TABLE = Path(__file__).parent.parent / "vlora" / "families.md"
+TABLE = Path(__file__).parent.parent / "vlora" / "models" / "families.md"
 
 
 def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_driver import losses, make_recipe, run
+from tests.run.test_fit import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
 from vlora.cuts import NAMED, CutCounts, measure_cuts

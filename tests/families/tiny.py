@@ -1,8 +1,8 @@
 """A tiny random model of a family, and rows for it in its processor's format, as data.
 
 A description is what `python -m tests.prove FAMILY` needs to prove a family without a checkpoint: a config.json
-with small numbers, and rows as the family's processor would write them, one at a time. Nothing here imports vlora's
-backend.
+with small numbers, and rows as the family's processor would write them, one at a time. Nothing here imports
+vlora.models.
 """
 
 import zlib

@@ -25,7 +25,7 @@ from .cases import CASES, PIXELS, RUNS, STEPS, Array, digest, fingerprint, input
 from .mlx_side import Result, encode_rows, frozen_weights, train, write_folder
 
 GOLDEN = Path(__file__).parent
-TABLE = Path(vlora.__file__).parent / "parity.md"
+TABLE = Path(vlora.__file__).parent / "models" / "parity.md"
 
 LOSS = 1e-4
 NORM = 1e-3

@@ -1,5 +1,1 @@
-"""The command line."""
-
-from .main import main, run
-
-__all__ = ["main", "run"]
+"""The command line: the only part that prints, reads arguments and listens to Ctrl-C."""

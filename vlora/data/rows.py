@@ -1,6 +1,7 @@
 """Rows of a data set as conversations: those to train on and those to validate on; images stay closed.
 
-Where the rows come from is `vlora.data.readers.sources`' matter. What can be said of a recipe without reading is said without it.
+Where the rows come from is `vlora.data.readers.sources`' matter. What can be said of a recipe without reading is said
+without it.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """What a recipe will need: parameters, memory by part, the longest row that fits. No weights are loaded.
 
-The model is built without its weights, the recipe's step is traced on rows of the recipe, and `vlora.estimate.liveness` finds
-the fullest moment of what MLX would run.
+The model is built without its weights, the recipe's step is traced on rows of the recipe, and `vlora.estimate.liveness`
+finds the fullest moment of what MLX would run.
 """
 
 import os

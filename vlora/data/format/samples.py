@@ -35,7 +35,8 @@ class Reading:
         columns: See above.
         system: See above.
         kinds: What columns hold that have a declared type; see `vlora.data.readers.typed_tables.kind_of`.
-        fills_gaps: Whether objects have nothing under keys that only other rows have; see `vlora.data.readers.typed_tables.fills_gaps`.
+        fills_gaps: Whether objects have nothing under keys that only other rows have; see
+        `vlora.data.readers.typed_tables.fills_gaps`.
     """
 
     custom_prompt_format: str | None = None

@@ -1,6 +1,7 @@
 """Where rows come from: files, folders, saved data sets, repositories of the hub.
 
-Files of text are read by `vlora.data.readers.text_files` wherever they lie; only typed ones by Hugging Face `datasets`, which also
+Files of text are read by `vlora.data.readers.text_files` wherever they lie; only typed ones by Hugging Face `datasets`,
+which also
 says which files a split has. It takes most of a second to import, with pandas under it: what needs it imports it.
 """
 

@@ -1,7 +1,7 @@
 """Rows of JSON, JSON Lines and CSV files, read as they are written: no type is guessed, no file is loaded.
 
-A file is gone through once for where its records are (`vlora.data.readers.record_spans`). A row is read from the disk when it is asked for,
-and one that cannot be read is that row's error, with its line.
+A file is gone through once for where its records are (`vlora.data.readers.record_spans`). A row is read from the disk
+when it is asked for, and one that cannot be read is that row's error, with its line.
 """
 
 import functools

@@ -1,6 +1,7 @@
 """The tower of the Qwen-VL lineage: patches and a grid per image.
 
-Images of a batch go through the tower together, whatever their sizes, in few compiled shapes: see `models/backbone/patch_bins.py`.
+Images of a batch go through the tower together, whatever their sizes, in few compiled shapes: see
+`models/backbone/patch_bins.py`.
 """
 
 import functools

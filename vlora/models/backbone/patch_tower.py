@@ -2,8 +2,8 @@
 
 mlx-vlm's towers take each image's size from a grid on the host: a trace of them holds for these images in this order
 only, and they attend image by image (qwen2_vl/vision.py, qwen2_5_vl/vision.py, qwen3_vl/vision.py:125). Here images lie
-in bins (`models/backbone/patch_bins.py`), sizes enter as arrays, and attention runs over all bins at once. The tower's own layers run; what
-depends on sizes is replaced in this one instance and only while it runs.
+in bins (`models/backbone/patch_bins.py`), sizes enter as arrays, and attention runs over all bins at once. The tower's
+own layers run; what depends on sizes is replaced in this one instance and only while it runs.
 """
 
 import functools

@@ -118,7 +118,7 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
             stacked[name] = _stack([row[name] for row in filled], Layout(padding="edge"), length)
             continue
         if name not in LAYOUTS:
-            msg = f"the language model's input {name!r} has no layout; describe it in vlora.backend.fields.LAYOUTS"
+            msg = f"the language model's input {name!r} has no layout; add it to LAYOUTS in lm_inputs.py"
             raise BatchError(msg)
         first = _widest(filled, name)
         own = width

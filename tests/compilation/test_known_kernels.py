@@ -1,0 +1,262 @@
+"""Where kernels are kept, and the workers that compile the known ones."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from vlora.cli import main
+from vlora.compilation import known_kernels, soundness
+from vlora.compilation.known_kernels import (
+    CUDA_FOLDER,
+    Known,
+    begin,
+    keep_kernels,
+    list_missing,
+    read_known,
+    weights_type,
+)
+from vlora.events import Compiled, Compiling
+from vlora.system.cache import KERNELS_VARIABLE
+from vlora.system.private import make_private
+
+NAME = "Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous"
+"""A number times an array."""
+
+
+def forget() -> None:
+    """Let the process begin anew."""
+    known_kernels._begin_for.cache_clear()
+    known_kernels.keep.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Leave the process as it was."""
+    for variable in ("TMPDIR", CUDA_FOLDER):
+        # Both lines, so that it is put back, whether it was there or not.
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv(KERNELS_VARIABLE, str(tmp_path / "kernels"))
+    forget()
+    yield
+    forget()
+
+
+def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path):
+    """In a folder of this version of MLX and this kind of machine; Python's temporary folder stays."""
+    before = tempfile.gettempdir()
+    folder, note = keep_kernels("cpu")
+
+    root = Path(os.environ["TMPDIR"])
+    assert note is None
+    assert root.parent == tmp_path / "kernels"
+    assert mx.__version__ in root.name
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    assert folder == root / "mlx" / mx.__version__ / "cpu"
+    assert tempfile.gettempdir() == before
+    assert CUDA_FOLDER not in os.environ
+
+
+def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By its architecture; one that the user has chosen stays."""
+    monkeypatch.setattr(mx, "device_info", lambda _: {"architecture": "sm_90"})
+    folder, note = keep_kernels("cuda")
+
+    assert note is None
+    assert os.environ[CUDA_FOLDER] == str(folder)
+    assert folder == tmp_path / "kernels" / f"mlx-{mx.__version__}-cuda-sm_90"
+    monkeypatch.setenv(CUDA_FOLDER, "/chosen")
+    assert keep_kernels("cuda") == (Path("/chosen"), None)
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is in it would be executed; the run says so and has one for itself."""
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    folder, note = keep_kernels("cpu")
+
+    assert "belongs to another user" in note
+    assert tmp_path not in folder.parents
+    assert not list((tmp_path / "kernels").glob("*/*"))
+    assert "belongs to another user" in begin().note
+    assert begin().announced is None
+
+
+def test_others_lose_the_right_to_write(tmp_path: Path):
+    """Where a folder was made with more rights."""
+    tmp_path.chmod(0o777)
+
+    assert make_private(tmp_path) is None
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_the_list_is_of_one_version_of_mlx(tmp_path: Path):
+    """Another one names its kernels otherwise."""
+    file = tmp_path / "known.tsv"
+    line = 'cpu\tname\t00ff\t["float32 0.5"]\n'
+    file.write_text(f"# {mx.__version__}\n{line}")
+    assert list(read_known(file)) == [Known("cpu", "name", "00ff", ("float32 0.5",))]
+    file.write_text(f"# {mx.__version__}\ncuda\tname\t\t[]\tF32\n")
+    assert list(read_known(file)) == [Known("cuda", "name", "", (), "F32")]
+    file.write_text(f"# 0.1.0\n{line}")
+    assert not list(read_known(file))
+
+
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [("", ["all", "half"]), ("BF16", ["all", "half"]), ("U32", ["all", "half"]), ("F32", ["all", "exact"])],
+)
+def test_only_kernels_for_the_weights_are_missing(
+    weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Half of the list would be compiled in vain by a run of bfloat16 weights."""
+    listed = [
+        Known("cuda", "all", "", ()),
+        Known("cuda", "exact", "", (), "F32"),
+        Known("cuda", "half", "", (), "BF16"),
+        Known("cpu", "other", "", ()),
+    ]
+    monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
+
+    assert [known.name for known in list_missing("cuda", tmp_path, weights)] == names
+
+
+@pytest.mark.parametrize(("dtype", "found"), [(mx.bfloat16, "BF16"), (mx.float32, "F32"), (mx.float16, "F16")])
+def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_path: Path):
+    """That of most arrays; and nothing is said of what cannot be read."""
+    arrays = {"a": mx.zeros((2,), dtype), "b": mx.zeros((3,), dtype), "c": mx.zeros((1,), mx.int32)}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays, metadata={"format": "mlx"})
+
+    assert weights_type(str(tmp_path)) == found
+    assert weights_type("builtin:tiny-qwen3-vl") == "F32"
+    assert weights_type("somebody/model") == ""
+    assert weights_type("~nosuchuser/model") == ""
+    for content in (b"no header", b"", (2).to_bytes(8, "little") + b"[]", (10**5).to_bytes(8, "little") + b"[" * 10**5):
+        (tmp_path / "a.safetensors").write_bytes(content)
+        assert weights_type(str(tmp_path)) == ""
+
+
+@pytest.mark.skipif(
+    shutil.which("g++") is None or mx.default_device() != mx.Device(mx.cpu), reason="needs MLX's compiler for a CPU"
+)
+def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    """A process that needs such a kernel compiles nothing, and a second run starts no worker."""
+    listed = [Known("cpu", NAME, "", (f"float32 {value}",)) for value in ("0.371",)]
+    monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
+    # The name has the constant's hash; MLX itself says which one it is.
+    program = "import mlx.core as mx; x = mx.ones(3); mx.eval(x, mx.compile(lambda x: 0.371 * x)(x))"
+    folder, _ = keep_kernels("cpu")
+    subprocess.run([sys.executable, "-c", program], check=True)
+    (made,) = folder.glob("*.so")
+    listed[0] = Known("cpu", made.stem.removeprefix("lib"), "", ("float32 0.371",))
+    shutil.rmtree(folder)
+
+    compilation = begin()
+    assert compilation.announced == Compiling(n_kernels=1, n_workers=1)
+    compiled = compilation.wait()
+    assert (compiled.n_kernels, compiled.folder) == (1, folder)
+    assert 0 < compiled.seconds < 60
+    # Nothing is left of the work.
+    assert len(list(folder.iterdir())) == 1
+    assert compilation.wait() is None
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [file.name for file in folder.glob("*.*") if file.is_file()] == [made.name]
+    forget()
+    assert begin().announced is None
+
+
+def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A part of a file, an empty one, other bytes than before: each is deleted, and no sound one is."""
+    monkeypatch.setattr(soundness, "SETTLED_S", 0.2)
+    library = Path(__import__("_ctypes").__file__).read_bytes()
+    folder, sums = tmp_path / "cpu", tmp_path / "sums.json"
+    folder.mkdir()
+
+    def drop() -> set[str]:
+        return {file.name for file in soundness.drop_damaged(folder, sums, "*.so")}
+
+    names = ["sound.so", "changed.so", "cut.so", "empty.so", "blank.so"]
+    for name in names[:2]:
+        (folder / name).write_bytes(library)
+    (folder / "link.so").hardlink_to(folder / "sound.so")
+    assert drop() == set()
+    middle = len(library) // 2
+    (folder / "changed.so").write_bytes(library[:middle] + bytes([library[middle] ^ 1]) + library[middle + 1 :])
+    (folder / "cut.so").write_bytes(library[:-100])
+    (folder / "empty.so").write_bytes(b"")
+    (folder / "blank.so").write_bytes(bytes(len(library)))
+    assert drop() == set(names[1:])
+    assert {file.name for file in folder.iterdir()} == {"sound.so", "link.so"}
+    (folder / "changed.so").write_bytes(library)
+    sums.write_text("[" * 100_000)
+    assert drop() == set()
+
+
+@given(st.integers(0, 10**6))
+def test_no_part_of_a_library_is_whole(n_bytes: int):
+    """Wherever it ends."""
+    library = Path(__import__("_ctypes").__file__).read_bytes()
+    assert not soundness.is_whole(library[: n_bytes % len(library)])
+    assert soundness.is_whole(library)
+    assert soundness.is_whole(b".visible .entry f() { {} }\n")
+    assert not soundness.is_whole(b".visible .entry f() { {}")
+
+
+def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path):
+    """Another process's compiler is about to finish it."""
+    library = Path(__import__("_ctypes").__file__).read_bytes()
+    (tmp_path / "made.so").write_bytes(library[:100])
+    writer = threading.Timer(0.3, lambda: (tmp_path / "made.so").write_bytes(library))
+    writer.start()
+    assert soundness.drop_damaged(tmp_path, tmp_path / "sums.json", "*.so") == []
+    writer.join()
+
+
+def test_a_model_is_opened_with_kernels_of_the_users_own(tmp_path: Path):
+    """Whoever trains without a run has a private folder, too."""
+    known_kernels.keep()
+    assert Path(os.environ.get("TMPDIR") or os.environ[CUDA_FOLDER]).parent == tmp_path / "kernels"
+
+
+def test_the_wait_ends(tmp_path: Path):
+    """A worker that hangs holds up nobody for good."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as worker:
+        compilation = known_kernels.Compilation(tmp_path, None, [Path("none.so")], [worker])
+        compilation.begun_s = time.time()
+        try:
+            assert compilation.wait(0.2).n_kernels == 0
+        finally:
+            worker.kill()
+
+
+def test_importing_changes_nothing():
+    """Only a run does."""
+    program = (
+        "import os; import vlora, vlora.compilation.known_kernels; "
+        f"assert os.environ.get('TMPDIR') is None and os.environ.get({CUDA_FOLDER!r}) is None"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_screen_says_what_is_compiled():
+    """How many, how long it took, and where they are kept."""
+    console = Console(record=True, width=200)
+    view = main._View(console, None)
+    view.show(Compiling(n_kernels=31, n_workers=2))
+    view.show(Compiled(n_kernels=31, seconds=12.44, folder=Path("/cache/kernels")))
+
+    assert console.export_text().splitlines() == [
+        "compiling 31 kernels, 2 at a time",
+        "compiled 31 kernels in 12.4 s, kept in /cache/kernels",
+    ]

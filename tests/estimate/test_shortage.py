@@ -1,0 +1,328 @@
+"""Out of memory: recognized whoever says it, told with what would fit, and nothing that was saved is lost."""
+
+import json
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
+from tests.training import make_trainable, picture
+from vlora import Example, TrainLoop, build, collate, collate_packs
+from vlora.cli.main import main
+from vlora.errors import OutOfMemoryError
+from vlora.estimate import shortage
+from vlora.estimate.shortage import advise, first_rows
+from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
+from vlora.output.checkpoint import load_state
+from vlora.output.lock import only_run
+from vlora.output.paths import STATE_NAME, output_paths
+from vlora.recipe.schema import Recipe, dump_recipe
+from vlora.run import fit
+from vlora.train import loop as loops
+from vlora.train.step import TrainStep, init_state
+from vlora.types import Batch, TrainState
+
+CheckpointFactory = Callable[[str], Path]
+MALLOC = "[malloc] Unable to allocate 21474836480 bytes."
+METAL = "[METAL] Command buffer execution failed"
+TEXTS = [
+    MALLOC,
+    "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size of 1 bytes.",
+    "[metal::malloc] Resource limit (499000) exceeded.",
+    "cudaMallocAsync(&data, size, stream) failed: out of memory",
+    "cudaGraphInstantiate(&handle_, graph, nullptr, nullptr, 0) failed: out of memory",
+    f"{METAL}: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).",
+    "cudnn failed: CUDNN_STATUS_ALLOC_FAILED",
+]
+OTHERS = [
+    f"{METAL}: Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout).",
+    "cublasLtMatmul failed with code: 14.",
+    "[compile] Attempting to compile a function with uncaptured inputs is not allowed.",
+    "cudaGraphLaunch(graph_exec, stream()) failed: an illegal memory access was encountered",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_recognized(text: str) -> None:
+    """What MLX says on every device is recognized, and the error names what was computed."""
+    with pytest.raises(OutOfMemoryError) as caught, naming_shortage("step 3"):
+        raise RuntimeError(text)
+
+    assert str(caught.value).startswith("step 3: out of memory (")
+    assert caught.value.where == "step 3"
+    assert not caught.value.is_host
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_other_errors_stay_what_they_are(text: str) -> None:
+    """No other error of MLX is taken for one about memory."""
+    with pytest.raises(RuntimeError) as caught, naming_shortage("step 3"):
+        raise RuntimeError(text)
+
+    assert str(caught.value) == text
+    assert not is_out_of_memory(ValueError(MALLOC))
+    assert is_out_of_memory(MemoryError())
+
+
+class Failing:
+    """A step that runs out of memory when it is called for the n-th time."""
+
+    def __init__(self, step: TrainStep, fails_at: int) -> None:
+        self.step, self.fails_at, self.n_calls = step, fails_at, 0
+
+    @property
+    def n_traces(self) -> int:
+        """Count those of the real one."""
+        return self.step.n_traces
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Take a step, or fail as MLX does."""
+        self.n_calls += 1
+        if self.n_calls == self.fails_at:
+            raise RuntimeError(MALLOC)
+        return self.step(*arguments)
+
+
+@pytest.fixture
+def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let a step of the next runs fail; what is planned is traced by the real one."""
+
+    def prepare(step: int) -> None:
+        real = build.make_recipe_step
+        monkeypatch.setattr(fit, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), step))
+
+    return prepare
+
+
+@pytest.fixture
+def recipe(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Recipe:  # noqa: F811
+    """Make a recipe of six steps, saved every second one."""
+    return make_recipe(
+        checkpoint("qwen3_vl"), rows, tmp_path / "out" / "a.safetensors", train__batch_size=4, train__steps_per_eval=100
+    )
+
+
+def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence, status 2; it names step, rows and what fits; the run goes on with what it says."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(dump_recipe(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        real = build.make_recipe_step
+        patch.setattr(fit, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4))
+        status = main([str(file)])
+    output, errors = capsys.readouterr()
+
+    assert status == 2
+    assert "step 4: out of memory; looking for what would fit" in output
+    assert errors.startswith("vlora: step 4: out of memory on ")
+    assert len(errors.splitlines()) == 1
+    for words in (
+        MALLOC.rstrip("."),
+        "4 rows of 64 tokens",
+        "rows.jsonl train row ",
+        "go on with --resume --set train.grad_checkpoint=true (0.00",
+        "begin anew",
+        "--set train.batch_size=2 --set train.gradient_accumulation_steps=2 (0.00",
+        "what was saved after step 3 is whole",
+    ):
+        assert words in errors
+    with only_run(output_paths(recipe).folder):
+        pass
+    assert main([str(file), "--resume", "--set", "train.grad_checkpoint=true"]) == 0
+    assert "going on after step 3" in capsys.readouterr().out
+
+
+def test_what_was_saved_is_whole(
+    recipe: Recipe, fail_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training state is that of the steps before."""
+    monkeypatch.setattr(shortage, "advise", lambda *_: "step 4")
+    fail_at(4)
+    with pytest.raises(OutOfMemoryError):
+        run(recipe)
+    trainable = make_trainable(Path(recipe.model.path))
+    template = init_state(trainable.backbone, trainable.optimizer)
+
+    assert int(load_state(output_paths(recipe).folder / STATE_NAME, template).step) == 3
+
+
+def test_the_failed_run_is_let_go_of_first(
+    recipe: Recipe, fail_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the model is there any more when what would fit is looked for."""
+    models: list[weakref.ref[Any]] = []
+    left: list[bool] = []
+    real = fit.open_model
+
+    def opening(*arguments: Any) -> Any:
+        backbone, config = real(*arguments)
+        models.append(weakref.ref(backbone.module))
+        return backbone, config
+
+    def advising(_: Recipe, failed: OutOfMemoryError, __: int | None) -> str:
+        left.append(models[0]() is not None)
+        return failed.where
+
+    monkeypatch.setattr(fit, "open_model", opening)
+    monkeypatch.setattr(shortage, "advise", advising)
+    fail_at(3)
+    with pytest.raises(OutOfMemoryError, match="step 3"):
+        run(recipe)
+
+    assert left == [False]
+
+
+def test_features_do_not_hide_it(
+    recipe: Recipe, fail_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where features cannot be written for want of memory either, the step's error is the one that is told."""
+
+    def fail(_: Any) -> None:
+        raise RuntimeError(MALLOC)
+
+    monkeypatch.setattr(build.Features, "flush", fail)
+    monkeypatch.setattr(shortage, "advise", lambda _, failed, saved: f"{failed.where}: {saved}")
+    fail_at(1)
+    with pytest.raises(OutOfMemoryError, match=r"^step 1: None$"):
+        run(recipe)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "where", "words"),
+    [
+        (fit, "open_model", "loading the model", ["the model's weights need"]),
+        (fit, "evaluate", "validation", ["model.quantize_bits=4"]),
+        (fit.models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
+        (fit.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
+    ],
+    ids=["loading", "validation", "answers", "saving"],
+)
+def test_everywhere(
+    owner: Any, name: str, where: str, words: list[str], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading, validation, answers and saving name themselves."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(MALLOC)
+
+    monkeypatch.setattr(owner, name, fail)
+    recipe = make_recipe(
+        Path(recipe.model.path),
+        Path(recipe.data.path),
+        Path(recipe.output.path),
+        data__valid_fraction=0.3,
+        eval__answer_rows=1,
+        eval__max_new_tokens=2,
+        **({} if name == "evaluate" else {"train__val_batches": 1}),
+        train__steps_per_eval=100,
+    )
+    with pytest.raises(OutOfMemoryError) as caught:
+        run(recipe)
+
+    assert str(caught.value).startswith(f"{where}: out of memory on ")
+    for found in words:
+        assert found in str(caught.value)
+
+
+def test_the_host_has_no_memory(recipe: Recipe) -> None:
+    """Rows that do not fit into the host's memory are another thing than a batch that does not fit the device."""
+    failed = OutOfMemoryError("reading the rows of step 2", "Unable to allocate 9 GiB", is_host=True)
+    message = advise(recipe, failed, 1)
+
+    assert message.startswith("reading the rows of step 2: out of host memory on ")
+    assert "lower data.workers to 1" in message
+    assert "go on with --resume" in message
+
+
+def make_example(n_tokens: int) -> Example:
+    """Make a row of text."""
+    places = np.arange(n_tokens, dtype=np.int32)
+    return Example(f"row of {n_tokens}", np.full_like(places, 2), places > n_tokens // 2, places < 0)
+
+
+def test_a_device_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metal says so when a step's numbers are read: the step that is named is the one whose numbers those are."""
+
+    class Unreadable:
+        def __float__(self) -> float:
+            raise RuntimeError(TEXTS[5])
+
+    class Step:
+        n_traces = 1
+
+        def __call__(self, state: TrainState, *_: Any) -> Any:
+            return state._replace(step=state.step + 1), (Unreadable(),) * 3
+
+    monkeypatch.setattr(loops.mx, "async_eval", lambda *_: None)
+    loop = TrainLoop(Step(), TrainState({}, {}, mx.array(0)), float, is_awaited=lambda _: False)
+    batches = [[collate([make_example(number)])] for number in (5, 9)]
+    with pytest.raises(OutOfMemoryError, match=r"^step 1: .*row of 5") as caught:
+        list(loop.take(batches))
+
+    assert caught.value.batch is batches[0][0]
+
+
+def test_first_rows() -> None:
+    """Fewer rows of a batch: the longest ones, packed as they were."""
+    examples = [make_example(number) for number in (5, 40, 9)]
+    packed = collate_packs([[examples[0], examples[2]], [examples[1]]], 2)
+
+    assert [row.source for row in first_rows(collate(examples), 2).rows] == ["row of 40", "row of 9"]
+    fewer: Batch = first_rows(packed, 1)
+    assert [row.source for row in fewer.rows] == ["row of 40"]
+    assert fewer.segments is not None
+    assert fewer.tokens.shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"train__batch_size": 1}, ["--set data.max_seq_length="]),
+        ({"train__batch_size": 1, "train__grad_checkpoint": True}, ["--set data.max_seq_length="]),
+    ],
+)
+def test_text_of_one_row(keys: dict[str, Any], words: list[str], recipe: Recipe, tmp_path: Path) -> None:
+    """What cannot be divided is cut, or the model is made smaller; what is there already is not proposed."""
+    recipe = make_recipe(Path(recipe.model.path), Path(recipe.data.path), tmp_path / "o.safetensors", **keys)
+    batch = collate([make_example(900)])
+    message = advise(recipe, OutOfMemoryError("step 1", MALLOC, batch), None)
+
+    for found in words:
+        assert found in message
+    assert "batch_size" not in message
+    assert ("grad_checkpoint" in message) != recipe.train.grad_checkpoint
+
+
+def test_images_are_made_smaller(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """A row that is nearly all image fits with fewer pixels, found by encoding that row anew."""
+    picture(256, 256).save(tmp_path / "large.png")
+    row = {"question": "What?", "answer": "so", "images": ["large.png"] * 4}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    recipe = make_recipe(checkpoint("qwen3_vl"), tmp_path / "rows.jsonl", tmp_path / "o.safetensors")
+    data = build.open_data(recipe)
+    batch = collate([data.encoder(data.train[0])])
+    message = advise(recipe, OutOfMemoryError("step 1", MALLOC, batch), None)
+
+    assert re.search(r"--set data.max_pixels=\d+ \(", message)
+    assert "max_seq_length" not in message
+
+
+@pytest.mark.skipif(device_kind() != "cpu", reason="elsewhere MLX says so itself")
+def test_a_cpu_is_not_asked_for_what_it_does_not_have(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that needs more than the process may have is refused before it runs: MLX would crash on it."""
+    monkeypatch.setattr(shortage, "process_memory", lambda: 10**6)
+    monkeypatch.setattr(TrainLoop, "_begin", lambda *_: pytest.fail("the step was begun"))
+    with pytest.raises(OutOfMemoryError, match=r"a step: out of memory .*\(it would take .* may have 0\.001 GB"):
+        run(recipe)
+
+
+def test_what_fits_by_far_is_not_planned(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of usual sizes pay nothing for it."""
+    monkeypatch.setattr(shortage, "_refuse_too_large", lambda *_: pytest.fail("a step was planned"))
+    assert run(recipe)

@@ -1,0 +1,75 @@
+"""DeepSeek-VL2's latent attention is corrected once it is loaded; tests/golden compares what it computes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_vlm
+import numpy as np
+import pytest
+from mlx import nn
+
+from tests.checkpoints import FAMILIES
+from tests.checkpoints.layout import make_config, make_model
+from vlora import models
+from vlora.errors import ModelError
+from vlora.models.forward.overrides import mend_deepseek
+from vlora.recipe.schema import ModelSection
+
+
+def attentions(module: nn.Module) -> list[Any]:
+    return [layer.self_attn for layer in module.language_model.model.layers]
+
+
+def make(**changes: Any) -> nn.Module:
+    """Make the family's model, its language model described otherwise."""
+    config = make_config(FAMILIES["deepseek_vl_v2"])
+    return make_model(config | {"language_config": config["language_config"] | changes})
+
+
+def test_loading_corrects_latent_attention(checkpoint: Callable[[str], Path]):
+    """Pairs to rotate lie side by side, and the latents' norms have the published epsilon."""
+    section = ModelSection(path=str(checkpoint("deepseek_vl_v2")))
+    backbone, _ = models.load_backbone(models.find_model(section), section)
+    uncorrected = attentions(mlx_vlm.utils.load_model(Path(section.path)))
+    pairs = mx.array(np.random.default_rng(0).standard_normal((1, 1, 5, 8)).astype(np.float32))
+    angles = np.arange(5)[:, None] * 10000.0 ** -(np.arange(4) / 4)
+    first, second = np.array(pairs)[..., 0::2], np.array(pairs)[..., 1::2]
+    turned = np.stack(
+        [first * np.cos(angles) - second * np.sin(angles), first * np.sin(angles) + second * np.cos(angles)], axis=-1
+    )
+    for attention, other in zip(attentions(backbone.module), uncorrected, strict=True):
+        assert attention.kv_a_layernorm.eps == 1e-6 != other.kv_a_layernorm.eps
+        np.testing.assert_allclose(np.array(attention.rope(pairs)), turned.reshape(1, 1, 5, 8), atol=1e-5)
+        assert not np.allclose(np.array(other.rope(pairs)), turned.reshape(1, 1, 5, 8), atol=1e-2)
+
+
+def test_queries_with_latents_too():
+    """Larger models have latents of queries, whose norm has the same epsilon."""
+    module = make(q_lora_rank=32)
+    mend_deepseek(module)
+    assert {attention.q_a_layernorm.eps for attention in attentions(module)} == {1e-6}
+
+
+def test_the_smallest_model_is_a_llama():
+    """Without latents nothing is changed."""
+    module = make(use_mla=False, qk_nope_head_dim=0, qk_rope_head_dim=0, kv_lora_rank=None)
+    mend_deepseek(module)
+    assert not any(attention.rope.traditional for attention in attentions(module))
+
+
+def test_other_ways_to_choose_are_refused(checkpoint: Callable[[str], Path], tmp_path: Path):
+    """The largest model corrects the choice of its experts, which mlx-vlm leaves out."""
+    for file in checkpoint("deepseek_vl_v2").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["language_config"] |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = mx.load(str(tmp_path / "model.safetensors"))
+    weights["language.model.layers.1.mlp.gate.e_score_correction_bias"] = mx.zeros(4)
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
+    section = ModelSection(path=str(tmp_path))
+    with pytest.raises(ModelError, match=r"chosen by 'noaux_tc'.*only models that choose greedily"):
+        models.load_backbone(models.find_model(section), section)

@@ -1,0 +1,75 @@
+"""`recipes/forkme.toml` is the reference of the recipe keys: complete, true to the code, usable."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from vlora.recipe.schema import all_keys, dump_recipe, parse_recipe
+
+FORKME = Path(__file__).parents[2] / "recipes" / "forkme.toml"
+PLACEHOLDER = "your-data.jsonl"
+NEEDS = {key: {"model.train_vision": True} for key in ("optim.connector_rate", "optim.vision_rate")} | {
+    "train.pack_length": {"train.batching": "packed"}
+}
+"""What an example only goes together with, as the comment above it says."""
+
+REPLACES = {"train.epochs": "iters = 1000"}
+"""The line that an example stands instead of, as the comment above it says."""
+
+
+def named_keys() -> list[tuple[str, str, bool]]:
+    """List the keys as the file has them: dotted name, value as written, whether it is set."""
+    found = []
+    section = ""
+    for line in FORKME.read_text(encoding="utf-8").splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            section = header[1]
+        elif key := re.fullmatch(r"(# )?(\w+) = (.+)", line):
+            found.append((f"{section}.{key[2]}", key[3], key[1] is None))
+    return found
+
+
+EXAMPLES = [(name, value) for name, value, is_set in named_keys() if not is_set]
+
+
+def test_names_every_key_once_in_order() -> None:
+    """Every key of a recipe stands in the file, set or commented out, in the order of the code."""
+    expected = all_keys()
+
+    names = [name for name, _, _ in named_keys()]
+
+    assert expected == names
+
+
+def test_values_are_the_defaults() -> None:
+    """What is set is what a recipe with nothing but `data.path` means, and nothing is left out."""
+    minimal = parse_recipe(f'[data]\npath = "{PLACEHOLDER}"')
+    expected = tomllib.loads(dump_recipe(minimal))
+
+    found = tomllib.loads(FORKME.read_text(encoding="utf-8"))
+
+    assert expected == found
+
+
+def test_every_key_is_explained() -> None:
+    """A comment in words stands directly above each key."""
+    lines = FORKME.read_text(encoding="utf-8").splitlines()
+    keys = [index for index, line in enumerate(lines) if re.match(r"(# )?\w+ = ", line)]
+
+    bare = [lines[index] for index in keys if not re.match(r"# (?!\w+ = )", lines[index - 1])]
+
+    assert bare == []
+
+
+@pytest.mark.parametrize(("name", "value"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_commented_examples_can_be_used(name: str, value: str) -> None:
+    """Removing the comment sign before an example gives a valid recipe."""
+    text = FORKME.read_text(encoding="utf-8")
+    line = f"{name.partition('.')[2]} = {value}"
+
+    used = text.replace(f"\n# {line}\n", f"\n{line}\n").replace(f"\n{REPLACES.get(name)}\n", "\n")
+    changed = parse_recipe(used, NEEDS.get(name))
+
+    assert changed != parse_recipe(text, NEEDS.get(name))

@@ -1,0 +1,170 @@
+"""The rules of the package: which folder imports from which, who may print, who may touch the disk."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "vlora"
+ORDER = (
+    "system",
+    "errors types",
+    "cuts",
+    "events",
+    "ops recipe",
+    "features data adapters memory output",
+    "train compilation",
+    "models",
+    "build",
+    "estimate",
+    "run",
+    "doctor report",
+    "cli",
+    "lora __main__ __init__",
+)
+"""Folders and modules of the package, lowest first: a file imports from its own folder and from earlier entries.
+Those of one entry do not know each other."""
+RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
+PURE = ("recipe", "ops", "adapters", "train", "data", "estimate/graph", "estimate/liveness", "memory/command_buffers")
+IMPURE = ("ops/blas", "ops/nvrtc", "train/loop", "data/readers", "data/rows", "data/prefetch")
+"""Parts of these that do touch the disk, the clock, the network or threads."""
+PURE_AFTER_ALL = ("data/readers/record_spans", "data/readers/splits", "data/readers/inline_images")
+IMPURE_MODULES = {"os", "pathlib", "time", "random", "socket", "subprocess", "urllib", "requests", "shutil", "datasets"}
+IMPURE_CALLS = {"open", "print", "input"}
+PROCESS_WIDE = {"mx.stream", "mx.set_default_device", "mx.set_default_stream", "mx.random.seed"}
+"""MLX keeps the default device of all threads in one variable; so a thread that changes it, even for the time of a
+`with`, moves what other threads build. Random numbers without a key depend on what was drawn before."""
+REASON = "# stream: "
+"""Begins the comment that says why a line may do so all the same."""
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(module: Path) -> str:
+    """Give a file's place in the package, without its suffix."""
+    return module.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def is_in(module: Path, places: tuple[str, ...]) -> bool:
+    """Whether a file is one of these places or lies in one."""
+    return any(f"{name_of(module)}/".startswith(f"{place}/") for place in places)
+
+
+def room_of(module: Path) -> str:
+    """Give the folder of the package that a file lies in, or its own name if it lies beside the folders."""
+    return name_of(module).partition("/")[0]
+
+
+def relative_imports(module: Path) -> Iterator[tuple[int, Path]]:
+    """Yield (line, file) of every import within the package, inside functions too."""
+    folder = module.parent
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = folder if node.level == 1 else folder.parents[node.level - 2]
+        base = base.joinpath(*(node.module or "").split(".")) if node.module else base
+        for alias in node.names:
+            found = (base / f"{alias.name}.py", base / alias.name / "__init__.py", base.with_suffix(".py"))
+            yield node.lineno, next((file for file in found if file.is_file()), base / "__init__.py")
+
+
+def absolute_imports(module: Path) -> Iterator[str]:
+    """Yield the top-level name of every absolute import."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def test_every_folder_has_a_place() -> None:
+    """A new folder needs a place in the order before it is moved in."""
+    assert {room_of(module) for module in MODULES} == set(RANKS)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_imports_go_down(module: Path) -> None:
+    """A file imports from its own folder and from earlier entries of the order only."""
+    room = room_of(module)
+    wrong = [
+        f"{name_of(module)}:{line} imports {name_of(file)}"
+        for line, file in relative_imports(module)
+        if room_of(file) != room and RANKS[room_of(file)] >= RANKS[room]
+    ]
+
+    assert not wrong
+
+
+def test_no_circle() -> None:
+    """Files of one folder import each other in one direction; a folder's `__init__` is imported with its files."""
+    arrows = {module: {file for _, file in relative_imports(module)} - {module} for module in MODULES}
+    left = dict(arrows)
+    while free := [module for module, above in left.items() if not above & set(left)]:
+        for module in free:
+            del left[module]
+
+    assert not sorted(map(name_of, left))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_one_place_talks_to_mlx_vlm(module: Path) -> None:
+    """Only `models` imports mlx-vlm or transformers, only `data.readers` datasets, nothing imports vlora absolutely."""
+    imports = set(absolute_imports(module))
+
+    assert room_of(module) == "models" or not imports & {"mlx_vlm", "transformers", "tokenizers"}
+    assert is_in(module, ("data/readers",)) or "datasets" not in imports
+    assert "vlora" not in imports
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_only_the_command_line_prints(module: Path) -> None:
+    """No module but the command line prints or knows of consoles."""
+    if room_of(module) in ("cli", "lora"):
+        return
+    calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
+
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert not {"rich", "argparse"} & set(absolute_imports(module)) or name_of(module) == "recipe/legacy"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_nothing_process_wide_is_changed(module: Path) -> None:
+    """The default device and stream stay as they are, but on lines that say why another one is safe."""
+    text = module.read_text()
+    lines = text.splitlines()
+    found = [
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in PROCESS_WIDE
+    ]
+
+    assert not [line for line in found if REASON not in lines[line - 1]]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        module
+        for module in MODULES
+        if (is_in(module, PURE) and not is_in(module, IMPURE))
+        or is_in(module, PURE_AFTER_ALL)
+        or name_of(module) == "types"
+    ],
+    ids=name_of,
+)
+def test_pure_modules_are_pure(module: Path) -> None:
+    """Pure modules know no disk, network, clock or global random state."""
+    tree = ast.parse(module.read_text())
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    drawn = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).startswith(("mx.random.", "np.random."))
+        and not ast.unparse(node.func).startswith(("np.random.default_rng", "mx.random.key", "mx.random.split"))
+        and not any(keyword.arg == "key" for keyword in node.keywords)
+    ]
+
+    assert not set(absolute_imports(module)) & IMPURE_MODULES
+    assert not called & IMPURE_CALLS
+    assert not drawn

@@ -1,0 +1,180 @@
+"""Rows that were learned: known again when a run goes on, and refused where they have changed."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.run.test_bad_rows import write_rows
+from tests.run.test_fit import losses, make_recipe, run
+from tests.training import picture
+from vlora.data.rows import Rows, read_rows
+from vlora.errors import CheckpointError
+from vlora.events import Noted
+from vlora.output.paths import STATE_NAME
+from vlora.recipe.schema import DataSection
+from vlora.run import consumed
+from vlora.run.consumed import NAME, digest_row
+
+CheckpointFactory = Callable[[str], Path]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=10,
+)
+
+
+def learn(rows: Rows, folder: Path, numbers: list[int]) -> str:
+    """Take note of rows as if they had been learned; give what a state would say of it."""
+    learned = consumed.begin(folder / NAME, len(rows))
+    learned.add(consumed.mark_row(number, *rows.read(number)) for number in numbers)
+    return learned.write()
+
+
+def change(rows: Rows, folder: Path, note: str) -> list[str]:
+    """Say what has changed."""
+    return consumed.go_on(folder / NAME, note, rows)[1]
+
+
+@given(VALUES, VALUES)
+def test_rows_are_equal_if_their_digests_are(one: Any, other: Any) -> None:
+    """What stands in a row decides, wherever it stands."""
+    assert digest_row({"a": one}) == digest_row({"a": one})
+    assert (digest_row({"a": one}) == digest_row({"a": other})) == (repr(one) == repr(other))
+    assert digest_row({"a": one}) != digest_row({"b": one})
+
+
+@pytest.mark.parametrize("place", [0, 100, 5_000, 50_000, 99_999])
+def test_bytes_count_at_both_ends(place: int) -> None:
+    """Pictures within a row are known by their number of bytes, both their ends and a part of what is between."""
+    data = bytearray(100_000)
+    before = digest_row({"image": {"bytes": bytes(data)}})
+    data[place - place % (len(data) // consumed.SAMPLED_BYTES) if 4_096 < place < 95_000 else place] ^= 1
+    assert digest_row({"image": {"bytes": bytes(data)}}) != before
+    assert digest_row({"image": {"bytes": bytes(99_999)}}) != digest_row({"image": {"bytes": bytes(100_000)}})
+    array = np.zeros((4, 4))
+    assert digest_row([array]) == digest_row([array.copy()]) != digest_row([array + 1])
+
+
+def test_only_what_was_learned_is_looked_at(tmp_path: Path) -> None:
+    """Another text, another size, another time or no file is a change; of rows that were not learned nothing is."""
+    file = write_rows(tmp_path, "rows")
+    rows, _ = read_rows(DataSection(path=str(file)))
+    note = learn(rows, tmp_path, [0, 1, 2, 2])
+    assert len((tmp_path / NAME).read_text().splitlines()) == 3
+    assert change(rows, tmp_path, note) == []
+
+    picture(48, 32, 9).save(tmp_path / "rows-4.png")
+    assert change(rows, tmp_path, note) == []
+    os.utime(tmp_path / "rows-1.png", ns=(1, 1))
+    (tmp_path / "rows-2.png").unlink()
+    lines = file.read_text().splitlines()
+    lines[0] = lines[0].replace("What is", "What's")
+    file.write_text("\n".join(lines))
+    rows, _ = read_rows(DataSection(path=str(file)))
+    changed = change(rows, tmp_path, note)
+    assert changed == [
+        "row 0 (what stands in it)",
+        f"row 1 ({tmp_path / 'rows-1.png'})",
+        f"row 2 ({tmp_path / 'rows-2.png'})",
+    ]
+    assert consumed.describe_changes(changed * 2, "rows.jsonl").endswith(" and 2 more")
+
+
+def test_what_a_state_does_not_know_of_is_written_anew(tmp_path: Path) -> None:
+    """Behind what a state says the file may have more, whole or not; with less it is not what was written."""
+    rows, _ = read_rows(DataSection(path=str(write_rows(tmp_path, "rows"))))
+    note = learn(rows, tmp_path, [0, 1])
+    file = tmp_path / NAME
+    whole = file.read_text()
+    file.write_text(f'{whole}[3, "a')
+    learned, changed = consumed.go_on(file, note, rows)
+    assert (changed, learned.is_known.tolist()) == ([], [True, True, False, False, False])
+    learned.add(consumed.mark_row(number, *rows.read(number)) for number in (1, 4))
+    assert int(learned.write()) == file.stat().st_size
+    assert file.read_text().startswith(whole)
+    assert [json.loads(line)[0] for line in file.read_text().splitlines()] == [0, 1, 4]
+
+    for text in (whole[:-1], whole.replace("[0,", "[9,"), whole.replace('"', "'")):
+        file.write_text(text)
+        with pytest.raises(CheckpointError, match=r"learned\.jsonl: is not what the run has written"):
+            consumed.go_on(file, note, rows)
+    assert consumed.go_on(file, None, rows)[1] == []
+
+
+class CountingTable(list[dict[str, Any]]):
+    """Rows that count how often they are read."""
+
+    n_reads = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read a row."""
+        self.n_reads += 1
+        return super().__getitem__(index)
+
+
+def test_a_row_is_read_once(tmp_path: Path) -> None:
+    """What it is known by needs no second look at the table."""
+    rows, _ = read_rows(DataSection(path=str(write_rows(tmp_path, "rows"))))
+    table = CountingTable(rows.table[number] for number in range(len(rows)))
+    rows = attrs.evolve(rows, table=table)
+    row, sample = rows.read(1)
+    mark = consumed.mark_row(1, row, sample)
+    assert table.n_reads == 1
+    assert mark.digest == digest_row(rows.table[int(rows.numbers[1])])
+
+
+def test_many_rows_are_looked_at_soon(tmp_path: Path) -> None:
+    """100,000 rows take 5 s at most: 2,000 a tenth of a second of the processor's time."""
+    n_rows = 2_000
+    picture(8, 8).save(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "What is it? " * 5, "answer": "It is this. " * 10}
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**row, "n": n}) for n in range(n_rows)))
+    rows, _ = read_rows(DataSection(path=str(tmp_path / "rows.jsonl")))
+    mark = consumed.mark_row(0, *rows.read(0))
+    learned = consumed.begin(tmp_path / NAME, n_rows)
+    learned.add(attrs.evolve(mark, number=n, digest=digest_row(rows.table[n])) for n in range(n_rows))
+    note = learned.write()
+    best = min(_seconds(lambda: change(rows, tmp_path, note)) for _ in range(3))
+    assert best < 0.1
+
+
+def _seconds(call: Callable[[], list[str]]) -> float:
+    began = time.process_time()
+    assert call() == []
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "packed"])
+def test_a_run_goes_on_with_the_rows_that_it_learned(
+    batching: str, checkpoint: CheckpointFactory, tmp_path: Path
+) -> None:
+    """A picture that has changed is refused before the model is loaded, unless the recipe allows it."""
+    rows, out = write_rows(tmp_path, "rows"), tmp_path / "out"
+    options = {"train__batching": batching, "train__batch_size": 1, "data__shuffle": False, "data__max_seq_length": 64}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, out, **options)
+    calls = iter([False, True])
+    first = losses(run(recipe, should_stop=lambda: next(calls)))
+    assert len(first) == 2
+    learned = [json.loads(line)[0] for line in (out / STATE_NAME).with_name(NAME).read_text().splitlines()]
+    assert len(learned) >= 2
+
+    os.utime(tmp_path / f"rows-{learned[0]}.png", ns=(1, 1))
+    with pytest.raises(
+        CheckpointError,
+        match=rf"1 of the rows that were learned have changed since, rows\.jsonl train: row {learned[0]} "
+        r"\(.*\.png\); .* --set data\.allow_changed_rows=true",
+    ):
+        run(recipe, resume=True)
+    allowing = attrs.evolve(recipe, data=attrs.evolve(recipe.data, allow_changed_rows=True))
+    events = run(allowing, resume=True)
+    assert len(losses(events)) == 4
+    assert any(isinstance(event, Noted) and "allow_changed_rows" in event.message for event in events)

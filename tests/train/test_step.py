@@ -1,0 +1,433 @@
+"""The step on tiny real models of every proven family, and its accounting."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten, tree_map
+
+from tests.checkpoints import FAMILIES as BUILT
+from tests.training import Trainable, make_trainable
+from vlora import (
+    Batch,
+    Example,
+    TrainState,
+    bind,
+    collate,
+    init_state,
+    let_go,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+    models,
+)
+from vlora.models.backbone import grid_tower
+from vlora.models.families.registry import FAMILIES, describe_family
+from vlora.models.forward.calls import call_language_model, embed_alone
+from vlora.train.step import KEYS, bound
+
+PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
+GENERIC = tuple(name for name in BUILT if name not in PROVEN)
+DENSE = tuple(name for name in PROVEN if name not in ("qwen3_vl_moe", "deepseek_vl_v2", "gemma4"))
+"""Families whose loss is smooth: where experts are chosen, a difference quotient jumps. Gemma 4 reads the entry of the
+padding token, which is not trained."""
+KINDS = {name: describe_family(str(spec.files["config.json"]["model_type"])) for name, spec in BUILT.items()}
+UPSTREAM = tuple(
+    name
+    for name in (*PROVEN, *GENERIC)
+    if KINDS[name].embed is embed_alone
+    and KINDS[name].run is call_language_model
+    and name not in ("kimi_vl", "qwen3_vl_moe", "glm4v")  # their towers are corrected
+)
+"""Families whose rows mlx-vlm itself embeds and runs right, one at a time; tests/golden has the others."""
+RATE = 1e-2
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def nll(trainable: Trainable, batch: Batch, *, compiled: bool = False) -> float:
+    """Sum a batch's loss."""
+    return float(make_eval_step(trainable.backbone, compiled=compiled)(trainable.state, batch)[0])
+
+
+def logits(trainable: Trainable, examples: list[Example]) -> np.ndarray:
+    """Compute a batch's logits with the trained parameters."""
+    batch = collate(examples)
+    backbone = trainable.backbone
+    with bound(backbone.module, trainable.state.params), backbone.corrected():
+        return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
+
+
+def changes(before: TrainState, after: TrainState) -> dict[str, float]:
+    """Largest change of every parameter."""
+    return {name: float(mx.abs(after.params[name] - value).max()) for name, value in before.params.items()}
+
+
+def test_proven_families_are_built() -> None:
+    """Every family that skips the probes at start-up has a checkpoint that these tests run on."""
+    assert set(PROVEN) <= set(BUILT)
+
+
+@pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
+def test_company_and_padding_change_nothing(family: str, checkpoint: CheckpointFactory) -> None:
+    """A row's loss is the same alone, padded beside rows of other lengths and images, and beside filler rows."""
+    trainable = make_trainable(checkpoint(family))
+    alone = [nll(trainable, collate([example])) for example in trainable.examples]
+    together = nll(trainable, collate(trainable.examples, 4), compiled=True)
+    backwards = nll(trainable, collate(trainable.examples[::-1]))
+
+    assert together == pytest.approx(sum(alone), rel=1e-5)
+    assert backwards == pytest.approx(sum(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
+def test_no_token_sees_a_later_one(family: str, checkpoint: CheckpointFactory) -> None:
+    """Another token leaves every earlier logit as it was; the last one is not read at all."""
+    trainable = make_trainable(checkpoint(family))
+    for example in trainable.examples:
+        tokens = example.tokens.copy()
+        tokens[-2] = tokens[-3] if tokens[-2] != tokens[-3] else tokens[-4]
+        changed = attrs.evolve(example, tokens=tokens)
+        before, after = logits(trainable, [example])[0], logits(trainable, [changed])[0]
+        last = len(tokens) - 2
+
+        np.testing.assert_allclose(before[:last], after[:last], atol=1e-5)
+        assert np.abs(before[last] - after[last]).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", UPSTREAM)
+def test_logits_are_the_model_own(family: str, checkpoint: CheckpointFactory) -> None:
+    """The batched logits of an image row are those of the model called on that row alone, with its processor output."""
+    trainable = make_trainable(checkpoint(family))
+    example = trainable.examples[0]
+    module = trainable.backbone.module
+    inputs = trainable.backbone.family.mend_inputs(dict(example.inputs))
+    arrays = {name: mx.array(value) for name, value in inputs.items() if isinstance(value, np.ndarray)}
+    tokens = mx.array(example.tokens)[None]
+    with bound(module, trainable.state.params):
+        features = module.get_input_embeddings(tokens, arrays.pop("pixel_values"), mask=mx.ones_like(tokens), **arrays)
+        fields = {name: value for name, value in features.to_dict().items() if value is not None}
+        own = np.array(module.language_model(tokens, mask=None, cache=None, **fields).logits)[0]
+    batched = logits(trainable, trainable.examples)[0, : len(example.tokens) - 1]
+
+    np.testing.assert_allclose(batched, own[:-1], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
+def test_compiled_equals_eager(family: str, checkpoint: CheckpointFactory) -> None:
+    """Compiled, eager, checkpointed and accumulated steps give the same update, and every adapter moves."""
+    trainable = make_trainable(checkpoint(family))
+    batch = collate(trainable.examples, 4)
+    rows = [collate([example]) for example in trainable.examples]
+    options = ({}, {"compiled": False}, {"grad_checkpoint": True})
+    steps = [make_train_step(trainable.backbone, trainable.optimizer, **option) for option in options]
+    results = [step(trainable.state, batch, RATE) for step in steps]
+    results.append(steps[1](trainable.state, rows, RATE))
+    mx.eval(results)
+    (state, output), *others = results
+
+    assert min(changes(trainable.state, state).values()) > 0
+    for other_state, other in others:
+        assert float(other.nll_sum) == pytest.approx(float(output.nll_sum), rel=1e-5)
+        assert float(other.grad_norm) == pytest.approx(float(output.grad_norm), rel=1e-4)
+        for name, value in state.params.items():
+            # Adam's first step is the gradient's sign: compare where it is not noise.
+            close = np.isclose(np.array(value), np.array(other_state.params[name]), atol=RATE / 10)
+            assert close.mean() > 0.99, name
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"model__full_finetune": True, "model__train_vision": True}], ids=["lora", "full"]
+)
+def test_a_model_that_has_let_go_trains_the_same(keys: dict[str, bool], checkpoint: CheckpointFactory) -> None:
+    """Steps and validation take the state's parameters; the model's own take no memory until they are bound."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), **keys)
+    batch = collate(trainable.examples)
+
+    def train() -> list[mx.array]:
+        step = make_train_step(trainable.backbone, trainable.optimizer, max_grad_norm=1.0)
+        state, output = step(trainable.state, batch, 1e-3)
+        return [*state.params.values(), *make_eval_step(trainable.backbone)(state, batch), output.nll_sum]
+
+    expected = train()
+    mx.eval(expected)
+    bind(trainable.backbone, trainable.state._replace(params=tree_map(lambda value: value + 0, trainable.state.params)))
+    mx.eval(trainable.backbone.module.parameters())
+    before = mx.get_active_memory()
+    let_go(trainable.backbone)
+    held = trainable.backbone.module.trainable_parameters()
+    mx.eval(held)
+
+    assert before - mx.get_active_memory() > 0.9 * sum(value.nbytes for value in trainable.state.params.values())
+    assert not any(value.any() for _, value in tree_flatten(held))
+    assert all(mx.array_equal(one, other) for one, other in zip(train(), expected, strict=True))
+    bind(trainable.backbone, trainable.state)
+    bound_now = dict(tree_flatten(trainable.backbone.module.trainable_parameters()))
+    assert all(mx.array_equal(bound_now[name], value) for name, value in trainable.state.params.items())
+
+
+@pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
+def test_quantized_base_trains(family: str, checkpoint: CheckpointFactory) -> None:
+    """On a 4-bit base every adapter gets a finite gradient, and compiled equals eager."""
+    trainable = make_trainable(checkpoint(family), model__quantize_bits=4, model__quantize_group_size=32)
+    batch = collate(trainable.examples, 4)
+    results = [
+        make_train_step(trainable.backbone, trainable.optimizer, compiled=compiled)(trainable.state, batch, RATE)
+        for compiled in (True, False)
+    ]
+    (state, output), (_, eager) = results
+    moved = changes(trainable.state, state)
+
+    assert float(output.grad_norm) == pytest.approx(float(eager.grad_norm), rel=1e-3)
+    assert np.isfinite(list(moved.values())).all()
+    assert min(moved.values()) > 0
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_full_finetuning_with_vision(family: str, checkpoint: CheckpointFactory) -> None:
+    """The gradient of every parameter, tower and embeddings included, is that of the whole model at once."""
+    trainable = make_trainable(checkpoint(family), model__full_finetune=True, model__train_vision=True)
+    backbone, state = trainable.backbone, trainable.state
+    batch = collate(trainable.examples, 4)
+    sgd = make_optimizer(attrs.evolve(trainable.recipe.optim, name="sgd", betas=(0.0, 0.0)))
+    start = init_state(backbone, sgd)
+    step = make_train_step(backbone, sgd)
+    after, output = step(start, batch, 1.0)
+    count = float(output.n_supervised)
+    found = {name: np.array(value - after.params[name]) * count for name, value in state.params.items()}
+    # A directional derivative by central differences, in a random direction over all parameters.
+    rng = np.random.default_rng(0)
+    direction = {name: rng.standard_normal(value.shape).astype(np.float32) for name, value in state.params.items()}
+    size = 2e-4
+    ends = []
+    for sign in (1, -1):
+        params = {name: value + sign * size * mx.array(direction[name]) for name, value in state.params.items()}
+        trainable.state = state._replace(params=params)
+        ends.append(nll(trainable, batch))
+    expected = (ends[0] - ends[1]) / (2 * size)
+    derivative = sum(float((found[name] * direction[name]).sum()) for name in found)
+
+    assert derivative == pytest.approx(expected, rel=0.05, abs=0.5)
+    tower = {name for name in found if "vision" in name and np.abs(found[name]).max() > 0}
+    assert len(tower) > 10
+    assert np.abs(found[f"{backbone.language_prefix}.model.embed_tokens.weight"]).max() > 0
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "deepseek_vl_v2"])
+def test_full_finetuning_of_experts(family: str, checkpoint: CheckpointFactory) -> None:
+    """Mixtures of experts train as a whole too: experts, routers, embeddings and the tower move."""
+    trainable = make_trainable(checkpoint(family), model__full_finetune=True, model__train_vision=True)
+    batch = collate(trainable.examples, 4)
+    state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
+    moved = changes(trainable.state, state)
+
+    assert np.isfinite(float(output.grad_norm))
+    for part in ("switch_mlp", "gate.weight", "embed_tokens", "vision"):
+        assert max(value for name, value in moved.items() if part in name) > 0, part
+
+
+def test_dropout_depends_on_seed_and_step_alone(checkpoint: CheckpointFactory) -> None:
+    """The same seed and step drop the same inputs, checkpointed or not; another step or seed drops others."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), lora__dropout=0.3)
+    batch = collate(trainable.examples)
+
+    def loss(*, seed: int = 0, step: int = 0, **options: bool) -> tuple[float, float]:
+        run = make_train_step(trainable.backbone, trainable.optimizer, seed=seed, **options)
+        output = run(trainable.state._replace(step=mx.array(step)), batch, RATE)[1]
+        return float(output.nll_sum), float(output.grad_norm)
+
+    first = loss()
+
+    assert loss() == first
+    assert loss(grad_checkpoint=True) == pytest.approx(first, rel=1e-5)
+    assert loss(compiled=False) == pytest.approx(first, rel=1e-5)
+    assert loss(seed=1)[0] != pytest.approx(first[0], rel=1e-5)
+    assert loss(step=1)[0] != pytest.approx(first[0], rel=1e-5)
+    assert nll(trainable, batch) != pytest.approx(first[0], rel=1e-5)
+
+
+def test_dropout_keys_differ() -> None:
+    """For every seed, step and microbatch, also where seeds' lowest bits are equal; the old rule stays as it was."""
+    seeds = [0, 1, 2, 2**20, 2**20 + 1, 2**32, 2**40, 2**52, 2**62, 2**63 - 1]
+    steps, microbatches = [0, 1, 2, 1000, 2**31 - 1], [0, 1, 2, 4095, 4096, 4097]
+
+    def keys(version: int, seeds: list[int]) -> list[tuple[int, ...]]:
+        made = [KEYS[version](seed) for seed in seeds]
+        found = [key(index, mx.array(step)) for key in made for step in steps for index in microbatches]
+        assert {(key.dtype, key.shape) for key in found} == {(mx.uint32, (2,))}
+        return [tuple(key.tolist()) for key in found]
+
+    assert len(set(keys(2, seeds))) == len(seeds) * len(steps) * len(microbatches)
+    assert keys(1, [0]) == keys(1, [2**20])
+    assert keys(1, [3])[:2] == [(3 * 4096, 0), (3 * 4096 + 1, 0)]
+
+
+def test_one_trace_per_bucket(checkpoint: CheckpointFactory) -> None:
+    """A run traces once per bucket, whatever lengths, images, row counts and learning rates it meets."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    step = make_train_step(trainable.backbone, trainable.optimizer)
+    state, shapes = trainable.state, set()
+    short, long, text = (trainable.examples[0], trainable.examples[1], trainable.examples[2])
+    for number, rows in enumerate([[short], [text], [short, text], [long], [long, short], [text, long], [short]]):
+        batch = collate(rows, 2)
+        shapes.add((batch.tokens.shape, batch.selected.shape))
+        state, output = step(state, batch, RATE / (number + 1))
+        mx.eval(state, output)
+
+    assert step.n_traces == len(shapes) < 7
+
+
+def test_the_model_is_left_as_it_was(checkpoint: CheckpointFactory) -> None:
+    """After a step, also one that fails while it is traced, the model holds its own arrays and answers as before."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    batch = collate(trainable.examples)
+    before = dict(tree_flatten(trainable.backbone.module.parameters()))
+    reference = nll(trainable, batch)
+
+    def broken(*_: mx.array) -> tuple[mx.array, mx.array]:
+        msg = "broken loss"
+        raise RuntimeError(msg)
+
+    with pytest.raises(RuntimeError, match="broken loss"):
+        make_train_step(trainable.backbone, trainable.optimizer, loss=broken)(trainable.state, batch, RATE)
+    make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
+    after = dict(tree_flatten(trainable.backbone.module.parameters()))
+
+    assert all(after[name] is value or bool((after[name] == value).all()) for name, value in before.items())
+    assert nll(trainable, batch) == reference
+
+
+def test_masked_tokens_have_no_gradient(checkpoint: CheckpointFactory) -> None:
+    """What is not supervised does not count: other prompt targets give the same gradient."""
+    trainable = make_trainable(checkpoint("llava"))
+    example = trainable.examples[2]
+    supervised = np.zeros_like(example.supervised)
+    supervised[-3] = True
+    step = make_train_step(trainable.backbone, trainable.optimizer, compiled=False)
+    outputs = []
+    for length in (len(example.tokens) - 2, len(example.tokens)):
+        cut = attrs.evolve(example, tokens=example.tokens[:length], supervised=supervised[:length])
+        outputs.append(step(trainable.state, collate([cut]), RATE)[1])
+
+    assert float(outputs[0].n_supervised) == 1
+    assert float(outputs[0].grad_norm) == pytest.approx(float(outputs[1].grad_norm), rel=1e-5)
+
+
+def test_bfloat16_stays_bfloat16(checkpoint: CheckpointFactory) -> None:
+    """Float32 adapters on a bfloat16 base leave its activations in bfloat16."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    module = trainable.backbone.module
+    module.update({"language_model": _cast(module.language_model)})
+    batch = collate(trainable.examples)
+    with trainable.backbone.corrected():
+        out = trainable.backbone.all_logits(batch.tokens, *trainable.backbone.embed(batch))
+    step = make_train_step(trainable.backbone, trainable.optimizer, compiled=False)
+    state, output = step(trainable.state, batch, RATE)
+
+    assert out.dtype == mx.bfloat16
+    assert all(value.dtype == mx.float32 for value in state.params.values())
+    assert np.isfinite(float(output.grad_norm))
+
+
+def _cast(language_model: object) -> dict[str, object]:
+    from mlx.utils import tree_map_with_path
+
+    def cast(name: str, value: mx.array) -> mx.array:
+        return value if "lora_" in name else value.astype(mx.bfloat16)
+
+    tree: dict[str, object] = tree_map_with_path(cast, language_model.parameters())  # type: ignore[attr-defined]
+    return tree
+
+
+def test_refused_families_say_why(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """A family that would be trained wrongly is refused with its reason before anything is loaded."""
+    from vlora.errors import ModelError
+    from vlora.recipe.schema import ModelSection
+
+    (tmp_path / "config.json").write_text('{"model_type": "muse_spark"}')
+    with pytest.raises(ModelError, match="muse_spark are not trained: its layers are Metal kernels"):
+        models.find_model(ModelSection(path=str(tmp_path)))
+    assert checkpoint("qwen3_vl").is_dir()
+
+
+def test_foreign_code_is_refused(tmp_path: Path) -> None:
+    """A checkpoint that brings its own Python file is not loaded, unless the recipe trusts it."""
+    from vlora.errors import ModelError
+    from vlora.recipe.schema import ModelSection
+
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl", "model_file": "own.py"}')
+    (tmp_path / "own.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        models.find_model(ModelSection(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("family", GENERIC)
+def test_probes_let_right_families_pass(family: str, checkpoint: CheckpointFactory) -> None:
+    """A family without a description is trained once its first rows have shown that it is right."""
+    trainable = make_trainable(checkpoint(family))
+
+    models.probe(trainable.backbone, trainable.examples, family)
+
+
+def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
+    """A 2-D mask that replaces the causal one, as in mlx-vlm's own trainer, is found out before training."""
+    from vlora.errors import ModelError
+
+    class Leaking(models.MlxVlmBackbone):
+        def all_logits(self, tokens: mx.array, features: dict, others: dict) -> mx.array:  # type: ignore[type-arg]
+            mask = mx.ones((1, 1, tokens.shape[1], tokens.shape[1]), dtype=mx.bool_)
+            return self.language_model(tokens, mask=mask, cache=None, **features, **others).logits
+
+    right = make_trainable(checkpoint("llava"))
+    leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)
+    # Of one length, or the padding would give the mask away before the last token does.
+    with pytest.raises(ModelError, match=r"would see what it has to predict|padded and batched"):
+        models.probe(leaking, right.examples[:1], "llava")
+    with pytest.raises(ModelError, match="padded and batched"):
+        models.probe(leaking, right.examples, "llava")
+
+
+def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its budget of image sizes the tower runs eagerly, with the same gradients."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), model__train_vision=True)
+    batch = collate(trainable.examples)
+    outputs = []
+    for budget in (grid_tower.TOWER_TRACES, 0):
+        monkeypatch.setattr(grid_tower, "TOWER_TRACES", budget)
+        tower = trainable.backbone._grids()
+        tower._traces.clear()
+        state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
+        mx.eval(state, output)
+        outputs.append((len(tower._traces), float(output.grad_norm), float(output.nll_sum)))
+
+    assert outputs[0][0] > 0
+    assert outputs[1][0] == 0
+    assert outputs[0][1:] == pytest.approx(outputs[1][1:], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon", "adafactor", "lion"])
+def test_a_rate_of_its_own(name: str, checkpoint: CheckpointFactory) -> None:
+    """A parameter with three times the rate moves as in a run with three times the rate; the others do not notice."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), lora__targets=["q_proj"], optim__name=name)
+    batch = collate(trainable.examples)
+    faster = {key for key in trainable.state.params if key.endswith("lora_b")}
+    found = {}
+    for label, factors, rate in (
+        ("slow", {}, 1e-3),
+        ("fast", {}, 3e-3),
+        ("both", dict.fromkeys(faster, 3.0), 1e-3),
+    ):
+        step = make_train_step(trainable.backbone, trainable.optimizer, rate_factors=factors)
+        state = trainable.state._replace(opt_state=init_state(trainable.backbone, trainable.optimizer).opt_state)
+        for _ in range(2 if label == "both" else 1):
+            state, _ = step(state, batch, rate)
+            found.setdefault(label, state)
+    for key in trainable.state.params:
+        expected = found["fast" if key in faster else "slow"].params[key]
+
+        assert mx.allclose(found["both"].params[key], expected, rtol=1e-5, atol=1e-7), key
+    assert int(found["both"].opt_state["step"]) == int(found["slow"].opt_state["step"])
+    assert float(found["both"].opt_state["learning_rate"]) == pytest.approx(1e-3)

@@ -121,7 +121,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     from mlx.utils import tree_map
     from mlx_vlm.models import qwen3_vl
 
-    from vlora import Example, collate, init_state, let_go, make_train_step, models, parse_recipe
+    from vlora import Example, collate, init_state, make_train_step, models, parse_recipe, unbind
     from vlora.estimate.plan import Planner
     from vlora.memory.limits import memory_limit, set_max_mb_per_buffer
     from vlora.models.families.registry import describe_family
@@ -131,10 +131,10 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     set_max_mb_per_buffer(recipe.memory)
     dtype = getattr(mx, case.dtype)
 
-    def make(*, is_blank: bool) -> models.MlxVlmBackbone:
+    def make(*, is_abstract: bool) -> models.MlxVlmBackbone:
         module = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(case.shape.config()))
         module.update(tree_map(lambda value: value.astype(dtype), module.parameters()))
-        backbone, quantized = prepare(module, describe_family("qwen3_vl"), recipe.model, is_blank=is_blank)
+        backbone, quantized = prepare(module, describe_family("qwen3_vl"), recipe.model, is_abstract=is_abstract)
         if recipe.model.full_finetune:
             models.unfreeze_language(backbone)
         else:
@@ -152,7 +152,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
 
     batch = collate([row(number) for number in range(case.rows)])
     began = time.perf_counter()
-    planner = Planner(recipe, make(is_blank=True), memory_limit())
+    planner = Planner(recipe, make(is_abstract=True), memory_limit())
     parts = planner.parts(batch)
     result = {
         "predicted_gb": sum(parts.values()) / 1e9,
@@ -165,14 +165,14 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     gc.collect()
     # What the process held before: nothing, but in a test.
     held = mx.get_active_memory()
-    backbone = make(is_blank=False)
+    backbone = make(is_abstract=False)
     mx.eval(backbone.module.parameters())
     from vlora import make_optimizer
 
     optimizer = make_optimizer(recipe.optim)
     state = init_state(backbone, optimizer)
     mx.eval(state)
-    let_go(backbone)
+    unbind(backbone)
     train = recipe.train
     step = make_train_step(
         backbone,

@@ -46,7 +46,7 @@ from vlora import (
     models,
 )
 from vlora.adapters.targets import is_experts, is_router
-from vlora.data.collate import collate_packs
+from vlora.data.collate import collate_packed
 from vlora.errors import BatchError, ModelError
 from vlora.models.backbone.backbone import find_layout, to_device
 from vlora.models.families.differences import DIFFERENCES
@@ -141,7 +141,7 @@ def quantize_as_published(module: nn.Module, family: Family, bits: int) -> None:
 
     def is_packed(name: str, child: nn.Module) -> bool:
         fits = hasattr(child, "to_quantized") and layout.is_language(name) and child.weight.shape[-1] % 32 == 0
-        return fits and not is_router(name) and name.rpartition(".")[2] not in family.untouchable
+        return fits and not is_router(name) and name.rpartition(".")[2] not in family.no_adapter
 
     nn.quantize(module, group_size=32, bits=bits, class_predicate=is_packed)
 
@@ -391,7 +391,7 @@ def compare_packed(subject: Subject) -> None:
     # Recomputed: a mask that layers made for themselves would be gone in the backward pass.
     loss, gradients = update(
         subject,
-        collate_packs([rows, rows[::-1]], 3),
+        collate_packed([rows, rows[::-1]], 3),
         compiled=subject.backbone.is_traceable,
         grad_checkpoint=True,
     )
@@ -402,7 +402,7 @@ def compare_packed(subject: Subject) -> None:
 
 def packed_logits(subject: Subject, rows: Sequence[Example]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
     """Compute the logits of some rows packed into one, f[T, V], and where each stands."""
-    batch = collate_packs([rows])
+    batch = collate_packed([rows])
     backbone = subject.backbone
     with bound(backbone.module, subject.state.params), backbone.corrected():
         logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
@@ -511,9 +511,9 @@ def checkpointing_changes_nothing(subject: Subject) -> str:
     refute(not subject.backbone.layers, "nothing is recomputed")
     loss, gradients = subject.eager
     compiled = subject.backbone.is_traceable
-    other, recomputed = update(subject, subject.batch, compiled=compiled, grad_checkpoint=True)
+    other, checkpoint_modules = update(subject, subject.batch, compiled=compiled, grad_checkpoint=True)
     same(other, loss, "recomputed")
-    same_gradients(recomputed, gradients, "recomputed")
+    same_gradients(checkpoint_modules, gradients, "recomputed")
     part = subject.backbone.family.checkpointed_part
     return f"only {part}" if part else ""
 

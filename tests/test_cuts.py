@@ -18,7 +18,7 @@ from vlora.cuts import NAMED, CutCounts, measure_cuts
 from vlora.data.format.samples import format_sample
 from vlora.errors import CheckpointError, LongRowError, SampleError
 from vlora.estimate import plan
-from vlora.events import Event, Finished, Noted, Reported, Skipped
+from vlora.events import Event, Finished, Reported, Skipped, Warned
 from vlora.models import Encoder
 from vlora.recipe.schema import DataSection
 from vlora.report.inspect import inspect_rows
@@ -120,7 +120,7 @@ def test_a_run_counts_what_it_cuts(batching: str, workers: int, checkpoint: Chec
     assert (found.n_rows, found.n_losing) == (3 * len(LONG), 3 * len(LONG))
     assert (n_rows, n_lost) == (found.n_rows, found.n_lost)
     assert all(names.count(f"rows.jsonl train row {number}") == 3 for number in LONG)
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, Warned)]
     assert len([note for note in notes if "by data.max_seq_length; 1 lost supervised tokens" in note]) == 1
 
     parts = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "parts", **options)
@@ -167,7 +167,7 @@ def test_validation_tells_its_cuts_once(checkpoint: CheckpointFactory, tmp_path:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Well?", "answer": "No."}))
     options = {"data__max_seq_length": LIMIT, "data__valid_path": str(valid), "train__iters": 3}
     events = run(make_recipe(checkpoint("qwen3_vl"), tmp_path / "rows.jsonl", tmp_path / "out", **options))
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, Warned)]
 
     assert len([event for event in events if isinstance(event, Reported) and "valid_loss" in event.metrics]) > 1
     assert len([note for note in notes if note.startswith("validation: 2 rows were cut by data.max_seq_length")]) == 1

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vlora import Example, Recipe, TrainState, format_sample, init_state, make_optimizer, models, parse_recipe
-from vlora.build import open_model
+from vlora.build import load_model
 from vlora.models.families.registry import Family
 
 
@@ -73,7 +73,7 @@ def make_trainable(folder: Path, **overrides: Any) -> Trainable:
     processor = models.load_processor(files, recipe.model)
     encoder = models.make_encoder(processor, files.config, files.family, recipe.data)
     examples = [encoder(format_sample(row, f"row {number}")) for number, row in enumerate(rows_for(files.family))]
-    backbone, config = open_model(recipe, files)
+    backbone, config = load_model(recipe, files)
     optimizer = make_optimizer(recipe.optim)
     state = init_state(backbone, optimizer)
     params = {name: randomize(name, value) for name, value in state.params.items()}

@@ -4,16 +4,17 @@ A name is imported when it is first asked for: whoever parses a recipe does not 
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .ops import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
 
 if TYPE_CHECKING:
-    from .build import open_data, open_features, open_model
-    from .data.collate import bucket_length, collate, collate_packs, plan_batches
+    from .build import attach_feature_cache, load_data, load_model
+    from .data.collate import bucket_length, collate, collate_packed, epoch_batches
     from .data.format.samples import format_sample
     from .data.masking import mask_completions
-    from .data.packing import fill_packs
+    from .data.packing import first_fit_decreasing
     from .errors import VloraError
     from .output.checkpoint import load_state, save_adapter, save_state
     from .recipe.schema import Recipe, dump_recipe, parse_recipe
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .train.loop import TrainLoop, evaluate
     from .train.objectives.sft import loss_fn
     from .train.optimizers import make_optimizer
-    from .train.step import bind, init_state, let_go, make_eval_step, make_train_step
+    from .train.step import bind, init_state, make_eval_step, make_train_step, unbind
     from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
 
 __all__ = [
@@ -34,37 +35,37 @@ __all__ = [
     "TrainState",
     "Turn",
     "VloraError",
+    "attach_feature_cache",
     "bind",
     "bucket_length",
     "collate",
-    "collate_packs",
+    "collate_packed",
     "dump_recipe",
+    "epoch_batches",
     "evaluate",
-    "fill_packs",
+    "first_fit_decreasing",
     "fit",
     "format_sample",
     "init_state",
-    "let_go",
+    "load_data",
+    "load_model",
     "load_state",
     "loss_fn",
     "make_eval_step",
     "make_optimizer",
     "make_train_step",
     "mask_completions",
-    "open_data",
-    "open_features",
-    "open_model",
     "parse_recipe",
-    "plan_batches",
     "save_adapter",
     "save_state",
+    "unbind",
 ]
 
 _PLACES = {
     "bucket_length": "data.collate",
     "collate": "data.collate",
-    "collate_packs": "data.collate",
-    "plan_batches": "data.collate",
+    "collate_packed": "data.collate",
+    "epoch_batches": "data.collate",
     "load_state": "output.checkpoint",
     "save_adapter": "output.checkpoint",
     "save_state": "output.checkpoint",
@@ -75,17 +76,17 @@ _PLACES = {
     "loss_fn": "train.objectives.sft",
     "mask_completions": "data.masking",
     "make_optimizer": "train.optimizers",
-    "fill_packs": "data.packing",
+    "first_fit_decreasing": "data.packing",
     "Recipe": "recipe.schema",
     "dump_recipe": "recipe.schema",
     "parse_recipe": "recipe.schema",
     "format_sample": "data.format.samples",
-    "open_data": "build",
-    "open_features": "build",
-    "open_model": "build",
+    "load_data": "build",
+    "attach_feature_cache": "build",
+    "load_model": "build",
     "bind": "train.step",
     "init_state": "train.step",
-    "let_go": "train.step",
+    "unbind": "train.step",
     "make_eval_step": "train.step",
     "make_train_step": "train.step",
     "Batch": "types",
@@ -97,9 +98,24 @@ _PLACES = {
 }
 """The module that each public name comes from; as above, where programs that check types read it."""
 
+RENAMED = {
+    "collate_packs": "collate_packed",
+    "fill_packs": "first_fit_decreasing",
+    "let_go": "unbind",
+    "open_data": "load_data",
+    "open_features": "attach_feature_cache",
+    "open_model": "load_model",
+    "plan_batches": "epoch_batches",
+}
+"""Public names of 0.1 to the names that they have now; the old ones go with the release after the next."""
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module; from then on it is an ordinary attribute."""
+    if name in RENAMED:
+        message = f"vlora.{name} is called vlora.{RENAMED[name]} now; the old name goes with the release after the next"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        name = RENAMED[name]
     if name not in _PLACES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -9,7 +9,7 @@ import mlx.optimizers as optim
 from . import models
 from .adapters.layers import lora_layers
 from .compilation.known_kernels import keep
-from .data.rows import Rows, read_rows
+from .data.rows import RowDataset, read_rows
 from .errors import RecipeError
 from .events import FeatureCounts
 from .memory.limits import device_memory
@@ -17,7 +17,7 @@ from .output.archive import refuse_model_folder
 from .output.paths import expand_home, output_paths
 from .recipe.schema import Recipe
 from .system.cache import cache_folder
-from .train.optimizers import rate_factors, undecayed
+from .train.optimizers import lr_multipliers, undecayed
 from .train.rules import FIRST, Rules
 from .train.step import TrainStep, make_train_step
 from .types import TrainState
@@ -43,8 +43,8 @@ class Data:
 
     files: models.ModelFiles
     encoder: models.Encoder
-    train: Rows
-    valid: Rows | None
+    train: RowDataset
+    valid: RowDataset | None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -71,9 +71,9 @@ class Features:
         if self.cache is not None:
             self.cache.flush()
 
-    def take_notes(self) -> list[str]:
+    def drain_warnings(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
-        notes = [] if self.cache is None else self.cache.take_notes()
+        notes = [] if self.cache is None else self.cache.drain_warnings()
         return [f"{note}; {ROUNDED}" for note in notes] if self.has_company else notes
 
 
@@ -116,7 +116,7 @@ def _refuse_to_overwrite(recipe: Recipe, base: Path) -> None:
             raise RecipeError(msg)
 
 
-def open_data(recipe: Recipe) -> Data:
+def load_data(recipe: Recipe) -> Data:
     """Open the rows of a recipe and the processor of its model.
 
     Raises:
@@ -144,15 +144,15 @@ def follow_rules(data: Data, rules: Rules) -> Data:
     return attrs.evolve(data, encoder=attrs.evolve(data.encoder, data=section))
 
 
-def open_model(
-    recipe: Recipe, files: models.ModelFiles, *, is_blank: bool = False
+def load_model(
+    recipe: Recipe, files: models.ModelFiles, *, is_abstract: bool = False
 ) -> tuple[models.MlxVlmBackbone, dict[str, Any]]:
     """Load the model and make trainable what the recipe trains.
 
     Args:
         recipe: The recipe.
         files: Its model, as `find_model` found it.
-        is_blank: Give the model its shapes only; no weights are read.
+        is_abstract: Give the model its shapes only; no weights are read.
 
     Returns:
         The backbone, and the adapter's configuration (after full fine-tuning only its type).
@@ -163,7 +163,7 @@ def open_model(
     # What follows computes: MLX's own folder for kernels is the first user's of the machine.
     keep()
     section = recipe.model
-    load = models.blank_backbone if is_blank else models.load_backbone
+    load = models.abstract_backbone if is_abstract else models.load_backbone
     backbone, quantized = load(files, section)
     lora = recipe.lora
     # With added tokens both are trained; full fine-tuning trains them anyway.
@@ -172,7 +172,7 @@ def open_model(
     numbered = models.number_added(files, section)
     # An adapter's own tokens have to be there before it is loaded; those that are new to it come after.
     saved, new = numbered.of(names), numbered.of(numbered.ids.keys() - set(names))
-    models.grow_tables(backbone, saved if goes_on else new, has_saved=goes_on, is_blank=is_blank)
+    models.grow_tables(backbone, saved if goes_on else new, has_saved=goes_on, is_abstract=is_abstract)
     if section.train_vision:
         models.unfreeze_vision(backbone)
     if section.full_finetune:
@@ -180,14 +180,14 @@ def open_model(
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
         config = models.load_adapter(backbone, section.adapter_path, lora, quantized)
-        models.grow_tables(backbone, new, is_blank=is_blank)
+        models.grow_tables(backbone, new, is_abstract=is_abstract)
     else:
         # Where weights have no principal part, an adapter is shaped as if they had.
-        lora = attrs.evolve(lora, init="default") if is_blank else lora
+        lora = attrs.evolve(lora, init="default") if is_abstract else lora
         config = models.add_lora(backbone, lora, seed=recipe.train.seed, quantized=quantized)
         if lora.init != recipe.lora.init:
             for _, layer in lora_layers(backbone.module):
-                layer.start_from(layer.lora_a, layer.lora_b)
+                layer.set_initial_factors(layer.lora_a, layer.lora_b)
     if files.added:
         # Now, and not when everything has been trained and cannot be written.
         models.grow_config(files.config, backbone, files.path)
@@ -208,7 +208,7 @@ def make_recipe_step(
 
     Args:
         recipe: The recipe.
-        backbone: As `open_model` returns it.
+        backbone: As `load_model` returns it.
         optimizer: As `make_optimizer` makes it.
         state: Names the trained parameters; not kept.
         rules: As for `make_train_step`.
@@ -222,7 +222,7 @@ def make_recipe_step(
         backbone,
         optimizer,
         max_grad_norm=recipe.optim.grad_clip,
-        rate_factors=rate_factors(state.params, backbone.layout, recipe.optim, rules),
+        lr_multipliers=lr_multipliers(state.params, backbone.layout, recipe.optim, rules),
         undecayed=undecayed(state.params, recipe.optim, rules),
         grad_checkpoint=train.grad_checkpoint,
         checkpoint_every=train.checkpoint_every,
@@ -233,13 +233,13 @@ def make_recipe_step(
     )
 
 
-def open_features(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> Features:
+def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> Features:
     """Let a model keep the features of images, if the recipe says so and nothing that makes them is trained.
 
     Args:
         recipe: The recipe.
-        data: As `open_data` returns it; its encoder no longer looks at images whose features are kept.
-        backbone: As `open_model` returns it; it keeps them.
+        data: As `load_data` returns it; its encoder no longer looks at images whose features are kept.
+        backbone: As `load_model` returns it; it keeps them.
     """
     section = recipe.features
     in_memory = section.memory_gb
@@ -256,11 +256,11 @@ def open_features(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -
     root = Path()
     if section.disk_gb:
         root = expand_home(section.path, "features.path") if section.path else cache_folder() / "features"
-        tower = models.features_digest(backbone.module, backbone.feature_weights(), data.files.config)
-        shards = models.Shards(root, tower, int(section.disk_gb * 1e9))
+        tower = models.features_fingerprint(backbone.module, backbone.feature_weights(), data.files.config)
+        shards = models.ShardStore(root, tower, int(section.disk_gb * 1e9))
     cache = models.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)
-    data.encoder.memory = models.RowMemory(cache, backbone.has_features)
+    data.encoder.memory = models.ProcessedCache(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
     has_company = data.files.family.has_grid_tower

@@ -175,14 +175,14 @@ class Skipped:
 
 
 @attrs.frozen(kw_only=True)
-class Noted:
+class Warned:
     """Something went otherwise than meant, and the run goes on all the same."""
 
     message: str
 
 
 @attrs.frozen(kw_only=True)
-class Answered:
+class Generated:
     """An answer was generated.
 
     Attributes:
@@ -225,7 +225,7 @@ class Finished:
         n_skipped: Rows passed over.
         n_traces: Shapes traced.
         trace_s: Seconds spent in steps that traced a new shape.
-        is_misread: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
+        config_differs_upstream: Whether mlx-vlm itself would read the base's configuration wrongly, or not at all.
         difference: In what mlx-vlm's generation differs from what was trained; None where it does not.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
         features: Where features of images came from; None if none were kept.
@@ -242,11 +242,11 @@ class Finished:
     n_skipped: int
     n_traces: int
     trace_s: float
-    is_misread: bool = False
+    config_differs_upstream: bool = False
     difference: str | None = None
     unasked: str | None = None
     features: FeatureCounts | None = None
     cuts: CutCounts = attrs.field(factory=CutCounts)
 
 
-Event = Compiling | Compiled | Started | StepReport | Reported | Skipped | Noted | Answered | Saved | Finished
+Event = Compiling | Compiled | Started | StepReport | Reported | Skipped | Warned | Generated | Saved | Finished

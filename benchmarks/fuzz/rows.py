@@ -12,7 +12,7 @@ from .broken import DEPTH
 from .talks import Turn, draw_text, dump, spell_talk
 from .trials import Trial
 
-Rows = list[tuple[str, Any]]
+RowDataset = list[tuple[str, Any]]
 MODEL = "builtin:tiny-qwen3-vl"
 
 NUMBERS = ("12.50", "1e3", "-0.0", "3", "12345678901234567890123", "0.1", "1E-7", "100.00")

@@ -19,7 +19,7 @@ import vlora  # noqa: F401 - before mlx: it binds a fast BLAS
 # isort: split
 from PIL import Image
 
-from vlora import models, open_data, parse_recipe
+from vlora import load_data, models, parse_recipe
 from vlora.errors import SampleError
 from vlora.recipe.schema import ModelSection
 
@@ -56,7 +56,7 @@ def count_recipe(path: Path, folder: Path) -> dict[str, Any]:
         folder: Where a built-in model is built.
     """
     recipe = parse_recipe(path.read_text(encoding="utf-8"), {"output.path": str(folder / "output")})
-    data = open_data(recipe)
+    data = load_data(recipe)
 
     def count(number: int) -> int:
         try:

@@ -22,19 +22,19 @@ from vlora import (
     Recipe,
     TrainLoop,
     init_state,
-    let_go,
+    load_data,
+    load_model,
     make_optimizer,
     models,
-    open_data,
-    open_model,
     parse_recipe,
+    unbind,
 )
 from vlora.build import Data, make_recipe_step
 from vlora.compilation.known_kernels import begin
-from vlora.data.collate import plan_steps, steps_per_epoch
-from vlora.data.prefetch import Workers, count_workers
+from vlora.data.collate import step_batches, steps_per_epoch
+from vlora.data.prefetch import WorkerPool, count_workers
 from vlora.memory.limits import describe_device, memory_limits
-from vlora.run.loader import Reader
+from vlora.run.loader import DataLoader
 
 # isort: split
 import mlx.core as mx
@@ -63,18 +63,18 @@ def measure(recipe: Recipe) -> dict[str, Any]:
     with memory_limits(recipe.memory):
         # The kernels of a run, from where a run keeps them.
         begin(recipe.model.path).wait()
-        data = open_data(recipe)
-        backbone, _ = open_model(recipe, data.files)
+        data = load_data(recipe)
+        backbone, _ = load_model(recipe, data.files)
         steps = prepare(recipe, data, backbone)
         optimizer = make_optimizer(recipe.optim)
         state = init_state(backbone, optimizer)
-        let_go(backbone)
+        unbind(backbone)
         loop = TrainLoop(
             make_recipe_step(recipe, backbone, optimizer, state),
             state,
             lambda _: recipe.optim.learning_rate,
             # As between two checkpoints: nobody waits for the step that was begun last.
-            is_awaited=lambda _: False,
+            needs_sync=lambda _: False,
         )
         # The loop's alone, as in `fit`: else a second one is there during the next step.
         del state
@@ -109,9 +109,9 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
     """Encode and collate the batches of the first epoch, and put them onto the device."""
     train, n_rows = recipe.train, len(data.train)
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
-    with Workers(count_workers(recipe.data.workers)) as workers:
-        reader = Reader(recipe, data, workers, backbone.prepare, backbone.prepare_batch)
-        plan = plan_steps(
+    with WorkerPool(count_workers(recipe.data.workers)) as workers:
+        reader = DataLoader(recipe, data, workers, backbone.prepare, backbone.prepare_batch)
+        plan = step_batches(
             n_rows,
             train.batch_size,
             accumulation=train.gradient_accumulation_steps,

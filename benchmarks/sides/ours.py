@@ -9,11 +9,11 @@ from vlora import (
     TrainLoop,
     collate,
     init_state,
-    let_go,
+    load_model,
     make_optimizer,
     models,
-    open_model,
     parse_recipe,
+    unbind,
 )
 from vlora.build import make_recipe_step
 from vlora.memory.limits import memory_limits
@@ -47,27 +47,27 @@ class Ours:
                 "optim.name": "adamw",
                 "optim.learning_rate": LEARNING_RATE,
                 "train.batch_size": case.work.rows,
-                "train.grad_checkpoint": case.recomputed,
+                "train.grad_checkpoint": case.checkpoint_modules,
                 **case.keys,
             },
         )
         # For good: the side has a process of its own.
         self._limits = memory_limits(recipe.memory)
         self._limits.__enter__()
-        backbone, _ = open_model(recipe, models.find_model(recipe.model))
+        backbone, _ = load_model(recipe, models.find_model(recipe.model))
         backbone.keep_features(models.FeatureCache(FEATURE_BYTES) if case.cached else None)
         trainable = backbone.module.trainable_parameters()
         self.n_trainable = sum(value.size for _, value in tree_flatten(trainable))
         self.weights_bytes = count_bytes(backbone.module.parameters()) - count_bytes(trainable)
         optimizer = make_optimizer(recipe.optim)
         state = init_state(backbone, optimizer)
-        let_go(backbone)
+        unbind(backbone)
         loop = TrainLoop(
             make_recipe_step(recipe, backbone, optimizer, state),
             state,
             lambda _: recipe.optim.learning_rate,
             # As between two checkpoints: nobody waits for the step that was begun last.
-            is_awaited=lambda _: False,
+            needs_sync=lambda _: False,
         )
         # The loop's alone, as in `fit`: else a second one is there during the next step.
         del state

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from vlora import Batch, Example, Recipe, collate
 from vlora.build import Data
-from vlora.data.collate import plan_steps, steps_per_epoch
+from vlora.data.collate import step_batches, steps_per_epoch
 from vlora.errors import RecipeError, SampleError
 
 Microbatches = Sequence[Batch]
@@ -29,7 +29,7 @@ def prepare(recipe: Recipe, data: Data, n_batches: int) -> tuple[list[Microbatch
         msg = f"train.batching: found {train.batching!r}; the benchmark measures shuffled batches only"
         raise RecipeError(msg)
     per_epoch = steps_per_epoch(len(data.train), train.batch_size, train.gradient_accumulation_steps)
-    plan = plan_steps(
+    plan = step_batches(
         len(data.train),
         train.batch_size,
         accumulation=train.gradient_accumulation_steps,

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-from vlora import Recipe, open_data
+from vlora import Recipe, load_data
 from vlora.memory.limits import set_max_mb_per_buffer
 
 from .batches import count_tokens, first_of_shapes, prepare
@@ -152,7 +152,7 @@ def measure(recipe: Recipe, *, n_steps: int, n_warmup: int, with_peer: bool) -> 
     with tempfile.TemporaryDirectory() as folder:
         # A built-in model is built beside the output, and a benchmark leaves a run's files alone.
         recipe = attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=f"{folder}/run"))
-        data = open_data(recipe)
+        data = load_data(recipe)
         n_batches = min(MOST_BATCHES, max(1, n_steps // CALLS_PER_BATCH))
         prepared, n_skipped = prepare(recipe, data, n_batches)
         firsts = first_of_shapes(prepared)

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from vlora import Recipe, init_state, let_go, make_optimizer, models, open_model
+from vlora import Recipe, init_state, load_model, make_optimizer, models, unbind
 from vlora.build import Data, make_recipe_step
 from vlora.train.schedules import count_steps, learning_rate_at
 
@@ -46,16 +46,16 @@ class VloraStep:
         Raises:
             VloraError: The model cannot be opened, or not be trained.
         """
-        self._backbone, self.adapter = open_model(recipe, data.files)
+        self._backbone, self.adapter = load_model(recipe, data.files)
         if not data.files.family.is_proven:
             rows = [row for batches in prepared for batch in batches for row in batch.rows]
             rows.sort(key=lambda row: len(row.tokens))
             # The shortest, the longest and one between, as `fit` takes them.
             places = sorted({0, len(rows) // 2, len(rows) - 1})
-            models.probe(self._backbone, [rows[place] for place in places], data.files.model_type)
+            models.check_family(self._backbone, [rows[place] for place in places], data.files.model_type)
         optimizer = make_optimizer(recipe.optim)
         self._state = init_state(self._backbone, optimizer)
-        let_go(self._backbone)
+        unbind(self._backbone)
         self._train_step = make_recipe_step(recipe, self._backbone, optimizer, self._state)
         self._prepared = prepared
         self._rate = partial(learning_rate_at, n_steps=count_steps(recipe.train, len(data.train)), optim=recipe.optim)

@@ -53,7 +53,7 @@ class PeerStep:
             recipe: The recipe.
             data: Its opened rows.
             prepared: The batches of each step.
-            adapter: The adapter's configuration, as `open_model` returned it.
+            adapter: The adapter's configuration, as `load_model` returned it.
 
         Raises:
             PeerError: mlx-vlm cannot do it.

@@ -19,15 +19,15 @@ from vlora.adapters.layers import (
     DoRALinear,
     LoRALinear,
     LoRASwitchLinear,
+    adapter_state_dict,
     attach_lora,
     lora_layers,
     multiply_low_rank,
-    principal_factors,
-    saved_arrays,
+    pissa_factors,
 )
 from vlora.errors import ModelError
 from vlora.ops import quantized
-from vlora.ops.quantized import UNPACK_FROM_ROWS, multiply_frozen, unpacked_weight
+from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS, dequantized_weight, frozen_linear
 from vlora.train.step import dropout_keys
 
 INPUTS, OUTPUTS, RANK, SCALE, EXPERTS = 64, 48, 3, 1.5, 5
@@ -53,21 +53,21 @@ def make_layer(kind: type, linear: nn.Module, *, dropout: float = 0.0) -> LoRALi
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-@pytest.mark.parametrize("n_rows", [4, UNPACK_FROM_ROWS + 1])
+@pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
 @pytest.mark.parametrize("bias", [True, False])
 def test_lora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, bias: bool):
     """Output and gradients are those of the merged matrix, whatever the base is packed in and however many rows."""
     layer, x = make_layer(LoRALinear, make_linear(scheme, bias=bias)), normal(n_rows, INPUTS, seed=3)
 
     def whole(params: dict[str, mx.array], x: mx.array) -> mx.array:
-        y = x @ (unpacked_weight(layer.linear) + SCALE * (params["lora_a"] @ params["lora_b"]).T).T
+        y = x @ (dequantized_weight(layer.linear) + SCALE * (params["lora_a"] @ params["lora_b"]).T).T
         return y + layer.linear.bias if bias else y
 
     same_function(layer, x, whole)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-@pytest.mark.parametrize("n_rows", [4, UNPACK_FROM_ROWS + 1])
+@pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
 @pytest.mark.parametrize("bias", [True, False])
 def test_dora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, bias: bool):
     """Output and gradients are those of the rows turned and stretched; no gradient flows through their norms."""
@@ -75,7 +75,7 @@ def test_dora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, b
     layer.m = layer.m * (1 + 0.2 * normal(OUTPUTS, seed=4))
 
     def whole(params: dict[str, mx.array], x: mx.array) -> mx.array:
-        weight = unpacked_weight(layer.linear) + SCALE * (params["lora_a"] @ params["lora_b"]).T
+        weight = dequantized_weight(layer.linear) + SCALE * (params["lora_a"] @ params["lora_b"]).T
         norms = mx.stop_gradient(mx.linalg.norm(weight, axis=1))
         y = (x @ weight.T) * (params["m"] / norms)
         return y + layer.linear.bias if bias else y
@@ -126,7 +126,7 @@ def test_experts_have_their_own_updates(bits: int | None):
     x, indices = normal(7, 1, INPUTS, seed=3), mx.array([0, 0, 1, 2, 2, 4, 4])
     upstream = UpstreamSwitch.from_base(linear, r=RANK, dropout=0.0, scale=SCALE)
     upstream.update(layer.trainable_parameters())
-    weight = unpacked_weight(linear) + SCALE * layer.lora_b @ layer.lora_a
+    weight = dequantized_weight(linear) + SCALE * layer.lora_b @ layer.lora_a
     expected = mx.stack([row @ weight[expert].T + linear.bias[expert] for row, expert in zip(x, indices.tolist())])  # noqa: B905
 
     assert mx.allclose(layer(x, indices, sorted_indices=True), expected, rtol=1e-4, atol=1e-4)
@@ -154,7 +154,7 @@ def test_principal_factors_are_the_best_of_their_rank(seed: int, rank: int):
     weight = np.random.default_rng(seed).normal(size=(12, 20)).astype(np.float32)
     left, values, right = np.linalg.svd(weight)
 
-    a, b = principal_factors(mx.array(weight), rank, SCALE, mx.random.key(0))
+    a, b = pissa_factors(mx.array(weight), rank, SCALE, mx.random.key(0))
 
     best = left[:, :rank] * values[:rank] @ right[:rank]
     assert np.allclose(SCALE * np.array(a @ b).T, best, atol=1e-4)
@@ -168,7 +168,7 @@ def test_principal_factors_of_large_weights():
     values = 1 / np.sqrt(1 + np.arange(200))
     weight = (left * values @ right.T).astype(np.float32)
 
-    a, b = principal_factors(mx.array(weight), 8, SCALE, mx.random.key(0))
+    a, b = pissa_factors(mx.array(weight), 8, SCALE, mx.random.key(0))
 
     error = np.linalg.norm(weight - SCALE * np.array(a @ b).T)
     assert error < 1.001 * np.linalg.norm(values[8:])
@@ -205,7 +205,7 @@ def test_pissa_starts_at_the_model_and_is_saved_as_a_lora():
     other = Net()
     other.freeze()
     attach_lora(other, names, rank=2 * RANK, scale=SCALE)
-    saved = saved_arrays(net, learned)
+    saved = adapter_state_dict(net, learned)
     other.update(tree_unflatten(list(saved.items())))
 
     assert mx.allclose(start, before, rtol=1e-4, atol=1e-4)
@@ -219,7 +219,7 @@ def test_pissa_starts_at_the_model_with_factors_of_another_type():
     linear = make_linear(bias=False)
     linear.weight, x = linear.weight.astype(mx.bfloat16), normal(4, INPUTS)
     layer, before = make_layer(LoRALinear, linear), linear(x)
-    layer.start_from(layer.lora_a, layer.lora_b)
+    layer.set_initial_factors(layer.lora_a, layer.lora_b)
     layer.lora_a, layer.lora_b = layer.lora_a.astype(mx.bfloat16), layer.lora_b.astype(mx.bfloat16)
 
     np.testing.assert_allclose(layer(x), before, rtol=1e-5, atol=1e-5)
@@ -266,12 +266,12 @@ def test_unpacked_weights_are_not_gathered(compiled: bool) -> None:
     """A deep stack of quantized layers has few unpacked matrices at a time: each is unpacked where it is used."""
     width, depth = 512, 24
     layers = [nn.QuantizedLinear(width, width, bias=False) for _ in range(depth)]
-    x = mx.random.normal((UNPACK_FROM_ROWS, width), key=mx.random.key(0))
+    x = mx.random.normal((DEQUANTIZE_MIN_ROWS, width), key=mx.random.key(0))
     mx.eval([layer.parameters() for layer in layers], x)
 
     def total(x: mx.array) -> mx.array:
         for layer in layers:
-            x = x + multiply_frozen(layer, x)
+            x = x + frozen_linear(layer, x)
         return mx.square(x).sum()
 
     gradient = mx.compile(mx.grad(total)) if compiled else mx.grad(total)
@@ -326,7 +326,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-@pytest.mark.parametrize("n_rows", [4, UNPACK_FROM_ROWS + 1])
+@pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
 @pytest.mark.parametrize("crossed", [False, True])
 def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, n_rows: int, crossed: bool):
     """Outputs and gradients are those of each alone; a module that gives them other inputs is left alone."""
@@ -383,7 +383,7 @@ def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int):
     """The parts together are the whole, forward and backward."""
     linear = nn.Linear(INPUTS, 8 * n_outputs, bias=False).to_quantized(group_size=32, bits=4)
     x, towards = normal(6, INPUTS, seed=1), normal(6, 8 * n_outputs, seed=2)
-    (whole,), (expected,) = mx.vjp(lambda x: x @ unpacked_weight(linear).T, [x], [towards])
+    (whole,), (expected,) = mx.vjp(lambda x: x @ dequantized_weight(linear).T, [x], [towards])
     held = quantized.MOST_UNPACKED, quantized.ALIGNED
     quantized.MOST_UNPACKED, quantized.ALIGNED = 16 * INPUTS, 8
     try:

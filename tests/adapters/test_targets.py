@@ -8,7 +8,7 @@ import pytest
 from mlx import nn
 
 from tests.families import FAMILIES, build
-from vlora.adapters.targets import GROUPS, Layout, find_targets, is_experts, is_head, is_router, summarize
+from vlora.adapters.targets import GROUPS, ModelParts, is_experts, is_head, is_router, resolve_target_modules, summarize
 from vlora.errors import ModelError
 from vlora.models.backbone.backbone import find_layout
 from vlora.models.families.registry import describe_family
@@ -19,7 +19,7 @@ SOME = ["qwen3_vl_moe", "llava", "ernie4_5_moe_vl", "minicpmv4_6", "molmo", "phi
 
 
 @cache
-def opened(name: str) -> tuple[nn.Module, Layout]:
+def opened(name: str) -> tuple[nn.Module, ModelParts]:
     """Build a tiny model and say where its parts lie."""
     tiny = FAMILIES[name]
     family = describe_family(str(tiny.config["model_type"]))
@@ -29,7 +29,7 @@ def opened(name: str) -> tuple[nn.Module, Layout]:
 
 def found(name: str, *targets: str, **settings: object) -> list[str]:
     """Find targets in a tiny model."""
-    return find_targets(*opened(name), LoraSection(targets=targets, **settings))  # type: ignore[arg-type]
+    return resolve_target_modules(*opened(name), LoraSection(targets=targets, **settings))  # type: ignore[arg-type]
 
 
 def group(name: str, target: str) -> list[str]:
@@ -145,19 +145,19 @@ def test_experts_and_what_goes_with_them():
     with pytest.raises(ModelError, match="names experts together with"):
         found("qwen3_vl_moe", "experts", "connector")
     without = attrs.evolve(layout, without_experts="they are packed")
-    assert not set(experts) & set(find_targets(model, without, LoraSection()))
+    assert not set(experts) & set(resolve_target_modules(model, without, LoraSection()))
     with pytest.raises(ModelError, match="get no adapters: they are packed"):
-        find_targets(model, without, LoraSection(targets=("experts",)))
+        resolve_target_modules(model, without, LoraSection(targets=("experts",)))
 
 
 def test_untouchable_layers_are_left_alone():
     """A layer whose weights the model reads itself gets no adapter, even by name."""
     model, layout = opened("llava")
-    layout = attrs.evolve(layout, untouchable=("q_proj",))
+    layout = attrs.evolve(layout, no_adapter=("q_proj",))
 
-    assert not any(name.endswith("q_proj") for name in find_targets(model, layout, LoraSection()))
+    assert not any(name.endswith("q_proj") for name in resolve_target_modules(model, layout, LoraSection()))
     with pytest.raises(ModelError, match="'q_proj' matches no linear layer"):
-        find_targets(model, layout, LoraSection(targets=("q_proj",)))
+        resolve_target_modules(model, layout, LoraSection(targets=("q_proj",)))
 
 
 def test_names_are_summarized_for_people():

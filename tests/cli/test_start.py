@@ -315,3 +315,12 @@ def test_the_garbage_collector_waits_for_imports(collects: bool):
         assert gc.isenabled() == collects
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.parametrize("old", sorted(vlora.RENAMED))
+def test_old_public_names_resolve(old: str):
+    """They are the same functions, and a warning says what they are called now."""
+    with pytest.warns(DeprecationWarning, match=rf"vlora\.{old} is called vlora\.{vlora.RENAMED[old]} now"):
+        found = getattr(vlora, old)
+
+    assert found is getattr(vlora, vlora.RENAMED[old])

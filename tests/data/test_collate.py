@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import examples
-from vlora import Example, bucket_length, collate, plan_batches
-from vlora.data.collate import bucket_selected, plan_steps, steps_per_epoch
+from vlora import Example, bucket_length, collate, epoch_batches
+from vlora.data.collate import bucket_selected, step_batches, steps_per_epoch
 from vlora.errors import BatchError
 
 small = st.integers(1, 40)
@@ -41,12 +41,12 @@ def test_number_of_buckets():
 @given(st.integers(0, 200), small, seeds, st.integers(0, 5), st.booleans())
 def test_plan_covers_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int, shuffle: bool):
     """Every row is in exactly one batch, and only the last batch is short."""
-    plan = plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+    plan = epoch_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
     assert sorted(number for batch in plan for number in batch) == list(range(n_rows))
     assert all(len(batch) == batch_size for batch in plan[:-1])
     assert all(0 < len(batch) <= batch_size for batch in plan)
-    assert plan == plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+    assert plan == epoch_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
 
 @given(seeds, st.integers(0, 100))
@@ -54,7 +54,7 @@ def test_plan_differs_between_epochs_and_seeds(seed: int, epoch: int):
     """Another epoch and another seed have another order; without shuffling the order is the rows' own."""
 
     def plan(seed: int, epoch: int, *, shuffle: bool = True) -> list[list[int]]:
-        return plan_batches(100, 8, seed=seed, epoch=epoch, shuffle=shuffle)
+        return epoch_batches(100, 8, seed=seed, epoch=epoch, shuffle=shuffle)
 
     assert plan(seed, epoch) != plan(seed, epoch + 1)
     assert plan(seed, epoch) != plan(seed + 1, epoch)
@@ -67,7 +67,7 @@ def test_plan_steps(
 ):
     """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
     settings = {"accumulation": accumulation, "seed": seed, "shuffle": shuffle, "n_steps": n_steps}
-    steps = list(plan_steps(n_rows, batch_size, **settings))
+    steps = list(step_batches(n_rows, batch_size, **settings))
     per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
 
     assert len(steps) == n_steps
@@ -75,7 +75,7 @@ def test_plan_steps(
     for start in range(0, n_steps - per_epoch + 1, per_epoch):
         epoch = steps[start : start + per_epoch]
         assert sorted(row for step in epoch for batch in step for row in batch) == list(range(n_rows))
-    assert list(plan_steps(n_rows, batch_size, **settings, first_step=first_step)) == steps[first_step:]
+    assert list(step_batches(n_rows, batch_size, **settings, first_step=first_step)) == steps[first_step:]
 
 
 @given(st.lists(examples(), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 5))

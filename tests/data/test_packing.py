@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples
 from vlora import Batch, Example, bucket_length
-from vlora.data.collate import collate_packs
-from vlora.data.packing import PackedSteps, Progress, fill_packs
+from vlora.data.collate import collate_packed
+from vlora.data.packing import PackedSteps, Progress, first_fit_decreasing
 from vlora.errors import BatchError, CheckpointError
 from vlora.types import places_of
 
@@ -25,7 +25,7 @@ packs_of_examples = st.lists(st.lists(examples(max_tokens=30), min_size=1, max_s
 @given(lengths, st.integers(1, 60))
 def test_packs_divide_the_rows(lengths: list[int], capacity: int):
     """Every row is in one pack; no pack of several is too long, and no two could have been one; fullest first."""
-    packs = fill_packs(lengths, capacity)
+    packs = first_fit_decreasing(lengths, capacity)
     used = [sum(lengths[row] for row in pack) for pack in packs]
 
     assert sorted(row for pack in packs for row in pack) == list(range(len(lengths)))
@@ -38,7 +38,7 @@ def test_packs_divide_the_rows(lengths: list[int], capacity: int):
 @given(packs_of_examples, st.integers(0, 2), st.integers(0, 5))
 def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int):
     """Examples stand in line without their last tokens, each in a segment of its own; the rest is padding."""
-    batch = collate_packs(packs, len(packs) + n_fillers, pad_id)
+    batch = collate_packed(packs, len(packs) + n_fillers, pad_id)
     tokens, segments, valid = np.array(batch.tokens), np.array(batch.segments), np.array(batch.valid)
     longest = max(sum(places_of(example) for example in pack) for pack in packs)
 
@@ -62,7 +62,7 @@ def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int):
 @given(packs_of_examples)
 def test_targets_of_packs(packs: list[list[Example]]):
     """A supervised token is the target of the place before it, which is its own example's."""
-    batch = collate_packs(packs)
+    batch = collate_packed(packs)
     selected, targets, weights = (np.array(array) for array in (batch.selected, batch.targets, batch.weights))
     length = batch.tokens.shape[1]
     expected = [
@@ -82,7 +82,7 @@ def test_first_tokens_of_packs_are_no_targets():
     """What precedes an example's first token is another's, so it is not supervised even if an example says so."""
     everything = np.ones(3, dtype=np.bool_)
     example = Example(source="row", tokens=np.array([7, 8, 9]), supervised=everything, placeholders=~everything)
-    batch = collate_packs([[example, example]])
+    batch = collate_packed([[example, example]])
     weights = np.array(batch.weights)
 
     assert np.array(batch.selected)[weights > 0].tolist() == [0, 1, 2, 3]
@@ -94,7 +94,7 @@ def test_first_tokens_of_packs_are_no_targets():
 def test_nothing_to_pack(packs: list[list[Example]]):
     """A batch of no examples is refused."""
     with pytest.raises(BatchError):
-        collate_packs(packs)
+        collate_packed(packs)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -211,12 +211,12 @@ def test_packs_are_full_and_little_is_read_ahead():
     )
     packed, steps = run.steps()
     taken = [next(steps)]
-    read_first = packed.progress_at(1).n_read
+    prime = packed.progress_at(1).n_read
     taken += steps
     filled = [float(mx.mean(batch.valid)) for step in taken[:-2] for batch in step]
 
     assert np.mean(filled) > 0.97
-    assert read_first < 150
+    assert prime < 150
 
 
 def test_progress_that_is_none():

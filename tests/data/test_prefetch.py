@@ -17,7 +17,7 @@ from tests.checkpoints import FAMILIES
 from tests.training import picture, rows_for
 from vlora import fit, models, parse_recipe
 from vlora.data.format.samples import format_sample
-from vlora.data.prefetch import Workers, count_workers
+from vlora.data.prefetch import WorkerPool, count_workers
 from vlora.events import Event, Skipped, StepReport
 from vlora.types import Example, Sample
 
@@ -44,7 +44,7 @@ def test_results_come_in_order(n_workers: int, n_ahead: int, delays: list[int]) 
         return item[0]
 
     found = []
-    with Workers(n_workers) as workers:
+    with WorkerPool(n_workers) as workers:
         results = workers.map(work, enumerate(delays), n_ahead)
         for result in results:
             found.append(result)
@@ -65,7 +65,7 @@ def test_errors_come_in_their_turn(n_workers: int) -> None:
         return 1 / (item - 3)
 
     found: list[float] = []
-    with pytest.raises(ZeroDivisionError), Workers(n_workers) as workers:
+    with pytest.raises(ZeroDivisionError), WorkerPool(n_workers) as workers:
         found.extend(workers.map(work, range(10), 4))
 
     assert len(found) == 3
@@ -83,7 +83,7 @@ def test_errors_of_items_come_in_their_turn(n_workers: int, is_next: bool) -> No
         raise OSError(msg)
 
     found: list[int] = []
-    with pytest.raises(OSError, match="no fourth item"), Workers(n_workers) as workers:
+    with pytest.raises(OSError, match="no fourth item"), WorkerPool(n_workers) as workers:
         found.extend(workers.map(int, items(), 8, is_next=is_next))
 
     assert found == [0, 1, 2]
@@ -93,7 +93,7 @@ def test_errors_of_items_come_in_their_turn(n_workers: int, is_next: bool) -> No
 def test_what_is_needed_next_does_not_queue() -> None:
     """Behind work that is far ahead: it has a thread of its own, which is held as the others are."""
     begin = threading.Event()
-    with Workers(1) as workers:
+    with WorkerPool(1) as workers:
         far = workers.submit(lambda _: begin.wait(), 0)
         assert workers.submit(lambda item: item + 1, 1, is_next=True).result(timeout=10) == 2
         workers.hold()
@@ -114,7 +114,7 @@ def test_first_call_is_alone() -> None:
         seen.append(item)
         return seen[:1]
 
-    with Workers(4) as workers:
+    with WorkerPool(4) as workers:
         assert all(found == [0] for found in workers.map(work, range(12), 8))
 
 
@@ -126,7 +126,7 @@ def test_only_the_first_batch_is_waited_for() -> None:
         time.sleep(0.002)
         return row
 
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         rows = workers.map(encode, range(batch_size * n_batches), 2 * batch_size)
         waits = []
         for number in range(n_batches):
@@ -147,7 +147,7 @@ def test_dropping_a_run_ends_its_threads() -> None:
     done: list[int] = []
 
     def results() -> Iterator[int]:
-        with Workers(2) as workers:
+        with WorkerPool(2) as workers:
             yield from workers.map(lambda item: done.append(item) or item, range(1000), 3)
 
     running = results()
@@ -187,7 +187,7 @@ def test_encoding_in_threads_changes_nothing(family: str, encoder: Callable[...,
         format_sample(row, f"row {number}") for number, row in enumerate(rows_for(encode.family) * 4)
     ]
     expected = [encode(sample) for sample in samples[: len(samples) // 4]] * 4
-    with Workers(4) as workers:
+    with WorkerPool(4) as workers:
         found = list(workers.map(encode, samples, len(samples)))
 
     assert [row.source for row in found] == [sample.source for sample in samples]
@@ -244,10 +244,10 @@ def test_half_of_the_cores_work_ahead(cores: int, monkeypatch: pytest.MonkeyPatc
 def test_threads_take_short_turns_while_there_are_workers() -> None:
     """The step's thread waits less for the interpreter; afterwards everything is as before."""
     before = sys.getswitchinterval()
-    with Workers(2):
+    with WorkerPool(2):
         assert sys.getswitchinterval() < before / 2
     assert sys.getswitchinterval() == before
-    with Workers(0):
+    with WorkerPool(0):
         assert sys.getswitchinterval() == before
 
 
@@ -259,7 +259,7 @@ def test_held_workers_begin_nothing() -> None:
         begun.append(item)
         return item
 
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         results = workers.map(work, range(8), 3)
         assert next(results) == 0
         workers.hold()
@@ -279,7 +279,7 @@ def test_held_workers_begin_nothing() -> None:
 
 def test_held_workers_can_be_left() -> None:
     """A run that ends while they are held waits for none of them."""
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         results = workers.map(lambda item: item, range(100), 50)
         next(results)
         workers.hold()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vlora import models
 from vlora.data.format.samples import Reading
-from vlora.data.rows import Rows, read_rows
+from vlora.data.rows import RowDataset, read_rows
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe.schema import DataSection
 
@@ -97,14 +97,14 @@ def write_source(kind: str, folder: Path) -> Path:
 KINDS = ("jsonl", "json", "csv", "parquet", "saved", "saved-dict", "imagefolder", "folder-of-parquet")
 
 
-def read(path: Path | str, **data: Any) -> Rows:
+def read(path: Path | str, **data: Any) -> RowDataset:
     rows, valid = read_rows(DataSection(path=str(path), **data))
 
     assert valid is None
     return rows
 
 
-def describe(rows: Rows) -> list[tuple[str, str, list[int]]]:
+def describe(rows: RowDataset) -> list[tuple[str, str, list[int]]]:
     """List each row's question, answer and picture numbers."""
     found = []
     for index in range(len(rows)):
@@ -217,7 +217,7 @@ def test_columns_of_a_recipe(tmp_path: Path):
     row = {"ask": "?", "reply": "x", "notes": "n"}
     table = [row, {**row, "pic": "a.png", "id": "3"}, {**row, "more": "m"}]
     reading = Reading(columns={"ask": "question", "reply": "answer", "pic": "images"}, system="Be brief.")
-    rows = Rows(name="rows", table=table, numbers=range(3), folder=tmp_path, reading=reading)
+    rows = RowDataset(name="rows", table=table, numbers=range(3), folder=tmp_path, reading=reading)
 
     assert [turn.text for turn in rows[0].turns] == ["Be brief.", "?", "x"]
     assert rows.describe_columns().endswith("not used: notes; of data.columns in no row so far: pic")

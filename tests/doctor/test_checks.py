@@ -88,7 +88,7 @@ def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     [
         (mx.fast, "scaled_dot_product_attention", "attention"),
         (custom_vjp, "rms_norm", "RMS norm"),
-        (doctor, "multiply_frozen", "4-bit weights"),
+        (doctor, "frozen_linear", "4-bit weights"),
         (doctor, "loss_fn", "the loss"),
     ],
 )

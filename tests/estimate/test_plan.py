@@ -13,9 +13,9 @@ from benchmarks.memory import Case, run_case
 from benchmarks.shapes import SHAPES
 from tests.families import FAMILIES, build
 from vlora import parse_recipe
-from vlora.build import find_model, open_model
+from vlora.build import find_model, load_model
 from vlora.cli.main import main
-from vlora.estimate.graph import Array, Node, Tape, compile_tape, schedule
+from vlora.estimate.graph import Array, Graph, Node, compile_tape, schedule
 from vlora.estimate.liveness import Queue, is_matrix, peak_memory
 from vlora.estimate.plan import Planner, blank_example, find_queue, make_plan
 from vlora.estimate.trace import attention_in_kernels, trace
@@ -68,9 +68,9 @@ def test_no_weights_are_loaded(family: str, checkpoint: Checkpoint) -> None:
     """A blank model has the real one's parameters, trained as the recipe says, and takes next to no memory."""
     recipe = recipe_of(checkpoint(family), model__quantize_bits=4, model__quantize_group_size=32)
     files = find_model(recipe)
-    real, _ = open_model(recipe, files)
+    real, _ = load_model(recipe, files)
     before = mx.get_active_memory()
-    blank, _ = open_model(recipe, files, is_blank=True)
+    blank, _ = load_model(recipe, files, is_abstract=True)
     shapes = [
         {name: (value.shape, value.dtype) for name, value in tree_flatten(backbone.module.parameters())}
         for backbone in (real, blank)
@@ -122,7 +122,7 @@ def test_the_longest_row_fits(checkpoint: Checkpoint) -> None:
     recipe = recipe_of(checkpoint("qwen3_vl"))
     plan = make_plan(recipe, memory_gb=0.03)
     roomier = make_plan(recipe_of(checkpoint("qwen3_vl"), train__grad_checkpoint=True), memory_gb=0.03)
-    backbone, _ = open_model(recipe, find_model(recipe), is_blank=True)
+    backbone, _ = load_model(recipe, find_model(recipe), is_abstract=True)
     planner = Planner(recipe, backbone, plan.memory)
     assert plan.longest is not None
     assert roomier.longest is not None
@@ -148,13 +148,13 @@ def test_the_command_line(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[
 def test_a_trained_tower_counts(checkpoint: Checkpoint) -> None:
     """Its gradients and its optimizer are there; what is planned leaves nothing behind in the model."""
     recipe = recipe_of(checkpoint("llava"), model__train_vision=True)
-    backbone, _ = open_model(recipe, find_model(recipe), is_blank=True)
+    backbone, _ = load_model(recipe, find_model(recipe), is_abstract=True)
     planner = Planner(recipe, backbone, 2**40)
     first, second = planner.need(64, 0.5), planner.need(64, 0.5)
     frozen = recipe_of(checkpoint("llava"))
 
     assert first == second
-    assert first > Planner(frozen, open_model(frozen, find_model(frozen), is_blank=True)[0], 2**40).need(64, 0.5)
+    assert first > Planner(frozen, load_model(frozen, find_model(frozen), is_abstract=True)[0], 2**40).need(64, 0.5)
     mx.eval(backbone.module.parameters())
 
 
@@ -163,17 +163,17 @@ def test_heads_are_found_unseen(family: str) -> None:
     """A blank model's head is the one that is found by comparing logits."""
     section = ModelSection(path=family)
     real, _ = prepare(build(FAMILIES[family]), describe_family(family), section)
-    blank, _ = prepare(build(FAMILIES[family]), describe_family(family), section, is_blank=True)
+    blank, _ = prepare(build(FAMILIES[family]), describe_family(family), section, is_abstract=True)
 
     assert real.head == blank.head
 
 
-def tape_of(*lines: tuple[str, str, str], outputs: str, size: int = 4) -> Tape:
+def tape_of(*lines: tuple[str, str, str], outputs: str, size: int = 4) -> Graph:
     """Write a tape of arrays of one size: (operation, what it reads, what it gives)."""
     nodes = tuple(Node(name, "", tuple(given), (made,)) for name, given, made in lines)
     names = {array for node in nodes for array in (*node.inputs, *node.outputs)}
     made = {array for node in nodes for array in node.outputs}
-    return Tape(
+    return Graph(
         arrays={name: Array((size, size), 4) for name in names},
         nodes=nodes,
         inputs=tuple(sorted(names - made)),
@@ -223,7 +223,7 @@ def test_what_is_repeated_is_counted_once() -> None:
         Node("Matmul", "", ("x", "a"), ("y",)),
         Node("Matmul", "", ("y", "a"), ("z",)),
     )
-    tape = Tape(
+    tape = Graph(
         arrays={name: Array(shape, 4) for name, shape in shapes.items()}, nodes=nodes, inputs=("a", "one"), outputs="z"
     )
     held = 4 * 4 * 4 + 4

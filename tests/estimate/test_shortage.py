@@ -13,14 +13,14 @@ import pytest
 
 from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
 from tests.training import make_trainable, picture
-from vlora import Example, TrainLoop, build, collate, collate_packs
+from vlora import Example, TrainLoop, build, collate, collate_packed
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import shortage
 from vlora.estimate.shortage import advise, first_rows
 from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
 from vlora.output.checkpoint import load_state
-from vlora.output.lock import only_run
+from vlora.output.lock import exclusive_run_lock
 from vlora.output.paths import STATE_NAME, output_paths
 from vlora.recipe.schema import Recipe, dump_recipe
 from vlora.run import fit
@@ -132,7 +132,7 @@ def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtu
         "what was saved after step 3 is whole",
     ):
         assert words in errors
-    with only_run(output_paths(recipe).folder):
+    with exclusive_run_lock(output_paths(recipe).folder):
         pass
     assert main([str(file), "--resume", "--set", "train.grad_checkpoint=true"]) == 0
     assert "going on after step 3" in capsys.readouterr().out
@@ -158,7 +158,7 @@ def test_the_failed_run_is_let_go_of_first(
     """Nothing of the model is there any more when what would fit is looked for."""
     models: list[weakref.ref[Any]] = []
     left: list[bool] = []
-    real = fit.open_model
+    real = fit.load_model
 
     def opening(*arguments: Any) -> Any:
         backbone, config = real(*arguments)
@@ -169,7 +169,7 @@ def test_the_failed_run_is_let_go_of_first(
         left.append(models[0]() is not None)
         return failed.where
 
-    monkeypatch.setattr(fit, "open_model", opening)
+    monkeypatch.setattr(fit, "load_model", opening)
     monkeypatch.setattr(shortage, "advise", advising)
     fail_at(3)
     with pytest.raises(OutOfMemoryError, match="step 3"):
@@ -196,7 +196,7 @@ def test_features_do_not_hide_it(
 @pytest.mark.parametrize(
     ("owner", "name", "where", "words"),
     [
-        (fit, "open_model", "loading the model", ["the model's weights need"]),
+        (fit, "load_model", "loading the model", ["the model's weights need"]),
         (fit, "evaluate", "validation", ["model.quantize_bits=4"]),
         (fit.models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
         (fit.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
@@ -260,7 +260,7 @@ def test_a_device_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
             return state._replace(step=state.step + 1), (Unreadable(),) * 3
 
     monkeypatch.setattr(loops.mx, "async_eval", lambda *_: None)
-    loop = TrainLoop(Step(), TrainState({}, {}, mx.array(0)), float, is_awaited=lambda _: False)
+    loop = TrainLoop(Step(), TrainState({}, {}, mx.array(0)), float, needs_sync=lambda _: False)
     batches = [[collate([make_example(number)])] for number in (5, 9)]
     with pytest.raises(OutOfMemoryError, match=r"^step 1: .*row of 5") as caught:
         list(loop.take(batches))
@@ -271,7 +271,7 @@ def test_a_device_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_first_rows() -> None:
     """Fewer rows of a batch: the longest ones, packed as they were."""
     examples = [make_example(number) for number in (5, 40, 9)]
-    packed = collate_packs([[examples[0], examples[2]], [examples[1]]], 2)
+    packed = collate_packed([[examples[0], examples[2]], [examples[1]]], 2)
 
     assert [row.source for row in first_rows(collate(examples), 2).rows] == ["row of 40", "row of 9"]
     fewer: Batch = first_rows(packed, 1)
@@ -305,7 +305,7 @@ def test_images_are_made_smaller(checkpoint: CheckpointFactory, tmp_path: Path) 
     row = {"question": "What?", "answer": "so", "images": ["large.png"] * 4}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     recipe = make_recipe(checkpoint("qwen3_vl"), tmp_path / "rows.jsonl", tmp_path / "o.safetensors")
-    data = build.open_data(recipe)
+    data = build.load_data(recipe)
     batch = collate([data.encoder(data.train[0])])
     message = advise(recipe, OutOfMemoryError("step 1", MALLOC, batch), None)
 

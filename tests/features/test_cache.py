@@ -26,24 +26,24 @@ from tests.run.test_fit import losses, make_recipe, run
 from tests.training import Trainable, make_trainable, picture
 from vlora import Example, collate, format_sample, make_eval_step, make_train_step
 from vlora import build as session
-from vlora.build import Data, open_data, open_features, open_model
+from vlora.build import Data, attach_feature_cache, load_data, load_model
 from vlora.cli.main import train
-from vlora.data.prefetch import Workers
-from vlora.data.rows import Rows
-from vlora.events import Event, Finished, Noted, Reported, Started
+from vlora.data.prefetch import WorkerPool
+from vlora.data.rows import RowDataset
+from vlora.events import Event, Finished, Reported, Started, Warned
 from vlora.models import (
     Encoder,
     FeatureCache,
     MlxVlmBackbone,
-    Shards,
+    ShardStore,
     describe_family,
-    features_digest,
+    features_fingerprint,
     find_model,
     load_processor,
     make_encoder,
 )
 from vlora.models.encode import fingerprint
-from vlora.models.encode.fingerprint import preparation_digest
+from vlora.models.encode.fingerprint import preparation_fingerprint
 from vlora.models.load.loading import prepare
 from vlora.recipe.schema import DataSection, ModelSection, parse_recipe
 from vlora.system.cache import cache_folder
@@ -56,14 +56,14 @@ BATCHES = ((0, 1), (1, 2), (0, 2), (1,), (1, 0))
 
 def kept_on(folder: Path, memory: int = 10**8, **options: Any) -> FeatureCache:
     """Make a cache in memory and in a folder."""
-    return FeatureCache(memory, Shards(folder, "a" * 40, 10**9, **options))
+    return FeatureCache(memory, ShardStore(folder, "a" * 40, 10**9, **options))
 
 
 def data_of(subject: Trainable) -> Data:
     """Give a recipe's data, without rows."""
     files = find_model(subject.recipe.model)
     encode = make_encoder(load_processor(files, subject.recipe.model), files.config, files.family, subject.recipe.data)
-    return Data(files=files, encoder=encode, train=Rows(name="none", table=[], numbers=[]), valid=None)
+    return Data(files=files, encoder=encode, train=RowDataset(name="none", table=[], numbers=[]), valid=None)
 
 
 def embedded(subject: Trainable) -> list[list[tuple[str, mx.array]]]:
@@ -252,7 +252,7 @@ def test_are_not_kept_where_they_change(
 ) -> None:
     """With the reason; and nothing is written."""
     subject = make_trainable(checkpoint(family), features__path=str(tmp_path / "kept"), **overrides)
-    found = open_features(subject.recipe, data_of(subject), subject.backbone)
+    found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.cache is None
     assert found.description.startswith("not kept")
@@ -265,7 +265,7 @@ def test_full_finetuning_keeps_images_of_grids(checkpoint: CheckpointFactory, tm
     subject = make_trainable(
         checkpoint("qwen2_vl"), model__full_finetune=True, features__path=str(tmp_path), features__memory_gb=0
     )
-    found = open_features(subject.recipe, data_of(subject), subject.backbone)
+    found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.cache is not None
     assert found.description == f"kept, up to 20 GB in {tmp_path}"
@@ -360,7 +360,7 @@ def test_settings_count_wherever_they_are_kept() -> None:
         return outer
 
     def digest(processor: Any) -> str:
-        return preparation_digest(processor, DataSection(path="x"), None)
+        return preparation_fingerprint(processor, DataSection(path="x"), None)
 
     base = digest(made())
     changes = [
@@ -387,7 +387,7 @@ def test_the_folder_is_of_the_weights(family: str, checkpoint: CheckpointFactory
     backbone = subject.backbone
 
     def digest(config: dict[str, Any]) -> str:
-        return features_digest(backbone.module, backbone.feature_weights(), config)
+        return features_fingerprint(backbone.module, backbone.feature_weights(), config)
 
     before = digest({"a": 1})
     params = dict(tree_flatten(backbone.module.parameters()))
@@ -413,7 +413,7 @@ def test_the_folder_is_of_the_code(checkpoint: CheckpointFactory, monkeypatch: p
 
     def digest() -> str:
         fingerprint._code.cache_clear()
-        return features_digest(backbone.module, backbone.feature_weights(), {})
+        return features_fingerprint(backbone.module, backbone.feature_weights(), {})
 
     before = digest()
     family = ("mlx_vlm.models.qwen3_vl.vision", "mlx_vlm.models.qwen3_vl.config", "mlx_vlm.models.base")
@@ -430,10 +430,10 @@ def test_the_folder_is_of_the_code(checkpoint: CheckpointFactory, monkeypatch: p
 def test_preparation_is_of_the_processors_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its own file, and of those of the classes above it and of its parts."""
     part = SimpleNamespace(image_processor=Slotted(1))
-    before = preparation_digest(part, DataSection(path="x"), None)
+    before = preparation_fingerprint(part, DataSection(path="x"), None)
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == "test_cache.py"))
-    assert preparation_digest(part, DataSection(path="x"), None) != before
+    assert preparation_fingerprint(part, DataSection(path="x"), None) != before
 
 
 def test_only_arrays_are_kept(checkpoint: CheckpointFactory) -> None:
@@ -541,7 +541,7 @@ def test_a_damaged_folder_does_not_stop_a_run(checkpoint: CheckpointFactory, tmp
     second = go("second")
 
     assert losses(second) == losses(first)
-    assert [str(file) in event.message for event in second if isinstance(event, Noted)] == [True]
+    assert [str(file) in event.message for event in second if isinstance(event, Warned)] == [True]
     counts = finished(second).features
     assert counts is not None
     assert counts.n_computed > 0
@@ -595,7 +595,7 @@ def test_features_have_a_share_of_the_memory(
     monkeypatch.setattr(session, "device_memory", lambda: device_gb * 10**9)
     subject = make_trainable(checkpoint("qwen3_vl"), features__path=str(tmp_path))
 
-    found = open_features(subject.recipe, data_of(subject), subject.backbone)
+    found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.description.startswith(f"kept, up to {expected} GB in memory")
 
@@ -609,7 +609,7 @@ def test_features_are_read_ahead_of_their_batch(checkpoint: CheckpointFactory, t
     subject.backbone._features.flush()  # type: ignore[union-attr]
     later = kept_on(tmp_path, memory=0)
     subject.backbone.keep_features(later)
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         prepared = list(workers.map(subject.backbone.prepare, subject.examples, 4))
     shutil.rmtree(tmp_path)
 
@@ -625,7 +625,7 @@ def test_pixels_are_prepared_in_the_towers_type(checkpoint: CheckpointFactory) -
     subject = make_trainable(checkpoint("qwen3_vl"))
     subject.backbone.module.vision_tower.set_dtype(mx.bfloat16)
     expected = subject.backbone.embed(collate(subject.examples))[0]["inputs_embeds"]
-    with Workers(2) as workers:
+    with WorkerPool(2) as workers:
         prepared = list(workers.map(subject.backbone.prepare, subject.examples, 4))
 
     sizes = [example.inputs["pixel_values"].nbytes for example in prepared[:2]]
@@ -676,8 +676,8 @@ def test_a_run_says_where_it_cannot_go_on_to_the_bit(
 ) -> None:
     """Where images share a tower's batch and only memory keeps what it made of them."""
     recipe = make_recipe(checkpoint(family), rows_file(tmp_path), tmp_path / "out", **options)
-    data = open_data(recipe)
-    found = open_features(recipe, data, open_model(recipe, data.files)[0]).description
+    data = load_data(recipe)
+    found = attach_feature_cache(recipe, data, load_model(recipe, data.files)[0]).description
     assert ("--resume equals one that was not stopped up to rounding" in found) is not is_exact
 
 

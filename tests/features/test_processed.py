@@ -17,26 +17,26 @@ from tests.run.test_fit import losses, make_recipe, run
 from tests.training import Trainable, make_trainable, mixed_rows, picture
 from vlora import Example, collate, format_sample
 from vlora.features.processed import DeferredInputs, Processed
-from vlora.models import Encoder, FeatureCache, RowMemory, Shards, find_model, load_processor, make_encoder
+from vlora.models import Encoder, FeatureCache, ProcessedCache, ShardStore, find_model, load_processor, make_encoder
 
 CheckpointFactory = Callable[[str], Path]
 FAMILIES = ["qwen3_vl", "qwen2_vl", "llava", "mllama", "gemma3", "deepseek_vl_v2", "paligemma", "pixtral"]
 
 
 @attrs.frozen(eq=False)
-class Counting(RowMemory):
+class Counting(ProcessedCache):
     """Counts how often a processor ran."""
 
     calls: list[str] = attrs.field(factory=list)
 
-    def recall(self, key: str, make: Callable[[], Processed]) -> Processed:
+    def get_or_compute(self, key: str, make: Callable[[], Processed]) -> Processed:
         """Count the calls of `make`."""
 
         def counted() -> Processed:
             self.calls.append(key)
             return make()
 
-        return super().recall(key, counted)
+        return super().get_or_compute(key, counted)
 
 
 class Counted:
@@ -97,7 +97,7 @@ def test_the_processor_runs_once(family: str, on_disk: bool, checkpoint: Checkpo
     rows = rows_of(family)
 
     def opened() -> tuple[FeatureCache, Counted]:
-        shards = Shards(tmp_path, "a" * 40, 10**9) if on_disk else None
+        shards = ShardStore(tmp_path, "a" * 40, 10**9) if on_disk else None
         cache = FeatureCache(0 if on_disk else 10**8, shards)
         subject.backbone.keep_features(cache)
         return cache, Counted(subject, cache)
@@ -158,7 +158,7 @@ def test_other_texts_and_images_are_other_rows(checkpoint: CheckpointFactory) ->
 def test_pixels_are_made_when_features_are_gone(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """A shard that vanishes between encoding and embedding costs a run of processor and tower, no more."""
     subject = make_trainable(checkpoint("qwen3_vl"))
-    cache = FeatureCache(0, Shards(tmp_path, "a" * 40, 10**9))
+    cache = FeatureCache(0, ShardStore(tmp_path, "a" * 40, 10**9))
     subject.backbone.keep_features(cache)
     encode = Counted(subject, cache)
     rows = rows_of("qwen3_vl")
@@ -195,13 +195,13 @@ def test_deferred_inputs_are_a_mapping() -> None:
 
 def test_threads_share_a_memory(tmp_path: Path) -> None:
     """Rows recalled by several threads while shards are written are right, whoever was first."""
-    cache = FeatureCache(0, Shards(tmp_path, "a" * 40, 10**9))
-    subject = RowMemory(cache, lambda _: True)
+    cache = FeatureCache(0, ShardStore(tmp_path, "a" * 40, 10**9))
+    subject = ProcessedCache(cache, lambda _: True)
     stopped = threading.Event()
 
-    def recall(number: int) -> Processed:
+    def get_or_compute(number: int) -> Processed:
         tokens = np.full(50, number % 40, dtype=np.int32)
-        return subject.recall(
+        return subject.get_or_compute(
             f"row {number % 40}", lambda: Processed(tokens, {"grid": tokens[:3]}, ((number % 40, 2),))
         )
 
@@ -210,14 +210,14 @@ def test_threads_share_a_memory(tmp_path: Path) -> None:
         stopped.set()
 
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(recall, numbers())
+        found = pool.map(get_or_compute, numbers())
         while not stopped.is_set():
             cache.flush()
         for number, row in enumerate(found):
             assert (row.tokens == number % 40).all()
             assert (row.inputs["grid"] == number % 40).all()
             assert row.image_sizes == ((number % 40, 2),)
-    assert not cache.take_notes()
+    assert not cache.drain_warnings()
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava"])

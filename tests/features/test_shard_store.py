@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora.features import shard_format, shard_store
-from vlora.models import Shards
+from vlora.models import ShardStore
 
 TOWER, OTHER = "a" * 40, "b" * 40
 AN_HOUR_AGO = 2 * shard_store.LEFT_ALONE_S
 DTYPES = [mlx for mlx, _ in shard_format.TYPES.values()]
 
 
-def opened(folder: Path, budget: int = 10**9, **options: Any) -> Shards:
+def opened(folder: Path, budget: int = 10**9, **options: Any) -> ShardStore:
     """Open the entries of one tower."""
-    return Shards(folder, TOWER, budget, **options)
+    return ShardStore(folder, TOWER, budget, **options)
 
 
 def entry(seed: int, size: int = 1000) -> dict[str, mx.array]:
@@ -147,7 +147,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         for which in "ab"
     ]
     assert [process.wait(timeout=100) for process in started] == [0, 0]
-    after = Shards(tmp_path, "0" * 40, 10**9)
+    after = ShardStore(tmp_path, "0" * 40, 10**9)
 
     for number in range(60):
         found = after.read_host(str(number))
@@ -218,7 +218,7 @@ def test_unfinished_shards_are_not_read(tmp_path: Path) -> None:
 def test_the_budget_is_of_the_folder(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], budget: int) -> None:
     """Whatever is written, by two runs and for two towers, the files stay under it, and a note says when it is full."""
     folder = tmp_path_factory.mktemp("shards")
-    runs = [opened(folder, budget), Shards(folder, OTHER, budget)]
+    runs = [opened(folder, budget), ShardStore(folder, OTHER, budget)]
     for number, size in enumerate(sizes):
         run = runs[number % 2]
         run.add(str(number), entry(number, size))
@@ -320,9 +320,9 @@ def test_nothing_else_is_touched(tmp_path: Path) -> None:
     assert not later.notes
 
 
-def written(folder: Path, tower: str = TOWER) -> tuple[Shards, Path]:
+def written(folder: Path, tower: str = TOWER) -> tuple[ShardStore, Path]:
     """Write one entry; give who wrote it, and the file."""
-    subject = Shards(folder, tower, 10**9)
+    subject = ShardStore(folder, tower, 10**9)
     subject.add("key", entry(1))
     subject.flush()
     (file,) = subject.folder.glob("*.safetensors")

@@ -279,7 +279,7 @@ def adopt(where: str, encoded: dict[str, Tensor], key: str, value: Array, case: 
 # Training
 
 
-def open_model(folder: Path, case: Case) -> nn.Module:
+def load_model(folder: Path, case: Case) -> nn.Module:
     """Load the checkpoint the way any published one is loaded, in float32.
 
     Raises:
@@ -503,7 +503,7 @@ def generate(family: str, folder: Path) -> None:
             run = RUNS[name]
             if case.language:
                 rows = read_rows(family, folder, is_quantized=run.is_quantized)
-            model = open_model(path, case)
+            model = load_model(path, case)
             if case.has_frozen_tower:
                 keep_features(model.model.vision_tower, features)
             places = places or find_places(model, weights)

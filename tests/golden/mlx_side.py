@@ -14,8 +14,8 @@ from mlx.utils import tree_flatten
 
 from tests.checkpoints import build_checkpoint
 from vlora import Example, TrainState, collate, format_sample, init_state, make_optimizer, make_train_step, models
-from vlora.adapters.targets import find_targets
-from vlora.models.forward.overrides import called_as
+from vlora.adapters.targets import resolve_target_modules
+from vlora.models.forward.overrides import override_call
 from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSection
 
 from .cases import ALPHA, BITS, CASES, GROUP_SIZE, RANK, ROWS, RUNS, Array, Case, Run, digest, initial_adapter, shake
@@ -67,7 +67,7 @@ def fuse_experts(weights: dict[str, Array]) -> dict[str, Array]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowDataset:
     """A family's rows as vlora encodes them.
 
     Attributes:
@@ -79,7 +79,7 @@ class Rows:
     texts: tuple[str, ...]
 
 
-def encode_rows(family: str, folder: Path) -> Rows:
+def encode_rows(family: str, folder: Path) -> RowDataset:
     """Encode a case's rows with the checkpoint's own processor."""
     section = ModelSection(path=str(folder))
     files = models.find_model(section)
@@ -88,10 +88,10 @@ def encode_rows(family: str, folder: Path) -> Rows:
     data = DataSection(path="rows", train_on_completions=True, learn_end=False)
     encoder = models.make_encoder(processor, files.config, files.family, data)
     samples = [format_sample(ROWS[name].as_dataset_row(), name) for name in CASES[family].rows]
-    return Rows(tuple(encoder(sample) for sample in samples), tuple(encoder.render(sample) for sample in samples))
+    return RowDataset(tuple(encoder(sample) for sample in samples), tuple(encoder.render(sample) for sample in samples))
 
 
-def embed_rows(folder: Path, rows: Rows, names: Sequence[str], *, is_quantized: bool) -> dict[str, Array]:
+def embed_rows(folder: Path, rows: RowDataset, names: Sequence[str], *, is_quantized: bool) -> dict[str, Array]:
     """Embed a case's rows by name: f[1, T - 1, D], without the last token, which predicts nothing."""
     backbone, _ = load(folder, is_quantized=is_quantized)
     embedded = {}
@@ -129,7 +129,7 @@ def adapted_layers(backbone: models.MlxVlmBackbone, case: Case, run: Run) -> lis
     Experts are left out: PEFT would give an expert's gate and up projection, which transformers keeps in one array,
     one common factor A.
     """
-    names = find_targets(backbone.module, backbone.layout, LoraSection())
+    names = resolve_target_modules(backbone.module, backbone.layout, LoraSection())
     modules = dict(backbone.module.named_modules())
     names = [name for name in names if isinstance(modules[name], (nn.Linear, nn.QuantizedLinear))]
     names = [name for name in names if not case.is_untrained(name)]
@@ -210,7 +210,9 @@ def keep_features(tower: nn.Module, folder: Path) -> AbstractContextManager[None
             mx.eval(FEATURES[key])
         return FEATURES[key]
 
-    return called_as(tower, lambda pixels, **options: mx.concatenate([look_once(image, **options) for image in pixels]))
+    return override_call(
+        tower, lambda pixels, **options: mx.concatenate([look_once(image, **options) for image in pixels])
+    )
 
 
 def frozen_weights(folder: Path, *, is_quantized: bool) -> dict[str, Array]:

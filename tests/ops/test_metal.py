@@ -11,12 +11,12 @@ from mlx.utils import tree_flatten
 from mlx_vlm.models import kernels, rope_utils
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
-from vlora.build import open_data, open_model
+from vlora.build import load_data, load_model
 from vlora.data.collate import collate
 from vlora.data.format.samples import format_sample
 from vlora.estimate.trace import attention_on_metal, trace
 from vlora.models.backbone import fused as lean_module
-from vlora.models.backbone.fused import find_lean_parts, lean
+from vlora.models.backbone.fused import find_fused_modules, running_fused
 from vlora.models.families.mixtures import attend_with_gradient, without_metal_kernels
 from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.ops import cpu_exp
@@ -62,8 +62,8 @@ def test_kernels_have_few_arguments(
         (Path(__file__).parents[2] / "recipes" / "quickstart.toml").read_text(),
         {"optim.name": optimizer, "output.path": str(tmp_path / "model"), **how},
     )
-    data = open_data(recipe)
-    backbone, _ = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
     made = make_optimizer(recipe.optim)
     state = init_state(backbone, made)
     rows = [data.encoder(format_sample(data.train.table[number], str(number))) for number in range(2)]
@@ -106,8 +106,8 @@ def test_a_model_is_trained_without_them(tmp_path: Path) -> None:
         (Path(__file__).parents[2] / "recipes" / "quickstart.toml").read_text(),
         {"output.path": str(tmp_path / "model")},
     )
-    data = open_data(recipe)
-    backbone, _ = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
     rotaries = [part for part in backbone.module.modules() if isinstance(part, MRoPERotaryEmbedding)]
     optimizer = make_optimizer(recipe.optim)
     rows = [data.encoder(format_sample(data.train.table[number], str(number))) for number in range(2)]
@@ -130,7 +130,7 @@ def test_every_family_is_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     for model_type in ("mllama", "not listed"):
         family = describe_family(model_type)
-        for correction in (family.while_embedding, family.while_training):
+        for correction in (family.while_embedding, family.train_overrides):
             with correction(None):  # type: ignore[arg-type]
                 assert not mx.metal.is_available()
         assert mx.metal.is_available()
@@ -174,16 +174,16 @@ def test_sinks_are_attended_to_by_operations() -> None:
 def test_rotations_are_vloras_own(style: str) -> None:
     """A rotary embedding that mlx-vlm has a Metal kernel for is run without it while a model is trained."""
     rotary = MRoPERotaryEmbedding(16, mrope_section=[4, 2, 2], style=style)
-    plain = find_lean_parts(rotary)
+    plain = find_fused_modules(rotary)
     rotary.fused_apply = True
     rotary._compiled_apply = {3: lambda q, k, *_: (q, k), 2: lambda q, k, *_: (q, k)}
     asked: list[tuple[mx.array, mx.array]] = []
     x = mx.random.normal((1, 2, 5, 16), key=mx.random.key(1))
     positions = mx.broadcast_to(mx.arange(5), (3, 1, 5))
-    with lean(find_lean_parts(rotary)):
+    with running_fused(find_fused_modules(rotary)):
         asked.append(rotary.apply_rotary(x, x, positions))
     rotary.fused_apply = False
-    with lean(plain):
+    with running_fused(plain):
         asked.append(rotary.apply_rotary(x, x, positions))
 
     assert mx.allclose(asked[0][0], asked[1][0], atol=1e-6).item()

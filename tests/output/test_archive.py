@@ -17,14 +17,14 @@ from vlora.errors import CheckpointError, RecipeError
 from vlora.output import checkpoint
 from vlora.output.archive import (
     JOURNAL_NAME,
+    archive_previous_run,
     complete_setting_aside,
     refuse_links,
     refuse_model_folder,
     remove_partials,
-    set_aside,
 )
-from vlora.output.lock import LOCK_NAME, only_run
-from vlora.output.metrics_log import Metrics
+from vlora.output.lock import LOCK_NAME, exclusive_run_lock
+from vlora.output.metrics_log import MetricsLog
 from vlora.output.paths import output_paths
 from vlora.recipe.schema import DataSection, ModelSection, OutputSection, dump_recipe
 
@@ -104,7 +104,7 @@ def test_every_file_is_at_one_place_whenever_a_process_ends(
             n_calls = end_at(patch, number)
             is_ended = False
             try:
-                earlier = set_aside(recipe, model_files)
+                earlier = archive_previous_run(recipe, model_files)
             except KilledError:
                 is_ended = True
         between = {name: text for name, text in contents(root).items() if JOURNAL_NAME not in name}
@@ -137,7 +137,7 @@ def test_every_file_is_at_one_place_whenever_a_process_ends(
 def test_an_adapter_keeps_its_scale(tmp_path: Path) -> None:
     """Beside every adapter of an earlier run lies the configuration that it was saved with, whatever its name."""
     write_adapter(tmp_path / "first.safetensors", 1.0, 20.0)
-    earlier = set_aside(recipe_for(tmp_path / "second.safetensors"))
+    earlier = archive_previous_run(recipe_for(tmp_path / "second.safetensors"))
     write_adapter(tmp_path / "second.safetensors", 1.0, 0.5)
 
     assert earlier is not None
@@ -154,7 +154,7 @@ def test_what_is_no_file_of_weights_stays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     deep = b"[" * 100_000
     (tmp_path / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
-    earlier = set_aside(recipe_for(output))
+    earlier = archive_previous_run(recipe_for(output))
     assert earlier is not None
     assert {path.name for path in earlier.iterdir()} == {"second.safetensors", "adapter_config.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"pipe.safetensors", "deep.safetensors", earlier.name}
@@ -165,7 +165,7 @@ def test_the_start_stays_and_is_copied(tmp_path: Path) -> None:
     fill(tmp_path)
     recipe = recipe_for(tmp_path / "second.safetensors")
     start = attrs.evolve(recipe.model, adapter_path=str(tmp_path / "first.safetensors"))
-    earlier = set_aside(attrs.evolve(recipe, model=start))
+    earlier = archive_previous_run(attrs.evolve(recipe, model=start))
 
     assert earlier is not None
     for name in ("first.safetensors", "adapter_config.json"):
@@ -181,9 +181,9 @@ def test_what_did_not_begin_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / ".partial-state.safetensors").write_text("begun")
-    assert set_aside(recipe) is None
+    assert archive_previous_run(recipe) is None
     (tmp_path / "recipe.toml").write_text(f"# mine\n{dump_recipe(recipe)}")
-    assert set_aside(recipe) == tmp_path / "earlier-1"
+    assert archive_previous_run(recipe) == tmp_path / "earlier-1"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,8 @@ def test_planted_links_are_not_followed(name: str, exists: bool, tmp_path: Path)
     if name in ("training", "metrics.jsonl", "recipe.toml"):
         with pytest.raises(CheckpointError, match="is a link"):
             refuse_links(output_paths(recipe))
-    set_aside(recipe)
-    Metrics.open(out / "metrics.jsonl", None).write({"step": 1})
+    archive_previous_run(recipe)
+    MetricsLog.open(out / "metrics.jsonl", None).write({"step": 1})
     checkpoint.write_text(out / "recipe.toml", dump_recipe(recipe))
     write_adapter(out / "adapters.safetensors", 1.0, 1.0)
     checkpoint.write_text(out / "training" / "state.safetensors", "state")
@@ -267,10 +267,10 @@ def test_links_in_the_way_of_the_lock_and_of_metrics(tmp_path: Path) -> None:
     """A lock is not taken through a link; a line is not appended through one that came later."""
     victim = tmp_path / "victim"
     (tmp_path / LOCK_NAME).symlink_to(victim)
-    with pytest.raises(RecipeError, match=r"\.running is a link"), only_run(tmp_path):
+    with pytest.raises(RecipeError, match=r"\.running is a link"), exclusive_run_lock(tmp_path):
         pass
     (tmp_path / LOCK_NAME).unlink()
-    metrics = Metrics.open(tmp_path / "metrics.jsonl", None)
+    metrics = MetricsLog.open(tmp_path / "metrics.jsonl", None)
     metrics.path.unlink()
     metrics.path.symlink_to(victim)
     with pytest.raises(OSError, match="metrics") as caught:

@@ -12,12 +12,12 @@ import pytest
 
 from vlora.errors import RecipeError
 from vlora.output import lock
-from vlora.output.lock import LOCK_NAME, only_run
+from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 
 HOLD = """
 import sys, pathlib
-from vlora.output.lock import only_run
-with only_run(pathlib.Path(sys.argv[1])):
+from vlora.output.lock import exclusive_run_lock
+with exclusive_run_lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -42,7 +42,7 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     with another_process(folder) as process:
         for _ in range(2):
-            with pytest.raises(RecipeError) as caught, only_run(folder):
+            with pytest.raises(RecipeError) as caught, exclusive_run_lock(folder):
                 pass
             for words in (str(folder), f"process {process.pid} on ", "wait for its end", "--set output.path="):
                 assert words in str(caught.value)
@@ -55,8 +55,8 @@ def test_a_killed_run_locks_nobody_out(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         assert (folder / LOCK_NAME).exists()
-        with only_run(folder):
-            with pytest.raises(RecipeError, match="of this same process"), only_run(folder):
+        with exclusive_run_lock(folder):
+            with pytest.raises(RecipeError, match="of this same process"), exclusive_run_lock(folder):
                 pass
             assert str(os.getpid()) in (folder / LOCK_NAME).read_text()
     assert not folder.joinpath(LOCK_NAME).exists()
@@ -64,16 +64,16 @@ def test_a_killed_run_locks_nobody_out(tmp_path: Path) -> None:
 
 def test_nothing_is_left(tmp_path: Path) -> None:
     """Folders that were made are removed again unless something was written; those that were there stay."""
-    with pytest.raises(ZeroDivisionError), only_run(tmp_path / "a" / "b"):
+    with pytest.raises(ZeroDivisionError), exclusive_run_lock(tmp_path / "a" / "b"):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
-    with only_run(tmp_path / "a" / "b"):
+    with exclusive_run_lock(tmp_path / "a" / "b"):
         (tmp_path / "a" / "file").write_text("")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
 
     (tmp_path / "c").mkdir()
-    with only_run(tmp_path / "c"):
+    with exclusive_run_lock(tmp_path / "c"):
         pass
     assert (tmp_path / "c").is_dir()
 
@@ -89,7 +89,7 @@ def test_without_locks_nobody_is_kept_out(code: int | None, tmp_path: Path, monk
         monkeypatch.setattr(lock, "fcntl", None)
     else:
         monkeypatch.setattr(lock.fcntl, "flock", flock)
-    with only_run(tmp_path / "out"), only_run(tmp_path / "out"):
+    with exclusive_run_lock(tmp_path / "out"), exclusive_run_lock(tmp_path / "out"):
         pass
 
     assert not list(tmp_path.iterdir())
@@ -107,9 +107,9 @@ def test_a_file_that_its_holder_removes_is_made_anew(tmp_path: Path, monkeypatch
         own(file, path)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lock, "_lock", slow)
-    with only_run(tmp_path):
+    with exclusive_run_lock(tmp_path):
         assert not left
-        with pytest.raises(RecipeError), only_run(tmp_path):
+        with pytest.raises(RecipeError), exclusive_run_lock(tmp_path):
             pass
 
 
@@ -117,6 +117,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     """A file in the way is an error of the system, with its name."""
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
-        with pytest.raises(OSError) as caught, only_run(folder):  # noqa: PT011 - its name counts
+        with pytest.raises(OSError) as caught, exclusive_run_lock(folder):  # noqa: PT011 - its name counts
             pass
         assert str(tmp_path / "file") in str(caught.value.filename)

@@ -12,8 +12,8 @@ from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from vlora import Recipe, fit, parse_recipe
 from vlora.errors import RecipeError, SampleError
-from vlora.events import Finished, Noted
-from vlora.output.archive import set_aside
+from vlora.events import Finished, Warned
+from vlora.output.archive import archive_previous_run
 from vlora.output.lock import LOCK_NAME
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME
 
@@ -66,7 +66,7 @@ def test_an_earlier_run_is_set_aside(checkpoint: CheckpointFactory, tmp_path: Pa
     calls = iter([False, False, False, True])
     begun = losses(run(first, should_stop=lambda: next(calls)))
     again = run(text_recipe(checkpoint, tmp_path, out, train__iters=2, train__seed=1))
-    notes = [event.message for event in again if isinstance(event, Noted)]
+    notes = [event.message for event in again if isinstance(event, Warned)]
     earlier = out / "earlier-1"
     rest = losses(run(text_recipe(checkpoint, tmp_path, earlier / "adapters.safetensors", **options), resume=True))
 
@@ -111,7 +111,7 @@ def test_what_did_not_begin_moves_nothing(checkpoint: CheckpointFactory, tmp_pat
     empty = text_recipe(checkpoint, tmp_path, tmp_path / "empty")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / METRICS_NAME).write_text("")
-    assert set_aside(empty) is None
+    assert archive_previous_run(empty) is None
 
 
 @pytest.mark.parametrize("start", ["out", "out/adapters.safetensors", "out/0000002_adapters.safetensors"])

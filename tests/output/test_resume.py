@@ -17,7 +17,7 @@ from vlora.errors import CheckpointError
 from vlora.events import Event, StepReport
 from vlora.output.checkpoint import load_notes, load_state, save_state
 from vlora.output.paths import METRICS_NAME, STATE_NAME
-from vlora.output.resume import FREE, check_goes_on, describe_run
+from vlora.output.resume import RESUME_MUTABLE_KEYS, check_resumable, describe_settings
 from vlora.recipe.schema import all_keys
 from vlora.train.rules import FIRST, NOTE, Rules, parse_rules
 from vlora.types import TrainState
@@ -88,8 +88,8 @@ NEEDS = {
 
 def test_every_key_is_decided_on() -> None:
     """A new key has to be in one of the two lists: those that may change, and those that may not."""
-    assert FREE | set(OTHERS) == set(all_keys())
-    assert not FREE & set(OTHERS)
+    assert RESUME_MUTABLE_KEYS | set(OTHERS) == set(all_keys())
+    assert not RESUME_MUTABLE_KEYS & set(OTHERS)
 
 
 @pytest.mark.parametrize("key", OTHERS)
@@ -100,7 +100,7 @@ def test_what_steps_depend_on_may_not_change(key: str, is_back: bool) -> None:
     recipes = [parse_recipe(MINIMAL, needs), parse_recipe(MINIMAL, {**needs, key: OTHERS[key]})]
     then, now = reversed(recipes) if is_back else recipes
     with pytest.raises(CheckpointError) as caught:
-        check_goes_on(describe_run(then, 3), now, 3, Path("out/state"))
+        check_resumable(describe_settings(then, 3), now, 3, Path("out/state"))
     first, *changed, _ = str(caught.value).splitlines()
     section, name = key.split(".")
     values = [getattr(getattr(recipe, section), name) for recipe in (then, now)]
@@ -145,31 +145,31 @@ def test_what_steps_do_not_depend_on_may_change() -> None:
         },
     )
 
-    check_goes_on(describe_run(then, 3), now, 3, Path("state"))
-    check_goes_on(describe_run(now, 3), then, 3, Path("state"))
+    check_resumable(describe_settings(then, 3), now, 3, Path("state"))
+    check_resumable(describe_settings(now, 3), then, 3, Path("state"))
 
 
 def test_what_was_written_of_a_key_that_nothing_reads() -> None:
     """Older recipes all name a token for the plain layout; where that is not used it may be any."""
     then, now = parse_recipe(MINIMAL, {"data.assistant_id": 77091}), parse_recipe(MINIMAL)
 
-    check_goes_on(describe_run(then, 3), now, 3, Path("state"))
+    check_resumable(describe_settings(then, 3), now, 3, Path("state"))
 
 
 def test_a_template_is_the_same() -> None:
     """A file, or a model, whose chat template is another one now does not go on; a state that says nothing does."""
     recipe = parse_recipe(MINIMAL, {"data.chat_template": "a.jinja"})
-    check_goes_on(describe_run(recipe, 3, "one"), recipe, 3, Path("state"), "one")
-    check_goes_on(describe_run(recipe, 3), recipe, 3, Path("state"), "one")
+    check_resumable(describe_settings(recipe, 3, "one"), recipe, 3, Path("state"), "one")
+    check_resumable(describe_settings(recipe, 3), recipe, 3, Path("state"), "one")
     with pytest.raises(CheckpointError, match=r"the chat template .* was another one then"):
-        check_goes_on(describe_run(recipe, 3, "one"), recipe, 3, Path("state"), "another")
+        check_resumable(describe_settings(recipe, 3, "one"), recipe, 3, Path("state"), "another")
 
 
 def test_all_changes_are_reported_at_once() -> None:
     """Everything that has changed comes in one error, with what to do."""
     then, now = parse_recipe(MINIMAL), parse_recipe(MINIMAL, {"train.seed": 3, "lora.alpha": 4.0})
     with pytest.raises(CheckpointError, match=r"(?s)lora\.alpha.*train\.seed.*leave --resume out"):
-        check_goes_on(describe_run(then, 3), now, 3, Path("state"))
+        check_resumable(describe_settings(then, 3), now, 3, Path("state"))
 
 
 def test_the_same_place_in_other_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,27 +178,27 @@ def test_the_same_place_in_other_words(tmp_path: Path, monkeypatch: pytest.Monke
     then = parse_recipe(MINIMAL, {"model.path": "models/a"})
     now = parse_recipe(MINIMAL, {"data.path": str(tmp_path / "rows.jsonl"), "model.path": "./models/../models/a/"})
 
-    check_goes_on(describe_run(then, 3), now, 3, Path("state"))
+    check_resumable(describe_settings(then, 3), now, 3, Path("state"))
 
 
 def test_more_rows_are_other_rows() -> None:
     """A data set that has grown is shuffled otherwise."""
     recipe = parse_recipe(MINIMAL)
     with pytest.raises(CheckpointError, match=r"'rows\.jsonl' \(data\.path\): 3 rows to train on then, 4 now"):
-        check_goes_on(describe_run(recipe, 3), recipe, 4, Path("state"))
+        check_resumable(describe_settings(recipe, 3), recipe, 4, Path("state"))
 
 
 def test_keys_that_there_were_not() -> None:
     """A state that is older than a key was made with its default; one without notes is not checked."""
     recipe = parse_recipe(MINIMAL)
-    notes = {name: text.replace('batching = "shuffled"\n', "") for name, text in describe_run(recipe, 3).items()}
+    notes = {name: text.replace('batching = "shuffled"\n', "") for name, text in describe_settings(recipe, 3).items()}
     grouped = parse_recipe(MINIMAL, {"train.batching": "grouped"})
 
-    assert notes != describe_run(recipe, 3)
-    check_goes_on(notes, recipe, 3, Path("state"))
-    check_goes_on({}, grouped, 4, Path("state"))
+    assert notes != describe_settings(recipe, 3)
+    check_resumable(notes, recipe, 3, Path("state"))
+    check_resumable({}, grouped, 4, Path("state"))
     with pytest.raises(CheckpointError, match="'shuffled' then, 'grouped' now"):
-        check_goes_on(notes, grouped, 3, Path("state"))
+        check_resumable(notes, grouped, 3, Path("state"))
 
 
 def test_notes_round_trip(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from vlora.errors import CheckpointError
-from vlora.events import Noted, Saved
+from vlora.events import Saved, Warned
 from vlora.output import checksums
 from vlora.output.checkpoint import (
     before,
@@ -211,7 +211,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(checkpoint: Checkpoin
     events = run(recipe, resume=True)
 
     assert losses(events) == straight[2:]
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, Warned)]
     assert len(notes) == 1
     assert notes[0].startswith(f"{state}: cannot be read")
     assert notes[0].endswith("going on from the one before it, after step 2")

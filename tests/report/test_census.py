@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.run.test_fit import make_recipe
 from tests.training import picture
-from vlora.build import open_data
+from vlora.build import load_data
 from vlora.cli.main import main
 from vlora.errors import LongRowError, SampleError
 from vlora.recipe.schema import Recipe
@@ -58,7 +58,7 @@ def test_counts_are_those_of_training(
     keys = {"data__max_seq_length": LIMIT, "data__on_long_row": long_rows, "data__workers": workers}
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **keys)
     (census,) = last(recipe)
-    data, examples, n_bad, n_long = open_data(recipe), [], 0, 0
+    data, examples, n_bad, n_long = load_data(recipe), [], 0, 0
     for number in range(len(data.train)):
         try:
             examples.append(data.encoder(data.train[number]))

@@ -14,7 +14,7 @@ from tests.run.test_fit import losses, make_recipe, run
 from tests.training import make_trainable, picture
 from vlora import fit
 from vlora.errors import SampleError
-from vlora.events import Answered, Event, Finished, Noted, Reported, Saved, Skipped
+from vlora.events import Event, Finished, Generated, Reported, Saved, Skipped, Warned
 from vlora.models import build_tiny_qwen3_vl
 from vlora.models.backbone.vocabulary import count_vocabulary
 from vlora.output.paths import METRICS_NAME
@@ -133,7 +133,7 @@ def test_no_row_to_validate_on(checkpoint: CheckpointFactory, tmp_path: Path) ->
     rows, valid = write_rows(tmp_path, "rows"), write_rows(tmp_path, "valid", missing=tuple(range(N_ROWS)))
     options = {"data__on_bad_row": "skip", "data__valid_path": str(valid), "train__iters": 1}
     events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, Warned)]
 
     assert not [event for event in events if isinstance(event, Reported) and "valid_loss" in event.metrics]
     assert len([note for note in notes if "valid.jsonl" in note and "none can be learned from" in note]) == 2
@@ -146,7 +146,7 @@ def test_answers_skip_bad_rows(missing: tuple[int, ...], checkpoint: CheckpointF
     options = {"data__valid_path": str(valid), "eval__answer_rows": -1, "eval__max_new_tokens": 1, "train__iters": 1}
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__on_bad_row="skip", **options)
     events = run(recipe)
-    answers = [event for event in events if isinstance(event, Answered)]
+    answers = [event for event in events if isinstance(event, Generated)]
     metrics = [event.metrics for event in events if isinstance(event, Reported)]
     reasons = [event.reason for event in events if isinstance(event, Skipped)]
     n_good, n_rounds = N_ROWS - len(missing), 4  # of answers two, and two of validation
@@ -185,7 +185,7 @@ def test_no_row_to_answer(checkpoint: CheckpointFactory, tmp_path: Path) -> None
     options = {"data__valid_path": str(valid), "eval__answer_rows": 2, "train__iters": 1}
     events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__on_bad_row="skip", **options))
 
-    assert not [event for event in events if isinstance(event, Answered)]
+    assert not [event for event in events if isinstance(event, Generated)]
     assert not [event for event in events if isinstance(event, Reported) and "accuracy_after" in event.metrics]
     assert isinstance(events[-1], Finished)
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from tests.training import picture
-from vlora.data.rows import Rows, read_rows
+from vlora.data.rows import RowDataset, read_rows
 from vlora.errors import CheckpointError
-from vlora.events import Noted
+from vlora.events import Warned
 from vlora.output.paths import STATE_NAME
 from vlora.recipe.schema import DataSection
 from vlora.run import consumed
@@ -32,14 +32,14 @@ VALUES = st.recursive(
 )
 
 
-def learn(rows: Rows, folder: Path, numbers: list[int]) -> str:
+def learn(rows: RowDataset, folder: Path, numbers: list[int]) -> str:
     """Take note of rows as if they had been learned; give what a state would say of it."""
     learned = consumed.begin(folder / NAME, len(rows))
     learned.add(consumed.mark_row(number, *rows.read(number)) for number in numbers)
     return learned.write()
 
 
-def change(rows: Rows, folder: Path, note: str) -> list[str]:
+def change(rows: RowDataset, folder: Path, note: str) -> list[str]:
     """Say what has changed."""
     return consumed.go_on(folder / NAME, note, rows)[1]
 
@@ -177,4 +177,4 @@ def test_a_run_goes_on_with_the_rows_that_it_learned(
     allowing = attrs.evolve(recipe, data=attrs.evolve(recipe.data, allow_changed_rows=True))
     events = run(allowing, resume=True)
     assert len(losses(events)) == 4
-    assert any(isinstance(event, Noted) and "allow_changed_rows" in event.message for event in events)
+    assert any(isinstance(event, Warned) and "allow_changed_rows" in event.message for event in events)

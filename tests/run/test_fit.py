@@ -18,11 +18,11 @@ from rich.console import Console
 
 from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
-from vlora.build import open_data, open_model
+from vlora.build import load_data, load_model
 from vlora.cli.main import train
 from vlora.errors import CheckpointError, ModelError, NonFiniteError, OutOfMemoryError, SampleError
 from vlora.estimate import shortage
-from vlora.events import Event, Finished, Noted, Reported, Skipped, Started, StepReport
+from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport, Warned
 from vlora.models import describe_family
 from vlora.models.encode import generate
 from vlora.output.checkpoint import load_state, save_state, write_whole, write_whole_folder
@@ -81,8 +81,8 @@ def losses(events: list[Event]) -> list[float]:
 
 def trained_logits(recipe: Recipe) -> tuple[Batch, np.ndarray]:
     """Compute the logits of the first rows with the run's last training state."""
-    data = open_data(recipe)
-    backbone, _ = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
     state = load_state(output_paths(recipe).folder / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     batch = collate([data.encoder(data.train[index]) for index in range(2)])
     with bound(backbone.module, state.params), backbone.corrected():
@@ -302,7 +302,7 @@ def test_what_mlx_vlm_cannot_answer_ends_no_run(
     reason = f"cannot be asked through mlx-vlm: {type(error).__name__}: {' '.join(str(error).split())}".removesuffix(
         ": "
     )
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, Warned)]
 
     assert notes == [f"answers {when} training: {reason}; accuracy left out" for when in ("before", "after")]
     assert not [e for e in events if isinstance(e, Reported) and {"accuracy_before", "accuracy_after"} & set(e.metrics)]
@@ -378,7 +378,7 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
     other = attrs.evolve(recipe, lora=attrs.evolve(recipe.lora, rank=4))
     with pytest.raises(CheckpointError, match=r"lora\.rank: 8 then, 4 now"):
         run(other, resume=True)
-    backbone, _ = open_model(other, open_data(other).files)
+    backbone, _ = load_model(other, load_data(other).files)
     with pytest.raises(CheckpointError, match="has shape"):
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
 
@@ -466,7 +466,7 @@ def test_every_row_is_learned_every_epoch(checkpoint: CheckpointFactory, rows: P
     """Two epochs of 7 rows in pairs are 8 steps, and each row's tokens are learned twice."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__epochs=2)
     events = run(recipe)
-    data = open_data(recipe)
+    data = load_data(recipe)
     per_epoch = sum(int(data.encoder(data.train[index]).supervised.sum()) for index in range(N_ROWS))
 
     reports = [event for event in events if isinstance(event, StepReport)]
@@ -551,7 +551,7 @@ def test_validation_covers_what_it_says(checkpoint: CheckpointFactory, rows: Pat
         for n in (-1, 2)
     ]
     first = [next(e.metrics for e in run(recipe) if isinstance(e, Reported)) for recipe in recipes]
-    data = open_data(recipes[0])
+    data = load_data(recipes[0])
     tokens = sum(int(data.encoder(data.train[index]).supervised.sum()) for index in range(N_ROWS))
 
     assert (first[0]["valid_rows"], first[0]["valid_tokens"]) == (N_ROWS, tokens)
@@ -608,8 +608,8 @@ def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Pa
     """`bind` puts the trained parameters into the model."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
     run(recipe)
-    data = open_data(recipe)
-    backbone, _ = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
     state = load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     bind(backbone, state)
     held = dict(tree_flatten(backbone.module.trainable_parameters()))
@@ -650,9 +650,9 @@ def test_assistant_id_masks_in_the_plain_layout(checkpoint: CheckpointFactory, r
     config.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     recipe = make_recipe(folder, rows, tmp_path / "out", data__chat_template="plain", data__assistant_id=77091)
-    data = open_data(recipe)
+    data = load_data(recipe)
     colon = data.encoder.tokenizer("?", add_special_tokens=False)["input_ids"][0]
-    masked = open_data(
+    masked = load_data(
         make_recipe(folder, rows, tmp_path / "out", data__chat_template="plain", data__assistant_id=colon)
     )
     example = masked.encoder(masked.train[0])
@@ -678,7 +678,7 @@ def test_a_run_that_is_asked_to_end_leaves_validation_and_answers(
 
     assert [found["step"] for found in metrics if "valid_loss" in found] == [0]
     assert not any("accuracy_after" in found for found in metrics)
-    assert any(isinstance(event, Noted) and "stopped after 0 of 2" in event.message for event in events)
+    assert any(isinstance(event, Warned) and "stopped after 0 of 2" in event.message for event in events)
     assert isinstance(events[-1], Finished)
     assert (tmp_path / "out" / "adapters.safetensors").is_file()
 

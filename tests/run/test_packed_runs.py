@@ -12,10 +12,10 @@ import pytest
 from tests.prove import make_subject
 from tests.training import Trainable, make_trainable, picture
 from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
-from vlora.data.collate import collate_packs
+from vlora.data.collate import collate_packed
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Event, Finished, Reported, Started, StepReport
-from vlora.models import probe_packing
+from vlora.models import check_packing
 from vlora.models.forward.attention_masks import attend_fused, attending
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.recipe.schema import OptimSection
@@ -95,7 +95,7 @@ def test_packed_rows_have_the_gradients_of_rows_apart(
     loss, expected = gradients(trainable, collate(rows))
     monkeypatch.setattr(steps, "HEAD_BYTES", 0)
     monkeypatch.setattr(steps, "FEWEST_HEAD_ROWS", 5)
-    packed_loss, packed = gradients(trainable, collate_packs([rows[::-1]]))
+    packed_loss, packed = gradients(trainable, collate_packed([rows[::-1]]))
     largest = max(np.abs(value).max() for value in expected.values())
 
     assert packed_loss == pytest.approx(loss, rel=1e-5)
@@ -183,10 +183,10 @@ def test_probe_finds_what_leaks(
     trainable = make_trainable(checkpoint("llava"))
     bind(trainable.backbone, trainable.state)
     trainable.backbone.module.set_dtype(dtype)
-    probe_packing(trainable.backbone, trainable.examples, 400, "llava")
+    check_packing(trainable.backbone, trainable.examples, 400, "llava")
     monkeypatch.setattr("vlora.models.forward.attention_masks.MASK_MAKER", "nothing_of_this_name")
     with pytest.raises(ModelError, match="packed before it"):
-        probe_packing(trainable.backbone, trainable.examples, 400, "llava")
+        check_packing(trainable.backbone, trainable.examples, 400, "llava")
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "youtu_vl"])
@@ -194,7 +194,7 @@ def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.Mo
     """As on an NVIDIA GPU: the logits are the same, of a model that chooses by the mask before it attends, too."""
     subject, masks = make_subject(family), []
     subject.backbone.module.set_dtype(mx.bfloat16)
-    batch = collate_packs([list(subject.examples)])
+    batch = collate_packed([list(subject.examples)])
     features, others = subject.backbone.embed(batch)
     attend = mx.fast.scaled_dot_product_attention
 
@@ -224,8 +224,8 @@ def test_positions_that_are_treated_otherwise_bound_a_pack() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "rope_parameters", scaling)
         with pytest.raises(ModelError, match="at most 300"):
-            probe_packing(subject.backbone, subject.examples, 400, "mistral3")
-        probe_packing(subject.backbone, subject.examples, 300, "mistral3")
+            check_packing(subject.backbone, subject.examples, 400, "mistral3")
+        check_packing(subject.backbone, subject.examples, 300, "mistral3")
 
 
 def test_packed_rows_validate(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

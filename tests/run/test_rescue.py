@@ -22,7 +22,7 @@ from vlora.output.checkpoint import append_text, load_notes
 from vlora.output.metrics_log import Mark
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.run import fit as driver
-from vlora.run.loader import Reader
+from vlora.run.loader import DataLoader
 
 CheckpointFactory = Callable[[str], Path]
 VOLATILE = {"tokens_per_s", "wait_s", "n_traces", "trace_s", "seconds", "unix_time", "first_step_unix_time"}
@@ -162,14 +162,14 @@ def test_rows_that_fail_as_nobody_has_foreseen(
 ) -> None:
     """What encoding raises in a thread comes in its turn, behind the steps before it, which are saved."""
     numbers = itertools.count(1)
-    encode = Reader._encode
+    encode = DataLoader._encode
 
     def fail_later(*given: Any) -> Any:
         if next(numbers) > 6:
             fail()
         return encode(*given)
 
-    monkeypatch.setattr(Reader, "_encode", fail_later)
+    monkeypatch.setattr(DataLoader, "_encode", fail_later)
     events, error = collect(fit(short_recipe(checkpoint, tmp_path, "out", data__workers=workers)))
     assert isinstance(error, LookupError)
     assert error.__notes__ == ["the 3 steps before it are saved, and --resume goes on from there"]
@@ -223,7 +223,7 @@ def test_what_cannot_be_saved_any_more(
     )
 
     monkeypatch.setattr(driver.checkpoint, "save_state", lambda *_: lack_memory())
-    monkeypatch.setattr(Reader, "take_skipped", lambda reader: fail() if reader.skipped else [])
+    monkeypatch.setattr(DataLoader, "drain_skipped", lambda reader: fail() if reader.skipped else [])
     file = tmp_path / "rows-1.png"
     file.unlink()
     options = {"data__on_bad_row": "skip", "data__shuffle": False, "train__batch_size": 1}

@@ -19,7 +19,7 @@ from vlora import Recipe, fit, parse_recipe
 from vlora.cli.main import main
 from vlora.events import Event, StepReport
 from vlora.output.checkpoint import load_notes
-from vlora.output.lock import LOCK_NAME, only_run
+from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 from vlora.output.paths import output_paths
 from vlora.run import fit as driver
 from vlora.system.signals import stop_on_signals
@@ -192,7 +192,7 @@ def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
     # It may have come behind the step's end, where there is nothing left to break off.
     assert process.returncode in (130, -signal.SIGINT), errors
     assert "Exception ignored" not in errors
-    with only_run(tmp_path / "out"):
+    with exclusive_run_lock(tmp_path / "out"):
         pass
 
 
@@ -264,7 +264,7 @@ def test_let_go_of(recipe: Recipe, tmp_path: Path) -> None:
 
     assert found() is None
     assert not own_threads()
-    with only_run(tmp_path / "out"):
+    with exclusive_run_lock(tmp_path / "out"):
         pass
 
 

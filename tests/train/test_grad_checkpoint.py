@@ -138,10 +138,10 @@ def test_mlps_are_found(family: str, kinds: set[str]) -> None:
     """By name or class, dense or of experts; a family without any says so."""
     backbone, _ = prepare(build(FAMILIES[family]), describe_family(family), ModelSection(path=family))
     if kinds:
-        assert {type(mlp).__name__ for mlp in backbone.recomputed(1, "mlp")[0]} == kinds
+        assert {type(mlp).__name__ for mlp in backbone.checkpoint_modules(1, "mlp")[0]} == kinds
     else:
         with pytest.raises(ModelError, match=r"train\.checkpoint_part: .* use 'layer'"):
-            backbone.recomputed(1, "mlp")
+            backbone.checkpoint_modules(1, "mlp")
 
 
 def test_too_few_layers(checkpoint: CheckpointFactory) -> None:
@@ -149,7 +149,7 @@ def test_too_few_layers(checkpoint: CheckpointFactory) -> None:
     backbone = make_trainable(checkpoint("qwen3_vl")).backbone
 
     with pytest.raises(ModelError, match=r"train\.checkpoint_every: found 3, .* has 2 layers"):
-        backbone.recomputed(3, "layer")
+        backbone.checkpoint_modules(3, "layer")
 
 
 def test_arguments_of_every_kind() -> None:

@@ -169,7 +169,7 @@ def test_non_finite_update_changes_nothing(name: str, compiled: bool, checkpoint
     batch = collate(trainable.examples)
     factors = dict.fromkeys(sorted(trainable.state.params)[::2], 3.0)
     step = make_train_step(
-        trainable.backbone, trainable.optimizer, compiled=compiled, max_grad_norm=1.0, rate_factors=factors
+        trainable.backbone, trainable.optimizer, compiled=compiled, max_grad_norm=1.0, lr_multipliers=factors
     )
     good, _ = step(trainable.state, batch, 1e-2)
     bad, output = step(good, batch._replace(weights=batch.weights * math.inf), 1e-2)
@@ -242,7 +242,7 @@ class DeepBackbone:
     """As much of a backbone as the step needs."""
 
     is_traceable = True
-    can_project = False
+    has_separable_head = False
     layers = ()
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ class DeepBackbone:
         """Need nothing."""
         return {}, {}
 
-    def embed_names(self) -> frozenset[str]:
+    def embed_param_names(self) -> frozenset[str]:
         """Train nothing of it."""
         return frozenset()
 

@@ -13,7 +13,7 @@ from vlora import make_optimizer
 from vlora.adapters.targets import Layout
 from vlora.errors import RecipeError
 from vlora.recipe.schema import OptimSection
-from vlora.train.optimizers import PACKED, PACKED_MULTIPLE, PACKED_SIZE, Packing, clip_by_global_norm, rate_factors
+from vlora.train.optimizers import FLAT, PACKED_MULTIPLE, PACKED_SIZE, FlatParams, clip_by_global_norm, lr_multipliers
 
 NAMES = get_args(get_type_hints(OptimSection)["name"])
 RATE = 1e-2
@@ -156,12 +156,12 @@ def test_rate_factors():
     section = OptimSection(learning_rate=1e-3, vision_rate=1e-4, connector_rate=5e-4, lora_plus_ratio=16.0)
     layout = Layout(language="language_model")
 
-    found = rate_factors(TRAINED, layout, section)
+    found = lr_multipliers(TRAINED, layout, section)
 
     assert found == pytest.approx({TRAINED[1]: 16.0, TRAINED[2]: 0.1, TRAINED[3]: 8.0})
-    assert rate_factors(TRAINED, layout, OptimSection()) == {}
+    assert lr_multipliers(TRAINED, layout, OptimSection()) == {}
     with pytest.raises(RecipeError, match=r"optim\.connector_rate: found 0\.0005, but nothing of the connector"):
-        rate_factors(TRAINED[:2], layout, section)
+        lr_multipliers(TRAINED[:2], layout, section)
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=9), st.integers(1, 1000))
@@ -188,17 +188,17 @@ def test_unpacking_undoes_packing(shapes: list[tuple[int, int]]):
         for place, (rows, width) in enumerate(shapes)
     }
     params |= {"large": mx.zeros(PACKED_SIZE), "odd": mx.ones(PACKED_MULTIPLE + 1)}
-    packing = Packing.of(params, make_optimizer(OptimSection(name="adamw")))
+    packing = FlatParams.of(params, make_optimizer(OptimSection(name="adamw")))
     packed = packing.pack(params)
 
-    assert set(packed) == {PACKED, "large", "odd"}
+    assert set(packed) == {FLAT, "large", "odd"}
     assert all(mx.array_equal(value, params[name]) for name, value in packing.unpack(packed).items())
 
 
 def test_packed_parameters_are_cast_together():
     """One cast for each type; what is not packed is left to others."""
     params = {name: mx.random.normal((2, PACKED_MULTIPLE)) for name in "abc"} | {"large": mx.zeros(PACKED_SIZE)}
-    packing = Packing.of(params, make_optimizer(OptimSection(name="adamw")))
+    packing = FlatParams.of(params, make_optimizer(OptimSection(name="adamw")))
     operations: list[str] = []
 
     def unpack(**tree: mx.array) -> dict[str, mx.array]:
@@ -219,10 +219,10 @@ def test_packed_parameters_are_cast_together():
 def test_what_is_remembered_is_used_only_for_the_same_arrays():
     """One array replaced by another, and all are packed anew."""
     params = {name: mx.random.normal((2, PACKED_MULTIPLE)) for name in ("a", "b")}
-    packing = Packing.of(params, make_optimizer(OptimSection(name="sgd")))
+    packing = FlatParams.of(params, make_optimizer(OptimSection(name="sgd")))
     known = packing.remember(packing.pack(params), params)
 
-    assert packing.pack(params, known)[PACKED] is known.packed
+    assert packing.pack(params, known)[FLAT] is known.packed
     changed = packing.pack({**params, "b": mx.zeros((2, PACKED_MULTIPLE))}, known)
     assert mx.array_equal(packing.unpack(changed)["b"], mx.zeros((2, PACKED_MULTIPLE)))
 
@@ -231,7 +231,7 @@ def test_what_is_remembered_is_used_only_for_the_same_arrays():
 def test_what_looks_at_matrices_is_not_packed(name: str):
     """Their update of a number depends on its row and column."""
     params = {name: mx.zeros((2, PACKED_MULTIPLE)) for name in ("a", "b")}
-    assert not Packing.of(params, make_optimizer(OptimSection(name=name))).shapes
+    assert not FlatParams.of(params, make_optimizer(OptimSection(name=name))).shapes
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion"])
@@ -241,11 +241,11 @@ def test_packed_parameters_are_updated_as_apart(name: str):
     params = {name: mx.random.normal((2, PACKED_MULTIPLE), key=mx.random.key(place)) for place, name in enumerate("ab")}
     gradients = {name: value * 0.5 + 1 for name, value in params.items()}
     factors = {"a": 1.0, "b": 16.0}
-    packing = Packing.of(params, make_optimizer(section))
+    packing = FlatParams.of(params, make_optimizer(section))
 
     together = make_optimizer(section)
     together.init(packing.pack(params))
-    together.state["learning_rate"] = RATE * packing.pack_factors(factors)[PACKED]
+    together.state["learning_rate"] = RATE * packing.pack_factors(factors)[FLAT]
     found = packing.unpack(together.apply_gradients(packing.pack(gradients), packing.pack(params)))
 
     for key, factor in factors.items():

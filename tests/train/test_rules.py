@@ -12,9 +12,9 @@ import mlx.core as mx
 import pytest
 
 from vlora import make_optimizer
-from vlora.adapters.targets import Layout
+from vlora.adapters.targets import ModelParts
 from vlora.recipe.schema import OptimSection
-from vlora.train.optimizers import Packing, rate_factors, undecayed
+from vlora.train.optimizers import FlatParams, lr_multipliers, undecayed
 from vlora.train.rules import Rules, parse_rules
 from vlora.train.schedules import learning_rate_at
 from vlora.train.step import make_train_step
@@ -39,11 +39,11 @@ def take_steps(
     optimizer = make_optimizer(section)
     optimizer.init(params)
     state = TrainState(params, dict(optimizer.state), mx.array(0))
-    backbone = SimpleNamespace(embed_names=frozenset, is_traceable=True)
+    backbone = SimpleNamespace(embed_param_names=frozenset, is_traceable=True)
     step = make_train_step(
         cast("Any", backbone),
         optimizer,
-        rate_factors=rate_factors(params, Layout(language="language_model"), section, rules),
+        lr_multipliers=lr_multipliers(params, ModelParts(language="language_model"), section, rules),
         undecayed=undecayed(params, section, rules),
     )
     one = mx.array(1.0)
@@ -102,10 +102,10 @@ def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPat
     gradients = {name: mx.array(value["gradient"]) for name, value in named.items()}
     section = OptimSection(learning_rate=GOLDEN["rate"], weight_decay=GOLDEN["decay"])
     optimizer = make_optimizer(section)
-    packing = Packing.of(params, optimizer)
+    packing = FlatParams.of(params, optimizer)
     optimizer.init(packing.pack(params))
     state = TrainState(packing.pack(params), dict(optimizer.state), mx.array(0))
-    backbone = SimpleNamespace(embed_names=frozenset, is_traceable=True)
+    backbone = SimpleNamespace(embed_param_names=frozenset, is_traceable=True)
     step = make_train_step(cast("Any", backbone), optimizer, undecayed=undecayed(params, section))
     step._packing = packing
     one = mx.array(1.0)
@@ -127,7 +127,7 @@ def test_magnitudes_have_the_rate_of_b():
 
     found = take_steps(named, section)
 
-    factors = rate_factors(named, Layout(language="language_model"), section)
+    factors = lr_multipliers(named, ModelParts(language="language_model"), section)
     assert {name.rpartition(".")[2] for name in factors} == {"lora_b", "m"}
     for name, value in named.items():
         factor = factors.get(name, 1.0)
@@ -145,4 +145,4 @@ def test_older_states_go_on_as_they_began():
     assert [learning_rate_at(step, 9, section) for step in (1, 4, 5)] == [0.0, 0.75, 1.0]
     assert not undecayed({"norm.weight": mx.zeros(3)}, section, oldest)
     names = ["language_model.q.lora_a", "language_model.q.lora_b", "language_model.q.m"]
-    assert rate_factors(names, Layout(language="language_model"), section, oldest) == {names[1]: 8.0}
+    assert lr_multipliers(names, ModelParts(language="language_model"), section, oldest) == {names[1]: 8.0}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.data.collate import plan_steps
+from vlora.data.collate import step_batches
 from vlora.recipe.schema import OptimSection, TrainSection
 from vlora.train.schedules import count_steps, is_due, learning_rate_at
 
@@ -60,7 +60,7 @@ def test_epochs_count_steps(n_rows: int, batch_size: int, accumulation: int, epo
     """So many epochs pass over every row that often, short steps included."""
     train = TrainSection(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulation, seed=1)
     n_steps = count_steps(train, n_rows)
-    plan = plan_steps(n_rows, batch_size, accumulation=accumulation, seed=1, shuffle=True, n_steps=n_steps)
+    plan = step_batches(n_rows, batch_size, accumulation=accumulation, seed=1, shuffle=True, n_steps=n_steps)
     rows = [row for step in plan for batch in step for row in batch]
 
     assert sorted(rows) == sorted(list(range(n_rows)) * epochs)

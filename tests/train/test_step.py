@@ -18,11 +18,11 @@ from vlora import (
     bind,
     collate,
     init_state,
-    let_go,
     make_eval_step,
     make_optimizer,
     make_train_step,
     models,
+    unbind,
 )
 from vlora.models.backbone import grid_tower
 from vlora.models.families.registry import FAMILIES, describe_family
@@ -157,7 +157,7 @@ def test_a_model_that_has_let_go_trains_the_same(keys: dict[str, bool], checkpoi
     bind(trainable.backbone, trainable.state._replace(params=tree_map(lambda value: value + 0, trainable.state.params)))
     mx.eval(trainable.backbone.module.parameters())
     before = mx.get_active_memory()
-    let_go(trainable.backbone)
+    unbind(trainable.backbone)
     held = trainable.backbone.module.trainable_parameters()
     mx.eval(held)
 
@@ -369,7 +369,7 @@ def test_probes_let_right_families_pass(family: str, checkpoint: CheckpointFacto
     """A family without a description is trained once its first rows have shown that it is right."""
     trainable = make_trainable(checkpoint(family))
 
-    models.probe(trainable.backbone, trainable.examples, family)
+    models.check_family(trainable.backbone, trainable.examples, family)
 
 
 def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
@@ -385,9 +385,9 @@ def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
     leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)
     # Of one length, or the padding would give the mask away before the last token does.
     with pytest.raises(ModelError, match=r"would see what it has to predict|padded and batched"):
-        models.probe(leaking, right.examples[:1], "llava")
+        models.check_family(leaking, right.examples[:1], "llava")
     with pytest.raises(ModelError, match="padded and batched"):
-        models.probe(leaking, right.examples, "llava")
+        models.check_family(leaking, right.examples, "llava")
 
 
 def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +420,7 @@ def test_a_rate_of_its_own(name: str, checkpoint: CheckpointFactory) -> None:
         ("fast", {}, 3e-3),
         ("both", dict.fromkeys(faster, 3.0), 1e-3),
     ):
-        step = make_train_step(trainable.backbone, trainable.optimizer, rate_factors=factors)
+        step = make_train_step(trainable.backbone, trainable.optimizer, lr_multipliers=factors)
         state = trainable.state._replace(opt_state=init_state(trainable.backbone, trainable.optimizer).opt_state)
         for _ in range(2 if label == "both" else 1):
             state, _ = step(state, batch, rate)

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import ModelError
-from ..ops.quantized import add_product, linear_shape, multiply_frozen, unpacked_weight
+from ..ops.quantized import add_product, dequantized_weight, frozen_linear, linear_shape
 from .targets import is_experts
 
 Method = Literal["lora", "dora"]
@@ -62,14 +62,14 @@ class Adapter(nn.Module):  # type: ignore[misc]
         self._dropout_key: mx.array | None = None
         self._start: tuple[mx.array, mx.array] | None = None
 
-    def start_from(self, lora_a: mx.array, lora_b: mx.array) -> None:
+    def set_initial_factors(self, lora_a: mx.array, lora_b: mx.array) -> None:
         """Start from these factors, with a product that is subtracted from then on."""
         self.lora_a, self.lora_b = lora_a, lora_b
         # Copies: one array cannot be both a constant and an argument of a compiled step.
         self._start = (mx.array(lora_a), mx.array(lora_b))
         mx.eval(self._start)
 
-    def whole_factors(self, lora_a: mx.array, lora_b: mx.array) -> tuple[mx.array, mx.array]:
+    def effective_factors(self, lora_a: mx.array, lora_b: mx.array) -> tuple[mx.array, mx.array]:
         """Join given factors with those that the layer started from, negated: the update as one LoRA."""
         if self._start is None:
             return lora_a, lora_b
@@ -80,7 +80,7 @@ class Adapter(nn.Module):  # type: ignore[misc]
 
     def factors(self, dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         """Give A and B in a type."""
-        lora_a, lora_b = self.whole_factors(self.lora_a, self.lora_b)
+        lora_a, lora_b = self.effective_factors(self.lora_a, self.lora_b)
         return lora_a.astype(dtype), lora_b.astype(dtype)
 
     @property
@@ -116,7 +116,7 @@ class LoRALinear(Adapter):
         self.lora_b = mx.zeros((rank, n_outputs))
 
         # Set by `share_inputs`.
-        self._shared: SharedInput | None = None
+        self._shared: FusedProjections | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         """Apply layer and update to f[..., inputs]; the result has the layer's own type."""
@@ -132,8 +132,8 @@ class LoRALinear(Adapter):
     def product(self, x: mx.array, *, with_bias: bool = True) -> mx.array:
         """Apply layer and update, whatever other layers do with the same input."""
         if self.is_plain and not self.drops:
-            return adapted_products([self], x, with_bias=with_bias)[0]
-        y = multiply_frozen(self.linear, x, with_bias=with_bias)
+            return fused_lora_matmul([self], x, with_bias=with_bias)[0]
+        y = frozen_linear(self.linear, x, with_bias=with_bias)
         lora_a, lora_b = self.factors(x.dtype)
         return y + (self.scale * multiply_low_rank(self.dropped(x), lora_a, lora_b)).astype(y.dtype)
 
@@ -142,7 +142,7 @@ def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.arr
     """Compute `x A B`: f[..., inputs], f[inputs, R], f[R, outputs] -> f[..., outputs].
 
     In the backward pass the factors' gradients are computed before anything goes on from the input's, as in
-    `adapted_products`.
+    `fused_lora_matmul`.
     """
 
     @mx.custom_function
@@ -164,7 +164,7 @@ def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.arr
     return cast("mx.array", product(x, lora_a, lora_b))
 
 
-def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
+def fused_lora_matmul(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
     """Apply layers with their updates to one input, without dropout.
 
     One product with the A of all of them, and sums that are begun by the small product and gone on with by the large
@@ -219,7 +219,7 @@ def adapted_products(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bo
             gradients += [scale * of_a[:, span], within[span] @ d]
         of_x = mx.matmul(inner.T, scaled(factors).T)
         for d, linear in zip(towards, linears, strict=True):
-            of_x = mx.addmm(of_x, d, unpacked_weight(linear, after=d, dtype=d.dtype))
+            of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype))
         # Where a layer is of another type than its input, so is what flows back.
         gradients = [value.astype(factor.dtype) for value, factor in zip(gradients, factors, strict=True)]
         return (mx.depends([of_x.astype(x.dtype)], gradients)[0], *gradients)
@@ -234,7 +234,7 @@ def joined(parts: Sequence[mx.array], axis: int) -> mx.array:
     return parts[0] if len(parts) == 1 else mx.concatenate(list(parts), axis=axis)
 
 
-class SharedInput:
+class FusedProjections:
     """Layers that one module calls with one and the same input, such as the projections to queries, keys and values.
 
     The first that is called computes for all; the others take what is theirs if they are given the same array. If one
@@ -255,14 +255,14 @@ class SharedInput:
                 self._given = None
             return y
         if self._waiting:
-            self.dissolve()
+            self.unfuse()
             return layer.product(x)
-        ys = adapted_products(self._layers, x)
+        ys = fused_lora_matmul(self._layers, x)
         self._given = x
         self._waiting = {id(other): y for other, y in zip(self._layers, ys, strict=True)}
         return self._waiting.pop(id(layer))
 
-    def dissolve(self) -> None:
+    def unfuse(self) -> None:
         """Let each layer compute for itself."""
         self._waiting, self._given = {}, None
         for layer in self._layers:
@@ -282,7 +282,7 @@ class DoRALinear(LoRALinear):
     def __init__(self, linear: nn.Module, rank: int, scale: float, dropout: float, key: mx.array) -> None:
         """Wrap a layer, as `LoRALinear` does."""
         super().__init__(linear, rank, scale, dropout, key)
-        weight = unpacked_weight(linear, dtype=mx.float32)
+        weight = dequantized_weight(linear, dtype=mx.float32)
         self._squares = mx.square(weight).sum(axis=1)
         self.m = mx.sqrt(self._squares)
         mx.eval(self._squares, self.m)
@@ -299,7 +299,7 @@ class DoRALinear(LoRALinear):
         |w + s b A|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b^T, which takes one product of the weights with R vectors.
         """
         lora_a, lora_b = self.factors(mx.float32)
-        crossed = multiply_frozen(self.linear, lora_a.T, with_bias=False)
+        crossed = frozen_linear(self.linear, lora_a.T, with_bias=False)
         change = 2 * (crossed * lora_b).sum(axis=0) + self.scale * (((lora_a.T @ lora_a) @ lora_b) * lora_b).sum(axis=0)
         # Rounding must not make a row that all but vanishes imaginary.
         squares = self._squares + self.scale * change
@@ -350,7 +350,7 @@ class LoRASwitchLinear(Adapter):
         return y + (self.scale * z).astype(y.dtype)
 
 
-def principal_factors(weight: mx.array, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
+def pissa_factors(weight: mx.array, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
     """Find the factors whose scaled product is the principal part of some weights.
 
     Small matrices are decomposed exactly, large ones by subspace iteration (Halko et al., 2011, algorithm 4.4): an
@@ -401,7 +401,7 @@ def attach_lora(
 
     Args:
         model: The whole model.
-        names: As `find_targets` returns them.
+        names: As `resolve_target_modules` returns them.
         rank: R.
         scale: What the product of the factors is multiplied with: alpha / rank, or alpha / sqrt(rank) (rsLoRA).
         dropout: In [0, 1).
@@ -425,7 +425,7 @@ def attach_lora(
             kind = LoRASwitchLinear
         layer = kind(module, rank, scale, dropout, key)
         if init == "pissa":
-            layer.start_from(*_principal_start(module, name, rank, scale, key))
+            layer.set_initial_factors(*_principal_start(module, name, rank, scale, key))
         wrapped.append((name, layer))
     model.update_modules(tree_unflatten(wrapped))
     share_inputs(model)
@@ -441,20 +441,20 @@ def share_inputs(model: nn.Module) -> None:
             layers = [layer for layer in layers if layer.is_plain and layer.dropout == layers[0].dropout]
             widths = {linear_shape(layer.linear)[1] for layer in layers}
             if len(layers) > 1 and len(widths) == 1:
-                shared = SharedInput(layers)
+                shared = FusedProjections(layers)
                 for layer in layers:
                     layer._shared = shared  # noqa: SLF001
 
 
 def _principal_start(module: nn.Module, name: str, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
-    weight = unpacked_weight(module)
+    weight = dequantized_weight(module)
     if rank > min(weight.shape[-2:]):
         msg = f"lora.rank: found {rank} with lora.init = 'pissa', but {name} is {' x '.join(map(str, weight.shape))}"
         raise ModelError(msg)
     if not is_experts(module):
-        return principal_factors(weight, rank, scale, key)
+        return pissa_factors(weight, rank, scale, key)
     # As experts have them, the other way round.
-    factors = [principal_factors(expert, rank, scale, key) for expert in weight]
+    factors = [pissa_factors(expert, rank, scale, key) for expert in weight]
     return mx.stack([a.T for a, _ in factors]), mx.stack([b.T for _, b in factors])
 
 
@@ -466,7 +466,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
             yield name, module
 
 
-def used_types(model: nn.Module) -> dict[str, mx.Dtype]:
+def compute_dtypes(model: nn.Module) -> dict[str, mx.Dtype]:
     """Say in which type a step uses each trainable parameter: its own, an adapter's factors in its frozen layer's."""
     types = {name: value.dtype for name, value in tree_flatten(model.trainable_parameters())}
     for name, layer in lora_layers(model):
@@ -477,7 +477,7 @@ def used_types(model: nn.Module) -> dict[str, mx.Dtype]:
     return types
 
 
-def saved_arrays(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def adapter_state_dict(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """Give trained parameters as they are saved: every adapter as a LoRA on the original base.
 
     Args:
@@ -490,5 +490,5 @@ def saved_arrays(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, 
     arrays = dict(params)
     for name, layer in lora_layers(model):
         a, b = f"{name}.lora_a", f"{name}.lora_b"
-        arrays[a], arrays[b] = layer.whole_factors(params[a], params[b])
+        arrays[a], arrays[b] = layer.effective_factors(params[a], params[b])
     return arrays

@@ -69,21 +69,21 @@ ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "att_pro
 
 
 @attrs.frozen(kw_only=True)
-class Layout:
+class ModelParts:
     """Where the parts of a model lie.
 
     Attributes:
         language: The language model's name within the model; empty if the model is its own.
         beside_language: Names of parts that lie within the language model but are not of it.
-        untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
-        choosing: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
+        no_adapter: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        selectors: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
         without_experts: Why layers of experts get no adapters; None if they do.
     """
 
     language: str
     beside_language: tuple[str, ...] = ()
-    untouchable: tuple[str, ...] = ()
-    choosing: tuple[str, ...] = ()
+    no_adapter: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
     without_experts: str | None = None
 
     def part(self, name: str) -> Part:
@@ -106,7 +106,7 @@ def is_experts(module: nn.Module) -> bool:
     return hasattr(module, "num_experts") and "weight" in module and module.weight.ndim == 3  # noqa: PLR2004
 
 
-def is_stacked(name: str, layout: Layout) -> bool:
+def is_stacked(name: str, layout: ModelParts) -> bool:
     """Whether a layer lies in one of the language model's layers."""
     return layout.is_language(name) and _layer_number(name) is not None
 
@@ -121,7 +121,7 @@ def is_head(name: str) -> bool:
     return name.rpartition(".")[2] in HEADS and _layer_number(name) is None
 
 
-def find_targets(model: nn.Module, layout: Layout, lora: LoraSection) -> list[str]:
+def resolve_target_modules(model: nn.Module, layout: ModelParts, lora: LoraSection) -> list[str]:
     """Name the layers that get an adapter.
 
     Args:
@@ -147,7 +147,7 @@ def find_targets(model: nn.Module, layout: Layout, lora: LoraSection) -> list[st
     return [name for name in adaptable if name in found]
 
 
-def _default(adaptable: Mapping[str, nn.Module], layout: Layout, lora: LoraSection) -> set[str]:
+def _default(adaptable: Mapping[str, nn.Module], layout: ModelParts, lora: LoraSection) -> set[str]:
     """Name all linear layers of the language model; with experts among them, those of its layer stack."""
     groups = _groups(adaptable, layout)
     found, experts = set(groups["language"]), set(groups["experts"])
@@ -156,7 +156,7 @@ def _default(adaptable: Mapping[str, nn.Module], layout: Layout, lora: LoraSecti
     return {name for name in found if is_stacked(name, layout)}
 
 
-def _named(adaptable: Mapping[str, nn.Module], layout: Layout, targets: Sequence[str]) -> set[str]:
+def _named(adaptable: Mapping[str, nn.Module], layout: ModelParts, targets: Sequence[str]) -> set[str]:
     """Name the layers that targets match."""
     found: set[str] = set()
     for target in targets:
@@ -191,9 +191,9 @@ def summarize(names: Iterable[str]) -> list[str]:
     return [f"{pattern} ({count})" if "*" in pattern else pattern for pattern, count in counts.items()]
 
 
-def _adaptable(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
+def _adaptable(model: nn.Module, layout: ModelParts) -> dict[str, nn.Module]:
     """Find all layers that can have an adapter."""
-    barred = {*layout.untouchable, *layout.choosing}
+    barred = {*layout.no_adapter, *layout.selectors}
     return {
         name: module
         # MLX names the last module first.
@@ -203,7 +203,7 @@ def _adaptable(model: nn.Module, layout: Layout) -> dict[str, nn.Module]:
     }
 
 
-def _groups(adaptable: Mapping[str, nn.Module], layout: Layout) -> dict[str, list[str]]:
+def _groups(adaptable: Mapping[str, nn.Module], layout: ModelParts) -> dict[str, list[str]]:
     """Say which layers each group of a recipe has."""
     ordinary = [name for name in adaptable if not is_router(name) and not is_head(name)]
 
@@ -228,7 +228,7 @@ def _groups(adaptable: Mapping[str, nn.Module], layout: Layout) -> dict[str, lis
 GROUPS = ("language", "vision", "connector", "experts", "attention", "mlp", "all-linear")
 
 
-def _resolve(target: str, adaptable: Mapping[str, nn.Module], layout: Layout) -> list[str]:
+def _resolve(target: str, adaptable: Mapping[str, nn.Module], layout: ModelParts) -> list[str]:
     if target in GROUPS:
         return _groups(adaptable, layout)[target]
     if target.startswith(PATTERN):
@@ -252,7 +252,7 @@ def _no_match(target: str, adaptable: Mapping[str, nn.Module]) -> str:
     return f"lora.targets: {target!r} matches no linear layer of the model; near: {', '.join(near)}"
 
 
-def _in_last_layers(names: set[str], adaptable: Iterable[str], layout: Layout, count: int) -> set[str]:
+def _in_last_layers(names: set[str], adaptable: Iterable[str], layout: ModelParts, count: int) -> set[str]:
     """Leave out what lies in earlier layers of the language model; what lies in none of its layers stays."""
     lengths: dict[str, int] = {}
     for name in adaptable:

@@ -25,18 +25,18 @@ from rich.text import Text
 
 from ..errors import OutOfMemoryError, RecipeError, VloraError
 from ..events import (
-    Answered,
     Compiled,
     Compiling,
     Event,
     FeatureCounts,
     Finished,
-    Noted,
+    Generated,
     Reported,
     Saved,
     Skipped,
     Started,
     StepReport,
+    Warned,
 )
 from ..recipe.legacy import OPTIONS, overrides_from
 from ..recipe.schema import Recipe, parse_recipe, parse_value
@@ -420,14 +420,14 @@ class _View:
             self._print(_report_line(event, self.console.width if self.progress is not None else None))
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
-        elif isinstance(event, Noted):
+        elif isinstance(event, Warned):
             self._print(f"[yellow]note[/] {escape(event.message)}")
         elif isinstance(event, Compiling):
             self._print(f"compiling {event.n_kernels} kernels, {event.n_workers} at a time")
         elif isinstance(event, Compiled):
             folder = escape(str(event.folder))
             self._print(f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {folder}")
-        elif isinstance(event, Answered):
+        elif isinstance(event, Generated):
             self._show_answer(event)
         elif isinstance(event, Saved):
             self._print(f"saved {escape(str(event.path))} after step {event.step}")
@@ -467,7 +467,7 @@ class _View:
             )
             self.progress.update(self.task, completed=event.step, total=event.n_steps, status=status)
 
-    def _show_answer(self, event: Answered) -> None:
+    def _show_answer(self, event: Generated) -> None:
         if event.done == event.total:
             self._print(
                 f"accuracy {event.when} training: [bold]{event.accuracy:.1%}[/] of {event.total} held-out rows "
@@ -553,7 +553,7 @@ def _show_command(event: Finished, say: Callable[[str], None]) -> None:
         "--temperature",
         "0",
     ]
-    if event.is_misread:
+    if event.config_differs_upstream:
         say(
             f"mlx-vlm's own programs read another rotary embedding from the config.json of {event.model} than "
             "transformers and vlora do, or fail: what this prints is then not what was trained"

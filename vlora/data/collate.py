@@ -23,7 +23,7 @@ WINDOW_BATCHES = 50
 by a factor of 2 around their median: 61 % shuffled, 16 % with 16, 8 % with 50, 6 % with 100), and their lengths have to
 be known before the first step."""
 
-Measure = Callable[[Sequence[int]], Iterator[int]]
+LengthFn = Callable[[Sequence[int]], Iterator[int]]
 """Row numbers to their lengths in tokens, in order, drawn as they are needed. Estimates will do."""
 
 
@@ -59,7 +59,7 @@ def bucket_selected(n_selected: int, n_places: int) -> int:
     return min(size, n_places)
 
 
-def plan_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
+def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
     """Divide one epoch's rows into batches: every row once, the last batch short if need be.
 
     Args:
@@ -83,10 +83,10 @@ def _cut_batches(
         yield order[start : start + batch_size].tolist()
 
 
-def group_batches(
-    n_rows: int, batch_size: int, *, seed: int, epoch: int, measure: Measure, first_batch: int = 0
+def length_grouped_batches(
+    n_rows: int, batch_size: int, *, seed: int, epoch: int, measure: LengthFn, first_batch: int = 0
 ) -> Iterator[list[int]]:
-    """Divide one epoch's rows into batches of like length: every row once, as many batches as `plan_batches`.
+    """Divide one epoch's rows into batches of like length: every row once, as many batches as `epoch_batches`.
 
     The epoch's own order is cut into windows; the rows of one are sorted by length, cut into batches, and the batches
     shuffled. So rows meet others in every epoch, and no length has to be known but those of a window.
@@ -119,7 +119,7 @@ def group_batches(
         known = [*ahead, *itertools.islice(lengths, size - len(ahead))]
 
 
-def plan_steps(
+def step_batches(
     n_rows: int,
     batch_size: int,
     *,
@@ -128,7 +128,7 @@ def plan_steps(
     shuffle: bool,
     n_steps: int,
     first_step: int = 0,
-    measure: Measure | None = None,
+    measure: LengthFn | None = None,
 ) -> Iterator[list[list[int]]]:
     """Yield each step's microbatches, epoch after epoch, as long as there are steps.
 
@@ -155,7 +155,9 @@ def plan_steps(
             if measure is None:
                 batches = _cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle, first_batch=first)
             else:
-                batches = group_batches(n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first)
+                batches = length_grouped_batches(
+                    n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first
+                )
         yield list(itertools.islice(batches, accumulation))
 
 
@@ -188,7 +190,7 @@ def collate(
     return _fill(examples, [(row, 0) for row in range(len(examples))], (n_rows, length), pad_id)
 
 
-def collate_packs(
+def collate_packed(
     packs: Sequence[Sequence[Example]], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
 ) -> Batch:
     """Put several examples into each row, one behind the other, and pad the rows on the right to one bucket.

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..recipe.schema import Recipe
 from ..types import Batch, Example, places_of
-from .collate import collate_packs
+from .collate import collate_packed
 
 LOOKAHEAD = 2
 """Microbatches' places that the rows at hand fill before one is made of them: with more, packs are hardly fuller."""
@@ -24,7 +24,7 @@ REMEMBERED = 64
 """Steps of which is known how far the run had come behind them: batches may be made ahead of the step in hand."""
 
 
-def fill_packs(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Divide rows into packs: the longest first, each into the first pack that has room (first-fit decreasing).
 
     Args:
@@ -151,8 +151,10 @@ class PackedSteps:
                     n_read += 1
                 if not held:
                     break
-                packs = fill_packs([places_of(example) for _, example in held], self.capacity)[: self.batch_size]
-                microbatches.append(collate_packs([[held[row][1] for row in pack] for pack in packs], self.batch_size))
+                packs = first_fit_decreasing([places_of(example) for _, example in held], self.capacity)[
+                    : self.batch_size
+                ]
+                microbatches.append(collate_packed([[held[row][1] for row in pack] for pack in packs], self.batch_size))
                 taken = {row for pack in packs for row in pack}
                 held = [pair for row, pair in enumerate(held) if row not in taken]
             if n_read == self.n_rows and not held:
@@ -189,7 +191,7 @@ class PackedSteps:
         return order
 
 
-def plot_packed(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps | None:
+def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps | None:
     """Lay out the steps of a recipe that packs rows.
 
     Args:
@@ -227,11 +229,11 @@ def plot_packed(recipe: Recipe, n_rows: int, first_step: int, found: str | None)
     )
 
 
-def plot_validation(recipe: Recipe, n_rows: int) -> PackedSteps | None:
+def packed_eval_source(recipe: Recipe, n_rows: int) -> PackedSteps | None:
     """Lay out one pass over the rows to validate on, the same every time; None if the recipe does not pack.
 
     The order is drawn: the first rows of a sorted set would not stand for it.
     """
     shuffled = attrs.evolve(recipe, data=attrs.evolve(recipe.data, shuffle=True))
-    packed = plot_packed(shuffled, n_rows, 0, None)
+    packed = packed_source(shuffled, n_rows, 0, None)
     return None if packed is None else attrs.evolve(packed, accumulation=1, n_steps=None, n_epochs=1)

@@ -40,7 +40,7 @@ NAME = "vlora"
 """What the threads' names begin with."""
 
 
-class Workers:
+class WorkerPool:
     """Threads that work ahead; a context, at whose end they have stopped.
 
     While it lasts, threads share the interpreter in shorter turns (`SWITCH_S`), those of the whole process. And while
@@ -84,7 +84,7 @@ class Workers:
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int, *, is_next: bool = False
-    ) -> "Ahead[Item, Result]":
+    ) -> "Prefetcher[Item, Result]":
         """Apply a function to items, in order, up to `n_ahead` results before they are asked for.
 
         Args:
@@ -94,7 +94,7 @@ class Workers:
             n_ahead: Results that are there or being made at most; at least 1.
             is_next: The results are needed before all others: a thread of their own makes them.
         """
-        return Ahead(self if self._pool else None, function, iter(items), n_ahead, is_next=is_next)
+        return Prefetcher(self if self._pool else None, function, iter(items), n_ahead, is_next=is_next)
 
     def hold(self) -> None:
         """Let no thread begin with another item; what has begun goes on, and what is waited for is made."""
@@ -130,7 +130,7 @@ class Workers:
                 self._may_begin.clear()
 
 
-class Ahead(Generic[Item, Result]):
+class Prefetcher(Generic[Item, Result]):
     """Results in order; an exception comes where its result would.
 
     Attributes:
@@ -139,7 +139,7 @@ class Ahead(Generic[Item, Result]):
 
     def __init__(
         self,
-        workers: Workers | None,
+        workers: WorkerPool | None,
         function: Callable[[Item], Result],
         items: Iterator[Item],
         n_ahead: int,

@@ -45,7 +45,7 @@ class _Seen:
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Rows:
+class RowDataset:
     """The rows of one split, as conversations on demand.
 
     Attributes:
@@ -139,7 +139,7 @@ def check_paths(data: DataSection) -> None:
                 _check_path(key, path, part.name)
 
 
-def read_rows(data: DataSection, *, seed: int = 0) -> tuple[Rows, Rows | None]:
+def read_rows(data: DataSection, *, seed: int = 0) -> tuple[RowDataset, RowDataset | None]:
     """Read the training rows, and the validation rows if the recipe names any.
 
     Args:
@@ -194,7 +194,7 @@ def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
         raise RecipeError(msg) from None
 
 
-def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> Rows:
+def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
     tables, numbers, n_before = [], [], 0
     folder = None
     for part in split:
@@ -212,7 +212,7 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
     joined = join_tables(tables)
     kinds = kinds_in(joined)
     _check_columns(data, columns_in(joined), path)
-    return Rows(
+    return RowDataset(
         name=f"{Path(path).name} {name}" if path != name else path,
         table=joined,
         numbers=numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion],

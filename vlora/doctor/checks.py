@@ -27,7 +27,7 @@ from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ..build import BUILTIN_MODEL, open_data, open_model
+from ..build import BUILTIN_MODEL, load_data, load_model
 from ..data.collate import collate
 from ..data.readers.digits import load_digit_rows
 from ..errors import CheckError, RecipeError
@@ -36,7 +36,7 @@ from ..models import without_metal_kernels
 from ..ops import blas, custom_vjp
 from ..ops.cpu_exp import has_slow_exponentials
 from ..ops.cuda_kernels import on_cuda
-from ..ops.quantized import multiply_frozen, unpacked_weight
+from ..ops.quantized import dequantized_weight, frozen_linear
 from ..output.checkpoint import read_arrays
 from ..output.paths import output_paths
 from ..recipe.schema import MemorySection, Recipe, dump_recipe, parse_recipe
@@ -306,10 +306,10 @@ def check_quantized(_: Path) -> str:
     codes = (words[..., None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(128, 4, 64)
     scales, biases = (np.array(packed[name]).astype(np.float64)[..., None] for name in ("scales", "biases"))
     weight = (codes * scales + biases).reshape(128, 256)
-    found = [{"unpacked": _difference("the unpacked weights", unpacked_weight(packed), weight, 1e-5)}]
+    found = [{"unpacked": _difference("the unpacked weights", dequantized_weight(packed), weight, 1e-5)}]
     found += [
         _compare(
-            lambda x: multiply_frozen(packed, x),
+            lambda x: frozen_linear(packed, x),
             lambda x, towards: [x @ weight.T, towards @ weight],
             [_normal(1, n_rows, 256)],
             _normal(2, n_rows, 128),
@@ -347,7 +347,7 @@ def check_kernels(_: Path) -> str:
             for one, two in zip(*made, strict=True):
                 found.append({name: _difference(f"{part} in {name}", one, _numbers(two), TOLERANCES[name])})
         unpacked = mx.dequantize(packed.weight, packed.scales, packed.biases, group_size=64, bits=4)
-        share = _difference(f"unpacked in {name}", unpacked_weight(packed), _numbers(unpacked), TOLERANCES[name])
+        share = _difference(f"unpacked in {name}", dequantized_weight(packed), _numbers(unpacked), TOLERANCES[name])
         found.append({name: share})
     return _describe(found)
 
@@ -684,13 +684,13 @@ def _draw(number: int) -> dict[str, Any]:
 
 
 def _open(recipe: Recipe, numbers: Sequence[int]) -> tuple[Batch, Any]:
-    data = open_data(recipe)
-    backbone, _ = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
     return _encode(recipe, numbers), backbone
 
 
 def _encode(recipe: Recipe, numbers: Sequence[int]) -> Batch:
-    data = open_data(recipe)
+    data = load_data(recipe)
     samples = [data.train[number] for number in numbers]
     return collate([data.encoder(sample) for sample in samples], len(samples))
 

@@ -1,7 +1,7 @@
 """A training step as a tape: its operations, with the shapes that they give, in the order in which MLX runs them. Pure.
 
 Recomputation cannot be read off a tape directly: MLX writes no tape of functions with a gradient of their own. So they
-are traced as plain functions between marks, and `recompute` then gives the backward pass copies of what lies between.
+are traced as plain functions between marks; `rematerialize` then gives the backward pass copies of what lies between.
 """
 
 import math
@@ -62,7 +62,7 @@ class Node:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Segment:
+class RematRegion:
     """A function that runs again in the backward pass, by the marks around it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Segment:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class Tape:
+class Graph:
     """A step as its operations, each after those that it reads.
 
     Attributes:
@@ -93,7 +93,7 @@ class Tape:
     outputs: tuple[str, ...]
 
 
-def recompute(tape: Tape, segments: Sequence[Segment]) -> Tape:
+def rematerialize(tape: Graph, segments: Sequence[RematRegion]) -> Graph:
     """Give the backward pass copies of what lies within segments, made after the gradients of their results.
 
     Args:
@@ -143,7 +143,7 @@ class _Graph:
     read_by: dict[str, set[str]]
 
     @classmethod
-    def of(cls, tape: Tape) -> "_Graph":
+    def of(cls, tape: Graph) -> "_Graph":
         graph = cls(dict(tape.arrays), {}, defaultdict(set))
         for node in tape.nodes:
             graph.add(node)
@@ -232,12 +232,12 @@ def _in_order(nodes: Sequence[Node]) -> list[Node]:
     return list(ordered.values())
 
 
-def compile_tape(tape: Tape) -> Tape:
+def compile_tape(tape: Graph) -> Graph:
     """Do what `mx.compile` does: leave out what does nothing, merge what is equal, fuse elementwise operations."""
-    return _fuse(_merge_equal(_without(tape, frozenset({"Copy", "StopGradient"}))))
+    return _fuse(_eliminate_common_subexpressions(_without(tape, frozenset({"Copy", "StopGradient"}))))
 
 
-def _without(tape: Tape, names: frozenset[str]) -> Tape:
+def _without(tape: Graph, names: frozenset[str]) -> Graph:
     """Leave out operations that give their first input on as it is."""
     renamed: dict[str, str] = {}
     nodes = []
@@ -248,10 +248,10 @@ def _without(tape: Tape, names: frozenset[str]) -> Tape:
         else:
             nodes.append(node if inputs == node.inputs else attrs.evolve(node, inputs=inputs))
     outputs = tuple(renamed.get(array, array) for array in tape.outputs)
-    return _without_idle(attrs.evolve(tape, nodes=tuple(nodes), outputs=outputs))
+    return _eliminate_dead_code(attrs.evolve(tape, nodes=tuple(nodes), outputs=outputs))
 
 
-def _fuse(tape: Tape) -> Tape:
+def _fuse(tape: Graph) -> Graph:
     """Make one operation of elementwise ones whose results nothing else reads."""
     made_by = {array: node for node in tape.nodes for array in node.outputs}
     readers: dict[str, set[int]] = defaultdict(set)
@@ -275,7 +275,7 @@ def _fuse(tape: Tape) -> Tape:
 
 
 def _find_group(
-    root: Node, tape: Tape, made_by: Mapping[str, Node], readers: Mapping[str, set[int]], outputs: set[str]
+    root: Node, tape: Graph, made_by: Mapping[str, Node], readers: Mapping[str, set[int]], outputs: set[str]
 ) -> tuple[list[Node], list[str]]:
     """Find what is fused into one operation, and what that reads."""
     if root.name not in ELEMENTWISE:
@@ -314,7 +314,7 @@ def _find_group(
     return group, list(read)
 
 
-def _merge_equal(tape: Tape) -> Tape:
+def _eliminate_common_subexpressions(tape: Graph) -> Graph:
     """Merge operations that compute the same."""
     renamed: dict[str, str] = {}
     seen: dict[tuple[Any, ...], Node] = {}
@@ -330,10 +330,10 @@ def _merge_equal(tape: Tape) -> Tape:
             nodes.append(node)
         else:
             renamed.update(zip(node.outputs, twin.outputs, strict=True))
-    return _without_idle(attrs.evolve(tape, nodes=tuple(nodes)))
+    return _eliminate_dead_code(attrs.evolve(tape, nodes=tuple(nodes)))
 
 
-def _without_idle(tape: Tape) -> Tape:
+def _eliminate_dead_code(tape: Graph) -> Graph:
     """Leave out what no output needs."""
     needed = set(tape.outputs)
     nodes = []
@@ -344,7 +344,7 @@ def _without_idle(tape: Tape) -> Tape:
     return attrs.evolve(tape, nodes=tuple(reversed(nodes)))
 
 
-def schedule(tape: Tape) -> list[Node]:
+def schedule(tape: Graph) -> list[Node]:
     """Put the operations into the order in which MLX runs them.
 
     It goes through the graph breadth first from the outputs, as long as no more than `MAX_WIDTH` operations are lined

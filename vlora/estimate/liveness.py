@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from .graph import ELEMENTWISE, VIEWS, Array, Node, Tape, schedule
+from .graph import ELEMENTWISE, VIEWS, Array, Graph, Node, schedule
 
-IN_PLACE = ELEMENTWISE | {
+DONATING_OPS = ELEMENTWISE | {
     *("Compiled", "LayerNorm", "RMSNorm", "RoPE", "Scan", "Scatter", "ScatterAxis", "SliceUpdate", "Softmax"),
 }
 """Operations whose result takes over an input's buffer, where it is of one size and nobody else needs it."""
@@ -74,7 +74,7 @@ class _Layout:
 
 
 def peak_memory(
-    tape: Tape, *, held: Iterable[str] = (), queue: Queue | None = None, copies_for_matmul: bool = True
+    tape: Graph, *, held: Iterable[str] = (), queue: Queue | None = None, copies_for_matmul: bool = True
 ) -> Peak:
     """Find the fullest moment of a tape.
 
@@ -112,7 +112,7 @@ class _Memory:
     _layouts: dict[str, _Layout] = attrs.field(factory=dict, init=False)
     _alive: dict[int, _Buffer] = attrs.field(factory=dict, init=False)
     # The portion whose end lets go of a buffer, and the buffer.
-    _leaving: deque[tuple[int, _Buffer]] = attrs.field(factory=deque, init=False)
+    _pending_release: deque[tuple[int, _Buffer]] = attrs.field(factory=deque, init=False)
     _total: int = attrs.field(default=0, init=False)
     _held: int = attrs.field(default=0, init=False)
     # The portion that is being filled, the last one that can be waited for, the last one that is done.
@@ -150,10 +150,10 @@ class _Memory:
             self._n_operations += 1
         for array in node.inputs:
             self._forget(array)
-        self._hand_over()
+        self._commit()
 
     def _make(self, node: Node) -> None:
-        taken = self._taken_over(node)
+        taken = self._donated_buffer(node)
         for array in node.inputs:
             self._layouts[array].buffer.last_read = self._task
         for output in node.outputs:
@@ -170,7 +170,7 @@ class _Memory:
         for array in node.inputs[:2]:
             if not is_matrix(self.arrays[array].shape, self._layouts[array].strides):
                 buffer = self._allocate(array, self.arrays[array].nbytes)
-                self._leaving.append((self._task, buffer))
+                self._pending_release.append((self._task, buffer))
                 self._count([array])
                 self._n_operations += 1
 
@@ -190,7 +190,7 @@ class _Memory:
             buffer = self._layouts.pop(array).buffer
             buffer.users -= 1
             if not buffer.users and not buffer.is_held:
-                self._leaving.append((self._task, buffer))
+                self._pending_release.append((self._task, buffer))
 
     def _count(self, arrays: Iterable[str]) -> None:
         """Count numbers into the portion that is being filled."""
@@ -200,7 +200,7 @@ class _Memory:
                 self._n_elements += layout.size
             self._counted.add(id(layout.buffer))
 
-    def _hand_over(self) -> None:
+    def _commit(self) -> None:
         """Begin another portion where this one is full; wait where too many portions, or too many bytes, are in use."""
         if self._n_operations > self.queue.n_operations or self._n_elements > self.queue.n_elements:
             self._waited_for = self._task
@@ -220,8 +220,8 @@ class _Memory:
     def _free(self, done: int) -> None:
         """Let go of what portions held that are done by now."""
         self._done = max(self._done, done)
-        while self._leaving and self._leaving[0][0] <= self._done:
-            _, buffer = self._leaving.popleft()
+        while self._pending_release and self._pending_release[0][0] <= self._done:
+            _, buffer = self._pending_release.popleft()
             self._total -= buffer.nbytes
             del self._alive[id(buffer)]
 
@@ -230,9 +230,9 @@ class _Memory:
             alive = tuple((buffer.name, buffer.nbytes) for buffer in self._alive.values() if not buffer.is_held)
             self.fullest = Peak(nbytes=self._total, held=self._held, alive=alive)
 
-    def _taken_over(self, node: Node) -> _Buffer | None:
+    def _donated_buffer(self, node: Node) -> _Buffer | None:
         """Find the input whose buffer the result may have; where there are several, each holds on to all inputs."""
-        if node.name not in IN_PLACE or len(node.outputs) > 1:
+        if node.name not in DONATING_OPS or len(node.outputs) > 1:
             return None
         wanted = self.arrays[node.outputs[0]]
         for name in node.inputs:
@@ -247,7 +247,7 @@ class _Memory:
 
     def _result_strides(self, node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Strides of a new array: an elementwise result lies as its inputs do, any other row by row."""
-        if node.name in IN_PLACE:
+        if node.name in DONATING_OPS:
             for name in node.inputs:
                 strides = self._layouts[name].strides
                 if self.arrays[name].shape == shape and is_dense(shape, strides):

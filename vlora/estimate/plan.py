@@ -14,18 +14,18 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .. import models
-from ..build import find_model, make_recipe_step, open_data, open_model
+from ..build import find_model, load_data, load_model, make_recipe_step
 from ..cuts import CutCounts
-from ..data.collate import SMALLEST_BUCKET, collate, collate_packs
+from ..data.collate import SMALLEST_BUCKET, collate, collate_packed
 from ..errors import BatchError, LongRowError, SampleError, VloraError
 from ..memory.command_buffers import find_portion
 from ..memory.limits import GIGA, device_kind, device_memory
 from ..ops.quantized import count_parameters
 from ..recipe.schema import MemorySection, Recipe
-from ..train.optimizers import Packing, make_optimizer
+from ..train.optimizers import FlatParams, make_optimizer
 from ..train.step import init_state
 from ..types import Batch, Example, TrainState
-from .graph import Tape, compile_tape
+from .graph import Graph, compile_tape
 from .liveness import Peak, Queue, peak_memory
 from .trace import trace_embedding, trace_step
 
@@ -117,7 +117,7 @@ class Planner:
         trained = sum(value.nbytes for _, value in tree_flatten(module.trainable_parameters()))
         state = sum(nbytes for name, nbytes in peak.alive if name in step.state)
         masters = min(state, sum(value.nbytes for value in self.state.params.values()))
-        packed = Packing.of(self.state.params, self.optimizer).pack(self.state.params)
+        packed = FlatParams.of(self.state.params, self.optimizer).pack(self.state.params)
         shapes = {(tuple(value.shape), value.nbytes) for value in (*self.state.params.values(), *packed.values())}
         alive = [(tape.arrays[name].shape, nbytes) for name, nbytes in peak.alive if name not in step.state]
         gradients = sum(nbytes for shape, nbytes in alive if (shape, nbytes) in shapes)
@@ -135,7 +135,7 @@ class Planner:
         tower = self._tower_bytes(batch, embedded) - sum(parts[part] for part in ("head and loss", "activations"))
         return parts if tower <= 0 else {**parts, "tower": tower}
 
-    def _peak(self, tape: Tape, weights: Iterable[str]) -> Peak:
+    def _peak(self, tape: Graph, weights: Iterable[str]) -> Peak:
         queue = attrs.evolve(find_queue(self.recipe.memory), limit=self.limit)
         return peak_memory(tape, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
 
@@ -145,12 +145,14 @@ class Planner:
     def _tower_bytes(self, batch: Batch, embedded: Any) -> int:
         """Predict what the fullest moment of embedding, and of its gradient, has in use besides weights."""
         train = self.recipe.train
-        recomputed = (
-            self.backbone.recomputed(train.checkpoint_every, train.checkpoint_part)[1] if train.grad_checkpoint else ()
+        checkpoint_modules = (
+            self.backbone.checkpoint_modules(train.checkpoint_every, train.checkpoint_part)[1]
+            if train.grad_checkpoint
+            else ()
         )
-        tapes = trace_embedding(self.backbone, batch, embedded[0], recomputed)
+        graphs = trace_embedding(self.backbone, batch, embedded[0], checkpoint_modules)
         return max(
-            sum(nbytes for _, nbytes in self._peak(compile_tape(tape), weights).alive) for tape, weights in tapes
+            sum(nbytes for _, nbytes in self._peak(compile_tape(tape), weights).alive) for tape, weights in graphs
         )
 
     def _vocabulary(self) -> int:
@@ -172,7 +174,7 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
         VloraError: The recipe names a model, layers or an adapter that there are not.
     """
     files = find_model(recipe)
-    backbone, _ = open_model(recipe, files, is_blank=True)
+    backbone, _ = load_model(recipe, files, is_abstract=True)
     batch, origin = _sample_rows(recipe)
     memory = memory_gb or recipe.memory.limit_gb
     available = device_memory() if memory is None else int(memory * GIGA)
@@ -211,10 +213,10 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
     if recipe.train.batching == "packed":
         length = recipe.train.pack_length or length
         pack = [blank_example(length // 2, HALF)] * 2
-        return collate_packs([pack] * size, size), f"full packs of {length} tokens, half of them supervised"
+        return collate_packed([pack] * size, size), f"full packs of {length} tokens, half of them supervised"
     examples: list[Example] = []
     try:
-        data = open_data(recipe)
+        data = load_data(recipe)
         n_rows = min(SAMPLED_ROWS, len(data.train))
         for number in range(n_rows):
             try:

@@ -15,13 +15,13 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .. import models
-from ..build import find_model, open_data, open_model
-from ..data.collate import collate, collate_packs
+from ..build import find_model, load_data, load_model
+from ..data.collate import collate, collate_packed
 from ..errors import OutOfMemoryError, SampleError, VloraError, describe_batch
-from ..events import Event, Noted, Saved, Started
+from ..events import Event, Saved, Started, Warned
 from ..memory.command_buffers import default_max_mb_per_buffer
 from ..memory.limits import GIGA, describe_device, device_kind, process_memory
-from ..output.resume import FREE
+from ..output.resume import RESUME_MUTABLE_KEYS
 from ..recipe.schema import Recipe
 from ..types import Batch, Example
 from .plan import Planner
@@ -64,7 +64,7 @@ class Option:
     @property
     def is_free(self) -> bool:
         """Whether a run may go on with it."""
-        return self.keys.keys() <= FREE
+        return self.keys.keys() <= RESUME_MUTABLE_KEYS
 
     def __str__(self) -> str:
         """Show it as the command line takes it."""
@@ -97,7 +97,7 @@ def explain_shortage(recipe: Recipe, run: Generator[Event, None, None]) -> Gener
             return
     gc.collect()
     mx.clear_cache()
-    yield Noted(message=f"{failed.where}: out of memory; looking for what would fit")
+    yield Warned(message=f"{failed.where}: out of memory; looking for what would fit")
     raise _copy(failed, advise(recipe, failed, saved))
 
 
@@ -139,7 +139,7 @@ def _needs_about(backbone: models.MlxVlmBackbone, batch: Batch) -> int:
 
 
 def _refuse_too_large(recipe: Recipe, batch: Batch, usable: int) -> None:
-    blank, _ = open_model(recipe, find_model(recipe), is_blank=True)
+    blank, _ = load_model(recipe, find_model(recipe), is_abstract=True)
     rows = tuple(attrs.evolve(row, inputs=dict(row.inputs)) for row in batch.rows)
     need = sum(Planner(recipe, blank, usable).parts(batch._replace(rows=rows)).values())
     if need > usable:
@@ -367,7 +367,7 @@ class _Search:
         bits = bits or self.recipe.model.quantize_bits
         if bits not in self._planners:
             recipe = attrs.evolve(self.recipe, model=attrs.evolve(self.recipe.model, quantize_bits=bits))
-            backbone, _ = open_model(recipe, find_model(recipe), is_blank=True)
+            backbone, _ = load_model(recipe, find_model(recipe), is_abstract=True)
             self._planners[bits] = Planner(recipe, backbone, self._limit)
         return self._planners[bits]
 
@@ -381,11 +381,11 @@ def first_rows(batch: Batch, n_rows: int) -> Batch:
     for (row, _), example in zip(batch.starts, batch.rows, strict=True):
         packs.setdefault(row, []).append(example)
     fullest = sorted(packs.values(), key=lambda pack: -sum(len(example.tokens) for example in pack))
-    return collate_packs(fullest[:n_rows], n_rows)
+    return collate_packed(fullest[:n_rows], n_rows)
 
 
 def _encode_again(recipe: Recipe, sources: set[str]) -> list[Example]:
-    data = open_data(recipe)
+    data = load_data(recipe)
     found = []
     for rows in (data.train, data.valid):
         for index, number in enumerate(() if rows is None else rows.numbers):

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..ops import cpu_exp
 from ..types import Batch, TrainState
-from .graph import Array, Node, Segment, Tape, recompute
+from .graph import Array, Graph, Node, RematRegion, rematerialize
 
 MARK_TYPES = (mx.float32, mx.bfloat16, mx.float16)
 MAX_MARKS = 2**14
@@ -24,7 +24,7 @@ class _Marks:
     def __init__(self) -> None:
         self.scalars = {f"mark {number}": mx.array(1.0) for number in range(MAX_MARKS)}
         self.given: dict[str, mx.array] = {}
-        self.segments: list[Segment] = []
+        self.segments: list[RematRegion] = []
         self._n_used = 0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +42,7 @@ class _Marks:
         results = tree_map(functools.partial(self._mark, name=leave), function(*args, **kwargs))
         # Appended when it ends: inner ones come first.
         first = enters[0] if is_ordered else None
-        self.segments.append(Segment(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
+        self.segments.append(RematRegion(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
         return results
 
     def _next(self) -> str:
@@ -189,7 +189,7 @@ def _written_plainly(marks: _Marks) -> Iterator[None]:
 
 def trace(
     function: Callable[[dict[str, mx.array]], Any], inputs: Mapping[str, mx.array]
-) -> tuple[Tape, dict[str, str]]:
+) -> tuple[Graph, dict[str, str]]:
     """Write down what a function of arrays would run; nothing is computed.
 
     Args:
@@ -212,17 +212,17 @@ def trace(
         mx.export_function(events.append, run, *inputs.values(), *marks.scalars.values())
     tape, tape_names = _read_tape(events, names)
     used = [
-        Segment(
+        RematRegion(
             enters=frozenset(tape_names[mark] for mark in segment.enters),
             leaves=frozenset(tape_names[mark] for mark in segment.leaves),
             first=None if segment.first is None else tape_names[segment.first],
         )
         for segment in marks.segments
     ]
-    return recompute(tape, used), {name: tape_names[name] for name in inputs}
+    return rematerialize(tape, used), {name: tape_names[name] for name in inputs}
 
 
-def _read_tape(events: list[dict[str, Any]], names: list[str]) -> tuple[Tape, dict[str, str]]:
+def _read_tape(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, dict[str, str]]:
     arrays: dict[str, Array] = {}
     nodes: list[Node] = []
     inputs: list[str] = []
@@ -245,7 +245,7 @@ def _read_tape(events: list[dict[str, Any]], names: list[str]) -> tuple[Tape, di
             arguments = event["arguments"]
             text = str(arguments[0] if event["name"] == "Transpose" else arguments)
             nodes.append(Node(event["name"], text, given, made))
-    tape = Tape(arrays=arrays, nodes=tuple(nodes), inputs=tuple(inputs), outputs=tuple(outputs))
+    tape = Graph(arrays=arrays, nodes=tuple(nodes), inputs=tuple(inputs), outputs=tuple(outputs))
     return tape, dict(zip(names, inputs, strict=False))
 
 
@@ -262,9 +262,9 @@ class _Fed:
     def embed(self, _: Batch) -> tuple[Any, Any]:
         return self._embedded
 
-    def embed_gradients(self, *_: Any) -> dict[str, mx.array]:
+    def embed_vjp(self, *_: Any) -> dict[str, mx.array]:
         trained = dict(tree_flatten(self._backbone.module.trainable_parameters()))
-        return {name: mx.zeros(trained[name].shape) for name in self._backbone.embed_names()}
+        return {name: mx.zeros(trained[name].shape) for name in self._backbone.embed_param_names()}
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -277,7 +277,7 @@ class StepTape:
         state: Inputs that are the trainable parameters' masters and the optimizer's state.
     """
 
-    tape: Tape
+    tape: Graph
     weights: tuple[str, ...]
     state: tuple[str, ...]
 
@@ -332,15 +332,15 @@ def trace_step(
 
 
 def trace_embedding(
-    backbone: Any, batch: Batch, features: Any, recomputed: Sequence[nn.Module] = ()
-) -> list[tuple[Tape, tuple[str, ...]]]:
+    backbone: Any, batch: Batch, features: Any, checkpoint_modules: Sequence[nn.Module] = ()
+) -> list[tuple[Graph, tuple[str, ...]]]:
     """Write down how a batch is embedded, and where something behind it is trained, how its gradient is found.
 
     Args:
         backbone: The model.
         batch: One microbatch.
         features: What `backbone.embed` gives for it, first part.
-        recomputed: What keeps no activations for the gradient.
+        checkpoint_modules: What keeps no activations for the gradient.
 
     Returns:
         For each of them the tape, and its inputs that the model holds.
@@ -357,11 +357,11 @@ def trace_embedding(
     def pull(given: dict[str, mx.array]) -> Any:
         module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
         values = iter([given[f"cotangent {number}"] for number in range(len(cotangents))])
-        return backbone.embed_gradients(batch, tree_map(lambda _: next(values), features), recomputed)
+        return backbone.embed_vjp(batch, tree_map(lambda _: next(values), features), checkpoint_modules)
 
-    tapes = []
+    graphs = []
     functions: list[tuple[Callable[..., Any], dict[str, mx.array]]] = [(embed, given_weights)]
-    if backbone.embed_names():
+    if backbone.embed_param_names():
         more = {f"cotangent {number}": value for number, value in enumerate(cotangents)}
         functions.append((pull, {**given_weights, **more}))
     for function, inputs in functions:
@@ -371,5 +371,5 @@ def trace_embedding(
         finally:
             module.update(tree_unflatten(list(weights.items())))
             backbone.forget_traces()
-        tapes.append((tape, tuple(names[name] for name in given_weights)))
-    return tapes
+        graphs.append((tape, tuple(names[name] for name in given_weights)))
+    return graphs

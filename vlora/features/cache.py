@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from ..events import FeatureCounts
 from .shard_format import array_bytes
-from .shard_store import Shards
+from .shard_store import ShardStore
 
 Entry = dict[str, mx.array]
 
@@ -33,7 +33,7 @@ class FeatureCache:
     """
 
     memory_bytes: int
-    shards: Shards | None = None
+    shards: ShardStore | None = None
     _entries: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _host_entries: dict[str, Mapping[str, Any]] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -116,7 +116,7 @@ class FeatureCache:
         if self.shards is not None:
             self.shards.flush()
 
-    def take_notes(self) -> list[str]:
+    def drain_warnings(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
         if self.shards is None:
             return []

@@ -70,7 +70,7 @@ class DeferredInputs(Mapping[str, Any]):
 
 
 @attrs.frozen(eq=False)
-class RowMemory:
+class ProcessedCache:
     """Remembers rows for as long as the features of their images are kept. Threads may share it.
 
     Attributes:
@@ -81,7 +81,7 @@ class RowMemory:
     cache: FeatureCache
     has_features: Callable[[Example], bool]
 
-    def recall(self, key: str, make: Callable[[], Processed]) -> Processed:
+    def get_or_compute(self, key: str, make: Callable[[], Processed]) -> Processed:
         """Give what a row became, its large inputs deferred; it is made now if it is not remembered.
 
         Args:
@@ -98,7 +98,7 @@ class RowMemory:
         sizes = tuple((int(width), int(height)) for width, height in found[_SIZES])
         return Processed(found[_TOKENS], DeferredInputs(tuple(names), known, make), sizes)
 
-    def settle(self, example: Example) -> Example:
+    def materialize(self, example: Example) -> Example:
         """Make the deferred inputs of a row now if they will be needed."""
         if isinstance(example.inputs, DeferredInputs) and not self.has_features(example):
             return attrs.evolve(example, inputs=dict(example.inputs))

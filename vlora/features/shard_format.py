@@ -52,7 +52,7 @@ _NAMES = {mlx: name for name, (mlx, _) in TYPES.items()} | {numpy: name for name
 
 
 @attrs.frozen
-class Place:
+class EntryLocation:
     """Where an entry lies.
 
     Attributes:
@@ -130,7 +130,7 @@ def lay_out(entries: Mapping[str, list[Flat]], seal: Seal) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def read_header(file: Path) -> tuple[dict[str, Place], int]:
+def read_header(file: Path) -> tuple[dict[str, EntryLocation], int]:
     """Read what a shard holds, and its size in bytes.
 
     Raises:
@@ -158,7 +158,7 @@ def read_header(file: Path) -> tuple[dict[str, Place], int]:
     except (KeyError, TypeError, AttributeError, RecursionError):
         msg = "its header is not a shard's"
         raise ValueError(msg) from None
-    return {key: Place(file, tuple(own), checksums[key]) for key, own in arrays.items()}, size
+    return {key: EntryLocation(file, tuple(own), checksums[key]) for key, own in arrays.items()}, size
 
 
 def _read_place(array: Any, begin: int, size: int) -> tuple[str, tuple[int, ...], int, int]:

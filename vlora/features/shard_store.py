@@ -23,7 +23,7 @@ import numpy as np
 
 from ..system.cache import write_new
 from ..system.private import ForeignError, make_private, open_own, why_foreign
-from .shard_format import TYPES, Flat, Place, Raw, Seal, lay_out, read_header, to_mlx, type_name
+from .shard_format import TYPES, EntryLocation, Flat, Raw, Seal, lay_out, read_header, to_mlx, type_name
 
 Entry = Mapping[str, Any]
 """Names to arrays, of MLX or NumPy."""
@@ -54,7 +54,7 @@ user may keep other things there, models too."""
 
 
 @attrs.define(eq=False)
-class Shards:
+class ShardStore:
     """Entries in a folder. Any thread may add and read entries of host arrays; the rest is one thread's.
 
     Shards are written by a thread of their own, one at a time, while the run goes on.
@@ -78,7 +78,7 @@ class Shards:
     notes: list[str] = attrs.field(factory=list, init=False)
     folder: Path = attrs.field(init=False)
     _seal: Seal = attrs.field(init=False)
-    _index: dict[str, Place] = attrs.field(factory=dict, init=False)
+    _index: dict[str, EntryLocation] = attrs.field(factory=dict, init=False)
     _known: dict[Path, int] = attrs.field(factory=dict, init=False)
     _used: dict[Path, float] = attrs.field(factory=dict, init=False)
     _sound: dict[str, int] = attrs.field(factory=dict, init=False)

@@ -22,7 +22,7 @@ LARGE_MB = 1000
 
 
 @attrs.frozen(kw_only=True)
-class Portion:
+class BufferLimits:
     """How much work is handed over together.
 
     Attributes:
@@ -35,27 +35,27 @@ class Portion:
 
 
 CUDA = {
-    (8, 0): Portion(n_operations=20, n_mb=400),  # A100
-    (9, 0): Portion(n_operations=100, n_mb=LARGE_MB),  # H100, H200
-    (10, 0): Portion(n_operations=100, n_mb=LARGE_MB),  # B200
-    (12, 0): Portion(n_operations=100, n_mb=LARGE_MB),  # RTX 50, RTX PRO Blackwell
-    (12, 1): Portion(n_operations=20, n_mb=25),  # DGX Spark
+    (8, 0): BufferLimits(n_operations=20, n_mb=400),  # A100
+    (9, 0): BufferLimits(n_operations=100, n_mb=LARGE_MB),  # H100, H200
+    (10, 0): BufferLimits(n_operations=100, n_mb=LARGE_MB),  # B200
+    (12, 0): BufferLimits(n_operations=100, n_mb=LARGE_MB),  # RTX 50, RTX PRO Blackwell
+    (12, 1): BufferLimits(n_operations=20, n_mb=25),  # DGX Spark
 }
 """MLX's own portions by compute capability (`get_graph_limits` in cuda/device.cpp)."""
 
-CUDA_OTHERS = Portion(n_operations=20, n_mb=100)
+CUDA_OTHERS = BufferLimits(n_operations=20, n_mb=100)
 
 METAL = {
-    "p": Portion(n_operations=20, n_mb=40),  # phones
-    "s": Portion(n_operations=50, n_mb=50),  # Max
-    "d": Portion(n_operations=50, n_mb=50),  # Ultra
+    "p": BufferLimits(n_operations=20, n_mb=40),  # phones
+    "s": BufferLimits(n_operations=50, n_mb=50),  # Max
+    "d": BufferLimits(n_operations=50, n_mb=50),  # Ultra
 }
 """MLX's own portions by the last letter of a Mac's architecture (`Device` in metal/device.cpp)."""
 
-METAL_OTHERS = Portion(n_operations=40, n_mb=40)
+METAL_OTHERS = BufferLimits(n_operations=40, n_mb=40)
 
 
-def own_portion(info: Mapping[str, str | int]) -> Portion:
+def own_portion(info: Mapping[str, str | int]) -> BufferLimits:
     """Say what MLX hands over together if nobody says otherwise.
 
     Args:
@@ -79,7 +79,7 @@ def default_max_mb_per_buffer(info: Mapping[str, str | int]) -> int | None:
     return lowered if own_portion(info).n_mb == LARGE_MB and 0 < lowered < LARGE_MB else None
 
 
-def find_portion(info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]) -> Portion:
+def find_portion(info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]) -> BufferLimits:
     """Say what a run hands over together: as the recipe has it, else the environment, else vlora, else MLX.
 
     Args:
@@ -93,7 +93,7 @@ def find_portion(info: Mapping[str, str | int], given: int | None, environment: 
     if given is None:
         given = default_max_mb_per_buffer(info)
     n_operations = _read_number(environment, OPS_VARIABLE)
-    return Portion(
+    return BufferLimits(
         n_operations=own.n_operations if n_operations is None else n_operations,
         n_mb=own.n_mb if given is None else given,
     )

@@ -3,12 +3,12 @@
 import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise warns that torch is missing
 
 from ..features.cache import FeatureCache
-from ..features.processed import RowMemory
-from ..features.shard_store import Shards
+from ..features.processed import ProcessedCache
+from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
-from .backbone.startup_checks import probe, probe_packing
+from .backbone.startup_checks import check_family, check_packing
 from .encode.encoder import Encoder
-from .encode.fingerprint import features_digest
+from .encode.fingerprint import features_fingerprint
 from .encode.generate import answer_sample, check_question
 from .encode.images.opening import name_content, open_image
 from .encode.lengths import LengthEstimator
@@ -20,7 +20,7 @@ from .families.registry import FAMILIES, Family, describe_family
 from .load.added_tokens import grow_config, grow_tables, name_saved, name_tokens
 from .load.loading import (
     ModelFiles,
-    blank_backbone,
+    abstract_backbone,
     companions,
     find_model,
     generating,
@@ -41,17 +41,19 @@ __all__ = [
     "LengthEstimator",
     "MlxVlmBackbone",
     "ModelFiles",
+    "ProcessedCache",
     "RowMeasurer",
-    "RowMemory",
-    "Shards",
+    "ShardStore",
+    "abstract_backbone",
     "add_lora",
     "answer_sample",
-    "blank_backbone",
     "build_tiny_qwen3_vl",
+    "check_family",
+    "check_packing",
     "check_question",
     "companions",
     "describe_family",
-    "features_digest",
+    "features_fingerprint",
     "find_model",
     "generating",
     "grow_config",
@@ -65,8 +67,6 @@ __all__ = [
     "name_tokens",
     "number_added",
     "open_image",
-    "probe",
-    "probe_packing",
     "save_model",
     "unfreeze_language",
     "unfreeze_vision",

@@ -63,7 +63,7 @@ def raw_exponential(x: mx.array) -> mx.array:
     return power * mx.view(bits, mx.float32)
 
 
-def logistic(x: mx.array) -> mx.array:
+def sigmoid(x: mx.array) -> mx.array:
     """Give 1 / (1 + e^-x): f[...] to f[...]."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.sigmoid(x)
@@ -79,7 +79,7 @@ def gelu(x: mx.array, *, is_tanh: bool) -> mx.array:
         if x.dtype != mx.float32 or not has_slow_exponentials():
             return 0.5 * x * (1 + mx.tanh(half))
         # The same: (1 + tanh(y)) / 2 is the logistic function of 2 y.
-        return x * logistic(2 * half)
+        return x * sigmoid(2 * half)
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return cast("mx.array", nn.gelu(x))
     # As MLX has the error function: Abramowitz and Stegun, 1964, 7.1.26.
@@ -89,7 +89,7 @@ def gelu(x: mx.array, *, is_tanh: bool) -> mx.array:
     return 0.5 * (x + size * (1 - series * exponential(-0.5 * x * x)))
 
 
-def row_powers(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+def shifted_exp_rows(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """Take exponentials along the last axis, of what rows are less than their largest number; without a gradient.
 
     Args:
@@ -124,7 +124,7 @@ def along_rows(column: mx.array, rows: mx.array) -> mx.array:
 
 
 def raw_logistic(x: mx.array) -> mx.array:
-    """Give what `logistic` gives, of float32 and without a gradient."""
+    """Give what `sigmoid` gives, of float32 and without a gradient."""
     power = raw_exponential(-mx.abs(x))
     zero, one = _unknown(0.0, x), _unknown(1.0, x)
     return mx.where(x < zero, power, one) / (1 + power)

@@ -8,7 +8,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from .cpu_exp import along_rows, row_powers
+from .cpu_exp import along_rows, shifted_exp_rows
 from .cuda_kernels import can_read_whole, gate_gradients, lanes_of, norm_rows, norm_rows_gradient
 
 NARROW = 512
@@ -109,7 +109,7 @@ def attend(
 
     @mx.custom_function
     def attention(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        powers, total, _ = row_powers(masked(by_keys(queries * scale) @ keys.swapaxes(-1, -2)))
+        powers, total, _ = shifted_exp_rows(masked(by_keys(queries * scale) @ keys.swapaxes(-1, -2)))
         return (powers @ values) / total, powers, total
 
     @attention.vjp

@@ -54,7 +54,7 @@ class Journal:
     models: tuple[str, ...] = ()
 
 
-def set_aside(recipe: Recipe, model_files: Collection[str] = ()) -> Path | None:
+def archive_previous_run(recipe: Recipe, model_files: Collection[str] = ()) -> Path | None:
     """Move what stands where a run is going to write into a folder of its own, complete enough to go on from.
 
     All adapters go with the `adapter_config.json` that describes them: beside another one they would load at another

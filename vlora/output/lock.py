@@ -21,7 +21,7 @@ LOCK_NAME = ".running"
 
 
 @contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
+def exclusive_run_lock(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder, which is made if need be and removed again if nothing came into it.
 
     The lock is on an open file and not the file itself: one that a killed process has left locks nobody out. Where the

@@ -93,7 +93,7 @@ class Mark:
 
 
 @attrs.define
-class Metrics:
+class MetricsLog:
     """The file of one run.
 
     Attributes:
@@ -121,7 +121,9 @@ class Metrics:
     _provisional: Mark | None = attrs.field(default=None, init=False)
 
     @classmethod
-    def open(cls, path: Path, after_step: int | None, note: str | None = None, *, is_over: bool = False) -> "Metrics":
+    def open(
+        cls, path: Path, after_step: int | None, note: str | None = None, *, is_over: bool = False
+    ) -> "MetricsLog":
         """Begin a file, or go on with one as if the run had never stopped.
 
         What was written after the state was saved goes: the steps behind it are going to be reported anew.

@@ -11,7 +11,7 @@ from ..recipe.converter import Names
 from ..recipe.schema import DataSection, Recipe, all_keys, dump_recipe
 from ..system.files import expand
 
-FREE = frozenset(
+RESUME_MUTABLE_KEYS = frozenset(
     {
         # How long, how often to report, and where.
         "train.iters",
@@ -59,8 +59,8 @@ PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
 RECIPE, ROWS, TEMPLATE = "recipe", "n_rows", "template"
 
 
-def describe_run(recipe: Recipe, n_rows: int, template: str = "") -> dict[str, str]:
-    """Say of a run what `check_goes_on` will ask for.
+def describe_settings(recipe: Recipe, n_rows: int, template: str = "") -> dict[str, str]:
+    """Say of a run what `check_resumable` will ask for.
 
     Args:
         recipe: Its recipe.
@@ -71,15 +71,15 @@ def describe_run(recipe: Recipe, n_rows: int, template: str = "") -> dict[str, s
     return found | ({TEMPLATE: _digest(template)} if template else {})
 
 
-def check_goes_on(described: Mapping[str, str], recipe: Recipe, n_rows: int, where: Path, template: str = "") -> None:
+def check_resumable(described: Mapping[str, str], recipe: Recipe, n_rows: int, where: Path, template: str = "") -> None:
     """Refuse to go on with another recipe, on other rows, or with another template than a run has begun with.
 
     Args:
-        described: What `describe_run` said of it. What is missing, as in the state of your own loop, is not checked.
+        described: What `describe_settings` said of it. What is missing, as in a state of your own loop, is not checked.
         recipe: The recipe to go on with.
         n_rows: Rows that it trains on.
         where: The training state, for the error.
-        template: As for `describe_run`.
+        template: As for `describe_settings`.
 
     Raises:
         CheckpointError: Every key whose value the steps depend on, with the values then and now.
@@ -109,7 +109,7 @@ def _changes(text: str, recipe: Recipe) -> Iterator[str]:
             continue
         if key in IDLE and IDLE[key][1] not in (then.get(IDLE[key][0]), now.get(IDLE[key][0])):
             continue
-        if key in FREE or before == after or (key in PLACES and _is_same_place(before, after)):
+        if key in RESUME_MUTABLE_KEYS or before == after or (key in PLACES and _is_same_place(before, after)):
             continue
         yield f"{key}: {_show(before)} then, {_show(after)} now"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import attrs
 
 from .. import models
-from ..build import open_data
+from ..build import load_data
 from ..cuts import CutCounts
-from ..data.prefetch import Workers, count_workers
-from ..data.rows import Rows
+from ..data.prefetch import WorkerPool, count_workers
+from ..data.rows import RowDataset
 from ..errors import LongRowError, SampleError
 from ..recipe.schema import Recipe
 from ..types import Cut, Sample
@@ -137,18 +137,18 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
     Raises:
         VloraError: The recipe names something that is not there.
     """
-    data = open_data(recipe)
+    data = load_data(recipe)
     measure = models.RowMeasurer(data.encoder)
     template, method = data.encoder.describe_template(), measure.describe()
     n_workers = count_workers(recipe.data.workers)
-    with Workers(n_workers) as workers:
+    with WorkerPool(n_workers) as workers:
         for rows in (data.train, *([] if data.valid is None else [data.valid])):
             is_held_out = rows is not data.train and rows.name == data.train.name
             name = f"{rows.name}, held out to validate on" if is_held_out else rows.name
             census = Census(name=name, n_rows=len(rows), template=template, method=method)
             yield census
 
-            def count(number: int, rows: Rows = rows) -> _Counted:
+            def count(number: int, rows: RowDataset = rows) -> _Counted:
                 return _count(rows, number, measure, may_leave_out=recipe.data.on_long_row == "skip")
 
             for row in workers.map(count, range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
@@ -157,7 +157,7 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
                 yield census
 
 
-def _count(rows: Rows, number: int, measure: models.RowMeasurer, *, may_leave_out: bool) -> _Counted:
+def _count(rows: RowDataset, number: int, measure: models.RowMeasurer, *, may_leave_out: bool) -> _Counted:
     own = int(rows.numbers[number])
     source, fingerprint = f"{rows.name} row {own}", None
     try:

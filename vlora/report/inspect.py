@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import attrs
 import numpy as np
 
-from ..build import open_data
+from ..build import load_data
 from ..errors import SampleError
 from ..recipe.schema import Recipe
 from ..types import Cut, Example
@@ -63,7 +63,7 @@ def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lamb
     Raises:
         VloraError: The recipe names something that is not there.
     """
-    data = open_data(recipe)
+    data = load_data(recipe)
     tell(data.encoder.describe_template())
     for index in range(min(n_rows, len(data.train))):
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.format.values import Row
-from ..data.rows import Rows
+from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
 from ..output import checkpoint
 from ..system.files import expand
@@ -74,7 +74,7 @@ def begin(path: Path, n_rows: int) -> Learned:
     return Learned(path, np.zeros(n_rows, dtype=np.bool_))
 
 
-def go_on(path: Path, note: str | None, rows: Rows) -> tuple[Learned, list[str]]:
+def go_on(path: Path, note: str | None, rows: RowDataset) -> tuple[Learned, list[str]]:
     """Go on where a training state was saved.
 
     Args:
@@ -174,7 +174,7 @@ def _parse(line: bytes) -> RowMark:
     return RowMark(number=int(number), digest=digest, files=tuple((name, size, time) for name, size, time in files))
 
 
-def _find_change(mark: RowMark, rows: Rows) -> str | None:
+def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
     """Say what of a row is other than it was; None if nothing is."""
     try:
         if digest_row(rows.table[int(rows.numbers[mark.number])]) != mark.digest:

@@ -15,37 +15,37 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import models
-from ..adapters.layers import lora_layers, saved_arrays
+from ..adapters.layers import adapter_state_dict, lora_layers
 from ..adapters.targets import summarize
-from ..build import Data, Features, follow_rules, make_recipe_step, open_data, open_features, open_model
+from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
 from ..compilation.known_kernels import begin
 from ..cuts import CutCounts, find_cuts
-from ..data.collate import plan_batches, plan_steps, steps_per_epoch
-from ..data.packing import plot_packed, plot_validation
-from ..data.prefetch import Workers, count_workers
-from ..data.rows import Rows
+from ..data.collate import epoch_batches, step_batches, steps_per_epoch
+from ..data.packing import packed_eval_source, packed_source
+from ..data.prefetch import WorkerPool, count_workers
+from ..data.rows import RowDataset
 from ..errors import AnswerError, CheckpointError, NonFiniteError, OutOfMemoryError, SampleError, VloraError
 from ..estimate.shortage import explain_shortage, foresee
-from ..events import Answered, Event, Finished, Noted, Saved, Skipped, Started, StepReport
+from ..events import Event, Finished, Generated, Saved, Skipped, Started, StepReport, Warned
 from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
 from ..ops.quantized import count_parameters
 from ..output import checkpoint
-from ..output.archive import JOURNAL_NAME, complete_setting_aside, refuse_links, remove_partials, set_aside
-from ..output.lock import LOCK_NAME, only_run
-from ..output.metrics_log import Metrics
+from ..output.archive import JOURNAL_NAME, archive_previous_run, complete_setting_aside, refuse_links, remove_partials
+from ..output.lock import LOCK_NAME, exclusive_run_lock
+from ..output.metrics_log import MetricsLog
 from ..output.paths import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
-from ..output.resume import check_goes_on, describe_run
+from ..output.resume import check_resumable, describe_settings
 from ..recipe.schema import Recipe, dump_recipe
 from ..system.endings import close_at_exit
 from ..train.loop import TrainLoop, evaluate
 from ..train.optimizers import make_optimizer
 from ..train.rules import NOTE, Rules, parse_rules
 from ..train.schedules import count_steps, is_due, learning_rate_at
-from ..train.step import all_finite, bind, init_state, let_go, make_eval_step
+from ..train.step import all_finite, bind, init_state, make_eval_step, unbind
 from ..types import Batch, Cut, TrainState
 from . import consumed
 from .consumed import Learned
-from .loader import Reader
+from .loader import DataLoader
 
 PROGRESS = "progress"
 """How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
@@ -110,22 +110,22 @@ def fit(
 
 def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     paths = output_paths(recipe)
-    with only_run(paths.folder), memory_limits(recipe.memory):
+    with exclusive_run_lock(paths.folder), memory_limits(recipe.memory):
         completed = complete_setting_aside(paths.folder)
         remove_partials(paths)
         if completed is not None:
-            yield Noted(message=_describe_earlier(paths, completed))
+            yield Warned(message=_describe_earlier(paths, completed))
         if resume:
             refuse_links(paths)
         compilation = begin(recipe.model.path)
         if compilation.note is not None:
-            yield Noted(message=compilation.note)
+            yield Warned(message=compilation.note)
         if compilation.announced is not None:
             yield compilation.announced
-        data = open_data(recipe)
+        data = load_data(recipe)
         found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
         if found is not None:
-            check_goes_on(found.notes, recipe, len(data.train), found.path, data.encoder.template)
+            check_resumable(found.notes, recipe, len(data.train), found.path, data.encoder.template)
             rules = parse_rules(found.notes.get(NOTE), found.path)
             data = follow_rules(data, rules)
         learned, notes = _find_learned(recipe, found, data.train)
@@ -133,19 +133,19 @@ def _carry_out(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool])
         if (compiled := compilation.wait()) is not None:
             yield compiled
         with naming_shortage("loading the model"):
-            backbone, config = open_model(recipe, data.files)
+            backbone, config = load_model(recipe, data.files)
         if recipe.model.add_tokens and not resume:
-            yield Noted(message=_describe_added(recipe.model.add_tokens))
+            yield Warned(message=_describe_added(recipe.model.add_tokens))
         check_weights_fit(recipe.memory, backbone.module)
-        features = open_features(recipe, data, backbone)
-        with _written(features), Workers(count_workers(recipe.data.workers)) as workers, _settled():
+        features = attach_feature_cache(recipe, data, backbone)
+        with _written(features), WorkerPool(count_workers(recipe.data.workers)) as workers, _settled():
             prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
-            reader = Reader(recipe, data, workers, prepare, backbone.prepare_batch)
+            reader = DataLoader(recipe, data, workers, prepare, backbone.prepare_batch)
             run = _Run(recipe, data, backbone, config, features, reader, found, rules, learned)
-            yield from run.go(should_stop=should_stop)
+            yield from run.run(should_stop=should_stop)
 
 
-def _find_learned(recipe: Recipe, found: checkpoint.Found | None, rows: Rows) -> tuple[Learned, list[Noted]]:
+def _find_learned(recipe: Recipe, found: checkpoint.Found | None, rows: RowDataset) -> tuple[Learned, list[Warned]]:
     """Find which rows a run that goes on has learned, and see that they are still the same.
 
     Raises:
@@ -159,7 +159,7 @@ def _find_learned(recipe: Recipe, found: checkpoint.Found | None, rows: Rows) ->
     except CheckpointError as error:
         if not allows:
             raise
-        return consumed.begin(path, len(rows)), [Noted(message=str(error))]
+        return consumed.begin(path, len(rows)), [Warned(message=str(error))]
     if not changed:
         return learned, []
     named = consumed.describe_changes(changed, rows.name)
@@ -168,7 +168,7 @@ def _find_learned(recipe: Recipe, found: checkpoint.Found | None, rows: Rows) ->
         remedy = "put them back, begin anew without --resume, or go on all the same with"
         msg = f"{found.path}: {what}; {remedy} --set data.allow_changed_rows=true"
         raise CheckpointError(msg)
-    return learned, [Noted(message=f"{what}; the run goes on all the same, as data.allow_changed_rows has it")]
+    return learned, [Warned(message=f"{what}; the run goes on all the same, as data.allow_changed_rows has it")]
 
 
 def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
@@ -236,7 +236,7 @@ class _Run:
     backbone: models.MlxVlmBackbone
     config: Mapping[str, Any]
     features: Features
-    reader: Reader
+    reader: DataLoader
     found: checkpoint.Found | None
     rules: Rules
     learned: Learned
@@ -255,7 +255,7 @@ class _Run:
     def paths(self) -> OutputPaths:
         return output_paths(self.recipe)
 
-    def go(self, *, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def run(self, *, should_stop: Callable[[], bool]) -> Iterator[Event]:
         train = self.recipe.train
         if not self.data.files.family.is_proven or train.batching == "packed":
             self._probe()
@@ -264,14 +264,14 @@ class _Run:
         if self.found is not None:
             state = checkpoint.load_state(self.found.path, state, is_checked=True)
         first = int(state.step)
-        course = self._plot(first)
+        course = self._make_source(first)
         self._refuse_fewer(course.count_at(first), first)
         loop = TrainLoop(
             make_recipe_step(self.recipe, self.backbone, optimizer, state, rules=self.rules),
             state,
             lambda step: learning_rate_at(step, course.count_at(step), self.recipe.optim, self.rules),
             # The first one too: how long it took is told when it is over, not when the next shape is traced.
-            is_awaited=lambda step: step == first + 1 or self._is_asked_for(step, course.count_at(step)),
+            needs_sync=lambda step: step == first + 1 or self._is_asked_for(step, course.count_at(step)),
             should_stop=should_stop,
             hold=self.reader.workers.hold,
             release=self.reader.workers.release,
@@ -279,7 +279,7 @@ class _Run:
         )
         # The loop's alone: whoever holds a state besides, holds a second one during the next step.
         del state
-        let_go(self.backbone)
+        unbind(self.backbone)
         metrics, notes = self._open_files(first, is_over=first == course.count_at(first))
         started = self._describe(course, first)
         yield started
@@ -298,7 +298,7 @@ class _Run:
             _add(error, kept)
             raise
 
-    def _carry_through(self, loop: TrainLoop, course: "_Course", metrics: Metrics) -> Iterator[Event]:
+    def _carry_through(self, loop: TrainLoop, course: "_BatchSource", metrics: MetricsLog) -> Iterator[Event]:
         """Take all steps, with what comes before and after them."""
         validate = self._make_validation(metrics)
         if self.found is None:
@@ -314,7 +314,9 @@ class _Run:
             yield from self._answer("after", loop.state, metrics, loop.should_stop)
         yield self._finish(self.done, course.count_at(self.done), loop)
 
-    def _train(self, loop: TrainLoop, course: "_Course", metrics: Metrics, validate: Validate) -> Iterator[Event]:
+    def _train(
+        self, loop: TrainLoop, course: "_BatchSource", metrics: MetricsLog, validate: Validate
+    ) -> Iterator[Event]:
         """Take the steps."""
         for step, report in loop.take(foresee(self.recipe, self.backbone, course.batches)):
             yield from self._take_notes()
@@ -323,7 +325,9 @@ class _Run:
             if loop.is_stopped and metrics.has_steps:
                 yield metrics.write_interval(self.features.counts, is_provisional=True)
 
-    def _count(self, step: int, report: StepReport | None, course: "_Course", metrics: Metrics) -> Iterator[Event]:
+    def _count(
+        self, step: int, report: StepReport | None, course: "_BatchSource", metrics: MetricsLog
+    ) -> Iterator[Event]:
         """Count a step as done, and tell what it was; None for one that was passed over."""
         if report is not None:
             metrics.add(report)
@@ -334,7 +338,13 @@ class _Run:
             yield from self._count_cuts(report.cuts)
 
     def _follow_up(
-        self, loop: TrainLoop, course: "_Course", metrics: Metrics, validate: Validate, *, is_again: bool = False
+        self,
+        loop: TrainLoop,
+        course: "_BatchSource",
+        metrics: MetricsLog,
+        validate: Validate,
+        *,
+        is_again: bool = False,
     ) -> Iterator[Event]:
         """Report, validate and save behind a step what is due there; again only what has not been done."""
         train, step, n_steps = self.recipe.train, self.done, course.count_at(self.done)
@@ -349,7 +359,9 @@ class _Run:
             if not (is_again and path.exists()):
                 yield self._save(loop, path, course, metrics)
 
-    def _rescue(self, loop: TrainLoop, course: "_Course", metrics: Metrics) -> Generator[Event, None, str | None]:
+    def _rescue(
+        self, loop: TrainLoop, course: "_BatchSource", metrics: MetricsLog
+    ) -> Generator[Event, None, str | None]:
         """Save the steps before an error, if they can still be read and written.
 
         Returns:
@@ -378,38 +390,38 @@ class _Run:
         nll, supervised = json.loads("[0, 0]" if self.found is None else self.found.notes.get(SUMS, "[0, 0]"))
         return float(nll), float(supervised)
 
-    def _tell_first_cuts(self) -> Iterator[Noted]:
+    def _tell_first_cuts(self) -> Iterator[Warned]:
         """Say of the rows that were read before the first step which were cut; they are counted when it is done."""
         if self.reader.first_cuts:
             found = CutCounts().add(self.reader.first_cuts).describe()
-            yield Noted(message=f"of those read so far {found}; data.on_long_row says what happens to such rows")
+            yield Warned(message=f"of those read so far {found}; data.on_long_row says what happens to such rows")
 
-    def _count_cuts(self, cuts: Sequence[Cut]) -> Iterator[Noted]:
+    def _count_cuts(self, cuts: Sequence[Cut]) -> Iterator[Warned]:
         """Count the rows of a step that were cut; the first ones of a run are told where they are met."""
         is_told = self.cuts.n_rows > 0 or bool(self.reader.first_cuts)
         self.cuts = self.cuts.add(cuts)
         if cuts and not is_told:
-            yield Noted(message=f"{self.cuts.describe()}; metrics.jsonl counts those that follow")
+            yield Warned(message=f"{self.cuts.describe()}; metrics.jsonl counts those that follow")
 
-    def _tell_cuts_of_validation(self, cuts: CutCounts) -> Iterator[Noted]:
+    def _tell_cuts_of_validation(self, cuts: CutCounts) -> Iterator[Warned]:
         """Say once which rows to validate on were cut: they are the same every time."""
         if cuts.n_rows and not self.has_told_validation:
             self.has_told_validation = True
-            yield Noted(message=f"validation: {cuts.describe()}")
+            yield Warned(message=f"validation: {cuts.describe()}")
 
-    def _open_files(self, first: int, *, is_over: bool) -> tuple[Metrics, list[Noted]]:
+    def _open_files(self, first: int, *, is_over: bool) -> tuple[MetricsLog, list[Warned]]:
         """Begin the files of a run, or go on with them; the notes say what became of those of an earlier one."""
         found, notes = self.found, []
         if found is not None:
             checkpoint.settle_state(found, self.paths.state)
             if found.damaged is not None:
-                notes.append(Noted(message=f"{found.damaged}; going on from the one before it, after step {first}"))
+                notes.append(Warned(message=f"{found.damaged}; going on from the one before it, after step {first}"))
         else:
             is_full = self.recipe.model.full_finetune
             model_files = [file.name for file in models.companions(self.data.files, NOT_A_MODELS)] if is_full else []
-            if (earlier := set_aside(self.recipe, model_files)) is not None:
-                notes.append(Noted(message=_describe_earlier(self.paths, earlier)))
-        metrics = Metrics.open(
+            if (earlier := archive_previous_run(self.recipe, model_files)) is not None:
+                notes.append(Warned(message=_describe_earlier(self.paths, earlier)))
+        metrics = MetricsLog.open(
             self.paths.metrics,
             None if found is None else first,
             None if found is None else found.notes.get(REPORTS),
@@ -424,16 +436,16 @@ class _Run:
             msg = f"{key}: the recipe has {n_steps} steps, of which {first} are done ({self.paths.state}); raise it"
             raise CheckpointError(msg)
 
-    def _plot(self, first: int) -> "_Course":
+    def _make_source(self, first: int) -> "_BatchSource":
         """Lay out the steps behind those that were done before."""
         train, data, n_rows = self.recipe.train, self.recipe.data, len(self.data.train)
         # Rows of a whole step at least: while it runs nothing else makes room for more.
         n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
         found = self.found.notes.get(PROGRESS) if self.found is not None else None
-        packed = plot_packed(self.recipe, n_rows, first, found)
+        packed = packed_source(self.recipe, n_rows, first, found)
         if packed is None:
             n_steps = count_steps(train, n_rows)
-            plan = plan_steps(
+            plan = step_batches(
                 n_rows,
                 train.batch_size,
                 accumulation=train.gradient_accumulation_steps,
@@ -445,13 +457,13 @@ class _Run:
             )
             per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
             batches = self.reader.collate(self.data.train, plan, n_ahead)
-            return _Course(
-                batches=self.reader.read_first(batches, per_epoch, is_new=not first), count_at=lambda _: n_steps
+            return _BatchSource(
+                batches=self.reader.prime(batches, per_epoch, is_new=not first), count_at=lambda _: n_steps
             )
         batches = self.reader.pack(self.data.train, packed, n_ahead)
-        return _Course(
+        return _BatchSource(
             # How many steps the epochs take shows with the first one.
-            batches=self.reader.read_first(batches, 1, is_new=not first),
+            batches=self.reader.prime(batches, 1, is_new=not first),
             count_at=packed.count_at,
             progress_at=lambda step: packed.progress_at(step).dumps(),
             is_estimated=train.epochs is not None,
@@ -463,7 +475,7 @@ class _Run:
         validates = self.data.valid is not None and is_due(step, train.steps_per_eval, n_steps)
         return validates or is_due(step, train.steps_per_save, n_steps)
 
-    def _describe(self, course: "_Course", first: int) -> Started:
+    def _describe(self, course: "_BatchSource", first: int) -> Started:
         module = self.backbone.module
         return Started(
             device=describe_device(),
@@ -482,17 +494,17 @@ class _Run:
             head=self.backbone.describe_head(),
         )
 
-    def _take_notes(self) -> Iterator[Skipped | Noted]:
-        yield from (Skipped(reason=reason) for reason in self.reader.take_skipped())
-        yield from (Noted(message=message) for message in self.features.take_notes())
+    def _take_notes(self) -> Iterator[Skipped | Warned]:
+        yield from (Skipped(reason=reason) for reason in self.reader.drain_skipped())
+        yield from (Warned(message=message) for message in self.features.drain_warnings())
 
-    def _make_validation(self, metrics: Metrics) -> Validate:
+    def _make_validation(self, metrics: MetricsLog) -> Validate:
         rows, train = self.data.valid, self.recipe.train
         if rows is None:
             return _nothing
         eval_step = make_eval_step(self.backbone)
         # The same rows every time, drawn once: the first ones of a sorted set would not stand for it.
-        plan = plan_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
+        plan = epoch_batches(len(rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
         n_batches = None if train.val_batches == -1 else train.val_batches
         plan = plan[:n_batches]
         n_ahead = self.recipe.data.prefetch
@@ -502,7 +514,7 @@ class _Run:
 
             def batches() -> Iterator[Batch]:
                 nonlocal n_rows, cuts
-                packed = plot_validation(self.recipe, len(rows))
+                packed = packed_eval_source(self.recipe, len(rows))
                 if packed is None:
                     steps = self.reader.collate(rows, ([numbers] for numbers in plan), n_ahead)
                 else:
@@ -525,7 +537,7 @@ class _Run:
             yield from self._take_notes()
             yield from self._tell_cuts_of_validation(cuts)
             if not tokens:
-                yield Noted(message=f"validation: of the rows of {rows.name} that were read none can be learned from")
+                yield Warned(message=f"validation: of the rows of {rows.name} that were read none can be learned from")
                 return False
             step = int(state.step)
             yield metrics.write({"step": step, "valid_loss": loss, "valid_tokens": tokens, "valid_rows": n_rows})
@@ -535,37 +547,37 @@ class _Run:
         return validate
 
     def _answer(
-        self, when: str, state: TrainState, metrics: Metrics, should_stop: Callable[[], bool]
+        self, when: str, state: TrainState, metrics: MetricsLog, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         section, rows = self.recipe.eval, self.data.valid
         if not section.answer_rows or rows is None:
             return
         total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
         right = done = 0
-        last: Answered | None = None
+        last: Generated | None = None
         with self._bound(state), models.generating(self.backbone) as module:
             for number in range(total):
                 if should_stop():
-                    yield Noted(message=f"answers {when} training: stopped after {done} of {total} rows")
+                    yield Warned(message=f"answers {when} training: stopped after {done} of {total} rows")
                     return
                 try:
                     with naming_shortage(f"answering a row {when} training", remedy=FEWER_ANSWERS):
                         expected, found = models.answer_sample(module, self.data.encoder, rows[number], section)
                 except SampleError as error:
-                    self.reader.pass_over(error)
+                    self.reader.skip(error)
                     total -= 1
                     yield from self._take_notes()
                     continue
                 except AnswerError as error:
                     self.unasked = str(error)
-                    yield Noted(message=f"answers {when} training: {error}; accuracy left out")
+                    yield Warned(message=f"answers {when} training: {error}; accuracy left out")
                     return
                 self.unasked = None
                 if last is not None:
                     yield attrs.evolve(last, total=total)
                 done, right = done + 1, right + (expected == found)
                 # Told when the next one is there: rows behind it that cannot be read would change the total.
-                last = Answered(
+                last = Generated(
                     when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found
                 )
         if last is None:
@@ -581,10 +593,10 @@ class _Run:
         try:
             yield
         finally:
-            let_go(self.backbone)
+            unbind(self.backbone)
 
     @naming_shortage("saving")
-    def _save(self, loop: TrainLoop, path: Path, course: "_Course", metrics: Metrics) -> Saved:
+    def _save(self, loop: TrainLoop, path: Path, course: "_BatchSource", metrics: MetricsLog) -> Saved:
         state, step = loop.state, int(loop.state.step)
         if not all_finite(state):
             msg = f"step {step}: the trained weights have overflowed; lower optim.learning_rate"
@@ -595,7 +607,7 @@ class _Run:
         else:
             own = dict(tree_flatten(self.backbone.module.trainable_parameters()))
             params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
-            checkpoint.save_adapter(path, saved_arrays(self.backbone.module, params), self.config)
+            checkpoint.save_adapter(path, adapter_state_dict(self.backbone.module, params), self.config)
             if self.data.files.added and path == self.paths.weights:
                 with self._bound(state):
                     checkpoint.write_whole_folder(self.paths.base, self._write_model)
@@ -607,8 +619,8 @@ class _Run:
     def _write_model(self, folder: Path) -> None:
         models.save_model(self.backbone, self.data.files, folder, NOT_A_MODELS, self.data.encoder.tokenizer)
 
-    def _save_state(self, loop: TrainLoop, progress: str | None, metrics: Metrics) -> None:
-        notes = describe_run(self.recipe, len(self.data.train), self.data.encoder.template) | {
+    def _save_state(self, loop: TrainLoop, progress: str | None, metrics: MetricsLog) -> None:
+        notes = describe_settings(self.recipe, len(self.data.train), self.data.encoder.template) | {
             NOTE: self.rules.dumps(),
             REPORTS: metrics.mark(self.features.counts).dumps(),
             SUMS: json.dumps(loop.sums),
@@ -638,7 +650,9 @@ class _Run:
             n_skipped=len(self.reader.skipped),
             n_traces=loop.train_step.n_traces,
             trace_s=loop.trace_s,
-            is_misread=self.data.files.is_misread and not is_full and not self.data.files.added,
+            config_differs_upstream=self.data.files.config_differs_upstream
+            and not is_full
+            and not self.data.files.added,
             difference=models.DIFFERENCES.get(self.data.files.model_type),
             unasked=self.unasked,
             features=self.features.counts,
@@ -680,21 +694,21 @@ class _Run:
     @naming_shortage("trying the model on the first rows")
     def _probe(self) -> None:
         numbers = range(min(PROBE_READS, len(self.data.train)))
-        examples = self.reader.look_at(self.data.train, numbers)
+        examples = self.reader.peek(self.data.train, numbers)
         examples.sort(key=lambda example: len(example.tokens))
         if examples:
             # The shortest, the longest and one between: padding and company differ the most.
             places = sorted({0, len(examples) // 2, len(examples) - 1})[:PROBE_ROWS]
             chosen, model_type = [examples[place] for place in places], self.data.files.model_type
             if not self.data.files.family.is_proven:
-                models.probe(self.backbone, chosen, model_type)
+                models.check_family(self.backbone, chosen, model_type)
             if self.recipe.train.batching == "packed":
                 length = self.recipe.train.pack_length or self.recipe.data.max_seq_length
-                models.probe_packing(self.backbone, chosen, length, model_type)
+                models.check_packing(self.backbone, chosen, length, model_type)
 
 
 @attrs.frozen(kw_only=True)
-class _Course:
+class _BatchSource:
     """The steps that a run is to take.
 
     Attributes:

@@ -10,10 +10,10 @@ import numpy as np
 from .. import models
 from ..build import Data
 from ..cuts import find_cuts
-from ..data.collate import Measure, collate
+from ..data.collate import LengthFn, collate
 from ..data.packing import PackedSteps
-from ..data.prefetch import Workers
-from ..data.rows import Rows
+from ..data.prefetch import WorkerPool
+from ..data.rows import RowDataset
 from ..errors import LongRowError, SampleError
 from ..recipe.schema import Recipe
 from ..types import Batch, Cut, Example
@@ -36,7 +36,7 @@ def _leave_batch(batch: Batch) -> Batch:
 
 
 @attrs.define(eq=False)
-class Reader:
+class DataLoader:
     """Reads the rows of one run.
 
     Attributes:
@@ -51,14 +51,14 @@ class Reader:
 
     recipe: Recipe
     data: Data
-    workers: Workers
+    workers: WorkerPool
     prepare: Callable[[Example], Example] = _leave
     prepare_batch: Callable[[Batch], Batch] = _leave_batch
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
 
-    def collate(self, rows: Rows, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
+    def collate(self, rows: RowDataset, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
         plan, drawn = itertools.tee(plan)
         numbers = (number for batches in drawn for batch in batches for number in batch)
@@ -81,13 +81,13 @@ class Reader:
         size = self.recipe.train.batch_size
         return found, [self.prepare_batch(collate(rows, size)) for rows in kept if rows]
 
-    def pack(self, rows: Rows, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
+    def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
         n_ahead *= packed.batch_size * ROWS_OF_A_PACK
         encoded = self.workers.map(functools.partial(self._encode, rows), packed.numbers(), n_ahead)
         return packed.steps(map(self._take_good, encoded))
 
-    def measure(self) -> Measure:
+    def measure(self) -> LengthFn:
         """Make what says how long rows are; a row's length is found once, whatever the number of epochs."""
         estimate, known = models.LengthEstimator(self.data.encoder), np.full(len(self.data.train), -1, dtype=np.int32)
 
@@ -103,7 +103,7 @@ class Reader:
         size = self.recipe.train.batch_size
         return lambda numbers: self.workers.map(measure, numbers, self.recipe.data.prefetch * size)
 
-    def pass_over(self, error: SampleError) -> None:
+    def skip(self, error: SampleError) -> None:
         """Count a row that cannot be learned from, or is too long, or end the run with it, as the recipe has it."""
         data = self.recipe.data
         if isinstance(error, LongRowError):
@@ -115,19 +115,19 @@ class Reader:
             raise SampleError(msg) from None
         self.skipped.append(str(error))
 
-    def look_at(self, rows: Rows, numbers: Iterable[int]) -> list[Example]:
+    def peek(self, rows: RowDataset, numbers: Iterable[int]) -> list[Example]:
         """Encode rows only to look at them: those that are passed over are not counted yet."""
         examples = self._keep_good(self._encode(rows, number) for number in numbers)
         self.skipped.clear()
         return examples
 
-    def take_skipped(self) -> list[str]:
+    def drain_skipped(self) -> list[str]:
         """Give why rows were passed over since this was last asked."""
         new = self.skipped[self._n_told :]
         self._n_told = len(self.skipped)
         return new
 
-    def read_first(self, batches: Iterator[list[Batch]], n_steps: int, *, is_new: bool) -> Iterator[list[Batch]]:
+    def prime(self, batches: Iterator[list[Batch]], n_steps: int, *, is_new: bool) -> Iterator[list[Batch]]:
         """Read now, before anything is validated, up to the first step that has a row to learn from.
 
         Args:
@@ -152,7 +152,7 @@ class Reader:
             raise SampleError(msg)
         return itertools.chain(ahead, batches)
 
-    def _encode(self, rows: Rows, number: int) -> Encoded:
+    def _encode(self, rows: RowDataset, number: int) -> Encoded:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
             row, sample = rows.read(number)
@@ -170,5 +170,5 @@ class Reader:
     def _take_good(self, found: Encoded) -> Example | None:
         if isinstance(found, Example):
             return found
-        self.pass_over(found)
+        self.skip(found)
         return None

@@ -24,7 +24,7 @@ WAITING = 0.1
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class _Begun:
+class _InFlight:
     """A step that the device may still be working on; `output` is None if there was no row to learn from."""
 
     step: int
@@ -48,7 +48,7 @@ class TrainLoop:
         train_step: As `make_train_step` makes it.
         state: The newest state. A step whose loss or gradient is not finite has changed no parameter in it.
         learning_rate: Of a step, counted from 1.
-        is_awaited: Whether the state behind a step is asked for: its report then comes before the next step begins.
+        needs_sync: Whether the state behind a step is asked for: its report then comes before the next step begins.
         should_stop: Asked after every step; True ends the loop with it.
         hold: Called before a step is prepared: other threads had better not ask for the interpreter.
         release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
@@ -60,7 +60,7 @@ class TrainLoop:
     train_step: TrainStep
     state: TrainState
     learning_rate: Callable[[int], float]
-    is_awaited: Callable[[int], bool] = lambda _: True
+    needs_sync: Callable[[int], bool] = lambda _: True
     should_stop: Callable[[], bool] = lambda: False
     hold: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
@@ -68,7 +68,7 @@ class TrainLoop:
     is_stopped: bool = attrs.field(default=False, init=False)
     trace_s: float = attrs.field(default=0.0, init=False)
     _began: float = attrs.field(default=0.0, init=False)
-    _begun: deque[_Begun] = attrs.field(factory=deque, init=False)
+    _begun: deque[_InFlight] = attrs.field(factory=deque, init=False)
 
     def take(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
         """Take steps for as long as there are microbatches.
@@ -106,8 +106,8 @@ class TrainLoop:
                 self.release()
                 break
             step += 1
-            is_awaited = self.is_awaited(step)
-            if is_awaited and self._begun:
+            needs_sync = self.needs_sync(step)
+            if needs_sync and self._begun:
                 self.release()
                 # A CPU works while a step is begun: two steps read one behind the other would share one's time.
                 yield from self.read_begun()
@@ -116,7 +116,7 @@ class TrainLoop:
             del batches
             yield from self.read_begun(but=1)
             self.is_stopped = self.should_stop()
-            if self.is_stopped or is_awaited:
+            if self.is_stopped or needs_sync:
                 yield from self.read_begun()
                 # What the caller does meanwhile (validating, saving) is not the next step's time.
                 self._began = time.perf_counter()
@@ -129,14 +129,14 @@ class TrainLoop:
         if not batches:
             self.release()
             self.state = self.state._replace(step=self.state.step + 1)
-            self._begun.append(_Begun(step=step, asked=asked))
+            self._begun.append(_InFlight(step=step, asked=asked))
             return
         n_traces, began = self.train_step.n_traces, time.perf_counter()
         rate = self.learning_rate(step)
         # Bound before it is computed: the old arrays are given up as the new ones come to be.
         self.state, output = self.train_step(self.state, batches, rate)
         self._begun.append(
-            _Begun(
+            _InFlight(
                 step=step,
                 asked=asked,
                 output=output,
@@ -171,7 +171,7 @@ class TrainLoop:
             self._begun.popleft()
             yield begun.step, report
 
-    def _read(self, begun: _Begun) -> StepReport | None:
+    def _read(self, begun: _InFlight) -> StepReport | None:
         """Wait for a step and read what it measured."""
         if begun.output is None:
             return None
@@ -239,7 +239,7 @@ def _largest(batches: Sequence[Batch]) -> Batch | None:
     return max(batches, key=lambda batch: batch.tokens.size, default=None)
 
 
-def _describe_non_finite(begun: _Begun, loss: float, norm: float) -> str:
+def _describe_non_finite(begun: _InFlight, loss: float, norm: float) -> str:
     return (
         f"step {begun.step}: the loss is {loss} and the gradient norm {norm} at learning rate {begun.rate:g}; the step "
         "was not kept. Lower optim.learning_rate, set optim.grad_clip, or look at the rows of the batch: "

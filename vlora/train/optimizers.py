@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-from ..adapters.targets import Layout
+from ..adapters.targets import ModelParts
 from ..errors import RecipeError
 from ..recipe.schema import OptimSection
 from ..types import Tree
@@ -66,7 +66,7 @@ hundred kilobytes, and an optimizer launches a dozen kernels for each of them, e
 PACKED_MULTIPLE = 128
 """A packed parameter has a multiple of so many numbers: where one begins, the matrix products of a GPU can read it."""
 
-PACKED = "packed"
+FLAT = "packed"
 """What the packed parameters are called in an optimizer's state."""
 
 
@@ -79,7 +79,7 @@ class Unpacked:
 
 
 @attrs.frozen
-class Packing:
+class FlatParams:
     """How the small parameters of a model are laid one behind the other, so that they are updated as one.
 
     Attributes:
@@ -89,7 +89,7 @@ class Packing:
     shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, params: Mapping[str, mx.array], optimizer: optim.Optimizer) -> "Packing":
+    def of(cls, params: Mapping[str, mx.array], optimizer: optim.Optimizer) -> "FlatParams":
         """Choose what is packed: nothing, if an element's update depends on its parameter's shape."""
         # Muon and Adafactor look at rows and columns.
         if not isinstance(optimizer, (optim.Adam, optim.SGD, optim.Lion)):
@@ -109,14 +109,14 @@ class Packing:
             return dict(tree)
         rest = {name: value for name, value in tree.items() if name not in self.shapes}
         if known is not None and all(tree[name] is known.params.get(name) for name in self.shapes):
-            return {PACKED: known.packed, **rest}
-        return {PACKED: mx.concatenate([tree[name].reshape(-1) for name in self.shapes]), **rest}
+            return {FLAT: known.packed, **rest}
+        return {FLAT: mx.concatenate([tree[name].reshape(-1) for name in self.shapes]), **rest}
 
     def remember(self, packed: Mapping[str, mx.array], params: Mapping[str, mx.array]) -> "Unpacked | None":
         """Keep what parameters were unpacked from, for the next `pack`."""
         if not self.shapes:
             return None
-        return Unpacked(packed[PACKED], {name: params[name] for name in self.shapes})
+        return Unpacked(packed[FLAT], {name: params[name] for name in self.shapes})
 
     def unpack(self, tree: Mapping[str, mx.array], dtypes: Mapping[str, mx.Dtype] | None = None) -> dict[str, mx.array]:
         """Undo `pack`.
@@ -127,10 +127,10 @@ class Packing:
         """
         if not self.shapes:
             return dict(tree)
-        unpacked = {name: value for name, value in tree.items() if name != PACKED}
-        own = tree[PACKED].dtype
+        unpacked = {name: value for name, value in tree.items() if name != FLAT}
+        own = tree[FLAT].dtype
         types = {name: (dtypes or {}).get(name, own) for name in self.shapes}
-        packed = {dtype: tree[PACKED].astype(dtype) for dtype in set(types.values())}
+        packed = {dtype: tree[FLAT].astype(dtype) for dtype in set(types.values())}
         start = 0
         for name, shape in self.shapes.items():
             end = start + math.prod(shape)
@@ -144,14 +144,14 @@ class Packing:
         own = [factors.get(name, 1.0) for name in self.shapes]
         if len(set(own)) > 1:
             sizes = [math.prod(shape) for shape in self.shapes.values()]
-            rest[PACKED] = mx.array(np.repeat(np.array(own, dtype=np.float32), sizes))
+            rest[FLAT] = mx.array(np.repeat(np.array(own, dtype=np.float32), sizes))
         elif own:
-            rest[PACKED] = own[0]
+            rest[FLAT] = own[0]
         return rest
 
 
-def rate_factors(
-    names: Iterable[str], layout: Layout, section: OptimSection, rules: Rules | None = None
+def lr_multipliers(
+    names: Iterable[str], layout: ModelParts, section: OptimSection, rules: Rules | None = None
 ) -> dict[str, float]:
     """Say how many times the learning rate each parameter has.
 

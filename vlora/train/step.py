@@ -20,11 +20,11 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from ..adapters.layers import lora_layers, used_types
+from ..adapters.layers import compute_dtypes, lora_layers
 from ..types import Batch, StepOutput, TrainState, Tree
 from .grad_checkpoint import CheckpointPart, checkpointed
 from .objectives.sft import LossFn, loss_fn
-from .optimizers import PACKED, Packing, Unpacked, clip_by_global_norm, let_decay
+from .optimizers import FLAT, FlatParams, Unpacked, clip_by_global_norm, let_decay
 from .rules import Rules
 
 Params = dict[str, mx.array]
@@ -38,23 +38,23 @@ class Backbone(Protocol):
     def module(self) -> nn.Module:
         """The model, trainable parts unfrozen."""
 
-    def recomputed(self, every: int, part: CheckpointPart) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
+    def checkpoint_modules(self, every: int, part: CheckpointPart) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
         """Name what runs again under gradient checkpointing: in the language model, and on the embedding side."""
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
         """Make the language model's inputs: (floating-point ones, others), each name to array."""
 
-    def embed_names(self) -> frozenset[str]:
+    def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses."""
 
-    def embed_gradients(self, batch: Batch, cotangents: Tree, recomputed: Sequence[nn.Module] = ()) -> Params:
-        """Carry the gradients of `embed`'s floating-point outputs on to `embed_names`, some modules checkpointed."""
+    def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
+        """Carry the gradients of `embed`'s outputs on to `embed_param_names`, with some modules checkpointed."""
 
     def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
         """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
 
     @property
-    def can_project(self) -> bool:
+    def has_separable_head(self) -> bool:
         """Whether `hidden` and `project` together are `logits`."""
 
     def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
@@ -89,7 +89,7 @@ class TrainStep(Protocol):
 def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
     """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
     params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
-    optimizer.init(Packing.of(params, optimizer).pack(params))
+    optimizer.init(FlatParams.of(params, optimizer).pack(params))
     # `learning_rate` enters as an array, so that a new rate is no new trace.
     state = TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
     # The optimizer itself would hold on to the moments of the first step.
@@ -106,7 +106,7 @@ def bind(backbone: Backbone, state: TrainState) -> None:
     )
 
 
-def let_go(backbone: Backbone) -> None:
+def unbind(backbone: Backbone) -> None:
     """Let the model go of the trainable parameters that a state has: zeros that take no memory stand in their place.
 
     Steps give the model those of the state; whatever else runs it has to `bind` them first.
@@ -189,7 +189,7 @@ FEWEST_HEAD_ROWS = 128
 """Places of a chunk at least: fewer make products too narrow for a GPU."""
 
 
-def summed_loss(
+def language_model_loss(
     backbone: Backbone,
     loss: LossFn,
     params: Params,
@@ -220,7 +220,7 @@ def summed_loss(
         (f32[] summed loss, f32[] summed weights).
     """
     module = backbone.module
-    if not backbone.can_project:
+    if not backbone.has_separable_head:
         with bound(module, params):
             return loss(backbone.logits(*inputs, selected), targets, weights)
     with bound(module, params):
@@ -229,17 +229,17 @@ def summed_loss(
     # Given to the function by argument: it has no gradient for what it merely finds in the module.
     head_params = {name: params[name] for name in backbone.head_names()}
 
-    def of_chunk(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
+    def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
         with bound(module, head_params):
             return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
 
     n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
     chunks = [slice(start, start + n_rows) for start in range(0, selected.size, n_rows)]
-    return _chunked_loss(of_chunk, chunks, head_params, hidden, is_trained=is_trained)
+    return _chunked_loss(chunk_loss, chunks, head_params, hidden, is_trained=is_trained)
 
 
 def _chunked_loss(
-    of_chunk: Callable[[Params, mx.array, slice], tuple[mx.array, mx.array]],
+    chunk_loss: Callable[[Params, mx.array, slice], tuple[mx.array, mx.array]],
     chunks: Sequence[slice],
     head_params: Params,
     hidden: mx.array,
@@ -258,10 +258,10 @@ def _chunked_loss(
         if totals:
             (part,) = mx.depends([part], [pulled[-1] if is_trained else totals[-1]])
         if not is_trained:
-            total, n = of_chunk(frozen, part, own)
+            total, n = chunk_loss(frozen, part, own)
         else:
             (total, n), (more, gradient) = mx.value_and_grad(
-                lambda params, part, own=own: of_chunk(params, part, own), argnums=(0, 1)
+                lambda params, part, own=own: chunk_loss(params, part, own), argnums=(0, 1)
             )(frozen, part)
             gradients = {name: gradients[name] + value if gradients else value for name, value in more.items()}
             pulled.append(gradient)
@@ -269,13 +269,13 @@ def _chunked_loss(
         counts.append(n)
     nll = mx.stack(totals).sum()
     if is_trained:
-        nll = nll + _carrier(hidden, mx.concatenate(pulled))
+        nll = nll + _inject_gradient(hidden, mx.concatenate(pulled))
         for name, gradient in gradients.items():
-            nll = nll + _carrier(head_params[name], gradient)
+            nll = nll + _inject_gradient(head_params[name], gradient)
     return nll, mx.stack(counts).sum()
 
 
-def _carrier(value: mx.array, gradient: mx.array) -> mx.array:
+def _inject_gradient(value: mx.array, gradient: mx.array) -> mx.array:
     """Make a zero whose gradient with regard to a value is one that is known already."""
     product = (value.astype(mx.float32) * mx.stop_gradient(gradient).astype(mx.float32)).sum()
     return product - mx.stop_gradient(product)
@@ -287,7 +287,7 @@ def make_train_step(
     *,
     loss: LossFn = loss_fn,
     max_grad_norm: float | None = None,
-    rate_factors: Mapping[str, float] | None = None,
+    lr_multipliers: Mapping[str, float] | None = None,
     undecayed: Collection[str] = (),
     grad_checkpoint: bool = False,
     checkpoint_every: int = 1,
@@ -307,7 +307,7 @@ def make_train_step(
         optimizer: As `make_optimizer` makes it; its state travels in `TrainState`.
         loss: Sums and counts, as `vlora.train.objectives.sft.loss_fn`.
         max_grad_norm: Largest global norm of the mean gradient.
-        rate_factors: How many times the learning rate a parameter has; once, where it is not named.
+        lr_multipliers: How many times the learning rate a parameter has; once, where it is not named.
         undecayed: Parameters that the optimizer's weight decay leaves out.
         grad_checkpoint: Recompute activations in the backward pass: those of the language model's layers, and of the
             tower's where it is trained.
@@ -321,10 +321,18 @@ def make_train_step(
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
         the device.
     """
-    recomputed = backbone.recomputed(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ())
+    checkpoint_modules = backbone.checkpoint_modules(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ())
     make_key = KEYS[(rules or Rules()).dropout_keys](seed)
     return _TrainStep(
-        backbone, optimizer, loss, max_grad_norm, rate_factors or {}, undecayed, recomputed, make_key, compiled
+        backbone,
+        optimizer,
+        loss,
+        max_grad_norm,
+        lr_multipliers or {},
+        undecayed,
+        checkpoint_modules,
+        make_key,
+        compiled,
     )
 
 
@@ -335,9 +343,9 @@ class _TrainStep:
         optimizer: optim.Optimizer,
         loss: LossFn,
         max_grad_norm: float | None,
-        rate_factors: Mapping[str, float],
+        lr_multipliers: Mapping[str, float],
         undecayed: Collection[str],
-        recomputed: tuple[Sequence[nn.Module], Sequence[nn.Module]],
+        checkpoint_modules: tuple[Sequence[nn.Module], Sequence[nn.Module]],
         make_key: MakeKey,
         compiled: bool,
     ) -> None:
@@ -346,13 +354,13 @@ class _TrainStep:
         self._optimizer = optimizer
         self._loss = loss
         self._max_grad_norm = max_grad_norm
-        self._rate_factors = rate_factors
+        self._rate_factors = lr_multipliers
         self._undecayed = frozenset(undecayed)
-        self._recomputed, self._recomputed_in_tower = recomputed
+        self._recomputed, self._recomputed_in_tower = checkpoint_modules
         self._make_key = make_key
-        self._embed_names = backbone.embed_names()
+        self._embed_names = backbone.embed_param_names()
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
-        self._packing = Packing({})
+        self._packing = FlatParams({})
         self._unpacked: Unpacked | None = None
         self._used_types: dict[str, mx.Dtype] | None = None
         self._gradients = wrap(self._microbatch_gradients)
@@ -362,7 +370,7 @@ class _TrainStep:
         self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
     ) -> tuple[TrainState, StepOutput]:
         batches = [microbatches] if isinstance(microbatches, Batch) else list(microbatches)
-        packing = self._packing = Packing.of(state.params, self._optimizer)
+        packing = self._packing = FlatParams.of(state.params, self._optimizer)
         packed = packing.pack(state.params, self._unpacked)
         # Gradients that others are added to come one by one.
         given = state.params if self._embed_names else packed
@@ -377,7 +385,7 @@ class _TrainStep:
                     given, features, others, batch.tokens, batch.selected, batch.targets, batch.weights, key
                 )
                 if self._embed_names:
-                    carried = self._backbone.embed_gradients(batch, cotangents, self._recomputed_in_tower)
+                    carried = self._backbone.embed_vjp(batch, cotangents, self._recomputed_in_tower)
                     for name, gradient in carried.items():
                         gradients[name] = gradients[name] + gradient.astype(mx.float32)
             total = gradients if total is None else {k: total[k] + gradients[k] for k in total}
@@ -406,15 +414,15 @@ class _TrainStep:
         """Find sums, gradients and the inputs' gradients; gradients are packed if the parameters are."""
         self.n_traces += 1
         module = self._backbone.module
-        packing = self._packing if PACKED in given else Packing({})
+        packing = self._packing if FLAT in given else FlatParams({})
         # All at once, where they are packed. But the head's gradients are added up over its chunks, in float32.
         if self._used_types is None:
-            head = self._backbone.head_names() if self._backbone.can_project else frozenset()
-            self._used_types = {name: dtype for name, dtype in used_types(module).items() if name not in head}
+            head = self._backbone.head_names() if self._backbone.has_separable_head else frozenset()
+            self._used_types = {name: dtype for name, dtype in compute_dtypes(module).items() if name not in head}
         params = packing.unpack(given, self._used_types)
 
         def objective(params: Params, features: Tree) -> tuple[mx.array, mx.array]:
-            return summed_loss(
+            return language_model_loss(
                 self._backbone,
                 self._loss,
                 params,
@@ -455,7 +463,7 @@ class _TrainStep:
         """
         packing = self._packing
         factors = packing.pack_factors(self._rate_factors)
-        if PACKED not in gradients:
+        if FLAT not in gradients:
             gradients = packing.pack(gradients)
         gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm, mx.maximum(n_supervised, 1))
         # Within the update, so that nobody has to hold the old state until the host has seen the loss; and before the
@@ -480,7 +488,7 @@ class _TrainStep:
                     params |= optimizer.apply_gradients({name: taken[0]}, {name: taken[1]})
             optimizer.state["learning_rate"] = learning_rate
             unpacked = packing.unpack(params)
-            packed_params = {PACKED: params[PACKED]} if packing.shapes else {}
+            packed_params = {FLAT: params[FLAT]} if packing.shapes else {}
             new_state = TrainState(unpacked, dict(optimizer.state), state.step + 1)
             return new_state, packed_params, norm
         finally:
@@ -516,7 +524,7 @@ def make_eval_step(
     Returns:
         `step(state, batch) -> (f32[] nats, f32[] tokens)`.
     """
-    embed_names = backbone.embed_names()
+    embed_param_names = backbone.embed_param_names()
 
     def sums(
         params: Params,
@@ -529,12 +537,12 @@ def make_eval_step(
     ) -> tuple[mx.array, mx.array]:
         with backbone.corrected():
             inputs = tokens, features, others
-            return summed_loss(backbone, loss, params, inputs, selected, targets, weights, is_trained=False)
+            return language_model_loss(backbone, loss, params, inputs, selected, targets, weights, is_trained=False)
 
     run = mx.compile(sums) if compiled and backbone.is_traceable else sums
 
     def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
-        with bound(backbone.module, {name: state.params[name] for name in embed_names}):
+        with bound(backbone.module, {name: state.params[name] for name in embed_param_names}):
             features, others = backbone.embed(batch)
         nll, n = run(state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights)
         return nll, n

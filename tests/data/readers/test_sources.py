@@ -15,7 +15,7 @@ import pytest
 
 from tests.data.test_rows import KINDS, N_ROWS, picture, problem_of, read, write_jsonl, write_source
 from vlora import models
-from vlora.data.rows import Rows, read_rows
+from vlora.data.rows import RowDataset, read_rows
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe.schema import DataSection
 
@@ -23,7 +23,7 @@ AWKWARD = ["007", "12.50", "3", "true", "None", "NA", "null", "2024-03-05", "1" 
 LABEL = json.dumps({"user": ["{image}", "What is it?"], "assistant": "{label}"})
 
 
-def answers_of(rows: Rows) -> list[str]:
+def answers_of(rows: RowDataset) -> list[str]:
     return [rows[index].turns[-1].text for index in range(len(rows))]
 
 

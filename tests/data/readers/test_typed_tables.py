@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, ClassLabel, Features, Json, LargeList, List, Nifti, Pdf, Value, Video
 
-from vlora.data.rows import Rows, read_rows
+from vlora.data.rows import RowDataset, read_rows
 from vlora.errors import SampleError
 from vlora.recipe.schema import DataSection
 
@@ -21,14 +21,14 @@ COLOURS = ClassLabel(names=["red", "green", "blue"])
 PROMPT = json.dumps({"user": "{question}", "assistant": "{answer}"})
 
 
-def store(folder: Path, features: dict[str, Any], rows: list[dict[str, Any]], **data: Any) -> Rows:
+def store(folder: Path, features: dict[str, Any], rows: list[dict[str, Any]], **data: Any) -> RowDataset:
     """Write rows as Parquet, as they are stored, and read them."""
     path = folder / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=Features(features).arrow_schema), path)
     return read_rows(DataSection(path=str(path), **data))[0]
 
 
-def answers_of(rows: Rows) -> list[str]:
+def answers_of(rows: RowDataset) -> list[str]:
     return [rows[index].turns[1].text for index in range(len(rows))]
 
 

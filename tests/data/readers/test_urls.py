@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.training import picture
 from vlora import models
 from vlora.data.format.samples import format_sample
-from vlora.data.prefetch import Workers
+from vlora.data.prefetch import WorkerPool
 from vlora.data.readers import urls
 from vlora.data.readers.urls import fetch, is_public, is_url
 from vlora.data.rows import beside
@@ -230,7 +230,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("server")
 def test_nobody_waits_for_what_is_left():
     """When work ahead is over, what is being fetched is broken off; other threads' fetches go on."""
-    with Workers(1) as workers:
+    with WorkerPool(1) as workers:
         left = workers.submit(fetch, "http://pictures.example/slow/")
         time.sleep(0.3)
         assert not left.done()

@@ -13,7 +13,7 @@ from mlx_vlm.models.mlp import SwiGLUMLP
 from tests.training import make_trainable
 from vlora import collate
 from vlora.models.backbone import fused
-from vlora.models.backbone.fused import LeanParts, find_lean_parts, is_swiglu, lean
+from vlora.models.backbone.fused import FusedModules, find_fused_modules, is_swiglu, running_fused
 from vlora.ops import cpu_exp
 from vlora.train.step import make_eval_step
 
@@ -65,12 +65,12 @@ def test_a_trained_norm_keeps_its_gradient(frozen: bool) -> None:
     model = Holder(nn.RMSNorm(WIDTH))
     if frozen:
         model.freeze()
-    parts = find_lean_parts(model)
+    parts = find_fused_modules(model)
     x = mx.random.normal((3, WIDTH))
 
     def loss(weight: mx.array) -> mx.array:
         model.part.weight = weight
-        with lean(parts):
+        with running_fused(parts):
             return (model(x) ** 2).sum()
 
     gradient = mx.grad(loss)(mx.ones(WIDTH))
@@ -88,13 +88,13 @@ def test_quantized_layers_without_an_adapter_give_the_same(n_rows: int, part: st
     run: Callable[[mx.array], mx.array] = layer if part == "linear" else layer.as_linear
     x = mx.random.normal((n_rows, WIDTH))
     expected = run(x)
-    parts = find_lean_parts(model)
-    with lean(parts):
+    parts = find_fused_modules(model)
+    with running_fused(parts):
         found = layer(x) if part == "linear" else layer.as_linear(x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
     model.part = nn.Linear(WIDTH, 48)
-    with lean(parts):
+    with running_fused(parts):
         assert type(layer) in {nn.QuantizedLinear, nn.QuantizedEmbedding}
 
 
@@ -110,7 +110,7 @@ def test_the_loss_is_the_models_own(
     assert len(backbone.lean_parts.replacements) > 1
 
     leaner = make_eval_step(backbone)(state, batch)[0]
-    backbone.lean_parts = LeanParts()
+    backbone.lean_parts = FusedModules()
     own = make_eval_step(backbone)(state, batch)[0]
 
     assert float(leaner) == pytest.approx(float(own), rel=1e-5)
@@ -120,8 +120,8 @@ def test_attention_is_put_back(checkpoint: Callable[[str], Any], monkeypatch: py
     """Where exponentials are slow a model's files hold another attention, for as long as it runs."""
     monkeypatch.setattr(cpu_exp, "has_slow_exponentials", lambda: True)
     own = llava_language.scaled_dot_product_attention
-    parts = find_lean_parts(make_trainable(checkpoint("llava")).backbone.language_model)
+    parts = find_fused_modules(make_trainable(checkpoint("llava")).backbone.language_model)
 
-    with lean(parts):
+    with running_fused(parts):
         assert llava_language.scaled_dot_product_attention is not own
     assert llava_language.scaled_dot_product_attention is own

@@ -35,7 +35,7 @@ def load(checkpoint: Callable[[str], Path]):
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note which checks are made."""
     made: list[str] = []
-    settle, gated, rotates = loading.MlxVlmBackbone.settle_head, fused.is_swiglu, fused._rotates_halves
+    settle, gated, rotates = loading.MlxVlmBackbone.detect_head, fused.is_swiglu, fused._rotates_halves
 
     def noting(name: str, function: Callable) -> Callable:
         def run(*arguments: object, **keywords: object) -> object:
@@ -44,7 +44,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return run
 
-    monkeypatch.setattr(loading.MlxVlmBackbone, "settle_head", noting("head", settle))
+    monkeypatch.setattr(loading.MlxVlmBackbone, "detect_head", noting("head", settle))
     monkeypatch.setattr(fused, "is_swiglu", noting("gated", gated))
     monkeypatch.setattr(fused, "_rotates_halves", noting("rotates", rotates))
     return made
@@ -70,7 +70,7 @@ def test_another_model_code_or_device_is_checked(
     load()
     checks.clear()
     if change == "code":
-        monkeypatch.setattr(outcomes, "code_digest", lambda: "other")
+        monkeypatch.setattr(outcomes, "code_fingerprint", lambda: "other")
     if change == "device":
         device = outcomes.describe_device()
         monkeypatch.setattr(outcomes, "describe_device", lambda: type(device)(kind="cuda", name="B", memory_bytes=1))

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.checkpoints import FAMILIES
 from tests.training import mixed_rows, picture, rows_for
-from vlora import bucket_length, fit, models, parse_recipe, plan_batches
-from vlora.data.collate import WINDOW_BATCHES, group_batches, plan_steps, steps_per_epoch
+from vlora import bucket_length, epoch_batches, fit, models, parse_recipe
+from vlora.data.collate import WINDOW_BATCHES, length_grouped_batches, step_batches, steps_per_epoch
 from vlora.data.format.samples import format_sample
 from vlora.data.rows import read_rows
 from vlora.errors import RecipeError
@@ -41,12 +41,12 @@ def by_number(numbers: Sequence[int]) -> Iterator[int]:
 def test_groups_cover_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int) -> None:
     """As many batches as shuffled ones, one of them short; the same again for the same seed and epoch."""
     settings: dict[str, Any] = {"seed": seed, "epoch": epoch, "measure": by_number}
-    plan = list(group_batches(n_rows, batch_size, **settings))
-    shuffled = plan_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=True)
+    plan = list(length_grouped_batches(n_rows, batch_size, **settings))
+    shuffled = epoch_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=True)
 
     assert sorted(row for batch in plan for row in batch) == list(range(n_rows))
     assert sorted(map(len, plan)) == sorted(map(len, shuffled))
-    assert plan == list(group_batches(n_rows, batch_size, **settings))
+    assert plan == list(length_grouped_batches(n_rows, batch_size, **settings))
 
 
 @given(st.integers(1, 400), st.integers(1, 4), seeds, st.integers(0, 400))
@@ -60,8 +60,8 @@ def test_groups_go_on_anywhere(n_rows: int, batch_size: int, seed: int, first: i
             yield from by_number([number])
 
     settings: dict[str, Any] = {"seed": seed, "epoch": 3}
-    whole = list(group_batches(n_rows, batch_size, measure=by_number, **settings))
-    rest = list(group_batches(n_rows, batch_size, measure=measure, first_batch=first, **settings))
+    whole = list(length_grouped_batches(n_rows, batch_size, measure=by_number, **settings))
+    rest = list(length_grouped_batches(n_rows, batch_size, measure=measure, first_batch=first, **settings))
 
     assert rest == whole[first:]
     assert len(asked) == max(0, n_rows - first // WINDOW_BATCHES * WINDOW_BATCHES * batch_size)
@@ -78,7 +78,7 @@ def test_only_a_window_is_measured_before_the_first_step(seed: int) -> None:
             n_asked += 1
             yield number
 
-    batches = group_batches(10_000, 4, seed=seed, epoch=0, measure=measure)
+    batches = length_grouped_batches(10_000, 4, seed=seed, epoch=0, measure=measure)
     next(batches)
     assert n_asked == 4 * WINDOW_BATCHES
     for _ in itertools.islice(batches, WINDOW_BATCHES - 1):
@@ -96,13 +96,15 @@ def test_groups_are_fresh_and_of_like_length(seed: int) -> None:
         return 1 - sum(lengths.values()) / places
 
     epochs = [
-        list(group_batches(1000, 8, seed=seed, epoch=epoch, measure=lambda rows: (lengths[row] for row in rows)))
+        list(
+            length_grouped_batches(1000, 8, seed=seed, epoch=epoch, measure=lambda rows: (lengths[row] for row in rows))
+        )
         for epoch in range(2)
     ]
     companies = [{frozenset(batch) for batch in epoch} for epoch in epochs]
 
     assert len(companies[0] & companies[1]) < 10
-    assert padding(epochs[0]) < padding(plan_batches(1000, 8, seed=seed, epoch=0, shuffle=True)) / 2
+    assert padding(epochs[0]) < padding(epoch_batches(1000, 8, seed=seed, epoch=0, shuffle=True)) / 2
     # Shuffled: not from the longest to the shortest.
     longest = [max(lengths[row] for row in batch) for batch in epochs[0][:WINDOW_BATCHES]]
     assert longest != sorted(longest, reverse=True)
@@ -112,14 +114,14 @@ def test_groups_are_fresh_and_of_like_length(seed: int) -> None:
 def test_grouped_steps(n_rows: int, batch_size: int, accumulation: int, seed: int, n_steps: int, first: int) -> None:
     """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
     settings: dict[str, Any] = {"accumulation": accumulation, "seed": seed, "shuffle": True, "n_steps": n_steps}
-    steps = list(plan_steps(n_rows, batch_size, **settings, measure=by_number))
+    steps = list(step_batches(n_rows, batch_size, **settings, measure=by_number))
     per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
 
     assert len(steps) == n_steps
     for start in range(0, n_steps - per_epoch + 1, per_epoch):
         epoch = steps[start : start + per_epoch]
         assert sorted(row for step in epoch for batch in step for row in batch) == list(range(n_rows))
-    assert list(plan_steps(n_rows, batch_size, **settings, measure=by_number, first_step=first)) == steps[first:]
+    assert list(step_batches(n_rows, batch_size, **settings, measure=by_number, first_step=first)) == steps[first:]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -147,14 +149,14 @@ def test_images_are_not_decoded(encoder: EncoderFactory, tmp_path: Path, monkeyp
         samples.append(format_sample({"image": str(path), "question": "What?", "answer": "It is."}, "row"))
     expected = [len(encode(sample).tokens) for sample in samples]
     n_calls = 0
-    whole = type(encode).encode_whole
+    whole = type(encode).encode_untruncated
 
     def counted(self: models.Encoder, sample: Any) -> Any:
         nonlocal n_calls
         n_calls += 1
         return whole(self, sample)
 
-    monkeypatch.setattr(type(encode), "encode_whole", counted)
+    monkeypatch.setattr(type(encode), "encode_untruncated", counted)
     for name in ("load", "convert"):
         original = getattr(Image.Image, name)
 

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 from tests.families import FAMILIES, build, examples
 from vlora import collate
 from vlora.models.backbone.backbone import to_device
-from vlora.models.backbone.startup_checks import probe
+from vlora.models.backbone.startup_checks import check_family
 from vlora.models.families import tiled
 from vlora.models.families.expanding import expand_features
 from vlora.models.families.registry import describe_family
@@ -188,7 +188,7 @@ def test_first_rows_are_probed(name: str):
     """The checks before a run let a family through that holds, wherever its tokens stand within the model."""
     backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
 
-    probe(backbone, examples(FAMILIES[name]), name)
+    check_family(backbone, examples(FAMILIES[name]), name)
 
 
 @pytest.mark.parametrize("name", ["molmo2", "molmo_point"])

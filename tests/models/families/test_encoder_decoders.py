@@ -11,7 +11,7 @@ from tests.families import FAMILIES, build
 from tests.prove import logits, make_subject
 from vlora import collate, make_optimizer, make_train_step
 from vlora.errors import BatchError, ModelError
-from vlora.models.backbone.startup_checks import probe
+from vlora.models.backbone.startup_checks import check_family
 from vlora.models.families.encoder_decoders import PROMPT, mend_table
 from vlora.recipe.schema import OptimSection
 from vlora.train.step import bind
@@ -88,9 +88,9 @@ def test_the_probe_finds_a_decoder_that_sees_what_it_has_to_write(family: str) -
     """Rows of unproven families are tried before training, those of encoder-decoders by the decoder's tokens."""
     subject = make_subject(family)
     rows = [subject.examples[0], subject.examples[0]]
-    probe(subject.backbone, subject.examples, family)
+    check_family(subject.backbone, subject.examples, family)
     own = subject.backbone.family
     ahead = attrs.evolve(own, run=lambda module, tokens, fields: own.run(module, mx.roll(tokens, -1, 1), fields))
     subject.backbone.family = ahead
     with pytest.raises(ModelError, match=r"earlier logits of this .* model change with a later token"):
-        probe(subject.backbone, rows, family)
+        check_family(subject.backbone, rows, family)

@@ -248,7 +248,7 @@ def test_layers_inputs_of_images_are_padding(checkpoint: Checkpoint, encoder: En
     batch = collate([example])
     features, _ = backbone.embed(batch)
     cotangents = {name: mx.ones_like(value) for name, value in features.items()}
-    (gradient,) = backbone.embed_gradients(batch, cotangents).values()
+    (gradient,) = backbone.embed_vjp(batch, cotangents).values()
 
     tokens = example.tokens[:-1]
     is_image = tokens == backbone.module.config.image_token_id
@@ -492,7 +492,7 @@ def test_padding_of_gemma3n_is_not_trained(gemma3n: models.MlxVlmBackbone):
     backbone = models.MlxVlmBackbone(gemma3n.module, gemma3n.family, gemma3n.language_prefix)
     batch = collate([image])
     features, _ = backbone.embed(batch)
-    (gradient,) = backbone.embed_gradients(batch, {name: mx.ones_like(v) for name, v in features.items()}).values()
+    (gradient,) = backbone.embed_vjp(batch, {name: mx.ones_like(v) for name, v in features.items()}).values()
     table.freeze()
 
     moved = np.flatnonzero(np.abs(np.array(gradient)).max(axis=1))

@@ -17,9 +17,9 @@ from tests.families import FAMILIES, build
 from tests.prove import model_type
 from tests.run.test_fit import losses, reloaded_logits, trained_logits
 from vlora import Recipe, fit, parse_recipe
-from vlora.build import find_model, open_data, open_model
+from vlora.build import find_model, load_data, load_model
 from vlora.errors import CheckpointError, ModelError, RecipeError
-from vlora.events import Finished, Noted
+from vlora.events import Finished, Warned
 from vlora.models import build_tiny_qwen3_vl, describe_family
 from vlora.models.backbone.head import find_module
 from vlora.models.load.added_tokens import Numbered, grow_tables
@@ -81,8 +81,8 @@ def test_from_the_first_loss_to_mlx_vlm(
     """New rows start from the mean, tied or not; they are learned, and mlx-vlm loads what is written."""
     folder = build_tiny_qwen3_vl(tmp_path / "base") if family == "unpadded" else checkpoint(family)
     recipe = make_recipe(folder, rows, tmp_path / "out")
-    data = open_data(recipe)
-    backbone, config = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, config = load_model(recipe, data.files)
     names = list(dict.fromkeys([*find_tables(backbone), backbone.head.name]))
     assert len(names) == n_tables
     ids = [data.encoder.tokenizer.get_vocab()[token] for token in TOKENS]
@@ -107,7 +107,7 @@ def test_from_the_first_loss_to_mlx_vlm(
         nll, n_learned = nll + float(found.sum()), n_learned + len(places)
     assert losses(events)[0] == pytest.approx(nll / n_learned, rel=1e-5)
     assert losses(events)[-1] < losses(events)[0]
-    assert any(TOKENS[0] in event.message for event in events if isinstance(event, Noted))
+    assert any(TOKENS[0] in event.message for event in events if isinstance(event, Warned))
 
     saved = mx.load(str(tmp_path / "out" / "adapters.safetensors"))
     for name in names:
@@ -209,8 +209,8 @@ def test_tokens_that_only_the_tokenizer_has(rows: Path, tmp_path: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(TOKENS[0], special=True, normalized=False)])
     tokenizer.save(str(model / "tokenizer.json"))
     recipe = make_recipe(model, rows, tmp_path / "out", train__iters=1)
-    data = open_data(recipe)
-    backbone, _ = open_model(recipe, data.files)
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
     assert data.encoder.tokenizer.convert_tokens_to_ids(TOKENS) == list(range(n_rows, n_rows + 4))
     assert backbone.vocabulary().n_read == n_rows + 4
     list(fit(recipe))
@@ -229,7 +229,7 @@ def test_rows_of_a_padded_table(rows: Path, tmp_path: Path) -> None:
     config = json.loads((base / "config.json").read_text())
     config["vocab_size"] = config["text_config"]["vocab_size"] = n_rows + 8
     (base / "config.json").write_text(json.dumps(config))
-    backbone, _ = open_model(recipe := make_recipe(base, rows, tmp_path / "out"), find_model(recipe))
+    backbone, _ = load_model(recipe := make_recipe(base, rows, tmp_path / "out"), find_model(recipe))
     found = np.array(find_module(backbone.module, find_tables(backbone)[0]).weight)
     assert found.shape[0] == n_rows + 8
     assert np.allclose(found[n_rows : n_rows + 4], found[:n_rows].mean(axis=0), atol=1e-6)
@@ -239,7 +239,7 @@ def test_rows_of_a_padded_table(rows: Path, tmp_path: Path) -> None:
 def test_shapes_without_weights(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A plan sees the parameters that a run trains."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out")
-    blank, real = (open_model(recipe, find_model(recipe), is_blank=is_blank)[0] for is_blank in (True, False))
+    blank, real = (load_model(recipe, find_model(recipe), is_abstract=is_abstract)[0] for is_abstract in (True, False))
 
     def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
         return {name: value.shape for name, value in tree_flatten(module.trainable_parameters())}
@@ -279,7 +279,7 @@ def test_ids_of_images_are_not_given_away(rows: Path, tmp_path: Path) -> None:
     (base / "config.json").write_text(json.dumps(config))
     recipe = make_recipe(base, rows, tmp_path / "out")
     with pytest.raises(ModelError, match=rf"model\.add_tokens: '{TOKENS[1]}' would get the id \d+.*video_token_id"):
-        open_model(recipe, find_model(recipe))
+        load_model(recipe, find_model(recipe))
 
 
 NOT_ENLARGED = {
@@ -309,7 +309,7 @@ def test_every_family_is_enlarged_or_refused(family: str) -> None:
             grow_tables(backbone, numbered)
         return
     grow_tables(backbone, numbered)
-    backbone.settle_head()
+    backbone.detect_head()
     assert backbone.head == head
     assert backbone.vocabulary().n_written == n_rows + 4
 
@@ -331,7 +331,7 @@ def test_tokens_that_are_there(checkpoint: CheckpointFactory, rows: Path, tmp_pa
     """A token that the model has would lose what it has learned: nothing of it is enlarged."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", model__add_tokens=["<|im_end|>"])
     with pytest.raises(ModelError, match=r"model\.add_tokens: '<.im_end.>' is a token of the model already \(\d+\)"):
-        open_model(recipe, find_model(recipe))
+        load_model(recipe, find_model(recipe))
 
 
 def test_not_on_what_is_quantized_here(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_both_spellings_are_one_model(family: str, checkpoint: Callable[[str], P
     np.testing.assert_array_equal(logits(folder), expected)
     files = models.find_model(ModelSection(path=str(folder)))
     assert files.is_translated
-    assert files.is_misread
+    assert files.config_differs_upstream
 
 
 def test_misreading_would_show(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ def test_scaling_is_put_in_where_mlx_vlm_drops_it(
     folder = copy_checkpoint(checkpoint(family), tmp_path / "newer", spell_anew(config))
     assert not np.allclose(logits(older), logits(plain), atol=1e-2)
     np.testing.assert_array_equal(logits(folder), logits(older))
-    for path, is_misread in ((plain, False), (older, True), (folder, True)):
-        assert models.find_model(ModelSection(path=str(path))).is_misread == is_misread
+    for path, config_differs_upstream in ((plain, False), (older, True), (folder, True)):
+        assert models.find_model(ModelSection(path=str(path))).config_differs_upstream == config_differs_upstream
     section = ModelSection(path=str(older))
     backbone, _ = models.load_backbone(models.find_model(section), section)
     kinds = {type(layer.self_attn.rope).__name__ for layer in backbone.layers}
@@ -282,7 +282,7 @@ def test_families_that_know_the_newer_words_are_not_said_to_misread_them(
     """LFM2-VL's classes read `rope_parameters` themselves."""
     config = json.loads((checkpoint("lfm2_vl") / "config.json").read_text())
     folder = copy_checkpoint(checkpoint("lfm2_vl"), tmp_path / "newer", spell_anew(config))
-    assert not models.find_model(ModelSection(path=str(folder))).is_misread
+    assert not models.find_model(ModelSection(path=str(folder))).config_differs_upstream
 
 
 @pytest.mark.parametrize("family", ["llava", "mistral3"])

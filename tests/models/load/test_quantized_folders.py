@@ -15,7 +15,7 @@ from mlx_vlm.convert import convert
 from tests.training import Trainable, make_trainable
 from vlora import collate, make_train_step, models
 from vlora.errors import ModelError
-from vlora.ops.quantized import UNPACK_FROM_ROWS
+from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS
 from vlora.recipe.schema import ModelSection
 
 CheckpointFactory = Callable[[str], Path]
@@ -96,7 +96,7 @@ def test_lora_on_quantized_folder_has_the_numbers_of_its_weights(
     if mode != "mixed_4_6":  # which names every layer
         assert (config["bits"], config["group_size"], config["mode"]) in kinds
     n_tokens = [len(example.tokens) for example in found.examples]
-    assert n_tokens[0] < UNPACK_FROM_ROWS < sum(n_tokens)
+    assert n_tokens[0] < DEQUANTIZE_MIN_ROWS < sum(n_tokens)
     for n_rows in (1, len(n_tokens)):
         (loss, gradients), (right_loss, right) = first_step(found, n_rows), first_step(expected, n_rows)
         assert loss == pytest.approx(right_loss, rel=1e-5)

@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ...adapters.targets import Layout
+from ...adapters.targets import ModelParts
 from ...errors import BatchError, ModelError
 from ...features.cache import FeatureCache, digest
 from ...train.grad_checkpoint import CheckpointPart, check_every, checkpointed, choose_modules
@@ -25,11 +25,19 @@ from ...types import Batch, Example, Tree
 from ..families.encoder_decoders import PROMPT
 from ..families.registry import Family
 from ..forward.calls import NOT_PASSED
-from ..forward.lm_inputs import LOGIT_PLACES, SEGMENTS, Fields, divide_fields, join_fields, leaves, stack_fields
+from ..forward.lm_inputs import (
+    LOGIT_PLACES,
+    SEGMENTS,
+    LMInputs,
+    collate_inputs,
+    concat_inputs,
+    leaves,
+    partition_inputs,
+)
 from ..forward.overrides import together
-from .fused import LeanParts, lean
+from .fused import FusedModules, running_fused
 from .grid_tower import GridTower
-from .head import Head, find_head, find_module, projecting, selecting, taking
+from .head import Head, capture_hidden, find_head, find_module, gather_before_head, run_head_only
 from .pixels import pixel_layout
 from .vocabulary import Vocabulary, count_vocabulary
 
@@ -44,15 +52,15 @@ class MlxVlmBackbone:
         module: The mlx-vlm model.
         family: Its description.
         language_prefix: The language model's name within it; empty if the whole model is one.
-        head: The head, if it can be run at selected places; see `settle_head`.
-        lean_parts: What of the language model can be run leaner; see `find_lean_parts`.
+        head: The head, if it can be run at selected places; see `detect_head`.
+        lean_parts: What of the language model can be run leaner; see `find_fused_modules`.
     """
 
     module: nn.Module
     family: Family
     language_prefix: str
     head: Head | None = attrs.field(default=None, init=False)
-    lean_parts: LeanParts = attrs.field(factory=LeanParts, init=False)
+    lean_parts: FusedModules = attrs.field(factory=FusedModules, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
@@ -65,7 +73,7 @@ class MlxVlmBackbone:
         return find_module(self.module, self.language_prefix)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ModelParts:
         """Where its parts lie."""
         return find_layout(self.family, self.language_prefix)
 
@@ -93,7 +101,7 @@ class MlxVlmBackbone:
                 ]
         return [layers for _, layers in stacks]
 
-    def recomputed(self, every: int, part: CheckpointPart) -> tuple[list[nn.Module], list[nn.Module]]:
+    def checkpoint_modules(self, every: int, part: CheckpointPart) -> tuple[list[nn.Module], list[nn.Module]]:
         """Choose what gradient checkpointing recomputes: in the language model, and outside of it.
 
         Args:
@@ -150,13 +158,13 @@ class MlxVlmBackbone:
             else:
                 rows = [self._kept_row(example) for example in batch.rows]
                 if batch.segments is not None:
-                    rows = join_fields(rows, batch.spans)
-                fields = stack_fields(rows, n_rows, length)
+                    rows = concat_inputs(rows, batch.spans)
+                fields = collate_inputs(rows, n_rows, length)
         if batch.segments is not None:
             fields[SEGMENTS] = batch.segments
-        return divide_fields(fields)
+        return partition_inputs(fields)
 
-    def embed_names(self) -> frozenset[str]:
+    def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses: all outside the language model, and its embeddings.
 
         Found once: what is trainable is settled before the first step is made.
@@ -175,7 +183,7 @@ class MlxVlmBackbone:
 
     def why_features_change(self) -> str | None:
         """Say what is trained that features depend on, so that they cannot be kept; None if nothing is."""
-        trained = self.embed_names()
+        trained = self.embed_param_names()
         if any(not self.is_language(name) for name in trained):
             return "the vision tower or the connector is trained"
         if trained and not self.family.has_grid_tower:
@@ -193,28 +201,28 @@ class MlxVlmBackbone:
         inside = tuple(f"{name}." for name in parts if name)
         return [name for name in names if not self.is_language(name) or name.startswith(inside)]
 
-    def embed_gradients(self, batch: Batch, cotangents: Tree, recomputed: Sequence[nn.Module] = ()) -> Params:
+    def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
         """Carry the gradients of `embed`'s features on to the parameters behind them.
 
         Args:
             batch: What was embedded.
             cotangents: The gradients of the features, as `embed` returns them.
-            recomputed: Modules that keep no activations for it.
+            checkpoint_modules: Modules that keep no activations for it.
         """
-        names = sorted(self.embed_names())
+        names = sorted(self.embed_param_names())
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
         values = [trainable[name] for name in names]
         if self.family.has_grid_tower:
-            with self.family.while_embedding(self.module), checkpointed(recomputed):
+            with self.family.while_embedding(self.module), checkpointed(checkpoint_modules):
                 trained = dict(zip(names, values, strict=True))
-                return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(recomputed))
+                return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(checkpoint_modules))
 
         def outputs(*values: mx.array) -> list[mx.array]:
             with bound(self.module, dict(zip(names, values, strict=True))):
                 features, _ = self.embed(batch)
             return leaves(features)
 
-        with checkpointed(recomputed):
+        with checkpointed(checkpoint_modules):
             _, gradients = mx.vjp(outputs, values, leaves(cotangents))
         return dict(zip(names, gradients, strict=True))
 
@@ -234,12 +242,12 @@ class MlxVlmBackbone:
         if self.head is None:
             logits = self.family.run(self.module, tokens, fields)
             return logits.reshape(-1, logits.shape[-1])[places]
-        with selecting(self.module, self.head, places):
+        with gather_before_head(self.module, self.head, places):
             logits = self.family.run(self.module, tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
 
     @property
-    def can_project(self) -> bool:
+    def has_separable_head(self) -> bool:
         """Whether `hidden` and `project` together are `logits`."""
         return self.head is not None and self.head.stack is not None
 
@@ -268,7 +276,7 @@ class MlxVlmBackbone:
         """
         fields, places = self._lined_up(tokens, features, others, selected)
         found: list[mx.array] = []
-        with taking(self.module, self._sound_head(), places, found):
+        with capture_hidden(self.module, self._sound_head(), places, found):
             self.family.run(self.module, tokens, fields)
         return found[0]
 
@@ -285,7 +293,7 @@ class MlxVlmBackbone:
             f[N, V].
         """
         fields, _ = self._lined_up(tokens, features, others, mx.array([0]))
-        with projecting(self.module, self._sound_head(), hidden[None]):
+        with run_head_only(self.module, self._sound_head(), hidden[None]):
             logits = self.family.run(self.module, tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
 
@@ -302,7 +310,7 @@ class MlxVlmBackbone:
         every = mx.arange(tokens.size)
         return self.logits(tokens, features, others, every).reshape(*tokens.shape, -1)
 
-    def settle_head(self, *, is_verified: bool = True) -> None:
+    def detect_head(self, *, is_verified: bool = True) -> None:
         """Find the head and check, on a few tokens without images, that it can be run at selected places.
 
         Without success `head` stays None, and the logits of all places are computed before some are selected.
@@ -315,7 +323,7 @@ class MlxVlmBackbone:
         blank = np.zeros(PROBE_TOKENS, dtype=np.bool_)
         examples = [Example(source="head", tokens=row, supervised=blank, placeholders=blank) for row in tokens]
         with self.family.while_embedding(self.module):
-            fields = stack_fields([self._embed_alone(example) for example in examples], 2, PROBE_TOKENS)
+            fields = collate_inputs([self._embed_alone(example) for example in examples], 2, PROBE_TOKENS)
         fields.pop(LOGIT_PLACES, None)
         ids = mx.array(tokens)
         with self.corrected():
@@ -388,7 +396,7 @@ class MlxVlmBackbone:
     def corrected(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""
         # The family's own corrections come last: where both replace a part, theirs holds.
-        return together(lambda _: lean(self.lean_parts), self.family.while_training)(self.module)
+        return together(lambda _: running_fused(self.lean_parts), self.family.train_overrides)(self.module)
 
     def _sound_head(self) -> Head:
         if self.head is None:
@@ -396,7 +404,9 @@ class MlxVlmBackbone:
             raise RuntimeError(msg)
         return self.head
 
-    def _lined_up(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> tuple[Fields, mx.array]:
+    def _lined_up(
+        self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array
+    ) -> tuple[LMInputs, mx.array]:
         """The language model's fields, and the selected places within the rows that it sees."""
         fields = {**features, **others}
         if "inputs_embeds" in fields:
@@ -408,20 +418,20 @@ class MlxVlmBackbone:
         return fields, selected // tokens.shape[1] * fields["inputs_embeds"].shape[1] + within
 
     def _grids(self) -> GridTower:
-        trained = self.embed_names()
+        trained = self.embed_param_names()
         if self._grid_tower is None or self._grid_tower.trained != trained:
             self._grid_tower = GridTower(self.module, self.language_prefix, trained, self._features)
         return self._grid_tower
 
-    def _kept_row(self, example: Example) -> Fields:
+    def _kept_row(self, example: Example) -> LMInputs:
         """Find a row's fields, or embed it: without images, or with something trained in it, it is always embedded."""
         cache = self._features
-        if cache is None or not example.image_keys or self.embed_names():
+        if cache is None or not example.image_keys or self.embed_param_names():
             return self._embed_row(example)
         key = row_key(example)
         found = cache.get(key, len(example.image_keys))
         if found is not None:
-            tree: Fields = tree_unflatten(list(found.items()))
+            tree: LMInputs = tree_unflatten(list(found.items()))
             return tree
         fields = self._embed_row(example)
         flat = dict(tree_flatten(fields))
@@ -433,7 +443,7 @@ class MlxVlmBackbone:
             cache.put({key: flat})
         return fields
 
-    def _embed_row(self, example: Example) -> Fields:
+    def _embed_row(self, example: Example) -> LMInputs:
         """Embed one row of data.
 
         Raises:
@@ -444,7 +454,7 @@ class MlxVlmBackbone:
             raise BatchError(msg)
         return self._embed_alone(example)
 
-    def _embed_alone(self, example: Example) -> Fields:
+    def _embed_alone(self, example: Example) -> LMInputs:
         """Embed one row alone, without padding, as the model does when it generates."""
         forget_last_batch(self.module)
         inputs = {name: to_device(value) for name, value in self.family.mend_inputs(dict(example.inputs)).items()}
@@ -488,13 +498,13 @@ def _stacks(module: nn.Module) -> list[list[nn.Module]]:
     ]
 
 
-def find_layout(family: Family, language_prefix: str) -> Layout:
+def find_layout(family: Family, language_prefix: str) -> ModelParts:
     """Say where the parts of a family's model lie."""
-    return Layout(
+    return ModelParts(
         language=language_prefix,
         beside_language=family.beside_language,
-        untouchable=family.untouchable,
-        choosing=family.choosing,
+        no_adapter=family.no_adapter,
+        selectors=family.selectors,
         without_experts=family.without_experts,
     )
 

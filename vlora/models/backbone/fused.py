@@ -16,13 +16,13 @@ from mlx_vlm.models.base import scaled_dot_product_attention
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
 from ...ops import cpu_exp
-from ...ops.cpu_exp import logistic
+from ...ops.cpu_exp import sigmoid
 from ...ops.cuda_kernels import on_cuda
 from ...ops.custom_vjp import attend, rms_norm, swiglu
-from ...ops.quantized import is_unpacked, multiply_frozen, multiply_unpacked
+from ...ops.quantized import frozen_linear, is_unpacked, multiply_unpacked
 from ..families.mixtures import without_metal_kernels
 from ..forward.attention_masks import attend_fused, attending
-from ..forward.overrides import called_as, instance_attributes
+from ..forward.overrides import override_attributes, override_call
 from .outcomes import Outcomes
 from .patch_tower import rotate_part
 
@@ -39,7 +39,7 @@ Replacement = Callable[[], AbstractContextManager[Any]]
 
 
 @attrs.frozen(eq=False)
-class LeanParts:
+class FusedModules:
     """What of a language model can be run leaner.
 
     Attributes:
@@ -56,7 +56,9 @@ class LeanParts:
             self.angles.dtype = hidden
 
 
-def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None) -> LeanParts:
+def find_fused_modules(
+    module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None
+) -> FusedModules:
     """Find what of a language model can be run leaner.
 
     Args:
@@ -79,19 +81,19 @@ def find_lean_parts(module: nn.Module, *, is_verified: bool = True, outcomes: Ou
                 found.append(_replacing(part, _gated(part)))
         elif isinstance(part, MRoPERotaryEmbedding):
             # As on other devices, instead of mlx-vlm's Metal kernel.
-            found += [functools.partial(instance_attributes, part, fused_apply=False)] * bool(part.fused_apply)
+            found += [functools.partial(override_attributes, part, fused_apply=False)] * bool(part.fused_apply)
             if holds(f"rotates {name}", functools.partial(_rotates_halves, part)):
                 rotaries.append(part)
     if not rotaries:
-        return LeanParts(found)
+        return FusedModules(found)
     # Angles are the same in all layers, if they are computed from the same frequencies.
     angles = Angles(rotaries[0])
     same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
-    return LeanParts([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
+    return FusedModules([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
 
 
 @contextmanager
-def lean(parts: LeanParts) -> Iterator[None]:
+def running_fused(parts: FusedModules) -> Iterator[None]:
     """Run the found parts leaner for the time being."""
     with ExitStack() as stack:
         for replacement in parts.replacements:
@@ -100,7 +102,7 @@ def lean(parts: LeanParts) -> Iterator[None]:
 
 
 def _replacing(part: nn.Module, function: Callable[..., Any]) -> Replacement:
-    return lambda: called_as(part, function)
+    return lambda: override_call(part, function)
 
 
 def _quantized(module: nn.Module) -> list[Replacement]:
@@ -125,13 +127,13 @@ def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
     def run(x: mx.array) -> mx.array:
         if not is_unpacked(layer, x):
             return own(layer, x)
-        return multiply_frozen(layer, x) if cls is nn.QuantizedLinear else multiply_unpacked(layer, x)
+        return frozen_linear(layer, x) if cls is nn.QuantizedLinear else multiply_unpacked(layer, x)
 
     def context() -> AbstractContextManager[Any]:
         if parent.get(name) is not layer or type(layer) is not cls:
             # An adapter has taken its place, and unpacks it itself; or it is no longer quantized.
             return nullcontext()
-        return called_as(layer, run) if cls is nn.QuantizedLinear else instance_attributes(layer, as_linear=run)
+        return override_call(layer, run) if cls is nn.QuantizedLinear else override_attributes(layer, as_linear=run)
 
     return context
 
@@ -147,7 +149,7 @@ def _norm(norm: nn.RMSNorm) -> Callable[[mx.array], mx.array]:
 def _gated(mlp: nn.Module) -> Callable[[mx.array], mx.array]:
     def run(x: mx.array) -> mx.array:
         gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-        hidden: mx.array = mlp.down_proj(swiglu(gate, up) if is_gate_recomputed() else gate * logistic(gate) * up)
+        hidden: mx.array = mlp.down_proj(swiglu(gate, up) if is_gate_recomputed() else gate * sigmoid(gate) * up)
         return hidden
 
     return run
@@ -234,7 +236,7 @@ def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
     @contextmanager
     def context() -> Iterator[None]:
         # "Fused" sends the positions to every layer instead of the angles.
-        with instance_attributes(rotary, fused_apply=True, apply_rotary=_rotation(angles)):
+        with override_attributes(rotary, fused_apply=True, apply_rotary=_rotation(angles)):
             try:
                 yield
             finally:
@@ -248,7 +250,7 @@ def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
     q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
     positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
     try:
-        with without_metal_kernels(rotary), instance_attributes(rotary, fused_apply=False):
+        with without_metal_kernels(rotary), override_attributes(rotary, fused_apply=False):
             own = rotary.apply_rotary(q, k, positions, unsqueeze_dim=1)
         found = _rotation(Angles(rotary))(q, k, positions)
     except (TypeError, ValueError):

@@ -19,7 +19,7 @@ from ...errors import BatchError
 from ...features.cache import Entry, FeatureCache
 from ...train.step import Params, bound
 from ...types import Batch, BoolArray, Example, IntArray, Tree
-from ..forward.lm_inputs import Fields, divide_fields, leaves
+from ..forward.lm_inputs import LMInputs, leaves, partition_inputs
 from ..forward.overrides import scatter_layers
 from .mrope import mrope_positions
 from .patch_bins import Grid, Pass, count_patches, plan_passes
@@ -111,7 +111,7 @@ class GridTower:
         wanted = [number for number in range(len(images)) if cache is None or keys[number] not in cache]
         return LaidOut(is_image, positions, wanted, self._lay_out_passes(images, wanted))
 
-    def embed(self, batch: Batch) -> Fields:
+    def embed(self, batch: Batch) -> LMInputs:
         """Make the language model's inputs of a batch.
 
         Raises:
@@ -230,7 +230,7 @@ class GridTower:
             ]
             with bound(self.module, dict(zip(table_names, table, strict=True))):
                 fields = self._merge(batch, laid, flat[:n_images], layers)
-            return leaves(divide_fields(fields)[0])
+            return leaves(partition_inputs(fields)[0])
 
         n_table = len(table_names)
         _, pulled = mx.vjp(

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...adapters.targets import HEADS
-from ..forward.overrides import called_as, instance_attributes
+from ..forward.overrides import override_attributes, override_call
 
 TOLERANCE = 0.02
 """Of the logits' spread: the root of the mean squared difference. Kernels of different shapes round differently in
@@ -92,7 +92,7 @@ def tapped(module: nn.Module, head: Head, tap: Tap) -> Iterator[None]:
     target = find_module(module, head.name)
     if head.is_tied:
         original = target.as_linear
-        with instance_attributes(target, as_linear=lambda hidden: tap(original, hidden)):
+        with override_attributes(target, as_linear=lambda hidden: tap(original, hidden)):
             yield
         return
     cls = type(target)
@@ -117,7 +117,7 @@ def find_module(module: nn.Module, name: str) -> nn.Module:
 
 
 @contextmanager
-def selecting(module: nn.Module, head: Head, places: mx.array) -> Iterator[None]:
+def gather_before_head(module: nn.Module, head: Head, places: mx.array) -> Iterator[None]:
     """Let the head see the hidden states at some places only.
 
     Args:
@@ -143,7 +143,7 @@ def selecting(module: nn.Module, head: Head, places: mx.array) -> Iterator[None]
 
 
 @contextmanager
-def projecting(module: nn.Module, head: Head, hidden: mx.array) -> Iterator[None]:
+def run_head_only(module: nn.Module, head: Head, hidden: mx.array) -> Iterator[None]:
     """Let the layers before the head give these hidden states instead of running.
 
     Args:
@@ -151,7 +151,7 @@ def projecting(module: nn.Module, head: Head, hidden: mx.array) -> Iterator[None
         head: Its head; `head.stack` is not None.
         hidden: f[B, T, D], as the layers gave them.
     """
-    with called_as(find_module(module, str(head.stack)), lambda *_, **__: hidden):
+    with override_call(find_module(module, str(head.stack)), lambda *_, **__: hidden):
         yield
 
 
@@ -160,7 +160,7 @@ class _Taken(Exception):  # noqa: N818 - no error: it ends a forward whose rest 
 
 
 @contextmanager
-def taking(module: nn.Module, head: Head, places: mx.array, into: list[mx.array]) -> Iterator[None]:
+def capture_hidden(module: nn.Module, head: Head, places: mx.array, into: list[mx.array]) -> Iterator[None]:
     """Put the head's input at some places into a list, f[N, D], and let the head and what is behind it not run."""
 
     def tap(_: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
@@ -204,16 +204,16 @@ def find_head(
     for head in reversed(calls):
         if calls.count(head) > 1:
             continue
-        with selecting(module, head, places):
+        with gather_before_head(module, head, places):
             found = run()
         if not agrees(found):
             continue
         for stack in stacks[head]:
             whole = attrs.evolve(head, stack=stack)
             hidden: list[mx.array] = []
-            with taking(module, head, places, hidden):
+            with capture_hidden(module, head, places, hidden):
                 run()
-            with projecting(module, whole, hidden[0][None]):
+            with run_head_only(module, whole, hidden[0][None]):
                 found = run()
             if agrees(found):
                 return whole

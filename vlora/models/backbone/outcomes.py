@@ -80,7 +80,7 @@ def open_outcomes(config: Mapping[str, Any], module: nn.Module) -> Outcomes:
         "parameters": types,
         "device": [device.kind, device.name],
         "packages": {package: _version(package) for package in PACKAGES},
-        "code": code_digest(),
+        "code": code_fingerprint(),
     }
     key = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()
     path = cache_folder() / "checks" / f"{key}.json"
@@ -88,7 +88,7 @@ def open_outcomes(config: Mapping[str, Any], module: nn.Module) -> Outcomes:
 
 
 @functools.cache
-def code_digest() -> str:
+def code_fingerprint() -> str:
     """Digest vlora's own code."""
     digest = hashlib.sha256()
     for file in source_files():

@@ -20,7 +20,7 @@ from mlx_vlm.models.base import ensure_fused_sdpa
 from ...ops import cpu_exp
 from ...ops.cpu_exp import gelu
 from ...ops.custom_vjp import attend, rotate
-from ..forward.overrides import called_as, instance_attributes
+from ..forward.overrides import override_attributes, override_call
 from .patch_bins import Grid, Pass, coordinates, corners, lay_out, lay_out_segments, windows
 from .pixels import Pixels
 
@@ -175,12 +175,12 @@ def in_bins(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array])
         attending = _Attending(shape, inputs)
         for part in tower.modules():
             if {"qkv", "proj"} <= part.children().keys() and hasattr(part, "num_heads"):
-                stack.enter_context(called_as(part, functools.partial(attending.run, part)))
+                stack.enter_context(override_call(part, functools.partial(attending.run, part)))
             elif type(part) is nn.GELU and part._approx in (*TANH, "none"):  # noqa: SLF001
                 # mlx-vlm computes GELU's cube as a power.
-                stack.enter_context(called_as(part, functools.partial(gelu, is_tanh=part._approx in TANH)))  # noqa: SLF001
+                stack.enter_context(override_call(part, functools.partial(gelu, is_tanh=part._approx in TANH)))  # noqa: SLF001
             elif _parts_images(part):
-                stack.enter_context(called_as(part, _patches(part)))
+                stack.enter_context(override_call(part, _patches(part)))
         replaced: dict[str, Callable[..., Any]] = {
             "rot_pos_emb": lambda _: _angles(tower.rotary_pos_emb, inputs["coordinates"])
         }
@@ -189,7 +189,7 @@ def in_bins(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array])
         if "order" in inputs:
             # The number of lengths tells attention within windows from attention within bins.
             replaced["get_window_index"] = lambda _: (inputs["order"], mx.arange(shape.n_bins + 2))
-        stack.enter_context(instance_attributes(tower, **replaced))
+        stack.enter_context(override_attributes(tower, **replaced))
         yield
 
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_vlm.models.rope_utils import SuScaledRoPE
 
-from ...data.collate import collate, collate_packs
+from ...data.collate import collate, collate_packed
 from ...errors import ModelError
 from ...types import Batch, Example, IntArray, Tree, places_of
 from ..forward.lm_inputs import LOGIT_PLACES
@@ -24,7 +24,7 @@ otherwise, by up to 0.02; what is seen of another row changes logits by 0.7 and 
 PROBED_PLACES = 64
 
 
-def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str) -> None:
+def check_family(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str) -> None:
     """Check causality and independence from padding and from the other rows.
 
     Args:
@@ -58,7 +58,7 @@ def probe(backbone: MlxVlmBackbone, examples: Sequence[Example], model_type: str
         raise ModelError(msg)
 
 
-def probe_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length: int, model_type: str) -> None:
+def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length: int, model_type: str) -> None:
     """Check that packed rows have the logits of rows apart: a model may be configured otherwise than the one proved.
 
     Args:
@@ -85,7 +85,7 @@ def probe_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length:
         if n_places > length:
             break
         pack.append(example)
-    batch = collate_packs([pack])
+    batch = collate_packed([pack])
     for example, (_, start, count) in [*zip(pack, batch.spans, strict=True)][-len(examples) :]:
         places = np.unique(np.linspace(0, count - 1, PROBED_PLACES).astype(np.int32))
         alone = _logits_at(backbone, collate([example]), places)

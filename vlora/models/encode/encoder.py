@@ -17,12 +17,12 @@ from PIL import Image
 from ...data.masking import expand_placeholders, mask_completions
 from ...errors import LongRowError, ModelError, SampleError
 from ...features.cache import digest
-from ...features.processed import Processed, RowMemory
+from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
 from ...types import BoolArray, Cut, Example, ImageSlot, IntArray, Sample, Turn
 from ..families.registry import Family
 from ..foreign import foreign
-from .fingerprint import preparation_digest
+from .fingerprint import preparation_fingerprint
 from .images.boxes import write_boxes
 from .images.opening import ImageContent, decode_image, look_at_image, read_image, stored_image
 from .images.resizing import Resizer, find_budget, with_budget
@@ -89,7 +89,7 @@ class Encoder:
     stop_ids: tuple[int, ...] = ()
     max_pixels: int | None = None
     preparation: str = ""
-    memory: RowMemory | None = None
+    memory: ProcessedCache | None = None
     _call: Callable[..., Mapping[str, Any]] | None = attrs.field(default=None, init=False)
 
     def __call__(self, sample: Sample) -> Example:
@@ -98,9 +98,9 @@ class Encoder:
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
-        return self._settle(cut(self.encode_whole(sample), self.data))
+        return self._settle(cut(self.encode_untruncated(sample), self.data))
 
-    def encode_whole(self, sample: Sample) -> Example:
+    def encode_untruncated(self, sample: Sample) -> Example:
         """Encode a row, however long it is.
 
         Raises:
@@ -204,10 +204,10 @@ class Encoder:
         """Give what a row's text and images become."""
         if self.memory is None:
             return process()
-        return self.memory.recall(digest([b"row", *text, *(key.encode() for key in image_keys)]), process)
+        return self.memory.get_or_compute(digest([b"row", *text, *(key.encode() for key in image_keys)]), process)
 
     def _settle(self, example: Example) -> Example:
-        return example if self.memory is None else self.memory.settle(example)
+        return example if self.memory is None else self.memory.materialize(example)
 
     def open_images(self, sample: Sample, n_images: int | None = None) -> list[Image.Image]:
         """Open a row's images, or its first ones, as the processor gets them.
@@ -547,7 +547,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         data=data,
         stop_ids=find_stop_ids(config, processor, tokenizer),
         max_pixels=max_pixels,
-        preparation=preparation_digest(processor, data, max_pixels),
+        preparation=preparation_fingerprint(processor, data, max_pixels),
     )
 
 

@@ -56,7 +56,7 @@ UNSAID = ("__weakref__", "__dict__")
 """Slots that hold no setting."""
 
 
-def preparation_digest(processor: Any, data: DataSection, max_pixels: int | None) -> str:
+def preparation_fingerprint(processor: Any, data: DataSection, max_pixels: int | None) -> str:
     """Make a key of all that decides what an image becomes before the tower.
 
     Args:
@@ -72,7 +72,7 @@ def preparation_digest(processor: Any, data: DataSection, max_pixels: int | None
     return digest([_code(), _sources(_classes_of(processor)), json.dumps(described, sort_keys=True).encode()])
 
 
-def features_digest(module: nn.Module, weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> str:
+def features_fingerprint(module: nn.Module, weights: Mapping[str, mx.array], config: Mapping[str, Any]) -> str:
     """Make a key of all that decides features besides images: weights, configuration, layers, code, device.
 
     Args:

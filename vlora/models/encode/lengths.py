@@ -73,7 +73,7 @@ class LengthEstimator:
             turns = (Turn("user", (ImageSlot(0), "What is it?")), Turn("assistant", ("It is blank.",)))
             sample = Sample(f"a blank image of {size[0]} x {size[1]} pixels", turns, (Image.new("RGB", size),))
             try:
-                count = len(self.encoder.encode_whole(sample).tokens) - self._count_text(sample)
+                count = len(self.encoder.encode_untruncated(sample).tokens) - self._count_text(sample)
             except SampleError:
                 count = 0
             self._n_image_tokens[size] = max(0, count)

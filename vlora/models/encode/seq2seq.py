@@ -19,7 +19,7 @@ from ..families.registry import Family
 from ..foreign import foreign
 from . import encoder
 from .encoder import Encoder, cut
-from .fingerprint import preparation_digest
+from .fingerprint import preparation_fingerprint
 from .images.resizing import with_budget
 from .processors import settle_tokenizer, to_host, token_ids
 
@@ -152,6 +152,6 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         image_id=-1,
         data=data,
         max_pixels=max_pixels,
-        preparation=preparation_digest(processor, data, max_pixels),
+        preparation=preparation_fingerprint(processor, data, max_pixels),
         decoder_start=next((int(start) for start in starts if start is not None), DECODER_START),
     )

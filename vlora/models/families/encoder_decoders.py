@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..backbone.head import TiedHead
-from ..forward.lm_inputs import Fields
+from ..forward.lm_inputs import LMInputs
 
 PROMPT = "prompt_ids"
 """i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
@@ -51,7 +51,7 @@ def _with_unlisted_table(cls: type) -> type:
     return type(cls.__name__, (cls,), {"__setattr__": set_attribute})
 
 
-def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed the prompt and image of an encoder-decoder; the encoder itself runs with the decoder."""
     if not inputs:  # no row of data, but one on which the head is looked for
         own = module.language_model.model.shared(tokens)
@@ -62,7 +62,7 @@ def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) ->
     return {"encoder_embeds": embeds, "encoder_mask": mx.ones(embeds.shape[:2], dtype=mx.bool_)}
 
 
-def embed_states(module: nn.Module, _: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_states(module: nn.Module, _: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Encode the image of a model whose encoder is the tower."""
     if not inputs:  # no row of data, but one on which the head is looked for
         return {STATES: mx.ones((1, 1, module.language_model.config.d_model))}
@@ -88,7 +88,7 @@ def _no_caches(module: nn.Module) -> list[tuple[NoCache, NoCache]]:
     return [(NoCache(), NoCache())] * len(module.language_model.model.decoder.layers)
 
 
-def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Encode the prompt, decode the tokens; padding of the prompt is masked in both."""
     output = module.language_model(
         None,
@@ -101,7 +101,7 @@ def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     return logits
 
 
-def run_decoder(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Decode the tokens of a model whose encoder is the tower."""
     output = module.language_model(
         None, encoder_outputs=fields[STATES], decoder_input_ids=tokens, cache=_no_caches(module)

@@ -11,13 +11,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..forward.lm_inputs import LOGIT_PLACES, Fields
+from ..forward.lm_inputs import LOGIT_PLACES, LMInputs
 
 PHI4_SIGLIP_IMAGE = -200
 """The id that stands for an image; a constant of mlx-vlm's (phi4_siglip/phi4_siglip.py:14), not in config.json."""
 
 
-def expand_features(table: nn.Module, tokens: mx.array, features: Sequence[mx.array], image_id: int) -> Fields:
+def expand_features(table: nn.Module, tokens: mx.array, features: Sequence[mx.array], image_id: int) -> LMInputs:
     """Put each image's features in the place of its token.
 
     Args:
@@ -48,7 +48,7 @@ def expand_features(table: nn.Module, tokens: mx.array, features: Sequence[mx.ar
     return {"inputs_embeds": mx.concatenate([*parts, text[start:]])[None], LOGIT_PLACES: mx.array(places)[None]}
 
 
-def embed_fastvlm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_fastvlm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of FastVLM.
 
     mlx-vlm cuts the text where the images stand among all ids, but the ids of earlier images are gone by then
@@ -66,7 +66,7 @@ def embed_fastvlm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) ->
     return expand_features(model.language_model.model.embed_tokens, tokens, features, model.config.image_token_index)
 
 
-def embed_llava_bunny(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_llava_bunny(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Bunny with any number of images.
 
     mlx-vlm takes the first image and the first placeholder of a row (llava_bunny/llava_bunny.py:137), and looks up
@@ -83,7 +83,7 @@ def embed_llava_bunny(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]
     return expand_features(model.language_model.model.embed_tokens, tokens, features, model.config.image_token_index)
 
 
-def embed_phi4_siglip(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_phi4_siglip(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Phi-4-reasoning-vision: each image goes through the tower without the padding behind its patches.
 
     mlx-vlm's tower gets no mask, so that patches attend to padding (phi4_siglip/vision.py:134).
@@ -104,7 +104,7 @@ def embed_phi4_siglip(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]
     return expand_features(model.language_model.model.embed_tokens, tokens, features, PHI4_SIGLIP_IMAGE)
 
 
-def embed_phi4mm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_phi4mm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Phi-4-multimodal with images; mlx-vlm's own does not say where the text went.
 
     Raises:

@@ -16,8 +16,8 @@ from ...types import BoolArray
 from ..backbone.head import TiedHead
 from ..forward.attention_masks import block_mask, number_runs, own_masks
 from ..forward.calls import call_language_model
-from ..forward.lm_inputs import SEGMENTS, Fields
-from ..forward.overrides import called_as, instance_attributes, scatter_features
+from ..forward.lm_inputs import SEGMENTS, LMInputs
+from ..forward.overrides import override_attributes, override_call, scatter_features
 
 # ---------------------------------------------------------------------------------------------
 # Gemma 3
@@ -51,7 +51,7 @@ def mend_siglip(module: nn.Module) -> None:
     tower.post_layernorm.eps = module.config.vision_config.layer_norm_eps
 
 
-def complete_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+def complete_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark each image as a block, and scale the embeddings as published.
 
     Text is multiplied by the root of the width and images are not. mlx-vlm multiplies all by that root, rounded to
@@ -68,7 +68,7 @@ def complete_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fiel
 
 def scaled_already(module: nn.Module) -> AbstractContextManager[None]:
     """Let Gemma 3 not scale the embeddings that it is given."""
-    return instance_attributes(module.language_model.model, scale_inputs_embeds=False)
+    return override_attributes(module.language_model.model, scale_inputs_embeds=False)
 
 
 def gemma3_masks(model: nn.Module) -> AbstractContextManager[None]:
@@ -81,7 +81,7 @@ def gemma3_masks(model: nn.Module) -> AbstractContextManager[None]:
     return own_masks(divided)
 
 
-def run_gemma3(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_gemma3(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 3's language model with bidirectional attention inside each image.
 
     mlx-vlm builds a mask from the 2-D one that is not causal at all (gemma3/gemma3.py:169), and takes one mask for
@@ -99,7 +99,7 @@ def run_gemma3(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
 # PaliGemma
 
 
-def embed_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_paligemma(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row, all of its images, and mark the prompt as a block, as the processor's token types say.
 
     The language model multiplies all embeddings by the root of its width, and images are not to be scaled: they are
@@ -132,7 +132,7 @@ def paligemma_masks(module: nn.Module) -> AbstractContextManager[None]:
     return own_masks(divided)
 
 
-def run_paligemma(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_paligemma(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run a prefix language model: the prompt sees itself whole, the answer what is before it.
 
     mlx-vlm's 2-D mask lets every token see all (paligemma/paligemma.py:134).
@@ -157,7 +157,7 @@ GEMMA4_BUFFERS = (
 """Buffers of the published model, which mlx-vlm holds as parameters."""
 
 
-def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark each image as a block, where images see themselves whole.
 
     In the tables of the layers' own inputs, images have the entry of the padding token, which transformers does not
@@ -170,7 +170,7 @@ def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fiel
     return {**fields, "blocks": number_runs(is_image)}
 
 
-def hold_padding(fields: Fields, is_padding: BoolArray) -> Fields:
+def hold_padding(fields: LMInputs, is_padding: BoolArray) -> LMInputs:
     """Let the layers' own inputs of some tokens, bool[T], not train the table that they are from."""
     inputs = fields.get("per_layer_inputs")
     if inputs is None:
@@ -187,7 +187,7 @@ def gemma4_masks(module: nn.Module) -> AbstractContextManager[None]:
     return own_masks(divided)
 
 
-def run_gemma4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_gemma4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 4's language model, in whose sliding layers alone images see themselves, within the window.
 
     mlx-vlm lets images see themselves in all layers and beyond the window (gemma4/language.py:546), and reads values
@@ -239,7 +239,7 @@ def upright_images(module: nn.Module) -> AbstractContextManager[None]:
         side = int(n_tokens**0.5)
         return features.reshape(n_images, side, side, width).swapaxes(1, 2).reshape(n_images, n_tokens, width)
 
-    return instance_attributes(module, get_image_features=upright)
+    return override_attributes(module, get_image_features=upright)
 
 
 MOBILENET_EPSILON = 1e-6
@@ -258,9 +258,9 @@ def published_mobilenet(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for name, child in tower.named_modules():
             if name.endswith(".down_conv"):
-                stack.enter_context(called_as(child, padded_as_needed(child)))
+                stack.enter_context(override_call(child, padded_as_needed(child)))
             elif isinstance(child, nn.GELU):
-                stack.enter_context(called_as(child, nn.gelu_approx))
+                stack.enter_context(override_call(child, nn.gelu_approx))
         try:
             for child, _ in norms:
                 child.eps = MOBILENET_EPSILON
@@ -298,10 +298,10 @@ def scaled_embeddings(module: nn.Module) -> AbstractContextManager[None]:
         embeds: mx.array = embed(table, tokens)
         return embeds * mx.array(module.config.text_config.hidden_size**0.5, dtype=embeds.dtype)
 
-    return called_as(table, scaled)
+    return override_call(table, scaled)
 
 
-def complete_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+def complete_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Let the padding token, whose entry images have in the tables of the layers' own inputs, not be trained."""
     ids = np.array(tokens)[0]
     return hold_padding(fields, (ids >= module.config.text_config.vocab_size_per_layer_input) | (ids == 0))
@@ -317,14 +317,14 @@ def kept_coefficients(module: nn.Module) -> Iterator[None]:
     altups = [layer.altup for layer in module.language_model.model.layers]
     held = [(part, part.weight) for altup in altups for part in (altup.prediction_coefs, altup.correction_coefs)]
     try:
-        with instance_attributes(module.language_model.config, altup_coef_clip=None):
+        with override_attributes(module.language_model.config, altup_coef_clip=None):
             yield
     finally:
         for part, weight in held:
             part.weight = weight
 
 
-def run_gemma3n(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_gemma3n(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 3n's language model with a cache that shares keys and values, and holds nothing else."""
     caches = [SharedKeys() for _ in range(module.language_model.model.first_kv_shared_layer_idx)]
     return call_language_model(module, tokens, {**fields, "cache": caches})

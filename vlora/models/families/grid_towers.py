@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..forward.overrides import called_as
+from ..forward.overrides import override_call
 from .tiled import resize_bicubic
 
 
@@ -54,7 +54,7 @@ def published_glm_tower(model: nn.Module) -> Iterator[None]:
     try:
         for norm in norms:
             norm.eps = tower.config.rms_norm_eps
-        with called_as(tower, read_images), called_as(tower.embeddings, add_positions):
+        with override_call(tower, read_images), override_call(tower.embeddings, add_positions):
             yield
     finally:
         for norm, own in zip(norms, before, strict=True):

@@ -61,7 +61,7 @@ from ..forward.calls import (
     run_phi3,
     run_with_fresh_cache,
 )
-from ..forward.lm_inputs import Fields
+from ..forward.lm_inputs import LMInputs
 from ..forward.overrides import (
     Correction,
     batched_rows,
@@ -143,8 +143,8 @@ class Family:
         language_model: The language model's name where the model is its own; None where `model.language_model` is it.
         beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
-        untouchable: Last parts of the names of layers whose weights the model reads directly; no adapters.
-        choosing: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
+        no_adapter: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        selectors: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
         tables: Names of arrays among a model's parameters that are computed and not learned, the published
             model's buffers; no training changes them.
         without_experts: Why layers of experts get no adapters; None if they do.
@@ -166,7 +166,7 @@ class Family:
         complete: Adds what the language model needs besides, and takes away what it must not see.
         run: Runs the language model on a batch: (model, i32[B, T], fields) to f[B, T, V]; safe to trace.
         while_embedding: Corrections of the model while rows are embedded.
-        while_training: Corrections of the model while the language step is traced or run.
+        train_overrides: Corrections of the model while the language step is traced or run.
     """
 
     refused: str | None = None
@@ -183,8 +183,8 @@ class Family:
     language_model: str | None = None
     beside_language: tuple[str, ...] = ()
     embedding_parts: tuple[str, ...] = ()
-    untouchable: tuple[str, ...] = ()
-    choosing: tuple[str, ...] = ()
+    no_adapter: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     without_experts: str | None = None
     checkpointed_part: str | None = None
@@ -197,12 +197,12 @@ class Family:
     image_id: int | None = None
     mend: Callable[[nn.Module], None] = leave_as_loaded
     mend_inputs: Callable[[Inputs], Inputs] = dict
-    embed: Callable[[nn.Module, mx.array, Inputs], Fields] = embed_alone
-    mark: Callable[[Example], Fields] = mark_nothing
-    complete: Callable[[nn.Module, mx.array, Inputs, Fields], Fields] = keep_fields
-    run: Callable[[nn.Module, mx.array, Fields], mx.array] = call_language_model
+    embed: Callable[[nn.Module, mx.array, Inputs], LMInputs] = embed_alone
+    mark: Callable[[Example], LMInputs] = mark_nothing
+    complete: Callable[[nn.Module, mx.array, Inputs, LMInputs], LMInputs] = keep_fields
+    run: Callable[[nn.Module, mx.array, LMInputs], mx.array] = call_language_model
     while_embedding: Correction = contextlib.nullcontext
-    while_training: Correction = contextlib.nullcontext
+    train_overrides: Correction = contextlib.nullcontext
 
 
 DEEPSEEK_TEMPLATE = (
@@ -244,7 +244,7 @@ FAMILIES: Mapping[str, Family] = {
         has_grid_tower=True,
         takes_sizes=True,
         boxes=QWEN3_BOXES,
-        while_training=dense_deepstack,
+        train_overrides=dense_deepstack,
     ),
     "qwen3_vl_moe": Family(
         is_proven=True,
@@ -253,7 +253,7 @@ FAMILIES: Mapping[str, Family] = {
         takes_sizes=True,
         boxes=QWEN3_BOXES,
         while_embedding=published_qwen3_activations,
-        while_training=dense_deepstack,
+        train_overrides=dense_deepstack,
     ),
     "qwen3_5": Family(is_proven=True, has_grid_tower=True, takes_sizes=True, boxes=QWEN3_BOXES),
     "qwen3_5_moe": Family(has_grid_tower=True, takes_sizes=True, boxes=QWEN3_BOXES),
@@ -261,10 +261,10 @@ FAMILIES: Mapping[str, Family] = {
         packs=True,
         boxes=QWEN3_BOXES,
         while_embedding=published_qwen3_activations,
-        while_training=together(dense_deepstack, unevaluated),
+        train_overrides=together(dense_deepstack, unevaluated),
     ),
     "cohere_compass": Family(
-        packs=True, complete=complete_deepstack, while_training=together(dense_deepstack, batched_rows)
+        packs=True, complete=complete_deepstack, train_overrides=together(dense_deepstack, batched_rows)
     ),
     "llava": Family(is_proven=True, packs=True, while_embedding=_merged),
     "pixtral": Family(is_proven=True, packs=True),
@@ -276,7 +276,7 @@ FAMILIES: Mapping[str, Family] = {
         boxes=DEEPSEEK_BOXES,
         mend=mend_deepseek,
         mend_inputs=pad_spatial_crop,
-        while_training=undifferentiated_indices,
+        train_overrides=undifferentiated_indices,
     ),
     **dict.fromkeys(
         (
@@ -314,9 +314,9 @@ FAMILIES: Mapping[str, Family] = {
         **_WITHOUT_TOKEN,
     ),
     "kimi_k25": Family(packs=True, while_embedding=together(_prepared, published_moonvit_3d)),
-    "glm4v": Family(is_proven=True, packs=True, while_embedding=published_glm_tower, while_training=sliced_splits),
-    "glm4v_moe": Family(packs=True, while_embedding=published_glm_tower, while_training=sliced_splits),
-    "paddleocr_vl": Family(packs=True, while_training=sliced_splits),
+    "glm4v": Family(is_proven=True, packs=True, while_embedding=published_glm_tower, train_overrides=sliced_splits),
+    "glm4v_moe": Family(packs=True, while_embedding=published_glm_tower, train_overrides=sliced_splits),
+    "paddleocr_vl": Family(packs=True, train_overrides=sliced_splits),
     "fastvlm": Family(embed=embed_fastvlm, **_WITHOUT_TOKEN),
     "llava_bunny": Family(embed=embed_llava_bunny, **_WITHOUT_TOKEN),
     "phi4_siglip": Family(embed=embed_phi4_siglip, **_WITHOUT_TOKEN),
@@ -334,7 +334,7 @@ FAMILIES: Mapping[str, Family] = {
         mend=mend_gemma3,
         complete=complete_gemma3,
         run=run_gemma3,
-        while_training=together(gemma3_masks, scaled_already),
+        train_overrides=together(gemma3_masks, scaled_already),
     ),
     "gemma3n": Family(
         packs=True,
@@ -342,9 +342,9 @@ FAMILIES: Mapping[str, Family] = {
         complete=complete_gemma3n,
         run=run_gemma3n,
         while_embedding=together(scaled_embeddings, upright_images, published_mobilenet),
-        while_training=kept_coefficients,
+        train_overrides=kept_coefficients,
         checkpointed_part="mlp",
-        untouchable=("prediction_coefs", "correction_coefs"),
+        no_adapter=("prediction_coefs", "correction_coefs"),
     ),
     "gemma4": Family(
         is_proven=True,
@@ -352,14 +352,14 @@ FAMILIES: Mapping[str, Family] = {
         tables=GEMMA4_BUFFERS,
         complete=complete_gemma4,
         run=run_gemma4,
-        while_training=gemma4_masks,
+        train_overrides=gemma4_masks,
     ),
     "gemma4_unified": Family(
         packs=True,
         tables=GEMMA4_BUFFERS,
         complete=complete_gemma4,
         run=run_gemma4,
-        while_training=gemma4_masks,
+        train_overrides=gemma4_masks,
     ),
     "paligemma": Family(
         is_proven=True,
@@ -370,7 +370,7 @@ FAMILIES: Mapping[str, Family] = {
         mend=mend_siglip,
         embed=embed_paligemma,
         run=run_paligemma,
-        while_training=paligemma_masks,
+        train_overrides=paligemma_masks,
     ),
     "moondream2": Family(packs=True, complete=complete_moondream),
     "moondream3": Family(complete=complete_moondream),
@@ -380,7 +380,7 @@ FAMILIES: Mapping[str, Family] = {
         beside_language=("model.vision_embed_tokens",),
         complete=complete_phi3,
         run=run_phi3,
-        while_training=rotated_by_own_length,
+        train_overrides=rotated_by_own_length,
     ),
     "ernie4_5_moe_vl": Family(packs=True, complete=complete_ernie, run=run_ernie),
     "granite4_vision": Family(packs=True, embed=embed_granite4, run=run_granite4),
@@ -391,19 +391,19 @@ FAMILIES: Mapping[str, Family] = {
     "unlimited_ocr": Family(packs=True, mark=mark_answers, run=run_windowed_answers),
     "deepseek_v4": Family(
         run=run_with_fresh_cache,
-        while_training=undifferentiated_indices,
-        choosing=("indexer",),
+        train_overrides=undifferentiated_indices,
+        selectors=("indexer",),
         checkpointed_part="ffn",
         eager="its layers read back which rows have images",
     ),
     "qwen4_exp": Family(
-        while_training=together(undifferentiated_indices, without_metal_kernels),
-        choosing=("indexer",),
+        train_overrides=together(undifferentiated_indices, without_metal_kernels),
+        selectors=("indexer",),
         eager="it reads back which rows of its n-gram tables are needed",
     ),
     "glm5_next": Family(
-        while_training=together(undifferentiated_indices, chosen_without_gradient, without_metal_kernels),
-        choosing=("indexer",),
+        train_overrides=together(undifferentiated_indices, chosen_without_gradient, without_metal_kernels),
+        selectors=("indexer",),
     ),
     "hunyuan_vl": Family(packs=True, complete=complete_hunyuan, run=run_hunyuan),
     "molmo": Family(packs=True, embedding_parts=("wte",)),
@@ -422,11 +422,11 @@ FAMILIES: Mapping[str, Family] = {
         opens_with_eos=True,
         language_model="lm",
         embedding_parts=("wte",),
-        untouchable=("patch_embedding",),
+        no_adapter=("patch_embedding",),
         complete=complete_molmo_point,
         run=run_molmo2,
         while_embedding=_fused_head,
-        while_training=_fused_head,
+        train_overrides=_fused_head,
     ),
     "falcon_ocr": Family(
         packs=True,
@@ -435,7 +435,7 @@ FAMILIES: Mapping[str, Family] = {
         image_id=-200,
         process=process_falcon_ocr,
         beside_language=("language_model.model.img_projector",),
-        untouchable=("img_projector",),
+        no_adapter=("img_projector",),
         tables=("cos_1d", "sin_1d", "freqs_cis_golden"),
         embed=embed_falcon_ocr,
         run=run_falcon_ocr,
@@ -443,19 +443,19 @@ FAMILIES: Mapping[str, Family] = {
     "jina_vlm": Family(packs=True, embed=embed_jina, embedding_parts=("language_model.embedding",)),
     "kimi_k3": Family(
         checkpointed_part="mlp",
-        untouchable=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),
+        no_adapter=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),
         without_experts="mlx-vlm attaches theirs only with those of all layers, and reads weights of some directly",
         while_embedding=_mixed_weights,
-        while_training=_mixed_weights,
+        train_overrides=_mixed_weights,
     ),
     "inkling": Family(
         embedding_parts=("embed_norm",),
         while_embedding=_routing_scale,
-        while_training=together(_routing_scale, without_metal_kernels),
+        train_overrides=together(_routing_scale, without_metal_kernels),
     ),
     "minimax_m3_vl": Family(
-        choosing=("index_q_proj", "index_k_proj", "index_q_norm", "index_k_norm"),
-        while_training=together(undifferentiated_indices, without_metal_kernels),
+        selectors=("index_q_proj", "index_k_proj", "index_q_norm", "index_k_norm"),
+        train_overrides=together(undifferentiated_indices, without_metal_kernels),
     ),
     "florence2": Family(
         is_encoder_decoder=True, boxes=FLORENCE_BOXES, mend=mend_table, embed=embed_prompt, run=run_encoder_decoder
@@ -482,5 +482,5 @@ def describe_family(model_type: str) -> Family:
     return attrs.evolve(
         family,
         while_embedding=together(family.while_embedding, without_metal_kernels),
-        while_training=together(family.while_training, without_metal_kernels),
+        train_overrides=together(family.train_overrides, without_metal_kernels),
     )

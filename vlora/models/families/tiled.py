@@ -16,8 +16,8 @@ from mlx_vlm.models.base import pixel_shuffle
 from transformers.image_processing_utils import select_best_resolution
 
 from ...types import BoolArray, IntArray
-from ..forward.lm_inputs import Fields
-from ..forward.overrides import called_as, instance_attributes, scatter_features
+from ..forward.lm_inputs import LMInputs
+from ..forward.overrides import override_attributes, override_call, scatter_features
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 """The sizes (height, width) to which every published LLaVA-NeXT scales images; mlx-vlm drops them from config.json."""
@@ -31,7 +31,7 @@ CUBIC = -0.75
 FloatMatrix = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of LLaVA-NeXT: an image's small view, then its tiles as one picture, row by row.
 
     mlx-vlm puts one whole tile in the place of every image token (llava_next/llava_next.py:118), takes the first
@@ -46,7 +46,7 @@ def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
     return _embed_packed(model, tokens, inputs, pinpoints, None)
 
 
-def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of LLaVA-OneVision: as LLaVA-NeXT, but large pictures are pooled.
 
     mlx-vlm cuts the padding off without rounding first (llava_onevision/llava_onevision.py:44), so that some sizes
@@ -59,7 +59,7 @@ def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, 
     return _embed_packed(model, tokens, inputs, model.config.image_grid_pinpoints, n_kept)
 
 
-def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Jina-VLM: features are added to the tokens at the places that the processor writes.
 
     mlx-vlm adds them one by one, reading every place back (jina_vlm/jina_vlm.py:249), and takes a second image of a
@@ -81,7 +81,7 @@ def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fi
     return {"inputs_embeds": embeds + mx.where(mx.array(is_image)[:, None], gathered, 0)[None]}
 
 
-def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of InternVL (the layout of transformers).
 
     mlx-vlm assigns features to slices (internvl/internvl.py:68), which has no gradient with respect to them, and
@@ -101,7 +101,7 @@ def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
     return {"inputs_embeds": scatter_features(embeds, features.reshape(-1, embeds.shape[-1]), is_image)}
 
 
-def embed_idefics2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_idefics2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Idefics2, whose images keep their shape and are padded to a common size.
 
     In mlx-vlm the padding takes part (the encoder gets no mask, idefics2/vision.py:196, the resampler has no use for
@@ -212,11 +212,11 @@ def _bicubic_matrix(n_from: int, n_to: int) -> FloatMatrix:
 
 def _embed_packed(
     model: nn.Module, tokens: mx.array, inputs: dict[str, Any], pinpoints: Sequence[Sequence[int]], n_kept: int | None
-) -> Fields:
+) -> LMInputs:
     """Embed a row whose images are a small view and a picture of tiles; `n_kept` tiles are not pooled."""
     pixels = inputs.get("pixel_values")
     if pixels is None:
-        fields: Fields = model.get_input_embeddings(tokens, None, **inputs).to_dict()
+        fields: LMInputs = model.get_input_embeddings(tokens, None, **inputs).to_dict()
         return {name: value for name, value in fields.items() if value is not None}
     embeds = model.language_model.model.embed_tokens(tokens)
     config = model.config
@@ -270,7 +270,7 @@ def _pack_all(features: mx.array, images: Sequence[_Views], newline: mx.array | 
     return mx.concatenate(packed)
 
 
-def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Granite 4 Vision: image tokens are zero, and features of their own are added before some layers.
 
     mlx-vlm reads the first image only (granite4_vision/granite4_vision.py:164), cuts the padding off without rounding
@@ -346,7 +346,7 @@ def published_moonvit(model: nn.Module) -> Iterator[None]:
     def positions(shape: tuple[int, int]) -> mx.array:
         return resize_bicubic(table.weight, shape).flatten(0, 1)
 
-    with _moonvit_numbers(model.vision_tower), instance_attributes(table, _get_pos_emb=positions):
+    with _moonvit_numbers(model.vision_tower), override_attributes(table, _get_pos_emb=positions):
         yield
 
 
@@ -367,7 +367,7 @@ def published_moonvit_3d(model: nn.Module) -> Iterator[None]:
         positions = [resize_bicubic(table.weight, shape).flatten(0, 1) for shape in shapes]
         return mx.add(patches, mx.concatenate(positions).astype(patches.dtype))
 
-    with _moonvit_numbers(model.vision_tower), called_as(table, add_positions):
+    with _moonvit_numbers(model.vision_tower), override_call(table, add_positions):
         yield
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from mlx_vlm.models.base import scaled_dot_product_attention
 
 from ...types import BoolArray, Example
-from .lm_inputs import SEGMENTS, Fields
+from .lm_inputs import SEGMENTS, LMInputs
 from .overrides import scatter_features
 
 MASK_MAKER = "create_attention_mask"
@@ -78,7 +78,7 @@ def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
     return block_mask(mx.zeros_like(segments), window, segments=segments)
 
 
-def mark_answers(example: Example) -> Fields:
+def mark_answers(example: Example) -> LMInputs:
     """Say for each token where the answer that it belongs to starts; a token outside of answers is its own start."""
     place = np.arange(len(example.tokens))
     opens = example.supervised & ~np.concatenate([[False], example.supervised[:-1]])
@@ -86,7 +86,7 @@ def mark_answers(example: Example) -> Fields:
     return {"answer_starts": mx.array(starts.astype(np.int32))[None]}
 
 
-def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Unlimited-OCR's language model: an answer sees all that is before it, and a window of itself.
 
     mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
@@ -115,7 +115,7 @@ MOLMO2_IMAGE_TOKENS = (
 """Where Molmo 2's configuration names the tokens that its processor writes for images."""
 
 
-def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark all image tokens of a row of Molmo 2, separators and ends among them, as one block."""
     if inputs.get("pixel_values") is None:
         return fields
@@ -123,14 +123,14 @@ def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], 
     return {**fields, "blocks": mx.array(np.isin(np.array(tokens), ids).astype(np.int32))}
 
 
-def complete_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+def complete_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark all image tokens of a row of Molmo-Point as one block, as its processor does."""
     if "token_type_ids" not in inputs:
         return fields
     return {**fields, "blocks": inputs["token_type_ids"].astype(mx.int32)}
 
 
-def run_molmo2(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Molmo 2's or Molmo-Point's language model: image tokens see each other whole, as in the published models.
 
     mlx-vlm's prefill is causal (molmo2/language.py:175, molmo_point/language.py:179), though Molmo-Point's processor
@@ -146,7 +146,7 @@ def run_molmo2(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
     return logits
 
 
-def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Falcon-OCR, with the places of its patches and its images as blocks.
 
     mlx-vlm places the first image's patches only (falcon_ocr/language.py:467), and without an image has no mask at all
@@ -167,7 +167,7 @@ def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
     return {"inputs_embeds": embeds, "position_ids": places[None], "pos_hw": positions, "blocks": number_runs(is_image)}
 
 
-def run_falcon_ocr(model: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_falcon_ocr(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Falcon-OCR's language model: an image sees itself whole.
 
     mlx-vlm casts logits to the type in which embeddings are kept, integers where they are quantized

@@ -11,15 +11,15 @@ from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ...types import Example
 from .attention_masks import masks_within
-from .lm_inputs import SEGMENTS, Fields
-from .overrides import called_as, instance_attributes, scatter_features
+from .lm_inputs import SEGMENTS, LMInputs
+from .overrides import override_attributes, override_call, scatter_features
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
 """What `get_input_embeddings` returns and causal language models must not get: masks of a single row that are not
 causal, and positions of the next token."""
 
 
-def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed one row as the model does when it generates.
 
     Args:
@@ -39,7 +39,7 @@ def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> 
     return fields
 
 
-def embed_one_view(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> Fields:
+def embed_one_view(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row with one image at most.
 
     DeepSeek-OCR puts the first image's features in the place of all images (deepseekocr/deepseekocr.py:302); its second
@@ -55,17 +55,17 @@ def embed_one_view(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) 
     return embed_alone(module, tokens, inputs)
 
 
-def mark_nothing(_: Example) -> Fields:
+def mark_nothing(_: Example) -> LMInputs:
     """Add nothing; most language models do not care which tokens are answers."""
     return {}
 
 
-def keep_fields(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+def keep_fields(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Add nothing; most language models need no more than `embed_alone` finds."""
     return fields
 
 
-def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def call_language_model(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run the language model: the ids first, under whatever name, the rest by keyword, no 2-D mask and no cache.
 
     Packed rows are kept apart by the masks that the model makes; one that is given has to do so itself.
@@ -78,31 +78,31 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: Fields) -> 
     return logits
 
 
-def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run a language model that drops the embeddings it is given and embeds the ids (deepseek_v3/language.py:510).
 
     Mistral Large 3 would not see its images otherwise, in mlx-vlm's own generation too.
     """
     table = module.language_model.model.embed_tokens
-    embedded = called_as(table, lambda *_: fields["inputs_embeds"])
+    embedded = override_call(table, lambda *_: fields["inputs_embeds"])
     with embedded, masks_within(module, fields.get(SEGMENTS)):
         logits: mx.array = module.language_model(tokens, cache=None).logits
     return logits
 
 
-def complete_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: Fields) -> Fields:
+def complete_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Find the positions and token types that ERNIE's forward computes from the image grid, reading values back."""
     positions, _ = module.language_model.get_rope_index(tokens, inputs.get("image_grid_thw"), None, None)
     token_types = (tokens == module.config.image_token_id).astype(mx.int32)
     return {**fields, "position_ids": mx.moveaxis(positions, -1, 0), "token_type_ids": token_types}
 
 
-def run_ernie(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_ernie(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run ERNIE's language model, whose positions are [B, T, 3]."""
     return call_language_model(module, tokens, {**fields, "position_ids": mx.moveaxis(fields["position_ids"], 0, -1)})
 
 
-def run_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run a language model that is causal only with a cache."""
     return call_language_model(module, tokens, {**fields, "cache": module.language_model.make_cache()})
 
@@ -118,7 +118,7 @@ class AlongTokens:
         return self._features[:, tokens]
 
 
-def run_granite4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_granite4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Add each row's own image features in the layers; mlx-vlm takes row 0's (granite4_vision/language.py:176).
 
     Which layers is said here: mlx-vlm leaves it on the module when it embeds (granite4_vision/granite4_vision.py:276).
@@ -128,11 +128,11 @@ def run_granite4(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.arra
     if config.use_spatial_sampling:
         targets += config.spatial_target_layers or ()
     layers = [AlongTokens(layer) for layer in fields.get("deepstack_visual_embeds", ())]
-    with instance_attributes(module.language_model.model, _deepstack_target_layers=targets):
+    with override_attributes(module.language_model.model, _deepstack_target_layers=targets):
         return call_language_model(module, tokens, {**fields, "deepstack_visual_embeds": layers} if layers else fields)
 
 
-def complete_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+def complete_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Spread the features that go into deeper layers over the row: f[N, D] per layer to f[1, T, D]."""
     if "deepstack_visual_embeds" not in fields:
         return fields
@@ -144,14 +144,14 @@ def complete_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: 
     return {**fields, "deepstack_visual_embeds": dense}
 
 
-def complete_hunyuan(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+def complete_hunyuan(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Give every row positions along all axes, which the language model would read back from the ids; i32[R, 1, T]."""
     n_axes = len(module.config.text_config.rope_scaling["xdrope_section"])
     count = mx.broadcast_to(mx.arange(tokens.shape[1]), (1, n_axes, tokens.shape[1]))
     return {**fields, "position_ids": mx.swapaxes(fields.get("position_ids", count), 0, 1)}
 
 
-def run_hunyuan(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_hunyuan(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run HunYuan's language model, whose positions are [B, R, T] and stay on it (hunyuan_vl/language.py:461)."""
     language_model = module.language_model
     language_model._position_ids = None  # noqa: SLF001
@@ -163,7 +163,7 @@ def run_hunyuan(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array
         language_model._position_ids = None  # noqa: SLF001
 
 
-def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: Fields) -> Fields:
+def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Say of a row whether it is longer than what the rotary embedding's short factors are for; bool[1, T]."""
     return {
         **fields,
@@ -171,7 +171,7 @@ def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields
     }
 
 
-def run_phi3(module: nn.Module, tokens: mx.array, fields: Fields) -> mx.array:
+def run_phi3(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Phi-3-vision under `rotated_by_own_length`."""
     module._rows_are_long[:] = [fields["is_long"][:, None, :, None]]  # noqa: SLF001
     return call_language_model(module, tokens, {name: value for name, value in fields.items() if name != "is_long"})
@@ -202,17 +202,17 @@ def rotated_by_own_length(module: nn.Module) -> Iterator[None]:
             )
             return mx.where(is_long[0], long, short)
 
-        return called_as(rope, by_row)
+        return override_call(rope, by_row)
 
     with ExitStack() as stack:
-        stack.enter_context(instance_attributes(module, _rows_are_long=is_long))
+        stack.enter_context(override_attributes(module, _rows_are_long=is_long))
         for _, part in module.named_modules():
             if isinstance(part, SuScaledRoPE):
                 stack.enter_context(rotate(part))
         yield
 
 
-def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: Fields) -> Fields:
+def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Pass the mask under which the image sees itself whole."""
     if "attention_mask_4d" not in fields:
         return fields

@@ -11,14 +11,14 @@ from ...data.collate import bucket_length
 from ...errors import BatchError
 from ...types import Tree
 
-Fields = dict[str, Any]
+LMInputs = dict[str, Any]
 """Keyword arguments of a language model: name to array, or to a list of arrays (one per layer)."""
 
 MASKED = -1e9
 
 
 @attrs.frozen(kw_only=True)
-class Layout:
+class PadSpec:
     """How rows' arrays of one field are padded on the right and stacked.
 
     Attributes:
@@ -42,24 +42,24 @@ class Layout:
     counts_places: bool = False
 
 
-LAYOUTS: Mapping[str, Layout] = {
+LAYOUTS: Mapping[str, PadSpec] = {
     # Embeddings are padded by repeating the last place: zeros give NaN in some families.
-    "inputs_embeds": Layout(padding="edge", carries_gradient=True),
-    "per_layer_inputs": Layout(padding="edge", carries_gradient=True),
-    "deepstack_visual_embeds": Layout(carries_gradient=True),
-    "position_ids": Layout(batch_axis=-2, token_axes=(-1,), padding="edge", absent="count"),
-    "visual_pos_masks": Layout(),
-    "image_mask": Layout(),
-    "blocks": Layout(),
-    "is_long": Layout(padding="edge"),
-    "answer_starts": Layout(counts_places=True),
-    "token_type_ids": Layout(),
-    "mm_token_type_ids": Layout(),
-    "pos_hw": Layout(),
-    "mask": Layout(token_axes=(-2, -1), padding="causal", absent="causal"),
-    "encoder_embeds": Layout(padding="edge", carries_gradient=True, is_prompt=True),
-    "encoder_mask": Layout(is_prompt=True),
-    "image_states": Layout(token_axes=(), carries_gradient=True),
+    "inputs_embeds": PadSpec(padding="edge", carries_gradient=True),
+    "per_layer_inputs": PadSpec(padding="edge", carries_gradient=True),
+    "deepstack_visual_embeds": PadSpec(carries_gradient=True),
+    "position_ids": PadSpec(batch_axis=-2, token_axes=(-1,), padding="edge", absent="count"),
+    "visual_pos_masks": PadSpec(),
+    "image_mask": PadSpec(),
+    "blocks": PadSpec(),
+    "is_long": PadSpec(padding="edge"),
+    "answer_starts": PadSpec(counts_places=True),
+    "token_type_ids": PadSpec(),
+    "mm_token_type_ids": PadSpec(),
+    "pos_hw": PadSpec(),
+    "mask": PadSpec(token_axes=(-2, -1), padding="causal", absent="causal"),
+    "encoder_embeds": PadSpec(padding="edge", carries_gradient=True, is_prompt=True),
+    "encoder_mask": PadSpec(is_prompt=True),
+    "image_states": PadSpec(token_axes=(), carries_gradient=True),
 }
 
 CROSS_ATTENTION = ("cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask")
@@ -77,7 +77,7 @@ WITH_GRADIENT = frozenset(
 )
 
 
-def divide_fields(fields: Mapping[str, Any]) -> tuple[Tree, Tree]:
+def partition_inputs(fields: Mapping[str, Any]) -> tuple[Tree, Tree]:
     """Divide a batch's fields into those that gradients flow through and the others."""
     carrying = {name: value for name, value in fields.items() if name in WITH_GRADIENT}
     return carrying, {name: value for name, value in fields.items() if name not in carrying}
@@ -88,7 +88,7 @@ def leaves(tree: Tree) -> list[mx.array]:
     return [value for _, value in sorted(tree_flatten(tree), key=lambda leaf: leaf[0])]
 
 
-def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) -> Fields:
+def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) -> LMInputs:
     """Pad rows' fields on the right and stack them; filler rows repeat the last row.
 
     Args:
@@ -110,12 +110,12 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
     width = length
     if LOGIT_PLACES in names:
         width = bucket_length(max(row["inputs_embeds"].shape[1] for row in filled))
-    stacked: Fields = {}
+    stacked: LMInputs = {}
     for name in names:
         if name in CROSS_ATTENTION:
             continue
         if name == LOGIT_PLACES:
-            stacked[name] = _stack([row[name] for row in filled], Layout(padding="edge"), length)
+            stacked[name] = _stack([row[name] for row in filled], PadSpec(padding="edge"), length)
             continue
         if name not in LAYOUTS:
             msg = f"the language model's input {name!r} has no layout; add it to LAYOUTS in lm_inputs.py"
@@ -136,15 +136,15 @@ def stack_fields(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) ->
     return stacked
 
 
-def join_fields(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]]) -> list[Fields]:
+def concat_inputs(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]]) -> list[LMInputs]:
     """Put the fields of packed examples one behind the other, row by row.
 
     Args:
-        examples: Per example, what `stack_fields` takes per row.
+        examples: Per example, what `collate_inputs` takes per row.
         spans: (row, first place, places) of each example, as `Batch.spans`.
 
     Returns:
-        The rows' fields, for `stack_fields`.
+        The rows' fields, for `collate_inputs`.
 
     Raises:
         BatchError: A field that does not follow the tokens.
@@ -156,7 +156,7 @@ def join_fields(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int
     if unfit := sorted(name for name in names if not _follows_tokens(name)):
         msg = f"the language model's input {unfit[0]!r} does not follow the tokens: rows of this model cannot be packed"
         raise BatchError(msg)
-    joined: list[Fields] = [{} for _ in rows]
+    joined: list[LMInputs] = [{} for _ in rows]
     for name in names:
         first = _widest(examples, name)
         for row, members in rows.items():
@@ -200,7 +200,7 @@ def _widest(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
 
 
 def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) -> mx.array:
-    """One row's array of a field, with as many axes as another row's; see `Layout.absent` for a row without it."""
+    """One row's array of a field, with as many axes as another row's; see `PadSpec.absent` for a row without it."""
     layout = LAYOUTS[name]
     if name in row:
         value: mx.array = row[name] if layer is None else row[name][layer]
@@ -219,7 +219,7 @@ def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) 
     return mx.broadcast_to(seen, shape)
 
 
-def _stack(values: Sequence[mx.array], layout: Layout, length: int) -> mx.array:
+def _stack(values: Sequence[mx.array], layout: PadSpec, length: int) -> mx.array:
     if not layout.token_axes and len({value.shape for value in values}) > 1:
         shapes = sorted({str(value.shape[1:]) for value in values})
         msg = f"rows with {' and '.join(shapes)} states of images cannot stand in one batch; give images of one size"
@@ -229,7 +229,7 @@ def _stack(values: Sequence[mx.array], layout: Layout, length: int) -> mx.array:
     return mx.concatenate(padded, axis=axis)
 
 
-def _pad(array: mx.array, layout: Layout, length: int) -> mx.array:
+def _pad(array: mx.array, layout: PadSpec, length: int) -> mx.array:
     own = array.shape[layout.token_axes[0]]
     if own > length:
         # The longest row's last token, which a batch leaves out.
@@ -263,7 +263,7 @@ def _pad_edge(array: mx.array, length: int, axis: int) -> mx.array:
     return mx.concatenate([array, mx.repeat(last, missing, axis=axis)], axis=axis)
 
 
-def _stack_cross_attention(rows: Sequence[Mapping[str, Any]], length: int) -> Fields:
+def _stack_cross_attention(rows: Sequence[Mapping[str, Any]], length: int) -> LMInputs:
     """Stack Mllama's image states with their masks; added states are masked out."""
     n_states = max(row["cross_attention_states"].shape[1] for row in rows)
     states, masks, text = [], [], []

@@ -21,7 +21,7 @@ Correction = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
 @contextmanager
-def instance_attributes(target: Any, **replacements: Any) -> Iterator[None]:
+def override_attributes(target: Any, **replacements: Any) -> Iterator[None]:
     """Shadow methods and attributes of one object; the class and every other object keep theirs."""
     own = {name: vars(target)[name] for name in replacements if name in vars(target)}
     for name, value in replacements.items():
@@ -36,7 +36,7 @@ def instance_attributes(target: Any, **replacements: Any) -> Iterator[None]:
 
 
 @contextmanager
-def called_as(target: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+def override_call(target: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Let calls of one module run a function instead."""
     cls = type(target)
     try:
@@ -58,7 +58,7 @@ def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:
     def add(hidden: mx.array, _: Any, features: mx.array) -> mx.array:
         return hidden + features
 
-    return instance_attributes(model.language_model.model, _deepstack_process=add)
+    return override_attributes(model.language_model.model, _deepstack_process=add)
 
 
 def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, ...]]) -> Correction:
@@ -80,7 +80,7 @@ def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, .
             placeholders = np.isin(np.array(tokens), found or is_image(model))
             return scatter_features(embeds, features.reshape(-1, features.shape[-1]), placeholders)
 
-        return instance_attributes(model, **{method: merge})
+        return override_attributes(model, **{method: merge})
 
     return correction
 
@@ -214,7 +214,7 @@ def chosen_without_gradient(model: nn.Module) -> Iterator[None]:
 
     def stopped(indexer: nn.Module) -> AbstractContextManager[None]:
         cls = type(indexer)
-        return called_as(indexer, lambda *args, **kwargs: mx.stop_gradient(cls.__call__(indexer, *args, **kwargs)))
+        return override_call(indexer, lambda *args, **kwargs: mx.stop_gradient(cls.__call__(indexer, *args, **kwargs)))
 
     with ExitStack() as stack:
         for name, module in model.named_modules():

@@ -103,7 +103,7 @@ def extend_tokenizer(processor: Any, tokens: Sequence[str]) -> Numbered:
 
 
 def grow_tables(
-    backbone: MlxVlmBackbone, numbered: Numbered, *, has_saved: bool = False, is_blank: bool = False
+    backbone: MlxVlmBackbone, numbered: Numbered, *, has_saved: bool = False, is_abstract: bool = False
 ) -> None:
     """Give the embedding table and the head a row for each new token: the mean of the rows of the tokens before them.
 
@@ -113,7 +113,7 @@ def grow_tables(
         backbone: The model.
         numbered: The new tokens.
         has_saved: Whether they are those of an adapter, and the model may have them already.
-        is_blank: Whether only shapes count; see `blank_backbone`.
+        is_abstract: Whether only shapes count; see `abstract_backbone`.
 
     Raises:
         ModelError: The model has one already, or its table or its head is not known.
@@ -140,7 +140,7 @@ def grow_tables(
         module = _unpack(backbone.module, name)
         for part in ("weight", "bias"):
             if part in module:
-                module[part] = _grow(module[part], first, end, is_blank=is_blank)
+                module[part] = _grow(module[part], first, end, is_abstract=is_abstract)
 
 
 def _unpack(model: nn.Module, name: str) -> nn.Module:
@@ -164,11 +164,11 @@ def _unpack(model: nn.Module, name: str) -> nn.Module:
     raise ModelError(msg)
 
 
-def _grow(rows: mx.array, first: int, end: int, *, is_blank: bool) -> mx.array:
+def _grow(rows: mx.array, first: int, end: int, *, is_abstract: bool) -> mx.array:
     """Give the rows from `first` to `end`, and those between what there is and them, the mean of those before."""
     n_kept = min(first, rows.shape[0])
     shape = (max(end, rows.shape[0]), *rows.shape[1:])
-    if is_blank:
+    if is_abstract:
         return mx.broadcast_to(mx.zeros((), rows.dtype), shape)
     mean = rows[:n_kept].astype(mx.float32).mean(axis=0, keepdims=True).astype(rows.dtype)
     new = mx.broadcast_to(mean, (end - n_kept, *rows.shape[1:]))

@@ -46,7 +46,7 @@ TOWER_THETA = 10_000.0
 
 
 @attrs.frozen(kw_only=True)
-class Fields:
+class LMInputs:
     """The names of the configuration that a family's mlx-vlm classes read.
 
     Attributes:
@@ -58,17 +58,17 @@ class Fields:
     vision: frozenset[str] | None
 
 
-def read_fields(package: Any) -> Fields:
+def read_fields(package: Any) -> LMInputs:
     """Read the names off a family's package in mlx-vlm."""
     text = getattr(package, "TextConfig", None) or getattr(package, "ModelConfig", None)
     vision = getattr(package, "VisionConfig", None)
-    return Fields(
+    return LMInputs(
         text=_names(text) or frozenset(),
         vision=_names(vision),
     )
 
 
-def translate_config(config: Mapping[str, Any], model_type: str, fields: Fields, name: str) -> Config:
+def translate_config(config: Mapping[str, Any], model_type: str, fields: LMInputs, name: str) -> Config:
     """Write a configuration in the words that mlx-vlm reads; one that is in them comes back as it is.
 
     Args:

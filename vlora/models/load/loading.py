@@ -19,7 +19,7 @@ from ...errors import ModelError
 from ...recipe.converter import show
 from ...recipe.schema import ModelSection
 from ..backbone.backbone import MlxVlmBackbone, find_layout
-from ..backbone.fused import find_lean_parts
+from ..backbone.fused import find_fused_modules
 from ..backbone.head import is_packed_head, pack_head, unpack_head
 from ..backbone.outcomes import Outcomes, open_outcomes
 from ..families.registry import Family, describe_family
@@ -49,7 +49,7 @@ class ModelFiles:
         family: How vlora runs it.
         hub_id: Where its weights come from; None if they are in the folder.
         is_translated: Whether the folder's own config.json says it in other words.
-        is_misread: Whether mlx-vlm, given the folder, would take something else from those words, or nothing.
+        config_differs_upstream: Whether mlx-vlm, given the folder, would read something else, or nothing.
         added: Tokens that it gets besides its own.
     """
 
@@ -59,7 +59,7 @@ class ModelFiles:
     family: Family
     hub_id: str | None = None
     is_translated: bool = False
-    is_misread: bool = False
+    config_differs_upstream: bool = False
     added: tuple[str, ...] = ()
 
 
@@ -94,7 +94,7 @@ def find_model(section: ModelSection) -> ModelFiles:
         family=family,
         hub_id=None if Path(section.path).exists() else section.path,
         is_translated=is_translated,
-        is_misread=(is_translated and not reads_alike(package, config, translated))
+        config_differs_upstream=(is_translated and not reads_alike(package, config, translated))
         or (find_scaling(config) is not None and not fields.text & {"rope_scaling", "rope_parameters"}),
     )
 
@@ -181,7 +181,7 @@ def _load_processor(files: ModelFiles, section: ModelSection) -> Any:
     return processor
 
 
-def blank_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+def abstract_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Make a model of the right shapes and types without reading its weights; every number is 0 and takes no memory.
 
     Returns:
@@ -200,7 +200,7 @@ def blank_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBack
         else:
             module = build_module(files.path, files.config)
     restore(module, files.family, files.config)
-    return prepare(module, files.family, section, is_blank=True)
+    return prepare(module, files.family, section, is_abstract=True)
 
 
 def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
@@ -237,7 +237,7 @@ def prepare(
     family: Family,
     section: ModelSection,
     *,
-    is_blank: bool = False,
+    is_abstract: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Freeze a model, quantize it if the recipe says so, and put each part into the mode in which it is trained.
@@ -246,14 +246,14 @@ def prepare(
         module: The model.
         family: Its description.
         section: What the recipe says of it.
-        is_blank: Whether only its shapes count: nothing is computed, and its head is believed unseen.
+        is_abstract: Whether only its shapes count: nothing is computed, and its head is believed unseen.
         config: Its config.json, by which what its checks find is remembered; None if it is not to be.
 
     Returns:
         As `load_backbone`.
     """
     complete_modules(module)
-    if is_blank:
+    if is_abstract:
         blank(module)
     family.mend(module)
     module.freeze()
@@ -263,7 +263,7 @@ def prepare(
         layout = find_layout(family, prefix)
         _refuse_quantizing_again(module, prefix, section.path)
         quantized = quantize_language(module, layout, section.quantize_bits, section.quantize_group_size)
-        if is_blank:
+        if is_abstract:
             blank(module)
         else:
             mx.eval(module.parameters())
@@ -273,9 +273,9 @@ def prepare(
     for name, child in module.named_modules():
         trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
-    if is_blank:
-        backbone.settle_head(is_verified=False)
-        backbone.lean_parts = find_lean_parts(backbone.language_model, is_verified=False)
+    if is_abstract:
+        backbone.detect_head(is_verified=False)
+        backbone.lean_parts = find_fused_modules(backbone.language_model, is_verified=False)
     else:
         _check(backbone, Outcomes() if config is None else open_outcomes(config, module))
     return backbone, quantized
@@ -285,12 +285,12 @@ def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:
     """Find the head of a model and what of it runs leaner, by computing or as it was found before."""
 
     def find() -> dict[str, Any] | None:
-        backbone.settle_head()
+        backbone.detect_head()
         return pack_head(backbone.head)
 
     found = outcomes.settle("head", find, is_valid=lambda packed: is_packed_head(packed, backbone.module))
     backbone.head = unpack_head(found)
-    backbone.lean_parts = find_lean_parts(backbone.language_model, outcomes=outcomes)
+    backbone.lean_parts = find_fused_modules(backbone.language_model, outcomes=outcomes)
     outcomes.save()
 
 

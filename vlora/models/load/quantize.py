@@ -4,11 +4,11 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ...adapters.targets import Layout, is_router
+from ...adapters.targets import ModelParts, is_router
 from ...errors import ModelError
 
 
-def quantize_language(model: nn.Module, layout: Layout, bits: int, group_size: int) -> dict[str, Any]:
+def quantize_language(model: nn.Module, layout: ModelParts, bits: int, group_size: int) -> dict[str, Any]:
     """Quantize the floating-point linear layers and embeddings of the language model, in place.
 
     Layers of experts stay as they are: mlx-vlm cannot quantize them again when it loads an adapter. For a mixture of
@@ -29,7 +29,7 @@ def quantize_language(model: nn.Module, layout: Layout, bits: int, group_size: i
         and isinstance(module, (nn.Linear, nn.Embedding))
         and module.weight.shape[-1] % group_size == 0
         and not is_router(name)
-        and name.rpartition(".")[2] not in layout.untouchable
+        and name.rpartition(".")[2] not in layout.no_adapter
     }
     if not chosen:
         msg = (

@@ -40,7 +40,7 @@ def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantize
     Raises:
         ModelError: A target that matches nothing, or an adapter that cannot be made.
     """
-    names = targets.find_targets(backbone.module, backbone.layout, lora)
+    names = targets.resolve_target_modules(backbone.module, backbone.layout, lora)
     refuse_dropout_in_tower(backbone, names, lora)
     layers.attach_lora(
         backbone.module,
@@ -156,10 +156,10 @@ def unfreeze_language(backbone: MlxVlmBackbone) -> None:
     Raises:
         ModelError: Its weights are quantized.
     """
-    choosing = set(backbone.layout.choosing)
+    selectors = set(backbone.layout.selectors)
     fixed = {*BALANCING, *backbone.family.tables}
     for path, child in backbone.module.named_modules():
-        if not backbone.is_language(path) or choosing.intersection(path.split(".")):
+        if not backbone.is_language(path) or selectors.intersection(path.split(".")):
             continue
         _refuse_quantized(child, "model.full_finetune", recurse=False)
         child.unfreeze(recurse=False)
@@ -277,7 +277,7 @@ def _refuse_changes(
             msg = f"lora.{key}: found {wanted}, but the adapter {path} has {found}; leave it out"
             raise CheckpointError(msg)
     if asked.targets or asked.last_layers is not None:
-        wanted = targets.find_targets(backbone.module, backbone.layout, asked)
+        wanted = targets.resolve_target_modules(backbone.module, backbone.layout, asked)
         if set(wanted) != set(names):
             key = "targets" if asked.targets else "last_layers"
             msg = f"lora.{key}: names {len(wanted)} layers, the adapter {path} has {len(names)}; leave it out"

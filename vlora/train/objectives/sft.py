@@ -10,7 +10,7 @@ from typing import cast
 import mlx.core as mx
 
 from ...ops import cpu_exp
-from ...ops.cpu_exp import along_rows, row_powers
+from ...ops.cpu_exp import along_rows, shifted_exp_rows
 from ...ops.cuda_kernels import can_read_whole, row_losses, row_losses_gradient
 
 LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
@@ -55,7 +55,7 @@ def _nll_in_passes(logits: mx.array, targets: mx.array) -> mx.array:
 
     @mx.custom_function
     def run(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        powers, total, largest = row_powers(logits)
+        powers, total, largest = shifted_exp_rows(logits)
         return mx.log(total) + largest - mx.take_along_axis(logits, places, axis=-1), powers, total
 
     @run.vjp

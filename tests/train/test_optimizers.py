@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlora import make_optimizer
-from vlora.adapters.targets import Layout
+from vlora.adapters.targets import ModelParts
 from vlora.errors import RecipeError
 from vlora.recipe.schema import OptimSection
 from vlora.train.optimizers import FLAT, PACKED_MULTIPLE, PACKED_SIZE, FlatParams, clip_by_global_norm, lr_multipliers
@@ -154,7 +154,7 @@ TRAINED = (
 def test_rate_factors():
     """Every part has its own rate, and every B that many times its A's."""
     section = OptimSection(learning_rate=1e-3, vision_rate=1e-4, connector_rate=5e-4, lora_plus_ratio=16.0)
-    layout = Layout(language="language_model")
+    layout = ModelParts(language="language_model")
 
     found = lr_multipliers(TRAINED, layout, section)
 

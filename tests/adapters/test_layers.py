@@ -55,7 +55,7 @@ def make_layer(kind: type, linear: nn.Module, *, dropout: float = 0.0) -> LoRALi
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_lora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, bias: bool):
+def test_lora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, bias: bool) -> None:
     """Output and gradients are those of the merged matrix, whatever the base is packed in and however many rows."""
     layer, x = make_layer(LoRALinear, make_linear(scheme, bias=bias)), normal(n_rows, INPUTS, seed=3)
 
@@ -69,7 +69,7 @@ def test_lora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, b
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_dora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, bias: bool):
+def test_dora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, bias: bool) -> None:
     """Output and gradients are those of the rows turned and stretched; no gradient flows through their norms."""
     layer, x = make_layer(DoRALinear, make_linear(scheme, bias=bias)), normal(n_rows, INPUTS, seed=3)
     layer.m = layer.m * (1 + 0.2 * normal(OUTPUTS, seed=4))
@@ -107,7 +107,7 @@ def same_function(layer: LoRALinear, x: mx.array, whole: object) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES[:2], ids=str)
 @pytest.mark.parametrize(("kind", "upstream"), [(LoRALinear, UpstreamLoRA), (DoRALinear, UpstreamDoRA)])
-def test_mlx_vlm_computes_the_same(kind: type, upstream: type, scheme: dict[str, object] | None):
+def test_mlx_vlm_computes_the_same(kind: type, upstream: type, scheme: dict[str, object] | None) -> None:
     """mlx-vlm's layer with our arrays gives our output."""
     linear = make_linear(scheme)
     layer, x = make_layer(kind, linear), normal(6, INPUTS, seed=3)
@@ -118,7 +118,7 @@ def test_mlx_vlm_computes_the_same(kind: type, upstream: type, scheme: dict[str,
 
 
 @pytest.mark.parametrize("bits", [None, 4])
-def test_experts_have_their_own_updates(bits: int | None):
+def test_experts_have_their_own_updates(bits: int | None) -> None:
     """Each input gets the update of the expert that it is sent to; mlx-vlm's layer computes the same."""
     linear = SwitchLinear(INPUTS, OUTPUTS, EXPERTS, bias=True)
     linear = linear if bits is None else linear.to_quantized(group_size=32, bits=bits)
@@ -134,7 +134,7 @@ def test_experts_have_their_own_updates(bits: int | None):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_experts_adapt_inside_a_mixture(training: bool):
+def test_experts_adapt_inside_a_mixture(training: bool) -> None:
     """A mixture with adapters that start at nothing is the mixture without them, in training and in generation."""
     mixture = SwitchGLU(INPUTS, 32, EXPERTS)
     mixture.train(training)
@@ -149,7 +149,7 @@ def test_experts_adapt_inside_a_mixture(training: bool):
 
 
 @given(seed=st.integers(0, 100), rank=st.integers(1, 8))
-def test_principal_factors_are_the_best_of_their_rank(seed: int, rank: int):
+def test_principal_factors_are_the_best_of_their_rank(seed: int, rank: int) -> None:
     """Their product is the truncated singular value decomposition."""
     weight = np.random.default_rng(seed).normal(size=(12, 20)).astype(np.float32)
     left, values, right = np.linalg.svd(weight)
@@ -160,7 +160,7 @@ def test_principal_factors_are_the_best_of_their_rank(seed: int, rank: int):
     assert np.allclose(SCALE * np.array(a @ b).T, best, atol=1e-4)
 
 
-def test_principal_factors_of_large_weights():
+def test_principal_factors_of_large_weights() -> None:
     """Subspace iteration comes within a hair of the best error, on weights with a slowly falling spectrum."""
     generator = np.random.default_rng(0)
     left, _ = np.linalg.qr(generator.normal(size=(300, 200)))
@@ -190,7 +190,7 @@ class Net(nn.Module):
         return self.plain(x) + self.packed(x) + self.experts(x[:, None], indices).squeeze(1)
 
 
-def test_pissa_starts_at_the_model_and_is_saved_as_a_lora():
+def test_pissa_starts_at_the_model_and_is_saved_as_a_lora() -> None:
     """Nothing changes at the start, both factors have a gradient, and a LoRA of twice the rank is what was learned."""
     net, x = Net(), normal(4, INPUTS)
     names = ["plain", "packed", "experts"]
@@ -214,7 +214,7 @@ def test_pissa_starts_at_the_model_and_is_saved_as_a_lora():
     assert mx.allclose(other(x), net(x), rtol=1e-4, atol=1e-4)
 
 
-def test_pissa_starts_at_the_model_with_factors_of_another_type():
+def test_pissa_starts_at_the_model_with_factors_of_another_type() -> None:
     """A step rounds the factors to the type of the weights, whatever the input's: what they start from likewise."""
     linear = make_linear(bias=False)
     linear.weight, x = linear.weight.astype(mx.bfloat16), normal(4, INPUTS)
@@ -226,7 +226,7 @@ def test_pissa_starts_at_the_model_with_factors_of_another_type():
 
 
 @pytest.mark.parametrize("kind", [LoRALinear, DoRALinear])
-def test_bfloat16_is_not_promoted(kind: type):
+def test_bfloat16_is_not_promoted(kind: type) -> None:
     """float32 factors leave the activations of a bfloat16 model in bfloat16."""
     linear = make_linear()
     linear.set_dtype(mx.bfloat16)
@@ -234,7 +234,7 @@ def test_bfloat16_is_not_promoted(kind: type):
     assert make_layer(kind, linear)(normal(4, INPUTS).astype(mx.bfloat16)).dtype == mx.bfloat16
 
 
-def test_dropout_drops_inputs_of_the_update_alone():
+def test_dropout_drops_inputs_of_the_update_alone() -> None:
     """With a key the update is another one, as large on average; without one nothing is dropped."""
     net = Net()
     net.freeze()
@@ -253,7 +253,7 @@ def test_dropout_drops_inputs_of_the_update_alone():
     assert float(mx.linalg.norm(mean - whole)) < 0.2 * float(mx.linalg.norm(whole - base))
 
 
-def test_what_cannot_be_made_is_refused():
+def test_what_cannot_be_made_is_refused() -> None:
     """DoRA has no form for experts; a principal part has no more directions than the layer is wide."""
     with pytest.raises(ModelError, match=r"lora\.method: 'dora' has no form for experts, and experts is"):
         attach_lora(Net(), ["experts"], rank=2, scale=1.0, method="dora")
@@ -328,7 +328,7 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("n_rows", [4, DEQUANTIZE_MIN_ROWS + 1])
 @pytest.mark.parametrize("crossed", [False, True])
-def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, n_rows: int, crossed: bool):
+def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, n_rows: int, crossed: bool) -> None:
     """Outputs and gradients are those of each alone; a module that gives them other inputs is left alone."""
     model = nn.Module()
     model.self_attn = Attention(scheme)
@@ -354,7 +354,7 @@ def test_layers_of_one_input_compute_together(scheme: dict[str, object] | None, 
 
 
 @pytest.mark.parametrize("types", [(mx.bfloat16, mx.float32), (mx.float32, mx.bfloat16)], ids=str)
-def test_gradients_have_the_type_of_what_they_are_of(types: tuple[mx.Dtype, mx.Dtype]):
+def test_gradients_have_the_type_of_what_they_are_of(types: tuple[mx.Dtype, mx.Dtype]) -> None:
     """Where the frozen layer is of another type than its input; the values are those of the plain formula."""
     layer = make_layer(LoRALinear, make_linear())
     layer.linear.set_dtype(types[1])
@@ -379,7 +379,7 @@ def test_gradients_have_the_type_of_what_they_are_of(types: tuple[mx.Dtype, mx.D
 
 
 @given(n_outputs=st.integers(1, 40))
-def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int):
+def test_a_vocabulary_is_unpacked_in_parts(n_outputs: int) -> None:
     """The parts together are the whole, forward and backward."""
     linear = nn.Linear(INPUTS, 8 * n_outputs, bias=False).to_quantized(group_size=32, bits=4)
     x, towards = normal(6, INPUTS, seed=1), normal(6, 8 * n_outputs, seed=2)

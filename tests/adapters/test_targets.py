@@ -41,7 +41,7 @@ def group(name: str, target: str) -> list[str]:
 
 
 @pytest.mark.parametrize("family", SOME)
-def test_every_layer_belongs_to_one_part(family: str):
+def test_every_layer_belongs_to_one_part(family: str) -> None:
     """Language, vision and connector are apart, and together they are all linear layers, head and routers excepted."""
     parts = [set(group(family, name)) for name in ("vision", "connector")]
     model, layout = opened(family)
@@ -67,7 +67,7 @@ def test_every_layer_belongs_to_one_part(family: str):
 
 
 @pytest.mark.parametrize("family", SOME)
-def test_groups_divide_the_language_model(family: str):
+def test_groups_divide_the_language_model(family: str) -> None:
     """Attention, MLPs and experts are apart and cover the language model's layers."""
     attention, mlp, experts = (set(group(family, name)) for name in ("attention", "mlp", "experts"))
     model, _ = opened(family)
@@ -82,7 +82,7 @@ def test_groups_divide_the_language_model(family: str):
     assert attention | mlp | experts >= {name for name in found(family) if re.search(r"\.\d+\.", name)}
 
 
-def test_routers_and_heads_are_matched_by_name_only():
+def test_routers_and_heads_are_matched_by_name_only() -> None:
     """An adapter on a router moves tokens between experts: only who names it gets it."""
     names = found("qwen3_vl_moe", "gate")
 
@@ -93,7 +93,7 @@ def test_routers_and_heads_are_matched_by_name_only():
     assert found("qwen3_vl_moe", "lm_head") == ["language_model.lm_head"]
 
 
-def test_names_suffixes_and_patterns():
+def test_names_suffixes_and_patterns() -> None:
     """A whole name, a suffix, a suffix of two parts, and a pattern over whole names."""
     every = found("llava", "q_proj")
 
@@ -106,7 +106,7 @@ def test_names_suffixes_and_patterns():
     assert set(found("llava", "q_proj", "connector")) == {*every, *found("llava", "connector")}
 
 
-def test_last_layers():
+def test_last_layers() -> None:
     """Only the last layers of the language model, and what lies outside of its layers."""
     every = found("llava", "q_proj")
 
@@ -125,7 +125,7 @@ def test_last_layers():
         ("experts", ["no layers of the group 'experts'"]),
     ],
 )
-def test_a_target_that_matches_nothing_is_an_error(target: str, words: list[str]):
+def test_a_target_that_matches_nothing_is_an_error(target: str, words: list[str]) -> None:
     """The message names what is near."""
     with pytest.raises(ModelError) as error:
         found("llava", "q_proj", target)
@@ -133,7 +133,7 @@ def test_a_target_that_matches_nothing_is_an_error(target: str, words: list[str]
     assert all(word in str(error.value) for word in ["lora.targets", *words])
 
 
-def test_experts_and_what_goes_with_them():
+def test_experts_and_what_goes_with_them() -> None:
     """Experts are adapted by default, not by DoRA, and not together with what mlx-vlm could not load beside them."""
     model, layout = opened("qwen3_vl_moe")
     modules = dict(model.named_modules())
@@ -150,7 +150,7 @@ def test_experts_and_what_goes_with_them():
         resolve_target_modules(model, without, LoraSection(targets=("experts",)))
 
 
-def test_untouchable_layers_are_left_alone():
+def test_untouchable_layers_are_left_alone() -> None:
     """A layer whose weights the model reads itself gets no adapter, even by name."""
     model, layout = opened("llava")
     layout = attrs.evolve(layout, no_adapter=("q_proj",))
@@ -160,7 +160,7 @@ def test_untouchable_layers_are_left_alone():
         resolve_target_modules(model, layout, LoraSection(targets=("q_proj",)))
 
 
-def test_names_are_summarized_for_people():
+def test_names_are_summarized_for_people() -> None:
     """Names that differ in their numbers only are one."""
     names = ["a.0.q", "a.1.q", "a.0.b.3.k", "a.1.b.10.k", "head"]
 

@@ -91,7 +91,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(("option", "default", "key", "typed", "value"), TABLE, ids=[row[0] for row in TABLE])
-def test_option(option: str, default: Any, key: str, typed: list[str], value: Any, recipes: list[Recipe]):
+def test_option(option: str, default: Any, key: str, typed: list[str], value: Any, recipes: list[Recipe]) -> None:
     """Each of the older script's options has its documented default and sets its recipe key, and only that."""
     assert main(["--dataset", "rows.jsonl"]) == 0
     assert main(["--dataset", "rows.jsonl", f"--{option}", *typed]) == 0
@@ -104,13 +104,13 @@ def test_option(option: str, default: Any, key: str, typed: list[str], value: An
     assert attrs.evolve(changed, **{section: reset}) == plain
 
 
-def test_options_are_complete():
+def test_options_are_complete() -> None:
     """The table above has all options, under the names that programs use."""
     assert {option.name for option in OPTIONS} == {row[0].replace("-", "_") for row in TABLE} | {"dataset"}
     assert {option.flag for option in OPTIONS} == {f"--{row[0]}" for row in TABLE} | {"--dataset"}
 
 
-def test_all_options_at_once(recipes: list[Recipe]):
+def test_all_options_at_once(recipes: list[Recipe]) -> None:
     """The older script's whole command line works as it was written."""
     skipped = ("full-finetune",)  # with an adapter it is a contradiction
     arguments = [word for row in TABLE if row[0] not in skipped for word in (f"--{row[0]}", *row[3])]
@@ -121,7 +121,7 @@ def test_all_options_at_once(recipes: list[Recipe]):
             assert value_of(recipes[0], key) == value
 
 
-def test_program_of_the_older_script(recipes: list[Recipe]):
+def test_program_of_the_older_script(recipes: list[Recipe]) -> None:
     """A program's Namespace, with all names at their older defaults, is the recipe of defaults."""
     names = {row[0].replace("-", "_"): row[1] for row in TABLE}
     lora.main(argparse.Namespace(**names, dataset="rows.jsonl"))
@@ -133,13 +133,13 @@ def test_program_of_the_older_script(recipes: list[Recipe]):
     assert recipes[2].lora.alpha == 3.0
 
 
-def test_program_with_unknown_names():
+def test_program_with_unknown_names() -> None:
     """Names that the older script did not have are refused, all of them, with those that it had."""
     with pytest.raises(RecipeError, match=r"lora_ranks, seed: no such option; known are .*lora_rank"):
         lora.main(argparse.Namespace(dataset="rows.jsonl", lora_ranks=3, seed=None))
 
 
-def test_program_with_wrong_values():
+def test_program_with_wrong_values() -> None:
     """Wrong values of a program are reported under their recipe keys."""
     with pytest.raises(RecipeError) as caught:
         lora.main(argparse.Namespace(dataset=3, lora_rank="8", grad_checkpoint="no"))
@@ -151,7 +151,7 @@ def test_program_with_wrong_values():
     }
 
 
-def test_epochs_override_iters_among_the_older_options(tmp_path: Path, recipes: list[Recipe]):
+def test_epochs_override_iters_among_the_older_options(tmp_path: Path, recipes: list[Recipe]) -> None:
     """The older script's options may have both, as a program's always do, whatever the recipe has; --set may not."""
     path = tmp_path / "a.toml"
     path.write_text('[data]\npath = "rows"\n[train]\niters = 3\n')
@@ -162,7 +162,7 @@ def test_epochs_override_iters_among_the_older_options(tmp_path: Path, recipes: 
     assert [(recipe.train.iters, recipe.train.epochs) for recipe in recipes] == [(1000, 2)] * 2
 
 
-def test_overrides_are_pure():
+def test_overrides_are_pure() -> None:
     """None leaves the recipe's value; what is given is not changed."""
     values = {"dataset": "d", "iters": None, "image_resize_shape": (3, 4)}
 
@@ -170,7 +170,7 @@ def test_overrides_are_pure():
     assert values == {"dataset": "d", "iters": None, "image_resize_shape": (3, 4)}
 
 
-def test_options_on_top_of_a_recipe(tmp_path: Path, recipes: list[Recipe]):
+def test_options_on_top_of_a_recipe(tmp_path: Path, recipes: list[Recipe]) -> None:
     """Options and --set override a recipe's values, --set last; the others stay."""
     path = tmp_path / "a.toml"
     path.write_text('[data]\npath = "rows"\n[train]\niters = 3\nseed = 5\n[lora]\nrank = 4\n')
@@ -184,13 +184,13 @@ def test_options_on_top_of_a_recipe(tmp_path: Path, recipes: list[Recipe]):
     assert recipe.train.grad_checkpoint
 
 
-def test_set_alone(recipes: list[Recipe]):
+def test_set_alone(recipes: list[Recipe]) -> None:
     """Without a recipe, --set alone is enough."""
     assert main(["--set", "data.path=rows.jsonl", "--set", "train.iters=2"]) == 0
     assert (recipes[0].data.path, recipes[0].train.iters) == ("rows.jsonl", 2)
 
 
-def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All that is wrong in a recipe is printed, under the recipe's name, and the status is 2."""
     path = tmp_path / "bad.toml"
     path.write_text("[train]\niters = 2.9\nitres = 3\n[model]\nfull_finetune = 'false'\n")
@@ -235,7 +235,7 @@ def test_mistakes(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     """What is typed wrongly ends with status 2 and a sentence that names it."""
     monkeypatch.chdir(tmp_path)
     message = complaint(arguments, capsys)
@@ -245,7 +245,7 @@ def test_mistakes(
     assert not list(tmp_path.iterdir())
 
 
-def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder, or a file that is no text, is no recipe."""
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
 
@@ -256,7 +256,7 @@ def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("command", [[], ["inspect"]])
 def test_missing_data_set(
     command: list[str], checkpoint: CheckpointFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A data set that is not there ends with status 2 and its path."""
     options = ["--model-path", str(checkpoint("qwen3_vl")), "--output-path", str(tmp_path / "out")]
     message = complaint([*command, "--dataset", str(tmp_path / "none.jsonl"), *options], capsys)
@@ -265,7 +265,7 @@ def test_missing_data_set(
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"]])
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The help lists every option."""
     assert exit_code(arguments) == 0
     text = capsys.readouterr().out
@@ -295,7 +295,7 @@ def rows(tmp_path: Path) -> Path:
 
 def test_older_program_end_to_end(
     checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A program that called the older script trains: an adapter, its configuration and the metrics are written."""
     out = tmp_path / "out" / "my.safetensors"
 
@@ -340,7 +340,7 @@ def interrupt_after(step: int, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("entry", ["command line", "program"])
 def test_interrupted_run_goes_on(
     entry: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """Ctrl-C ends a run after its step, saved, and the command that is printed takes the remaining steps."""
     out = tmp_path / "the out"
     options = {"model_path": str(checkpoint("qwen3_vl")), "dataset": str(rows), "iters": 3, "output_path": str(out)}
@@ -373,7 +373,7 @@ def test_a_signal_before_the_first_step_ends_at_once(
     rows: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-):
+) -> None:
     """There is nothing to save yet; afterwards signals are heard as before."""
     taken: list[Event] = []
 
@@ -397,7 +397,7 @@ def test_a_signal_before_the_first_step_ends_at_once(
     assert not (out / "adapters.safetensors").exists()
 
 
-def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path):
+def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """The recipe that a run writes beside its result is a recipe that runs."""
     out = tmp_path / "out"
     options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
@@ -409,7 +409,7 @@ def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path
 
 def test_an_output_that_cannot_be_written(
     checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """An output below a file ends with status 2, the file's name and the key to look at."""
     (tmp_path / "file").write_text("")
     options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
@@ -421,7 +421,7 @@ def test_an_output_that_cannot_be_written(
 
 def test_a_bad_row_ends_the_run(
     checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """A row that cannot be learned from ends a run with status 2 and its number, unless it is to be skipped."""
     (tmp_path / "b.png").unlink()
     options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
@@ -442,7 +442,7 @@ def inspect(checkpoint: CheckpointFactory, rows: Path, *options: str) -> int:
     return exit_code(["inspect", *common, "--output-path", str(rows.parent / "out"), *options])
 
 
-def test_inspect(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]):
+def test_inspect(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Inspection shows rows as the model sees them: the learned text in brackets, images as counts, sizes, totals."""
     assert inspect(checkpoint, rows, "--train-on-completions", "--rows", "4") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -464,7 +464,9 @@ def test_inspect(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.Captu
     assert not (rows.parent / "out").exists()
 
 
-def test_inspect_counts(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str], encoder: Any):
+def test_inspect_counts(
+    checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str], encoder: Any
+) -> None:
     """The counts of an inspection are those of the encoded row."""
     assert inspect(checkpoint, rows, "--rows", "1", "--image-resize-shape", "32", "32") == 0
     counts = capsys.readouterr().out.splitlines()[1]
@@ -479,7 +481,9 @@ def test_inspect_counts(checkpoint: CheckpointFactory, rows: Path, capsys: pytes
     )
 
 
-def test_inspect_shows_three_rows(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]):
+def test_inspect_shows_three_rows(
+    checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Without --rows the first three are shown; more than there are is all of them."""
     assert inspect(checkpoint, rows) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("3 rows")
@@ -487,7 +491,9 @@ def test_inspect_shows_three_rows(checkpoint: CheckpointFactory, rows: Path, cap
     assert capsys.readouterr().out.splitlines()[-1].startswith("4 rows")
 
 
-def test_inspect_bad_row(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_inspect_bad_row(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An inspection shows every bad row's problem, goes on to the next, and ends with status 2."""
     (tmp_path / "a.png").unlink()
 
@@ -499,7 +505,7 @@ def test_inspect_bad_row(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("width", "is_whole"), [(None, True), (120, True), (80, False)])
-def test_a_report_fits_its_terminal(width: int | None, is_whole: bool):
+def test_a_report_fits_its_terminal(width: int | None, is_whole: bool) -> None:
     """Where a report is wider than the terminal, it leaves out what the bar below it shows."""
     metrics = {"step": 123456, "loss": 18.36992, "running_loss": 18.36992, "learning_rate": 1e-3}
     metrics |= {"grad_norm": 121.0521, "tokens_per_s": 52345.1, "peak_memory_gb": 101.234}
@@ -511,7 +517,7 @@ def test_a_report_fits_its_terminal(width: int | None, is_whole: bool):
     assert ("mean 18.3699" in line, "101.23 GB" in line) == (is_whole, is_whole)
 
 
-def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped option is named, in two lines."""
     assert exit_code(["plan", "--memory-bg", "3"]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -520,7 +526,7 @@ def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]):
     ]
 
 
-def test_errors_are_of_one_kind():
+def test_errors_are_of_one_kind() -> None:
     """What the command line catches is what the library raises."""
     assert issubclass(RecipeError, VloraError)
     assert issubclass(VloraError, ValueError)

@@ -59,7 +59,7 @@ def run_fresh(code: str, arguments: list[str], folder: Path) -> tuple[set[str], 
     return set(json.loads(modules)), printed, done.stderr
 
 
-def test_importing_vlora_is_light(tmp_path: Path):
+def test_importing_vlora_is_light(tmp_path: Path) -> None:
     """Importing vlora, and parsing a recipe with it, imports neither MLX nor anything that is large."""
     modules, _, _ = run_fresh("import vlora", [], tmp_path)
     assert "vlora" in modules
@@ -78,7 +78,7 @@ print(vlora.parse_recipe('[data]\\npath = "a.jsonl"').data.path)
 
 
 @pytest.mark.parametrize("command", [[], ["inspect"], ["plan"]], ids=lambda words: words[0] if words else "train")
-def test_help_is_light(command: list[str], tmp_path: Path):
+def test_help_is_light(command: list[str], tmp_path: Path) -> None:
     """`--help` of every command needs none of the libraries that carry it out."""
     modules, printed, _ = run_fresh(COMMAND, [*command, "--help"], tmp_path)
 
@@ -175,7 +175,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_show_at_once(mistake: str, tmp_path: Path):
+def test_mistakes_show_at_once(mistake: str, tmp_path: Path) -> None:
     """A mistake in a recipe ends with status 2 and its sentence, before anything that is large is imported."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
@@ -188,7 +188,7 @@ def test_mistakes_show_at_once(mistake: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("command", ["inspect", "plan"])
-def test_mistakes_show_at_once_to_other_commands(command: str, tmp_path: Path):
+def test_mistakes_show_at_once_to_other_commands(command: str, tmp_path: Path) -> None:
     """`inspect` and `plan` read and check the recipe first, too."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
@@ -202,7 +202,7 @@ def test_mistakes_show_at_once_to_other_commands(command: str, tmp_path: Path):
         assert not modules & HEAVY
 
 
-def test_built_in_rows_need_no_large_library(tmp_path: Path):
+def test_built_in_rows_need_no_large_library(tmp_path: Path) -> None:
     """The quickstart's rows are read without scikit-learn's code, and without `datasets`."""
     modules, printed, _ = run_fresh(
         """
@@ -219,7 +219,7 @@ print(len(train), train[0].turns[1].text)
     assert not modules & HEAVY
 
 
-def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch):
+def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that is read has what scikit-learn makes of it; where it is elsewhere, scikit-learn is asked."""
     read = digits.read_table()
     bunch = load_digits()
@@ -230,7 +230,7 @@ def test_digits_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_array_equal(digits.read_table(), read)
 
 
-def test_paths_are_checked_as_rows_are(tmp_path: Path):
+def test_paths_are_checked_as_rows_are(tmp_path: Path) -> None:
     """What is looked for early is what reading would complain of, in the same words."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text(FILES["rows.jsonl"])
@@ -251,7 +251,7 @@ def test_paths_are_checked_as_rows_are(tmp_path: Path):
     check_paths(DataSection(path="somebody/on-the-hub", valid_split="test"))
 
 
-def test_public_names_resolve():
+def test_public_names_resolve() -> None:
     """Every public name is there, is what its module has, and is listed; no other one is made up."""
     assert set(vlora.__all__) <= set(dir(vlora))
     assert set(vlora._PLACES) == set(vlora.__all__)
@@ -266,7 +266,7 @@ def test_public_names_resolve():
         exec("from vlora import no_such_name")
 
 
-def test_programs_that_check_types_see_the_public_names():
+def test_programs_that_check_types_see_the_public_names() -> None:
     """What is imported for them is what is imported when it is asked for."""
     tree = ast.parse(Path(vlora.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
@@ -275,7 +275,7 @@ def test_programs_that_check_types_see_the_public_names():
     assert {alias.name: node.module for node in imports for alias in node.names} == vlora._PLACES
 
 
-def test_blas_comes_before_mlx(tmp_path: Path):
+def test_blas_comes_before_mlx(tmp_path: Path) -> None:
     """Whatever is asked for first, the fast BLAS is bound before MLX is imported."""
     for first in ("import vlora.types", "from vlora import collate", "from vlora.cli.main import main"):
         _, printed, _ = run_fresh(
@@ -298,7 +298,7 @@ print(vlora.ops.blas.LOADED)
 
 
 @pytest.mark.parametrize("collects", [True, False])
-def test_the_garbage_collector_waits_for_imports(collects: bool):
+def test_the_garbage_collector_waits_for_imports(collects: bool) -> None:
     """While a command's code is imported nothing is collected; then all is as it was, after a mistake too."""
     good = parse_recipe(RECIPE)
     before = gc.isenabled()
@@ -318,7 +318,7 @@ def test_the_garbage_collector_waits_for_imports(collects: bool):
 
 
 @pytest.mark.parametrize("old", sorted(vlora.RENAMED))
-def test_old_public_names_resolve(old: str):
+def test_old_public_names_resolve(old: str) -> None:
     """They are the same functions, and a warning says what they are called now."""
     with pytest.warns(DeprecationWarning, match=rf"vlora\.{old} is called vlora\.{vlora.RENAMED[old]} now"):
         found = getattr(vlora, old)

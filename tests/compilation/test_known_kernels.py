@@ -54,7 +54,7 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     forget()
 
 
-def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path):
+def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path) -> None:
     """In a folder of this version of MLX and this kind of machine; Python's temporary folder stays."""
     before = tempfile.gettempdir()
     folder, note = keep_kernels("cpu")
@@ -69,7 +69,7 @@ def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path):
     assert CUDA_FOLDER not in os.environ
 
 
-def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its architecture; one that the user has chosen stays."""
     monkeypatch.setattr(mx, "device_info", lambda _: {"architecture": "sm_90"})
     folder, note = keep_kernels("cuda")
@@ -81,7 +81,7 @@ def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     assert keep_kernels("cuda") == (Path("/chosen"), None)
 
 
-def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in it would be executed; the run says so and has one for itself."""
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     folder, note = keep_kernels("cpu")
@@ -93,7 +93,7 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pyte
     assert begin().announced is None
 
 
-def test_others_lose_the_right_to_write(tmp_path: Path):
+def test_others_lose_the_right_to_write(tmp_path: Path) -> None:
     """Where a folder was made with more rights."""
     tmp_path.chmod(0o777)
 
@@ -101,7 +101,7 @@ def test_others_lose_the_right_to_write(tmp_path: Path):
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
 
 
-def test_the_list_is_of_one_version_of_mlx(tmp_path: Path):
+def test_the_list_is_of_one_version_of_mlx(tmp_path: Path) -> None:
     """Another one names its kernels otherwise."""
     file = tmp_path / "known.tsv"
     line = 'cpu\tname\t00ff\t["float32 0.5"]\n'
@@ -119,7 +119,7 @@ def test_the_list_is_of_one_version_of_mlx(tmp_path: Path):
 )
 def test_only_kernels_for_the_weights_are_missing(
     weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Half of the list would be compiled in vain by a run of bfloat16 weights."""
     listed = [
         Known("cuda", "all", "", ()),
@@ -133,7 +133,7 @@ def test_only_kernels_for_the_weights_are_missing(
 
 
 @pytest.mark.parametrize(("dtype", "found"), [(mx.bfloat16, "BF16"), (mx.float32, "F32"), (mx.float16, "F16")])
-def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_path: Path):
+def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_path: Path) -> None:
     """That of most arrays; and nothing is said of what cannot be read."""
     arrays = {"a": mx.zeros((2,), dtype), "b": mx.zeros((3,), dtype), "c": mx.zeros((1,), mx.int32)}
     mx.save_safetensors(str(tmp_path / "model.safetensors"), arrays, metadata={"format": "mlx"})
@@ -150,7 +150,7 @@ def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_p
 @pytest.mark.skipif(
     shutil.which("g++") is None or mx.default_device() != mx.Device(mx.cpu), reason="needs MLX's compiler for a CPU"
 )
-def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that needs such a kernel compiles nothing, and a second run starts no worker."""
     listed = [Known("cpu", NAME, "", (f"float32 {value}",)) for value in ("0.371",)]
     monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
@@ -176,7 +176,7 @@ def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     assert begin().announced is None
 
 
-def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of a file, an empty one, other bytes than before: each is deleted, and no sound one is."""
     monkeypatch.setattr(soundness, "SETTLED_S", 0.2)
     library = Path(__import__("_ctypes").__file__).read_bytes()
@@ -204,7 +204,7 @@ def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.
 
 
 @given(st.integers(0, 10**6))
-def test_no_part_of_a_library_is_whole(n_bytes: int):
+def test_no_part_of_a_library_is_whole(n_bytes: int) -> None:
     """Wherever it ends."""
     library = Path(__import__("_ctypes").__file__).read_bytes()
     assert not soundness.is_whole(library[: n_bytes % len(library)])
@@ -213,7 +213,7 @@ def test_no_part_of_a_library_is_whole(n_bytes: int):
     assert not soundness.is_whole(b".visible .entry f() { {}")
 
 
-def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path):
+def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     """Another process's compiler is about to finish it."""
     library = Path(__import__("_ctypes").__file__).read_bytes()
     (tmp_path / "made.so").write_bytes(library[:100])
@@ -223,13 +223,13 @@ def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path):
     writer.join()
 
 
-def test_a_model_is_opened_with_kernels_of_the_users_own(tmp_path: Path):
+def test_a_model_is_opened_with_kernels_of_the_users_own(tmp_path: Path) -> None:
     """Whoever trains without a run has a private folder, too."""
     known_kernels.keep()
     assert Path(os.environ.get("TMPDIR") or os.environ[CUDA_FOLDER]).parent == tmp_path / "kernels"
 
 
-def test_the_wait_ends(tmp_path: Path):
+def test_the_wait_ends(tmp_path: Path) -> None:
     """A worker that hangs holds up nobody for good."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as worker:
         compilation = known_kernels.Compilation(tmp_path, None, [Path("none.so")], [worker])
@@ -240,7 +240,7 @@ def test_the_wait_ends(tmp_path: Path):
             worker.kill()
 
 
-def test_importing_changes_nothing():
+def test_importing_changes_nothing() -> None:
     """Only a run does."""
     program = (
         "import os; import vlora, vlora.compilation.known_kernels; "
@@ -249,7 +249,7 @@ def test_importing_changes_nothing():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_screen_says_what_is_compiled():
+def test_the_screen_says_what_is_compiled() -> None:
     """How many, how long it took, and where they are kept."""
     console = Console(record=True, width=200)
     view = main._View(console, None)

@@ -84,7 +84,7 @@ def would_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @on_cpu
 @pytest.mark.parametrize("case", FUNCTIONS)
-def test_a_name_makes_the_kernel_again(case: str, would_compile):
+def test_a_name_makes_the_kernel_again(case: str, would_compile) -> None:
     """To the last letter of its source."""
     function, arrays = FUNCTIONS[case]
     mx.eval(arrays)
@@ -112,7 +112,7 @@ for line in sys.stdin.read().splitlines():
 
 
 @on_cpu
-def test_every_known_kernel_is_made_again(tmp_path: Path):
+def test_every_known_kernel_is_made_again(tmp_path: Path) -> None:
     """By this version of MLX, in a process that has loaded none; a GPU's names are a CPU's but for the layout."""
     known = [one for one in read_known() if not rebuild.INDEXING.fullmatch(one.name)]
     made = subprocess.run(
@@ -130,7 +130,7 @@ def test_every_known_kernel_is_made_again(tmp_path: Path):
 
 
 @on_cpu
-def test_all_of_a_list_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_all_of_a_list_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With MLX's own options; what cannot be made is left out."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     sources, words = write_sources([["Cf4IAddAB_VV_f4f4_1", "", []], json.loads(UNIQUE.line)], tmp_path)
@@ -139,7 +139,7 @@ def test_all_of_a_list_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "-shared" in words
 
 
-def test_what_a_name_says():
+def test_what_a_name_says() -> None:
     """Inputs, types and operations, in order."""
     kernel = parse_name("Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_strided_3")
 
@@ -156,13 +156,13 @@ def test_what_a_name_says():
     "name",
     ["", "gather_float32", "Cf4IFoldADf4OMultiplyCB_CV_f4_1_contiguous", "Cf4IAddAB_VV_f4f4_1", "Cf4OAddAB_VV_f4_1"],
 )
-def test_other_names_are_refused(name: str):
+def test_other_names_are_refused(name: str) -> None:
     """Unknown operations, no output, too few types."""
     with pytest.raises(UnknownNameError):
         parse_name(name)
 
 
-def test_constants_are_counted():
+def test_constants_are_counted() -> None:
     """A line that lacks one makes nothing."""
     with pytest.raises(UnknownNameError):
         rebuild.rebuild("Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous", [])
@@ -172,7 +172,7 @@ def test_constants_are_counted():
     ("text", "value"),
     [("float32 0.5", 0.5), ("int32 -3", -3), ("bool true", True), ("bfloat16 -INFINITY", -float("inf"))],
 )
-def test_constants_are_read(text: str, value: float):
+def test_constants_are_read(text: str, value: float) -> None:
     """As MLX prints them."""
     assert parse_constant(text)[1] == value
     assert str(parse_constant(text)[0]).removeprefix("mlx.core.").startswith(text.split(maxsplit=1)[0])
@@ -191,12 +191,12 @@ def test_constants_are_read(text: str, value: float):
         "scatter_axis_float32_int32_None",
     ],
 )
-def test_indexing_runs(name: str):
+def test_indexing_runs(name: str) -> None:
     """Which kernel it is, only a GPU shows."""
     rebuild.make_kernel(name, [])
 
 
-def test_files_are_named_as_mlx_does():
+def test_files_are_named_as_mlx_does() -> None:
     """A name that is too long is cut and hashed on a CPU, and goes on in folders on a GPU."""
     assert kernel_file("cpu", "short") == Path("libshort.so")
     assert kernel_file("cpu", "x" * 300, "00ff") == Path(f"lib{'x' * 229}_00ff.so")
@@ -205,7 +205,7 @@ def test_files_are_named_as_mlx_does():
     assert kernel_file("cuda", "x" * 500) == Path("x" * 245, "x" * 245, f"{'x' * 10}.ptx")
 
 
-def test_kernels_of_a_gpu_are_moved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_kernels_of_a_gpu_are_moved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code last; one that cannot be made is passed over."""
     root, common = tmp_path / "root", tmp_path / "common"
     root.mkdir()
@@ -234,7 +234,7 @@ def test_kernels_of_a_gpu_are_moved_whole(tmp_path: Path, monkeypatch: pytest.Mo
     }
 
 
-def test_a_worker_leaves_what_another_has_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_leaves_what_another_has_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups are claimed by files."""
     taken: list[str] = []
     monkeypatch.setattr(rebuild, "compile_each", lambda listed, *_: taken.extend(name for name, _, _ in listed))
@@ -245,7 +245,7 @@ def test_a_worker_leaves_what_another_has_taken(tmp_path: Path, monkeypatch: pyt
     assert taken == ["a", "b", "e"]
 
 
-def test_a_worker_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it any more."""
     parents = iter([7, 7, 1])
     taken: list[str] = []

@@ -16,7 +16,7 @@ seeds = st.integers(0, 2**32)
 
 
 @given(st.integers(1, 10**7))
-def test_bucket_length(n_tokens: int):
+def test_bucket_length(n_tokens: int) -> None:
     """A bucket holds its length, is its own bucket, and wastes at most 12.5 % from 256 tokens on."""
     length = bucket_length(n_tokens)
 
@@ -28,18 +28,18 @@ def test_bucket_length(n_tokens: int):
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
-def test_bucket_length_is_monotonic(first: int, second: int):
+def test_bucket_length_is_monotonic(first: int, second: int) -> None:
     """A longer row never gets a shorter bucket."""
     assert (bucket_length(first) <= bucket_length(second)) or first > second
 
 
-def test_number_of_buckets():
+def test_number_of_buckets() -> None:
     """All lengths up to the default maximum fall into at most 32 buckets."""
     assert len({bucket_length(n_tokens) for n_tokens in range(1, 2049)}) <= 32
 
 
 @given(st.integers(0, 200), small, seeds, st.integers(0, 5), st.booleans())
-def test_plan_covers_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int, shuffle: bool):
+def test_plan_covers_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int, shuffle: bool) -> None:
     """Every row is in exactly one batch, and only the last batch is short."""
     plan = epoch_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
@@ -50,7 +50,7 @@ def test_plan_covers_each_row_once(n_rows: int, batch_size: int, seed: int, epoc
 
 
 @given(seeds, st.integers(0, 100))
-def test_plan_differs_between_epochs_and_seeds(seed: int, epoch: int):
+def test_plan_differs_between_epochs_and_seeds(seed: int, epoch: int) -> None:
     """Another epoch and another seed have another order; without shuffling the order is the rows' own."""
 
     def plan(seed: int, epoch: int, *, shuffle: bool = True) -> list[list[int]]:
@@ -64,7 +64,7 @@ def test_plan_differs_between_epochs_and_seeds(seed: int, epoch: int):
 @given(small, st.integers(1, 5), st.integers(1, 4), seeds, st.booleans(), st.integers(0, 30), st.integers(0, 30))
 def test_plan_steps(
     n_rows: int, batch_size: int, accumulation: int, seed: int, shuffle: bool, n_steps: int, first_step: int
-):
+) -> None:
     """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
     settings = {"accumulation": accumulation, "seed": seed, "shuffle": shuffle, "n_steps": n_steps}
     steps = list(step_batches(n_rows, batch_size, **settings))
@@ -79,7 +79,7 @@ def test_plan_steps(
 
 
 @given(st.lists(examples(), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 5))
-def test_collate(rows: list[Example], n_fillers: int, pad_id: int):
+def test_collate(rows: list[Example], n_fillers: int, pad_id: int) -> None:
     """Rows stand at the start of their line; padding and fillers hold the padding token and count for nothing."""
     batch = collate(rows, len(rows) + n_fillers, pad_id)
     tokens, valid = np.array(batch.tokens), np.array(batch.valid)
@@ -100,7 +100,7 @@ def test_collate(rows: list[Example], n_fillers: int, pad_id: int):
 
 
 @given(st.lists(examples(), min_size=1, max_size=4), st.integers(0, 3))
-def test_targets(rows: list[Example], n_fillers: int):
+def test_targets(rows: list[Example], n_fillers: int) -> None:
     """Every supervised token is the target of the place before it, once; what is added weighs nothing."""
     batch = collate(rows, len(rows) + n_fillers)
     selected, targets, weights = (np.array(array) for array in (batch.selected, batch.targets, batch.weights))
@@ -120,7 +120,7 @@ def test_targets(rows: list[Example], n_fillers: int):
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
-def test_bucket_selected(n_places: int, n_selected: int):
+def test_bucket_selected(n_places: int, n_selected: int) -> None:
     """The head runs at no fewer places than are asked for, and at one of few numbers of them."""
     n_selected = min(n_selected, n_places)
     sizes = {bucket_selected(count, n_places) for count in (0, n_places // 5, n_places // 3, n_selected, n_places)}
@@ -131,12 +131,12 @@ def test_bucket_selected(n_places: int, n_selected: int):
 
 
 @pytest.mark.parametrize("n_places", [1, 7, 64, 100, 2048, 5632, 6400])
-def test_the_head_runs_at_seven_numbers_of_places(n_places: int):
+def test_the_head_runs_at_seven_numbers_of_places(n_places: int) -> None:
     """Every number of supervised tokens counted."""
     assert len({bucket_selected(count, n_places) for count in range(n_places + 1)}) <= 7
 
 
-def test_longer_prompts_are_no_other_number_of_places():
+def test_longer_prompts_are_no_other_number_of_places() -> None:
     """Answers of like length run the head at as many places, however long the rows are."""
     assert {bucket_selected(700, 16 * length) for length in range(320, 449, 32)} == {1024}
 
@@ -151,7 +151,7 @@ def make_row(n_tokens: int, n_marks: int | None = None) -> Example:
     )
 
 
-def test_first_token_is_no_target():
+def test_first_token_is_no_target() -> None:
     """Nothing precedes the first token, so it is not supervised even if an example says so."""
     batch = collate([make_row(3)])
 
@@ -159,14 +159,14 @@ def test_first_token_is_no_target():
     assert float(batch.weights.sum()) == 2
 
 
-def test_the_last_token_is_not_read():
+def test_the_last_token_is_not_read() -> None:
     """A row one longer than a bucket fits into it: its last token is only predicted."""
     assert collate([make_row(33)]).tokens.shape == (1, 32)
     assert collate([make_row(34)]).tokens.shape == (1, 64)
     assert collate([make_row(300)], multiple=128).tokens.shape == (1, 384)
 
 
-def test_default_batch_size():
+def test_default_batch_size() -> None:
     """Without a batch size there are no fillers."""
     assert collate([make_row(3), make_row(40)]).tokens.shape == (2, 64)
 
@@ -181,7 +181,7 @@ def test_default_batch_size():
         ([make_row(3, 2)], None, ["rows row 7", "3 tokens", "2 marks"]),
     ],
 )
-def test_collate_refuses(rows: list[Example], batch_size: int | None, words: list[str]):
+def test_collate_refuses(rows: list[Example], batch_size: int | None, words: list[str]) -> None:
     """Rows that make no batch are refused with what was found."""
     with pytest.raises(BatchError) as caught:
         collate(rows, batch_size)

@@ -107,7 +107,7 @@ stripped = contents.map(str.strip)
 
 
 @given(st.lists(st.tuples(contents, stripped), min_size=1, max_size=4))
-def test_supervised_tokens_are_the_answers(turns: list[tuple[str, str]]):
+def test_supervised_tokens_are_the_answers(turns: list[tuple[str, str]]) -> None:
     """In one turn or many, the supervised tokens decode to the answers, each with its end-of-turn token."""
     conversation = [turn for question, answer in turns for turn in (("user", question), ("assistant", answer))]
 
@@ -118,7 +118,7 @@ TEMPLATES = (CHATML, TRIMMED, SPACED, SPACED_TRIMMED, SPACE_BEFORE_END, NO_END)
 
 
 @given(st.sampled_from(TEMPLATES), st.lists(contents, min_size=1))
-def test_exact_or_refused(template: str, answers: Answers):
+def test_exact_or_refused(template: str, answers: Answers) -> None:
     """Whatever white space answers begin and end with, the mask is exact or the row is refused by its name."""
     try:
         found = supervised_texts(template, talk(*answers))
@@ -138,29 +138,29 @@ def test_exact_or_refused(template: str, answers: Answers):
 
 
 @given(st.lists(stripped.filter(bool), min_size=1, max_size=4))
-def test_template_that_strips(answers: Answers):
+def test_template_that_strips(answers: Answers) -> None:
     """A template that strips answers is followed: what it wrote is supervised."""
     padded = [f"  {answer}\n" for answer in answers]
 
     assert supervised_texts(TRIMMED, talk(*padded)) == [answer + END for answer in answers]
 
 
-def test_space_before_an_answer_belongs_to_its_token():
+def test_space_before_an_answer_belongs_to_its_token() -> None:
     """Where the tokenizer joins the template's space with the answer, that token is supervised."""
     assert supervised_texts(SPACED, talk("Yes", "No.")) == [f" Yes{EOS}", f" No.{EOS}"]
 
 
-def test_space_before_the_end_of_turn():
+def test_space_before_the_end_of_turn() -> None:
     """Spaces that the template writes before the end-of-turn token are supervised: the model has to write them."""
     assert supervised_texts(SPACE_BEFORE_END, talk("Yes")) == [f"Yes {END}"]
 
 
-def test_template_without_end_of_turn():
+def test_template_without_end_of_turn() -> None:
     """Without an end-of-turn token the answer alone is supervised."""
     assert supervised_texts(NO_END, talk("Yes", "No.")) == ["Yes", "No."]
 
 
-def test_questions_are_never_supervised():
+def test_questions_are_never_supervised() -> None:
     """A question with the same text as the answer is not supervised."""
     text, spans = locate(CHATML, talk("Yes", question="Yes"))
 
@@ -169,26 +169,26 @@ def test_questions_are_never_supervised():
 
 
 @given(stripped.filter(lambda text: text.upper() != text))
-def test_template_that_changes_an_answer(answer: str):
+def test_template_that_changes_an_answer(answer: str) -> None:
     """A template that changes an answer makes the row a bad row."""
     with pytest.raises(SampleError, match=r"row 5: the chat template changes assistant turn 1"):
         locate(UPPER, talk(answer))
 
 
-def test_template_that_drops_an_answer():
+def test_template_that_drops_an_answer() -> None:
     """A template that drops a turn makes the row a bad row."""
     with pytest.raises(SampleError, match=r"row 5: the chat template does not write assistant turn 2"):
         locate(FIRST_ONLY, talk("Yes", "No."))
 
 
-def test_template_whose_end_depends_on_the_answers():
+def test_template_whose_end_depends_on_the_answers() -> None:
     """A template that writes something else because of the answers makes the row a bad row."""
     with pytest.raises(SampleError, match=r"row 5: the chat template adds text after the last turn"):
         locate(COMMENTED, talk("Yes"))
 
 
 @pytest.mark.parametrize(("answer", "side"), [("\nYes", "start"), ("Yes\n", "end")])
-def test_boundary_inside_a_token(answer: str, side: str):
+def test_boundary_inside_a_token(answer: str, side: str) -> None:
     """White space that the tokenizer joins with the template's makes the row a bad row, whichever side it is on."""
     template = "{% for message in messages %}{{ message.role }}\n{{ message.content }}\n{% endfor %}"
     (newlines,) = tokenize(["\n\n"])
@@ -199,7 +199,7 @@ def test_boundary_inside_a_token(answer: str, side: str):
 
 
 @given(contents, st.data())
-def test_any_spans(text: str, data: st.DataObject):
+def test_any_spans(text: str, data: st.DataObject) -> None:
     """Spans anywhere in a text are exact or refused; without spans nothing is supervised."""
     places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     spans = list(zip(places[::2], places[1::2], strict=False))
@@ -238,7 +238,7 @@ def expansions(draw: st.DrawFn) -> tuple[list[int], list[int], list[bool]]:
 
 
 @given(expansions())
-def test_expansion(drawn: tuple[list[int], list[int], list[bool]]):
+def test_expansion(drawn: tuple[list[int], list[int], list[bool]]) -> None:
     """Every text token is found in the processor's ids, and all others stand for images."""
     plain, expanded, expected = drawn
     assume(plain)
@@ -251,7 +251,7 @@ def test_expansion(drawn: tuple[list[int], list[int], list[bool]]):
 
 
 @given(expansions(), st.data())
-def test_processor_that_changes_the_text(drawn: tuple[list[int], list[int], list[bool]], data: st.DataObject):
+def test_processor_that_changes_the_text(drawn: tuple[list[int], list[int], list[bool]], data: st.DataObject) -> None:
     """A processor that changes a text token makes the row a bad row."""
     plain, expanded, placeholders = drawn
     texts = [index for index, is_image in enumerate(placeholders) if not is_image]
@@ -266,13 +266,13 @@ def test_processor_that_changes_the_text(drawn: tuple[list[int], list[int], list
     ("plain", "expanded"),
     [([1, 0, 2], [1, 2]), ([1, 2], [1, 2, 2]), ([1, 2], [1]), ([1, 0, 2, 0, 3], [1, 0, 0, 2, 3]), ([0], [])],
 )
-def test_processor_that_drops_or_adds(plain: list[int], expanded: list[int]):
+def test_processor_that_drops_or_adds(plain: list[int], expanded: list[int]) -> None:
     """A processor that drops an image or adds text makes the row a bad row."""
     with pytest.raises(SampleError, match="row 5"):
         expand_placeholders(np.array(plain), np.array(expanded), image_id=0, source="row 5")
 
 
-def test_text_inside_an_image():
+def test_text_inside_an_image() -> None:
     """A text between two images is not taken from inside the first, even if the processor writes the same there."""
     newline, image, corner = 1, 0, 2
     picture = [corner, image, image, newline, image, image, newline, corner]
@@ -297,7 +297,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("template", [CHATML, SPACED])
-def test_work_grows_with_the_turns(template: str):
+def test_work_grows_with_the_turns(template: str) -> None:
     """Each part of a conversation is tokenized a few times, however many turns it has."""
     for n_turns in (10, 200):
         text, spans = locate(template, talk(*["Yes, it is two."] * n_turns))
@@ -314,7 +314,7 @@ def far_sighted(texts: list[str]) -> list[list[int]]:
     return [[1000 + text.partition(".")[0].count("o"), *map(ord, text[1:])] for text in texts]
 
 
-def test_tokenizer_that_looks_further():
+def test_tokenizer_that_looks_further() -> None:
     """Where parts of a text do not tokenize as within it, bounds are tried from the beginning of the text."""
     text = "A: no\nB: yo. A: no\nB: yo."
     spans = [(text.index("yo."), text.index("yo.") + 3), (text.rindex("yo."), text.rindex("yo.") + 3)]
@@ -327,7 +327,7 @@ def test_tokenizer_that_looks_further():
         mask_completions(text, spans, far_sighted, "row 5")
 
 
-def test_search_behind_many_images(monkeypatch: pytest.MonkeyPatch):
+def test_search_behind_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts behind many images are found, each behind its own, without a search through the rest of the row."""
     image, n_images, n_places = 0, 300, 40
     plain = np.array([3, *[image, 4, 5] * n_images, 6])

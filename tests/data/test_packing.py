@@ -23,7 +23,7 @@ packs_of_examples = st.lists(st.lists(examples(max_tokens=30), min_size=1, max_s
 
 
 @given(lengths, st.integers(1, 60))
-def test_packs_divide_the_rows(lengths: list[int], capacity: int):
+def test_packs_divide_the_rows(lengths: list[int], capacity: int) -> None:
     """Every row is in one pack; no pack of several is too long, and no two could have been one; fullest first."""
     packs = first_fit_decreasing(lengths, capacity)
     used = [sum(lengths[row] for row in pack) for pack in packs]
@@ -36,7 +36,7 @@ def test_packs_divide_the_rows(lengths: list[int], capacity: int):
 
 
 @given(packs_of_examples, st.integers(0, 2), st.integers(0, 5))
-def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int):
+def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int) -> None:
     """Examples stand in line without their last tokens, each in a segment of its own; the rest is padding."""
     batch = collate_packed(packs, len(packs) + n_fillers, pad_id)
     tokens, segments, valid = np.array(batch.tokens), np.array(batch.segments), np.array(batch.valid)
@@ -60,7 +60,7 @@ def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int):
 
 
 @given(packs_of_examples)
-def test_targets_of_packs(packs: list[list[Example]]):
+def test_targets_of_packs(packs: list[list[Example]]) -> None:
     """A supervised token is the target of the place before it, which is its own example's."""
     batch = collate_packed(packs)
     selected, targets, weights = (np.array(array) for array in (batch.selected, batch.targets, batch.weights))
@@ -78,7 +78,7 @@ def test_targets_of_packs(packs: list[list[Example]]):
         assert sum(place in own for place, _ in expected) == example.supervised.sum()
 
 
-def test_first_tokens_of_packs_are_no_targets():
+def test_first_tokens_of_packs_are_no_targets() -> None:
     """What precedes an example's first token is another's, so it is not supervised even if an example says so."""
     everything = np.ones(3, dtype=np.bool_)
     example = Example(source="row", tokens=np.array([7, 8, 9]), supervised=everything, placeholders=~everything)
@@ -91,7 +91,7 @@ def test_first_tokens_of_packs_are_no_targets():
 
 
 @pytest.mark.parametrize("packs", [[], [[]], [[], []]])
-def test_nothing_to_pack(packs: list[list[Example]]):
+def test_nothing_to_pack(packs: list[list[Example]]) -> None:
     """A batch of no examples is refused."""
     with pytest.raises(BatchError):
         collate_packed(packs)
@@ -143,7 +143,7 @@ def runs(draw: st.DrawFn) -> Run:
 
 
 @given(runs())
-def test_every_row_once_per_epoch(run: Run):
+def test_every_row_once_per_epoch(run: Run) -> None:
     """Each epoch learns every good row once, in steps of its own; no pack of several is too long."""
     packed, steps = run.steps()
     taken = list(steps)
@@ -167,7 +167,7 @@ def test_every_row_once_per_epoch(run: Run):
 
 
 @given(runs(), st.data())
-def test_packed_run_goes_on_exactly(run: Run, data: st.DataObject):
+def test_packed_run_goes_on_exactly(run: Run, data: st.DataObject) -> None:
     """From behind any step a run takes the very same steps, and expects as many."""
     packed, steps = run.steps()
     taken = [numbers_of(step) for step in steps]
@@ -181,7 +181,7 @@ def test_packed_run_goes_on_exactly(run: Run, data: st.DataObject):
 
 
 @given(runs(), st.integers(0, 12))
-def test_steps_end_a_run(run: Run, n_steps: int):
+def test_steps_end_a_run(run: Run, n_steps: int) -> None:
     """A run of so many steps passes over the rows as often as it takes, each time in another order."""
     run = attrs.evolve(run, settings={**run.settings, "n_epochs": None, "n_steps": n_steps})
     packed, steps = run.steps()
@@ -190,7 +190,7 @@ def test_steps_end_a_run(run: Run, n_steps: int):
     assert packed.count_at(0) == n_steps
 
 
-def test_orders_differ_between_epochs():
+def test_orders_differ_between_epochs() -> None:
     """An epoch's packs are not those of the one before."""
     run = Run(
         lengths=[10] * 40,
@@ -201,7 +201,7 @@ def test_orders_differ_between_epochs():
     assert taken[:10] != taken[10:]
 
 
-def test_packs_are_full_and_little_is_read_ahead():
+def test_packs_are_full_and_little_is_read_ahead() -> None:
     """Of rows of mixed lengths hardly a place is wasted, and few rows are read before the first step."""
     generator = np.random.default_rng(0)
     drawn = np.minimum(generator.lognormal(5.5, 0.7, 2000).astype(int) + 2, 2048).tolist()
@@ -219,7 +219,7 @@ def test_packs_are_full_and_little_is_read_ahead():
     assert prime < 150
 
 
-def test_progress_that_is_none():
+def test_progress_that_is_none() -> None:
     """A training state that says something else is refused."""
     with pytest.raises(CheckpointError, match="not understood"):
         Progress.loads('{"epoch": 1}')

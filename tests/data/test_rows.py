@@ -115,7 +115,7 @@ def describe(rows: RowDataset) -> list[tuple[str, str, list[int]]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_the_same_rows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_every_kind_gives_the_same_rows(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kinds of data sets give the same conversations, in order, with their images, from any working directory."""
     (tmp_path / "data").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -129,7 +129,7 @@ def test_every_kind_gives_the_same_rows(kind: str, tmp_path: Path, monkeypatch: 
     assert path.name in rows.name
 
 
-def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative data path is taken from the working directory, its images from the file's folder."""
     (tmp_path / "data").mkdir()
     write_source("jsonl", tmp_path / "data")
@@ -138,7 +138,7 @@ def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [numbers for _, _, numbers in describe(read("data/rows.jsonl"))] == [[0], [1], [2], [3]]
 
 
-def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths are taken from the file's folder first, then from the working directory; absolute ones are as they are."""
     folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     folder.mkdir()
@@ -154,7 +154,7 @@ def test_image_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [numbers for _, _, numbers in describe(read(path))] == [[0], [2], [3]]
 
 
-def test_several_images_and_none(tmp_path: Path):
+def test_several_images_and_none(tmp_path: Path) -> None:
     """Rows with several images, one, and none stand together in one file."""
     write_pictures(tmp_path / "p")
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -166,7 +166,7 @@ def test_several_images_and_none(tmp_path: Path):
     assert [numbers for _, _, numbers in found] == [[0, 1], [], [2], []]
 
 
-def test_images_inside_the_messages(tmp_path: Path):
+def test_images_inside_the_messages(tmp_path: Path) -> None:
     """Image paths inside the messages are taken from the file's folder too, None-filled parts and all."""
     write_pictures(tmp_path / "p")
     content = [{"type": "image", "image": "p/3.png"}, {"type": "text", "text": "What?"}]
@@ -179,7 +179,7 @@ def test_images_inside_the_messages(tmp_path: Path):
     assert found == ("What?", "3", [3])
 
 
-def test_list_of_images_in_parquet(tmp_path: Path):
+def test_list_of_images_in_parquet(tmp_path: Path) -> None:
     """Parquet with a list of images per row, as TRL writes it, gives each row its images."""
     features = datasets.Features(
         {
@@ -195,7 +195,7 @@ def test_list_of_images_in_parquet(tmp_path: Path):
     assert describe(read(tmp_path / "rows.parquet")) == [("q", "a", [2, 1])]
 
 
-def test_folder_of_images(tmp_path: Path):
+def test_folder_of_images(tmp_path: Path) -> None:
     """Relative paths begin in data.image_root, if the recipe names it; it has to be there."""
     pictures, rows = tmp_path / "pictures", tmp_path / "rows"
     for folder in (pictures / "deep", rows):
@@ -212,7 +212,7 @@ def test_folder_of_images(tmp_path: Path):
         read(path, image_root=str(tmp_path / "picture"))
 
 
-def test_columns_of_a_recipe(tmp_path: Path):
+def test_columns_of_a_recipe(tmp_path: Path) -> None:
     """A recipe maps columns and gives a system prompt; what became of columns is told of the rows that were read."""
     row = {"ask": "?", "reply": "x", "notes": "n"}
     table = [row, {**row, "pic": "a.png", "id": "3"}, {**row, "more": "m"}]
@@ -227,7 +227,7 @@ def test_columns_of_a_recipe(tmp_path: Path):
     )
 
 
-def test_columns_that_a_table_lacks(tmp_path: Path):
+def test_columns_that_a_table_lacks(tmp_path: Path) -> None:
     """Where a data set declares its columns, a mapping of another one is a mistake of the recipe."""
     path = tmp_path / "rows.parquet"
     datasets.Dataset.from_list([{"question": "?", "reply": "x"}]).to_parquet(path)
@@ -236,7 +236,7 @@ def test_columns_that_a_table_lacks(tmp_path: Path):
         read_rows(DataSection(path=str(path), columns={"replay": "answer"}))
 
 
-def test_custom_prompt_format(tmp_path: Path):
+def test_custom_prompt_format(tmp_path: Path) -> None:
     """A recipe's prompt format reads columns of other names."""
     rows = [{"caption": "A cat.", "topic": "cats"}]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -246,7 +246,7 @@ def test_custom_prompt_format(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("config", "answers"), [(None, "0123456789"), ("digit", "0123456789"), ("name", None)])
-def test_digits(config: str | None, answers: str | None):
+def test_digits(config: str | None, answers: str | None) -> None:
     """The built-in digits are real pictures with their figures or words; train and test share none."""
     train = read("builtin:digits", config=config)
     test = read("builtin:digits", config=config, split="test")
@@ -261,7 +261,7 @@ def test_digits(config: str | None, answers: str | None):
 
 
 @given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 2**32))
-def test_valid_fraction(n_rows: int, fraction: float, seed: int):
+def test_valid_fraction(n_rows: int, fraction: float, seed: int) -> None:
     """A share of the rows is held out: no row twice, none lost, the same for the same seed."""
     table = [{"question": str(number), "answer": "a"} for number in range(n_rows)]
     with pytest.MonkeyPatch.context() as patch:
@@ -285,7 +285,7 @@ def test_valid_fraction(n_rows: int, fraction: float, seed: int):
 
 
 @pytest.mark.parametrize("kind", ["saved-dict", "folder-of-parquet"])
-def test_valid_split(kind: str, tmp_path: Path):
+def test_valid_split(kind: str, tmp_path: Path) -> None:
     """Another split of the same data set is for validation."""
     train, valid = read_rows(DataSection(path=str(write_source(kind, tmp_path)), valid_split="test"))
 
@@ -294,7 +294,7 @@ def test_valid_split(kind: str, tmp_path: Path):
     assert len(valid) < N_ROWS
 
 
-def test_splits_of_one_file(tmp_path: Path):
+def test_splits_of_one_file(tmp_path: Path) -> None:
     """A JSON document with a list for each split has them, and their sums and portions."""
     path = tmp_path / "rows.json"
     lists = {name: [{"question": name, "answer": str(number)} for number in range(3)] for name in ("train", "dev")}
@@ -309,7 +309,7 @@ def test_splits_of_one_file(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
-def test_valid_split_of_one_split(kind: str, tmp_path: Path):
+def test_valid_split_of_one_split(kind: str, tmp_path: Path) -> None:
     """A source with a single split has no other to validate on; the training rows are not taken for one."""
     path = write_source(kind, tmp_path)
 
@@ -317,7 +317,7 @@ def test_valid_split_of_one_split(kind: str, tmp_path: Path):
         read_rows(DataSection(path=str(path), valid_split="test"))
 
 
-def test_valid_path(tmp_path: Path):
+def test_valid_path(tmp_path: Path) -> None:
     """Another file is for validation."""
     path = write_source("jsonl", tmp_path)
     other = write_jsonl(tmp_path / "valid.jsonl", [{"question": "Other?", "answer": "a"}])
@@ -335,7 +335,7 @@ def problem_of(path: Path | str, **data: Any) -> str:
     return str(caught.value)
 
 
-def test_missing_file(tmp_path: Path):
+def test_missing_file(tmp_path: Path) -> None:
     """A file that is not there is reported under its key, with its path."""
     problem = problem_of(tmp_path / "rows.jsonl")
 
@@ -344,7 +344,7 @@ def test_missing_file(tmp_path: Path):
     assert "no such file" in problem
 
 
-def test_misspelt_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_misspelt_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file or folder whose name is nearly right is offered, with a relative path too."""
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}])
     (tmp_path / "pictures").mkdir()
@@ -357,7 +357,7 @@ def test_misspelt_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert "did you mean" not in problem_of(other)
 
 
-def test_missing_hub_data_set():
+def test_missing_hub_data_set() -> None:
     """A hub id that cannot be reached is reported under its key."""
     problem = problem_of("nobody/nothing-of-this-name")
 
@@ -365,7 +365,7 @@ def test_missing_hub_data_set():
     assert "nobody/nothing-of-this-name" in problem
 
 
-def test_missing_valid_path(tmp_path: Path):
+def test_missing_valid_path(tmp_path: Path) -> None:
     """A validation file that is not there is reported under its own key."""
     path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}])
 
@@ -373,7 +373,7 @@ def test_missing_valid_path(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["saved-dict", "folder-of-parquet"])
-def test_unknown_split(kind: str, tmp_path: Path):
+def test_unknown_split(kind: str, tmp_path: Path) -> None:
     """A split that is not there is reported with those that are."""
     path = write_source(kind, tmp_path)
 
@@ -382,13 +382,13 @@ def test_unknown_split(kind: str, tmp_path: Path):
     assert problem_of(path, valid_split="dev").startswith("data.valid_split: ")
 
 
-def test_unknown_digits():
+def test_unknown_digits() -> None:
     """Splits and questions that the built-in digits lack are reported with those that they have."""
     assert "'train' and 'test'" in problem_of("builtin:digits", split="dev")
     assert "'digit', 'name'" in problem_of("builtin:digits", config="colour")
 
 
-def test_unknown_suffix(tmp_path: Path):
+def test_unknown_suffix(tmp_path: Path) -> None:
     """A file of an unknown kind is reported with the known ones."""
     (tmp_path / "rows.xlsx").write_bytes(b"x")
     problem = problem_of(tmp_path / "rows.xlsx")
@@ -413,7 +413,7 @@ def test_broken_file(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> None:
     """A file that is empty or broken is reported with what is wrong in it, not raised by the library beneath."""
     path = tmp_path / name
     path.write_text(text)
@@ -425,7 +425,7 @@ def test_broken_file(
     assert reason in problem
 
 
-def test_what_is_neither_a_file_nor_a_folder(tmp_path: Path):
+def test_what_is_neither_a_file_nor_a_folder(tmp_path: Path) -> None:
     """A pipe is not waited for, and a device not read."""
     os.mkfifo(tmp_path / "rows.jsonl")
 
@@ -433,7 +433,7 @@ def test_what_is_neither_a_file_nor_a_folder(tmp_path: Path):
         assert "it is neither a file nor a folder" in problem_of(path)
 
 
-def test_broken_line(tmp_path: Path):
+def test_broken_line(tmp_path: Path) -> None:
     """A line that is no row is one row's error, with the row's number and the line's."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"question": "q", "answer": "a"}\n\n[1]\n{"question": "p", "answer": "b"}\n')
@@ -446,19 +446,19 @@ def test_broken_line(tmp_path: Path):
         rows[2]
 
 
-def test_empty_data_set(tmp_path: Path):
+def test_empty_data_set(tmp_path: Path) -> None:
     """A data set without rows is reported."""
     datasets.Dataset.from_dict({"question": [], "answer": []}).save_to_disk(tmp_path / "saved")
 
     assert "has no rows" in problem_of(tmp_path / "saved")
 
 
-def test_empty_folder(tmp_path: Path):
+def test_empty_folder(tmp_path: Path) -> None:
     """A folder without data is reported."""
     assert problem_of(tmp_path).startswith("data.path: ")
 
 
-def test_missing_image(tmp_path: Path, encoder: Encoding):
+def test_missing_image(tmp_path: Path, encoder: Encoding) -> None:
     """An image that is not there is one row's error, when that row is encoded, with its number and path."""
     path = write_source("jsonl", tmp_path)
     (tmp_path / "pictures" / "2.png").unlink()
@@ -469,7 +469,7 @@ def test_missing_image(tmp_path: Path, encoder: Encoding):
         encode(rows[2])
 
 
-def test_unreadable_image(tmp_path: Path, encoder: Encoding):
+def test_unreadable_image(tmp_path: Path, encoder: Encoding) -> None:
     """A file that is no image is one row's error, with its number and path."""
     path = write_source("jsonl", tmp_path)
     (tmp_path / "pictures" / "2.png").write_bytes(picture_bytes(2)[:60])
@@ -481,7 +481,7 @@ def test_unreadable_image(tmp_path: Path, encoder: Encoding):
             encode(rows[number])
 
 
-def test_broken_image_in_parquet(tmp_path: Path, encoder: Encoding):
+def test_broken_image_in_parquet(tmp_path: Path, encoder: Encoding) -> None:
     """Broken bytes in a table are one row's error; the other rows are read."""
     rows = question_rows(lambda number: {"bytes": picture_bytes(number)[: 40 if number == 1 else None], "path": None})
     features = make_dataset().features
@@ -493,7 +493,7 @@ def test_broken_image_in_parquet(tmp_path: Path, encoder: Encoding):
         encode(found[1])
 
 
-def test_row_that_is_no_conversation(tmp_path: Path):
+def test_row_that_is_no_conversation(tmp_path: Path) -> None:
     """A row without a conversation is reported with the data set's name and its number."""
     path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}])
 

@@ -28,7 +28,7 @@ def mark(family: str, run: str):
 
 
 @pytest.mark.parametrize(("family", "run"), [mark(*pair) for pair in PAIRS])
-def test_same_numbers_as_transformers_and_peft(family: str, run: str):
+def test_same_numbers_as_transformers_and_peft(family: str, run: str) -> None:
     """Losses, gradient norms and trained arrays of ten steps are the reference's."""
     result = compare.run_again(family, run)
     difference = compare.measure(family, run, result)
@@ -42,7 +42,7 @@ def test_same_numbers_as_transformers_and_peft(family: str, run: str):
     assert difference.change <= compare.CHANGE, difference.worst
 
 
-def test_every_family_has_its_files():
+def test_every_family_has_its_files() -> None:
     """Golden files belong to a case, and hold the runs that the case does not skip."""
     assert {path.stem for path in compare.GOLDEN.glob("*.json")} == set(CASES)
     for family in CASES:
@@ -51,7 +51,7 @@ def test_every_family_has_its_files():
         ]
 
 
-def test_differences_are_seen():
+def test_differences_are_seen() -> None:
     """A loss, a norm or an array that is slightly off is measured as such, stored whole or condensed."""
     for run in ("qv", "linears"):
         result = compare.run_again("llava", run)
@@ -70,7 +70,7 @@ def test_differences_are_seen():
         assert difference.change == pytest.approx(0.02, rel=0.6)
 
 
-def test_other_arrays_are_refused():
+def test_other_arrays_are_refused() -> None:
     """A run that trains fewer arrays than the reference is not compared at all."""
     result = compare.run_again("llava", "qv")
     fewer = dataclasses.replace(result, final=dict(list(result.final.items())[1:]))
@@ -78,7 +78,7 @@ def test_other_arrays_are_refused():
         compare.measure("llava", "qv", fewer)
 
 
-def test_fingerprint_measures_a_norm():
+def test_fingerprint_measures_a_norm() -> None:
     """The products with random directions estimate the norm of what two changes differ by."""
     generator = np.random.default_rng(0)
     ratios = []
@@ -90,7 +90,7 @@ def test_fingerprint_measures_a_norm():
     assert np.mean(ratios) == pytest.approx(1, abs=0.15)
 
 
-def test_checkpointing_changes_no_number():
+def test_checkpointing_changes_no_number() -> None:
     """Recomputed activations give the same losses and adapters as kept ones."""
     kept = compare.run_again("qwen2_vl", "linears")
     checkpoint_modules = compare.run_again("qwen2_vl", "linears", grad_checkpoint=True)
@@ -99,7 +99,7 @@ def test_checkpointing_changes_no_number():
         np.testing.assert_allclose(checkpoint_modules.final[name], value, atol=1e-5)
 
 
-def test_table_has_every_family():
+def test_table_has_every_family() -> None:
     """The table in the package lists every family that is compared, and calls no run different."""
     text = compare.TABLE.read_text()
     rows = [
@@ -112,7 +112,7 @@ def test_table_has_every_family():
     assert f"of {len(PAIRS)} runs" in text
 
 
-def test_table_marks_what_differs():
+def test_table_marks_what_differs() -> None:
     """A difference beyond the bounds is bold; a run that is not compared is a dash."""
     fine = compare.Difference(loss=1e-6, norm=2e-6, change=3e-6, worst="a")
     lines = compare.table_lines({("llava", "qv"): fine, ("llava", "full"): dataclasses.replace(fine, loss=2e-4)})

@@ -1,6 +1,7 @@
 """What the code of others raises, made an error of vlora's."""
 
 from collections.abc import Callable
+from typing import Never
 
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from vlora.models.foreign import foreign
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), KeyError("odd"), AssertionError("odd"), RuntimeError("odd")])
-def test_whatever_is_raised_is_named(error: Exception):
+def test_whatever_is_raised_is_named(error: Exception) -> Never:
     """An error of any type becomes the one that is made of it."""
     with pytest.raises(SampleError, match=r"row 3: .*odd"), foreign(lambda found: SampleError(f"row 3: {found}")):
         raise error
@@ -22,14 +23,14 @@ def test_whatever_is_raised_is_named(error: Exception):
     "error",
     [MemoryError(), RuntimeError("[malloc] Unable to allocate 12 bytes."), ModelError("said"), KeyboardInterrupt()],
 )
-def test_what_is_nobodys_fault_passes(error: BaseException):
+def test_what_is_nobodys_fault_passes(error: BaseException) -> Never:
     """A lack of memory, an interrupt, and what vlora has said itself."""
     with pytest.raises(type(error)) as caught, foreign(lambda _: SampleError("blamed")):
         raise error
     assert caught.value is error
 
 
-def test_a_lack_of_memory_is_no_bad_row(encoder: Callable[..., models.Encoder]):
+def test_a_lack_of_memory_is_no_bad_row(encoder: Callable[..., models.Encoder]) -> None:
     """A good row is not left out because the processor found no memory for it."""
     subject = encoder("qwen3_vl")
     row = {"image": Image.new("RGB", (32, 32)), "question": "what?", "answer": "a square"}

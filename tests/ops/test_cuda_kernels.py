@@ -59,7 +59,7 @@ def same(found, expected, dtype: mx.Dtype) -> None:
         np.testing.assert_allclose(value, wanted, rtol=bound, atol=bound * max(1.0, np.abs(wanted).max()) / 4)
 
 
-def test_rows_are_shared_out_in_whole_loads():
+def test_rows_are_shared_out_in_whole_loads() -> None:
     """Among threads of one warp, and not so that one of them has more than it can hold."""
     assert lanes_of(128, mx.bfloat16) == (16, 1)
     assert lanes_of(2048, mx.bfloat16) == (128, 2)
@@ -69,7 +69,7 @@ def test_rows_are_shared_out_in_whole_loads():
     assert lanes_of(8, mx.bfloat16) == (1, 1)
 
 
-def test_nothing_gives_nothing():
+def test_nothing_gives_nothing() -> None:
     """Without a row no kernel is begun, which CUDA would refuse."""
     rows, numbers, weight = mx.zeros((0, 64)), mx.zeros((0,)), mx.ones(64)
     targets = numbers.astype(mx.int32)
@@ -89,7 +89,7 @@ def test_nothing_gives_nothing():
 @cuda
 @dtypes
 @pytest.mark.parametrize("bits", WORD_ALIGNED)
-def test_words_are_unpacked_as_mlx_does(bits: int, dtype: mx.Dtype):
+def test_words_are_unpacked_as_mlx_does(bits: int, dtype: mx.Dtype) -> None:
     """A word of 32 bits to a thread."""
     linear = nn.Linear(INPUTS, OUTPUTS)
     linear.set_dtype(dtype)
@@ -104,7 +104,7 @@ def test_words_are_unpacked_as_mlx_does(bits: int, dtype: mx.Dtype):
 @pytest.mark.parametrize(
     ("rows", "width"), [(7, 128), (300, 2048), (33, 4096), (5, 1152), (9, 2560), (4, 512), (3, 130), (1, 8)]
 )
-def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere):
+def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere) -> None:
     """Result and gradient, rows of one thread to rows of a warp, and those that are left to MLX."""
     x, weight = normal(2, rows, width, dtype=dtype), 1 + 0.1 * normal(width, dtype=dtype, seed=1)
 
@@ -118,7 +118,7 @@ def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere):
 @cuda
 @dtypes
 @pytest.mark.parametrize("shape", [(3, 5, 64), (2, 7), (1, 4096)])
-def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, elsewhere):
+def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, elsewhere) -> None:
     """In one pass."""
     gate, up = 3 * normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
     same(pulled(swiglu, gate, up), elsewhere(pulled, swiglu, gate, up), dtype)
@@ -126,7 +126,7 @@ def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, else
 
 @cuda
 @dtypes
-def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere):
+def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere) -> None:
     """Halves of wider rows, the other way round; and norms of one width with another epsilon each."""
     left, right = (half.swapaxes(0, 1) for half in mx.split(normal(40, 3, 256, dtype=dtype), 2, axis=-1))
     weight = 1 + 0.1 * normal(128, dtype=dtype, seed=1)
@@ -143,7 +143,7 @@ def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere):
 @cuda
 @dtypes
 @pytest.mark.parametrize(("rows", "words"), [(5, 64), (3, 151936), (2, 30)])
-def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, elsewhere):
+def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, elsewhere) -> None:
     """Sum and gradient, targets in first and last place, an infinite logit, a row that does not count."""
     logits = (8 * normal(rows, words)).astype(dtype)
     logits[0, 1] = -mx.inf
@@ -160,7 +160,7 @@ def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, els
 
 
 @cuda
-def test_a_logit_that_is_not_a_number_is_seen():
+def test_a_logit_that_is_not_a_number_is_seen() -> None:
     """The update is guarded by the loss."""
     logits = mx.zeros((2, 64)).at[1, 5].add(mx.nan)
     assert mx.isnan(loss_fn(logits, mx.array([1, 2]), mx.ones(2))[0])

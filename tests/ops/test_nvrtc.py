@@ -24,7 +24,7 @@ class Counting:
 
     version = (13, 0)
 
-    def __init__(self, *, refuses: bool = False):
+    def __init__(self, *, refuses: bool = False) -> None:
         self.refuses = refuses
         self.sources: list[str] = []
 
@@ -51,7 +51,7 @@ def compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
     return found
 
 
-def test_code_is_compiled_once(compiler: Counting, cache: Path):
+def test_code_is_compiled_once(compiler: Counting, cache: Path) -> None:
     """A second process finds it; another source, architecture or compiler is another file."""
     first, again = (nvrtc.compile_cached(SOURCE, "sm_90a") for _ in range(2))
 
@@ -65,7 +65,7 @@ def test_code_is_compiled_once(compiler: Counting, cache: Path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 60])
-def test_a_damaged_file_is_written_anew(compiler: Counting, cache: Path, damage: bytes):
+def test_a_damaged_file_is_written_anew(compiler: Counting, cache: Path, damage: bytes) -> None:
     """Nothing of it reaches the device."""
     nvrtc.compile_cached(SOURCE, "sm_90a")
     (file,) = cache.iterdir()
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_written_anew(compiler: Counting, cache: Path, damage:
 
 
 @pytest.mark.usefixtures("compiler")
-def test_a_folder_that_cannot_be_written_keeps_nothing(cache: Path):
+def test_a_folder_that_cannot_be_written_keeps_nothing(cache: Path) -> None:
     """The code is there all the same."""
     cache.parent.mkdir()
     cache.write_text("a file")
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(cache: Path):
     assert nvrtc.compile_cached(SOURCE, "sm_90a") == b"code for sm_90a"
 
 
-def test_without_a_compiler_there_is_no_code(cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_compiler_there_is_no_code(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor where it refuses."""
     monkeypatch.setattr(nvrtc, "find_compiler", lambda: None)
     assert nvrtc.compile_cached(SOURCE, "sm_90a") is None
@@ -98,7 +98,7 @@ def test_without_a_compiler_there_is_no_code(cache: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(nvrtc.find_compiler() is None, reason="needs NVRTC and CUDA's headers")
-def test_the_compiler_says_what_is_wrong():
+def test_the_compiler_says_what_is_wrong() -> None:
     """And makes machine code of what is not."""
     compiler = nvrtc.find_compiler()
 
@@ -143,7 +143,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     cuda_kernels._kernel.cache_clear()
 
 
-def test_kernels_are_launched_with_their_first_length(compiler: Counting, launched: list[dict]):
+def test_kernels_are_launched_with_their_first_length(compiler: Counting, launched: list[dict]) -> None:
     """In whole blocks; the sources name MLX in no place."""
     call_all(mx.bfloat16)
 
@@ -162,7 +162,7 @@ def test_kernels_are_launched_with_their_first_length(compiler: Counting, launch
     assert len(compiler.sources) == n_compiled
 
 
-def test_mlx_compiles_where_nothing_else_does(launched: list[dict], monkeypatch: pytest.MonkeyPatch):
+def test_mlx_compiles_where_nothing_else_does(launched: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same body, which finds the length of the first array where MLX gives it."""
     monkeypatch.setattr(nvrtc, "find_compiler", lambda: None)
     call_all(mx.float32)
@@ -176,7 +176,7 @@ def test_mlx_compiles_where_nothing_else_does(launched: list[dict], monkeypatch:
 @pytest.mark.skipif(nvrtc.find_compiler() is None, reason="needs NVRTC and CUDA's headers")
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
 @pytest.mark.usefixtures("cache")
-def test_every_kernel_compiles(launched: list[dict], dtype: mx.Dtype):
+def test_every_kernel_compiles(launched: list[dict], dtype: mx.Dtype) -> None:
     """To machine code of its own name."""
     call_all(dtype)
 

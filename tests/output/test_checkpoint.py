@@ -115,7 +115,7 @@ def forward(model: Any, fields: dict[str, Any]) -> tuple[Any, mx.array]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_checkpoint_is_real(family: str, tmp_path: Path):
+def test_checkpoint_is_real(family: str, tmp_path: Path) -> None:
     """A user's own load gives the real classes, and each placeholder gets one image feature."""
     folder = build_checkpoint(family, tmp_path / family)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 2_000_000
@@ -167,7 +167,7 @@ def test_checkpoint_is_real(family: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_two_images_of_different_sizes(family: str, tmp_path: Path):
+def test_two_images_of_different_sizes(family: str, tmp_path: Path) -> None:
     """One row may hold two images of different sizes."""
     model, processor = mlx_vlm.load(str(build_checkpoint(family, tmp_path)))
     images = [picture(0), picture(1, width=32, height=64)]
@@ -182,7 +182,7 @@ def test_two_images_of_different_sizes(family: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_same_call_writes_same_bytes(family: str, tmp_path: Path):
+def test_same_call_writes_same_bytes(family: str, tmp_path: Path) -> None:
     """Only the seed changes a checkpoint, and only its weights."""
     first, again, other = (
         build_checkpoint(family, tmp_path / name, seed=seed)

@@ -87,7 +87,7 @@ def problems_of(text: str, overrides: dict[str, Any] | None = None) -> list[str]
 
 
 @pytest.mark.parametrize("key", DEFAULTS)
-def test_default(key: str):
+def test_default(key: str) -> None:
     """A recipe that names only its data has the documented defaults, of the documented types."""
     found = value_of(parse_recipe(MINIMAL), key)
 
@@ -96,13 +96,13 @@ def test_default(key: str):
 
 
 @given(recipes())
-def test_dump_and_parse(recipe: Recipe):
+def test_dump_and_parse(recipe: Recipe) -> None:
     """A dumped recipe is an equal recipe."""
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
 @given(recipes())
-def test_recipes_are_values(recipe: Recipe):
+def test_recipes_are_values(recipe: Recipe) -> None:
     """Recipes are frozen and hashable."""
     assert hash(recipe) == hash(attrs.evolve(recipe))
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
@@ -110,7 +110,7 @@ def test_recipes_are_values(recipe: Recipe):
 
 
 @given(st.dictionaries(st.sampled_from([*all_keys(), "train.itres", "lora", "x.y"]), toml_values, max_size=8))
-def test_nonsense_is_a_recipe_error(values: dict[str, Any]):
+def test_nonsense_is_a_recipe_error(values: dict[str, Any]) -> None:
     """Whatever TOML can say gives a recipe or a `RecipeError`, never another exception."""
     raw: dict[str, Any] = {}
     for key, value in values.items():
@@ -130,13 +130,13 @@ def test_nonsense_is_a_recipe_error(values: dict[str, Any]):
 
 
 @given(st.text())
-def test_any_text_is_a_recipe_or_an_error(text: str):
+def test_any_text_is_a_recipe_or_an_error(text: str) -> None:
     """A file that is no TOML is reported as that."""
     with pytest.raises(RecipeError, match=r"not TOML|unknown|missing|expected"):
         parse_recipe(text)
 
 
-def test_everything_wrong_is_reported_at_once():
+def test_everything_wrong_is_reported_at_once() -> None:
     """Unknown keys and sections, wrong types and impossible values come in one error, each with key and value."""
     problems = problems_of(
         """
@@ -195,7 +195,7 @@ def test_everything_wrong_is_reported_at_once():
         ("lora = 3", "lora: found 3, expected a table of keys"),
     ],
 )
-def test_nearest_name(line: str, hint: str):
+def test_nearest_name(line: str, hint: str) -> None:
     """A misspelt name comes with the one that was meant."""
     (problem,) = problems_of(f"{line}\n{MINIMAL}" if "=" in line.splitlines()[0] else f"{MINIMAL}{line}")
 
@@ -251,7 +251,7 @@ def test_nearest_name(line: str, hint: str):
         ("output.path", "", "not be empty"),
     ],
 )
-def test_impossible_value(key: str, value: Any, expected: str):
+def test_impossible_value(key: str, value: Any, expected: str) -> None:
     """A value of the wrong type or out of range is reported with key, value and what is expected."""
     (problem,) = problems_of(MINIMAL, {key: value})
 
@@ -259,7 +259,7 @@ def test_impossible_value(key: str, value: Any, expected: str):
     assert expected in problem
 
 
-def test_a_long_table_is_repeated_in_part():
+def test_a_long_table_is_repeated_in_part() -> None:
     """What is found is cut where it is longer than a sentence bears."""
     with pytest.raises(RecipeError) as caught:
         structure_recipe({"data": {"path": "a", "columns": {f"column_{n}": n for n in range(300)}}})
@@ -268,7 +268,7 @@ def test_a_long_table_is_repeated_in_part():
     assert len(str(caught.value)) < 300
 
 
-def test_integers_are_numbers():
+def test_integers_are_numbers() -> None:
     """Where a number is expected, an integer is one."""
     found = parse_recipe(MINIMAL, {"lora.alpha": 32}).lora.alpha
 
@@ -276,7 +276,7 @@ def test_integers_are_numbers():
     assert type(found) is float
 
 
-def test_prompt_format_as_a_table():
+def test_prompt_format_as_a_table() -> None:
     """A prompt format written as a TOML table is the same as one written as JSON."""
     table = '[data.custom_prompt_format]\nuser = ["{image}", "{question}"]\nassistant = "{answer}"\n'
 
@@ -286,7 +286,7 @@ def test_prompt_format_as_a_table():
 
 
 @pytest.mark.parametrize("value", ["12.50", "2024-03-05T10:00:00Z", '["x", 1e3]'])
-def test_prompt_format_that_toml_respells(value: str):
+def test_prompt_format_that_toml_respells(value: str) -> None:
     """What TOML reads into another spelling is not learned in that; in quotes it is as it is written."""
     table = f'[data.custom_prompt_format]\nuser = "{{question}}"\nassistant = {value}\n'
 
@@ -295,7 +295,7 @@ def test_prompt_format_that_toml_respells(value: str):
     assert problem.endswith("TOML does not say how it is written; put it in quotes")
 
 
-def test_columns_that_nothing_reads():
+def test_columns_that_nothing_reads() -> None:
     """A name in data.columns that nothing reads is reported with the nearest; a format has its own names."""
     table = '[data.columns]\nimgs = "image"\ntag = "anser"\n'
 
@@ -305,7 +305,7 @@ def test_columns_that_nothing_reads():
     assert parse_recipe(MINIMAL + table, own).data.columns == {"imgs": "image", "tag": "anser"}
 
 
-def test_overrides():
+def test_overrides() -> None:
     """Overrides replace values of the text and add sections that it lacks."""
     text = MINIMAL + "[train]\niters = 3\nseed = 5\n"
 
@@ -316,7 +316,9 @@ def test_overrides():
 
 @pytest.mark.parametrize("text", ["iters = 3", "epochs = 2", "iters = 3\nepochs = 2"])
 @pytest.mark.parametrize(("overrides", "length"), [({"iters": 7}, (7, None)), ({"epochs": 5}, (1000, 5))])
-def test_an_override_of_the_length_replaces_the_other(text: str, overrides: dict[str, int], length: tuple[int, int]):
+def test_an_override_of_the_length_replaces_the_other(
+    text: str, overrides: dict[str, int], length: tuple[int, int]
+) -> None:
     """Steps given for this run are its length though the text says epochs, and the other way round."""
     keys = {f"train.{name}": value for name, value in overrides.items()}
 
@@ -333,7 +335,7 @@ def test_an_override_of_the_length_replaces_the_other(text: str, overrides: dict
         ("epochs = 5", {"train.iters": 7, "train.epochs": 2}),
     ],
 )
-def test_two_lengths_are_refused(text: str, overrides: dict[str, int]):
+def test_two_lengths_are_refused(text: str, overrides: dict[str, int]) -> None:
     """A recipe, or overrides, with both iters and epochs is an error with both keys and values."""
     (problem,) = problems_of(f"{MINIMAL}[train]\n{text}\n", overrides)
 
@@ -341,7 +343,7 @@ def test_two_lengths_are_refused(text: str, overrides: dict[str, int]):
         assert words in problem
 
 
-def test_overrides_are_checked_with_the_rest():
+def test_overrides_are_checked_with_the_rest() -> None:
     """Unknown and wrong overrides are reported together with what is wrong in the text."""
     problems = problems_of("[train]\niters = 0", {"trian.iters": 3, "train.itres": 3, "lora.rank": "x", "iters": 1})
 
@@ -356,7 +358,7 @@ def test_overrides_are_checked_with_the_rest():
     assert any(problem.startswith("trian.iters:") and "did you mean train.iters?" in problem for problem in problems)
 
 
-def test_override_of_a_section_that_is_none():
+def test_override_of_a_section_that_is_none() -> None:
     """An override of a key whose section is not a table points at the section."""
     assert problems_of("data = 3", {"data.path": "rows"}) == ["data: found 3, expected a table of keys"]
 
@@ -374,14 +376,14 @@ def test_override_of_a_section_that_is_none():
         ("", ""),
     ],
 )
-def test_parse_value(text: str, value: Any):
+def test_parse_value(text: str, value: Any) -> None:
     """A value on the command line is TOML where it is TOML, otherwise a string."""
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
 
 
 @given(texts)
-def test_parse_value_takes_anything(text: str):
+def test_parse_value_takes_anything(text: str) -> None:
     """No value on the command line raises."""
     parse_value(text)
 
@@ -416,7 +418,7 @@ def test_parse_value_takes_anything(text: str):
         ({"train.checkpoint_part": "mlp"}, ["train.checkpoint_part", "train.grad_checkpoint"]),
     ],
 )
-def test_contradiction(overrides: dict[str, Any], keys: list[str]):
+def test_contradiction(overrides: dict[str, Any], keys: list[str]) -> None:
     """Values that exclude one another are refused, with both keys."""
     (problem,) = problems_of(MINIMAL, overrides)
 
@@ -435,14 +437,14 @@ def test_contradiction(overrides: dict[str, Any], keys: list[str]):
         {"lora.train_embeddings": True, "lora.train_head": True, "lora.last_layers": 1},
     ],
 )
-def test_goes_together(overrides: dict[str, Any]):
+def test_goes_together(overrides: dict[str, Any]) -> None:
     """Keys that can be combined are."""
     recipe = parse_recipe(MINIMAL, overrides)
 
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
-def test_contradictions_are_reported_together():
+def test_contradictions_are_reported_together() -> None:
     """Several contradictions come in one error."""
     overrides = {"data.valid_path": "x", "data.valid_split": "y", "optim.name": "adam", "optim.weight_decay": 0.1}
 
@@ -450,7 +452,7 @@ def test_contradictions_are_reported_together():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipe(path: Path):
+def test_shipped_recipe(path: Path) -> None:
     """A shipped recipe parses, round-trips, and begins with a comment that names its command."""
     text = path.read_text(encoding="utf-8")
     comment = text.partition("\n\n")[0]

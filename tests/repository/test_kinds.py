@@ -12,7 +12,7 @@ NAMED = sorted(
 
 
 @pytest.mark.parametrize(("file", "test"), NAMED, ids=["::".join(filter(None, names)) for names in NAMED])
-def test_named_tests_are_there(file: str, test: str):
+def test_named_tests_are_there(file: str, test: str) -> None:
     """A test that is renamed is renamed in the table too."""
     text = (TESTS / file).read_text(encoding="utf-8")
 

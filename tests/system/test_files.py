@@ -50,7 +50,7 @@ def pipe(tmp_path: Path) -> Path:
     return tmp_path / "pipe.png"
 
 
-def test_only_regular_files_are_opened(tmp_path: Path, pipe: Path):
+def test_only_regular_files_are_opened(tmp_path: Path, pipe: Path) -> None:
     """Pipes, folders, sockets and devices are refused, and nobody waits for them; not even for their size."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.png"))
@@ -78,7 +78,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, pipe: Path):
         "",
     ],
 )
-def test_names_that_no_file_has(name: str, tmp_path: Path):
+def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
     """Whatever a name is made of, it is a bad row, and not the end of a run; so it is beside the rows' file."""
     (tmp_path / "a.png").write_bytes(b"")
     for given_name in (name, beside(name, tmp_path), beside({"bytes": None, "path": name}, tmp_path)):
@@ -88,7 +88,7 @@ def test_names_that_no_file_has(name: str, tmp_path: Path):
         assert read_size(given_name) is None
 
 
-def test_folder_that_cannot_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folder_that_cannot_be_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that may not be looked at is a bad row."""
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -102,7 +102,7 @@ def test_folder_that_cannot_be_entered(tmp_path: Path, monkeypatch: pytest.Monke
     assert "Permission denied" in refusal("a.png")
 
 
-def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file, base64 or bytes beyond the limit are refused before they are read or decoded."""
     path = tmp_path / "a.png"
     path.write_bytes(bytes_of("PNG"))
@@ -116,7 +116,7 @@ def test_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert "more than the 20 that a picture may have" in refusal(image)
 
 
-def test_file_addresses(tmp_path: Path):
+def test_file_addresses(tmp_path: Path) -> None:
     """An address of a file is its path, written as it is or in percents, with a host or without."""
     path = tmp_path / "a b%20c.png"
     path.write_bytes(bytes_of("PNG"))
@@ -127,7 +127,7 @@ def test_file_addresses(tmp_path: Path):
         assert models.open_image(url, "row").size == (9, 7)
 
 
-def test_home_folders(monkeypatch: pytest.MonkeyPatch):
+def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """A "~" is the home folder, if anybody knows whose."""
     monkeypatch.setenv("HOME", "/home/somebody")
 
@@ -136,7 +136,7 @@ def test_home_folders(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_base64_is_a_picture(kind: str, tmp_path: Path):
+def test_base64_is_a_picture(kind: str, tmp_path: Path) -> None:
     """Base64 is read with "data:" and without, in lines, in the alphabet of addresses and without padding."""
     data = bytes_of(kind)
     text = base64.b64encode(data).decode()
@@ -158,7 +158,7 @@ def test_base64_is_a_picture(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_base64(kind: str):
+def test_damaged_base64(kind: str) -> None:
     """Base64 of a picture that is cut short or damaged is a bad row with a short name, and not a missing file."""
     text = base64.b64encode(bytes_of(kind, 900)).decode()
     for damaged in (text[: len(text) // 8 * 4 + 1], text[:200] + "!" + text[200:], "data:image/png;base64," + text[:9]):
@@ -172,7 +172,7 @@ def test_damaged_base64(kind: str):
 @example("a" * 300)
 @example("Qkpictures/of/people/who/stand/around/a/table/0001")
 @example("AAAA/" * 30)
-def test_names_are_no_pictures(name: str):
+def test_names_are_no_pictures(name: str) -> None:
     """Names in the alphabet of base64 stay names."""
     assert not is_inline(name)
 
@@ -190,7 +190,7 @@ anything = st.recursive(
     anything
     | st.builds(str.__add__, st.sampled_from(["data:", "file://", "~", "http://", "/", "iVBORw0KGgo"]), st.text())
 )
-def test_any_image(image: Any):
+def test_any_image(image: Any) -> None:
     """Whatever stands for an image, it is a picture or one row's error, and its size is known or not."""
     found = beside(image, Path("/nowhere"))
     read_size(found)
@@ -198,14 +198,14 @@ def test_any_image(image: Any):
         models.open_image(found, "rows row 3")
 
 
-def test_other_data_urls():
+def test_other_data_urls() -> None:
     """A data URL without base64, or with another thing in it, is a bad row that says so."""
     assert "no base64" in refusal("data:image/svg+xml,%3Csvg%3E")
     assert "no base64" in refusal("data:" + "x" * 5000)
     refusal("data:text/plain;base64,aGVsbG8=")
 
 
-def test_a_picture_reads_like_its_file(tmp_path: Path):
+def test_a_picture_reads_like_its_file(tmp_path: Path) -> None:
     """The same bytes make the same picture, whatever they come in."""
     path = tmp_path / "a.png"
     picture(9, 7).save(path)
@@ -214,7 +214,7 @@ def test_a_picture_reads_like_its_file(tmp_path: Path):
     assert models.open_image(text, "row").tobytes() == models.open_image(str(path), "row").tobytes()
 
 
-def test_rows_of_bad_images(tmp_path: Path, pipe: Path, encoder: Callable[..., models.Encoder]):
+def test_rows_of_bad_images(tmp_path: Path, pipe: Path, encoder: Callable[..., models.Encoder]) -> None:
     """In a file of rows each bad image is an error of its row, by its number; the rows between them are learned."""
     (tmp_path / "good.png").write_bytes(bytes_of("PNG", 40))
     (tmp_path / "damaged.avif").write_bytes(bytes_of("AVIF", 40)[:-9])

@@ -23,7 +23,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("text", "expected"), SECRETS)
 @pytest.mark.parametrize("around", ["{}", "row 3: cannot read {}, see there", "found '{}'", "<{}>", "a\n{}\nb"])
-def test_secrets_are_hidden(text: str, expected: str, around: str):
+def test_secrets_are_hidden(text: str, expected: str, around: str) -> None:
     """Users, queries and fragments of addresses are hidden, and tokens wherever they stand; the rest stays."""
     assert redact(around.format(text)) == around.format(expected)
 
@@ -41,13 +41,13 @@ def test_secrets_are_hidden(text: str, expected: str, around: str):
         "C://a path, http://example.org/b",
     ],
 )
-def test_what_is_no_secret_stays(text: str):
+def test_what_is_no_secret_stays(text: str) -> None:
     """Paths, plain addresses and sentences are left as they are."""
     assert redact(text) == text
 
 
 @pytest.mark.parametrize("kind", [VloraError, RecipeError, SampleError, ModelError, CheckpointError])
-def test_every_error_is_redacted(kind: type[VloraError]):
+def test_every_error_is_redacted(kind: type[VloraError]) -> None:
     """No error of vlora's says a secret or a picture."""
     assert str(kind("https://a.org/b?c=5ec12e7")) == "https://a.org/b?***"
     found = str(kind("found " + "iVBORw0K" * 10**4 + "; do this"))
@@ -55,12 +55,12 @@ def test_every_error_is_redacted(kind: type[VloraError]):
     assert found.endswith("; do this")
 
 
-def test_out_of_memory_is_redacted():
+def test_out_of_memory_is_redacted() -> None:
     """An error that makes its message itself is redacted too."""
     assert "5ec12e7" not in str(OutOfMemoryError("https://a.org/b?c=5ec12e7", "no memory"))
 
 
-def test_long_messages_keep_both_ends():
+def test_long_messages_keep_both_ends() -> None:
     """A line without end keeps its beginning and what is to be done; each line is a line of its own."""
     found = redact("\n".join(["row 3: " + "very " * 10**5 + "long; mend it"] * 2))
 
@@ -77,13 +77,13 @@ def test_long_messages_keep_both_ends():
 )
 @example("a?b#c://d@e?f" * 500)
 @example("x" * 5000 + ", " + "y z" * 2000)
-def test_redacting_twice_changes_nothing(text: str):
+def test_redacting_twice_changes_nothing(text: str) -> None:
     """A message that holds another one's text is not mangled."""
     assert redact(redact(text)) == redact(text)
 
 
 @given(st.text(max_size=10_000))
-def test_names_are_short(name: str):
+def test_names_are_short(name: str) -> None:
     """A name is shown whole, or as its beginning and its length."""
     shown = shorten_name(name)
 

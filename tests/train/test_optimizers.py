@@ -35,7 +35,7 @@ gradients = st.lists(
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lion"])
 @given(gradient=gradients)
-def test_first_step_is_the_learning_rate(name: str, gradient: mx.array):
+def test_first_step_is_the_learning_rate(name: str, gradient: mx.array) -> None:
     """The first step of Adam, AdamW and Lion is the learning rate in size, against the gradient's sign."""
     start = mx.zeros_like(gradient)
 
@@ -45,7 +45,7 @@ def test_first_step_is_the_learning_rate(name: str, gradient: mx.array):
 
 
 @given(gradient=gradients)
-def test_first_step_of_sgd(gradient: mx.array):
+def test_first_step_of_sgd(gradient: mx.array) -> None:
     """The first step of SGD is the learning rate times the gradient, the second carries the momentum on."""
     section = OptimSection(name="sgd", learning_rate=RATE, betas=(0.9, 0.999))
     start = mx.zeros_like(gradient)
@@ -54,7 +54,7 @@ def test_first_step_of_sgd(gradient: mx.array):
     assert mx.allclose(take_steps(section, [gradient] * 2, start), -RATE * 2.9 * gradient, rtol=1e-5)
 
 
-def test_adamw_follows_the_paper():
+def test_adamw_follows_the_paper() -> None:
     """Ten steps of AdamW are those of the paper's algorithm, bias correction and decoupled decay included."""
     section = OptimSection(name="adamw", learning_rate=RATE, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6)
     values = np.random.default_rng(0).normal(size=(10, 3, 2))
@@ -72,7 +72,7 @@ def test_adamw_follows_the_paper():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_optimizer_descends(name: str):
+def test_every_optimizer_descends(name: str) -> None:
     """Every optimizer that a recipe can name brings a bowl's slope down, for matrices and vectors."""
     section = OptimSection(name=name, learning_rate=0.05)
     optimizer = make_optimizer(section)
@@ -92,7 +92,7 @@ def test_every_optimizer_descends(name: str):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "adam"])
-def test_weight_decay_shrinks(name: str):
+def test_weight_decay_shrinks(name: str) -> None:
     """Weight decay makes weights smaller than they are without it."""
     start, gradient = mx.random.normal((4, 4), key=mx.random.key(0)), mx.full((4, 4), 1e-3)
 
@@ -108,7 +108,7 @@ def test_weight_decay_shrinks(name: str):
     st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=5), min_size=1, max_size=4),
     st.floats(1e-3, 1e3),
 )
-def test_clipping(values: list[list[float]], max_norm: float):
+def test_clipping(values: list[list[float]], max_norm: float) -> None:
     """All gradients are scaled alike, so that their global norm is at most the maximum, and the norm before is told."""
     trees = {f"layer.{index}": mx.array(row) for index, row in enumerate(values)}
     flat = np.concatenate([np.array(row, dtype=np.float32).astype(np.float64) for row in values])
@@ -123,7 +123,7 @@ def test_clipping(values: list[list[float]], max_norm: float):
     assert np.allclose(found, flat * min(1.0, max_norm / (expected + 1e-6)), rtol=1e-4, atol=1e-6)
 
 
-def test_clipping_in_float32():
+def test_clipping_in_float32() -> None:
     """Gradients whose squares have no place in half precision are clipped in float32."""
     gradients = {"a": mx.full((4,), 300.0, dtype=mx.float16), "b": mx.full((4,), 400.0, dtype=mx.float16)}
 
@@ -133,7 +133,7 @@ def test_clipping_in_float32():
     assert mx.allclose(clipped["a"].astype(mx.float32), mx.full((4,), 0.3), rtol=1e-3)
 
 
-def test_no_clipping():
+def test_no_clipping() -> None:
     """Without a maximum the gradients stay what they are, and the norm is still told."""
     gradients = {"a": mx.array([3.0]), "b": mx.array([4.0])}
 
@@ -151,7 +151,7 @@ TRAINED = (
 )
 
 
-def test_rate_factors():
+def test_rate_factors() -> None:
     """Every part has its own rate, and every B that many times its A's."""
     section = OptimSection(learning_rate=1e-3, vision_rate=1e-4, connector_rate=5e-4, lora_plus_ratio=16.0)
     layout = ModelParts(language="language_model")
@@ -165,7 +165,7 @@ def test_rate_factors():
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=9), st.integers(1, 1000))
-def test_dividing_and_clipping(values: list[float], count: int):
+def test_dividing_and_clipping(values: list[float], count: int) -> None:
     """Sums that are divided by a count are clipped as their means are, whatever the number of parameters."""
     sums = {str(index): mx.array([value]) for index, value in enumerate(values)}
     means = {name: value / count for name, value in sums.items()}
@@ -181,7 +181,7 @@ shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=2, m
 
 
 @given(shapes=shapes)
-def test_unpacking_undoes_packing(shapes: list[tuple[int, int]]):
+def test_unpacking_undoes_packing(shapes: list[tuple[int, int]]) -> None:
     """Whatever the shapes; a large parameter keeps an array of its own, and one of an odd size."""
     params = {
         f"layer.{place}": mx.random.normal((rows, PACKED_MULTIPLE * width))
@@ -195,7 +195,7 @@ def test_unpacking_undoes_packing(shapes: list[tuple[int, int]]):
     assert all(mx.array_equal(value, params[name]) for name, value in packing.unpack(packed).items())
 
 
-def test_packed_parameters_are_cast_together():
+def test_packed_parameters_are_cast_together() -> None:
     """One cast for each type; what is not packed is left to others."""
     params = {name: mx.random.normal((2, PACKED_MULTIPLE)) for name in "abc"} | {"large": mx.zeros(PACKED_SIZE)}
     packing = FlatParams.of(params, make_optimizer(OptimSection(name="adamw")))
@@ -216,7 +216,7 @@ def test_packed_parameters_are_cast_together():
     assert operations.count("AsType") == 1
 
 
-def test_what_is_remembered_is_used_only_for_the_same_arrays():
+def test_what_is_remembered_is_used_only_for_the_same_arrays() -> None:
     """One array replaced by another, and all are packed anew."""
     params = {name: mx.random.normal((2, PACKED_MULTIPLE)) for name in ("a", "b")}
     packing = FlatParams.of(params, make_optimizer(OptimSection(name="sgd")))
@@ -228,14 +228,14 @@ def test_what_is_remembered_is_used_only_for_the_same_arrays():
 
 
 @pytest.mark.parametrize("name", ["muon", "adafactor"])
-def test_what_looks_at_matrices_is_not_packed(name: str):
+def test_what_looks_at_matrices_is_not_packed(name: str) -> None:
     """Their update of a number depends on its row and column."""
     params = {name: mx.zeros((2, PACKED_MULTIPLE)) for name in ("a", "b")}
     assert not FlatParams.of(params, make_optimizer(OptimSection(name=name))).shapes
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion"])
-def test_packed_parameters_are_updated_as_apart(name: str):
+def test_packed_parameters_are_updated_as_apart(name: str) -> None:
     """With rates of their own too."""
     section = OptimSection(name=name, weight_decay=0.1 if name != "adam" else 0.0)
     params = {name: mx.random.normal((2, PACKED_MULTIPLE), key=mx.random.key(place)) for place, name in enumerate("ab")}
@@ -258,7 +258,7 @@ def test_packed_parameters_are_updated_as_apart(name: str):
 
 @given(size=st.integers(1, 3_000_000))
 @settings(max_examples=10)
-def test_norm_of_many_is_exact(size: int):
+def test_norm_of_many_is_exact(size: int) -> None:
     """Of millions of numbers, as packed parameters have, too."""
     values = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
     _, norm = clip_by_global_norm({"packed": mx.array(values)}, None)

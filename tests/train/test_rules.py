@@ -54,7 +54,7 @@ def take_steps(
 
 
 @pytest.mark.parametrize("run", GOLDEN["schedules"], ids=lambda run: f"{run['schedule']}-{run['n']}-{run['warmup']}")
-def test_rates_are_those_of_transformers(run: dict[str, Any]):
+def test_rates_are_those_of_transformers(run: dict[str, Any]) -> None:
     """Every step of every schedule, the warmup included."""
     section = OptimSection(schedule=run["schedule"], warmup_steps=run["warmup"], learning_rate=GOLDEN["rate"])
 
@@ -63,7 +63,7 @@ def test_rates_are_those_of_transformers(run: dict[str, Any]):
     assert found == pytest.approx(run["rates"], rel=1e-9, abs=1e-15)
 
 
-def test_what_decays_is_what_the_trainer_lets_decay():
+def test_what_decays_is_what_the_trainer_lets_decay() -> None:
     """Three steps of full fine-tuning end where torch's AdamW does in the Trainer's groups."""
     named = {f"language_model.{name}": value for name, value in GOLDEN["full"]["params"].items()}
     section = OptimSection(learning_rate=GOLDEN["rate"], weight_decay=GOLDEN["decay"])
@@ -80,7 +80,7 @@ def test_what_decays_is_what_the_trainer_lets_decay():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "sgd", "adafactor", "muon"])
-def test_the_step_lets_decay_as_the_optimizer_does(optimizer: str):
+def test_the_step_lets_decay_as_the_optimizer_does(optimizer: str) -> None:
     """What decays ends where it does when everything decays, with every optimizer."""
     named = {f"language_model.{name}": value for name, value in GOLDEN["full"]["params"].items()}
     section = OptimSection(name=optimizer, learning_rate=GOLDEN["rate"], weight_decay=GOLDEN["decay"])  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_the_step_lets_decay_as_the_optimizer_does(optimizer: str):
         assert mx.allclose(some[name], like[name], rtol=1e-5, atol=2e-5), name
 
 
-def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPatch):
+def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters that are updated as one decay as they do alone."""
     monkeypatch.setattr("vlora.train.optimizers.PACKED_MULTIPLE", 1)
     named = {f"language_model.{name}": value for name, value in GOLDEN["full"]["params"].items()}
@@ -120,7 +120,7 @@ def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPat
         assert mx.allclose(found[name], mx.array(value["after"]), rtol=1e-5, atol=2e-5), name
 
 
-def test_magnitudes_have_the_rate_of_b():
+def test_magnitudes_have_the_rate_of_b() -> None:
     """Three steps of a DoRA with LoRA+ end where PEFT's do."""
     named = {own_name(name): value for name, value in GOLDEN["dora"].items()}
     section = OptimSection(learning_rate=GOLDEN["rate"], lora_plus_ratio=GOLDEN["ratio"])
@@ -136,7 +136,7 @@ def test_magnitudes_have_the_rate_of_b():
         assert mx.allclose(found[name], mx.array(value["after"]), rtol=1e-5, atol=2e-5), name
 
 
-def test_older_states_go_on_as_they_began():
+def test_older_states_go_on_as_they_began() -> None:
     """A state that names no rules has those of before there were numbers."""
     section = OptimSection(learning_rate=1.0, warmup_steps=4, weight_decay=0.1, lora_plus_ratio=8.0)
     oldest = parse_rules(None, "state")

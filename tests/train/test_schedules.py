@@ -21,7 +21,7 @@ def curve(schedule: str, n_steps: int, warmup_steps: int, rate: float) -> list[f
 
 
 @given(runs)
-def test_rates_rise_and_fall(run: tuple[str, int, int, float]):
+def test_rates_rise_and_fall(run: tuple[str, int, int, float]) -> None:
     """Rates rise in a line from 0 over the warmup to the highest, then never rise again; every later step learns."""
     schedule, _, warmup_steps, rate = run
     rates = curve(*run)
@@ -38,7 +38,7 @@ def test_rates_rise_and_fall(run: tuple[str, int, int, float]):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_rate_falls_to_zero(schedule: str):
+def test_rate_falls_to_zero(schedule: str) -> None:
     """A falling schedule passes half the rate half-way and would be at zero one step after the last."""
     section = OptimSection(schedule=schedule, warmup_steps=100, learning_rate=3.0)
 
@@ -47,7 +47,7 @@ def test_rate_falls_to_zero(schedule: str):
     assert abs(learning_rate_at(1101, 1100, section)) < 1e-12
 
 
-def test_cosine_is_slow_at_both_ends():
+def test_cosine_is_slow_at_both_ends() -> None:
     """A cosine is above the line in its first half and below it in its second."""
     linear, cosine = curve("linear", 100, 0, 1.0), curve("cosine", 100, 0, 1.0)
 
@@ -56,7 +56,7 @@ def test_cosine_is_slow_at_both_ends():
 
 
 @given(st.integers(1, 100), st.integers(1, 8), st.integers(1, 5), st.integers(1, 4))
-def test_epochs_count_steps(n_rows: int, batch_size: int, accumulation: int, epochs: int):
+def test_epochs_count_steps(n_rows: int, batch_size: int, accumulation: int, epochs: int) -> None:
     """So many epochs pass over every row that often, short steps included."""
     train = TrainSection(epochs=epochs, batch_size=batch_size, gradient_accumulation_steps=accumulation, seed=1)
     n_steps = count_steps(train, n_rows)
@@ -66,13 +66,13 @@ def test_epochs_count_steps(n_rows: int, batch_size: int, accumulation: int, epo
     assert sorted(rows) == sorted(list(range(n_rows)) * epochs)
 
 
-def test_iters_count_steps():
+def test_iters_count_steps() -> None:
     """Without epochs a run has as many steps as the recipe says."""
     assert count_steps(TrainSection(iters=7), n_rows=3) == 7
 
 
 @given(st.integers(1, 50), st.integers(1, 200))
-def test_due(every: int, n_steps: int):
+def test_due(every: int, n_steps: int) -> None:
     """What happens every so many steps also happens at the end, once."""
     found = [step for step in range(1, n_steps + 1) if is_due(step, every, n_steps)]
 

@@ -70,7 +70,7 @@ def write(text: str, objects: Any, style: BoxStyle, *sizes: tuple[tuple[int, int
     ],
 )
 @pytest.mark.parametrize("kind", ["real", "norm1", None])
-def test_how_families_write(style: str, expected: str, kind: str | None):
+def test_how_families_write(style: str, expected: str, kind: str | None) -> None:
     """The same boxes, of pixels or of shares, are written as each family has learned to."""
     boxes = [[10, 10, 100, 100], [50, 25]] if kind != "norm1" else [[0.05, 0.1, 0.5, 1], [0.25, 0.25]]
     objects = {"ref": ["a cat"], "bbox": boxes, "bbox_type": kind, "image_id": None}
@@ -80,7 +80,7 @@ def test_how_families_write(style: str, expected: str, kind: str | None):
     assert found == expected
 
 
-def test_how_paligemma_writes():
+def test_how_paligemma_writes() -> None:
     """Four tokens for places, y before x; a point has none."""
     size = ((200, 100), (200, 100))
     assert write("<bbox> cat", {"bbox": [[0, 50, 200, 100]]}, PALIGEMMA_BOXES, size) == (
@@ -103,7 +103,7 @@ shares = st.tuples(*[st.floats(0, 1)] * 4).map(
 @pytest.mark.parametrize("name", STYLES)
 @given(share=shares, stored=st.tuples(sides, sides), given_size=st.tuples(sides, sides))
 @example((0.0, 0.0, 1.0, 1.0), (1, 1), (5000, 3))
-def test_round_trip(name: str, share: tuple[float, ...], stored: tuple[int, int], given_size: tuple[int, int]):
+def test_round_trip(name: str, share: tuple[float, ...], stored: tuple[int, int], given_size: tuple[int, int]) -> None:
     """A box that is written and read again lies within one unit of where it was, whatever the image's size becomes."""
     style = STYLES[name]
     pixels = [number * stored[index % 2] for index, number in enumerate(share)]
@@ -122,7 +122,7 @@ def test_round_trip(name: str, share: tuple[float, ...], stored: tuple[int, int]
         assert found[1] <= found[3]
 
 
-def test_several_images_and_turns():
+def test_several_images_and_turns() -> None:
     """A box is of the image that it names, or of the first; marks count on through thoughts, questions and answers."""
     turns = (
         Turn("user", (ImageSlot(0), "Is <ref-object> at <bbox>", ImageSlot(1), "or <bbox>?")),
@@ -169,13 +169,13 @@ def test_several_images_and_turns():
         ({"bbox": [[-2, 2, 3, 4]]}, "does not lie in its image"),
     ],
 )
-def test_what_is_refused(objects: Any, why: str):
+def test_what_is_refused(objects: Any, why: str) -> None:
     """What is no box, or stands for no mark, or lies in no image is a bad row that says so."""
     with pytest.raises(SampleError, match=rf"^rows row 3: .*{re.escape(why)}"):
         write("<bbox>", objects, QWEN3_BOXES, ((10, 10), (10, 10)))
 
 
-def test_rounding_beyond_the_edge():
+def test_rounding_beyond_the_edge() -> None:
     """A box that rounding has pushed over the edge by up to a pixel ends at the edge."""
     assert write("<bbox>", {"bbox": [[-0.5, 0, 10.9, 10]]}, QWEN3_BOXES, ((10, 10), (10, 10))) == "[0, 0, 1000, 1000]"
 
@@ -191,7 +191,7 @@ json_like = st.recursive(
 
 
 @given(json_like)
-def test_any_objects(value: Any):
+def test_any_objects(value: Any) -> None:
     """Whatever a row holds, it is boxes or one row's error."""
     try:
         found = read_objects(value, SOURCE)
@@ -210,7 +210,7 @@ NAMED = {"ref": ["a cat"], "bbox": [[1, 2, 3.5, 4]]}
 
 
 @pytest.mark.parametrize("objects", [NAMED, json.dumps(NAMED), {**NAMED, "bbox_type": None, "image_id": None}])
-def test_rows_with_boxes(objects: Any):
+def test_rows_with_boxes(objects: Any) -> None:
     """The boxes of a row are read from its column, JSON in a text too, and its column is named as used."""
     sample, use = read_sample(row_of("<bbox>", objects), SOURCE, Reading())
 
@@ -220,7 +220,7 @@ def test_rows_with_boxes(objects: Any):
 
 
 @pytest.mark.parametrize("written", ["1e0", "1.0", "1"])
-def test_boxes_of_files(written: str, tmp_path: Path):
+def test_boxes_of_files(written: str, tmp_path: Path) -> None:
     """However a file writes its numbers, they are numbers."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row_of("<bbox>", {**NAMED, "bbox": [["@", 2.50, 3, 4]]})).replace('"@"', written))
@@ -229,7 +229,7 @@ def test_boxes_of_files(written: str, tmp_path: Path):
     assert train[0].objects == Objects(((1.0, 2.5, 3.0, 4.0),), ("a cat",), (0,))
 
 
-def test_boxes_that_no_text_uses():
+def test_boxes_that_no_text_uses() -> None:
     """Boxes without a mark are a column that is not used, and marks without boxes are words; a mapping is obeyed."""
     plain = {"image": "a.png", "question": "Where?", "answer": "Here."}
     sample, use = read_sample({**plain, "objects": {"bbox": [[1, 2, 3, 4]], "area": [9]}}, SOURCE, Reading())
@@ -246,13 +246,13 @@ def test_boxes_that_no_text_uses():
         read_sample({**plain, "regions": {"bbox": [[1, 2]]}}, SOURCE, mapped)
 
 
-def test_marks_are_counted_when_a_row_is_read():
+def test_marks_are_counted_when_a_row_is_read() -> None:
     """More marks than boxes are a bad row before any image is opened."""
     with pytest.raises(SampleError, match=r"^rows row 3: the texts hold <bbox> 2 times and 'objects' holds 1"):
         format_sample(row_of("<bbox> <bbox>", NAMED), SOURCE)
 
 
-def test_images_of_boxes_are_those_of_the_column():
+def test_images_of_boxes_are_those_of_the_column() -> None:
     """A box names its image as the row's column counts, in whatever order the texts show them."""
     messages = [{"role": "user", "content": "<image 2><image 1>"}, {"role": "assistant", "content": "<bbox> <bbox>"}]
     row = {"images": ["a", "b"], "messages": messages, "objects": {"bbox": [[1, 2], [3, 4]], "image_id": [0, 1]}}
@@ -289,7 +289,7 @@ BOX = {"bbox": [[10, 10, 50, 40]]}
     ],
 )
 @pytest.mark.parametrize("data", [{}, {"max_pixels": 1500}, {"image_resize_shape": (32, 64)}])
-def test_families(family: str, expected: str, data: dict[str, Any], encoder: Encoding):
+def test_families(family: str, expected: str, data: dict[str, Any], encoder: Encoding) -> None:
     """Shares of the sides stay what they are, whatever the recipe makes of sizes."""
     found = learned(encoder(family, train_on_completions=True, **data), sample_of(picture(100, 80), BOX))
 
@@ -309,7 +309,7 @@ def test_families(family: str, expected: str, data: dict[str, Any], encoder: Enc
 )
 def test_pixels_follow_every_resizing(
     data: dict[str, Any], image: tuple[int, int], size: tuple[int, int], encoder: Encoding
-):
+) -> None:
     """Where a family writes pixels they are those of the image as the tower gets it."""
     encode = encoder("qwen2_5_vl", train_on_completions=True, **data)
     sample = sample_of(picture(*image), {"bbox": [[0, image[1] / 2, image[0] / 2, image[1]]]})
@@ -320,7 +320,7 @@ def test_pixels_follow_every_resizing(
     assert f"[0, {size[1] // 2}, {size[0] // 2}, {size[1]}]" in learned(encode, sample)
 
 
-def test_pixels_follow_a_row_s_own_size(encoder: Encoding):
+def test_pixels_follow_a_row_s_own_size(encoder: Encoding) -> None:
     """A size that the row asks for moves its boxes with it."""
     encode = encoder("qwen2_5_vl", train_on_completions=True)
     image = SizedImage(picture(100, 80), Asked(resized_height=48, resized_width=64))
@@ -328,7 +328,7 @@ def test_pixels_follow_a_row_s_own_size(encoder: Encoding):
     assert "At [16, 12, 32, 36]." in learned(encode, sample_of(image, {"bbox": [[25, 20, 50, 60]]}))
 
 
-def test_boxes_of_turned_photographs(encoder: Encoding):
+def test_boxes_of_turned_photographs(encoder: Encoding) -> None:
     """Pixels are those of the upright picture."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -339,7 +339,9 @@ def test_boxes_of_turned_photographs(encoder: Encoding):
     assert "[100, 125, 1000, 1000]" in learned(encode, sample_of(stream.getvalue(), {"bbox": [[10, 10, 100, 80]]}))
 
 
-def test_files_are_not_read_to_measure_boxes(encoder: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_are_not_read_to_measure_boxes(
+    encoder: Encoding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where rows are only measured, sizes come from headers; what has none is refused all the same."""
     picture(100, 80).save(tmp_path / "a.png")
     measure = models.RowMeasurer(encoder("qwen3_vl", train_on_completions=True))
@@ -356,14 +358,14 @@ def test_files_are_not_read_to_measure_boxes(encoder: Encoding, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("family", ["gemma3", "idefics3", "llava"])
-def test_families_without_a_convention(family: str, encoder: Encoding):
+def test_families_without_a_convention(family: str, encoder: Encoding) -> None:
     """How a family writes boxes is not guessed."""
     assert FAMILIES[family].boxes is None
     with pytest.raises(SampleError, match=r"^rows row 3: .*family writes them is not known; write them into the texts"):
         encoder(family)(sample_of(picture(100, 80), BOX))
 
 
-def test_marks_without_boxes_are_text(encoder: Encoding):
+def test_marks_without_boxes_are_text(encoder: Encoding) -> None:
     """In a row without boxes a mark is text like any other."""
     turns = (Turn("user", (ImageSlot(0), "Where?")), Turn("assistant", ("At <bbox>.",)))
     encode = encoder("qwen3_vl", train_on_completions=True)
@@ -374,7 +376,7 @@ def test_marks_without_boxes_are_text(encoder: Encoding):
     assert not has_marks("a box")
 
 
-def test_lengths_of_rows_with_boxes(encoder: Encoding):
+def test_lengths_of_rows_with_boxes(encoder: Encoding) -> None:
     """A row's boxes count towards its length; no image is read for that."""
     encode = encoder("qwen3_vl")
     estimate = models.LengthEstimator(encode)
@@ -386,6 +388,6 @@ def test_lengths_of_rows_with_boxes(encoder: Encoding):
     assert estimate(boxed) > estimate(plain) + 9
 
 
-def test_objects_are_values():
+def test_objects_are_values() -> None:
     """What stands for a row's marks is compared by value."""
     assert read_objects(BOX, SOURCE) == Objects(((10.0, 10.0, 50.0, 40.0),), (), (0,))

@@ -42,7 +42,7 @@ def grids(encode: models.Encoder, *images: Any) -> list[tuple[int, int]]:
 @given(
     size=st.tuples(sides, sides), factor=st.sampled_from([16, 28, 32]), low=st.integers(1, 10**6), more=st.floats(2, 9)
 )
-def test_whole_patches(size: tuple[int, int], factor: int, low: int, more: float):
+def test_whole_patches(size: tuple[int, int], factor: int, low: int, more: float) -> None:
     """Sizes are those of Qwen's own processor, for all but pictures thinner than half a patch."""
     high = int(low * more)
     assume(max(size) <= 200 * min(size) and min(size) * 2 > factor and high >= factor**2)
@@ -53,7 +53,7 @@ def test_whole_patches(size: tuple[int, int], factor: int, low: int, more: float
     assert not found[1] % factor
 
 
-def test_thin_pictures():
+def test_thin_pictures() -> None:
     """A picture that is too thin for the model is refused."""
     with pytest.raises(ValueError, match="more than 200 times"):
         fit_to_patches((2001, 10), 28, 1, 10**6)
@@ -66,7 +66,7 @@ def test_thin_pictures():
     high=st.none() | st.integers(1, 10**6),
     factor=st.sampled_from([28, 32]),
 )
-def test_bounds_hold(size: tuple[int, int], low: int | None, high: int | None, factor: int):
+def test_bounds_hold(size: tuple[int, int], low: int | None, high: int | None, factor: int) -> None:
     """A size is within the row's and the processor's bounds, and the processor leaves it; or it is refused."""
     budget = Budget(factor, 56 * 56, 1_003_520)
     try:
@@ -89,7 +89,7 @@ def test_bounds_hold(size: tuple[int, int], low: int | None, high: int | None, f
         ({"resized_height": 280, "resized_width": 420}, Asked(resized_height=280, resized_width=420)),
     ],
 )
-def test_what_parts_ask(part: dict[str, Any], asked: Asked | None):
+def test_what_parts_ask(part: dict[str, Any], asked: Asked | None) -> None:
     """The keys of Qwen's loader are read; those that Arrow fills with nothing ask nothing."""
     assert read_asked(part, "rows row 3: turn 1") == asked
 
@@ -110,13 +110,13 @@ def test_what_parts_ask(part: dict[str, Any], asked: Asked | None):
         ({"fps": 2.0}, "fps, which an image has not"),
     ],
 )
-def test_what_is_no_size(part: dict[str, Any], why: str):
+def test_what_is_no_size(part: dict[str, Any], why: str) -> None:
     """What is no size is a bad row that names the turn."""
     with pytest.raises(SampleError, match=rf"^rows row 3: turn 1 has an image part with .*{why}"):
         read_asked(part, "rows row 3: turn 1")
 
 
-def test_sizes_of_rows(tmp_path: Path):
+def test_sizes_of_rows(tmp_path: Path) -> None:
     """Parts that name an image and parts that stand for one of a column ask alike; paths are found as ever."""
     (tmp_path / "a.png").write_bytes(b"")
     parts = [
@@ -139,7 +139,7 @@ def test_sizes_of_rows(tmp_path: Path):
 
 
 @pytest.mark.parametrize("family", QWENS)
-def test_sizes_are_obeyed(family: str, encoder: Encoding):
+def test_sizes_are_obeyed(family: str, encoder: Encoding) -> None:
     """What a row asks is what the tower gets, image by image; the others keep their own size."""
     encode = encoder(family)
     budget = find_budget(encode.processor)
@@ -158,7 +158,7 @@ def test_sizes_are_obeyed(family: str, encoder: Encoding):
     assert read_size(small, encode.resizer) == found[2]
 
 
-def test_sizes_and_the_recipe(encoder: Encoding):
+def test_sizes_and_the_recipe(encoder: Encoding) -> None:
     """The recipe's bound holds beside the row's; a size beyond it, or beside one for all images, is a bad row."""
     image = picture(90, 90)
     bounded = encoder("qwen3_vl", max_pixels=2500)
@@ -172,13 +172,13 @@ def test_sizes_and_the_recipe(encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", ["gemma3", "idefics3", "llava", "internvl", "paligemma"])
-def test_sizes_that_other_families_do_not_take(family: str, encoder: Encoding):
+def test_sizes_that_other_families_do_not_take(family: str, encoder: Encoding) -> None:
     """Where a family's loader takes no sizes the row is refused, and says what was asked."""
     with pytest.raises(SampleError, match=r"^rows row 3: .*max_pixels = 2000, and this model takes no sizes of rows"):
         encoder(family, train_on_completions=True)(sample_of(SizedImage(picture(90, 90), Asked(max_pixels=2000))))
 
 
-def test_keys_of_sized_images(encoder: Encoding):
+def test_keys_of_sized_images(encoder: Encoding) -> None:
     """Features are known by the size, too: another size, another key; the same, the same."""
     encode, image = encoder("qwen3_vl"), picture(90, 90)
     asked = [None, Asked(max_pixels=2000), Asked(max_pixels=3000), Asked(max_pixels=2000)]
@@ -188,7 +188,7 @@ def test_keys_of_sized_images(encoder: Encoding):
     assert keys[1] == keys[3]
 
 
-def test_lengths_follow(encoder: Encoding):
+def test_lengths_follow(encoder: Encoding) -> None:
     """Rows are sorted by the lengths that their sizes give them."""
     encode = encoder("qwen3_vl")
     estimate = models.LengthEstimator(encode)
@@ -197,7 +197,7 @@ def test_lengths_follow(encoder: Encoding):
         assert estimate(sample) == len(encode(sample).tokens)
 
 
-def test_pictures_are_resized_once(encoder: Encoding):
+def test_pictures_are_resized_once(encoder: Encoding) -> None:
     """The processor gets the size that was asked for and leaves it: the pixels are those of one resizing."""
     encode, image = encoder("qwen3_vl"), picture(90, 90)
     sized = encode(sample_of(SizedImage(image, Asked(resized_height=48, resized_width=32))))

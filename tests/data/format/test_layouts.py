@@ -150,7 +150,7 @@ def talks(draw: st.DrawFn) -> list[Exchange]:
 
 @pytest.mark.parametrize("layout", WRITERS)
 @given(talk=talks(), spelling=st.sampled_from(sorted(SPELLINGS)))
-def test_a_conversation_is_the_same_in_every_layout(layout: str, talk: list[Exchange], spelling: str):
+def test_a_conversation_is_the_same_in_every_layout(layout: str, talk: list[Exchange], spelling: str) -> None:
     """Texts, roles, images and their order come back from every layout and spelling, and the row stays as it is."""
     names = [f"/pictures/{number}.png" for number in range(sum(parts.count(None) for parts, _ in talk))]
     row = {**WRITERS[layout](talk), **SPELLINGS[spelling](names)}
@@ -170,7 +170,7 @@ def test_a_conversation_is_the_same_in_every_layout(layout: str, talk: list[Exch
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.from_regex(r"\\{0,2}<(image|video|image 1|p)>x?"))
-def test_any_text_can_be_written(text: str):
+def test_any_text_can_be_written(text: str) -> None:
     """Escaped marks are words, whatever the text."""
     assert "".join(map(str, split_marks(escape_marks(text)))) == text
 
@@ -233,14 +233,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
-def test_layout(case: str):
+def test_layout(case: str) -> None:
     """Layouts of single exchanges, and what stands beside them."""
     row, expected = LAYOUTS[case]
 
     assert shape(format_sample(row)) == expected
 
 
-def test_system_prompt_of_the_recipe():
+def test_system_prompt_of_the_recipe() -> None:
     """A system prompt of the recipe stands before rows that have none; a row's own stays alone."""
     row = {"question": "What?", "answer": "A cat."}
     own = {**row, "system": "Be long."}
@@ -252,7 +252,7 @@ def test_system_prompt_of_the_recipe():
     assert all(turn.role == "system" for turn in found)
 
 
-def test_columns_are_mapped():
+def test_columns_are_mapped() -> None:
     """Columns of other names are read as the ones that the recipe names; several images in the recipe's order."""
     row = {"reply": "A cat.", "ask": "What?", "pic_b": "b.png", "pic_a": ["a.png"], "image_3": "c.png", "role": "x"}
     columns = {"ask": "question", "reply": "answer", "pic_a": "images", "pic_b": "images", "image_3": "unused"}
@@ -266,14 +266,14 @@ def test_columns_are_mapped():
     assert row == before
 
 
-def test_a_mapped_column_may_be_missing():
+def test_a_mapped_column_may_be_missing() -> None:
     """Rows that lack a mapped column are read without it."""
     found = format_sample({"question": "What?", "answer": "A cat."}, columns={"imgs": "images"})
 
     assert found.turns[0] == Turn("user", ("What?",))
 
 
-def test_names_are_exchanged():
+def test_names_are_exchanged() -> None:
     """A column may be mapped to the name of another one that is mapped, too."""
     row = {"question": "A cat.", "answer": "What?"}
 
@@ -291,14 +291,14 @@ def test_names_are_exchanged():
         ({"a": "answer"}, {"tag"}, ["data.columns.a", "tag"]),
     ],
 )
-def test_mistakes_of_a_mapping(columns: dict[str, str], prompt: set[str] | None, words: list[str]):
+def test_mistakes_of_a_mapping(columns: dict[str, str], prompt: set[str] | None, words: list[str]) -> None:
     """Names that nothing reads are refused with the nearest that is read."""
     (problem,) = find_mistakes(columns, None if prompt is None else frozenset(prompt))
 
     assert all(word in problem for word in words)
 
 
-def test_use_is_told_in_a_line():
+def test_use_is_told_in_a_line() -> None:
     """What became of columns is one line, over the rows that were read; what one row uses is used."""
     rows = [
         {"texts": [{"user": "a", "assistant": "b", "relevance": 3}], "images": None, "source": "s"},
@@ -315,7 +315,7 @@ def test_use_is_told_in_a_line():
     )
 
 
-def test_pixels_are_one_image():
+def test_pixels_are_one_image() -> None:
     """An image that is written as lists of numbers is one value, which reading images refuses."""
     pixels = [[[0, 0, 0], [1, 2, 3]]]
 
@@ -323,7 +323,7 @@ def test_pixels_are_one_image():
         assert format_sample({"question": "What?", "answer": "x", "image": images}).images == (images,)
 
 
-def test_line_of_many_columns():
+def test_line_of_many_columns() -> None:
     """The line does not grow without end."""
     line = str(ColumnUse({}, frozenset(map(str, range(100)))))
 
@@ -331,7 +331,7 @@ def test_line_of_many_columns():
     assert len(line) < 300
 
 
-def test_keys_that_nothing_reads():
+def test_keys_that_nothing_reads() -> None:
     """Keys of messages, parts and images that nothing reads are named like columns."""
     url = {"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}, "cache": 3}
     user = {"role": "user", "content": [url, {"type": "image"}], "id": "m1", "weight": None}
@@ -369,7 +369,7 @@ LOST: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("column", LOST)
-def test_pictures_that_nothing_reads(column: str):
+def test_pictures_that_nothing_reads(column: str) -> None:
     """An unused column of pictures, by name or by content, is refused; the recipe may set it aside."""
     row = {"question": "What?", "answer": "A cat.", column: LOST[column]}
 
@@ -381,7 +381,7 @@ def test_pictures_that_nothing_reads(column: str):
     assert len(format_sample(row, columns={column: "images"}).images) >= 1
 
 
-def test_pictures_by_declared_type():
+def test_pictures_by_declared_type() -> None:
     """A column that is declared to hold images is refused whatever it holds."""
     row = {"question": "What?", "answer": "A cat.", "thing": {"bytes": b"?", "path": None}}
 
@@ -402,7 +402,7 @@ def test_pictures_by_declared_type():
         ("file_name", "deep/a.png"),
     ],
 )
-def test_other_columns_are_no_pictures(column: str, value: Any):
+def test_other_columns_are_no_pictures(column: str, value: Any) -> None:
     """Numbers, other media, empty columns and the name of the image that is read are only named."""
     row = {"question": "What?", "answer": "A cat.", "image": "a.png", column: value}
 
@@ -481,7 +481,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_error(case: str):
+def test_error(case: str) -> None:
     """What is not understood is refused with what was found."""
     row, words = ERRORS[case]
 
@@ -491,7 +491,7 @@ def test_error(case: str):
         assert word in problem
 
 
-def test_mapping_to_a_column_that_is_there():
+def test_mapping_to_a_column_that_is_there() -> None:
     """A column is not lost to another one that is mapped to its name."""
     problem = problem_of({"question": "a", "answer": "b", "reply": "c"}, columns={"reply": "answer"})
 
@@ -506,7 +506,7 @@ def test_mapping_to_a_column_that_is_there():
     assert found.turns[1].text == "c"
 
 
-def test_custom_format_uses_what_it_names():
+def test_custom_format_uses_what_it_names() -> None:
     """With a custom format the columns that it names are used, and images as ever."""
     row = {"q": "What?", "label": "A cat.", "messages": [], "image": "a.png", "photo": "b.png"}
     prompt = json.dumps({"user": "{q}", "assistant": "{label}"})

@@ -36,7 +36,7 @@ def problem_of(row: dict[str, Any], custom_prompt_format: str | None = None) -> 
     return message
 
 
-def test_parts_that_number_their_images_show_those():
+def test_parts_that_number_their_images_show_those() -> None:
     """An index counts the row's images from 0, with a size or without; where texts have one, too, it counts parts."""
     two = {"type": "image", "index": 1, "max_pixels": 900}
     content = [two, {"type": "text", "text": "Or?", "index": None}, {"type": "image", "index": 0, "text": None}]
@@ -321,7 +321,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout(layout: str):
+def test_layout(layout: str) -> None:
     """Every accepted layout gives the same turns, with images where they stand, and leaves the row as it was."""
     row, expected = LAYOUTS[layout]
     before = copy.deepcopy(row)
@@ -334,7 +334,7 @@ def test_layout(layout: str):
 
 
 @pytest.mark.parametrize("role", ["user", "human", "<|User|>", "User", " HUMAN "])
-def test_user_roles(role: str):
+def test_user_roles(role: str) -> None:
     """The user's names in other formats are understood."""
     sample = format_sample({"messages": [{"role": role, "content": "What?"}, ANSWER]})
 
@@ -342,7 +342,7 @@ def test_user_roles(role: str):
 
 
 @pytest.mark.parametrize("role", ["assistant", "gpt", "model", "bot", "chatgpt", "<|Assistant|>"])
-def test_assistant_roles(role: str):
+def test_assistant_roles(role: str) -> None:
     """The assistant's names in other formats are understood."""
     sample = format_sample({"messages": [QUESTION, {"role": role, "content": "Yes."}]})
 
@@ -411,7 +411,7 @@ CUSTOM = {
 
 
 @pytest.mark.parametrize("case", CUSTOM)
-def test_custom_prompt_format(case: str):
+def test_custom_prompt_format(case: str) -> None:
     """A custom format fills in columns and images, and leaves the row as it was."""
     template, row, expected = CUSTOM[case]
     before = copy.deepcopy(row)
@@ -420,7 +420,7 @@ def test_custom_prompt_format(case: str):
     assert row == before
 
 
-def test_numbers_of_a_custom_format():
+def test_numbers_of_a_custom_format() -> None:
     """A number of a format is text as it is written there."""
     written = '{"user": 12.50, "assistant": 0.12345678901234567890}'
 
@@ -491,7 +491,7 @@ WITH_CALLS = {
 
 
 @pytest.mark.parametrize("case", WITH_CALLS)
-def test_calls(case: str):
+def test_calls(case: str) -> None:
     """A tool's call is read with its name and its arguments, whatever the layout; its answer is the tool's turn."""
     messages = [QUESTION, WITH_CALLS[case], {"role": "observation", "content": "42"}, ANSWER]
 
@@ -502,7 +502,7 @@ def test_calls(case: str):
     assert sample.turns[2] == Turn("tool", ("42",))
 
 
-def test_call_without_arguments():
+def test_call_without_arguments() -> None:
     """A call may have no arguments, and what is said beside it stays."""
     message = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "look"}}]}
 
@@ -512,7 +512,7 @@ def test_call_without_arguments():
 
 
 @pytest.mark.parametrize("text", ["{}", "zoom(3)", '{"x": 3}', "[1]"])
-def test_function_call_of_another_format_is_text(text: str):
+def test_function_call_of_another_format_is_text(text: str) -> None:
     """What the role function_call writes in a format of its own is an answer as it is written."""
     sample = format_sample({"conversations": [*FROM_VALUE[:1], {"from": "function_call", "value": text}]})
 
@@ -527,19 +527,19 @@ TOOL = {"type": "function", "function": {"name": "zoom", "parameters": {"type": 
     [[TOOL], TOOL, json.dumps([TOOL]), json.dumps(TOOL), [json.dumps(TOOL)], [TOOL["function"]]],
     ids=["list", "one", "JSON of a list", "JSON of one", "list of JSON", "bare"],
 )
-def test_tools(tools: Any):
+def test_tools(tools: Any) -> None:
     """Descriptions of tools come as chat templates take them."""
     assert format_sample({"messages": [QUESTION, ANSWER], "tools": tools}).tools == (TOOL,)
 
 
 @pytest.mark.parametrize("tools", [None, [], "", "[]"])
-def test_no_tools(tools: Any):
+def test_no_tools(tools: Any) -> None:
     """A row may have the column and no tools."""
     assert format_sample({"messages": [QUESTION, ANSWER], "tools": tools}).tools == ()
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_thought(key: str):
+def test_thought(key: str) -> None:
     """What the assistant thinks stands apart from what it answers."""
     sample = format_sample({"messages": [QUESTION, {**ANSWER, key: "Whiskers, so."}, QUESTION, {**ANSWER, key: ""}]})
 
@@ -548,7 +548,7 @@ def test_thought(key: str):
 
 
 @pytest.mark.parametrize("kind", ["thinking", "reasoning"])
-def test_a_thought_may_be_a_part(kind: str):
+def test_a_thought_may_be_a_part(kind: str) -> None:
     """So do contents that are lists say what comes before the answer; what else the part holds is named."""
     said = {"type": "text", "text": "A cat."}
     part = {"type": kind, kind: "Whiskers, so.", "signature": "x"}
@@ -567,14 +567,14 @@ def test_a_thought_may_be_a_part(kind: str):
 
 @pytest.mark.parametrize("key", ["loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable"])
 @pytest.mark.parametrize(("mark", "is_learned"), [(0, False), (False, False), (0.0, False), (1, True), (True, True)])
-def test_marks(key: str, mark: Any, is_learned: bool):
+def test_marks(key: str, mark: Any, is_learned: bool) -> None:
     """A message may say whether its turn is learned; one that says nothing is."""
     sample = format_sample({"messages": [QUESTION, {**ANSWER, key: mark}, QUESTION, {**ANSWER, key: None}]})
 
     assert [turn.learned for turn in sample.turns] == [True, is_learned, True, True]
 
 
-def test_system_column():
+def test_system_column() -> None:
     """A system prompt in a column of its own is the first turn; one that the conversation has too is the same."""
     prompt = {"role": "developer", "content": "Be brief."}
 
@@ -634,7 +634,7 @@ ERRORS |= {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_error(case: str):
+def test_error(case: str) -> None:
     """A row that is no conversation is refused; the message names the row and what was found."""
     row, words = ERRORS[case]
 
@@ -648,7 +648,7 @@ def test_error(case: str):
     ("row", "word"),
     [({"question": "What?"}, "'answer'"), ({"question": "What?", "answer": None}, "'answer'")],
 )
-def test_custom_format_names_the_column(row: dict[str, Any], word: str):
+def test_custom_format_names_the_column(row: dict[str, Any], word: str) -> None:
     """A custom format whose column is missing or empty names it."""
     message = problem_of(row, json.dumps({"user": "{question}", "assistant": "{answer}"}))
 
@@ -686,7 +686,7 @@ def tagged_rows(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str | int]]]
 
 
 @given(tagged_rows())
-def test_every_image_has_one_place(drawn: tuple[dict[str, Any], list[list[str | int]]]):
+def test_every_image_has_one_place(drawn: tuple[dict[str, Any], list[list[str | int]]]) -> None:
     """Each image has one slot, texts and images keep their order, and the row is not changed."""
     row, expected = drawn
     before = copy.deepcopy(row)
@@ -701,7 +701,7 @@ def test_every_image_has_one_place(drawn: tuple[dict[str, Any], list[list[str | 
 
 
 @given(st.lists(st.integers(), max_size=4), st.lists(words.filter(bool), min_size=1, max_size=4))
-def test_images_without_marker_come_first(images: list[int], questions: list[str]):
+def test_images_without_marker_come_first(images: list[int], questions: list[str]) -> None:
     """Images that nothing places stand before the first question, in their order."""
     messages = [message for text in questions for message in turns(text, "Yes.")]
 
@@ -730,7 +730,7 @@ json_like = st.recursive(
         st.sampled_from(["messages", "conversations", "question", "answer", "image", "images"]), json_like, max_size=4
     )
 )
-def test_nonsense_is_a_sample_error(row: dict[str, Any]):
+def test_nonsense_is_a_sample_error(row: dict[str, Any]) -> None:
     """Whatever a row holds, it is a sample or a `SampleError`, never another exception."""
     try:
         sample = format_sample(row)
@@ -741,7 +741,7 @@ def test_nonsense_is_a_sample_error(row: dict[str, Any]):
 
 
 @pytest.mark.parametrize("content", ["12.50", "true", "1e3", "0", "false"])
-def test_contents_that_are_no_strings(content: str):
+def test_contents_that_are_no_strings(content: str) -> None:
     """A number as the content of a message is learned as it is written."""
     row = {"messages": turns("q", parse_json(content))}
 
@@ -749,7 +749,7 @@ def test_contents_that_are_no_strings(content: str):
 
 
 @pytest.mark.parametrize("content", [[10, 20], [["a"], 3], [True]])
-def test_lists_of_numbers_are_no_parts(content: Any):
+def test_lists_of_numbers_are_no_parts(content: Any) -> None:
     """The numbers of a list are not put together to another number."""
     with pytest.raises(SampleError, match="expected text or a list of parts"):
         format_sample({"messages": turns("q", content)})

@@ -31,7 +31,7 @@ spellings = st.one_of(
 
 
 @given(spellings)
-def test_numbers_stay_as_they_are_written(spelling: str):
+def test_numbers_stay_as_they_are_written(spelling: str) -> None:
     """A number of JSON is learned as it stands in the file, and is a number all the same."""
     number = parse_json(spelling)
 
@@ -40,7 +40,7 @@ def test_numbers_stay_as_they_are_written(spelling: str):
 
 
 @given(st.lists(json_objects, max_size=3) | st.dictionaries(texts, json_objects, max_size=3))
-def test_objects_are_json(value: Any):
+def test_objects_are_json(value: Any) -> None:
     """Objects and lists are written as JSON that says what the file said, its characters as they are."""
     written = json.dumps(value, ensure_ascii=False)
 
@@ -49,7 +49,7 @@ def test_objects_are_json(value: Any):
 
 
 @given(texts)
-def test_text_is_learned_as_it_is(text: str):
+def test_text_is_learned_as_it_is(text: str) -> None:
     """Nothing is read into a string: neither dates nor JSON."""
     assert write_text(parse_json(json.dumps(text)), "row") == text
 
@@ -81,7 +81,7 @@ def test_text_is_learned_as_it_is(text: str):
         (parse_json("1e999"), "1e999"),
     ],
 )
-def test_typed_values(value: Any, text: str):
+def test_typed_values(value: Any, text: str) -> None:
     """Every type has its rule."""
     assert write_text(value, "row") == text
 
@@ -104,13 +104,13 @@ def test_typed_values(value: Any, text: str):
         ([{"bytes": b"", "path": None}], "an image or another file"),
     ],
 )
-def test_what_is_no_text_is_refused(value: Any, found: str):
+def test_what_is_no_text_is_refused(value: Any, found: str) -> None:
     """Nothing is learned by its name in Python; the error names the row, the column and the type."""
     with pytest.raises(SampleError, match=rf"^row 3: column 'answer': found .*{found}.*, expected text"):
         write_text(value, "row 3: column 'answer'")
 
 
-def test_what_is_nested_too_deep_is_refused():
+def test_what_is_nested_too_deep_is_refused() -> None:
     """Depth ends neither the reading nor the writing in a traceback."""
     with pytest.raises(ValueError, match="too deep"):
         parse_json("[" * 100_000 + "]" * 100_000)
@@ -125,13 +125,13 @@ def test_what_is_nested_too_deep_is_refused():
     ("text", "problem"),
     [('{"a": 1, "a": 2}', "'a' stands twice"), ('[{"b": {"c": 1, "c": 1}}]', "'c' stands twice")],
 )
-def test_a_key_that_stands_twice_is_refused(text: str, problem: str):
+def test_a_key_that_stands_twice_is_refused(text: str, problem: str) -> None:
     """Of two values under one name neither is dropped in silence."""
     with pytest.raises(ValueError, match=problem):
         parse_json(text)
 
 
-def test_half_a_character_is_refused():
+def test_half_a_character_is_refused() -> None:
     """A whole pair of code units is a character; half of one is no text."""
     assert parse_json('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
     with pytest.raises(ValueError, match=r"\\ud83d.* is half a character"):

@@ -71,7 +71,7 @@ TEXT_KINDS = ("metadata.jsonl", "metadata.csv", "folder of jsonl", "folder of cs
 
 
 @pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_folders_of_text_are_read_as_written(kind: str, tmp_path: Path):
+def test_folders_of_text_are_read_as_written(kind: str, tmp_path: Path) -> None:
     """Wherever JSON and CSV lie, their values are those of the files."""
     (tmp_path / "data").mkdir()
     rows = read(write_text_source(kind, tmp_path / "data"))
@@ -83,7 +83,7 @@ def test_folders_of_text_are_read_as_written(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["folder of jsonl", "folder of csv", "metadata.csv"])
-def test_repositories_are_read_as_folders_are(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_repositories_are_read_as_folders_are(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repository of the hub has the same readers; its images are only those that it has itself."""
     (tmp_path / "data").mkdir()
     folder = write_text_source(kind, tmp_path / "data")
@@ -110,7 +110,7 @@ def test_repositories_are_read_as_folders_are(kind: str, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("has_tables", [False, True])
-def test_repositories_without_a_connection(has_tables: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_repositories_without_a_connection(has_tables: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been downloaded is read as written; tables with guessed types in the cache are not taken for it."""
     folder = write_text_source("folder of jsonl", tmp_path)
     if has_tables:
@@ -129,7 +129,7 @@ def test_repositories_without_a_connection(has_tables: bool, tmp_path: Path, mon
     assert answers_of(read("someone/rows")) == AWKWARD
 
 
-def test_a_hub_that_is_not_to_be_reached(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+def test_a_hub_that_is_not_to_be_reached(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """It is asked once, without the retries of its client, and nobody but vlora says so; the client stays as it was."""
     for place in (huggingface_hub.constants, datasets.config):
         monkeypatch.setattr(place, "HF_HUB_OFFLINE", False)
@@ -144,7 +144,7 @@ def test_a_hub_that_is_not_to_be_reached(monkeypatch: pytest.MonkeyPatch, capfd:
     assert (huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == (False, False)
 
 
-def test_splits_of_folders(tmp_path: Path):
+def test_splits_of_folders(tmp_path: Path) -> None:
     """Each file belongs to its split; one that is not there is reported with those that are."""
     folder = write_text_source("folder of jsonl", tmp_path)
 
@@ -169,7 +169,7 @@ def write_classes(folder: Path, names: dict[str, int]) -> Path:
         (["birds/heron/a.png", "insects/bee/b.png"], ["heron", "bee"]),
     ],
 )
-def test_a_folder_for_every_class(names: list[str], labels: list[str], tmp_path: Path):
+def test_a_folder_for_every_class(names: list[str], labels: list[str], tmp_path: Path) -> None:
     """The folder that holds an image is its label, by name."""
     rows = read(
         write_classes(tmp_path, {name: number for number, name in enumerate(names)}), custom_prompt_format=LABEL
@@ -180,7 +180,7 @@ def test_a_folder_for_every_class(names: list[str], labels: list[str], tmp_path:
     assert models.open_image(rows[1].images[0], "row", None).size == (33, 32)
 
 
-def test_classes_of_other_splits(tmp_path: Path):
+def test_classes_of_other_splits(tmp_path: Path) -> None:
     """A split with a single class has it as a label all the same, and splits alone are no classes."""
     classes = write_classes(tmp_path / "a", {"train/heron/a.png": 0, "train/wren/b.png": 1, "test/wren/c.png": 2})
     assert answers_of(read(classes, split="test", custom_prompt_format=LABEL)) == ["wren"]
@@ -197,7 +197,7 @@ def test_classes_of_other_splits(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["wren/IMG_1.HEIC", "wren/b.avif"])
-def test_images_that_make_no_rows_are_not_left_out(name: str, tmp_path: Path):
+def test_images_that_make_no_rows_are_not_left_out(name: str, tmp_path: Path) -> None:
     """Photographs of a telephone among others are refused by name, unless metadata says which images are rows."""
     folder = write_classes(tmp_path, {"heron/a.png": 0, "wren/b.png": 1})
     (folder / name).write_bytes(b"")
@@ -210,7 +210,7 @@ def test_images_that_make_no_rows_are_not_left_out(name: str, tmp_path: Path):
     assert answers_of(read(folder)) == ["a"]
 
 
-def test_names_of_files_in_metadata(tmp_path: Path):
+def test_names_of_files_in_metadata(tmp_path: Path) -> None:
     """Several images, and images of other names, are found from the metadata's folder on."""
     write_classes(tmp_path, {"x/a.png": 1, "x/b.png": 2})
     row = {
@@ -229,7 +229,7 @@ def test_names_of_files_in_metadata(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
-def test_images_that_no_metadata_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_that_no_metadata_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many images are in no row is said at the start, with one of them; rows not trained on have theirs."""
     write_classes(tmp_path, {f"p/{number}.png": number for number in range(5)})
     rows = [{"file_name": f"p/{number}.png", "question": "q", "answer": "a"} for number in (0, 3, 4)]
@@ -248,7 +248,7 @@ def test_images_that_no_metadata_names(name: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", ["metadata.jsonl", "metadata.csv", "folder of csv", "folder of jsonl"])
-def test_columns_that_are_mapped(kind: str, tmp_path: Path):
+def test_columns_that_are_mapped(kind: str, tmp_path: Path) -> None:
     """A name in data.columns is looked for where all rows have the same columns; elsewhere rows will tell."""
     folder = write_text_source(kind, tmp_path)
     names = {"answer": "question", "question": "answer"}
@@ -262,7 +262,7 @@ def test_columns_that_are_mapped(kind: str, tmp_path: Path):
         assert answers_of(read(folder, columns={"anwser": "unused"})) == AWKWARD
 
 
-def test_names_of_files_that_collide(tmp_path: Path):
+def test_names_of_files_that_collide(tmp_path: Path) -> None:
     """Of two columns that stand for the same one neither is dropped."""
     write_classes(tmp_path, {"a.png": 1})
     write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": "a.png", "image": "b", "question": "q", "answer": "a"}])
@@ -271,7 +271,7 @@ def test_names_of_files_that_collide(tmp_path: Path):
         read(tmp_path)[0]
 
 
-def test_rows_beside_more_images(tmp_path: Path):
+def test_rows_beside_more_images(tmp_path: Path) -> None:
     """A folder of images whose rows are in a file has those rows; which of several kinds of files is not guessed."""
     write_classes(tmp_path, {f"images/{number}.png": number for number in range(3)})
     (tmp_path / "notes").mkdir()
@@ -286,7 +286,7 @@ def test_rows_beside_more_images(tmp_path: Path):
     assert "notes/rows.jsonl and rows.csv are of different kinds" in problem_of(tmp_path)
 
 
-def test_metadata_beside_the_folders_of_splits(tmp_path: Path):
+def test_metadata_beside_the_folders_of_splits(tmp_path: Path) -> None:
     """Metadata that belongs to no split is not left out in silence."""
     write_classes(tmp_path, {"train/a.png": 0, "test/a.png": 1})
     write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": "train/a.png", "question": "q", "answer": "a"}])
@@ -300,7 +300,7 @@ def write_card(folder: Path, settings: str, labels: str = "") -> None:
     )
 
 
-def test_declared_labels_of_text_files(tmp_path: Path):
+def test_declared_labels_of_text_files(tmp_path: Path) -> None:
     """A repository may declare that a column of its CSV holds numbers of labels."""
     write_csv(tmp_path / "rows.csv", [{"question": "q", "answer": answer} for answer in ("1", "mild", "0")])
     names = "          '0': mild\n          '1': severe\n"
@@ -316,7 +316,7 @@ def test_declared_labels_of_text_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("answer", ["fair", 0.5, [1], {"a": 1}, "1.0"])
-def test_what_is_no_label(answer: Any, tmp_path: Path):
+def test_what_is_no_label(answer: Any, tmp_path: Path) -> None:
     """A value that is neither the name nor the number of a declared label is that row's error."""
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": value} for value in (1.0, answer)])
     dtype = "    dtype:\n      class_label:\n        names:\n          '0': mild\n          '1': severe\n"
@@ -331,7 +331,7 @@ def test_what_is_no_label(answer: Any, tmp_path: Path):
         rows[1]
 
 
-def test_settings_of_repositories(tmp_path: Path):
+def test_settings_of_repositories(tmp_path: Path) -> None:
     """What a repository says of its files is obeyed, or refused by name."""
     write_csv(tmp_path / "rows.csv", awkward_rows(), delimiter="|")
     write_card(tmp_path, "  sep: '|'\n")
@@ -345,7 +345,7 @@ def test_settings_of_repositories(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "builtin:digits"])
-def test_portions_of_every_kind(kind: str, tmp_path: Path):
+def test_portions_of_every_kind(kind: str, tmp_path: Path) -> None:
     """A portion has its rows and their numbers, whatever they come from."""
     path = kind if kind.startswith("builtin") else write_source(kind, tmp_path)
     whole, rows = read(path), read(path, split="train[1:3]")
@@ -359,7 +359,7 @@ def test_portions_of_every_kind(kind: str, tmp_path: Path):
     assert "data.split: found 'train[2]'; a split is written as" in problem_of(path, split="train[2]")
 
 
-def test_splits_that_are_joined(tmp_path: Path):
+def test_splits_that_are_joined(tmp_path: Path) -> None:
     """Splits joined by + follow one another."""
     rows = read(write_source("saved-dict", tmp_path), split="train[2:]+test+train[:1]")
 
@@ -368,7 +368,7 @@ def test_splits_that_are_joined(tmp_path: Path):
         read(write_source("jsonl", tmp_path), split="train+test")
 
 
-def test_validation_on_a_portion(tmp_path: Path):
+def test_validation_on_a_portion(tmp_path: Path) -> None:
     """A single file can be trained on up to a row, and validated on from there."""
     path = write_source("jsonl", tmp_path)
     train, valid = read_rows(DataSection(path=str(path), split="train[:75%]", valid_split="train[75%:]"))
@@ -381,7 +381,7 @@ def test_validation_on_a_portion(tmp_path: Path):
     assert (len(train), len(valid)) == (1, len(AWKWARD))
 
 
-def test_held_out_rows_of_a_portion(tmp_path: Path):
+def test_held_out_rows_of_a_portion(tmp_path: Path) -> None:
     """A share that is held out is one of the portion's rows."""
     path = write_jsonl(tmp_path / "rows.jsonl", awkward_rows())
     train, valid = read_rows(DataSection(path=str(path), split="train[4:]", valid_fraction=0.25))
@@ -392,7 +392,7 @@ def test_held_out_rows_of_a_portion(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_package_is_asked_for(kind: str, tmp_path: Path):
+def test_no_package_is_asked_for(kind: str, tmp_path: Path) -> None:
     """Files of text need none of `datasets`' decoders, and are rows of text."""
     rows = read(write_source(kind, tmp_path))
 
@@ -400,7 +400,7 @@ def test_no_package_is_asked_for(kind: str, tmp_path: Path):
     assert set(rows.kinds.values()) <= {"image", "text"}
 
 
-def test_a_package_that_is_missing_is_an_error_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_package_that_is_missing_is_an_error_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that cannot be imported is reported under the key of the data."""
 
     def fail(*_: Any, **__: Any) -> Any:

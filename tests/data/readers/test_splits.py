@@ -12,7 +12,7 @@ shares = st.none() | st.integers(-100, 100).map("{}%".format)
 
 
 @given(st.integers(1, 10), st.tuples(rows, rows) | st.tuples(shares, shares))
-def test_portions_are_those_of_datasets(n_rows: int, bounds: tuple[str | None, str | None]):
+def test_portions_are_those_of_datasets(n_rows: int, bounds: tuple[str | None, str | None]) -> None:
     """A portion has the rows that `datasets` would give."""
     # `datasets` takes a share of less than half a row from the end for the first row: -1% of ten is all or nothing.
     assume(all(bound is None or bound[0] != "-" or round(int(bound.strip("%")) * n_rows / 100) for bound in bounds))
@@ -25,7 +25,7 @@ def test_portions_are_those_of_datasets(n_rows: int, bounds: tuple[str | None, s
     assert str(part) == ("train" if part.is_whole else written)
 
 
-def test_less_than_a_row_from_the_end():
+def test_less_than_a_row_from_the_end() -> None:
     """A share that rounds to no row is no row, from the end too."""
     assert list(parse_split("train[-1%:]")[0].choose(10)) == []
     assert list(parse_split("train[:-1%]")[0].choose(10)) == list(range(10))
@@ -40,7 +40,7 @@ def test_less_than_a_row_from_the_end():
         ("a+b+a[1_000:]", [("a", None, None), ("b", None, None), ("a", "1_000", None)]),
     ],
 )
-def test_splits_are_parsed(text: str, parts: list[tuple[str, str | None, str | None]]):
+def test_splits_are_parsed(text: str, parts: list[tuple[str, str | None, str | None]]) -> None:
     """Names, portions and sums of them."""
     assert parse_split(text) == tuple(SplitPart(*part) for part in parts)
 
@@ -60,14 +60,14 @@ def test_splits_are_parsed(text: str, parts: list[tuple[str, str | None, str | N
         f"a[:{'9' * 99}]",
     ],
 )
-def test_other_spellings_are_refused(text: str):
+def test_other_spellings_are_refused(text: str) -> None:
     """What is written otherwise is no name of a split."""
     with pytest.raises(ValueError, match="a split is written as train"):
         parse_split(text)
 
 
 @pytest.mark.parametrize("text", ["train[:101%]", "train[-101%:]", "train[1:50%]", "train[10%:-1]"])
-def test_impossible_portions_are_refused(text: str):
+def test_impossible_portions_are_refused(text: str) -> None:
     """Shares are no more than all, and are not mixed with numbers of rows."""
     with pytest.raises(ValueError, match="counts rows or percent"):
         parse_split(text)

@@ -54,7 +54,7 @@ def as_written(rows: list[Mapping[str, Any]]) -> list[dict[str, str | None]]:
 @given(rows_of_json, st.booleans(), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
 def test_json_lines_come_back_as_written(
     tmp_path: Path, rows: list[dict[str, Any]], ascii_only: bool, line_end: str, has_mark: bool, ends: bool
-):
+) -> None:
     """Any objects, a line each, have the texts that were written."""
     text = line_end.join(json.dumps(row, ensure_ascii=ascii_only) for row in rows) + (line_end if ends else "")
     path = write(tmp_path, "rows.jsonl", has_mark * codecs.BOM_UTF8 + text.encode())
@@ -65,7 +65,7 @@ def test_json_lines_come_back_as_written(
 @given(rows_of_json, st.sampled_from([None, 0, 2]), st.sampled_from([None, "data"]), st.integers(1, 70))
 def test_json_documents_come_back_as_written(
     tmp_path: Path, rows: list[dict[str, Any]], indent: int | None, key: str | None, portion: int
-):
+) -> None:
     """So do the objects of a list, alone or in an object, in any layout, however few bytes are looked at together."""
     assume(rows or key is None)
     value = rows if key is None else {"version": '1,"]', key: rows, "more": {"a": [1, {"b": []}]}}
@@ -86,7 +86,7 @@ def test_json_documents_come_back_as_written(
 )
 def test_tables_come_back_as_written(
     tmp_path: Path, rows: list[list[str]], separator: str, quoting: int, line_end: str, portion: int
-):
+) -> None:
     """Any table that Python's csv writes has the values that were written, whatever separates them."""
     # A table of one column has no separator to be recognized by, and a lone line end is written without quotes.
     assume(len(rows[0]) > 1 or separator == ",")
@@ -104,7 +104,7 @@ def test_tables_come_back_as_written(
 
 
 @given(st.text(st.sampled_from('"",ab\n'), max_size=30))
-def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str):
+def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str) -> None:
     """Quotes within values are what Python's csv makes of them; it would drop those that a value goes on behind."""
     text = "a,b,c,d\n" + text.strip("\n")
     expected = list(csv.reader(io.StringIO(text, newline="")))
@@ -132,7 +132,7 @@ def test_stray_quotes_are_read_as_csv_reads_them(tmp_path: Path, text: str):
 
 
 @pytest.mark.parametrize("value", [r'"a \"b\""', '"5" pipe"', r'"say \"no\", or"', '"a" '])
-def test_a_quote_that_is_not_doubled_is_refused(tmp_path: Path, value: str):
+def test_a_quote_that_is_not_doubled_is_refused(tmp_path: Path, value: str) -> None:
     """A program that writes a backslash before quotes loses none of them: Python's csv would drop some in silence."""
     table = open_csv(write(tmp_path, "rows.csv", f'question,answer\nq,{value}\nq,"a ""b"""\n'))
     with pytest.raises(SampleError, match=r"line 2 of rows\.csv: a value goes on behind the quote .* twice"):
@@ -140,13 +140,13 @@ def test_a_quote_that_is_not_doubled_is_refused(tmp_path: Path, value: str):
     assert table[1] == {"question": "q", "answer": 'a "b"'}
 
 
-def test_lines_that_end_with_carriage_returns_are_refused(tmp_path: Path):
+def test_lines_that_end_with_carriage_returns_are_refused(tmp_path: Path) -> None:
     """A file of old is not one without rows."""
     with pytest.raises(ValueError, match="carriage return"):
         open_csv(write(tmp_path, "rows.csv", "question,answer\rq,a\rq,b\r"))
 
 
-def test_json_lines_in_a_file_called_json(tmp_path: Path):
+def test_json_lines_in_a_file_called_json(tmp_path: Path) -> None:
     """What the first line is decides, not the ending alone."""
     for name in ("rows.json", "rows.jsonl"):
         assert rows_in(open_json(write(tmp_path, name, '{"a": 1}\n{"a": 2}\n'))) == [{"a": 1}, {"a": 2}]
@@ -165,7 +165,7 @@ def test_json_lines_in_a_file_called_json(tmp_path: Path):
         ('{"a": "]", "b":\n[{"question": "q", "answer": "\\\\\\"]"}]}', [("q", '\\"]')]),
     ],
 )
-def test_shapes_of_documents(text: str, rows: list[Any], tmp_path: Path):
+def test_shapes_of_documents(text: str, rows: list[Any], tmp_path: Path) -> None:
     """A document may have its rows in a list, in columns, or be one."""
     table = open_json(write(tmp_path, "rows.json", text))
     columns = ("question", "answer")
@@ -175,7 +175,7 @@ def test_shapes_of_documents(text: str, rows: list[Any], tmp_path: Path):
     ]
 
 
-def test_the_list_of_a_document_can_be_named(tmp_path: Path):
+def test_the_list_of_a_document_can_be_named(tmp_path: Path) -> None:
     """Of several lists the one that the data set's own settings name is read."""
     path = write(tmp_path, "rows.json", '{"a": [{"x": 1}], "b": [{"x": 2}]}')
 
@@ -184,7 +184,7 @@ def test_the_list_of_a_document_can_be_named(tmp_path: Path):
         open_json(path, field="c")
 
 
-def test_a_document_may_have_a_list_for_each_split(tmp_path: Path):
+def test_a_document_may_have_a_list_for_each_split(tmp_path: Path) -> None:
     """The list of the split is read, or the splits are named; they are told from a row that has several lists."""
     path = write(tmp_path, "rows.json", '{"version": "1", "train": [{"a": 1}],\n "test": [{"a": 2}], "later": []}')
 
@@ -200,7 +200,7 @@ def test_a_document_may_have_a_list_for_each_split(tmp_path: Path):
 
 
 @pytest.mark.parametrize("message", [{"role": "user", "content": "q"}, {"from": "human", "value": "q"}])
-def test_a_document_may_be_a_conversation(message: dict[str, str], tmp_path: Path):
+def test_a_document_may_be_a_conversation(message: dict[str, str], tmp_path: Path) -> None:
     """Messages of a document that is one row are no rows, as its other lists of objects would be."""
     row = {"id": "1", "talk": [message]}
 
@@ -226,7 +226,7 @@ def test_a_document_may_be_a_conversation(message: dict[str, str], tmp_path: Pat
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_bad_lines_are_bad_rows(bad: str | bytes, problem: str, tmp_path: Path):
+def test_bad_lines_are_bad_rows(bad: str | bytes, problem: str, tmp_path: Path) -> None:
     """One line that is no row is one row's error, with its line; the others are read."""
     raw = bad.encode() if isinstance(bad, str) else bad
     table = open_json(write(tmp_path, "rows.jsonl", b'{"a": 1}\n{"a": "\\n"}\n' + raw + b'\n{"a": 3}\n'))
@@ -236,7 +236,7 @@ def test_bad_lines_are_bad_rows(bad: str | bytes, problem: str, tmp_path: Path):
         table[2]
 
 
-def test_bad_members_are_bad_rows(tmp_path: Path):
+def test_bad_members_are_bad_rows(tmp_path: Path) -> None:
     """In a document, too, an error names the line on which the row begins."""
     table = open_json(write(tmp_path, "rows.json", '[\n  {"a": 1},\n\n  null,\n  {"a":\n 3}]'))
 
@@ -245,7 +245,7 @@ def test_bad_members_are_bad_rows(tmp_path: Path):
         table[1]
 
 
-def test_a_bad_value_of_a_column_has_its_own_line(tmp_path: Path):
+def test_a_bad_value_of_a_column_has_its_own_line(tmp_path: Path) -> None:
     """In a document with its rows by column the line is that of the value, and the column is named."""
     table = open_json(write(tmp_path, "rows.json", '{"a": [1,\n2],\n"b": ["x",\n\n nul]}'))
 
@@ -263,7 +263,7 @@ def test_a_bad_value_of_a_column_has_its_own_line(tmp_path: Path):
         ('{\na: [1, {"b": 2}]}', "an object's key cannot be read"),
     ],
 )
-def test_broken_documents_are_refused(text: str, problem: str, tmp_path: Path):
+def test_broken_documents_are_refused(text: str, problem: str, tmp_path: Path) -> None:
     """A document whose brackets do not match has no rows; the error names the line."""
     with pytest.raises(ValueError, match=problem):
         open_json(write(tmp_path, "rows.json", text))
@@ -274,7 +274,7 @@ def test_broken_documents_are_refused(text: str, problem: str, tmp_path: Path):
     ("encoding", "problem"),
     [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16 and UTF-32 have"), ("utf-32", "UTF-32"), ("utf-32-be", "UTF-32")],
 )
-def test_other_encodings_are_refused_by_name(name: str, encoding: str, problem: str, tmp_path: Path):
+def test_other_encodings_are_refused_by_name(name: str, encoding: str, problem: str, tmp_path: Path) -> None:
     """A file of another encoding is not read as if it were UTF-8."""
     path = write(tmp_path, name, '{"a": 1}\n'.encode(encoding))
 
@@ -283,7 +283,7 @@ def test_other_encodings_are_refused_by_name(name: str, encoding: str, problem: 
 
 
 @pytest.mark.parametrize("separator", SEPARATORS)
-def test_separators_are_recognized_by_the_header(separator: str, tmp_path: Path):
+def test_separators_are_recognized_by_the_header(separator: str, tmp_path: Path) -> None:
     """Values that are full of another separator change nothing."""
     others = "".join(other for other in SEPARATORS if other != separator)
     lines = [f"image{separator}the answer", *(f"a{others}{separator}b{others * 3}" for _ in range(3))]
@@ -293,7 +293,7 @@ def test_separators_are_recognized_by_the_header(separator: str, tmp_path: Path)
     assert table.kinds == {"image": "text", "the answer": "text"}
 
 
-def test_cells_are_text(tmp_path: Path):
+def test_cells_are_text(tmp_path: Path) -> None:
     """Nothing that stands in a cell is read into anything else; an empty one is an empty text."""
     cells = ["007", "12.50", "true", "None", "NA", "null", "2024-03-05", "1" * 23, ' "x"', '["cat"]', "", "1e5", "-"]
     path = write(tmp_path, "rows.tsv", "a\tb\n" + "".join(f"{cell}\tx\n" for cell in cells) + "last\t\n")
@@ -303,7 +303,7 @@ def test_cells_are_text(tmp_path: Path):
     assert table[len(cells)] == {"a": "last", "b": ""}
 
 
-def test_too_many_values_are_a_bad_row(tmp_path: Path):
+def test_too_many_values_are_a_bad_row(tmp_path: Path) -> None:
     """A value too many shifts none into another column; the error has the line, quoted line ends counted."""
     table = open_csv(write(tmp_path, "rows.csv", 'a,b\n"1\n2",3\n4,5,6\n\n7,8\n'))
 
@@ -314,7 +314,7 @@ def test_too_many_values_are_a_bad_row(tmp_path: Path):
         table[2]
 
 
-def test_too_few_values_are_a_bad_row(tmp_path: Path):
+def test_too_few_values_are_a_bad_row(tmp_path: Path) -> None:
     """A line that was cut lacks no column in silence; an empty value is one."""
     table = open_csv(write(tmp_path, "rows.csv", 'image;question;answer\n1;"a\nb";c\n2;d\n3\n4;;\n'))
 
@@ -333,14 +333,14 @@ def test_too_few_values_are_a_bad_row(tmp_path: Path):
         (b"a,\xe9\n1,2\n", "the bytes e9, which are no UTF-8"),
     ],
 )
-def test_broken_tables_are_refused(text: str | bytes, problem: str, tmp_path: Path):
+def test_broken_tables_are_refused(text: str | bytes, problem: str, tmp_path: Path) -> None:
     """What makes all rows doubtful is no matter of one row."""
     with pytest.raises(ValueError, match=problem):
         open_csv(write(tmp_path, "rows.csv", text))
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
-def test_files_without_rows(name: str, tmp_path: Path):
+def test_files_without_rows(name: str, tmp_path: Path) -> None:
     """An empty file has no rows, nor has a header alone."""
     for text in ("", "\n\n", "\ufeff", "a,b\n" if "sv" in name else " "):
         path = write(tmp_path, name, text)
@@ -348,7 +348,7 @@ def test_files_without_rows(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
-def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many rows only those are parsed that are asked for, and only a few to find out how the file is written."""
     n_rows = 20_000
     if name.endswith("csv"):
@@ -373,14 +373,14 @@ def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatc
     assert len(parsed) == n_parsed + 1
 
 
-def test_large_values(tmp_path: Path):
+def test_large_values(tmp_path: Path) -> None:
     """A picture of a megabyte in a cell or a line is a value like any other."""
     large = "A" * 2**20
     assert open_csv(write(tmp_path, "rows.csv", f'image,b\n"{large}",1\n'))[0]["image"] == large
     assert open_json(write(tmp_path, "rows.jsonl", json.dumps({"image": large})))[0]["image"] == large
 
 
-def test_a_file_that_changes_is_an_error_of_a_row(tmp_path: Path):
+def test_a_file_that_changes_is_an_error_of_a_row(tmp_path: Path) -> None:
     """A file that has become shorter since it was searched, or is gone, ends in a sentence."""
     values = ["a", "é"]
     path = write(tmp_path, "rows.jsonl", "".join(json.dumps({"a": value}) + "\n" for value in [*values, "b"]))

@@ -32,7 +32,7 @@ def answers_of(rows: RowDataset) -> list[str]:
     return [rows[index].turns[1].text for index in range(len(rows))]
 
 
-def test_labels_are_their_names(tmp_path: Path):
+def test_labels_are_their_names(tmp_path: Path) -> None:
     """A class label is learned by its name, alone and within lists and objects."""
     features = {
         "question": COLOURS,
@@ -51,14 +51,14 @@ def test_labels_are_their_names(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_what_is_no_number_is_no_text(kind: str, value: float, tmp_path: Path):
+def test_what_is_no_number_is_no_text(kind: str, value: float, tmp_path: Path) -> None:
     """A gap in a column of numbers is not learned as "nan", however many bytes they have."""
     rows = store(tmp_path, {"question": Value("string"), "answer": Value(kind)}, [{"question": "q", "answer": value}])
     with pytest.raises(SampleError, match="found the number"):
         rows[0]
 
 
-def test_arrow_fills_in_no_arguments_of_calls_and_no_parameters_of_tools(tmp_path: Path):
+def test_arrow_fills_in_no_arguments_of_calls_and_no_parameters_of_tools(tmp_path: Path) -> None:
     """Keys that only other calls or tools have are not learned as null; JSON in a text says null where it does."""
     rows = [
         {
@@ -83,7 +83,7 @@ def test_arrow_fills_in_no_arguments_of_calls_and_no_parameters_of_tools(tmp_pat
     assert texts[0].tools[0]["function"]["parameters"] == {"default": None}
 
 
-def test_a_label_that_is_not_there_is_no_number(tmp_path: Path):
+def test_a_label_that_is_not_there_is_no_number(tmp_path: Path) -> None:
     """-1 stands for a missing label; a number beyond the names is a bad row."""
     rows = store(tmp_path, {"question": Value("string"), "answer": COLOURS}, [{"question": "q", "answer": -1}])
     with pytest.raises(SampleError, match=r"^rows.parquet train row 0: "):
@@ -99,7 +99,7 @@ def test_a_label_that_is_not_there_is_no_number(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", MEDIA, ids=lambda kind: str(kind.__name__))
 @pytest.mark.parametrize("nested", [False, True])
-def test_media_are_not_decoded(kind: Any, nested: bool, tmp_path: Path):
+def test_media_are_not_decoded(kind: Any, nested: bool, tmp_path: Path) -> None:
     """A column of any medium stays what is stored, broken or not, and is told by its kind; text is refused of it."""
     feature = List(kind()) if nested else kind()
     value: Any = {"bytes": b"neither sound nor picture", "path": None}
@@ -142,14 +142,14 @@ def test_media_are_not_decoded(kind: Any, nested: bool, tmp_path: Path):
         (Json(), '{"a": [12.50, true]}', '{"a": [12.50, true]}'),
     ],
 )
-def test_typed_values_are_written_by_one_rule(feature: Any, value: Any, text: str, tmp_path: Path):
+def test_typed_values_are_written_by_one_rule(feature: Any, value: Any, text: str, tmp_path: Path) -> None:
     """Each type of a typed table has one spelling."""
     features = {"question": Value("string"), "answer": feature}
 
     assert answers_of(store(tmp_path, features, [{"question": "q", "answer": value}])) == [text]
 
 
-def test_a_date_that_no_calendar_has_is_a_bad_row(tmp_path: Path):
+def test_a_date_that_no_calendar_has_is_a_bad_row(tmp_path: Path) -> None:
     """What Arrow stores and Python cannot say is one row's error."""
     stored = datasets.Dataset.from_dict({"question": ["q", "q"], "answer": [1, 2**62]})
     stored = stored.cast_column("answer", Value("timestamp[us]"))

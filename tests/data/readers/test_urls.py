@@ -126,7 +126,7 @@ def refusal(url: str, *, allow_urls: bool = True) -> str:
     return str(caught.value)
 
 
-def test_nothing_is_fetched_without_leave(server: Server):
+def test_nothing_is_fetched_without_leave(server: Server) -> None:
     """Without the key an address is a bad row that names the key, and nobody is asked for anything."""
     for url in ("http://pictures.example/a.png", "HTTPS://pictures.example/a.png", "ftp://a/b", "s3://b/c"):
         assert "data.allow_urls" in refusal(url, allow_urls=False)
@@ -134,7 +134,7 @@ def test_nothing_is_fetched_without_leave(server: Server):
 
 
 @pytest.mark.usefixtures("server")
-def test_the_key_reaches_the_encoder(encoder: Callable[..., models.Encoder]):
+def test_the_key_reaches_the_encoder(encoder: Callable[..., models.Encoder]) -> None:
     """The recipe's key decides for the rows of a run."""
     row = format_sample({"image": "http://pictures.example/a.png", "question": "q", "answer": "a"})
     with pytest.raises(SampleError, match=r"data\.allow_urls"):
@@ -142,7 +142,7 @@ def test_the_key_reaches_the_encoder(encoder: Callable[..., models.Encoder]):
     assert encoder("qwen3_vl", allow_urls=True)(row).image_sizes == ((12, 8),)
 
 
-def test_fetching(server: Server, data: bytes):
+def test_fetching(server: Server, data: bytes) -> None:
     """With leave a picture is what the server has, asked for under its name at an address that was looked at."""
     assert fetch("http://pictures.example/a b.png?c=ä#d") == data
     assert fetch("http://two.example:8080/a") == data
@@ -163,7 +163,7 @@ def test_fetching(server: Server, data: bytes):
         *("224.0.0.1", "255.255.255.255", "168.63.129.16", "inside.example", "mixed.example", "metadata.example"),
     ],
 )
-def test_what_is_not_public(host: str, server: Server):
+def test_what_is_not_public(host: str, server: Server) -> None:
     """Neither this machine nor its network is asked, however its address is written and whoever sends one there."""
     found = refusal(f"http://{host}:8000/secret")
     assert "not on the public internet" in found
@@ -172,7 +172,7 @@ def test_what_is_not_public(host: str, server: Server):
     assert [path for path, *_ in server.asked] == [f"/to/http://{host}/secret"]
 
 
-def test_names_are_resolved_once(monkeypatch: pytest.MonkeyPatch):
+def test_names_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection goes to the address that was checked, whatever the name resolves to a moment later."""
     answers = iter([[PUBLIC], ["127.0.0.1"]])
     monkeypatch.setattr(
@@ -192,7 +192,7 @@ def test_names_are_resolved_once(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("server")
-def test_redirections(data: bytes):
+def test_redirections(data: bytes) -> None:
     """Five redirections are followed, relative ones too; the sixth is not, and none to another scheme."""
     assert fetch("http://pictures.example/" + "to/http://pictures.example/" * 5 + "a.png") == data
     assert fetch("http://pictures.example/to//a.png") == data
@@ -202,7 +202,7 @@ def test_redirections(data: bytes):
     assert "http and https only" in refusal("http://pictures.example/to/ftp://pictures.example/a")
 
 
-def test_attempts(server: Server, data: bytes):
+def test_attempts(server: Server, data: bytes) -> None:
     """What may be better a moment later is tried three times; what will not, once."""
     server.failures = 2
     assert fetch("http://pictures.example/busy/") == data
@@ -216,7 +216,7 @@ def test_attempts(server: Server, data: bytes):
 
 
 @pytest.mark.usefixtures("server")
-def test_limits(monkeypatch: pytest.MonkeyPatch):
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too much is not read, by its announcement or as it comes; neither is what takes too long."""
     assert "more than the" in refusal("http://pictures.example/huge/")
     monkeypatch.setattr(urls, "LARGEST_DOWNLOAD", 10_000)
@@ -228,7 +228,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("server")
-def test_nobody_waits_for_what_is_left():
+def test_nobody_waits_for_what_is_left() -> None:
     """When work ahead is over, what is being fetched is broken off; other threads' fetches go on."""
     with WorkerPool(1) as workers:
         left = workers.submit(fetch, "http://pictures.example/slow/")
@@ -256,7 +256,7 @@ def test_nobody_waits_for_what_is_left():
     ],
 )
 @pytest.mark.usefixtures("server")
-def test_addresses_that_are_none(url: str, why: str):
+def test_addresses_that_are_none(url: str, why: str) -> None:
     """Whatever is wrong with an address or an answer is one row's error, without its secrets."""
     found = refusal(url)
 
@@ -265,14 +265,14 @@ def test_addresses_that_are_none(url: str, why: str):
 
 
 @pytest.mark.usefixtures("server")
-def test_secrets_of_redirections():
+def test_secrets_of_redirections() -> None:
     """An error about the address that one leads to does not say what is secret in it."""
     assert "5ec12e7" not in refusal("http://pictures.example/to/ftp://u:5ec12e7@pictures.example/a?b=5ec12e7")
     assert "5ec12e7" not in refusal("http://pictures.example/status/403?X-Amz-Signature=5ec12e7")
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_wrapped_addresses(number: int):
+def test_wrapped_addresses(number: int) -> None:
     """An address of version 6 that stands for one of version 4 is as public as that."""
     plain = ipaddress.IPv4Address(number)
     for prefix in ("::ffff:", "64:ff9b::"):
@@ -281,7 +281,7 @@ def test_wrapped_addresses(number: int):
         assert plain.is_global
 
 
-def test_files_are_no_addresses(tmp_path: Path, data: bytes):
+def test_files_are_no_addresses(tmp_path: Path, data: bytes) -> None:
     """A file:// address is a path, wherever it stands; other schemes are addresses."""
     path = tmp_path / "a b.png"
     path.write_bytes(data)

@@ -50,7 +50,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_a_second_load_checks_nothing(load: Callable, checks: list[str], cache: Path):
+def test_a_second_load_checks_nothing(load: Callable, checks: list[str], cache: Path) -> None:
     """It runs what the first one found."""
     first = load()
     assert set(checks) == {"head", "gated", "rotates"}
@@ -65,7 +65,7 @@ def test_a_second_load_checks_nothing(load: Callable, checks: list[str], cache: 
 @pytest.mark.parametrize("change", ["code", "device", "quantized"])
 def test_another_model_code_or_device_is_checked(
     load: Callable, checks: list[str], monkeypatch: pytest.MonkeyPatch, change: str
-):
+) -> None:
     """Nothing is believed of another one."""
     load()
     checks.clear()
@@ -90,7 +90,9 @@ def test_another_model_code_or_device_is_checked(
     ],
     ids=["half", "list", "keyless", "foreign", "untyped"],
 )
-def test_a_damaged_file_is_ignored(load: Callable, checks: list[str], cache: Path, damage: Callable[[str], str]):
+def test_a_damaged_file_is_ignored(
+    load: Callable, checks: list[str], cache: Path, damage: Callable[[str], str]
+) -> None:
     """And written anew."""
     first = load()
     (file,) = cache.iterdir()
@@ -103,7 +105,7 @@ def test_a_damaged_file_is_ignored(load: Callable, checks: list[str], cache: Pat
     assert json.loads(file.read_text()) == json.loads(whole)
 
 
-def test_a_folder_that_cannot_be_written_remembers_nothing(load: Callable, checks: list[str], cache: Path):
+def test_a_folder_that_cannot_be_written_remembers_nothing(load: Callable, checks: list[str], cache: Path) -> None:
     """The model is set up all the same."""
     cache.parent.mkdir()
     cache.write_text("a file")
@@ -117,7 +119,7 @@ def test_a_folder_that_cannot_be_written_remembers_nothing(load: Callable, check
 @pytest.mark.parametrize("how", ["mode", "link"])
 def test_what_somebody_else_may_have_found_is_not_believed(
     how: str, load: Callable, checks: list[str], cache: Path, tmp_path: Path
-):
+) -> None:
     """A file that others may write, or a link: the checks are made again."""
     load()
     (file,) = cache.iterdir()

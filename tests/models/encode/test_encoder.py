@@ -128,7 +128,7 @@ def own_ids(family: str, encode: Encoder, text: str, images: tuple[Image.Image, 
 
 @every_sample
 @every_family
-def test_completions(family: str, name: str, encoder: Encoding):
+def test_completions(family: str, name: str, encoder: Encoding) -> None:
     """With train_on_completions the supervised tokens are the answers and their end-of-turn tokens, exactly."""
     encode = encoder(family, train_on_completions=True)
     example = encode(SAMPLES[name])
@@ -141,7 +141,7 @@ def test_completions(family: str, name: str, encoder: Encoding):
 
 @every_sample
 @every_family
-def test_all_text(family: str, name: str, encoder: Encoding):
+def test_all_text(family: str, name: str, encoder: Encoding) -> None:
     """Without train_on_completions all is supervised but position 0, images and the markers around them."""
     encode = encoder(family)
     example = encode(SAMPLES[name])
@@ -156,7 +156,7 @@ def test_all_text(family: str, name: str, encoder: Encoding):
 
 @every_sample
 @every_family
-def test_tokens_are_the_processors(family: str, name: str, encoder: Encoding):
+def test_tokens_are_the_processors(family: str, name: str, encoder: Encoding) -> None:
     """The ids are those of the family's own processor for the rendered text, with one BOS if the family has one."""
     encode = encoder(family)
     sample = SAMPLES[name]
@@ -174,7 +174,7 @@ def test_tokens_are_the_processors(family: str, name: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deepseek_vl_v2"])
-def test_text_is_the_templates(family: str, encoder: Encoding):
+def test_text_is_the_templates(family: str, encoder: Encoding) -> None:
     """The rendered text is what the model's own `apply_chat_template` makes of it, if no end is to be learned."""
     encode = encoder(family, learn_end=False)
     question = [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]
@@ -192,7 +192,7 @@ def test_text_is_the_templates(family: str, encoder: Encoding):
     assert encode.render(ONE).removeprefix(bos) == text.removeprefix(bos)
 
 
-def test_deepseek_text(encoder: Encoding):
+def test_deepseek_text(encoder: Encoding) -> None:
     """DeepSeek-VL2's text has its own roles, and every answer ends."""
     text = encoder("deepseek_vl_v2").render(LONG)
 
@@ -204,7 +204,7 @@ def test_deepseek_text(encoder: Encoding):
 
 
 @every_family
-def test_prompt_is_what_was_learned(family: str, encoder: Encoding):
+def test_prompt_is_what_was_learned(family: str, encoder: Encoding) -> None:
     """The prompt that an answer is generated from is what stood before it in training, token for token."""
     encode = encoder(family, train_on_completions=True)
     example = encode(TEXT)
@@ -215,7 +215,7 @@ def test_prompt_is_what_was_learned(family: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in REFUSES_SYSTEM])
-def test_system_prompt(family: str, encoder: Encoding):
+def test_system_prompt(family: str, encoder: Encoding) -> None:
     """A system prompt is read and, with train_on_completions, not learned."""
     encode = encoder(family, train_on_completions=True)
     example = encode(sample_of(("system", "Read the text."), ("user", "Well?"), ("assistant", "Yes.")))
@@ -225,7 +225,7 @@ def test_system_prompt(family: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", REFUSES_SYSTEM)
-def test_template_that_refuses(family: str, encoder: Encoding):
+def test_template_that_refuses(family: str, encoder: Encoding) -> None:
     """What a chat template refuses is a bad row, with the template's own words."""
     sample = sample_of(("system", "Read."), ("user", "Well?"), ("assistant", "Yes."))
 
@@ -249,7 +249,9 @@ LATE_SYSTEM = (
 
 
 @pytest.mark.parametrize("turns", [TALK[:2], TALK], ids=["single turn", "multi-turn"])
-def test_system_prompt_that_the_template_keeps_for_prompts(turns: tuple[tuple[str, ...], ...], encoder: Encoding):
+def test_system_prompt_that_the_template_keeps_for_prompts(
+    turns: tuple[tuple[str, ...], ...], encoder: Encoding
+) -> None:
     """A system prompt that only a prompt shows is shown in training too, where it would stand in that prompt."""
     encode = attrs.evolve(encoder("pixtral", train_on_completions=True), template=LATE_SYSTEM)
     sample = sample_of(("system", "Be brief."), *turns)
@@ -262,7 +264,7 @@ def test_system_prompt_that_the_template_keeps_for_prompts(turns: tuple[tuple[st
     assert supervised_texts(example, encode) == [f"{text}</s>" for role, text in turns if role == "assistant"]
 
 
-def test_system_prompt_that_is_dropped(encoder: Encoding):
+def test_system_prompt_that_is_dropped(encoder: Encoding) -> None:
     """A template that never shows the system prompt makes the row a bad one."""
     template = "".join(LATE_SYSTEM.split("{% if loop.last and system is defined %}{{ system }}\n\n{% endif %}"))
     encode = attrs.evolve(encoder("pixtral"), template=template)
@@ -302,7 +304,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @every_family
-def test_layouts_are_one(family: str, encoder: Encoding):
+def test_layouts_are_one(family: str, encoder: Encoding) -> None:
     """However a row is laid out, the model reads the same and learns the same."""
     encode = encoder(family, train_on_completions=True)
     rows = {name: dict(row) for name, row in LAYOUTS.items()}
@@ -381,7 +383,7 @@ LONG_LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @every_family
-def test_documented_layouts_give_the_familys_ids(family: str, encoder: Encoding):
+def test_documented_layouts_give_the_familys_ids(family: str, encoder: Encoding) -> None:
     """Several turns with several images, as each family documents them, are the ids of its processor and template."""
     encode = encoder(family, train_on_completions=True)
     samples = {name: format_sample(row) for name, row in LONG_LAYOUTS.items()}
@@ -396,7 +398,7 @@ def test_documented_layouts_give_the_familys_ids(family: str, encoder: Encoding)
 
 
 @every_family
-def test_break_after_a_marker_is_the_templates(family: str, encoder: Encoding):
+def test_break_after_a_marker_is_the_templates(family: str, encoder: Encoding) -> None:
     """LLaVA's layout breaks the line after a marker; where the template does so too, one break remains."""
     encode = encoder(family)
     row = {"image": picture(), "question": "<image>\nWhat is it?", "answer": "A house."}
@@ -436,7 +438,7 @@ def tag_generation(family: str) -> str:
 
 
 @pytest.mark.parametrize("family", CONTENT)
-def test_masks_are_transformers(family: str, encoder: Encoding):
+def test_masks_are_transformers(family: str, encoder: Encoding) -> None:
     """The mask is what transformers gives for the template with generation tags, token for token."""
     encode = encoder(family, train_on_completions=True)
     sample = sample_of(*TALK)
@@ -460,7 +462,7 @@ def test_masks_are_transformers(family: str, encoder: Encoding):
     assert {encode.tokenizer.decode([token]) for token in example.tokens[n_bos:][lead]} <= {LEAD.get(family, "")}
 
 
-def test_generation_tags_of_onevision(encoder: Encoding):
+def test_generation_tags_of_onevision(encoder: Encoding) -> None:
     """LLaVA-OneVision's own tags mark the same answers; they leave the end-of-turn tokens out, which are learned."""
     encode = encoder("llava_onevision", train_on_completions=True)
     messages = [
@@ -480,7 +482,7 @@ def test_generation_tags_of_onevision(encoder: Encoding):
 
 
 @every_family
-def test_text_between_images(family: str, encoder: Encoding):
+def test_text_between_images(family: str, encoder: Encoding) -> None:
     """The text between two images stands after the whole of the first and before the whole of the second."""
     encode = encoder(family)
     alone = [encode(sample_of(("user", "<>"), ("assistant", "a"), images=(image,))) for image in TWO.images]
@@ -495,7 +497,7 @@ def test_text_between_images(family: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in IMAGES_FIRST])
-def test_position_of_images(family: str, encoder: Encoding):
+def test_position_of_images(family: str, encoder: Encoding) -> None:
     """An image stands where it stood in the text."""
     encode = encoder(family)
     example = encode(sample_of(("user", "Before ", "<>", " after."), ("assistant", "a"), images=(picture(),)))
@@ -513,7 +515,7 @@ def test_position_of_images(family: str, encoder: Encoding):
 
 
 @every_family
-def test_resize(family: str, encoder: Encoding):
+def test_resize(family: str, encoder: Encoding) -> None:
     """image_resize_shape gives every image that size, whatever the processor makes of it then."""
     encode = encoder(family, image_resize_shape=(64, 40))
 
@@ -525,7 +527,7 @@ def test_resize(family: str, encoder: Encoding):
 
 
 @every_family
-def test_pixel_budget(family: str, encoder: Encoding):
+def test_pixel_budget(family: str, encoder: Encoding) -> None:
     """max_pixels bounds what a family sees of an image, before its processor or in it, and keeps the aspect."""
     row = sample_of(*TWO_TURNS, images=(picture(0, 96, 64), picture(1, 64, 128)))
     encode = encoder(family, max_pixels=3000)
@@ -550,7 +552,7 @@ def test_pixel_budget(family: str, encoder: Encoding):
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 10**6))
-def test_sizes_fit_a_budget(width: int, height: int, max_pixels: int):
+def test_sizes_fit_a_budget(width: int, height: int, max_pixels: int) -> None:
     """A size is scaled to fewer pixels than the budget, not to many fewer, and not turned."""
     assume(width * height > max_pixels)
     w, h = fit_size((width, height), max_pixels)
@@ -561,7 +563,7 @@ def test_sizes_fit_a_budget(width: int, height: int, max_pixels: int):
 
 
 @every_family
-def test_text_may_be_cut(family: str, encoder: Encoding):
+def test_text_may_be_cut(family: str, encoder: Encoding) -> None:
     """Rows are cut to max_seq_length in their text, with all that the processor gives per token."""
     whole = encoder(family)(LONG)
     last_image = int(np.flatnonzero(whole.placeholders)[-1])
@@ -581,7 +583,7 @@ def test_text_may_be_cut(family: str, encoder: Encoding):
 
 
 @every_family
-def test_images_are_never_cut(family: str, encoder: Encoding):
+def test_images_are_never_cut(family: str, encoder: Encoding) -> None:
     """A row whose images lie beyond max_seq_length is a bad row; the message says how long it is and what to do."""
     whole = encoder(family)(ONE)
     last_image = int(np.flatnonzero(whole.placeholders)[-1])
@@ -600,7 +602,7 @@ def unlearned(sample: Sample, number: int) -> Sample:
 
 @pytest.mark.parametrize("only_answers", [True, False], ids=["answers", "all text"])
 @every_family
-def test_turn_that_is_not_learned(family: str, only_answers: bool, encoder: Encoding):
+def test_turn_that_is_not_learned(family: str, only_answers: bool, encoder: Encoding) -> None:
     """An answer that is marked as not to be learned is read as ever, and neither it nor its end is learned."""
     number = 3
     encode, answers = encoder(family, train_on_completions=only_answers), encoder(family, train_on_completions=True)
@@ -614,7 +616,7 @@ def test_turn_that_is_not_learned(family: str, only_answers: bool, encoder: Enco
     assert LONG.turns[number].text not in "".join(supervised_texts(example, encode))
 
 
-def test_question_that_is_not_learned(encoder: Encoding):
+def test_question_that_is_not_learned(encoder: Encoding) -> None:
     """Where all text is learned a question cannot be left out; where only answers are it is left out as ever."""
     marked = unlearned(LONG, 2)
 
@@ -624,7 +626,7 @@ def test_question_that_is_not_learned(encoder: Encoding):
     assert encode(marked).supervised.tolist() == encode(LONG).supervised.tolist()
 
 
-def test_row_of_which_nothing_is_learned(encoder: Encoding):
+def test_row_of_which_nothing_is_learned(encoder: Encoding) -> None:
     """A row whose only answer is not to be learned is a bad row, whatever is learned of others."""
     with pytest.raises(SampleError, match=r"^rows row 3: no token is supervised"):
         encoder("qwen3_vl", train_on_completions=True)(unlearned(ONE, 1))
@@ -633,7 +635,7 @@ def test_row_of_which_nothing_is_learned(encoder: Encoding):
 
 
 @every_family
-def test_nothing_left_to_learn(family: str, encoder: Encoding):
+def test_nothing_left_to_learn(family: str, encoder: Encoding) -> None:
     """A row whose answers all lie beyond max_seq_length is a bad row."""
     whole = encoder(family, train_on_completions=True)(TEXT)
     first = int(whole.supervised.argmax())
@@ -644,7 +646,7 @@ def test_nothing_left_to_learn(family: str, encoder: Encoding):
 
 @every_family
 @pytest.mark.parametrize("images", [(), (picture(),)])
-def test_image_token_in_the_text(family: str, images: tuple[Image.Image, ...], encoder: Encoding):
+def test_image_token_in_the_text(family: str, images: tuple[Image.Image, ...], encoder: Encoding) -> None:
     """A text that holds the image token itself is a bad row, with images and without."""
     encode = encoder(family)
     content = ["<>"] * len(images)
@@ -654,7 +656,7 @@ def test_image_token_in_the_text(family: str, images: tuple[Image.Image, ...], e
         encode(sample)
 
 
-def test_image_in_an_answer(encoder: Encoding):
+def test_image_in_an_answer(encoder: Encoding) -> None:
     """An image in an assistant turn is a bad row."""
     sample = sample_of(("user", "Draw it."), ("assistant", "<>", "Here."), images=(picture(),))
 
@@ -680,7 +682,7 @@ class Counting:
 
 
 @every_family
-def test_processor_runs_once_per_row(family: str, encoder: Encoding):
+def test_processor_runs_once_per_row(family: str, encoder: Encoding) -> None:
     """After the first row the processor runs once per row with images, and with all of its images."""
     encode = encoder(family)
     encode.processor = Counting(encode.processor)
@@ -694,7 +696,7 @@ def test_processor_runs_once_per_row(family: str, encoder: Encoding):
 
 
 @every_family
-def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch):
+def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for every row: it is a new table of a whole vocabulary, during which no other thread runs."""
     encode, listed = encoder(family), []
     encode(ONE)
@@ -710,7 +712,7 @@ def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: 
 
 
 @every_family
-def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encoding):
+def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encoding) -> None:
     """`on_host` changes where a processor's results are, not what they are, nor their types."""
     encode = encoder(family)
     seen = []
@@ -741,7 +743,7 @@ def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encod
 
 
 @every_family
-def test_inputs_stay_on_the_host(family: str, encoder: Encoding):
+def test_inputs_stay_on_the_host(family: str, encoder: Encoding) -> None:
     """What the processor gives besides ids comes as numpy arrays, with one entry or more per image."""
     example = encoder(family)(TWO)
 
@@ -751,7 +753,7 @@ def test_inputs_stay_on_the_host(family: str, encoder: Encoding):
     assert not {"input_ids", "attention_mask", "labels"} & set(example.inputs)
 
 
-def test_encoding_is_repeatable(encoder: Encoding):
+def test_encoding_is_repeatable(encoder: Encoding) -> None:
     """A row gives the same whatever was encoded before it, and the sample's images stay as they are."""
     encode = encoder("qwen3_vl", image_resize_shape=(32, 32))
     first = encode(ONE)
@@ -773,7 +775,7 @@ answers = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=20)
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "mllama", "pixtral", "deepseek_vl_v2", "smolvlm", "llava"])
 @given(texts=st.lists(st.tuples(answers, answers), min_size=1, max_size=3))
-def test_any_text(family: str, texts: list[tuple[str, str]], encoder: Encoding):
+def test_any_text(family: str, texts: list[tuple[str, str]], encoder: Encoding) -> None:
     """Whatever is asked and answered, the supervised tokens are the answers, or the row is refused by its name."""
     encode = encoder(family, train_on_completions=True)
     # Hypothesis takes words from the code, too; what stands around images is never learned.
@@ -809,7 +811,7 @@ def corner(image: Any) -> tuple[int, ...]:
     return opened.getpixel((0, 0))
 
 
-def test_transparent_images():
+def test_transparent_images() -> None:
     """Transparent pixels become white, half-transparent ones a mixture, opaque ones stay."""
     assert corner(Image.new("RGBA", (4, 4), (255, 0, 0, 0))) == (255, 255, 255)
     assert corner(Image.new("RGBA", (4, 4), (255, 0, 0, 255))) == (255, 0, 0)
@@ -818,7 +820,7 @@ def test_transparent_images():
     assert corner(Image.new("LA", (4, 4), (10, 0))) == (255, 255, 255)
 
 
-def test_palette_images():
+def test_palette_images() -> None:
     """A palette's colours come out, and its transparent colour becomes white."""
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
@@ -828,7 +830,7 @@ def test_palette_images():
     assert corner(encoded_bytes(palette, transparency=1)) == (255, 255, 255)
 
 
-def test_grey_images():
+def test_grey_images() -> None:
     """Grey pictures of 1, 8 and 16 bits keep their brightness."""
     assert corner(Image.new("1", (4, 4), 1)) == (255, 255, 255)
     assert corner(encoded_bytes(Image.new("L", (4, 4), 77))) == (77, 77, 77)
@@ -837,7 +839,7 @@ def test_grey_images():
     assert corner(Image.new("CMYK", (4, 4), (0, 0, 0, 0))) == (255, 255, 255)
 
 
-def test_rotated_images():
+def test_rotated_images() -> None:
     """A picture that its camera marked as turned is put upright."""
     image = picture(width=48, height=32)
     exif = Image.Exif()
@@ -849,7 +851,7 @@ def test_rotated_images():
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava", "mllama", "pixtral"])
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "1", "LA", "CMYK"])
-def test_modes_reach_the_model(family: str, mode: str, encoder: Encoding):
+def test_modes_reach_the_model(family: str, mode: str, encoder: Encoding) -> None:
     """A picture of any mode is encoded like its RGB self."""
     image = picture().convert("L").convert(mode) if mode == "LA" else picture().convert(mode)
     rgb = open_image(image, "row", None)
@@ -861,7 +863,7 @@ def test_modes_reach_the_model(family: str, mode: str, encoder: Encoding):
     assert np.array_equal(found.inputs["pixel_values"], expected.inputs["pixel_values"])
 
 
-def test_ways_to_name_an_image(tmp_path: Path):
+def test_ways_to_name_an_image(tmp_path: Path) -> None:
     """Paths, bytes, data URIs, PIL images and `datasets` images open alike."""
     image = picture()
     path = tmp_path / "a.png"
@@ -885,7 +887,7 @@ def test_ways_to_name_an_image(tmp_path: Path):
         ("a\0b.png", "a"),
     ],
 )
-def test_unreadable_images(image: Any, word: str):
+def test_unreadable_images(image: Any, word: str) -> None:
     """An image that cannot be read is a bad row, with what it was given as."""
     with pytest.raises(SampleError, match=r"^rows row 3: cannot read the image") as caught:
         open_image(image, "rows row 3", None)
@@ -893,7 +895,7 @@ def test_unreadable_images(image: Any, word: str):
     assert word in str(caught.value)
 
 
-def test_long_names_are_shown_whole(tmp_path: Path):
+def test_long_names_are_shown_whole(tmp_path: Path) -> None:
     """The message about a missing image holds its whole path."""
     path = tmp_path / ("a" * 100) / "cat.png"
 

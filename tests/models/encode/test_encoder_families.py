@@ -95,7 +95,7 @@ def make(family: str, folder: Path) -> Encoder:
 
 
 @pytest.mark.parametrize("family", MAKE)
-def test_answers_and_images(family: str, checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]):
+def test_answers_and_images(family: str, checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     """The answer is supervised and nothing else; what stands for an image is marked; the rest is the template's."""
     encode = make(family, checkpoint("qwen2_vl"))
     capsys.readouterr()
@@ -114,7 +114,7 @@ def test_answers_and_images(family: str, checkpoint: Callable[[str], Path], caps
     assert "pixel_values" in example.inputs
 
 
-def test_internvl_has_its_tokenizers_template(checkpoint: Callable[[str], Path]):
+def test_internvl_has_its_tokenizers_template(checkpoint: Callable[[str], Path]) -> None:
     """Answers end with the end of a turn, and are asked for as they were learned."""
     encode = make("internvl_chat", checkpoint("qwen2_vl"))
     asked = Sample("row", (Turn("user", ("Well?",)),), ())
@@ -124,7 +124,7 @@ def test_internvl_has_its_tokenizers_template(checkpoint: Callable[[str], Path])
     assert encode.tokenizer.decode(learned.tokens[learned.supervised]) == "Yes.<|im_end|>"
 
 
-def test_prompts_are_those_of_the_processors(checkpoint: Callable[[str], Path]):
+def test_prompts_are_those_of_the_processors(checkpoint: Callable[[str], Path]) -> None:
     """Where a processor writes its own prompt around a question, that prompt is learned."""
     asked = "Extract the text content from this image."
     question = Sample("row", (Turn("user", (ImageSlot(0), asked)),), ())
@@ -140,7 +140,7 @@ def test_prompts_are_those_of_the_processors(checkpoint: Callable[[str], Path]):
     assert encoders["falcon_ocr"].prompt(question) == asked
 
 
-def test_conversations_of_molmo_point_open_with_the_end_token(checkpoint: Callable[[str], Path]):
+def test_conversations_of_molmo_point_open_with_the_end_token(checkpoint: Callable[[str], Path]) -> None:
     """They begin with one token that otherwise ends them, with images and without."""
     encode = make("molmo_point", checkpoint("qwen2_vl"))
     turns = (Turn("user", ("Well?",)), Turn("assistant", ("Yes.",)))

@@ -28,7 +28,7 @@ def embed(name: str, module: nn.Module, row: int = 1) -> mx.array:
     return embeds
 
 
-def test_ids_of_the_processor_count_before_those_of_the_configuration():
+def test_ids_of_the_processor_count_before_those_of_the_configuration() -> None:
     """Features are put where the processor wrote their tokens, also if config.json names another id."""
     module = build(FAMILIES["internvl_chat"])
     example = examples(FAMILIES["internvl_chat"])[0]
@@ -42,13 +42,13 @@ def test_ids_of_the_processor_count_before_those_of_the_configuration():
     assert mx.array_equal(own, corrected)
 
 
-def test_too_few_image_tokens_are_an_error():
+def test_too_few_image_tokens_are_an_error() -> None:
     """Features that have no token of their own are not dropped."""
     with pytest.raises(ValueError, match="3 image tokens stand for 4 image features"):
         overrides.scatter_features(mx.zeros((1, 5, 2)), mx.ones((4, 2)), np.array([[True, True, True, False, False]]))
 
 
-def test_intern_vit_has_the_exact_activation():
+def test_intern_vit_has_the_exact_activation() -> None:
     """InternVL's tower computes the exact GELU while it embeds, and mlx-vlm's own before and after."""
     module = build(FAMILIES["internvl_chat"])
     mlp = module.vision_model.encoder.layers[0].mlp
@@ -64,7 +64,7 @@ def test_intern_vit_has_the_exact_activation():
     assert not np.allclose(np.array(before), np.array(exact), atol=1e-6)
 
 
-def test_kimi_tower():
+def test_kimi_tower() -> None:
     """Kimi K2.5's tower is another one while it embeds, differentiable in its positions, and what it was afterwards."""
     module = build(FAMILIES["kimi_k25"])
     example = examples(FAMILIES["kimi_k25"])[1]
@@ -85,7 +85,7 @@ def test_kimi_tower():
     assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
 
 
-def test_mistral_large_sees_its_images():
+def test_mistral_large_sees_its_images() -> None:
     """The language model reads the embeddings that it is given; mlx-vlm's own call drops them."""
     module = build(FAMILIES["mistral_large3"])
     family = describe_family("mistral_large3")
@@ -100,7 +100,7 @@ def test_mistral_large_sees_its_images():
     assert mx.abs(seen - dropped).max().item() > 1e-2
 
 
-def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated():
+def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated() -> None:
     """The logits of a long answer, all at once, are those of mlx-vlm's generation, token by token from a cache."""
     module = build(FAMILIES["unlimited_ocr"])
     module.eval()
@@ -124,7 +124,7 @@ def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated():
 
 
 @pytest.mark.parametrize("name", ["deepseekocr", "deepseekocr_2"])
-def test_one_image_in_a_row(name: str):
+def test_one_image_in_a_row(name: str) -> None:
     """A second image in a row is an error, not features in the wrong places."""
     views = [mx.zeros((1, 3, 8, 8)), mx.zeros((2, 3, 8, 8))]
     with pytest.raises(ValueError, match="2 images"):
@@ -132,7 +132,7 @@ def test_one_image_in_a_row(name: str):
 
 
 @pytest.mark.parametrize("name", ["granite_vision", "granite4_vision"])
-def test_every_image_of_granite_counts_for_itself(name: str):
+def test_every_image_of_granite_counts_for_itself(name: str) -> None:
     """An image beside another one in a row has the features that it has alone, in its own tokens' places."""
     module = build(FAMILIES[name])
     module.eval()
@@ -152,7 +152,7 @@ def test_every_image_of_granite_counts_for_itself(name: str):
         assert np.allclose(alone, together[:, start:end], atol=1e-4)
 
 
-def test_padding_of_patches_is_not_seen():
+def test_padding_of_patches_is_not_seen() -> None:
     """Phi-4-reasoning-vision's features of an image do not depend on the padding behind its patches."""
     module = build(FAMILIES["phi4_siglip"])
     module.eval()
@@ -168,7 +168,7 @@ def test_padding_of_patches_is_not_seen():
     )
 
 
-def test_expanded_images():
+def test_expanded_images() -> None:
     """Images take the place of their tokens, each with as many features as it has; logits stand behind their tokens."""
     table = nn.Embedding(8, 4)
     images = [mx.full((3, 4), 1.0), mx.full((2, 4), 2.0)]
@@ -184,7 +184,7 @@ def test_expanded_images():
 
 
 @pytest.mark.parametrize("name", ["phi4mm", "unlimited_ocr", "granite4_vision", "deepseekocr"])
-def test_first_rows_are_probed(name: str):
+def test_first_rows_are_probed(name: str) -> None:
     """The checks before a run let a family through that holds, wherever its tokens stand within the model."""
     backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
 
@@ -192,7 +192,7 @@ def test_first_rows_are_probed(name: str):
 
 
 @pytest.mark.parametrize("name", ["molmo2", "molmo_point"])
-def test_image_tokens_of_molmo_see_each_other(name: str):
+def test_image_tokens_of_molmo_see_each_other(name: str) -> None:
     """Another last image token changes what is predicted at the first one, and nothing before it."""
     backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
     batch = collate(examples(FAMILIES[name])[1:2])
@@ -211,7 +211,7 @@ def test_image_tokens_of_molmo_see_each_other(name: str):
     assert np.abs(before[first] - after[first]).max() > 1e-4
 
 
-def test_features_of_jina_stand_where_mlx_vlm_puts_them():
+def test_features_of_jina_stand_where_mlx_vlm_puts_them() -> None:
     """One image's features are added at the places at which mlx-vlm adds them, one by one."""
     module = build(FAMILIES["jina_vlm"])
     module.eval()
@@ -222,7 +222,7 @@ def test_features_of_jina_stand_where_mlx_vlm_puts_them():
     assert np.allclose(np.array(found), np.array(embed("jina_vlm", module, 0)), atol=1e-5)
 
 
-def test_falcon_reads_one_image_as_mlx_vlm_does():
+def test_falcon_reads_one_image_as_mlx_vlm_does() -> None:
     """With one image, logits are those of mlx-vlm's own call; a second one's patches have places too."""
     module = build(FAMILIES["falcon_ocr"])
     module.eval()
@@ -246,7 +246,7 @@ def test_falcon_reads_one_image_as_mlx_vlm_does():
     ("name", "language"),
     [("falcon_ocr", "language_model."), ("molmo_point", "lm."), ("phi3_v", "model.")],
 )
-def test_full_finetuning_keeps_to_the_language_model(name: str, language: str):
+def test_full_finetuning_keeps_to_the_language_model(name: str, language: str) -> None:
     """Towers within the language model, or models around it, do not train with it; nor do tables of angles."""
     family = describe_family(name)
     backbone, _ = prepare(build(FAMILIES[name]), family, ModelSection(path=name))

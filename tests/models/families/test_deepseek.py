@@ -29,7 +29,7 @@ def make(**changes: Any) -> nn.Module:
     return make_model(config | {"language_config": config["language_config"] | changes})
 
 
-def test_loading_corrects_latent_attention(checkpoint: Callable[[str], Path]):
+def test_loading_corrects_latent_attention(checkpoint: Callable[[str], Path]) -> None:
     """Pairs to rotate lie side by side, and the latents' norms have the published epsilon."""
     section = ModelSection(path=str(checkpoint("deepseek_vl_v2")))
     backbone, _ = models.load_backbone(models.find_model(section), section)
@@ -46,21 +46,21 @@ def test_loading_corrects_latent_attention(checkpoint: Callable[[str], Path]):
         assert not np.allclose(np.array(other.rope(pairs)), turned.reshape(1, 1, 5, 8), atol=1e-2)
 
 
-def test_queries_with_latents_too():
+def test_queries_with_latents_too() -> None:
     """Larger models have latents of queries, whose norm has the same epsilon."""
     module = make(q_lora_rank=32)
     mend_deepseek(module)
     assert {attention.q_a_layernorm.eps for attention in attentions(module)} == {1e-6}
 
 
-def test_the_smallest_model_is_a_llama():
+def test_the_smallest_model_is_a_llama() -> None:
     """Without latents nothing is changed."""
     module = make(use_mla=False, qk_nope_head_dim=0, qk_rope_head_dim=0, kv_lora_rank=None)
     mend_deepseek(module)
     assert not any(attention.rope.traditional for attention in attentions(module))
 
 
-def test_other_ways_to_choose_are_refused(checkpoint: Callable[[str], Path], tmp_path: Path):
+def test_other_ways_to_choose_are_refused(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     """The largest model corrects the choice of its experts, which mlx-vlm leaves out."""
     for file in checkpoint("deepseek_vl_v2").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -82,7 +82,7 @@ def watch_masks(backbone: models.MlxVlmBackbone) -> list[np.ndarray]:
 # Masks
 
 
-def test_block_mask():
+def test_block_mask() -> None:
     """Tokens of one block see each other, all see what is before them, and a window bounds both."""
     blocks = mx.array([[0, 1, 1, 1, 0, 2, 2]])
     place = np.arange(7)
@@ -98,7 +98,7 @@ def test_block_mask():
 # Gemma 3
 
 
-def test_text_around_an_image(encoder: Encoding):
+def test_text_around_an_image(encoder: Encoding) -> None:
     """The processor's line breaks around an image join with the text's, and none of this is learned."""
     encode = encoder("gemma3")
     example = encode_row(encode, 2)
@@ -112,7 +112,7 @@ def test_text_around_an_image(encoder: Encoding):
     assert not example.supervised[np.isin(example.tokens, marked)].any()
 
 
-def test_head_of_gemma3_is_its_embedding(checkpoint: Checkpoint):
+def test_head_of_gemma3_is_its_embedding(checkpoint: Checkpoint) -> None:
     """mlx-vlm holds two copies (gemma3/language.py:266), of which one training would be lost; vlora holds one."""
     loaded, _ = mlx_vlm.load(str(checkpoint("gemma3")))
     backbone = open_backbone(checkpoint("gemma3"))
@@ -128,7 +128,7 @@ def test_head_of_gemma3_is_its_embedding(checkpoint: Checkpoint):
     assert mx.allclose(language.lm_head(hidden), 2 * before, atol=1e-5)
 
 
-def test_head_that_differs_stays(checkpoint: Checkpoint):
+def test_head_that_differs_stays(checkpoint: Checkpoint) -> None:
     """A head with weights of its own (quantized otherwise, say) is left as it is."""
     module, _ = mlx_vlm.load(str(checkpoint("gemma3")))
     module.language_model.lm_head.weight = module.language_model.lm_head.weight + 1
@@ -137,7 +137,7 @@ def test_head_that_differs_stays(checkpoint: Checkpoint):
     assert isinstance(module.language_model.lm_head, nn.Linear)
 
 
-def test_scale_of_embeddings(checkpoint: Checkpoint, encoder: Encoding):
+def test_scale_of_embeddings(checkpoint: Checkpoint, encoder: Encoding) -> None:
     """Text is scaled by the root of the width, not rounded to bfloat16 (gemma3/language.py:210), images not at all.
 
     mlx-vlm's images are too large by the root of the width over that of 2048 (gemma3/gemma3.py:139).
@@ -169,7 +169,7 @@ def test_scale_of_embeddings(checkpoint: Checkpoint, encoder: Encoding):
     assert module.language_model.model.scale_inputs_embeds
 
 
-def test_layers_of_gemma3_have_masks_of_their_own(checkpoint: Checkpoint, encoder: Encoding):
+def test_layers_of_gemma3_have_masks_of_their_own(checkpoint: Checkpoint, encoder: Encoding) -> None:
     """A sliding layer sees its window only, a full layer all; within an image both look ahead.
 
     mlx-vlm gives all layers one mask, and one that is not causal (gemma3/gemma3.py:169, gemma3/language.py:234).
@@ -191,7 +191,7 @@ def test_layers_of_gemma3_have_masks_of_their_own(checkpoint: Checkpoint, encode
 
 
 @pytest.mark.parametrize("family", ["gemma3", "paligemma"])
-def test_epsilon_of_the_last_norm(family: str, checkpoint: Checkpoint):
+def test_epsilon_of_the_last_norm(family: str, checkpoint: Checkpoint) -> None:
     """The tower's last norm has the configured epsilon, not MLX's (gemma3/vision.py:87, paligemma/vision.py:87)."""
     module, _ = mlx_vlm.load(str(checkpoint(family)))
     norm = module.vision_tower.vision_model.post_layernorm
@@ -205,7 +205,7 @@ def test_epsilon_of_the_last_norm(family: str, checkpoint: Checkpoint):
 # Gemma 4
 
 
-def test_layers_of_gemma4_have_masks_of_their_own(checkpoint: Checkpoint, encoder: Encoding):
+def test_layers_of_gemma4_have_masks_of_their_own(checkpoint: Checkpoint, encoder: Encoding) -> None:
     """An image sees itself whole in the sliding layers of large models, within the window, and nowhere else.
 
     mlx-vlm lets it in the full layers too, and beyond the window (gemma4/language.py:546).
@@ -228,7 +228,7 @@ def test_layers_of_gemma4_have_masks_of_their_own(checkpoint: Checkpoint, encode
             assert mask[last, last - window] == mask[last, first] == (not is_sliding)
 
 
-def test_constants_of_gemma4_are_not_trained(checkpoint: Checkpoint):
+def test_constants_of_gemma4_are_not_trained(checkpoint: Checkpoint) -> None:
     """What transformers holds as buffers stays as it is: layers' scalars, bounds, what standardizes features."""
     backbone = open_backbone(checkpoint("gemma4"))
     models.unfreeze_language(backbone)
@@ -239,7 +239,7 @@ def test_constants_of_gemma4_are_not_trained(checkpoint: Checkpoint):
     assert left == {"layer_scalar", "std_bias", "std_scale", "input_min", "input_max", "output_min", "output_max"}
 
 
-def test_layers_inputs_of_images_are_padding(checkpoint: Checkpoint, encoder: Encoding):
+def test_layers_inputs_of_images_are_padding(checkpoint: Checkpoint, encoder: Encoding) -> None:
     """The layers' own inputs of an image are those of the padding token, and do not train them."""
     backbone = open_backbone(checkpoint("gemma4"))
     table = backbone.module.language_model.model.embed_tokens_per_layer
@@ -264,7 +264,7 @@ def test_layers_inputs_of_images_are_padding(checkpoint: Checkpoint, encoder: En
 # PaliGemma
 
 
-def test_prefix_and_suffix(encoder: Encoding):
+def test_prefix_and_suffix(encoder: Encoding) -> None:
     """A row is images, BOS, prompt, line break, answer, EOS; only what follows the line break is learned."""
     encode = encoder("paligemma", train_on_completions=True)
     row = {"images": [picture(0), picture(1, 32, 64)], "prefix": " answer en Well?", "suffix": "yes or\nno"}
@@ -283,7 +283,7 @@ def test_prefix_and_suffix(encoder: Encoding):
     assert encode.prompt(attrs.evolve(asked, turns=asked.turns[:1])) == "<image><image>answer en Well?"
 
 
-def test_rows_that_paligemma_cannot_read(encoder: Encoding):
+def test_rows_that_paligemma_cannot_read(encoder: Encoding) -> None:
     """Rows without images, with several turns or a system prompt are refused, and so is learning the prompt."""
     encode = encoder("paligemma", train_on_completions=True)
     turns = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "yes"}]
@@ -296,7 +296,7 @@ def test_rows_that_paligemma_cannot_read(encoder: Encoding):
         encoder("paligemma")
 
 
-def test_rows_of_paligemma_are_cut_with_their_types(encoder: Encoding):
+def test_rows_of_paligemma_are_cut_with_their_types(encoder: Encoding) -> None:
     """A row is cut in its answer, never in its images."""
     row = {"image": picture(0), "prefix": "Well?", "suffix": "yes or no"}
     whole = encoder("paligemma", train_on_completions=True)(format_sample(row))
@@ -309,7 +309,7 @@ def test_rows_of_paligemma_are_cut_with_their_types(encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", ["paligemma", "paligemma2"])
-def test_images_of_paligemma(family: str, checkpoint: Checkpoint, encoder: Encoding):
+def test_images_of_paligemma(family: str, checkpoint: Checkpoint, encoder: Encoding) -> None:
     """Every image stands at its tokens, unscaled, in the layers.
 
     mlx-vlm takes the first image alone (paligemma/vision.py:49), and its features are too large by the root of the
@@ -335,7 +335,7 @@ def test_images_of_paligemma(family: str, checkpoint: Checkpoint, encoder: Encod
     assert not mx.any(theirs[0, 16:32]).item()
 
 
-def test_layers_of_paligemma2_have_masks_of_their_own(checkpoint: Checkpoint, encoder: Encoding):
+def test_layers_of_paligemma2_have_masks_of_their_own(checkpoint: Checkpoint, encoder: Encoding) -> None:
     """Every second layer sees the answer through a window, and the prompt sees itself whole in all."""
     backbone = open_backbone(checkpoint("paligemma2"))
     row = {"image": picture(0), "prefix": "Well?", "suffix": "yes or no, the sky"}
@@ -363,7 +363,7 @@ def gemma3n() -> models.MlxVlmBackbone:
     return loading.prepare(build(tiny), describe_family("gemma3n"), ModelSection(path="gemma3n"))[0]
 
 
-def test_row_of_gemma3n(tmp_path: Path):
+def test_row_of_gemma3n(tmp_path: Path) -> None:
     """Every image is scaled to 768 pixels and stands as 256 tokens between line breaks; only the answer is learned."""
     write_files(LARGE_FAMILIES["gemma3n"], tmp_path)
     section = ModelSection(path=str(tmp_path))
@@ -381,7 +381,7 @@ def test_row_of_gemma3n(tmp_path: Path):
     np.testing.assert_allclose(example.inputs["pixel_values"], np.stack(pixels).transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_text_of_gemma3n_is_scaled(gemma3n: models.MlxVlmBackbone):
+def test_text_of_gemma3n_is_scaled(gemma3n: models.MlxVlmBackbone) -> None:
     """Text is multiplied by the root of the width, which mlx-vlm leaves out with a prompt (gemma3n/gemma3n.py:122)."""
     *_, text = examples(TINY["gemma3n"])
     tokens = mx.array(text.tokens)[None]
@@ -394,7 +394,7 @@ def test_text_of_gemma3n_is_scaled(gemma3n: models.MlxVlmBackbone):
     np.testing.assert_allclose(np.array(logits_of(gemma3n, text)), np.array(with_ids), rtol=1e-4, atol=1e-4)
 
 
-def test_images_of_gemma3n_are_read_along_rows(gemma3n: models.MlxVlmBackbone):
+def test_images_of_gemma3n_are_read_along_rows(gemma3n: models.MlxVlmBackbone) -> None:
     """What is at the top right of an image is its second feature of four; mlx-vlm's third (gemma3n/vision.py:102)."""
     module = gemma3n.module
     features = [mx.random.normal((1, 4, 4, 24)), mx.random.normal((1, 2, 2, 32))]
@@ -417,7 +417,7 @@ def test_images_of_gemma3n_are_read_along_rows(gemma3n: models.MlxVlmBackbone):
     assert places(module) == [2]
 
 
-def test_keys_of_gemma3n_tower_are_padded_last():
+def test_keys_of_gemma3n_tower_are_padded_last() -> None:
     """A kernel that adds up is seen to begin at the first pixel, and to run over the last one."""
     convolution = nn.Conv2d(1, 1, 3, stride=2, padding=1, bias=False)
     convolution.weight = mx.ones_like(convolution.weight)
@@ -429,7 +429,7 @@ def test_keys_of_gemma3n_tower_are_padded_last():
     assert convolution(image)[0, 0, 0, 0] == 0 + 1 + 4 + 5
 
 
-def test_tower_of_gemma3n_is_as_it_was(gemma3n: models.MlxVlmBackbone):
+def test_tower_of_gemma3n_is_as_it_was(gemma3n: models.MlxVlmBackbone) -> None:
     """Its norms and activations are others while rows are embedded, and mlx-vlm's own again afterwards."""
     tower = gemma3n.module.vision_tower
 
@@ -446,7 +446,7 @@ def test_tower_of_gemma3n_is_as_it_was(gemma3n: models.MlxVlmBackbone):
     assert before == found() == ({1e-5, 1e-6}, {True})
 
 
-def test_layers_of_gemma3n_share_keys(gemma3n: models.MlxVlmBackbone):
+def test_layers_of_gemma3n_share_keys(gemma3n: models.MlxVlmBackbone) -> None:
     """The last layers read the keys of earlier ones, rotated alike; without a cache they would use their own."""
     *_, text = examples(TINY["gemma3n"])
     before = logits_of(gemma3n, text)
@@ -465,7 +465,7 @@ def test_layers_of_gemma3n_share_keys(gemma3n: models.MlxVlmBackbone):
     assert mx.abs(before - own).max().item() > 0.1
 
 
-def test_coefficients_of_gemma3n_are_kept(gemma3n: models.MlxVlmBackbone):
+def test_coefficients_of_gemma3n_are_kept(gemma3n: models.MlxVlmBackbone) -> None:
     """A forward neither clips AltUp's weights nor changes their type (gemma3n/language.py:249, :278)."""
     *_, text = examples(TINY["gemma3n"])
     altup = gemma3n.module.language_model.model.layers[0].altup
@@ -484,7 +484,7 @@ def test_coefficients_of_gemma3n_are_kept(gemma3n: models.MlxVlmBackbone):
     assert (clipped.dtype, mx.abs(clipped).max().item()) == (mx.float32, 120)
 
 
-def test_padding_of_gemma3n_is_not_trained(gemma3n: models.MlxVlmBackbone):
+def test_padding_of_gemma3n_is_not_trained(gemma3n: models.MlxVlmBackbone) -> None:
     """The layers' own inputs of images are those of the padding token, and do not train them."""
     image, *_ = examples(TINY["gemma3n"])
     table = gemma3n.module.language_model.model.embed_tokens_per_layer

@@ -25,7 +25,7 @@ def patches(seed: int, *grids: tuple[int, int, int]) -> mx.array:
     return mx.array(np.random.default_rng(seed).standard_normal((count, 3 * 2 * 8 * 8)).astype(np.float32))
 
 
-def test_glm_reads_images_one_by_one(glm: nn.Module):
+def test_glm_reads_images_one_by_one(glm: nn.Module) -> None:
     """Of five images, each gets the features that it gets alone; mlx-vlm's own tower mixes all but the first two."""
     pixels = [patches(seed, grid) for seed, grid in enumerate(GRIDS)]
     together = mx.concatenate(pixels)
@@ -40,7 +40,7 @@ def test_glm_reads_images_one_by_one(glm: nn.Module):
     assert mx.abs(mixed - separate)[12:].max().item() > 1e-3
 
 
-def test_glm_positions_of_the_trained_grid(glm: nn.Module):
+def test_glm_positions_of_the_trained_grid(glm: nn.Module) -> None:
     """An image as large as the learned square of positions gets exactly these, in the order of its patches."""
     table = glm.vision_tower.embeddings.position_embedding.weight
     side = round(table.shape[0] ** 0.5)
@@ -53,7 +53,7 @@ def test_glm_positions_of_the_trained_grid(glm: nn.Module):
     np.testing.assert_allclose(np.array(added), np.array(table[order]), atol=1e-6)
 
 
-def test_glm_positions_keep_their_edges(glm: nn.Module):
+def test_glm_positions_keep_their_edges(glm: nn.Module) -> None:
     """Equal positions stay equal whatever the image's size: beyond the border they go on."""
     embeddings = glm.vision_tower.embeddings
     table = embeddings.position_embedding.weight
@@ -67,7 +67,7 @@ def test_glm_positions_keep_their_edges(glm: nn.Module):
     np.testing.assert_allclose(np.array(added), 1, atol=1e-6)
 
 
-def test_glm_tower_is_left_as_it_was(glm: nn.Module):
+def test_glm_tower_is_left_as_it_was(glm: nn.Module) -> None:
     """The correction is gone afterwards, epsilons included."""
     before = type(glm.vision_tower), type(glm.vision_tower.embeddings), glm.vision_tower.blocks[0].norm1.eps
     with published_glm_tower(glm):

@@ -91,7 +91,7 @@ def image_features(family: str, module: nn.Module, encode: Encoder, *images: Ima
 
 
 @every_family
-def test_every_image_counts_for_itself(family: str, model: Callable[[str], nn.Module], encoder: Encoding):
+def test_every_image_counts_for_itself(family: str, model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """Images of other sizes in the row change nothing about an image's features, which stand in the images' order."""
     images = (picture(0, 48, 32), picture(1, 32, 64), picture(2, 50, 37), picture(3, 150, 130))
     module, encode = model(family), encoder(family)
@@ -107,7 +107,7 @@ def test_every_image_counts_for_itself(family: str, model: Callable[[str], nn.Mo
 @given(size=sizes)
 def test_features_are_as_many_as_tokens(
     family: str, size: tuple[int, int], model: Callable[[str], nn.Module], encoder: Encoding
-):
+) -> None:
     """An image of any size gives as many features as the processor writes tokens, or it could not be embedded."""
     features = image_features(family, model(family), encoder(family), picture(0, *size))
 
@@ -115,7 +115,7 @@ def test_features_are_as_many_as_tokens(
 
 
 @every_family
-def test_text_alone(family: str, model: Callable[[str], nn.Module], encoder: Encoding):
+def test_text_alone(family: str, model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """A row without images is embedded by the table."""
     module = model(family)
     example = encoder(family)(Sample("row", (Turn("user", ("Well?",)), Turn("assistant", ("Yes.",))), ()))
@@ -126,7 +126,7 @@ def test_text_alone(family: str, model: Callable[[str], nn.Module], encoder: Enc
 
 
 @every_family
-def test_gradients_reach_the_tower(family: str, model: Callable[[str], nn.Module], encoder: Encoding):
+def test_gradients_reach_the_tower(family: str, model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """Every parameter that image features depend on has a gradient, the separators of rows included."""
     module = model(family)
     example = encode_images(encoder(family), picture(0, 48, 32), picture(1, 100, 90))
@@ -146,7 +146,7 @@ def test_gradients_reach_the_tower(family: str, model: Callable[[str], nn.Module
         assert mx.abs(gradients["image_newline"]).max().item() > 0
 
 
-def test_llava_next_order(model: Callable[[str], nn.Module], encoder: Encoding):
+def test_llava_next_order(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """A wide image is its small view, then its tiles side by side, each row of features ended by the separator."""
     module, encode = model("llava_next"), encoder("llava_next")
     features = image_features("llava_next", module, encode, picture(0, 64, 32))
@@ -162,7 +162,7 @@ def test_llava_next_order(model: Callable[[str], nn.Module], encoder: Encoding):
     assert np.array_equal(lines[:, 8], np.broadcast_to(np.array(module.image_newline), lines[:, 8].shape))
 
 
-def test_idefics2_padding_is_invisible(model: Callable[[str], nn.Module], encoder: Encoding):
+def test_idefics2_padding_is_invisible(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """What stands in the padding of an image changes nothing."""
     module = model("idefics2")
     example = encode_images(encoder("idefics2"), picture(0, 48, 32), picture(1, 32, 64))
@@ -178,7 +178,7 @@ def test_idefics2_padding_is_invisible(model: Callable[[str], nn.Module], encode
     assert np.allclose(np.array(after), np.array(before), atol=1e-5)
 
 
-def test_internvl_activations_are_put_back(model: Callable[[str], nn.Module], encoder: Encoding):
+def test_internvl_activations_are_put_back(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """Embedding leaves the model as it was, activations too, even if it fails."""
     module = model("internvl")
     activation = module.multi_modal_projector.activation
@@ -193,7 +193,7 @@ def test_internvl_activations_are_put_back(model: Callable[[str], nn.Module], en
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
-def test_positions_keep_the_picture(n_patches: int, n_per_side: int):
+def test_positions_keep_the_picture(n_patches: int, n_per_side: int) -> None:
     """Patches stand at the fraction of the side where they are in the picture, however many there are."""
     found = bucket_positions(n_patches, n_per_side)
 
@@ -204,7 +204,7 @@ def test_positions_keep_the_picture(n_patches: int, n_per_side: int):
 
 
 @given(sizes, st.sampled_from(PINPOINTS))
-def test_unpadding_keeps_the_shape(size: tuple[int, int], canvas: tuple[int, int]):
+def test_unpadding_keeps_the_shape(size: tuple[int, int], canvas: tuple[int, int]) -> None:
     """What is kept of a canvas has the shape of the image, to one row or column on either side."""
     grid = (canvas[0] // 8, canvas[1] // 8)
     rows, columns = unpadded_slice(grid, size)
@@ -216,7 +216,7 @@ def test_unpadding_keeps_the_shape(size: tuple[int, int], canvas: tuple[int, int
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
-def test_resizing(height: int, width: int, to_height: int, to_width: int):
+def test_resizing(height: int, width: int, to_height: int, to_width: int) -> None:
     """Each new point is the mean of its four neighbours, weighted by nearness, edges repeated."""
     generator = np.random.default_rng(height * width)
     image = generator.standard_normal((height, width, 2)).astype(np.float32)
@@ -234,7 +234,7 @@ def test_resizing(height: int, width: int, to_height: int, to_width: int):
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
-def test_cubic_resizing(height: int, width: int, to_height: int, to_width: int):
+def test_cubic_resizing(height: int, width: int, to_height: int, to_width: int) -> None:
     """Each new point is Keys' cubic convolution of its sixteen neighbours, edges repeated."""
     image = np.random.default_rng(height * width).standard_normal((height, width, 2)).astype(np.float32)
     expected = np.zeros((to_height, to_width, 2))
@@ -255,7 +255,7 @@ def test_cubic_resizing(height: int, width: int, to_height: int, to_width: int):
     assert np.allclose(np.array(resize_bicubic(mx.array(image), (to_height, to_width))), expected, atol=1e-5)
 
 
-def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding):
+def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
     """Kimi-VL's tower is another one while it embeds, differentiable in its positions, and what it was afterwards."""
     module = model("kimi_vl")
     example = encode_images(encoder("kimi_vl"), picture(0, 60, 90), picture(1, 64, 30))
@@ -276,7 +276,7 @@ def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding):
     assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
 
 
-def test_qwen3_mixtures_have_the_published_activations(model: Callable[[str], nn.Module]):
+def test_qwen3_mixtures_have_the_published_activations(model: Callable[[str], nn.Module]) -> None:
     """The layers' activation is approximate, the mergers' exact, as in the dense Qwen3-VL; and only for a while."""
     mixture, dense = model("qwen3_vl_moe"), model("qwen3_vl")
 

@@ -28,7 +28,7 @@ def trainable(backbone: models.MlxVlmBackbone) -> set[str]:
 
 
 @pytest.mark.parametrize("family", ["llava_next", "deepseek_vl_v2", "qwen3_vl", "mllama"])
-def test_everything_outside_the_language_model_is_trained(checkpoint: Checkpoint, family: str):
+def test_everything_outside_the_language_model_is_trained(checkpoint: Checkpoint, family: str) -> None:
     """Tower, projector, and what lies in the model itself: separators of image rows."""
     backbone = open_family(checkpoint, family)
     assert not trainable(backbone)
@@ -37,7 +37,7 @@ def test_everything_outside_the_language_model_is_trained(checkpoint: Checkpoint
     assert trainable(backbone) == {name for name in everything if not name.startswith("language_model.")}
 
 
-def test_separators_are_among_them(checkpoint: Checkpoint):
+def test_separators_are_among_them(checkpoint: Checkpoint) -> None:
     """LLaVA-NeXT keeps the separator of image rows in the model itself, DeepSeek-VL2 two of them."""
     for family, names in (("llava_next", {"image_newline"}), ("deepseek_vl_v2", {"image_newline", "view_separator"})):
         backbone = open_family(checkpoint, family)
@@ -45,7 +45,7 @@ def test_separators_are_among_them(checkpoint: Checkpoint):
         assert names <= trainable(backbone)
 
 
-def test_lists_train_and_statistics_do_not():
+def test_lists_train_and_statistics_do_not() -> None:
     """FastVLM's projector is a list of layers; the running statistics of its tower's batch norms stay as they are."""
     backbone, _ = prepare(build(FAMILIES["fastvlm"]), describe_family("fastvlm"), ModelSection(path="fastvlm"))
     models.unfreeze_vision(backbone)
@@ -55,7 +55,7 @@ def test_lists_train_and_statistics_do_not():
     assert not any("running_" in name for name in found)
 
 
-def test_a_tower_within_the_language_model():
+def test_a_tower_within_the_language_model() -> None:
     """Phi-3-vision's tower lies within its language model, which stays frozen without it."""
     backbone, _ = prepare(build(FAMILIES["phi3_v"]), describe_family("phi3_v"), ModelSection(path="phi3_v"))
     models.unfreeze_vision(backbone)
@@ -63,7 +63,7 @@ def test_a_tower_within_the_language_model():
     assert all(name.startswith("model.vision_embed_tokens.") for name in trainable(backbone))
 
 
-def test_quantized_towers_are_refused(checkpoint: Checkpoint):
+def test_quantized_towers_are_refused(checkpoint: Checkpoint) -> None:
     """Packed weights cannot be trained."""
     backbone = open_family(checkpoint, "llava")
     nn.quantize(backbone.module.vision_tower, 32, 4, class_predicate=lambda _, part: isinstance(part, nn.Linear))

@@ -36,7 +36,7 @@ def reference(logits: mx.array, rows: list[Example]) -> tuple[float, int]:
 
 
 @given(st.lists(examples(), min_size=1, max_size=3), st.integers(0, 9), st.sampled_from([mx.float32, mx.bfloat16]))
-def test_sum_and_count(rows: list[Example], seed: int, dtype: mx.Dtype):
+def test_sum_and_count(rows: list[Example], seed: int, dtype: mx.Dtype) -> None:
     """The loss is the negative log-likelihood of the supervised tokens, summed in float32, with their number."""
     batch = collate(rows)
     logits = make_logits(seed, *batch.tokens.shape, dtype=dtype)
@@ -50,7 +50,7 @@ def test_sum_and_count(rows: list[Example], seed: int, dtype: mx.Dtype):
 
 
 @given(st.lists(examples(), min_size=1, max_size=3), st.integers(0, 9))
-def test_company_and_padding_do_not_matter(rows: list[Example], seed: int):
+def test_company_and_padding_do_not_matter(rows: list[Example], seed: int) -> None:
     """A row's loss is the same alone and in a batch, in whatever order, with whatever padding token and fillers."""
 
     def total(batch_rows: list[Example], **options: int) -> float:
@@ -66,7 +66,7 @@ def test_company_and_padding_do_not_matter(rows: list[Example], seed: int):
 
 
 @given(examples(), st.integers(0, 9))
-def test_only_predictions_of_targets_get_gradients(row: Example, seed: int):
+def test_only_predictions_of_targets_get_gradients(row: Example, seed: int) -> None:
     """The gradient of a logit is zero unless it predicts a supervised token."""
     batch = collate([row])
     gradient = mx.grad(lambda logits: loss_fn(at_selected(logits, batch), batch.targets, batch.weights)[0])(
@@ -78,7 +78,7 @@ def test_only_predictions_of_targets_get_gradients(row: Example, seed: int):
     assert not touched[len(row.tokens) - 1 :].any()
 
 
-def test_ids_beyond_the_logits_are_harmless():
+def test_ids_beyond_the_logits_are_harmless() -> None:
     """An id beyond the vocabulary (Mllama's image token) that is not supervised changes neither loss nor gradient."""
 
     def run(token: int) -> tuple[mx.array, mx.array]:
@@ -98,7 +98,7 @@ def test_ids_beyond_the_logits_are_harmless():
         assert mx.array_equal(found, expected)
 
 
-def test_nothing_supervised():
+def test_nothing_supervised() -> None:
     """Without supervised tokens loss, count and gradient are zero, not NaN."""
     targets, weights = mx.zeros((3,), dtype=mx.int32), mx.zeros((3,))
 
@@ -109,7 +109,7 @@ def test_nothing_supervised():
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_what_does_not_count_cannot_spoil_the_loss(value: float):
+def test_what_does_not_count_cannot_spoil_the_loss(value: float) -> None:
     """A logit that is not finite, at a place that does not count, leaves the loss finite."""
     targets, weights = mx.array([2, 0, 0]), mx.array([1.0, 0.0, 0.0])
     logits = make_logits(0, 3)
@@ -118,7 +118,7 @@ def test_what_does_not_count_cannot_spoil_the_loss(value: float):
     assert loss_fn(spoilt, targets, weights)[0].item() == loss_fn(logits, targets, weights)[0].item()
 
 
-def test_loss_can_be_compiled():
+def test_loss_can_be_compiled() -> None:
     """The loss gives the same inside a compiled function."""
     targets, weights = mx.array([2, 3, 0]), mx.array([1.0, 1.0, 0.0])
     logits = make_logits(0, 3)
@@ -130,7 +130,7 @@ def test_loss_can_be_compiled():
 
 
 @pytest.mark.parametrize("n_words", [7, 130, 4096])
-def test_the_same_in_passes(n_words: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_in_passes(n_words: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where exponentials are slow the loss is computed otherwise: result and gradient are the same."""
     logits = 3 * mx.random.normal((2, 3, n_words), key=mx.random.key(0))
     targets = mx.random.randint(0, n_words, (2, 3), key=mx.random.key(1))

@@ -68,7 +68,7 @@ def silent(capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) ->
     assert "tiff" in request.node.name.lower() or "Warning" not in capfd.readouterr().err
 
 
-def test_what_is_decoded():
+def test_what_is_decoded() -> None:
     """The formats that the documentation names, whatever else Pillow knows."""
     assert {*FORMATS} >= {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"}
     for kind in ("EPS", "PCX", "ICO", "TGA", "IM", "SGI", "PSD", "WMF"):
@@ -79,7 +79,7 @@ def test_what_is_decoded():
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-def test_formats(kind: tuple[str, ...]):
+def test_formats(kind: tuple[str, ...]) -> None:
     """Every format opens, with its size from the header alone."""
     data = WRITTEN[kind]
 
@@ -91,7 +91,7 @@ def test_formats(kind: tuple[str, ...]):
 @pytest.mark.parametrize("kind", WRITTEN)
 @given(share=st.floats(0, 1, exclude_max=True))
 @example(0.0)
-def test_cut_short(kind: tuple[str, ...], share: float):
+def test_cut_short(kind: tuple[str, ...], share: float) -> None:
     """A file that is cut short is refused, unless nothing of its picture is missing."""
     data = WRITTEN[kind]
     try:
@@ -105,7 +105,7 @@ def test_cut_short(kind: tuple[str, ...], share: float):
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=20))
-def test_damaged(kind: tuple[str, ...], changes: list[tuple[float, int]]):
+def test_damaged(kind: tuple[str, ...], changes: list[tuple[float, int]]) -> None:
     """Whatever is damaged, a picture comes out or a reason, and no other exception; so of its size."""
     data = bytearray(WRITTEN[kind])
     for place, value in changes:
@@ -120,13 +120,13 @@ def test_damaged(kind: tuple[str, ...], changes: list[tuple[float, int]]):
 
 
 @given(st.binary(max_size=200))
-def test_anything_else(data: bytes):
+def test_anything_else(data: bytes) -> None:
     """Bytes that are no picture are refused."""
     with pytest.raises(ValueError, match="it is damaged"):
         decode(data)
 
 
-def test_damaged_pixels_of_a_png():
+def test_damaged_pixels_of_a_png() -> None:
     """A PNG whose pixels do not fit its checksums is refused, though it could be decoded."""
     data = bytearray(WRITTEN["PNG",])
     place = data.index(b"IDAT") + 40
@@ -148,7 +148,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("pillows", [True, False])
 @pytest.mark.parametrize("size", [(20_000, 20_000), (178_956_971, 1), (2**31 - 1, 2**31 - 1)])
-def test_bombs(pillows: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+def test_bombs(pillows: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many pixels are refused by the header, with Pillow's own bound and without."""
     if not pillows:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
@@ -159,7 +159,7 @@ def test_bombs(pillows: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyP
         read_size(io.BytesIO(bomb(*size)))
 
 
-def test_limits_hold_for_open_pictures(monkeypatch: pytest.MonkeyPatch):
+def test_limits_hold_for_open_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture that a row holds open is bound likewise; an empty one is none."""
     monkeypatch.setattr(decoding, "LARGEST_PICTURE", 100)
 
@@ -170,7 +170,7 @@ def test_limits_hold_for_open_pictures(monkeypatch: pytest.MonkeyPatch):
     assert decode(noise(10, 10)).size == (10, 10)
 
 
-def test_large_pictures_do_not_warn(monkeypatch: pytest.MonkeyPatch):
+def test_large_pictures_do_not_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow's warnings of what is allowed here reach nobody."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     with warnings.catch_warnings(record=True) as found:
@@ -182,7 +182,7 @@ def test_large_pictures_do_not_warn(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("mode", MODES)
 @given(grey=st.integers(0, 255))
 @example(200)
-def test_every_mode(mode: str, grey: int):
+def test_every_mode(mode: str, grey: int) -> None:
     """A grey picture stays as bright as it is in every mode that Pillow has, or is refused."""
     image = Image.new("L", (5, 4), grey)
     if mode == "LAB":
@@ -205,7 +205,7 @@ def test_every_mode(mode: str, grey: int):
 
 @pytest.mark.parametrize("kind", ["I;16", "I;16B", "I;16L", "I", "F"])
 @given(data=st.data())
-def test_deep_pictures_are_never_black(kind: str, data: st.DataObject):
+def test_deep_pictures_are_never_black(kind: str, data: st.DataObject) -> None:
     """A deep picture with more than one value keeps the order of its values, and a good part of the range."""
     dtype = np.dtype(DEEP_MODES[kind])
     elements = {"allow_nan": False, "allow_infinity": False} if kind == "F" else None
@@ -241,20 +241,20 @@ def test_deep_pictures_are_never_black(kind: str, data: st.DataObject):
         (np.float32, [0, 3e37, 3e38], [0, 26, 255]),
     ],
 )
-def test_the_rule_for_deep_pictures(dtype: Any, values: list[float], expected: list[int]):
+def test_the_rule_for_deep_pictures(dtype: Any, values: list[float], expected: list[int]) -> None:
     """Whole numbers fill the smallest usual number of bits, floats from 0 to 1 that range; all else its own range."""
     assert to_8_bits(np.array([values], dtype=dtype)).tolist() == [expected]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers(value: float):
+def test_values_that_are_no_numbers(value: float) -> None:
     """A float picture with a value that is not finite is a bad row."""
     with pytest.raises(SampleError, match=r"^row 3: .*no finite numbers"):
         models.open_image(Image.fromarray(np.array([[0.5, value]], dtype=np.float32)), "row 3")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_deep_files(kind: str):
+def test_deep_files(kind: str) -> None:
     """Files of 16 bits are as bright as those of 8; so are 12 bits in 16."""
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
     expected = decode(Image.fromarray(grey.astype(np.uint8))).tobytes()
@@ -265,7 +265,7 @@ def test_deep_files(kind: str):
         assert np.abs(twelve.astype(int) - grey).max() <= 1
 
 
-def test_float_files():
+def test_float_files() -> None:
     """A TIFF of floats is scaled by its range."""
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
 
@@ -276,7 +276,7 @@ def test_float_files():
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("mode", ["RGB", "I;16"])
-def test_orientations(orientation: int, mode: str):
+def test_orientations(orientation: int, mode: str) -> None:
     """Every orientation is put upright as Pillow does it; what is none is let be."""
     image = noise() if mode == "RGB" else Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000)
     exif = Image.Exif()
@@ -292,7 +292,7 @@ def test_orientations(orientation: int, mode: str):
         assert turned.tobytes() == ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB").tobytes()
 
 
-def test_first_frames():
+def test_first_frames() -> None:
     """Of a moving picture the first frame is taken."""
     frames = [noise(seed=1), noise(seed=2)]
     data = write(frames[0], "PNG", save_all=True, append_images=frames[1:])

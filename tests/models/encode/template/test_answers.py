@@ -143,7 +143,7 @@ def supervised_texts(example: Example, encode: Encoder) -> list[str]:
 
 @pytest.mark.parametrize("field", ROWS)
 @pytest.mark.parametrize("family", TEMPLATES)
-def test_every_field_is_trained_or_refused(family: str, field: str, encoder: Encoding):
+def test_every_field_is_trained_or_refused(family: str, field: str, encoder: Encoding) -> None:
     """What a row holds is read and learned as the template writes it, or the row is refused with what that lacks."""
     encode = answered(family, encoder, TEMPLATES[family])
     image = Image.new("RGB", (32, 32))
@@ -177,7 +177,7 @@ LEARNED = f"It has a dial.\n</think>\n\nA meter.{IM_END}"
 
 @pytest.mark.parametrize("message", THOUGHTS)
 @pytest.mark.parametrize("name", THINKING)
-def test_thoughts(name: str, message: dict[str, Any], encoder: Encoding):
+def test_thoughts(name: str, message: dict[str, Any], encoder: Encoding) -> None:
     """A thought is learned behind the prompt that opens it, and its end and the answer with it."""
     encode = answered("qwen3_vl", encoder, THINKING[name])
     sample = format_sample(talk(message))
@@ -191,7 +191,7 @@ def test_thoughts(name: str, message: dict[str, Any], encoder: Encoding):
 
 
 @pytest.mark.parametrize("content", [None, "", " "])
-def test_answers_that_are_thoughts_alone(content: str | None, encoder: Encoding):
+def test_answers_that_are_thoughts_alone(content: str | None, encoder: Encoding) -> None:
     """A thought without an answer is learned as the template writes it, or refused; never is an end learned alone."""
     row = talk(assistant(content, reasoning_content="It has a dial."))
     longer = talk(assistant(), user("And?"), *row["messages"][1:])
@@ -218,7 +218,7 @@ def test_answers_that_are_thoughts_alone(content: str | None, encoder: Encoding)
         ("hybrid", f"A meter.{IM_END}", "<think>\n\n</think>\n\n"),
     ],
 )
-def test_answers_without_a_thought(name: str, learned: str, asked: str, encoder: Encoding):
+def test_answers_without_a_thought(name: str, learned: str, asked: str, encoder: Encoding) -> None:
     """An empty think block is learned as far as the prompt leaves it to the model."""
     encode = answered("qwen3_vl", encoder, THINKING[name])
     sample = format_sample(talk(assistant()))
@@ -233,7 +233,7 @@ def test_answers_without_a_thought(name: str, learned: str, asked: str, encoder:
 
 @pytest.mark.parametrize("message", THOUGHTS)
 @pytest.mark.parametrize("name", THINKING)
-def test_earlier_answers_are_learned_as_they_are_shown(name: str, message: dict[str, Any], encoder: Encoding):
+def test_earlier_answers_are_learned_as_they_are_shown(name: str, message: dict[str, Any], encoder: Encoding) -> None:
     """The template leaves a thought out of an earlier answer; what it shows there is learned."""
     encode = answered("qwen3_vl", encoder, THINKING[name])
     example = encode(format_sample(talk(message, user("And now?"), message)))
@@ -243,7 +243,7 @@ def test_earlier_answers_are_learned_as_they_are_shown(name: str, message: dict[
 
 
 @pytest.mark.parametrize("name", THINKING)
-def test_calls_behind_thoughts(name: str, encoder: Encoding):
+def test_calls_behind_thoughts(name: str, encoder: Encoding) -> None:
     """A call is learned with the thought that led to it, an earlier one without, and no answer of a tool is."""
     encode = answered("qwen3_vl", encoder, THINKING[name])
     thinking = assistant(None, reasoning_content="Closer.", tool_calls=CALLING["tool_calls"])
@@ -263,7 +263,7 @@ def test_calls_behind_thoughts(name: str, encoder: Encoding):
     ]
 
 
-def test_call_that_holds_an_end(encoder: Encoding):
+def test_call_that_holds_an_end(encoder: Encoding) -> None:
     """A token that ends turns does not end a call that holds it."""
     encode = answered("qwen3_vl", encoder, chat_templates.QWEN3_VL)
     call = {"name": "write", "arguments": {"text": f"a{IM_END}b", "more": f"{IM_END}"}}
@@ -273,7 +273,7 @@ def test_call_that_holds_an_end(encoder: Encoding):
     assert supervised_texts(example, encode)[1] == f"c{IM_END}"
 
 
-def test_thought_that_is_never_written(encoder: Encoding):
+def test_thought_that_is_never_written(encoder: Encoding) -> None:
     """A template that drops the last thought, in a field or in the text, makes the row a bad one."""
     for data in ({}, {"train_on_completions": False}):
         encode = answered("qwen3_vl", encoder, chat_templates.FORGETFUL, **data)
@@ -287,7 +287,7 @@ def test_thought_that_is_never_written(encoder: Encoding):
             assert supervised_texts(example, encode) == [f"A meter.{IM_END}"]
 
 
-def test_arguments_as_text(encoder: Encoding):
+def test_arguments_as_text(encoder: Encoding) -> None:
     """A template that takes the arguments of calls as text is given them as JSON."""
     template = chat_templates.QWEN3_VL.replace(
         "{{ call.arguments if call.arguments is string else call.arguments | tojson }}", "{{ '' + call.arguments }}"
@@ -297,7 +297,7 @@ def test_arguments_as_text(encoder: Encoding):
     assert supervised_texts(encode(format_sample(ROWS["tool_calls"])), encode) == [f"{CALLED}{IM_END}"]
 
 
-def test_arguments_as_python_writes_them(encoder: Encoding):
+def test_arguments_as_python_writes_them(encoder: Encoding) -> None:
     """A template that would write Python's form of the arguments is given JSON."""
     template = chat_templates.QWEN3_VL.replace(
         "{{ call.arguments if call.arguments is string else call.arguments | tojson }}", "{{ call.arguments }}"
@@ -319,7 +319,7 @@ WRITTEN = '{"x": 12.50, "most": 0.12345678901234567890, "n": -0, "list": [1E3, {
     ],
 )
 @pytest.mark.parametrize("as_text", [False, True])
-def test_numbers_of_calls_and_tools(change: str, shown: str, as_text: bool, encoder: Encoding):
+def test_numbers_of_calls_and_tools(change: str, shown: str, as_text: bool, encoder: Encoding) -> None:
     """Numbers are learned and shown as the row has them, whatever Python's JSON would make of them."""
     unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
     template = chat_templates.QWEN3_VL.replace(unchanged, change)
@@ -334,7 +334,7 @@ def test_numbers_of_calls_and_tools(change: str, shown: str, as_text: bool, enco
     assert '{"maximum": 4.00, "step": 1e-07}' in encode.tokenizer.decode(example.tokens)
 
 
-def test_numbers_that_a_template_changes(encoder: Encoding):
+def test_numbers_that_a_template_changes(encoder: Encoding) -> None:
     """A number that a template does not write as it gets it cannot be kept, and is refused with what can."""
     unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
     change = f"{unchanged} }}}}{{{{ (call.arguments.x or 0) | int"
@@ -347,7 +347,7 @@ def test_numbers_that_a_template_changes(encoder: Encoding):
     assert '{"x": 12.5}12}' in supervised_texts(encode(format_sample(row)), encode)[0]
 
 
-def test_arguments_that_are_no_json(encoder: Encoding):
+def test_arguments_that_are_no_json(encoder: Encoding) -> None:
     """What JSON does not have is written by the rule for typed values, or refused, whoever would write it."""
     unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
     for change in (unchanged, "'' + call.arguments"):
@@ -396,7 +396,7 @@ def render_as_transformers(encode: Encoder, messages: list[dict[str, Any]], **op
 )
 def test_any_thoughts(
     name: str, rows: list[tuple[str, dict[str, Any]]], system: list[dict[str, Any]], encoder: Encoding
-):
+) -> None:
     """What is learned of the last answer is what follows the prompt that asks for it, and no answer is left out."""
     encode = answered("qwen3_vl", encoder, THINKING[name])
     messages = [*system, *(message for question, answer in rows for message in (user("Q" + question), answer))]
@@ -419,7 +419,7 @@ def test_any_thoughts(
     assert not any(word in rest for word in WORDS)
 
 
-def test_a_token_that_a_prompt_would_divide():
+def test_a_token_that_a_prompt_would_divide() -> None:
     """Where the tokenizer joins the prompt's last white space with the template's, the whole token is learned."""
 
     def tokenize(texts: list[str]) -> list[list[int]]:
@@ -458,7 +458,7 @@ def test_a_token_that_a_prompt_would_divide():
 
 
 @pytest.mark.parametrize("family", TEMPLATES)
-def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch):
+def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row is rendered as often whether it has few turns or many, and its text is tokenized a few times."""
     encode = answered(family, encoder, TEMPLATES[family], max_seq_length=10**6)
     encode(format_sample(talk(assistant())))
@@ -495,7 +495,7 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
         assert counts["characters"] <= 8 * len(encode.render(format_sample({"messages": messages})))
 
 
-def test_ends_that_depend_on_what_follows(encoder: Encoding):
+def test_ends_that_depend_on_what_follows(encoder: Encoding) -> None:
     """Where roles end turns, an answer ends with the user's and a call with the one that answers it."""
     encode = answered("glm4v", encoder, chat_templates.GLM)
     call = "<tool_call>zoom\n<arg_key>x</arg_key>\n<arg_value>3</arg_value>\n<arg_key>Größe</arg_key>\n"
@@ -516,7 +516,7 @@ def test_ends_that_depend_on_what_follows(encoder: Encoding):
     }
 
 
-def test_thoughts_in_the_content(encoder: Encoding):
+def test_thoughts_in_the_content(encoder: Encoding) -> None:
     """A template that takes thoughts as parts of the content is given them so."""
     encode = answered("mistral3", encoder, chat_templates.MAGISTRAL)
     row = talk(THOUGHTS[0], user("Well?"), assistant())
@@ -526,7 +526,7 @@ def test_thoughts_in_the_content(encoder: Encoding):
     assert found == ["[THINK]It has a dial.[/THINK]A meter.</s>", "A meter.</s>"]
 
 
-def test_turn_that_goes_on_behind_a_tool(encoder: Encoding):
+def test_turn_that_goes_on_behind_a_tool(encoder: Encoding) -> None:
     """What a tool answers within a turn is not learned, what the model writes before and behind it is."""
     # A token that the tiny vocabulary has, in the place of the published one.
     opening = "<|video|>"
@@ -539,7 +539,7 @@ def test_turn_that_goes_on_behind_a_tool(encoder: Encoding):
     assert f"{opening}zoom: 42<tool_response|>It says" in encode.render(sample)
 
 
-def test_names_of_tools():
+def test_names_of_tools() -> None:
     """A tool's turn has its own name, that of the call that it answers, or that of the next call."""
     calls = ({"name": "a", "arguments": {}, "id": "1"}, {"name": "b", "arguments": {}, "id": "2"})
     asked = Turn("assistant", (), calls=calls)
@@ -555,7 +555,7 @@ def test_names_of_tools():
     assert [turn.name for turn in turns] == [None, None, "b", "a", None, "n", None, "a"]
 
 
-def test_identified_calls(encoder: Encoding):
+def test_identified_calls(encoder: Encoding) -> None:
     """A template that wants calls to have an id is given the row's, and says what it wants where there is none."""
     check = "{{ raise_exception('a call has an id of nine letters') if (call.id or '') | length != 9 }}"
     marked = "{%- for call in message.tool_calls or [] -%}"

@@ -37,7 +37,7 @@ def last_of_runs(example: Example) -> list[int]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_checkpoint_learns_to_stop(family: str, encoder: Encoding):
+def test_every_checkpoint_learns_to_stop(family: str, encoder: Encoding) -> None:
     """The last token that is learned of every answer is one at which mlx-vlm's generation stops."""
     encode = encoder(family, train_on_completions=True)
     stops = encode.tokenizer.stopping_criteria
@@ -50,7 +50,7 @@ def test_every_checkpoint_learns_to_stop(family: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_everything_learned_ends_likewise(family: str, encoder: Encoding):
+def test_everything_learned_ends_likewise(family: str, encoder: Encoding) -> None:
     """Where questions are learned too, the end of the last answer is."""
     if family.startswith("paligemma"):
         pytest.skip("its questions are not learned")
@@ -63,7 +63,7 @@ def test_everything_learned_ends_likewise(family: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", MAKE)
-def test_families_on_another_tokenizer_learn_to_stop(family: str, checkpoint: Callable[[str], Path]):
+def test_families_on_another_tokenizer_learn_to_stop(family: str, checkpoint: Callable[[str], Path]) -> None:
     """So do families whose processors stand on the tokenizer of another."""
     encode = make(family, checkpoint("qwen2_vl"))
     ends = last_of_runs(encode(SHORT))
@@ -73,7 +73,7 @@ def test_families_on_another_tokenizer_learn_to_stop(family: str, checkpoint: Ca
 
 
 @pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
-def test_decoders_learn_to_stop(family: str):
+def test_decoders_learn_to_stop(family: str) -> None:
     """And so do decoders beside an encoder."""
     encode = pair_encoder(family)
 
@@ -106,7 +106,7 @@ KINDS: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kinds_of_templates(kind: str, encoder: Encoding):
+def test_kinds_of_templates(kind: str, encoder: Encoding) -> None:
     """What a template leaves out is written, no more; the prompt is what stood before the answer."""
     written, ends = KINDS[kind]
     encode = attrs.evolve(encoder("qwen2_vl", train_on_completions=True), template=written)
@@ -123,7 +123,7 @@ def test_kinds_of_templates(kind: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", ["llava", "glm4v"])
-def test_as_published(family: str, encoder: Encoding):
+def test_as_published(family: str, encoder: Encoding) -> None:
     """With learn_end = false an answer is learned as the template writes it, without an end."""
     encode = encoder(family, train_on_completions=True, learn_end=False)
     ends = last_of_runs(encode(LONG))
@@ -133,7 +133,7 @@ def test_as_published(family: str, encoder: Encoding):
 
 
 @pytest.mark.parametrize("family", ["llava", "glm4v"])
-def test_an_end_that_is_there(family: str, encoder: Encoding):
+def test_an_end_that_is_there(family: str, encoder: Encoding) -> None:
     """An answer that comes with its end, as some rows do, gets no second one."""
     encode = encoder(family, train_on_completions=True)
     end = encode.tokenizer.decode([last_of_runs(encode(SHORT))[0]])
@@ -142,7 +142,7 @@ def test_an_end_that_is_there(family: str, encoder: Encoding):
     assert encode(given_end).tokens.tolist() == encode(SHORT).tokens.tolist()
 
 
-def test_a_model_without_an_end(encoder: Encoding):
+def test_a_model_without_an_end(encoder: Encoding) -> None:
     """Where nothing ends generation the model is refused, unless no end is to be learned."""
     endless = attrs.evolve(encoder("qwen2_vl"), template=template(""), stop_ids=())
     with pytest.raises(ModelError, match=r"names no token at which generation ends .* data\.learn_end = false"):
@@ -152,7 +152,7 @@ def test_a_model_without_an_end(encoder: Encoding):
     assert endless(SHORT).supervised.any()
 
 
-def test_stops_are_those_of_generation(encoder: Encoding):
+def test_stops_are_those_of_generation(encoder: Encoding) -> None:
     """The ids are those at which mlx-vlm's own criterion stops."""
     for family in ("glm4v", "kimi_vl", "idefics3", "mllama"):
         encode = encoder(family)
@@ -169,7 +169,7 @@ SPECIAL = ["<a>", "<bb>", "<ccc>"]
     st.sampled_from(["", " ", "\n", *SPECIAL, "<a>\n", " <bb>", "text<a>"]),
     st.sampled_from(["", "\n", *SPECIAL, "<ccc>Q: ", "Q: <a>"]),
 )
-def test_what_is_learned_ends_at_a_stop(stops: list[str], after_last: str, after_earlier: str):
+def test_what_is_learned_ends_at_a_stop(stops: list[str], after_last: str, after_earlier: str) -> None:
     """However a template goes on, what is learned ends at a stop, and at most one thing is added."""
     ending: Any = find_ending(after_last, after_earlier, stops, SPECIAL)
 

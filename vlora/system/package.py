@@ -6,5 +6,5 @@ ROOT = Path(__file__).parent.parent
 
 
 def source_files() -> list[Path]:
-    """List the Python files that vlora is made of, in a fixed order."""
-    return sorted(ROOT.rglob("*.py"))
+    """List the source files of vlora, Python and CUDA, in a fixed order."""
+    return sorted((*ROOT.rglob("*.py"), *ROOT.rglob("*.cu")))

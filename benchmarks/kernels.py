@@ -22,16 +22,16 @@ from pathlib import Path
 import attrs
 import mlx.core as mx
 
-from vlora.compilation.known_kernels import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
-from vlora.compilation.rebuild import (
+from vlora.compilation.kernel_names import (
     FILE_ID,
     INDEXING,
     LONGEST_NAME,
     UnknownNameError,
     kernel_file,
     parse_constant,
-    rebuild,
 )
+from vlora.compilation.known_kernels import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
+from vlora.compilation.rebuild import rebuild
 
 OF_TESTS = Path(__file__).parent.parent / "tests" / "known_kernels.tsv"
 """Compiled by tests/conftest.py."""
@@ -74,7 +74,7 @@ def list_folder(folder: Path) -> Iterator[Known]:
 
 
 def list_constants(source: str) -> Iterator[str]:
-    """Yield the constants of a source, in order, as `rebuild.parse_constant` reads them."""
+    """Yield the constants of a source, in order, as `kernel_names.parse_constant` reads them."""
     for found in CONSTANT.finditer(source):
         yield f"{TYPES[found['type']]} {found['value']}"
 
@@ -99,7 +99,7 @@ def check(kernels: list[Known]) -> list[Known]:
         kind = kernels[0].kind
         words = [kind, own, common, claims, len(kernels)]
         subprocess.run(
-            [sys.executable, "-P", KNOWN_KERNELS.with_name("rebuild.py"), *map(str, words)],
+            [sys.executable, "-P", KNOWN_KERNELS.with_name("__main__.py"), *map(str, words)],
             input="\n".join(known.line for known in kernels),
             text=True,
             check=True,

@@ -1,6 +1,5 @@
 """Kernels made again from their names; a stand-in for the compiler shows which ones MLX would have compiled."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,20 +12,15 @@ import mlx.nn as nn
 import pytest
 
 from benchmarks.kernels import list_constants, list_folder
-from vlora.compilation import rebuild
-from vlora.compilation.known_kernels import Known, read_known
-from vlora.compilation.rebuild import UnknownNameError, kernel_file, parse_constant, parse_name, write_sources
+from vlora.compilation import worker
+from vlora.compilation.kernel_names import INDEXING, UnknownNameError, parse_constant
+from vlora.compilation.known_kernels import read_known
+from vlora.compilation.rebuild import make_kernel, rebuild
+from vlora.compilation.worker import write_sources
 
 on_cpu = pytest.mark.skipif(
     shutil.which("g++") is None or mx.default_device() != mx.Device(mx.cpu), reason="needs MLX's compiler for a CPU"
 )
-UNIQUE = Known(
-    "cpu",
-    "Cf4ITanADf4IBroadcastBEf4OPowerCD_VC_f4_16169618391750214255_contiguous",
-    "",
-    ("float32 0.731058478",),
-)
-"""That nothing else makes."""
 
 
 def outer(x: mx.array, y: mx.array) -> mx.array:
@@ -70,7 +64,7 @@ def would_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         root.mkdir()
         with monkeypatch.context() as patch:
             patch.setenv("TMPDIR", str(root))
-            patch.setattr(rebuild, "make_kernel", lambda *_: run())
+            patch.setattr(worker, "make_kernel", lambda *_: run())
             write_sources([("any", "", [])], root)
         found = {known.name: (root / known.kind, known) for known in list_folder(root)}
         assert names is None or names == list(found)
@@ -93,30 +87,28 @@ def test_a_name_makes_the_kernel_again(case: str, would_compile) -> None:
 
     for name, source in wanted.items():
         constants = [parse_constant(text) for text in list_constants(source)]
-        run, tiny = rebuild.rebuild(name, constants)
+        run, tiny = rebuild(name, constants)
         assert would_compile(lambda run=run, tiny=tiny: mx.eval(run(*tiny))) == {name: source}
 
 
 MAKE_ALL = """
-import importlib.util, json, pathlib, sys
-spec = importlib.util.spec_from_file_location("rebuild", sys.argv[1])
-rebuild = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(rebuild)
-root = pathlib.Path(sys.argv[2])
+import json, pathlib, sys
+from vlora.compilation.worker import ENTRY, write_sources
+root = pathlib.Path(sys.argv[1])
 for line in sys.stdin.read().splitlines():
     for file in root.rglob("*.cpp"):
         file.unlink()
-    rebuild.write_sources([json.loads(line)], root)
-    print(*(rebuild.ENTRY.search(file.read_text())[1] for file in root.rglob("*.cpp")))
+    write_sources([json.loads(line)], root)
+    print(*(ENTRY.search(file.read_text())[1] for file in root.rglob("*.cpp")))
 """
 
 
 @on_cpu
 def test_every_known_kernel_is_made_again(tmp_path: Path) -> None:
     """By this version of MLX, in a process that has loaded none; a GPU's names are a CPU's but for the layout."""
-    known = [one for one in read_known() if not rebuild.INDEXING.fullmatch(one.name)]
+    known = [one for one in read_known() if not INDEXING.fullmatch(one.name)]
     made = subprocess.run(
-        [sys.executable, "-c", MAKE_ALL, rebuild.__file__, str(tmp_path)],
+        [sys.executable, "-c", MAKE_ALL, str(tmp_path)],
         input="\n".join(one.line for one in known),
         env={**os.environ, "TMPDIR": str(tmp_path)},
         check=True,
@@ -129,53 +121,10 @@ def test_every_known_kernel_is_made_again(tmp_path: Path) -> None:
         assert name == one.name or (one.kind == "cuda" and name.startswith(f"{one.name}_"))
 
 
-@on_cpu
-def test_all_of_a_list_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With MLX's own options; what cannot be made is left out."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    sources, words = write_sources([["Cf4IAddAB_VV_f4f4_1", "", []], json.loads(UNIQUE.line)], tmp_path)
-
-    assert list(sources) == [UNIQUE.name]
-    assert "-shared" in words
-
-
-def test_what_a_name_says() -> None:
-    """Inputs, types and operations, in order."""
-    kernel = parse_name("Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_strided_3")
-
-    assert kernel.kinds == "CV"
-    assert kernel.dtypes == (mx.float32,)
-    assert [(node.operation, node.inputs, node.is_output) for node in kernel.nodes] == [
-        ("Broadcast", (0,), False),
-        ("Multiply", (2, 1), True),
-    ]
-    assert kernel.n_axes == 3
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", "gather_float32", "Cf4IFoldADf4OMultiplyCB_CV_f4_1_contiguous", "Cf4IAddAB_VV_f4f4_1", "Cf4OAddAB_VV_f4_1"],
-)
-def test_other_names_are_refused(name: str) -> None:
-    """Unknown operations, no output, too few types."""
-    with pytest.raises(UnknownNameError):
-        parse_name(name)
-
-
 def test_constants_are_counted() -> None:
     """A line that lacks one makes nothing."""
     with pytest.raises(UnknownNameError):
-        rebuild.rebuild("Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous", [])
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("float32 0.5", 0.5), ("int32 -3", -3), ("bool true", True), ("bfloat16 -INFINITY", -float("inf"))],
-)
-def test_constants_are_read(text: str, value: float) -> None:
-    """As MLX prints them."""
-    assert parse_constant(text)[1] == value
-    assert str(parse_constant(text)[0]).removeprefix("mlx.core.").startswith(text.split(maxsplit=1)[0])
+        rebuild("Cf4IBroadcastADf4OMultiplyCB_CV_f4_15689223909178048092_contiguous", [])
 
 
 @pytest.mark.parametrize(
@@ -193,64 +142,4 @@ def test_constants_are_read(text: str, value: float) -> None:
 )
 def test_indexing_runs(name: str) -> None:
     """Which kernel it is, only a GPU shows."""
-    rebuild.make_kernel(name, [])
-
-
-def test_files_are_named_as_mlx_does() -> None:
-    """A name that is too long is cut and hashed on a CPU, and goes on in folders on a GPU."""
-    assert kernel_file("cpu", "short") == Path("libshort.so")
-    assert kernel_file("cpu", "x" * 300, "00ff") == Path(f"lib{'x' * 229}_00ff.so")
-    assert kernel_file("cuda", "short") == Path("short.ptx")
-    assert kernel_file("cuda", "x" * 245) == Path(f"{'x' * 245}.ptx")
-    assert kernel_file("cuda", "x" * 500) == Path("x" * 245, "x" * 245, f"{'x' * 10}.ptx")
-
-
-def test_kernels_of_a_gpu_are_moved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code last; one that cannot be made is passed over."""
-    root, common = tmp_path / "root", tmp_path / "common"
-    root.mkdir()
-    moved: list[str] = []
-    replace = Path.replace
-
-    def compile_it(name: str, _: object) -> None:
-        if name == "bad":
-            raise UnknownNameError(name)
-        for suffix in (".ptx", ".txt", ".cu"):
-            file = (root / kernel_file("cuda", name)).with_suffix(suffix)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(name)
-
-    def note(file: Path, target: Path) -> Path:
-        moved.append(file.suffix)
-        return replace(file, target)
-
-    monkeypatch.setattr(rebuild, "make_kernel", compile_it)
-    monkeypatch.setattr(Path, "replace", note)
-    rebuild.compile_each([("bad", "", []), ("short", "", []), ("x" * 300, "", [])], root, common)
-
-    assert moved == [".txt", ".cu", ".ptx"] * 2
-    assert {str(file.relative_to(common)) for file in common.rglob("*.ptx")} == {
-        str(kernel_file("cuda", name)) for name in ("short", "x" * 300)
-    }
-
-
-def test_a_worker_leaves_what_another_has_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups are claimed by files."""
-    taken: list[str] = []
-    monkeypatch.setattr(rebuild, "compile_each", lambda listed, *_: taken.extend(name for name, _, _ in listed))
-    (tmp_path / "2").touch()
-    lines = [json.dumps([name, "", []]) for name in "abcde"]
-    rebuild.work("cuda", tmp_path, tmp_path, tmp_path, lines, 2)
-
-    assert taken == ["a", "b", "e"]
-
-
-def test_a_worker_ends_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for it any more."""
-    parents = iter([7, 7, 1])
-    taken: list[str] = []
-    monkeypatch.setattr(os, "getppid", lambda: next(parents))
-    monkeypatch.setattr(rebuild, "compile_each", lambda listed, *_: taken.extend(name for name, _, _ in listed))
-    rebuild.work("cuda", tmp_path, tmp_path, tmp_path, [json.dumps([name, "", []]) for name in "abc"], 1)
-
-    assert taken == ["a"]
+    make_kernel(name, [])

@@ -33,7 +33,7 @@ from ..memory.limits import device_kind, device_memory
 from ..system.cache import kernels_root
 from ..system.private import make_private
 from ..system.safetensors_header import read_header
-from .rebuild import kernel_file
+from .kernel_names import kernel_file
 from .soundness import drop_damaged
 
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
@@ -70,7 +70,7 @@ class Known:
         kind: "cpu" or "cuda".
         name: MLX's.
         file_id: Stands on a CPU for the rest of a name that is too long for a file; else empty.
-        constants: As `rebuild.parse_constant` reads them.
+        constants: As `kernel_names.parse_constant` reads them.
         weights: The type of the weights whose runs need it, as safetensors files name it; empty if all do.
     """
 
@@ -256,8 +256,8 @@ def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]
         root = work / str(number)
         root.mkdir()
         environment = {**os.environ, "TMPDIR" if kind == "cpu" else CUDA_FOLDER: str(root)}
-        program = Path(__file__).with_name("rebuild.py")
-        # -P: its folder has modules that are called like Python's own.
+        program = Path(__file__).with_name("__main__.py")
+        # -P: what lies in the worker's folder is not to be found by the names of other packages.
         command = [sys.executable, "-P", program, kind, root, folder, work / "claims", n_together]
         # A session of its own: Ctrl-C is for the run, and workers end when it has.
         worker = subprocess.Popen(  # noqa: S603 - this very Python

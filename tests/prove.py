@@ -55,8 +55,8 @@ from vlora.models.families.registry import FAMILIES as DESCRIBED
 from vlora.models.families.registry import Family, describe_family
 from vlora.models.load import loading
 from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
-from vlora.train import step as steps
-from vlora.train.step import bind, bound
+from vlora.train import chunked_head
+from vlora.train.state import bind, bound_params
 
 RATE = 1e-2
 SAME = 2e-5
@@ -167,7 +167,7 @@ def logits(subject: Subject, rows: Sequence[Example]) -> np.ndarray:
     """Compute the logits of some rows as one batch."""
     batch = collate(rows)
     backbone = subject.backbone
-    with bound(backbone.module, subject.state.params), backbone.corrected():
+    with bound_params(backbone.module, subject.state.params), backbone.corrected():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))
 
 
@@ -261,7 +261,7 @@ def unbatched(subject: Subject, example: Example) -> np.ndarray:
         weights=mx.zeros((length,)),
         rows=(example,),
     )
-    with bound(backbone.module, subject.state.params), backbone.corrected():
+    with bound_params(backbone.module, subject.state.params), backbone.corrected():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))[0]
 
 
@@ -404,7 +404,7 @@ def packed_logits(subject: Subject, rows: Sequence[Example]) -> tuple[np.ndarray
     """Compute the logits of some rows packed into one, f[T, V], and where each stands."""
     batch = collate_packed([rows])
     backbone = subject.backbone
-    with bound(backbone.module, subject.state.params), backbone.corrected():
+    with bound_params(backbone.module, subject.state.params), backbone.corrected():
         logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
     return np.array(logits.astype(mx.float32))[0], batch.spans
 
@@ -447,12 +447,12 @@ def head_runs_at_selected_places(subject: Subject) -> str:
     same_gradients(gradients, expected, "head at selected places")
     if head.stack is None:
         return f"{head.name}, not in chunks"
-    held = steps.HEAD_BYTES, steps.FEWEST_HEAD_ROWS
-    steps.HEAD_BYTES, steps.FEWEST_HEAD_ROWS = 0, 5
+    held = chunked_head.HEAD_BYTES, chunked_head.FEWEST_HEAD_ROWS
+    chunked_head.HEAD_BYTES, chunked_head.FEWEST_HEAD_ROWS = 0, 5
     try:
         loss, gradients = update(subject, batch, compiled=subject.backbone.is_traceable)
     finally:
-        steps.HEAD_BYTES, steps.FEWEST_HEAD_ROWS = held
+        chunked_head.HEAD_BYTES, chunked_head.FEWEST_HEAD_ROWS = held
     same(loss, whole, "head in chunks")
     same_gradients(gradients, expected, "head in chunks")
     return head.name + (" (tied)" if head.is_tied else "")

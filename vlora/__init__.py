@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .train.loop import TrainLoop, evaluate
     from .train.objectives.sft import loss_fn
     from .train.optimizers import make_optimizer
-    from .train.step import bind, init_state, make_eval_step, make_train_step, unbind
+    from .train.state import bind, init_state, unbind
+    from .train.step import make_eval_step, make_train_step
     from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
 
 __all__ = [
@@ -84,9 +85,9 @@ _PLACES = {
     "load_data": "build",
     "attach_feature_cache": "build",
     "load_model": "build",
-    "bind": "train.step",
-    "init_state": "train.step",
-    "unbind": "train.step",
+    "bind": "train.state",
+    "init_state": "train.state",
+    "unbind": "train.state",
     "make_eval_step": "train.step",
     "make_train_step": "train.step",
     "Batch": "types",

@@ -28,7 +28,7 @@ from vlora.adapters.layers import (
 from vlora.errors import ModelError
 from vlora.ops import quantized
 from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS, dequantized_weight, frozen_linear
-from vlora.train.step import dropout_keys
+from vlora.train.dropout import dropout_keys
 
 INPUTS, OUTPUTS, RANK, SCALE, EXPERTS = 64, 48, 3, 1.5, 5
 SCHEMES = [None, {"bits": 4, "mode": "affine"}, {"bits": 8, "mode": "affine"}, {"bits": 4, "mode": "mxfp4"}]

@@ -25,7 +25,8 @@ from vlora.output.paths import STATE_NAME, output_paths
 from vlora.recipe.schema import Recipe, dump_recipe
 from vlora.run import fit
 from vlora.train import loop as loops
-from vlora.train.step import TrainStep, init_state
+from vlora.train.state import init_state
+from vlora.train.step import TrainStep
 from vlora.types import Batch, TrainState
 
 CheckpointFactory = Callable[[str], Path]

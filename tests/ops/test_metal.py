@@ -22,7 +22,8 @@ from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.ops import cpu_exp
 from vlora.recipe.schema import parse_recipe
 from vlora.train.optimizers import clip_by_global_norm, make_optimizer
-from vlora.train.step import init_state, make_train_step
+from vlora.train.state import init_state
+from vlora.train.step import make_train_step
 
 MOST_ARGUMENTS = 28
 """Of a fused Metal kernel: 31, less the strides, the shape and the number of dimensions of arrays that have gaps."""

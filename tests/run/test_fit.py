@@ -27,7 +27,7 @@ from vlora.models import describe_family
 from vlora.models.encode import generate
 from vlora.output.checkpoint import load_state, save_state, write_whole, write_whole_folder
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
-from vlora.train.step import bind, bound
+from vlora.train.state import bind, bound_params
 from vlora.types import Batch
 
 N_ROWS = 7
@@ -85,7 +85,7 @@ def trained_logits(recipe: Recipe) -> tuple[Batch, np.ndarray]:
     backbone, _ = load_model(recipe, data.files)
     state = load_state(output_paths(recipe).folder / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     batch = collate([data.encoder(data.train[index]) for index in range(2)])
-    with bound(backbone.module, state.params), backbone.corrected():
+    with bound_params(backbone.module, state.params), backbone.corrected():
         return batch, np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 

@@ -20,7 +20,7 @@ from vlora.models.forward.attention_masks import attend_fused, attending
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.recipe.schema import OptimSection
 from vlora.run.fit import fit
-from vlora.train import step as steps
+from vlora.train import chunked_head
 
 CheckpointFactory = Callable[[str], Path]
 N_ROWS = 11
@@ -93,8 +93,8 @@ def test_packed_rows_have_the_gradients_of_rows_apart(
     trainable = make_trainable(checkpoint(family), **overrides)
     rows = trainable.examples
     loss, expected = gradients(trainable, collate(rows))
-    monkeypatch.setattr(steps, "HEAD_BYTES", 0)
-    monkeypatch.setattr(steps, "FEWEST_HEAD_ROWS", 5)
+    monkeypatch.setattr(chunked_head, "HEAD_BYTES", 0)
+    monkeypatch.setattr(chunked_head, "FEWEST_HEAD_ROWS", 5)
     packed_loss, packed = gradients(trainable, collate_packed([rows[::-1]]))
     largest = max(np.abs(value).max() for value in expected.values())
 

@@ -12,12 +12,11 @@ from mlx import nn
 
 from tests.families import FAMILIES, build
 from tests.training import Trainable, make_trainable
-from vlora import Batch, collate, make_eval_step, make_train_step
+from vlora import Batch, collate, make_train_step
 from vlora.errors import ModelError
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
 from vlora.recipe.schema import ModelSection
-from vlora.train import step as steps
 from vlora.train.grad_checkpoint import checkpointed, choose_modules, find_mlps
 
 CheckpointFactory = Callable[[str], Path]
@@ -188,43 +187,3 @@ def test_every_kth() -> None:
 
     assert choose_modules(layers, 3, "layer") == [layers[2], layers[5]]
     assert find_mlps(layers[0]) == []
-
-
-@pytest.mark.parametrize("setup", ["dropout", "full"])
-@pytest.mark.parametrize("family", ["qwen3_vl", "gemma3", "llava"])
-def test_the_head_in_chunks(
-    family: str, setup: str, checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Loss and gradients computed chunk by chunk are those of the whole model; validation sees the same loss."""
-    trainable = make_trainable(checkpoint(family), optim__name="sgd", optim__betas=[0.0, 0.0], **SETUPS[setup])
-    batch = collate(trainable.examples)
-    head, trainable.backbone.head = trainable.backbone.head, None
-    expected = gradients(trainable, batch, compiled=False)
-    trainable.backbone.head = head
-    monkeypatch.setattr(steps, "HEAD_BYTES", 0)
-    monkeypatch.setattr(steps, "FEWEST_HEAD_ROWS", 3)
-    found = gradients(trainable, batch)
-    nll, n = make_eval_step(trainable.backbone)(trainable.state, batch)
-
-    assert_same(found, expected)
-    if setup == "full":
-        assert float(nll / n) == pytest.approx(float(expected["loss"]), rel=1e-5)
-
-
-def test_chunks_follow_one_another(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With twice the places the head needs hardly more memory: its chunks are not there at the same time."""
-    trainable = make_trainable(checkpoint("qwen3_vl"))
-    words = trainable.backbone.module.config.text_config.vocab_size
-    monkeypatch.setattr(steps, "HEAD_BYTES", 4 * words * 64)
-    monkeypatch.setattr(steps, "FEWEST_HEAD_ROWS", 64)
-    example = trainable.examples[2]
-    peaks = []
-    for count in (192, 448):
-        tokens, supervised = np.resize(example.tokens, 512).astype(np.int32), np.arange(512) >= 512 - count
-        batch = collate([attrs.evolve(example, tokens=tokens, supervised=supervised)])
-        step = make_train_step(trainable.backbone, trainable.optimizer)
-        mx.reset_peak_memory()
-        mx.eval(step(trainable.state, batch, 1e-3))
-        peaks.append(mx.get_peak_memory())
-
-    assert peaks[1] - peaks[0] < 2 * 64 * words * 4 + 256 * 4096

@@ -14,7 +14,8 @@ import pytest
 from vlora import make_optimizer
 from vlora.adapters.targets import ModelParts
 from vlora.recipe.schema import OptimSection
-from vlora.train.optimizers import FlatParams, lr_multipliers, undecayed
+from vlora.train.flat_params import FlatParams
+from vlora.train.optimizers import lr_multipliers, undecayed
 from vlora.train.rules import Rules, parse_rules
 from vlora.train.schedules import learning_rate_at
 from vlora.train.step import make_train_step
@@ -96,7 +97,7 @@ def test_the_step_lets_decay_as_the_optimizer_does(optimizer: str) -> None:
 
 def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters that are updated as one decay as they do alone."""
-    monkeypatch.setattr("vlora.train.optimizers.PACKED_MULTIPLE", 1)
+    monkeypatch.setattr("vlora.train.flat_params.PACKED_MULTIPLE", 1)
     named = {f"language_model.{name}": value for name, value in GOLDEN["full"]["params"].items()}
     params = {name: mx.array(value["value"]) for name, value in named.items()}
     gradients = {name: mx.array(value["gradient"]) for name, value in named.items()}

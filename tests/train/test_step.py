@@ -7,7 +7,7 @@ import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from tests.checkpoints import FAMILIES as BUILT
 from tests.training import Trainable, make_trainable
@@ -15,19 +15,17 @@ from vlora import (
     Batch,
     Example,
     TrainState,
-    bind,
     collate,
     init_state,
     make_eval_step,
     make_optimizer,
     make_train_step,
     models,
-    unbind,
 )
 from vlora.models.backbone import grid_tower
 from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.models.forward.calls import call_language_model, embed_alone
-from vlora.train.step import KEYS, bound
+from vlora.train.state import bound_params
 
 PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
 GENERIC = tuple(name for name in BUILT if name not in PROVEN)
@@ -57,7 +55,7 @@ def logits(trainable: Trainable, examples: list[Example]) -> np.ndarray:
     """Compute a batch's logits with the trained parameters."""
     batch = collate(examples)
     backbone = trainable.backbone
-    with bound(backbone.module, trainable.state.params), backbone.corrected():
+    with bound_params(backbone.module, trainable.state.params), backbone.corrected():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 
@@ -107,7 +105,7 @@ def test_logits_are_the_model_own(family: str, checkpoint: CheckpointFactory) ->
     inputs = trainable.backbone.family.mend_inputs(dict(example.inputs))
     arrays = {name: mx.array(value) for name, value in inputs.items() if isinstance(value, np.ndarray)}
     tokens = mx.array(example.tokens)[None]
-    with bound(module, trainable.state.params):
+    with bound_params(module, trainable.state.params):
         features = module.get_input_embeddings(tokens, arrays.pop("pixel_values"), mask=mx.ones_like(tokens), **arrays)
         fields = {name: value for name, value in features.to_dict().items() if value is not None}
         own = np.array(module.language_model(tokens, mask=None, cache=None, **fields).logits)[0]
@@ -137,36 +135,6 @@ def test_compiled_equals_eager(family: str, checkpoint: CheckpointFactory) -> No
             # Adam's first step is the gradient's sign: compare where it is not noise.
             close = np.isclose(np.array(value), np.array(other_state.params[name]), atol=RATE / 10)
             assert close.mean() > 0.99, name
-
-
-@pytest.mark.parametrize(
-    "keys", [{}, {"model__full_finetune": True, "model__train_vision": True}], ids=["lora", "full"]
-)
-def test_a_model_that_has_let_go_trains_the_same(keys: dict[str, bool], checkpoint: CheckpointFactory) -> None:
-    """Steps and validation take the state's parameters; the model's own take no memory until they are bound."""
-    trainable = make_trainable(checkpoint("qwen3_vl"), **keys)
-    batch = collate(trainable.examples)
-
-    def train() -> list[mx.array]:
-        step = make_train_step(trainable.backbone, trainable.optimizer, max_grad_norm=1.0)
-        state, output = step(trainable.state, batch, 1e-3)
-        return [*state.params.values(), *make_eval_step(trainable.backbone)(state, batch), output.nll_sum]
-
-    expected = train()
-    mx.eval(expected)
-    bind(trainable.backbone, trainable.state._replace(params=tree_map(lambda value: value + 0, trainable.state.params)))
-    mx.eval(trainable.backbone.module.parameters())
-    before = mx.get_active_memory()
-    unbind(trainable.backbone)
-    held = trainable.backbone.module.trainable_parameters()
-    mx.eval(held)
-
-    assert before - mx.get_active_memory() > 0.9 * sum(value.nbytes for value in trainable.state.params.values())
-    assert not any(value.any() for _, value in tree_flatten(held))
-    assert all(mx.array_equal(one, other) for one, other in zip(train(), expected, strict=True))
-    bind(trainable.backbone, trainable.state)
-    bound_now = dict(tree_flatten(trainable.backbone.module.trainable_parameters()))
-    assert all(mx.array_equal(bound_now[name], value) for name, value in trainable.state.params.items())
 
 
 @pytest.mark.parametrize("family", [*PROVEN, *GENERIC])
@@ -227,42 +195,6 @@ def test_full_finetuning_of_experts(family: str, checkpoint: CheckpointFactory) 
     assert np.isfinite(float(output.grad_norm))
     for part in ("switch_mlp", "gate.weight", "embed_tokens", "vision"):
         assert max(value for name, value in moved.items() if part in name) > 0, part
-
-
-def test_dropout_depends_on_seed_and_step_alone(checkpoint: CheckpointFactory) -> None:
-    """The same seed and step drop the same inputs, checkpointed or not; another step or seed drops others."""
-    trainable = make_trainable(checkpoint("qwen3_vl"), lora__dropout=0.3)
-    batch = collate(trainable.examples)
-
-    def loss(*, seed: int = 0, step: int = 0, **options: bool) -> tuple[float, float]:
-        run = make_train_step(trainable.backbone, trainable.optimizer, seed=seed, **options)
-        output = run(trainable.state._replace(step=mx.array(step)), batch, RATE)[1]
-        return float(output.nll_sum), float(output.grad_norm)
-
-    first = loss()
-
-    assert loss() == first
-    assert loss(grad_checkpoint=True) == pytest.approx(first, rel=1e-5)
-    assert loss(compiled=False) == pytest.approx(first, rel=1e-5)
-    assert loss(seed=1)[0] != pytest.approx(first[0], rel=1e-5)
-    assert loss(step=1)[0] != pytest.approx(first[0], rel=1e-5)
-    assert nll(trainable, batch) != pytest.approx(first[0], rel=1e-5)
-
-
-def test_dropout_keys_differ() -> None:
-    """For every seed, step and microbatch, also where seeds' lowest bits are equal; the old rule stays as it was."""
-    seeds = [0, 1, 2, 2**20, 2**20 + 1, 2**32, 2**40, 2**52, 2**62, 2**63 - 1]
-    steps, microbatches = [0, 1, 2, 1000, 2**31 - 1], [0, 1, 2, 4095, 4096, 4097]
-
-    def keys(version: int, seeds: list[int]) -> list[tuple[int, ...]]:
-        made = [KEYS[version](seed) for seed in seeds]
-        found = [key(index, mx.array(step)) for key in made for step in steps for index in microbatches]
-        assert {(key.dtype, key.shape) for key in found} == {(mx.uint32, (2,))}
-        return [tuple(key.tolist()) for key in found]
-
-    assert len(set(keys(2, seeds))) == len(seeds) * len(steps) * len(microbatches)
-    assert keys(1, [0]) == keys(1, [2**20])
-    assert keys(1, [3])[:2] == [(3 * 4096, 0), (3 * 4096 + 1, 0)]
 
 
 def test_one_trace_per_bucket(checkpoint: CheckpointFactory) -> None:

@@ -43,7 +43,8 @@ from ..recipe.schema import MemorySection, Recipe, dump_recipe, parse_recipe
 from ..run.fit import fit
 from ..train.objectives.sft import loss_fn
 from ..train.optimizers import make_optimizer
-from ..train.step import init_state, make_eval_step, make_train_step
+from ..train.state import init_state
+from ..train.step import make_eval_step, make_train_step
 from ..types import Batch
 
 Numbers = NDArray[np.float64]

@@ -22,8 +22,9 @@ from ..memory.command_buffers import find_portion
 from ..memory.limits import GIGA, device_kind, device_memory
 from ..ops.quantized import count_parameters
 from ..recipe.schema import MemorySection, Recipe
-from ..train.optimizers import FlatParams, make_optimizer
-from ..train.step import init_state
+from ..train.flat_params import FlatParams
+from ..train.optimizers import make_optimizer
+from ..train.state import init_state
 from ..types import Batch, Example, TrainState
 from .graph import Graph, compile_tape
 from .liveness import Peak, Queue, peak_memory

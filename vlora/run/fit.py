@@ -41,7 +41,8 @@ from ..train.loop import TrainLoop, evaluate
 from ..train.optimizers import make_optimizer
 from ..train.rules import NOTE, Rules, parse_rules
 from ..train.schedules import count_steps, is_due, learning_rate_at
-from ..train.step import all_finite, bind, init_state, make_eval_step, unbind
+from ..train.state import all_finite, bind, init_state, unbind
+from ..train.step import make_eval_step
 from ..types import Batch, Cut, TrainState
 from . import consumed
 from .consumed import Learned

@@ -10,68 +10,26 @@ The model is a `Backbone`: its module holds the frozen weights, and the trained 
 here has bound them. After every call it is as it was before.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_map
 
-from ..adapters.layers import compute_dtypes, lora_layers
+from ..adapters.layers import compute_dtypes
 from ..types import Batch, StepOutput, TrainState, Tree
+from .backbone import Backbone, Params
+from .chunked_head import language_model_loss
+from .dropout import KEYS, MakeKey, dropout_keys
+from .flat_params import FLAT, FlatParams, Unpacked
 from .grad_checkpoint import CheckpointPart, checkpointed
 from .objectives.sft import LossFn, loss_fn
-from .optimizers import FLAT, FlatParams, Unpacked, clip_by_global_norm, let_decay
+from .optimizers import clip_by_global_norm, let_decay
 from .rules import Rules
-
-Params = dict[str, mx.array]
-"""Qualified names to arrays."""
-
-
-class Backbone(Protocol):
-    """What the step needs of a model; `vlora.models` makes one of an mlx-vlm model."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The model, trainable parts unfrozen."""
-
-    def checkpoint_modules(self, every: int, part: CheckpointPart) -> tuple[Sequence[nn.Module], Sequence[nn.Module]]:
-        """Name what runs again under gradient checkpointing: in the language model, and on the embedding side."""
-
-    def embed(self, batch: Batch) -> tuple[Tree, Tree]:
-        """Make the language model's inputs: (floating-point ones, others), each name to array."""
-
-    def embed_param_names(self) -> frozenset[str]:
-        """Name the trainable parameters that `embed` uses."""
-
-    def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
-        """Carry the gradients of `embed`'s outputs on to `embed_param_names`, with some modules checkpointed."""
-
-    def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
-        """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
-
-    @property
-    def has_separable_head(self) -> bool:
-        """Whether `hidden` and `project` together are `logits`."""
-
-    def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
-        """Run the language model up to its head; safe to trace. i32[B, T], i32[N] -> f[N, D]."""
-
-    def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
-        """Run the head on what `hidden` gave for the same inputs; safe to trace. f[N, D] -> f[N, V]."""
-
-    def head_names(self) -> frozenset[str]:
-        """Name the trainable parameters that `project` uses."""
-
-    @property
-    def is_traceable(self) -> bool:
-        """Whether `logits` can be compiled."""
-
-    def corrected(self) -> AbstractContextManager[None]:
-        """Correct the model for as long as `logits` and its gradient run."""
+from .state import bound_params
 
 
 class TrainStep(Protocol):
@@ -84,201 +42,6 @@ class TrainStep(Protocol):
         self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
     ) -> tuple[TrainState, StepOutput]:
         """Take one optimizer step over all supervised tokens of the microbatches."""
-
-
-def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
-    """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
-    params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
-    optimizer.init(FlatParams.of(params, optimizer).pack(params))
-    # `learning_rate` enters as an array, so that a new rate is no new trace.
-    state = TrainState(params, dict(optimizer.state), mx.array(0, dtype=mx.int32))
-    # The optimizer itself would hold on to the moments of the first step.
-    optimizer.state = {name: value for name, value in optimizer.state.items() if isinstance(value, mx.array)}
-    return state
-
-
-def bind(backbone: Backbone, state: TrainState) -> None:
-    """Write a state's parameters into the model, in the model's own types."""
-    current = dict(tree_flatten(backbone.module.trainable_parameters()))
-    _write(
-        backbone.module,
-        {name: value.astype(current[name].dtype) for name, value in state.params.items()},
-    )
-
-
-def unbind(backbone: Backbone) -> None:
-    """Let the model go of the trainable parameters that a state has: zeros that take no memory stand in their place.
-
-    Steps give the model those of the state; whatever else runs it has to `bind` them first.
-    """
-    held = tree_flatten(backbone.module.trainable_parameters())
-    _write(backbone.module, {name: mx.broadcast_to(mx.zeros((), value.dtype), value.shape) for name, value in held})
-
-
-def all_finite(state: TrainState) -> bool:
-    """Whether all parameters of a state are finite numbers; waits for the state."""
-    found = [mx.isfinite(value).all() for value in state.params.values()]
-    return bool(mx.stack(found).all()) if found else True
-
-
-@contextmanager
-def bound(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[None]:
-    """Let the module hold `params`, masters in its own types, and put back what it held."""
-    if not params:
-        yield
-        return
-    held = {name: _read(module, name) for name in params}
-    try:
-        typed = {
-            # What is of another type has been cast to the one that it is used in.
-            name: value.astype(held[name].dtype) if value.dtype == mx.float32 else value
-            for name, value in params.items()
-        }
-        _write(module, typed)
-        yield
-    finally:
-        _write(module, held)
-
-
-@contextmanager
-def dropout_keys(module: nn.Module, key: mx.array | None) -> Iterator[None]:
-    """Give every adapter its own random key; None switches dropout off.
-
-    Explicit keys, because a checkpointed layer runs twice and has to drop the same inputs both times.
-    """
-    layers = [layer for _, layer in lora_layers(module)]
-    keys = [None] * len(layers) if key is None or not layers else mx.random.split(key, len(layers))
-    try:
-        for layer, own in zip(layers, keys, strict=True):
-            layer._dropout_key = own  # noqa: SLF001
-        yield
-    finally:
-        for layer in layers:
-            layer._dropout_key = None  # noqa: SLF001
-
-
-MakeKey = Callable[[int, mx.array], mx.array]
-"""Makes the random key of a microbatch from its number and i32[], the steps done: u32[2]."""
-
-
-def key_of_some_bits(seed: int) -> MakeKey:
-    """Make keys as older runs do: seeds that differ by a multiple of 2**20 share them."""
-    return lambda index, step: mx.stack([mx.array(seed * 4096 + index), step]).astype(mx.uint32)
-
-
-def key_of_all(seed: int) -> MakeKey:
-    """Make keys that differ for every microbatch of every step, and for every seed: each begins at a place of its own.
-
-    The place is a digest of the seed, 64 bits; that two of 10,000 seeds have places so close that one's steps come
-    upon those of the other is less likely than 1 in 10**5.
-    """
-    digest = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
-    place = [int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")]
-    return lambda index, step: mx.array(place, dtype=mx.uint32) + mx.stack([mx.array(index), step]).astype(mx.uint32)
-
-
-KEYS: Mapping[int, Callable[[int], MakeKey]] = {1: key_of_some_bits, 2: key_of_all}
-"""By the version of the rule `dropout_keys`."""
-
-
-HEAD_BYTES = 160_000_000
-"""Of logits that there are at once, if they are float32, beyond which the head goes on in chunks; their gradient takes
-as much. On an H100 chunks of twice as many places are no faster."""
-
-FEWEST_HEAD_ROWS = 128
-"""Places of a chunk at least: fewer make products too narrow for a GPU."""
-
-
-def language_model_loss(
-    backbone: Backbone,
-    loss: LossFn,
-    params: Params,
-    inputs: tuple[mx.array, Tree, Tree],
-    selected: mx.array,
-    targets: mx.array,
-    weights: mx.array,
-    *,
-    is_trained: bool,
-) -> tuple[mx.array, mx.array]:
-    """Run the language model and the loss at the selected places; safe to trace and to differentiate.
-
-    The logits of many places over a large vocabulary are never there at once. They are computed in chunks, one after
-    the other, and where a gradient is asked for, the gradient of each chunk with them: the loss is a sum, so that what
-    flows back into it is one factor for all places, and nothing has to be computed twice.
-
-    Args:
-        backbone: The model.
-        loss: Sums and counts.
-        params: Trainable parameters by name.
-        inputs: (i32[B, T] tokens, features, others), as `Backbone.embed` returns the last two.
-        selected: i32[N], flat places.
-        targets: i32[N].
-        weights: f32[N].
-        is_trained: Whether the sum is going to be differentiated.
-
-    Returns:
-        (f32[] summed loss, f32[] summed weights).
-    """
-    module = backbone.module
-    if not backbone.has_separable_head:
-        with bound(module, params):
-            return loss(backbone.logits(*inputs, selected), targets, weights)
-    with bound(module, params):
-        hidden = backbone.hidden(*inputs, selected)
-        n_words = backbone.project(*inputs, hidden[:1]).shape[-1]
-    # Given to the function by argument: it has no gradient for what it merely finds in the module.
-    head_params = {name: params[name] for name in backbone.head_names()}
-
-    def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
-        with bound(module, head_params):
-            return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
-
-    n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
-    chunks = [slice(start, start + n_rows) for start in range(0, selected.size, n_rows)]
-    return _chunked_loss(chunk_loss, chunks, head_params, hidden, is_trained=is_trained)
-
-
-def _chunked_loss(
-    chunk_loss: Callable[[Params, mx.array, slice], tuple[mx.array, mx.array]],
-    chunks: Sequence[slice],
-    head_params: Params,
-    hidden: mx.array,
-    *,
-    is_trained: bool,
-) -> tuple[mx.array, mx.array]:
-    """Add up the loss of chunks, each begun when the one before it is done, its gradient included."""
-    given = mx.stop_gradient(hidden)
-    frozen = {name: mx.stop_gradient(value) for name, value in head_params.items()}
-    totals: list[mx.array] = []
-    counts: list[mx.array] = []
-    pulled: list[mx.array] = []
-    gradients: Params = {}
-    for own in chunks:
-        part = given[own]
-        if totals:
-            (part,) = mx.depends([part], [pulled[-1] if is_trained else totals[-1]])
-        if not is_trained:
-            total, n = chunk_loss(frozen, part, own)
-        else:
-            (total, n), (more, gradient) = mx.value_and_grad(
-                lambda params, part, own=own: chunk_loss(params, part, own), argnums=(0, 1)
-            )(frozen, part)
-            gradients = {name: gradients[name] + value if gradients else value for name, value in more.items()}
-            pulled.append(gradient)
-        totals.append(total)
-        counts.append(n)
-    nll = mx.stack(totals).sum()
-    if is_trained:
-        nll = nll + _inject_gradient(hidden, mx.concatenate(pulled))
-        for name, gradient in gradients.items():
-            nll = nll + _inject_gradient(head_params[name], gradient)
-    return nll, mx.stack(counts).sum()
-
-
-def _inject_gradient(value: mx.array, gradient: mx.array) -> mx.array:
-    """Make a zero whose gradient with regard to a value is one that is known already."""
-    product = (value.astype(mx.float32) * mx.stop_gradient(gradient).astype(mx.float32)).sum()
-    return product - mx.stop_gradient(product)
 
 
 def make_train_step(
@@ -378,7 +141,7 @@ class _TrainStep:
         nll_sum = n_supervised = mx.array(0.0)
         embed_params = {name: state.params[name] for name in self._embed_names}
         for index, batch in enumerate(batches):
-            with bound(self._backbone.module, embed_params):
+            with bound_params(self._backbone.module, embed_params):
                 features, others = self._backbone.embed(batch)
                 key = self._make_key(index, state.step)
                 (nll, n), gradients, cotangents = self._gradients(
@@ -542,23 +305,9 @@ def make_eval_step(
     run = mx.compile(sums) if compiled and backbone.is_traceable else sums
 
     def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
-        with bound(backbone.module, {name: state.params[name] for name in embed_param_names}):
+        with bound_params(backbone.module, {name: state.params[name] for name in embed_param_names}):
             features, others = backbone.embed(batch)
         nll, n = run(state.params, features, others, batch.tokens, batch.selected, batch.targets, batch.weights)
         return nll, n
 
     return eval_step
-
-
-def _read(module: nn.Module, name: str) -> mx.array:
-    """Find a parameter by its qualified name; faster than listing all of them, which every trace would do."""
-    found: Any = module
-    for part in name.split("."):
-        found = found[int(part)] if isinstance(found, list) else found[part]
-    parameter: mx.array = found
-    return parameter
-
-
-def _write(module: nn.Module, params: Mapping[str, mx.array]) -> None:
-    if params:
-        module.update(tree_unflatten(list(params.items())))

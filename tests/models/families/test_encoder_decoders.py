@@ -14,7 +14,7 @@ from vlora.errors import BatchError, ModelError
 from vlora.models.backbone.startup_checks import check_family
 from vlora.models.families.encoder_decoders import PROMPT, mend_table
 from vlora.recipe.schema import OptimSection
-from vlora.train.step import bind
+from vlora.train.state import bind
 
 both = pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
 

@@ -14,7 +14,7 @@ from vlora.adapters.layers import lora_layers
 from vlora.models.backbone.backbone import to_device
 from vlora.models.load import loading
 from vlora.recipe.schema import OptimSection
-from vlora.train.step import bind
+from vlora.train.state import bind
 
 
 def trained(subject: Subject, steps: int) -> None:

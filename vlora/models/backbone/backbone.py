@@ -19,8 +19,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ...adapters.targets import ModelParts
 from ...errors import BatchError, ModelError
 from ...features.cache import FeatureCache, digest
+from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart, check_every, checkpointed, choose_modules
-from ...train.step import Params, bound
+from ...train.state import bound_params
 from ...types import Batch, Example, Tree
 from ..families.encoder_decoders import PROMPT
 from ..families.registry import Family
@@ -46,7 +47,7 @@ PROBE_TOKENS = 6
 
 @attrs.define(eq=False)
 class MlxVlmBackbone:
-    """A loaded model with its family's description; implements `vlora.train.step.Backbone`.
+    """A loaded model with its family's description; implements `vlora.train.backbone.Backbone`.
 
     Attributes:
         module: The mlx-vlm model.
@@ -218,7 +219,7 @@ class MlxVlmBackbone:
                 return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(checkpoint_modules))
 
         def outputs(*values: mx.array) -> list[mx.array]:
-            with bound(self.module, dict(zip(names, values, strict=True))):
+            with bound_params(self.module, dict(zip(names, values, strict=True))):
                 features, _ = self.embed(batch)
             return leaves(features)
 

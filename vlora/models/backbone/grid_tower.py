@@ -17,7 +17,8 @@ from mlx.utils import tree_flatten
 
 from ...errors import BatchError
 from ...features.cache import Entry, FeatureCache
-from ...train.step import Params, bound
+from ...train.backbone import Params
+from ...train.state import bound_params
 from ...types import Batch, BoolArray, Example, IntArray, Tree
 from ..forward.lm_inputs import LMInputs, leaves, partition_inputs
 from ..forward.overrides import scatter_layers
@@ -228,7 +229,7 @@ class GridTower:
             layers = [
                 flat[n_images + image * n_layers : n_images + (image + 1) * n_layers] for image in range(n_images)
             ]
-            with bound(self.module, dict(zip(table_names, table, strict=True))):
+            with bound_params(self.module, dict(zip(table_names, table, strict=True))):
                 fields = self._merge(batch, laid, flat[:n_images], layers)
             return leaves(partition_inputs(fields)[0])
 
@@ -268,7 +269,7 @@ class GridTower:
         return len(getattr(self.module.config.vision_config, "deepstack_visual_indexes", None) or ())
 
     def _run_tower(self, shape: TowerShape, params: Params, inputs: Inputs) -> list[mx.array]:
-        with bound(self.module, params):
+        with bound_params(self.module, params):
             outputs = run_tower(self.module.vision_tower, shape, inputs)
         return outputs[: 1 + self._n_deepstack]
 

@@ -1,0 +1,100 @@
+"""Small parameters laid one behind the other, so that an optimizer updates them as one. Pure."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+
+PACKED_SIZE = 2**18
+"""Numbers of the smallest parameter that is not packed: packing takes a copy. A LoRA has hundreds of parameters of some
+hundred kilobytes, and an optimizer launches a dozen kernels for each of them, each over before it has begun."""
+
+PACKED_MULTIPLE = 128
+"""A packed parameter has a multiple of so many numbers: where one begins, the matrix products of a GPU can read it."""
+
+FLAT = "packed"
+"""What the packed parameters are called in an optimizer's state."""
+
+
+@attrs.frozen(eq=False)
+class Unpacked:
+    """Packed parameters, f[P], and the arrays that were made of them."""
+
+    packed: mx.array
+    params: Mapping[str, mx.array]
+
+
+@attrs.frozen
+class FlatParams:
+    """How the small parameters of a model are laid one behind the other, so that they are updated as one.
+
+    Attributes:
+        shapes: Those of the packed parameters by name, in their order; empty if nothing is packed.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, params: Mapping[str, mx.array], optimizer: optim.Optimizer) -> "FlatParams":
+        """Choose what is packed: nothing, if an element's update depends on its parameter's shape."""
+        # Muon and Adafactor look at rows and columns.
+        if not isinstance(optimizer, (optim.Adam, optim.SGD, optim.Lion)):
+            return cls({})
+        names = (name for name in sorted(params) if params[name].size < PACKED_SIZE)
+        small = {name: params[name].shape for name in names if params[name].size % PACKED_MULTIPLE == 0}
+        return cls(small if len(small) > 1 else {})
+
+    def pack(self, tree: Mapping[str, mx.array], known: "Unpacked | None" = None) -> dict[str, mx.array]:
+        """Replace the packed parameters, or what is theirs, by one f[P].
+
+        Args:
+            tree: Name to array.
+            known: What was unpacked before: if it is what is to be packed, its f[P] is there already.
+        """
+        if not self.shapes:
+            return dict(tree)
+        rest = {name: value for name, value in tree.items() if name not in self.shapes}
+        if known is not None and all(tree[name] is known.params.get(name) for name in self.shapes):
+            return {FLAT: known.packed, **rest}
+        return {FLAT: mx.concatenate([tree[name].reshape(-1) for name in self.shapes]), **rest}
+
+    def remember(self, packed: Mapping[str, mx.array], params: Mapping[str, mx.array]) -> "Unpacked | None":
+        """Keep what parameters were unpacked from, for the next `pack`."""
+        if not self.shapes:
+            return None
+        return Unpacked(packed[FLAT], {name: params[name] for name in self.shapes})
+
+    def unpack(self, tree: Mapping[str, mx.array], dtypes: Mapping[str, mx.Dtype] | None = None) -> dict[str, mx.array]:
+        """Undo `pack`.
+
+        Args:
+            tree: As `pack` gives it.
+            dtypes: Types to which packed parameters are cast, all those of one type at once.
+        """
+        if not self.shapes:
+            return dict(tree)
+        unpacked = {name: value for name, value in tree.items() if name != FLAT}
+        own = tree[FLAT].dtype
+        types = {name: (dtypes or {}).get(name, own) for name in self.shapes}
+        packed = {dtype: tree[FLAT].astype(dtype) for dtype in set(types.values())}
+        start = 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            unpacked[name] = packed[types[name]][start:end].reshape(shape)
+            start = end
+        return unpacked
+
+    def pack_factors(self, factors: Mapping[str, float]) -> dict[str, Any]:
+        """Give factors of the learning rate as `pack` gives parameters: one for each element where they differ."""
+        rest: dict[str, Any] = {name: factor for name, factor in factors.items() if name not in self.shapes}
+        own = [factors.get(name, 1.0) for name in self.shapes]
+        if len(set(own)) > 1:
+            sizes = [math.prod(shape) for shape in self.shapes.values()]
+            rest[FLAT] = mx.array(np.repeat(np.array(own, dtype=np.float32), sizes))
+        elif own:
+            rest[FLAT] = own[0]
+        return rest

@@ -39,6 +39,6 @@ def test_a_lack_of_memory_is_no_bad_row(encoder: Callable[..., models.Encoder]) 
     def full(**_: object) -> dict[str, object]:
         raise MemoryError
 
-    subject._call = full
+    subject.processor_call._call = full
     with pytest.raises(MemoryError):
         subject(format_sample({**row, "question": "and now?"}))

@@ -8,12 +8,12 @@ from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
 from .backbone.startup_checks import check_family, check_packing
 from .encode.encoder import Encoder
+from .encode.factory import make_encoder
 from .encode.fingerprint import features_fingerprint
 from .encode.generate import answer_sample, check_question
 from .encode.images.opening import name_content, open_image
 from .encode.lengths import LengthEstimator
 from .encode.measuring import RowMeasurer
-from .encode.seq2seq import make_encoder
 from .families.differences import DIFFERENCES
 from .families.mixtures import without_metal_kernels
 from .families.registry import FAMILIES, Family, describe_family

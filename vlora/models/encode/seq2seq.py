@@ -10,18 +10,14 @@ from typing import Any
 import attrs
 import numpy as np
 
-from ...errors import ModelError, SampleError
+from ...data.truncate import truncate
+from ...errors import SampleError
 from ...features.processed import Processed
-from ...recipe.schema import DataSection
 from ...types import Example, ImageSlot, Sample
 from ..families.encoder_decoders import PROMPT
-from ..families.registry import Family
 from ..foreign import foreign
-from . import encoder
-from .encoder import Encoder, cut
-from .fingerprint import preparation_fingerprint
-from .images.resizing import with_budget
-from .processors import settle_tokenizer, to_host, token_ids
+from .encoder import Encoder
+from .processors import to_host, token_ids
 
 DECODER_START = 2
 """What mlx-vlm begins with where a configuration does not say (florence2.py:327, nemotron_parse/config.py:48)."""
@@ -56,7 +52,7 @@ class PairEncoder(Encoder):
         found = self._recall([task.encode(), str(self._ids(task)).encode()], image_keys, process)
         example = self._write_pair(sample, task)
         example = attrs.evolve(example, image_sizes=found.image_sizes, image_keys=image_keys)
-        return self._settle(attrs.evolve(cut(example, self.data), inputs=found.inputs))
+        return self._settle(attrs.evolve(truncate(example, self.data), inputs=found.inputs))
 
     def sketch(self, sample: Sample, n_tokens: Sequence[int]) -> Example:  # noqa: ARG002 - no token stands for an image
         """Encode a row but for its image.
@@ -64,7 +60,7 @@ class PairEncoder(Encoder):
         Raises:
             SampleError: As of `__call__`.
         """
-        return cut(self._write_pair(sample, self._task(sample, ["user", "assistant"])), self.data)
+        return truncate(self._write_pair(sample, self._task(sample, ["user", "assistant"])), self.data)
 
     def _write_pair(self, sample: Sample, task: str) -> Example:
         """Write the decoder's tokens."""
@@ -93,7 +89,7 @@ class PairEncoder(Encoder):
         if not fits or n_images != 1 or len(sample.images) != 1:
             roles = ", ".join(turn.role for turn in sample.turns)
             msg = (
-                f"{sample.source}: found turns of {roles or 'nobody'} and {len(sample.images)} images; "
+                f"{sample.source}: found turns of {roles or 'no role'} and {len(sample.images)} images; "
                 "this model reads one task on one image and writes one answer"
             )
             raise SampleError(msg)
@@ -107,7 +103,7 @@ class PairEncoder(Encoder):
 
     def _read(self, task: str, images: list[Any], source: str) -> dict[str, Any]:
         with foreign(lambda error: SampleError(f"{source}: the processor refuses the row: {error}")):
-            outputs: Mapping[str, Any] = self._on_host(text=task, images=images)
+            outputs: Mapping[str, Any] = self.processor_call.on_host(text=task, images=images)
         inputs = {
             name: to_host(value) for name, value in outputs.items() if name not in ("input_ids", "attention_mask")
         }
@@ -117,41 +113,3 @@ class PairEncoder(Encoder):
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data: DataSection) -> Encoder:
-    """Make the encoder of a model, of conversations or of pairs.
-
-    Args:
-        processor: As `load_processor` returns it.
-        config: The model's config.json.
-        family: The family's description.
-        data: The recipe's section.
-
-    Raises:
-        ModelError: As `vlora.models.encode.encoder.make_encoder`.
-    """
-    if not family.is_encoder_decoder:
-        return encoder.make_encoder(processor, config, family, data)
-    if data.chat_template is not None:
-        msg = (
-            f"data.chat_template: found {data.chat_template!r}, and this model holds no conversations, but reads one "
-            "task on one image; leave it out"
-        )
-        raise ModelError(msg)
-    settle_tokenizer(processor.tokenizer)
-    processor, max_pixels = with_budget(processor, data.max_pixels)
-    starts = [section.get("decoder_start_token_id") for section in (config, config.get("text_config") or {})]
-    return PairEncoder(
-        processor=processor,
-        tokenizer=processor.tokenizer,
-        family=family,
-        template="",
-        template_origin="none: a task on one image, and its answer",
-        image_token="",
-        image_id=-1,
-        data=data,
-        max_pixels=max_pixels,
-        preparation=preparation_fingerprint(processor, data, max_pixels),
-        decoder_start=next((int(start) for start in starts if start is not None), DECODER_START),
-    )

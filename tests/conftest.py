@@ -20,6 +20,7 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 
 import atexit
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ import mlx.core as mx
 import pytest
 
 from tests.checkpoints import build_checkpoint
-from vlora import models
+from tests.training import picture
+from vlora import Recipe, models
 from vlora.compilation import known_kernels
 from vlora.recipe.schema import DataSection, ModelSection
 
@@ -89,3 +91,35 @@ def encoder(checkpoint: Callable[[str], Path]) -> Callable[..., models.Encoder]:
         return models.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
 
     return make
+
+
+@pytest.fixture
+def recipes(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """Collect the recipes that would be trained, instead of training them."""
+    found: list[Recipe] = []
+
+    def train(recipe: Recipe, *_: Any, **__: Any) -> int:
+        found.append(recipe)
+        return 0
+
+    monkeypatch.setattr("vlora.cli.train.train", train)
+    monkeypatch.setattr("vlora.lora.train", train)
+    return found
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write four rows: with an image, with a larger one, without one, and of several turns."""
+    picture(48, 32, 0).save(tmp_path / "a.png")
+    picture(64, 48, 1).save(tmp_path / "b.png")
+    turns = ["Well?", "Yes.", "And now?", "No [really]."]
+    roles = ["user", "assistant"] * 2
+    lines = [
+        {"image": "a.png", "question": "What is it?", "answer": "A red square."},
+        {"image": "b.png", "question": "And this?", "answer": "[bold]markup[/bold]"},
+        {"question": "Are there two?", "answer": "There are."},
+        {"messages": [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path

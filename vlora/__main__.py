@@ -3,9 +3,9 @@
 import sys
 
 try:
-    from .cli.main import run
+    from .cli.main import main
 except KeyboardInterrupt:
     # As `vlora.cli.main.main` ends later on.
     sys.exit(130)
 
-run()
+sys.exit(main())

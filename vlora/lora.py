@@ -6,9 +6,11 @@ main(argparse.Namespace(dataset="rows.jsonl", lora_rank=16))
 
 import argparse
 import shlex
+import sys
 
-from .cli.main import run, train
+from .cli.main import main as run
 from .cli.screen import Screen
+from .cli.train import train
 from .output.paths import RECIPE_NAME, output_paths
 from .recipe.legacy import overrides_from
 from .recipe.schema import parse_recipe
@@ -30,4 +32,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(run())

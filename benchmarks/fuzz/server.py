@@ -179,7 +179,7 @@ def _limit(limits: Limits) -> None:
 
 def _run(job: Job, kinds: dict[str, Generate], shared: Path, own: Path) -> int:
     """Make an input, write down what is to come of it, and run the command as a process of its own would."""
-    from vlora.cli import main
+    from vlora.cli.main import main
 
     work = own / "work"
     work.mkdir()
@@ -189,7 +189,7 @@ def _run(job: Job, kinds: dict[str, Generate], shared: Path, own: Path) -> int:
     if trial.expected == "learned":
         _write_what_is_learned(own / LEARNED_NAME)
     try:
-        main.run(trial.arguments)
+        status = main(trial.arguments)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
     # What the interpreter does at its end.

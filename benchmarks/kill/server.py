@@ -37,7 +37,7 @@ def main() -> None:
         began = time.perf_counter()
         process = os.fork()
         if not process:
-            _run(asked, vlora.cli.main)
+            _run(asked, vlora.cli.main.main)
         status = _wait(process, asked.get("after_s"))
         print(json.dumps({"status": status, "seconds": time.perf_counter() - began}), flush=True)
 

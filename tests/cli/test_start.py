@@ -15,7 +15,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import vlora
-from vlora.cli.main import _importing as importing
+from vlora.cli.importing import importing
 from vlora.data.readers import digits
 from vlora.data.rows import check_paths, read_rows
 from vlora.errors import RecipeError

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from vlora.cli import main
+from vlora.cli.view import EventView
 from vlora.compilation import known_kernels, soundness
 from vlora.compilation.known_kernels import (
     CUDA_FOLDER,
@@ -252,7 +252,7 @@ def test_importing_changes_nothing() -> None:
 def test_the_screen_says_what_is_compiled() -> None:
     """How many, how long it took, and where they are kept."""
     console = Console(record=True, width=200)
-    view = main._View(console, None)
+    view = EventView(console, None)
     view.show(Compiling(n_kernels=31, n_workers=2))
     view.show(Compiled(n_kernels=31, seconds=12.44, folder=Path("/cache/kernels")))
 

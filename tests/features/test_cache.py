@@ -27,7 +27,7 @@ from tests.training import Trainable, make_trainable, picture
 from vlora import Example, collate, format_sample, make_eval_step, make_train_step
 from vlora import build as session
 from vlora.build import Data, attach_feature_cache, load_data, load_model
-from vlora.cli.main import train
+from vlora.cli.train import train
 from vlora.data.prefetch import WorkerPool
 from vlora.data.rows import RowDataset
 from vlora.events import Event, Finished, Reported, Started, Warned

@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
 from vlora.build import load_data, load_model
-from vlora.cli.main import train
+from vlora.cli.train import train
 from vlora.errors import CheckpointError, ModelError, NonFiniteError, OutOfMemoryError, SampleError
 from vlora.estimate import shortage
 from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport, Warned

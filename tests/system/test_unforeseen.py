@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vlora.cli import main
+from vlora.cli.main import main
 from vlora.system import unforeseen
 
 ERRORS: list[BaseException] = [
@@ -34,8 +34,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
         def train(*_: Any, **__: Any) -> int:
             raise error
 
-        monkeypatch.setattr(main, "train", train)
-        return main.main(["--dataset", "builtin:digits", f"--output-path={tmp_path}/run/a.safetensors", *arguments])
+        monkeypatch.setattr("vlora.cli.train.train", train)
+        return main(["--dataset", "builtin:digits", f"--output-path={tmp_path}/run/a.safetensors", *arguments])
 
     return run
 
@@ -67,7 +67,7 @@ def test_debug_shows_the_traceback(failing: Callable[..., int], capsys: pytest.C
     assert said.startswith("Traceback (most recent call last)")
     assert said.splitlines()[-1].startswith("vlora: unforeseen KeyError")
 
-    assert main.main(["--dataset", "builtin:digits", "--lora-rank", "-3", "--debug"]) == 2
+    assert main(["--dataset", "builtin:digits", "--lora-rank", "-3", "--debug"]) == 2
     assert "RecipeError" in capsys.readouterr().err
 
 
@@ -134,6 +134,6 @@ def test_the_place_is_in_vlora(tmp_path: Path) -> None:
 def test_a_long_value_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     """An option's value of thousands of characters is cut in the complaint."""
     with pytest.raises(SystemExit, match="2"):
-        main.main(["--dataset", "builtin:digits", "--iters", "9" * 5000])
+        main(["--dataset", "builtin:digits", "--iters", "9" * 5000])
     assert "--iters" in (said := capsys.readouterr().err)
     assert max(map(len, said.splitlines())) < 1000

@@ -1,13 +1,10 @@
-"""The screen on which commands print, and what they end with that users can mend."""
+"""The screen on which commands print."""
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
 
 from rich.console import Console
-
-USER_ERROR = 2
-"""The exit status of a command that its user can mend."""
 
 
 def _give_up() -> None:

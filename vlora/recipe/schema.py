@@ -1,7 +1,7 @@
 """Recipes: one TOML file says all that a run does.
 
 `parse_recipe` is strict: it reports every unknown key, wrong type and impossible value at once. Pure:
-files are read in `vlora.cli.main`. To add a key, add a field to its section; its default, its check and its
+files are read in `vlora.cli.arguments`. To add a key, add a field to its section; its default, its check and its
 place in error messages follow from there.
 """
 

@@ -1,15 +1,23 @@
-"""What `inspect` prints: the first rows as the model will see them, or the counts of all."""
+"""`python -m vlora inspect`: the first rows as the model will see them, or the counts of all."""
 
+import argparse
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ..recipe.schema import Recipe
-from ..report.census import Census, count_rows
-from ..report.inspect import Inspected, inspect_rows
-from .screen import USER_ERROR
+from .arguments import Parser, make_recipe_parser, positive
+from .importing import importing
+from .status import DONE, USER_ERROR
+
+if TYPE_CHECKING:
+    from ..report.census import Census
+    from ..report.inspect import Inspected
 
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
@@ -19,12 +27,30 @@ SHOWN_REASONS = 20
 """Reasons for which rows are refused that are shown."""
 
 
+def make_parser() -> Parser:
+    """Make the parser of the command's arguments."""
+    about = "Show the first rows as the model will see them, or count all of them."
+    parser = make_recipe_parser("inspect", about)
+    parser.add_argument("--rows", type=positive(int), default=3, help="how many rows (3)")
+    parser.add_argument("--all", action="store_true", default=False, help="count all rows; decodes no images")
+    return parser
+
+
+def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+    """Give what carries out the command."""
+    if parsed.all:
+        return functools.partial(show_census, parsed.recipe)
+    return functools.partial(show_rows, parsed.recipe, parsed.rows)
+
+
 def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     """Show the first rows as the model will see them.
 
     Returns:
         0, or 2 if a row cannot be learned from.
     """
+    with importing(recipe):
+        from ..report.inspect import inspect_rows
     n_bad = n_shown = 0
     columns, templates = "", list[str]()
     for row in inspect_rows(recipe, n_rows, templates.append):
@@ -38,7 +64,7 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     if n_shown == 1:
         verdict = "it can be learned from" if not n_bad else "it cannot be learned from"
     console.print(f"{_count(n_shown)}: {verdict}", style="bold red" if n_bad else "bold")
-    return USER_ERROR if n_bad else 0
+    return USER_ERROR if n_bad else DONE
 
 
 def show_census(recipe: Recipe, console: Console) -> int:
@@ -47,6 +73,8 @@ def show_census(recipe: Recipe, console: Console) -> int:
     Returns:
         0, or 2 if a row cannot be learned from.
     """
+    with importing(recipe):
+        from ..report.census import count_rows
     shown: list[Census] = []
     with _make_bar(console) as bar:
         for census in count_rows(recipe):
@@ -62,10 +90,10 @@ def show_census(recipe: Recipe, console: Console) -> int:
     n_rows = sum(census.n_rows for census in shown)
     verdict = "no row is refused" if not n_refused else f"{n_refused:,} cannot be learned from"
     console.print(f"{_count(n_rows)}: {verdict}", style="bold red" if n_refused else "bold")
-    return USER_ERROR if n_refused else 0
+    return USER_ERROR if n_refused else DONE
 
 
-def _show_row(row: Inspected, console: Console) -> None:
+def _show_row(row: "Inspected", console: Console) -> None:
     console.print(Text(row.source, style="bold"))
     if row.problem is not None:
         problem = row.problem.removeprefix(f"{row.source}: ")
@@ -86,7 +114,7 @@ def _show_row(row: Inspected, console: Console) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _show_counts(census: Census, console: Console) -> None:
+def _show_counts(census: "Census", console: Console) -> None:
     console.print(Text(census.name, style="bold"))
     for line in (
         f"chat template: {census.template}",

@@ -1,0 +1,165 @@
+"""The arguments of commands: options and `--set` reach the recipe, mistakes end with 2 and a sentence."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.commands import OLDER_OPTIONS, complaint, exit_code
+from vlora import Recipe, lora
+from vlora.cli.main import main
+from vlora.recipe.legacy import OPTIONS
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(recipe, section), name)
+
+
+@pytest.mark.parametrize(
+    ("option", "default", "key", "typed", "value"), OLDER_OPTIONS, ids=[row[0] for row in OLDER_OPTIONS]
+)
+def test_option(option: str, default: Any, key: str, typed: list[str], value: Any, recipes: list[Recipe]) -> None:
+    """Each of the older script's options has its documented default and sets its recipe key, and only that."""
+    assert main(["--dataset", "rows.jsonl"]) == 0
+    assert main(["--dataset", "rows.jsonl", f"--{option}", *typed]) == 0
+    plain, changed = recipes
+
+    assert value_of(plain, key) == default
+    assert value_of(changed, key) == value
+    section, name = key.split(".")
+    reset = attrs.evolve(getattr(changed, section), **{name: default})
+    assert attrs.evolve(changed, **{section: reset}) == plain
+
+
+def test_options_are_complete() -> None:
+    """The table above has all options, under the names that programs use."""
+    assert {option.name for option in OPTIONS} == {row[0].replace("-", "_") for row in OLDER_OPTIONS} | {"dataset"}
+    assert {option.flag for option in OPTIONS} == {f"--{row[0]}" for row in OLDER_OPTIONS} | {"--dataset"}
+
+
+def test_all_options_at_once(recipes: list[Recipe]) -> None:
+    """The older script's whole command line works as it was written."""
+    skipped = ("full-finetune",)  # with an adapter it is a contradiction
+    arguments = [word for row in OLDER_OPTIONS if row[0] not in skipped for word in (f"--{row[0]}", *row[3])]
+
+    assert main([*arguments, "--dataset", "rows.jsonl"]) == 0
+    for option, _, key, _, value in OLDER_OPTIONS:
+        if option not in (*skipped, "iters"):  # which epochs override
+            assert value_of(recipes[0], key) == value
+
+
+def test_epochs_override_iters_among_the_older_options(tmp_path: Path, recipes: list[Recipe]) -> None:
+    """The older script's options may have both, as a program's always do, whatever the recipe has; --set may not."""
+    path = tmp_path / "a.toml"
+    path.write_text('[data]\npath = "rows"\n[train]\niters = 3\n')
+    lora.main(argparse.Namespace(dataset="rows", iters=1000, epochs=2))
+    assert main([str(path), "--epochs", "2", "--iters", "9"]) == 0
+    assert main([str(path), "--epochs", "2", "--set", "train.iters=9"]) == 2
+
+    assert [(recipe.train.iters, recipe.train.epochs) for recipe in recipes] == [(1000, 2)] * 2
+
+
+def test_options_on_top_of_a_recipe(tmp_path: Path, recipes: list[Recipe]) -> None:
+    """Options and --set override a recipe's values, --set last; the others stay."""
+    path = tmp_path / "a.toml"
+    path.write_text('[data]\npath = "rows"\n[train]\niters = 3\nseed = 5\n[lora]\nrank = 4\n')
+    sets = ["--set", "lora.rank=2", "--set", "optim.schedule=cosine", "--set", 'lora.targets=["q_proj"]']
+
+    assert main([str(path), "--iters", "9", "--lora-rank", "3", *sets, "--set", "train.grad_checkpoint = true"]) == 0
+
+    (recipe,) = recipes
+    assert (recipe.data.path, recipe.train.iters, recipe.train.seed, recipe.lora.rank) == ("rows", 9, 5, 2)
+    assert (recipe.optim.schedule, recipe.lora.targets) == ("cosine", ("q_proj",))
+    assert recipe.train.grad_checkpoint
+
+
+def test_set_alone(recipes: list[Recipe]) -> None:
+    """Without a recipe, --set alone is enough."""
+    assert main(["--set", "data.path=rows.jsonl", "--set", "train.iters=2"]) == 0
+    assert (recipes[0].data.path, recipes[0].train.iters) == ("rows.jsonl", 2)
+
+
+def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that is wrong in a recipe is printed, under the recipe's name, and the status is 2."""
+    path = tmp_path / "bad.toml"
+    path.write_text("[train]\niters = 2.9\nitres = 3\n[model]\nfull_finetune = 'false'\n")
+    message = complaint([str(path)], capsys)
+
+    for word in ("bad.toml", "2.9", "train.iters", "train.itres", "'false'", "model.full_finetune", "data.path"):
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["recipe", "--dataset"]),
+        (["missing.toml"], ["missing.toml", "cannot read"]),
+        (["inspect", "missing.toml"], ["missing.toml", "cannot read"]),
+        (["a.toml", "--iters", "3", "a.toml"], ["found 2 recipes, a.toml, a.toml", "give one"]),
+        (["--dataset", "d", "--iters", "many"], ["--iters", "'many'"]),
+        (["--dataset", "d", "--iters", "0"], ["train.iters", "0"]),
+        (["--dataset", "d", "--batch-size", "2.5"], ["--batch-size", "'2.5'"]),
+        (["--dataset", "d", "--image-resize-shape", "512"], ["--image-resize-shape"]),
+        (["--dataset", "d", "--custom-prompt-format", "{q}"], ["data.custom_prompt_format", "JSON"]),
+        (["--dataset", "d", "--lora-rnak", "3"], ["--lora-rnak"]),
+        (["--dataset", "d", "--lora-ran", "3"], ["--lora-ran"]),
+        (["--dataset", "d", "--set", "train.iters"], ["--set", "'train.iters'", "section.key=value"]),
+        (["--dataset", "d", "--set", "train.itres=3"], ["train.itres", "train.iters"]),
+        (["--dataset", "d", "--set", "optim.name=adamx"], ["optim.name", "'adamx'"]),
+        (["--iters", "3"], ["data.path", "missing"]),
+        (["inspect", "--dataset", "d", "--rows", "0"], ["--rows", "found 0", "greater than 0"]),
+        (["plan", "--dataset", "d", "--memory-gb", "nan"], ["--memory-gb", "found nan", "greater than 0"]),
+        (["plan", "--dataset", "d", "--memory-gb", "much"], ["--memory-gb", "float", "'much'"]),
+        (["--dataset", "d", "--full-finetune", "--adapter-path", "a"], ["model.adapter_path", "full_finetune"]),
+        (["--dataset", "builtin:digits", "--model-path", "missing/model"], ["model.path", "missing/model"]),
+        (
+            ["--dataset", "builtin:digits", "--model-path", "no/such/f"],
+            ["no folder 'no/such/f'; give a model's folder or a hub id"],
+        ),
+    ],
+)
+def test_mistakes(
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is typed wrongly ends with status 2 and a sentence that names it."""
+    monkeypatch.chdir(tmp_path)
+    message = complaint(arguments, capsys)
+
+    for word in words:
+        assert word in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder, or a file that is no text, is no recipe."""
+    (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
+
+    assert "cannot read" in complaint([str(tmp_path)], capsys)
+    assert "cannot read" in complaint([str(tmp_path / "a.toml")], capsys)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The help lists every option."""
+    assert exit_code(arguments) == 0
+    text = capsys.readouterr().out
+
+    for option in OPTIONS:
+        assert option.flag in text
+    assert "--set" in text
+
+
+def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped option is named, in two lines."""
+    assert exit_code(["plan", "--memory-bg", "3"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "usage: python -m vlora plan [options] [recipe]",
+        "python -m vlora plan: error: unrecognized arguments: --memory-bg; --help lists the options",
+    ]

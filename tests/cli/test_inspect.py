@@ -1,0 +1,78 @@
+"""The command that shows the first rows as the model will see them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import exit_code
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def inspect(checkpoint: CheckpointFactory, rows: Path, *options: str) -> int:
+    common = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows)]
+    return exit_code(["inspect", *common, "--output-path", str(rows.parent / "out"), *options])
+
+
+def test_inspect(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Inspection shows rows as the model sees them: the learned text in brackets, images as counts, sizes, totals."""
+    assert inspect(checkpoint, rows, "--train-on-completions", "--rows", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    text = "\n".join(lines)
+
+    assert [line for line in lines if line.startswith("rows.jsonl")] == [f"rows.jsonl train row {n}" for n in range(4)]
+    assert "What is it?<|im_end|>\n<|im_start|>assistant\n[A red square.<|im_end|>]" in text
+    assert "[[bold]markup[/bold]<|im_end|>]" in text
+    assert "[Yes.<|im_end|>]\n<|im_start|>user\nAnd now?<|im_end|>" in text
+    assert "[No [really].<|im_end|>]" in text
+    assert "<|vision_start|><6 image tokens><|vision_end|>" in text
+    assert "6 image tokens" in lines[1]
+    assert "images: 48x32" in lines[1]
+    assert "images: 64x48" in text
+    assert "images: none" in text
+    assert lines[-2].startswith("columns: ")
+    assert "question (the question), answer (the answer)" in lines[-2]
+    assert lines[-1] == "4 rows: all of them can be learned from"
+    assert not (rows.parent / "out").exists()
+
+
+def test_inspect_counts(
+    checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str], encoder: Any
+) -> None:
+    """The counts of an inspection are those of the encoded row."""
+    assert inspect(checkpoint, rows, "--rows", "1", "--image-resize-shape", "32", "32") == 0
+    counts = capsys.readouterr().out.splitlines()[1]
+    from vlora import format_sample
+
+    row = {"image": str(rows.parent / "a.png"), "question": "What is it?", "answer": "A red square."}
+    example = encoder("qwen3_vl", image_resize_shape=(32, 32))(format_sample(row))
+    n_image = int(example.placeholders.sum())
+    assert counts == (
+        f"  {len(example.tokens) - n_image} text tokens, {n_image} image tokens, {int(example.supervised.sum())} "
+        "supervised; images: 32x32"
+    )
+
+
+def test_inspect_shows_three_rows(
+    checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --rows the first three are shown; more than there are is all of them."""
+    assert inspect(checkpoint, rows) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("3 rows")
+    assert inspect(checkpoint, rows, "--rows", "99") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("4 rows")
+
+
+def test_inspect_bad_row(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An inspection shows every bad row's problem, goes on to the next, and ends with status 2."""
+    (tmp_path / "a.png").unlink()
+
+    assert inspect(checkpoint, rows) == 2
+    text = capsys.readouterr().out
+    assert text.startswith("rows.jsonl train row 0\n  cannot read the image")
+    assert "[bold]markup[/bold]" in text
+    assert "3 rows: 1 cannot be learned from" in text

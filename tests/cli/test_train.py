@@ -1,0 +1,133 @@
+"""The command that trains: what it prints and writes, and how it ends."""
+
+import argparse
+import json
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import complaint
+from vlora import lora
+from vlora.cli.main import main
+from vlora.events import Event, Started, StepReport
+from vlora.output.paths import METRICS_NAME, RECIPE_NAME
+from vlora.run.fit import fit
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def interrupt_after(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C when a step has been reported."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> Iterator[Event]:
+        for event in fit(*args, **kwargs):
+            yield event
+            if isinstance(event, StepReport) and event.step == step:
+                signal.raise_signal(signal.SIGINT)
+
+    # Where the command line finds it when it needs it.
+    patch.setattr("vlora.run.fit.fit", interrupted)
+
+
+@pytest.mark.parametrize("entry", ["command line", "program"])
+def test_interrupted_run_goes_on(
+    entry: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends a run after its step, saved, and the command that is printed takes the remaining steps."""
+    out = tmp_path / "the out"
+    options = {"model_path": str(checkpoint("qwen3_vl")), "dataset": str(rows), "iters": 3, "output_path": str(out)}
+    typed = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        # The second step runs by then.
+        interrupt_after(1, patch)
+        if entry == "program":
+            lora.main(argparse.Namespace(**options))
+        else:
+            assert main([*typed, "--set", "train.steps_per_report=1"]) == 130
+    printed = capsys.readouterr().out
+
+    assert "stopped after step 2 of 3" in printed
+    assert (out / "adapters.safetensors").is_file()
+    assert signal.getsignal(signal.SIGINT) is handler
+    command = shlex.split(next(line for line in printed.splitlines() if "--resume" in line))
+    assert command[:3] == ["python", "-m", "vlora"]
+    assert main(command[3:]) == 0
+    assert "3 steps, going on after step 2" in capsys.readouterr().out
+    assert [json.loads(line)["step"] for line in (out / METRICS_NAME).read_text().splitlines()][-1] == 3
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_ends_at_once(
+    number: signal.Signals,
+    status: int,
+    checkpoint: CheckpointFactory,
+    rows: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """There is nothing to save yet; afterwards signals are heard as before."""
+    taken: list[Event] = []
+
+    def signalled(*args: Any, **kwargs: Any) -> Iterator[Event]:
+        for event in fit(*args, **kwargs):
+            taken.append(event)
+            yield event
+            if isinstance(event, Started):
+                signal.raise_signal(number)
+
+    handler = signal.getsignal(number)
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlora.run.fit.fit", signalled)
+        options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(out)]
+        assert main(options) == status
+
+    assert isinstance(taken[-1], Started)
+    assert f"ended by {number.name}" in capsys.readouterr().out
+    assert signal.getsignal(number) is handler
+    assert not (out / "adapters.safetensors").exists()
+
+
+def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """The recipe that a run writes beside its result is a recipe that runs."""
+    out = tmp_path / "out"
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
+
+    assert main([*options, "--output-path", str(out)]) == 0
+    assert main([str(out / RECIPE_NAME), "--output-path", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "adapters.safetensors").is_file()
+
+
+def test_an_output_that_cannot_be_written(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output below a file ends with status 2, the file's name and the key to look at."""
+    (tmp_path / "file").write_text("")
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
+    message = complaint([*options, "--output-path", str(tmp_path / "file" / "out")], capsys)
+
+    for word in (str(tmp_path / "file"), "cannot be read or written", "output.path"):
+        assert word in message
+
+
+def test_a_bad_row_ends_the_run(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row that cannot be learned from ends a run with status 2 and its number, unless it is to be skipped."""
+    (tmp_path / "b.png").unlink()
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
+    options += ["--output-path", str(tmp_path / "out")]
+
+    message = complaint(options, capsys)
+    assert "rows.jsonl train row 1: cannot read the image" in message
+    assert not (tmp_path / "out" / "adapters.safetensors").exists()
+
+    assert main([*options, "--set", "data.on_bad_row=skip"]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped rows.jsonl train row 1: cannot read the image" in printed
+    assert "rows skipped, in all epochs together: 1;" in printed

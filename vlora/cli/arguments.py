@@ -1,0 +1,118 @@
+"""The arguments that commands share: their parsers, and the recipe that they name."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import RecipeError
+from ..recipe.legacy import OPTIONS, overrides_from
+from ..recipe.schema import Recipe, parse_recipe, parse_value
+from ..system.redaction import redact
+
+DEBUG = "--debug"
+
+
+class Parser(argparse.ArgumentParser):
+    """Points to the list of options in a complaint, and repeats no value that is longer than one reads."""
+
+    def error(self, message: str) -> NoReturn:
+        """Complain and exit."""
+        super().error(f"{redact(message)}; --help lists the options")
+
+
+def make_parser(command: str, about: str, **settings: Any) -> Parser:
+    """Make the parser of a command that takes no recipe.
+
+    Args:
+        command: As it is typed after `python -m vlora`.
+        about: What it does.
+        settings: Further ones of `argparse.ArgumentParser`.
+    """
+    parser = Parser(prog=f"python -m vlora {command}".strip(), description=about, allow_abbrev=False, **settings)
+    parser.add_argument(DEBUG, action="store_true", default=False, help="show the traceback of what goes wrong")
+    return parser
+
+
+def make_recipe_parser(command: str, about: str) -> Parser:
+    """Make the parser of a command that takes a recipe, with the options that change it."""
+    usage = f"python -m vlora {command}".strip() + " [options] [recipe]"
+    parser = make_parser(command, about, usage=usage, argument_default=argparse.SUPPRESS)
+    parser.add_argument(
+        "recipes",
+        nargs="*",
+        default=[],
+        metavar="recipe",
+        help="a TOML file; recipes/forkme.toml explains every key",
+    )
+    parser.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a key",
+    )
+    older = parser.add_argument_group("options of mlx-vlm's lora.py, alone or on top of a recipe")
+    for option in OPTIONS:
+        if option.kind == "flag":
+            older.add_argument(option.flag, action="store_true", help=option.text)
+        elif option.kind == "pair":
+            older.add_argument(option.flag, nargs=2, type=int, metavar=("H", "W"), help=option.text)
+        else:
+            older.add_argument(option.flag, type=option.kind, help=option.text)
+    return parser
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """Give a type of arguments: a number of a kind that is greater than 0 and finite."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            msg = f"found {text}, must be greater than 0"
+            raise argparse.ArgumentTypeError(msg)
+        return value
+
+    # What argparse calls it where it is no number at all.
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def read_recipe(parsed: argparse.Namespace) -> Recipe:
+    """Read the recipe that the arguments name, changed by `--set` and the older script's options.
+
+    Raises:
+        RecipeError: There is none, it cannot be read, or something in it or in the options is wrong.
+    """
+    names = {option.name for option in OPTIONS}
+    overrides = overrides_from({name: value for name, value in vars(parsed).items() if name in names})
+    for assignment in parsed.sets:
+        key, found, value = assignment.partition("=")
+        if not found:
+            msg = f"--set: found {assignment!r}, expected section.key=value"
+            raise RecipeError(msg)
+        overrides[key.strip()] = parse_value(value.strip())
+    if len(parsed.recipes) > 1:
+        msg = f"found {len(parsed.recipes)} recipes, {', '.join(parsed.recipes)}; give one, --set changes its keys"
+        raise RecipeError(msg)
+    if not parsed.recipes:
+        if not overrides:
+            msg = "give a recipe, such as recipes/quickstart.toml, or at least --dataset; --help lists the options"
+            raise RecipeError(msg)
+        return parse_recipe("", overrides)
+    path = Path(parsed.recipes[0])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        near = sorted(file.name for file in Path("recipes").glob("*.toml"))
+        hint = f"; recipes/ has {', '.join(near)}" if near else ""
+        found = getattr(error, "strerror", None) or error
+        msg = f"{path}: cannot read the recipe ({found}){hint}"
+        raise RecipeError(msg) from None
+    try:
+        return parse_recipe(text, overrides)
+    except RecipeError as error:
+        msg = "\n  ".join([f"{path}:", *str(error).splitlines()])
+        raise RecipeError(msg) from None

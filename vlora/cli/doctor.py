@@ -1,0 +1,67 @@
+"""`python -m vlora doctor`: proves vlora on this machine."""
+
+import argparse
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from .arguments import Parser
+from .arguments import make_parser as make_plain_parser
+from .status import DONE, FAILED_CHECK
+
+
+def make_parser() -> Parser:
+    """Make the parser of the command's arguments."""
+    about = "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome."
+    parser = make_plain_parser("doctor", about)
+    parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
+    return parser
+
+
+def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+    """Give what carries out the command."""
+    return functools.partial(show_checks, parsed.write)
+
+
+def show_checks(file: Path | None, console: Console) -> int:
+    """Prove vlora on this machine, and show each check as it ends.
+
+    Args:
+        file: Where the outcome is written, as JSON; None for nowhere.
+        console: Where it is shown.
+
+    Returns:
+        0 if everything is as it should be, else 1.
+    """
+    from ..doctor import checks as doctor
+    from ..output import checkpoint
+
+    def say(line: str, style: str = "") -> None:
+        console.print(Text(line, style=style), soft_wrap=True)
+
+    machine = doctor.describe_machine()
+    for name, value in machine.items():
+        say(f"{name}: {value}")
+    checks = doctor.find_checks()
+    outcomes: list[doctor.Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="vlora-doctor-", ignore_cleanup_errors=True) as folder:
+        for outcome in doctor.run_checks(Path(folder), checks):
+            outcomes.append(outcome)
+            mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
+            say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
+            if file is not None:
+                # A pipe or a terminal is written to, and not replaced.
+                write = Path.write_text if file.exists() and not file.is_file() else checkpoint.write_text
+                write(file, doctor.report(machine, outcomes, len(checks)))
+    n_failed = sum(not outcome.is_ok for outcome in outcomes)
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    if file is not None:
+        say(f"written to {file}")
+    is_proven = doctor.is_proven(outcomes)
+    verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"
+    say(f"{verdict} ({seconds:.0f} s)", "bold" if is_proven else "bold red")
+    return DONE if is_proven else FAILED_CHECK

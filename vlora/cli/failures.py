@@ -1,0 +1,46 @@
+"""The sentence and the exit status that a command ends with after an error."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import OutOfMemoryError, VloraError
+from ..recipe.schema import Recipe
+from ..system import unforeseen
+from ..system.redaction import redact
+from .status import INTERRUPTED, UNFORESEEN, USER_ERROR
+
+
+def explain(error: BaseException, typed: Sequence[str], recipe: Recipe | None) -> tuple[str, int]:
+    """Say what a command ended with, its notes included, and the status that says so to the shell.
+
+    Args:
+        error: What was raised.
+        typed: The command's arguments.
+        recipe: The command's recipe, if it was read: the traceback of an unforeseen error goes into its folder.
+    """
+    problem, status = _find_words(error, typed, recipe)
+    return "; ".join([problem, *getattr(error, "__notes__", ())]), status
+
+
+def _find_words(error: BaseException, typed: Sequence[str], recipe: Recipe | None) -> tuple[str, int]:
+    if isinstance(error, VloraError):
+        return str(error), USER_ERROR
+    if isinstance(error, KeyboardInterrupt):
+        return "ended by SIGINT", INTERRUPTED
+    if isinstance(error, MemoryError):
+        found = str(error) or "Python could not get it"
+        return str(OutOfMemoryError("this command", found, is_host=True)), USER_ERROR
+    if isinstance(error, OSError) and error.filename is not None:
+        problem = f"{error.filename}: cannot be read or written ({error.strerror})"
+        return redact(f"{problem}; see output.path, or the path in the recipe that leads there"), USER_ERROR
+    return unforeseen.report(error, typed, _find_output(recipe)), UNFORESEEN
+
+
+def _find_output(recipe: Recipe | None) -> Path | None:
+    """Give the folder that a run writes to, if there is a recipe and it names one that can be."""
+    from ..output.paths import output_paths
+
+    try:
+        return None if recipe is None else output_paths(recipe).folder
+    except (OSError, ValueError, RuntimeError):
+        return None

@@ -1,0 +1,62 @@
+"""`python -m vlora plan`: what memory a recipe needs, part by part, and how long its rows may be."""
+
+import argparse
+import functools
+from collections.abc import Callable
+
+from rich.console import Console
+
+from ..recipe.schema import Recipe
+from .arguments import Parser, make_recipe_parser, positive
+from .importing import importing
+from .status import DONE, USER_ERROR
+from .units import format_bytes, format_count
+
+
+def make_parser() -> Parser:
+    """Make the parser of the command's arguments."""
+    about = "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded."
+    parser = make_recipe_parser("plan", about)
+    parser.add_argument(
+        "--memory-gb", type=positive(float), default=None, help="how much there is, if not what is here"
+    )
+    return parser
+
+
+def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+    """Give what carries out the command."""
+    return functools.partial(show_plan, parsed.recipe, parsed.memory_gb)
+
+
+def show_plan(recipe: Recipe, memory_gb: float | None, console: Console) -> int:
+    """Show what a recipe will need.
+
+    Args:
+        recipe: What is to be trained.
+        memory_gb: The memory that there is; None for that of this machine.
+        console: Where it is shown.
+
+    Returns:
+        0, or 2 if it does not fit.
+    """
+    with importing(recipe, needs_rows=False):
+        from ..estimate.plan import LONGEST, make_plan
+    plan = make_plan(recipe, memory_gb)
+    share = plan.n_trainable / plan.n_params
+    counts = f"{format_count(plan.n_trainable)} of {format_count(plan.n_params)}"
+    console.print(f"{plan.model_type}: {counts} parameters trained ({share:.2%})")
+    console.print(
+        f"{plan.batch_size} rows of {plan.n_tokens} tokens, {plan.n_supervised} places supervised ({plan.rows})",
+        markup=False,
+        soft_wrap=True,
+    )
+    for part, nbytes in plan.parts.items():
+        console.print(f"  {part:<16}{nbytes / 1e9:>9.3f} GB")
+    fits = plan.peak <= plan.memory
+    verdict = "fits into" if fits else "does not fit into"
+    console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB", style="bold")
+    console.print(f"{verdict} {format_bytes(plan.memory)}", style="" if fits else "bold red")
+    if plan.longest is not None:
+        least = "at least " if plan.longest == LONGEST else ""
+        console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
+    return DONE if fits else USER_ERROR

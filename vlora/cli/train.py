@@ -1,0 +1,103 @@
+"""`python -m vlora RECIPE`: carries out a recipe and shows how it goes."""
+
+import argparse
+import functools
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..events import Finished, StepReport
+from ..recipe.schema import Recipe
+from ..system.signals import EndedError, Signals, stop_on_signals
+from .arguments import Parser, make_recipe_parser
+from .importing import importing
+from .status import DONE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_parser() -> Parser:
+    """Make the parser of the command's arguments."""
+    about = (
+        "Fine-tune a vision-language model. `python -m vlora inspect RECIPE` shows its rows first, "
+        "`python -m vlora plan RECIPE` what memory it needs, `python -m vlora doctor` proves vlora here."
+    )
+    parser = make_recipe_parser("", about)
+    parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
+    return parser
+
+
+def prepare(parsed: argparse.Namespace) -> "Callable[[Console], int]":
+    """Give what carries out the command."""
+    again = [word for word in parsed.typed if word != "--resume"]
+    go_on = shlex.join(["python", "-m", "vlora", *again, "--resume"])
+    return functools.partial(train, parsed.recipe, resume=parsed.resume, go_on=go_on)
+
+
+def train(recipe: Recipe, console: "Console", *, resume: bool = False, go_on: str = "") -> int:
+    """Carry out a recipe and show how it goes.
+
+    Args:
+        recipe: What to do.
+        console: Where to show it.
+        resume: Go on from the training state beside the output.
+        go_on: The command that would go on after an interruption.
+
+    Returns:
+        0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
+        141 where nothing reads any more what is printed.
+    """
+    finished: Finished | None = None
+    try:
+        with _stop_on_signals(console) as signals:
+            with importing(recipe):
+                from ..compilation.known_kernels import begin
+
+                # Before what takes long to import: workers compile meanwhile.
+                begin(recipe.model.path)
+                from ..run.fit import fit
+                from .view import open_view, show_end
+            with open_view(console) as view:
+                for event in fit(recipe, resume=resume, should_stop=signals.is_asked):
+                    signals.has_stepped |= isinstance(event, StepReport)
+                    view.show(event)
+                    if isinstance(event, Finished):
+                        finished = event
+    except EndedError as ended:
+        if finished is None:
+            console.print(_describe_end(ended))
+            return ended.status
+    if finished is None:
+        msg = "a run has ended without its last event"
+        raise RuntimeError(msg)
+    show_end(finished, recipe, console, go_on)
+    return DONE if finished.step == finished.n_steps else signals.status
+
+
+@contextmanager
+def _stop_on_signals(console: "Console") -> Iterator[Signals]:
+    """Hear signals while a run goes on: they, and a closed pipe, ask it to stop."""
+    from .screen import Screen
+
+    def say(line: str) -> None:
+        console.print(line)
+
+    def hush() -> None:
+        console.file = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+
+    def leave(number: int) -> None:
+        console.show_cursor()
+        console.print(_describe_end(EndedError(number)))
+
+    with stop_on_signals(say, hush, leave) as signals:
+        if isinstance(console, Screen):
+            console.when_unread = signals.go_unread
+        yield signals
+
+
+def _describe_end(ended: EndedError) -> str:
+    return f"ended by {ended}; what was saved before it stays"

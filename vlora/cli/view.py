@@ -1,0 +1,222 @@
+"""What a run prints: a line for each event, a bar below the lines on a terminal, and the last lines."""
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ..events import (
+    Compiled,
+    Compiling,
+    Event,
+    FeatureCounts,
+    Finished,
+    Generated,
+    Reported,
+    Saved,
+    Skipped,
+    Started,
+    StepReport,
+    Warned,
+)
+from ..output.paths import output_paths
+from ..recipe.schema import Recipe
+from .units import format_bytes, format_count
+
+
+@attrs.define
+class EventView:
+    """Prints a run's events: plain lines; with a terminal, a bar below them.
+
+    Attributes:
+        console: Where they are printed.
+        progress: Holds the bar; None without a terminal.
+        task: The bar, once the run has started.
+    """
+
+    console: Console
+    progress: Progress | None
+    task: TaskID | None = None
+
+    def show(self, event: Event) -> None:
+        """Print what there is to say of an event."""
+        if isinstance(event, Started):
+            self._show_start(event)
+        elif isinstance(event, StepReport):
+            self._move_bar(event)
+        elif isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
+            # Rounds of answers have been shown answer by answer.
+            self._print(_report_line(event, self.console.width if self.progress is not None else None))
+        elif isinstance(event, Skipped):
+            self._print(f"[yellow]skipped[/] {escape(event.reason)}")
+        elif isinstance(event, Warned):
+            self._print(f"[yellow]note[/] {escape(event.message)}")
+        elif isinstance(event, Compiling):
+            self._print(f"compiling {event.n_kernels} kernels, {event.n_workers} at a time")
+        elif isinstance(event, Compiled):
+            folder = escape(str(event.folder))
+            self._print(f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {folder}")
+        elif isinstance(event, Generated):
+            self._show_answer(event)
+        elif isinstance(event, Saved):
+            self._print(f"saved {escape(str(event.path))} after step {event.step}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+    def _show_start(self, event: Started) -> None:
+        device = event.device
+        self._print(f"device: {device.kind}, {escape(device.name)}, {format_bytes(device.memory_bytes)}")
+        share = event.n_trainable / event.n_params
+        counts = f"{format_count(event.n_trainable)} of {format_count(event.n_params)}"
+        self._print(f"{event.model_type}: {counts} parameters trained ({share:.2%})")
+        for names in event.adapted:
+            self._print(f"  adapter on {escape(names)}")
+        held_out = f", {event.n_valid_rows} to validate on" if event.n_valid_rows else ""
+        resumed = f", going on after step {event.first_step}" if event.first_step else ""
+        about = "about " if event.is_estimated else ""
+        self._print(f"{event.n_rows} rows{held_out}; {about}{event.n_steps} steps{resumed}")
+        self._print(f"columns: {escape(event.columns)}")
+        self._print(f"chat template: {escape(event.template)}")
+        self._print(f"features of images: {escape(event.features)}")
+        if event.head is not None:
+            self._print(f"head: {escape(event.head)}")
+        if self.progress is not None:
+            self.task = self.progress.add_task("", total=event.n_steps, completed=event.first_step, status="")
+
+    def _move_bar(self, event: StepReport) -> None:
+        if self.progress is not None and self.task is not None:
+            import mlx.core as mx
+
+            status = (
+                f"loss {event.loss:.4f}  mean {event.running_loss:.4f}  "
+                f"{event.tokens / event.step_s:,.0f} tokens/s  {mx.get_peak_memory() / 1e9:.2f} GB"
+            )
+            self.progress.update(self.task, completed=event.step, total=event.n_steps, status=status)
+
+    def _show_answer(self, event: Generated) -> None:
+        if event.done == event.total:
+            self._print(
+                f"accuracy {event.when} training: [bold]{event.accuracy:.1%}[/] of {event.total} held-out rows "
+                f"(last: expected {escape(repr(event.expected))}, answered {escape(repr(event.found))})"
+            )
+
+
+def _report_line(event: Reported, width: int | None = None) -> str:
+    """Write a report in one line; one of `width` columns leaves out what the bar below shows if all does not fit."""
+    metrics = event.metrics
+    if "valid_loss" in metrics:
+        return (
+            f"step {metrics['step']:>6}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
+            f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows"
+        )
+    parts = {
+        "loss": f"step {metrics['step']:>6}  loss {metrics['loss']:.4f}",
+        "mean": f"mean {metrics['running_loss']:.4f}",
+        "rate": f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}",
+        "speed": f"{metrics['tokens_per_s']:,.0f} tokens/s",
+        "memory": f"{metrics['peak_memory_gb']:.2f} GB",
+    }
+    line = "  ".join(parts.values())
+    if width is None or len(line) <= width:
+        return line
+    return "  ".join(part for name, part in parts.items() if name not in {"mean", "memory"})
+
+
+@contextmanager
+def open_view(console: Console) -> Iterator[EventView]:
+    """Give the view of a run on a console, with a bar while the `with` lasts if it is a terminal."""
+    if not console.is_terminal:
+        yield EventView(console, None)
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield EventView(console, progress)
+
+
+def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
+    """Print the last lines of a run: what was left out, where its files are, and the command for what comes next.
+
+    Args:
+        event: The run's last.
+        recipe: What was carried out.
+        console: Where to print.
+        go_on: The command that resumes the run.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    _show_left_out(event, say)
+    if event.features is not None and (line := _features_line(event.features)):
+        say(line)
+    if event.n_traces:
+        shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
+        say(f"{shapes} traced, in {event.trace_s:.1f} s")
+    say(f"metrics: {output_paths(recipe).metrics}")
+    if event.step < event.n_steps:
+        say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
+        return
+    if recipe.data.chat_template is not None:
+        say(
+            "mlx-vlm's own programs know nothing of data.chat_template and ask in another layout than was trained; "
+            "eval.answer_rows asks in it"
+        )
+    _show_command(event, say)
+
+
+def _show_command(event: Finished, say: Callable[[str], None]) -> None:
+    """Show how the trained model is asked, or why it cannot be."""
+    if event.unasked is not None:
+        say(f"the trained model {event.unasked}")
+        return
+    parts = ["python", "-m", "mlx_vlm.generate", "--model", event.model]
+    if event.adapter is not None:
+        parts += ["--adapter-path", str(event.adapter)]
+    if event.example_image is not None:
+        parts += ["--image", str(event.example_image)]
+    parts += [
+        "--prompt",
+        event.example_question,
+        "--max-tokens",
+        str(event.max_new_tokens),
+        "--temperature",
+        "0",
+    ]
+    if event.config_differs_upstream:
+        say(
+            f"mlx-vlm's own programs read another rotary embedding from the config.json of {event.model} than "
+            "transformers and vlora do, or fail: what this prints is then not what was trained"
+        )
+    if event.difference is not None:
+        say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
+    say(f"ask it:\n  {shlex.join(parts)}")
+
+
+def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
+    """Say how many rows were left out, and of how many a part."""
+    if event.n_skipped:
+        say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
+    if event.cuts.n_rows:
+        losses = event.cuts.describe_losses()
+        say(f"rows cut by data.max_seq_length, in all epochs together: {event.cuts.n_rows}; {losses}")
+
+
+def _features_line(counts: FeatureCounts) -> str:
+    total = counts.n_memory + counts.n_disk + counts.n_computed
+    if not total:
+        return ""
+    return (
+        f"features of {total:,} images: {counts.n_memory:,} from memory, {counts.n_disk:,} from disk, "
+        f"{counts.n_computed:,} computed; kept now: {format_bytes(counts.memory_bytes)} in memory, "
+        f"{format_bytes(counts.disk_bytes)} on disk"
+    )

@@ -1,6 +1,46 @@
-"""Fine-tune vision-language models on MLX. What is named here composes in your own loop; see the README.
+"""Fine-tune vision-language models on MLX.
 
-A name is imported when it is first asked for: whoever parses a recipe does not wait for mlx-vlm and transformers.
+A whole run:
+
+    fit                   carry out a recipe; yields events
+    events                the module of their classes: Started, StepReport, Saved, Finished, ...
+    parse_recipe          a recipe's text (TOML) as a Recipe, checked
+    dump_recipe           a Recipe as text, every default spelled out
+    VloraError            the base of all errors that a user can mend
+
+What a run is made of, `row -> Sample -> Example -> Batch -> (TrainState, StepOutput)`:
+
+    load_data             the rows of a recipe, or a list of dicts, and the encoder of its model
+    format_sample         a row as a Sample: who says what, and where images stand
+    mask_completions      which tokens of a conversation are learned
+    collate               Examples as a padded Batch
+    collate_packed        Examples as a Batch with several in each row
+    epoch_batches         which rows share a batch
+    bucket_length         the length that a batch is padded to
+    first_fit_decreasing  which rows are packed into one
+    load_model            a recipe's model with what is trained of it
+    load_adapter          another saved adapter in place of the model's
+    attach_feature_cache  keeps what a frozen vision tower gives
+    answer                what the model answers to a sample's question
+    Recipe, Sample, Turn, ImageSlot, Example, Batch, TrainState, StepOutput    the records
+
+Training:
+
+    make_optimizer        a recipe's optimizer, one of MLX's
+    init_state            the TrainState of a run that has not begun
+    make_train_step       (state, batch, learning_rate) -> (state, output), compiled
+    make_eval_step        the same without gradients
+    loss_fn               (logits, targets, weights) -> (sum, count)
+    bind, unbind          give a state's parameters to the model, and take them back
+    TrainLoop, evaluate   steps with reports; the loss of rows that are held out
+
+Files:
+
+    save_state, load_state  a training state, from which a run goes on exactly
+    save_adapter            an adapter as `mlx_vlm.load(base, adapter_path=...)` reads it
+    adapter_state_dict      its arrays
+
+A name is imported when it is first asked for: parsing a recipe does not wait for mlx-vlm and transformers.
 """
 
 import importlib
@@ -10,12 +50,16 @@ from typing import TYPE_CHECKING, Any
 from .ops import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
 
 if TYPE_CHECKING:
+    from . import events
+    from .adapters.layers import adapter_state_dict
     from .build import attach_feature_cache, load_data, load_model
     from .data.collate import bucket_length, collate, collate_packed, epoch_batches
     from .data.format.samples import format_sample
     from .data.masking import mask_completions
     from .data.packing import first_fit_decreasing
     from .errors import VloraError
+    from .models.encode.generate import answer
+    from .models.load.trainable import load_adapter
     from .output.checkpoint import load_state, save_adapter, save_state
     from .recipe.schema import Recipe, dump_recipe, parse_recipe
     from .run.fit import fit
@@ -24,11 +68,14 @@ if TYPE_CHECKING:
     from .train.optimizers import make_optimizer
     from .train.state import bind, init_state, unbind
     from .train.step import make_eval_step, make_train_step
-    from .types import Batch, Example, Sample, StepOutput, TrainState, Turn
+    from .types import Batch, Example, ImageSlot, Sample, StepOutput, TrainState, Turn
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Batch",
     "Example",
+    "ImageSlot",
     "Recipe",
     "Sample",
     "StepOutput",
@@ -36,6 +83,8 @@ __all__ = [
     "TrainState",
     "Turn",
     "VloraError",
+    "adapter_state_dict",
+    "answer",
     "attach_feature_cache",
     "bind",
     "bucket_length",
@@ -44,10 +93,12 @@ __all__ = [
     "dump_recipe",
     "epoch_batches",
     "evaluate",
+    "events",
     "first_fit_decreasing",
     "fit",
     "format_sample",
     "init_state",
+    "load_adapter",
     "load_data",
     "load_model",
     "load_state",
@@ -62,11 +113,15 @@ __all__ = [
     "unbind",
 ]
 
-_PLACES = {
+_PLACES: dict[str, str | None] = {
     "bucket_length": "data.collate",
     "collate": "data.collate",
     "collate_packed": "data.collate",
     "epoch_batches": "data.collate",
+    "adapter_state_dict": "adapters.layers",
+    "answer": "models.encode.generate",
+    "events": None,
+    "load_adapter": "models.load.trainable",
     "load_state": "output.checkpoint",
     "save_adapter": "output.checkpoint",
     "save_state": "output.checkpoint",
@@ -92,12 +147,14 @@ _PLACES = {
     "make_train_step": "train.step",
     "Batch": "types",
     "Example": "types",
+    "ImageSlot": "types",
     "Sample": "types",
     "StepOutput": "types",
     "TrainState": "types",
     "Turn": "types",
 }
-"""The module that each public name comes from; as above, where programs that check types read it."""
+"""The module that each public name comes from, None for a module of the package itself; as above, where programs that
+check types read it."""
 
 RENAMED = {
     "collate_packs": "collate_packed",
@@ -120,7 +177,10 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = globals()[name] = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+    place = _PLACES[name]
+    if place is None:
+        return importlib.import_module(f".{name}", __name__)
+    value = globals()[name] = getattr(importlib.import_module(f".{place}", __name__), name)
     return value
 
 

@@ -1,5 +1,6 @@
 """From a recipe to the things a run is made of: rows, encoder, model. Reads disk; trains nothing."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import mlx.optimizers as optim
 from . import models
 from .adapters.layers import lora_layers
 from .compilation.known_kernels import keep
-from .data.rows import RowDataset, read_rows
+from .data.format.values import Row
+from .data.rows import RowDataset, read_rows, wrap_rows
 from .errors import RecipeError
 from .events import FeatureCounts
 from .memory.limits import device_memory
@@ -116,14 +118,22 @@ def _refuse_to_overwrite(recipe: Recipe, base: Path) -> None:
             raise RecipeError(msg)
 
 
-def load_data(recipe: Recipe) -> Data:
+def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Iterable[Row] | None = None) -> Data:
     """Open the rows of a recipe and the processor of its model.
 
+    Args:
+        recipe: The recipe.
+        rows: Dicts to train on in place of the rows that the recipe names; images as paths, bytes or PIL images.
+        valid_rows: Dicts to validate on. Given `rows` and none of these, `data.valid_fraction` holds out a share.
+
     Raises:
-        VloraError: A part of the recipe names something that is not there.
+        VloraError: A part of the recipe names something that is not there, or there is no row.
     """
     # The rows first: a slip in their path should not wait for a model to be downloaded.
-    train, valid = read_rows(recipe.data, seed=recipe.train.seed)
+    if rows is None:
+        train, valid = read_rows(recipe.data, seed=recipe.train.seed)
+    else:
+        train, valid = wrap_rows(recipe.data, rows, valid_rows, seed=recipe.train.seed)
     files = find_model(recipe)
     if recipe.train.batching == "packed" and not files.family.packs:
         msg = (

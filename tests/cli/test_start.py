@@ -256,7 +256,7 @@ def test_public_names_resolve() -> None:
     assert set(vlora.__all__) <= set(dir(vlora))
     assert set(vlora._PLACES) == set(vlora.__all__)
     for name, place in vlora._PLACES.items():
-        assert getattr(vlora, name) is getattr(importlib.import_module(f"vlora.{place}"), name)
+        assert getattr(vlora, name) is getattr(importlib.import_module(f"vlora.{place}" if place else "vlora"), name)
     names: dict[str, Any] = {}
     exec("from vlora import *", names)
     assert set(vlora.__all__) <= set(names)

@@ -7,9 +7,9 @@ without it.
 import difflib
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import numpy as np
@@ -150,12 +150,48 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[RowDataset, RowDatas
         RecipeError: There is no such data set, split or file, or it is empty.
     """
     train, *valid = [_load(data, path, split, key) for key, path, split in _sources(data)]
-    if valid:
-        return train, valid[0]
-    if not data.valid_fraction:
+    return (train, valid[0]) if valid else _hold_out(train, data.valid_fraction, seed)
+
+
+def wrap_rows(
+    data: DataSection, rows: Iterable[Row], valid_rows: Iterable[Row] | None = None, *, seed: int = 0
+) -> tuple[RowDataset, RowDataset | None]:
+    """Give rows that a program has as those to train on, and as those to validate on.
+
+    Args:
+        data: The recipe's section; what it says of where rows are (`path`, `split`, `valid_path`, `valid_split`,
+            `config`) is not read. Relative image paths begin in `image_root`, or in the working directory.
+        rows: Dicts as `format_sample` takes them, or a `datasets.Dataset`.
+        valid_rows: The same to validate on; without them `valid_fraction` holds out a share of `rows`.
+        seed: Fixes which rows that are.
+
+    Raises:
+        RecipeError: There are no rows, or they lack a column that `data.columns` names.
+        SampleError: A row is no dict.
+    """
+    train = _wrap(data, rows, "rows")
+    return (train, _wrap(data, valid_rows, "valid_rows")) if valid_rows else _hold_out(train, data.valid_fraction, seed)
+
+
+def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
+    is_table = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
+    table = cast("Table", rows) if is_table else list(rows)
+    if not len(table):
+        msg = f"{name}: found none; give a list of dicts"
+        raise RecipeError(msg)
+    for number, row in enumerate(table) if isinstance(table, (list, tuple)) else ():
+        if not isinstance(row, Mapping):
+            msg = f"{name} row {number}: found a value of type {type(row).__name__}, expected a dict"
+            raise SampleError(msg)
+    return _make_dataset(data, name, name, table, range(len(table)), None)
+
+
+def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, RowDataset | None]:
+    """Divide rows into those to train on and those to validate on."""
+    if not share:
         return train, None
     order = np.random.default_rng(seed).permutation(len(train))
-    n_held_out = max(1, round(len(train) * data.valid_fraction))
+    n_held_out = max(1, round(len(train) * share))
     if n_held_out >= len(train):
         msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
         raise RecipeError(msg)
@@ -207,23 +243,28 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
     if not any(numbers):
         msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
         raise RecipeError(msg)
-    if data.image_root is not None:
-        folder = _find_folder(data.image_root)
-    joined = join_tables(tables)
-    kinds = kinds_in(joined)
-    _check_columns(data, columns_in(joined), path)
+    all_numbers = numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion]
+    name = f"{Path(path).name} {name}" if path != name else path
+    return _make_dataset(data, path, name, join_tables(tables), all_numbers, folder)
+
+
+def _make_dataset(
+    data: DataSection, path: str, name: str, table: Table, numbers: Sequence[int], folder: Path | None
+) -> RowDataset:
+    kinds = kinds_in(table)
+    _check_columns(data, columns_in(table), path)
     return RowDataset(
-        name=f"{Path(path).name} {name}" if path != name else path,
-        table=joined,
-        numbers=numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion],
-        folder=folder,
+        name=name,
+        table=table,
+        numbers=numbers,
+        folder=folder if data.image_root is None else _find_folder(data.image_root),
         kinds=kinds,
         reading=Reading(
             custom_prompt_format=data.custom_prompt_format,
             columns=data.columns,
             system=data.system,
             kinds=kinds,
-            fills_gaps=fills_gaps(joined),
+            fills_gaps=fills_gaps(table),
         ),
     )
 

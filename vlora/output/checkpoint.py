@@ -147,7 +147,7 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda partial: _ignore(partial.write_text(text, encoding="utf-8")))
 
 
-def save_adapter(path: Path, params: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
+def save_adapter(path: Path | str, params: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
     """Write an adapter as mlx-vlm reads it: its arrays, and `adapter_config.json` beside them.
 
     Args:
@@ -155,6 +155,7 @@ def save_adapter(path: Path, params: Mapping[str, mx.array], config: Mapping[str
         params: Qualified names to f32 arrays.
         config: What mlx-vlm needs to attach the same layers.
     """
+    path = Path(path)
     write_text(path.with_name(CONFIG_NAME), json.dumps(dict(config), indent=2) + "\n")
     write_whole(
         path,
@@ -181,7 +182,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         raise CheckpointError(msg) from None
 
 
-def save_state(path: Path, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
+def save_state(path: Path | str, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
     """Write a training state, from which a run goes on exactly, and keep the one before it under `before(path)`.
 
     A process that ends at any moment leaves a whole state under one of the two names.
@@ -191,6 +192,7 @@ def save_state(path: Path, state: TrainState, notes: Mapping[str, str] | None = 
         state: What it holds.
         notes: What else is to be known of the run.
     """
+    path = Path(path)
     arrays = dict(tree_flatten(state._asdict()))
     metadata = {**(notes or {}), **checksums.SEAL}
 
@@ -271,7 +273,7 @@ def load_notes(path: Path) -> dict[str, str]:
     return {name: note for name, note in _read(path)[1].items() if name not in checksums.SEAL}
 
 
-def load_state(path: Path, like: TrainState, *, is_checked: bool = False) -> TrainState:
+def load_state(path: Path | str, like: TrainState, *, is_checked: bool = False) -> TrainState:
     """Read a training state.
 
     Args:
@@ -283,6 +285,7 @@ def load_state(path: Path, like: TrainState, *, is_checked: bool = False) -> Tra
     Raises:
         CheckpointError: No such file, one of another run, or a damaged one.
     """
+    path = Path(path)
     if not is_checked:
         load_notes(path)
     found = read_arrays(path)

@@ -6,11 +6,16 @@ from mlx_vlm import generate
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
-from ...errors import AnswerError
+from ...errors import AnswerError, SampleError
 from ...recipe.schema import EvalSection
-from ...types import ImageSlot, Sample
+from ...types import ImageSlot, Sample, Turn
+from ..backbone.backbone import MlxVlmBackbone
 from ..foreign import foreign
+from ..load.loading import generating
 from .encoder import Encoder
+
+UNKNOWN = "?"
+"""Stands where the answer of a question is not known."""
 
 LONGEST_REASON = 200
 """Characters of what mlx-vlm said that an error repeats."""
@@ -44,6 +49,33 @@ def answer_sample(module: nn.Module, encoder: Encoder, sample: Sample, section: 
             verbose=False,
         )
     return expected.strip(), result.text.strip()
+
+
+def answer(backbone: MlxVlmBackbone, encoder: Encoder, sample: Sample, *, max_new_tokens: int = 64) -> str:
+    """Ask a trained model the first question of a sample.
+
+    Args:
+        backbone: The model; `bind` a state before, if the model does not hold what was learned.
+        encoder: As `load_data` gives it: it renders the question as in training.
+        sample: A conversation as `format_sample` gives it. What stands behind the first question is not shown to the
+            model; a `Sample` of your own may end with the question.
+        max_new_tokens: How long the answer may be.
+
+    Returns:
+        The answer, stripped.
+
+    Raises:
+        SampleError: There is no question, or it or one of its images cannot be read.
+        AnswerError: mlx-vlm cannot answer.
+    """
+    if not sample.turns or all(turn.role == "assistant" for turn in sample.turns):
+        msg = f"{sample.source}: there is no turn to answer; give one of the role 'user'"
+        raise SampleError(msg)
+    if all(turn.role != "assistant" for turn in sample.turns):
+        # Templates show where an answer begins by one that stands there.
+        sample = attrs.evolve(sample, turns=(*sample.turns, Turn("assistant", (UNKNOWN,))))
+    with generating(backbone) as module:
+        return answer_sample(module, encoder, sample, EvalSection(max_new_tokens=max_new_tokens))[1]
 
 
 def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from ...adapters import layers, targets
 from ...errors import CheckpointError, ModelError
@@ -29,6 +29,9 @@ BALANCING = (
     "bias_vl",
 )
 """Names of what is added to routers' scores only where experts are chosen, and was set to keep them equally busy."""
+
+SCHEME = ("group_size", "bits", "mode")
+"""What an adapter's configuration says of each layer of a quantized base."""
 
 
 def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,24 +198,51 @@ def _refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> N
 
 
 def load_adapter(
-    backbone: MlxVlmBackbone, path: str, lora: LoraSection, quantized: Mapping[str, Any]
+    backbone: MlxVlmBackbone,
+    path: Path | str,
+    lora: LoraSection | None = None,
+    quantized: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Attach a saved adapter, to be trained on.
+    """Attach a saved adapter, to be trained on, in place of one that the model has.
 
     Its rank, scale and layers are its own; a recipe may repeat them, not change them. The dropout may change.
+    Call it before `init_state`: a state holds the parameters that the model has then.
 
     Args:
-        backbone: The model, without adapters.
-        path: The adapter's file, or its folder.
+        backbone: The model. It keeps the adapter that it has if the saved one does not fit.
+        path: The adapter's file, `adapter_config.json` beside it, or the folder of both.
         lora: The recipe's section.
-        quantized: How the base was quantized on loading.
+        quantized: How the base was quantized on loading; without it the model's layers tell.
 
     Returns:
-        Its configuration.
+        Its configuration, as `save_adapter` takes it.
 
     Raises:
         CheckpointError: No such adapter, or one for another model.
     """
+    before = _detach(backbone.module)
+    try:
+        return _attach_saved(backbone, str(path), lora or LoraSection(), quantized)
+    except BaseException:
+        _detach(backbone.module)
+        _put(backbone.module, before)
+        raise
+
+
+def _detach(module: nn.Module) -> dict[str, layers.Adapter]:
+    """Put the frozen layers back in place of their adapters, and give those."""
+    adapters = dict(layers.lora_layers(module))
+    _put(module, {name: adapter.linear for name, adapter in adapters.items()})
+    return adapters
+
+
+def _put(module: nn.Module, chosen: Mapping[str, nn.Module]) -> None:
+    module.update_modules(tree_unflatten(list(chosen.items())))
+
+
+def _attach_saved(
+    backbone: MlxVlmBackbone, path: str, lora: LoraSection, quantized: Mapping[str, Any] | None
+) -> dict[str, Any]:
     weights_path, config = read_adapter(path)
     settings = config.get("lora_parameters") or {}
     names = list(dict.fromkeys(config.get("adapted_layers") or settings.get("keys") or ()))
@@ -221,12 +251,15 @@ def load_adapter(
     if method not in ("lora", "dora") or not names or not settings:
         msg = f"{path}: found an adapter of type {method!r} without a list of layers; expected a LoRA or DoRA"
         raise CheckpointError(msg)
+    known = dict(backbone.module.named_modules())
     saved_base = config.get("base_quantization") or {}
+    if quantized is None:
+        packed = {name: known[name] for name in saved_base if hasattr(known.get(name), "bits")}
+        quantized = {name: {key: getattr(packed[name], key) for key in SCHEME} for name in packed}
     if saved_base and dict(quantized) != saved_base:
         bits = next((layer.get("bits") for layer in saved_base.values() if isinstance(layer, dict)), "other")
         msg = f"{path}: was trained on a base quantized to {bits} bits; set model.quantize_bits = {bits}"
         raise CheckpointError(msg)
-    known = dict(backbone.module.named_modules())
     missing = [name for name in names if not _can_adapt(known.get(name))]
     missing += [name for name in saved_tables if "weight" not in known.get(name, {})]
     if missing:

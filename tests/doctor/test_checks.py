@@ -14,7 +14,7 @@ from vlora.cli.main import main
 from vlora.doctor import checks as doctor
 from vlora.doctor.checks import Outcome, describe_machine, find_checks, is_proven, report, run_checks
 from vlora.errors import CheckError, RecipeError
-from vlora.ops import cuda_kernels, custom_vjp
+from vlora.ops import cuda_kernels, functional
 
 QUICK = (
     "matrix products",
@@ -62,7 +62,7 @@ def scaled(function: Any) -> Any:
 
 def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A function that is wrong fails its own check, with the place, and no other."""
-    monkeypatch.setattr(custom_vjp, "swiglu", scaled(custom_vjp.swiglu))
+    monkeypatch.setattr(functional, "swiglu", scaled(functional.swiglu))
     checks = {name: find_checks()[name] for name in ("RMS norm", "SwiGLU", "rotations")}
     outcomes = list(run_checks(tmp_path, checks))
 
@@ -75,10 +75,10 @@ def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """A gradient is checked apart from the result."""
 
     def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
-        rotated = mx.stop_gradient(custom_vjp._rotated(x, cosines, sines))
+        rotated = mx.stop_gradient(functional._rotated(x, cosines, sines))
         return rotated + (x - mx.stop_gradient(x))
 
-    monkeypatch.setattr(custom_vjp, "rotate", rotate)
+    monkeypatch.setattr(functional, "rotate", rotate)
 
     assert "the gradient of input 1 in float32" in outcome_of("rotations", tmp_path).found
 
@@ -87,7 +87,7 @@ def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     ("module", "function", "name"),
     [
         (mx.fast, "scaled_dot_product_attention", "attention"),
-        (custom_vjp, "rms_norm", "RMS norm"),
+        (functional, "rms_norm", "RMS norm"),
         (doctor, "frozen_linear", "4-bit weights"),
         (doctor, "loss_fn", "the loss"),
     ],
@@ -108,7 +108,7 @@ def test_kernels_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """A CUDA machine's check, run here on what takes the kernels' place, holds; and finds a fault."""
     assert "float32" in doctor.check_kernels(tmp_path)
 
-    monkeypatch.setattr(custom_vjp, "rms_norm", scaled(custom_vjp.rms_norm))
+    monkeypatch.setattr(functional, "rms_norm", scaled(functional.rms_norm))
 
     with pytest.raises(CheckError, match="norm in float32"):
         doctor.check_kernels(tmp_path)
@@ -190,7 +190,7 @@ def test_it_writes_what_it_found(
     assert found["is_proven"] is True
     assert [check["name"] for check in found["checks"]] == list(checks)
 
-    monkeypatch.setattr(custom_vjp, "swiglu", scaled(custom_vjp.swiglu))
+    monkeypatch.setattr(functional, "swiglu", scaled(functional.swiglu))
     os.link(file, tmp_path / "before")
 
     assert main(["doctor", "--write", str(file)]) == 1

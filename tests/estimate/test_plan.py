@@ -18,7 +18,8 @@ from vlora.cli.main import main
 from vlora.estimate.graph import Array, Graph, Node, compile_tape, schedule
 from vlora.estimate.liveness import Queue, is_matrix, peak_memory
 from vlora.estimate.plan import Planner, blank_example, find_queue, make_plan
-from vlora.estimate.trace import attention_in_kernels, trace
+from vlora.estimate.stand_ins import attention_in_kernels
+from vlora.estimate.trace import trace
 from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx import nn
 
-from tests.ops.test_custom_vjp import same_gradients
+from tests.ops.test_functional import same_gradients
 from vlora.ops import cpu_exp
 from vlora.ops.cpu_exp import exponential, gelu, reduce_rows, shifted_exp_rows, sigmoid
 

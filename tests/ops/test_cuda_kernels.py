@@ -17,7 +17,7 @@ from vlora.ops.cuda_kernels import (
     row_losses_gradient,
     unpack_words,
 )
-from vlora.ops.custom_vjp import rms_norm, swiglu
+from vlora.ops.functional import rms_norm, swiglu
 from vlora.train.objectives.sft import loss_fn
 
 INPUTS, OUTPUTS = 64, 96

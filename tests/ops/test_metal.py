@@ -14,7 +14,8 @@ from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 from vlora.build import load_data, load_model
 from vlora.data.collate import collate
 from vlora.data.format.samples import format_sample
-from vlora.estimate.trace import attention_on_metal, trace
+from vlora.estimate.stand_ins import attention_on_metal
+from vlora.estimate.trace import trace
 from vlora.models.backbone import fused as lean_module
 from vlora.models.backbone.fused import find_fused_modules, running_fused
 from vlora.models.families.mixtures import attend_with_gradient, without_metal_kernels

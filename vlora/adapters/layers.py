@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import ModelError
+from ..ops.custom_vjp import custom_vjp
 from ..ops.quantized import add_product, dequantized_weight, frozen_linear, linear_shape
 from .targets import is_experts
 
@@ -145,21 +146,20 @@ def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.arr
     `fused_lora_matmul`.
     """
 
-    @mx.custom_function
+    @custom_vjp(keeps="inputs", ordered=True)
     def product(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.array:
         return (x @ lora_a) @ lora_b
 
     @product.vjp
     def product_vjp(
-        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
+        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
         x, lora_a, lora_b = primals
         inner = cotangent @ lora_b.T
         flat = x.reshape(-1, x.shape[-1])
         of_a = flat.T @ inner.reshape(-1, inner.shape[-1])
         of_b = (flat @ lora_a).T @ cotangent.reshape(-1, cotangent.shape[-1])
-        (of_x,) = mx.depends([inner @ lora_a.T], [of_a, of_b])
-        return of_x, of_a, of_b
+        return inner @ lora_a.T, of_a, of_b
 
     return cast("mx.array", product(x, lora_a, lora_b))
 
@@ -195,7 +195,7 @@ def fused_lora_matmul(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: b
             return scales[0] * joined(factors[::2], 1)
         return joined([scale * a for a, scale in zip(factors[::2], scales, strict=True)], 1)
 
-    @mx.custom_function
+    @custom_vjp(keeps="results", ordered=True)
     def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
         within = scaled(factors).T @ x.T
         outputs = []
@@ -222,7 +222,7 @@ def fused_lora_matmul(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: b
             of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype))
         # Where a layer is of another type than its input, so is what flows back.
         gradients = [value.astype(factor.dtype) for value, factor in zip(gradients, factors, strict=True)]
-        return (mx.depends([of_x.astype(x.dtype)], gradients)[0], *gradients)
+        return (of_x.astype(x.dtype), *gradients)
 
     rows = x.reshape(-1, x.shape[-1])
     outputs = cast("tuple[mx.array, ...]", products(rows, *itertools.chain(*pairs)))

@@ -33,7 +33,7 @@ from ..data.readers.digits import load_digit_rows
 from ..errors import CheckError, RecipeError
 from ..memory.limits import GIGA, describe_device, device_kind, memory_limit, memory_limits
 from ..models import without_metal_kernels
-from ..ops import blas, custom_vjp
+from ..ops import blas, functional
 from ..ops.cpu_exp import has_slow_exponentials
 from ..ops.cuda_kernels import on_cuda
 from ..ops.quantized import dequantized_weight, frozen_linear
@@ -235,7 +235,7 @@ def check_norm(_: Path) -> str:
             frozen = mx.array(rounded.astype(np.float32)).astype(dtype)
             found.append(
                 _compare(
-                    lambda x, frozen=frozen: custom_vjp.rms_norm(x, frozen, 1e-6),
+                    lambda x, frozen=frozen: functional.rms_norm(x, frozen, 1e-6),
                     expected(rounded),
                     [_normal(0, 48, width)],
                     _normal(2, 48, width),
@@ -257,7 +257,7 @@ def check_swiglu(_: Path) -> str:
         ]
 
     arrays = [4 * _normal(0, 48, 256), _normal(1, 48, 256)]
-    return _describe([_compare(custom_vjp.swiglu, expected, arrays, _normal(2, 48, 256))])
+    return _describe([_compare(functional.swiglu, expected, arrays, _normal(2, 48, 256))])
 
 
 def check_rotations(_: Path) -> str:
@@ -272,7 +272,7 @@ def check_rotations(_: Path) -> str:
         return both.reshape(x.shape)
 
     def rotate(x: mx.array) -> mx.array:
-        return custom_vjp.rotate(x, _array(cosines, mx.float32), _array(sines, mx.float32))
+        return functional.rotate(x, _array(cosines, mx.float32), _array(sines, mx.float32))
 
     shape = (2, 24, 3, 64)
     arrays, towards = [_normal(0, *shape)], _normal(1, *shape)
@@ -329,11 +329,11 @@ def check_kernels(_: Path) -> str:
         weight = _array(1 + 0.1 * _normal(3, 512), dtype)
         packed = nn.QuantizedLinear(512, 512, bias=False, group_size=64, bits=4)
         packed.scales, packed.biases = packed.scales.astype(dtype), packed.biases.astype(dtype)
-        norm = functools.partial(custom_vjp.rms_norm, weight=weight, eps=1e-6)
+        norm = functools.partial(functional.rms_norm, weight=weight, eps=1e-6)
         fast = functools.partial(mx.fast.rms_norm, weight=weight, eps=1e-6)
         pairs: list[tuple[str, Function, Function, list[mx.array]]] = [
             ("norm", norm, fast, [x]),
-            ("gate", custom_vjp.swiglu, lambda gate, up: nn.silu(gate) * up, [x, up]),
+            ("gate", functional.swiglu, lambda gate, up: nn.silu(gate) * up, [x, up]),
             (
                 "loss",
                 lambda logits: loss_fn(logits, targets, mx.ones(64))[0],
@@ -524,7 +524,7 @@ def _attention(n_queries: int, width: int, mask: str | None) -> Shares:
     if has_slow_exponentials():
 
         def attend_in_passes(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-            return custom_vjp.attend(queries, keys, values, scale, given)
+            return functional.attend(queries, keys, values, scale, given)
 
         # What models get in its place here.
         own = _compare(attend_in_passes, expected, arrays, towards, types=(mx.float32,))

@@ -13,6 +13,8 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 
+from .custom_vjp import custom_vjp
+
 LOWEST = -88.0
 """From -87.7 down results are zero; the smallest normal float32 is e to the power of -87.3."""
 
@@ -37,7 +39,7 @@ def exponential(x: mx.array) -> mx.array:
     """Give e to the power of numbers that are at most zero: f[...] to f[...]; in float32 to 3e-7 of itself."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.exp(x)
-    run = mx.custom_function(raw_exponential)
+    run = custom_vjp(keeps="results")(raw_exponential)
     run.vjp(lambda _, cotangent, result: cotangent * result)
     return cast("mx.array", run(x))
 
@@ -67,7 +69,7 @@ def sigmoid(x: mx.array) -> mx.array:
     """Give 1 / (1 + e^-x): f[...] to f[...]."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.sigmoid(x)
-    run = mx.custom_function(raw_logistic)
+    run = custom_vjp(keeps="results")(raw_logistic)
     run.vjp(lambda _, cotangent, result: cotangent * result * (1 - result))
     return cast("mx.array", run(x))
 

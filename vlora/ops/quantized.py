@@ -8,6 +8,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .cuda_kernels import WORD_ALIGNED, on_cuda, unpack_words
+from .custom_vjp import custom_vjp
 
 MOST_UNPACKED = 2**26
 """Weights that are unpacked at once: 134 MB in bfloat16. Hardly anything but heads has more."""
@@ -82,7 +83,7 @@ def multiply_unpacked(linear: nn.Module, x: mx.array) -> mx.array:
     step = max(1, MOST_UNPACKED // n_inputs // ALIGNED) * ALIGNED
     spans = [slice(start, min(start + step, n_outputs)) for start in range(0, n_outputs, step)]
 
-    @mx.custom_function
+    @custom_vjp(keeps="inputs")
     def product(x: mx.array) -> mx.array:
         parts = [x]
         for span in spans:
@@ -91,7 +92,7 @@ def multiply_unpacked(linear: nn.Module, x: mx.array) -> mx.array:
         return parts[1] if len(spans) == 1 else mx.concatenate(parts[1:], axis=-1)
 
     @product.vjp
-    def product_vjp(x: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+    def product_vjp(x: mx.array, cotangent: mx.array) -> mx.array:
         gradient = cotangent[..., spans[0]] @ dequantized_weight(linear, spans[0], after=cotangent, dtype=x.dtype)
         for span in spans[1:]:
             weight = dequantized_weight(linear, span, after=gradient, dtype=x.dtype)

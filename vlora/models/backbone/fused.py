@@ -18,7 +18,7 @@ from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 from ...ops import cpu_exp
 from ...ops.cpu_exp import sigmoid
 from ...ops.cuda_kernels import on_cuda
-from ...ops.custom_vjp import attend, rms_norm, swiglu
+from ...ops.functional import attend, rms_norm, swiglu
 from ...ops.quantized import frozen_linear, is_unpacked, multiply_unpacked
 from ..families.mixtures import without_metal_kernels
 from ..forward.attention_masks import attend_fused, attending
@@ -209,7 +209,7 @@ class Angles:
         self._found: tuple[mx.array, mx.array] | None = None
 
     def __call__(self, x: mx.array, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.ops.custom_vjp.rotate` takes them."""
+        """Find f[B, T, 1, 2, D / 2] for i32[3, B, T], as `vlora.ops.functional.rotate` takes them."""
         if self._found is None or positions is not self._positions:
             typed = x if self.dtype is None else mx.zeros((1,), dtype=self.dtype)
             both = [angles.reshape(*angles.shape[:2], 1, 2, -1) for angles in self._rotary(typed, positions)]

@@ -19,7 +19,7 @@ from mlx_vlm.models.base import ensure_fused_sdpa
 
 from ...ops import cpu_exp
 from ...ops.cpu_exp import gelu
-from ...ops.custom_vjp import attend, rotate
+from ...ops.functional import attend, rotate
 from ..forward.overrides import override_attributes, override_call
 from .patch_bins import Grid, Pass, coordinates, corners, lay_out, lay_out_segments, windows
 from .pixels import Pixels

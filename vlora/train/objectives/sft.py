@@ -12,6 +12,7 @@ import mlx.core as mx
 from ...ops import cpu_exp
 from ...ops.cpu_exp import along_rows, shifted_exp_rows
 from ...ops.cuda_kernels import can_read_whole, row_losses, row_losses_gradient
+from ...ops.custom_vjp import custom_vjp
 
 LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
 """(logits f[..., V], targets i32[...], weights f32[...]) -> (f32[] summed loss, f32[] summed weights)."""
@@ -53,7 +54,7 @@ def _nll_in_passes(logits: mx.array, targets: mx.array) -> mx.array:
     """Do what `_nll` does in passes that are vector instructions each, as are those of its gradient."""
     places = targets.reshape(-1, 1)
 
-    @mx.custom_function
+    @custom_vjp(keeps="results")
     def run(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         powers, total, largest = shifted_exp_rows(logits)
         return mx.log(total) + largest - mx.take_along_axis(logits, places, axis=-1), powers, total
@@ -72,7 +73,7 @@ def _nll_by_kernel(logits: mx.array, targets: mx.array) -> mx.array:
     """Do what `_nll` does without writing down logits in float32, or their exponentials."""
     places = targets.reshape(-1)
 
-    @mx.custom_function
+    @custom_vjp(keeps="results")
     def run(logits: mx.array) -> tuple[mx.array, mx.array]:
         return row_losses(logits, places)
 

@@ -1,0 +1,189 @@
+"""What stands in for functions that MLX cannot write down while a step is traced: the same arrays, in plain operations.
+
+MLX writes down no function with a gradient of its own, and none that runs again in the backward pass. They are traced
+as plain functions between marks, scalars that their arguments and results are multiplied by; `rematerialize` reads the
+marks. What a function keeps for its gradient it has declared: `vlora.ops.custom_vjp`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map
+
+from ..ops import cpu_exp
+from ..ops.custom_vjp import CustomVjp
+from .graph import RematRegion
+
+MARK_TYPES = (mx.float32, mx.bfloat16, mx.float16)
+MAX_MARKS = 2**14
+
+
+class Marks:
+    """Scalars by which the arguments and results of recomputed functions are multiplied while they are traced."""
+
+    def __init__(self) -> None:
+        self.scalars = {f"mark {number}": mx.array(1.0) for number in range(MAX_MARKS)}
+        self.given: dict[str, mx.array] = {}
+        self.segments: list[RematRegion] = []
+        self._n_used = 0
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Trace a function plainly, its boundaries marked."""
+        return lambda *args, **kwargs: self.run(function, args, kwargs, is_ordered=False)
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_ordered: bool) -> Any:
+        """Run a function between marks; `is_ordered` where the gradient of its first argument follows the others."""
+        enters = [self._next() for _ in args] or [self._next()]
+        leave = self._next()
+        args = [
+            tree_map(functools.partial(self._mark, name=name), arg) for arg, name in zip(args, enters, strict=False)
+        ]
+        kwargs = tree_map(functools.partial(self._mark, name=enters[0]), kwargs)
+        results = tree_map(functools.partial(self._mark, name=leave), function(*args, **kwargs))
+        # Appended when it ends: inner ones come first.
+        first = enters[0] if is_ordered else None
+        self.segments.append(RematRegion(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
+        return results
+
+    def _next(self) -> str:
+        self._n_used += 1
+        return f"mark {self._n_used - 1}"
+
+    def _mark(self, value: Any, name: str) -> Any:
+        if not isinstance(value, mx.array) or value.dtype not in MARK_TYPES:
+            return value
+        return value * self.given[name].astype(value.dtype)
+
+
+class _ForeignFunction:
+    """Stands in for a function of another package with a gradient of its own: its inputs are kept, nothing else."""
+
+    def __init__(self, function: Callable[..., Any], marks: Marks) -> None:
+        self._run = marks.wrap(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+    def vjp(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+    jvp = vmap = vjp
+
+
+def _run_declared(marks: Marks, function: CustomVjp, *arrays: mx.array) -> Any:
+    """Run a function of vlora's own as its declaration has it."""
+    if function.keeps == "results" and not function.is_ordered:
+        # What a plain gradient reads is what is kept.
+        return function.function(*arrays)
+    return marks.run(function.function, arrays, {}, is_ordered=function.is_ordered)
+
+
+def attention_in_kernels(
+    queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any = None, **_: Any
+) -> mx.array:
+    """Stand in for attention on CUDA, whose gradient MLX cannot write down: what is kept and made, but no scores.
+
+    Args:
+        queries: f[B, H, T, D].
+        keys: f[B, K, S, D].
+        values: f[B, K, S, E].
+        scale: Not needed for a size, as is the mask.
+        mask: See above.
+
+    Returns:
+        f[B, H, T, E], of no meaning.
+    """
+    del scale, mask
+    seen = (keys * keys).sum(axis=(1, 2, 3), keepdims=True) + (values * values).sum(axis=(1, 2, 3), keepdims=True)
+    result = mx.broadcast_to(queries[..., :1], (*queries.shape[:-1], values.shape[-1]))
+    return result * seen if queries.shape[-1] != values.shape[-1] else queries * seen
+
+
+METAL_WIDTHS = frozenset({*((width, width) for width in (64, 72, 80, 96, 128, 192, 256)), (96, 64)})
+"""Widths of a head's keys and values for which MLX 0.32.4 has attention with a gradient on Metal."""
+
+
+def attention_on_metal(
+    attend: Callable[..., mx.array],
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    *,
+    mask: Any = None,
+    **rest: Any,
+) -> mx.array:
+    """Stand in for attention on Metal: kernels where a mask is not an array, and heads are of the widths they have.
+
+    Args:
+        attend: MLX's own attention, which keeps scores wherever it has no kernel.
+        queries: f[B, H, T, D].
+        keys: f[B, K, S, D].
+        values: f[B, K, S, E].
+        mask: As MLX takes it.
+        rest: Likewise.
+
+    Returns:
+        f[B, H, T, E].
+    """
+    widths = queries.shape[-1], values.shape[-1]
+    if isinstance(mask, mx.array) or rest.get("sinks") is not None or widths not in METAL_WIDTHS:
+        return attend(queries, keys, values, mask=mask, **rest)
+    return attention_in_kernels(queries, keys, values, **rest)
+
+
+def exponential_in_passes(x: mx.array) -> mx.array:
+    """Stand in for exponentials by arithmetic on a CPU, which has no gradient: the bits, then the powers."""
+    bits = mx.stop_gradient(x).astype(mx.int32)
+    return mx.exp(mx.depends([x], [bits])[0])
+
+
+@contextmanager
+def written_plainly(marks: Marks) -> Iterator[None]:
+    """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
+    held = {name: getattr(mx, name) for name in ("checkpoint", "compile", "custom_function", "depends")}
+    attention = "scaled_dot_product_attention"
+    attend, depends = getattr(mx.fast, attention), mx.depends
+    is_cuda = mx.cuda.is_available
+    in_passes = {name: getattr(cpu_exp, name) for name in ("raw_exponential", "raw_logistic", "reduce_rows")}
+
+    def only_after(inputs: Any, dependencies: Any) -> Any:
+        # Without the gradient that a plain trace would seek behind what is only waited for.
+        return depends(inputs, [mx.stop_gradient(value) for _, value in tree_flatten(dependencies)])
+
+    declared = CustomVjp.__call__
+    try:
+        replaced = {
+            "checkpoint": marks.wrap,
+            # A compiled part would take the marks in it for constants and ask for their values; `compile_tape` follows.
+            "compile": lambda function, **_: function,
+            "custom_function": lambda function: _ForeignFunction(function, marks),
+            "depends": only_after,
+        }
+        for name, function in replaced.items():
+            setattr(mx, name, function)
+        CustomVjp.__call__ = lambda function, *arrays: _run_declared(marks, function, *arrays)  # type: ignore[method-assign]
+        cpu_exp.raw_exponential = exponential_in_passes
+        cpu_exp.raw_logistic = lambda x: mx.sigmoid(x)  # noqa: PLW0108 - its type
+        # The largest number of a row is a constant where it is used.
+        cpu_exp.reduce_rows = lambda reduce, x: in_passes["reduce_rows"](
+            reduce, mx.stop_gradient(x) if reduce is mx.max else x
+        )
+        if is_cuda():
+            setattr(mx.fast, attention, attention_in_kernels)
+            # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes, but
+            # for the loss: a chunk of its logits is counted in float32 too.
+            mx.cuda.is_available = lambda: False
+        elif mx.metal.is_available() and mx.default_device() != mx.Device(mx.cpu):
+            setattr(mx.fast, attention, functools.partial(attention_on_metal, attend))
+        yield
+    finally:
+        for name, function in held.items():
+            setattr(mx, name, function)
+        setattr(mx.fast, attention, attend)
+        CustomVjp.__call__ = declared  # type: ignore[method-assign]
+        for name, function in in_passes.items():
+            setattr(cpu_exp, name, function)
+        mx.cuda.is_available = is_cuda

@@ -1,0 +1,157 @@
+"""Functions of layers with gradients of their own: the same numbers, fewer passes over memory, less kept. Pure."""
+
+from typing import cast
+
+import mlx.core as mx
+
+from .cpu_exp import along_rows, shifted_exp_rows
+from .cuda_kernels import can_read_whole, gate_gradients, lanes_of, norm_rows, norm_rows_gradient
+from .custom_vjp import custom_vjp, depends_on
+
+NARROW = 512
+"""Numbers of the widest row that MLX's own kernel leaves most of a block idle for."""
+
+
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """Multiply a gate's SiLU with what it lets through: f[...], f[...] to f[...]; keeps nothing but its inputs."""
+
+    @custom_vjp(keeps="inputs")
+    def product(gate: mx.array, up: mx.array) -> mx.array:
+        return gate * mx.sigmoid(gate) * up
+
+    @product.vjp
+    def product_vjp(primals: tuple[mx.array, mx.array], cotangent: mx.array) -> tuple[mx.array, mx.array]:
+        if can_read_whole(cotangent.size, *primals, cotangent):
+            flat = (value.reshape(-1) for value in (*primals, cotangent))
+            of_gate, of_up = gate_gradients(*flat)
+            return of_gate.reshape(cotangent.shape), of_up.reshape(cotangent.shape)
+        gate, up = (depends_on(primal, cotangent) for primal in primals)
+        sigmoid = mx.sigmoid(gate)
+        # Each gradient from its own copy: one kernel makes one array, and what two share would be written out.
+        gate_again = depends_on(gate, gate)
+        return (
+            cotangent * up * sigmoid * (1 + gate * (1 - sigmoid)),
+            cotangent * gate_again * mx.sigmoid(gate_again),
+        )
+
+    return cast("mx.array", product(gate, up))
+
+
+def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
+    """Rotate pairs of a head's halves by their angles, without the copies of slicing and joining them.
+
+    Args:
+        x: f[B, T, H, D]; element d makes a pair with element d + D / 2.
+        cosines: f[B, T, 1, 2, D / 2]; no gradient flows to it, nor to the sines.
+        sines: f[B, T, 1, 2, D / 2], those of the first half negated.
+
+    Returns:
+        f[B, T, H, D] in the type of `x`.
+    """
+
+    @custom_vjp(keeps="inputs")
+    def rotated(x: mx.array) -> mx.array:
+        return _rotated(x, cosines, sines)
+
+    @rotated.vjp
+    def rotated_vjp(_: mx.array, cotangent: mx.array) -> mx.array:
+        return _rotated(cotangent, cosines, -sines)
+
+    return cast("mx.array", rotated(x))
+
+
+def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
+    halves = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    return (halves * cosines + halves[..., ::-1, :] * sines).astype(x.dtype).reshape(x.shape)
+
+
+def attend(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | str | None = None
+) -> mx.array:
+    """Attend as `mx.fast.scaled_dot_product_attention` does without kernels, exponentials apart.
+
+    Args:
+        queries: f32[B, H, T, D].
+        keys: f32[B, K, S, D]; H is a multiple of K.
+        values: f32[B, K, S, E].
+        scale: Of the products.
+        mask: What a query sees, of a shape that broadcasts to bool[B, H, T, S]; "causal"; or None.
+
+    Returns:
+        f32[B, H, T, E].
+    """
+    n_rows, n_heads, n_queries, _ = queries.shape
+    n_groups, n_keys = keys.shape[1:3]
+    lowest = mx.array(mx.finfo(mx.float32).min)
+
+    def by_keys(x: mx.array) -> mx.array:
+        # The heads that share keys are multiplied with them as one matrix.
+        return x.reshape(n_rows, n_groups, -1, x.shape[-1])
+
+    def by_heads(x: mx.array) -> mx.array:
+        return x.reshape(n_rows, n_heads, n_queries, x.shape[-1])
+
+    def masked(scores: mx.array) -> mx.array:
+        if isinstance(mask, mx.array):
+            return by_keys(mx.where(mask, by_heads(scores), lowest))
+        if mask is None:
+            return scores
+        # Added, the lowest number leaves nothing of a score, and numbers are added faster than they are chosen.
+        return by_keys(by_heads(scores) + mx.triu(mx.full((n_queries, n_keys), lowest), n_keys - n_queries + 1))
+
+    @custom_vjp(keeps="results")
+    def attention(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        powers, total, _ = shifted_exp_rows(masked(by_keys(queries * scale) @ keys.swapaxes(-1, -2)))
+        return (powers @ values) / total, powers, total
+
+    @attention.vjp
+    def attention_vjp(
+        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        queries, keys, values = primals
+        mixed, powers, total = outputs
+        towards = cotangents[0] / total
+        of_values = powers.swapaxes(-1, -2) @ towards
+        if isinstance(mask, mx.array):
+            # Who sees nothing has equal shares of all, whatever the scores.
+            sees = mx.broadcast_to(mask.any(axis=-1, keepdims=True), (n_rows, n_heads, n_queries, 1))
+            towards = mx.where(by_keys(sees), towards, 0)
+        within = along_rows((towards * mixed).sum(axis=-1, keepdims=True), powers)
+        of_scores = powers * (towards @ values.swapaxes(-1, -2) - within)
+        of_keys = of_scores.swapaxes(-1, -2) @ by_keys(queries * scale)
+        return by_heads(of_scores @ keys) * scale, of_keys, of_values
+
+    mixed, *_kept = cast("tuple[mx.array, ...]", attention(queries, keys, values))
+    return by_heads(mixed)
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """Normalize by the root of the mean square, with a frozen weight: no gradient is computed for it.
+
+    Args:
+        x: f[..., D].
+        weight: f[D].
+        eps: Added to the mean square.
+
+    Returns:
+        f[..., D].
+    """
+    is_shared = can_read_whole(x.shape[-1], x, weight) and lanes_of(x.shape[-1], x.dtype) is not None
+
+    @custom_vjp(keeps="inputs")
+    def norm(x: mx.array) -> mx.array:
+        if is_shared and x.shape[-1] <= NARROW:
+            return norm_rows(x.reshape(-1, x.shape[-1]), weight, eps).reshape(x.shape)
+        return mx.fast.rms_norm(x, weight, eps)
+
+    @norm.vjp
+    def norm_vjp(x: mx.array, cotangent: mx.array) -> mx.array:
+        if is_shared:
+            rows, towards = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, x.shape[-1])
+            return norm_rows_gradient(rows, weight, eps, towards).reshape(x.shape)
+        scaled = cotangent * weight
+        # A weight of another type than its input makes the result that of both.
+        _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps).astype(scaled.dtype), [x], [scaled])
+        return gradients[0]
+
+    return cast("mx.array", norm(x))

@@ -47,6 +47,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from . import moved as _moved
 from .ops import blas as _blas  # noqa: F401 - first: before anything multiplies a matrix
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ RENAMED = {
 }
 """Public names of 0.1 to the names that they have now; the old ones go with the release after the next."""
 
+_moved.install()
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module; from then on it is an ordinary attribute."""
@@ -174,6 +177,8 @@ def __getattr__(name: str) -> Any:
         message = f"vlora.{name} is called vlora.{RENAMED[name]} now; the old name goes with the release after the next"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         name = RENAMED[name]
+    if name == "backend":
+        return importlib.import_module(".backend", __name__)
     if name not in _PLACES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

@@ -21,6 +21,7 @@ ORDER = (
     "run",
     "doctor report",
     "cli",
+    "moved",
     "lora __main__ __init__",
 )
 """Folders and modules of the package, lowest first: a file imports from its own folder and from earlier entries.

@@ -1,6 +1,7 @@
 """Random models in folders as published ones are, which every side opens with its own loader."""
 
 import json
+import math
 from pathlib import Path
 
 import mlx.core as mx
@@ -75,8 +76,8 @@ def _draw(name: str, shape: tuple[int, ...], key: mx.array, dtype: mx.Dtype, bit
     if bits is not None:
         halves = mx.random.randint(0, 2**16, (*shape[:-1], 2 * shape[-1]), dtype=mx.uint16, key=key)
         return halves.view(mx.uint32)
-    width = mx.prod(mx.array(shape[1:])).item()
-    return (mx.random.normal(shape, key=key, dtype=dtype) * width**-0.5).astype(dtype)
+    scale: float = math.prod(shape[1:]) ** -0.5
+    return (mx.random.normal(shape, key=key, dtype=dtype) * scale).astype(dtype)
 
 
 def _publish(name: str) -> str:

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
-import mlx.core as mx
 
 from vlora.compilation.kernel_names import (
     FILE_ID,
@@ -30,7 +29,7 @@ from vlora.compilation.kernel_names import (
     kernel_file,
     parse_constant,
 )
-from vlora.compilation.known_kernels import KNOWN_KERNELS, WORK_PREFIX, Known, read_known
+from vlora.compilation.known_kernels import KNOWN_KERNELS, MLX_VERSION, WORK_PREFIX, Known, read_known
 from vlora.compilation.rebuild import rebuild
 
 OF_TESTS = Path(__file__).parent.parent / "tests" / "known_kernels.tsv"
@@ -140,7 +139,7 @@ def main() -> None:
                 n_unknown += 1
                 print(f"left out, makes another one: {known.kind} {known.name}", file=sys.stderr)
         listed += made
-    print(f"# {mx.__version__}")
+    print(f"# {MLX_VERSION}")
     for known in sorted(listed, key=lambda known: known.kind):
         columns = [known.kind, known.name, known.file_id, json.dumps(known.constants)]
         print("\t".join([*columns, known.weights] if known.weights else columns))

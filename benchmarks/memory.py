@@ -154,8 +154,9 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     began = time.perf_counter()
     planner = Planner(recipe, make(is_abstract=True), memory_limit())
     parts = planner.parts(batch)
+    predicted = sum(parts.values()) / 1e9
     result = {
-        "predicted_gb": sum(parts.values()) / 1e9,
+        "predicted_gb": predicted,
         "plan_s": round(time.perf_counter() - began, 1),
         "parts_gb": {name: round(nbytes / 1e9, 4) for name, nbytes in parts.items()},
     }
@@ -187,7 +188,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
         state, output = step(state, batch, 1e-4)
         mx.eval(state, output)
     measured = (mx.get_peak_memory() - held) / 1e9
-    return {**result, "measured_gb": measured, "ratio": round(result["predicted_gb"] / measured, 3)}
+    return {**result, "measured_gb": measured, "ratio": round(predicted / measured, 3)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

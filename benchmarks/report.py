@@ -85,8 +85,9 @@ def judge_goals(goals: Sequence[Goal], results: Mapping[str, Result], *, in_turn
 
 
 def _judge(goal: Goal, results: Mapping[str, Result], *, in_turns: bool) -> dict[str, Any] | None:
-    values = [results.get(name, {}).get(goal.number) for name in (goal.case, goal.other) if name is not None]
-    if any(value is None for value in values):
+    names = [name for name in (goal.case, goal.other) if name is not None]
+    values = [value for name in names if (value := results.get(name, {}).get(goal.number)) is not None]
+    if len(values) < len(names):
         return None
     value = values[0] if goal.other is None else values[0] / values[1]
     found: dict[str, Any] = {"case": goal.case, "number": goal.number}

@@ -127,6 +127,7 @@ class Worker:
 def _serve(connection: Connection, module: str, name: str) -> None:
     """Hold one thing and answer until told to end."""
     held: Any = None
+    factory: Callable[..., Any] = dict
 
     def make(*arguments: Any) -> None:
         nonlocal held
@@ -148,7 +149,6 @@ def _serve(connection: Connection, module: str, name: str) -> None:
         nonlocal factory
         factory = getattr(importlib.import_module(module), name)
 
-    factory: Callable[..., Any] = dict
     if not answer(load):
         return
     while (request := connection.recv()) is not None:

@@ -262,7 +262,8 @@ def unbatched(subject: Subject, example: Example) -> np.ndarray:
         rows=(example,),
     )
     with bound_params(backbone.module, subject.state.params), backbone.corrected():
-        return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))[0]
+        logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
+        return np.array(logits[0].astype(mx.float32))
 
 
 def changed(pixels: object) -> object:

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     return FAILED if failed else 0
 
 
-def _run(parsed: argparse.Namespace, folder: Path, kinds: list[str]) -> list[dict[str, object]]:
+def _run(parsed: argparse.Namespace, folder: Path, kinds: list[str]) -> list[dict[str, Any]]:
     from importlib import import_module
 
     # All that a command imports, once.

@@ -5,7 +5,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .broken import break_file, break_json, drop, put, show, wrong_value
 from .models import break_header, training
@@ -110,7 +110,7 @@ def no_arrays(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str, ..
     """Write arrays that are not the model's."""
     import mlx.core as mx
 
-    arrays: dict[str, mx.array] = dict(mx.load(str(folder / WEIGHTS)))
+    arrays = _load(folder)
     name = rng.choice([name for name in arrays if "lora" in name])
     value = arrays[name]
     what = rng.choice(
@@ -148,7 +148,7 @@ def nothing_wrong(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str
         "null for what it need not have": lambda: _write(folder, {**config, "base_quantization": None}),
         "other files": lambda: (folder / "notes.txt").write_bytes(b"\xff\x00"),
         "arrays in another order": lambda: mx.save_safetensors(
-            str(folder / WEIGHTS), dict(reversed(mx.load(str(folder / WEIGHTS)).items()))
+            str(folder / WEIGHTS), dict(reversed(_load(folder).items()))
         ),
     }
     what = rng.choice(list(ways))
@@ -157,6 +157,12 @@ def nothing_wrong(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str
 
 
 WAYS: tuple[Way, ...] = (no_json, no_file, no_value, no_value, no_others, no_header, no_arrays, nothing_wrong)
+
+
+def _load(folder: Path) -> dict[str, Any]:
+    import mlx.core as mx
+
+    return cast("dict[str, Any]", mx.load(str(folder / WEIGHTS)))
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .broken import DEPTH
 from .talks import Turn, draw_text, dump, spell_talk
@@ -73,7 +73,8 @@ def write_csv(rng: random.Random, path: Path, rows: list[tuple[str, str]]) -> No
     """Write a table; the reader finds out how."""
     delimiter = "\t" if path.suffix == ".tsv" else rng.choice((",", ";", "\t", "|"))
     buffer = io.StringIO()
-    quoting = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    quotings: tuple[Literal[0, 1], ...] = (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    quoting = rng.choice(quotings)
     end = rng.choice(("\n", "\r\n"))
     writer = csv.writer(buffer, delimiter=delimiter, quoting=quoting, lineterminator=end)
     writer.writerows([("question", "answer"), *rows])

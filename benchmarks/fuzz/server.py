@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def run_jobs(
         while len(running) < limits.at_once and (job := next(waiting, None)) is not None:
             own = folder / f"{job.kind}-{job.number}"
             own.mkdir(parents=True)
-            running[fork(lambda job=job, own=own: _run(job, kinds, shared, own), own, limits)] = (job, own, now())
+            running[fork(partial(_run, job, kinds, shared, own), own, limits)] = (job, own, now())
         if not running:
             return
         for process in list(running):
@@ -193,7 +194,7 @@ def _run(job: Job, kinds: dict[str, Generate], shared: Path, own: Path) -> int:
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
     # What the interpreter does at its end.
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     return status
 

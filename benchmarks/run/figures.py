@@ -69,7 +69,7 @@ class Trace:
 def read_device(text: str) -> Trace:
     """Read on what a vlora run computes, from a metrics.jsonl that it may still be writing."""
     whole = text[: text.rfind("\n") + 1]
-    start = next((line for line in map(json.loads, whole.splitlines()) if "device" in line), {})
+    start: dict[str, Any] = next((line for line in map(json.loads, whole.splitlines()) if "device" in line), {})
     return Trace(marks=(), device=start.get("device"), device_name=start.get("device_name"))
 
 
@@ -180,8 +180,8 @@ def sum_up(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     summary: dict[str, Any] = {"runs": len(runs)}
     for name, value in runs[0].items():
-        values = [run.get(name) for run in runs]
-        if not isinstance(value, int | float) or not all(isinstance(found, int | float) for found in values):
+        values = [found for run in runs if isinstance(found := run.get(name), int | float)]
+        if not isinstance(value, int | float) or len(values) < len(runs):
             continue
         summary[name] = statistics.median(values)
         if len(runs) > 1:

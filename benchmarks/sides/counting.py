@@ -75,8 +75,8 @@ def count_recipe(path: Path, folder: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Count what the command line names."""
     what, *paths = arguments
-    *given, file = map(Path, paths)
-    found = count_rows(*given) if what == "rows" else count_recipe(*given, file.parent)
+    given, file = Path(paths[0]), Path(paths[-1])
+    found = count_rows(given, Path(paths[1])) if what == "rows" else count_recipe(given, file.parent)
     file.write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,14 +54,14 @@ def test_inputs_of_every_kind_end_as_they_say() -> None:
         ("learned", {"status": 2}, "wrong"),
     ],
 )
-def test_outcomes_are_judged(expected: str, ended: dict, verdict: str, tmp_path: Path) -> None:
+def test_outcomes_are_judged(expected: str, ended: dict[str, Any], verdict: str, tmp_path: Path) -> None:
     """What did not end as it said is found, whichever way it ended."""
     says = ["a.json"] if expected == "refused" else []
     conversations = ["a", "b"] if expected == "learned" else []
     trial = {"what": "", "arguments": [], "expected": expected, "says": says, "conversations": conversations}
     (tmp_path / TRIAL_NAME).write_text(json.dumps(trial))
     (tmp_path / LEARNED_NAME).write_text(json.dumps(conversations))
-    default = {"seconds": 1.0, "is_hung": False, "out": "", "err": ""}
+    default: dict[str, Any] = {"seconds": 1.0, "is_hung": False, "out": "", "err": ""}
     assert judge("rows", 3, tmp_path, Ended(**(default | ended))).verdict == verdict
 
 

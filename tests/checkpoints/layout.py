@@ -169,7 +169,7 @@ def write_files(spec: Family, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _make_tokenizer(spec.vocabulary)
     files = {name: _with_ids(content, spec, tokenizer) for name, content in spec.files.items()}
-    files["config.json"] = make_config(spec)
+    files["config.json"] = config = make_config(spec)
     files["generation_config.json"] = _generation_config(spec.vocabulary, tokenizer)
     files["tokenizer_config.json"] = _tokenizer_config(spec, tokenizer)
     if spec.template is not None:
@@ -178,7 +178,7 @@ def write_files(spec: Family, folder: Path) -> dict[str, Any]:
         text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
         (folder / name).write_text(text + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
-    return files["config.json"]
+    return config
 
 
 def _make_tokenizer(vocabulary: Vocabulary) -> Tokenizer:

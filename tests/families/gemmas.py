@@ -66,7 +66,7 @@ def _patch_rows(generator: np.random.Generator) -> list[Row]:
             tokens += [_START, *([_IMAGE] * (down * across)), _START + 1, *words(generator, 2)]
             grid = np.stack(np.meshgrid(np.arange(across), np.arange(down)), axis=-1).reshape(-1, 2)
             places.append(np.pad(grid, ((0, 12 - len(grid)), (0, 0)), constant_values=-1))
-            pixels.append(noise(generator, 12, 4 * 4 * 3) * (places[-1] >= 0).all(axis=1)[:, None].astype(np.float32))
+            pixels.append(noise(generator, 12, 4 * 4 * 3) * np.all(places[-1] >= 0, axis=1)[:, None].astype(np.float32))
         inputs = {"pixel_values": np.stack(pixels), "image_position_ids": np.stack(places)} if sizes else {}
         tokens += words(generator, n_words)
         return Row(tokens=tokens, n_answer=n_answer, inputs=inputs, image_tokens=frozenset([_IMAGE]))

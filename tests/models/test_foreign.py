@@ -1,7 +1,6 @@
 """What the code of others raises, made an error of vlora's."""
 
 from collections.abc import Callable
-from typing import Never
 
 import pytest
 from PIL import Image
@@ -13,7 +12,7 @@ from vlora.models.foreign import foreign
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), KeyError("odd"), AssertionError("odd"), RuntimeError("odd")])
-def test_whatever_is_raised_is_named(error: Exception) -> Never:
+def test_whatever_is_raised_is_named(error: Exception) -> None:
     """An error of any type becomes the one that is made of it."""
     with pytest.raises(SampleError, match=r"row 3: .*odd"), foreign(lambda found: SampleError(f"row 3: {found}")):
         raise error
@@ -23,7 +22,7 @@ def test_whatever_is_raised_is_named(error: Exception) -> Never:
     "error",
     [MemoryError(), RuntimeError("[malloc] Unable to allocate 12 bytes."), ModelError("said"), KeyboardInterrupt()],
 )
-def test_what_is_nobodys_fault_passes(error: BaseException) -> Never:
+def test_what_is_nobodys_fault_passes(error: BaseException) -> None:
     """A lack of memory, an interrupt, and what vlora has said itself."""
     with pytest.raises(type(error)) as caught, foreign(lambda _: SampleError("blamed")):
         raise error

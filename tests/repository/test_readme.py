@@ -42,12 +42,12 @@ def test_own_loop(tmp_path: Path) -> None:
 
 
 def test_install_lines() -> None:
-    """The two lines at the top name extras that exist, and .ci/run runs the second one."""
+    """The two lines at the top name extras that exist, and .ci/test runs the second one."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = {name for line in LINES for group in re.findall(r'"\.\[([\w,]+)\]"', line) for name in group.split(",")}
 
     assert named <= set(extras)
-    assert LINES[1] in (ROOT / ".ci" / "run").read_text()
+    assert LINES[1] in (ROOT / ".ci" / "test").read_text()
 
 
 def test_commands(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class NotProvenError(AssertionError):
     """A check found something else than it has to."""
 
 
-def refute(found: bool, message: str) -> None:
+def refute(found: object, message: str) -> None:
     """Say what a check found that must not be."""
     if found:
         raise NotProvenError(message)

@@ -23,7 +23,7 @@ from vlora.output.checkpoint import load_state
 from vlora.output.lock import exclusive_run_lock
 from vlora.output.paths import STATE_NAME, output_paths
 from vlora.recipe.schema import Recipe, dump_recipe
-from vlora.run import fit
+from vlora.run import save, start, validate, validator
 from vlora.train import loop as loops
 from vlora.train.state import init_state
 from vlora.train.step import TrainStep
@@ -96,7 +96,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def prepare(step: int) -> None:
         real = build.make_recipe_step
-        monkeypatch.setattr(fit, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), step))
+        monkeypatch.setattr(start, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), step))
 
     return prepare
 
@@ -115,7 +115,7 @@ def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtu
     file.write_text(dump_recipe(recipe))
     with pytest.MonkeyPatch.context() as patch:
         real = build.make_recipe_step
-        patch.setattr(fit, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4))
+        patch.setattr(start, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4))
         status = main([str(file)])
     output, errors = capsys.readouterr()
 
@@ -159,7 +159,7 @@ def test_the_failed_run_is_let_go_of_first(
     """Nothing of the model is there any more when what would fit is looked for."""
     models: list[weakref.ref[Any]] = []
     left: list[bool] = []
-    real = fit.load_model
+    real = start.load_model
 
     def opening(*arguments: Any) -> Any:
         backbone, config = real(*arguments)
@@ -170,7 +170,7 @@ def test_the_failed_run_is_let_go_of_first(
         left.append(models[0]() is not None)
         return failed.where
 
-    monkeypatch.setattr(fit, "load_model", opening)
+    monkeypatch.setattr(start, "load_model", opening)
     monkeypatch.setattr(shortage, "advise", advising)
     fail_at(3)
     with pytest.raises(OutOfMemoryError, match="step 3"):
@@ -197,10 +197,10 @@ def test_features_do_not_hide_it(
 @pytest.mark.parametrize(
     ("owner", "name", "where", "words"),
     [
-        (fit, "load_model", "loading the model", ["the model's weights need"]),
-        (fit, "evaluate", "validation", ["model.quantize_bits=4"]),
-        (fit.models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
-        (fit.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
+        (start, "load_model", "loading the model", ["the model's weights need"]),
+        (validator, "evaluate", "validation", ["model.quantize_bits=4"]),
+        (validate.models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
+        (save.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
     ],
     ids=["loading", "validation", "answers", "saving"],
 )

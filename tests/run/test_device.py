@@ -15,7 +15,7 @@ from vlora import events
 from vlora.memory.limits import describe_device
 from vlora.models.encode.encoder import Encoder
 from vlora.recipe.schema import parse_recipe
-from vlora.run import fit as driver
+from vlora.run import start
 from vlora.run.fit import fit
 
 
@@ -62,7 +62,7 @@ def test_a_step_never_sees_another_device(
     """Workers encode and measure rows while steps are built; the step finds the device as it was."""
     seen: list[str] = []
     workers: set[str] = set()
-    encode, make = Encoder.__call__, driver.make_recipe_step
+    encode, make = Encoder.__call__, start.make_recipe_step
 
     def encode_noting(self: Encoder, sample: Any) -> Any:
         workers.add(threading.current_thread().name)
@@ -82,7 +82,7 @@ def test_a_step_never_sees_another_device(
         return step
 
     monkeypatch.setattr(Encoder, "__call__", encode_noting)
-    monkeypatch.setattr(driver, "make_recipe_step", make_noting)
+    monkeypatch.setattr(start, "make_recipe_step", make_noting)
     recipe = parse_recipe(
         (Path(__file__).parents[2] / "recipes" / "quickstart.toml").read_text(),
         {

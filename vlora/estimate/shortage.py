@@ -1,12 +1,11 @@
 """What to lower when there was no memory: found by planning what failed with smaller numbers, until it fits.
 
-Nothing is planned before all of the failed run has been let go of.
+The run that failed has to be released before anything is planned.
 """
 
 import contextlib
-import gc
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +17,6 @@ from .. import models
 from ..build import find_model, load_data, load_model
 from ..data.collate import collate, collate_packed
 from ..errors import OutOfMemoryError, SampleError, VloraError, describe_batch
-from ..events import Event, Saved, Started, Warned
 from ..memory.command_buffers import default_max_mb_per_buffer
 from ..memory.limits import GIGA, describe_device, device_kind, process_memory
 from ..output.resume import RESUME_MUTABLE_KEYS
@@ -72,35 +70,6 @@ class Option:
         return f"{sets} ({_size(self.need)})"
 
 
-def explain_shortage(recipe: Recipe, run: Generator[Event, None, None]) -> Generator[Event, None, None]:
-    """Pass on the events of a run; if it runs out of memory, say what to lower and to which value.
-
-    Args:
-        recipe: The run's.
-        run: The run; closed when this is.
-
-    Raises:
-        OutOfMemoryError: The run's, with what would fit.
-    """
-    saved: int | None = None
-    with contextlib.closing(run):
-        try:
-            for event in run:
-                if isinstance(event, Started):
-                    saved = event.first_step or None
-                elif isinstance(event, Saved):
-                    saved = event.step
-                yield event
-        except OutOfMemoryError as error:
-            failed = _copy(error)
-        else:
-            return
-    gc.collect()
-    mx.clear_cache()
-    yield Warned(message=f"{failed.where}: out of memory; looking for what would fit")
-    raise _copy(failed, advise(recipe, failed, saved))
-
-
 def foresee(
     recipe: Recipe, backbone: models.MlxVlmBackbone, steps: Iterable[Sequence[Batch]]
 ) -> Iterator[Sequence[Batch]]:
@@ -148,8 +117,13 @@ def _refuse_too_large(recipe: Recipe, batch: Batch, usable: int) -> None:
         raise OutOfMemoryError(where, found, batch)
 
 
-def _copy(error: OutOfMemoryError, message: str | None = None) -> OutOfMemoryError:
-    """Copy an error without what holds the run: its traceback, and rows that would ask the run's model for features."""
+def without_references(error: OutOfMemoryError, message: str | None = None) -> OutOfMemoryError:
+    """Copy an error without what holds the run: its traceback, and rows that would ask the run's model for features.
+
+    Args:
+        error: The error.
+        message: What the copy says; without it what the error says.
+    """
     batch = error.batch
     if batch is not None:
         batch = batch._replace(rows=tuple(attrs.evolve(row, inputs=dict(row.inputs)) for row in batch.rows))

@@ -21,7 +21,7 @@ from vlora.events import Event, Finished, Reported, Saved, StepReport
 from vlora.output.checkpoint import append_text, load_notes
 from vlora.output.metrics_log import Mark
 from vlora.output.paths import METRICS_NAME, STATE_NAME
-from vlora.run import fit as driver
+from vlora.run import start
 from vlora.run.loader import DataLoader
 
 CheckpointFactory = Callable[[str], Path]
@@ -136,12 +136,10 @@ def test_the_steps_before_a_failure_are_kept(
 ) -> None:
     """Whatever step 4 fails with, the three before it are saved, and the run goes on to the bit."""
     folder, straight = plain
-    recipe, make = short_recipe(checkpoint, tmp_path, "out"), driver.make_recipe_step
+    recipe, make = short_recipe(checkpoint, tmp_path, "out"), start.make_recipe_step
     monkeypatch.setattr(shortage, "advise", lambda _, __, saved: f"what was saved after step {saved} is whole")
     with monkeypatch.context() as patched:
-        patched.setattr(
-            driver, "make_recipe_step", lambda *a, **k: FailingStep(make(*a, **k), raising, is_late=is_late)
-        )
+        patched.setattr(start, "make_recipe_step", lambda *a, **k: FailingStep(make(*a, **k), raising, is_late=is_late))
         events, error = collect(fit(recipe))
     assert isinstance(error, kind)
     assert [event.step for event in events if isinstance(event, Saved)] == [FAILED_AT - 1]
@@ -222,7 +220,7 @@ def test_what_cannot_be_saved_any_more(
         )
     )
 
-    monkeypatch.setattr(driver.checkpoint, "save_state", lambda *_: lack_memory())
+    monkeypatch.setattr(start.checkpoint, "save_state", lambda *_: lack_memory())
     monkeypatch.setattr(DataLoader, "drain_skipped", lambda reader: fail() if reader.skipped else [])
     file = tmp_path / "rows-1.png"
     file.unlink()
@@ -339,7 +337,7 @@ def test_a_run_that_is_killed_finds_what_it_had_saved_with_its_state(
     expected = losses(list(fit(straight)))
     with monkeypatch.context() as patched:
         # As far as a test can: nothing is written when the process ends.
-        patched.setattr(driver, "_written", lambda _: contextlib.nullcontext())
+        patched.setattr(start, "_flushed", lambda _: contextlib.nullcontext())
         run = fit(recipe)
         for event in run:
             if isinstance(event, StepReport) and event.step == killed_after:

@@ -1,0 +1,115 @@
+"""What a run holds from its first step to its last; `fit` reads as the order in which it is used."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from .. import models
+from ..build import Data, Features
+from ..cuts import CutCounts
+from ..events import Event, Skipped, StepReport, Warned
+from ..output.checkpoint import Found
+from ..output.metrics_log import MetricsLog
+from ..output.paths import OutputPaths
+from ..recipe.schema import Recipe
+from ..train.loop import TrainLoop
+from ..train.rules import Rules
+from ..train.state import bind, unbind
+from ..types import Cut
+from .batches import BatchSource
+from .consumed import Learned
+from .loader import DataLoader
+from .validator import Validator
+
+
+@attrs.define(eq=False, kw_only=True)
+class RunContext:
+    """What a run consists of. `start` adds what needs a batch, a state or files.
+
+    Attributes:
+        recipe: The recipe that it carries out.
+        paths: Where it writes.
+        found: The training state that it goes on from, if it does.
+        rules: Versions of the rules that it follows.
+        learned: Which rows it has learned.
+        data: Its rows, and what encodes them.
+        backbone: The model.
+        config: The adapter's configuration.
+        features: The features of images that it keeps.
+        loader: Reads its rows.
+        source: Its batches.
+        loop: Takes the steps, and holds the state.
+        metrics: Its metrics.jsonl.
+        validator: Validates; None where there are no rows for it.
+        done: Steps done; their reports were yielded.
+        saved: The step behind which a training state was saved last; None if there is none.
+        cuts: Rows that were cut, in all steps done.
+        unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
+    """
+
+    recipe: Recipe
+    paths: OutputPaths
+    found: Found | None
+    rules: Rules
+    learned: Learned
+    data: Data
+    backbone: models.MlxVlmBackbone
+    config: Mapping[str, Any]
+    features: Features
+    loader: DataLoader
+    source: BatchSource = attrs.field(init=False)
+    loop: TrainLoop = attrs.field(init=False)
+    metrics: MetricsLog = attrs.field(init=False)
+    validator: Validator | None = attrs.field(default=None, init=False)
+    done: int = attrs.field(default=0, init=False)
+    saved: int | None = attrs.field(default=None, init=False)
+    cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
+    unasked: str | None = attrs.field(default=None, init=False)
+
+    def note(self, name: str) -> str | None:
+        """Give what the training state that the run goes on from says under a name; None if it says nothing."""
+        return None if self.found is None else self.found.notes.get(name)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run, as far as it is known behind those that are done."""
+        return self.source.n_steps(self.done)
+
+    def drain_events(self) -> Iterator[Skipped | Warned]:
+        """Yield which rows were skipped, and what went wrong with kept features, since this was last asked."""
+        yield from (Skipped(reason=reason) for reason in self.loader.drain_skipped())
+        yield from (Warned(message=message) for message in self.features.drain_warnings())
+
+    def first_cuts(self) -> Iterator[Warned]:
+        """Say of the rows that were read before the first step which were cut; they are counted when it is done."""
+        if self.loader.first_cuts:
+            found = CutCounts().add(self.loader.first_cuts).describe()
+            yield Warned(message=f"of those read so far {found}; data.on_long_row says what happens to such rows")
+
+    def count(self, step: int, report: StepReport | None) -> Iterator[Event]:
+        """Count a step as done, and yield what it was; None for one that was passed over."""
+        self.done = step
+        if report is None:
+            return
+        self.metrics.add(report)
+        self.learned.add(report.rows)
+        yield attrs.evolve(report, n_steps=self.n_steps)
+        yield from self._count_cuts(report.cuts)
+
+    def _count_cuts(self, cuts: Sequence[Cut]) -> Iterator[Warned]:
+        """Count the rows of a step that were cut; the first ones of a run are told where they are met."""
+        is_told = self.cuts.n_rows > 0 or bool(self.loader.first_cuts)
+        self.cuts = self.cuts.add(cuts)
+        if cuts and not is_told:
+            yield Warned(message=f"{self.cuts.describe()}; metrics.jsonl counts those that follow")
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Let the model hold the newest state's parameters for the time being."""
+        bind(self.backbone, self.loop.state)
+        try:
+            yield
+        finally:
+            unbind(self.backbone)

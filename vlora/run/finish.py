@@ -1,0 +1,72 @@
+"""The last event of a run: what it has written, and how the trained model is asked."""
+
+from pathlib import Path
+
+from .. import models
+from ..errors import AnswerError, SampleError
+from ..events import Finished
+from ..output import checkpoint
+from ..output.paths import EXAMPLE_NAME
+from .context import RunContext
+
+ANY_QUESTION = "Describe this."
+
+READ_ROWS = 32
+"""Rows that are looked at for one that the model can be asked about."""
+
+
+def finish(run: RunContext) -> Finished:
+    """Sum up a run that is over, or was stopped."""
+    image, question = _write_example(run)
+    is_full, files = run.recipe.model.full_finetune, run.data.files
+    base = str(run.paths.base) if files.added else run.recipe.model.path
+    return Finished(
+        step=run.done,
+        n_steps=run.n_steps,
+        model=str(run.paths.weights) if is_full else str(files.path if "builtin:" in base else base),
+        adapter=None if is_full else run.paths.weights,
+        example_image=image,
+        example_question=question,
+        max_new_tokens=run.recipe.eval.max_new_tokens,
+        n_skipped=len(run.loader.skipped),
+        n_traces=run.loop.train_step.n_traces,
+        trace_s=run.loop.trace_s,
+        config_differs_upstream=files.config_differs_upstream and not is_full and not files.added,
+        difference=models.DIFFERENCES.get(files.model_type),
+        unasked=run.unasked,
+        features=run.features.counts,
+        cuts=run.cuts,
+    )
+
+
+def _write_example(run: RunContext) -> tuple[Path | None, str]:
+    """Write an image to ask the model about, of the first row that can be read; give it and a question."""
+    rows, section = run.data.train if run.data.valid is None else run.data.valid, run.recipe.data
+    for index in range(min(READ_ROWS, len(rows))):
+        try:
+            sample = run.data.encoder.write_boxes(rows[index])
+            images = [
+                models.open_image(
+                    image,
+                    sample.source,
+                    section.image_resize_shape,
+                    section.max_pixels,
+                    allow_urls=section.allow_urls,
+                )
+                for image in sample.images[:1]
+            ]
+        except SampleError:
+            # The run is over and saved: what is wrong with this row was told when it was read.
+            continue
+        question = next((turn.text for turn in sample.turns if turn.role == "user"), ANY_QUESTION)
+        path = run.paths.folder / EXAMPLE_NAME
+        for image in images:
+            checkpoint.write_whole(path, image.save)
+        try:
+            models.check_question(run.backbone.module, run.data.encoder, sample)
+        except SampleError:
+            continue
+        except AnswerError as error:
+            run.unasked = str(error)
+        return path if images else None, question
+    return None, ANY_QUESTION

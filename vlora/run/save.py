@@ -1,0 +1,140 @@
+"""What a run writes: checkpoints and training states, behind a step, at its end, and where it fails."""
+
+import json
+import traceback
+from collections.abc import Generator
+from contextlib import suppress
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .. import models
+from ..adapters.layers import adapter_state_dict
+from ..errors import NonFiniteError, OutOfMemoryError, VloraError
+from ..events import Event, Saved
+from ..memory.limits import naming_shortage
+from ..output import checkpoint
+from ..output.archive import JOURNAL_NAME
+from ..output.lock import LOCK_NAME
+from ..output.paths import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
+from ..output.resume import describe_settings
+from ..train.rules import NOTE
+from ..train.state import all_finite
+from . import consumed
+from .context import RunContext
+
+PROGRESS = "progress"
+"""How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
+
+CUTS = "cuts"
+"""How many rows were cut in the steps that were done, in the notes of its training state."""
+
+REPORTS, SUMS = "reports", "sums"
+"""How far its metrics were, and what its running loss was the mean of."""
+
+NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME, JOURNAL_NAME)
+"""Names of files of a run in a model's folder: the base may be the folder of another one."""
+
+
+@naming_shortage("saving")
+def save(run: RunContext, path: Path) -> Saved:
+    """Write the newest state's adapter or model, and the training state unless that is saved already.
+
+    Args:
+        run: The run.
+        path: The adapter's file, or the model's folder.
+
+    Raises:
+        NonFiniteError: The trained weights are not finite; nothing was written.
+        OSError: There is no room, or no leave, to write.
+    """
+    state, step = run.loop.state, int(run.loop.state.step)
+    if not all_finite(state):
+        msg = f"step {step}: the trained weights have overflowed; lower optim.learning_rate"
+        raise NonFiniteError(msg)
+
+    def write_model(folder: Path) -> None:
+        models.save_model(run.backbone, run.data.files, folder, NOT_A_MODELS, run.data.encoder.tokenizer)
+
+    if run.recipe.model.full_finetune:
+        with run.bound():
+            checkpoint.write_whole_folder(path, write_model)
+    else:
+        own = dict(tree_flatten(run.backbone.module.trainable_parameters()))
+        params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
+        checkpoint.save_adapter(path, adapter_state_dict(run.backbone.module, params), run.config)
+        if run.data.files.added and path == run.paths.weights:
+            with run.bound():
+                checkpoint.write_whole_folder(run.paths.base, write_model)
+    if run.saved != step:
+        _save_state(run, run.source.position(step))
+        run.saved = step
+    return Saved(path=path, step=step)
+
+
+def _save_state(run: RunContext, position: str) -> None:
+    notes = describe_settings(run.recipe, len(run.data.train), run.data.encoder.template) | {
+        NOTE: run.rules.dumps(),
+        REPORTS: run.metrics.mark(run.features.counts).dumps(),
+        SUMS: json.dumps(run.loop.sums),
+        consumed.NOTE: run.learned.write(),
+    }
+    notes |= {PROGRESS: position} if position else {}
+    notes |= {CUTS: run.cuts.dumps()} if run.cuts.n_rows else {}
+    # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
+    run.features.flush()
+    if run.paths.metrics.is_file():
+        checkpoint.sync(run.paths.metrics)
+    checkpoint.save_state(run.paths.state, run.loop.state, notes)
+
+
+def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None]:
+    """Save the steps before an error, if they can still be read and written, and add to it what `resume` goes on from.
+
+    Raises:
+        VloraError: The error, with that in its message; others have a note added.
+    """
+    if isinstance(error, OutOfMemoryError):
+        _release_frames(error)
+    # What the device failed with, it may fail with again.
+    with suppress(OSError, RuntimeError, MemoryError, VloraError):
+        for step, report in run.loop.read_begun():
+            yield from run.count(step, report)
+    step = run.done
+    if step != run.saved and step:
+        with suppress(OSError):
+            if run.metrics.has_steps:
+                yield run.metrics.write_interval(run.features.counts, is_provisional=True)
+        with suppress(OSError, RuntimeError, MemoryError, VloraError):
+            if int(run.loop.state.step) == step:
+                yield save(run, run.paths.weights)
+    _add_note(error, _describe_saved(step, run.saved))
+
+
+def _describe_saved(step: int, saved: int | None) -> str | None:
+    """Say what `--resume` goes on from; None where no step was done."""
+    if saved is None:
+        return "no step has been saved" if step else None
+    if saved == step:
+        return f"the {step} steps before it are saved, and --resume goes on from there"
+    return f"--resume goes on from step {saved}, which was saved last"
+
+
+def _add_note(error: BaseException, note: str | None) -> None:
+    if note is None:
+        return
+    # Where there was no memory, the message is made anew of what would fit.
+    if isinstance(error, VloraError) and not isinstance(error, OutOfMemoryError):
+        msg = f"{error}; {note}"
+        raise type(error)(msg) from None
+    error.add_note(note)
+
+
+def _release_frames(error: BaseException) -> None:
+    """Free what the functions held that an error has ended; saving needs memory, too."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__context__
+    mx.clear_cache()

@@ -1,0 +1,305 @@
+"""What comes before the first step: the folder taken, rows and model loaded, the state found, the files begun."""
+
+import functools
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from .. import models
+from ..adapters.layers import lora_layers
+from ..adapters.targets import summarize
+from ..build import Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
+from ..compilation import known_kernels
+from ..cuts import CutCounts
+from ..data.prefetch import WorkerPool, count_workers
+from ..data.rows import RowDataset
+from ..errors import CheckpointError
+from ..events import Event, Started, Warned
+from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
+from ..ops.quantized import count_parameters
+from ..output import checkpoint
+from ..output.archive import archive_previous_run, complete_setting_aside, refuse_links, remove_partials
+from ..output.checkpoint import Found
+from ..output.lock import exclusive_run_lock
+from ..output.metrics_log import MetricsLog
+from ..output.paths import RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
+from ..output.resume import check_resumable
+from ..recipe.schema import DataSection, Recipe, dump_recipe
+from ..train.loop import TrainLoop
+from ..train.optimizers import make_optimizer
+from ..train.rules import NOTE, Rules, parse_rules
+from ..train.schedules import is_due, learning_rate_at
+from ..train.state import init_state, unbind
+from . import consumed
+from .batches import make_source
+from .consumed import Learned
+from .context import RunContext
+from .loader import DataLoader
+from .save import CUTS, NOT_A_MODELS, PROGRESS, REPORTS, SUMS
+from .validator import Validator
+
+PROBE_ROWS = 3
+PROBE_READS = 32
+
+
+def start(
+    recipe: Recipe, stack: ExitStack, *, resume: bool, should_stop: Callable[[], bool]
+) -> Generator[Event, None, RunContext]:
+    """Prepare a run up to its first step.
+
+    Args:
+        recipe: The recipe.
+        stack: What the run holds is released with it.
+        resume: As for `fit`.
+        should_stop: As for `fit`.
+
+    Yields:
+        What there is to know before the first step, `Started` among it.
+
+    Raises:
+        VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
+    """
+    run = yield from _open(recipe, stack, resume=resume)
+    if not run.data.files.family.is_proven or recipe.train.batching == "packed":
+        _probe(run)
+    first = _make_loop(run, should_stop)
+    unbind(run.backbone)
+    warnings = _open_files(run, first)
+    started = _describe(run, first)
+    yield started
+    run.metrics.write_start(started.device, first)
+    yield from warnings
+    yield from run.first_cuts()
+    if run.data.valid is not None:
+        run.validator = Validator(recipe, run.data.valid, run.loader, run.backbone)
+    run.done, run.saved = first, None if run.found is None else first
+    return run
+
+
+def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event, None, RunContext]:
+    """Take the folder, find the state to go on from, and load rows and model."""
+    paths = output_paths(recipe)
+    stack.enter_context(exclusive_run_lock(paths.folder))
+    stack.enter_context(memory_limits(recipe.memory))
+    completed = complete_setting_aside(paths.folder)
+    remove_partials(paths)
+    if completed is not None:
+        yield Warned(message=_describe_earlier(paths, completed))
+    if resume:
+        refuse_links(paths)
+    compilation = known_kernels.begin(recipe.model.path)
+    if compilation.note is not None:
+        yield Warned(message=compilation.note)
+    if compilation.announced is not None:
+        yield compilation.announced
+    data = load_data(recipe)
+    found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
+    if found is not None:
+        check_resumable(found.notes, recipe, len(data.train), found.path, data.encoder.template)
+        rules = parse_rules(found.notes.get(NOTE), found.path)
+        data = follow_rules(data, rules)
+    learned, warnings = _find_learned(recipe.data, paths, found, data.train)
+    yield from warnings
+    if (compiled := compilation.wait()) is not None:
+        yield compiled
+    with naming_shortage("loading the model"):
+        backbone, config = load_model(recipe, data.files)
+    if recipe.model.add_tokens and not resume:
+        yield Warned(message=_describe_added(recipe.model.add_tokens))
+    check_weights_fit(recipe.memory, backbone.module)
+    features = attach_feature_cache(recipe, data, backbone)
+    stack.enter_context(_flushed(features))
+    workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
+    stack.enter_context(_synchronized())
+    prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
+    return RunContext(
+        recipe=recipe,
+        paths=paths,
+        found=found,
+        rules=rules,
+        learned=learned,
+        data=data,
+        backbone=backbone,
+        config=config,
+        features=features,
+        loader=DataLoader(recipe, data, workers, prepare, backbone.prepare_batch),
+    )
+
+
+def _find_learned(
+    section: DataSection, paths: OutputPaths, found: Found | None, rows: RowDataset
+) -> tuple[Learned, list[Warned]]:
+    """Find which rows a run that goes on has learned, and see that they are still the same.
+
+    Raises:
+        CheckpointError: They are not, and the recipe does not allow it.
+    """
+    path, allows = paths.state.with_name(consumed.NAME), section.allow_changed_rows
+    if found is None:
+        return consumed.begin(path, len(rows)), []
+    try:
+        learned, changed = consumed.go_on(path, found.notes.get(consumed.NOTE), rows)
+    except CheckpointError as error:
+        if not allows:
+            raise
+        return consumed.begin(path, len(rows)), [Warned(message=str(error))]
+    if not changed:
+        return learned, []
+    named = consumed.describe_changes(changed, rows.name)
+    what = f"{len(changed):,} of the rows that were learned have changed since, {named}"
+    if not allows:
+        remedy = "put them back, begin anew without --resume, or go on all the same with"
+        msg = f"{found.path}: {what}; {remedy} --set data.allow_changed_rows=true"
+        raise CheckpointError(msg)
+    return learned, [Warned(message=f"{what}; the run goes on all the same, as data.allow_changed_rows has it")]
+
+
+@naming_shortage("trying the model on the first rows")
+def _probe(run: RunContext) -> None:
+    """Check on a few of the first rows what the family, or packing, promises."""
+    examples = run.loader.peek(run.data.train, range(min(PROBE_READS, len(run.data.train))))
+    if not examples:
+        return
+    examples.sort(key=lambda example: len(example.tokens))
+    # The shortest, the longest and one between: padding and what else is in the batch differ the most.
+    places = sorted({0, len(examples) // 2, len(examples) - 1})[:PROBE_ROWS]
+    chosen, model_type = [examples[place] for place in places], run.data.files.model_type
+    if not run.data.files.family.is_proven:
+        models.check_family(run.backbone, chosen, model_type)
+    train = run.recipe.train
+    if train.batching == "packed":
+        length = train.pack_length or run.recipe.data.max_seq_length
+        models.check_packing(run.backbone, chosen, length, model_type)
+
+
+def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
+    """Make the run's batches and its loop, and give the number of steps done before."""
+    recipe = run.recipe
+    optimizer = make_optimizer(recipe.optim)
+    state = init_state(run.backbone, optimizer)
+    if run.found is not None:
+        state = checkpoint.load_state(run.found.path, state, is_checked=True)
+    first = int(state.step)
+    source = make_source(recipe, run.data.train, run.loader, first, run.note(PROGRESS))
+    _refuse_fewer(run, source.n_steps(first), first)
+    validates, every, rules = run.data.valid is not None, recipe.train, run.rules
+
+    def needs_sync(step: int) -> bool:
+        n_steps = source.n_steps(step)
+        # The first one too: how long it took is told when it is over, not when the next shape is traced.
+        return (
+            step == first + 1
+            or (validates and is_due(step, every.steps_per_eval, n_steps))
+            or is_due(step, every.steps_per_save, n_steps)
+        )
+
+    # The only reference to the state: another one would keep the old state alive during the next step.
+    run.loop = TrainLoop(
+        make_recipe_step(recipe, run.backbone, optimizer, state, rules=rules),
+        state,
+        lambda step: learning_rate_at(step, source.n_steps(step), recipe.optim, rules),
+        needs_sync=needs_sync,
+        should_stop=should_stop,
+        hold=run.loader.workers.hold,
+        release=run.loader.workers.release,
+        sums=_parse_sums(run.note(SUMS)),
+    )
+    run.source = source
+    return first
+
+
+def _refuse_fewer(run: RunContext, n_steps: int, first: int) -> None:
+    if first > n_steps:
+        key = "train.iters" if run.recipe.train.epochs is None else "train.epochs"
+        msg = f"{key}: the recipe has {n_steps} steps, of which {first} are done ({run.paths.state}); raise it"
+        raise CheckpointError(msg)
+
+
+def _parse_sums(note: str | None) -> tuple[float, float]:
+    """Read what the running loss was the mean of where the run goes on; older states do not say it."""
+    nll, supervised = json.loads(note or "[0, 0]")
+    return float(nll), float(supervised)
+
+
+def _open_files(run: RunContext, first: int) -> list[Warned]:
+    """Begin the files of a run, or go on with them; the warnings say what became of those of an earlier one."""
+    found, paths, warnings = run.found, run.paths, []
+    if found is not None:
+        checkpoint.settle_state(found, paths.state)
+        if found.damaged is not None:
+            warnings.append(Warned(message=f"{found.damaged}; going on from the one before it, after step {first}"))
+        run.cuts = CutCounts.loads(found.notes[CUTS]) if CUTS in found.notes else CutCounts()
+    else:
+        is_full = run.recipe.model.full_finetune
+        model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []
+        if (earlier := archive_previous_run(run.recipe, model_files)) is not None:
+            warnings.append(Warned(message=_describe_earlier(paths, earlier)))
+    run.metrics = MetricsLog.open(
+        paths.metrics,
+        None if found is None else first,
+        run.note(REPORTS),
+        is_over=first == run.source.n_steps(first),
+    )
+    checkpoint.write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
+    return warnings
+
+
+def _describe(run: RunContext, first: int) -> Started:
+    data, module = run.data, run.backbone.module
+    return Started(
+        device=describe_device(),
+        model_type=data.files.model_type,
+        n_rows=len(data.train),
+        n_valid_rows=0 if data.valid is None else len(data.valid),
+        n_steps=run.source.n_steps(first + 1),
+        is_estimated=run.source.is_estimated,
+        first_step=first,
+        n_params=count_parameters(module),
+        n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
+        adapted=tuple(summarize(name for name, _ in lora_layers(module))),
+        columns=data.train.describe_columns(),
+        features=run.features.description,
+        template=data.encoder.describe_template(),
+        head=run.backbone.describe_head(),
+    )
+
+
+def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
+    message = f"what an earlier run, or somebody else, has left in {paths.folder} is in {earlier} now"
+    if checkpoint.has_state(earlier / STATE_NAME):
+        output = earlier / paths.weights.name if paths.is_adapter else earlier
+        message += f", and goes on from there with --resume --set output.path={output}"
+    return message
+
+
+def _describe_added(tokens: Sequence[str]) -> str:
+    named = repr(tokens[0]) if len(tokens) == 1 else f"{tokens[0]!r} to {tokens[-1]!r} ({len(tokens):,} tokens)"
+    return f"added to the model, from the mean of its tokens: {named}; all of its embeddings and its head are trained"
+
+
+@contextmanager
+def _flushed(features: Features) -> Iterator[None]:
+    """Write buffered features to disk when the run is over, however it ends."""
+    try:
+        yield
+    except BaseException:
+        # Where there was no memory for a step there may be none for this either; the step's error is the one to tell.
+        with suppress(RuntimeError, MemoryError):
+            features.flush()
+        raise
+    features.flush()
+
+
+@contextmanager
+def _synchronized() -> Iterator[None]:
+    """Wait for the device when the run is over, however it ends: what the device reads may be gone afterwards."""
+    try:
+        yield
+    finally:
+        # What the device failed with was raised already, or concerns a step that is no longer asked for.
+        with suppress(RuntimeError):
+            mx.synchronize()

@@ -1,0 +1,114 @@
+"""The loss on held-out rows: the same rows every time, batched as the rows to train on are."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import attrs
+import mlx.core as mx
+
+from .. import models
+from ..cuts import CutCounts, find_cuts
+from ..data.collate import epoch_batches
+from ..data.packing import packed_eval_source
+from ..data.rows import RowDataset
+from ..errors import NonFiniteError
+from ..estimate.shortage import foresee
+from ..memory.limits import naming_shortage
+from ..recipe.schema import Recipe
+from ..train.loop import evaluate
+from ..train.step import make_eval_step
+from ..types import Batch, TrainState
+from .loader import DataLoader
+
+
+@attrs.frozen(kw_only=True)
+class Validated:
+    """What a validation has found.
+
+    Attributes:
+        loss: Mean loss in nats per supervised token.
+        n_tokens: Supervised tokens.
+        n_rows: Rows that were read.
+        cuts: Those of them that were cut.
+    """
+
+    loss: float
+    n_tokens: int
+    n_rows: int
+    cuts: CutCounts
+
+
+@attrs.define(eq=False)
+class Validator:
+    """Validates states on the same rows every time.
+
+    Attributes:
+        recipe: The run's.
+        rows: The rows to validate on.
+        loader: Reads them.
+        backbone: The model.
+        has_told_cuts: Whether it was said which of the rows are cut.
+    """
+
+    recipe: Recipe
+    rows: RowDataset
+    loader: DataLoader
+    backbone: models.MlxVlmBackbone
+    has_told_cuts: bool = attrs.field(default=False, init=False)
+    _step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]] = attrs.field(init=False)
+    _plan: list[list[int]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Draw the rows, once: the first ones of a sorted set would not stand for it."""
+        train = self.recipe.train
+        self._step = make_eval_step(self.backbone)
+        plan = epoch_batches(len(self.rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
+        self._plan = plan[: self._n_batches]
+
+    @property
+    def _n_batches(self) -> int | None:
+        found = self.recipe.train.val_batches
+        return None if found == -1 else found
+
+    def measure(self, state: TrainState, should_stop: Callable[[], bool]) -> Validated | None:
+        """Find the mean loss of a state.
+
+        Args:
+            state: The state.
+            should_stop: Asked before each batch; True ends the validation.
+
+        Returns:
+            What was found; None if it was ended before.
+
+        Raises:
+            NonFiniteError: The loss is not finite.
+            VloraError: A row cannot be read, or there is no memory for a batch.
+        """
+        n_rows, cuts = 0, CutCounts()
+
+        def batches() -> Iterator[Batch]:
+            nonlocal n_rows, cuts
+            for found in itertools.islice(foresee(self.recipe, self.backbone, self._read()), self._n_batches):
+                if should_stop():
+                    return
+                n_rows += sum(len(batch.rows) for batch in found)
+                cuts = cuts.add(list(find_cuts(found)))
+                yield from found
+
+        with naming_shortage("validation"):
+            loss, n_tokens = evaluate(self._step, state, batches())
+        if should_stop():
+            # Of some of the rows only, perhaps.
+            return None
+        if not math.isfinite(loss):
+            msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
+            raise NonFiniteError(msg)
+        return Validated(loss=loss, n_tokens=n_tokens, n_rows=n_rows, cuts=cuts)
+
+    def _read(self) -> Iterator[list[Batch]]:
+        n_ahead = self.recipe.data.prefetch
+        packed = packed_eval_source(self.recipe, len(self.rows))
+        if packed is None:
+            return self.loader.collate(self.rows, ([indices] for indices in self._plan), n_ahead)
+        return self.loader.pack(self.rows, packed, n_ahead)

@@ -51,8 +51,9 @@ from vlora.errors import BatchError, ModelError
 from vlora.models.backbone.backbone import find_layout, to_device
 from vlora.models.families.differences import DIFFERENCES
 from vlora.models.families.encoder_decoders import PROMPT
+from vlora.models.families.family import Family
 from vlora.models.families.registry import FAMILIES as DESCRIBED
-from vlora.models.families.registry import Family, describe_family
+from vlora.models.families.registry import describe_family
 from vlora.models.load import loading
 from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
 from vlora.train import chunked_head
@@ -141,7 +142,7 @@ def quantize_as_published(module: nn.Module, family: Family, bits: int) -> None:
 
     def is_packed(name: str, child: nn.Module) -> bool:
         fits = hasattr(child, "to_quantized") and layout.is_language(name) and child.weight.shape[-1] % 32 == 0
-        return fits and not is_router(name) and name.rpartition(".")[2] not in family.no_adapter
+        return fits and not is_router(name) and name.rpartition(".")[2] not in family.parts.no_adapter
 
     nn.quantize(module, group_size=32, bits=bits, class_predicate=is_packed)
 
@@ -167,7 +168,7 @@ def logits(subject: Subject, rows: Sequence[Example]) -> np.ndarray:
     """Compute the logits of some rows as one batch."""
     batch = collate(rows)
     backbone = subject.backbone
-    with bound_params(backbone.module, subject.state.params), backbone.corrected():
+    with bound_params(backbone.module, subject.state.params), backbone.overrides():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))
 
 
@@ -261,7 +262,7 @@ def unbatched(subject: Subject, example: Example) -> np.ndarray:
         weights=mx.zeros((length,)),
         rows=(example,),
     )
-    with bound_params(backbone.module, subject.state.params), backbone.corrected():
+    with bound_params(backbone.module, subject.state.params), backbone.overrides():
         logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
         return np.array(logits[0].astype(mx.float32))
 
@@ -297,7 +298,7 @@ def generation_agrees(subject: Subject) -> str:
         name: mx.zeros_like(value) if name.endswith("lora_b") else value for name, value in subject.state.params.items()
     }
     plain = attrs.evolve(subject, state=subject.state._replace(params=adapterless))
-    is_read_apart = subject.backbone.family.is_encoder_decoder
+    is_read_apart = subject.backbone.family.format.is_encoder_decoder
     differences = []
     for example in subject.examples:
         # An encoder-decoder generates from its prompt: what comes first is the token after the one that starts a row.
@@ -305,7 +306,7 @@ def generation_agrees(subject: Subject) -> str:
         prompt = example.inputs.get(PROMPT, example.tokens[:1]) if is_read_apart else example.tokens
         try:
             # Mended, or some of it would be read from beyond an array, and be another at every call.
-            inputs = subject.backbone.family.mend_inputs(dict(example.inputs))
+            inputs = subject.backbone.family.forward.fix_inputs(dict(example.inputs))
             generated = predict_next(module, np.reshape(prompt, -1), inputs)
         except (ValueError, AssertionError, IndexError, TypeError) as error:
             differences.append(f"{example.source}: {type(error).__name__}: {error}")
@@ -363,7 +364,7 @@ def packed_rows_are_apart(subject: Subject) -> str:
 
     Of a family that does not pack, the same is refuted.
     """
-    if subject.backbone.family.packs:
+    if subject.backbone.family.forward.packs:
         compare_packed(subject)
         return ""
     try:
@@ -405,7 +406,7 @@ def packed_logits(subject: Subject, rows: Sequence[Example]) -> tuple[np.ndarray
     """Compute the logits of some rows packed into one, f[T, V], and where each stands."""
     batch = collate_packed([rows])
     backbone = subject.backbone
-    with bound_params(backbone.module, subject.state.params), backbone.corrected():
+    with bound_params(backbone.module, subject.state.params), backbone.overrides():
         logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
     return np.array(logits.astype(mx.float32))[0], batch.spans
 
@@ -419,7 +420,7 @@ def compiled_equals_eager(subject: Subject) -> str:
     same(accumulated, loss, "accumulated")
     same_gradients(summed, gradients, "accumulated")
     if not subject.backbone.is_traceable:
-        return f"eager only: {subject.backbone.family.eager}"
+        return f"eager only: {subject.backbone.family.forward.eager}"
     compiled, traced = update(subject, batch)
     same(compiled, loss, "compiled")
     same_gradients(traced, gradients, "compiled")
@@ -474,7 +475,7 @@ def adapters_learn(subject: Subject) -> str:
         if is_experts(module) and backbone.is_language(name)
     }
     left_out = sorted(experts - adapted)
-    reason = backbone.family.without_experts
+    reason = backbone.family.parts.without_experts
     refute(bool(left_out) and reason is None, f"experts have no adapters: {left_out[:3]}")
     return f"{len(adapted)} layers" + (f", not the experts: {reason}" if left_out else "")
 
@@ -515,7 +516,7 @@ def checkpointing_changes_nothing(subject: Subject) -> str:
     other, checkpoint_modules = update(subject, subject.batch, compiled=compiled, grad_checkpoint=True)
     same(other, loss, "recomputed")
     same_gradients(checkpoint_modules, gradients, "recomputed")
-    part = subject.backbone.family.checkpointed_part
+    part = subject.backbone.family.parts.checkpointed_part
     return f"only {part}" if part else ""
 
 
@@ -601,14 +602,14 @@ def adapter_reloads_in_mlx_vlm(subject: Subject) -> str:
         if remark:
             refute(attaches(base, folder), f"mlx-vlm attaches it; it is no longer so that {remark}")
             loading.complete_modules(base)
-        backbone.family.mend(base)
+        backbone.family.forward.fix_weights(base)
         module = apply_lora_layers(base, folder)
     module.eval()
     reloaded = models.MlxVlmBackbone(module, backbone.family, backbone.language_prefix)
     for name, child in module.named_modules():
         child._training = backbone.is_language(name) and not isinstance(child, nn.Dropout)
     batch = subject.batch
-    with reloaded.corrected():
+    with reloaded.overrides():
         found = np.array(reloaded.all_logits(batch.tokens, *reloaded.embed(batch)))
     difference = np.abs(found - expected).max()
     refute(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlora import Example, Recipe, TrainState, format_sample, init_state, make_optimizer, models, parse_recipe
 from vlora.build import load_model
-from vlora.models.families.registry import Family
+from vlora.models.families.family import Family
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -38,7 +38,7 @@ def mixed_rows() -> list[dict[str, Any]]:
 
 def rows_for(family: Family) -> list[dict[str, Any]]:
     """Rows that a family reads: `mixed_rows`, or one question each with images, where the prompt sees itself whole."""
-    if not family.is_prefix_lm:
+    if not family.format.is_prefix_lm:
         return mixed_rows()
     return [
         mixed_rows()[0],

@@ -135,7 +135,7 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
     else:
         train, valid = wrap_rows(recipe.data, rows, valid_rows, seed=recipe.train.seed)
     files = find_model(recipe)
-    if recipe.train.batching == "packed" and not files.family.packs:
+    if recipe.train.batching == "packed" and not files.family.forward.packs:
         msg = (
             f"train.batching: found 'packed', and nothing shows that packed rows of a {files.model_type} model do not "
             "see one another (vlora/models/families.md, column packs); use 'grouped'"
@@ -273,7 +273,7 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     data.encoder.memory = models.ProcessedCache(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
-    has_company = data.files.family.has_grid_tower
+    has_company = data.files.family.forward.has_grid_tower
     # Another company, where what only memory has kept is gone.
     rounded = f"; {ROUNDED}" if has_company and not section.disk_gb else ""
     return Features(cache=cache, description=f"kept, {kept}{rounded}", has_company=has_company)

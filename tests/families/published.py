@@ -56,7 +56,7 @@ def publish(name: str) -> TinyFamily:
         weights = {name: v for name, v in tree_flatten(model.parameters()) if mx.issubdtype(v.dtype, mx.floating)}
         model.update(tree_unflatten(list(CHECKPOINTS[name].scaled(weights).items())))
 
-    alone = "it reads images in every row" if family.is_prefix_lm else None
+    alone = "it reads images in every row" if family.format.is_prefix_lm else None
     return TinyFamily(config=config, rows=rows, idle=_IDLE.get(name, {}), prepare=prepare, without_text_rows=alone)
 
 

@@ -102,7 +102,7 @@ def test_same_numbers_as_without(family: str, checkpoint: CheckpointFactory, tmp
     first = kept_on(tmp_path)
     subject.backbone.keep_features(first)
     expected = embedded(subject)
-    assert_equal(expected, plain, 1e-5 if subject.backbone.family.has_grid_tower else 0.0)
+    assert_equal(expected, plain, 1e-5 if subject.backbone.family.forward.has_grid_tower else 0.0)
     n_images = sum(len(example.image_keys) for example in subject.examples)
     assert first.counts.n_computed == n_images
     assert_equal(embedded(subject), expected)
@@ -136,7 +136,7 @@ def kept_as_computed(name: str, folder: Path) -> None:
     plain = embed()
     first = kept_on(folder)
     backbone.keep_features(first)
-    tolerance = 1e-4 if backbone.family.has_grid_tower else 0.0
+    tolerance = 1e-4 if backbone.family.forward.has_grid_tower else 0.0
     assert_equal(embed(), plain, tolerance)
     assert (first.counts.n_computed, first.counts.n_memory > 0) == (sum(n_images), True)
     first.flush()
@@ -153,7 +153,7 @@ def only_weights_in_the_key_count(backbone: MlxVlmBackbone, rows: list[Example])
     """Change all weights that are not in the folder's key: what is kept stays as it was."""
 
     def kept() -> Any:
-        if backbone.family.has_grid_tower:
+        if backbone.family.forward.has_grid_tower:
             grids = backbone._grids()
             return grids._features(rows, grids.lay_out(collate(rows)))
         return [backbone._embed_row(row) for row in rows]
@@ -440,9 +440,10 @@ def test_only_arrays_are_kept(checkpoint: CheckpointFactory) -> None:
     """A row with a field that is no array is embedded every time."""
     subject = make_trainable(checkpoint("llava"))
     family = subject.backbone.family
-    subject.backbone.family = attrs.evolve(
-        family, complete=lambda _, __, ___, fields: {**fields, "deepstack_visual_embeds": []}
+    forward = attrs.evolve(
+        family.forward, finish_inputs=lambda _, __, ___, inputs: {**inputs, "deepstack_visual_embeds": []}
     )
+    subject.backbone.family = attrs.evolve(family, forward=forward)
     cache = FeatureCache(10**8)
     subject.backbone.keep_features(cache)
     for _ in range(2):

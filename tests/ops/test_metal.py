@@ -132,7 +132,7 @@ def test_every_family_is_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     for model_type in ("mllama", "not listed"):
         family = describe_family(model_type)
-        for correction in (family.while_embedding, family.train_overrides):
+        for correction in (family.forward.embed_overrides, family.forward.train_overrides):
             with correction(None):  # type: ignore[arg-type]
                 assert not mx.metal.is_available()
         assert mx.metal.is_available()

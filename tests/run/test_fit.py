@@ -85,7 +85,7 @@ def trained_logits(recipe: Recipe) -> tuple[Batch, np.ndarray]:
     backbone, _ = load_model(recipe, data.files)
     state = load_state(output_paths(recipe).folder / STATE_NAME, init_state(backbone, make_optimizer(recipe.optim)))
     batch = collate([data.encoder(data.train[index]) for index in range(2)])
-    with bound_params(backbone.module, state.params), backbone.corrected():
+    with bound_params(backbone.module, state.params), backbone.overrides():
         return batch, np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 
@@ -166,7 +166,7 @@ def test_mlx_vlm_loads_adapters_of_experts(
 
     assert any("switch_mlp" in name and float(mx.abs(value).max()) > 0 for name, value in arrays.items())
     # With the tower's activation as in training: mlx-vlm's own is another one.
-    with describe_family("qwen3_vl_moe").while_embedding(model):
+    with describe_family("qwen3_vl_moe").forward.embed_overrides(model):
         reloaded = reloaded_logits(model, batch)
     for row, found in enumerate(reloaded):
         np.testing.assert_allclose(found, expected[row, : len(found)], atol=2e-4)
@@ -184,9 +184,9 @@ def test_mlx_vlm_loads_other_families_adapters(
     # The row with an image: what mlx-vlm does to Mllama's text-only rows is its own.
     row = next(index for index, example in enumerate(batch.rows) if example.inputs)
     described = describe_family(family)
-    inputs = described.mend_inputs(dict(batch.rows[row].inputs))
+    inputs = described.forward.fix_inputs(dict(batch.rows[row].inputs))
     # As in training: mlx-vlm's own DeepSeek-VL2 rotates otherwise.
-    described.mend(model)
+    described.forward.fix_weights(model)
     only = batch._replace(rows=(attrs.evolve(batch.rows[row], inputs=inputs),))
     (found,) = reloaded_logits(model, only)
 

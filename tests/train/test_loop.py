@@ -248,7 +248,7 @@ class DeepBackbone:
         """Train nothing of it."""
         return frozenset()
 
-    def corrected(self) -> AbstractContextManager[None]:
+    def overrides(self) -> AbstractContextManager[None]:
         """Correct nothing."""
         return nullcontext()
 

@@ -55,7 +55,7 @@ def logits(trainable: Trainable, examples: list[Example]) -> np.ndarray:
     """Compute a batch's logits with the trained parameters."""
     batch = collate(examples)
     backbone = trainable.backbone
-    with bound_params(backbone.module, trainable.state.params), backbone.corrected():
+    with bound_params(backbone.module, trainable.state.params), backbone.overrides():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 
@@ -102,7 +102,7 @@ def test_logits_are_the_model_own(family: str, checkpoint: CheckpointFactory) ->
     trainable = make_trainable(checkpoint(family))
     example = trainable.examples[0]
     module = trainable.backbone.module
-    inputs = trainable.backbone.family.mend_inputs(dict(example.inputs))
+    inputs = trainable.backbone.family.forward.fix_inputs(dict(example.inputs))
     arrays = {name: mx.array(value) for name, value in inputs.items() if isinstance(value, np.ndarray)}
     tokens = mx.array(example.tokens)[None]
     with bound_params(module, trainable.state.params):
@@ -254,7 +254,7 @@ def test_bfloat16_stays_bfloat16(checkpoint: CheckpointFactory) -> None:
     module = trainable.backbone.module
     module.update({"language_model": _cast(module.language_model)})
     batch = collate(trainable.examples)
-    with trainable.backbone.corrected():
+    with trainable.backbone.overrides():
         out = trainable.backbone.all_logits(batch.tokens, *trainable.backbone.embed(batch))
     step = make_train_step(trainable.backbone, trainable.optimizer, compiled=False)
     state, output = step(trainable.state, batch, RATE)

@@ -15,8 +15,9 @@ from .encode.images.opening import name_content, open_image
 from .encode.lengths import LengthEstimator
 from .encode.measuring import RowMeasurer
 from .families.differences import DIFFERENCES
+from .families.family import Family
 from .families.mixtures import without_metal_kernels
-from .families.registry import FAMILIES, Family, describe_family
+from .families.registry import FAMILIES, describe_family
 from .load.added_tokens import grow_config, grow_tables, name_saved, name_tokens
 from .load.loading import (
     ModelFiles,

@@ -53,5 +53,5 @@ class Backbone(Protocol):
     def is_traceable(self) -> bool:
         """Whether `logits` can be compiled."""
 
-    def corrected(self) -> AbstractContextManager[None]:
+    def overrides(self) -> AbstractContextManager[None]:
         """Correct the model for as long as `logits` and its gradient run."""

@@ -200,7 +200,7 @@ class _TrainStep:
         # Corrections before: what is recomputed is what they made of a part.
         with (
             dropout_keys(module, key),
-            self._backbone.corrected(),
+            self._backbone.overrides(),
             checkpointed(self._recomputed),
         ):
             if self._embed_names:
@@ -298,7 +298,7 @@ def make_eval_step(
         targets: mx.array,
         weights: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        with backbone.corrected():
+        with backbone.overrides():
             inputs = tokens, features, others
             return language_model_loss(backbone, loss, params, inputs, selected, targets, weights, is_trained=False)
 

@@ -360,7 +360,7 @@ def test_files_are_not_read_to_measure_boxes(
 @pytest.mark.parametrize("family", ["gemma3", "idefics3", "llava"])
 def test_families_without_a_convention(family: str, encoder: Encoding) -> None:
     """How a family writes boxes is not guessed."""
-    assert FAMILIES[family].boxes is None
+    assert FAMILIES[family].format.boxes is None
     with pytest.raises(SampleError, match=r"^rows row 3: .*family writes them is not known; write them into the texts"):
         encoder(family)(sample_of(picture(100, 80), BOX))
 

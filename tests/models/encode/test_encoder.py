@@ -428,7 +428,7 @@ CONTENT = {
 def tag_generation(family: str) -> str:
     """Put transformers' generation tags around what an assistant writes, its end-of-turn token included."""
     opening, closing = CONTENT[family]
-    head, _, rest = FAMILIES[family].template.rpartition(opening)
+    head, _, rest = FAMILIES[family].format.template.rpartition(opening)
     body, _, tail = rest.partition(closing)
     body = opening + body + END_OF_TURN[family].removeprefix("<|END_RESPONSE|>")
     tagged = f"{{% generation %}}{body}{{% endgeneration %}}"
@@ -470,7 +470,7 @@ def test_generation_tags_of_onevision(encoder: Encoding) -> None:
     ]
     tagged = encode.tokenizer.apply_chat_template(
         messages,
-        chat_template=FAMILIES["llava_onevision"].template,
+        chat_template=FAMILIES["llava_onevision"].format.template,
         return_dict=True,
         return_assistant_tokens_mask=True,
     )

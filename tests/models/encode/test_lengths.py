@@ -133,7 +133,7 @@ def test_lengths_are_the_encoder_own(family: str, encoder: EncoderFactory) -> No
         sample = format_sample(row, f"row {number}")
         own = len(encode(sample).tokens)
         found = estimate(sample)
-        if encode.family.is_encoder_decoder or not sample.images:
+        if encode.family.format.is_encoder_decoder or not sample.images:
             assert abs(found - own) <= 2
         else:
             assert own / 2 <= found <= 3 * own + 8

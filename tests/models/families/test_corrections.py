@@ -56,7 +56,7 @@ def test_intern_vit_has_the_exact_activation() -> None:
     before = mlp(x)
     hidden = mlp.fc1(x)
     exact = mlp.fc2(hidden * (1 + mx.erf(hidden / 2**0.5)) / 2)
-    with tiled.published_intern_vit(module):
+    with tiled.match_reference_intern_vit(module):
         corrected = mlp(x)
 
     assert np.allclose(np.array(corrected), np.array(exact), atol=1e-6)
@@ -74,7 +74,7 @@ def test_kimi_tower() -> None:
         return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
 
     before = features(module)
-    with tiled.published_moonvit_3d(module):
+    with tiled.match_reference_moonvit_3d(module):
         corrected = features(module)
         gradients = dict(
             tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
@@ -94,7 +94,7 @@ def test_mistral_large_sees_its_images() -> None:
     embeds = mx.array(embed("mistral_large3", module, 0))
     own = module.language_model(tokens, inputs_embeds=embeds).logits
     dropped = module.language_model(tokens).logits
-    seen = family.run(module, tokens, {"inputs_embeds": embeds})
+    seen = family.forward.forward(module, tokens, {"inputs_embeds": embeds})
 
     assert mx.array_equal(own, dropped)
     assert mx.abs(seen - dropped).max().item() > 1e-2
@@ -115,7 +115,8 @@ def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated() ->
         step = slice(place, place + 1)
         output = module.language_model(tokens[:, step], inputs_embeds=embeds[:, step], cache=cache)
         generated.append(output.logits[0, -1])
-    trained = family.run(module, tokens, {"inputs_embeds": embeds, **family.mark(example)})[0, first - 1 :]
+    inputs = {"inputs_embeds": embeds, **family.forward.label_inputs(example)}
+    trained = family.forward.forward(module, tokens, inputs)[0, first - 1 :]
     causal = module.language_model(tokens, inputs_embeds=embeds).logits[0, first - 1 :]
 
     assert example.supervised.sum() > 2 * module.config.text_config.sliding_window_size
@@ -128,7 +129,7 @@ def test_one_image_in_a_row(name: str) -> None:
     """A second image in a row is an error, not features in the wrong places."""
     views = [mx.zeros((1, 3, 8, 8)), mx.zeros((2, 3, 8, 8))]
     with pytest.raises(ValueError, match="2 images"):
-        describe_family(name).embed(nn.Module(), mx.array([[1]]), {"pixel_values": views})
+        describe_family(name).forward.embed(nn.Module(), mx.array([[1]]), {"pixel_values": views})
 
 
 @pytest.mark.parametrize("name", ["granite_vision", "granite4_vision"])
@@ -141,7 +142,7 @@ def test_every_image_of_granite_counts_for_itself(name: str) -> None:
 
     def features(tokens: np.ndarray, image: slice) -> np.ndarray:
         inputs = {key: mx.array(value[image]) for key, value in example.inputs.items()}
-        fields = describe_family(name).embed(module, mx.array(tokens)[None], inputs)
+        fields = describe_family(name).forward.embed(module, mx.array(tokens)[None], inputs)
         return np.array(mx.stack([fields["inputs_embeds"], *fields.get("deepstack_visual_embeds", [])]))[:, 0]
 
     together = features(example.tokens, slice(None))
@@ -160,7 +161,7 @@ def test_padding_of_patches_is_not_seen() -> None:
     inputs = {key: mx.array(value) for key, value in example.inputs.items()}
     less = {**inputs, "pixel_values": inputs["pixel_values"][:, :16]}
     tokens = mx.array(example.tokens)[None]
-    embeds = describe_family("phi4_siglip").embed
+    embeds = describe_family("phi4_siglip").forward.embed
 
     assert inputs["pixel_values"].shape[1] > 16
     assert mx.array_equal(
@@ -217,7 +218,7 @@ def test_features_of_jina_stand_where_mlx_vlm_puts_them() -> None:
     module.eval()
     example = examples(FAMILIES["jina_vlm"])[0]
     inputs = {key: to_device(value) for key, value in example.inputs.items()}
-    found = describe_family("jina_vlm").embed(module, mx.array(example.tokens)[None], inputs)["inputs_embeds"]
+    found = describe_family("jina_vlm").forward.embed(module, mx.array(example.tokens)[None], inputs)["inputs_embeds"]
 
     assert np.allclose(np.array(found), np.array(embed("jina_vlm", module, 0)), atol=1e-5)
 
@@ -230,9 +231,9 @@ def test_falcon_reads_one_image_as_mlx_vlm_does() -> None:
     one, two, _ = examples(FAMILIES["falcon_ocr"])
     tokens = mx.array(one.tokens)[None]
     inputs = {key: to_device(value) for key, value in one.inputs.items()}
-    found = family.run(module, tokens, family.embed(module, tokens, inputs))
+    found = family.forward.forward(module, tokens, family.forward.embed(module, tokens, inputs))
     own = module(tokens, **inputs).logits
-    second = family.embed(
+    second = family.forward.embed(
         module, mx.array(two.tokens)[None], {key: to_device(value) for key, value in two.inputs.items()}
     )
     places = np.array(second["pos_hw"][0])[two.tokens == module.config.img_id]
@@ -254,6 +255,6 @@ def test_full_finetuning_keeps_to_the_language_model(name: str, language: str) -
     trained = [key for key, _ in tree_flatten(backbone.module.trainable_parameters())]
 
     assert trained
-    assert not [key for key in trained if key.startswith(family.beside_language or "?")]
-    assert not [key for key in trained if key.rpartition(".")[2] in family.tables]
+    assert not [key for key in trained if key.startswith(family.parts.beside_language or "?")]
+    assert not [key for key in trained if key.rpartition(".")[2] in family.parts.tables]
     assert not [key for key in trained if not key.startswith((language, "lm_head."))]

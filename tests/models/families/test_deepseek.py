@@ -15,7 +15,7 @@ from tests.checkpoints import FAMILIES
 from tests.checkpoints.layout import make_config, make_model
 from vlora import models
 from vlora.errors import ModelError
-from vlora.models.forward.overrides import mend_deepseek
+from vlora.models.forward.overrides import fix_deepseek
 from vlora.recipe.schema import ModelSection
 
 
@@ -49,14 +49,14 @@ def test_loading_corrects_latent_attention(checkpoint: Callable[[str], Path]) ->
 def test_queries_with_latents_too() -> None:
     """Larger models have latents of queries, whose norm has the same epsilon."""
     module = make(q_lora_rank=32)
-    mend_deepseek(module)
+    fix_deepseek(module)
     assert {attention.q_a_layernorm.eps for attention in attentions(module)} == {1e-6}
 
 
 def test_the_smallest_model_is_a_llama() -> None:
     """Without latents nothing is changed."""
     module = make(use_mla=False, qk_nope_head_dim=0, qk_rope_head_dim=0, kv_lora_rank=None)
-    mend_deepseek(module)
+    fix_deepseek(module)
     assert not any(attention.rope.traditional for attention in attentions(module))
 
 

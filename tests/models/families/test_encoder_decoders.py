@@ -12,7 +12,7 @@ from tests.prove import logits, make_subject
 from vlora import collate, make_optimizer, make_train_step
 from vlora.errors import BatchError, ModelError
 from vlora.models.backbone.startup_checks import check_family
-from vlora.models.families.encoder_decoders import PROMPT, mend_table
+from vlora.models.families.encoder_decoders import PROMPT, fix_table
 from vlora.recipe.schema import OptimSection
 from vlora.train.state import bind
 
@@ -61,7 +61,7 @@ def test_a_head_of_its_own_stays_its_own(family: str) -> None:
     """Nemotron-Parse 1 has a head that is not the table."""
     untied = attrs.evolve(FAMILIES[family], prepare=None)
     model = build(untied)
-    mend_table(model)
+    fix_table(model)
     assert "weight" in model.language_model.lm_head
 
 
@@ -89,8 +89,8 @@ def test_the_probe_finds_a_decoder_that_sees_what_it_has_to_write(family: str) -
     subject = make_subject(family)
     rows = [subject.examples[0], subject.examples[0]]
     check_family(subject.backbone, subject.examples, family)
-    own = subject.backbone.family
-    ahead = attrs.evolve(own, run=lambda module, tokens, fields: own.run(module, mx.roll(tokens, -1, 1), fields))
-    subject.backbone.family = ahead
+    own = subject.backbone.family.forward
+    ahead = attrs.evolve(own, forward=lambda module, ids, inputs: own.forward(module, mx.roll(ids, -1, 1), inputs))
+    subject.backbone.family = attrs.evolve(subject.backbone.family, forward=ahead)
     with pytest.raises(ModelError, match=r"earlier logits of this .* model change with a later token"):
         check_family(subject.backbone, rows, family)

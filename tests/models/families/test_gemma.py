@@ -23,7 +23,7 @@ from tests.families import build, examples
 from vlora import Example, collate, format_sample, models
 from vlora.errors import ModelError, SampleError
 from vlora.models import Encoder
-from vlora.models.families.gemma import SharedKeys, TiedHead, mend_siglip, padded_as_needed
+from vlora.models.families.gemma import SharedKeys, TiedHead, fix_siglip, padded_as_needed
 from vlora.models.families.registry import describe_family
 from vlora.models.forward.attention_masks import block_mask
 from vlora.models.load import loading
@@ -58,7 +58,7 @@ def open_backbone(folder: Path) -> models.MlxVlmBackbone:
 
 def logits_of(backbone: models.MlxVlmBackbone, example: Example) -> mx.array:
     batch = collate([example])
-    with backbone.corrected():
+    with backbone.overrides():
         return backbone.all_logits(batch.tokens, *backbone.embed(batch))[0, : len(example.tokens) - 1]
 
 
@@ -132,7 +132,7 @@ def test_head_that_differs_stays(checkpoint: Checkpoint) -> None:
     """A head with weights of its own (quantized otherwise, say) is left as it is."""
     module, _ = mlx_vlm.load(str(checkpoint("gemma3")))
     module.language_model.lm_head.weight = module.language_model.lm_head.weight + 1
-    describe_family("gemma3").mend(module)
+    describe_family("gemma3").forward.fix_weights(module)
 
     assert isinstance(module.language_model.lm_head, nn.Linear)
 
@@ -197,7 +197,7 @@ def test_epsilon_of_the_last_norm(family: str, checkpoint: Checkpoint) -> None:
     norm = module.vision_tower.vision_model.post_layernorm
 
     assert norm.eps == 1e-5
-    mend_siglip(module)
+    fix_siglip(module)
     assert norm.eps == module.config.vision_config.layer_norm_eps == 1e-6
 
 
@@ -412,7 +412,7 @@ def test_images_of_gemma3n_are_read_along_rows(gemma3n: models.MlxVlmBackbone) -
         return np.flatnonzero(np.abs(np.array(before - after)).max(axis=(0, 2))).tolist()
 
     assert places(module) == [2]
-    with gemma3n.family.while_embedding(module):
+    with gemma3n.family.forward.embed_overrides(module):
         assert places(module) == [1]
     assert places(module) == [2]
 
@@ -440,7 +440,7 @@ def test_tower_of_gemma3n_is_as_it_was(gemma3n: models.MlxVlmBackbone) -> None:
         return {child.eps for child in tower.modules() if hasattr(child, "eps")}, exact
 
     before = found()
-    with gemma3n.family.while_embedding(gemma3n.module):
+    with gemma3n.family.forward.embed_overrides(gemma3n.module):
         assert found() == ({1e-6}, {False})
 
     assert before == found() == ({1e-5, 1e-6}, {True})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from vlora.models.families.grid_towers import published_glm_tower
+from vlora.models.families.grid_towers import match_reference_glm_tower
 
 GRIDS = ((1, 4, 6), (1, 6, 4), (1, 4, 4), (1, 4, 6), (1, 2, 8))
 
@@ -29,7 +29,7 @@ def test_glm_reads_images_one_by_one(glm: nn.Module) -> None:
     """Of five images, each gets the features that it gets alone; mlx-vlm's own tower mixes all but the first two."""
     pixels = [patches(seed, grid) for seed, grid in enumerate(GRIDS)]
     together = mx.concatenate(pixels)
-    with published_glm_tower(glm):
+    with match_reference_glm_tower(glm):
         alone = mx.concatenate(
             [glm.vision_tower(part, mx.array([grid])) for part, grid in zip(pixels, GRIDS, strict=True)]
         )
@@ -48,7 +48,7 @@ def test_glm_positions_of_the_trained_grid(glm: nn.Module) -> None:
     order = mx.array(np.random.default_rng(0).permutation(side * side))
     grid = mx.array([[1, side, side]])
     nothing = mx.zeros_like(table)
-    with published_glm_tower(glm):
+    with match_reference_glm_tower(glm):
         added = glm.vision_tower.embeddings(nothing, [side * side], grid, rows[order], columns[order])
     np.testing.assert_allclose(np.array(added), np.array(table[order]), atol=1e-6)
 
@@ -60,7 +60,7 @@ def test_glm_positions_keep_their_edges(glm: nn.Module) -> None:
     rows, columns = (mx.array(axis.reshape(-1)) for axis in np.indices((6, 10)))
     try:
         embeddings.position_embedding.weight = mx.ones_like(table)
-        with published_glm_tower(glm):
+        with match_reference_glm_tower(glm):
             added = embeddings(mx.zeros((60, table.shape[1])), [60], mx.array([[1, 6, 10]]), rows, columns)
     finally:
         embeddings.position_embedding.weight = table
@@ -70,6 +70,6 @@ def test_glm_positions_keep_their_edges(glm: nn.Module) -> None:
 def test_glm_tower_is_left_as_it_was(glm: nn.Module) -> None:
     """The correction is gone afterwards, epsilons included."""
     before = type(glm.vision_tower), type(glm.vision_tower.embeddings), glm.vision_tower.blocks[0].norm1.eps
-    with published_glm_tower(glm):
+    with match_reference_glm_tower(glm):
         assert glm.vision_tower.blocks[0].norm1.eps == glm.config.vision_config.rms_norm_eps != before[2]
     assert (type(glm.vision_tower), type(glm.vision_tower.embeddings), glm.vision_tower.blocks[0].norm1.eps) == before

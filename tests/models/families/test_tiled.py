@@ -23,8 +23,8 @@ from vlora.models.families.tiled import (
     embed_internvl,
     embed_llava_next,
     embed_llava_onevision,
-    published_moonvit,
-    published_qwen3_activations,
+    match_reference_moonvit,
+    match_reference_qwen3_activations,
     resize_bicubic,
     resize_bilinear,
     unpadded_slice,
@@ -265,7 +265,7 @@ def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
         return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
 
     before = features(module)
-    with published_moonvit(module):
+    with match_reference_moonvit(module):
         corrected = features(module)
         gradients = dict(
             tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
@@ -286,6 +286,6 @@ def test_qwen3_mixtures_have_the_published_activations(model: Callable[[str], nn
         return {(".blocks." in name, bool(mx.allclose(part(points), nn.gelu(points)))) for name, part in found.items()}
 
     before = activations(mixture)
-    with published_qwen3_activations(mixture):
+    with match_reference_qwen3_activations(mixture):
         assert activations(mixture) == {(True, False), (False, True)} == activations(dense)
     assert activations(mixture) == before

@@ -193,7 +193,7 @@ def logits(folder: Path, files: models.ModelFiles | None = None) -> np.ndarray:
     encode = load_encoder(folder)
     rows = [{"image": picture(48, 32), "question": "What is it?", "answer": "red"}, {"question": "a", "answer": "b"}]
     batch = collate([encode(format_sample(row, "row")) for row in rows])
-    with backbone.corrected():
+    with backbone.overrides():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
 
 

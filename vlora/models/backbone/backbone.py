@@ -24,7 +24,7 @@ from ...train.grad_checkpoint import CheckpointPart, check_every, checkpointed, 
 from ...train.state import bound_params
 from ...types import Batch, Example, Tree
 from ..families.encoder_decoders import PROMPT
-from ..families.registry import Family
+from ..families.family import Family
 from ..forward.calls import NOT_PASSED
 from ..forward.lm_inputs import (
     LOGIT_PLACES,
@@ -35,7 +35,7 @@ from ..forward.lm_inputs import (
     leaves,
     partition_inputs,
 )
-from ..forward.overrides import together
+from ..forward.overrides import chain
 from .fused import FusedModules, running_fused
 from .grid_tower import GridTower
 from .head import Head, capture_hidden, find_head, find_module, gather_before_head, run_head_only
@@ -115,7 +115,7 @@ class MlxVlmBackbone:
         """
         layers = self.layers
         check_every(layers, every)
-        limited = self.family.checkpointed_part
+        limited = self.family.parts.checkpointed_part
         if part == "layer" and limited is not None:
             found = [layer[limited] for layer in choose_modules(layers, every, "layer") if limited in layer]
         else:
@@ -136,7 +136,7 @@ class MlxVlmBackbone:
     @property
     def is_traceable(self) -> bool:
         """Whether the language model's forward can be compiled."""
-        return self.family.eager is None
+        return self.family.forward.eager is None
 
     def is_language(self, name: str) -> bool:
         """Whether a module or parameter belongs to the language model, by its qualified name."""
@@ -153,8 +153,8 @@ class MlxVlmBackbone:
             BatchError: A row's image tokens do not match its image features.
         """
         n_rows, length = batch.tokens.shape
-        with self.family.while_embedding(self.module):
-            if self.family.has_grid_tower:
+        with self.family.forward.embed_overrides(self.module):
+            if self.family.forward.has_grid_tower:
                 fields = self._grids().embed(batch)
             else:
                 rows = [self._kept_row(example) for example in batch.rows]
@@ -178,7 +178,7 @@ class MlxVlmBackbone:
     def feature_weights(self) -> Params:
         """Give the weights that decide what `keep_features` keeps: the tower's, or all that embedding uses."""
         params = dict(tree_flatten(self.module.parameters()))
-        if self.family.has_grid_tower:
+        if self.family.forward.has_grid_tower:
             return {name: value for name, value in params.items() if name.startswith("vision_tower.")}
         return {name: params[name] for name in self._used_by_embed(params)}
 
@@ -187,7 +187,7 @@ class MlxVlmBackbone:
         trained = self.embed_param_names()
         if any(not self.is_language(name) for name in trained):
             return "the vision tower or the connector is trained"
-        if trained and not self.family.has_grid_tower:
+        if trained and not self.family.forward.has_grid_tower:
             return "the token embeddings are trained, and this family's features are kept together with them"
         return None
 
@@ -195,7 +195,7 @@ class MlxVlmBackbone:
         def is_table(name: str, module: nn.Module) -> bool:
             # By name too: quantized tables, and those of some families, are of a class of their own.
             is_one = isinstance(module, nn.Embedding) or "Embedding" in type(module).__name__
-            return is_one or name.endswith(self.family.embedding_parts)
+            return is_one or name.endswith(self.family.parts.embedding_parts)
 
         modules = self.module.named_modules()
         parts = [name for name, module in modules if self.is_language(name) and is_table(name, module)]
@@ -213,8 +213,8 @@ class MlxVlmBackbone:
         names = sorted(self.embed_param_names())
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
         values = [trainable[name] for name in names]
-        if self.family.has_grid_tower:
-            with self.family.while_embedding(self.module), checkpointed(checkpoint_modules):
+        if self.family.forward.has_grid_tower:
+            with self.family.forward.embed_overrides(self.module), checkpointed(checkpoint_modules):
                 trained = dict(zip(names, values, strict=True))
                 return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(checkpoint_modules))
 
@@ -241,10 +241,10 @@ class MlxVlmBackbone:
         """
         fields, places = self._lined_up(tokens, features, others, selected)
         if self.head is None:
-            logits = self.family.run(self.module, tokens, fields)
+            logits = self._forward(tokens, fields)
             return logits.reshape(-1, logits.shape[-1])[places]
         with gather_before_head(self.module, self.head, places):
-            logits = self.family.run(self.module, tokens, fields)
+            logits = self._forward(tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
 
     @property
@@ -278,7 +278,7 @@ class MlxVlmBackbone:
         fields, places = self._lined_up(tokens, features, others, selected)
         found: list[mx.array] = []
         with capture_hidden(self.module, self._sound_head(), places, found):
-            self.family.run(self.module, tokens, fields)
+            self._forward(tokens, fields)
         return found[0]
 
     def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
@@ -295,7 +295,7 @@ class MlxVlmBackbone:
         """
         fields, _ = self._lined_up(tokens, features, others, mx.array([0]))
         with run_head_only(self.module, self._sound_head(), hidden[None]):
-            logits = self.family.run(self.module, tokens, fields)
+            logits = self._forward(tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
 
     def head_names(self) -> frozenset[str]:
@@ -323,14 +323,14 @@ class MlxVlmBackbone:
         tokens = np.arange(2, 2 + 2 * PROBE_TOKENS, dtype=np.int32).reshape(2, -1)
         blank = np.zeros(PROBE_TOKENS, dtype=np.bool_)
         examples = [Example(source="head", tokens=row, supervised=blank, placeholders=blank) for row in tokens]
-        with self.family.while_embedding(self.module):
+        with self.family.forward.embed_overrides(self.module):
             fields = collate_inputs([self._embed_alone(example) for example in examples], 2, PROBE_TOKENS)
         fields.pop(LOGIT_PLACES, None)
         ids = mx.array(tokens)
-        with self.corrected():
+        with self.overrides():
             self.head = find_head(
                 self.module,
-                lambda: self.family.run(self.module, ids, dict(fields)),
+                lambda: self._forward(ids, dict(fields)),
                 PROBE_TOKENS,
                 is_verified=is_verified,
             )
@@ -351,7 +351,7 @@ class MlxVlmBackbone:
         cache = self._features
         if cache is None or self.why_features_change() is not None:
             return False
-        keys = example.image_keys if self.family.has_grid_tower else (row_key(example),)
+        keys = example.image_keys if self.family.forward.has_grid_tower else (row_key(example),)
         return bool(example.image_keys) and all(key in cache for key in keys)
 
     def prepare(self, example: Example, spell: Callable[[int], str] = str) -> Example:
@@ -369,9 +369,9 @@ class MlxVlmBackbone:
         self.vocabulary().check(example, spell)
         cache = self._features
         if cache is not None and self.has_features(example):
-            cache.load(example.image_keys if self.family.has_grid_tower else (row_key(example),))
+            cache.load(example.image_keys if self.family.forward.has_grid_tower else (row_key(example),))
             return example
-        pixels = example.inputs.get("pixel_values") if self.family.has_grid_tower else None
+        pixels = example.inputs.get("pixel_values") if self.family.forward.has_grid_tower else None
         if not isinstance(pixels, np.ndarray):
             return example
         packed = pixel_layout(self.module.vision_tower).pack(pixels)
@@ -383,7 +383,7 @@ class MlxVlmBackbone:
         Raises:
             BatchError: A row's image tokens do not match its grids.
         """
-        if not self.family.has_grid_tower:
+        if not self.family.forward.has_grid_tower:
             return batch
         laid = self._grids().lay_out(batch)
         # Arrays that another thread is to take must not wait for this one's stream.
@@ -394,10 +394,13 @@ class MlxVlmBackbone:
         """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""
         self._grid_tower = None
 
-    def corrected(self) -> AbstractContextManager[None]:
+    def overrides(self) -> AbstractContextManager[None]:
         """Correct the language model for as long as `logits` and its gradient run."""
         # The family's own corrections come last: where both replace a part, theirs holds.
-        return together(lambda _: running_fused(self.lean_parts), self.family.train_overrides)(self.module)
+        return chain(lambda _: running_fused(self.lean_parts), self.family.forward.train_overrides)(self.module)
+
+    def _forward(self, tokens: mx.array, inputs: LMInputs) -> mx.array:
+        return self.family.forward.forward(self.module, tokens, inputs)
 
     def _sound_head(self) -> Head:
         if self.head is None:
@@ -450,7 +453,7 @@ class MlxVlmBackbone:
         Raises:
             BatchError: Its images cannot be placed, or it lacks one.
         """
-        if self.family.is_encoder_decoder and not example.inputs:
+        if self.family.format.is_encoder_decoder and not example.inputs:
             msg = f"{example.source}: the row has no image; this model reads one in every row"
             raise BatchError(msg)
         return self._embed_alone(example)
@@ -458,18 +461,19 @@ class MlxVlmBackbone:
     def _embed_alone(self, example: Example) -> LMInputs:
         """Embed one row alone, without padding, as the model does when it generates."""
         forget_last_batch(self.module)
-        inputs = {name: to_device(value) for name, value in self.family.mend_inputs(dict(example.inputs)).items()}
+        forward = self.family.forward
+        inputs = {name: to_device(value) for name, value in forward.fix_inputs(dict(example.inputs)).items()}
         # As it comes from the host, no view of it: families that read ids back do not wait for the device then.
         tokens = mx.array(example.tokens[None])
         try:
-            fields = self.family.embed(self.module, tokens, inputs)
-            fields = self.family.complete(self.module, tokens, inputs, {**fields, **self.family.mark(example)})
+            fields = forward.embed(self.module, tokens, inputs)
+            fields = forward.finish_inputs(self.module, tokens, inputs, {**fields, **forward.label_inputs(example)})
         except ValueError as error:
             msg = f"{example.source}: the model cannot place the row's images ({error})"
             raise BatchError(msg) from error
         forget_last_batch(self.module)
         fields = {name: value for name, value in fields.items() if name not in NOT_PASSED}
-        if self.family.is_encoder_decoder:
+        if self.family.format.is_encoder_decoder:
             return fields
         n_embedded = fields["inputs_embeds"].shape[1]
         if n_embedded != len(example.tokens) and LOGIT_PLACES not in fields:
@@ -503,10 +507,10 @@ def find_layout(family: Family, language_prefix: str) -> ModelParts:
     """Say where the parts of a family's model lie."""
     return ModelParts(
         language=language_prefix,
-        beside_language=family.beside_language,
-        no_adapter=family.no_adapter,
-        selectors=family.selectors,
-        without_experts=family.without_experts,
+        beside_language=family.parts.beside_language,
+        no_adapter=family.parts.no_adapter,
+        selectors=family.parts.selectors,
+        without_experts=family.parts.without_experts,
     )
 
 

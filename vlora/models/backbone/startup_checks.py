@@ -46,7 +46,7 @@ def check_family(backbone: MlxVlmBackbone, examples: Sequence[Example], model_ty
             raise ModelError(msg)
     batch = collate(examples[:1])
     last = len(examples[0].tokens) - 2
-    with backbone.corrected():
+    with backbone.overrides():
         features, others = backbone.embed(batch)
         tokens, changed = _with_another(batch.tokens, features, others, last)
         logits = np.array(backbone.all_logits(tokens, changed, others).astype(mx.float32))
@@ -101,7 +101,7 @@ def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length:
 def _farthest_position(backbone: MlxVlmBackbone) -> int:
     """Find from where on a model treats positions otherwise, by the length of a row or in steps of a length."""
     module = backbone.module
-    with backbone.corrected():
+    with backbone.overrides():
         # A class of its own where a correction lets each example have its own length.
         ropes = [part for part in module.modules() if type(part) is SuScaledRoPE]
     limits = [int(rope.original_max_position_embeddings) for rope in ropes]
@@ -133,7 +133,7 @@ def _logits(
     backbone: MlxVlmBackbone, examples: Sequence[Example]
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
     batch = collate(examples)
-    with backbone.corrected():
+    with backbone.overrides():
         logits = backbone.all_logits(batch.tokens, *backbone.embed(batch))
     return np.array(logits.astype(mx.float32))
 
@@ -141,7 +141,7 @@ def _logits(
 def _logits_at(
     backbone: MlxVlmBackbone, batch: Batch, places: IntArray
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-    with backbone.corrected():
+    with backbone.overrides():
         logits = backbone.logits(batch.tokens, *backbone.embed(batch), mx.array(places))
     return np.array(logits.astype(mx.float32))
 

@@ -18,7 +18,7 @@ from ...features.cache import digest
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
 from ...types import BoolArray, Example, IntArray, Sample, Turn
-from ..families.registry import Family
+from ..families.family import Family
 from .images.boxes import write_boxes
 from .images.opening import ImageContent, decode_image, look_at_image, read_image, stored_image
 from .images.resizing import Resizer, find_budget
@@ -76,7 +76,7 @@ class Encoder:
         """
         contents = self._read_images(sample)
         stored = (stored_image(content, sample.source) for content in contents)
-        written = self.writer.write(write_boxes(sample, stored, self.family.boxes, self.resizer))
+        written = self.writer.write(write_boxes(sample, stored, self.family.format.boxes, self.resizer))
         plain, image_keys = written.plain, self._image_keys(contents)
 
         def process() -> Processed:
@@ -169,7 +169,7 @@ class Encoder:
     @functools.cached_property
     def resizer(self) -> Resizer:
         """What becomes of the sizes of images."""
-        budget = find_budget(self.processor) if self.family.takes_sizes else None
+        budget = find_budget(self.processor) if self.family.format.takes_sizes else None
         return Resizer(self.data.image_resize_shape, self.max_pixels, budget)
 
     def write_boxes(self, sample: Sample) -> Sample:
@@ -179,7 +179,7 @@ class Encoder:
             SampleError: The family has no way to write them, or they do not lie in the row's images.
         """
         stored = (look_at_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images)
-        return write_boxes(sample, stored, self.family.boxes, self.resizer)
+        return write_boxes(sample, stored, self.family.format.boxes, self.resizer)
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
         return tuple(digest([self.preparation.encode(), content.digest.encode()]) for content in contents)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...errors import ModelError
 from ...recipe.schema import DataSection
-from ..families.registry import Family
+from ..families.family import Family
 from .encoder import Encoder
 from .fingerprint import preparation_fingerprint
 from .images.resizing import with_budget
@@ -28,7 +28,7 @@ def make_encoder(processor: Any, config: Mapping[str, Any], family: Family, data
         ModelError: The model does not say which token stands for an image, its prompts cannot be learned, or the recipe
             wants a chat template where there is none.
     """
-    if not family.is_encoder_decoder:
+    if not family.format.is_encoder_decoder:
         return _make_conversation_encoder(processor, config, family, data)
     return _make_pair_encoder(processor, config, family, data)
 
@@ -59,7 +59,7 @@ def _make_pair_encoder(processor: Any, config: Mapping[str, Any], family: Family
 
 
 def _make_conversation_encoder(processor: Any, config: Mapping[str, Any], family: Family, data: DataSection) -> Encoder:
-    if family.is_prefix_lm and not data.train_on_completions:
+    if family.format.is_prefix_lm and not data.train_on_completions:
         msg = (
             "data.train_on_completions: the model's prompts see themselves whole, so that only answers can be learned; "
             "set it to true"
@@ -88,10 +88,12 @@ def _make_conversation_encoder(processor: Any, config: Mapping[str, Any], family
 def _find_image_token(processor: Any, tokenizer: Any, config: Mapping[str, Any], family: Family) -> tuple[str, int]:
     """Find the token that stands for an image: its text for the processor, and its id for the model."""
     # The processor first: what it writes is what has to be found again.
-    image_id = family.image_id if family.image_id is not None else getattr(processor, "image_token_id", None)
+    image_id = (
+        family.format.image_id if family.format.image_id is not None else getattr(processor, "image_token_id", None)
+    )
     for key in ("image_token_id", "image_token_index"):
         image_id = config.get(key) if image_id is None else image_id
-    image_token = family.image_mark or getattr(processor, "image_token", None)
+    image_token = family.format.image_mark or getattr(processor, "image_token", None)
     if image_token is None and image_id is not None:
         image_token = tokenizer.convert_ids_to_tokens(image_id)
     if image_id is None and image_token is not None:

@@ -38,7 +38,7 @@ class LengthEstimator:
     def __call__(self, sample: Sample) -> int:
         """Estimate a row's number of tokens; 0 if it cannot be encoded, which encoding will say."""
         data = self.encoder.data
-        if self.encoder.family.is_encoder_decoder:
+        if self.encoder.family.format.is_encoder_decoder:
             # The decoder's tokens; images and task are the encoder's.
             return min(len(self._tokenize("".join(turn.text for turn in sample.turns))), data.max_seq_length)
         try:
@@ -52,12 +52,12 @@ class LengthEstimator:
 
     def _with_boxes(self, sample: Sample) -> Sample:
         """Write boxes into the texts as if each were a corner of its image: about as many figures."""
-        if sample.objects is None or self.encoder.family.boxes is None:
+        if sample.objects is None or self.encoder.family.format.boxes is None:
             return sample
         corners = tuple(tuple(CORNER[: len(box)]) for box in sample.objects.boxes)
         objects = attrs.evolve(sample.objects, boxes=corners, is_relative=True)
         sizes = [(UNKNOWN_SIZE, UNKNOWN_SIZE)] * len(sample.images)
-        turns = write_objects(sample.turns, objects, sizes, self.encoder.family.boxes, sample.source)
+        turns = write_objects(sample.turns, objects, sizes, self.encoder.family.format.boxes, sample.source)
         return attrs.evolve(sample, turns=turns, objects=None)
 
     def _count_text(self, sample: Sample) -> int:

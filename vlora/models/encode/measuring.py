@@ -39,7 +39,7 @@ class RowMeasurer:
         """
         sizes = tuple(self._find_size(image, sample.source) for image in sample.images)
         sample = self.encoder.write_boxes(sample)
-        if not sizes or self.encoder.family.is_encoder_decoder:
+        if not sizes or self.encoder.family.format.is_encoder_decoder:
             n_tokens: tuple[int, ...] = ()
         else:
             try:
@@ -51,7 +51,7 @@ class RowMeasurer:
 
     def describe(self) -> str:
         """Say how the tokens of images are counted."""
-        if self.encoder.family.is_encoder_decoder:
+        if self.encoder.family.format.is_encoder_decoder:
             return "images are the encoder's and no tokens of the row"
         if self.encoder.resizer.budget is not None:
             return "tokens of images are computed from their sizes"

@@ -43,7 +43,7 @@ class ProcessorCall:
             SampleError: The processor refuses the row.
         """
         prompt = written.text
-        if self.tokens.family.is_prefix_lm:
+        if self.tokens.family.format.is_prefix_lm:
             # The processor marks where the answer begins, if it is given apart.
             start, stop = written.spans[0]
             prompt, answer = self.tokens.without_additions(written.text[:start]), written.text[start:stop]
@@ -71,8 +71,8 @@ class ProcessorCall:
         Some add a BOS to a text that has one, some take no `add_special_tokens`: each way is tried on the row.
         """
         family, problems = self.tokens.family, []
-        if family.process is not None:
-            return functools.partial(family.process, self.tokens.processor)
+        if family.format.process is not None:
+            return functools.partial(family.format.process, self.tokens.processor)
         for strips_bos, options in itertools.product((False, True), WAYS):
             call = functools.partial(self._call_as, strips_bos=strips_bos, options=options)
             try:

@@ -65,8 +65,10 @@ class PairEncoder(Encoder):
     def _write_pair(self, sample: Sample, task: str) -> Example:
         """Write the decoder's tokens."""
         answer = sample.turns[-1].text
-        prompt = self._ids(task) if self.family.is_prompted_decoder else [self.decoder_start]
-        written = self._ids(answer) if self.family.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
+        prompt = self._ids(task) if self.family.format.is_prompted_decoder else [self.decoder_start]
+        written = (
+            self._ids(answer) if self.family.format.is_prompted_decoder else list(self.tokenizer(answer)["input_ids"])
+        )
         if written[-1:] != [self.tokenizer.eos_token_id]:
             written = [*written, self.tokenizer.eos_token_id]
         tokens = np.asarray([*prompt, *written], dtype=np.int32)
@@ -107,7 +109,7 @@ class PairEncoder(Encoder):
         inputs = {
             name: to_host(value) for name, value in outputs.items() if name not in ("input_ids", "attention_mask")
         }
-        if self.family.is_prompted_decoder:
+        if self.family.format.is_prompted_decoder:
             return inputs
         return {**inputs, PROMPT: token_ids(outputs)[None]}
 

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from ...types import BoolArray, IntArray
-from ..families.registry import Family
+from ..families.family import Family
 
 MARKERS = (
     *("<|vision_start|>", "<|vision_end|>", "<|media_start|>", "<|media_content|>", "<|media_end|>"),
@@ -67,19 +67,19 @@ class RowTokenizer:
     def with_one_bos(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """Let the text begin with one BOS if the family has one, whether template or tokenizer writes it."""
         bos = self._bos
-        if not bos or self.family.is_prefix_lm:
+        if not bos or self.family.format.is_prefix_lm:
             return text, spans
         body = text
         while body.startswith(bos):
             body = body.removeprefix(bos)
-        written = text.startswith(bos) or self.family.opens_with_eos or self._tokenizer_adds_bos
+        written = text.startswith(bos) or self.family.format.opens_with_eos or self._tokenizer_adds_bos
         shift = len(bos) * written - (len(text) - len(body))
         return (bos if written else "") + body, [(start + shift, end + shift) for start, end in spans]
 
     @property
     def _bos(self) -> str:
         """What a conversation begins with; empty if nothing."""
-        bos: str = self.tokenizer.bos_token or (self.tokenizer.eos_token if self.family.opens_with_eos else "")
+        bos: str = self.tokenizer.bos_token or (self.tokenizer.eos_token if self.family.format.opens_with_eos else "")
         return bos
 
     @functools.cached_property
@@ -94,7 +94,7 @@ class RowTokenizer:
     def spell(self, text: str) -> str:
         """Write images as their processor does, but as one token each."""
         spelled = text.replace(self.image_token, self._image_token_text)
-        if not self.family.spaces_after_images:
+        if not self.family.format.spaces_after_images:
             return spelled
         return re.sub(f"{re.escape(self._image_token_text)}(?=[^\\s<])", lambda found: f"{found[0]} ", spelled)
 

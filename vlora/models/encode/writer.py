@@ -7,7 +7,7 @@ from ...data.masking import mask_completions
 from ...errors import SampleError
 from ...recipe.schema import DataSection
 from ...types import BoolArray, ImageSlot, IntArray, Sample, Turn
-from ..families.registry import Family
+from ..families.family import Family
 from .template.conversation import Conversations
 from .template.expressing import refuse_unexpressed
 from .template.named import PLAIN
@@ -56,7 +56,7 @@ class RowWriter:
             SampleError: The row cannot be written.
         """
         refuse_unexpressed(sample, self.conversations.style)
-        if self.family.is_prefix_lm and not sample.images:
+        if self.family.format.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"
             raise SampleError(msg)
         text, spans = self._render(self.conversations.prepare(sample))
@@ -90,10 +90,10 @@ class RowWriter:
 
     def prompt(self, sample: Sample) -> str:
         """Write a question as mlx-vlm's generation gives it to the processor."""
-        if self.family.process is not None:
+        if self.family.format.process is not None:
             return sample.turns[-1].text
         text = self.render(sample, add_generation_prompt=True)
-        return self.tokens.without_additions(text) if self.family.is_prefix_lm else text
+        return self.tokens.without_additions(text) if self.family.format.is_prefix_lm else text
 
     def ask(self, question: Sample, answer: Turn) -> tuple[str, str]:
         """Write a question as `prompt` does, and what is to be generated for it.
@@ -106,7 +106,7 @@ class RowWriter:
         Raises:
             SampleError: The template cannot express the answer.
         """
-        if not self.conversations.template or self.family.process is not None or self.family.is_prefix_lm:
+        if not self.conversations.template or self.family.format.process is not None or self.family.format.is_prefix_lm:
             return self.prompt(question), answer.text
         sample = attrs.evolve(question, turns=(*question.turns, answer))
         refuse_unexpressed(sample, self.conversations.style)

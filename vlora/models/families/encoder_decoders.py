@@ -19,7 +19,7 @@ STATES = "image_states"
 """f[1, S, D]: what the decoder attends to where the tower is the encoder. All images have one number of states."""
 
 
-def mend_table(module: nn.Module) -> None:
+def fix_table(module: nn.Module) -> None:
     """Give the table that encoder, decoder and head share one name.
 
     A forward hangs it into both once more (florence2/language.py:374, nemotron_parse/language.py:244), so that it
@@ -88,7 +88,7 @@ def _no_caches(module: nn.Module) -> list[tuple[NoCache, NoCache]]:
     return [(NoCache(), NoCache())] * len(module.language_model.model.decoder.layers)
 
 
-def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_encoder_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Encode the prompt, decode the tokens; padding of the prompt is masked in both."""
     output = module.language_model(
         None,
@@ -101,7 +101,7 @@ def run_encoder_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -
     return logits
 
 
-def run_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_decoder(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Decode the tokens of a model whose encoder is the tower."""
     output = module.language_model(
         None, encoder_outputs=fields[STATES], decoder_input_ids=tokens, cache=_no_caches(module)

@@ -23,10 +23,10 @@ from ..forward.overrides import override_attributes, override_call, scatter_feat
 # Gemma 3
 
 
-def mend_gemma3(module: nn.Module) -> None:
+def fix_gemma3(module: nn.Module) -> None:
     """Tie the head, and give the tower's last norm its epsilon."""
     tie_head(module)
-    mend_siglip(module)
+    fix_siglip(module)
 
 
 def tie_head(module: nn.Module) -> None:
@@ -42,7 +42,7 @@ def tie_head(module: nn.Module) -> None:
         language.lm_head = TiedHead(language.model, "embed_tokens")
 
 
-def mend_siglip(module: nn.Module) -> None:
+def fix_siglip(module: nn.Module) -> None:
     """Give a SigLIP tower's last norm the configured epsilon.
 
     mlx-vlm leaves it at MLX's 1e-5 (gemma3/vision.py:87, paligemma/vision.py:87).
@@ -51,7 +51,7 @@ def mend_siglip(module: nn.Module) -> None:
     tower.post_layernorm.eps = module.config.vision_config.layer_norm_eps
 
 
-def complete_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_gemma3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark each image as a block, and scale the embeddings as published.
 
     Text is multiplied by the root of the width and images are not. mlx-vlm multiplies all by that root, rounded to
@@ -81,7 +81,7 @@ def gemma3_masks(model: nn.Module) -> AbstractContextManager[None]:
     return own_masks(divided)
 
 
-def run_gemma3(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_gemma3(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 3's language model with bidirectional attention inside each image.
 
     mlx-vlm builds a mask from the 2-D one that is not causal at all (gemma3/gemma3.py:169), and takes one mask for
@@ -132,7 +132,7 @@ def paligemma_masks(module: nn.Module) -> AbstractContextManager[None]:
     return own_masks(divided)
 
 
-def run_paligemma(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_paligemma(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run a prefix language model: the prompt sees itself whole, the answer what is before it.
 
     mlx-vlm's 2-D mask lets every token see all (paligemma/paligemma.py:134).
@@ -157,7 +157,7 @@ GEMMA4_BUFFERS = (
 """Buffers of the published model, which mlx-vlm holds as parameters."""
 
 
-def complete_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark each image as a block, where images see themselves whole.
 
     In the tables of the layers' own inputs, images have the entry of the padding token, which transformers does not
@@ -187,7 +187,7 @@ def gemma4_masks(module: nn.Module) -> AbstractContextManager[None]:
     return own_masks(divided)
 
 
-def run_gemma4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_gemma4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 4's language model, in whose sliding layers alone images see themselves, within the window.
 
     mlx-vlm lets images see themselves in all layers and beyond the window (gemma4/language.py:546), and reads values
@@ -246,7 +246,7 @@ MOBILENET_EPSILON = 1e-6
 
 
 @contextmanager
-def published_mobilenet(module: nn.Module) -> Iterator[None]:
+def match_reference_mobilenet(module: nn.Module) -> Iterator[None]:
     """Give Gemma 3n's tower the padding, the activation and the epsilon that it was trained with.
 
     Keys and values are thinned out with padding below and to the right; mlx-vlm pads on all sides
@@ -301,7 +301,7 @@ def scaled_embeddings(module: nn.Module) -> AbstractContextManager[None]:
     return override_call(table, scaled)
 
 
-def complete_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Let the padding token, whose entry images have in the tables of the layers' own inputs, not be trained."""
     ids = np.array(tokens)[0]
     return hold_padding(fields, (ids >= module.config.text_config.vocab_size_per_layer_input) | (ids == 0))
@@ -324,7 +324,7 @@ def kept_coefficients(module: nn.Module) -> Iterator[None]:
             part.weight = weight
 
 
-def run_gemma3n(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_gemma3n(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 3n's language model with a cache that shares keys and values, and holds nothing else."""
     caches = [SharedKeys() for _ in range(module.language_model.model.first_kv_shared_layer_idx)]
     return call_language_model(module, tokens, {**fields, "cache": caches})

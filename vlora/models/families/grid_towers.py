@@ -13,7 +13,7 @@ from .tiled import resize_bicubic
 
 
 @contextmanager
-def published_glm_tower(model: nn.Module) -> Iterator[None]:
+def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
     """Give GLM-4.1V's and GLM-4.5V's tower the positions and the epsilon that it was trained with.
 
     mlx-vlm interpolates the learned positions linearly, as if there were nothing beyond the border

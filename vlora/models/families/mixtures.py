@@ -12,13 +12,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_vlm.models import kernels, rope_utils
 
-from ..forward.overrides import Correction
+from ..forward.overrides import Override
 
 MOST_VECTORS = 8
 """Queries up to which MLX takes the vector kernels on Metal."""
 
 
-def forgetting(*names: str) -> Correction:
+def forgetting(*names: str) -> Override:
     """Let a model keep nothing that it has made of weights which are trained.
 
     Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale

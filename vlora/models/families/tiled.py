@@ -335,7 +335,7 @@ def _pack(
 
 
 @contextmanager
-def published_moonvit(model: nn.Module) -> Iterator[None]:
+def match_reference_moonvit(model: nn.Module) -> Iterator[None]:
     """Give Kimi-VL's tower the activation, the epsilon and the interpolation that it was trained with.
 
     mlx-vlm has the exact activation (kimi_vl/vision.py:228), a smaller epsilon (:241, :409), and positions that are
@@ -351,7 +351,7 @@ def published_moonvit(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def published_moonvit_3d(model: nn.Module) -> Iterator[None]:
+def match_reference_moonvit_3d(model: nn.Module) -> Iterator[None]:
     """Give Kimi K2.5's tower the activation, the epsilon and the interpolation that it was trained with.
 
     As Kimi-VL's: kimi_k25/vision.py:245 (activation), :258, :444 (epsilon), :101 (positions). Videos keep mlx-vlm's.
@@ -371,7 +371,7 @@ def published_moonvit_3d(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def published_intern_vit(model: nn.Module) -> AbstractContextManager[None]:
+def match_reference_intern_vit(model: nn.Module) -> AbstractContextManager[None]:
     """Give InternVL's tower the exact activation that it was trained with (internvl_chat/vision.py:70)."""
     return _approximate_gelu("none", model.vision_model)
 
@@ -391,7 +391,7 @@ def _moonvit_numbers(tower: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def published_qwen3_activations(model: nn.Module) -> Iterator[None]:
+def match_reference_qwen3_activations(model: nn.Module) -> Iterator[None]:
     """Give the tower of Qwen3-VL's mixtures the activations that it was trained with.
 
     The layers approximate (`hidden_act` of the configuration), the mergers do not. mlx-vlm has it the other way round

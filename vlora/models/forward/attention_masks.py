@@ -78,7 +78,7 @@ def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
     return block_mask(mx.zeros_like(segments), window, segments=segments)
 
 
-def mark_answers(example: Example) -> LMInputs:
+def label_answers(example: Example) -> LMInputs:
     """Say for each token where the answer that it belongs to starts; a token outside of answers is its own start."""
     place = np.arange(len(example.tokens))
     opens = example.supervised & ~np.concatenate([[False], example.supervised[:-1]])
@@ -86,7 +86,7 @@ def mark_answers(example: Example) -> LMInputs:
     return {"answer_starts": mx.array(starts.astype(np.int32))[None]}
 
 
-def run_windowed_answers(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_windowed_answers(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Unlimited-OCR's language model: an answer sees all that is before it, and a window of itself.
 
     mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
@@ -115,7 +115,7 @@ MOLMO2_IMAGE_TOKENS = (
 """Where Molmo 2's configuration names the tokens that its processor writes for images."""
 
 
-def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark all image tokens of a row of Molmo 2, separators and ends among them, as one block."""
     if inputs.get("pixel_values") is None:
         return fields
@@ -123,14 +123,14 @@ def complete_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], 
     return {**fields, "blocks": mx.array(np.isin(np.array(tokens), ids).astype(np.int32))}
 
 
-def complete_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Mark all image tokens of a row of Molmo-Point as one block, as its processor does."""
     if "token_type_ids" not in inputs:
         return fields
     return {**fields, "blocks": inputs["token_type_ids"].astype(mx.int32)}
 
 
-def run_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Molmo 2's or Molmo-Point's language model: image tokens see each other whole, as in the published models.
 
     mlx-vlm's prefill is causal (molmo2/language.py:175, molmo_point/language.py:179), though Molmo-Point's processor
@@ -167,7 +167,7 @@ def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
     return {"inputs_embeds": embeds, "position_ids": places[None], "pos_hw": positions, "blocks": number_runs(is_image)}
 
 
-def run_falcon_ocr(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_falcon_ocr(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Falcon-OCR's language model: an image sees itself whole.
 
     mlx-vlm casts logits to the type in which embeddings are kept, integers where they are quantized
@@ -191,7 +191,7 @@ def answer_mask(starts: mx.array, window: int) -> mx.array:
     """Make the attention mask of rows whose answers see a window of themselves.
 
     Args:
-        starts: i32[B, T], as `mark_answers` makes it.
+        starts: i32[B, T], as `label_answers` makes it.
         window: How many of its answer's places a token sees, itself included.
 
     Returns:

@@ -55,12 +55,12 @@ def embed_one_view(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) 
     return embed_alone(module, tokens, inputs)
 
 
-def mark_nothing(_: Example) -> LMInputs:
+def label_nothing(_: Example) -> LMInputs:
     """Add nothing; most language models do not care which tokens are answers."""
     return {}
 
 
-def keep_fields(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
+def keep_inputs(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Add nothing; most language models need no more than `embed_alone` finds."""
     return fields
 
@@ -78,7 +78,7 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: LMInputs) -
     return logits
 
 
-def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run a language model that drops the embeddings it is given and embeds the ids (deepseek_v3/language.py:510).
 
     Mistral Large 3 would not see its images otherwise, in mlx-vlm's own generation too.
@@ -90,19 +90,19 @@ def run_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) -> m
     return logits
 
 
-def complete_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Find the positions and token types that ERNIE's forward computes from the image grid, reading values back."""
     positions, _ = module.language_model.get_rope_index(tokens, inputs.get("image_grid_thw"), None, None)
     token_types = (tokens == module.config.image_token_id).astype(mx.int32)
     return {**fields, "position_ids": mx.moveaxis(positions, -1, 0), "token_type_ids": token_types}
 
 
-def run_ernie(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_ernie(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run ERNIE's language model, whose positions are [B, T, 3]."""
     return call_language_model(module, tokens, {**fields, "position_ids": mx.moveaxis(fields["position_ids"], 0, -1)})
 
 
-def run_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run a language model that is causal only with a cache."""
     return call_language_model(module, tokens, {**fields, "cache": module.language_model.make_cache()})
 
@@ -118,7 +118,7 @@ class AlongTokens:
         return self._features[:, tokens]
 
 
-def run_granite4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_granite4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Add each row's own image features in the layers; mlx-vlm takes row 0's (granite4_vision/language.py:176).
 
     Which layers is said here: mlx-vlm leaves it on the module when it embeds (granite4_vision/granite4_vision.py:276).
@@ -132,7 +132,7 @@ def run_granite4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.ar
         return call_language_model(module, tokens, {**fields, "deepstack_visual_embeds": layers} if layers else fields)
 
 
-def complete_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Spread the features that go into deeper layers over the row: f[N, D] per layer to f[1, T, D]."""
     if "deepstack_visual_embeds" not in fields:
         return fields
@@ -144,14 +144,14 @@ def complete_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: 
     return {**fields, "deepstack_visual_embeds": dense}
 
 
-def complete_hunyuan(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_hunyuan(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Give every row positions along all axes, which the language model would read back from the ids; i32[R, 1, T]."""
     n_axes = len(module.config.text_config.rope_scaling["xdrope_section"])
     count = mx.broadcast_to(mx.arange(tokens.shape[1]), (1, n_axes, tokens.shape[1]))
     return {**fields, "position_ids": mx.swapaxes(fields.get("position_ids", count), 0, 1)}
 
 
-def run_hunyuan(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_hunyuan(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run HunYuan's language model, whose positions are [B, R, T] and stay on it (hunyuan_vl/language.py:461)."""
     language_model = module.language_model
     language_model._position_ids = None  # noqa: SLF001
@@ -163,7 +163,7 @@ def run_hunyuan(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.arr
         language_model._position_ids = None  # noqa: SLF001
 
 
-def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Say of a row whether it is longer than what the rotary embedding's short factors are for; bool[1, T]."""
     return {
         **fields,
@@ -171,7 +171,7 @@ def complete_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields
     }
 
 
-def run_phi3(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
+def forward_phi3(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Phi-3-vision under `rotated_by_own_length`."""
     module._rows_are_long[:] = [fields["is_long"][:, None, :, None]]  # noqa: SLF001
     return call_language_model(module, tokens, {name: value for name, value in fields.items() if name != "is_long"})
@@ -182,7 +182,7 @@ def rotated_by_own_length(module: nn.Module) -> Iterator[None]:
     """Let each example of a batch have the rotary embedding of its own length, whatever the longest row's is.
 
     The published model chooses between short and long factors by the batch's length (rope_utils.py:169). Layers that
-    are recomputed run after `run_phi3`, so that what it was given stays until the gradient is done.
+    are recomputed run after `forward_phi3`, so that what it was given stays until the gradient is done.
     """
     is_long: list[mx.array] = []
 
@@ -212,7 +212,7 @@ def rotated_by_own_length(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def complete_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
+def finish_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
     """Pass the mask under which the image sees itself whole."""
     if "attention_mask_4d" not in fields:
         return fields

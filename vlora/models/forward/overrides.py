@@ -17,7 +17,7 @@ from ...errors import ModelError
 LATENT_EPSILON = 1e-6
 
 Inputs = dict[str, Any]
-Correction = Callable[[nn.Module], AbstractContextManager[Any]]
+Override = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:
     return override_attributes(model.language_model.model, _deepstack_process=add)
 
 
-def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, ...]]) -> Correction:
+def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, ...]]) -> Override:
     """Merge image features into the text so that their gradient exists.
 
     `inputs_embeds[:, positions, :] = features` has no gradient with respect to the features in MLX 0.32, so that the
@@ -132,7 +132,7 @@ def scatter_layers(
     ]
 
 
-def together(*corrections: Correction) -> Correction:
+def chain(*corrections: Override) -> Override:
     """Combine corrections into one."""
 
     @contextmanager
@@ -236,7 +236,7 @@ def batched_rows(_: nn.Module) -> Iterator[None]:
         compass._rowwise_batch = rowwise  # noqa: SLF001
 
 
-def mend_deepseek(module: nn.Module) -> None:
+def fix_deepseek(module: nn.Module) -> None:
     """Give DeepSeek-VL2's latent attention the rotation and the epsilon that it was trained with.
 
     Its pairs to rotate lie side by side; mlx-vlm rotates the first half against the second, unless config.json says

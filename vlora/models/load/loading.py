@@ -22,7 +22,8 @@ from ..backbone.backbone import MlxVlmBackbone, find_layout
 from ..backbone.fused import find_fused_modules
 from ..backbone.head import is_packed_head, pack_head, unpack_head
 from ..backbone.outcomes import Outcomes, open_outcomes
-from ..families.registry import Family, describe_family
+from ..families.family import Family
+from ..families.registry import describe_family
 from .added_tokens import Numbered, extend_tokenizer, grow_config, without_adapters, write_tokenizer
 from .annotations import find_misfits
 from .config_translation import find_scaling, read_fields, translate_config
@@ -227,7 +228,7 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
 
 def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
     """Give a model the keys of config.json that mlx-vlm's configuration drops and its family needs."""
-    for key in family.restored:
+    for key in family.forward.config_keys:
         if key in config:
             setattr(module.config, key, config[key])
 
@@ -255,7 +256,7 @@ def prepare(
     complete_modules(module)
     if is_abstract:
         blank(module)
-    family.mend(module)
+    family.forward.fix_weights(module)
     module.freeze()
     prefix = find_prefix(module, family)
     quantized: dict[str, Any] = {}
@@ -318,8 +319,8 @@ def complete_modules(module: nn.Module) -> None:
 
 def find_prefix(module: nn.Module, family: Family) -> str:
     """Name the language model within a model; the empty name is the model itself."""
-    if family.language_model is not None:
-        return family.language_model
+    if family.parts.language_model is not None:
+        return family.parts.language_model
     language_model = module.language_model
     return str(next(name for name, child in module.named_modules() if child is language_model))
 

@@ -160,7 +160,7 @@ def unfreeze_language(backbone: MlxVlmBackbone) -> None:
         ModelError: Its weights are quantized.
     """
     selectors = set(backbone.layout.selectors)
-    fixed = {*BALANCING, *backbone.family.tables}
+    fixed = {*BALANCING, *backbone.family.parts.tables}
     for path, child in backbone.module.named_modules():
         if not backbone.is_language(path) or selectors.intersection(path.split(".")):
             continue
@@ -184,7 +184,7 @@ def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
         if backbone.layout.part(name) in ("vision", "connector"):
             _refuse_quantized(child, "model.train_vision", recurse=False)
             child.unfreeze(recurse=False)
-            child.freeze(recurse=False, keys=list(backbone.family.tables))
+            child.freeze(recurse=False, keys=list(backbone.family.parts.tables))
 
 
 def _refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> None:

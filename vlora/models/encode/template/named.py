@@ -10,7 +10,7 @@ import attrs
 from ....errors import ModelError
 from ....recipe.schema import DataSection
 from ....system.files import expand, open_regular
-from ...families.registry import Family
+from ...families.family import Family
 from .chat_template import mend_end_of_turn
 
 _PARTS = (
@@ -94,7 +94,7 @@ def find_template(processor: Any, tokenizer: Any, family: Family, data: DataSect
     Raises:
         ModelError: There is none, or the recipe gives one that cannot be used.
     """
-    own = family.template or _own_template(processor, tokenizer, family)
+    own = family.format.template or _own_template(processor, tokenizer, family)
     if data.chat_template is None:
         if own is None:
             msg = (
@@ -102,9 +102,9 @@ def find_template(processor: Any, tokenizer: Any, family: Family, data: DataSect
                 f"{', '.join(map(repr, sorted(NAMED)))}, or a file with a template of yours"
             )
             raise ModelError(msg)
-        whose = "of vlora for this family" if family.template is not None else "the model's own"
+        whose = "of vlora for this family" if family.format.template is not None else "the model's own"
         return Template(text=mend_end_of_turn(own, tokenizer.eos_token), origin=whose)
-    if family.is_prefix_lm or family.process is not None:
+    if family.format.is_prefix_lm or family.format.process is not None:
         msg = (
             f"data.chat_template: found {data.chat_template!r}, and models of this family have one layout, which "
             "their processor writes; leave it out"
@@ -124,7 +124,7 @@ def write_image(image_token: str, tokenizer: Any) -> str:
 
 
 def _own_template(processor: Any, tokenizer: Any, family: Family) -> str | None:
-    owners = (tokenizer, processor) if family.has_own_template else (processor, tokenizer)
+    owners = (tokenizer, processor) if family.format.has_own_template else (processor, tokenizer)
     found = next(filter(None, (getattr(owner, "chat_template", None) for owner in owners)), None)
     if isinstance(found, Mapping):
         found = found.get("default") or next(iter(found.values()))

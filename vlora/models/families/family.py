@@ -1,0 +1,138 @@
+"""What one family needs, as three records with one reader each: its format, its parts, its forward."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+from PIL import Image
+
+from ...data.format.boxes import BoxStyle
+from ...types import Example
+from ..forward.calls import call_language_model, embed_alone, keep_inputs, label_nothing
+from ..forward.lm_inputs import LMInputs
+from ..forward.overrides import Override
+
+Inputs = dict[str, Any]
+
+
+def leave_as_loaded(_: nn.Module) -> None:
+    """Change nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class Format:
+    """How rows of a family are written and tokenized; read by `vlora.models.encode`.
+
+    Attributes:
+        template: The chat template where mlx-vlm's is wrong; None for the model's own.
+        has_own_template: The tokenizer's chat template is the published one, if there is one; the processor's is not.
+        image_mark: What the chat template writes for an image, where it is not the token that the model replaces.
+        image_id: The id that stands for an image, where neither config.json nor the processor says it; negative if it
+            is not of the vocabulary.
+        spaces_after_images: The processor puts a space between an image and a text that touches it.
+        opens_with_eos: A conversation begins with the end-of-sequence token where the tokenizer has no BOS.
+        process: Runs the processor on a written conversation, where it would write a prompt of its own around it:
+            (processor, text, images) to its outputs.
+        takes_sizes: Its published loader takes the size of an image from the row (qwen-vl-utils).
+        boxes: How it has learned to write boxes; None if that is not known.
+        is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
+        is_encoder_decoder: An encoder reads, a decoder writes; the tokens are the decoder's.
+        is_prompted_decoder: The prompt is the first of those tokens; else the encoder reads it.
+    """
+
+    template: str | None = None
+    has_own_template: bool = False
+    image_mark: str | None = None
+    image_id: int | None = None
+    spaces_after_images: bool = False
+    opens_with_eos: bool = False
+    process: Callable[[Any, str, list[Image.Image]], Mapping[str, Any]] | None = None
+    takes_sizes: bool = False
+    boxes: BoxStyle | None = None
+    is_prefix_lm: bool = False
+    is_encoder_decoder: bool = False
+    is_prompted_decoder: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """What the parts of a family's model are called; read where adapters are attached and weights are frozen.
+
+    Attributes:
+        language_model: The language model's name where the model is its own; None where `model.language_model` is it.
+        beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
+        embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
+        no_adapter: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        selectors: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
+        tables: Names of arrays among a model's parameters that are computed and not learned, the published
+            model's buffers; no training changes them.
+        without_experts: Why layers of experts get no adapters; None if they do.
+        checkpointed_part: The part of a layer that is recomputed under gradient checkpointing, where whole layers
+            cannot be; None for whole layers.
+    """
+
+    language_model: str | None = None
+    beside_language: tuple[str, ...] = ()
+    embedding_parts: tuple[str, ...] = ()
+    no_adapter: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    without_experts: str | None = None
+    checkpointed_part: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Forward:
+    """How a family's model is loaded and run; read by `vlora.models.backbone`.
+
+    Attributes:
+        packs: Several rows of data can be packed into one row of a batch: the family's attention keeps them apart,
+            nothing else mixes tokens, and positions count from anywhere or are given.
+        has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
+            together and compiled.
+        eager: Why the language step cannot be compiled; None if it can.
+        config_keys: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
+        fix_weights: Corrects a model once it is loaded, for good.
+        fix_inputs: Corrects a row's processor output before the model sees it.
+        embed: Embeds one row: (model, i32[1, T], inputs) to the language model's inputs.
+        label_inputs: Adds what the row itself decides, not the model: (row) to the language model's inputs.
+        finish_inputs: Adds what the language model needs besides, and takes away what it must not see.
+        forward: Runs the language model on a batch: (model, i32[B, T], inputs) to f[B, T, V]; safe to trace.
+        embed_overrides: Overrides of the model while rows are embedded.
+        train_overrides: Overrides of the model while the language step is traced or run.
+    """
+
+    packs: bool = False
+    has_grid_tower: bool = False
+    eager: str | None = None
+    config_keys: tuple[str, ...] = ()
+    fix_weights: Callable[[nn.Module], None] = leave_as_loaded
+    fix_inputs: Callable[[Inputs], Inputs] = dict
+    embed: Callable[[nn.Module, mx.array, Inputs], LMInputs] = embed_alone
+    label_inputs: Callable[[Example], LMInputs] = label_nothing
+    finish_inputs: Callable[[nn.Module, mx.array, Inputs, LMInputs], LMInputs] = keep_inputs
+    forward: Callable[[nn.Module, mx.array, LMInputs], mx.array] = call_language_model
+    embed_overrides: Override = contextlib.nullcontext
+    train_overrides: Override = contextlib.nullcontext
+
+
+@attrs.frozen(kw_only=True)
+class Family:
+    """A model family.
+
+    Attributes:
+        refused: Why the family is not trained; None if it is.
+        is_proven: Tests show its losses, gradients, padding and causality; no probe at start-up.
+        format: How its rows are written and tokenized.
+        parts: What its parts are called.
+        forward: How its model is run.
+    """
+
+    refused: str | None = None
+    is_proven: bool = False
+    format: Format = Format()
+    parts: Parts = Parts()
+    forward: Forward = Forward()

@@ -41,7 +41,7 @@ class CheckpointError(VloraError):
 
 
 class CheckError(VloraError):
-    """A check of `vlora.doctor.checks` found something other than it should be."""
+    """A check of `vlora.doctor` found something other than it should be."""
 
 
 class AnswerError(VloraError):

@@ -38,12 +38,13 @@ def show_checks(file: Path | None, console: Console) -> int:
         0 if everything is as it should be, else 1.
     """
     from ..doctor import checks as doctor
+    from ..doctor.machine import describe_machine
     from ..output import checkpoint
 
     def say(line: str, style: str = "") -> None:
         console.print(Text(line, style=style), soft_wrap=True)
 
-    machine = doctor.describe_machine()
+    machine = describe_machine()
     for name, value in machine.items():
         say(f"{name}: {value}")
     checks = doctor.find_checks()

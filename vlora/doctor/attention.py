@@ -1,0 +1,86 @@
+"""Checks of attention as models call it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models import without_metal_kernels
+from ..ops import functional
+from ..ops.cpu_exp import has_slow_exponentials
+from .comparison import Numbers, Shares, compare, describe_shares, normal
+
+
+def check_attention(_: Path) -> str:
+    """Attend without a mask, causally, and with blocks; heads of the widths for which there are kernels, and others."""
+    return describe_shares(
+        _attention(40, width, mask) for width in (64, 128, 32) for mask in (None, "causal", "blocks")
+    )
+
+
+def check_few_queries(_: Path) -> str:
+    """Attend with so few queries that GPUs take other kernels."""
+    return describe_shares(_attention(5, 64, mask) for mask in (None, "causal"))
+
+
+def _attention(n_queries: int, width: int, mask: str | None) -> Shares:
+    """Compare attention as models call it, three heads to a group of keys, with its definition."""
+    n_heads, n_groups, n_keys = 6, 2, 40
+    place = np.arange(n_keys)
+    sees = np.ones((n_queries, n_keys), dtype=bool)
+    if mask is not None:
+        sees = place[None, :] <= place[n_keys - n_queries :, None]
+    if mask == "blocks":
+        sees &= (place[n_keys - n_queries :, None] // 13) == (place[None, :] // 13)
+    given = mx.array(sees) if mask == "blocks" else mask
+    scale = width**-0.5
+
+    expected = _make_reference(sees, scale, n_heads // n_groups)
+
+    def attend(*inputs: mx.array) -> mx.array:
+        with without_metal_kernels(nn.Module()):
+            attended: mx.array = mx.fast.scaled_dot_product_attention(*inputs, scale=scale, mask=given)
+            return attended
+
+    arrays = [
+        normal(seed, 1, heads, n, width)
+        for seed, (heads, n) in enumerate([(n_heads, n_queries), (n_groups, n_keys), (n_groups, n_keys)])
+    ]
+    towards = normal(3, 1, n_heads, n_queries, width)
+    found = compare(attend, expected, arrays, towards)
+    if has_slow_exponentials():
+
+        def attend_in_passes(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+            return functional.attend(queries, keys, values, scale, given)
+
+        # What models get in its place here.
+        own = compare(attend_in_passes, expected, arrays, towards, types=(mx.float32,))
+        found["float32"] = max(found["float32"], own["float32"])
+    return found
+
+
+def _make_reference(sees: NDArray[np.bool_], scale: float, n_shared: int) -> Callable[..., list[Numbers]]:
+    """Give attention and its gradients by definition.
+
+    Args:
+        sees: bool[Q, K], which keys each query sees.
+        scale: Of the scores.
+        n_shared: Heads that share keys and values.
+    """
+
+    def attend(queries: Numbers, keys: Numbers, values: Numbers, towards: Numbers) -> list[Numbers]:
+        keys, values = (np.repeat(x, n_shared, axis=1) for x in (keys, values))
+        scores = np.where(sees, queries @ keys.swapaxes(-1, -2) * scale, -np.inf)
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares = powers / powers.sum(axis=-1, keepdims=True)
+        mixed = shares @ values
+        of_shares = towards @ values.swapaxes(-1, -2)
+        of_scores = shares * (of_shares - np.sum(of_shares * shares, axis=-1, keepdims=True)) * scale
+        of_keys, of_values = of_scores.swapaxes(-1, -2) @ queries, shares.swapaxes(-1, -2) @ towards
+        grouped = (x.reshape(1, -1, n_shared, *x.shape[2:]).sum(axis=2) for x in (of_keys, of_values))
+        return [mixed, of_scores @ keys, *grouped]
+
+    return attend

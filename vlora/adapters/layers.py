@@ -1,32 +1,14 @@
 """Low-rank adapters: the layers themselves. Knows no disk, no recipe and no model family."""
 
-import functools
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
-from ..errors import ModelError
-from ..ops.custom_vjp import custom_vjp
-from ..ops.quantized import add_product, dequantized_weight, frozen_linear, linear_shape
-from .targets import is_experts
-
-Method = Literal["lora", "dora"]
-Init = Literal["default", "pissa"]
-
-SHARE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("wq", "wk", "wv"), ("w1", "w3"))
-"""Names of layers that one module calls with the same input."""
-
-ATTENDS_ELSEWHERE = ("cross", "encoder_attn")
-"""Parts of the names of modules whose keys and values come from another input than their queries."""
-
-OVERSAMPLING = 8
-POWER_ITERATIONS = 8
-"""Of the randomized decomposition: sixteen products with the weights in all, as PEFT's "pissa_niter_8" takes."""
+from ..ops.quantized import dequantized_weight, frozen_linear, linear_shape
+from .fused import FusedProjections, LowRankUpdate, fused_lora_matmul, multiply_low_rank
 
 
 class Adapter(nn.Module):  # type: ignore[misc]
@@ -130,143 +112,17 @@ class LoRALinear(Adapter):
         """Whether the frozen layer is MLX's own, so that nothing but its weights decides its gradient."""
         return type(self.linear) in {nn.Linear, nn.QuantizedLinear}
 
+    def low_rank(self, dtype: mx.Dtype) -> LowRankUpdate:
+        """Give the frozen layer and its update, the factors in a type."""
+        return LowRankUpdate(self.linear, self.scale, *self.factors(dtype))
+
     def product(self, x: mx.array, *, with_bias: bool = True) -> mx.array:
         """Apply layer and update, whatever other layers do with the same input."""
         if self.is_plain and not self.drops:
-            return fused_lora_matmul([self], x, with_bias=with_bias)[0]
+            return fused_lora_matmul([self.low_rank(x.dtype)], x, with_bias=with_bias)[0]
         y = frozen_linear(self.linear, x, with_bias=with_bias)
         lora_a, lora_b = self.factors(x.dtype)
         return y + (self.scale * multiply_low_rank(self.dropped(x), lora_a, lora_b)).astype(y.dtype)
-
-
-def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.array:
-    """Compute `x A B`: f[..., inputs], f[inputs, R], f[R, outputs] -> f[..., outputs].
-
-    In the backward pass the factors' gradients are computed before anything goes on from the input's, as in
-    `fused_lora_matmul`.
-    """
-
-    @custom_vjp(keeps="inputs", ordered=True)
-    def product(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.array:
-        return (x @ lora_a) @ lora_b
-
-    @product.vjp
-    def product_vjp(
-        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        x, lora_a, lora_b = primals
-        inner = cotangent @ lora_b.T
-        flat = x.reshape(-1, x.shape[-1])
-        of_a = flat.T @ inner.reshape(-1, inner.shape[-1])
-        of_b = (flat @ lora_a).T @ cotangent.reshape(-1, cotangent.shape[-1])
-        return inner @ lora_a.T, of_a, of_b
-
-    return cast("mx.array", product(x, lora_a, lora_b))
-
-
-def fused_lora_matmul(layers: Sequence[LoRALinear], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
-    """Apply layers with their updates to one input, without dropout.
-
-    One product with the A of all of them, and sums that are begun by the small product and gone on with by the large
-    one, so that activations are read and written as rarely as can be. What lies between A and B has a row for each of
-    the rank: of that a layer's own part is whole, where MLX would copy columns before it multiplies them.
-
-    In the backward pass the factors' gradients are computed before anything goes on from the input's: otherwise an
-    evaluation that follows the chain of activations down to the first layer would keep every layer's gradients alive
-    until it came back for the factors.
-
-    Args:
-        layers: With the same number of inputs, and no dropout now.
-        x: f[..., inputs].
-        with_bias: Whether the layers' biases are added.
-
-    Returns:
-        f[..., outputs] of each layer, in the type of `x`.
-    """
-    linears = [layer.linear for layer in layers]
-    pairs = [layer.factors(x.dtype) for layer in layers]
-    scales = [layer.scale for layer in layers]
-    ends = list(itertools.accumulate(a.shape[1] for a, _ in pairs))
-    spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-    def scaled(factors: Sequence[mx.array]) -> mx.array:
-        # The factors A, joined: the smallest of all that could be multiplied with the scale.
-        if len(set(scales)) == 1:
-            return scales[0] * joined(factors[::2], 1)
-        return joined([scale * a for a, scale in zip(factors[::2], scales, strict=True)], 1)
-
-    @custom_vjp(keeps="results", ordered=True)
-    def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
-        within = scaled(factors).T @ x.T
-        outputs = []
-        for linear, span, b in zip(linears, spans, factors[1::2], strict=True):
-            part = within[span].T
-            update = mx.addmm(linear.bias, part, b) if with_bias and "bias" in linear else part @ b
-            outputs.append(add_product(update, linear, x))
-        return (within, *outputs)
-
-    @products.vjp
-    def products_vjp(
-        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
-    ) -> tuple[mx.array, ...]:
-        x, *factors = primals
-        towards = list(cotangents[1:])
-        within = outputs[0]
-        inner = joined([b @ d.T for d, b in zip(towards, factors[1::2], strict=True)], 0)
-        of_a = x.T @ inner.T
-        gradients = []
-        for d, span, scale in zip(towards, spans, scales, strict=True):
-            gradients += [scale * of_a[:, span], within[span] @ d]
-        of_x = mx.matmul(inner.T, scaled(factors).T)
-        for d, linear in zip(towards, linears, strict=True):
-            of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype))
-        # Where a layer is of another type than its input, so is what flows back.
-        gradients = [value.astype(factor.dtype) for value, factor in zip(gradients, factors, strict=True)]
-        return (of_x.astype(x.dtype), *gradients)
-
-    rows = x.reshape(-1, x.shape[-1])
-    outputs = cast("tuple[mx.array, ...]", products(rows, *itertools.chain(*pairs)))
-    return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in outputs[1:]]
-
-
-def joined(parts: Sequence[mx.array], axis: int) -> mx.array:
-    """Concatenate, or give the only one."""
-    return parts[0] if len(parts) == 1 else mx.concatenate(list(parts), axis=axis)
-
-
-class FusedProjections:
-    """Layers that one module calls with one and the same input, such as the projections to queries, keys and values.
-
-    The first that is called computes for all; the others take what is theirs if they are given the same array. If one
-    was never asked for what was computed for it, its module does otherwise, and from then on each computes for itself.
-    """
-
-    def __init__(self, layers: Sequence[LoRALinear]) -> None:
-        """Name the layers, with the same number of inputs."""
-        self._layers = layers
-        self._given: mx.array | None = None
-        self._waiting: dict[int, mx.array] = {}
-
-    def product(self, layer: LoRALinear, x: mx.array) -> mx.array:
-        """Apply one of the layers to f[..., inputs]."""
-        if x is self._given and id(layer) in self._waiting:
-            y = self._waiting.pop(id(layer))
-            if not self._waiting:
-                self._given = None
-            return y
-        if self._waiting:
-            self.unfuse()
-            return layer.product(x)
-        ys = fused_lora_matmul(self._layers, x)
-        self._given = x
-        self._waiting = {id(other): y for other, y in zip(self._layers, ys, strict=True)}
-        return self._waiting.pop(id(layer))
-
-    def unfuse(self) -> None:
-        """Let each layer compute for itself."""
-        self._waiting, self._given = {}, None
-        for layer in self._layers:
-            layer._shared = None  # noqa: SLF001
 
 
 class DoRALinear(LoRALinear):
@@ -348,114 +204,6 @@ class LoRASwitchLinear(Adapter):
         for factor in self.factors(x.dtype):
             z = mx.gather_mm(z, factor.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
         return y + (self.scale * z).astype(y.dtype)
-
-
-def pissa_factors(weight: mx.array, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
-    """Find the factors whose scaled product is the principal part of some weights.
-
-    Small matrices are decomposed exactly, large ones by subspace iteration (Halko et al., 2011, algorithm 4.4): an
-    exact decomposition takes minutes for every few layers.
-
-    Args:
-        weight: f[outputs, inputs].
-        rank: R, at most the smaller of the two.
-        scale: Of the product.
-        key: Where the iteration starts.
-
-    Returns:
-        (f32[inputs, R], f32[R, outputs]).
-    """
-    # MLX decomposes on CPUs only. Every call names its stream: the default one is not this thread's to change.
-    cpu = mx.cpu
-    multiply = functools.partial(mx.matmul, stream=cpu)
-    weight = weight.astype(mx.float32, stream=cpu)
-    width = rank + OVERSAMPLING
-    if min(weight.shape) <= 4 * width:
-        left, values, right = mx.linalg.svd(weight, stream=cpu)
-    else:
-        start = mx.random.normal((weight.shape[1], width), key=key, stream=cpu)
-        basis, _ = mx.linalg.qr(multiply(weight, start), stream=cpu)
-        for _ in range(POWER_ITERATIONS):
-            other, _ = mx.linalg.qr(multiply(weight.T, basis), stream=cpu)
-            basis, _ = mx.linalg.qr(multiply(weight, other), stream=cpu)
-        inner, values, right = mx.linalg.svd(multiply(basis.T, weight), stream=cpu)
-        left = multiply(basis, inner)
-    spread = mx.sqrt(values[:rank] / scale)
-    factors = right[:rank].T * spread, spread[:, None] * left[:, :rank].T
-    mx.eval(factors)
-    return factors
-
-
-def attach_lora(
-    model: nn.Module,
-    names: Sequence[str],
-    *,
-    rank: int,
-    scale: float,
-    dropout: float = 0.0,
-    method: Method = "lora",
-    init: Init = "default",
-    seed: int = 0,
-) -> None:
-    """Wrap the named layers in place. Freeze the model before, so that only adapters train.
-
-    Args:
-        model: The whole model.
-        names: As `resolve_target_modules` returns them.
-        rank: R.
-        scale: What the product of the factors is multiplied with: alpha / rank, or alpha / sqrt(rank) (rsLoRA).
-        dropout: In [0, 1).
-        method: "dora" trains the length of every adapted row too.
-        init: "pissa" starts from the principal part of each layer's weights.
-        seed: Fixes the factors' start.
-
-    Raises:
-        ModelError: DoRA on a layer of experts, or a rank larger than a layer is wide with "pissa".
-    """
-    modules = dict(model.named_modules())
-    keys = mx.random.split(mx.random.key(seed), max(1, len(names)))
-    wrapped = []
-    for name, key in zip(names, list(keys), strict=False):
-        module = modules[name]
-        kind: type[LoRALinear | LoRASwitchLinear] = DoRALinear if method == "dora" else LoRALinear
-        if is_experts(module):
-            if method == "dora":
-                msg = f"lora.method: 'dora' has no form for experts, and {name} is a layer of experts; leave it out"
-                raise ModelError(msg)
-            kind = LoRASwitchLinear
-        layer = kind(module, rank, scale, dropout, key)
-        if init == "pissa":
-            layer.set_initial_factors(*_principal_start(module, name, rank, scale, key))
-        wrapped.append((name, layer))
-    model.update_modules(tree_unflatten(wrapped))
-    share_inputs(model)
-
-
-def share_inputs(model: nn.Module) -> None:
-    """Let adapters that read the same input compute together: those of queries, keys and values, of gate and up."""
-    for name, module in model.named_modules():
-        if any(word in name for word in ATTENDS_ELSEWHERE):
-            continue
-        for together in SHARE_INPUT:
-            layers = [module[child] for child in together if type(module.get(child)) is LoRALinear]
-            layers = [layer for layer in layers if layer.is_plain and layer.dropout == layers[0].dropout]
-            widths = {linear_shape(layer.linear)[1] for layer in layers}
-            if len(layers) > 1 and len(widths) == 1:
-                shared = FusedProjections(layers)
-                for layer in layers:
-                    layer._shared = shared  # noqa: SLF001
-
-
-def _principal_start(module: nn.Module, name: str, rank: int, scale: float, key: mx.array) -> tuple[mx.array, mx.array]:
-    weight = dequantized_weight(module)
-    if rank > min(weight.shape[-2:]):
-        msg = f"lora.rank: found {rank} with lora.init = 'pissa', but {name} is {' x '.join(map(str, weight.shape))}"
-        raise ModelError(msg)
-    if not is_experts(module):
-        return pissa_factors(weight, rank, scale, key)
-    # As experts have them, the other way round.
-    factors = [pissa_factors(expert, rank, scale, key) for expert in weight]
-    return mx.stack([a.T for a, _ in factors]), mx.stack([b.T for _, b in factors])
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:

@@ -10,6 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ...adapters import layers, targets
+from ...adapters.attach import attach_lora
 from ...errors import CheckpointError, ModelError
 from ...output.checkpoint import read_arrays
 from ...recipe.schema import LoraSection
@@ -45,7 +46,7 @@ def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantize
     """
     names = targets.resolve_target_modules(backbone.module, backbone.layout, lora)
     refuse_dropout_in_tower(backbone, names, lora)
-    layers.attach_lora(
+    attach_lora(
         backbone.module,
         names,
         rank=lora.rank,
@@ -269,7 +270,7 @@ def _attach_saved(
     _refuse_changes(path, names, config, lora, backbone)
     dropout = settings.get("dropout", 0.0) if lora.dropout == LoraSection().dropout else lora.dropout
     refuse_dropout_in_tower(backbone, names, attrs.evolve(lora, dropout=dropout))
-    layers.attach_lora(backbone.module, names, rank=rank, scale=scale, dropout=dropout, method=method)
+    attach_lora(backbone.module, names, rank=rank, scale=scale, dropout=dropout, method=method)
     weights = read_arrays(weights_path)
     current = dict(tree_flatten(backbone.module.parameters()))
     wrong = [name for name, value in weights.items() if not _fits(value, current.get(name))]

@@ -1,0 +1,198 @@
+"""Products with updates of low rank: those of several projections of one input together. Knows no layer's class."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, cast
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..ops.custom_vjp import custom_vjp
+from ..ops.quantized import add_product, dequantized_weight
+
+
+class LowRankUpdate(NamedTuple):
+    """A frozen layer and the update of its product: `linear(x) + scale x A B`.
+
+    Attributes:
+        linear: `nn.Linear` or `nn.QuantizedLinear`.
+        scale: What the product of the factors is multiplied with.
+        lora_a: f[inputs, R], in the type of the input.
+        lora_b: f[R, outputs], likewise.
+    """
+
+    linear: nn.Module
+    scale: float
+    lora_a: mx.array
+    lora_b: mx.array
+
+
+def multiply_low_rank(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.array:
+    """Compute `x A B`: f[..., inputs], f[inputs, R], f[R, outputs] -> f[..., outputs].
+
+    In the backward pass the factors' gradients are computed before anything goes on from the input's, as in
+    `fused_lora_matmul`.
+    """
+
+    @custom_vjp(keeps="inputs", ordered=True)
+    def product(x: mx.array, lora_a: mx.array, lora_b: mx.array) -> mx.array:
+        return (x @ lora_a) @ lora_b
+
+    @product.vjp
+    def product_vjp(
+        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        x, lora_a, lora_b = primals
+        inner = cotangent @ lora_b.T
+        flat = x.reshape(-1, x.shape[-1])
+        of_a = flat.T @ inner.reshape(-1, inner.shape[-1])
+        of_b = (flat @ lora_a).T @ cotangent.reshape(-1, cotangent.shape[-1])
+        return inner @ lora_a.T, of_a, of_b
+
+    return cast("mx.array", product(x, lora_a, lora_b))
+
+
+def fused_lora_matmul(updates: Sequence[LowRankUpdate], x: mx.array, *, with_bias: bool = True) -> list[mx.array]:
+    """Apply layers with their updates to one input, without dropout.
+
+    One product with the A of all of them, and sums that are begun by the small product and gone on with by the large
+    one, so that activations are read and written as rarely as can be. What lies between A and B has a row for each of
+    the rank: of that a layer's own part is whole, where MLX would copy columns before it multiplies them.
+
+    In the backward pass the factors' gradients are computed before anything goes on from the input's: otherwise an
+    evaluation that follows the chain of activations down to the first layer would keep every layer's gradients alive
+    until it came back for the factors.
+
+    Args:
+        updates: Of layers with the same number of inputs.
+        x: f[..., inputs].
+        with_bias: Whether the layers' biases are added.
+
+    Returns:
+        f[..., outputs] of each layer, in the type of `x`.
+    """
+    together = _Together.of(updates, with_bias=with_bias)
+
+    @custom_vjp(keeps="results", ordered=True)
+    def products(x: mx.array, *factors: mx.array) -> tuple[mx.array, ...]:
+        return together.products(x, factors)
+
+    @products.vjp
+    def products_vjp(
+        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+    ) -> tuple[mx.array, ...]:
+        x, *factors = primals
+        return together.gradients(x, factors, cotangents[1:], outputs[0])
+
+    rows = x.reshape(-1, x.shape[-1])
+    factors = itertools.chain(*((update.lora_a, update.lora_b) for update in updates))
+    outputs = cast("tuple[mx.array, ...]", products(rows, *factors))
+    return [y.reshape(*x.shape[:-1], y.shape[-1]) for y in outputs[1:]]
+
+
+@attrs.frozen(eq=False)
+class _Together:
+    """What updates of one input are multiplied by; `factors` are the A and B of each, one behind the other.
+
+    Attributes:
+        linears: The frozen layers.
+        scales: Those of the updates.
+        spans: Which rows of the joined products with A are each update's.
+        with_bias: Whether the layers' biases are added.
+    """
+
+    linears: Sequence[nn.Module]
+    scales: Sequence[float]
+    spans: Sequence[slice]
+    with_bias: bool
+
+    @classmethod
+    def of(cls, updates: Sequence[LowRankUpdate], *, with_bias: bool) -> "_Together":
+        ends = list(itertools.accumulate(update.lora_a.shape[1] for update in updates))
+        spans = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        return cls([update.linear for update in updates], [update.scale for update in updates], spans, with_bias)
+
+    def scaled(self, factors: Sequence[mx.array]) -> mx.array:
+        """Join the factors A: the smallest of all that could be multiplied with the scale."""
+        if len(set(self.scales)) == 1:
+            return self.scales[0] * joined(factors[::2], 1)
+        return joined([scale * a for a, scale in zip(factors[::2], self.scales, strict=True)], 1)
+
+    def products(self, x: mx.array, factors: Sequence[mx.array]) -> tuple[mx.array, ...]:
+        """Compute the products with A, f[sum of R, rows], and each layer's output."""
+        within = self.scaled(factors).T @ x.T
+        outputs = []
+        for linear, span, b in zip(self.linears, self.spans, factors[1::2], strict=True):
+            part = within[span].T
+            update = mx.addmm(linear.bias, part, b) if self.with_bias and "bias" in linear else part @ b
+            outputs.append(add_product(update, linear, x))
+        return (within, *outputs)
+
+    def gradients(
+        self, x: mx.array, factors: Sequence[mx.array], towards: Sequence[mx.array], within: mx.array
+    ) -> tuple[mx.array, ...]:
+        """Carry the outputs' gradients back: to the input, and to each of the factors."""
+        inner = joined([b @ d.T for d, b in zip(towards, factors[1::2], strict=True)], 0)
+        of_a = x.T @ inner.T
+        gradients = []
+        for d, span, scale in zip(towards, self.spans, self.scales, strict=True):
+            gradients += [scale * of_a[:, span], within[span] @ d]
+        of_x = mx.matmul(inner.T, self.scaled(factors).T)
+        for d, linear in zip(towards, self.linears, strict=True):
+            of_x = mx.addmm(of_x, d, dequantized_weight(linear, after=d, dtype=d.dtype))
+        # Where a layer is of another type than its input, so is what flows back.
+        gradients = [value.astype(factor.dtype) for value, factor in zip(gradients, factors, strict=True)]
+        return (of_x.astype(x.dtype), *gradients)
+
+
+def joined(parts: Sequence[mx.array], axis: int) -> mx.array:
+    """Concatenate, or give the only one."""
+    return parts[0] if len(parts) == 1 else mx.concatenate(list(parts), axis=axis)
+
+
+class Projection(Protocol):
+    """A layer that may compute together with others."""
+
+    _shared: "FusedProjections | None"
+
+    def low_rank(self, dtype: mx.Dtype) -> LowRankUpdate:
+        """Give the frozen layer and its update, the factors in a type."""
+
+    def product(self, x: mx.array) -> mx.array:
+        """Apply the layer for itself."""
+
+
+class FusedProjections:
+    """Layers that one module calls with one and the same input, such as the projections to queries, keys and values.
+
+    The first that is called computes for all; the others take what is theirs if they are given the same array. If one
+    was never asked for what was computed for it, its module does otherwise, and from then on each computes for itself.
+    """
+
+    def __init__(self, layers: Sequence[Projection]) -> None:
+        """Name the layers, with the same number of inputs."""
+        self._layers = layers
+        self._given: mx.array | None = None
+        self._waiting: dict[int, mx.array] = {}
+
+    def product(self, layer: Projection, x: mx.array) -> mx.array:
+        """Apply one of the layers to f[..., inputs]."""
+        if x is self._given and id(layer) in self._waiting:
+            y = self._waiting.pop(id(layer))
+            if not self._waiting:
+                self._given = None
+            return y
+        if self._waiting:
+            self.unfuse()
+            return layer.product(x)
+        ys = fused_lora_matmul([other.low_rank(x.dtype) for other in self._layers], x)
+        self._given = x
+        self._waiting = {id(other): y for other, y in zip(self._layers, ys, strict=True)}
+        return self._waiting.pop(id(layer))
+
+    def unfuse(self) -> None:
+        """Let each layer compute for itself."""
+        self._waiting, self._given = {}, None
+        for layer in self._layers:
+            layer._shared = None  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Out of memory: recognized whoever says it, told with what would fit, and nothing that was saved is lost."""
+"""Out of memory: recognized on every device, told with what would fit, and nothing that was saved is lost."""
 
 import json
 import re
@@ -17,7 +17,8 @@ from vlora import Example, TrainLoop, build, collate, collate_packed
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import shortage
-from vlora.estimate.shortage import advise, first_rows
+from vlora.estimate.search import first_rows
+from vlora.estimate.shortage import advise
 from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
 from vlora.output.checkpoint import load_state
 from vlora.output.lock import exclusive_run_lock

@@ -125,13 +125,13 @@ def test_a_head_that_falls_back_says_so(family: str) -> None:
     ],
     ids=["H100", "H200", "5090", "5080-24", "B300", "A100", "4090", "Spark", "unknown", "Mac"],
 )
-def test_large_portions_are_in_proportion(info: dict[str, Any], expected: int | None) -> None:
-    """The largest portions of MLX, and only they, are lowered to what the card's memory bears."""
+def test_large_command_buffers_are_in_proportion(info: dict[str, Any], expected: int | None) -> None:
+    """The largest command buffers of MLX, and only they, are lowered to what the card's memory bears."""
     assert default_max_mb_per_buffer(info) == expected
 
 
-@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU is handed portions")
-def test_only_gpus_are_handed_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU has command buffers")
+def test_only_gpus_have_command_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU the key would be ignored, so it is refused; without it nothing happens."""
     monkeypatch.delenv(MB_VARIABLE, raising=False)
     with pytest.raises(RecipeError, match=r"memory\.max_mb_per_buffer: found 200, but only GPUs"):

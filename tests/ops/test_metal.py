@@ -205,8 +205,8 @@ def test_a_plan_knows_what_attention_keeps_on_a_mac() -> None:
 
             return mx.grad(attend, argnums=(0, 1, 2))(*(given[name] for name in "qkv"))
 
-        tape, _ = trace(total, inputs)
-        return len([array for array in tape.arrays.values() if array.shape[-2:] == (48, 48)])
+        graph, _ = trace(total, inputs)
+        return len([array for array in graph.arrays.values() if array.shape[-2:] == (48, 48)])
 
     assert n_scores(64, "causal") == 0
     assert n_scores(32, "causal") > 0

@@ -27,7 +27,10 @@ ORDER = (
 """Folders and modules of the package, lowest first: a file imports from its own folder and from earlier entries.
 Those of one entry do not know each other."""
 RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
-PURE = ("recipe", "ops", "adapters", "train", "data", "estimate/graph", "estimate/liveness", "memory/command_buffers")
+PURE = (
+    *("recipe", "ops", "adapters", "train", "data", "memory/command_buffers"),
+    *("estimate/graph", "estimate/liveness", "estimate/rematerialize", "estimate/simplify"),
+)
 IMPURE = ("ops/blas", "ops/cuda_sources", "ops/nvrtc", "train/loop", "data/readers", "data/rows", "data/prefetch")
 """Parts of these that do touch the disk, the clock, the network or threads."""
 PURE_AFTER_ALL = ("data/readers/record_spans", "data/readers/splits", "data/readers/inline_images")

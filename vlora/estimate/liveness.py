@@ -1,7 +1,7 @@
-"""How much memory a tape takes at most: run without computing anything. Pure.
+"""How much memory a graph takes at most, found without computing anything. Pure.
 
-Which results share a buffer with what they are made of, which take over the buffer of an input that nobody needs any
-more, and when a buffer is free, follows from shapes, strides and the order of the operations alone.
+Which results share a buffer with what they are made of, which take over the buffer of an input after its last use, and
+when a buffer is free, follows from shapes, strides and the order of the operations alone.
 """
 
 import math
@@ -15,12 +15,12 @@ from .graph import ELEMENTWISE, VIEWS, Array, Graph, Node, schedule
 DONATING_OPS = ELEMENTWISE | {
     *("Compiled", "LayerNorm", "RMSNorm", "RoPE", "Scan", "Scatter", "ScatterAxis", "SliceUpdate", "Softmax"),
 }
-"""Operations whose result takes over an input's buffer, where it is of one size and nobody else needs it."""
+"""Operations whose result takes over an input's buffer, where it is of one size and this is its last use."""
 
 
 @attrs.frozen(kw_only=True)
 class Peak:
-    """The fullest moment of a tape.
+    """The fullest moment of a graph.
 
     Attributes:
         nbytes: Bytes in use then, what is there before included.
@@ -38,11 +38,11 @@ class Queue:
     """How far MLX runs ahead of its device. What a queued operation reads stays until it has run.
 
     Attributes:
-        n_operations: Operations that are handed over together; one more ends the portion.
+        n_operations: Operations of a command buffer; one more ends it.
         n_elements: Numbers that they read together; more end it.
-        n_tasks: How many such portions may wait, the one that is being filled among them.
-        limit: Bytes in use beyond which MLX waits for portions that were handed over before it goes on.
-        counts_buffers: Count what is written, too, and every buffer once a portion, instead of all that is read.
+        n_tasks: Command buffers that may wait, the one that is being filled among them.
+        limit: Bytes in use beyond which MLX waits for committed command buffers before it goes on.
+        counts_buffers: Count what is written, too, and every array once a command buffer, instead of all that is read.
     """
 
     n_operations: int = 1
@@ -74,21 +74,21 @@ class _Layout:
 
 
 def peak_memory(
-    tape: Graph, *, held: Iterable[str] = (), queue: Queue | None = None, copies_for_matmul: bool = True
+    graph: Graph, *, held: Iterable[str] = (), queue: Queue | None = None, copies_for_matmul: bool = True
 ) -> Peak:
-    """Find the fullest moment of a tape.
+    """Find the fullest moment of a graph.
 
     Args:
-        tape: The operations.
+        graph: The operations.
         held: Inputs that stay whatever happens; the others are free after their last use.
         queue: How far MLX runs ahead; not at all without it.
         copies_for_matmul: Whether matrices that do not lie row by row are copied before they are multiplied.
     """
-    order = schedule(tape)
-    memory = _Memory(tape.arrays, _count_uses(order, tape.outputs), queue or Queue())
+    order = schedule(graph)
+    memory = _Memory(graph.arrays, _count_uses(order, graph.outputs), queue or Queue())
     made = {array for node in order for array in node.outputs}
     # Constants that are not among the inputs too.
-    given = dict.fromkeys((*tape.inputs, *(array for node in order for array in node.inputs if array not in made)))
+    given = dict.fromkeys((*graph.inputs, *(array for node in order for array in node.inputs if array not in made)))
     memory.place_inputs(list(given), frozenset(held))
     for node in order:
         memory.run(node, copies_for_matmul=copies_for_matmul)
@@ -103,7 +103,7 @@ def _count_uses(order: Sequence[Node], outputs: Sequence[str]) -> Counter[str]:
 
 @attrs.define(eq=False)
 class _Memory:
-    """What is in use while a tape runs."""
+    """What is in use while a graph runs."""
 
     arrays: Mapping[str, Array]
     uses: Counter[str]
@@ -111,11 +111,11 @@ class _Memory:
     fullest: Peak = Peak(nbytes=0, held=0, alive=())
     _layouts: dict[str, _Layout] = attrs.field(factory=dict, init=False)
     _alive: dict[int, _Buffer] = attrs.field(factory=dict, init=False)
-    # The portion whose end lets go of a buffer, and the buffer.
+    # The command buffer whose end frees an array's buffer, and that buffer.
     _pending_release: deque[tuple[int, _Buffer]] = attrs.field(factory=deque, init=False)
     _total: int = attrs.field(default=0, init=False)
     _held: int = attrs.field(default=0, init=False)
-    # The portion that is being filled, the last one that can be waited for, the last one that is done.
+    # The command buffer that is being filled, the last one that can be waited for, the last one that is done.
     _task: int = attrs.field(default=0, init=False)
     _waited_for: int = attrs.field(default=-1, init=False)
     _done: int = attrs.field(default=-1, init=False)
@@ -193,7 +193,7 @@ class _Memory:
                 self._pending_release.append((self._task, buffer))
 
     def _count(self, arrays: Iterable[str]) -> None:
-        """Count numbers into the portion that is being filled."""
+        """Count numbers into the command buffer that is being filled."""
         for array in arrays:
             layout = self._layouts[array]
             if not self.queue.counts_buffers or id(layout.buffer) not in self._counted:
@@ -201,24 +201,24 @@ class _Memory:
             self._counted.add(id(layout.buffer))
 
     def _commit(self) -> None:
-        """Begin another portion where this one is full; wait where too many portions, or too many bytes, are in use."""
+        """Begin another command buffer where this one is full; wait where too many of them, or of bytes, are in use."""
         if self._n_operations > self.queue.n_operations or self._n_elements > self.queue.n_elements:
             self._waited_for = self._task
-            self._begin_portion()
+            self._begin_command_buffer()
         self._free(self._task - self.queue.n_tasks)
         if self._total > self.queue.limit and self._done < self._waited_for:
-            # What is in the portion so far is handed over too, but it is not among those that are waited for.
-            self._begin_portion()
+            # What has been encoded so far is committed too, but it is not among those that are waited for.
+            self._begin_command_buffer()
             while self._total > self.queue.limit and self._done < self._waited_for:
                 self._free(self._done + 1)
 
-    def _begin_portion(self) -> None:
+    def _begin_command_buffer(self) -> None:
         self._task += 1
         self._n_operations = self._n_elements = 0
         self._counted.clear()
 
     def _free(self, done: int) -> None:
-        """Let go of what portions held that are done by now."""
+        """Free what only command buffers that are done by now had still to read."""
         self._done = max(self._done, done)
         while self._pending_release and self._pending_release[0][0] <= self._done:
             _, buffer = self._pending_release.popleft()

@@ -18,7 +18,7 @@ from ..build import find_model, load_data, load_model, make_recipe_step
 from ..cuts import CutCounts
 from ..data.collate import SMALLEST_BUCKET, collate, collate_packed
 from ..errors import BatchError, LongRowError, SampleError, VloraError
-from ..memory.command_buffers import find_portion
+from ..memory.command_buffers import find_buffer_limits
 from ..memory.limits import GIGA, device_kind, device_memory
 from ..ops.quantized import count_parameters
 from ..recipe.schema import MemorySection, Recipe
@@ -26,8 +26,9 @@ from ..train.flat_params import FlatParams
 from ..train.optimizers import make_optimizer
 from ..train.state import init_state
 from ..types import Batch, Example, TrainState
-from .graph import Graph, compile_tape
+from .graph import Graph
 from .liveness import Peak, Queue, peak_memory
+from .simplify import compile_graph
 from .trace import trace_embedding, trace_step
 
 SAMPLED_ROWS = 32
@@ -39,10 +40,10 @@ LONGEST = 2**18
 """Tokens beyond which nothing is tried."""
 
 N_TASKS = 11
-"""Portions of work that MLX queues ahead of a device (its MAX_ACTIVE_TASKS, and the one that it fills)."""
+"""Command buffers that MLX queues ahead of a device: its MAX_ACTIVE_TASKS, and the one that it fills."""
 
 OPERATIONS_OF_A_CPU = 3
-"""Of a portion; measured, since MLX counts a CPU's otherwise, some four for one operation."""
+"""Of a command buffer; measured, since MLX counts a CPU's otherwise, some four for one operation."""
 
 
 @attrs.frozen(kw_only=True)
@@ -112,15 +113,15 @@ class Planner:
         module = self.backbone.module
         embedded = self.backbone.embed(batch)
         step = trace_step(self.backbone, self.state, batch, embedded, self._make_step)
-        tape = compile_tape(step.tape) if self.backbone.is_traceable else step.tape
-        peak = self._peak(tape, step.weights)
+        graph = compile_graph(step.graph) if self.backbone.is_traceable else step.graph
+        peak = self._peak(graph, step.weights)
         weights = sum(value.nbytes for _, value in tree_flatten(module.parameters()))
         trained = sum(value.nbytes for _, value in tree_flatten(module.trainable_parameters()))
         state = sum(nbytes for name, nbytes in peak.alive if name in step.state)
         masters = min(state, sum(value.nbytes for value in self.state.params.values()))
         packed = FlatParams.of(self.state.params, self.optimizer).pack(self.state.params)
         shapes = {(tuple(value.shape), value.nbytes) for value in (*self.state.params.values(), *packed.values())}
-        alive = [(tape.arrays[name].shape, nbytes) for name, nbytes in peak.alive if name not in step.state]
+        alive = [(graph.arrays[name].shape, nbytes) for name, nbytes in peak.alive if name not in step.state]
         gradients = sum(nbytes for shape, nbytes in alive if (shape, nbytes) in shapes)
         others = [(shape, nbytes) for shape, nbytes in alive if (shape, nbytes) not in shapes]
         head = sum(nbytes for shape, nbytes in others if self._vocabulary() in shape)
@@ -136,9 +137,9 @@ class Planner:
         tower = self._tower_bytes(batch, embedded) - sum(parts[part] for part in ("head and loss", "activations"))
         return parts if tower <= 0 else {**parts, "tower": tower}
 
-    def _peak(self, tape: Graph, weights: Iterable[str]) -> Peak:
+    def _peak(self, graph: Graph, weights: Iterable[str]) -> Peak:
         queue = attrs.evolve(find_queue(self.recipe.memory), limit=self.limit)
-        return peak_memory(tape, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
+        return peak_memory(graph, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
 
     def _make_step(self, backbone: Any) -> Any:
         return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, compiled=False)
@@ -153,7 +154,7 @@ class Planner:
         )
         graphs = trace_embedding(self.backbone, batch, embedded[0], checkpoint_modules)
         return max(
-            sum(nbytes for _, nbytes in self._peak(compile_tape(tape), weights).alive) for tape, weights in graphs
+            sum(nbytes for _, nbytes in self._peak(compile_graph(graph), weights).alive) for graph, weights in graphs
         )
 
     def _vocabulary(self) -> int:
@@ -276,10 +277,10 @@ def find_queue(section: MemorySection) -> Queue:
     if kind == "cpu":
         return Queue(n_operations=OPERATIONS_OF_A_CPU, n_tasks=N_TASKS)
     given = section.max_mb_per_buffer if kind == "cuda" else None
-    portion = find_portion(mx.device_info(), given, os.environ)
+    limits = find_buffer_limits(mx.device_info(), given, os.environ)
     return Queue(
-        n_operations=portion.n_operations,
-        n_elements=(portion.n_mb + 1 << 20) - 1,
+        n_operations=limits.n_operations,
+        n_elements=(limits.n_mb + 1 << 20) - 1,
         n_tasks=N_TASKS,
         counts_buffers=kind == "metal",
     )

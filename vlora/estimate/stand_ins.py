@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from ..ops import cpu_exp
 from ..ops.custom_vjp import CustomVjp
-from .graph import RematRegion
+from .rematerialize import RematRegion
 
 MARK_TYPES = (mx.float32, mx.bfloat16, mx.float16)
 MAX_MARKS = 2**14
@@ -27,7 +27,7 @@ class Marks:
     def __init__(self) -> None:
         self.scalars = {f"mark {number}": mx.array(1.0) for number in range(MAX_MARKS)}
         self.given: dict[str, mx.array] = {}
-        self.segments: list[RematRegion] = []
+        self.regions: list[RematRegion] = []
         self._n_used = 0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,7 +45,7 @@ class Marks:
         results = tree_map(functools.partial(self._mark, name=leave), function(*args, **kwargs))
         # Appended when it ends: inner ones come first.
         first = enters[0] if is_ordered else None
-        self.segments.append(RematRegion(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
+        self.regions.append(RematRegion(enters=frozenset(enters), leaves=frozenset({leave}), first=first))
         return results
 
     def _next(self) -> str:
@@ -147,7 +147,7 @@ def written_plainly(marks: Marks) -> Iterator[None]:
     attention = "scaled_dot_product_attention"
     attend, depends = getattr(mx.fast, attention), mx.depends
     is_cuda = mx.cuda.is_available
-    in_passes = {name: getattr(cpu_exp, name) for name in ("raw_exponential", "raw_logistic", "reduce_rows")}
+    in_passes = {name: getattr(cpu_exp, name) for name in ("raw_exponential", "raw_sigmoid", "reduce_rows")}
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
         # Without the gradient that a plain trace would seek behind what is only waited for.
@@ -157,7 +157,7 @@ def written_plainly(marks: Marks) -> Iterator[None]:
     try:
         replaced = {
             "checkpoint": marks.wrap,
-            # A compiled part would take the marks in it for constants and ask for their values; `compile_tape` follows.
+            # Compiled, it would ask for the values of the marks in it; `compile_graph` comes later.
             "compile": lambda function, **_: function,
             "custom_function": lambda function: _ForeignFunction(function, marks),
             "depends": only_after,
@@ -166,7 +166,7 @@ def written_plainly(marks: Marks) -> Iterator[None]:
             setattr(mx, name, function)
         CustomVjp.__call__ = lambda function, *arrays: _run_declared(marks, function, *arrays)  # type: ignore[method-assign]
         cpu_exp.raw_exponential = exponential_in_passes
-        cpu_exp.raw_logistic = lambda x: mx.sigmoid(x)  # noqa: PLW0108 - its type
+        cpu_exp.raw_sigmoid = lambda x: mx.sigmoid(x)  # noqa: PLW0108 - its type
         # The largest number of a row is a constant where it is used.
         cpu_exp.reduce_rows = lambda reduce, x: in_passes["reduce_rows"](
             reduce, mx.stop_gradient(x) if reduce is mx.max else x

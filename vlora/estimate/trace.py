@@ -1,4 +1,4 @@
-"""A training step's tape: what MLX would run, written down without running it."""
+"""A training step's graph: what MLX would run, written down without running it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from ..types import Batch, TrainState
-from .graph import Array, Graph, Node, RematRegion, rematerialize
+from .graph import Array, Graph, Node
+from .rematerialize import RematRegion, rematerialize
 from .stand_ins import Marks, written_plainly
 
 
@@ -23,7 +24,7 @@ def trace(
         inputs: Arrays of the shapes and types that it would be given.
 
     Returns:
-        The tape, and the tape's name of each input.
+        The graph, and its name of each input.
     """
     marks = Marks()
     names = [*inputs, *marks.scalars]
@@ -36,19 +37,19 @@ def trace(
 
     with written_plainly(marks):
         mx.export_function(events.append, run, *inputs.values(), *marks.scalars.values())
-    tape, tape_names = _read_tape(events, names)
+    graph, graph_names = _read_graph(events, names)
     used = [
         RematRegion(
-            enters=frozenset(tape_names[mark] for mark in segment.enters),
-            leaves=frozenset(tape_names[mark] for mark in segment.leaves),
-            first=None if segment.first is None else tape_names[segment.first],
+            enters=frozenset(graph_names[mark] for mark in region.enters),
+            leaves=frozenset(graph_names[mark] for mark in region.leaves),
+            first=None if region.first is None else graph_names[region.first],
         )
-        for segment in marks.segments
+        for region in marks.regions
     ]
-    return rematerialize(tape, used), {name: tape_names[name] for name in inputs}
+    return rematerialize(graph, used), {name: graph_names[name] for name in inputs}
 
 
-def _read_tape(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, dict[str, str]]:
+def _read_graph(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, dict[str, str]]:
     arrays: dict[str, Array] = {}
     nodes: list[Node] = []
     inputs: list[str] = []
@@ -71,8 +72,8 @@ def _read_tape(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, d
             arguments = event["arguments"]
             text = str(arguments[0] if event["name"] == "Transpose" else arguments)
             nodes.append(Node(event["name"], text, given, made))
-    tape = Graph(arrays=arrays, nodes=tuple(nodes), inputs=tuple(inputs), outputs=tuple(outputs))
-    return tape, dict(zip(names, inputs, strict=False))
+    graph = Graph(arrays=arrays, nodes=tuple(nodes), inputs=tuple(inputs), outputs=tuple(outputs))
+    return graph, dict(zip(names, inputs, strict=False))
 
 
 class _Fed:
@@ -94,16 +95,16 @@ class _Fed:
 
 
 @attrs.frozen(kw_only=True, eq=False)
-class StepTape:
-    """The tape of a training step, and what its arrays are.
+class StepGraph:
+    """The graph of a training step, and what its arrays are.
 
     Attributes:
-        tape: From weights, state and embedded rows to the next state.
+        graph: From weights, state and embedded rows to the next state.
         weights: Inputs that the model holds, all but the trainable ones, which `unbind` has taken out.
         state: Inputs that are the trainable parameters' masters and the optimizer's state.
     """
 
-    tape: Graph
+    graph: Graph
     weights: tuple[str, ...]
     state: tuple[str, ...]
 
@@ -114,7 +115,7 @@ def trace_step(
     batch: Batch,
     embedded: tuple[Any, Any],
     make_step: Callable[[Any], Callable[..., Any]],
-) -> StepTape:
+) -> StepGraph:
     """Write down a training step behind the embedding.
 
     Args:
@@ -146,12 +147,12 @@ def trace_step(
         return take(TrainState(params, opt_state, step), fed, 1.0)
 
     try:
-        tape, names = trace(run, inputs)
+        graph, names = trace(run, inputs)
     finally:
         module.update(tree_unflatten(list(weights.items())))
     trained = dict(tree_flatten(module.trainable_parameters()))
-    return StepTape(
-        tape=tape,
+    return StepGraph(
+        graph=graph,
         weights=tuple(names[f"weight {name}"] for name in weights if name not in trained),
         state=tuple(names[f"rest {number}"] for number in range(n_state)),
     )
@@ -169,7 +170,7 @@ def trace_embedding(
         checkpoint_modules: What keeps no activations for the gradient.
 
     Returns:
-        For each of them the tape, and its inputs that the model holds.
+        For each of them the graph, and its inputs that the model holds.
     """
     module = backbone.module
     weights = dict(tree_flatten(module.parameters()))
@@ -193,9 +194,9 @@ def trace_embedding(
     for function, inputs in functions:
         backbone.forget_traces()
         try:
-            tape, names = trace(function, inputs)
+            graph, names = trace(function, inputs)
         finally:
             module.update(tree_unflatten(list(weights.items())))
             backbone.forget_traces()
-        graphs.append((tape, tuple(names[name] for name in given_weights)))
+        graphs.append((graph, tuple(names[name] for name in given_weights)))
     return graphs

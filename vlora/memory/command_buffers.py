@@ -1,8 +1,8 @@
-"""The portions in which MLX hands work to a GPU: how large they are by MLX's own choice, and by vlora's. Pure.
+"""The command buffers in which MLX sends work to a GPU: how large MLX makes them, and how large vlora does. Pure.
 
-Up to eleven portions wait, and what they read stays until they are done: large ones keep the device busy, and much
-memory with it. A portion ends after so many operations, or when they have read so many numbers: the "MB" of MLX's
-name count numbers, of whatever type (metal/device.cpp, cuda/device.cpp, `needs_commit`).
+Up to eleven command buffers wait, and what they read stays until they are done: large ones keep the device busy, and
+much memory in use. One ends after so many operations, or when they have read so many numbers: the "MB" of MLX's name
+count numbers, of any type (metal/device.cpp, cuda/device.cpp, `needs_commit`).
 """
 
 import re
@@ -15,18 +15,18 @@ OPS_VARIABLE = "MLX_MAX_OPS_PER_BUFFER"
 """Environment variables of MLX. It reads them once: on CUDA for its first stream, on a Mac while it is imported."""
 
 MB_PER_GIB = 5
-"""What vlora lowers the largest portions of all to, per GiB of the card's memory: 398 on 80 GB, 159 on 32 GB."""
+"""What vlora lowers the largest command buffers to, per GiB of the card's memory: 398 on 80 GB, 159 on 32 GB."""
 
 LARGE_MB = 1000
-"""MLX's own for the cards that it gives the largest portions."""
+"""MLX's own for the cards that it gives the largest command buffers."""
 
 
 @attrs.frozen(kw_only=True)
 class BufferLimits:
-    """How much work is handed over together.
+    """How much work a command buffer takes.
 
     Attributes:
-        n_operations: Operations, MLX's "ops per buffer"; one more ends the portion.
+        n_operations: Operations, MLX's "ops per buffer"; one more ends it.
         n_mb: Numbers that they read, in units of 2**20, MLX's "MB per buffer"; a whole unit more ends it.
     """
 
@@ -41,7 +41,7 @@ CUDA = {
     (12, 0): BufferLimits(n_operations=100, n_mb=LARGE_MB),  # RTX 50, RTX PRO Blackwell
     (12, 1): BufferLimits(n_operations=20, n_mb=25),  # DGX Spark
 }
-"""MLX's own portions by compute capability (`get_graph_limits` in cuda/device.cpp)."""
+"""MLX's own limits by compute capability (`get_graph_limits` in cuda/device.cpp)."""
 
 CUDA_OTHERS = BufferLimits(n_operations=20, n_mb=100)
 
@@ -50,13 +50,13 @@ METAL = {
     "s": BufferLimits(n_operations=50, n_mb=50),  # Max
     "d": BufferLimits(n_operations=50, n_mb=50),  # Ultra
 }
-"""MLX's own portions by the last letter of a Mac's architecture (`Device` in metal/device.cpp)."""
+"""MLX's own limits by the last letter of a Mac's architecture (`Device` in metal/device.cpp)."""
 
 METAL_OTHERS = BufferLimits(n_operations=40, n_mb=40)
 
 
-def own_portion(info: Mapping[str, str | int]) -> BufferLimits:
-    """Say what MLX hands over together if nobody says otherwise.
+def own_buffer_limits(info: Mapping[str, str | int]) -> BufferLimits:
+    """Say how large MLX makes command buffers by default.
 
     Args:
         info: A GPU's, as `mx.device_info` gives it.
@@ -67,27 +67,29 @@ def own_portion(info: Mapping[str, str | int]) -> BufferLimits:
 
 
 def default_max_mb_per_buffer(info: Mapping[str, str | int]) -> int | None:
-    """Say what vlora lowers MLX's largest portions to, in MLX's "MB": in proportion to the card's memory.
+    """Say what vlora lowers MLX's largest command buffers to, in MLX's "MB": in proportion to the card's memory.
 
     Args:
         info: A GPU's, as `mx.device_info` gives it.
 
     Returns:
-        The number; None where MLX's own portions are smaller anyway, or the card's memory is not known.
+        The number; None where MLX's own are smaller anyway, or the card's memory is not known.
     """
     lowered = MB_PER_GIB * int(info.get("total_memory", 0)) >> 30
-    return lowered if own_portion(info).n_mb == LARGE_MB and 0 < lowered < LARGE_MB else None
+    return lowered if own_buffer_limits(info).n_mb == LARGE_MB and 0 < lowered < LARGE_MB else None
 
 
-def find_portion(info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]) -> BufferLimits:
-    """Say what a run hands over together: as the recipe has it, else the environment, else vlora, else MLX.
+def find_buffer_limits(
+    info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]
+) -> BufferLimits:
+    """Say how large a run's command buffers are: as the recipe has it, else the environment, else vlora, else MLX.
 
     Args:
         info: The GPU's, as `mx.device_info` gives it.
         given: The recipe's memory.max_mb_per_buffer.
         environment: Environment variables.
     """
-    own = own_portion(info)
+    own = own_buffer_limits(info)
     if given is None:
         given = _read_number(environment, MB_VARIABLE)
     if given is None:

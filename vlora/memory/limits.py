@@ -52,7 +52,7 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
     many as the limit allows, and batches of many lengths leave many that fit nothing else. On a CPU they are an eighth:
     MLX itself would keep 32 MB there, and have most of a step's memory given to it anew, and zeroed, page by page.
 
-    The size of the portions is for good: `set_max_mb_per_buffer`.
+    The size of command buffers stays for the rest of the process: `set_max_mb_per_buffer`.
 
     Raises:
         RecipeError: `wired_gb` is more than this machine can wire, or `max_mb_per_buffer` cannot be had.
@@ -76,10 +76,10 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
 
 
 def set_max_mb_per_buffer(section: MemorySection) -> None:
-    """Fix how much work MLX hands to a CUDA device at once, for the rest of the process.
+    """Fix how much work MLX sends to a CUDA device in one command buffer, for the rest of the process.
 
     MLX reads it from the environment when it makes its first stream. Without `max_mb_per_buffer` what the environment
-    says stays, and else the largest portions are lowered in proportion to the card, if it is not too late for that.
+    says stays, and else the largest command buffers are lowered in proportion to the card, if that is still possible.
 
     Raises:
         RecipeError: `max_mb_per_buffer` is given, and there is no GPU, or MLX has read another value already.
@@ -94,7 +94,7 @@ def set_max_mb_per_buffer(section: MemorySection) -> None:
     if is_set or given is None:
         return
     reasons = {
-        "cpu": "only GPUs are handed work in portions; leave it out",
+        "cpu": "only GPUs are sent work in command buffers; leave it out",
         "metal": f"on a Mac MLX reads it before any recipe is read; start Python with {MB_VARIABLE}={given} instead",
         "cuda": f"MLX has run something in this process and no longer asks; set {MB_VARIABLE}={given} in the "
         "environment before the first array, or run the recipe with `python -m vlora`",

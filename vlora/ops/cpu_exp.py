@@ -69,7 +69,7 @@ def sigmoid(x: mx.array) -> mx.array:
     """Give 1 / (1 + e^-x): f[...] to f[...]."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.sigmoid(x)
-    run = custom_vjp(keeps="results")(raw_logistic)
+    run = custom_vjp(keeps="results")(raw_sigmoid)
     run.vjp(lambda _, cotangent, result: cotangent * result * (1 - result))
     return cast("mx.array", run(x))
 
@@ -125,7 +125,7 @@ def along_rows(column: mx.array, rows: mx.array) -> mx.array:
     return cast("mx.array", mx.depends([mx.broadcast_to(column, rows.shape)], [rows])[0])
 
 
-def raw_logistic(x: mx.array) -> mx.array:
+def raw_sigmoid(x: mx.array) -> mx.array:
     """Give what `sigmoid` gives, of float32 and without a gradient."""
     power = raw_exponential(-mx.abs(x))
     zero, one = _unknown(0.0, x), _unknown(1.0, x)

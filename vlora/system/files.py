@@ -1,6 +1,6 @@
 """Files that rows name, opened with care: only regular files, and no more of one than is allowed.
 
-A name comes from a data set. It may lead to a pipe that nobody writes to, to a device without an end, or nowhere.
+A name comes from a data set. It may lead to a pipe that no process writes to, to a device without an end, or nowhere.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""What threads that work ahead are told: that nobody waits for what they are about, so that they need not wait."""
+"""What threads that work ahead are told: that their result is no longer needed, so that they need not wait."""
 
 import threading
 
@@ -6,7 +6,7 @@ _own = threading.local()
 
 
 def heed(event: threading.Event) -> None:
-    """Let this thread be told by an event that nobody waits for it any more."""
+    """Let this thread be told by an event that its result is no longer needed."""
     _own.event = event
 
 

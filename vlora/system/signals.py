@@ -24,7 +24,7 @@ ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class EndedError(BaseException):
-    """A signal ends the run at once; not an `Exception`, since nobody is to go on after it."""
+    """A signal ends the run at once; not an `Exception`, since no handler is to go on after it."""
 
     def __init__(self, number: int) -> None:
         """Name the signal."""
@@ -59,7 +59,7 @@ class Signals:
         return SIGNALLED + (signal.SIGINT if self.number is None else self.number)
 
     def go_unread(self) -> None:
-        """Take note that nobody reads any more what the run prints: it ends as after a signal, that of a closed pipe.
+        """Take note that the reader of the run's output is gone: it ends as after a signal, that of a closed pipe.
 
         Raises:
             BrokenPipeError: No step has been taken.

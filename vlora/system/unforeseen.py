@@ -1,4 +1,4 @@
-"""What nobody has foreseen: its traceback goes into a file, and the user is told in one sentence. Prints nothing.
+"""Errors that were not foreseen: the traceback goes into a file, and the user is told in one sentence. Prints nothing.
 
 Everything that a user can mend is a `VloraError`. What else a command ends with is a fault of vlora's, or of a library
 that it calls; programs that call vlora get it as it was raised.

@@ -1,0 +1,145 @@
+"""Recomputation in the backward pass, put into a graph that was traced without it. Pure."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import attrs
+
+from .graph import VIEWS, Array, Graph, Node, topological_order
+from .simplify import bypass
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RematRegion:
+    """A function that runs again in the backward pass, by the marks around it.
+
+    Attributes:
+        enters: Marks that its arguments are multiplied with.
+        leaves: Marks that its results are multiplied with.
+        first: The mark of the argument whose gradient is given on after those of all others; None if none is.
+    """
+
+    enters: frozenset[str]
+    leaves: frozenset[str]
+    first: str | None = None
+
+
+def rematerialize(graph: Graph, regions: Sequence[RematRegion]) -> Graph:
+    """Give the backward pass copies of what lies within regions, made after the gradients of their results.
+
+    Args:
+        graph: Traced with marks: every argument of a region is multiplied with one on its way in, and every result on
+            its way out. Multiplied from the right it is the forward pass, from the left the backward.
+        regions: The regions, inner ones first.
+    """
+    edited = _EditableGraph.of(graph)
+    marks = {mark for region in regions for mark in region.enters | region.leaves}
+    origin = {array: array for array in marks}
+    crossed: dict[str, list[str]] = defaultdict(list)
+    gradients: dict[str, list[str]] = defaultdict(list)
+    passed: dict[str, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        found = [origin.get(array) for array in node.inputs]
+        if len(node.inputs) == 1 and node.name in VIEWS | {"AsType"} and found[0] is not None:
+            origin[node.outputs[0]] = found[0]
+        elif node.name == "Multiply" and found[1] is not None:
+            crossed[found[1]].append(node.outputs[0])
+            edited.replace(node, attrs.evolve(node, name="Mark", inputs=node.inputs[:1]))
+        elif node.name == "Multiply" and found[0] is not None:
+            gradients[found[0]].append(node.inputs[1])
+            mark = attrs.evolve(node, name="Mark", inputs=node.inputs[1:])
+            passed[found[0]].append(mark)
+            edited.replace(node, mark)
+    for region in regions:
+        if region.first is not None:
+            others = tuple(array for mark in region.enters - {region.first} for array in gradients[mark])
+            for node in passed[region.first]:
+                edited.replace(node, attrs.evolve(node, name="Depends", inputs=(*node.inputs, *others)))
+    for number, region in enumerate(regions):
+        starts = {array for mark in region.enters for array in crossed[mark]}
+        ends = {array for mark in region.leaves for array in crossed[mark]}
+        after = tuple(array for mark in region.leaves for array in gradients[mark])
+        if after:
+            edited.copy_region(starts, ends, after, f"'{number}")
+    nodes = topological_order(list({id(node): node for node in edited.made_by.values()}.values()))
+    return bypass(attrs.evolve(graph, nodes=tuple(nodes), arrays=edited.arrays), frozenset({"Mark"}))
+
+
+@attrs.define
+class _EditableGraph:
+    """Operations that can be exchanged: by what they make, and by what they read."""
+
+    arrays: dict[str, Array]
+    made_by: dict[str, Node]
+    read_by: dict[str, set[str]]
+
+    @classmethod
+    def of(cls, graph: Graph) -> "_EditableGraph":
+        edited = cls(dict(graph.arrays), {}, defaultdict(set))
+        for node in graph.nodes:
+            edited.add(node)
+        return edited
+
+    def add(self, node: Node) -> None:
+        for output in node.outputs:
+            self.made_by[output] = node
+        for array in node.inputs:
+            # By its first result: the operation itself may be exchanged.
+            self.read_by[array].add(node.outputs[0])
+
+    def replace(self, old: Node, new: Node) -> None:
+        for array in old.inputs:
+            self.read_by[array].discard(old.outputs[0])
+        self.add(new)
+
+    def between(self, starts: set[str], ends: set[str]) -> set[str]:
+        """Find what is made of `starts` on the way to `ends`, both included."""
+        above: list[Node] = []
+        seen: set[str] = set()
+        stack = [(array, False) for array in ends]
+        while stack:
+            array, is_done = stack.pop()
+            node = self.made_by.get(array)
+            if node is None:
+                continue
+            if is_done:
+                above.append(node)
+            elif node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                stack.append((array, True))
+                if array not in starts:
+                    stack.extend((given, False) for given in node.inputs)
+        entered = set(starts)
+        for node in above:
+            if not entered.isdisjoint(node.inputs):
+                entered.update(node.outputs)
+        return entered
+
+    def copy_region(self, starts: set[str], ends: set[str], after: tuple[str, ...], suffix: str) -> None:
+        """Let what reads a region from outside read copies that are made after some other arrays."""
+        inside = self.between(starts, ends)
+        wanted: list[str] = []
+        for array in inside - ends:
+            for reader in list(self.read_by[array]):
+                if reader not in inside:
+                    node = self.made_by[reader]
+                    inputs = tuple(f"{given}{suffix}" if given == array else given for given in node.inputs)
+                    self.replace(node, attrs.evolve(node, inputs=inputs))
+                    wanted.append(array)
+        copied: set[str] = set()
+        while wanted:
+            node = self.made_by[wanted.pop()]
+            if node.outputs[0] in copied:
+                continue
+            copied.add(node.outputs[0])
+            if node.outputs[0] in starts:
+                name, own, more = "Depends", node.inputs, after
+            else:
+                n_own = len(node.outputs) if node.name == "Depends" else len(node.inputs)
+                name, own, more = node.name, node.inputs[:n_own], after if node.name == "Depends" else ()
+                wanted.extend(array for array in own if array in inside)
+            is_start = node.outputs[0] in starts
+            inputs = tuple(f"{array}{suffix}" if array in inside and not is_start else array for array in own)
+            outputs = tuple(f"{output}{suffix}" for output in node.outputs)
+            self.arrays.update({new: self.arrays[old] for new, old in zip(outputs, node.outputs, strict=True)})
+            self.add(Node(name, node.arguments, (*inputs, *more), outputs))

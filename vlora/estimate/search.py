@@ -1,0 +1,270 @@
+"""Smaller numbers of a recipe with which a step that failed fits: the step is planned with each of them."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ..build import find_model, load_data, load_model
+from ..data.collate import collate, collate_packed
+from ..errors import SampleError
+from ..memory.command_buffers import default_max_mb_per_buffer
+from ..memory.limits import GIGA, device_kind
+from ..output.resume import RESUME_MUTABLE_KEYS
+from ..recipe.schema import Recipe
+from ..types import Batch, Example
+from .plan import Planner
+
+USABLE = 0.95
+"""Of a device's memory: what MLX's own limit is on a GPU, and what a plan may be wrong by."""
+
+RELIEF = 0.9
+"""Of what failed although the plan says that it fits: so much at most has to fit."""
+
+BY_CHANCE = 1.5
+SMALLEST_LENGTH = 64
+SMALLEST_PIXELS = 64 * 64
+QUANTIZED_BITS = 4
+SMALLER_MB_PER_BUFFER = (200, 100, 50)
+
+
+@attrs.frozen
+class Option:
+    """A change that fits.
+
+    Attributes:
+        keys: Recipe keys and their values.
+        need: Bytes at the fullest moment, by the plan.
+    """
+
+    keys: Mapping[str, Any]
+    need: int
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a run may go on with it."""
+        return self.keys.keys() <= RESUME_MUTABLE_KEYS
+
+    def __str__(self) -> str:
+        """Show it as the command line takes it."""
+        sets = " ".join(f"--set {key}={str(value).lower()}" for key, value in self.keys.items())
+        return f"{sets} ({format_size(self.need)})"
+
+
+@attrs.define(eq=False)
+class Search:
+    """Plans what failed, with other numbers.
+
+    Attributes:
+        recipe: As it failed.
+        batch: What failed; None for the model alone.
+        memory: Bytes of the device.
+        is_late: Whether to stop looking.
+        need: What failed needs, in bytes.
+        target: What would fit may need so much.
+    """
+
+    recipe: Recipe
+    batch: Batch | None
+    memory: int
+    is_late: Callable[[], bool]
+    need: int = attrs.field(init=False)
+    target: int = attrs.field(init=False)
+    _planners: dict[int | None, Planner] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Plan what failed."""
+        self.need = self._plan({}, self.batch)
+        usable = int(USABLE * self.memory)
+        self.target = usable if self.need > usable else int(RELIEF * self.need)
+
+    def find(self) -> list[Option]:
+        """Find what fits: what a run can go on with first."""
+        found: list[Option] = []
+        for options in (
+            self._recompute,
+            self._command_buffers,
+            self._fewer_rows,
+            self._pixels,
+            self._shorter,
+            self._quantize,
+        ):
+            for option in options():
+                if option.need <= self.target:
+                    found.append(option)
+                    break
+                if self.is_late():
+                    return found
+            if self.is_late():
+                return found
+        return found or list(self._fewest())
+
+    def _kinds(self) -> tuple[Callable[[], Iterator[Option]], ...]:
+        """List what may be changed: first what a run may go on with."""
+        return self._recompute, self._command_buffers, self._fewer_rows, self._pixels, self._shorter, self._quantize
+
+    def _recompute(self) -> Iterator[Option]:
+        train = self.recipe.train
+        if self.batch is None or (train.grad_checkpoint, train.checkpoint_every, train.checkpoint_part) == (
+            True,
+            1,
+            "layer",
+        ):
+            return
+        yield self._option(self._recomputed(), self.batch)
+
+    def _recomputed(self) -> dict[str, Any]:
+        train = self.recipe.train
+        keys: dict[str, Any] = {} if train.grad_checkpoint else {"train.grad_checkpoint": True}
+        keys |= {} if train.checkpoint_every == 1 else {"train.checkpoint_every": 1}
+        return keys | ({} if train.checkpoint_part == "layer" else {"train.checkpoint_part": "layer"})
+
+    def _command_buffers(self) -> Iterator[Option]:
+        if self.batch is None or device_kind() != "cuda":
+            return
+        own = self.recipe.memory.max_mb_per_buffer or default_max_mb_per_buffer(mx.device_info())
+        for size in SMALLER_MB_PER_BUFFER:
+            if own is None or size < own:
+                yield self._option({"memory.max_mb_per_buffer": size}, self.batch)
+
+    def _fewer_rows(self) -> Iterator[Option]:
+        # The need falls at most in proportion to the rows, but for what is queued by chance.
+        most = int(BY_CHANCE * self._n_rows * self.target / self.need)
+        for n_rows in range(min(self._n_rows - 1, most), 0, -1):
+            if self._n_rows % n_rows == 0:
+                yield self._with_rows(n_rows, {})
+
+    def _fewest(self) -> Iterator[Option]:
+        """As little as can be of everything that a run may go on with, and of rows."""
+        if self.batch is None or self.is_late():
+            return
+        option = self._with_rows(1, self._recomputed())
+        if option.need <= self.target:
+            yield option
+
+    @property
+    def _limit(self) -> int:
+        given = self.recipe.memory.limit_gb
+        return self.memory if given is None else int(given * GIGA)
+
+    @property
+    def _n_rows(self) -> int:
+        return 1 if self.batch is None else int(self.batch.tokens.shape[0])
+
+    def _with_rows(self, n_rows: int, others: Mapping[str, Any]) -> Option:
+        """Take a divisor of the rows at once, and so many more microbatches that a step has as many as before."""
+        n_microbatches = self.recipe.train.gradient_accumulation_steps * self._n_rows // n_rows
+        keys = {**others, "train.batch_size": n_rows, "train.gradient_accumulation_steps": n_microbatches}
+        return self._option(keys, None if self.batch is None else first_rows(self.batch, n_rows))
+
+    def _pixels(self) -> Iterator[Option]:
+        """Encode the rows that failed anew, their images smaller and smaller."""
+        batch = self.batch
+        if batch is None or batch.starts or self.recipe.data.image_resize_shape is not None:
+            return
+        pixels = max((width * height for row in batch.rows for width, height in row.image_sizes), default=0)
+        while (pixels := pixels // 2) >= SMALLEST_PIXELS:
+            keys = {"data.max_pixels": pixels}
+            examples = _encode_again(_changed(self.recipe, keys), {row.source for row in batch.rows})
+            if len(examples) < len(batch.rows):
+                return
+            yield self._option(keys, collate(examples, self._n_rows))
+
+    def _shorter(self) -> Iterator[Option]:
+        """Cut rows of text; images are never cut."""
+        batch = self.batch
+        if batch is None or any(row.image_sizes for row in batch.rows):
+            return
+        share = float(np.mean([row.supervised.mean() for row in batch.rows]))
+        longest = min(int(batch.tokens.shape[1]), self.recipe.data.max_seq_length)
+        key = "data.max_seq_length"
+        if self.recipe.train.batching == "packed":
+            key, longest = "train.pack_length", int(batch.tokens.shape[1])
+
+        def at(length: int) -> Option:
+            return Option({key: length}, self._planner().need(length, share))
+
+        yield from self._lower(longest, SMALLEST_LENGTH, at)
+
+    def _quantize(self) -> Iterator[Option]:
+        section = self.recipe.model
+        if section.full_finetune or section.quantize_bits is not None:
+            return
+        option = self._option({"model.quantize_bits": QUANTIZED_BITS}, self.batch)
+        if option.need < self.need:
+            yield option
+
+    def _lower(self, value: int, least: int, option_at: Callable[[int], Option]) -> Iterator[Option]:
+        """Halve a number until it fits; then try what lies on a line between that and the last that does not."""
+        above, need_above = value, self.need
+        while (value := above // 2) >= least:
+            option = option_at(value)
+            if option.need > self.target:
+                above, need_above = value, option.need
+                yield option
+                continue
+            slope = (need_above - option.need) / (above - value)
+            between = min(above - 1, value + int((self.target - option.need) / max(slope, 1)))
+            if between > value and not self.is_late():
+                nearer = option_at(between)
+                if nearer.need <= self.target:
+                    yield nearer
+            yield option
+            return
+
+    def _option(self, keys: Mapping[str, Any], batch: Batch | None) -> Option:
+        return Option(keys, self._plan(keys, batch))
+
+    def _plan(self, keys: Mapping[str, Any], batch: Batch | None) -> int:
+        recipe = _changed(self.recipe, keys)
+        planner = attrs.evolve(self._planner(recipe.model.quantize_bits), recipe=recipe)
+        if batch is None:
+            return sum(value.nbytes for _, value in tree_flatten(planner.backbone.module.parameters()))
+        return sum(planner.parts(batch).values())
+
+    def _planner(self, bits: int | None = None) -> Planner:
+        bits = bits or self.recipe.model.quantize_bits
+        if bits not in self._planners:
+            recipe = attrs.evolve(self.recipe, model=attrs.evolve(self.recipe.model, quantize_bits=bits))
+            backbone, _ = load_model(recipe, find_model(recipe), is_abstract=True)
+            self._planners[bits] = Planner(recipe, backbone, self._limit)
+        return self._planners[bits]
+
+
+def first_rows(batch: Batch, n_rows: int) -> Batch:
+    """Make a batch of the longest rows of another one: what `n_rows` of the same data may need."""
+    if not batch.starts:
+        longest = sorted(batch.rows, key=lambda row: -len(row.tokens))[:n_rows]
+        return collate(longest, n_rows)
+    packs: dict[int, list[Example]] = {}
+    for (row, _), example in zip(batch.starts, batch.rows, strict=True):
+        packs.setdefault(row, []).append(example)
+    fullest = sorted(packs.values(), key=lambda pack: -sum(len(example.tokens) for example in pack))
+    return collate_packed(fullest[:n_rows], n_rows)
+
+
+def _encode_again(recipe: Recipe, sources: set[str]) -> list[Example]:
+    data = load_data(recipe)
+    found = []
+    for rows in (data.train, data.valid):
+        for index, number in enumerate(() if rows is None else rows.numbers):
+            if rows is not None and f"{rows.name} row {number}" in sources:
+                with contextlib.suppress(SampleError):
+                    found.append(data.encoder(rows[index]))
+    return found
+
+
+def _changed(recipe: Recipe, keys: Mapping[str, Any]) -> Recipe:
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        recipe = attrs.evolve(recipe, **{section: attrs.evolve(getattr(recipe, section), **{name: value})})
+    return recipe
+
+
+def format_size(nbytes: int) -> str:
+    """Show a number of bytes in gigabytes, to three digits."""
+    return f"{nbytes / GIGA:.3g} GB"

@@ -1,5 +1,8 @@
 """Adapters against their definitions, computed with whole matrices, and against mlx-vlm's own layers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -31,7 +34,7 @@ def make_linear(scheme: dict[str, object] | None = None, *, bias: bool = True) -
     return linear if scheme is None else linear.to_quantized(group_size=32, **scheme)
 
 
-def make_layer(kind: type, linear: nn.Module, *, dropout: float = 0.0) -> LoRALinear:
+def make_layer(kind: type, linear: nn.Module, *, dropout: float = 0.0) -> Any:
     layer = kind(linear, RANK, SCALE, dropout, mx.random.key(1))
     layer.lora_b = 0.3 * normal(*layer.lora_b.shape, seed=2)
     return layer
@@ -68,7 +71,7 @@ def test_dora_is_its_definition(scheme: dict[str, object] | None, n_rows: int, b
     same_function(layer, x, whole)
 
 
-def same_function(layer: LoRALinear, x: mx.array, whole: object) -> None:
+def same_function(layer: LoRALinear, x: mx.array, whole: Callable[..., mx.array]) -> None:
     """Compare a layer with its definition: values, and gradients of parameters and inputs."""
     weights = normal(x.shape[0], OUTPUTS, seed=5)
 
@@ -92,7 +95,7 @@ def same_function(layer: LoRALinear, x: mx.array, whole: object) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES[:2], ids=str)
 @pytest.mark.parametrize(("kind", "upstream"), [(LoRALinear, UpstreamLoRA), (DoRALinear, UpstreamDoRA)])
-def test_mlx_vlm_computes_the_same(kind: type, upstream: type, scheme: dict[str, object] | None) -> None:
+def test_mlx_vlm_computes_the_same(kind: type, upstream: Any, scheme: dict[str, object] | None) -> None:
     """mlx-vlm's layer with our arrays gives our output."""
     linear = make_linear(scheme)
     layer, x = make_layer(kind, linear), normal(6, INPUTS, seed=3)
@@ -112,7 +115,7 @@ def test_experts_have_their_own_updates(bits: int | None) -> None:
     upstream = UpstreamSwitch.from_base(linear, r=RANK, dropout=0.0, scale=SCALE)
     upstream.update(layer.trainable_parameters())
     weight = dequantized_weight(linear) + SCALE * layer.lora_b @ layer.lora_a
-    expected = mx.stack([row @ weight[expert].T + linear.bias[expert] for row, expert in zip(x, indices.tolist())])  # noqa: B905
+    expected = mx.stack([row @ weight[expert].T + linear.bias[expert] for row, expert in zip(x, indices)])  # noqa: B905
 
     assert mx.allclose(layer(x, indices, sorted_indices=True), expected, rtol=1e-4, atol=1e-4)
     assert mx.allclose(layer(x, indices), upstream(x, indices), rtol=1e-5, atol=1e-5)

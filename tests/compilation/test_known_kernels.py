@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -42,7 +43,7 @@ def forget() -> None:
 
 
 @pytest.fixture(autouse=True)
-def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process as it was."""
     for variable in ("TMPDIR", CUDA_FOLDER):
         # Both lines, so that it is put back, whether it was there or not.
@@ -62,9 +63,9 @@ def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path) -> None:
     root = Path(os.environ["TMPDIR"])
     assert note is None
     assert root.parent == tmp_path / "kernels"
-    assert mx.__version__ in root.name
+    assert known_kernels.MLX_VERSION in root.name
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
-    assert folder == root / "mlx" / mx.__version__ / "cpu"
+    assert folder == root / "mlx" / known_kernels.MLX_VERSION / "cpu"
     assert tempfile.gettempdir() == before
     assert CUDA_FOLDER not in os.environ
 
@@ -76,7 +77,7 @@ def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 
     assert note is None
     assert os.environ[CUDA_FOLDER] == str(folder)
-    assert folder == tmp_path / "kernels" / f"mlx-{mx.__version__}-cuda-sm_90"
+    assert folder == tmp_path / "kernels" / f"mlx-{known_kernels.MLX_VERSION}-cuda-sm_90"
     monkeypatch.setenv(CUDA_FOLDER, "/chosen")
     assert keep_kernels("cuda") == (Path("/chosen"), None)
 
@@ -86,10 +87,10 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     folder, note = keep_kernels("cpu")
 
-    assert "belongs to another user" in note
+    assert "belongs to another user" in str(note)
     assert tmp_path not in folder.parents
     assert not list((tmp_path / "kernels").glob("*/*"))
-    assert "belongs to another user" in begin().note
+    assert "belongs to another user" in str(begin().note)
     assert begin().announced is None
 
 
@@ -105,9 +106,9 @@ def test_the_list_is_of_one_version_of_mlx(tmp_path: Path) -> None:
     """Another one names its kernels otherwise."""
     file = tmp_path / "known.tsv"
     line = 'cpu\tname\t00ff\t["float32 0.5"]\n'
-    file.write_text(f"# {mx.__version__}\n{line}")
+    file.write_text(f"# {known_kernels.MLX_VERSION}\n{line}")
     assert list(read_known(file)) == [Known("cpu", "name", "00ff", ("float32 0.5",))]
-    file.write_text(f"# {mx.__version__}\ncuda\tname\t\t[]\tF32\n")
+    file.write_text(f"# {known_kernels.MLX_VERSION}\ncuda\tname\t\t[]\tF32\n")
     assert list(read_known(file)) == [Known("cuda", "name", "", (), "F32")]
     file.write_text(f"# 0.1.0\n{line}")
     assert not list(read_known(file))
@@ -165,6 +166,7 @@ def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     compilation = begin()
     assert compilation.announced == Compiling(n_kernels=1, n_workers=1)
     compiled = compilation.wait()
+    assert compiled is not None
     assert (compiled.n_kernels, compiled.folder) == (1, folder)
     assert 0 < compiled.seconds < 60
     # Nothing is left of the work.
@@ -179,7 +181,7 @@ def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of a file, an empty one, other bytes than before: each is deleted, and no sound one is."""
     monkeypatch.setattr(soundness, "SETTLED_S", 0.2)
-    library = Path(__import__("_ctypes").__file__).read_bytes()
+    library = Path(str(__import__("_ctypes").__file__)).read_bytes()
     folder, sums = tmp_path / "cpu", tmp_path / "sums.json"
     folder.mkdir()
 
@@ -206,7 +208,7 @@ def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.
 @given(st.integers(0, 10**6))
 def test_no_part_of_a_library_is_whole(n_bytes: int) -> None:
     """Wherever it ends."""
-    library = Path(__import__("_ctypes").__file__).read_bytes()
+    library = Path(str(__import__("_ctypes").__file__)).read_bytes()
     assert not soundness.is_whole(library[: n_bytes % len(library)])
     assert soundness.is_whole(library)
     assert soundness.is_whole(b".visible .entry f() { {} }\n")
@@ -215,7 +217,7 @@ def test_no_part_of_a_library_is_whole(n_bytes: int) -> None:
 
 def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     """Another process's compiler is about to finish it."""
-    library = Path(__import__("_ctypes").__file__).read_bytes()
+    library = Path(str(__import__("_ctypes").__file__)).read_bytes()
     (tmp_path / "made.so").write_bytes(library[:100])
     writer = threading.Timer(0.3, lambda: (tmp_path / "made.so").write_bytes(library))
     writer.start()
@@ -235,7 +237,9 @@ def test_the_wait_ends(tmp_path: Path) -> None:
         compilation = known_kernels.Compilation(tmp_path, None, [Path("none.so")], [worker])
         compilation.begun_s = time.time()
         try:
-            assert compilation.wait(0.2).n_kernels == 0
+            ended = compilation.wait(0.2)
+            assert ended is not None
+            assert ended.n_kernels == 0
         finally:
             worker.kill()
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +22,10 @@ from vlora.compilation.worker import write_sources
 on_cpu = pytest.mark.skipif(
     shutil.which("g++") is None or mx.default_device() != mx.Device(mx.cpu), reason="needs MLX's compiler for a CPU"
 )
+
+
+Function = Callable[..., Any]
+Sources = Callable[..., dict[str, str]]
 
 
 def outer(x: mx.array, y: mx.array) -> mx.array:
@@ -39,24 +44,41 @@ def many(*xs: mx.array) -> mx.array:
     return total
 
 
+def any_shape(x: mx.array, y: mx.array) -> mx.array:
+    activated: mx.array = nn.relu(x)
+    return activated * 1.37 + mx.erf(y)
+
+
+def strided(x: mx.array) -> mx.array:
+    return mx.tanh(x * 0.23) * x
+
+
+def of_types(x: mx.array, i: mx.array) -> mx.array:
+    return x.astype(mx.float32) * 2.31 + (i // 3).astype(mx.float32)
+
+
+def without_axes(x: mx.array, y: mx.array) -> mx.array:
+    return mx.minimum(x / 3.1, mx.logaddexp(x, y))
+
+
 x, y = mx.arange(6.0), mx.arange(4.0)
 mx.eval(x, y)
-FUNCTIONS: dict[str, tuple[Callable, list[mx.array]]] = {
+FUNCTIONS: dict[str, tuple[Function, list[mx.array]]] = {
     "broadcasts": (mx.compile(outer), [x, y]),
     "several outputs": (mx.compile(adam), [x, x + 1, x + 2]),
-    "any shape": (mx.compile(lambda x, y: nn.relu(x) * 1.37 + mx.erf(y), shapeless=True), [x, x]),
-    "strided": (mx.compile(lambda x: mx.tanh(x * 0.23) * x), [mx.ones((4, 6, 4))[::2, ::3, ::2]]),
+    "any shape": (mx.compile(any_shape, shapeless=True), [x, x]),
+    "strided": (mx.compile(strided), [mx.ones((4, 6, 4))[::2, ::3, ::2]]),
     "types": (
-        mx.compile(lambda x, i: x.astype(mx.float32) * 2.31 + (i // 3).astype(mx.float32)),
+        mx.compile(of_types),
         [x.astype(mx.bfloat16), mx.arange(6)],
     ),
-    "no axes": (mx.compile(lambda x, y: mx.minimum(x / 3.1, mx.logaddexp(x, y))), [mx.array(1.5), mx.array(2.5)]),
+    "no axes": (mx.compile(without_axes), [mx.array(1.5), mx.array(2.5)]),
     "names of two letters": (mx.compile(many), [x + k for k in range(8)]),
 }
 
 
 @pytest.fixture
-def would_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def would_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sources:
     """Give the sources that MLX would compile for what `run` evaluates."""
 
     def sources(run: Callable[[], None], names: list[str] | None = None) -> dict[str, str]:
@@ -78,7 +100,7 @@ def would_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @on_cpu
 @pytest.mark.parametrize("case", FUNCTIONS)
-def test_a_name_makes_the_kernel_again(case: str, would_compile) -> None:
+def test_a_name_makes_the_kernel_again(case: str, would_compile: Sources) -> None:
     """To the last letter of its source."""
     function, arrays = FUNCTIONS[case]
     mx.eval(arrays)

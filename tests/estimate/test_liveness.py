@@ -65,7 +65,10 @@ def test_what_is_repeated_is_counted_once() -> None:
         Node("Matmul", "", ("y", "a"), ("z",)),
     )
     graph = Graph(
-        arrays={name: Array(shape, 4) for name, shape in shapes.items()}, nodes=nodes, inputs=("a", "one"), outputs="z"
+        arrays={name: Array(shape, 4) for name, shape in shapes.items()},
+        nodes=nodes,
+        inputs=("a", "one"),
+        outputs=("z",),
     )
     held = 4 * 4 * 4 + 4
 

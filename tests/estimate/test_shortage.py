@@ -5,7 +5,7 @@ import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -13,19 +13,20 @@ import pytest
 
 from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
 from tests.training import make_trainable, picture
-from vlora import Example, TrainLoop, build, collate, collate_packed
+from vlora import Example, TrainLoop, build, collate, collate_packed, models
+from vlora.build import load_model
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import shortage
 from vlora.estimate.search import first_rows
 from vlora.estimate.shortage import advise
 from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
+from vlora.output import checkpoint
 from vlora.output.checkpoint import load_state
 from vlora.output.lock import exclusive_run_lock
 from vlora.output.paths import STATE_NAME, output_paths
 from vlora.recipe.schema import Recipe, dump_recipe
-from vlora.run import save, start, validate, validator
-from vlora.train import loop as loops
+from vlora.run import start, validator
 from vlora.train.state import init_state
 from vlora.train.step import TrainStep
 from vlora.types import Batch, TrainState
@@ -160,7 +161,7 @@ def test_the_failed_run_is_let_go_of_first(
     """Nothing of the model is there any more when what would fit is looked for."""
     models: list[weakref.ref[Any]] = []
     left: list[bool] = []
-    real = start.load_model
+    real = load_model
 
     def opening(*arguments: Any) -> Any:
         backbone, config = real(*arguments)
@@ -200,8 +201,8 @@ def test_features_do_not_hide_it(
     [
         (start, "load_model", "loading the model", ["the model's weights need"]),
         (validator, "evaluate", "validation", ["model.quantize_bits=4"]),
-        (validate.models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
-        (save.checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
+        (models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
+        (checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
     ],
     ids=["loading", "validation", "answers", "saving"],
 )
@@ -261,8 +262,8 @@ def test_a_device_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
         def __call__(self, state: TrainState, *_: Any) -> Any:
             return state._replace(step=state.step + 1), (Unreadable(),) * 3
 
-    monkeypatch.setattr(loops.mx, "async_eval", lambda *_: None)
-    loop = TrainLoop(Step(), TrainState({}, {}, mx.array(0)), float, needs_sync=lambda _: False)
+    monkeypatch.setattr(mx, "async_eval", lambda *_: None)
+    loop = TrainLoop(cast("TrainStep", Step()), TrainState({}, {}, mx.array(0)), float, needs_sync=lambda _: False)
     batches = [[collate([make_example(number)])] for number in (5, 9)]
     with pytest.raises(OutOfMemoryError, match=r"^step 1: .*row of 5") as caught:
         list(loop.take(batches))

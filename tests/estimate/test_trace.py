@@ -1,6 +1,7 @@
 """What is written down of functions with gradients of their own."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from vlora.estimate.trace import trace
 from vlora.ops.custom_vjp import Keeps, custom_vjp
 
-GRADIENTS: dict[str, tuple[Keeps, Callable]] = {
+GRADIENTS: dict[str, tuple[Keeps, Callable[..., Any]]] = {
     "inputs": ("inputs", lambda x, cotangent: cotangent * x),
     "inputs, another name": ("inputs", lambda x, unused: unused * x),
     "results": ("results", lambda _, cotangent, result: cotangent * result),

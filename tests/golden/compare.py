@@ -5,6 +5,7 @@ python -m tests.golden.compare --write         # writes vlora/models/parity.md, 
 """
 
 import vlora
+from tests.arrays import load_arrays
 
 # isort: split
 
@@ -18,7 +19,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from .cases import CASES, PIXELS, RUNS, STEPS, Array, digest, fingerprint, input_arrays
@@ -73,7 +73,7 @@ def golden(family: str) -> dict[str, Any]:
 
 def golden_arrays(family: str, run: str) -> dict[str, Array]:
     """Read what is stored of the arrays that a run trained."""
-    arrays = mx.load(str(GOLDEN / f"{family}.safetensors"))
+    arrays = load_arrays(GOLDEN / f"{family}.safetensors")
     return {name.removeprefix(f"{run}."): np.array(v) for name, v in arrays.items() if name.startswith(f"{run}.")}
 
 

@@ -156,7 +156,7 @@ def open_processor(folder: Path, case: Case) -> Any:
         processor = AutoProcessor.from_pretrained(folder)
         processor.image_processor = images
         return processor
-    kind = getattr(transformers, json.loads((folder / "processor_config.json").read_text())["processor_class"])
+    kind: Any = getattr(transformers, json.loads((folder / "processor_config.json").read_text())["processor_class"])
     # Its parts for videos need torchvision, and may not be left out.
     kind = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda _, __, part: type(part)})
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -518,11 +518,11 @@ def generate(family: str, folder: Path) -> None:
                 arrays[f"{name}.{key}"] = np.ascontiguousarray(stored)
             runs[name] = {"losses": losses, "grad_norms": norms}
             print(f"{family} {name}: loss {losses[0]:.4f} to {losses[-1]:.4f}, norms {norms[0]:.3g}", flush=True)
-    stored = load_file(folder / "rows.safetensors")
+    inputs = load_file(folder / "rows.safetensors")
     record = {
         "family": family,
         "checkpoint": checkpoint,
-        "rows": {row: describe_row(row, stored) for row in case.rows},
+        "rows": {row: describe_row(row, inputs) for row in case.rows},
         "processor_difference": difference,
         "runs": runs,
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},

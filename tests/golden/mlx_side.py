@@ -12,6 +12,7 @@ import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from tests.arrays import load_arrays
 from tests.checkpoints import build_checkpoint
 from vlora import Example, TrainState, collate, format_sample, init_state, make_optimizer, make_train_step, models
 from vlora.adapters.targets import resolve_target_modules
@@ -33,7 +34,7 @@ def write_folder(family: str, folder: Path) -> Path:
     """
     build_checkpoint(family, folder)
     file = folder / "model.safetensors"
-    weights = {name: shake(name, np.array(value)) for name, value in mx.load(str(file)).items()}
+    weights = {name: shake(name, np.array(value)) for name, value in load_arrays(file).items()}
     published = publish(CASES[family], weights)
     mx.save_safetensors(str(file), {name: mx.array(value) for name, value in published.items()}, {"format": "pt"})
     return folder

@@ -9,6 +9,7 @@ parameters by mlx-vlm's names; `trained.json`, the names and shapes of what each
 """
 
 import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
+from tests.arrays import load_arrays
 
 # isort: split
 
@@ -37,7 +38,8 @@ def prepare(family: str, folder: Path) -> None:
     mx.save_safetensors(str(folder / "dequantized.safetensors"), as_arrays(changed))
 
     rows = encode_rows(family, model)
-    arrays, texts = {}, []
+    arrays: dict[str, np.ndarray] = {}
+    texts = []
     for name, example, text in zip(CASES[family].rows, rows.examples, rows.texts, strict=True):
         arrays |= {f"{name}.tokens": example.tokens, f"{name}.supervised": example.supervised}
         arrays |= {f"{name}.inputs.{key}": value for key, value in input_arrays(example.inputs).items()}
@@ -60,7 +62,7 @@ def prepare(family: str, folder: Path) -> None:
 def check_round_trip(family: str, model: Path, weights: dict[str, np.ndarray]) -> None:
     """Make sure that mlx-vlm read every parameter of the published layout as it was written, or plus one."""
     published = publish(CASES[family], weights)
-    written = [np.array(value) for value in mx.load(str(model / "model.safetensors")).values()]
+    written = [np.array(value) for value in load_arrays(model / "model.safetensors").values()]
     pool = {sample(value + np.float32(offset)) for value in written for offset in (0, 1)}
     lost = [name for name, value in published.items() if sample(value) not in pool]
     if lost:

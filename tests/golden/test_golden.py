@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests.golden import compare
 from tests.golden.cases import CASES, RUNS, fingerprint
@@ -18,7 +19,7 @@ chooses then depends on the processor's products (AVX2 or AVX-512), and nothing 
 PAIRS = [(family, run) for family, case in CASES.items() for run in RUNS if run not in case.skipped]
 
 
-def mark(family: str, run: str):
+def mark(family: str, run: str) -> ParameterSet:
     marks = []
     if family in HEAVY or (family not in THOROUGH and run != "linears"):
         marks.append(pytest.mark.slow)

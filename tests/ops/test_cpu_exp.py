@@ -1,6 +1,6 @@
 """Exponentials by arithmetic, against float64 and against MLX's own functions and gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +15,7 @@ from vlora.ops.cpu_exp import exponential, gelu, reduce_rows, shifted_exp_rows, 
 
 
 @pytest.fixture(autouse=True, scope="module")
-def slow() -> None:
+def slow() -> Iterator[None]:
     """Take the arithmetic's way whatever the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_exp, "has_slow_exponentials", lambda: True)

@@ -1,5 +1,8 @@
 """CUDA kernels against what MLX runs elsewhere; skipped where there is no NVIDIA GPU."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -22,15 +25,17 @@ from vlora.train.objectives.sft import loss_fn
 
 INPUTS, OUTPUTS = 64, 96
 
+Elsewhere = Callable[..., Any]
+
 cuda = pytest.mark.skipif(not on_cuda(), reason="kernels for an NVIDIA GPU")
 dtypes = pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
 
 
 @pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch):
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     """Run a function as where there is no NVIDIA GPU."""
 
-    def run(function, *arrays):
+    def run(function: Callable[..., Any], *arrays: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(cuda_kernels, "on_cuda", lambda: False)
             return function(*arrays)
@@ -42,7 +47,7 @@ def normal(*shape: int, dtype: mx.Dtype = mx.float32, seed: int = 0) -> mx.array
     return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
 
 
-def pulled(function, x, *others):
+def pulled(function: Callable[..., mx.array], x: mx.array, *others: mx.array) -> list[mx.array]:
     """Give a result and the gradients of its arguments."""
     arrays = [x, *others]
     towards = normal(*function(*arrays).shape, dtype=x.dtype, seed=9)
@@ -50,7 +55,7 @@ def pulled(function, x, *others):
     return [*outputs, *gradients]
 
 
-def same(found, expected, dtype: mx.Dtype) -> None:
+def same(found: Iterable[mx.array], expected: Iterable[mx.array], dtype: mx.Dtype) -> None:
     """Compare as closely as a type's rounding, once or twice, allows."""
     bound = 1e-5 if dtype == mx.float32 else 0.04
     for one, other in zip(found, expected, strict=True):
@@ -104,11 +109,11 @@ def test_words_are_unpacked_as_mlx_does(bits: int, dtype: mx.Dtype) -> None:
 @pytest.mark.parametrize(
     ("rows", "width"), [(7, 128), (300, 2048), (33, 4096), (5, 1152), (9, 2560), (4, 512), (3, 130), (1, 8)]
 )
-def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere) -> None:
+def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
     """Result and gradient, rows of one thread to rows of a warp, and those that are left to MLX."""
     x, weight = normal(2, rows, width, dtype=dtype), 1 + 0.1 * normal(width, dtype=dtype, seed=1)
 
-    def norm(x):
+    def norm(x: mx.array) -> mx.array:
         return rms_norm(x, weight, 1e-6)
 
     same(pulled(norm, x), elsewhere(pulled, norm, x), dtype)
@@ -118,7 +123,7 @@ def test_norms_are_mlx_own(rows: int, width: int, dtype: mx.Dtype, elsewhere) ->
 @cuda
 @dtypes
 @pytest.mark.parametrize("shape", [(3, 5, 64), (2, 7), (1, 4096)])
-def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, elsewhere) -> None:
+def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
     """In one pass."""
     gate, up = 3 * normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
     same(pulled(swiglu, gate, up), elsewhere(pulled, swiglu, gate, up), dtype)
@@ -126,7 +131,7 @@ def test_gates_have_both_gradients(shape: tuple[int, ...], dtype: mx.Dtype, else
 
 @cuda
 @dtypes
-def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere) -> None:
+def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
     """Halves of wider rows, the other way round; and norms of one width with another epsilon each."""
     left, right = (half.swapaxes(0, 1) for half in mx.split(normal(40, 3, 256, dtype=dtype), 2, axis=-1))
     weight = 1 + 0.1 * normal(128, dtype=dtype, seed=1)
@@ -143,15 +148,16 @@ def test_inputs_lie_in_any_order(dtype: mx.Dtype, elsewhere) -> None:
 @cuda
 @dtypes
 @pytest.mark.parametrize(("rows", "words"), [(5, 64), (3, 151936), (2, 30)])
-def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, elsewhere) -> None:
+def test_losses_are_those_of_float32(rows: int, words: int, dtype: mx.Dtype, elsewhere: Elsewhere) -> None:
     """Sum and gradient, targets in first and last place, an infinite logit, a row that does not count."""
     logits = (8 * normal(rows, words)).astype(dtype)
     logits[0, 1] = -mx.inf
     targets = mx.array([0, words - 1, *range(7, 7 + rows - 2)])
     weights = mx.array([1.0] * (rows - 1) + [0.0])
 
-    def run(logits):
-        return mx.value_and_grad(lambda logits: loss_fn(logits, targets, weights)[0])(logits)
+    def run(logits: mx.array) -> tuple[mx.array, mx.array]:
+        loss: tuple[mx.array, mx.array] = mx.value_and_grad(lambda logits: loss_fn(logits, targets, weights)[0])(logits)
+        return loss
 
     (loss, gradient), (expected, wanted) = run(logits), elsewhere(run, logits)
     np.testing.assert_allclose(float(loss), float(expected), rtol=1e-5)

@@ -1,6 +1,7 @@
 """The CUDA sources are what compiled code is kept under on users' machines: no character of them changes unnoticed."""
 
 import hashlib
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -28,14 +29,14 @@ def digest(parts: list[str]) -> str:
 
 @pytest.mark.parametrize("dtype", COMPILED, ids=str)
 @pytest.mark.usefixtures("launched")
-def test_nvrtc_compiles_what_it_always_did(compiler: Counting, dtype: mx.Dtype):  # noqa: F811
+def test_nvrtc_compiles_what_it_always_did(compiler: Counting, dtype: mx.Dtype) -> None:  # noqa: F811
     """Else code that is kept would be compiled anew."""
     call_all(dtype)
 
     assert digest(compiler.sources) == COMPILED[dtype]
 
 
-def test_mlx_compiles_what_it_always_did(launched: list[dict], monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+def test_mlx_compiles_what_it_always_did(launched: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Body and header of every kernel, where NVRTC is not found."""
     monkeypatch.setattr(nvrtc, "find_compiler", lambda: None)
     call_all(mx.bfloat16)
@@ -43,7 +44,7 @@ def test_mlx_compiles_what_it_always_did(launched: list[dict], monkeypatch: pyte
     assert digest([text for launch in launched for text in (launch["source"], launch["header"])]) == BY_MLX
 
 
-def test_sources_count_as_code():
+def test_sources_count_as_code() -> None:
     """Kept features are made anew when a kernel changes; no file lies unused."""
     files = sorted(FOLDER.glob("*.cu"))
 

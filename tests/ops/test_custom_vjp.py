@@ -2,6 +2,8 @@
 
 import gc
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from vlora.ops.custom_vjp import custom_vjp, depends_on
 
 
-def primitives(function, *arrays: mx.array) -> list[str]:
+def primitives(function: Callable[..., Any], *arrays: mx.array) -> list[str]:
     """Name the operations of a function, in order."""
     found: list[str] = []
     mx.export_function(lambda event: found.append(str(event.get("name"))), function, *arrays)
@@ -62,7 +64,7 @@ def test_gradients_come_in_order(ordered: bool) -> None:
 def test_nothing_holds_a_function() -> None:
     """What its gradient closes over, the weights of a layer, is free with it."""
 
-    def make() -> weakref.ref:
+    def make() -> weakref.ref[Any]:
         held = mx.ones(3)
         kept = {"weight": held}
 

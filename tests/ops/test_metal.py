@@ -89,7 +89,7 @@ def test_a_norm_of_many_arrays_is_many_kernels(tmp_path: Path) -> None:
 def test_training_takes_no_metal_kernels() -> None:
     """While rows are embedded and trained there are none, and afterwards there are."""
     own = mx.fast.scaled_dot_product_attention
-    with without_metal_kernels(None):  # type: ignore[arg-type]
+    with without_metal_kernels(None):
         assert not mx.metal.is_available()
         assert not kernels._HAS_METAL
         assert not rope_utils._HAS_METAL
@@ -133,7 +133,7 @@ def test_every_family_is_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for model_type in ("mllama", "not listed"):
         family = describe_family(model_type)
         for correction in (family.forward.embed_overrides, family.forward.train_overrides):
-            with correction(None):  # type: ignore[arg-type]
+            with correction(None):
                 assert not mx.metal.is_available()
         assert mx.metal.is_available()
 

@@ -1,6 +1,8 @@
 """CUDA code compiled without MLX and kept on disk; a compiler is needed for one test only, a GPU for none."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -102,6 +104,7 @@ def test_the_compiler_says_what_is_wrong() -> None:
     """And makes machine code of what is not."""
     compiler = nvrtc.find_compiler()
 
+    assert compiler is not None
     assert compiler.compile(SOURCE, "sm_90a").startswith(b"\x7fELF")
     with pytest.raises(nvrtc.CompilationError, match="nonsense"):
         compiler.compile("nonsense", "sm_90a")
@@ -125,11 +128,11 @@ def call_all(dtype: mx.Dtype) -> None:
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Note what would be launched instead of launching it."""
-    launches: list[dict] = []
+    launches: list[dict[str, Any]] = []
 
-    def launch(**given):
+    def launch(**given: Any) -> list[mx.array]:
         launches.append(given)
         return [mx.zeros(shape, of) for shape, of in zip(given["output_shapes"], given["output_dtypes"], strict=True)]
 
@@ -143,7 +146,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     cuda_kernels._kernel.cache_clear()
 
 
-def test_kernels_are_launched_with_their_first_length(compiler: Counting, launched: list[dict]) -> None:
+def test_kernels_are_launched_with_their_first_length(compiler: Counting, launched: list[dict[str, Any]]) -> None:
     """In whole blocks; the sources name MLX in no place."""
     call_all(mx.bfloat16)
 
@@ -162,7 +165,7 @@ def test_kernels_are_launched_with_their_first_length(compiler: Counting, launch
     assert len(compiler.sources) == n_compiled
 
 
-def test_mlx_compiles_where_nothing_else_does(launched: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlx_compiles_where_nothing_else_does(launched: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same body, which finds the length of the first array where MLX gives it."""
     monkeypatch.setattr(nvrtc, "find_compiler", lambda: None)
     call_all(mx.float32)
@@ -176,7 +179,7 @@ def test_mlx_compiles_where_nothing_else_does(launched: list[dict], monkeypatch:
 @pytest.mark.skipif(nvrtc.find_compiler() is None, reason="needs NVRTC and CUDA's headers")
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16], ids=str)
 @pytest.mark.usefixtures("cache")
-def test_every_kernel_compiles(launched: list[dict], dtype: mx.Dtype) -> None:
+def test_every_kernel_compiles(launched: list[dict[str, Any]], dtype: mx.Dtype) -> None:
     """To machine code of its own name."""
     call_all(dtype)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_without_locks_nobody_is_kept_out(code: int | None, tmp_path: Path, monk
     if code is None:
         monkeypatch.setattr(lock, "fcntl", None)
     else:
-        monkeypatch.setattr(lock.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
     with exclusive_run_lock(tmp_path / "out"), exclusive_run_lock(tmp_path / "out"):
         pass
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
+from tests.arrays import load_arrays
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from vlora import Recipe, fit, parse_recipe
@@ -77,7 +77,7 @@ def test_an_earlier_run_is_set_aside(checkpoint: CheckpointFactory, tmp_path: Pa
     assert "0000002_adapters.safetensors" not in names_of(out)
     assert {"0000002_adapters.safetensors", "adapters.safetensors", "adapter_config.json"} <= names_of(earlier)
     assert parse_recipe((out / RECIPE_NAME).read_text()).train.seed == 1
-    weights = [mx.load(str(folder / "adapters.safetensors")) for folder in (tmp_path / "straight", earlier)]
+    weights = [load_arrays(folder / "adapters.safetensors") for folder in (tmp_path / "straight", earlier)]
     assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
 
 
@@ -153,7 +153,7 @@ def test_an_earlier_model_is_set_aside(checkpoint: CheckpointFactory, tmp_path: 
     run(text_recipe(checkpoint, tmp_path, out, **saving))
     (out / "notes.txt").write_text("of the user")
     (out / "tokenizer.json").write_text("changed")
-    first, numbered = mx.load(str(out / "model.safetensors")), tmp_path / "out-earlier-1-0000002"
+    first, numbered = load_arrays(out / "model.safetensors"), tmp_path / "out-earlier-1-0000002"
     second = run(text_recipe(checkpoint, tmp_path, out, train__seed=1, **saving))
 
     earlier = out / "earlier-1"
@@ -161,7 +161,7 @@ def test_an_earlier_model_is_set_aside(checkpoint: CheckpointFactory, tmp_path: 
     assert (earlier / "tokenizer.json").read_text() == "changed"
     assert (out / "tokenizer.json").read_text() != "changed"
     assert (out / "notes.txt").read_text() == "of the user"
-    kept = mx.load(str(earlier / "model.safetensors"))
+    kept = load_arrays(earlier / "model.safetensors")
     assert all(bool((first[name] == kept[name]).all()) for name in first)
     assert {"config.json", "model.safetensors"} <= names_of(numbered) & names_of(tmp_path / "out-0000002")
     assert isinstance(second[-1], Finished)

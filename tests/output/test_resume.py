@@ -10,6 +10,7 @@ import attrs
 import mlx.core as mx
 import pytest
 
+from tests.arrays import load_arrays
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from vlora import parse_recipe
@@ -78,7 +79,7 @@ OTHERS: dict[str, Any] = {
     "train.gradient_accumulation_steps": 2,
     "train.seed": 1,
 }
-NEEDS = {
+NEEDS: dict[str, dict[str, Any]] = {
     "data.assistant_id": {"data.chat_template": "plain"},
     "optim.connector_rate": {"lora.targets": ["all-linear"]},
     "optim.vision_rate": {"lora.targets": ["all-linear"]},
@@ -289,7 +290,7 @@ def test_an_older_state_goes_on_with_its_rules(checkpoint: CheckpointFactory, tm
     new = losses(run(recipe, should_stop=lambda: next(calls)))
     state = out / STATE_NAME
     assert parse_rules(load_notes(state)[NOTE], state) == Rules()
-    arrays, notes = mx.load(str(state)), load_notes(state)
+    arrays, notes = load_arrays(state), load_notes(state)
     del notes[NOTE]
     mx.save_safetensors(str(state), arrays, metadata=notes)
     older = shutil.copytree(out, tmp_path / "older")
@@ -318,7 +319,7 @@ def test_an_older_state_learns_no_other_ends(checkpoint: CheckpointFactory, tmp_
     calls = iter([False, True])
     run(recipe, should_stop=lambda: next(calls))
     state = out / STATE_NAME
-    arrays, notes = mx.load(str(state)), load_notes(state)
+    arrays, notes = load_arrays(state), load_notes(state)
     notes[NOTE] = json.dumps(json.loads(notes[NOTE]) | {"ends": FIRST})
     mx.save_safetensors(str(state), arrays, metadata=notes)
     older = learned_tokens(run(recipe, resume=True))

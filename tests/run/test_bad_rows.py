@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
+from tests.arrays import load_arrays
 from tests.run.test_fit import losses, make_recipe, run
 from tests.training import make_trainable, picture
 from vlora import fit
@@ -118,14 +119,14 @@ def test_the_steps_before_a_bad_row_are_kept(
     whole = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "whole", **options, data__on_bad_row="skip")
     run(whole)
 
-    for one, other in zip(*(load_arrays(tmp_path / name) for name in ("out", "whole")), strict=True):
+    for one, other in zip(*(load_adapter(tmp_path / name) for name in ("out", "whole")), strict=True):
         assert one[0] == other[0]
         assert mx.array_equal(one[1], other[1])
 
 
-def load_arrays(folder: Path) -> list[tuple[str, mx.array]]:
+def load_adapter(folder: Path) -> list[tuple[str, mx.array]]:
     """Load an adapter."""
-    return sorted(dict(mx.load(str(folder / "adapters.safetensors"))).items())
+    return sorted(load_arrays(folder / "adapters.safetensors").items())
 
 
 def test_no_row_to_validate_on(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
@@ -217,6 +218,7 @@ def test_tokens_that_the_head_does_not_have(checkpoint: CheckpointFactory) -> No
     whole = count_vocabulary(backbone.module, backbone.is_language, backbone.head)
     assert whole.n_read == whole.n_written
     whole.check(row, str)
+    assert whole.n_read is not None
     short = attrs.evolve(whole, n_written=int(row.tokens[row.supervised].max()))
     with pytest.raises(SampleError, match=f"token {short.n_written} .spelled. is beyond the model's head"):
         short.check(row, lambda _: "spelled")

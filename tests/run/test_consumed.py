@@ -124,7 +124,7 @@ class CountingTable(list[dict[str, Any]]):
 def test_a_row_is_read_once(tmp_path: Path) -> None:
     """What it is known by needs no second look at the table."""
     rows, _ = read_rows(DataSection(path=str(write_rows(tmp_path, "rows"))))
-    table = CountingTable(rows.table[number] for number in range(len(rows)))
+    table = CountingTable(dict(rows.table[number]) for number in range(len(rows)))
     rows = attrs.evolve(rows, table=table)
     row, sample = rows.read(1)
     mark = consumed.mark_row(1, row, sample)

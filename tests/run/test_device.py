@@ -12,6 +12,7 @@ import mlx.core as mx
 import pytest
 
 from vlora import events
+from vlora.build import make_recipe_step
 from vlora.memory.limits import describe_device
 from vlora.models.encode.encoder import Encoder
 from vlora.recipe.schema import parse_recipe
@@ -62,7 +63,7 @@ def test_a_step_never_sees_another_device(
     """Workers encode and measure rows while steps are built; the step finds the device as it was."""
     seen: list[str] = []
     workers: set[str] = set()
-    encode, make = Encoder.__call__, start.make_recipe_step
+    encode, make = Encoder.__call__, make_recipe_step
 
     def encode_noting(self: Encoder, sample: Any) -> Any:
         workers.add(threading.current_thread().name)

@@ -16,6 +16,7 @@ import pytest
 from mlx.utils import tree_flatten
 from rich.console import Console
 
+from tests.arrays import load_arrays
 from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
 from vlora.build import load_data, load_model
@@ -160,7 +161,7 @@ def test_mlx_vlm_loads_adapters_of_experts(
     """An adapter of experts is loaded too, and moves what they compute."""
     recipe = make_recipe(checkpoint("qwen3_vl_moe"), rows, tmp_path / "out", **overrides)
     run(recipe)
-    arrays = mx.load(str(tmp_path / "out" / "adapters.safetensors"))
+    arrays = load_arrays(tmp_path / "out" / "adapters.safetensors")
     batch, expected = trained_logits(recipe)
     model, _ = mlx_vlm.load(recipe.model.path, adapter_path=str(tmp_path / "out"))
 
@@ -359,7 +360,7 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
     calls = iter([False, False, True])
     first = run(stopped, should_stop=lambda: next(calls))
     second = run(stopped, resume=True)
-    weights = [mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("straight", "stopped")]
+    weights = [load_arrays(tmp_path / name / "adapters.safetensors") for name in ("straight", "stopped")]
     lines = [json.loads(line) for line in (tmp_path / "stopped" / METRICS_NAME).read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
 
@@ -533,7 +534,7 @@ def test_non_finite_loss_stops_the_run(checkpoint: CheckpointFactory, rows: Path
     ):
         run(recipe)
     for file in (tmp_path / "out").rglob("*.safetensors"):
-        assert all(math.isfinite(float(mx.abs(value).max())) for value in mx.load(str(file)).values())
+        assert all(math.isfinite(float(mx.abs(value).max())) for value in load_arrays(file).values())
 
 
 def test_validation_covers_what_it_says(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

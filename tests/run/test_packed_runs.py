@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.arrays import load_arrays
 from tests.prove import make_subject
 from tests.training import Trainable, make_trainable, picture
 from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
@@ -140,7 +141,7 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
     calls = iter([False, False, True])
     first = run(stopped, should_stop=lambda: next(calls))
     second = run(stopped, resume=True)
-    weights = [mx.load(str(tmp_path / name / "adapters.safetensors")) for name in ("straight", "stopped")]
+    weights = [load_arrays(tmp_path / name / "adapters.safetensors") for name in ("straight", "stopped")]
     last = json.loads((tmp_path / "stopped" / METRICS_NAME).read_text().splitlines()[-1])
     after = run(stopped, resume=True)
 
@@ -162,7 +163,7 @@ def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, row
     with pytest.raises(CheckpointError, match=r"train\.batching: 'shuffled' then, 'packed' now"):
         run(packed, resume=True)
     state = tmp_path / "packed" / STATE_NAME
-    arrays = mx.load(str(state))
+    arrays = load_arrays(state)
     mx.eval(arrays)
     mx.save_safetensors(str(state), arrays)
     with pytest.raises(CheckpointError, match=r"train\.batching: found 'packed'.* other rows"):

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 
+from tests.arrays import load_arrays
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe
 from tests.training import picture
 from vlora import Recipe, fit
+from vlora.build import make_recipe_step
 from vlora.errors import NonFiniteError, OutOfMemoryError, SampleError
 from vlora.estimate import shortage
 from vlora.events import Event, Finished, Reported, Saved, StepReport
+from vlora.output import checkpoint as checkpoints
 from vlora.output.checkpoint import append_text, load_notes
 from vlora.output.metrics_log import Mark
 from vlora.output.paths import METRICS_NAME, STATE_NAME
@@ -46,7 +48,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def weights_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Read all adapters in a folder."""
     return {
-        file.name: {name: value.tolist() for name, value in mx.load(str(file)).items()}
+        file.name: {name: value.tolist() for name, value in load_arrays(file).items()}
         for file in sorted(folder.glob("*.safetensors"))
     }
 
@@ -136,7 +138,7 @@ def test_the_steps_before_a_failure_are_kept(
 ) -> None:
     """Whatever step 4 fails with, the three before it are saved, and the run goes on to the bit."""
     folder, straight = plain
-    recipe, make = short_recipe(checkpoint, tmp_path, "out"), start.make_recipe_step
+    recipe, make = short_recipe(checkpoint, tmp_path, "out"), make_recipe_step
     monkeypatch.setattr(shortage, "advise", lambda _, __, saved: f"what was saved after step {saved} is whole")
     with monkeypatch.context() as patched:
         patched.setattr(start, "make_recipe_step", lambda *a, **k: FailingStep(make(*a, **k), raising, is_late=is_late))
@@ -220,7 +222,7 @@ def test_what_cannot_be_saved_any_more(
         )
     )
 
-    monkeypatch.setattr(start.checkpoint, "save_state", lambda *_: lack_memory())
+    monkeypatch.setattr(checkpoints, "save_state", lambda *_: lack_memory())
     monkeypatch.setattr(DataLoader, "drain_skipped", lambda reader: fail() if reader.skipped else [])
     file = tmp_path / "rows-1.png"
     file.unlink()

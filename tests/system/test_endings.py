@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from tests.training import picture
@@ -21,7 +22,6 @@ from vlora.events import Event, StepReport
 from vlora.output.checkpoint import load_notes
 from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 from vlora.output.paths import output_paths
-from vlora.run import start
 from vlora.system.signals import stop_on_signals
 
 N_ROWS = 24
@@ -273,7 +273,7 @@ def test_let_go_of(recipe: Recipe, tmp_path: Path) -> None:
 def test_the_device_is_waited_for(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is left waits for what the device works on, while all that this reads is there still."""
     told: list[bool] = []
-    monkeypatch.setattr(start.mx, "synchronize", lambda: told.append(bool(own_threads())))
+    monkeypatch.setattr(mx, "synchronize", lambda: told.append(bool(own_threads())))
     run = fit(recipe)
     take_a_step(run)
     assert not told
@@ -289,7 +289,7 @@ def test_what_the_device_failed_with_is_not_told_twice(recipe: Recipe, monkeypat
         msg = "[METAL] Command buffer execution failed"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(start.mx, "synchronize", fail)
+    monkeypatch.setattr(mx, "synchronize", fail)
     run = fit(recipe)
     take_a_step(run)
     run.close()

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vlora import models
 from vlora.models.backbone import fused, outcomes
-from vlora.models.load import loading
 from vlora.recipe.schema import ModelSection
+
+Found = tuple[Any, int, bool]
+Load = Callable[..., Found]
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +22,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def load(checkpoint: Callable[[str], Path]):
+def load(checkpoint: Callable[[str], Path]) -> Load:
     """Load a model and give what its checks found, as numbers and names."""
 
-    def run(family: str = "qwen3_vl", **section: object) -> tuple:
+    def run(family: str = "qwen3_vl", **section: Any) -> Found:
         model = ModelSection(path=str(checkpoint(family)), **section)
         backbone, _ = models.load_backbone(models.find_model(model), model)
         parts = backbone.lean_parts
@@ -35,22 +38,22 @@ def load(checkpoint: Callable[[str], Path]):
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note which checks are made."""
     made: list[str] = []
-    settle, gated, rotates = loading.MlxVlmBackbone.detect_head, fused.is_swiglu, fused._rotates_halves
+    settle, gated, rotates = models.MlxVlmBackbone.detect_head, fused.is_swiglu, fused._rotates_halves
 
-    def noting(name: str, function: Callable) -> Callable:
+    def noting(name: str, function: Callable[..., object]) -> Callable[..., object]:
         def run(*arguments: object, **keywords: object) -> object:
             made.append(name)
             return function(*arguments, **keywords)
 
         return run
 
-    monkeypatch.setattr(loading.MlxVlmBackbone, "detect_head", noting("head", settle))
+    monkeypatch.setattr(models.MlxVlmBackbone, "detect_head", noting("head", settle))
     monkeypatch.setattr(fused, "is_swiglu", noting("gated", gated))
     monkeypatch.setattr(fused, "_rotates_halves", noting("rotates", rotates))
     return made
 
 
-def test_a_second_load_checks_nothing(load: Callable, checks: list[str], cache: Path) -> None:
+def test_a_second_load_checks_nothing(load: Load, checks: list[str], cache: Path) -> None:
     """It runs what the first one found."""
     first = load()
     assert set(checks) == {"head", "gated", "rotates"}
@@ -64,7 +67,7 @@ def test_a_second_load_checks_nothing(load: Callable, checks: list[str], cache: 
 
 @pytest.mark.parametrize("change", ["code", "device", "quantized"])
 def test_another_model_code_or_device_is_checked(
-    load: Callable, checks: list[str], monkeypatch: pytest.MonkeyPatch, change: str
+    load: Load, checks: list[str], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """Nothing is believed of another one."""
     load()
@@ -90,9 +93,7 @@ def test_another_model_code_or_device_is_checked(
     ],
     ids=["half", "list", "keyless", "foreign", "untyped"],
 )
-def test_a_damaged_file_is_ignored(
-    load: Callable, checks: list[str], cache: Path, damage: Callable[[str], str]
-) -> None:
+def test_a_damaged_file_is_ignored(load: Load, checks: list[str], cache: Path, damage: Callable[[str], str]) -> None:
     """And written anew."""
     first = load()
     (file,) = cache.iterdir()
@@ -105,7 +106,7 @@ def test_a_damaged_file_is_ignored(
     assert json.loads(file.read_text()) == json.loads(whole)
 
 
-def test_a_folder_that_cannot_be_written_remembers_nothing(load: Callable, checks: list[str], cache: Path) -> None:
+def test_a_folder_that_cannot_be_written_remembers_nothing(load: Load, checks: list[str], cache: Path) -> None:
     """The model is set up all the same."""
     cache.parent.mkdir()
     cache.write_text("a file")
@@ -118,7 +119,7 @@ def test_a_folder_that_cannot_be_written_remembers_nothing(load: Callable, check
 
 @pytest.mark.parametrize("how", ["mode", "link"])
 def test_what_somebody_else_may_have_found_is_not_believed(
-    how: str, load: Callable, checks: list[str], cache: Path, tmp_path: Path
+    how: str, load: Load, checks: list[str], cache: Path, tmp_path: Path
 ) -> None:
     """A file that others may write, or a link: the checks are made again."""
     load()

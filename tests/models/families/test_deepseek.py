@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
+from tests.arrays import load_arrays
 from tests.checkpoints import FAMILIES
 from tests.checkpoints.layout import make_config, make_model
 from vlora import models
@@ -67,7 +68,7 @@ def test_other_ways_to_choose_are_refused(checkpoint: Callable[[str], Path], tmp
     config = json.loads((tmp_path / "config.json").read_text())
     config["language_config"] |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    weights = mx.load(str(tmp_path / "model.safetensors"))
+    weights = load_arrays(tmp_path / "model.safetensors")
     weights["language.model.layers.1.mlp.gate.e_score_correction_bias"] = mx.zeros(4)
     mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
     section = ModelSection(path=str(tmp_path))

@@ -13,6 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 from tokenizers import AddedToken, Tokenizer
 
+from tests.arrays import load_arrays
 from tests.families import FAMILIES, build
 from tests.prove import model_type
 from tests.run.test_fit import losses, reloaded_logits, trained_logits
@@ -109,7 +110,7 @@ def test_from_the_first_loss_to_mlx_vlm(
     assert losses(events)[-1] < losses(events)[0]
     assert any(TOKENS[0] in event.message for event in events if isinstance(event, Warned))
 
-    saved = mx.load(str(tmp_path / "out" / "adapters.safetensors"))
+    saved = load_arrays(tmp_path / "out" / "adapters.safetensors")
     for name in names:
         change = np.abs(np.array(saved[f"{name}.weight"])[ids] - means[name]).max(axis=1)
         assert (change > 1e-4)[:2].all()
@@ -221,7 +222,7 @@ def test_tokens_that_only_the_tokenizer_has(rows: Path, tmp_path: Path) -> None:
 def test_rows_of_a_padded_table(rows: Path, tmp_path: Path) -> None:
     """Where a table has more rows than the tokenizer has tokens it keeps its length; the new rows start the same."""
     base = build_tiny_qwen3_vl(tmp_path / "base")
-    weights = mx.load(str(base / "model.safetensors"))
+    weights = load_arrays(base / "model.safetensors")
     name = "language_model.model.embed_tokens.weight"
     n_rows = weights[name].shape[0]
     weights[name] = mx.concatenate([weights[name], mx.full((8, weights[name].shape[1]), 9.0)])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
+from tests.arrays import load_arrays
 from tests.checkpoints import FAMILIES
 from tests.training import picture
 from vlora import collate, format_sample, models
@@ -290,7 +291,7 @@ def test_newer_names_of_parameters_load(family: str, checkpoint: Callable[[str],
     """Towers of transformers 5 are no longer `vision_model` within `vision_tower`."""
     config = json.loads((checkpoint(family) / "config.json").read_text())
     folder = copy_checkpoint(checkpoint(family), tmp_path / "newer", spell_anew(config))
-    weights = mx.load(str(folder / "model.safetensors"))
+    weights = load_arrays(folder / "model.safetensors")
     renamed = {name.replace("vision_tower.vision_model.", "vision_tower."): value for name, value in weights.items()}
     assert renamed.keys() != weights.keys()
     assert rename_parameters(renamed).keys() == weights.keys()

@@ -12,6 +12,7 @@ import pytest
 from mlx import nn
 from mlx_vlm.convert import convert
 
+from tests.arrays import load_arrays
 from tests.training import Trainable, make_trainable
 from vlora import collate, make_train_step, models
 from vlora.errors import ModelError
@@ -51,7 +52,7 @@ def unpack(base: Path, packed: Path, folder: Path) -> Path:
     section = ModelSection(path=str(packed))
     backbone, _ = models.load_backbone(models.find_model(section), section)
     shutil.copytree(base, folder)
-    weights = mx.load(str(base / "model.safetensors"))
+    weights = load_arrays(base / "model.safetensors")
     for name, layer in backbone.module.named_modules():
         if "scales" in layer:
             settings = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}

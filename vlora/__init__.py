@@ -62,7 +62,8 @@ if TYPE_CHECKING:
     from .models.encode.generate import answer
     from .models.load.trainable import load_adapter
     from .output.checkpoint import load_state, save_adapter, save_state
-    from .recipe.schema import Recipe, dump_recipe, parse_recipe
+    from .recipe.parse import dump_recipe, parse_recipe
+    from .recipe.schema import Recipe
     from .run.fit import fit
     from .train.loop import TrainLoop, evaluate
     from .train.objectives.sft import loss_fn
@@ -135,8 +136,8 @@ _PLACES: dict[str, str | None] = {
     "make_optimizer": "train.optimizers",
     "first_fit_decreasing": "data.packing",
     "Recipe": "recipe.schema",
-    "dump_recipe": "recipe.schema",
-    "parse_recipe": "recipe.schema",
+    "dump_recipe": "recipe.parse",
+    "parse_recipe": "recipe.parse",
     "format_sample": "data.format.samples",
     "load_data": "build",
     "attach_feature_cache": "build",

@@ -13,7 +13,7 @@ from .cli.screen import Screen
 from .cli.train import train
 from .output.paths import RECIPE_NAME, output_paths
 from .recipe.legacy import overrides_from
-from .recipe.schema import parse_recipe
+from .recipe.parse import parse_recipe
 
 
 def main(args: argparse.Namespace) -> None:

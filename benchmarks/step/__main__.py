@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from vlora import Recipe, dump_recipe, parse_recipe
 from vlora.errors import RecipeError
-from vlora.recipe.schema import parse_value
+from vlora.recipe.parse import parse_value
 
 from .measuring import measure
 from .peer import describe

@@ -20,7 +20,8 @@ from vlora.data.readers import digits
 from vlora.data.rows import check_paths, read_rows
 from vlora.errors import RecipeError
 from vlora.ops import blas
-from vlora.recipe.schema import DataSection, parse_recipe
+from vlora.recipe.parse import parse_recipe
+from vlora.recipe.schema import DataSection
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"datasets", "mlx_vlm", "pandas", "scipy", "sklearn", "torch", "transformers"}

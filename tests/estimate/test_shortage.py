@@ -25,7 +25,8 @@ from vlora.output import checkpoint
 from vlora.output.checkpoint import load_state
 from vlora.output.lock import exclusive_run_lock
 from vlora.output.paths import STATE_NAME, output_paths
-from vlora.recipe.schema import Recipe, dump_recipe
+from vlora.recipe.parse import dump_recipe
+from vlora.recipe.schema import Recipe
 from vlora.run import start, validator
 from vlora.train.state import init_state
 from vlora.train.step import TrainStep

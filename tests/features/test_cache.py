@@ -46,7 +46,8 @@ from vlora.models import (
 from vlora.models.encode import fingerprint
 from vlora.models.encode.fingerprint import preparation_fingerprint
 from vlora.models.load.loading import prepare
-from vlora.recipe.schema import DataSection, ModelSection, parse_recipe
+from vlora.recipe.parse import parse_recipe
+from vlora.recipe.schema import DataSection, ModelSection
 from vlora.system.cache import cache_folder
 
 CheckpointFactory = Callable[[str], Path]

@@ -21,7 +21,7 @@ from vlora.models.backbone.fused import find_fused_modules, running_fused
 from vlora.models.families.mixtures import attend_with_gradient, without_metal_kernels
 from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.ops import cpu_exp
-from vlora.recipe.schema import parse_recipe
+from vlora.recipe.parse import parse_recipe
 from vlora.train.optimizers import clip_by_global_norm, make_optimizer
 from vlora.train.state import init_state
 from vlora.train.step import make_train_step

@@ -26,7 +26,8 @@ from vlora.output.archive import (
 from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 from vlora.output.metrics_log import MetricsLog
 from vlora.output.paths import output_paths
-from vlora.recipe.schema import DataSection, ModelSection, OutputSection, dump_recipe
+from vlora.recipe.parse import dump_recipe
+from vlora.recipe.schema import DataSection, ModelSection, OutputSection
 
 MODEL_FILES = ("tokenizer.json", "preprocessor_config.json")
 

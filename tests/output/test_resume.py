@@ -19,7 +19,7 @@ from vlora.events import Event, StepReport
 from vlora.output.checkpoint import load_notes, load_state, save_state
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.output.resume import RESUME_MUTABLE_KEYS, check_resumable, describe_settings
-from vlora.recipe.schema import all_keys
+from vlora.recipe.parse import all_keys
 from vlora.train.rules import FIRST, NOTE, Rules, parse_rules
 from vlora.types import TrainState
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlora.recipe.schema import all_keys, dump_recipe, parse_recipe
+from vlora.recipe.parse import all_keys, dump_recipe, parse_recipe
 
 FORKME = Path(__file__).parents[2] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"

@@ -15,7 +15,7 @@ from vlora import events
 from vlora.build import make_recipe_step
 from vlora.memory.limits import describe_device
 from vlora.models.encode.encoder import Encoder
-from vlora.recipe.schema import parse_recipe
+from vlora.recipe.parse import parse_recipe
 from vlora.run import start
 from vlora.run.fit import fit
 

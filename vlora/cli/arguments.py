@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from ..errors import RecipeError
 from ..recipe.legacy import OPTIONS, overrides_from
-from ..recipe.schema import Recipe, parse_recipe, parse_value
+from ..recipe.parse import parse_recipe, parse_value
+from ..recipe.schema import Recipe
 from ..system.redaction import redact
 
 DEBUG = "--debug"

@@ -11,7 +11,8 @@ from ..build import BUILTIN_MODEL, load_data, load_model
 from ..data.collate import collate
 from ..data.readers.digits import load_digit_rows
 from ..errors import RecipeError
-from ..recipe.schema import Recipe, parse_recipe
+from ..recipe.parse import parse_recipe
+from ..recipe.schema import Recipe
 from ..types import Batch
 
 SIZES = ((32, 32), (48, 32), (32, 64), (64, 64), (40, 56))

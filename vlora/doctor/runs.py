@@ -18,7 +18,8 @@ from ..errors import CheckError
 from ..memory.limits import device_kind
 from ..output.checkpoint import read_arrays
 from ..output.paths import output_paths
-from ..recipe.schema import Recipe, dump_recipe
+from ..recipe.parse import dump_recipe
+from ..recipe.schema import Recipe
 from ..run.fit import fit
 from .comparison import overall_difference
 from .job import N_STEPS, SAVE_EVERY, TRAINED, make_recipe

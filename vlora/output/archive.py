@@ -16,7 +16,8 @@ from pathlib import Path
 import attrs
 
 from ..errors import CheckpointError, RecipeError
-from ..recipe.schema import Recipe, dump_recipe
+from ..recipe.parse import dump_recipe
+from ..recipe.schema import Recipe
 from ..system.files import expand
 from ..system.private import open_itself
 from ..system.safetensors_header import HeaderError, name_arrays

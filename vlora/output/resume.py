@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..recipe.converter import Names
-from ..recipe.schema import DataSection, Recipe, all_keys, dump_recipe
+from ..recipe.parse import all_keys, dump_recipe
+from ..recipe.schema import DataSection, Recipe
 from ..system.files import expand
 
 RESUME_MUTABLE_KEYS = frozenset(

@@ -221,3 +221,8 @@ def _only_tables(structure: Callable[[Any, Any], Any], words: str) -> Callable[[
         return structure(value, kind)
 
     return structure_section
+
+
+def plain(value: Any) -> Any:
+    """Write a value as TOML has it: tuples as lists."""
+    return list(value) if isinstance(value, tuple) else value

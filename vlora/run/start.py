@@ -28,7 +28,8 @@ from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
 from ..output.paths import RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
 from ..output.resume import check_resumable
-from ..recipe.schema import DataSection, Recipe, dump_recipe
+from ..recipe.parse import dump_recipe
+from ..recipe.schema import DataSection, Recipe
 from ..train.loop import TrainLoop
 from ..train.optimizers import make_optimizer
 from ..train.rules import NOTE, Rules, parse_rules

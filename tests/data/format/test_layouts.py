@@ -17,7 +17,7 @@ from vlora.data.format import marks
 from vlora.data.format.marks import split_marks
 from vlora.data.format.samples import Reading, read_sample
 from vlora.errors import SampleError
-from vlora.recipe.columns import ColumnUse, find_mistakes
+from vlora.recipe.columns import ColumnUse
 from vlora.system.files import expand
 from vlora.types import ImageSlot
 
@@ -115,6 +115,8 @@ WRITERS: dict[str, Callable[[list[Exchange]], dict[str, Any]]] = {
         "history": pairs_of(talk)[:-1],
     },
 }
+
+
 SPELLINGS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "images": lambda names: {"images": names},
     "JSON": lambda names: {"images": json.dumps(names)},
@@ -125,6 +127,7 @@ SPELLINGS: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "files of this machine": lambda names: {"image": [f"FILE://localhost{name}" for name in names]},
     "OpenAI": lambda names: {"image": [{"image_url": {"url": name}} for name in names]},
 }
+
 
 words = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\\"), min_size=1, max_size=8
@@ -282,22 +285,6 @@ def test_names_are_exchanged() -> None:
     assert [turn.text for turn in found.turns] == ["What?", "A cat."]
 
 
-@pytest.mark.parametrize(
-    ("columns", "prompt", "words"),
-    [
-        ({"imgs": "imagess"}, None, ["data.columns.imgs", "'imagess'", "did you mean 'images'"]),
-        ({"notes": ""}, None, ["data.columns.notes", "''", "unused"]),
-        ({"a": "question", "b": "question"}, None, ["a and b", "'question'"]),
-        ({"a": "answer"}, {"tag"}, ["data.columns.a", "tag"]),
-    ],
-)
-def test_mistakes_of_a_mapping(columns: dict[str, str], prompt: set[str] | None, words: list[str]) -> None:
-    """Names that nothing reads are refused with the nearest that is read."""
-    (problem,) = find_mistakes(columns, None if prompt is None else frozenset(prompt))
-
-    assert all(word in problem for word in words)
-
-
 def test_use_is_told_in_a_line() -> None:
     """What became of columns is one line, over the rows that were read; what one row uses is used."""
     rows = [
@@ -321,14 +308,6 @@ def test_pixels_are_one_image() -> None:
 
     for images in (pixels, [pixels]):
         assert format_sample({"question": "What?", "answer": "x", "image": images}).images == (images,)
-
-
-def test_line_of_many_columns() -> None:
-    """The line does not grow without end."""
-    line = str(ColumnUse({}, frozenset(map(str, range(100)))))
-
-    assert line.endswith(" and 60 more")
-    assert len(line) < 300
 
 
 def test_keys_that_nothing_reads() -> None:

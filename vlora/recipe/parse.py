@@ -1,0 +1,113 @@
+"""From TOML to a recipe and back.
+
+`parse_recipe` is strict: it reports every unknown key, wrong type and impossible value at once. Pure: files are read in
+`vlora.cli`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+import attrs
+import tomli_w
+from cattrs import ClassValidationError
+
+from ..errors import RecipeError
+from .converter import explain, make_converter, nearest, plain
+from .rules import find_contradictions
+from .schema import Recipe
+
+LENGTHS = ("iters", "epochs")
+"""The keys of [train] that say how long a run is; a recipe names one of them."""
+
+_SECTIONS: dict[str, type] = {name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)}
+_CONVERTER = make_converter(_SECTIONS.values())
+
+
+def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        text: TOML.
+        overrides: Values that replace those of the text, under dotted keys ("train.iters"). Of iters and epochs either
+            replaces the other, too.
+
+    Raises:
+        RecipeError: One message that lists everything wrong: key, value found, what is expected.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except ValueError as error:
+        # Not only of TOML's own: Python reads no number of thousands of digits.
+        msg = f"the recipe is not TOML: {str(error).partition(';')[0]}"
+        raise RecipeError(msg) from None
+    except RecursionError:
+        msg = "the recipe is not TOML that can be read: it is nested too deeply"
+        raise RecipeError(msg) from None
+    problems = []
+    overrides = overrides or {}
+    if isinstance(raw.get("train"), dict) and any(f"train.{name}" in overrides for name in LENGTHS):
+        # An override of one replaces the other; two overrides are a mistake that is reported below.
+        raw["train"] = {name: value for name, value in raw["train"].items() if name not in LENGTHS}
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if section not in _SECTIONS or not name:
+            problems.append(f"{key}: unknown key; {nearest(key, all_keys())}")
+        elif isinstance(raw.setdefault(section, {}), dict):
+            raw[section][name] = value
+    try:
+        recipe = structure_recipe(raw)
+    except RecipeError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return recipe
+
+
+def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """Make a recipe of nested dicts; the checks and errors of `parse_recipe`."""
+    problems: list[str] = []
+    if "data" not in raw:
+        # Reported as the one key that is missing, not as a missing section.
+        raw = {**raw, "data": {}}
+    try:
+        recipe: Recipe = _CONVERTER.structure(raw, Recipe)
+    except ClassValidationError as error:
+        problems += explain(error, list(_SECTIONS), all_keys())
+        recipe = None  # type: ignore[assignment]
+    else:
+        problems += find_contradictions(recipe)
+    if isinstance(train := raw.get("train"), Mapping) and train.keys() >= set(LENGTHS):
+        problems.append(
+            f"train.iters and train.epochs: found {train['iters']!r} and {train['epochs']!r}; either says how long the "
+            "run is, keep one"
+        )
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Write a recipe with every default spelled out; `parse_recipe` of it gives an equal one."""
+    sections = attrs.asdict(recipe, value_serializer=lambda *args: plain(args[2]))
+    if recipe.train.epochs is not None:
+        del sections["train"]["iters"]
+    return tomli_w.dumps(
+        {
+            name: {key: value for key, value in section.items() if value is not None}
+            for name, section in sections.items()
+        }
+    )
+
+
+def parse_value(text: str) -> Any:
+    """Read a value given on the command line: TOML where it is TOML, otherwise a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def all_keys() -> list[str]:
+    """Name every key of a recipe, dotted."""
+    return [f"{name}.{field.name}" for name, kind in _SECTIONS.items() for field in attrs.fields(kind)]

@@ -88,7 +88,7 @@ class FeatureCache:
                     self._loaded[key] = entry
 
     def put(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
-        """Keep entries where there is room. They are evaluated soon, and nobody waits for it here."""
+        """Keep entries where there is room. They are evaluated asynchronously."""
         if not entries:
             return
         held = {key: dict(entry) for key, entry in entries.items()}
@@ -112,16 +112,13 @@ class FeatureCache:
             self._host_entries[key] = entry
 
     def flush(self) -> None:
-        """Write to disk what still waits for company."""
+        """Write to disk what still waits in memory."""
         if self.shards is not None:
             self.shards.flush()
 
     def drain_warnings(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
-        if self.shards is None:
-            return []
-        notes, self.shards.notes = self.shards.notes, []
-        return notes
+        return [] if self.shards is None else self.shards.drain_warnings()
 
     def _hold(self, key: str, entry: Entry) -> None:
         if key not in self._entries and self._has_room(entry):

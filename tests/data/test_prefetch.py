@@ -105,17 +105,16 @@ def test_what_is_needed_next_does_not_queue() -> None:
         assert far.result(timeout=10)
 
 
-def test_first_call_is_alone() -> None:
-    """What a function settles on its first call is settled by the first item."""
-    seen: list[int] = []
+def test_threads_begin_together() -> None:
+    """Nothing waits for the first result: as many items are begun at once as there are threads."""
+    together = threading.Barrier(3)
 
-    def work(item: int) -> list[int]:
-        time.sleep(0.001)
-        seen.append(item)
-        return seen[:1]
+    def work(item: int) -> int:
+        together.wait(timeout=10)
+        return item
 
-    with WorkerPool(4) as workers:
-        assert all(found == [0] for found in workers.map(work, range(12), 8))
+    with WorkerPool(3) as workers:
+        assert list(workers.map(work, range(6), 6)) == list(range(6))
 
 
 def test_only_the_first_batch_is_waited_for() -> None:

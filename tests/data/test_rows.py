@@ -499,3 +499,15 @@ def test_row_that_is_no_conversation(tmp_path: Path) -> None:
 
     with pytest.raises(SampleError, match=r"^rows.jsonl train row 1: the column .answer. has no value"):
         read(path)[1]
+
+
+def test_first_samples_are_read_on_demand(tmp_path: Path) -> None:
+    """Rows without a conversation are left out, none is read before it is asked for, and no column counts as read."""
+    rows = [{"note": "no conversation"}, *question_rows(lambda number: f"{number}.png")]
+    train, _ = read_rows(DataSection(path=str(write_jsonl(tmp_path / "rows.jsonl", rows))))
+
+    found = list(train.first_samples(3))
+
+    assert [sample.turns[-1].text for sample in found] == ["0", "1"]
+    assert "none were read" in train.describe_columns()
+    assert len(list(train.first_samples())) == N_ROWS

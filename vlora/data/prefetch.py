@@ -88,8 +88,7 @@ class WorkerPool:
         """Apply a function to items, in order, up to `n_ahead` results before they are asked for.
 
         Args:
-            function: Called by several threads at once. Its first call is over before the second begins: what it
-                settles for good then does not depend on who comes first.
+            function: Called by several threads at once, from the first item on.
             items: Drawn by the thread that asks for results.
             n_ahead: Results that are there or being made at most; at least 1.
             is_next: The results are needed before all others: a thread of their own makes them.
@@ -153,7 +152,6 @@ class Prefetcher(Generic[Item, Result]):
         self._items = items
         self._n_ahead = n_ahead
         self._begun: deque[Future[Result]] = deque()
-        self._is_settled = False
         self._is_over = False
 
     def __iter__(self) -> Iterator[Result]:
@@ -166,14 +164,13 @@ class Prefetcher(Generic[Item, Result]):
             item = next(self._items)
             self.n_waits += 1
             return self._function(item)
-        self._begin(self._n_ahead if self._is_settled else 1)
+        self._begin(self._n_ahead)
         if not self._begun:
             raise StopIteration
         self.n_waits += not self._begun[0].done()
         try:
             return self._workers.wait(self._begun.popleft())
         finally:
-            self._is_settled = True
             self._begin(self._n_ahead)
 
     def _begin(self, n_ahead: int) -> None:

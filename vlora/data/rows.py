@@ -4,6 +4,7 @@ Where the rows come from is `vlora.data.readers.sources`' matter. What can be sa
 without it.
 """
 
+import contextlib
 import difflib
 import functools
 import threading
@@ -29,6 +30,9 @@ from .readers.sources import FILE_SUFFIXES, has_one_split, open_source
 from .readers.splits import SplitPart, parse_split
 from .readers.typed_tables import Table, columns_in, fills_gaps, join_tables, kinds_in
 from .readers.urls import is_url
+
+FIRST_ROWS = 32
+"""How many rows `first_samples` reads at most."""
 
 
 @attrs.define(eq=False)
@@ -100,6 +104,13 @@ class RowDataset:
         if self.folder is not None:
             sample = attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
         return row, sample
+
+    def first_samples(self, n_rows: int = FIRST_ROWS) -> Iterator[Sample]:
+        """Yield the conversations of the first rows; rows without one are left out, and no column counts as read."""
+        unseen = attrs.evolve(self, seen=_Seen())
+        for index in range(min(n_rows, len(self))):
+            with contextlib.suppress(SampleError):
+                yield unseen[index]
 
     def describe_columns(self) -> str:
         """Say in a line what became of the columns of the rows that were read so far."""

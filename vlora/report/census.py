@@ -138,6 +138,7 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
         VloraError: The recipe names something that is not there.
     """
     data = load_data(recipe)
+    data.encoder.prepare(data.train.first_samples())
     measure = models.RowMeasurer(data.encoder)
     template, method = data.encoder.describe_template(), measure.describe()
     n_workers = count_workers(recipe.data.workers)

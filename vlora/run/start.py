@@ -65,6 +65,7 @@ def start(
         VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
     """
     run = yield from _open(recipe, stack, resume=resume)
+    run.data.encoder.prepare(run.data.train.first_samples())
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":
         _probe(run)
     first = _make_loop(run, should_stop)

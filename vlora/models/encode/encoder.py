@@ -4,8 +4,10 @@ The template decides the text and the processor decides the image tokens; nothin
 How a template wants its messages, and how a processor wants its text, is found out by trying, once per model.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -14,10 +16,11 @@ from PIL import Image
 
 from ...data.masking import expand_placeholders
 from ...data.truncate import truncate
+from ...errors import SampleError
 from ...features.cache import digest
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
-from ...types import BoolArray, Example, IntArray, Sample, Turn
+from ...types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from ..families.family import Family
 from .images.boxes import write_boxes
 from .images.opening import ImageContent, decode_image, look_at_image, read_image, stored_image
@@ -26,6 +29,15 @@ from .processor_call import ProcessorCall
 from .template.conversation import Conversations
 from .tokens import RowTokenizer
 from .writer import RowWriter
+
+BLANK_SIZE = (224, 224)
+"""Width and height of the image on which the processor's call is tried."""
+
+BLANK_QUESTION = Sample(
+    "a question on a blank image",
+    (Turn("user", (ImageSlot(0), "What is it?")), Turn("assistant", ("It is blank.",))),
+    (Image.new("RGB", BLANK_SIZE),),
+)
 
 
 @attrs.define(eq=False)
@@ -67,6 +79,25 @@ class Encoder:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
         return self._settle(truncate(self.encode_untruncated(sample), self.data))
+
+    def prepare(self, first_samples: Iterable[Sample]) -> None:
+        """Settle the template's style and the processor's call, so that no thread's order decides them.
+
+        Each is found by trying: on the first of the rows that has an image, or on a blank question where none has. The
+        row's images are not opened; blank ones are processed in their place.
+
+        Args:
+            first_samples: Rows in a fixed order; no more are drawn than are needed.
+        """
+        for sample in itertools.chain(first_samples, [BLANK_QUESTION]):
+            if sample.images and not self.processor_call.is_settled:
+                # A row that cannot be encoded is reported when it is its turn.
+                with contextlib.suppress(SampleError):
+                    written = self.writer.write(self.write_boxes(sample))
+                    images = [Image.new("RGB", BLANK_SIZE) for _ in sample.images]
+                    self.processor_call.settle(written, images, sample.source)
+            if self.processor_call.is_settled:
+                break
 
     def encode_untruncated(self, sample: Sample) -> Example:
         """Encode a row, however long it is.

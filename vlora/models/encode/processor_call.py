@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ NO_INPUTS = ("input_ids", "attention_mask", "labels", "sft_format", "seq_lens")
 
 @attrs.define(eq=False, kw_only=True)
 class ProcessorCall:
-    """Calls one model's processor.
+    """Calls one model's processor; several threads may call at once.
 
     Attributes:
         tokens: The model's tokenizer, its family and its processor.
@@ -35,6 +36,12 @@ class ProcessorCall:
 
     tokens: RowTokenizer
     _call: Call | None = attrs.field(default=None, init=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known how the processor has to be called."""
+        return self._call is not None or self.tokens.family.format.is_prefix_lm
 
     def __call__(self, written: Written, images: list[Image.Image], source: str) -> tuple[IntArray, dict[str, Any]]:
         """Process a row: give its tokens, and the model's inputs as host arrays.
@@ -50,7 +57,7 @@ class ProcessorCall:
             suffix = answer.removesuffix(self.tokens.tokenizer.eos_token)
             call: Call = functools.partial(self.on_host, suffix=suffix)
         else:
-            call = self._call = self._call or self._find(written, images, source)
+            call = self._call or self.settle(written, images, source)
         with foreign(lambda error: SampleError(f"{source}: the processor refuses the row: {error}")):
             outputs = dict(call(text=prompt, images=images))
         inputs = {
@@ -64,6 +71,22 @@ class ProcessorCall:
     def on_host(self) -> Call:
         """The processor, which leaves its results on the host."""
         return on_host(self.tokens.processor)
+
+    def settle(self, written: Written, images: list[Image.Image], source: str) -> Call:
+        """Find how the processor has to be called, if it is not known yet.
+
+        Args:
+            written: A row that has an image.
+            images: The row's, or others in their place.
+            source: The row, for errors.
+
+        Raises:
+            SampleError: No call gives the row's tokens; another row may settle it.
+        """
+        with self._lock:
+            if self._call is None:
+                self._call = self._find(written, images, source)
+            return self._call
 
     def _find(self, written: Written, images: list[Image.Image], source: str) -> Call:
         """Find how this processor has to be called so that it gives the template's ids, with one BOS.

@@ -4,7 +4,7 @@ There is no conversation and no chat template. The decoder begins with a token o
 labels to the right (Florence-2), or with the task itself (Nemotron-Parse).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -53,6 +53,9 @@ class PairEncoder(Encoder):
         example = self._write_pair(sample, task)
         example = attrs.evolve(example, image_sizes=found.image_sizes, image_keys=image_keys)
         return self._settle(attrs.evolve(truncate(example, self.data), inputs=found.inputs))
+
+    def prepare(self, first_samples: Iterable[Sample]) -> None:
+        """Do nothing: a task has no style, and the processor's call is known."""
 
     def sketch(self, sample: Sample, n_tokens: Sequence[int]) -> Example:  # noqa: ARG002 - no token stands for an image
         """Encode a row but for its image.

@@ -1,0 +1,77 @@
+"""Processors and tokenizers: what they give stays on the host, and vocabularies are listed once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from tests.models.encode.conversations import (
+    LONG,
+    ONE,
+    TWO,
+    every_family,
+)
+from vlora.models import Encoder
+from vlora.models.encode.processors import on_host, to_host
+
+Encoding = Callable[..., Encoder]
+
+
+@every_family
+def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for every row: it is a new table of a whole vocabulary, during which no other thread runs."""
+    encode, listed = encoder(family), []
+    encode(ONE)
+    for name in ("get_vocab", "added_tokens_decoder"):
+        own = getattr(type(encode.tokenizer), name, None)
+        if own is not None:
+            monkeypatch.setattr(type(encode.tokenizer), name, lambda *args, own=own: listed.append(args) or own(*args))
+
+    for sample in (ONE, TWO, LONG):
+        encode(sample)
+
+    assert not listed
+
+
+@every_family
+def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encoding) -> None:
+    """`on_host` changes where a processor's results are, not what they are, nor their types."""
+    encode = encoder(family)
+    seen = []
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        own = dict(processor(*args, **kwargs))
+        seen.append((own, dict(on_host(processor)(*args, **kwargs))))
+        return own
+
+    processor, encode.processor = encode.processor, both
+    for name in ("image_processor", "tokenizer", "full_image_sequence", "image_token"):
+        if hasattr(processor, name):
+            setattr(both, name, getattr(processor, name))
+    encode(TWO)
+
+    assert seen
+    for own, found in seen:
+        assert own.keys() == found.keys()
+        for name, value in own.items():
+            left, expected = to_host(found[name]), to_host(value)
+            if isinstance(expected, np.ndarray):
+                assert (left.dtype, left.shape) == (expected.dtype, expected.shape), name
+                assert np.array_equal(left, expected), name
+            elif isinstance(expected, list):
+                assert all(np.array_equal(a, b) for a, b in zip(left, expected, strict=True)), name
+            else:
+                assert left == expected, name
+
+
+@every_family
+def test_inputs_stay_on_the_host(family: str, encoder: Encoding) -> None:
+    """What the processor gives besides ids comes as numpy arrays, with one entry or more per image."""
+    example = encoder(family)(TWO)
+
+    assert "pixel_values" in example.inputs
+    for value in example.inputs.values():
+        assert not isinstance(value, mx.array)
+    assert not {"input_ids", "attention_mask", "labels"} & set(example.inputs)

@@ -1,5 +1,7 @@
 """Batches: few shapes, every row once, nothing that counts in the padding."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_plan_steps(
     n_rows: int, batch_size: int, accumulation: int, seed: int, shuffle: bool, n_steps: int, first_step: int
 ) -> None:
     """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
-    settings = {"accumulation": accumulation, "seed": seed, "shuffle": shuffle, "n_steps": n_steps}
+    settings: dict[str, Any] = {"accumulation": accumulation, "seed": seed, "shuffle": shuffle, "n_steps": n_steps}
     steps = list(step_batches(n_rows, batch_size, **settings))
     per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
 

@@ -90,7 +90,7 @@ def supervised_texts(template: str, conversation: Conversation) -> list[str]:
     ids, supervised = mask_completions(text, spans, tokenize, "row 5")
 
     assert ids.tolist() == tokenize([text])[0]
-    assert (ids.dtype, supervised.dtype, supervised.shape) == (np.int32, np.bool_, ids.shape)
+    assert (ids.dtype.name, supervised.dtype.name, supervised.shape) == ("int32", "bool", ids.shape)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], supervised, [False]])))
     return [decode(ids[start:stop]) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 

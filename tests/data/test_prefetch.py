@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import attrs
@@ -145,9 +145,13 @@ def test_dropping_a_run_ends_its_threads() -> None:
     """Whoever stops iterating leaves no thread and no work behind."""
     done: list[int] = []
 
-    def results() -> Iterator[int]:
+    def note(item: int) -> int:
+        done.append(item)
+        return item
+
+    def results() -> Generator[int]:
         with WorkerPool(2) as workers:
-            yield from workers.map(lambda item: done.append(item) or item, range(1000), 3)
+            yield from workers.map(note, range(1000), 3)
 
     running = results()
     assert next(running) == 0

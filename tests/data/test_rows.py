@@ -205,7 +205,8 @@ def test_folder_of_images(tmp_path: Path) -> None:
     address = f"file://{pictures}/deep/a%20b.png"
     write_jsonl(path, [{"question": "?", "answer": "x", "image": name} for name in ("deep/a b.png", address)])
 
-    found = [sample.images for sample in read(path, image_root=str(pictures))]
+    subject = read(path, image_root=str(pictures))
+    found = [subject[index].images for index in range(len(subject))]
 
     assert found == [(str(pictures / "deep" / "a b.png"),)] * 2
     with pytest.raises(RecipeError, match=r"^data.image_root: there is no folder .*; did you mean .*pictures"):
@@ -256,7 +257,10 @@ def test_digits(config: str | None, answers: str | None) -> None:
     assert models.open_image(sample.images[0], sample.source, None).size == (32, 32)
     found = {test[index].turns[1].text for index in range(len(test))}
     assert found == set(answers or ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-    drawn = [{np.array(row["image"]).tobytes() for row in rows.table} for rows in (train, test)]
+    drawn = [
+        {np.array(row["image"]).tobytes() for row in map(rows.table.__getitem__, range(len(rows.table)))}
+        for rows in (train, test)
+    ]
     assert not drawn[0] & drawn[1]
 
 
@@ -274,6 +278,8 @@ def test_valid_fraction(n_rows: int, fraction: float, seed: int) -> None:
             assert round(n_rows * fraction) >= n_rows
             return
         again, valid_again = read_rows(section, seed=seed)
+    assert valid is not None
+    assert valid_again is not None
     numbers, held_out = list(train.numbers), list(valid.numbers)
 
     assert sorted(numbers + held_out) == list(range(n_rows))
@@ -290,6 +296,7 @@ def test_valid_split(kind: str, tmp_path: Path) -> None:
     train, valid = read_rows(DataSection(path=str(write_source(kind, tmp_path)), valid_split="test"))
 
     assert len(train) == N_ROWS
+    assert valid is not None
     assert valid[0].turns[0].text == "What is 1?"
     assert len(valid) < N_ROWS
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from tests.training import make_trainable
@@ -20,7 +22,7 @@ def test_dropout_depends_on_seed_and_step_alone(checkpoint: CheckpointFactory) -
     trainable = make_trainable(checkpoint("qwen3_vl"), lora__dropout=0.3)
     batch = collate(trainable.examples)
 
-    def loss(*, seed: int = 0, step: int = 0, **options: bool) -> tuple[float, float]:
+    def loss(*, seed: int = 0, step: int = 0, **options: Any) -> tuple[float, float]:
         run = make_train_step(trainable.backbone, trainable.optimizer, seed=seed, **options)
         output = run(trainable.state._replace(step=mx.array(step)), batch, RATE)[1]
         return float(output.nll_sum), float(output.grad_norm)
@@ -44,7 +46,7 @@ def test_dropout_keys_differ() -> None:
         made = [KEYS[version](seed) for seed in seeds]
         found = [key(index, mx.array(step)) for key in made for step in steps for index in microbatches]
         assert {(key.dtype, key.shape) for key in found} == {(mx.uint32, (2,))}
-        return [tuple(key.tolist()) for key in found]
+        return [tuple(int(number) for number in np.array(key)) for key in found]
 
     assert len(set(keys(2, seeds))) == len(seeds) * len(steps) * len(microbatches)
     assert keys(1, [0]) == keys(1, [2**20])

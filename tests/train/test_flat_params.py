@@ -1,5 +1,7 @@
 """Parameters updated as one: laid together and taken apart again."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def test_packed_parameters_are_cast_together() -> None:
     def unpack(**tree: mx.array) -> dict[str, mx.array]:
         return packing.unpack(tree, {"a": mx.bfloat16, "b": mx.bfloat16, "large": mx.bfloat16})
 
-    packed = packing.pack(params)
+    packed: dict[str, Any] = packing.pack(params)
     found = unpack(**packed)
     mx.export_function(
         lambda event: operations.append(str(event.get("name"))), lambda **tree: tuple(unpack(**tree).values()), **packed
@@ -57,20 +59,21 @@ def test_what_is_remembered_is_used_only_for_the_same_arrays() -> None:
     packing = FlatParams.of(params, make_optimizer(OptimSection(name="sgd")))
     known = packing.remember(packing.pack(params), params)
 
+    assert known is not None
     assert packing.pack(params, known)[FLAT] is known.packed
     changed = packing.pack({**params, "b": mx.zeros((2, PACKED_MULTIPLE))}, known)
     assert mx.array_equal(packing.unpack(changed)["b"], mx.zeros((2, PACKED_MULTIPLE)))
 
 
 @pytest.mark.parametrize("name", ["muon", "adafactor"])
-def test_what_looks_at_matrices_is_not_packed(name: str) -> None:
+def test_what_looks_at_matrices_is_not_packed(name: Any) -> None:
     """Their update of a number depends on its row and column."""
     params = {name: mx.zeros((2, PACKED_MULTIPLE)) for name in ("a", "b")}
     assert not FlatParams.of(params, make_optimizer(OptimSection(name=name))).shapes
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lion"])
-def test_packed_parameters_are_updated_as_apart(name: str) -> None:
+def test_packed_parameters_are_updated_as_apart(name: Any) -> None:
     """With rates of their own too."""
     section = OptimSection(name=name, weight_decay=0.1 if name != "adam" else 0.0)
     params = {name: mx.random.normal((2, PACKED_MULTIPLE), key=mx.random.key(place)) for place, name in enumerate("ab")}

@@ -41,7 +41,7 @@ def take_steps(
     optimizer.init(params)
     state = TrainState(params, dict(optimizer.state), mx.array(0))
     backbone = SimpleNamespace(embed_param_names=frozenset, is_traceable=True)
-    step = make_train_step(
+    step: Any = make_train_step(
         cast("Any", backbone),
         optimizer,
         lr_multipliers=lr_multipliers(params, ModelParts(language="language_model"), section, rules),
@@ -107,7 +107,7 @@ def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPat
     optimizer.init(packing.pack(params))
     state = TrainState(packing.pack(params), dict(optimizer.state), mx.array(0))
     backbone = SimpleNamespace(embed_param_names=frozenset, is_traceable=True)
-    step = make_train_step(cast("Any", backbone), optimizer, undecayed=undecayed(params, section))
+    step: Any = make_train_step(cast("Any", backbone), optimizer, undecayed=undecayed(params, section))
     step._packing = packing
     one = mx.array(1.0)
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -36,8 +37,8 @@ KINDS = {name: describe_family(str(spec.files["config.json"]["model_type"])) for
 UPSTREAM = tuple(
     name
     for name in (*PROVEN, *GENERIC)
-    if KINDS[name].embed is embed_alone
-    and KINDS[name].run is call_language_model
+    if KINDS[name].forward.embed is embed_alone
+    and KINDS[name].forward.forward is call_language_model
     and name not in ("kimi_vl", "qwen3_vl_moe", "glm4v")  # their towers are corrected
 )
 """Families whose rows mlx-vlm itself embeds and runs right, one at a time; tests/golden has the others."""
@@ -120,7 +121,7 @@ def test_compiled_equals_eager(family: str, checkpoint: CheckpointFactory) -> No
     trainable = make_trainable(checkpoint(family))
     batch = collate(trainable.examples, 4)
     rows = [collate([example]) for example in trainable.examples]
-    options = ({}, {"compiled": False}, {"grad_checkpoint": True})
+    options: tuple[dict[str, Any], ...] = ({}, {"compiled": False}, {"grad_checkpoint": True})
     steps = [make_train_step(trainable.backbone, trainable.optimizer, **option) for option in options]
     results = [step(trainable.state, batch, RATE) for step in steps]
     results.append(steps[1](trainable.state, rows, RATE))
@@ -346,7 +347,7 @@ def test_a_rate_of_its_own(name: str, checkpoint: CheckpointFactory) -> None:
     trainable = make_trainable(checkpoint("qwen3_vl"), lora__targets=["q_proj"], optim__name=name)
     batch = collate(trainable.examples)
     faster = {key for key in trainable.state.params if key.endswith("lora_b")}
-    found = {}
+    found: dict[str, Any] = {}
     for label, factors, rate in (
         ("slow", {}, 1e-3),
         ("fast", {}, 3e-3),

@@ -235,7 +235,8 @@ def test_boxes_that_no_text_uses() -> None:
     sample, use = read_sample({**plain, "objects": {"bbox": [[1, 2, 3, 4]], "area": [9]}}, SOURCE, Reading())
     assert sample.objects is None
     assert use.unused == {"objects"}
-    for nothing in (None, "", {}, {"bbox": None, "ref": []}):
+    empty: tuple[Any, ...] = (None, "", {}, {"bbox": None, "ref": []})
+    for nothing in empty:
         words = format_sample({**plain, "answer": "<bbox>", "objects": nothing}, SOURCE)
         assert (words.objects, words.turns[1].text) == (None, "<bbox>")
     mapped = Reading(columns={"regions": "objects"})

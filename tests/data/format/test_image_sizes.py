@@ -119,7 +119,7 @@ def test_what_is_no_size(part: dict[str, Any], why: str) -> None:
 def test_sizes_of_rows(tmp_path: Path) -> None:
     """Parts that name an image and parts that stand for one of a column ask alike; paths are found as ever."""
     (tmp_path / "a.png").write_bytes(b"")
-    parts = [
+    parts: list[dict[str, Any]] = [
         {"type": "image", "image": "a.png", "resized_height": 64, "resized_width": 32},
         {"type": "image", "max_pixels": 5000},
         {"type": "image", "image": None, "text": None, "max_pixels": None},

@@ -287,7 +287,7 @@ def test_names_are_exchanged() -> None:
 
 def test_use_is_told_in_a_line() -> None:
     """What became of columns is one line, over the rows that were read; what one row uses is used."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"texts": [{"user": "a", "assistant": "b", "relevance": 3}], "images": None, "source": "s"},
         {"query": "a", "response": "b", "audio": b"...", "source": "s", "id": 3, "img": "a.png"},
     ]

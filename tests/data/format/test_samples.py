@@ -62,7 +62,7 @@ ONE_IMAGE = [("user", ["a.png", "What is it?"]), ("assistant", ["A cat."])]
 TEXT_ONLY = [("user", ["What is it?"]), ("assistant", ["A cat."])]
 FROM_VALUE = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A cat."}]
 
-LAYOUTS = {
+LAYOUTS: dict[str, tuple[dict[str, Any], Any]] = {
     "messages, role and content": ({"messages": [QUESTION, ANSWER]}, TEXT_ONLY),
     "conversations, from and value": ({"conversations": FROM_VALUE}, TEXT_ONLY),
     "conversations, role and content": ({"conversations": [QUESTION, ANSWER]}, TEXT_ONLY),
@@ -349,7 +349,7 @@ def test_assistant_roles(role: str) -> None:
     assert sample.turns[1] == Turn("assistant", ("Yes.",))
 
 
-CUSTOM = {
+CUSTOM: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "columns": (
         {"user": "{question} ({hint})", "assistant": "{answer}"},
         {"question": "What?", "answer": "A cat.", "hint": "small"},
@@ -666,7 +666,7 @@ def tagged_rows(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str | int]]]
     messages, expected = [], []
     for _ in range(draw(st.integers(1, 3))):
         parts = draw(st.lists(st.one_of(words.filter(bool), st.none()), max_size=5))
-        content: list[Any] = []
+        content: Any = []
         numbered: list[str | int] = []
         for part in parts:
             if part is None:

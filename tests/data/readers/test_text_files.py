@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def texts_in(table: TextTable) -> list[dict[str, str | None]]:
     ]
 
 
-def as_written(rows: list[Mapping[str, Any]]) -> list[dict[str, str | None]]:
+def as_written(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str | None]]:
     """Say what is to be learned of rows that `json.dump` has written."""
     return [
         {
@@ -85,7 +85,7 @@ def test_json_documents_come_back_as_written(
     st.integers(1, 70),
 )
 def test_tables_come_back_as_written(
-    tmp_path: Path, rows: list[list[str]], separator: str, quoting: int, line_end: str, portion: int
+    tmp_path: Path, rows: list[list[str]], separator: str, quoting: Any, line_end: str, portion: int
 ) -> None:
     """Any table that Python's csv writes has the values that were written, whatever separates them."""
     # A table of one column has no separator to be recognized by, and a lone line end is written without quotes.
@@ -93,7 +93,7 @@ def test_tables_come_back_as_written(
     assume(line_end == "\r\n" or not any("\r" in cell for row in rows for cell in row))
     columns = ["image", "question", "answer", "more"][: len(rows[0])]
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, delimiter=separator, quoting=quoting, lineterminator=line_end)  # type: ignore[call-overload]
+    writer = csv.writer(stream, delimiter=separator, quoting=quoting, lineterminator=line_end)
     writer.writerows([columns, *rows])
     path = write(tmp_path, "rows.csv", stream.getvalue())
     with pytest.MonkeyPatch.context() as patch:
@@ -360,9 +360,12 @@ def test_rows_are_found_without_being_read(name: str, tmp_path: Path, monkeypatc
     parsed = []
     for function in ("parse_json", "split_record"):
         real = getattr(text_files, function)
-        monkeypatch.setattr(
-            text_files, function, lambda *given, real=real, **named: parsed.append(1) or real(*given, **named)
-        )
+
+        def noting(*given: Any, real: Callable[..., Any] = real, **named: Any) -> Any:
+            parsed.append(1)
+            return real(*given, **named)
+
+        monkeypatch.setattr(text_files, function, noting)
     monkeypatch.setattr(text_files, "_SAMPLE_BYTES", 100)
 
     table = open_csv(path) if name.endswith("csv") else open_json(path)

@@ -60,7 +60,7 @@ def test_what_is_no_number_is_no_text(kind: str, value: float, tmp_path: Path) -
 
 def test_arrow_fills_in_no_arguments_of_calls_and_no_parameters_of_tools(tmp_path: Path) -> None:
     """Keys that only other calls or tools have are not learned as null; JSON in a text says null where it does."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "messages": [
                 {"role": "user", "content": "q"},

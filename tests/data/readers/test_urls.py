@@ -45,7 +45,9 @@ class Server:
     """A server on this machine that stands for the hosts of `HOSTS`, and what was asked of it."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.asked, self.reached, self.failures = data, [], [], 0
+        self.data, self.failures = data, 0
+        self.asked: list[Any] = []
+        self.reached: list[str] = []
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -112,7 +114,7 @@ def server(data: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         return connect(("127.0.0.1", server.http.server_port), timeout=timeout)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(urls.socket, "create_connection", reach)
+    monkeypatch.setattr(socket, "create_connection", reach)
     monkeypatch.setattr(urls, "PAUSES_S", (0.0, 0.0))
     yield server
     server.http.shutdown()
@@ -185,7 +187,7 @@ def test_names_are_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionRefusedError(111, f"Connection refused within {timeout}")
 
     monkeypatch.setattr(urls, "PAUSES_S", ())
-    monkeypatch.setattr(urls.socket, "create_connection", reach)
+    monkeypatch.setattr(socket, "create_connection", reach)
 
     assert "Connection refused" in refusal("http://pictures.example/a.png")
     assert reached == [PUBLIC]

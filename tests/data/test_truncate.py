@@ -1,5 +1,7 @@
 """Rows shortened to `data.max_seq_length`: text is cut and counted, images and all that is learned are not lost."""
 
+from typing import Literal
+
 import attrs
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def test_inputs_per_token_are_cut_too() -> None:
 
 
 @pytest.mark.parametrize("on_long_row", ["skip", "raise"])
-def test_long_rows_that_are_not_to_be_cut(on_long_row: str) -> None:
+def test_long_rows_that_are_not_to_be_cut(on_long_row: Literal["skip", "raise"]) -> None:
     """The recipe may refuse long rows; rows that fit are not touched."""
     data = attrs.evolve(DataSection(path="rows", max_seq_length=3), on_long_row=on_long_row)
     whole = example_of([True] * 3)

@@ -1,6 +1,6 @@
 """Proves that a family is trained right, on a tiny random model of it; `python -m tests.prove --help`.
 
-A family is described in vlora/models/families/registry.py (how it is run) and in tests/families (a tiny model and
+A family is described in vlora/models/families (how it is run) and in tests/families (a tiny model and
 rows). Every
 check below compares two ways of computing the same thing, or looks for what has to be there; none knows a family.
 """
@@ -49,11 +49,10 @@ from vlora.adapters.targets import is_experts, is_router
 from vlora.data.collate import collate_packed
 from vlora.errors import BatchError, ModelError
 from vlora.models.backbone.backbone import find_layout, to_device
-from vlora.models.families.differences import DIFFERENCES
-from vlora.models.families.encoder_decoders import PROMPT
 from vlora.models.families.family import Family
 from vlora.models.families.registry import FAMILIES as DESCRIBED
 from vlora.models.families.registry import describe_family
+from vlora.models.forward.lm_inputs import PROMPT
 from vlora.models.load import loading
 from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
 from vlora.train import chunked_head
@@ -315,7 +314,7 @@ def generation_agrees(subject: Subject) -> str:
         difference = float(np.abs(own[:n_words] - generated[:n_words]).max())
         if difference > LIKE_GENERATED:
             differences.append(f"{example.source}: log-probabilities differ by {difference:.2g}")
-    reason = DIFFERENCES.get(subject.name)
+    reason = subject.backbone.family.difference(subject.tiny.config)
     if reason is None:
         refute(bool(differences), "; ".join(differences))
     refute(not differences and reason is not None, f"mlx-vlm generates the same; it is no longer so that {reason}")

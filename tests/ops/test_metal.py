@@ -18,8 +18,8 @@ from vlora.estimate.stand_ins import attention_on_metal
 from vlora.estimate.trace import trace
 from vlora.models.backbone import fused as lean_module
 from vlora.models.backbone.fused import find_fused_modules, running_fused
-from vlora.models.families.mixtures import attend_with_gradient, without_metal_kernels
 from vlora.models.families.registry import FAMILIES, describe_family
+from vlora.models.forward.metal_kernels import attend_with_gradient, without_metal_kernels
 from vlora.ops import cpu_exp
 from vlora.recipe.parse import parse_recipe
 from vlora.train.optimizers import clip_by_global_norm, make_optimizer

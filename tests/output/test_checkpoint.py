@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.arrays import load_arrays
 from tests.checkpoints import FAMILIES, build_checkpoint
-from vlora.models.families.gemma import embed_paligemma
-from vlora.models.families.tiled import embed_llava_next
+from vlora.models.families.paligemma import embed_paligemma
+from vlora.models.families.tiles import embed_llava_next
 
 # Family: the processor a user gets, and how many placeholders an image of 48 x 32 pixels becomes.
 EXPECTED = {

@@ -274,13 +274,14 @@ def test_the_end_says_where_mlx_vlm_generates_otherwise(
 ) -> None:
     """Whoever asks the model through mlx-vlm is told that it is another one, if it is."""
     found = {}
-    for family in ("qwen3_vl", "qwen3_vl_moe"):
+    for family in ("qwen3_vl", "qwen3_vl_moe", "gemma4_moe"):
         *_, end = run(make_recipe(checkpoint(family), rows, tmp_path / family, train__iters=1))
         assert isinstance(end, Finished)
         found[family] = end.difference
 
     assert found["qwen3_vl"] is None
     assert "activations are exchanged" in str(found["qwen3_vl_moe"])
+    assert "images see themselves in full layers too" in str(found["gemma4_moe"])
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), TypeError("no\n padding"), ValueError()])

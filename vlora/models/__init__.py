@@ -14,10 +14,9 @@ from .encode.generate import answer_sample, check_question
 from .encode.images.opening import name_content, open_image
 from .encode.lengths import LengthEstimator
 from .encode.measuring import RowMeasurer
-from .families.differences import DIFFERENCES
 from .families.family import Family
-from .families.mixtures import without_metal_kernels
 from .families.registry import FAMILIES, describe_family
+from .forward.metal_kernels import without_metal_kernels
 from .load.added_tokens import grow_config, grow_tables, name_saved, name_tokens
 from .load.loading import (
     ModelFiles,
@@ -34,7 +33,6 @@ from .load.tiny import build_tiny_qwen3_vl
 from .load.trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 
 __all__ = [
-    "DIFFERENCES",
     "FAMILIES",
     "Encoder",
     "Family",

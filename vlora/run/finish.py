@@ -32,7 +32,7 @@ def finish(run: RunContext) -> Finished:
         n_traces=run.loop.train_step.n_traces,
         trace_s=run.loop.trace_s,
         config_differs_upstream=files.config_differs_upstream and not is_full and not files.added,
-        difference=models.DIFFERENCES.get(files.model_type),
+        difference=files.family.difference(files.config),
         unasked=run.unasked,
         features=run.features.counts,
         cuts=run.cuts,

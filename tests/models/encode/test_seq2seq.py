@@ -20,7 +20,7 @@ from tests.training import picture
 from vlora import collate, format_sample, init_state, make_optimizer, make_train_step
 from vlora.errors import SampleError
 from vlora.models import Encoder, FeatureCache, describe_family, make_encoder
-from vlora.models.families.encoder_decoders import PROMPT
+from vlora.models.forward.lm_inputs import PROMPT
 from vlora.recipe.schema import DataSection, OptimSection
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<page>")

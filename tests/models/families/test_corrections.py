@@ -10,8 +10,9 @@ from tests.families import FAMILIES, build, examples
 from vlora import collate
 from vlora.models.backbone.backbone import to_device
 from vlora.models.backbone.startup_checks import check_family
-from vlora.models.families import tiled
 from vlora.models.families.expanding import expand_features
+from vlora.models.families.internvl import match_reference_intern_vit
+from vlora.models.families.kimi import match_reference_moonvit_3d
 from vlora.models.families.registry import describe_family
 from vlora.models.forward import overrides
 from vlora.models.forward.lm_inputs import LOGIT_PLACES
@@ -33,9 +34,8 @@ def test_ids_of_the_processor_count_before_those_of_the_configuration() -> None:
     module = build(FAMILIES["internvl_chat"])
     example = examples(FAMILIES["internvl_chat"])[0]
     module.eval()  # its tower drops paths in training
-    merged = overrides.merge_by_gather("_merge_input_ids_with_image_features", is_image=lambda _: (1,))
     own = embed("internvl_chat", module, 0)
-    with merged(module):
+    with overrides.merge_features(module):
         corrected = embed("internvl_chat", module, 0)
 
     assert module.config.image_token_index not in example.tokens
@@ -56,7 +56,7 @@ def test_intern_vit_has_the_exact_activation() -> None:
     before = mlp(x)
     hidden = mlp.fc1(x)
     exact = mlp.fc2(hidden * (1 + mx.erf(hidden / 2**0.5)) / 2)
-    with tiled.match_reference_intern_vit(module):
+    with match_reference_intern_vit(module):
         corrected = mlp(x)
 
     assert np.allclose(np.array(corrected), np.array(exact), atol=1e-6)
@@ -74,7 +74,7 @@ def test_kimi_tower() -> None:
         return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
 
     before = features(module)
-    with tiled.match_reference_moonvit_3d(module):
+    with match_reference_moonvit_3d(module):
         corrected = features(module)
         gradients = dict(
             tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])

@@ -16,7 +16,7 @@ from tests.checkpoints import FAMILIES
 from tests.checkpoints.layout import make_config, make_model
 from vlora import models
 from vlora.errors import ModelError
-from vlora.models.forward.overrides import fix_deepseek
+from vlora.models.families.deepseek import fix_deepseek
 from vlora.recipe.schema import ModelSection
 
 

@@ -12,7 +12,8 @@ from tests.prove import logits, make_subject
 from vlora import collate, make_optimizer, make_train_step
 from vlora.errors import BatchError, ModelError
 from vlora.models.backbone.startup_checks import check_family
-from vlora.models.families.encoder_decoders import PROMPT, fix_table
+from vlora.models.families.encoder_decoders import fix_table
+from vlora.models.forward.lm_inputs import PROMPT
 from vlora.recipe.schema import OptimSection
 from vlora.train.state import bind
 

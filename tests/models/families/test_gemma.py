@@ -23,9 +23,11 @@ from tests.families import build, examples
 from vlora import Example, collate, format_sample, models
 from vlora.errors import ModelError, SampleError
 from vlora.models import Encoder
-from vlora.models.families.gemma import SharedKeys, TiedHead, fix_siglip, padded_as_needed
+from vlora.models.families.gemma3n import SharedKeys, padded_as_needed
 from vlora.models.families.registry import describe_family
+from vlora.models.families.siglip import fix_siglip
 from vlora.models.forward.attention_masks import block_mask
+from vlora.models.forward.tied_head import TiedHead
 from vlora.models.load import loading
 from vlora.recipe.schema import DataSection, ModelSection
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlx import nn
 
-from vlora.models.families.grid_towers import match_reference_glm_tower
+from vlora.models.families.glm import match_reference_glm_tower
 
 GRIDS = ((1, 4, 6), (1, 6, 4), (1, 4, 4), (1, 4, 6), (1, 2, 8))
 

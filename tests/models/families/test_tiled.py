@@ -17,18 +17,13 @@ from PIL import Image
 
 from vlora import Example, Sample, Turn
 from vlora.models import Encoder
-from vlora.models.families.tiled import (
-    bucket_positions,
-    embed_idefics2,
-    embed_internvl,
-    embed_llava_next,
-    embed_llava_onevision,
-    match_reference_moonvit,
-    match_reference_qwen3_activations,
-    resize_bicubic,
-    resize_bilinear,
-    unpadded_slice,
-)
+from vlora.models.families.idefics import bucket_positions, embed_idefics2
+from vlora.models.families.internvl import embed_internvl
+from vlora.models.families.kimi import match_reference_moonvit
+from vlora.models.families.llava import embed_llava_onevision
+from vlora.models.families.qwen import match_reference_qwen3_activations
+from vlora.models.families.tiles import embed_llava_next, unpadded_slice
+from vlora.models.forward.resize import resize_bicubic, resize_bilinear
 from vlora.types import ImageSlot
 
 Checkpoint = Callable[[str], Path]

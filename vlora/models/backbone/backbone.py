@@ -23,11 +23,11 @@ from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart, check_every, checkpointed, choose_modules
 from ...train.state import bound_params
 from ...types import Batch, Example, Tree
-from ..families.encoder_decoders import PROMPT
 from ..families.family import Family
 from ..forward.calls import NOT_PASSED
 from ..forward.lm_inputs import (
     LOGIT_PLACES,
+    PROMPT,
     SEGMENTS,
     LMInputs,
     collate_inputs,

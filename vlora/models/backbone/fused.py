@@ -20,8 +20,8 @@ from ...ops.cpu_exp import sigmoid
 from ...ops.cuda_kernels import on_cuda
 from ...ops.functional import attend, rms_norm, swiglu
 from ...ops.quantized import frozen_linear, is_unpacked, multiply_unpacked
-from ..families.mixtures import without_metal_kernels
 from ..forward.attention_masks import attend_fused, attending
+from ..forward.metal_kernels import without_metal_kernels
 from ..forward.overrides import override_attributes, override_call
 from .outcomes import Outcomes
 from .patch_tower import rotate_part

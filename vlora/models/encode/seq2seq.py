@@ -14,8 +14,8 @@ from ...data.truncate import truncate
 from ...errors import SampleError
 from ...features.processed import Processed
 from ...types import Example, ImageSlot, Sample
-from ..families.encoder_decoders import PROMPT
 from ..foreign import foreign
+from ..forward.lm_inputs import PROMPT
 from .encoder import Encoder
 from .processors import to_host, token_ids
 

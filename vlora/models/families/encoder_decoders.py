@@ -9,11 +9,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..backbone.head import TiedHead
-from ..forward.lm_inputs import LMInputs
-
-PROMPT = "prompt_ids"
-"""i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
+from ..forward.lm_inputs import PROMPT, LMInputs
+from ..forward.tied_head import TiedHead
 
 STATES = "image_states"
 """f[1, S, D]: what the decoder attends to where the tower is the encoder. All images have one number of states."""

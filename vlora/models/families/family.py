@@ -119,6 +119,11 @@ class Forward:
     train_overrides: Override = contextlib.nullcontext
 
 
+def always(_: Mapping[str, Any]) -> bool:
+    """Hold for every configuration."""
+    return True
+
+
 @attrs.frozen(kw_only=True)
 class Family:
     """A model family.
@@ -129,6 +134,10 @@ class Family:
         format: How its rows are written and tokenized.
         parts: What its parts are called.
         forward: How its model is run.
+        upstream_differs: Why mlx-vlm predicts another next token when it generates; None if it does not. vlora trains
+            what transformers, or the family's own publication, computes. `python -m tests.prove` demands that there is
+            a difference as long as a reason stands here.
+        differs_if: The models of the family of which that holds: (config.json) to bool.
     """
 
     refused: str | None = None
@@ -136,3 +145,9 @@ class Family:
     format: Format = Format()
     parts: Parts = Parts()
     forward: Forward = Forward()
+    upstream_differs: str | None = None
+    differs_if: Callable[[Mapping[str, Any]], bool] = always
+
+    def difference(self, config: Mapping[str, Any]) -> str | None:
+        """Say why mlx-vlm generates otherwise with a model of this config.json; None if it does not."""
+        return self.upstream_differs if self.differs_if(config) else None

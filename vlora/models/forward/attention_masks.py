@@ -14,9 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_vlm.models.base import scaled_dot_product_attention
 
-from ...types import BoolArray, Example
-from .lm_inputs import SEGMENTS, LMInputs
-from .overrides import scatter_features
+from ...types import BoolArray
 
 MASK_MAKER = "create_attention_mask"
 
@@ -76,131 +74,6 @@ def in_one_segment(segments: mx.array) -> mx.array:
 def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
     """Make the causal mask of packed rows: bool[B, 1, T, T], True where the query (third axis) sees the key."""
     return block_mask(mx.zeros_like(segments), window, segments=segments)
-
-
-def label_answers(example: Example) -> LMInputs:
-    """Say for each token where the answer that it belongs to starts; a token outside of answers is its own start."""
-    place = np.arange(len(example.tokens))
-    opens = example.supervised & ~np.concatenate([[False], example.supervised[:-1]])
-    starts = np.where(example.supervised, np.maximum.accumulate(np.where(opens, place, 0)), place)
-    return {"answer_starts": mx.array(starts.astype(np.int32))[None]}
-
-
-def forward_windowed_answers(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Unlimited-OCR's language model: an answer sees all that is before it, and a window of itself.
-
-    mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
-    """
-    fields = dict(fields)
-    starts, segments = fields.pop("answer_starts"), fields.pop(SEGMENTS, None)
-    config = model.language_model.config
-    window = config.sliding_window_size or config.sliding_window
-    mask = answer_mask(starts, window) if window else None
-    if segments is not None:
-        mask = segment_mask(segments) if mask is None else mask & in_one_segment(segments)
-    logits: mx.array = model.language_model(tokens, mask=mask, cache=None, **fields).logits
-    return logits
-
-
-MOLMO2_IMAGE_TOKENS = (
-    "image_patch_id",
-    "image_low_res_id",
-    "image_col_id",
-    "image_start_token_id",
-    "low_res_image_start_token_id",
-    "image_end_token_id",
-    "frame_start_token_id",
-    "frame_end_token_id",
-)
-"""Where Molmo 2's configuration names the tokens that its processor writes for images."""
-
-
-def finish_molmo2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Mark all image tokens of a row of Molmo 2, separators and ends among them, as one block."""
-    if inputs.get("pixel_values") is None:
-        return fields
-    ids = [int(getattr(model.config, name)) for name in MOLMO2_IMAGE_TOKENS]
-    return {**fields, "blocks": mx.array(np.isin(np.array(tokens), ids).astype(np.int32))}
-
-
-def finish_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Mark all image tokens of a row of Molmo-Point as one block, as its processor does."""
-    if "token_type_ids" not in inputs:
-        return fields
-    return {**fields, "blocks": inputs["token_type_ids"].astype(mx.int32)}
-
-
-def forward_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Molmo 2's or Molmo-Point's language model: image tokens see each other whole, as in the published models.
-
-    mlx-vlm's prefill is causal (molmo2/language.py:175, molmo_point/language.py:179), though Molmo-Point's processor
-    marks the tokens (processing_molmo_point.py:207).
-    """
-    fields = dict(fields)
-    blocks, segments = fields.pop("blocks", None), fields.pop(SEGMENTS, None)
-    if blocks is None and segments is not None:
-        blocks = mx.zeros_like(segments)
-    mask = None if blocks is None else block_mask(blocks, segments=segments)
-    language_model = model.lm if "lm" in model else model.language_model
-    logits: mx.array = language_model(tokens, mask=mask, cache=None, **fields).logits
-    return logits
-
-
-def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
-    """Embed a row of Falcon-OCR, with the places of its patches and its images as blocks.
-
-    mlx-vlm places the first image's patches only (falcon_ocr/language.py:467), and without an image has no mask at all
-    outside of generation (:323).
-
-    Raises:
-        ValueError: The image tokens are not as many as the patches.
-    """
-    embeds = model.language_model.model.embed_tokens(tokens)
-    pixels = inputs.get("pixel_values")
-    places, positions, _, _ = model.language_model.get_rope_index(tokens[0], inputs.get("image_grid_hw"))
-    ids = np.array(tokens[0])
-    config = model.config
-    is_image = np.cumsum(ids == config.image_cls_token_id) > np.cumsum(ids == config.img_end_id)
-    if pixels is not None:
-        patches = model._patchify_and_project(pixels)  # noqa: SLF001 - the family's own
-        embeds = scatter_features(embeds, patches, ids[None] == config.img_id)
-    return {"inputs_embeds": embeds, "position_ids": places[None], "pos_hw": positions, "blocks": number_runs(is_image)}
-
-
-def forward_falcon_ocr(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Falcon-OCR's language model: an image sees itself whole.
-
-    mlx-vlm casts logits to the type in which embeddings are kept, integers where they are quantized
-    (falcon_ocr/language.py:428).
-    """
-    language = model.language_model
-    hidden = language.model(
-        tokens,
-        inputs_embeds=fields["inputs_embeds"],
-        mask=block_mask(fields["blocks"], segments=fields.get(SEGMENTS)),
-        position_ids=fields["position_ids"],
-        pos_hw=fields["pos_hw"],
-    )
-    logits: mx.array = (
-        language.model.embed_tokens.as_linear(hidden) if language.args.tie_word_embeddings else language.lm_head(hidden)
-    )
-    return logits
-
-
-def answer_mask(starts: mx.array, window: int) -> mx.array:
-    """Make the attention mask of rows whose answers see a window of themselves.
-
-    Args:
-        starts: i32[B, T], as `label_answers` makes it.
-        window: How many of its answer's places a token sees, itself included.
-
-    Returns:
-        bool[B, 1, T, T], True where the query (third axis) sees the key (fourth).
-    """
-    place = mx.arange(starts.shape[1])
-    distance = place[:, None] - place[None]
-    before = place[None, None] < starts[..., None]
-    return ((distance >= 0) & (before | (distance < window)))[:, None]
 
 
 @contextmanager

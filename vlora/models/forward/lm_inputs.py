@@ -69,6 +69,9 @@ LOGIT_PLACES = "logit_places"
 """i32[1, T]: where in the embedded row the logit stands that predicts the token after t; only where placeholders
 expand within the model."""
 
+PROMPT = "prompt_ids"
+"""i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
+
 SEGMENTS = "segments"
 """i32[B, T]: `Batch.segments`, where rows are packed; becomes part of the attention's mask."""
 

@@ -12,11 +12,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ...errors import ModelError
-
-LATENT_EPSILON = 1e-6
-
-Inputs = dict[str, Any]
 Override = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
@@ -61,7 +56,18 @@ def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:
     return override_attributes(model.language_model.model, _deepstack_process=add)
 
 
-def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, ...]]) -> Override:
+IMAGE_TOKENS = ("image_token_index", "image_token_id", "media_placeholder_token_id")
+"""The names under which configurations keep the ids of the tokens that stand for image features."""
+
+
+def image_ids(model: nn.Module) -> tuple[int, ...]:
+    """Find the ids of the tokens that stand for image features, under any of the names that configurations have."""
+    return tuple(
+        int(getattr(model.config, name)) for name in IMAGE_TOKENS if getattr(model.config, name, None) is not None
+    )
+
+
+def merge_by_gather(method: str) -> Override:
     """Merge image features into the text so that their gradient exists.
 
     `inputs_embeds[:, positions, :] = features` has no gradient with respect to the features in MLX 0.32, so that the
@@ -71,18 +77,21 @@ def merge_by_gather(method: str, *, is_image: Callable[[nn.Module], tuple[int, .
     Args:
         method: The model's method that merges: (features, embeddings, tokens, ...) to embeddings. What follows are
             ids that the processor found to stand for image features; they count, if there are any.
-        is_image: The ids of the tokens that stand for image features by the model's configuration: (model) to ids.
     """
 
     def correction(model: nn.Module) -> AbstractContextManager[None]:
         def merge(features: mx.array, embeds: mx.array, tokens: mx.array, *given: Any, **named: Any) -> mx.array:
             found = tuple(int(token) for token in (*given, *named.values()) if token is not None)
-            placeholders = np.isin(np.array(tokens), found or is_image(model))
+            placeholders = np.isin(np.array(tokens), found or image_ids(model))
             return scatter_features(embeds, features.reshape(-1, features.shape[-1]), placeholders)
 
         return override_attributes(model, **{method: merge})
 
     return correction
+
+
+merge_features = merge_by_gather("_merge_input_ids_with_image_features")
+"""`merge_by_gather` under the name that most of these models have for the method."""
 
 
 def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray[Any, Any]") -> mx.array:
@@ -158,11 +167,6 @@ def replaced_functions(**replacements: Callable[..., Any]) -> Iterator[None]:
             setattr(mx, name, function)
 
 
-def unevaluated(_: nn.Module) -> AbstractContextManager[None]:
-    """Let the language model not evaluate its positions, which a trace cannot (qwen3_omni_moe/language.py:648)."""
-    return replaced_functions(eval=lambda *_: None)
-
-
 def sliced_splits(_: nn.Module) -> AbstractContextManager[None]:
     """Split arrays by slicing.
 
@@ -205,94 +209,43 @@ def undifferentiated_indices(_: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def chosen_without_gradient(model: nn.Module) -> Iterator[None]:
-    """Let no gradient flow into the choice of earlier tokens.
-
-    GLM-5's indexer names the tokens that are attended to (glm5_next/language.py, Glm5NextIndexer) as integers, but
-    made by arithmetic, through which MLX would differentiate.
-    """
-
-    def stopped(indexer: nn.Module) -> AbstractContextManager[None]:
-        cls = type(indexer)
-        return override_call(indexer, lambda *args, **kwargs: mx.stop_gradient(cls.__call__(indexer, *args, **kwargs)))
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name.endswith(".indexer"):
-                stack.enter_context(stopped(module))
-        yield
-
-
-@contextmanager
-def batched_rows(_: nn.Module) -> Iterator[None]:
-    """Let Cohere Compass run rows together, its head included, not one by one (cohere_compass/language.py:134)."""
-    from mlx_vlm.models.cohere_compass import language as compass
-
-    rowwise = compass._rowwise_batch  # noqa: SLF001
-    compass._rowwise_batch = lambda module, hidden: module(hidden)  # noqa: SLF001
+def approximate_gelu(approximation: str, *parts: nn.Module) -> Iterator[None]:
+    """Let activations be approximated so ("none": not at all), and as they were afterwards."""
+    activations = [module for part in parts for _, module in part.named_modules() if isinstance(module, nn.GELU)]
+    before = [activation._approx for activation in activations]  # noqa: SLF001 - it has no other switch
     try:
+        for activation in activations:
+            activation._approx = approximation  # noqa: SLF001
         yield
     finally:
-        compass._rowwise_batch = rowwise  # noqa: SLF001
+        for activation, own in zip(activations, before, strict=True):
+            activation._approx = own  # noqa: SLF001
 
 
-def fix_deepseek(module: nn.Module) -> None:
-    """Give DeepSeek-VL2's latent attention the rotation and the epsilon that it was trained with.
+def forget_attributes(*names: str) -> Override:
+    """Let a model keep nothing that it has made of weights which are trained.
 
-    Its pairs to rotate lie side by side; mlx-vlm rotates the first half against the second, unless config.json says
-    `rope_traditional`, which no published one does (deepseek_vl_v2/config.py:35, language.py:150). The latents' norms
-    have mlx's epsilon (language.py:123, :133), where the published model's is 1e-6. The smallest model, without
-    latents, is a Llama and right.
+    Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
+    (inkling/language.py:749), Molmo-Point's head its two tables as one (molmo_point/language.py:209), and make them
+    once: a traced step would leave a tracer there, on which the next answer fails, and an answer would leave what the
+    weights were then.
 
-    Raises:
-        ModelError: Its experts are chosen in another way than the greedy one, of which mlx-vlm leaves a part out.
+    Args:
+        names: The attributes in which modules keep it; None means that it is to be made.
     """
-    for layer in module.language_model.model.layers:
-        attention = layer.self_attn
-        if "gate" in layer.mlp and layer.mlp.gate.topk_method != "greedy":
-            msg = (
-                f"model.path: the experts of this DeepSeek-VL2 are chosen by {layer.mlp.gate.topk_method!r}, and "
-                "mlx-vlm 0.7.10 leaves their correction and the normalization of their weights out "
-                "(deepseek_vl_v2/language.py:335); only models that choose greedily are trained"
-            )
-            raise ModelError(msg)
-        if "kv_a_layernorm" not in attention:
-            continue
-        for name in ("kv_a_layernorm", "q_a_layernorm"):
-            if name in attention:
-                attention[name].eps = LATENT_EPSILON
-        if isinstance(attention.rope, nn.RoPE):
-            attention.rope.traditional = True
 
+    def forget(model: nn.Module) -> None:
+        for module in model.modules():
+            for name in names:
+                if getattr(module, name, None) is not None:
+                    setattr(module, name, None)
 
-def pad_spatial_crop(inputs: Inputs) -> Inputs:
-    """Add the empty entries that end DeepSeek's list of image crops.
+    @contextmanager
+    def override(model: nn.Module) -> Iterator[None]:
+        forget(model)
+        try:
+            yield
+        finally:
+            forget(model)
 
-    `get_input_embeddings` (deepseek_vl_v2.py:333) reads one entry per tile until it meets an empty one; the
-    processor writes one per image, and MLX reads on out of bounds.
-    """
-    crop = inputs.get("images_spatial_crop")
-    if crop is None or inputs.get("pixel_values") is None:
-        return inputs
-    crop = np.asarray(crop)
-    n_missing = inputs["pixel_values"].shape[1] - crop.shape[1]
-    padded = np.pad(crop, ((0, 0), (0, max(1, n_missing)), (0, 0)))
-    return {**inputs, "images_spatial_crop": padded}
-
-
-def no_cross_attention(model: nn.Module, tokens: mx.array, inputs: Inputs, fields: Inputs) -> Inputs:
-    """Make Mllama's cross-attention layers add nothing to a row without images.
-
-    The published model skips those layers then; mlx-vlm's has no way to skip them for one row of a batch. A zero
-    state gives zero values (no biases), and a zero full-row mask silences the gated MLP: the layers add exactly 0.
-    """
-    if inputs:
-        return fields
-    length = tokens.shape[1]
-    width = model.config.text_config.hidden_size
-    return {
-        **fields,
-        "cross_attention_states": mx.zeros((1, 1, width), dtype=fields["inputs_embeds"].dtype),
-        "cross_attention_mask": mx.zeros((1, 1, length, 1)),
-        "full_text_row_masked_out_mask": mx.zeros((1, 1, length, 1), dtype=mx.bool_),
-    }
+    return override

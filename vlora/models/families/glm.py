@@ -1,15 +1,22 @@
-"""Towers of patches and a grid per image, where mlx-vlm 0.7.10 computes them otherwise than they were trained."""
+"""GLM's families. Files and lines are those of mlx-vlm 0.7.10."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..forward.overrides import override_call
-from .tiled import resize_bicubic
+from ..forward.metal_kernels import without_metal_kernels
+from ..forward.overrides import (
+    chain,
+    override_call,
+    sliced_splits,
+    undifferentiated_indices,
+)
+from ..forward.resize import resize_bicubic
+from .family import Family, Forward, Parts
 
 
 @contextmanager
@@ -59,3 +66,48 @@ def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, own in zip(norms, before, strict=True):
             norm.eps = own
+
+
+@contextmanager
+def chosen_without_gradient(model: nn.Module) -> Iterator[None]:
+    """Let no gradient flow into the choice of earlier tokens.
+
+    GLM-5's indexer names the tokens that are attended to (glm5_next/language.py, Glm5NextIndexer) as integers, but
+    made by arithmetic, through which MLX would differentiate.
+    """
+
+    def stopped(indexer: nn.Module) -> AbstractContextManager[None]:
+        cls = type(indexer)
+        return override_call(indexer, lambda *args, **kwargs: mx.stop_gradient(cls.__call__(indexer, *args, **kwargs)))
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name.endswith(".indexer"):
+                stack.enter_context(stopped(module))
+        yield
+
+
+FAMILIES: Mapping[str, Family] = {
+    "glm4v": Family(
+        is_proven=True,
+        forward=Forward(packs=True, embed_overrides=match_reference_glm_tower, train_overrides=sliced_splits),
+        upstream_differs=(
+            "positions are interpolated linearly, and the tower's norms have another epsilon "
+            "(glm4v/vision.py:126, :233)"
+        ),
+    ),
+    "glm4v_moe": Family(
+        forward=Forward(packs=True, embed_overrides=match_reference_glm_tower, train_overrides=sliced_splits),
+        upstream_differs=(
+            "positions are interpolated linearly, and the tower's norms have another epsilon "
+            "(glm4v_moe/vision.py:126, :232)"
+        ),
+    ),
+    "glm_ocr": Family(forward=Forward(packs=True)),
+    "glm5_next": Family(
+        parts=Parts(selectors=("indexer",)),
+        forward=Forward(
+            train_overrides=chain(undifferentiated_indices, chosen_without_gradient, without_metal_kernels)
+        ),
+    ),
+}

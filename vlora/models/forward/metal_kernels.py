@@ -1,6 +1,6 @@
-"""Corrections of the large mixtures of experts: what they keep between forwards, and kernels without gradients.
+"""mlx-vlm's and MLX's Metal kernels that have no gradient, and what takes their place.
 
-Each is of one model's instance, or holds only while it runs. Files and lines are those of mlx-vlm 0.7.10.
+Files and lines are those of mlx-vlm 0.7.10.
 """
 
 import functools
@@ -12,39 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_vlm.models import kernels, rope_utils
 
-from ..forward.overrides import Override
-
 MOST_VECTORS = 8
 """Queries up to which MLX takes the vector kernels on Metal."""
-
-
-def forgetting(*names: str) -> Override:
-    """Let a model keep nothing that it has made of weights which are trained.
-
-    Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
-    (inkling/language.py:749), Molmo-Point's head its two tables as one (molmo_point/language.py:209), and make them
-    once: a traced step would leave a tracer there, on which the next answer fails, and an answer would leave what the
-    weights were then.
-
-    Args:
-        names: The attributes in which modules keep it; None means that it is to be made.
-    """
-
-    def forget(model: nn.Module) -> None:
-        for module in model.modules():
-            for name in names:
-                if getattr(module, name, None) is not None:
-                    setattr(module, name, None)
-
-    @contextmanager
-    def correction(model: nn.Module) -> Iterator[None]:
-        forget(model)
-        try:
-            yield
-        finally:
-            forget(model)
-
-    return correction
 
 
 @contextmanager

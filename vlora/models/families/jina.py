@@ -1,0 +1,42 @@
+"""Jina-VLM. Files and lines are those of mlx-vlm 0.7.10."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..forward.lm_inputs import LMInputs
+from .family import Family, Forward, Parts
+
+
+def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
+    """Embed a row of Jina-VLM: features are added to the tokens at the places that the processor writes.
+
+    mlx-vlm adds them one by one, reading every place back (jina_vlm/jina_vlm.py:249), and takes a second image of a
+    row for another row (:237).
+    """
+    embeds = model.language_model.embedding(tokens)
+    pixels = inputs.get("pixel_values")
+    if pixels is None:
+        return {"inputs_embeds": embeds}
+    features = model.get_image_features(pixels, inputs.get("image_masks"))
+    places = np.array(inputs["image_input_idx"]).reshape(-1)
+    # Overlapping crops have features for places that another one's stand at; they have no place.
+    taken = np.flatnonzero((places >= 0) & (places < tokens.shape[1]))
+    source = np.zeros(tokens.shape[1], dtype=np.int32)
+    source[places[taken]] = taken
+    is_image = np.zeros(tokens.shape[1], dtype=np.bool_)
+    is_image[places[taken]] = True
+    gathered = features.reshape(-1, features.shape[-1])[mx.array(source)].astype(embeds.dtype)
+    return {"inputs_embeds": embeds + mx.where(mx.array(is_image)[:, None], gathered, 0)[None]}
+
+
+FAMILIES: Mapping[str, Family] = {
+    "jina_vlm": Family(
+        parts=Parts(embedding_parts=("language_model.embedding",)),
+        forward=Forward(packs=True, embed=embed_jina),
+        upstream_differs="a second image is taken for another row's (jina_vlm/jina_vlm.py:237)",
+    ),
+}

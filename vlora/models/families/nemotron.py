@@ -1,0 +1,13 @@
+"""Nemotron-Parse. Files and lines are those of mlx-vlm 0.7.10."""
+
+from collections.abc import Mapping
+
+from .encoder_decoders import embed_states, fix_table, forward_decoder
+from .family import Family, Format, Forward
+
+FAMILIES: Mapping[str, Family] = {
+    "nemotron_parse": Family(
+        format=Format(is_encoder_decoder=True, is_prompted_decoder=True),
+        forward=Forward(fix_weights=fix_table, embed=embed_states, forward=forward_decoder),
+    ),
+}

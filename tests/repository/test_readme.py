@@ -1,5 +1,6 @@
 """The README's lines, run."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -9,14 +10,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import picture  # noqa: F401 - imports vlora before mlx, as the README asks for
+import vlora
+from benchmarks import reading
+from tests.repository.test_layers import ORDER
+from tests.training import picture
+from vlora.cli import main
+from vlora.data.rows import read_rows
+from vlora.moved import MODULES
+from vlora.recipe.schema import DataSection
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 PYTHON = [text for language, text in CODE if language == "python"]
 LINES = [line for language, text in CODE if language == "sh" for line in text.splitlines()]
-OWN_LOOP_LINES = 25
+RUN = "python -m vlora recipes/quickstart.toml"
+MAP = (ROOT / "vlora" / "README.md").read_text(encoding="utf-8")
+OWN_LOOP_LINES = 28
+AFTERNOON = 2600
+"""Lines."""
+COMMAND = re.compile(r"`(python -m [^`]+)`")
+RENAMED_ROW = re.compile(r"^\| (module )?`vlora\.([\w.]+)` \| `vlora\.([\w.]+)` \|$", re.MULTILINE)
+
+
+def block(language: str, beginning: str = "") -> str:
+    """Give the block of code in a language that begins so."""
+    (found,) = (text for name, text in CODE if name == language and text.startswith(beginning))
+    return found
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -30,29 +50,139 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_own_loop(tmp_path: Path) -> None:
-    """The loop in the README is short, runs as it stands, and its loss falls."""
+    """The loop in the README is short, runs as it stands, its loss falls, and the model answers."""
     (code,) = PYTHON
-    result = run(["-c", code], tmp_path)
-    losses = [float(line.split()[1]) for line in result.stdout.splitlines()]
+    result = run(["-W", "error::DeprecationWarning:vlora", "-c", code], tmp_path)
+    said = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
+    losses = [float(words[1]) for words in said if words[0] == "loss"]
 
     assert len([line for line in code.splitlines() if line.strip()]) <= OWN_LOOP_LINES
     assert not result.returncode, result.stderr
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+    assert said[-1][0] == "answer"
+    assert (tmp_path / "runs" / "mine" / "state.safetensors").is_file()
 
 
 def test_install_lines() -> None:
-    """The two lines at the top name extras that exist, and .ci/test runs the second one."""
+    """The install commands name extras that exist, and .ci/test runs the one of "Developing"."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {name for line in LINES for group in re.findall(r'"\.\[([\w,]+)\]"', line) for name in group.split(",")}
+    groups = re.findall(r'"\.\[([\w,]+)\]"', README)
 
-    assert named <= set(extras)
-    assert LINES[1] in (ROOT / ".ci" / "test").read_text()
+    assert len(groups) == 4
+    assert {name for group in groups for name in group.split(",")} <= set(extras)
+    assert next(line for line in LINES if "pytest" in line) in (ROOT / ".ci" / "test").read_text()
+
+
+def test_commands_in_the_text() -> None:
+    """Every command of vlora that the text names is one, with options that it has and recipes that there are."""
+    commands = [shlex.split(command)[3:] for command in COMMAND.findall(README) if "-m vlora" in command]
+
+    assert len(commands) >= 8
+    for words in commands:
+        name = words[0] if words[0] in main.COMMANDS else "train"
+        parser = importlib.import_module(f"vlora.cli.{name}").make_parser()
+        parsed = parser.parse_args(words[name != "train" :])
+        assert all(
+            recipe == "my.toml" or (ROOT / recipe).is_file() for recipe in getattr(parsed, "recipes", None) or ()
+        )
+
+
+def test_own_recipe() -> None:
+    """The ten lines are a recipe, and the keys that the text names exist."""
+    text = block("toml")
+    recipe = vlora.parse_recipe(text)
+    named = set(re.findall(r"`(?:\[data\] )?(eval|features|lora|memory|model|optim|train)\.(\w+)(?: =[^`]*)?`", README))
+    named |= {("data", key) for key in re.findall(r"`data\.(\w+)`", README)} - {("data", "train"), ("data", "encoder")}
+
+    assert len(text.splitlines()) == 10
+    assert recipe.data.valid_fraction == 0.05
+    named -= {("lora", "py")}
+    assert not [f"{section}.{key}" for section, key in sorted(named) if not hasattr(getattr(recipe, section), key)]
+
+
+def test_own_rows(tmp_path: Path) -> None:
+    """Every row of the README is read, beside its image, as a question about it and an answer."""
+    (tmp_path / "rows.jsonl").write_text(block("jsonl"), encoding="utf-8")
+    picture(48, 32).save(tmp_path / "cat.png")
+    rows, _ = read_rows(DataSection(path=str(tmp_path / "rows.jsonl")))
+    samples = [rows[number] for number in range(len(rows))]
+
+    assert len(samples) == 5
+    assert all(sample.turns[-1].text for sample in samples)
+    assert [sample.images for sample in samples if sample.images] == [(str(tmp_path / "cat.png"),)] * 4
+
+
+def test_own_folders(tmp_path: Path) -> None:
+    """Both folders of images are read as the README draws them, with the question that it asks of a class."""
+    drawn = block("text", "photos/")
+    for name in re.findall(r"^(\w+/[\w/]+\.png)", drawn, flags=re.MULTILINE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(48, 32).save(tmp_path / name)
+    metadata = next(line for line in drawn.splitlines() if line.startswith("photos/metadata.jsonl")).split(maxsplit=1)
+    (tmp_path / metadata[0]).write_text(metadata[1], encoding="utf-8")
+    (asked,) = re.findall(r"custom_prompt_format = '(.*)'", drawn)
+    photos, _ = read_rows(DataSection(path=str(tmp_path / "photos")))
+    pets, _ = read_rows(DataSection(path=str(tmp_path / "pets"), custom_prompt_format=asked))
+
+    assert [turn.text for turn in photos[0].turns] == ["What is it?", "A cat."]
+    assert [[turn.text for turn in pets[number].turns] for number in range(2)] == [
+        ["What is it?", "cat"],
+        ["What is it?", "dog"],
+    ]
+
+
+def test_the_changelog_has_every_changed_name() -> None:
+    """The table of the changelog is what old names resolve to."""
+    rows = {(bool(module), old): new for module, old, new in RENAMED_ROW.findall(README)}
+
+    assert rows == {
+        **{(False, old): new for old, new in vlora.RENAMED.items()},
+        **{(True, old): new for old, new in MODULES.items()},
+    }
+
+
+def test_contributing() -> None:
+    """CONTRIBUTING is short, and the licence is there in full."""
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 45
+    assert "END OF TERMS AND CONDITIONS" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_links() -> None:
+    """Every file that the texts for people name is there."""
+    for text in ("README.md", "CONTRIBUTING.md", "vlora/README.md"):
+        found = (ROOT / text).read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)#]+)\)", found)
+        assert all(link.startswith("http") or ((ROOT / text).parent / link).exists() for link in links), text
+
+
+def test_the_map_lists_every_place() -> None:
+    """The map has the package's folders and modules in the order of the layers."""
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", MAP[: MAP.index("## An afternoon")], flags=re.MULTILINE)
+
+    assert [" ".join(re.findall(r"\w+", row)) for row in rows] == list(ORDER)
+
+
+def test_the_reading_list_is_an_afternoons() -> None:
+    """The list's files are there, have about the lines that it says, and are no more than an afternoon's."""
+    listed, said = reading.read_list(ROOT), {name: int(lines) for name, lines in reading.LISTED.findall(MAP)}
+
+    assert listed.keys() == said.keys()
+    assert not {name: lines for name, lines in listed.items() if abs(lines - said[name]) > 0.1 * lines + 5}
+    assert sum(listed.values()) <= AFTERNOON
+
+
+def test_the_places_to_add_something_are_there() -> None:
+    """Every file that the map names is there."""
+    named = re.findall(r"`([\w/]+/[\w.]+\.(?:py|md|toml|tsv))`", MAP)
+
+    assert len(named) > 20
+    assert not [name for name in named if not ((ROOT / name).is_file() or (ROOT / "vlora" / name).is_file())]
 
 
 def test_commands(tmp_path: Path) -> None:
     """`inspect` and a short quickstart, as the README writes them, exit with 0 and write what it says."""
-    inspect, short = (shlex.split(line)[1:] for line in LINES if "inspect" in line or "runs/short" in line)
+    inspect, short = (shlex.split(line)[1:] for line in LINES if "vlora inspect" in line or "runs/short" in line)
     shown = run(inspect, tmp_path)
     trained = run([*short, "--set", "train.epochs=1", "--set", "eval.answer_rows=10"], tmp_path)
 
@@ -62,12 +192,16 @@ def test_commands(tmp_path: Path) -> None:
     assert {"config.json", "model.safetensors", "metrics.jsonl", "recipe.toml"} <= {
         file.name for file in (tmp_path / "runs" / "short").iterdir()
     }
+    # What the README shows of a run are lines that a run prints.
+    shown_lines = [line for line in block("text", "qwen3_vl").splitlines() if not line.startswith(("step", "...", " "))]
+    heads = {line.split()[0] for line in trained.stdout.splitlines() if line}
+    assert {line.split()[0] for line in shown_lines} <= heads
 
 
 @pytest.mark.slow
 def test_quickstarts_reach_their_accuracies(tmp_path: Path) -> None:
     """Both quickstart recipes reach their accuracies from about chance, and the printed commands work."""
-    for line, least in ((LINES[0].partition("&& ")[2], 0.95), (LINES[2], 0.90)):
+    for line, least in ((RUN, 0.95), (LINES[0], 0.90)):
         result = run(shlex.split(line)[1:], tmp_path)
         assert not result.returncode, result.stderr
         command = shlex.split(result.stdout.strip().splitlines()[-1])

@@ -54,10 +54,11 @@ if TYPE_CHECKING:
     from . import events
     from .adapters.layers import adapter_state_dict
     from .build import attach_feature_cache, load_data, load_model
-    from .data.collate import bucket_length, collate, collate_packed, epoch_batches
+    from .data.collate import bucket_length, collate, collate_packed
     from .data.format.samples import format_sample
     from .data.masking import mask_completions
     from .data.packing import first_fit_decreasing
+    from .data.sampler import epoch_batches
     from .errors import VloraError
     from .models.encode.generate import answer
     from .models.load.trainable import load_adapter
@@ -119,7 +120,7 @@ _PLACES: dict[str, str | None] = {
     "bucket_length": "data.collate",
     "collate": "data.collate",
     "collate_packed": "data.collate",
-    "epoch_batches": "data.collate",
+    "epoch_batches": "data.sampler",
     "adapter_state_dict": "adapters.layers",
     "answer": "models.encode.generate",
     "events": None,

@@ -10,8 +10,9 @@ import mlx.optimizers as optim
 from . import models
 from .adapters.layers import lora_layers
 from .compilation.known_kernels import keep
-from .data.format.values import Row
-from .data.rows import RowDataset, read_rows, wrap_rows
+from .data.opening import read_rows, wrap_rows
+from .data.rows import RowDataset
+from .data.values import Row
 from .errors import RecipeError
 from .events import FeatureCounts
 from .memory.limits import device_memory

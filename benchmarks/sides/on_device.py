@@ -31,8 +31,8 @@ from vlora import (
 )
 from vlora.build import Data, make_recipe_step
 from vlora.compilation.known_kernels import begin
-from vlora.data.collate import step_batches, steps_per_epoch
 from vlora.data.prefetch import WorkerPool, count_workers
+from vlora.data.sampler import step_batches, steps_per_epoch
 from vlora.memory.limits import describe_device, memory_limits
 from vlora.run.loader import DataLoader
 

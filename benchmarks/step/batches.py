@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from vlora import Batch, Example, Recipe, collate
 from vlora.build import Data
-from vlora.data.collate import step_batches, steps_per_epoch
+from vlora.data.sampler import step_batches, steps_per_epoch
 from vlora.errors import RecipeError, SampleError
 
 Microbatches = Sequence[Batch]

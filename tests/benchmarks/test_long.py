@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.long import KINDS, Sample, draw_model, look, sum_up, write_rows
 from vlora import models
-from vlora.data.rows import read_rows
+from vlora.data.opening import read_rows
 from vlora.recipe.schema import DataSection, ModelSection
 
 

@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits
 
 import vlora
 from vlora.cli.importing import importing
+from vlora.data.opening import check_paths, read_rows
 from vlora.data.readers import digits
-from vlora.data.rows import check_paths, read_rows
 from vlora.errors import RecipeError
 from vlora.ops import blas
 from vlora.recipe.parse import parse_recipe
@@ -208,7 +208,7 @@ def test_built_in_rows_need_no_large_library(tmp_path: Path) -> None:
     modules, printed, _ = run_fresh(
         """
 from vlora.recipe.schema import DataSection, parse_recipe
-from vlora.data.rows import read_rows
+from vlora.data.opening import read_rows
 train, _ = read_rows(DataSection(path="builtin:digits"))
 print(len(train), train[0].turns[1].text)
 """,

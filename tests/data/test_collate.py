@@ -1,7 +1,5 @@
 """Batches: few shapes, every row once, nothing that counts in the padding."""
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,12 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import examples
-from vlora import Example, bucket_length, collate, epoch_batches
-from vlora.data.collate import bucket_selected, step_batches, steps_per_epoch
+from vlora import Example, bucket_length, collate
+from vlora.data.collate import bucket_selected
 from vlora.errors import BatchError
-
-small = st.integers(1, 40)
-seeds = st.integers(0, 2**32)
 
 
 @given(st.integers(1, 10**7))
@@ -38,46 +33,6 @@ def test_bucket_length_is_monotonic(first: int, second: int) -> None:
 def test_number_of_buckets() -> None:
     """All lengths up to the default maximum fall into at most 32 buckets."""
     assert len({bucket_length(n_tokens) for n_tokens in range(1, 2049)}) <= 32
-
-
-@given(st.integers(0, 200), small, seeds, st.integers(0, 5), st.booleans())
-def test_plan_covers_each_row_once(n_rows: int, batch_size: int, seed: int, epoch: int, shuffle: bool) -> None:
-    """Every row is in exactly one batch, and only the last batch is short."""
-    plan = epoch_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
-
-    assert sorted(number for batch in plan for number in batch) == list(range(n_rows))
-    assert all(len(batch) == batch_size for batch in plan[:-1])
-    assert all(0 < len(batch) <= batch_size for batch in plan)
-    assert plan == epoch_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
-
-
-@given(seeds, st.integers(0, 100))
-def test_plan_differs_between_epochs_and_seeds(seed: int, epoch: int) -> None:
-    """Another epoch and another seed have another order; without shuffling the order is the rows' own."""
-
-    def plan(seed: int, epoch: int, *, shuffle: bool = True) -> list[list[int]]:
-        return epoch_batches(100, 8, seed=seed, epoch=epoch, shuffle=shuffle)
-
-    assert plan(seed, epoch) != plan(seed, epoch + 1)
-    assert plan(seed, epoch) != plan(seed + 1, epoch)
-    assert [row for batch in plan(seed, epoch, shuffle=False) for row in batch] == list(range(100))
-
-
-@given(small, st.integers(1, 5), st.integers(1, 4), seeds, st.booleans(), st.integers(0, 30), st.integers(0, 30))
-def test_plan_steps(
-    n_rows: int, batch_size: int, accumulation: int, seed: int, shuffle: bool, n_steps: int, first_step: int
-) -> None:
-    """Each epoch's steps cover each row once, and a run that begins later takes the very same steps."""
-    settings: dict[str, Any] = {"accumulation": accumulation, "seed": seed, "shuffle": shuffle, "n_steps": n_steps}
-    steps = list(step_batches(n_rows, batch_size, **settings))
-    per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
-
-    assert len(steps) == n_steps
-    assert all(1 <= len(step) <= accumulation for step in steps)
-    for start in range(0, n_steps - per_epoch + 1, per_epoch):
-        epoch = steps[start : start + per_epoch]
-        assert sorted(row for step in epoch for batch in step for row in batch) == list(range(n_rows))
-    assert list(step_batches(n_rows, batch_size, **settings, first_step=first_step)) == steps[first_step:]
 
 
 @given(st.lists(examples(), min_size=1, max_size=4), st.integers(0, 3), st.integers(0, 5))

@@ -18,7 +18,8 @@ from PIL import Image
 
 from vlora import models
 from vlora.data.format.samples import Reading
-from vlora.data.rows import RowDataset, read_rows
+from vlora.data.opening import read_rows
+from vlora.data.rows import RowDataset
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe.schema import DataSection
 
@@ -269,7 +270,7 @@ def test_valid_fraction(n_rows: int, fraction: float, seed: int) -> None:
     """A share of the rows is held out: no row twice, none lost, the same for the same seed."""
     table = [{"question": str(number), "answer": "a"} for number in range(n_rows)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlora.data.rows.load_digit_rows", lambda *_: table)
+        patch.setattr("vlora.data.opening.load_digit_rows", lambda *_: table)
         section = DataSection(path="builtin:digits", valid_fraction=fraction)
         try:
             train, valid = read_rows(section, seed=seed)

@@ -15,7 +15,7 @@ from benchmarks import reading
 from tests.repository.test_layers import ORDER
 from tests.training import picture
 from vlora.cli import main
-from vlora.data.rows import read_rows
+from vlora.data.opening import read_rows
 from vlora.moved import MODULES
 from vlora.recipe.schema import DataSection
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from tests.training import picture
-from vlora.data.rows import RowDataset, read_rows
+from vlora.data.opening import read_rows
+from vlora.data.rows import RowDataset
 from vlora.errors import CheckpointError
 from vlora.events import Warned
 from vlora.output.paths import STATE_NAME

@@ -17,8 +17,9 @@ from PIL import Image
 
 from tests.training import picture
 from vlora import models
+from vlora.data.opening import read_rows
 from vlora.data.readers.inline_images import decode_inline, is_inline
-from vlora.data.rows import beside, read_rows
+from vlora.data.rows import beside
 from vlora.errors import SampleError
 from vlora.models.encode.images.opening import read_size
 from vlora.recipe.schema import DataSection

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.data.collate import step_batches
+from vlora.data.sampler import step_batches
 from vlora.recipe.schema import OptimSection, TrainSection
 from vlora.train.schedules import count_steps, is_due, learning_rate_at
 

@@ -20,7 +20,7 @@ def importing(recipe: Recipe, *, needs_rows: bool = True) -> Iterator[None]:
     Raises:
         RecipeError: The rows are not there.
     """
-    from ..data.rows import check_paths
+    from ..data.opening import check_paths
 
     if needs_rows:
         check_paths(recipe.data)

@@ -1,7 +1,7 @@
-"""From examples to batches of few shapes, in an order that (seed, epoch) fixes. Pure."""
+"""From examples to batches of few shapes. Pure."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -17,14 +17,6 @@ BUCKETS_PER_OCTAVE = 8
 
 FEWEST_SELECTED = 16
 """The head runs at this part of a batch's places at least: fewer numbers of places are fewer traces."""
-
-WINDOW_BATCHES = 50
-"""Batches whose rows are grouped by length together. More of them leave less padding (16 rows a batch, lengths spread
-by a factor of 2 around their median: 61 % shuffled, 16 % with 16, 8 % with 50, 6 % with 100), and their lengths have to
-be known before the first step."""
-
-LengthFn = Callable[[Sequence[int]], Iterator[int]]
-"""Row numbers to their lengths in tokens, in order, drawn as they are needed. Estimates will do."""
 
 
 def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
@@ -57,113 +49,6 @@ def bucket_selected(n_selected: int, n_places: int) -> int:
             break
         size *= 2
     return min(size, n_places)
-
-
-def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
-    """Divide one epoch's rows into batches: every row once, the last batch short if need be.
-
-    Args:
-        n_rows: Rows of the data set.
-        batch_size: Rows of a batch.
-        seed: The run's seed.
-        epoch: Counts from 0; with the seed it fixes the order.
-        shuffle: Draw an order; otherwise the rows' own.
-
-    Returns:
-        Row numbers, batch by batch.
-    """
-    return list(_cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle))
-
-
-def _cut_batches(
-    n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, first_batch: int = 0
-) -> Iterator[list[int]]:
-    order = np.random.default_rng((seed, epoch)).permutation(n_rows) if shuffle else np.arange(n_rows)
-    for start in range(first_batch * batch_size, n_rows, batch_size):
-        yield order[start : start + batch_size].tolist()
-
-
-def length_grouped_batches(
-    n_rows: int, batch_size: int, *, seed: int, epoch: int, measure: LengthFn, first_batch: int = 0
-) -> Iterator[list[int]]:
-    """Divide one epoch's rows into batches of like length: every row once, as many batches as `epoch_batches`.
-
-    The epoch's own order is cut into windows; the rows of one are sorted by length, cut into batches, and the batches
-    shuffled. So rows meet others in every epoch, and no length has to be known but those of a window.
-
-    Args:
-        n_rows: Rows of the data set.
-        batch_size: Rows of a batch.
-        seed: The run's seed.
-        epoch: Counts from 0; with the seed it fixes the order.
-        measure: Says how long rows are; those of the next window while this one's batches are drawn.
-        first_batch: Batches to leave out; only the lengths of their own window are asked for.
-
-    Yields:
-        Row numbers, batch by batch.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(n_rows).tolist()
-    size = WINDOW_BATCHES * batch_size
-    window, skipped = divmod(first_batch, WINDOW_BATCHES)
-    start = window * size
-    lengths = measure(order[start:])
-    known = list(itertools.islice(lengths, size))
-    while known:
-        rows = [row for _, row in sorted(zip(known, order[start : start + len(known)], strict=True), reverse=True)]
-        batches = [rows[place : place + batch_size] for place in range(0, len(rows), batch_size)]
-        ahead: list[int] = []
-        for place in np.random.default_rng((seed, epoch, start)).permutation(len(batches)).tolist()[skipped:]:
-            yield batches[place]
-            ahead.extend(itertools.islice(lengths, batch_size))
-        start, skipped = start + len(known), 0
-        known = [*ahead, *itertools.islice(lengths, size - len(ahead))]
-
-
-def step_batches(
-    n_rows: int,
-    batch_size: int,
-    *,
-    accumulation: int,
-    seed: int,
-    shuffle: bool,
-    n_steps: int,
-    first_step: int = 0,
-    measure: LengthFn | None = None,
-) -> Iterator[list[list[int]]]:
-    """Yield each step's microbatches, epoch after epoch, as long as there are steps.
-
-    The microbatches left at the end of an epoch make a shorter step; none crosses epochs.
-
-    Args:
-        n_rows: Rows of the data set, at least 1.
-        batch_size: Rows of a microbatch.
-        accumulation: Microbatches of a step.
-        seed: The run's seed.
-        shuffle: Draw a new order every epoch.
-        n_steps: Steps of the whole run.
-        first_step: Steps done before; they are passed over without reading a row.
-        measure: Groups rows of like length if given; they are then shuffled always.
-
-    Yields:
-        Row numbers: microbatches of rows.
-    """
-    per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
-    for step in range(first_step, n_steps):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0 or step == first_step:
-            first = position * accumulation
-            if measure is None:
-                batches = _cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle, first_batch=first)
-            else:
-                batches = length_grouped_batches(
-                    n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first
-                )
-        yield list(itertools.islice(batches, accumulation))
-
-
-def steps_per_epoch(n_rows: int, batch_size: int, accumulation: int) -> int:
-    """Count the steps that pass over all rows once."""
-    return -(-n_rows // (batch_size * accumulation))
 
 
 def collate(

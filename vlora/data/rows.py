@@ -1,35 +1,25 @@
-"""Rows of a data set as conversations: those to train on and those to validate on; images stay closed.
-
-Where the rows come from is `vlora.data.readers.sources`' matter. What can be said of a recipe without reading is said
-without it.
-"""
+"""Rows of a data set as conversations on demand; images stay closed."""
 
 import contextlib
-import difflib
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
-import numpy as np
 
-from ..errors import RecipeError, SampleError
+from ..errors import SampleError
 from ..recipe.columns import ColumnUse
-from ..recipe.schema import DataSection
 from ..system.files import expand, is_file
 from ..types import Sample
 from .format.image_sizes import SizedImage
 from .format.samples import Reading, read_sample
-from .format.values import Row
-from .readers.digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .readers.image_folders import describe_unnamed
 from .readers.inline_images import is_inline
-from .readers.sources import FILE_SUFFIXES, has_one_split, open_source
-from .readers.splits import SplitPart, parse_split
-from .readers.typed_tables import Table, columns_in, fills_gaps, join_tables, kinds_in
+from .readers.typed_tables import Table
 from .readers.urls import is_url
+from .values import Row
 
 FIRST_ROWS = 32
 """How many rows `first_samples` reads at most."""
@@ -134,211 +124,3 @@ def beside(image: Any, folder: Path) -> Any:
         path = folder / expand(image)
         return str(path) if is_file(path) or not is_file(expand(image)) else image
     return image
-
-
-def check_paths(data: DataSection) -> None:
-    """Look for the data that a recipe names, without `datasets`; what `read_rows` would complain of anyway.
-
-    Raises:
-        RecipeError: The built-in rows have no such split or question, or a path leads to no file that is read.
-    """
-    for key, path, split in _sources(data):
-        for part in split:
-            if path == BUILTIN_DIGITS:
-                check_question(part.name, data.config)
-            else:
-                _check_path(key, path, part.name)
-
-
-def read_rows(data: DataSection, *, seed: int = 0) -> tuple[RowDataset, RowDataset | None]:
-    """Read the training rows, and the validation rows if the recipe names any.
-
-    Args:
-        data: The recipe's section.
-        seed: Fixes which rows `valid_fraction` holds out.
-
-    Raises:
-        RecipeError: There is no such data set, split or file, or it is empty.
-    """
-    train, *valid = [_load(data, path, split, key) for key, path, split in _sources(data)]
-    return (train, valid[0]) if valid else _hold_out(train, data.valid_fraction, seed)
-
-
-def wrap_rows(
-    data: DataSection, rows: Iterable[Row], valid_rows: Iterable[Row] | None = None, *, seed: int = 0
-) -> tuple[RowDataset, RowDataset | None]:
-    """Give rows that a program has as those to train on, and as those to validate on.
-
-    Args:
-        data: The recipe's section; what it says of where rows are (`path`, `split`, `valid_path`, `valid_split`,
-            `config`) is not read. Relative image paths begin in `image_root`, or in the working directory.
-        rows: Dicts as `format_sample` takes them, or a `datasets.Dataset`.
-        valid_rows: The same to validate on; without them `valid_fraction` holds out a share of `rows`.
-        seed: Fixes which rows that are.
-
-    Raises:
-        RecipeError: There are no rows, or they lack a column that `data.columns` names.
-        SampleError: A row is no dict.
-    """
-    train = _wrap(data, rows, "rows")
-    return (train, _wrap(data, valid_rows, "valid_rows")) if valid_rows else _hold_out(train, data.valid_fraction, seed)
-
-
-def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
-    is_table = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
-    table = cast("Table", rows) if is_table else list(rows)
-    if not len(table):
-        msg = f"{name}: found none; give a list of dicts"
-        raise RecipeError(msg)
-    for number, row in enumerate(table) if isinstance(table, (list, tuple)) else ():
-        if not isinstance(row, Mapping):
-            msg = f"{name} row {number}: found a value of type {type(row).__name__}, expected a dict"
-            raise SampleError(msg)
-    return _make_dataset(data, name, name, table, range(len(table)), None)
-
-
-def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, RowDataset | None]:
-    """Divide rows into those to train on and those to validate on."""
-    if not share:
-        return train, None
-    order = np.random.default_rng(seed).permutation(len(train))
-    n_held_out = max(1, round(len(train) * share))
-    if n_held_out >= len(train):
-        msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
-        raise RecipeError(msg)
-    numbers = np.asarray(train.numbers)
-    held_out, kept = (numbers[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
-    return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
-
-
-def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
-    """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
-    split = _parse_split("data.split", data.split)
-    if len(split) > 1 and has_one_split(expand(data.path)):
-        msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one portion of it"
-        raise RecipeError(msg)
-    yield "data.path", data.path, split
-    if data.valid_path is not None:
-        # A portion is one of the rows to train on; other rows are all for validation.
-        names = [part.name for part in split[: 1 if has_one_split(expand(data.valid_path)) else None]]
-        yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
-    elif data.valid_split is not None:
-        valid = _parse_split("data.valid_split", data.valid_split)
-        if has_one_split(expand(data.path)) and (len(valid) > 1 or valid[0].is_whole):
-            msg = (
-                f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
-                "give data.valid_path or data.valid_fraction, or portions of it (train[:90%] and train[90%:])"
-            )
-            raise RecipeError(msg)
-        yield "data.valid_split", data.path, valid
-
-
-def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
-    try:
-        return parse_split(split)
-    except ValueError as error:
-        msg = f"{key}: found {split!r}; {error}"
-        raise RecipeError(msg) from None
-
-
-def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
-    tables, numbers, n_before = [], [], 0
-    folder = None
-    for part in split:
-        table, folder = _open(path, part, data.config, key)
-        chosen = part.choose(len(table))
-        numbers.append(range(n_before + chosen.start, n_before + chosen.stop))
-        tables.append(table)
-        n_before += len(table)
-    name = "+".join(dict.fromkeys(part.name for part in split))
-    if not any(numbers):
-        msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
-        raise RecipeError(msg)
-    all_numbers = numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion]
-    name = f"{Path(path).name} {name}" if path != name else path
-    return _make_dataset(data, path, name, join_tables(tables), all_numbers, folder)
-
-
-def _make_dataset(
-    data: DataSection, path: str, name: str, table: Table, numbers: Sequence[int], folder: Path | None
-) -> RowDataset:
-    kinds = kinds_in(table)
-    _check_columns(data, columns_in(table), path)
-    return RowDataset(
-        name=name,
-        table=table,
-        numbers=numbers,
-        folder=folder if data.image_root is None else _find_folder(data.image_root),
-        kinds=kinds,
-        reading=Reading(
-            custom_prompt_format=data.custom_prompt_format,
-            columns=data.columns,
-            system=data.system,
-            kinds=kinds,
-            fills_gaps=fills_gaps(table),
-        ),
-    )
-
-
-def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Table, Path | None]:
-    if path == BUILTIN_DIGITS:
-        return load_digit_rows(part.name, config), None
-    _check_path(key, path, part.name)
-    try:
-        return open_source(path, part.name, config)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(key, path, part.name, str(error)) from None
-
-
-def _check_columns(data: DataSection, known: Sequence[str] | None, path: str) -> None:
-    for column in data.columns:
-        if known is not None and column not in known:
-            near = difflib.get_close_matches(column, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            msg = f"data.columns.{column}: {path!r} has no such column; {hint}"
-            raise RecipeError(msg)
-
-
-def _find_folder(name: str) -> Path:
-    folder = expand(name)
-    try:
-        is_there = folder.is_dir()
-    except (OSError, ValueError):
-        is_there = False
-    if not is_there:
-        msg = f"data.image_root: there is no folder {name!r}{_suggest(folder)}; name the one where image paths begin"
-        raise RecipeError(msg)
-    return folder
-
-
-def _check_path(key: str, path: str, split: str) -> None:
-    local = expand(path)
-    suffix = local.suffix.lower()
-    why = ""
-    try:
-        if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute()):
-            why = "there is no such file or folder"
-        elif local.is_file() and suffix not in FILE_SUFFIXES:
-            known = ", ".join(FILE_SUFFIXES)
-            why = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
-        elif local.exists() and not local.is_file() and not local.is_dir():
-            why = "it is neither a file nor a folder"
-    except OSError as error:
-        why = str(error)
-    if why:
-        raise _unreadable(key, path, split, why)
-
-
-def _unreadable(key: str, path: str, split: str, why: str) -> RecipeError:
-    return RecipeError(f"{key}: cannot read {path!r} (split {split!r}): {why}{_suggest(expand(path))}")
-
-
-def _suggest(path: Path) -> str:
-    """Name the file or folder that may have been meant, where there is none of that name."""
-    try:
-        # Without the endings, in which most files of a folder are alike.
-        files = {} if path.exists() else {file.stem: file for file in path.parent.iterdir()}
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.stem, files, n=1)
-    return f"; did you mean {str(files[near[0]])!r}?" if near else ""

@@ -53,7 +53,7 @@ class DataSection:
 
     Attributes:
         path: Hub id, saved dataset, Parquet, JSON or CSV file, image folder, or "builtin:digits".
-        split: Which split of it, or rows of it (`vlora.data.readers.splits`).
+        split: Which split of it, or rows of it (`vlora.data.splits`).
         config: Which configuration of a hub dataset.
         image_resize_shape: (height, width) in pixels; images are resized to it before the processor.
         max_pixels: Pixels of an image at most; larger ones are scaled down, their aspect kept.

@@ -5,9 +5,9 @@ from typing import Protocol
 
 import attrs
 
-from ..data.collate import step_batches, steps_per_epoch
 from ..data.packing import PackedSteps, packed_source
 from ..data.rows import RowDataset
+from ..data.sampler import step_batches, steps_per_epoch
 from ..recipe.schema import Recipe
 from ..train.schedules import count_steps
 from ..types import Batch

@@ -15,8 +15,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.format.values import Row
 from ..data.rows import RowDataset
+from ..data.values import Row
 from ..errors import CheckpointError, SampleError
 from ..output import checkpoint
 from ..system.files import expand

@@ -10,10 +10,11 @@ import numpy as np
 from .. import models
 from ..build import Data
 from ..cuts import find_cuts
-from ..data.collate import LengthFn, collate
+from ..data.collate import collate
 from ..data.packing import PackedSteps
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset
+from ..data.sampler import LengthFn
 from ..errors import LongRowError, SampleError
 from ..recipe.schema import Recipe
 from ..types import Batch, Cut, Example

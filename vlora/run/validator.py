@@ -9,9 +9,9 @@ import mlx.core as mx
 
 from .. import models
 from ..cuts import CutCounts, find_cuts
-from ..data.collate import epoch_batches
 from ..data.packing import packed_eval_source
 from ..data.rows import RowDataset
+from ..data.sampler import epoch_batches
 from ..errors import NonFiniteError
 from ..estimate.shortage import foresee
 from ..memory.limits import naming_shortage

@@ -5,7 +5,7 @@ Steps are optimizer updates and count from 1.
 
 import math
 
-from ..data.collate import steps_per_epoch
+from ..data.sampler import steps_per_epoch
 from ..recipe.schema import OptimSection, TrainSection
 from .rules import Rules
 

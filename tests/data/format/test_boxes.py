@@ -29,7 +29,7 @@ from vlora.data.format.boxes import (
 )
 from vlora.data.format.image_sizes import Asked, SizedImage
 from vlora.data.format.samples import Reading, format_sample, read_sample
-from vlora.data.rows import read_rows
+from vlora.data.opening import read_rows
 from vlora.errors import SampleError
 from vlora.models.families.registry import FAMILIES
 from vlora.recipe.schema import DataSection

@@ -15,7 +15,8 @@ import pytest
 
 from tests.data.test_rows import KINDS, N_ROWS, picture, problem_of, read, write_jsonl, write_source
 from vlora import models
-from vlora.data.rows import RowDataset, read_rows
+from vlora.data.opening import read_rows
+from vlora.data.rows import RowDataset
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe.schema import DataSection
 

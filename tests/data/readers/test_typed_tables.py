@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, ClassLabel, Features, Json, LargeList, List, Nifti, Pdf, Value, Video
 
-from vlora.data.rows import RowDataset, read_rows
+from vlora.data.opening import read_rows
+from vlora.data.rows import RowDataset
 from vlora.errors import SampleError
 from vlora.recipe.schema import DataSection
 

@@ -10,10 +10,11 @@ import attrs
 
 from ...errors import SampleError
 from ...recipe.columns import COLUMNS, is_there
+from ..values import Row, write_text
+from .content import parse_parts
 from .json_text import parse_if_json, parse_json, show
-from .messages import ROLES, Message, find_content, find_role, parse_parts
+from .messages import ROLES, Message, find_content, find_role
 from .pictures import IMAGE_COLUMNS, row_images
-from .values import Row, write_text
 
 BESIDES = (*IMAGE_COLUMNS, "system", "tools", "objects")
 """Columns that stand beside every conversation."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..readers.inline_images import HEAD, begins_picture, is_inline
+from ..values import Row
 from .json_text import parse_if_json
-from .values import Row
 
 IMAGE_COLUMNS = ("images", "image")
 SUFFIXES = (

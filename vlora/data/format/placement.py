@@ -7,10 +7,11 @@ import attrs
 
 from ...errors import SampleError
 from ...types import ImageSlot, Turn
+from .content import Given, merge_texts
 from .image_sizes import Asked, SizedImage
 from .json_text import show
 from .marks import IMAGE_TAG, Mark
-from .messages import Draft, Given, merge_texts
+from .messages import Draft
 from .pictures import are_same
 
 

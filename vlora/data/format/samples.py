@@ -14,6 +14,7 @@ from ...errors import SampleError
 from ...recipe.columns import COLUMNS, PLACEHOLDER, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from ...system.written_json import parse_json
 from ...types import Objects, Sample, Turn
+from ..values import Row, write_text
 from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
 from .image_sizes import SIZE_KEYS, SizedImage
 from .json_text import show
@@ -23,7 +24,6 @@ from .messages import Draft, Message, read_message, unread_keys
 from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images, unread_beside
 from .placement import place_images
 from .tool_calls import drop_gaps, drop_gaps_of_calls, read_tools
-from .values import Row, write_text
 
 
 @attrs.frozen(kw_only=True)

@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 
 from ...errors import SampleError
-from ..format.values import Row
-from .text_files import open_csv, open_json
+from ..values import Row
+from .csv_files import open_csv
+from .json_files import open_json
 from .typed_tables import JoinedTable, Table, columns_in, join_tables, kinds_in
 
 METADATA = ("metadata.jsonl", "metadata.csv")

@@ -1,8 +1,7 @@
 """Where rows come from: files, folders, saved data sets, repositories of the hub.
 
-Files of text are read by `vlora.data.readers.text_files` wherever they lie; only typed ones by Hugging Face `datasets`,
-which also
-says which files a split has. It takes most of a second to import, with pandas under it: what needs it imports it.
+Files of text are read as they are written wherever they lie; only typed ones are read by Hugging Face `datasets`, which
+also says which files a split has. It takes most of a second to import, with pandas under it: what needs it imports it.
 """
 
 import contextlib
@@ -13,8 +12,10 @@ from typing import Any
 
 from ...system.files import expand
 from ..format.pictures import SUFFIXES
+from .csv_files import CSV_SUFFIXES, open_csv
+from .hub import find_repository
 from .image_folders import METADATA, FolderFile, open_images
-from .text_files import CSV_SUFFIXES, JSON_SUFFIXES, has_splits, open_csv, open_json
+from .json_files import JSON_SUFFIXES, has_splits, open_json
 from .typed_tables import Table, declare, join_tables, open_table
 
 TYPED_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -31,10 +32,6 @@ _CSV_SETTINGS = (
     *("float_precision", "date_format", "converters", "error_bad_lines", "warn_bad_lines", "mangle_dupe_cols"),
 )
 """Settings of a data set of the hub that its rows do not depend on, or that are obeyed."""
-
-
-LONGEST_WAIT = 10.0
-"""Seconds for which the hub is waited for until it has answered at all."""
 
 
 def has_one_split(path: Path) -> bool:
@@ -102,7 +99,7 @@ def _open_stored(path: str, local: Path, split: str, config: str | None) -> Tabl
         reader = TYPED_SUFFIXES[local.suffix.lower()]
         return open_table(datasets.load_dataset(reader, data_files={"train": str(local)}, split="train"))
     if not local.exists():
-        return _open_built(_find_repository(path, config), split, None)
+        return _open_built(find_repository(path, config), split, None)
     if (local / "dataset_dict.json").is_file():
         splits = datasets.load_from_disk(str(local))
         if split not in splits:
@@ -121,74 +118,6 @@ def _open_stored(path: str, local: Path, split: str, config: str | None) -> Tabl
         reader = _READERS[Path(beside[0]).suffix.lower()]
         builder = datasets.load_dataset_builder(reader, data_files={"train": beside})
     return _open_built(builder, split, local)
-
-
-def _find_repository(path: str, config: str | None) -> Any:
-    """Find a repository of the hub; without a connection, what has been downloaded of it.
-
-    `datasets` would take the tables that it has made of the files once, in which values have the types that it guessed.
-    """
-    import datasets
-    from datasets.packaged_modules.cache.cache import Cache
-
-    problem = _reach_hub()
-    try:
-        with _offline() if problem else contextlib.nullcontext():
-            builder = datasets.load_dataset_builder(path, config)
-    except ConnectionError as error:
-        snapshot = _find_snapshot(path)
-        if snapshot is None:
-            if not problem:
-                raise
-            msg = f"there is no such file or folder, and the hub is not to be reached ({problem})"
-            raise ConnectionError(msg) from error
-        return datasets.load_dataset_builder(str(snapshot), config)
-    if not isinstance(builder, Cache) or builder.info.builder_name not in ("json", "csv", "imagefolder"):
-        return builder
-    snapshot = _find_snapshot(path)
-    if snapshot is None:
-        msg = "of its files only what `datasets` has made of them is at hand; connect to the hub once more"
-        raise ValueError(msg)
-    return datasets.load_dataset_builder(str(snapshot), config)
-
-
-def _reach_hub() -> str:
-    """Say why the hub is not to be reached; empty if it is. Its client would ask for half a minute."""
-    import huggingface_hub
-
-    if huggingface_hub.is_offline_mode():
-        return ""
-    try:
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=LONGEST_WAIT)
-    except Exception as error:  # noqa: BLE001 - of whichever library the client asks with
-        return str(error) or type(error).__name__
-    return ""
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Let `datasets` take what has been downloaded, as with HF_HUB_OFFLINE=1."""
-    import datasets
-    from huggingface_hub import constants
-
-    places: tuple[Any, ...] = (constants, datasets.config)
-    before = [place.HF_HUB_OFFLINE for place in places]
-    for place in places:
-        place.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.HF_HUB_OFFLINE = value
-
-
-def _find_snapshot(path: str) -> Path | None:
-    """Find the newest files of a repository in the cache of the hub."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
-    snapshots = list(folder.iterdir()) if folder.is_dir() else []
-    return max(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, default=None)
 
 
 def _is_image_folder(folder: Path) -> bool:

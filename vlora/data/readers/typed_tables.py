@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ...errors import SampleError
 from ...system.written_json import WrittenFloat, parse_json
-from ..format.values import Row
+from ..values import Row
 
 if TYPE_CHECKING:
     import datasets

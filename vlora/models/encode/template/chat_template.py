@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ....data.format.values import write_text
+from ....data.values import write_text
 from ....errors import ModelError
 from ....types import ImageSlot, Turn
 

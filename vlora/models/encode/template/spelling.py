@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from ....data.format.values import write_text
+from ....data.values import write_text
 from ....system.written_json import WrittenFloat, WrittenInt, parse_json
 
 # Of so many digits Python writes all, and none more, before ".5" too.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vlora.data.readers.splits import SplitPart, parse_split
+from vlora.data.splits import SplitPart, parse_split
 
 rows = st.none() | st.integers(-12, 12).map(str)
 shares = st.none() | st.integers(-100, 100).map("{}%".format)

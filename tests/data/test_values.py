@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.strategies import texts
-from vlora.data.format.values import write_text
+from vlora.data.values import write_text
 from vlora.errors import SampleError
 from vlora.system.written_json import parse_json
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import SampleError
-from ...system.written_json import WrittenFloat, WrittenInt
+from ..errors import SampleError
+from ..system.written_json import WrittenFloat, WrittenInt
 
 Row = Mapping[str, Any]
 """Names of columns to values."""

@@ -1,0 +1,77 @@
+"""Repositories of the hub: asked once whether it can be reached, and read from its cache where it cannot."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LONGEST_WAIT = 10.0
+"""Seconds for which the hub is waited for until it has answered at all."""
+
+
+def find_repository(path: str, config: str | None) -> Any:
+    """Find a repository of the hub; without a connection, what has been downloaded of it.
+
+    `datasets` would take the tables that it has made of the files once, in which values have the types that it guessed.
+    """
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    problem = _reach_hub()
+    try:
+        with _offline() if problem else contextlib.nullcontext():
+            builder = datasets.load_dataset_builder(path, config)
+    except ConnectionError as error:
+        snapshot = _find_snapshot(path)
+        if snapshot is None:
+            if not problem:
+                raise
+            msg = f"there is no such file or folder, and the hub is not to be reached ({problem})"
+            raise ConnectionError(msg) from error
+        return datasets.load_dataset_builder(str(snapshot), config)
+    if not isinstance(builder, Cache) or builder.info.builder_name not in ("json", "csv", "imagefolder"):
+        return builder
+    snapshot = _find_snapshot(path)
+    if snapshot is None:
+        msg = "of its files only what `datasets` has made of them is at hand; connect to the hub once more"
+        raise ValueError(msg)
+    return datasets.load_dataset_builder(str(snapshot), config)
+
+
+def _reach_hub() -> str:
+    """Say why the hub is not to be reached; empty if it is. Its client would ask for half a minute."""
+    import huggingface_hub
+
+    if huggingface_hub.is_offline_mode():
+        return ""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=LONGEST_WAIT)
+    except Exception as error:  # noqa: BLE001 - of whichever library the client asks with
+        return str(error) or type(error).__name__
+    return ""
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let `datasets` take what has been downloaded, as with HF_HUB_OFFLINE=1."""
+    import datasets
+    from huggingface_hub import constants
+
+    places: tuple[Any, ...] = (constants, datasets.config)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
+
+
+def _find_snapshot(path: str) -> Path | None:
+    """Find the newest files of a repository in the cache of the hub."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
+    snapshots = list(folder.iterdir()) if folder.is_dir() else []
+    return max(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, default=None)

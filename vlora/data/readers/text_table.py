@@ -1,0 +1,151 @@
+"""Rows of files of text, read from the disk when they are asked for; a row that cannot be read is that row's error.
+
+A file is gone through once for where its records are (`vlora.data.readers.record_spans`): no type is guessed, no file
+is loaded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from ...errors import SampleError
+from ...system.written_json import explain_json
+from ..values import Row
+from .record_spans import LINE_END, PORTION, Bytes, Spans
+
+SAMPLE_BYTES = 1 << 18
+"""Bytes by which a file is judged."""
+
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"\x1f\x8b", "compressed with gzip"),
+)
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+class ColumnError(ValueError):
+    """A value that cannot be read, of a document with its rows by column."""
+
+    def __init__(self, message: str, number: int) -> None:
+        """Note of which column it is."""
+        super().__init__(message)
+        self.number = number
+
+
+@attrs.frozen(eq=False)
+class TextTable:
+    """The rows of one file.
+
+    Attributes:
+        path: Where it lies.
+        name: How errors name it.
+        spans: Where its records are, in bytes; several per row where a document has its rows by column.
+        parse: Makes a row of its records' texts.
+        kinds: Of a CSV, "text" for every column.
+    """
+
+    path: Path
+    name: str
+    spans: Sequence[Spans]
+    parse: Callable[..., Row]
+    kinds: Mapping[str, str] = attrs.field(factory=dict)
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.spans[0].starts)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: It is no row; the message names the line.
+        """
+        try:
+            with self.path.open("rb") as file:
+                texts = [_read_text(file, int(span.starts[index]), int(span.ends[index])) for span in self.spans]
+            return self.parse(*texts)
+        except OSError as error:
+            msg = f"cannot read {self.name}: {error}"
+            raise SampleError(msg) from None
+        except ValueError as error:
+            place = self._place(index, error.number if isinstance(error, ColumnError) else 0)
+            msg = f"line {_line_at(self.path, place):,} of {self.name}: {explain_json(error)}"
+            raise SampleError(msg) from None
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of a CSV."""
+        return [*self.kinds] or None
+
+    def _place(self, index: int, number: int) -> int:
+        """Give the first byte of a row, or of its value in a column, that is not blank, as far as it is looked for."""
+        start, end = int(self.spans[number].starts[index]), int(self.spans[number].ends[index])
+        with self.path.open("rb") as file:
+            file.seek(start)
+            text = file.read(min(end - start, SAMPLE_BYTES))
+        return start + len(text) - len(text.lstrip())
+
+
+def map_file(path: Path) -> tuple[Bytes, int]:
+    """Map a file for the search of its records; rows are read from the disk, which a file that shrinks cannot crash."""
+    if not path.stat().st_size:
+        return np.empty(0, np.uint8), 0
+    data: Bytes = np.memmap(path, np.uint8, "r")
+    head = bytes(data[:4])
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            msg = f"the file is {name}; write it as UTF-8"
+            raise ValueError(msg)
+    if b"\x00" in head:
+        msg = "the file begins with NUL bytes, as UTF-16 and UTF-32 have; write it as UTF-8"
+        raise ValueError(msg)
+    return data, len(_UTF8_MARK) if head.startswith(_UTF8_MARK) else 0
+
+
+def trim(data: Bytes, blank: bytes) -> int:
+    """Give the end of what the file says: blank lines at its end are no rows."""
+    end = len(data)
+    while end:
+        first = max(0, end - 4096)
+        kept = bytes(data[first:end]).rstrip(blank)
+        if kept:
+            return first + len(kept)
+        end = first
+    return 0
+
+
+def _read_text(file: Any, start: int, end: int) -> str:
+    file.seek(start)
+    try:
+        return str(file.read(end - start), "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(describe_bytes(error)) from None
+
+
+def describe_bytes(error: UnicodeDecodeError) -> str:
+    """Say which bytes of a text are not UTF-8."""
+    found = error.object[error.start : error.end].hex(" ")
+    return f"found the bytes {found}, which are no UTF-8; write the file as UTF-8"
+
+
+def locate(error: ValueError, data: Bytes, name: str) -> ValueError:
+    """Name the line of an error that has a place in a file's bytes: its arguments are the problem and the place."""
+    what, place = error.args
+    line = int(np.count_nonzero(data[:place] == LINE_END)) + 1
+    return ValueError(f"line {line:,} of {name}: {what}")
+
+
+def _line_at(path: Path, place: int) -> int:
+    """Count the lines up to a place; only for an error, since it reads the file."""
+    n_lines = 1
+    with path.open("rb") as file:
+        while place > 0 and (portion := file.read(min(place, PORTION))):
+            n_lines += portion.count(b"\n")
+            place -= len(portion)
+    return n_lines

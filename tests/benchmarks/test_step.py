@@ -120,7 +120,7 @@ def table(*arguments: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     ("kind", "ours", "theirs"),
     [
         ("cpu", "vlora-cached/2x65", "mlx-vlm/2x65"),
-        ("nvidia", "vlora-4bit-cached/16x513", "mlx-vlm-4bit/16x513"),
+        pytest.param("nvidia", "vlora-4bit-cached/16x513", "mlx-vlm-4bit/16x513", marks=pytest.mark.slow),
     ],
 )
 def test_table(kind: str, ours: str, theirs: str) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tests.arrays import load_arrays
 from tests.families import FAMILIES, build, examples
-from tests.models.families.test_registry import REPRESENTATIVE
+from tests.models.families.test_registry import REPRESENTATIVE, with_heavy_ones_marked
 from tests.prove import model_type
 from tests.run.test_fit import losses, make_recipe, run
 from tests.training import Trainable, make_trainable, picture
@@ -167,7 +167,7 @@ def only_weights_in_the_key_count(backbone: MlxVlmBackbone, rows: list[Example])
     assert all(mx.array_equal(after[name], value) for name, value in before.items())
 
 
-@pytest.mark.parametrize("name", REPRESENTATIVE)
+@pytest.mark.parametrize("name", with_heavy_ones_marked(REPRESENTATIVE))
 def test_representative_families_features_are_kept(name: str, tmp_path: Path) -> None:
     """Whatever the language model takes of a row comes back as it was."""
     kept_as_computed(name, tmp_path)

@@ -8,11 +8,11 @@ from _pytest.mark.structures import ParameterSet
 
 from tests.golden import compare
 from tests.golden.cases import CASES, RUNS, fingerprint
+from tests.usual import USUAL
 
-# Everything is compared in the slow run. The default one has all runs of two families, and of nearly every other the
-# run with the most in it: clipping, accumulation over unequal microbatches, and an adapter on every linear layer.
+# Everything is compared in the slow run. The usual one has all runs of two families, and of those that it tries the run
+# with the most in it: clipping, accumulation over unequal microbatches, and an adapter on every linear layer.
 THOROUGH = ("qwen2_vl", "llava")
-HEAVY = ("qwen3_5", "kimi_vl", "gemma3n")  # they take a while to trace, or have a large tower
 TIES = {("gemma4_moe", "linears"): 8}
 """Steps before one in which two experts are as good as each other to within float32's rounding: which one a router
 chooses then depends on the processor's products (AVX2 or AVX-512), and nothing can be compared any more."""
@@ -21,7 +21,7 @@ PAIRS = [(family, run) for family, case in CASES.items() for run in RUNS if run 
 
 def mark(family: str, run: str) -> ParameterSet:
     marks = []
-    if family in HEAVY or (family not in THOROUGH and run != "linears"):
+    if family not in USUAL or (family not in THOROUGH and run != "linears"):
         marks.append(pytest.mark.slow)
     if reason := CASES[family].differs.get(run):
         marks.append(pytest.mark.xfail(reason=reason))

@@ -2,7 +2,9 @@
 
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,13 @@ REPRESENTATIVE = (
     "qwen4_exp",  # not compiled; layers that only choose
 )
 """Families that differ in what has to be done for them; the others are run with `python -m pytest -m families`."""
+HEAVY = ("phi3_v",)
+"""Those whose tower is always of its published size: they are run with `python -m pytest -m slow`."""
+
+
+def with_heavy_ones_marked(families: Iterable[str]) -> list[Any]:
+    """Give families as parameters of a test."""
+    return [pytest.param(family, marks=pytest.mark.slow) if family in HEAVY else family for family in families]
 
 
 @functools.lru_cache(maxsize=1)
@@ -36,7 +45,7 @@ def subject_of(family: str) -> Subject:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("family", REPRESENTATIVE)
+@pytest.mark.parametrize("family", with_heavy_ones_marked(REPRESENTATIVE))
 def test_representative_family_holds(family: str, check: str) -> None:
     """A check of the proof holds for a family."""
     try:

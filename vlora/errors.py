@@ -53,7 +53,7 @@ class NonFiniteError(VloraError):
 
 
 class OutOfMemoryError(VloraError):
-    """There is no memory for what was to be computed. What was saved before is whole.
+    """There is no memory for what was to be computed, or MLX has no such large arrays. What was saved before is whole.
 
     Attributes:
         where: What was to be computed ("step 12").
@@ -61,6 +61,7 @@ class OutOfMemoryError(VloraError):
         batch: The `Batch` that was to be computed on; None if it was none's fault.
         is_host: It is the host's memory that there was not enough of.
         remedy: What would need less, besides all that a plan can find.
+        dimension: Entries of one dimension of an array, more than MLX can count; 0 if it was memory that lacked.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class OutOfMemoryError(VloraError):
         *,
         is_host: bool = False,
         remedy: str = "",
+        dimension: int = 0,
         message: str | None = None,
     ) -> None:
         """Say what there is to say without a plan, unless there is a message that says more."""
@@ -80,8 +82,14 @@ class OutOfMemoryError(VloraError):
             if is_host
             else "lower train.batch_size, data.max_seq_length or data.max_pixels, or set train.grad_checkpoint = true"
         )
-        super().__init__(message or f"{where}: out of {'host ' * is_host}memory{what} ({found}); {lower}")
         self.where, self.found, self.batch, self.is_host, self.remedy = where, found, batch, is_host, remedy
+        self.dimension = dimension
+        super().__init__(message or f"{where}: {self.problem}{what} ({found}); {lower}")
+
+    @property
+    def problem(self) -> str:
+        """Say what was lacking."""
+        return "too large for MLX's arrays" if self.dimension else f"out of {'host ' * self.is_host}memory"
 
 
 def describe_batch(batch: Any) -> str:

@@ -16,7 +16,8 @@ from tests.training import make_trainable, picture
 from vlora import Example, TrainLoop, build, collate, collate_packed, models
 from vlora.build import load_model
 from vlora.cli.main import main
-from vlora.errors import OutOfMemoryError
+from vlora.errors import OutOfMemoryError, VloraError
+from vlora.estimate import plan as plans
 from vlora.estimate import shortage
 from vlora.estimate.search import first_rows
 from vlora.estimate.shortage import advise
@@ -74,11 +75,70 @@ def test_other_errors_stay_what_they_are(text: str) -> None:
     assert is_out_of_memory(MemoryError())
 
 
+SHAPE = (
+    "[reshape] Shape dimension 2717908992 is outside the supported range [-2147483648, 2147483647]. "
+    "MLX currently uses 32-bit integers for shape dimensions."
+)
+
+
+def make_too_large(name: str) -> mx.array:
+    """Let MLX refuse an array of more than 2^31 - 1 entries in a dimension, in one of the ways in which it does."""
+    many = mx.broadcast_to(mx.zeros((1,)), (2**16, 2**15 + 1))
+    half = mx.broadcast_to(mx.zeros((1,)), (2**30,))
+    ways: dict[str, Callable[[], mx.array]] = {
+        "reshape": lambda: many.reshape(-1),
+        "flatten": many.flatten,
+        "zeros": lambda: mx.zeros((2**31,)),
+        "broadcast": lambda: mx.broadcast_to(half[:1], (2**31,)),
+        "concatenate": lambda: mx.concatenate([half, half]),
+        "repeat": lambda: mx.repeat(half, 2),
+        "tile": lambda: mx.tile(half, 3),
+        "pad": lambda: mx.pad(half, 2**30),
+        "cumsum": lambda: mx.cumsum(many),
+        "argmax": lambda: mx.argmax(many),
+        "sort": lambda: mx.sort(many, axis=None),
+        "arange": lambda: mx.arange(2**31 + 5),
+        "slice": lambda: half[: 2**31],
+        "random": lambda: mx.random.uniform(shape=(2**31,), key=mx.random.key(0)),
+        "compiled": lambda: mx.compile(lambda x: x.reshape(-1))(many),
+        "gradient": lambda: mx.grad(lambda x: x.reshape(-1).sum())(many),
+    }
+    return ways[name]()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("reshape", "flatten", "zeros", "broadcast", "concatenate", "repeat", "tile", "pad", "cumsum", "argmax"),
+        *("sort", "arange", "slice", "random", "compiled", "gradient"),
+    ],
+)
+def test_arrays_that_mlx_does_not_have(name: str) -> None:
+    """Whatever refuses them, it is a batch that is too large; the error says so, and by how much."""
+    with pytest.raises(OutOfMemoryError, match=r"^step 3: too large for MLX's arrays \(") as caught:  # noqa: SIM117
+        with naming_shortage("step 3"):
+            make_too_large(name)
+
+    assert 2**31 <= caught.value.dimension < 2**32
+
+
+@pytest.mark.parametrize(
+    "words", ["[reshape] Cannot reshape array of size 10 into shape (-1,3).", "int too large to convert"]
+)
+def test_other_shapes_that_do_not_fit(words: str) -> None:
+    """They are faults, and stay what they are."""
+    for kind in (ValueError, OverflowError):
+        with pytest.raises(kind), naming_shortage("step 3"):
+            raise kind(words)
+    assert not is_out_of_memory(VloraError(SHAPE))
+
+
 class Failing:
     """A step that runs out of memory when it is called for the n-th time."""
 
-    def __init__(self, step: TrainStep, fails_at: int) -> None:
+    def __init__(self, step: TrainStep, fails_at: int, error: Exception | None = None) -> None:
         self.step, self.fails_at, self.n_calls = step, fails_at, 0
+        self.error = error or RuntimeError(MALLOC)
 
     @property
     def n_traces(self) -> int:
@@ -89,7 +149,7 @@ class Failing:
         """Take a step, or fail as MLX does."""
         self.n_calls += 1
         if self.n_calls == self.fails_at:
-            raise RuntimeError(MALLOC)
+            raise self.error
         return self.step(*arguments)
 
 
@@ -140,6 +200,58 @@ def test_the_command(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtu
         pass
     assert main([str(file), "--resume", "--set", "train.grad_checkpoint=true"]) == 0
     assert "going on after step 3" in capsys.readouterr().out
+
+
+def test_a_batch_that_is_too_large_for_mlx(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends as lack of memory does; what is proposed has few enough tokens, and nothing else is."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(dump_recipe(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        real = build.make_recipe_step
+        patch.setattr(
+            start, "make_recipe_step", lambda *given, **named: Failing(real(*given, **named), 4, OverflowError(SHAPE))
+        )
+        status = main([str(file)])
+    output, errors = capsys.readouterr()
+
+    assert status == 2
+    assert "step 4: too large for MLX's arrays; looking for what would fit" in output
+    assert errors.startswith("vlora: step 4: too large for MLX's arrays on ")
+    assert len(errors.splitlines()) == 1
+    for words in (
+        "Shape dimension 2717908992",
+        "at most 202 tokens of 4 rows of 64 tokens",
+        "--set train.batch_size=2 --set train.gradient_accumulation_steps=2 (0.00",
+        "what was saved after step 3 is whole",
+    ):
+        assert words in errors
+    assert "grad_checkpoint" not in errors
+    assert "quantize_bits" not in errors
+    assert main([str(file), "--resume", "--set", "train.batch_size=2"]) in (0, 2)
+
+
+def test_a_plan_of_arrays_that_mlx_does_not_have(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer rows are only said not to fit; the plan of such a batch is refused in words."""
+    monkeypatch.setattr(plans, "trace_step", lambda *_: make_too_large("reshape"))
+    backbone, _ = load_model(recipe, build.find_model(recipe), is_abstract=True)
+    planner = plans.Planner(recipe, backbone, 10**9)
+
+    assert planner.need(128, 0.5) == plans.UNPLANNABLE
+    with pytest.raises(OutOfMemoryError, match=r"^planning a step: too large for MLX's arrays with 4 rows"):
+        planner.parts(planner.rows_of(128, 0.5))
+
+
+def test_text_of_one_row_that_is_too_large(recipe: Recipe, tmp_path: Path) -> None:
+    """It is cut to what MLX has, and not to half of it."""
+    recipe = make_recipe(
+        Path(recipe.model.path), Path(recipe.data.path), tmp_path / "o.safetensors", train__batch_size=1
+    )
+    batch = collate([make_example(900)])
+    message = advise(recipe, OutOfMemoryError("step 1", SHAPE, batch, dimension=2717908992), None)
+    found = re.search(r"--set data.max_seq_length=(\d+) \(", message)
+
+    assert found is not None
+    assert 700 < int(found[1]) <= batch.tokens.size * (2**31 - 1) // 2717908992
 
 
 def test_what_was_saved_is_whole(

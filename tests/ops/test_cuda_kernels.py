@@ -74,6 +74,15 @@ def test_rows_are_shared_out_in_whole_loads() -> None:
     assert lanes_of(8, mx.bfloat16) == (1, 1)
 
 
+def test_arrays_that_are_too_long_are_mlx_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel reads no more numbers as one row than an `int` counts: MLX's own operations need no such row."""
+    monkeypatch.setattr(cuda_kernels, "on_cuda", lambda: True)
+    one = mx.zeros((8,), mx.bfloat16)
+
+    assert cuda_kernels.can_read_whole(2**31 - 8, one)
+    assert not cuda_kernels.can_read_whole(2**31, one)
+
+
 def test_nothing_gives_nothing() -> None:
     """Without a row no kernel is begun, which CUDA would refuse."""
     rows, numbers, weight = mx.zeros((0, 64)), mx.zeros((0,)), mx.ones(64)

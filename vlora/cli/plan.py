@@ -3,6 +3,7 @@
 import argparse
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,6 +13,9 @@ from .importing import importing
 from .status import DONE, USER_ERROR
 from .units import format_bytes, format_count
 
+if TYPE_CHECKING:
+    from ..estimate.plan import Plan
+
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
@@ -20,21 +24,28 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--memory-gb", type=positive(float), default=None, help="how much there is, if not what is here"
     )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        default=False,
+        help="run one step on random weights too, and show the peak that MLX counts",
+    )
     return parser
 
 
 def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
     """Give what carries out the command."""
-    return functools.partial(show_plan, parsed.recipe, parsed.memory_gb)
+    return functools.partial(show_plan, parsed.recipe, parsed.memory_gb, measures=parsed.measure)
 
 
-def show_plan(recipe: Recipe, memory_gb: float | None, console: Console) -> int:
+def show_plan(recipe: Recipe, memory_gb: float | None, console: Console, *, measures: bool = False) -> int:
     """Show what a recipe will need.
 
     Args:
         recipe: What is to be trained.
         memory_gb: The memory that there is; None for that of this machine.
         console: Where it is shown.
+        measures: Run a step as well, and show its peak.
 
     Returns:
         0, or 2 if it does not fit.
@@ -59,4 +70,19 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Console) -> int:
     if plan.longest is not None:
         least = "at least " if plan.longest == LONGEST else ""
         console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
+    if measures:
+        show_measured(recipe, plan, console)
     return DONE if fits else USER_ERROR
+
+
+def show_measured(recipe: Recipe, plan: "Plan", console: Console) -> None:
+    """Run one step of a recipe on random weights, and show its peak beside the plan's."""
+    from ..estimate.measure import measure_step
+
+    measured = measure_step(recipe, plan)
+    apart = plan.peak / measured - 1
+    console.print(
+        f"  {'measured':<16}{measured / 1e9:>9.3f} GB (one step on random weights; the plan is {apart:+.1%} from it)",
+        style="bold",
+        soft_wrap=True,
+    )

@@ -17,9 +17,9 @@ from .. import models
 from ..build import find_model, load_data, load_model, make_recipe_step
 from ..cuts import CutCounts
 from ..data.collate import SMALLEST_BUCKET, collate, collate_packed
-from ..errors import BatchError, LongRowError, SampleError, VloraError
+from ..errors import BatchError, LongRowError, OutOfMemoryError, SampleError, VloraError
 from ..memory.command_buffers import find_buffer_limits
-from ..memory.limits import GIGA, device_kind, device_memory
+from ..memory.limits import GIGA, device_kind, device_memory, naming_shortage
 from ..ops.quantized import count_parameters
 from ..recipe.schema import MemorySection, Recipe
 from ..train.flat_params import FlatParams
@@ -46,6 +46,10 @@ OPERATIONS_OF_A_CPU = 3
 """Of a command buffer; measured, since MLX counts a CPU's otherwise, some four for one operation."""
 
 
+UNPLANNABLE = 1 << 62
+"""Bytes that stand for a step with arrays that are too large for MLX: more than any device has."""
+
+
 @attrs.frozen(kw_only=True)
 class Plan:
     """What a recipe will need. Sizes in bytes.
@@ -61,6 +65,7 @@ class Plan:
         parts: What is in use at the fullest moment, part by part.
         memory: What the device has, or the recipe or the caller allows.
         longest: Tokens of the longest rows of text that fit as a whole microbatch; None if that is not known.
+        batch: The microbatch that was planned.
     """
 
     model_type: str
@@ -73,6 +78,7 @@ class Plan:
     parts: Mapping[str, int]
     memory: int
     longest: int | None
+    batch: Batch = attrs.field(repr=False, eq=False)
 
     @property
     def peak(self) -> int:
@@ -105,11 +111,29 @@ class Planner:
 
     def need(self, n_tokens: int, supervised_share: float) -> int:
         """Predict the bytes in use at the fullest moment with rows of text of a length."""
-        example = blank_example(n_tokens, supervised_share)
-        return sum(self.parts(collate([example] * self.recipe.train.batch_size)).values())
+        return self.total(self.rows_of(n_tokens, supervised_share))
+
+    def rows_of(self, n_tokens: int, supervised_share: float) -> Batch:
+        """Make a microbatch of rows of text of a length."""
+        return collate([blank_example(n_tokens, supervised_share)] * self.recipe.train.batch_size)
+
+    def total(self, batch: Batch) -> int:
+        """Predict the bytes in use at the fullest moment of a step; `UNPLANNABLE` if MLX has no such large arrays."""
+        try:
+            return sum(self.parts(batch).values())
+        except OutOfMemoryError:
+            return UNPLANNABLE
 
     def parts(self, batch: Batch) -> dict[str, int]:
-        """Predict what is in use at the fullest moment of a step on a microbatch, in bytes by part."""
+        """Predict what is in use at the fullest moment of a step on a microbatch, in bytes by part.
+
+        Raises:
+            OutOfMemoryError: An array of the step is too large for MLX.
+        """
+        with naming_shortage("planning a step", batch):
+            return self._parts(batch)
+
+    def _parts(self, batch: Batch) -> dict[str, int]:
         module = self.backbone.module
         embedded = self.backbone.embed(batch)
         step = trace_step(self.backbone, self.state, batch, embedded, self._make_step)
@@ -174,6 +198,7 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
 
     Raises:
         VloraError: The recipe names a model, layers or an adapter that there are not.
+        OutOfMemoryError: A microbatch is too large for MLX's arrays.
     """
     files = find_model(recipe)
     backbone, _ = load_model(recipe, files, is_abstract=True)
@@ -194,6 +219,7 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
         parts=planner.parts(batch),
         memory=available,
         longest=_find_longest(planner, share, available),
+        batch=batch,
     )
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..build import find_model, load_data, load_model
-from ..data.collate import collate, collate_packed
+from ..data.collate import bucket_length, collate, collate_packed
 from ..errors import SampleError
 from ..memory.command_buffers import default_max_mb_per_buffer
-from ..memory.limits import GIGA, device_kind
+from ..memory.limits import GIGA, LARGEST_DIMENSION, device_kind
 from ..output.resume import RESUME_MUTABLE_KEYS
 from ..recipe.schema import Recipe
 from ..types import Batch, Example
@@ -39,10 +39,12 @@ class Option:
     Attributes:
         keys: Recipe keys and their values.
         need: Bytes at the fullest moment, by the plan.
+        n_tokens: Of the microbatch, padding included.
     """
 
     keys: Mapping[str, Any]
     need: int
+    n_tokens: int
 
     @property
     def is_free(self) -> bool:
@@ -63,24 +65,31 @@ class Search:
         recipe: As it failed.
         batch: What failed; None for the model alone.
         memory: Bytes of the device.
+        dimension: Entries of the dimension that was too large for MLX; 0 if it was memory that lacked.
         is_late: Whether to stop looking.
         need: What failed needs, in bytes.
         target: What would fit may need so much.
+        most_tokens: And have so many tokens; None if their number is not limited.
     """
 
     recipe: Recipe
     batch: Batch | None
     memory: int
+    dimension: int
     is_late: Callable[[], bool]
     need: int = attrs.field(init=False)
     target: int = attrs.field(init=False)
+    most_tokens: int | None = attrs.field(init=False, default=None)
     _planners: dict[int | None, Planner] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Plan what failed."""
         self.need = self._plan({}, self.batch)
         usable = int(USABLE * self.memory)
-        self.target = usable if self.need > usable else int(RELIEF * self.need)
+        self.target = usable if self.dimension or self.need > usable else int(RELIEF * self.need)
+        if self.dimension and self.batch is not None:
+            # Such a dimension joins the rows of a microbatch, and grows with its tokens.
+            self.most_tokens = int(self.batch.tokens.size) * LARGEST_DIMENSION // self.dimension
 
     def find(self) -> list[Option]:
         """Find what fits: what a run can go on with first."""
@@ -94,7 +103,7 @@ class Search:
             self._quantize,
         ):
             for option in options():
-                if option.need <= self.target:
+                if self._fits(option):
                     found.append(option)
                     break
                 if self.is_late():
@@ -105,7 +114,12 @@ class Search:
 
     def _kinds(self) -> tuple[Callable[[], Iterator[Option]], ...]:
         """List what may be changed: first what a run may go on with."""
+        if self.most_tokens is not None:
+            return self._fewer_rows, self._pixels, self._shorter
         return self._recompute, self._command_buffers, self._fewer_rows, self._pixels, self._shorter, self._quantize
+
+    def _fits(self, option: Option) -> bool:
+        return option.need <= self.target and (self.most_tokens is None or option.n_tokens <= self.most_tokens)
 
     def _recompute(self) -> Iterator[Option]:
         train = self.recipe.train
@@ -134,6 +148,8 @@ class Search:
     def _fewer_rows(self) -> Iterator[Option]:
         # The need falls at most in proportion to the rows, but for what is queued by chance.
         most = int(BY_CHANCE * self._n_rows * self.target / self.need)
+        if self.batch is not None and self.most_tokens is not None:
+            most = self._n_rows * self.most_tokens // int(self.batch.tokens.size)
         for n_rows in range(min(self._n_rows - 1, most), 0, -1):
             if self._n_rows % n_rows == 0:
                 yield self._with_rows(n_rows, {})
@@ -143,7 +159,7 @@ class Search:
         if self.batch is None or self.is_late():
             return
         option = self._with_rows(1, self._recomputed())
-        if option.need <= self.target:
+        if self._fits(option):
             yield option
 
     @property
@@ -186,7 +202,7 @@ class Search:
             key, longest = "train.pack_length", int(batch.tokens.shape[1])
 
         def at(length: int) -> Option:
-            return Option({key: length}, self._planner().need(length, share))
+            return self._option({key: length}, self._planner().rows_of(length, share))
 
         yield from self._lower(longest, SMALLEST_LENGTH, at)
 
@@ -203,28 +219,31 @@ class Search:
         above, need_above = value, self.need
         while (value := above // 2) >= least:
             option = option_at(value)
-            if option.need > self.target:
+            if not self._fits(option):
                 above, need_above = value, option.need
                 yield option
                 continue
             slope = (need_above - option.need) / (above - value)
             between = min(above - 1, value + int((self.target - option.need) / max(slope, 1)))
+            n_rows = self.recipe.train.batch_size
+            while self.most_tokens is not None and n_rows * bucket_length(between) > self.most_tokens:
+                between -= 1
             if between > value and not self.is_late():
                 nearer = option_at(between)
-                if nearer.need <= self.target:
+                if self._fits(nearer):
                     yield nearer
             yield option
             return
 
     def _option(self, keys: Mapping[str, Any], batch: Batch | None) -> Option:
-        return Option(keys, self._plan(keys, batch))
+        return Option(keys, self._plan(keys, batch), 0 if batch is None else int(batch.tokens.size))
 
     def _plan(self, keys: Mapping[str, Any], batch: Batch | None) -> int:
         recipe = _changed(self.recipe, keys)
         planner = attrs.evolve(self._planner(recipe.model.quantize_bits), recipe=recipe)
         if batch is None:
             return sum(value.nbytes for _, value in tree_flatten(planner.backbone.module.parameters()))
-        return sum(planner.parts(batch).values())
+        return planner.total(batch)
 
     def _planner(self, bits: int | None = None) -> Planner:
         bits = bits or self.recipe.model.quantize_bits

@@ -86,7 +86,7 @@ def without_references(error: OutOfMemoryError, message: str | None = None) -> O
     batch = error.batch
     if batch is not None:
         batch = batch._replace(rows=tuple(attrs.evolve(row, inputs=dict(row.inputs)) for row in batch.rows))
-    found = {name: getattr(error, name) for name in ("where", "found", "is_host", "remedy")}
+    found = {name: getattr(error, name) for name in ("where", "found", "is_host", "remedy", "dimension")}
     return OutOfMemoryError(**found, batch=batch, message=message)
 
 
@@ -99,20 +99,24 @@ def advise(recipe: Recipe, failed: OutOfMemoryError, saved: int | None) -> str:
         saved: The step behind which it was last saved; None if it was not.
     """
     device = describe_device()
-    start = f"{failed.where}: out of {'host ' * failed.is_host}memory on {device.kind}, {device.name} ({failed.found})"
+    start = f"{failed.where}: {failed.problem} on {device.kind}, {device.name} ({failed.found})"
     kept = "nothing has been saved yet" if saved is None else f"what was saved after step {saved} is whole"
     if failed.is_host:
         lower = "lower data.workers to 1, data.prefetch to 1 or features.memory_gb to 0"
         return f"{start}; {lower}, and {_go_on(saved)}; {kept}"
+    if failed.dimension and failed.batch is None:
+        return f"{failed}; {kept}"
     end = time.monotonic() + PLANNING_S
     try:
-        search = Search(recipe, failed.batch, device.memory_bytes, lambda: time.monotonic() > end)
+        search = Search(recipe, failed.batch, device.memory_bytes, failed.dimension, lambda: time.monotonic() > end)
         need, options = search.need, search.find()
     except VloraError as error:
         return f"{failed} (what would fit could not be planned: {error}); {kept}"
     what = "the model's weights need" if failed.batch is None else f"{describe_batch(failed.batch)} need"
     planned = f"by the plan {what} {format_size(need)} of {format_size(device.memory_bytes)}"
-    if need <= USABLE * device.memory_bytes:
+    if search.most_tokens is not None:
+        planned = f"at most {search.most_tokens:,} tokens of {describe_batch(failed.batch)} can be computed at once"
+    elif need <= USABLE * device.memory_bytes:
         planned += ", so that other programs, kept features or the plan's own error take the rest"
     lower = ", or ".join(part for part in (failed.remedy, _list(options, saved)) if part)
     lower = lower or "nothing smaller that was tried fits: take a smaller model or a larger device"

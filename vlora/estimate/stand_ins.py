@@ -7,7 +7,7 @@ marks. What a function keeps for its gradient it has declared: `vlora.ops.custom
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -143,47 +143,38 @@ def exponential_in_passes(x: mx.array) -> mx.array:
 @contextmanager
 def written_plainly(marks: Marks) -> Iterator[None]:
     """Let MLX trace recomputed functions, and functions with a gradient of their own, as plain ones."""
-    held = {name: getattr(mx, name) for name in ("checkpoint", "compile", "custom_function", "depends")}
-    attention = "scaled_dot_product_attention"
-    attend, depends = getattr(mx.fast, attention), mx.depends
-    is_cuda = mx.cuda.is_available
-    in_passes = {name: getattr(cpu_exp, name) for name in ("raw_exponential", "raw_sigmoid", "reduce_rows")}
+    with ExitStack() as stack:
+        for owner, name, stand_in in _stand_ins(marks):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, stand_in)
+        yield
+
+
+def _stand_ins(marks: Marks) -> list[tuple[Any, str, Any]]:
+    """List what is replaced: (module or class, name, what stands in)."""
+    depends, reduce_rows = mx.depends, cpu_exp.reduce_rows
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
         # Without the gradient that a plain trace would seek behind what is only waited for.
         return depends(inputs, [mx.stop_gradient(value) for _, value in tree_flatten(dependencies)])
 
-    declared = CustomVjp.__call__
-    try:
-        replaced = {
-            "checkpoint": marks.wrap,
-            # Compiled, it would ask for the values of the marks in it; `compile_graph` comes later.
-            "compile": lambda function, **_: function,
-            "custom_function": lambda function: _ForeignFunction(function, marks),
-            "depends": only_after,
-        }
-        for name, function in replaced.items():
-            setattr(mx, name, function)
-        CustomVjp.__call__ = lambda function, *arrays: _run_declared(marks, function, *arrays)  # type: ignore[method-assign]
-        cpu_exp.raw_exponential = exponential_in_passes
-        cpu_exp.raw_sigmoid = lambda x: mx.sigmoid(x)  # noqa: PLW0108 - its type
+    found: list[tuple[Any, str, Any]] = [
+        (mx, "checkpoint", marks.wrap),
+        # Compiled, it would ask for the values of the marks in it; `compile_graph` comes later.
+        (mx, "compile", lambda function, **_: function),
+        (mx, "custom_function", lambda function: _ForeignFunction(function, marks)),
+        (mx, "depends", only_after),
+        (CustomVjp, "__call__", lambda function, *arrays: _run_declared(marks, function, *arrays)),
+        (cpu_exp, "raw_exponential", exponential_in_passes),
+        (cpu_exp, "raw_sigmoid", mx.sigmoid),
         # The largest number of a row is a constant where it is used.
-        cpu_exp.reduce_rows = lambda reduce, x: in_passes["reduce_rows"](
-            reduce, mx.stop_gradient(x) if reduce is mx.max else x
-        )
-        if is_cuda():
-            setattr(mx.fast, attention, attention_in_kernels)
-            # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes, but
-            # for the loss: a chunk of its logits is counted in float32 too.
-            mx.cuda.is_available = lambda: False
-        elif mx.metal.is_available() and mx.default_device() != mx.Device(mx.cpu):
-            setattr(mx.fast, attention, functools.partial(attention_on_metal, attend))
-        yield
-    finally:
-        for name, function in held.items():
-            setattr(mx, name, function)
-        setattr(mx.fast, attention, attend)
-        CustomVjp.__call__ = declared  # type: ignore[method-assign]
-        for name, function in in_passes.items():
-            setattr(cpu_exp, name, function)
-        mx.cuda.is_available = is_cuda
+        (cpu_exp, "reduce_rows", lambda reduce, x: reduce_rows(reduce, mx.stop_gradient(x) if reduce is mx.max else x)),
+    ]
+    attention = "scaled_dot_product_attention"
+    if mx.cuda.is_available():
+        # Kernels of vlora's own cannot be written down; what runs without them makes arrays of the same sizes, but for
+        # the loss: a chunk of its logits is counted in float32 too.
+        found += [(mx.fast, attention, attention_in_kernels), (mx.cuda, "is_available", lambda: False)]
+    elif mx.metal.is_available() and mx.default_device() != mx.Device(mx.cpu):
+        found.append((mx.fast, attention, functools.partial(attention_on_metal, getattr(mx.fast, attention))))
+    return found

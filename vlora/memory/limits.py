@@ -1,6 +1,7 @@
 """What MLX may take of the device's memory, for the time of a run."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import OutOfMemoryError, RecipeError
+from ..errors import OutOfMemoryError, RecipeError, VloraError
 from ..events import Device
 from ..recipe.schema import MemorySection
 from ..types import Batch
@@ -39,6 +40,24 @@ OUT_OF_MEMORY = (
 
 On a CPU MLX does not look whether it got what it asked for (mlx/backend/no_gpu/allocator.cpp): the process ends with a
 segmentation fault, or is ended by the system."""
+
+LARGEST_DIMENSION = 2**31 - 1
+"""Entries of one dimension of an array: MLX counts them in 32 bits."""
+
+TOO_LARGE = re.compile(
+    r"(?:dimension|value) (?P<found>\d+) is outside the supported range \[-2147483648, 2147483647\]"
+    r"|cannot reshape array of size (?P<size>\d+) into shape \(-\d{7,}\)"
+    r"|\[arange\] maximum size exceeded|slice indices must be 32-bit integers|more than the uint32 output can index",
+    re.IGNORECASE,
+)
+"""What MLX 0.32.4 says of a dimension with more entries, tried with every operation that makes or joins dimensions:
+
+- reshape, flatten, concatenate, repeat, tile, pad, cumsum, argmax: "[reshape] Shape dimension 2717908992 is outside the
+  supported range [-2147483648, 2147483647]. MLX currently uses 32-bit integers for shape dimensions.", an
+  `OverflowError`; zeros, broadcast_to and random numbers begin with "Integer value" instead;
+- sort: "[reshape] Cannot reshape array of size 2147483648 into shape (-2147483648).", a `ValueError`, like the rest.
+
+It says "std::bad_cast" where a shape's own number is too large in Python; that may mean anything, and is not read."""
 
 LONGEST_FOUND = 160
 """Characters of what MLX said that an error repeats."""
@@ -117,16 +136,26 @@ def describe_device() -> Device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error of MLX, of a library or of Python is about memory that could not be had."""
+    """Say whether an error of MLX, of a library or of Python is about memory, or arrays, that could not be had."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
-    )
+    is_lacking = isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    return is_lacking or isinstance(error, MemoryError) or too_large_dimension(error) > 0
+
+
+def too_large_dimension(error: BaseException) -> int:
+    """Say how many entries an array was to have in one dimension, if MLX refused that; 0 for any other error.
+
+    MLX does not always say the number: then it is the smallest one that it refuses.
+    """
+    if not isinstance(error, (OverflowError, ValueError)) or isinstance(error, VloraError):
+        return 0
+    found = TOO_LARGE.search(str(error))
+    return 0 if found is None else max(int(found["found"] or found["size"] or 0), LARGEST_DIMENSION + 1)
 
 
 @contextmanager
 def naming_shortage(where: str, batch: Batch | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn an error about memory into one that says what was to be computed.
+    """Turn an error about memory, or about an array too large for MLX, into one that says what was to be computed.
 
     Args:
         where: What is computed ("step 12").
@@ -134,16 +163,17 @@ def naming_shortage(where: str, batch: Batch | None = None, remedy: str = "") ->
         remedy: What would need less, besides all that a plan can find.
 
     Raises:
-        OutOfMemoryError: Memory could not be had.
+        OutOfMemoryError: Memory, or an array, could not be had.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OverflowError, ValueError) as error:
         if not is_out_of_memory(error):
             raise
         found = " ".join(str(error).split()).rstrip(".")[:LONGEST_FOUND] or "no memory"
         is_host = isinstance(error, MemoryError) and device_kind() != "cpu"
-        raise OutOfMemoryError(where, found, batch, is_host=is_host, remedy=remedy) from None
+        dimension = too_large_dimension(error)
+        raise OutOfMemoryError(where, found, batch, is_host=is_host, remedy=remedy, dimension=dimension) from None
 
 
 def memory_limit() -> int:

@@ -30,6 +30,9 @@ MOST_LANES = 512
 MOST_LOADS = 16
 """Of a thread at once; beyond that they do not fit into its registers."""
 
+MOST_NUMBERS = 2**31 - 1
+"""Of the arrays that a kernel reads as one row: their length is an `int`, and so is a dimension of MLX."""
+
 FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 
 WORD_ALIGNED = (4, 8)
@@ -55,7 +58,7 @@ def on_cuda() -> bool:
 
 def can_read_whole(width: int, *arrays: mx.array) -> bool:
     """Whether there are kernels for arrays of one type, and rows of a width are whole loads."""
-    if not on_cuda():
+    if not on_cuda() or width > MOST_NUMBERS:
         return False
     dtypes = {array.dtype for array in arrays}
     return len(dtypes) == 1 and dtypes <= set(FLOATS) and width * arrays[0].dtype.size % LOAD_BYTES == 0

@@ -81,8 +81,7 @@ def attend(
         f32[B, H, T, E].
     """
     n_rows, n_heads, n_queries, _ = queries.shape
-    n_groups, n_keys = keys.shape[1:3]
-    lowest = mx.array(mx.finfo(mx.float32).min)
+    n_groups = keys.shape[1]
 
     def by_keys(x: mx.array) -> mx.array:
         # The heads that share keys are multiplied with them as one matrix.
@@ -91,17 +90,10 @@ def attend(
     def by_heads(x: mx.array) -> mx.array:
         return x.reshape(n_rows, n_heads, n_queries, x.shape[-1])
 
-    def masked(scores: mx.array) -> mx.array:
-        if isinstance(mask, mx.array):
-            return by_keys(mx.where(mask, by_heads(scores), lowest))
-        if mask is None:
-            return scores
-        # Added, the lowest number leaves nothing of a score, and numbers are added faster than they are chosen.
-        return by_keys(by_heads(scores) + mx.triu(mx.full((n_queries, n_keys), lowest), n_keys - n_queries + 1))
-
     @custom_vjp(keeps="results")
     def attention(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        powers, total, _ = shifted_exp_rows(masked(by_keys(queries * scale) @ keys.swapaxes(-1, -2)))
+        scores = by_keys(queries * scale) @ keys.swapaxes(-1, -2)
+        powers, total, _ = shifted_exp_rows(scores if mask is None else by_keys(_masked(by_heads(scores), mask)))
         return (powers @ values) / total, powers, total
 
     @attention.vjp
@@ -123,6 +115,16 @@ def attend(
 
     mixed, *_kept = cast("tuple[mx.array, ...]", attention(queries, keys, values))
     return by_heads(mixed)
+
+
+def _masked(scores: mx.array, mask: mx.array | str) -> mx.array:
+    """Give the lowest number to scores, f32[B, H, T, S], that a query does not see."""
+    lowest = mx.array(mx.finfo(mx.float32).min)
+    if isinstance(mask, mx.array):
+        return mx.where(mask, scores, lowest)
+    n_queries, n_keys = scores.shape[-2:]
+    # Added, the lowest number leaves nothing of a score, and numbers are added faster than they are chosen.
+    return scores + mx.triu(mx.full((n_queries, n_keys), lowest), n_keys - n_queries + 1)
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:

@@ -70,7 +70,7 @@ def _fit(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Ge
     del run
     gc.collect()
     mx.clear_cache()
-    yield Warned(message=f"{failed.where}: out of memory; looking for what would fit")
+    yield Warned(message=f"{failed.where}: {failed.problem}; looking for what would fit")
     raise without_references(failed, shortage.advise(recipe, failed, saved))
 
 

@@ -129,12 +129,17 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no recipe": (
         ["missing.toml"],
-        ["vlora: missing.toml: cannot read the recipe (No such file or directory)"],
+        [
+            (
+                "vlora: missing.toml: cannot read the recipe (No such file or directory); "
+                "`python -m vlora init` lists those that come with vlora"
+            )
+        ],
     ),
     "no TOML": (["broken.toml"], ["vlora: broken.toml:"]),
     "nothing": (
         [],
-        ["vlora: give a recipe, such as recipes/quickstart.toml, or at least --dataset; --help lists the options"],
+        ["vlora: give a recipe (`python -m vlora init` lists some), or at least --dataset; --help lists the options"],
     ),
     "no assignment": ([GOOD, "--set", "iters"], ["vlora: --set: found 'iters', expected section.key=value"]),
     "no such rows": (
@@ -207,7 +212,7 @@ def test_built_in_rows_need_no_large_library(tmp_path: Path) -> None:
     """The quickstart's rows are read without scikit-learn's code, and without `datasets`."""
     modules, printed, _ = run_fresh(
         """
-from vlora.recipe.schema import DataSection, parse_recipe
+from vlora.recipe.schema import DataSection
 from vlora.data.opening import read_rows
 train, _ = read_rows(DataSection(path="builtin:digits"))
 print(len(train), train[0].turns[1].text)

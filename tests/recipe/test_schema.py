@@ -106,8 +106,7 @@ def test_shipped_recipe(path: Path) -> None:
 
     assert parse_recipe(dump_recipe(recipe)) == recipe
     assert all(line.startswith("#") for line in comment.splitlines())
-    assert f"recipes/{path.name}" in comment
-    assert "python -m vlora" in comment
+    assert f"python -m vlora recipes/{path.name}" in comment or f"python -m vlora init --recipe {path.stem} " in comment
     assert "Hardware:" in comment
 
 

@@ -7,5 +7,6 @@
   takes a recipe, `main` has read it: `parsed.recipe`.
 
 What carries out a command is imported when its recipe has been read: no mistake in a recipe waits for mlx-vlm,
-transformers and datasets. To add a command, add such a file and its name to `main.COMMANDS`.
+transformers and datasets. To add a command, add such a file and its name to `main.COMMANDS`;
+the folder grows with the commands.
 """

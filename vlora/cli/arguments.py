@@ -11,6 +11,7 @@ from ..recipe.legacy import OPTIONS, overrides_from
 from ..recipe.parse import parse_recipe, parse_value
 from ..recipe.schema import Recipe
 from ..system.redaction import redact
+from .packaged_recipes import list_recipes
 
 DEBUG = "--debug"
 
@@ -45,7 +46,7 @@ def make_recipe_parser(command: str, about: str) -> Parser:
         nargs="*",
         default=[],
         metavar="recipe",
-        help="a TOML file; recipes/forkme.toml explains every key",
+        help="a TOML file; `python -m vlora init --recipe forkme` writes one that explains every key",
     )
     parser.add_argument(
         "--set",
@@ -100,17 +101,17 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
         raise RecipeError(msg)
     if not parsed.recipes:
         if not overrides:
-            msg = "give a recipe, such as recipes/quickstart.toml, or at least --dataset; --help lists the options"
+            msg = "give a recipe (`python -m vlora init` lists some), or at least --dataset; --help lists the options"
             raise RecipeError(msg)
         return parse_recipe("", overrides)
     path = Path(parsed.recipes[0])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        near = sorted(file.name for file in Path("recipes").glob("*.toml"))
-        hint = f"; recipes/ has {', '.join(near)}" if near else ""
+        known = path.stem in list_recipes()
+        hint = f"init --recipe {path.stem}` writes it" if known else "init` lists those that come with vlora"
         found = getattr(error, "strerror", None) or error
-        msg = f"{path}: cannot read the recipe ({found}){hint}"
+        msg = f"{path}: cannot read the recipe ({found}); `python -m vlora {hint}"
         raise RecipeError(msg) from None
     try:
         return parse_recipe(text, overrides)

@@ -16,7 +16,7 @@ from .status import UNREAD
 if TYPE_CHECKING:
     from rich.console import Console
 
-COMMANDS = ("inspect", "plan", "doctor")
+COMMANDS = ("init", "inspect", "plan", "doctor")
 """Beside `train`, which has no name on the command line: `python -m vlora RECIPE`."""
 
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
     about = (
-        "Fine-tune a vision-language model. `python -m vlora inspect RECIPE` shows its rows first, "
-        "`python -m vlora plan RECIPE` what memory it needs, `python -m vlora doctor` proves vlora here."
+        "Fine-tune a vision-language model. `python -m vlora init` lists recipes and writes one, `python -m vlora "
+        "inspect RECIPE` shows its rows, `python -m vlora plan RECIPE` what memory it needs, `python -m vlora doctor` "
+        "proves vlora here."
     )
     parser = make_recipe_parser("", about)
     parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")

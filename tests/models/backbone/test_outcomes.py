@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vlora import models
+from vlora.memory.limits import describe_device
 from vlora.models.backbone import fused, outcomes
 from vlora.recipe.schema import ModelSection
 
@@ -75,7 +76,7 @@ def test_another_model_code_or_device_is_checked(
     if change == "code":
         monkeypatch.setattr(outcomes, "code_fingerprint", lambda: "other")
     if change == "device":
-        device = outcomes.describe_device()
+        device = describe_device()
         monkeypatch.setattr(outcomes, "describe_device", lambda: type(device)(kind="cuda", name="B", memory_bytes=1))
     load(**{"quantize_bits": 4} if change == "quantized" else {})
 

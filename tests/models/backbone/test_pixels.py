@@ -64,7 +64,7 @@ def test_still_and_moving_images_go_together(dtype: mx.Dtype) -> None:
     """If one image of a pass has pictures that differ, all are written out; packed or not beforehand."""
     moving = np.arange(48, dtype=np.float32).reshape(2, 24)
     still = np.repeat(np.arange(12, dtype=np.float32).reshape(1, 3, 1, 4), 2, axis=2).reshape(1, 24)
-    own = layout(dtype)
+    own: Any = layout(dtype)
 
     for first, second in ((still, moving), (own.pack(still), moving), (mx.array(still), moving)):
         parts = own.alike([first, second])

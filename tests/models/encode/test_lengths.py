@@ -155,7 +155,7 @@ def test_grouped_runs_resume_exactly(checkpoint: CheckpointFactory, rows: Path, 
 
 def test_grouping_saves_padding(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Both say what share of their tokens was padding, and grouped rows have less."""
-    found = {}
+    found: dict[str, Any] = {}
     for batching in ("shuffled", "grouped"):
         events = run_grouped(tmp_path / batching, checkpoint("qwen3_vl"), rows, batching=batching)
         found[batching] = next(event.metrics for event in events if isinstance(event, Reported))["padding"]

@@ -133,11 +133,14 @@ def test_no_picture_is_decoded(encoder: Encoding, monkeypatch: pytest.MonkeyPatc
     Image.new("RGB", (64, 64)).save(stream, format="PNG")
     row = format_sample({"image": stream.getvalue(), "question": "Well?", "answer": "Yes."}, "a row")
     monkeypatch.setattr(opening, "decode", fail)
-    asked = []
+    asked: list[Any] = []
     own = encoding.Encoder.count_image_tokens
-    monkeypatch.setattr(
-        encoding.Encoder, "count_image_tokens", lambda self, sample: asked.append(sample) or own(self, sample)
-    )
+
+    def noting(self: encoding.Encoder, sample: Any) -> Any:
+        asked.append(sample)
+        return own(self, sample)
+
+    monkeypatch.setattr(encoding.Encoder, "count_image_tokens", noting)
     for family, n_asked in {"qwen3_vl": 0, "llava": 1}.items():
         measure = RowMeasurer(encoder(family))
         asked.clear()

@@ -1,6 +1,6 @@
 """The processor's call: settled before threads run, and made once per row."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.models.encode.conversations import LONG, ONE, TEXT, TWO, every_family, sample_of
+from vlora import Sample
 from vlora.data.prefetch import WorkerPool
 from vlora.errors import SampleError
 from vlora.models import Encoder
@@ -68,13 +69,21 @@ def test_any_first_rows_settle_the_same_call(family: str, encoder: Encoding) -> 
         assert is_same(encode(ONE), expected)
 
 
+def noted(rows: Iterable[Sample], drawn: list[Sample]) -> Iterator[Sample]:
+    """Yield rows, and note those that have been asked for."""
+    for row in rows:
+        drawn.append(row)
+        yield row
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava", "llava_onevision"])
 def test_a_text_row_first_and_several_threads(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once an encoder is prepared, no thread tries how the processor is called, and rows are those of one thread."""
     rows = [TEXT, ONE, TWO, TEXT, LONG, ONE, TWO, LONG]
     expected = [encoder(family)(row) for row in rows]
-    encode, drawn = encoder(family), []
-    encode.prepare(row for row in rows if not drawn.append(row))
+    encode = encoder(family)
+    drawn: list[Sample] = []
+    encode.prepare(noted(rows, drawn))
     monkeypatch.setattr(ProcessorCall, "_find", lambda *_: pytest.fail("a thread tried how the processor is called"))
 
     with WorkerPool(4) as workers:
@@ -87,8 +96,14 @@ def test_a_text_row_first_and_several_threads(family: str, encoder: Encoding, mo
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava"])
 def test_threads_settle_one_call(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of an encoder that was not prepared try once, whichever is first."""
-    encode, tried, find = encoder(family), [], ProcessorCall._find
-    monkeypatch.setattr(ProcessorCall, "_find", lambda *args: tried.append(args) or find(*args))
+    encode, find = encoder(family), ProcessorCall._find
+    tried: list[Any] = []
+
+    def noting(*args: Any) -> Any:
+        tried.append(args)
+        return find(*args)
+
+    monkeypatch.setattr(ProcessorCall, "_find", noting)
 
     with WorkerPool(4) as workers:
         list(workers.map(encode, [ONE] * 8, 8))
@@ -99,9 +114,10 @@ def test_threads_settle_one_call(family: str, encoder: Encoding, monkeypatch: py
 def test_rows_that_cannot_be_encoded_settle_nothing(encoder: Encoding) -> None:
     """A bad row among the first is left to be reported when it is its turn; the next one settles the call."""
     bad = sample_of(("user", "<>", "<|image_pad|>?"), ("assistant", "Yes."), images=ONE.images)
-    encode, drawn = encoder("qwen2_vl"), []
+    encode = encoder("qwen2_vl")
+    drawn: list[Sample] = []
 
-    encode.prepare(row for row in (bad, ONE, TWO) if not drawn.append(row))
+    encode.prepare(noted((bad, ONE, TWO), drawn))
 
     assert drawn == [bad, ONE]
     with pytest.raises(SampleError):

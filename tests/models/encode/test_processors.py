@@ -22,12 +22,18 @@ Encoding = Callable[..., Encoder]
 @every_family
 def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for every row: it is a new table of a whole vocabulary, during which no other thread runs."""
-    encode, listed = encoder(family), []
+    encode = encoder(family)
+    listed: list[Any] = []
     encode(ONE)
     for name in ("get_vocab", "added_tokens_decoder"):
         own = getattr(type(encode.tokenizer), name, None)
         if own is not None:
-            monkeypatch.setattr(type(encode.tokenizer), name, lambda *args, own=own: listed.append(args) or own(*args))
+
+            def noting(*args: Any, own: Any = own) -> Any:
+                listed.append(args)
+                return own(*args)
+
+            monkeypatch.setattr(type(encode.tokenizer), name, noting)
 
     for sample in (ONE, TWO, LONG):
         encode(sample)
@@ -39,7 +45,7 @@ def test_vocabulary_is_listed_once(family: str, encoder: Encoding, monkeypatch: 
 def test_results_left_on_the_host_are_the_processors(family: str, encoder: Encoding) -> None:
     """`on_host` changes where a processor's results are, not what they are, nor their types."""
     encode = encoder(family)
-    seen = []
+    seen: list[Any] = []
 
     def both(*args: Any, **kwargs: Any) -> Any:
         own = dict(processor(*args, **kwargs))

@@ -150,7 +150,7 @@ CONTENT = {
 def tag_generation(family: str) -> str:
     """Put transformers' generation tags around what an assistant writes, its end-of-turn token included."""
     opening, closing = CONTENT[family]
-    head, _, rest = FAMILIES[family].template.rpartition(opening)
+    head, _, rest = str(FAMILIES[family].template).rpartition(opening)
     body, _, tail = rest.partition(closing)
     body = opening + body + END_OF_TURN[family].removeprefix("<|END_RESPONSE|>")
     tagged = f"{{% generation %}}{body}{{% endgeneration %}}"

@@ -80,9 +80,9 @@ def test_kimi_tower() -> None:
             tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
         )
 
-    assert mx.abs(corrected - before).max().item() > 1e-4
+    assert float(mx.abs(corrected - before).max()) > 1e-4
     assert mx.array_equal(features(module), before)
-    assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
+    assert all(float(mx.abs(value).max()) > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
 
 
 def test_mistral_large_sees_its_images() -> None:
@@ -97,7 +97,7 @@ def test_mistral_large_sees_its_images() -> None:
     seen = family.forward.forward(module, tokens, {"inputs_embeds": embeds})
 
     assert mx.array_equal(own, dropped)
-    assert mx.abs(seen - dropped).max().item() > 1e-2
+    assert float(mx.abs(seen - dropped).max()) > 1e-2
 
 
 def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated() -> None:

@@ -1,5 +1,7 @@
 """Encoder-decoders: their own logits, one table under one name, an image in every row."""
 
+from collections.abc import Mapping
+
 import attrs
 import mlx.core as mx
 import numpy as np
@@ -28,7 +30,7 @@ def loaded(family: str, weights: dict[str, mx.array]) -> nn.Module:
     return model
 
 
-def own_logits(model: nn.Module, inputs: dict[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
+def own_logits(model: nn.Module, inputs: Mapping[str, np.ndarray], tokens: np.ndarray) -> np.ndarray:
     """Run mlx-vlm's model as a whole on one row, f[T, V]."""
     prompt = mx.array(inputs[PROMPT]) if PROMPT in inputs else None
     features = model.get_input_embeddings(prompt, mx.array(inputs["pixel_values"]))

@@ -464,7 +464,7 @@ def test_layers_of_gemma3n_share_keys(gemma3n: models.MlxVlmBackbone) -> None:
             layer.self_attn.k_proj.weight = weight
 
     assert mx.array_equal(before, after)
-    assert mx.abs(before - own).max().item() > 0.1
+    assert float(mx.abs(before - own).max()) > 0.1
 
 
 def test_coefficients_of_gemma3n_are_kept(gemma3n: models.MlxVlmBackbone) -> None:
@@ -482,7 +482,7 @@ def test_coefficients_of_gemma3n_are_kept(gemma3n: models.MlxVlmBackbone) -> Non
         altup.prediction_coefs.weight = held
 
     assert kept.dtype == mx.bfloat16
-    assert mx.abs(kept).max().item() > 120
+    assert float(mx.abs(kept).max()) > 120
     assert (clipped.dtype, mx.abs(clipped).max().item()) == (mx.float32, 120)
 
 

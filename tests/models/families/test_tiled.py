@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_vlm
@@ -68,7 +69,7 @@ def model(checkpoint: Checkpoint) -> Callable[[str], nn.Module]:
 
 
 def encode_images(encode: Encoder, *images: Image.Image) -> Example:
-    parts = (*(ImageSlot(index) for index in range(len(images))), "What is it?")
+    parts: tuple[str | ImageSlot, ...] = (*(ImageSlot(index) for index in range(len(images))), "What is it?")
     return encode(Sample("row", (Turn("user", parts), Turn("assistant", ("Yes.",))), images))
 
 
@@ -138,7 +139,7 @@ def test_gradients_reach_the_tower(family: str, model: Callable[[str], nn.Module
 
     assert all(any(part in name for part in IDLE[family]) for name in idle)
     if family.startswith("llava"):
-        assert mx.abs(gradients["image_newline"]).max().item() > 0
+        assert float(mx.abs(gradients["image_newline"]).max()) > 0
 
 
 def test_llava_next_order(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
@@ -181,7 +182,7 @@ def test_internvl_activations_are_put_back(model: Callable[[str], nn.Module], en
     embed("internvl", module, example)
     assert activation._approx == "precise"
 
-    example.inputs["pixel_values"] = np.zeros((1, 1, 4, 32, 32), np.float32)
+    example = attrs.evolve(example, inputs={**example.inputs, "pixel_values": np.zeros((1, 1, 4, 32, 32), np.float32)})
     with pytest.raises(ValueError, match="channels"):
         embed("internvl", module, example)
     assert activation._approx == "precise"
@@ -266,9 +267,9 @@ def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
             tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
         )
 
-    assert 1e-4 < mx.abs(corrected - before).max().item() < 0.1
+    assert 1e-4 < float(mx.abs(corrected - before).max()) < 0.1
     assert mx.array_equal(features(module), before)
-    assert all(mx.abs(value).max().item() > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
+    assert all(float(mx.abs(value).max()) > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
 
 
 def test_qwen3_mixtures_have_the_published_activations(model: Callable[[str], nn.Module]) -> None:

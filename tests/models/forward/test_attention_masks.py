@@ -70,7 +70,8 @@ def test_what_no_kernel_takes_is_left_alone(n_places: int, width: int, kind: str
     *parts, _ = drawn(n_places, mx.bfloat16, width)
     mask = mask_of(kind, n_places, mx.bfloat16)
 
-    outputs = (attend(*parts, None, SCALE, mask) for attend in (attend_fused, scaled_dot_product_attention))
+    kernels: tuple[Any, ...] = (attend_fused, scaled_dot_product_attention)
+    outputs = (attend(*parts, None, SCALE, mask) for attend in kernels)
 
     shapes: list[str] = []
     for output in outputs:

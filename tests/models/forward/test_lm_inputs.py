@@ -16,7 +16,8 @@ def test_a_row_without_positions_counts_its_places() -> None:
     image = mx.array([[[0, 0, 0, 1]], [[0, 0, 1, 1]], [[0, 1, 0, 1]]])
     stacked = collate_inputs([row(4, position_ids=image), row(3)], 2, 4)
 
-    assert stacked["position_ids"].tolist() == [[*axis, [0, 1, 2, 2]] for axis in image[:, 0, None].tolist()]
+    expected = mx.stack([image[:, 0], mx.broadcast_to(mx.array([0, 1, 2, 2]), (3, 4))], axis=1)
+    assert mx.array_equal(stacked["position_ids"], expected)
 
 
 def test_positions_along_one_axis_join_those_along_three() -> None:

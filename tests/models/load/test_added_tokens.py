@@ -84,6 +84,7 @@ def test_from_the_first_loss_to_mlx_vlm(
     recipe = make_recipe(folder, rows, tmp_path / "out")
     data = load_data(recipe)
     backbone, config = load_model(recipe, data.files)
+    assert backbone.head is not None
     names = list(dict.fromkeys([*find_tables(backbone), backbone.head.name]))
     assert len(names) == n_tables
     ids = [data.encoder.tokenizer.get_vocab()[token] for token in TOKENS]
@@ -150,7 +151,7 @@ def test_goes_on_to_the_last_bit(checkpoint: CheckpointFactory, rows: Path, tmp_
 
 def test_an_adapter_brings_its_tokens(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Going on from an adapter its tokens need not be named, others may be added; on the model beside it, too."""
-    options = {"model__add_tokens": TOKENS[:1]}
+    options: dict[str, Any] = {"model__add_tokens": TOKENS[:1]}
     rows.write_text(rows.read_text().replace("Gr\\u00f6\\u00dfe\\u2603", "size"))
     first = losses(list(fit(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", **options))))
     options = {"model__adapter_path": str(tmp_path / "a"), "train__iters": 1}

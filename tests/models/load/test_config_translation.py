@@ -106,8 +106,8 @@ def test_other_keys_follow() -> None:
     assert gemma["text_config"]["num_global_key_value_heads"] == 2
     tied = translate("qwen3_vl_moe", newer(rope_parameters=MROPE) | {"tie_word_embeddings": False})
     assert tied["text_config"]["tie_word_embeddings"] is False
-    layers = ["sliding_attention", "sliding_attention", "full_attention"] * 2
-    sliding = translate("aya_vision", newer(rope_parameters=DEFAULT, layer_types=layers))
+    types = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    sliding = translate("aya_vision", newer(rope_parameters=DEFAULT, layer_types=types))
     assert sliding["text_config"]["sliding_window_pattern"] == 3
     tower = translate("pixtral", newer() | {"vision_config": {"rope_parameters": {**DEFAULT, "rope_type": "axial"}}})
     assert tower["vision_config"]["rope_theta"] == THETA
@@ -154,7 +154,13 @@ def spell_anew(config: Config) -> Config:
     config = json.loads(json.dumps(config))
     config["dtype"] = config.pop("torch_dtype")
     if "text_config" not in config:
-        moved = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "num_key_value_heads")
+        moved: tuple[str, ...] = (
+            "hidden_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "num_key_value_heads",
+        )
         moved += ("rope_theta", "rope_scaling", "rms_norm_eps", "vocab_size", "max_position_embeddings", "hidden_act")
         config["text_config"] = {key: config.pop(key) for key in moved if key in config}
         config["vision_config"]["model_type"] = f"{config['model_type']}_vision"
@@ -192,7 +198,10 @@ def logits(folder: Path, files: models.ModelFiles | None = None) -> np.ndarray:
     files = files or models.find_model(section)
     backbone, _ = models.load_backbone(files, section)
     encode = load_encoder(folder)
-    rows = [{"image": picture(48, 32), "question": "What is it?", "answer": "red"}, {"question": "a", "answer": "b"}]
+    rows: list[dict[str, Any]] = [
+        {"image": picture(48, 32), "question": "What is it?", "answer": "red"},
+        {"question": "a", "answer": "b"},
+    ]
     batch = collate([encode(format_sample(row, "row")) for row in rows])
     with backbone.overrides():
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)))
@@ -337,7 +346,11 @@ def test_end_of_a_run_says_what_mlx_vlm_would_misread(
     row = {"image": "a.png", "question": "What is it?", "answer": "red"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     for base, is_said in ((checkpoint("mllama"), False), (folder, True)):
-        keys = {"model.path": base, "data.path": tmp_path / "rows.jsonl", "output.path": tmp_path / "out"}
+        keys: dict[str, Any] = {
+            "model.path": base,
+            "data.path": tmp_path / "rows.jsonl",
+            "output.path": tmp_path / "out",
+        }
         keys |= {"train.iters": 1, "train.batch_size": 1}
         assert main([part for key, value in keys.items() for part in ("--set", f"{key}={value}")]) == 0
         said = capsys.readouterr().out

@@ -148,4 +148,4 @@ def test_a_lack_of_memory_is_nobodys_fault(tmp_path: Path) -> None:
             raise error
     said = r"^model\.path: cannot be: KeyError 'a'; mend it$"
     with pytest.raises(ModelError, match=said), blaming("cannot be", tmp_path, "mend it"):
-        _ = {}["a"]
+        _ = dict[str, int]()["a"]

@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ MODES = (
     "La",
     "I;16",
 )
-DEEP_MODES = {"I;16": np.uint16, "I;16B": ">u2", "I;16L": "<u2", "I": np.int32, "F": np.float32}
+DEEP_MODES: dict[str, Any] = {"I;16": np.uint16, "I;16B": ">u2", "I;16L": "<u2", "I": np.int32, "F": np.float32}
 WAYS: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in FORMATS),
     ("JPEG", {"progressive": True}),
@@ -110,7 +110,11 @@ def test_damaged(kind: tuple[str, ...], changes: list[tuple[float, int]]) -> Non
     data = bytearray(WRITTEN[kind])
     for place, value in changes:
         data[int(place * len(data))] = value
-    for read in (lambda: decode(bytes(data)).size, lambda: read_size(io.BytesIO(data))):
+    readers: tuple[Callable[[], tuple[int, int]], ...] = (
+        lambda: decode(bytes(data)).size,
+        lambda: read_size(io.BytesIO(data)),
+    )
+    for read in readers:
         try:
             width, height = read()
         except ValueError as error:

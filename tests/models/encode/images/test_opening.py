@@ -27,7 +27,9 @@ def corner(image: Any) -> tuple[int, ...]:
     opened = open_image(image, "rows row 3", None)
 
     assert opened.mode == "RGB"
-    return opened.getpixel((0, 0))
+    found = opened.getpixel((0, 0))
+    assert isinstance(found, tuple)
+    return found
 
 
 def test_transparent_images() -> None:

@@ -22,6 +22,7 @@ from vlora.models import Encoder
 from vlora.models.encode.template import conversation
 from vlora.models.encode.template.answers import AnswerFinder
 from vlora.models.encode.template.chat_template import name_tools
+from vlora.models.encode.template.chat_template import render as render_template
 from vlora.system.written_json import parse_json
 
 Encoding = Callable[..., Encoder]
@@ -463,7 +464,7 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
     encode = answered(family, encoder, TEMPLATES[family], max_seq_length=10**6)
     encode(format_sample(talk(assistant())))
     counts: dict[str, int] = {}
-    render, tokenize = conversation.render, encode.tokenizer
+    render, tokenize = render_template, encode.tokenizer
 
     def count_renderings(*args: Any, **kwargs: Any) -> str:
         counts["renderings"] += 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vlora import collate
-from vlora.types import Cut, Example, ImageSlot, StepOutput, TrainState, Turn, places_of
+from vlora.types import Cut, Example, ImageSlot, StepOutput, TrainState, Turn, positions_of
 
 
 def example_of(n_tokens: int, source: str = "row") -> Example:
@@ -41,7 +41,7 @@ def test_examples_of_a_batch_stand_in_their_rows() -> None:
 @pytest.mark.parametrize(("n_tokens", "places"), [(1, 1), (2, 1), (9, 8)])
 def test_a_packed_example_takes_a_place_at_least(n_tokens: int, places: int) -> None:
     """One less than it has tokens, for the last one predicts nothing."""
-    assert places_of(example_of(n_tokens)) == places
+    assert positions_of(example_of(n_tokens)) == places
 
 
 def test_states_and_outputs_cross_into_compiled_functions() -> None:

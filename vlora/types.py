@@ -124,12 +124,12 @@ class RowMark:
     """What a row is known by, so that a run which goes on can see whether it is still what it was.
 
     Attributes:
-        number: Its place among the rows to train on.
+        index: Its place among the rows to train on.
         digest: Of what stands in it.
         files: (path, size, time of the last change in nanoseconds) of each file that it names.
     """
 
-    number: int
+    index: int
     digest: str
     files: tuple[tuple[str, int, int], ...] = ()
 
@@ -198,10 +198,12 @@ class Batch(NamedTuple):
         length = self.tokens.shape[1]
         if not self.starts:
             return [(row, 0, min(len(example.tokens), length)) for row, example in enumerate(self.rows)]
-        return [(row, start, places_of(example)) for (row, start), example in zip(self.starts, self.rows, strict=True)]
+        return [
+            (row, start, positions_of(example)) for (row, start), example in zip(self.starts, self.rows, strict=True)
+        ]
 
 
-def places_of(example: Example) -> int:
+def positions_of(example: Example) -> int:
     """Count the places that a packed example takes: all its tokens but the last, which predicts nothing."""
     return max(1, len(example.tokens) - 1)
 

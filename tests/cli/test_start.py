@@ -173,7 +173,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         [
             (
                 "vlora: data.valid_split: found 'test', 'rows.jsonl' has a single split, which is trained on; "
-                "give data.valid_path or data.valid_fraction, or portions of it (train[:90%] and train[90%:])"
+                "give data.valid_path or data.valid_fraction, or slices of it (train[:90%] and train[90%:])"
             )
         ],
     ),

@@ -77,20 +77,23 @@ def test_targets(rows: list[Example], n_fillers: int) -> None:
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
-def test_bucket_selected(n_places: int, n_selected: int) -> None:
+def test_bucket_selected(n_positions: int, n_selected: int) -> None:
     """The head runs at no fewer places than are asked for, and at one of few numbers of them."""
-    n_selected = min(n_selected, n_places)
-    sizes = {bucket_selected(count, n_places) for count in (0, n_places // 5, n_places // 3, n_selected, n_places)}
+    n_selected = min(n_selected, n_positions)
+    sizes = {
+        bucket_selected(count, n_positions)
+        for count in (0, n_positions // 5, n_positions // 3, n_selected, n_positions)
+    }
 
-    assert n_selected <= bucket_selected(n_selected, n_places) <= max(2 * n_selected, n_places // 8 + 1, 1)
-    assert bucket_selected(n_selected, n_places) <= n_places
-    assert max(sizes) == n_places
+    assert n_selected <= bucket_selected(n_selected, n_positions) <= max(2 * n_selected, n_positions // 8 + 1, 1)
+    assert bucket_selected(n_selected, n_positions) <= n_positions
+    assert max(sizes) == n_positions
 
 
-@pytest.mark.parametrize("n_places", [1, 7, 64, 100, 2048, 5632, 6400])
-def test_the_head_runs_at_seven_numbers_of_places(n_places: int) -> None:
+@pytest.mark.parametrize("n_positions", [1, 7, 64, 100, 2048, 5632, 6400])
+def test_the_head_runs_at_seven_numbers_of_places(n_positions: int) -> None:
     """Every number of supervised tokens counted."""
-    assert len({bucket_selected(count, n_places) for count in range(n_places + 1)}) <= 7
+    assert len({bucket_selected(count, n_positions) for count in range(n_positions + 1)}) <= 7
 
 
 def test_longer_prompts_are_no_other_number_of_places() -> None:

@@ -16,7 +16,7 @@ from vlora import Batch, Example, bucket_length
 from vlora.data.collate import collate_packed
 from vlora.data.packing import PackedSteps, Progress, first_fit_decreasing
 from vlora.errors import BatchError, CheckpointError
-from vlora.types import places_of
+from vlora.types import positions_of
 
 lengths = st.lists(st.integers(1, 40), max_size=60)
 packs_of_examples = st.lists(st.lists(examples(max_tokens=30), min_size=1, max_size=3), min_size=1, max_size=3)
@@ -40,7 +40,7 @@ def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int) 
     """Examples stand in line without their last tokens, each in a segment of its own; the rest is padding."""
     batch = collate_packed(packs, len(packs) + n_fillers, pad_id)
     tokens, segments, valid = np.array(batch.tokens), np.array(batch.segments), np.array(batch.valid)
-    longest = max(sum(places_of(example) for example in pack) for pack in packs)
+    longest = max(sum(positions_of(example) for example in pack) for pack in packs)
 
     assert tokens.shape == segments.shape == (len(packs) + n_fillers, bucket_length(longest))
     assert batch.rows == tuple(example for pack in packs for example in pack)
@@ -49,12 +49,12 @@ def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int) 
     for row, pack in enumerate(packs):
         read = 0
         for number, example in enumerate(pack, start=1):
-            assert next(spans) == (row, read, places_of(example))
-            assert tokens[row, read : read + places_of(example)].tolist() == (
-                example.tokens[: places_of(example)].tolist()
+            assert next(spans) == (row, read, positions_of(example))
+            assert tokens[row, read : read + positions_of(example)].tolist() == (
+                example.tokens[: positions_of(example)].tolist()
             )
-            assert (segments[row, read : read + places_of(example)] == number).all()
-            read += places_of(example)
+            assert (segments[row, read : read + positions_of(example)] == number).all()
+            read += positions_of(example)
         assert not segments[row, read:].any()
     assert not segments[len(packs) :].any()
 
@@ -109,7 +109,7 @@ class Run:
         packed = PackedSteps(
             n_rows=len(self.lengths), **self.settings, first_step=first_step, start=start or Progress()
         )
-        return packed, packed.steps(map(self.read, packed.numbers()))
+        return packed, packed.steps(map(self.read, packed.indices()))
 
     def read(self, number: int) -> Example | None:
         """Encode a row."""

@@ -219,7 +219,7 @@ def test_columns_of_a_recipe(tmp_path: Path) -> None:
     row = {"ask": "?", "reply": "x", "notes": "n"}
     table = [row, {**row, "pic": "a.png", "id": "3"}, {**row, "more": "m"}]
     reading = Reading(columns={"ask": "question", "reply": "answer", "pic": "images"}, system="Be brief.")
-    rows = RowDataset(name="rows", table=table, numbers=range(3), folder=tmp_path, reading=reading)
+    rows = RowDataset(name="rows", table=table, indices=range(3), folder=tmp_path, reading=reading)
 
     assert [turn.text for turn in rows[0].turns] == ["Be brief.", "?", "x"]
     assert rows.describe_columns().endswith("not used: notes; of data.columns in no row so far: pic")
@@ -281,12 +281,12 @@ def test_valid_fraction(n_rows: int, fraction: float, seed: int) -> None:
         again, valid_again = read_rows(section, seed=seed)
     assert valid is not None
     assert valid_again is not None
-    numbers, held_out = list(train.numbers), list(valid.numbers)
+    numbers, held_out = list(train.indices), list(valid.indices)
 
     assert sorted(numbers + held_out) == list(range(n_rows))
     assert numbers == sorted(numbers)
     assert len(held_out) == max(1, round(n_rows * fraction))
-    assert (numbers, held_out) == (list(again.numbers), list(valid_again.numbers))
+    assert (numbers, held_out) == (list(again.indices), list(valid_again.indices))
     assert train[0].source.endswith(f"row {numbers[0]}")
     assert valid[0].turns[0].text == str(held_out[0])
 
@@ -303,7 +303,7 @@ def test_valid_split(kind: str, tmp_path: Path) -> None:
 
 
 def test_splits_of_one_file(tmp_path: Path) -> None:
-    """A JSON document with a list for each split has them, and their sums and portions."""
+    """A JSON document with a list for each split has them, and their sums and slices."""
     path = tmp_path / "rows.json"
     lists = {name: [{"question": name, "answer": str(number)} for number in range(3)] for name in ("train", "dev")}
     path.write_text(json.dumps(lists))

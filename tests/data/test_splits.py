@@ -12,8 +12,8 @@ shares = st.none() | st.integers(-100, 100).map("{}%".format)
 
 
 @given(st.integers(1, 10), st.tuples(rows, rows) | st.tuples(shares, shares))
-def test_portions_are_those_of_datasets(n_rows: int, bounds: tuple[str | None, str | None]) -> None:
-    """A portion has the rows that `datasets` would give."""
+def test_slices_are_those_of_datasets(n_rows: int, bounds: tuple[str | None, str | None]) -> None:
+    """A slice has the rows that `datasets` would give."""
     # `datasets` takes a share of less than half a row from the end for the first row: -1% of ten is all or nothing.
     assume(all(bound is None or bound[0] != "-" or round(int(bound.strip("%")) * n_rows / 100) for bound in bounds))
     first, last = bounds
@@ -41,7 +41,7 @@ def test_less_than_a_row_from_the_end() -> None:
     ],
 )
 def test_splits_are_parsed(text: str, parts: list[tuple[str, str | None, str | None]]) -> None:
-    """Names, portions and sums of them."""
+    """Names, slices and sums of them."""
     assert parse_split(text) == tuple(SplitPart(*part) for part in parts)
 
 
@@ -67,7 +67,7 @@ def test_other_spellings_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["train[:101%]", "train[-101%:]", "train[1:50%]", "train[10%:-1]"])
-def test_impossible_portions_are_refused(text: str) -> None:
+def test_impossible_slices_are_refused(text: str) -> None:
     """Shares are no more than all, and are not mixed with numbers of rows."""
     with pytest.raises(ValueError, match="counts rows or percent"):
         parse_split(text)

@@ -56,7 +56,7 @@ def data_of(subject: Trainable) -> Data:
     """Give a recipe's data, without rows."""
     files = find_model(subject.recipe.model)
     encode = make_encoder(load_processor(files, subject.recipe.model), files.config, files.family, subject.recipe.data)
-    return Data(files=files, encoder=encode, train=RowDataset(name="none", table=[], numbers=[]), valid=None)
+    return Data(files=files, encoder=encode, train=RowDataset(name="none", table=[], indices=[]), valid=None)
 
 
 def embedded(subject: Trainable) -> list[list[tuple[str, mx.array]]]:

@@ -130,7 +130,7 @@ def test_a_row_is_read_once(tmp_path: Path) -> None:
     row, sample = rows.read(1)
     mark = consumed.mark_row(1, row, sample)
     assert table.n_reads == 1
-    assert mark.digest == digest_row(rows.table[int(rows.numbers[1])])
+    assert mark.digest == digest_row(rows.table[int(rows.indices[1])])
 
 
 def test_many_rows_are_looked_at_soon(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_many_rows_are_looked_at_soon(tmp_path: Path) -> None:
     rows, _ = read_rows(DataSection(path=str(tmp_path / "rows.jsonl")))
     mark = consumed.mark_row(0, *rows.read(0))
     learned = consumed.begin(tmp_path / NAME, n_rows)
-    learned.add(attrs.evolve(mark, number=n, digest=digest_row(rows.table[n])) for n in range(n_rows))
+    learned.add(attrs.evolve(mark, index=n, digest=digest_row(rows.table[n])) for n in range(n_rows))
     note = learned.write()
     best = min(_seconds(lambda: change(rows, tmp_path, note)) for _ in range(3))
     assert best < 0.1

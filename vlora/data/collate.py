@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import BatchError
-from ..types import Batch, Example, places_of
+from ..types import Batch, Example, positions_of
 
 SMALLEST_BUCKET = 32
 """Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
@@ -35,20 +35,20 @@ def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
     return int(-(-n_tokens // width) * width)
 
 
-def bucket_selected(n_selected: int, n_places: int) -> int:
+def bucket_selected(n_selected: int, n_positions: int) -> int:
     """Round the number of places at which the head runs up to one of at most seven.
 
     They are powers of two, from a quarter of all places on also one and a half times such, and all places. None depends
     on the batch's length: batches whose answers are alike share one, whatever the prompts.
     """
-    size = 1 << max(0, (n_places - 1) // FEWEST_SELECTED).bit_length()
+    size = 1 << max(0, (n_positions - 1) // FEWEST_SELECTED).bit_length()
     while size < n_selected:
         between = size * 3 // 2
-        if size * 4 >= n_places and between >= n_selected:
+        if size * 4 >= n_positions and between >= n_selected:
             size = between
             break
         size *= 2
-    return min(size, n_places)
+    return min(size, n_positions)
 
 
 def collate(
@@ -97,7 +97,7 @@ def collate_packed(
     n_rows = batch_size or len(packs)
     examples = [example for pack in packs for example in pack]
     _check(examples, len(packs), n_rows)
-    places = [np.cumsum([0, *(places_of(example) for example in pack)]).tolist() for pack in packs]
+    places = [np.cumsum([0, *(positions_of(example) for example in pack)]).tolist() for pack in packs]
     length = bucket_length(max(ends[-1] for ends in places), multiple)
     starts = [(row, start) for row, ends in enumerate(places) for start in ends[:-1]]
     segments = np.zeros((n_rows, length), dtype=np.int32)

@@ -78,9 +78,9 @@ def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
     if not len(table):
         msg = f"{name}: found none; give a list of dicts"
         raise RecipeError(msg)
-    for number, row in enumerate(table) if isinstance(table, (list, tuple)) else ():
+    for index, row in enumerate(table) if isinstance(table, (list, tuple)) else ():
         if not isinstance(row, Mapping):
-            msg = f"{name} row {number}: found a value of type {type(row).__name__}, expected a dict"
+            msg = f"{name} row {index}: found a value of type {type(row).__name__}, expected a dict"
             raise SampleError(msg)
     return _make_dataset(data, name, name, table, range(len(table)), None)
 
@@ -94,20 +94,20 @@ def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, R
     if n_held_out >= len(train):
         msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
         raise RecipeError(msg)
-    numbers = np.asarray(train.numbers)
-    held_out, kept = (numbers[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
-    return attrs.evolve(train, numbers=kept), attrs.evolve(train, numbers=held_out)
+    indices = np.asarray(train.indices)
+    held_out, kept = (indices[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
+    return attrs.evolve(train, indices=kept), attrs.evolve(train, indices=held_out)
 
 
 def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
     """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
     split = _parse_split("data.split", data.split)
     if len(split) > 1 and has_one_split(expand(data.path)):
-        msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one portion of it"
+        msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one slice of it"
         raise RecipeError(msg)
     yield "data.path", data.path, split
     if data.valid_path is not None:
-        # A portion is one of the rows to train on; other rows are all for validation.
+        # A slice is one of the rows to train on; other rows are all for validation.
         names = [part.name for part in split[: 1 if has_one_split(expand(data.valid_path)) else None]]
         yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
     elif data.valid_split is not None:
@@ -115,7 +115,7 @@ def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...
         if has_one_split(expand(data.path)) and (len(valid) > 1 or valid[0].is_whole):
             msg = (
                 f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
-                "give data.valid_path or data.valid_fraction, or portions of it (train[:90%] and train[90%:])"
+                "give data.valid_path or data.valid_fraction, or slices of it (train[:90%] and train[90%:])"
             )
             raise RecipeError(msg)
         yield "data.valid_split", data.path, valid
@@ -130,32 +130,32 @@ def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
 
 
 def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
-    tables, numbers, n_before = [], [], 0
+    tables, indices, n_before = [], [], 0
     folder = None
     for part in split:
         table, folder = _open(path, part, data.config, key)
         chosen = part.choose(len(table))
-        numbers.append(range(n_before + chosen.start, n_before + chosen.stop))
+        indices.append(range(n_before + chosen.start, n_before + chosen.stop))
         tables.append(table)
         n_before += len(table)
     name = "+".join(dict.fromkeys(part.name for part in split))
-    if not any(numbers):
+    if not any(indices):
         msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
         raise RecipeError(msg)
-    all_numbers = numbers[0] if len(numbers) == 1 else [number for portion in numbers for number in portion]
+    all_indices = indices[0] if len(indices) == 1 else [index for part in indices for index in part]
     name = f"{Path(path).name} {name}" if path != name else path
-    return _make_dataset(data, path, name, join_tables(tables), all_numbers, folder)
+    return _make_dataset(data, path, name, join_tables(tables), all_indices, folder)
 
 
 def _make_dataset(
-    data: DataSection, path: str, name: str, table: Table, numbers: Sequence[int], folder: Path | None
+    data: DataSection, path: str, name: str, table: Table, indices: Sequence[int], folder: Path | None
 ) -> RowDataset:
     kinds = kinds_in(table)
     _check_columns(data, columns_in(table), path)
     return RowDataset(
         name=name,
         table=table,
-        numbers=numbers,
+        indices=indices,
         folder=folder if data.image_root is None else _find_folder(data.image_root),
         kinds=kinds,
         reading=Reading(

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..recipe.schema import Recipe
-from ..types import Batch, Example, places_of
+from ..types import Batch, Example, positions_of
 from .collate import collate_packed
 
 LOOKAHEAD = 2
@@ -32,7 +32,7 @@ def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int
         capacity: Places of a pack; a longer row is a pack of its own.
 
     Returns:
-        Row numbers, pack by pack, fullest first; in a pack, and among equals, in the rows' order.
+        Row indices, pack by pack, fullest first; in a pack, and among equals, in the rows' order.
     """
     packs: list[list[int]] = []
     used: list[int] = []
@@ -77,7 +77,7 @@ class Progress:
             return cls(
                 epoch=int(found["epoch"]),
                 n_read=int(found["n_read"]),
-                waiting=tuple(int(number) for number in found["waiting"]),
+                waiting=tuple(int(index) for index in found["waiting"]),
             )
         except (ValueError, KeyError, TypeError):
             msg = f"the training state says of its packed rows {text!r}, which is not understood"
@@ -86,7 +86,7 @@ class Progress:
 
 @attrs.define(eq=False, kw_only=True)
 class PackedSteps:
-    """The steps of a run whose rows are packed. `numbers` says what to read, `steps` makes batches of it.
+    """The steps of a run whose rows are packed. `indices` says what to read, `steps` makes batches of it.
 
     Attributes:
         n_rows: Rows of the data set, at least 1.
@@ -113,7 +113,7 @@ class PackedSteps:
     start: Progress = attrs.field(factory=Progress)
     _progress: dict[int, Progress] = attrs.field(factory=dict, init=False)
 
-    def numbers(self) -> Iterator[int]:
+    def indices(self) -> Iterator[int]:
         """Number the rows to be read, in order: those that wait, the rest of the epoch, and epoch after epoch."""
         yield from self.start.waiting
         epoch, n_read = self.start.epoch, self.start.n_read
@@ -127,14 +127,14 @@ class PackedSteps:
         The packs left at the end of an epoch make a shorter microbatch and a shorter step; none crosses epochs.
 
         Args:
-            examples: The rows of `numbers`, in the same order; None for one that cannot be learned from.
+            examples: The rows of `indices`, in the same order; None for one that cannot be learned from.
 
         Yields:
             Microbatches; none if all rows left in an epoch could not be learned from.
         """
         rows, wanted = iter(examples), LOOKAHEAD * self.batch_size * self.capacity
         progress, step = self.start, self.first_step
-        held = [(number, example) for number in progress.waiting if (example := next(rows)) is not None]
+        held = [(index, example) for index in progress.waiting if (example := next(rows)) is not None]
         while (self.n_steps is None or step < self.n_steps) and (
             self.n_epochs is None or progress.epoch < self.n_epochs
         ):
@@ -142,16 +142,16 @@ class PackedSteps:
             order = self._order(epoch)
             microbatches: list[Batch] = []
             while len(microbatches) < self.accumulation:
-                n_places = sum(places_of(example) for _, example in held)
-                while n_read < self.n_rows and n_places < wanted:
+                n_positions = sum(positions_of(example) for _, example in held)
+                while n_read < self.n_rows and n_positions < wanted:
                     example = next(rows)
                     if example is not None:
                         held.append((order[n_read], example))
-                        n_places += places_of(example)
+                        n_positions += positions_of(example)
                     n_read += 1
                 if not held:
                     break
-                packs = first_fit_decreasing([places_of(example) for _, example in held], self.capacity)[
+                packs = first_fit_decreasing([positions_of(example) for _, example in held], self.capacity)[
                     : self.batch_size
                 ]
                 microbatches.append(collate_packed([[held[row][1] for row in pack] for pack in packs], self.batch_size))
@@ -160,7 +160,7 @@ class PackedSteps:
             if n_read == self.n_rows and not held:
                 epoch, n_read = epoch + 1, 0
             step += 1
-            progress = Progress(epoch=epoch, n_read=n_read, waiting=tuple(number for number, _ in held))
+            progress = Progress(epoch=epoch, n_read=n_read, waiting=tuple(index for index, _ in held))
             self._progress[step] = progress
             self._progress.pop(step - REMEMBERED, None)
             yield microbatches

@@ -45,7 +45,7 @@ class RowDataset:
     Attributes:
         name: How error messages name the data set ("train.jsonl").
         table: The rows.
-        numbers: Which of them, by number.
+        indices: Which of them, by number.
         folder: Where relative image paths begin; None if the paths are not files beside the rows.
         reading: How a row becomes a conversation.
         kinds: Of columns that have a declared type, what they hold ("image", "audio", "label", "text", ...; see
@@ -54,7 +54,7 @@ class RowDataset:
 
     name: str
     table: Table
-    numbers: Sequence[int]
+    indices: Sequence[int]
     folder: Path | None = None
     reading: Reading = attrs.field(factory=Reading)
     kinds: Mapping[str, str] = attrs.field(factory=dict)
@@ -62,7 +62,7 @@ class RowDataset:
 
     def __len__(self) -> int:
         """Count the rows."""
-        return len(self.numbers)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         """Read a row as a conversation.
@@ -78,10 +78,10 @@ class RowDataset:
         Raises:
             SampleError: There is no conversation in it.
         """
-        number = int(self.numbers[index])
-        source = f"{self.name} row {number}"
+        table_index = int(self.indices[index])
+        source = f"{self.name} row {table_index}"
         try:
-            row = self.table[number]
+            row = self.table[table_index]
         except SampleError as error:
             msg = f"{source}: {error}"
             raise SampleError(msg) from None

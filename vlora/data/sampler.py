@@ -11,7 +11,7 @@ by a factor of 2 around their median: 61 % shuffled, 16 % with 16, 8 % with 50, 
 be known before the first step."""
 
 LengthFn = Callable[[Sequence[int]], Iterator[int]]
-"""Row numbers to their lengths in tokens, in order, drawn as they are needed. Estimates will do."""
+"""Row indices to their lengths in tokens, in order, drawn as they are needed. Estimates will do."""
 
 
 def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
@@ -25,7 +25,7 @@ def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffl
         shuffle: Draw an order; otherwise the rows' own.
 
     Returns:
-        Row numbers, batch by batch.
+        Row indices, batch by batch.
     """
     return list(_cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle))
 
@@ -55,7 +55,7 @@ def length_grouped_batches(
         first_batch: Batches to leave out; only the lengths of their own window are asked for.
 
     Yields:
-        Row numbers, batch by batch.
+        Row indices, batch by batch.
     """
     order = np.random.default_rng((seed, epoch)).permutation(n_rows).tolist()
     size = WINDOW_BATCHES * batch_size
@@ -100,7 +100,7 @@ def step_batches(
         measure: Groups rows of like length if given; they are then shuffled always.
 
     Yields:
-        Row numbers: microbatches of rows.
+        Row indices: microbatches of rows.
     """
     per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
     for step in range(first_step, n_steps):

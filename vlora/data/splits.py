@@ -1,4 +1,4 @@
-"""What `data.split` asks for: names of splits and portions of their rows, as `datasets` writes them. Pure."""
+"""What `data.split` asks for: names of splits and slices of their rows, as `datasets` writes them. Pure."""
 
 import re
 
@@ -61,7 +61,7 @@ def parse_split(text: str) -> tuple[SplitPart, ...]:
 
 
 def _is_possible(part: SplitPart) -> bool:
-    """Whether the bounds of a portion are counted in the same way, and shares are shares."""
+    """Whether the bounds of a slice are counted in the same way, and shares are shares."""
     bounds = [bound for bound in (part.first, part.last) if bound is not None]
     shares = [int(bound[:-1]) for bound in bounds if bound.endswith("%")]
     return len(shares) in (0, len(bounds)) and all(abs(share) <= _ALL_PERCENT for share in shares)

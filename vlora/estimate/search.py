@@ -270,7 +270,7 @@ def _encode_again(recipe: Recipe, sources: set[str]) -> list[Example]:
     data = load_data(recipe)
     found = []
     for rows in (data.train, data.valid):
-        for index, number in enumerate(() if rows is None else rows.numbers):
+        for index, number in enumerate(() if rows is None else rows.indices):
             if rows is not None and f"{rows.name} row {number}" in sources:
                 with contextlib.suppress(SampleError):
                     found.append(data.encoder(rows[index]))

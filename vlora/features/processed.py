@@ -1,8 +1,8 @@
 """Rows whose images need neither be decoded nor processed: what the processor made of them, but for the pixels.
 
-Where the features of a row's images are kept, nobody looks at their pixels; what is left of the processor's work is
-small: the tokens with their placeholders, sizes, grids. It is kept beside the features, under the text and the images'
-keys. Should the pixels be asked for after all, they are made then.
+Where the features of a row's images are kept, the model does not read their pixels. The rest of the processor's output
+is small: the tokens with their placeholders, sizes, grids. It is kept beside the features, under a key of the text and
+the images. Pixels that are read all the same are computed then.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +37,7 @@ class Processed:
 
 @attrs.define(eq=False)
 class DeferredInputs(Mapping[str, Any]):
-    """A processor's outputs, of which the large ones are made when somebody asks for one.
+    """A processor's outputs, of which the large ones are computed when one is first read.
 
     Attributes:
         names: Of all, in the processor's order.

@@ -1,8 +1,8 @@
 """The format of a shard: safetensors, with a sum for each entry that only its user can make.
 
-A file is not trusted for being there. It has to be a regular one, the user's own, that nobody else may write; its
+A file is not trusted for being there. It has to be a regular one, the user's own, that no other user may write; its
 header has to fit its size before a number of it is used; and an entry has to have the sum that the user's secret makes
-of it, so that what was made elsewhere, for another tower or by somebody else is not taken for features.
+of it, so that what was made elsewhere, for another tower or by another user is not taken for features.
 """
 
 import hashlib

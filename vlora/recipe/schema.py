@@ -175,7 +175,7 @@ class OptimSection:
 
 @attrs.frozen(kw_only=True)
 class TrainSection:
-    """How long, in what portions, and how often to report. A step is one optimizer update.
+    """How long to train, in what batches, and how often to report. A step is one optimizer update.
 
     Attributes:
         batch_size: Rows of one forward and backward pass (a microbatch).

@@ -87,9 +87,9 @@ class Census:
         """Count a row."""
         self.n_seen += 1
         if row.fingerprint is not None:
-            earlier = self._known.setdefault(row.fingerprint, row.number)
-            self.n_duplicates += earlier != row.number
-            if earlier != row.number and not self.first_duplicate:
+            earlier = self._known.setdefault(row.fingerprint, row.index)
+            self.n_duplicates += earlier != row.index
+            if earlier != row.index and not self.first_duplicate:
                 self.first_duplicate = f"{row.source} equals row {earlier}"
         if row.is_left_out:
             self.left_out += 1
@@ -117,7 +117,7 @@ class _Counted:
     """One row, counted."""
 
     source: str
-    number: int
+    index: int
     fingerprint: int | None = None
     problem: str | None = None
     is_left_out: bool = False
@@ -149,8 +149,8 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
             census = Census(name=name, n_rows=len(rows), template=template, method=method)
             yield census
 
-            def count(number: int, rows: RowDataset = rows) -> _Counted:
-                return _count(rows, number, measure, may_leave_out=recipe.data.on_long_row == "skip")
+            def count(index: int, rows: RowDataset = rows) -> _Counted:
+                return _count(rows, index, measure, may_leave_out=recipe.data.on_long_row == "skip")
 
             for row in workers.map(count, range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
                 census.add(row)
@@ -158,19 +158,19 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
                 yield census
 
 
-def _count(rows: RowDataset, number: int, measure: models.RowMeasurer, *, may_leave_out: bool) -> _Counted:
-    own = int(rows.numbers[number])
+def _count(rows: RowDataset, index: int, measure: models.RowMeasurer, *, may_leave_out: bool) -> _Counted:
+    own = int(rows.indices[index])
     source, fingerprint = f"{rows.name} row {own}", None
     try:
-        sample = rows[number]
+        sample = rows[index]
         fingerprint = _fingerprint(sample)
         example = measure(sample)
     except SampleError as error:
         is_left_out = may_leave_out and isinstance(error, LongRowError)
-        return _Counted(source=source, number=own, fingerprint=fingerprint, problem=str(error), is_left_out=is_left_out)
+        return _Counted(source=source, index=own, fingerprint=fingerprint, problem=str(error), is_left_out=is_left_out)
     return _Counted(
         source=source,
-        number=own,
+        index=own,
         fingerprint=fingerprint,
         n_tokens=len(example.tokens),
         n_image_tokens=int(example.placeholders.sum()),

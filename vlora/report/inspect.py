@@ -69,7 +69,7 @@ def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lamb
         try:
             example = data.encoder(data.train[index])
         except SampleError as error:
-            source = f"{data.train.name} row {data.train.numbers[index]}"
+            source = f"{data.train.name} row {data.train.indices[index]}"
             yield Inspected(source=source, problem=str(error), columns=data.train.describe_columns())
             continue
         row = describe(example, lambda ids: str(data.encoder.tokenizer.decode(ids)))

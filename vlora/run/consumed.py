@@ -50,9 +50,9 @@ class Learned:
     def add(self, marks: Iterable[RowMark]) -> None:
         """Take note of rows that were learned; what is known already is not noted again."""
         for mark in marks:
-            if not self.is_known[mark.number]:
-                self.is_known[mark.number] = True
-                self._waiting.append(json.dumps([mark.number, mark.digest, mark.files]) + "\n")
+            if not self.is_known[mark.index]:
+                self.is_known[mark.index] = True
+                self._waiting.append(json.dumps([mark.index, mark.digest, mark.files]) + "\n")
 
     def write(self) -> str:
         """Write what was noted; give what a training state has to say of it."""
@@ -92,9 +92,9 @@ def go_on(path: Path, note: str | None, rows: RowDataset) -> tuple[Learned, list
     learned.n_bytes = int(note or 0)
     changed = []
     for mark in _read(path, learned.n_bytes, len(rows)):
-        learned.is_known[mark.number] = True
+        learned.is_known[mark.index] = True
         if (what := _find_change(mark, rows)) is not None:
-            changed.append(f"row {int(rows.numbers[mark.number])} ({what})")
+            changed.append(f"row {int(rows.indices[mark.index])} ({what})")
     return learned, changed
 
 
@@ -104,17 +104,17 @@ def describe_changes(changed: Sequence[str], name: str) -> str:
     return f"{name}: {', '.join(changed[:NAMED])}{more}"
 
 
-def mark_row(number: int, row: Row, sample: Sample) -> RowMark:
+def mark_row(index: int, row: Row, sample: Sample) -> RowMark:
     """Say what a row is known by.
 
     Args:
-        number: Its place among the rows.
+        index: Its place among the rows.
         row: What stands in it.
         sample: What it was read as.
     """
     files = [os.fspath(image) for image in sample.images if isinstance(image, (str, os.PathLike))]
     return RowMark(
-        number=number,
+        index=index,
         digest=digest_row(row),
         files=tuple(found for path in files if (found := _look_at(path)) is not None),
     )
@@ -157,7 +157,7 @@ def _read(path: Path, n_bytes: int, n_rows: int) -> list[RowMark]:
     try:
         with path.open("rb") as file:
             marks = [_parse(line) for line in file.read(n_bytes).splitlines()]
-            is_whole = file.tell() == n_bytes and all(0 <= mark.number < n_rows for mark in marks)
+            is_whole = file.tell() == n_bytes and all(0 <= mark.index < n_rows for mark in marks)
     except (OSError, ValueError, TypeError):
         is_whole = False
     if not is_whole:
@@ -170,14 +170,14 @@ def _read(path: Path, n_bytes: int, n_rows: int) -> list[RowMark]:
 
 
 def _parse(line: bytes) -> RowMark:
-    number, digest, files = json.loads(line)
-    return RowMark(number=int(number), digest=digest, files=tuple((name, size, time) for name, size, time in files))
+    index, digest, files = json.loads(line)
+    return RowMark(index=int(index), digest=digest, files=tuple((name, size, time) for name, size, time in files))
 
 
 def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
     """Say what of a row is other than it was; None if nothing is."""
     try:
-        if digest_row(rows.table[int(rows.numbers[mark.number])]) != mark.digest:
+        if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:
             return "what stands in it"
     except SampleError:
         return "it cannot be read"

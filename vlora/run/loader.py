@@ -62,9 +62,9 @@ class DataLoader:
     def collate(self, rows: RowDataset, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
         plan, drawn = itertools.tee(plan)
-        numbers = (number for batches in drawn for batch in batches for number in batch)
+        indices = (index for batches in drawn for batch in batches for index in batch)
         size = self.recipe.train.batch_size
-        encoded = self.workers.map(functools.partial(self._encode, rows), numbers, n_ahead * size)
+        encoded = self.workers.map(functools.partial(self._encode, rows), indices, n_ahead * size)
         read = ([list(itertools.islice(encoded, len(batch))) for batch in batches] for batches in plan)
         # The batches of the step after this one are made while the device works on this one.
         yield from map(self._judge, self.workers.map(self._make_batches, read, 1, is_next=True))
@@ -85,24 +85,24 @@ class DataLoader:
     def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
         n_ahead *= packed.batch_size * ROWS_OF_A_PACK
-        encoded = self.workers.map(functools.partial(self._encode, rows), packed.numbers(), n_ahead)
+        encoded = self.workers.map(functools.partial(self._encode, rows), packed.indices(), n_ahead)
         return packed.steps(map(self._take_good, encoded))
 
     def measure(self) -> LengthFn:
         """Make what says how long rows are; a row's length is found once, whatever the number of epochs."""
         estimate, known = models.LengthEstimator(self.data.encoder), np.full(len(self.data.train), -1, dtype=np.int32)
 
-        def measure(number: int) -> int:
-            if known[number] < 0:
+        def measure(index: int) -> int:
+            if known[index] < 0:
                 try:
-                    known[number] = estimate(self.data.train[number])
+                    known[index] = estimate(self.data.train[index])
                 except SampleError:
                     # No conversation in it: encoding says so in its turn.
-                    known[number] = 0
-            return int(known[number])
+                    known[index] = 0
+            return int(known[index])
 
         size = self.recipe.train.batch_size
-        return lambda numbers: self.workers.map(measure, numbers, self.recipe.data.prefetch * size)
+        return lambda indices: self.workers.map(measure, indices, self.recipe.data.prefetch * size)
 
     def skip(self, error: SampleError) -> None:
         """Count a row that cannot be learned from, or is too long, or end the run with it, as the recipe has it."""
@@ -116,9 +116,9 @@ class DataLoader:
             raise SampleError(msg) from None
         self.skipped.append(str(error))
 
-    def peek(self, rows: RowDataset, numbers: Iterable[int]) -> list[Example]:
+    def peek(self, rows: RowDataset, indices: Iterable[int]) -> list[Example]:
         """Encode rows only to look at them: those that are passed over are not counted yet."""
-        examples = self._keep_good(self._encode(rows, number) for number in numbers)
+        examples = self._keep_good(self._encode(rows, index) for index in indices)
         self.skipped.clear()
         return examples
 
@@ -153,14 +153,14 @@ class DataLoader:
             raise SampleError(msg)
         return itertools.chain(ahead, batches)
 
-    def _encode(self, rows: RowDataset, number: int) -> Encoded:
+    def _encode(self, rows: RowDataset, index: int) -> Encoded:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
-            row, sample = rows.read(number)
+            row, sample = rows.read(index)
             if rows is not self.data.train:
                 return self.prepare(self.data.encoder(sample))
             # Before its images are opened: a file that changes meanwhile is another one afterwards.
-            mark = mark_row(number, row, sample)
+            mark = mark_row(index, row, sample)
             return attrs.evolve(self.prepare(self.data.encoder(sample)), mark=mark)
         except SampleError as error:
             return error

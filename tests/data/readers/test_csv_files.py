@@ -25,7 +25,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",;\
     st.integers(1, 70),
 )
 def test_tables_come_back_as_written(
-    tmp_path: Path, rows: list[list[str]], separator: str, quoting: Any, line_end: str, portion: int
+    tmp_path: Path, rows: list[list[str]], separator: str, quoting: Any, line_end: str, chunk: int
 ) -> None:
     """Any table that Python's csv writes has the values that were written, whatever separates them."""
     # A table of one column has no separator to be recognized by, and a lone line end is written without quotes.
@@ -37,7 +37,7 @@ def test_tables_come_back_as_written(
     writer.writerows([columns, *rows])
     path = write(tmp_path, "rows.csv", stream.getvalue())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_spans, "PORTION", portion)
+        patch.setattr(record_spans, "CHUNK_BYTES", chunk)
         table = open_csv(path)
 
     assert rows_in(table) == [dict(zip(columns, row, strict=True)) for row in rows]

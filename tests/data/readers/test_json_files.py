@@ -53,14 +53,14 @@ def test_json_lines_come_back_as_written(
 
 @given(rows_of_json, st.sampled_from([None, 0, 2]), st.sampled_from([None, "data"]), st.integers(1, 70))
 def test_json_documents_come_back_as_written(
-    tmp_path: Path, rows: list[dict[str, Any]], indent: int | None, key: str | None, portion: int
+    tmp_path: Path, rows: list[dict[str, Any]], indent: int | None, key: str | None, chunk: int
 ) -> None:
     """So do the objects of a list, alone or in an object, in any layout, however few bytes are looked at together."""
     assume(rows or key is None)
     value = rows if key is None else {"version": '1,"]', key: rows, "more": {"a": [1, {"b": []}]}}
     path = write(tmp_path, "rows.json", json.dumps(value, indent=indent))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_spans, "PORTION", portion)
+        patch.setattr(record_spans, "CHUNK_BYTES", chunk)
         table = open_json(path)
 
     assert texts_in(table) == as_written(rows)

@@ -1,4 +1,4 @@
-"""Where rows come from: folders of files, of classes and with metadata, repositories, portions of splits."""
+"""Where rows come from: folders of files, of classes and with metadata, repositories, slices of splits."""
 
 import csv
 import gzip
@@ -346,8 +346,8 @@ def test_settings_of_repositories(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "builtin:digits"])
-def test_portions_of_every_kind(kind: str, tmp_path: Path) -> None:
-    """A portion has its rows and their numbers, whatever they come from."""
+def test_slices_of_every_kind(kind: str, tmp_path: Path) -> None:
+    """A slice has its rows and their numbers, whatever they come from."""
     path = kind if kind.startswith("builtin") else write_source(kind, tmp_path)
     whole, rows = read(path), read(path, split="train[1:3]")
 
@@ -369,7 +369,7 @@ def test_splits_that_are_joined(tmp_path: Path) -> None:
         read(write_source("jsonl", tmp_path), split="train+test")
 
 
-def test_validation_on_a_portion(tmp_path: Path) -> None:
+def test_validation_on_a_slice(tmp_path: Path) -> None:
     """A single file can be trained on up to a row, and validated on from there."""
     path = write_source("jsonl", tmp_path)
     train, valid = read_rows(DataSection(path=str(path), split="train[:75%]", valid_split="train[75%:]"))
@@ -382,13 +382,13 @@ def test_validation_on_a_portion(tmp_path: Path) -> None:
     assert (len(train), len(valid)) == (1, len(AWKWARD))
 
 
-def test_held_out_rows_of_a_portion(tmp_path: Path) -> None:
-    """A share that is held out is one of the portion's rows."""
+def test_held_out_rows_of_a_slice(tmp_path: Path) -> None:
+    """A share that is held out is one of the slice's rows."""
     path = write_jsonl(tmp_path / "rows.jsonl", awkward_rows())
     train, valid = read_rows(DataSection(path=str(path), split="train[4:]", valid_fraction=0.25))
 
     assert valid is not None
-    assert sorted([*train.numbers, *valid.numbers]) == list(range(4, len(AWKWARD)))
+    assert sorted([*train.indices, *valid.indices]) == list(range(4, len(AWKWARD)))
     assert len(valid) == 2
 
 

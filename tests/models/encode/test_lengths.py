@@ -90,7 +90,8 @@ def test_read_size(suffix: str, orientation: int, tmp_path: Path) -> None:
     assert read_size(path.read_bytes()) == size
     assert read_size({"bytes": path.read_bytes(), "path": None}) == size
     assert read_size({"bytes": None, "path": str(path)}) == size
-    assert read_size(Image.open(path)) == size
+    with Image.open(path) as opened:
+        assert read_size(opened) == size
     assert read_size(str(path), Resizer(shape=(10, 20))) == (20, 10)
     width, height = read_size(str(path), Resizer(max_pixels=600)) or (0, 0)
     assert 500 < width * height <= 600

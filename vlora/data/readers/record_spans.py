@@ -1,6 +1,6 @@
 """Where the records of text files begin and end, in bytes, and the values of a record. Pure.
 
-Files may have millions of rows: what is done for each of them here is done by numpy, a portion of the file at a time.
+Files may have millions of rows: what is done for each of them here is done by numpy, a chunk of the file at a time.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 
-PORTION = 1 << 24
+CHUNK_BYTES = 1 << 24
 """Bytes that are looked at together."""
 LINE_END, CARRIAGE, QUOTE, BACKSLASH, COMMA = b'\n\r"\\,'
 _OPENING, _CLOSING = b"[{", b"]}"
@@ -62,9 +62,9 @@ def _between(ends: Places, start: int, end: int) -> Spans:
 
 def _places_of(data: Bytes, start: int, end: int, byte: int) -> Places:
     found = []
-    for first in range(start, end, PORTION):
-        portion = data[first : min(first + PORTION, end)]
-        found.append(np.flatnonzero(portion == byte).astype(np.int64) + first)
+    for first in range(start, end, CHUNK_BYTES):
+        chunk = data[first : min(first + CHUNK_BYTES, end)]
+        found.append(np.flatnonzero(chunk == byte).astype(np.int64) + first)
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
@@ -112,8 +112,8 @@ def split_record(record: str, separator: str, *, is_strict: bool = False) -> lis
     Args:
         record: The record.
         separator: What separates values.
-        is_strict: Whether a value is refused that goes on behind the quote that closes it. Whoever wrote it meant a
-            quote within it (a backslash before it, say), and `csv` would leave that out in silence.
+        is_strict: Whether a value is refused that goes on behind the quote that closes it. Such a value
+            was meant to have a quote within it (after a backslash, say), which `csv` would leave out in silence.
 
     Raises:
         ValueError: There is such a value.
@@ -219,11 +219,11 @@ def _structure(data: Bytes, start: int, end: int) -> Iterator[tuple[Places, Byte
     steps[list(_CLOSING)] = -1
     escaped = in_string = False
     depth = 0
-    for first in range(start, end, PORTION):
-        portion = data[first : min(first + PORTION, end)]
-        places = np.flatnonzero(table[portion])
-        kinds = portion[places]
-        skipped, escaped = _escaped(places[kinds == BACKSLASH], len(portion), after_backslash=escaped)
+    for first in range(start, end, CHUNK_BYTES):
+        chunk = data[first : min(first + CHUNK_BYTES, end)]
+        places = np.flatnonzero(table[chunk])
+        kinds = chunk[places]
+        skipped, escaped = _escaped(places[kinds == BACKSLASH], len(chunk), after_backslash=escaped)
         kept = ~skipped[places] & (kinds != BACKSLASH)
         places, kinds = places[kept], kinds[kept]
         is_quote = kinds == QUOTE

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import SampleError
 from ...system.written_json import explain_json
 from ..values import Row
-from .record_spans import LINE_END, PORTION, Bytes, Spans
+from .record_spans import CHUNK_BYTES, LINE_END, Bytes, Spans
 
 SAMPLE_BYTES = 1 << 18
 """Bytes by which a file is judged."""
@@ -145,7 +145,7 @@ def _line_at(path: Path, place: int) -> int:
     """Count the lines up to a place; only for an error, since it reads the file."""
     n_lines = 1
     with path.open("rb") as file:
-        while place > 0 and (portion := file.read(min(place, PORTION))):
-            n_lines += portion.count(b"\n")
-            place -= len(portion)
+        while place > 0 and (chunk := file.read(min(place, CHUNK_BYTES))):
+            n_lines += chunk.count(b"\n")
+            place -= len(chunk)
     return n_lines

@@ -1,7 +1,7 @@
 """Rows of typed tables (Parquet, Arrow, saved data sets) as they are stored: nothing in them is decoded.
 
-An image, a sound, a video or a document is its bytes and its path until somebody opens it; so a column that nobody
-needs costs nothing, and a broken one is one row's error. Class labels are their names.
+An image, a sound, a video or a document is its bytes and its path until it is opened. So a column that is not used
+costs nothing, and a broken value is one row's error. Class labels are their names.
 """
 
 import math
@@ -40,7 +40,7 @@ def kinds_in(table: Table) -> Mapping[str, str]:
 
 
 def columns_in(table: Table) -> Sequence[str] | None:
-    """Give the columns of a table whose rows all have the same; None if nobody can say without reading them all."""
+    """Give the columns of a table whose rows all have the same; None if only reading them all would tell."""
     columns: Sequence[str] | None = getattr(table, "columns", None)
     return columns
 

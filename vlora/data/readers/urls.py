@@ -167,7 +167,7 @@ def is_public(address: Address) -> bool:
 def _opened(addresses: list[Address], port: int, deadline: float) -> Iterator[socket.socket]:
     """Connect to addresses that were checked, and break off at the deadline, whatever the server does until then.
 
-    So does a thread that nobody waits for any more.
+    The connection is also broken off once its result is no longer wanted.
     """
     plain = _connect(addresses, port, deadline)
     done, expired, is_left = threading.Event(), threading.Event(), told()

@@ -10,7 +10,7 @@ from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ...data.collate import collate, collate_packed
 from ...errors import ModelError
-from ...types import Batch, Example, IntArray, Tree, places_of
+from ...types import Batch, Example, IntArray, Tree, positions_of
 from ..forward.lm_inputs import LOGIT_PLACES
 from .backbone import MlxVlmBackbone
 
@@ -79,10 +79,10 @@ def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length:
         )
         raise ModelError(msg)
     pack = list(examples)
-    n_places = sum(places_of(example) for example in pack)
+    n_positions = sum(positions_of(example) for example in pack)
     for example in itertools.cycle(examples):
-        n_places += places_of(example)
-        if n_places > length:
+        n_positions += positions_of(example)
+        if n_positions > length:
             break
         pack.append(example)
     batch = collate_packed([pack])

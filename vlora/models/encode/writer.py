@@ -20,7 +20,7 @@ class Written:
 
     Attributes:
         text: What the processor is given; an image is one token.
-        spans: Where its answers stand, in characters; none if nobody asks.
+        spans: Character spans of its answers; empty where no mask is needed.
         plain: i32[P], its tokens.
         learned: bool[P], those that are learned, as far as they are text.
     """

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vlora.recipe.converter import Names
 from vlora.recipe.schema import (
+    OPTIMIZERS,
     DataSection,
     EvalSection,
     LoraSection,
@@ -42,7 +43,7 @@ toml_values = st.recursive(
 def recipes(draw: st.DrawFn) -> Recipe:
     """Draw recipes that contradict themselves nowhere."""
     full = draw(st.booleans())
-    name = draw(st.sampled_from(["adam", "adamw", "sgd", "muon", "adafactor", "lion"]))
+    name = draw(st.sampled_from(OPTIMIZERS))
     held_out = draw(st.sampled_from([None, "valid_path", "valid_split", "valid_fraction"]))
     held_outs: dict[str, Any] = {}
     if held_out is not None:

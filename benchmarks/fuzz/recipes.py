@@ -8,6 +8,8 @@ from typing import Any
 
 import tomli_w
 
+from vlora.recipe.schema import OPTIMIZERS
+
 from .broken import DEPTH, WRONG, break_file, show
 from .trials import Trial
 
@@ -61,7 +63,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.on_bad_row": ("raise", "skip"),
     "lora.method": ("lora", "dora"),
     "lora.init": ("default", "pissa"),
-    "optim.name": ("adam", "adamw", "sgd", "muon", "adafactor", "lion"),
+    "optim.name": OPTIMIZERS,
     "optim.schedule": ("constant", "linear", "cosine"),
     "train.batching": ("shuffled", "grouped", "packed"),
 }

@@ -28,6 +28,7 @@ from vlora.models import describe_family
 from vlora.models.encode import generate
 from vlora.output.checkpoint import load_state, save_state, write_whole, write_whole_folder
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
+from vlora.recipe.schema import OPTIMIZERS
 from vlora.train.state import bind, bound_params
 from vlora.types import Batch
 
@@ -619,7 +620,7 @@ def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Pa
     assert all(bool((held[name] == value).all()) for name, value in state.params.items())
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon", "adafactor", "lion"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_learns_and_resumes(
     name: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
 ) -> None:

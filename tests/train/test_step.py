@@ -27,6 +27,7 @@ from vlora import (
 from vlora.models.backbone import grid_tower
 from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.models.forward.calls import call_language_model, embed_alone
+from vlora.recipe.schema import OPTIMIZERS
 from vlora.train.state import bound_params
 
 PROVEN = tuple(name for name, family in FAMILIES.items() if family.is_proven)
@@ -343,7 +344,7 @@ def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: py
     assert outputs[0][1:] == pytest.approx(outputs[1][1:], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon", "adafactor", "lion"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_rate_of_its_own(name: str, checkpoint: CheckpointFactory) -> None:
     """A parameter with three times the rate moves as in a run with three times the rate; the others do not notice."""
     trainable = make_trainable(checkpoint("qwen3_vl"), lora__targets=["q_proj"], optim__name=name)

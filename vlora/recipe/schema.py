@@ -5,7 +5,7 @@ What two keys together must not say lies in `vlora.recipe.rules`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import attrs
 
@@ -171,6 +171,10 @@ class OptimSection:
     schedule: Literal["constant", "linear", "cosine"] = _key("constant")
     warmup_steps: int = _key(0, checks.at_least(0))
     grad_clip: float | None = _key(None, checks.above(0))
+
+
+OPTIMIZERS: tuple[str, ...] = get_args(get_type_hints(OptimSection)["name"])
+"""Names of all optimizers: tests go through them."""
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import assert_never
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -23,17 +24,20 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
         section: The recipe's section.
     """
     rate, betas, decay = section.learning_rate, list(section.betas), section.weight_decay
-    if section.name == "adam":
-        return _Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
-    if section.name == "adamw":
-        return _AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
-    if section.name == "sgd":
-        return optim.SGD(rate, momentum=betas[0], weight_decay=decay)
-    if section.name == "muon":
-        return optim.Muon(rate, momentum=betas[0], weight_decay=decay)
-    if section.name == "lion":
-        return optim.Lion(rate, betas=betas, weight_decay=decay)
-    return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+    match section.name:
+        case "adam":
+            return _Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
+        case "adamw":
+            return _AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
+        case "sgd":
+            return optim.SGD(rate, momentum=betas[0], weight_decay=decay)
+        case "muon":
+            return optim.Muon(rate, momentum=betas[0], weight_decay=decay)
+        case "lion":
+            return optim.Lion(rate, betas=betas, weight_decay=decay)
+        case "adafactor":
+            return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+    assert_never(section.name)
 
 
 class _Adam(optim.Adam):  # type: ignore[misc]

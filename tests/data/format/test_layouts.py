@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlora import Sample, Turn, format_sample
-from vlora.data.format import marks
+from vlora.data.format import layouts, marks
 from vlora.data.format.marks import split_marks
 from vlora.data.format.samples import Reading, read_sample
 from vlora.errors import SampleError
-from vlora.recipe.columns import ColumnUse
+from vlora.recipe.columns import COLUMNS, ColumnUse
 from vlora.system.files import expand
 from vlora.types import ImageSlot
 
@@ -496,3 +496,8 @@ def test_custom_format_uses_what_it_names() -> None:
     assert shape(sample) == [("user", ["a.png", "What?"]), ("assistant", ["A cat."])]
     assert use.used == {**dict.fromkeys(("q", "label"), "data.custom_prompt_format"), "image": "images"}
     assert use.unused == {"messages", "photo"}
+
+
+def test_every_column_of_a_layout_is_known() -> None:
+    """What a layout reads has a name in the line about columns, and other columns may be mapped to it."""
+    assert {column for layout in layouts.LAYOUTS for column in (*layout.needs, *layout.takes)} <= COLUMNS.keys()

@@ -66,7 +66,8 @@ def measure_way(root: Path) -> dict[str, Any]:
         environment = {**os.environ, "PYTHONPATH": str(root)}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
         if not found.is_file():
-            msg = f"{root}: the run ended before the loss was called: {done.stderr.strip()[-500:]}"
+            why = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            msg = f"{root}: the run ended before the loss was called: {why}"
             raise RuntimeError(msg)
         measured: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
         return measured

@@ -22,6 +22,8 @@ from vlora.events import Event, StepReport
 from vlora.output.checkpoint import load_notes
 from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 from vlora.output.paths import output_paths
+from vlora.system import endings
+from vlora.system.leaving import heed
 from vlora.system.signals import stop_on_signals
 
 N_ROWS = 24
@@ -157,6 +159,55 @@ def test_the_interpreter_ends_in_order(case: str, recipe_file: Path, tmp_path: P
     assert "at exit: [] False False" in done.stdout
     assert "Exception ignored" not in done.stderr
     assert "Fatal" not in done.stderr
+
+
+THREADS = """
+import importlib.util, sys, threading
+import mlx.core as mx
+
+spec = importlib.util.spec_from_file_location("endings", sys.argv[1])
+endings = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(endings)
+
+def work() -> None:
+    if sys.argv[2] == "watched":
+        endings.watch_thread()
+    # The state of random numbers is a Python object in a C++ variable of each thread.
+    mx.eval(mx.random.normal((4,)))
+
+for _ in range(4):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(not endings.TASKS.is_dir(), reason="threads are listed on Linux")
+def test_threads_of_mlx_are_gone_before_the_interpreter() -> None:
+    """Python's `join` may return before their C++ destructors have run; without the wait most such processes abort."""
+    command = [sys.executable, "-c", THREADS, endings.__file__, "watched"]
+
+    assert [subprocess.run(command, check=False, capture_output=True).returncode for _ in range(10)] == [0] * 10
+
+
+def test_who_is_watched() -> None:
+    """Threads that work ahead and those that take a run, as long as they are there; not the main thread."""
+    ids: list[int] = []
+
+    def work(watch: Callable[[], None]) -> None:
+        watch()
+        ids.append(threading.get_native_id())
+
+    for watch in (endings.watch_thread, lambda: heed(threading.Event())):
+        thread = threading.Thread(target=work, args=(watch,))
+        thread.start()
+        thread.join()
+        assert ids[-1] in endings._WATCHED
+    endings.watch_thread()
+    endings._await_threads()
+
+    assert threading.main_thread().native_id not in endings._WATCHED
+    assert not [native_id for native_id in ids if endings._exists(native_id)]
 
 
 @contextlib.contextmanager

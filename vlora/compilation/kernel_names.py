@@ -33,7 +33,7 @@ DTYPES = {
 LONGEST_NAME = 245
 """Of a file (`max_file_name_length` in backend/cpu/compiled.cpp and backend/cuda/jit_module.cpp)."""
 FILE_ID = 16
-"""Characters of the hash that stands for the rest of a longer name on a CPU."""
+"""Characters of the hash that replaces the rest of a longer name on a CPU."""
 
 NAME = re.compile(
     r"(?P<tape>[^_]+)_(?P<kinds>[VSC]*)_(?P<dtypes>(?:[a-zV]\d)*)_(?P<hash>\d+)(?P<layout>_contiguous|_strided_(?P<n_axes>\d+))?"
@@ -108,7 +108,7 @@ def kernel_file(kind: str, name: str, file_id: str = "") -> Path:
     Args:
         kind: "cpu" or "cuda".
         name: The kernel's.
-        file_id: On a CPU, what stands for the rest of a name that is too long for a file.
+        file_id: On a CPU, the hash that replaces the rest of a name too long for a file.
     """
     if kind == "cpu":
         is_long = len(name) > LONGEST_NAME

@@ -1,13 +1,13 @@
 """Where MLX keeps the kernels that it compiles, and workers that compile the known ones before a run needs them.
 
 MLX compiles a fused kernel when it first runs, one after another, and keeps it in a temporary folder: the first step
-waits a minute for that on two cores of a fresh machine, and two and a half beside an H200. Here the folder is the
-user's own, and what is known to be needed (`known_kernels.tsv`) is compiled side by side, while the run imports mlx-vlm
-and reads rows.
+waits a minute for that on two cores of a fresh machine, and two and a half on the host of an H200. Here the folder is
+the user's own, and kernels that runs are known to need (`known_kernels.tsv`) are compiled in parallel, while the run
+imports mlx-vlm and reads rows.
 
 Both change the process: MLX reads its folder from the environment, and processes that this one starts find their
-temporary folder there as well. So nothing happens before `begin` is called, which `fit` does, and the command line
-before it imports what takes long.
+temporary folder there as well. So nothing happens before `begin` is called: by `fit`, and by the command line
+before its slow imports.
 """
 
 import atexit
@@ -47,7 +47,7 @@ CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 """Environment variable from which MLX reads where kernels for a GPU are."""
 
 BUILT_IN = "builtin:"
-"""Begins the names of models that vlora makes itself, in float32."""
+"""Prefix of the models that vlora makes itself, in float32."""
 
 FULL_TYPES = ("F32", "F16")
 """Types of weights whose runs have no array in bfloat16. Most models are in bfloat16, or quantized from it."""
@@ -55,11 +55,11 @@ FULL_TYPES = ("F32", "F16")
 WORK_PREFIX = ".work-"
 MOST_WORKERS = 12
 WORKER_BYTES = 4 * 10**9
-"""Of a GPU's memory for each worker: one takes half a gigabyte, while the run loads its model."""
+"""Bytes of GPU memory per worker: each takes half a gigabyte, while the run loads its model."""
 
 LONGEST_WAIT_S = 180.0
 VECTORS = {"avx2", "fma", "f16c"}
-"""What MLX compiles for on a CPU that has all of it (backend/cpu/jit_compiler.cpp)."""
+"""CPU features that MLX compiles for if the CPU has all of them (backend/cpu/jit_compiler.cpp)."""
 
 
 @attrs.frozen
@@ -69,7 +69,7 @@ class Known:
     Attributes:
         kind: "cpu" or "cuda".
         name: MLX's.
-        file_id: Stands on a CPU for the rest of a name that is too long for a file; else empty.
+        file_id: On a CPU, the hash that replaces the rest of a name too long for a file; else empty.
         constants: As `kernel_names.parse_constant` reads them.
         weights: The type of the weights whose runs need it, as safetensors files name it; empty if all do.
     """
@@ -82,7 +82,7 @@ class Known:
 
     @property
     def line(self) -> str:
-        """What a worker is told of it."""
+        """Its line in a worker's standard input."""
         return json.dumps([self.name, self.file_id, self.constants])
 
 
@@ -91,9 +91,9 @@ class Compilation:
     """Kernels being compiled by workers.
 
     Attributes:
-        folder: Where they are kept.
-        note: Why they are not kept where they should be; None if they are.
-        missing: Those that were not there.
+        folder: The folder that keeps them.
+        note: Why they are not kept in the cache directory; None if they are.
+        missing: Their files, which did not exist.
         workers: Processes that compile them.
         begun_s: When they began, by `time.time`.
         work: The folder in which they work; None without workers.
@@ -108,17 +108,17 @@ class Compilation:
 
     @property
     def announced(self) -> Compiling | None:
-        """What is to be told before the wait; None if there is nothing to wait for."""
+        """The event to emit before the wait; None if no worker is running."""
         return Compiling(n_kernels=len(self.missing), n_workers=len(self.workers)) if self.workers else None
 
     def wait(self, longest_s: float = LONGEST_WAIT_S) -> Compiled | None:
-        """Wait for the workers: what the run needs while they compile it would be compiled twice.
+        """Wait for the workers: a kernel that the run needs meanwhile would be compiled twice.
 
         Args:
-            longest_s: After so many seconds from their beginning the run goes on beside them.
+            longest_s: Seconds after their start at which the run stops waiting.
 
         Returns:
-            What has been compiled; None if nothing was to be, or this has been asked before.
+            What has been compiled; None if there were no workers, or on a second call.
         """
         workers, self.workers = self.workers, ()
         if not workers:
@@ -129,7 +129,7 @@ class Compilation:
         if self.work is not None and all(worker.poll() is not None for worker in workers):
             shutil.rmtree(self.work, ignore_errors=True)
         made_s = [(self.folder / file).stat().st_ctime for file in self.missing if (self.folder / file).exists()]
-        # They may have been done long before anybody waited for them.
+        # They may have finished long before this call.
         seconds = max([0.0, *(made - self.begun_s for made in made_s)])
         return Compiled(n_kernels=len(made_s), seconds=seconds, folder=self.folder)
 
@@ -153,7 +153,7 @@ def begin(model: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> Compilat
 
 @functools.cache
 def keep() -> tuple[Path, str | None]:
-    """Let MLX keep its kernels where `keep_kernels` has it, for whatever computes; compile nothing yet."""
+    """Let MLX keep its kernels where `keep_kernels` says; compile nothing yet."""
     kind = device_kind()
     return (kernels_root(), None) if kind == "metal" else keep_kernels(kind)
 
@@ -168,12 +168,12 @@ def _begin_for(weights: str, lists: tuple[Path, ...]) -> Compilation:
         root = kernels_root() / _root_name(kind)
         drop_damaged(folder, root.with_name(f"{root.name}.sums.json"), "*.so" if kind == "cpu" else "**/*.ptx")
     missing = [] if note is not None else list_missing(kind, folder, weights, lists)
-    # Names end in a hash of the constants, which another C++ library than Linux's makes another one.
+    # Names end in a hash of the constants, which depends on the C++ library; the list was made with Linux's.
     if not missing or sys.platform != "linux" or (kind == "cpu" and shutil.which("g++") is None):
         return Compilation(folder, note)
     files = [kernel_file(kind, known.name, known.file_id) for known in missing]
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the kernels: whole files are moved from there, and not copied.
+    # On the same file system as the kernels, so that whole files are moved and not copied.
     work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=folder))
     atexit.register(shutil.rmtree, work, ignore_errors=True)
     begun_s = time.time()
@@ -191,7 +191,7 @@ def keep_kernels(kind: str) -> tuple[Path, str | None]:
     Returns:
         The folder in which the kernels' files are, and why they are not kept beyond this process; None if they are.
     """
-    # Before TMPDIR is another one.
+    # Python remembers its temporary folder before TMPDIR changes.
     tempfile.gettempdir()
     if kind == "cuda" and os.environ.get(CUDA_FOLDER):
         return Path(os.environ[CUDA_FOLDER]), None
@@ -218,14 +218,14 @@ def list_missing(kind: str, folder: Path, weights: str = "", lists: Sequence[Pat
 
 
 def weights_type(model: str) -> str:
-    """Say of which type a model's weights are, as safetensors files name it; empty if that is not to be seen at once.
+    """Return the type of a model's weights, as safetensors files name it; empty if no local file says.
 
     Args:
-        model: As in a recipe: a folder, a built-in model, or one of a hub.
+        model: As in a recipe: a folder, a built-in model, or an id on a hub.
     """
     if model.startswith(BUILT_IN):
         return "F32"
-    # Whatever is wrong with a path or a file is said where the model is opened. RuntimeError: a user who is not known.
+    # Opening the model reports what is wrong with the path or a file. RuntimeError: an unknown user's "~".
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         file = min(Path(model).expanduser().glob("*.safetensors"))
         types = [entry.dtype for entry in read_header(file).values()]
@@ -234,7 +234,7 @@ def weights_type(model: str) -> str:
 
 
 def read_known(file: Path = KNOWN_KERNELS) -> Iterator[Known]:
-    """Yield the known kernels; none if MLX is of another version than they were recorded with, minor ones alike."""
+    """Yield the known kernels; none if MLX's major or minor version differs from the recorded one."""
     version, _, lines = file.read_text(encoding="utf-8").partition("\n")
     if version.removeprefix("# ").split(".")[:2] != MLX_VERSION.split(".")[:2]:
         return
@@ -250,16 +250,16 @@ def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]
     n_workers = min(_n_cores(), MOST_WORKERS, len(missing))
     if kind == "cuda":
         n_workers = min(n_workers, max(1, device_memory() // WORKER_BYTES))
-    # On a CPU one compiler takes many at once, and its headers are most of the work.
+    # On a CPU one compiler run takes many kernels; most of its work is headers.
     n_together = -(-len(missing) // n_workers) if kind == "cpu" else 1
     for number in range(n_workers):
         root = work / str(number)
         root.mkdir()
         environment = {**os.environ, "TMPDIR" if kind == "cpu" else CUDA_FOLDER: str(root)}
         program = Path(__file__).with_name("__main__.py")
-        # -P: what lies in the worker's folder is not to be found by the names of other packages.
+        # -P: files in the worker's folder must not shadow other packages.
         command = [sys.executable, "-P", program, kind, root, folder, work / "claims", n_together]
-        # A session of its own: Ctrl-C is for the run, and workers end when it has.
+        # A session of its own: Ctrl-C reaches the run only, and workers end after it.
         worker = subprocess.Popen(  # noqa: S603 - this very Python
             [str(part) for part in command],
             env=environment,
@@ -277,7 +277,7 @@ def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]
 
 
 def _own_folder(kind: str, root: Path) -> Path:
-    """Name the folder of the kernels' files, given what MLX is told."""
+    """Name the folder of the kernels' files within the folder that MLX is given."""
     return root / "mlx" / MLX_VERSION / "cpu" if kind == "cpu" else root
 
 
@@ -286,7 +286,7 @@ def _root_name(kind: str) -> str:
 
 
 def _machine(kind: str) -> str:
-    """Name what kernels are compiled for: MLX would load them on a machine that cannot run them."""
+    """Name the hardware that kernels are compiled for: MLX would load them on a machine that cannot run them."""
     if kind == "cuda":
         return f"cuda-{mx.device_info(mx.gpu)['architecture']}"
     flags: set[str] = set()

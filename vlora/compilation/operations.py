@@ -76,4 +76,4 @@ N_INPUTS = {
     # Where a function is compiled for all shapes, the arrays follow that an array is to have the shape of.
     "Broadcast": (3, 2, 1),
 }
-"""How many inputs an operation may have, what is likeliest last."""
+"""How many inputs an operation may have, the likeliest number last."""

@@ -1,8 +1,8 @@
-"""Compiled kernels on disk that are not what was written: MLX loads whatever has a kernel's name.
+"""Damaged kernels on disk are found and deleted: MLX loads any file that has a kernel's name.
 
-A compiler that was ended leaves a part of a file under that name, a disk may give back other bytes; loading either ends
-the run, or the process, at every start. So the files are looked at before MLX does: the sum of each is kept from the
-first time that it was whole, and what has another one is deleted, to be compiled again.
+A compiler that was killed leaves part of a file under that name, and a disk may return other bytes. Loading either ends
+the run, or the process, at every start. So the files are checked before MLX loads them: the checksum of each is kept
+from the first time that it was whole, and a file with another one is deleted, to be compiled again.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from ..system.cache import write_whole
 
 LONGEST_WAIT_S = 20.0
 SETTLED_S = 5.0
-"""A file that is not whole is being written by another process, unless it has not changed for this time."""
+"""Seconds without a change after which an incomplete file is not being written by another process."""
 
 ELF = b"\x7fELF\x02\x01"
-"""Begins libraries of 64 bits with the lowest byte first; others are not checked for being whole."""
+"""Magic number of 64-bit little-endian ELF libraries; other libraries are not checked for completeness."""
 
 NO_BITS = 8
 """The type of a section that has no bytes in the file."""
@@ -34,7 +34,7 @@ def drop_damaged(folder: Path, sums: Path, pattern: str) -> list[Path]:
         pattern: Of the names of kernels' files: "*.so" or "**/*.ptx".
 
     Returns:
-        Those that were deleted.
+        The deleted files.
     """
     known = _read(sums)
     found: dict[str, str] = {}
@@ -61,7 +61,7 @@ def drop_damaged(folder: Path, sums: Path, pattern: str) -> list[Path]:
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether nothing is missing from the file of a kernel: of a library its sections, of PTX its last brace."""
+    """Whether a kernel's file is complete: a library has all its sections, PTX its last brace."""
     if content.startswith(b"\x7fELF"):
         return _is_whole_library(content)
     return b"{" in content and content.count(b"{") == content.count(b"}")
@@ -85,7 +85,7 @@ def _is_whole_library(content: bytes) -> bool:
 
 
 def _becomes_whole(file: Path) -> bool:
-    """Wait for a file that another process is writing; whether it is whole in the end."""
+    """Wait for a file that another process is writing; return whether it is complete in the end."""
     end = time.monotonic() + LONGEST_WAIT_S
     while time.monotonic() < end:
         try:
@@ -100,7 +100,7 @@ def _becomes_whole(file: Path) -> bool:
 
 
 def _sum_up(file: Path) -> str | None:
-    """Give the sum of a file; None if it is not whole."""
+    """Return the checksum of a file; None if it is incomplete."""
     content = file.read_bytes()
     if not is_whole(content):
         if not _becomes_whole(file):

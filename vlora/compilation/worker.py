@@ -1,4 +1,4 @@
-"""What a worker does: it compiles listed kernels beside other workers, and moves whole ones into the common folder.
+"""A worker: it compiles listed kernels in parallel with others, and moves complete ones into the common folder.
 
 On a CPU nearly all of the 1.5 s that MLX takes for a kernel are its headers. So MLX only writes the sources of many
 kernels, and one g++ with MLX's options compiles them together: 91 kernels in 5 s. Each kernel's file is then a link to

@@ -66,7 +66,7 @@ class Graph:
         arrays: Every array by name.
         nodes: The operations.
         inputs: Arrays that are there before.
-        outputs: Arrays that are asked for.
+        outputs: Arrays that the step returns.
     """
 
     arrays: Mapping[str, Array]

@@ -23,7 +23,7 @@ class Peak:
     """The fullest moment of a graph.
 
     Attributes:
-        nbytes: Bytes in use then, what is there before included.
+        nbytes: Bytes in use then, kept inputs included.
         held: Of them: those of kept inputs.
         alive: The rest: (array's name, bytes) of each buffer.
     """
@@ -42,7 +42,7 @@ class Queue:
         n_elements: Numbers that they read together; more end it.
         n_tasks: Command buffers that may wait, the one that is being filled among them.
         limit: Bytes in use beyond which MLX waits for committed command buffers before it goes on.
-        counts_buffers: Count what is written, too, and every array once a command buffer, instead of all that is read.
+        counts_buffers: Count outputs, too, and every array once per command buffer, instead of each input.
     """
 
     n_operations: int = 1
@@ -231,7 +231,7 @@ class _Memory:
             self.fullest = Peak(nbytes=self._total, held=self._held, alive=alive)
 
     def _donated_buffer(self, node: Node) -> _Buffer | None:
-        """Find the input whose buffer the result may have; where there are several, each holds on to all inputs."""
+        """Find the input whose buffer the result may take; one of several results takes none."""
         if node.name not in DONATING_OPS or len(node.outputs) > 1:
             return None
         wanted = self.arrays[node.outputs[0]]

@@ -1,4 +1,4 @@
-"""One step of a recipe, run on random weights: the peak of memory that MLX counts, to be put beside the plan's."""
+"""One step of a recipe, run on random weights: the peak memory that MLX counts, for comparison with the plan."""
 
 import gc
 from collections.abc import Sequence

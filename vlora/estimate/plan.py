@@ -93,8 +93,8 @@ class Planner:
     Attributes:
         recipe: The recipe.
         backbone: The model, trainable as the recipe says.
-        limit: Bytes in use beyond which MLX waits for what is queued.
-        state: Of a run that has not begun.
+        limit: Bytes in use beyond which MLX waits for its queue.
+        state: The state before the first step.
         optimizer: The recipe's.
     """
 
@@ -153,7 +153,7 @@ class Planner:
             "weights": weights - trained,
             "trained weights": masters,
             "optimizer": state - masters,
-            # Those of the microbatches before are kept beside this one's.
+            # The sum of the earlier microbatches is kept next to this one's.
             "gradients": gradients + masters * (self.recipe.train.gradient_accumulation_steps > 1),
             "head and loss": head,
             "activations": sum(nbytes for _, nbytes in others) - head,
@@ -194,10 +194,10 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
 
     Args:
         recipe: The recipe.
-        memory_gb: Gigabytes (1e9 bytes) that there are; without it the recipe's limit, or what the device has.
+        memory_gb: Gigabytes (1e9 bytes) available; by default the recipe's limit, or the device's memory.
 
     Raises:
-        VloraError: The recipe names a model, layers or an adapter that there are not.
+        VloraError: The recipe names a model, layers or an adapter that do not exist.
         OutOfMemoryError: A microbatch is too large for MLX's arrays.
     """
     files = find_model(recipe)
@@ -270,7 +270,7 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
 def _find_longest(planner: Planner, share: float, memory: int) -> int | None:
     """Find the longest rows of text that fit: by doubling, then on a line between the last two lengths tried.
 
-    The need grows at least as fast as the length, so that the line lies above it, but for what is queued by chance.
+    The need grows at least as fast as the length, so the line lies above it, except for chance effects of the queue.
     """
     length, below = 128, (0, 0)
     try:

@@ -20,10 +20,10 @@ from ..types import Batch, Example
 from .plan import Planner
 
 USABLE = 0.95
-"""Of a device's memory: what MLX's own limit is on a GPU, and what a plan may be wrong by."""
+"""Usable share of a device's memory: MLX's own limit on a GPU, and the error of a plan."""
 
 RELIEF = 0.9
-"""Of what failed although the plan says that it fits: so much at most has to fit."""
+"""Largest share of the failed step's need that may be proposed, if the plan says that the step fits."""
 
 BY_CHANCE = 1.5
 SMALLEST_LENGTH = 64
@@ -146,7 +146,7 @@ class Search:
                 yield self._option({"memory.max_mb_per_buffer": size}, self.batch)
 
     def _fewer_rows(self) -> Iterator[Option]:
-        # The need falls at most in proportion to the rows, but for what is queued by chance.
+        # The need falls at most in proportion to the rows, except for chance effects of the queue.
         most = int(BY_CHANCE * self._n_rows * self.target / self.need)
         if self.batch is not None and self.most_tokens is not None:
             most = self._n_rows * self.most_tokens // int(self.batch.tokens.size)

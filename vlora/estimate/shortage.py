@@ -19,23 +19,24 @@ from .plan import Planner
 from .search import USABLE, Option, Search, format_size
 
 PLANNING_S = 60.0
-"""How long what would fit is looked for; what is being tried then is still finished."""
+"""Seconds for the search of values that fit; the plan in progress is finished."""
 
 ARRAYS_OF_A_LAYER, COPIES_OF_TRAINED, FLOAT_BYTES = 60, 20, 4
-"""What a step takes for each layer, in arrays as wide as the model, and for what is trained, at the very most: below it
-nothing has to be planned."""
+"""An upper bound of what a step takes: arrays as wide as the model for each layer, and copies of trained parameters. A
+batch below it need not be planned."""
 
 WIDTH, N_LAYERS = 8192, 100
-"""Of models that do not say."""
+"""Assumed for models whose configuration does not say."""
 
 
 def foresee(
     recipe: Recipe, backbone: models.MlxVlmBackbone, steps: Iterable[Sequence[Batch]]
 ) -> Iterator[Sequence[Batch]]:
-    """Pass on the microbatches of steps; on a CPU those that there is no memory for are refused before they run.
+    """Pass on the microbatches of steps; on a CPU refuse those that do not fit before they run.
 
-    There MLX does not look whether it got what it asked for, and the process ends with a segmentation fault. Planning a
-    step takes a second or more; it is done for what is larger than anything before, if it may be too large at all.
+    There MLX does not check its allocations, and the process ends with a segmentation fault. Planning a step takes a
+    second or more; only a batch larger than all before it is planned, and only if a rough bound says that it may not
+    fit.
 
     Args:
         recipe: The run's.
@@ -56,7 +57,7 @@ def foresee(
 
 
 def _needs_about(backbone: models.MlxVlmBackbone, batch: Batch) -> int:
-    """Say how many bytes a step takes if it takes very many."""
+    """Return an upper bound of the bytes that a step takes."""
     config = backbone.module.config
     text = getattr(config, "text_config", None) or config
     width = int(getattr(text, "hidden_size", None) or WIDTH)

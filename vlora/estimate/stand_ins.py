@@ -1,7 +1,7 @@
-"""What stands in for functions that MLX cannot write down while a step is traced: the same arrays, in plain operations.
+"""Replacements, while a step is traced, of functions that MLX cannot export: the same arrays in plain operations.
 
-MLX writes down no function with a gradient of its own, and none that runs again in the backward pass. They are traced
-as plain functions between marks, scalars that their arguments and results are multiplied by; `rematerialize` reads the
+MLX exports no function with a gradient of its own, and none that runs again in the backward pass. They are traced as
+plain functions between marks, scalars that their arguments and results are multiplied by; `rematerialize` reads the
 marks. What a function keeps for its gradient it has declared: `vlora.ops.custom_vjp`.
 """
 
@@ -76,7 +76,7 @@ class _ForeignFunction:
 def _run_declared(marks: Marks, function: CustomVjp, *arrays: mx.array) -> Any:
     """Run a function of vlora's own as its declaration has it."""
     if function.keeps == "results" and not function.is_ordered:
-        # What a plain gradient reads is what is kept.
+        # A plain gradient keeps what it reads.
         return function.function(*arrays)
     return marks.run(function.function, arrays, {}, is_ordered=function.is_ordered)
 
@@ -84,7 +84,7 @@ def _run_declared(marks: Marks, function: CustomVjp, *arrays: mx.array) -> Any:
 def attention_in_kernels(
     queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: Any = None, **_: Any
 ) -> mx.array:
-    """Stand in for attention on CUDA, whose gradient MLX cannot write down: what is kept and made, but no scores.
+    """Replace attention on CUDA, whose gradient MLX cannot export: the arrays that it keeps and makes, but no scores.
 
     Args:
         queries: f[B, H, T, D].
@@ -115,7 +115,7 @@ def attention_on_metal(
     mask: Any = None,
     **rest: Any,
 ) -> mx.array:
-    """Stand in for attention on Metal: kernels where a mask is not an array, and heads are of the widths they have.
+    """Replace attention on Metal: kernels where a mask is not an array, and heads are of the widths they have.
 
     Args:
         attend: MLX's own attention, which keeps scores wherever it has no kernel.
@@ -135,7 +135,7 @@ def attention_on_metal(
 
 
 def exponential_in_passes(x: mx.array) -> mx.array:
-    """Stand in for exponentials by arithmetic on a CPU, which has no gradient: the bits, then the powers."""
+    """Replace exponentials by arithmetic on a CPU, which have no gradient: the bits, then the powers."""
     bits = mx.stop_gradient(x).astype(mx.int32)
     return mx.exp(mx.depends([x], [bits])[0])
 
@@ -151,11 +151,11 @@ def written_plainly(marks: Marks) -> Iterator[None]:
 
 
 def _stand_ins(marks: Marks) -> list[tuple[Any, str, Any]]:
-    """List what is replaced: (module or class, name, what stands in)."""
+    """List the replacements: (module or class, name, value)."""
     depends, reduce_rows = mx.depends, cpu_exp.reduce_rows
 
     def only_after(inputs: Any, dependencies: Any) -> Any:
-        # Without the gradient that a plain trace would seek behind what is only waited for.
+        # Without the gradient that a plain trace would look for in the dependencies.
         return depends(inputs, [mx.stop_gradient(value) for _, value in tree_flatten(dependencies)])
 
     found: list[tuple[Any, str, Any]] = [

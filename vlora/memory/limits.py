@@ -1,4 +1,4 @@
-"""What MLX may take of the device's memory, for the time of a run."""
+"""Limits of the memory that MLX may take during a run, and errors that say that there is too little."""
 
 import os
 import re
@@ -38,8 +38,8 @@ OUT_OF_MEMORY = (
 - Metal, when a command buffer is over: "[METAL] Command buffer execution failed: Insufficient Memory
   (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
 
-On a CPU MLX does not look whether it got what it asked for (mlx/backend/no_gpu/allocator.cpp): the process ends with a
-segmentation fault, or is ended by the system."""
+On a CPU MLX does not check its allocations (mlx/backend/no_gpu/allocator.cpp): the process ends with a segmentation
+fault, or the system kills it."""
 
 LARGEST_DIMENSION = 2**31 - 1
 """Entries of one dimension of an array: MLX counts them in 32 bits."""
@@ -65,7 +65,7 @@ LONGEST_FOUND = 160
 
 @contextmanager
 def memory_limits(section: MemorySection) -> Iterator[None]:
-    """Keep MLX to a recipe's limits, and put back afterwards what held before.
+    """Apply a recipe's memory limits to MLX, and restore the earlier ones afterwards.
 
     Without `cache_gb` the freed buffers that MLX keeps are at most half of its memory limit: MLX itself would keep as
     many as the limit allows, and batches of many lengths leave many that fit nothing else. On a CPU they are an eighth:
@@ -123,14 +123,14 @@ def set_max_mb_per_buffer(section: MemorySection) -> None:
 
 
 def device_kind() -> Literal["cpu", "metal", "cuda"]:
-    """Say what MLX computes on unless it is told otherwise. Nothing is begun on the device."""
+    """Return the kind of MLX's default device; nothing runs on it."""
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
 
 
 def describe_device() -> Device:
-    """Say what MLX computes on unless it is told otherwise."""
+    """Describe MLX's default device."""
     kind, found = device_kind(), mx.device_info()
     return Device(kind=kind, name=str(found.get("device_name", kind)).strip(), memory_bytes=device_memory())
 
@@ -184,7 +184,7 @@ def memory_limit() -> int:
 
 
 def device_memory() -> int:
-    """Say how much memory there is for arrays, in bytes: a Mac's recommended share, a GPU's own, else the machine's."""
+    """Return the memory for arrays in bytes: a Mac's recommended share, a GPU's own, else the machine's."""
     found = mx.device_info()
     for key in ("max_recommended_working_set_size", "total_memory", "memory_size"):
         if found.get(key):
@@ -193,7 +193,7 @@ def device_memory() -> int:
 
 
 def process_memory() -> int:
-    """Say how much memory this process may have for arrays, in bytes: what the device has, or a limit of the shell."""
+    """Return the memory that this process may have for arrays, in bytes: the device's, or a limit of the shell."""
     found = device_memory()
     try:
         import resource
@@ -227,8 +227,8 @@ def check_weights_fit(section: MemorySection, module: nn.Module) -> None:
 def _begin_with(max_mb: int) -> bool:
     """Set the environment variable and make MLX's first stream; do nothing if it has made one before.
 
-    Nothing tells how many streams there are but the number of a new one. The first is this thread's own from then on,
-    as the one is that MLX makes when it needs one; a later one stays behind unused.
+    Only the number of a new stream tells how many there are. The first one becomes this thread's default, as the one
+    that MLX makes on demand would; a later one stays unused.
     """
     before = os.environ.get(MB_VARIABLE)
     os.environ[MB_VARIABLE] = str(max_mb)

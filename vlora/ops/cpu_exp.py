@@ -24,7 +24,7 @@ LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 """The logarithm of 2 in two parts; small multiples of the first are exact (Cody and Waite, 1980)."""
 
 BIAS, MANTISSA_BITS = 127, 23
-"""Of a float32: what is added to its exponent, and what lies behind that."""
+"""Of a float32: the bias of its exponent, and the bits of its mantissa."""
 
 STAGE, LONG_ROW = 16, 128
 """Into how many parts a row is parted that are reduced together, and from which length."""
@@ -108,7 +108,7 @@ def shifted_exp_rows(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
 def reduce_rows(reduce: Callable[..., mx.array], x: mx.array) -> mx.array:
     """Reduce the last axis, f[..., N] to f[..., 1], with `mx.max` or `mx.sum`.
 
-    In two stages, where they come out even: numbers of many places at once as vectors, then what is left.
+    In two stages where the length divides evenly: many columns at once as vectors, then the partial results.
     """
     n_numbers = x.shape[-1]
     if n_numbers >= LONG_ROW and n_numbers % STAGE == 0:

@@ -1,7 +1,7 @@
-"""CUDA kernels, for what MLX has none, or one that leaves the device waiting. Pure.
+"""CUDA kernels for operations that MLX has no kernel for, or a slow one. Pure.
 
-Each computes in float32, and rounds its results once, or where MLX's own does. Who calls one asks `on_cuda` first, and
-has MLX's own way besides: it is what runs elsewhere, and what a kernel is tested against.
+Each computes in float32, and rounds its results once, or where MLX's own kernel does. Callers check `on_cuda` first and
+fall back to MLX's own operations, which the kernels are tested against.
 
 `nvrtc` compiles them and keeps the code on disk; where it cannot, MLX compiles the same source.
 """
@@ -16,19 +16,19 @@ from .cuda_sources import read_source
 from .nvrtc import compile_cached, device_architecture
 
 LOAD_BYTES = 16
-"""What a thread reads and writes at once."""
+"""Bytes that a thread reads or writes at once."""
 
 THREADS = 256
 """Threads of a block."""
 
 WARP = 32
-"""Threads that add up their numbers without a barrier; a row that takes more of them has a block of its own."""
+"""Threads that add up their numbers without a barrier; a row that takes more has a block of its own."""
 
 MOST_LANES = 512
 """Threads of a row."""
 
 MOST_LOADS = 16
-"""Of a thread at once; beyond that they do not fit into its registers."""
+"""Loads per thread; more do not fit into its registers."""
 
 MOST_NUMBERS = 2**31 - 1
 """Of the arrays that a kernel reads as one row: their length is an `int`, and so is a dimension of MLX."""
@@ -36,7 +36,7 @@ MOST_NUMBERS = 2**31 - 1
 FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 
 WORD_ALIGNED = (4, 8)
-"""Bits of which a word of 32 holds a whole number, and a thread writes a word's values at once."""
+"""Bit widths of which a 32-bit word holds a whole number; a thread writes a word's values at once."""
 
 LOSS_LANES = 1024
 """Threads that read a row of logits."""
@@ -207,9 +207,9 @@ def _run(
     n_block: int = THREADS,
 ) -> list[mx.array]:
     if not n_threads:
-        # CUDA refuses to begin nothing.
+        # CUDA refuses an empty launch.
         return [mx.zeros(tuple(shape), dtype) for shape in shapes.values()]
-    # Whole blocks: threads that add up together have to be there, even if nothing is left for them to do.
+    # Whole blocks: threads that add up together have to exist, even without a row of their own.
     n_threads = -(-n_threads // n_block) * n_block
     launch: dict[str, Any] = {
         "inputs": list(given.values()),

@@ -105,7 +105,7 @@ def attend(
         towards = cotangents[0] / total
         of_values = powers.swapaxes(-1, -2) @ towards
         if isinstance(mask, mx.array):
-            # Who sees nothing has equal shares of all, whatever the scores.
+            # A query that sees nothing has equal weights for all keys, whatever the scores.
             sees = mx.broadcast_to(mask.any(axis=-1, keepdims=True), (n_rows, n_heads, n_queries, 1))
             towards = mx.where(by_keys(sees), towards, 0)
         within = along_rows((towards * mixed).sum(axis=-1, keepdims=True), powers)

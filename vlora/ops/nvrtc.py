@@ -1,10 +1,10 @@
 """CUDA code compiled once and kept in the user's cache directory.
 
 MLX compiles a kernel that it is given as source anew in every process (`use_disk_cache` is false in
-backend/cuda/custom_kernel.cpp of 0.32), with the headers of its own kernels before it: two to three seconds each beside
-an H200. What is compiled here includes nothing but the 16-bit floats, takes 0.15 s of a processor, and is handed to MLX
-as machine code. The compiler is the one that MLX has loaded. Kept files change no result: the name of each is made of
-all that its code depends on.
+backend/cuda/custom_kernel.cpp of 0.32), with the headers of its own kernels before it: two to three seconds each on the
+host of an H200. Code compiled here includes only the 16-bit floats, takes 0.15 s of CPU time, and is passed to MLX as
+machine code. The compiler is the one that MLX has loaded. Kept files change no result: the name of each is a digest of
+everything that its code depends on.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ SUCCESS = 0
 
 
 class CompilationError(RuntimeError):
-    """The compiler refused; MLX's own way to compile is left."""
+    """NVRTC refused the source; MLX's own compilation remains."""
 
 
 @attrs.frozen(eq=False)
@@ -58,14 +58,14 @@ class Compiler:
         """Compile CUDA C++ to machine code.
 
         Args:
-            source: A whole file; what is to be called is `extern "C"`.
+            source: A whole file; its kernel is `extern "C"`.
             architecture: Such as "sm_90a".
 
         Returns:
             A cubin.
 
         Raises:
-            CompilationError: The source, the architecture or the headers are not to the compiler's liking.
+            CompilationError: The compiler refuses the source, the architecture or the headers.
         """
         program = ctypes.c_void_p()
         options = _options(architecture, self.include)
@@ -84,14 +84,14 @@ class Compiler:
 
 
 def compile_cached(source: str, architecture: str) -> bytes | None:
-    """Give the machine code of a source, from the user's cache directory if it is there.
+    """Return the machine code of a source, from the user's cache directory if it is kept there.
 
     Args:
-        source: A whole file without includes; the 16-bit floats are there.
+        source: A whole file without includes; the 16-bit floats are included.
         architecture: As for `Compiler.compile`.
 
     Returns:
-        A cubin; None where there is no compiler, or it refuses.
+        A cubin; None if there is no compiler, or it refuses.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -141,7 +141,7 @@ def device_architecture() -> str:
 
 
 def _options(architecture: str, include: Path | None = None) -> list[str]:
-    """Give the compiler's options, the path of the headers left out if it is not asked for."""
+    """Return the compiler's options, with the path of the headers if it is given."""
     options = ["--device-as-default-execution-space", f"--gpu-architecture={architecture}"]
     return options if include is None else [*options, f"--include-path={include}"]
 

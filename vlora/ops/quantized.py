@@ -87,7 +87,7 @@ def multiply_unpacked(linear: nn.Module, x: mx.array) -> mx.array:
     def product(x: mx.array) -> mx.array:
         parts = [x]
         for span in spans:
-            # One part after the other: each waits for the product before.
+            # Each part waits for the product before it, so that one unpacked part exists at a time.
             parts.append(x @ dequantized_weight(linear, span, after=parts[-1], dtype=x.dtype).T)
         return parts[1] if len(spans) == 1 else mx.concatenate(parts[1:], axis=-1)
 
@@ -110,8 +110,8 @@ def dequantized_weight(
     Args:
         linear: The layer.
         outputs: Which of its outputs (of a stack of experts: which experts).
-        after: What has to be computed before they are unpacked. Otherwise nothing keeps MLX from unpacking all of a
-            model's weights at the start of a step, and from taking what the forward pass unpacked for the backward.
+        after: Array that has to be computed before they are unpacked. Without it MLX may unpack all of a model's
+            weights at the start of a step, and keep those of the forward pass for the backward pass.
         dtype: In which they are given, and computed: scales may be of a type that rounds more.
     """
     weight: mx.array = linear.weight[outputs]

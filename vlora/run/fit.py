@@ -11,7 +11,7 @@ from ..estimate import shortage
 from ..estimate.shortage import foresee, without_references
 from ..events import Event, StepReport, Warned
 from ..recipe.schema import Recipe
-from ..system.endings import close_at_exit
+from ..system.endings import close_at_exit, watch_thread
 from ..train.schedules import is_due
 from .context import RunContext
 from .finish import finish
@@ -51,6 +51,8 @@ def fit(
 
 def _fit(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
     run: RunContext | None = None
+    # The thread that takes a run may be another one than has made it.
+    watch_thread()
     try:
         with ExitStack() as stack:
             run = yield from start(recipe, stack, resume=resume, should_stop=should_stop)

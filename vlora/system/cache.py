@@ -1,4 +1,4 @@
-"""vlora's folder in the user's cache directory: what is there can be made again, and nothing has to be there."""
+"""vlora's folder in the user's cache directory. Every file in it can be made again."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ def kernels_root() -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> bool:
-    """Write a file as a whole or not at all; other processes may be writing it too.
+    """Write a file as a whole or not at all, even while other processes write it.
 
     Args:
-        path: The file; its folder is there.
-        content: What it is to hold.
+        path: The file, in a folder that exists.
+        content: Its new content.
 
     Returns:
         Whether it was written. A cache that cannot be written only makes the next start slower.
@@ -47,11 +47,11 @@ def write_whole(path: Path, content: bytes) -> bool:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file that only its user reads, as a whole, unless there is one; of several that do so one succeeds.
+    """Write a file that only its user can read, unless it exists; of several concurrent writers one succeeds.
 
     Args:
-        path: The file; its folder is there.
-        content: What it is to hold.
+        path: The file, in a folder that exists.
+        content: Its content.
 
     Raises:
         OSError: It could not be written.
@@ -63,7 +63,7 @@ def write_new(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
         try:
-            # A link, where renaming would take the name from another.
+            # A hard link fails if the name is taken; renaming would replace the other file.
             os.link(name, path)
         except FileExistsError:
             return

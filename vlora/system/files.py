@@ -1,6 +1,6 @@
-"""Files that rows name, opened with care: only regular files, and no more of one than is allowed.
+"""Files that rows name: only regular files are opened, and only up to a size limit.
 
-A name comes from a data set. It may lead to a pipe that no process writes to, to a device without an end, or nowhere.
+A name comes from a data set. It may lead to a pipe that no process writes to, to a device that never ends, or nowhere.
 """
 
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 LARGEST_FILE = 512 * 2**20
-"""Bytes of a file, and of a picture in any other form."""
+"""Largest file in bytes, and largest picture in any other form."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -23,7 +23,7 @@ _KINDS = (
 
 
 def expand(name: str | Path) -> Path:
-    """Give a path with its "~" replaced, or that of a file:// address; an unknown user's is a name like any other."""
+    """Give a path with its "~" replaced, or that of a file:// address; "~" of an unknown user is kept as it is."""
     if isinstance(name, str) and name[:7].lower() == "file://":
         return _of_address(name)
     try:
@@ -33,7 +33,7 @@ def expand(name: str | Path) -> Path:
 
 
 def _of_address(url: str) -> Path:
-    """Give the path of a file:// address; some write it as it is, others in percents."""
+    """Give the path of a file:// address; percent-encoded or not."""
     path = url[len("file://") :]
     if not path.startswith("/"):
         path = "/" + path.partition("/")[2]
@@ -49,13 +49,13 @@ def is_file(path: str | Path) -> bool:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a regular file to read, whatever lies at its place.
+    """Open a regular file for reading.
 
     Raises:
-        OSError: There is none, or something else than a regular file.
-        ValueError: The name is none that a file could have, or the file is larger than `LARGEST_FILE`.
+        OSError: It does not exist, or is not a regular file.
+        ValueError: The name is not a valid file name, or the file is larger than `LARGEST_FILE`.
     """
-    # A device may act on being opened, so that it is looked at before; what was opened is looked at again.
+    # Opening a device may have effects, so the type is checked before; it may change, so it is checked again after.
     _check(os.stat(path), path)  # noqa: PTH116 - a name with a NUL byte is to raise ValueError, as here
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     try:

@@ -1,4 +1,4 @@
-"""Where vlora's own code lies."""
+"""The folder and the source files of vlora itself."""
 
 from pathlib import Path
 

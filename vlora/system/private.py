@@ -1,4 +1,4 @@
-"""Files and folders that only their user can have written, opened where they are: no link to them is followed."""
+"""Files and folders that only their owner can have written; symbolic links to them are not followed."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ OTHERS_WRITE = 0o022
 
 
 class ForeignError(Exception):
-    """A file that is not the user's alone; it is neither used nor deleted."""
+    """A file that other users may have written; it is neither used nor deleted."""
 
 
 def open_itself(path: Path, flags: int) -> int:
@@ -30,16 +30,16 @@ def open_itself(path: Path, flags: int) -> int:
 
 @contextlib.contextmanager
 def open_own(file: Path) -> Iterator[tuple[IO[bytes], os.stat_result]]:
-    """Open a regular file of the user's own to read it.
+    """Open a regular file that only the user can have written, for reading.
 
     Raises:
-        ForeignError: It is a link or no regular file, it is somebody else's, or others may write it.
+        ForeignError: It is a link or not a regular file, another user owns it, or others may write it.
         OSError: It cannot be opened.
     """
     if file.is_symlink():
         msg = "a link"
         raise ForeignError(msg)
-    # A pipe would be waited for.
+    # Opening a pipe would block.
     with os.fdopen(open_itself(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
         found = os.fstat(opened.fileno())
         problem = why_foreign(found)
@@ -61,13 +61,13 @@ def why_foreign(found: os.stat_result) -> str | None:
 
 
 def make_private(folder: Path) -> str | None:
-    """Make a folder that only its user reads and writes, for files that are going to be executed or trusted.
+    """Make a folder that only its user can read and write, for files that will be executed or trusted.
 
     Args:
-        folder: Its path; the folders above it are made as well.
+        folder: Its path; missing parent folders are made as well.
 
     Returns:
-        Why what is there cannot be trusted or used; None if it can.
+        Why the folder cannot be trusted or used; None if it can.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,20 +1,20 @@
-"""Texts made fit for a message: no secrets, nothing without end. Pure.
+"""Secrets and overlong words removed from texts of messages. Pure.
 
-Rows, recipes and what libraries say of them hold signed addresses, tokens and whole pictures in base64; none of these
-belongs on a screen or into a log. Every `VloraError` passes through here.
+Rows, recipes and the errors of libraries contain signed addresses, tokens and whole pictures in base64. None of these
+belongs on a screen or in a log. Every `VloraError` passes through here.
 """
 
 import re
 
 LONGEST_LINE = 4_000
-"""Characters of one line of a message; what is longer loses its middle."""
+"""Characters of one line of a message; a longer line loses its middle."""
 
 LONGEST_WORD = 1_000
 """Characters without a space; a path may have hundreds, a picture in base64 has more."""
 
 HIDDEN = "***"
 ENDS = ",;:.!)]}"
-"""What ends a sentence, or begins a reason; it is not of the address or the word before it."""
+"""Punctuation that ends a sentence or begins a reason; it does not belong to the address or word before it."""
 
 _END = re.escape(ENDS)
 
@@ -36,15 +36,15 @@ _WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 def redact(text: str) -> str:
-    """Hide what is secret in a message, and shorten what is long.
+    """Hide secrets in a message, and shorten long words and lines.
 
-    Of an address its user, query and fragment are hidden: signed addresses carry their signature there. Redacting
+    The user, query and fragment of an address are hidden: signed addresses carry their signature there. Redacting
     twice changes nothing.
 
     Args:
         text: A message; its lines stay lines.
     """
-    # Long words first, so that little is searched; long lines last, since what is hidden may be shorter than the mark.
+    # Long words first, so that little is searched; long lines last, since the mark may be longer than the secret.
     text = _WORD.sub(_shorten_word, text)
     text = _URL.sub(_hide_in_url, text)
     text = _BEARER.sub(rf"\g<kind> {HIDDEN}", _TOKEN.sub(HIDDEN, text))
@@ -55,8 +55,8 @@ def shorten_name(name: str, width: int = 300) -> str:
     """Cut the name of an image for a message; names of files are shown whole.
 
     Args:
-        name: A path, an address, or whatever was given as one.
-        width: Characters up to which it is left as it is.
+        name: A path, an address, or the text that was given as one.
+        width: Longest name that is left unchanged.
     """
     if len(name) <= width:
         return name
@@ -77,7 +77,7 @@ def _hide_in_url(found: re.Match[str]) -> str:
 def _shorten_line(line: str) -> str:
     if len(line) <= LONGEST_LINE:
         return line
-    # What is to be done stands at the end.
+    # The remedy comes at the end.
     return f"{line[: LONGEST_LINE - 600]} ... {line[-500:]}"
 
 

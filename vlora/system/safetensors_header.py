@@ -20,17 +20,17 @@ WIDTHS = {
 """Types of safetensors to their bits; 0 where what a shape counts is packed in more than one way."""
 
 LONGEST = 256 << 20
-"""Bytes of a header at most; the largest published ones have some megabytes."""
+"""Largest header in bytes; published ones have some megabytes at most."""
 
 BEYOND = 2**63
-"""What no count of bytes reaches."""
+"""An upper bound of byte counts."""
 
 LENGTH = struct.Struct("<Q")
 METADATA = "__metadata__"
 
 
 class HeaderError(ValueError):
-    """Why a file is no safetensors file, or only a part of one."""
+    """Why a file is not a safetensors file, or only part of one."""
 
 
 @attrs.frozen
@@ -47,7 +47,7 @@ class Entry:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Read what arrays a file has, and check that it can have them.
+    """Read the arrays that a header describes, and check them against the file's size.
 
     Raises:
         HeaderError: What is wrong with it, without the file's name.

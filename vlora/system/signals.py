@@ -11,13 +11,13 @@ from types import FrameType
 import attrs
 
 SIGNALLED = 128
-"""Exit status of a program that a signal has ended, less the signal's number."""
+"""Exit status of a program that a signal ended, minus the signal's number."""
 
 CLOSED_PIPE = 13
-"""SIGPIPE's number, also where there is no such signal."""
+"""SIGPIPE's number, also on systems without that signal."""
 
 GRACE_S = 1.5
-"""For how long a run that is to end at once may still be in a call that does not return."""
+"""How long a run that has to end at once may stay in a call that does not return."""
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that ask a run to end; Windows lacks the last one."""
@@ -34,11 +34,11 @@ class EndedError(BaseException):
 
 @attrs.define(eq=False)
 class Signals:
-    """What has been heard of signals.
+    """The signals received so far.
 
     Attributes:
-        say: Told what is going to happen.
-        hush: Called when the terminal is gone: what is written to it from then on would be an error.
+        say: Called with a sentence about what happens next.
+        hush: Called when the terminal is gone: writing to it would raise from then on.
         has_stepped: Whether a step has been taken: until then there is nothing to save, and the first signal ends the
             run at once.
         number: The first signal; None so far.
@@ -59,7 +59,7 @@ class Signals:
         return SIGNALLED + (signal.SIGINT if self.number is None else self.number)
 
     def go_unread(self) -> None:
-        """Take note that the reader of the run's output is gone: it ends as after a signal, that of a closed pipe.
+        """Record that the reader of the run's output is gone: it ends as after a signal, that of a closed pipe.
 
         Raises:
             BrokenPipeError: No step has been taken.
@@ -69,7 +69,7 @@ class Signals:
         self.number = CLOSED_PIPE if self.number is None else self.number
 
     def hear(self, number: int, _: FrameType | None) -> None:
-        """Take note of a signal.
+        """Record a signal.
 
         Raises:
             EndedError: It is the second one, or no step has been taken.
@@ -85,10 +85,10 @@ class Signals:
 
 @attrs.define(eq=False)
 class _Watch:
-    """Ends the process where a handler cannot: Python calls it when the call under way has returned, and no sooner.
+    """Ends the process where a handler cannot: Python runs a handler only after the current call has returned.
 
     Attributes:
-        signals: What the handlers hear.
+        signals: Where the handlers record them.
         numbers: Of the signals that end a run.
         leave: Called before the process ends.
     """
@@ -100,7 +100,7 @@ class _Watch:
 
     @contextmanager
     def keep(self) -> Iterator[None]:
-        """Watch for the time being."""
+        """Watch until the end of the context."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             theirs.setblocking(False)
@@ -113,7 +113,7 @@ class _Watch:
                 signal.set_wakeup_fd(before)
                 self._is_over.set()
                 with suppress(BlockingIOError):
-                    # Where there is no room for it there is enough to wake up for.
+                    # A full pipe wakes the thread as well.
                     theirs.send(bytes(1))
                 thread.join()
 
@@ -134,7 +134,7 @@ class _Watch:
 def stop_on_signals(
     say: Callable[[str], None], hush: Callable[[], None], leave: Callable[[int], None] = lambda _: None
 ) -> Iterator[Signals]:
-    """Hear Ctrl-C, SIGTERM and SIGHUP for the time being; what heard them before hears them again afterwards.
+    """Handle Ctrl-C, SIGTERM and SIGHUP within the context, and restore the handlers before it afterwards.
 
     Args:
         say: As in `Signals`.
@@ -143,14 +143,14 @@ def stop_on_signals(
     """
     signals = Signals(say, hush)
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread hears of signals, and may ask to.
+        # Python runs signal handlers in the main thread only, and only that thread may set them.
         yield signals
         return
     previous = {}
     for name in ENDING:
         number = getattr(signal, name, None)
         if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
-            # nohup means it. Ctrl-C is ignored by what a shell starts in its background, and may be sent all the same.
+            # nohup ignores SIGHUP on purpose. Background jobs of a shell ignore Ctrl-C, which may be sent all the same.
             continue
         previous[number] = signal.signal(number, signals.hear)
     try:

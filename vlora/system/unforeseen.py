@@ -1,7 +1,7 @@
 """Errors that were not foreseen: the traceback goes into a file, and the user is told in one sentence. Prints nothing.
 
-Everything that a user can mend is a `VloraError`. What else a command ends with is a fault of vlora's, or of a library
-that it calls; programs that call vlora get it as it was raised.
+Every error that a user can mend is a `VloraError`. Any other is a fault of vlora, or of a library that it calls.
+Programs that call vlora get it as it was raised.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from .redaction import redact
 FILE_NAME = "vlora-error"
 LIBRARIES = ("vlora", "mlx", "mlx-vlm", "transformers", "tokenizers", "datasets", "pillow", "numpy")
 LONGEST = 300
-"""Characters of an error's own words that are repeated in the sentence."""
+"""Characters of the error's message that the sentence repeats."""
 
 
 def report(error: BaseException, arguments: Sequence[str], folder: Path | None) -> str:
-    """Write the traceback of an error into a file of its own, and say in one sentence what has happened.
+    """Write the traceback of an error into a new file, and describe the error in one sentence.
 
     Args:
         error: What was raised.
         arguments: The command line.
-        folder: Where the file is to lie, if there is such a folder; a temporary one takes it otherwise.
+        folder: The folder for the file; a temporary one if it does not exist.
 
     Returns:
         The sentence: the error, where it was raised, and where its traceback is.
@@ -71,7 +71,7 @@ def _tell_all(error: BaseException, arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _write(text: str, folder: Path | None) -> Path | None:
-    """Write a new file; None where there is no room for one anywhere."""
+    """Write a new file; None if none can be written anywhere."""
     data = text.encode("utf-8", errors="backslashreplace")
     with contextlib.suppress(OSError, ValueError):
         if folder is not None and folder.is_dir():
@@ -89,7 +89,7 @@ def _write_new(folder: Path, data: bytes) -> Path:
     while True:
         path = folder / (f"{FILE_NAME}.txt" if count == 1 else f"{FILE_NAME}-{count}.txt")
         try:
-            # Nothing that stands there, a link included, is written over.
+            # No existing file is overwritten, a link included.
             with path.open("xb") as file:
                 file.write(data)
         except FileExistsError:

@@ -8,7 +8,7 @@ class WrittenInt(int):
     """A whole number that is not written as Python would write it (`-0`).
 
     Attributes:
-        spelling: How it stands in the file.
+        spelling: Its text in the file.
     """
 
     spelling: str
@@ -24,7 +24,7 @@ class WrittenFloat(float):
     """A number that is not written as Python would write it (`12.50`, `1E3`).
 
     Attributes:
-        spelling: How it stands in the file.
+        spelling: Its text in the file.
     """
 
     spelling: str
@@ -37,7 +37,7 @@ class WrittenFloat(float):
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON; its numbers are written by `write_text` as they stand here.
+    """Read JSON; `write_text` writes its numbers as they were written here.
 
     Raises:
         ValueError: It is no JSON, an object names a key twice, it is nested too deep, or text in it is no Unicode.
@@ -47,7 +47,7 @@ def parse_json(text: str) -> Any:
             text,
             parse_int=_read_int,
             parse_float=_read_float,
-            # NaN and Infinity, which stand for nothing and are refused as text.
+            # NaN and Infinity are not JSON, and are refused as text.
             parse_constant=float,
             object_pairs_hook=_read_object,
         )
@@ -60,7 +60,7 @@ def parse_json(text: str) -> Any:
 
 
 def explain_json(error: ValueError) -> str:
-    """Say what `parse_json` has found in a text that is part of a file: its lines are not the file's."""
+    """Describe an error of `parse_json` in a text within a file, whose line numbers are not the file's."""
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
     start = len(error.doc) - len(error.doc.lstrip())

@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
@@ -33,6 +32,7 @@ from mlx_vlm.trainer.peft.utils import apply_lora_layers
 from mlx_vlm.utils import get_model_and_args
 
 from tests.families import FAMILIES, TinyFamily, build, examples
+from tests.releases import check_versions
 from tests.training import randomize
 from vlora import (
     Batch,
@@ -54,6 +54,7 @@ from vlora.models.families.registry import FAMILIES as DESCRIBED
 from vlora.models.families.registry import describe_family
 from vlora.models.forward.lm_inputs import PROMPT
 from vlora.models.load import loading
+from vlora.models.proven_versions import PROVEN, describe_versions, installed_versions
 from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
 from vlora.train import chunked_head
 from vlora.train.state import bind, bound_params
@@ -685,6 +686,20 @@ def say(name: str, results: Mapping[str, Mapping[str, str]]) -> None:
         print(f"    {check}: {result['remark'][:400]}", flush=True)
 
 
+def summarize(results: Mapping[str, Mapping[str, Mapping[str, str]]], seconds: float) -> None:
+    """Print which releases were proved, and which checks of which families do not hold with them."""
+    print(f"{len(results)} families in {seconds:.0f} s with {describe_versions(installed_versions())}", flush=True)
+    broken = {
+        name: failed
+        for name, checks in results.items()
+        if (failed := [check for check, result in checks.items() if result["holds"] == "no"])
+    }
+    if broken:
+        print(f"these do not hold; all did with {describe_versions(PROVEN)}:", flush=True)
+    for name, failed in broken.items():
+        print(f"    {name}: {', '.join(failed)}", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prove the named families, or all, and print what holds."""
     parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__.splitlines()[0])
@@ -694,6 +709,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", help="write the results to this file")
     parser.add_argument("--jobs", type=int, default=1, help="families proved at a time, a process each (default 1)")
     options = parser.parse_args(arguments)
+    if options.write:
+        check_versions(parser)
     names = options.families or [name for name in FAMILIES if not describe_family(model_type(name)).refused]
     start = time.perf_counter()
     results = {}
@@ -706,7 +723,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, found in zip(names, proofs, strict=True):
                 results[name] = found
                 say(name, found)
-    print(f"{len(names)} families in {time.perf_counter() - start:.0f} s", flush=True)
+    summarize(results, time.perf_counter() - start)
     if options.write and not options.families:
         write_table(results)
     if options.json:
@@ -719,7 +736,7 @@ TABLE = Path(__file__).parent.parent / "vlora" / "models" / "families.md"
 
 def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
     """Write what holds per family, as a table for people."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-vlm"))
+    versions = describe_versions(PROVEN)
     refused = {name: family.refused for name, family in DESCRIBED.items() if family.refused}
     whole = [name for name, checks in results.items() if all(check["holds"] == "yes" for check in checks.values())]
     families = {model_type(name) for name in whole}
@@ -779,7 +796,7 @@ def write_table(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
         ]
         failed = [f"{check}: {result['remark']}" for check, result in checks.items() if result["holds"] == "no"]
         lines.append(
-            f"| {name} | {version('mlx-vlm')} | "
+            f"| {name} | {PROVEN['mlx-vlm']} | "
             + " | ".join(cells)
             + f" | {'; '.join(failed + remarks)} |".replace("\n", " ")
         )

@@ -93,6 +93,23 @@ def test_a_signal_before_the_first_step_ends_at_once(
     assert not (out / "adapters.safetensors").exists()
 
 
+def test_a_run_with_other_releases_says_so(
+    checkpoint: CheckpointFactory,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line, before the model is loaded."""
+    monkeypatch.setattr("vlora.models.proven_versions.PROVEN", {"mlx": "0.1", "mlx-vlm": "0.2"})
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
+
+    assert main([*options, "--output-path", str(tmp_path / "out")]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("note vlora was not proved with mlx ")
+    assert ", but with mlx 0.1, mlx-vlm 0.2; " in first
+
+
 def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """The recipe that a run writes beside its result is a recipe that runs."""
     out = tmp_path / "out"

@@ -15,11 +15,13 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tests.releases import check_versions
+from vlora.models.proven_versions import PROVEN
 
 from .cases import CASES, PIXELS, RUNS, STEPS, Array, digest, fingerprint, input_arrays
 from .mlx_side import Result, encode_rows, frozen_weights, train, write_folder
@@ -198,7 +200,7 @@ def document(differences: Mapping[tuple[str, str], Difference]) -> str:
         "",
         f"Both sides train the same tiny checkpoint, laid out like a published one, for {STEPS} steps in float32, on",
         "conversations with images that each side's own tokenizer and processor encode alike. The reference is",
-        f"{versions}; vlora ran on mlx {metadata.version('mlx')} (CPU) and mlx-vlm {metadata.version('mlx-vlm')}.",
+        f"{versions}; vlora ran on mlx {PROVEN['mlx']} (CPU) and mlx-vlm {PROVEN['mlx-vlm']}.",
         "",
         "A cell holds the largest difference of a step's loss (nats per target), of a step's gradient norm (relative),",
         f"and of a trained array (relative to how far it moved). They count as the same up to {limits}:",
@@ -217,6 +219,8 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help="families; all of them if none is named")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} into the package; all families")
     options = parser.parse_args()
+    if options.write:
+        check_versions(parser)
     families = CASES if options.write else options.families or CASES
     differences = {(family, run): compare(family, run) for family in families for run in golden(family)["runs"]}
     if options.write:

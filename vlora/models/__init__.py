@@ -31,6 +31,7 @@ from .load.loading import (
 )
 from .load.tiny import build_tiny_qwen3_vl
 from .load.trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
+from .proven_versions import describe_unproven
 
 __all__ = [
     "FAMILIES",
@@ -52,6 +53,7 @@ __all__ = [
     "check_question",
     "companions",
     "describe_family",
+    "describe_unproven",
     "features_fingerprint",
     "find_model",
     "generating",

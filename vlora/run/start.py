@@ -91,6 +91,8 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event,
     remove_partials(paths)
     if completed is not None:
         yield Warned(message=_describe_earlier(paths, completed))
+    if (unproven := models.describe_unproven()) is not None:
+        yield Warned(message=unproven)
     if resume:
         refuse_links(paths)
     compilation = known_kernels.begin(recipe.model.path)

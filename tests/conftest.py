@@ -52,6 +52,21 @@ KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 """What MLX compiles for the tests besides what runs need. `python -m benchmarks.kernels --tests FOLDER` makes it, where
 FOLDER has the kernels of a whole run of the tests."""
 MANY_TESTS = 300
+COMPUTE_LITTLE = ("data/", "models/encode/", "recipe/")
+"""Folders whose tests need hardly any of these kernels. They come first, while workers compile for the others."""
+COMPILATIONS: list[known_kernels.Compilation] = []
+"""Those that are waited for before the first test that needs them."""
+
+
+def computes_little(item: pytest.Item) -> bool:
+    """Whether a test lies in one of those folders."""
+    return item.path.relative_to(KNOWN_KERNELS.parent).as_posix().startswith(COMPUTE_LITTLE)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that need no kernels come first, otherwise in their order."""
+    items.sort(key=lambda item: not computes_little(item))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -59,10 +74,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # Each of them would begin.
         return
-    for model in (known_kernels.BUILT_IN, ""):
-        compilation = known_kernels.begin(model, (known_kernels.KNOWN_KERNELS, KNOWN_KERNELS))
-        if len(session.items) > MANY_TESTS or mx.default_device() == mx.Device(mx.gpu):
-            compilation.wait()
+    compilation = begin(known_kernels.BUILT_IN)
+    if len(session.items) > MANY_TESTS or mx.default_device() == mx.Device(mx.gpu):
+        COMPILATIONS.append(compilation)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Wait for the workers, where they can be of use."""
+    if COMPILATIONS and not computes_little(item):
+        COMPILATIONS.pop().wait()
+        # What models of other types need besides.
+        begin("").wait()
+
+
+def begin(model: str) -> known_kernels.Compilation:
+    """Have workers compile what is not there."""
+    return known_kernels.begin(model, (known_kernels.KNOWN_KERNELS, KNOWN_KERNELS))
 
 
 @pytest.fixture(scope="session")

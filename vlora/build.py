@@ -57,12 +57,12 @@ class Features:
     Attributes:
         cache: Keeps them; None if they are not kept.
         description: Where they are kept, or why they are not.
-        has_company: Whether images go through the tower together: the last bits of their features depend on it then.
+        has_shared_passes: Whether images go through the tower together: their last bits depend on it then.
     """
 
     cache: models.FeatureCache | None
     description: str
-    has_company: bool = False
+    has_shared_passes: bool = False
 
     @property
     def counts(self) -> FeatureCounts | None:
@@ -70,14 +70,14 @@ class Features:
         return None if self.cache is None else self.cache.counts
 
     def flush(self) -> None:
-        """Write to disk what still waits for company."""
+        """Write to disk what is still buffered."""
         if self.cache is not None:
             self.cache.flush()
 
     def drain_warnings(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
         notes = [] if self.cache is None else self.cache.drain_warnings()
-        return [f"{note}; {ROUNDED}" for note in notes] if self.has_company else notes
+        return [f"{note}; {ROUNDED}" for note in notes] if self.has_shared_passes else notes
 
 
 def find_model(recipe: Recipe) -> models.ModelFiles:
@@ -274,7 +274,7 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     data.encoder.memory = models.ProcessedCache(cache, backbone.has_features)
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
-    has_company = data.files.family.forward.has_grid_tower
-    # Another company, where what only memory has kept is gone.
-    rounded = f"; {ROUNDED}" if has_company and not section.disk_gb else ""
-    return Features(cache=cache, description=f"kept, {kept}{rounded}", has_company=has_company)
+    has_shared_passes = data.files.family.forward.has_grid_tower
+    # Other images go through the tower together where what only memory has kept is gone.
+    rounded = f"; {ROUNDED}" if has_shared_passes and not section.disk_gb else ""
+    return Features(cache=cache, description=f"kept, {kept}{rounded}", has_shared_passes=has_shared_passes)

@@ -138,7 +138,7 @@ class StepReport:
         wait_s: Seconds that this step waited for its rows.
         n_traces: Shapes traced so far.
         trace_s: Seconds spent in steps that traced a new shape so far, compiling included.
-        n_steps: Steps of the whole run as far as it is known now; None where nobody knows.
+        n_steps: Steps of the whole run as far as it is known now; None where it is not known.
         cuts: What was cut of its rows by data.max_seq_length.
         rows: What its rows are known by.
     """

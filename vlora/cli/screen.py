@@ -12,7 +12,7 @@ def _give_up() -> None:
 
 
 class Screen(Console):
-    """A console whose owner says what happens when nobody reads it any more; rich's own ends the process at once.
+    """A console whose owner says what happens when it is read no more; rich's own ends the process at once.
 
     Attributes:
         when_unread: Called then, once; what is printed afterwards goes nowhere.

@@ -1,7 +1,7 @@
 """Code of others that is run on what users give: templates, processors, tokenizers, mlx-vlm's models.
 
-What such code raises is of any type. It becomes an error of vlora's here and nowhere else, so that what is nobody's
-fault, a lack of memory above all, stays what it is wherever that code runs.
+What such code raises is of any type. It becomes an error of vlora's here and nowhere else, so that what is no fault
+of a row or a model, a lack of memory above all, stays what it is wherever that code runs.
 """
 
 from collections.abc import Callable, Iterator

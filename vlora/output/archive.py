@@ -1,7 +1,7 @@
 """What stands in a run's folder when it begins is set aside, whole and at one place, at whatever moment the run ends.
 
 What is to be moved is written down first, in one small file; each thing is moved by one rename, and the file is removed
-in the end. Where it is found, a process ended between: whoever takes the folder next moves the rest.
+in the end. Where it is found, a process ended between: the run that takes the folder next moves the rest.
 """
 
 import functools

@@ -24,8 +24,8 @@ LOCK_NAME = ".running"
 def exclusive_run_lock(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder, which is made if need be and removed again if nothing came into it.
 
-    The lock is on an open file and not the file itself: one that a killed process has left locks nobody out. Where the
-    system or the file system has no such locks, nobody is kept out.
+    The lock is on an open file and not the file itself: one that a killed process has left locks no run out. Where the
+    system or the file system has no such locks, no run is kept out.
 
     Args:
         folder: Where the run writes.
@@ -41,7 +41,7 @@ def exclusive_run_lock(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                # While it is locked: whoever opened it before finds that it is gone, and makes another one.
+                # While it is locked: a run that opened it before finds that it is gone, and makes another one.
                 (folder / LOCK_NAME).unlink(missing_ok=True)
     finally:
         with contextlib.suppress(OSError):

@@ -229,7 +229,7 @@ class _TrainStep:
         if FLAT not in gradients:
             gradients = packing.pack(gradients)
         gradients, norm = clip_by_global_norm(gradients, self._max_grad_norm, mx.maximum(n_supervised, 1))
-        # Within the update, so that nobody has to hold the old state until the host has seen the loss; and before the
+        # Within the update, so that the old state need not be held until the host has seen the loss; and before the
         # optimizer, whose kernels stay fused: a choice between new and old states costs four more for each parameter.
         is_finite = mx.isfinite(nll_sum) & mx.isfinite(norm)
         gradients = {name: mx.where(is_finite, gradient, 0) for name, gradient in gradients.items()}

@@ -33,7 +33,7 @@ def check_family(backbone: MlxVlmBackbone, examples: Sequence[Example], model_ty
         model_type: For the message.
 
     Raises:
-        ModelError: An earlier logit changes with a later token, or a row's logits with its company.
+        ModelError: An earlier logit changes with a later token, or a row's logits with the batch it is in.
     """
     alone = [_logits(backbone, [example])[0, : len(example.tokens) - 1] for example in examples]
     together = _logits(backbone, examples)

@@ -1,6 +1,6 @@
 """What the JSON files of models and adapters may say, as far as anything here depends on it. Pure.
 
-Keys that nobody here knows are their families' own, and stay as they are. What is known is checked as recipes are:
+Keys that are not listed here are their families' own, and stay as they are. What is known is checked as recipes are:
 nothing is coerced, and all that is wrong is said at once.
 """
 

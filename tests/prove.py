@@ -48,7 +48,8 @@ from vlora import (
 from vlora.adapters.targets import is_experts, is_router
 from vlora.data.collate import collate_packed
 from vlora.errors import BatchError, ModelError
-from vlora.models.backbone.backbone import find_layout, to_device
+from vlora.models.backbone.embed import to_device
+from vlora.models.backbone.parts import find_layout
 from vlora.models.families.family import Family
 from vlora.models.families.registry import FAMILIES as DESCRIBED
 from vlora.models.families.registry import describe_family

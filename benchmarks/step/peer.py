@@ -16,7 +16,7 @@ from mlx_vlm.trainer.vlm.sft.runtime import collate_vlm_batch, vlm_sft_loss
 
 from vlora import Batch, Recipe, VloraError, make_optimizer, models
 from vlora.build import Data
-from vlora.models.backbone.backbone import to_device
+from vlora.models.backbone.embed import to_device
 from vlora.train.schedules import count_steps, learning_rate_at
 
 from .batches import Microbatches

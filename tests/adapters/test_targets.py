@@ -10,7 +10,7 @@ from mlx import nn
 from tests.families import FAMILIES, build
 from vlora.adapters.targets import GROUPS, ModelParts, is_experts, is_head, is_router, resolve_target_modules, summarize
 from vlora.errors import ModelError
-from vlora.models.backbone.backbone import find_layout
+from vlora.models.backbone.parts import find_layout
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import find_prefix
 from vlora.recipe.schema import LoraSection

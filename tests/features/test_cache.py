@@ -36,6 +36,7 @@ from vlora.models import (
     load_processor,
     make_encoder,
 )
+from vlora.models.backbone.embed import embed_row
 from vlora.models.load.loading import prepare
 from vlora.recipe.schema import ModelSection
 from vlora.system.cache import cache_folder
@@ -149,7 +150,7 @@ def only_weights_in_the_key_count(backbone: MlxVlmBackbone, rows: list[Example])
         if backbone.family.forward.has_grid_tower:
             grids = backbone._grids()
             return grids._features(rows, grids.lay_out(collate(rows)))
-        return [backbone._embed_row(row) for row in rows]
+        return [embed_row(backbone.module, backbone.family, row) for row in rows]
 
     before = dict(tree_flatten(kept()))
     mx.eval(before)

@@ -6,6 +6,7 @@ from ..features.cache import FeatureCache
 from ..features.processed import ProcessedCache
 from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
+from .backbone.head import describe_head
 from .backbone.startup_checks import check_family, check_packing
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
@@ -18,17 +19,9 @@ from .families.family import Family
 from .families.registry import FAMILIES, describe_family
 from .forward.metal_kernels import without_metal_kernels
 from .load.added_tokens import grow_config, grow_tables, name_saved, name_tokens
-from .load.loading import (
-    ModelFiles,
-    abstract_backbone,
-    companions,
-    find_model,
-    generating,
-    load_backbone,
-    load_processor,
-    number_added,
-    save_model,
-)
+from .load.loading import abstract_backbone, generating, load_backbone
+from .load.model_files import ModelFiles, find_model, load_processor, number_added
+from .load.saving import companions, save_model
 from .load.tiny import build_tiny_qwen3_vl
 from .load.trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
 from .proven_versions import describe_unproven
@@ -53,6 +46,7 @@ __all__ = [
     "check_question",
     "companions",
     "describe_family",
+    "describe_head",
     "describe_unproven",
     "features_fingerprint",
     "find_model",

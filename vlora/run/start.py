@@ -268,7 +268,7 @@ def _describe(run: RunContext, first: int) -> Started:
         columns=data.train.describe_columns(),
         features=run.features.description,
         template=data.encoder.describe_template(),
-        head=run.backbone.describe_head(),
+        head=models.describe_head(run.backbone.head),
     )
 
 

@@ -107,10 +107,10 @@ def test_the_loss_is_the_models_own(
     trainable = make_trainable(checkpoint(family))
     batch = collate([*trainable.examples, *trainable.examples])
     state, backbone = trainable.state, trainable.backbone
-    assert len(backbone.lean_parts.replacements) > 1
+    assert len(backbone.fused_modules.replacements) > 1
 
     leaner = make_eval_step(backbone)(state, batch)[0]
-    backbone.lean_parts = FusedModules()
+    backbone.fused_modules = FusedModules()
     own = make_eval_step(backbone)(state, batch)[0]
 
     assert float(leaner) == pytest.approx(float(own), rel=1e-5)

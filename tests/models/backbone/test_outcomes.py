@@ -29,7 +29,7 @@ def load(checkpoint: Callable[[str], Path]) -> Load:
     def run(family: str = "qwen3_vl", **section: Any) -> Found:
         model = ModelSection(path=str(checkpoint(family)), **section)
         backbone, _ = models.load_backbone(models.find_model(model), model)
-        parts = backbone.lean_parts
+        parts = backbone.fused_modules
         return backbone.head, len(parts.replacements), parts.angles is not None
 
     return run

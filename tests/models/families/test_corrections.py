@@ -8,7 +8,7 @@ from mlx.utils import tree_flatten
 
 from tests.families import FAMILIES, build, examples
 from vlora import collate
-from vlora.models.backbone.backbone import to_device
+from vlora.models.backbone.embed import to_device
 from vlora.models.backbone.startup_checks import check_family
 from vlora.models.families.expanding import expand_features
 from vlora.models.families.internvl import match_reference_intern_vit

@@ -44,6 +44,30 @@ class Head:
     stack: str | None = None
 
 
+def describe_head(head: Head | None) -> str | None:
+    """Say how a head runs, and why, where it does not run in chunks at the supervised tokens only."""
+    if head is None:
+        return "at all tokens, supervised or not: no module gives the model's own logits at selected ones"
+    if head.stack is None:
+        return (
+            f"at all supervised tokens of a batch at once, not in chunks: what {head.name} takes is not what one "
+            "module of layers gives"
+        )
+    return None
+
+
+def sound_head(head: Head | None) -> Head:
+    """Give a head that can be run apart from its layers.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    if head is None:
+        msg = "the model's head cannot be run apart from its layers; use logits()"
+        raise RuntimeError(msg)
+    return head
+
+
 def pack_head(head: Head | None) -> dict[str, Any] | None:
     """Write a head as JSON."""
     return None if head is None else attrs.asdict(head)

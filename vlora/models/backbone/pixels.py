@@ -14,6 +14,8 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from ...types import Example
+
 Pixels = npt.NDArray[Any]
 
 HOST_TYPES = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16}
@@ -101,3 +103,11 @@ def to_host_type(values: npt.NDArray[np.float32], dtype: mx.Dtype) -> Pixels:
     rounded += bits
     rounded >>= 16
     return rounded.astype(np.uint16)
+
+
+def pack_pixels(tower: nn.Module, example: Example) -> Example:
+    """Pack an example's patches, if it has any; packed ones stay as they are."""
+    pixels = example.inputs.get("pixel_values")
+    if not isinstance(pixels, np.ndarray):
+        return example
+    return attrs.evolve(example, inputs={**example.inputs, "pixel_values": pixel_layout(tower).pack(pixels)})

@@ -1,5 +1,6 @@
 """GLM's families. Files and lines are those of mlx-vlm 0.7.10."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -19,6 +20,22 @@ from ..forward.resize import resize_bicubic
 from .family import Family, Forward, Parts
 
 
+def _add_positions(
+    table: nn.Module, patches: mx.array, lengths: Sequence[int], grids: mx.array, rows: mx.array, columns: mx.array
+) -> mx.array:
+    """Add the learned positions of a square table to patches f[N, D], resized to each image's grid."""
+    del lengths
+    side = round(float(table.weight.shape[0]) ** 0.5)
+    square = table.weight.reshape(side, side, -1)
+    sizes = [(int(frames), int(height), int(width)) for frames, height, width in np.array(grids)]
+    ends = np.cumsum([frames * height * width for frames, height, width in sizes]).tolist()
+    positions = [
+        resize_bicubic(square, (height, width))[rows[start:end], columns[start:end]]
+        for (_, height, width), start, end in zip(sizes, [0, *ends], ends, strict=False)
+    ]
+    return patches + mx.concatenate(positions).astype(patches.dtype)
+
+
 @contextmanager
 def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
     """Give GLM-4.1V's and GLM-4.5V's tower the positions and the epsilon that it was trained with.
@@ -30,22 +47,7 @@ def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
     lets all but the first two look at each other.
     """
     tower = model.vision_tower
-    table = tower.embeddings.position_embedding
     run = type(tower).__call__
-
-    def add_positions(
-        patches: mx.array, lengths: Sequence[int], grids: mx.array, rows: mx.array, columns: mx.array
-    ) -> mx.array:
-        del lengths
-        side = round(float(table.weight.shape[0]) ** 0.5)
-        square = table.weight.reshape(side, side, -1)
-        sizes = [(int(frames), int(height), int(width)) for frames, height, width in np.array(grids)]
-        ends = np.cumsum([frames * height * width for frames, height, width in sizes]).tolist()
-        positions = [
-            resize_bicubic(square, (height, width))[rows[start:end], columns[start:end]]
-            for (_, height, width), start, end in zip(sizes, [0, *ends], ends, strict=False)
-        ]
-        return patches + mx.concatenate(positions).astype(patches.dtype)
 
     def read_images(pixels: mx.array, grids: mx.array, **options: Any) -> mx.array:
         ends = np.cumsum(np.prod(np.array(grids), axis=1)).tolist()
@@ -56,6 +58,7 @@ def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
             ]
         )
 
+    add_positions = functools.partial(_add_positions, tower.embeddings.position_embedding)
     norms = [norm for block in tower.blocks for norm in (block.norm1, block.norm2)]
     before = [norm.eps for norm in norms]
     try:

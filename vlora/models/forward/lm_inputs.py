@@ -91,6 +91,25 @@ def leaves(tree: Tree) -> list[mx.array]:
     return [value for _, value in sorted(tree_flatten(tree), key=lambda leaf: leaf[0])]
 
 
+def place_logits(inputs: LMInputs, selected: mx.array, length: int) -> tuple[LMInputs, mx.array]:
+    """Find selected places of a batch's tokens within the rows that the language model sees.
+
+    Args:
+        inputs: The language model's inputs.
+        selected: i32[N], flat places b T + t of the tokens.
+        length: T.
+
+    Returns:
+        The inputs that the model takes, and i32[N]: flat places within its rows.
+    """
+    if LOGIT_PLACES not in inputs:
+        return inputs, selected
+    # Images expand within the model: its rows are longer than the batch's.
+    rest = {name: value for name, value in inputs.items() if name != LOGIT_PLACES}
+    within = inputs[LOGIT_PLACES].reshape(-1)[selected]
+    return rest, selected // length * rest["inputs_embeds"].shape[1] + within
+
+
 def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) -> LMInputs:
     """Pad rows' fields on the right and stack them; filler rows repeat the last row.
 
@@ -123,20 +142,22 @@ def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) 
         if name not in LAYOUTS:
             msg = f"the language model's input {name!r} has no layout; add it to LAYOUTS in lm_inputs.py"
             raise BatchError(msg)
-        first = _widest(filled, name)
-        own = width
-        if LAYOUTS[name].is_prompt:
-            own = bucket_length(max(row[name].shape[1] for row in filled))
-        if isinstance(first, (list, tuple)):
-            stacked[name] = [
-                _stack([_part(row, name, layer, first[layer]) for row in filled], LAYOUTS[name], own)
-                for layer in range(len(first))
-            ]
-        else:
-            stacked[name] = _stack([_part(row, name, None, first) for row in filled], LAYOUTS[name], own)
+        stacked[name] = _collate_one(filled, name, width)
     if CROSS_ATTENTION[0] in names:
         stacked |= _stack_cross_attention(filled, length)
     return stacked
+
+
+def _collate_one(rows: Sequence[Mapping[str, Any]], name: str, width: int) -> Any:
+    """Stack one input of all rows: an array, or a list of them with one for each layer."""
+    first = _widest(rows, name)
+    layout = LAYOUTS[name]
+    own = bucket_length(max(row[name].shape[1] for row in rows)) if layout.is_prompt else width
+    if isinstance(first, (list, tuple)):
+        return [
+            _stack([_part(row, name, layer, first[layer]) for row in rows], layout, own) for layer in range(len(first))
+        ]
+    return _stack([_part(row, name, None, first) for row in rows], layout, own)
 
 
 def concat_inputs(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]]) -> list[LMInputs]:

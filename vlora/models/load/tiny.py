@@ -122,27 +122,7 @@ def _make_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
         "vocab_size": n_tokens,
         "tie_word_embeddings": True,
-        "text_config": {
-            "model_type": "qwen3_vl_text",
-            "hidden_size": WIDTH,
-            "intermediate_size": 2 * WIDTH,
-            "num_hidden_layers": N_LAYERS,
-            "num_attention_heads": N_HEADS,
-            "num_key_value_heads": N_HEADS // 2,
-            "head_dim": HEAD_WIDTH,
-            "rms_norm_eps": 1e-6,
-            "vocab_size": n_tokens,
-            "max_position_embeddings": 2048,
-            "rope_theta": 10000.0,
-            "rope_scaling": {
-                "rope_type": "default",
-                "mrope_section": [6, 5, 5],
-                "mrope_interleaved": True,
-            },
-            "tie_word_embeddings": True,
-            "attention_bias": False,
-            "hidden_act": "silu",
-        },
+        "text_config": _make_text_config(n_tokens),
         "vision_config": {
             "model_type": "qwen3_vl",
             "depth": N_VISION_LAYERS,
@@ -158,6 +138,30 @@ def _make_config(tokenizer: Tokenizer) -> dict[str, Any]:
             "deepstack_visual_indexes": [0],
             "hidden_act": "gelu_pytorch_tanh",
         },
+    }
+
+
+def _make_text_config(n_tokens: int) -> dict[str, Any]:
+    return {
+        "model_type": "qwen3_vl_text",
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": N_HEADS,
+        "num_key_value_heads": N_HEADS // 2,
+        "head_dim": HEAD_WIDTH,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": n_tokens,
+        "max_position_embeddings": 2048,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "default",
+            "mrope_section": [6, 5, 5],
+            "mrope_interleaved": True,
+        },
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "hidden_act": "silu",
     }
 
 

@@ -1,0 +1,171 @@
+"""One row's inputs of the language model: embedded alone, without padding, as the model does when it generates."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ...adapters.targets import ModelParts
+from ...errors import BatchError
+from ...features.cache import FeatureCache, digest
+from ...types import Example
+from ..families.family import Family
+from ..forward.calls import NOT_PASSED
+from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs, collate_inputs
+
+PROBE_TOKENS = 6
+
+
+def kept_row(module: nn.Module, family: Family, example: Example, cache: FeatureCache | None) -> LMInputs:
+    """Find a row's inputs among those that are kept, or embed it and keep them; a row without images is embedded.
+
+    Args:
+        module: The model.
+        family: Its family.
+        example: The row.
+        cache: What is kept; None to keep nothing.
+
+    Raises:
+        BatchError: As for `embed_row`.
+    """
+    if cache is None or not example.image_keys:
+        return embed_row(module, family, example)
+    key = row_key(example)
+    found = cache.get(key, len(example.image_keys))
+    if found is not None:
+        tree: LMInputs = tree_unflatten(list(found.items()))
+        return tree
+    fields = embed_row(module, family, example)
+    flat = dict(tree_flatten(fields))
+    # Not where a field is no array, or an empty list, which a flat tree does not show.
+    if (
+        all(isinstance(value, mx.array) for value in flat.values())
+        and fields.keys() == tree_unflatten(list(flat.items())).keys()
+    ):
+        cache.put({key: flat})
+    return fields
+
+
+def probe_inputs(module: nn.Module, family: Family) -> tuple[mx.array, LMInputs]:
+    """Make two rows of a few tokens without images, i32[2, T], and the language model's inputs of them."""
+    tokens = np.arange(2, 2 + 2 * PROBE_TOKENS, dtype=np.int32).reshape(2, -1)
+    blank = np.zeros(PROBE_TOKENS, dtype=np.bool_)
+    examples = [Example(source="head", tokens=row, supervised=blank, placeholders=blank) for row in tokens]
+    with family.forward.embed_overrides(module):
+        rows = [embed_alone(module, family, example) for example in examples]
+        inputs = collate_inputs(rows, len(rows), PROBE_TOKENS)
+    inputs.pop(LOGIT_PLACES, None)
+    return mx.array(tokens), inputs
+
+
+def embed_row(module: nn.Module, family: Family, example: Example) -> LMInputs:
+    """Embed one row of data.
+
+    Args:
+        module: The model.
+        family: Its family.
+        example: The row.
+
+    Returns:
+        The language model's inputs, leading dimension 1.
+
+    Raises:
+        BatchError: Its images cannot be placed, or it lacks one.
+    """
+    if family.format.is_encoder_decoder and not example.inputs:
+        msg = f"{example.source}: the row has no image; this model reads one in every row"
+        raise BatchError(msg)
+    return embed_alone(module, family, example)
+
+
+def embed_alone(module: nn.Module, family: Family, example: Example) -> LMInputs:
+    """Embed one row, of data or not: an encoder-decoder's need not have an image.
+
+    Args:
+        module: The model.
+        family: Its family.
+        example: The row.
+
+    Returns:
+        The language model's inputs, leading dimension 1.
+
+    Raises:
+        BatchError: Its images cannot be placed.
+    """
+    forget_last_batch(module)
+    forward = family.forward
+    inputs = {name: to_device(value) for name, value in forward.fix_inputs(dict(example.inputs)).items()}
+    # As it comes from the host, no view of it: families that read ids back do not wait for the device then.
+    tokens = mx.array(example.tokens[None])
+    try:
+        fields = forward.embed(module, tokens, inputs)
+        fields = forward.finish_inputs(module, tokens, inputs, {**fields, **forward.label_inputs(example)})
+    except ValueError as error:
+        msg = f"{example.source}: the model cannot place the row's images ({error})"
+        raise BatchError(msg) from error
+    forget_last_batch(module)
+    fields = {name: value for name, value in fields.items() if name not in NOT_PASSED}
+    if family.format.is_encoder_decoder:
+        return fields
+    n_embedded = fields["inputs_embeds"].shape[1]
+    if n_embedded != len(example.tokens) and LOGIT_PLACES not in fields:
+        msg = (
+            f"{example.source}: {len(example.tokens)} tokens became {n_embedded} embeddings; "
+            "vlora cannot tell which logit predicts which token in this family"
+        )
+        raise BatchError(msg)
+    # A copy: some language models scale their input in place.
+    fields["inputs_embeds"] = mx.array(fields["inputs_embeds"])
+    return fields
+
+
+def row_key(example: Example) -> str:
+    """Make the key of a row's fields: its tokens, which of them are answers, its prompt, its images in their order."""
+    prompt = np.asarray(example.inputs.get(PROMPT, ()))
+    parts = [example.tokens.tobytes(), example.supervised.tobytes(), prompt.tobytes()]
+    return digest([*parts, *(key.encode() for key in example.image_keys)])
+
+
+def used_by_embed(
+    module: nn.Module, layout: ModelParts, embedding_parts: Sequence[str], names: Iterable[str]
+) -> list[str]:
+    """Choose the parameters that embedding uses: all outside the language model, and its embedding tables.
+
+    Args:
+        module: The model.
+        layout: Where its parts lie.
+        embedding_parts: Last parts of the names of layers of the language model that embedding uses besides tables.
+        names: Names of parameters.
+    """
+
+    def is_table(name: str, part: nn.Module) -> bool:
+        # By name too: quantized tables, and those of some families, are of a class of their own.
+        is_one = isinstance(part, nn.Embedding) or "Embedding" in type(part).__name__
+        return is_one or name.endswith(tuple(embedding_parts))
+
+    parts = [name for name, part in module.named_modules() if layout.is_language(name) and is_table(name, part)]
+    inside = tuple(f"{name}." for name in parts if name)
+    return [name for name in names if not layout.is_language(name) or name.startswith(inside)]
+
+
+def forget_last_batch(module: nn.Module) -> None:
+    """Clear what some families leave on the module for the next batch: positions and image features."""
+    for owner, names in (
+        (module.language_model, ("_position_ids", "_rope_deltas")),
+        (module, ("_image_cache",)),
+    ):
+        for name in names:
+            if getattr(owner, name, None) is not None:
+                setattr(owner, name, None)
+
+
+def to_device(value: Any) -> Any:
+    """Turn host arrays into device arrays, lists of them included; leave the rest."""
+    if isinstance(value, np.ndarray):
+        return mx.array(value)
+    if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+        return [mx.array(item) for item in value]
+    return value

@@ -1,109 +1,29 @@
 """Masks, with a real tokenizer and real templates: what is supervised decodes to the answers and nothing else."""
 
-import functools
 from typing import Any
 
-import jinja2
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tests.checkpoints import GPT4_WORDS
+from tests.data.chat_templates import (
+    CHATML,
+    END,
+    EOS,
+    SPACE_BEFORE_END,
+    SPACED,
+    contents,
+    decode,
+    locate,
+    stripped,
+    supervised_texts,
+    talk,
+    tokenize,
+)
 from vlora import mask_completions
-from vlora.data.masking import Span, expand_placeholders, leading_end_of_turn
-from vlora.data.skeletons import find_marks, hide_answers, locate_runs
+from vlora.data.masking import expand_placeholders
 from vlora.errors import SampleError
-from vlora.types import Turn
-
-END, EOS, IMAGE = "<|im_end|>", "</s>", "<image>"
-SPECIAL = ("<|im_start|>", END, EOS, IMAGE)
-END_OF_TURN = (END, EOS)
-
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-TRIMMED = CHATML.replace("message.content", "message.content | trim")
-SPACED = (
-    "{% for message in messages %}{{ message.role | upper }}: {{ message.content }}"
-    "{{ eos if message.role == 'assistant' else ' ' }}{% endfor %}"
-)
-SPACED_TRIMMED = SPACED.replace("message.content", "message.content | trim")
-SPACE_BEFORE_END = CHATML.replace("{{ message.content }}", "{{ message.content }} ")
-NO_END = "{% for message in messages %}{{ message.role }}\n{{ message.content }}\n\n{% endfor %}"
-UPPER = CHATML.replace("message.content", "(message.content | upper if message.role == 'assistant' else '')")
-FIRST_ONLY = CHATML.replace("in messages", "in messages[:2]")
-COMMENTED = CHATML + "{% if messages[-1].content == 'Yes' %}Well done!{% endif %}"
-
-Answers = list[str]
-Conversation = list[tuple[str, str]]
-
-
-@functools.cache
-def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(GPT4_WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    made.train_from_iterator(["user assistant\n\nNo. Yes. No. The answer is two. What is it?\n"] * 8, trainer)
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    return made
-
-
-def tokenize(texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer().encode_batch(texts, add_special_tokens=False)]
-
-
-def decode(ids: Any) -> str:
-    return tokenizer().decode([int(token) for token in ids], skip_special_tokens=False)
-
-
-def render(template: str, conversation: Conversation) -> str:
-    messages = [{"role": role, "content": content} for role, content in conversation]
-    return jinja2.Environment(autoescape=False).from_string(template).render(messages=messages, eos=EOS)
-
-
-def to_turns(conversation: Conversation) -> list[Turn]:
-    return [Turn(role, (content,)) for role, content in conversation]
-
-
-def locate(template: str, conversation: Conversation) -> tuple[str, list[Span]]:
-    """Do what the encoder does: render with answers, render with sentinels, find the answers."""
-    hidden, runs = hide_answers(to_turns(conversation), find_marks(template))
-    text, skeleton = render(template, conversation), render(template, [(turn.role, turn.text) for turn in hidden])
-    places = locate_runs(text, skeleton, runs, "row 5")
-    return text, [(place.start, place.end + len(leading_end_of_turn(place.follows, END_OF_TURN))) for place in places]
-
-
-def supervised_texts(template: str, conversation: Conversation) -> list[str]:
-    """Decode each run of supervised tokens; the ids have to be those of the whole text."""
-    text, spans = locate(template, conversation)
-    ids, supervised = mask_completions(text, spans, tokenize, "row 5")
-
-    assert ids.tolist() == tokenize([text])[0]
-    assert (ids.dtype.name, supervised.dtype.name, supervised.shape) == ("int32", "bool", ids.shape)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], supervised, [False]])))
-    return [decode(ids[start:stop]) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def talk(*answers: str, question: str = "What is it?") -> Conversation:
-    return [turn for answer in answers for turn in (("user", question), ("assistant", answer))]
-
-
-plain_texts = st.text(st.characters(exclude_categories=["Cs", "Co"]), max_size=12)
-likely_words = ["Yes", "No.", " ", "\n", "two", "assistant", "user", "é", "🙂", ":", "!"]
-likely_texts = st.lists(st.sampled_from(likely_words)).map("".join)
-contents = (plain_texts | likely_texts).filter(lambda text: not any(token in text for token in SPECIAL))
-stripped = contents.map(str.strip)
 
 
 @given(st.lists(st.tuples(contents, stripped), min_size=1, max_size=4))
@@ -112,37 +32,6 @@ def test_supervised_tokens_are_the_answers(turns: list[tuple[str, str]]) -> None
     conversation = [turn for question, answer in turns for turn in (("user", question), ("assistant", answer))]
 
     assert supervised_texts(CHATML, conversation) == [answer + END for _, answer in turns]
-
-
-TEMPLATES = (CHATML, TRIMMED, SPACED, SPACED_TRIMMED, SPACE_BEFORE_END, NO_END)
-
-
-@given(st.sampled_from(TEMPLATES), st.lists(contents, min_size=1))
-def test_exact_or_refused(template: str, answers: Answers) -> None:
-    """Whatever white space answers begin and end with, the mask is exact or the row is refused by its name."""
-    try:
-        found = supervised_texts(template, talk(*answers))
-    except SampleError as error:
-        refused = str(error)
-        found = None
-
-    if found is None:
-        assert refused.startswith("row 5: ")
-        assert "white space" in refused
-        return
-    end = {SPACED: EOS, SPACED_TRIMMED: EOS, NO_END: "", SPACE_BEFORE_END: f" {END}"}.get(template, END)
-    is_trimmed = template in (TRIMMED, SPACED_TRIMMED)
-    written = [(answer.strip() if is_trimmed else answer) + end for answer in answers]
-    # A space of the template's that the tokenizer joins with the answer belongs to its first token.
-    assert [text.removeprefix(" ") for text in found] == [text.removeprefix(" ") for text in written if text]
-
-
-@given(st.lists(stripped.filter(bool), min_size=1, max_size=4))
-def test_template_that_strips(answers: Answers) -> None:
-    """A template that strips answers is followed: what it wrote is supervised."""
-    padded = [f"  {answer}\n" for answer in answers]
-
-    assert supervised_texts(TRIMMED, talk(*padded)) == [answer + END for answer in answers]
 
 
 def test_space_before_an_answer_belongs_to_its_token() -> None:
@@ -155,36 +44,12 @@ def test_space_before_the_end_of_turn() -> None:
     assert supervised_texts(SPACE_BEFORE_END, talk("Yes")) == [f"Yes {END}"]
 
 
-def test_template_without_end_of_turn() -> None:
-    """Without an end-of-turn token the answer alone is supervised."""
-    assert supervised_texts(NO_END, talk("Yes", "No.")) == ["Yes", "No."]
-
-
 def test_questions_are_never_supervised() -> None:
     """A question with the same text as the answer is not supervised."""
     text, spans = locate(CHATML, talk("Yes", question="Yes"))
 
     assert [text[slice(*span)] for span in spans] == [f"Yes{END}"]
     assert spans[0][0] == text.rindex("Yes")
-
-
-@given(stripped.filter(lambda text: text.upper() != text))
-def test_template_that_changes_an_answer(answer: str) -> None:
-    """A template that changes an answer makes the row a bad row."""
-    with pytest.raises(SampleError, match=r"row 5: the chat template changes assistant turn 1"):
-        locate(UPPER, talk(answer))
-
-
-def test_template_that_drops_an_answer() -> None:
-    """A template that drops a turn makes the row a bad row."""
-    with pytest.raises(SampleError, match=r"row 5: the chat template does not write assistant turn 2"):
-        locate(FIRST_ONLY, talk("Yes", "No."))
-
-
-def test_template_whose_end_depends_on_the_answers() -> None:
-    """A template that writes something else because of the answers makes the row a bad row."""
-    with pytest.raises(SampleError, match=r"row 5: the chat template adds text after the last turn"):
-        locate(COMMENTED, talk("Yes"))
 
 
 @pytest.mark.parametrize(("answer", "side"), [("\nYes", "start"), ("Yes\n", "end")])
@@ -282,31 +147,6 @@ def test_text_inside_an_image() -> None:
     )
 
     assert np.flatnonzero(~placeholders).tolist() == [0, 1 + len(picture), 2 + 2 * len(picture)]
-
-
-class Counting:
-    """A tokenizer that counts the characters that it is given."""
-
-    def __init__(self) -> None:
-        self.n_characters = 0
-
-    def __call__(self, texts: list[str]) -> list[list[int]]:
-        """Count the texts' characters and tokenize them."""
-        self.n_characters += sum(map(len, texts))
-        return tokenize(texts)
-
-
-@pytest.mark.parametrize("template", [CHATML, SPACED])
-def test_work_grows_with_the_turns(template: str) -> None:
-    """Each part of a conversation is tokenized a few times, however many turns it has."""
-    for n_turns in (10, 200):
-        text, spans = locate(template, talk(*["Yes, it is two."] * n_turns))
-        count = Counting()
-
-        ids, supervised = mask_completions(text, spans, count)
-
-        assert count.n_characters <= 8 * len(text)
-        assert decode(ids[supervised]).count("Yes") == n_turns == len(spans)
 
 
 def far_sighted(texts: list[str]) -> list[list[int]]:

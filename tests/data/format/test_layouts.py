@@ -1,8 +1,6 @@
 """Layouts of rows: one conversation comes out of all, marks are told from words, no column is lost in silence."""
 
-import base64
 import copy
-import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
+from tests.data.format.conversations import complaint_of
 from vlora import Sample, Turn, format_sample
 from vlora.data.format import layouts, marks
 from vlora.data.format.marks import split_marks
 from vlora.data.format.samples import Reading, read_sample
-from vlora.errors import SampleError
 from vlora.recipe.columns import COLUMNS, ColumnUse
 from vlora.system.files import expand
 from vlora.types import ImageSlot
@@ -31,16 +28,6 @@ def shape(sample: Sample) -> list[tuple[str, list[Any]]]:
         (turn.role, [sample.images[part.index] if isinstance(part, ImageSlot) else part for part in turn.parts])
         for turn in sample.turns
     ]
-
-
-def problem_of(row: dict[str, Any], **options: Any) -> str:
-    with pytest.raises(SampleError) as caught:
-        format_sample(row, source="rows.csv row 5", **options)
-    message = str(caught.value)
-
-    assert message.startswith("rows.csv row 5: ")
-    assert "\n" not in message
-    return message
 
 
 def escape_marks(text: str) -> str:
@@ -302,14 +289,6 @@ def test_use_is_told_in_a_line() -> None:
     )
 
 
-def test_pixels_are_one_image() -> None:
-    """An image that is written as lists of numbers is one value, which reading images refuses."""
-    pixels = [[[0, 0, 0], [1, 2, 3]]]
-
-    for images in (pixels, [pixels]):
-        assert format_sample({"question": "What?", "answer": "x", "image": images}).images == (images,)
-
-
 def test_keys_that_nothing_reads() -> None:
     """Keys of messages, parts and images that nothing reads are named like columns."""
     url = {"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}, "cache": 3}
@@ -320,74 +299,6 @@ def test_keys_that_nothing_reads() -> None:
     _, use = read_sample(row, "row", Reading())
 
     assert use.unused == {"messages.id", "messages.content.cache", "messages.content.image_url.detail", "images.alt"}
-
-
-def encoded(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-LOST: dict[str, Any] = {
-    **dict.fromkeys(("imgs", "img", "picture", "Photo", "image_path", "image_1", "img-2", "pixel_values"), "somewhere"),
-    "image_url": {"url": "https://example.org/x"},
-    "plate": "folder/scan.TIFF",
-    "before": ["a.jpg", "b.jpg"],
-    "link": "https://example.org/a.webp?size=3",
-    "scan": encoded("PNG"),
-    "frame": encoded("JPEG2000"),
-    "map": encoded("PPM"),
-    "telephone": b"\0\0\0\x18ftypheic" + bytes(16),
-    "telephone_text": base64.b64encode(b"\0\0\0\x18ftypheic" + bytes(32)).decode(),
-    "raw": {"bytes": encoded("JPEG"), "path": None},
-    "drawing": Image.new("L", (2, 2)),
-    "nested": {"views": [{"side": "left", "file": "c.png"}]},
-    "cell": '["a.png", "b.png"]',
-    "inline": "data:image/png;base64,AAAA",
-}
-
-
-@pytest.mark.parametrize("column", LOST)
-def test_pictures_that_nothing_reads(column: str) -> None:
-    """An unused column of pictures, by name or by content, is refused; the recipe may set it aside."""
-    row = {"question": "What?", "answer": "A cat.", column: LOST[column]}
-
-    problem = problem_of(row)
-
-    assert repr(column) in problem
-    assert f'data.columns map it ({column} = "images")' in problem
-    assert format_sample(row, columns={column: "unused"}).images == ()
-    assert len(format_sample(row, columns={column: "images"}).images) >= 1
-
-
-def test_pictures_by_declared_type() -> None:
-    """A column that is declared to hold images is refused whatever it holds."""
-    row = {"question": "What?", "answer": "A cat.", "thing": {"bytes": b"?", "path": None}}
-
-    with pytest.raises(SampleError, match="'thing' looks like images"):
-        read_sample(row, "row", Reading(kinds={"thing": "image"}))
-
-
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("image_id", 3),
-        ("image_width", 640),
-        ("images_2", []),
-        ("img", None),
-        ("notes", "See the picture."),
-        ("audio", {"bytes": b"RIFF....WAVE", "path": "a.wav"}),
-        ("boxes", [[1, 2, 3, 4]]),
-        ("file_name", "deep/a.png"),
-    ],
-)
-def test_other_columns_are_no_pictures(column: str, value: Any) -> None:
-    """Numbers, other media, empty columns and the name of the image that is read are only named."""
-    row = {"question": "What?", "answer": "A cat.", "image": "a.png", column: value}
-
-    _, use = read_sample(row, "row", Reading())
-
-    assert use.unused == {column}
 
 
 def talk_with(content: Any, **row: Any) -> dict[str, Any]:
@@ -464,7 +375,7 @@ def test_error(case: str) -> None:
     """What is not understood is refused with what was found."""
     row, words = ERRORS[case]
 
-    problem = problem_of(row)
+    problem = complaint_of(row)
 
     for word in words:
         assert word in problem
@@ -472,11 +383,11 @@ def test_error(case: str) -> None:
 
 def test_mapping_to_a_column_that_is_there() -> None:
     """A column is not lost to another one that is mapped to its name."""
-    problem = problem_of({"question": "a", "answer": "b", "reply": "c"}, columns={"reply": "answer"})
+    problem = complaint_of({"question": "a", "answer": "b", "reply": "c"}, columns={"reply": "answer"})
 
     assert "'reply'" in problem
     assert 'answer = "unused"' in problem
-    problem = problem_of(talk_with("What?", reply="c"), columns={"reply": "answer"})
+    problem = complaint_of(talk_with("What?", reply="c"), columns={"reply": "answer"})
     assert "'reply' to 'answer'" in problem
     assert "read from messages" in problem
     found = format_sample(

@@ -8,59 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora import Sample, Turn, format_sample
-from vlora.data.format.marks import IMAGE_TAG
-from vlora.data.format.samples import Reading, read_sample
+from tests.data.format.conversations import ANSWER, CALL, FROM_VALUE, QUESTION, problem_of, shape, turns
+from vlora import format_sample
 from vlora.errors import SampleError
-from vlora.system.written_json import parse_json
-from vlora.types import ImageSlot
-
-ANSWER = {"role": "assistant", "content": "A cat."}
-QUESTION = {"role": "user", "content": "What is it?"}
-
-
-def shape(sample: Sample) -> list[tuple[str, list[Any]]]:
-    """Write a sample as (role, parts), each image slot as the image that stands there."""
-    return [
-        (turn.role, [sample.images[part.index] if isinstance(part, ImageSlot) else part for part in turn.parts])
-        for turn in sample.turns
-    ]
-
-
-def problem_of(row: dict[str, Any], custom_prompt_format: str | None = None) -> str:
-    with pytest.raises(SampleError) as caught:
-        format_sample(row, source="rows.jsonl row 17", custom_prompt_format=custom_prompt_format)
-    message = str(caught.value)
-
-    assert message.startswith("rows.jsonl row 17: ")
-    return message
-
-
-def test_parts_that_number_their_images_show_those() -> None:
-    """An index counts the row's images from 0, with a size or without; where texts have one, too, it counts parts."""
-    two = {"type": "image", "index": 1, "max_pixels": 900}
-    content = [two, {"type": "text", "text": "Or?", "index": None}, {"type": "image", "index": 0, "text": None}]
-    row = {"images": ["a.png", "b.png"], "messages": [{"role": "user", "content": content}, ANSWER]}
-    sample, use = read_sample(row, "row", Reading())
-
-    assert [getattr(image, "image", image) for image in sample.images] == ["b.png", "a.png"]
-    assert sample.images[0].asked.max_pixels == 900
-    assert not use.unused
-
-    counted = [
-        {"type": "image", "index": 0},
-        {"type": "text", "text": "Or?", "index": 1},
-        {"type": "image", "index": 2},
-    ]
-    row = {"images": ["a.png", "b.png"], "messages": [{"role": "user", "content": counted}, ANSWER]}
-    sample, use = read_sample(row, "row", Reading())
-    assert sample.images == ("a.png", "b.png")
-    assert use.unused == {"messages.content.index"}
-
 
 ONE_IMAGE = [("user", ["a.png", "What is it?"]), ("assistant", ["A cat."])]
+
+
 TEXT_ONLY = [("user", ["What is it?"]), ("assistant", ["A cat."])]
-FROM_VALUE = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A cat."}]
+
 
 LAYOUTS: dict[str, tuple[dict[str, Any], Any]] = {
     "messages, role and content": ({"messages": [QUESTION, ANSWER]}, TEXT_ONLY),
@@ -333,22 +289,6 @@ def test_layout(layout: str) -> None:
     assert row == before
 
 
-@pytest.mark.parametrize("role", ["user", "human", "<|User|>", "User", " HUMAN "])
-def test_user_roles(role: str) -> None:
-    """The user's names in other formats are understood."""
-    sample = format_sample({"messages": [{"role": role, "content": "What?"}, ANSWER]})
-
-    assert [turn.role for turn in sample.turns] == ["user", "assistant"]
-
-
-@pytest.mark.parametrize("role", ["assistant", "gpt", "model", "bot", "chatgpt", "<|Assistant|>"])
-def test_assistant_roles(role: str) -> None:
-    """The assistant's names in other formats are understood."""
-    sample = format_sample({"messages": [QUESTION, {"role": role, "content": "Yes."}]})
-
-    assert sample.turns[1] == Turn("assistant", ("Yes.",))
-
-
 CUSTOM: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "columns": (
         {"user": "{question} ({hint})", "assistant": "{answer}"},
@@ -430,12 +370,6 @@ def test_numbers_of_a_custom_format() -> None:
     ]
 
 
-def turns(*contents: Any) -> list[dict[str, Any]]:
-    return [
-        {"role": role, "content": content} for role, content in zip(("user", "assistant") * 3, contents, strict=False)
-    ]
-
-
 ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no conversation": ({"text": "x", "label": 3}, ["text, label", "data.custom_prompt_format"]),
     "half a question": ({"question": "What?", "answer": None}, ["column 'answer' has no value beside 'question'"]),
@@ -472,106 +406,6 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["1 of 2"],
     ),
 }
-
-
-CALL = {"name": "zoom", "arguments": {"x": 3, "labels": ["é", None]}}
-WITH_CALLS = {
-    "OpenAI": {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "type": "function", "function": CALL}]},
-    "arguments as JSON": {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"function": {"name": "zoom", "arguments": json.dumps(CALL["arguments"])}}],
-    },
-    "bare, as JSON": {"role": "assistant", "content": None, "tool_calls": json.dumps([CALL])},
-    "OpenAI's first layout": {"role": "assistant", "content": None, "function_call": CALL},
-    "LLaMA-Factory": {"from": "function_call", "value": json.dumps(CALL)},
-    "LLaMA-Factory, a list": {"from": "function_call", "value": json.dumps([CALL])},
-    "Swift": {"role": "tool_call", "content": json.dumps(CALL)},
-}
-
-
-@pytest.mark.parametrize("case", WITH_CALLS)
-def test_calls(case: str) -> None:
-    """A tool's call is read with its name and its arguments, whatever the layout; its answer is the tool's turn."""
-    messages = [QUESTION, WITH_CALLS[case], {"role": "observation", "content": "42"}, ANSWER]
-
-    sample = format_sample({"messages": messages})
-
-    expected = {**CALL, "id": "a"} if case == "OpenAI" else CALL
-    assert sample.turns[1] == Turn("assistant", (), calls=(expected,))
-    assert sample.turns[2] == Turn("tool", ("42",))
-
-
-def test_call_without_arguments() -> None:
-    """A call may have no arguments, and what is said beside it stays."""
-    message = {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "look"}}]}
-
-    sample = format_sample({"messages": [QUESTION, message]})
-
-    assert sample.turns[1] == Turn("assistant", ("Let me look.",), calls=({"name": "look", "arguments": {}},))
-
-
-@pytest.mark.parametrize("text", ["{}", "zoom(3)", '{"x": 3}', "[1]"])
-def test_function_call_of_another_format_is_text(text: str) -> None:
-    """What the role function_call writes in a format of its own is an answer as it is written."""
-    sample = format_sample({"conversations": [*FROM_VALUE[:1], {"from": "function_call", "value": text}]})
-
-    assert sample.turns[1] == Turn("assistant", (text,))
-
-
-TOOL = {"type": "function", "function": {"name": "zoom", "parameters": {"type": "object"}}}
-
-
-@pytest.mark.parametrize(
-    "tools",
-    [[TOOL], TOOL, json.dumps([TOOL]), json.dumps(TOOL), [json.dumps(TOOL)], [TOOL["function"]]],
-    ids=["list", "one", "JSON of a list", "JSON of one", "list of JSON", "bare"],
-)
-def test_tools(tools: Any) -> None:
-    """Descriptions of tools come as chat templates take them."""
-    assert format_sample({"messages": [QUESTION, ANSWER], "tools": tools}).tools == (TOOL,)
-
-
-@pytest.mark.parametrize("tools", [None, [], "", "[]"])
-def test_no_tools(tools: Any) -> None:
-    """A row may have the column and no tools."""
-    assert format_sample({"messages": [QUESTION, ANSWER], "tools": tools}).tools == ()
-
-
-@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_thought(key: str) -> None:
-    """What the assistant thinks stands apart from what it answers."""
-    sample = format_sample({"messages": [QUESTION, {**ANSWER, key: "Whiskers, so."}, QUESTION, {**ANSWER, key: ""}]})
-
-    assert sample.turns[1] == Turn("assistant", ("A cat.",), thought="Whiskers, so.")
-    assert sample.turns[3] == Turn("assistant", ("A cat.",))
-
-
-@pytest.mark.parametrize("kind", ["thinking", "reasoning"])
-def test_a_thought_may_be_a_part(kind: str) -> None:
-    """So do contents that are lists say what comes before the answer; what else the part holds is named."""
-    said = {"type": "text", "text": "A cat."}
-    part = {"type": kind, kind: "Whiskers, so.", "signature": "x"}
-    row = {"messages": [QUESTION, {"role": "assistant", "content": [part, said]}]}
-    sample, use = read_sample(row, "row", Reading())
-
-    assert sample.turns[1] == Turn("assistant", ("A cat.",), thought="Whiskers, so.")
-    assert use.unused == {"messages.content.signature"}
-    for content, problem in (
-        ([said, part], "behind or between"),
-        ([part, said, part], "behind or between"),
-        ([{"type": kind, kind: 3}, said], "expected a text"),
-    ):
-        assert problem in problem_of({"messages": [QUESTION, {"role": "assistant", "content": content}]})
-
-
-@pytest.mark.parametrize("key", ["loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable"])
-@pytest.mark.parametrize(("mark", "is_learned"), [(0, False), (False, False), (0.0, False), (1, True), (True, True)])
-def test_marks(key: str, mark: Any, is_learned: bool) -> None:
-    """A message may say whether its turn is learned; one that says nothing is."""
-    sample = format_sample({"messages": [QUESTION, {**ANSWER, key: mark}, QUESTION, {**ANSWER, key: None}]})
-
-    assert [turn.learned for turn in sample.turns] == [True, is_learned, True, True]
 
 
 def test_system_column() -> None:
@@ -656,61 +490,6 @@ def test_custom_format_names_the_column(row: dict[str, Any], word: str) -> None:
     assert "data.custom_prompt_format" in message
 
 
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<[\\"), max_size=10)
-
-
-@st.composite
-def tagged_rows(draw: st.DrawFn) -> tuple[dict[str, Any], list[list[str | int]]]:
-    """Draw a row of messages with images by tag or part, and the parts that each turn has to have."""
-    n_images = 0
-    messages, expected = [], []
-    for _ in range(draw(st.integers(1, 3))):
-        parts = draw(st.lists(st.one_of(words.filter(bool), st.none()), max_size=5))
-        content: Any = []
-        numbered: list[str | int] = []
-        for part in parts:
-            if part is None:
-                content.append({"type": "image"})
-                numbered.append(n_images)
-                n_images += 1
-            else:
-                content.append({"type": "text", "text": part})
-                numbered[-1:] = (
-                    [numbered[-1] + part] if numbered and isinstance(numbered[-1], str) else [*numbered[-1:], part]
-                )
-        if draw(st.booleans()):
-            content = "".join(IMAGE_TAG if part["type"] == "image" else part["text"] for part in content)
-        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": "Yes."}]
-        expected.append(numbered)
-    return {"messages": messages, "images": list(range(n_images))}, expected
-
-
-@given(tagged_rows())
-def test_every_image_has_one_place(drawn: tuple[dict[str, Any], list[list[str | int]]]) -> None:
-    """Each image has one slot, texts and images keep their order, and the row is not changed."""
-    row, expected = drawn
-    before = copy.deepcopy(row)
-
-    sample = format_sample(row)
-
-    slots = [part.index for turn in sample.turns for part in turn.parts if isinstance(part, ImageSlot)]
-    assert slots == list(range(len(sample.images)))
-    assert list(sample.images) == row["images"]
-    assert [parts for role, parts in shape(sample) if role == "user"] == expected
-    assert row == before
-
-
-@given(st.lists(st.integers(), max_size=4), st.lists(words.filter(bool), min_size=1, max_size=4))
-def test_images_without_marker_come_first(images: list[int], questions: list[str]) -> None:
-    """Images that nothing places stand before the first question, in their order."""
-    messages = [message for text in questions for message in turns(text, "Yes.")]
-
-    sample = format_sample({"images": images, "messages": messages})
-
-    assert shape(sample)[0] == ("user", [*images, questions[0]])
-    assert [turn.text for turn in sample.turns if turn.role == "user"] == questions
-
-
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.binary(max_size=3),
     lambda inner: (
@@ -738,18 +517,3 @@ def test_nonsense_is_a_sample_error(row: dict[str, Any]) -> None:
         return
 
     assert any(turn.role == "assistant" for turn in sample.turns)
-
-
-@pytest.mark.parametrize("content", ["12.50", "true", "1e3", "0", "false"])
-def test_contents_that_are_no_strings(content: str) -> None:
-    """A number as the content of a message is learned as it is written."""
-    row = {"messages": turns("q", parse_json(content))}
-
-    assert format_sample(row).turns[1].text == content
-
-
-@pytest.mark.parametrize("content", [[10, 20], [["a"], 3], [True]])
-def test_lists_of_numbers_are_no_parts(content: Any) -> None:
-    """The numbers of a list are not put together to another number."""
-    with pytest.raises(SampleError, match="expected text or a list of parts"):
-        format_sample({"messages": turns("q", content)})

@@ -59,6 +59,7 @@ from vlora.models.proven_versions import PROVEN, describe_versions, installed_ve
 from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
 from vlora.train import chunked_head
 from vlora.train.state import bind, bound_params
+from vlora.types import Targets
 
 RATE = 1e-2
 SAME = 2e-5
@@ -258,9 +259,7 @@ def unbatched(subject: Subject, example: Example) -> np.ndarray:
     batch = Batch(
         tokens=mx.array(example.tokens)[None],
         valid=mx.ones((1, length), dtype=mx.bool_),
-        selected=mx.arange(length),
-        targets=mx.zeros((length,), dtype=mx.int32),
-        weights=mx.zeros((length,)),
+        targets=Targets(mx.arange(length), *(mx.zeros((length,), dtype=mx.int32),) * 2, mx.zeros((0,)), mx.ones(1), {}),
         rows=(example,),
     )
     with bound_params(backbone.module, subject.state.params), backbone.overrides():

@@ -22,7 +22,7 @@ What a run is made of, `row -> Sample -> Example -> Batch -> (TrainState, StepOu
     load_adapter          another saved adapter in place of the model's
     attach_feature_cache  keeps what a frozen vision tower gives
     answer                what the model answers to a sample's question
-    Recipe, Sample, Turn, ImageSlot, Example, Batch, TrainState, StepOutput    the records
+    Recipe, Sample, Turn, ImageSlot, Example, Batch, Targets, TrainState, StepOutput    the records
 
 Training:
 
@@ -30,7 +30,11 @@ Training:
     init_state            the TrainState of a run that has not begun
     make_train_step       (state, batch, learning_rate) -> (state, output), compiled
     make_eval_step        the same without gradients
+    step_gradients        the gradients of a step that is not taken
+    make_schedule         step -> learning rate, as a recipe has it
     loss_fn               (logits, targets, weights) -> (sum, count)
+    Objective             any function of token log-probabilities, in a loss's place
+    sum_by_example        values of tokens added up for each example, for such functions
     bind, unbind          give a state's parameters to the model, and take them back
     TrainLoop, evaluate   steps with reports; the loss of rows that are held out
 
@@ -66,12 +70,15 @@ if TYPE_CHECKING:
     from .recipe.parse import dump_recipe, parse_recipe
     from .recipe.schema import Recipe
     from .run.fit import fit
+    from .train.eval_step import make_eval_step
     from .train.loop import TrainLoop, evaluate
+    from .train.objectives.objective import Objective, sum_by_example
     from .train.objectives.sft import loss_fn
     from .train.optimizers import make_optimizer
+    from .train.schedules import make_schedule
     from .train.state import bind, init_state, unbind
-    from .train.step import make_eval_step, make_train_step
-    from .types import Batch, Example, ImageSlot, Sample, StepOutput, TrainState, Turn
+    from .train.step import make_train_step, step_gradients
+    from .types import Batch, Example, ImageSlot, Sample, StepOutput, Targets, TrainState, Turn
 
 __version__ = "0.1.0"
 
@@ -79,9 +86,11 @@ __all__ = [
     "Batch",
     "Example",
     "ImageSlot",
+    "Objective",
     "Recipe",
     "Sample",
     "StepOutput",
+    "Targets",
     "TrainLoop",
     "TrainState",
     "Turn",
@@ -108,11 +117,14 @@ __all__ = [
     "loss_fn",
     "make_eval_step",
     "make_optimizer",
+    "make_schedule",
     "make_train_step",
     "mask_completions",
     "parse_recipe",
     "save_adapter",
     "save_state",
+    "step_gradients",
+    "sum_by_example",
     "unbind",
 ]
 
@@ -146,8 +158,13 @@ _PLACES: dict[str, str | None] = {
     "bind": "train.state",
     "init_state": "train.state",
     "unbind": "train.state",
-    "make_eval_step": "train.step",
+    "make_eval_step": "train.eval_step",
+    "make_schedule": "train.schedules",
     "make_train_step": "train.step",
+    "step_gradients": "train.step",
+    "Objective": "train.objectives.objective",
+    "sum_by_example": "train.objectives.objective",
+    "Targets": "types",
     "Batch": "types",
     "Example": "types",
     "ImageSlot": "types",

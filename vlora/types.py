@@ -3,7 +3,7 @@
 attrs classes live outside compiled functions, NamedTuples cross into them: `mx.compile` takes trees
 of arrays and NamedTuples, and rejects attrs objects.
 
-Shape letters, everywhere in vlora: B batch rows, T tokens, V vocabulary, D width, R LoRA rank.
+Shape letters, everywhere in vlora: B batch rows, T tokens, N targets, S examples, V vocabulary, D width, R LoRA rank.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ import numpy.typing as npt
 Tree = Any
 """A nested dict or list of `mx.array` leaves, as `nn.Module.parameters()` returns."""
 
+FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -149,6 +150,7 @@ class Example:
         image_keys: What each image and its preparation is known by, equal for equal pixels; empty if unknown.
         cut: What `data.max_seq_length` has left out; None if the row is whole.
         mark: What the row is known by; None for rows that are not trained on.
+        columns: What an objective reads of the row: name to a number, or to f32[T], one for each token.
     """
 
     source: str
@@ -160,10 +162,48 @@ class Example:
     image_keys: tuple[str, ...] = ()
     cut: Cut | None = None
     mark: RowMark | None = None
+    columns: Mapping[str, float | FloatArray] = attrs.field(factory=dict)
+
+
+class Inputs(NamedTuple):
+    """What the language model reads of a batch.
+
+    Attributes:
+        tokens: i32[B, T].
+        differentiable: Floating-point arrays of the backbone's `embed`, name to array; gradients flow into them.
+        auxiliary: Its other arrays: masks, positions.
+    """
+
+    tokens: mx.array
+    differentiable: Tree
+    auxiliary: Tree
+
+
+class Targets(NamedTuple):
+    """What a batch's tokens predict. N places at which the head runs, S examples.
+
+    Attributes:
+        positions: i32[N], flat places b T + t whose logits predict a supervised token; filled up to one of few lengths
+            with places that count for nothing. The head runs at these places only.
+        ids: i32[N], the tokens to be predicted there; 0 where nothing is.
+        weights: f32[N], 1 for a supervised target and 0 for a filler.
+        example: i32[N], which of the batch's examples each belongs to. A sum over tokens is not given it, nor the next
+            two: they are empty then.
+        example_weights: f32[S], 1 for an example and 0 for a filler.
+        columns: What the batch's examples carry (`Example.columns`), name to f32[S], or to f32[N] where it is of each
+            token.
+    """
+
+    positions: mx.array
+    ids: mx.array
+    weights: mx.array
+    example: mx.array
+    example_weights: mx.array
+    columns: dict[str, mx.array]
 
 
 class Batch(NamedTuple):
-    """Rows padded on the right to one length. Made by `collate`; stays outside compiled functions.
+    """Rows padded on the right to one length, made by `collate`. Of it `targets` cross into compiled functions.
 
     The last token of a row predicts nothing, so that it need not be read: T is a bucket for one token less than the
     longest row has.
@@ -171,36 +211,30 @@ class Batch(NamedTuple):
     Attributes:
         tokens: i32[B, T].
         valid: bool[B, T], False on padding and on filler rows.
-        selected: i32[N], flat places b T + t whose logits predict a supervised token; filled up to one of few lengths
-            with places that count for nothing. The head runs at these places only.
-        targets: i32[N], the tokens to be predicted there; 0 where nothing is.
-        weights: f32[N], 1 for a supervised target and 0 for a filler.
+        targets: What is predicted, and where.
         rows: The examples themselves; one per real row, or several where rows are packed. Filler rows come after them.
-        starts: (row, first place) of each example where rows are packed; empty where each has a row of its own.
-        segments: i32[B, T] where rows are packed: 1, 2, ... for the places of a row's examples, 0 for padding. A place
-            sees none of another segment.
+        segment_starts: (row, first place) of each example where rows are packed; empty where each has a row of its own.
+        segment_ids: i32[B, T] where rows are packed: 1, 2, ... for the places of a row's examples, 0 for padding. A
+            place sees none of another segment.
         ahead: What the backbone did ahead for it (`MlxVlmBackbone.prepare_batch`); None if nothing.
     """
 
     tokens: mx.array
     valid: mx.array
-    selected: mx.array
-    targets: mx.array
-    weights: mx.array
+    targets: Targets
     rows: tuple[Example, ...]
-    starts: tuple[tuple[int, int], ...] = ()
-    segments: mx.array | None = None
+    segment_starts: tuple[tuple[int, int], ...] = ()
+    segment_ids: mx.array | None = None
     ahead: Any = None
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
         """Say where the examples stand: (row, first place, places) of each; a packed one's last token has none."""
         length = self.tokens.shape[1]
-        if not self.starts:
+        if not self.segment_starts:
             return [(row, 0, min(len(example.tokens), length)) for row, example in enumerate(self.rows)]
-        return [
-            (row, start, positions_of(example)) for (row, start), example in zip(self.starts, self.rows, strict=True)
-        ]
+        starts = zip(self.segment_starts, self.rows, strict=True)
+        return [(row, start, positions_of(example)) for (row, start), example in starts]
 
 
 def positions_of(example: Example) -> int:

@@ -99,7 +99,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
 def take(loop: TrainLoop, steps: Sequence[Sequence[Batch]]) -> float:
     """Take steps, wait for the device, and say how many seconds that was."""
     began = time.perf_counter()
-    for _ in loop.take(steps):
+    for _ in loop.run(steps):
         pass
     mx.synchronize()
     return time.perf_counter() - began

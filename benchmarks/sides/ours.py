@@ -71,7 +71,7 @@ class Ours:
         )
         # The loop's alone, as in `fit`: else a second one is there during the next step.
         del state
-        self._steps = loop.take(itertools.cycle([batch] for batch in collate_rows(case)))
+        self._steps = loop.run(itertools.cycle([batch] for batch in collate_rows(case)))
 
     def take(self, n_steps: int) -> float:
         """Take steps. The loop is one ahead of its reports: so many begin in here and are waited for in the end."""

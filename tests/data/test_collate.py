@@ -60,7 +60,7 @@ def test_collate(rows: list[Example], n_fillers: int, pad_id: int) -> None:
 def test_targets(rows: list[Example], n_fillers: int) -> None:
     """Every supervised token is the target of the place before it, once; what is added weighs nothing."""
     batch = collate(rows, len(rows) + n_fillers)
-    selected, targets, weights = (np.array(array) for array in (batch.selected, batch.targets, batch.weights))
+    selected, targets, weights = (np.array(array) for array in batch.targets[:3])
     length = batch.tokens.shape[1]
     expected = [
         (index * length + place - 1, row.tokens[place])
@@ -115,8 +115,8 @@ def test_first_token_is_no_target() -> None:
     """Nothing precedes the first token, so it is not supervised even if an example says so."""
     batch = collate([make_row(3)])
 
-    assert np.array(batch.selected)[:2].tolist() == [0, 1]
-    assert float(batch.weights.sum()) == 2
+    assert np.array(batch.targets.positions)[:2].tolist() == [0, 1]
+    assert float(batch.targets.weights.sum()) == 2
 
 
 def test_the_last_token_is_not_read() -> None:

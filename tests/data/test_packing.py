@@ -39,7 +39,7 @@ def test_packs_divide_the_rows(lengths: list[int], capacity: int) -> None:
 def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int) -> None:
     """Examples stand in line without their last tokens, each in a segment of its own; the rest is padding."""
     batch = collate_packed(packs, len(packs) + n_fillers, pad_id)
-    tokens, segments, valid = np.array(batch.tokens), np.array(batch.segments), np.array(batch.valid)
+    tokens, segments, valid = np.array(batch.tokens), np.array(batch.segment_ids), np.array(batch.valid)
     longest = max(sum(positions_of(example) for example in pack) for pack in packs)
 
     assert tokens.shape == segments.shape == (len(packs) + n_fillers, bucket_length(longest))
@@ -63,7 +63,7 @@ def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int) 
 def test_targets_of_packs(packs: list[list[Example]]) -> None:
     """A supervised token is the target of the place before it, which is its own example's."""
     batch = collate_packed(packs)
-    selected, targets, weights = (np.array(array) for array in (batch.selected, batch.targets, batch.weights))
+    selected, targets, weights = (np.array(array) for array in batch.targets[:3])
     length = batch.tokens.shape[1]
     expected = [
         (row * length + start + place - 1, example.tokens[place])
@@ -83,10 +83,10 @@ def test_first_tokens_of_packs_are_no_targets() -> None:
     everything = np.ones(3, dtype=np.bool_)
     example = Example(source="row", tokens=np.array([7, 8, 9]), supervised=everything, placeholders=~everything)
     batch = collate_packed([[example, example]])
-    weights = np.array(batch.weights)
+    weights = np.array(batch.targets.weights)
 
-    assert np.array(batch.selected)[weights > 0].tolist() == [0, 1, 2, 3]
-    assert np.array(batch.targets)[weights > 0].tolist() == [8, 9, 8, 9]
+    assert np.array(batch.targets.positions)[weights > 0].tolist() == [0, 1, 2, 3]
+    assert np.array(batch.targets.ids)[weights > 0].tolist() == [8, 9, 8, 9]
     assert np.array(batch.tokens)[0, :4].tolist() == [7, 8, 7, 8]
 
 

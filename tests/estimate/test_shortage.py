@@ -379,7 +379,7 @@ def test_a_device_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = TrainLoop(cast("TrainStep", Step()), TrainState({}, {}, mx.array(0)), float, needs_sync=lambda _: False)
     batches = [[collate([make_example(number)])] for number in (5, 9)]
     with pytest.raises(OutOfMemoryError, match=r"^step 1: .*row of 5") as caught:
-        list(loop.take(batches))
+        list(loop.run(batches))
 
     assert caught.value.batch is batches[0][0]
 
@@ -392,7 +392,7 @@ def test_first_rows() -> None:
     assert [row.source for row in first_rows(collate(examples), 2).rows] == ["row of 40", "row of 9"]
     fewer: Batch = first_rows(packed, 1)
     assert [row.source for row in fewer.rows] == ["row of 40"]
-    assert fewer.segments is not None
+    assert fewer.segment_ids is not None
     assert fewer.tokens.shape[0] == 1
 
 
@@ -433,7 +433,7 @@ def test_images_are_made_smaller(checkpoint: CheckpointFactory, tmp_path: Path) 
 def test_a_cpu_is_not_asked_for_what_it_does_not_have(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that needs more than the process may have is refused before it runs: MLX would crash on it."""
     monkeypatch.setattr(shortage, "process_memory", lambda: 10**6)
-    monkeypatch.setattr(TrainLoop, "_begin", lambda *_: pytest.fail("the step was begun"))
+    monkeypatch.setattr(TrainLoop, "_describe", lambda *_: pytest.fail("the step was begun"))
     with pytest.raises(OutOfMemoryError, match=r"a step: out of memory .*\(it would take .* may have 0\.001 GB"):
         run(recipe)
 

@@ -205,7 +205,7 @@ def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.Mo
 
     def run_model() -> mx.array:
         masks.clear()
-        return subject.backbone.logits(batch.tokens, features, others, batch.selected)
+        return subject.backbone.logits(batch.tokens, features, others, batch.targets.positions)
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attend_and_tell)
     expected = run_model()

@@ -85,7 +85,7 @@ def test_every_step_is_reported_once(has_rows: list[bool], awaited: set[int], st
     counter = itertools.count(1)
     loop = TrainLoop(as_step(step), start(), float, awaited.__contains__, lambda: next(counter) == stop)
     reported = []
-    for number, report in loop.take(iter(steps)):
+    for number, report in loop.run(iter(steps)):
         assert (report is not None) == has_rows[number - 1]
         if report is not None:
             assert (report.step, report.loss) == (number, number / 2)
@@ -108,7 +108,7 @@ def test_non_finite_step_is_named(awaited: bool) -> None:
     loop = TrainLoop(as_step(step), start(), float, lambda _: awaited)
     reported: list[int] = []
     with pytest.raises(NonFiniteError, match=r"step 3: the loss is nan and the gradient norm 1\.0 .*: row 3$"):
-        reported.extend(number for number, _ in loop.take([make_batch(number)] for number in itertools.count(1)))
+        reported.extend(number for number, _ in loop.run([make_batch(number)] for number in itertools.count(1)))
 
     assert reported == [1, 2]
     assert step.n_begun == (3 if awaited else 4)
@@ -126,7 +126,7 @@ def test_what_was_done_is_reported_before_a_bad_row() -> None:
     loop = TrainLoop(as_step(CountingStep()), start(), float, lambda _: False)
     reported: list[int] = []
     with pytest.raises(SampleError, match="row 3"):
-        reported.extend(number for number, _ in loop.take(batches()))
+        reported.extend(number for number, _ in loop.run(batches()))
 
     assert reported == [1, 2]
 
@@ -135,7 +135,7 @@ def test_trace_and_wait_are_told() -> None:
     """The first step traces; what is waited for rows is part of the step."""
     reports = [
         report
-        for _, report in TrainLoop(as_step(CountingStep()), start(), float).take(
+        for _, report in TrainLoop(as_step(CountingStep()), start(), float).run(
             [make_batch(number)] for number in (1, 2)
         )
     ]
@@ -160,7 +160,7 @@ def test_every_step_has_its_own_time() -> None:
     counter = itertools.count(1)
     loop = TrainLoop(as_step(Slow()), start(), float, (1).__eq__, lambda: next(counter) == 5)
     began = time.perf_counter()
-    taken = [report.step_s for _, report in loop.take([make_batch(1)] for _ in itertools.count()) if report is not None]
+    taken = [report.step_s for _, report in loop.run([make_batch(1)] for _ in itertools.count()) if report is not None]
 
     assert len(taken) == 5
     assert min(taken) > 0.019
@@ -181,7 +181,8 @@ def test_non_finite_update_changes_nothing(name: str, compiled: bool, checkpoint
         trainable.backbone, trainable.optimizer, compiled=compiled, max_grad_norm=1.0, lr_multipliers=factors
     )
     good, _ = step(trainable.state, batch, 1e-2)
-    bad, output = step(good, batch._replace(weights=batch.weights * math.inf), 1e-2)
+    infinite = batch.targets._replace(weights=batch.targets.weights * math.inf)
+    bad, output = step(good, batch._replace(targets=infinite), 1e-2)
     after, _ = step(bad, batch, 1e-2)
     mx.eval(good, bad, after, output)
 
@@ -278,7 +279,7 @@ def peak_of_steps(*, holds: bool) -> float:
     mx.eval(loop.state)
     size = sum(value.nbytes for value in loop.state.params.values())
     held = None
-    for number, _ in loop.take([make_batch(0)] for _ in range(6)):
+    for number, _ in loop.run([make_batch(0)] for _ in range(6)):
         if number == 2:
             mx.reset_peak_memory()
         # What a caller does who keeps the old state until the new one has proved good.
@@ -331,7 +332,7 @@ def test_others_are_held_while_a_step_is_prepared(*, awaited: bool) -> None:
         hold=lambda: seen.append("hold"),
         release=lambda: seen.append("release"),
     )
-    seen.extend("caller" for _ in loop.take(rows()))
+    seen.extend("caller" for _ in loop.run(rows()))
 
     held = False
     for event in seen:

@@ -4,8 +4,7 @@ import functools
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -18,7 +17,7 @@ from vlora.train.flat_params import FlatParams
 from vlora.train.optimizers import lr_multipliers, undecayed
 from vlora.train.rules import Rules, parse_rules
 from vlora.train.schedules import learning_rate_at
-from vlora.train.step import make_train_step
+from vlora.train.update import Update
 from vlora.types import TrainState
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rules" / "rules.json").read_text(encoding="utf-8"))
@@ -40,16 +39,14 @@ def take_steps(
     optimizer = make_optimizer(section)
     optimizer.init(params)
     state = TrainState(params, dict(optimizer.state), mx.array(0))
-    backbone = SimpleNamespace(embed_param_names=frozenset, is_traceable=True)
-    step: Any = make_train_step(
-        cast("Any", backbone),
+    update = Update(
         optimizer,
         lr_multipliers=lr_multipliers(params, ModelParts(language="language_model"), section, rules),
         undecayed=undecayed(params, section, rules),
     )
     one = mx.array(1.0)
     for _ in range(n_steps):
-        state, _, _ = step._apply_gradients(state, gradients, one, one, mx.array(section.learning_rate))
+        state, _, _ = update.apply(state, gradients, one, one, mx.array(section.learning_rate))
     assert optimizer.weight_decay == section.weight_decay
     return state.params
 
@@ -106,12 +103,10 @@ def test_packed_parameters_decay_each_as_it_should(monkeypatch: pytest.MonkeyPat
     packing = FlatParams.of(params, optimizer)
     optimizer.init(packing.pack(params))
     state = TrainState(packing.pack(params), dict(optimizer.state), mx.array(0))
-    backbone = SimpleNamespace(embed_param_names=frozenset, is_traceable=True)
-    step: Any = make_train_step(cast("Any", backbone), optimizer, undecayed=undecayed(params, section))
-    step._packing = packing
+    update = Update(optimizer, undecayed=undecayed(params, section), packing=packing)
     one = mx.array(1.0)
     for _ in range(3):
-        state, packed, _ = step._apply_gradients(state, gradients, one, one, mx.array(section.learning_rate))
+        state, packed, _ = update.apply(state, gradients, one, one, mx.array(section.learning_rate))
         state = state._replace(params=packed)
 
     found = packing.unpack(state.params)

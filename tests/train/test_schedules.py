@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vlora.data.sampler import step_batches
 from vlora.recipe.schema import OptimSection, TrainSection
-from vlora.train.schedules import count_steps, is_due, learning_rate_at
+from vlora.train.schedules import count_steps, is_due, learning_rate_at, make_schedule
 
 SCHEDULES = ("constant", "linear", "cosine")
 runs = st.tuples(st.sampled_from(SCHEDULES), st.integers(1, 200), st.integers(0, 300), st.floats(1e-8, 10))
@@ -78,3 +78,11 @@ def test_due(every: int, n_steps: int) -> None:
     found = [step for step in range(1, n_steps + 1) if is_due(step, every, n_steps)]
 
     assert found == sorted({*range(every, n_steps + 1, every), n_steps})
+
+
+def test_a_schedule_is_the_rate_of_each_step() -> None:
+    """As a function of the step alone."""
+    section = OptimSection(schedule="cosine", warmup_steps=3, learning_rate=0.5)
+    schedule = make_schedule(section, 9)
+
+    assert [schedule(step) for step in range(1, 10)] == [learning_rate_at(step, 9, section) for step in range(1, 10)]

@@ -209,7 +209,7 @@ def test_one_trace_per_bucket(checkpoint: CheckpointFactory) -> None:
     short, long, text = (trainable.examples[0], trainable.examples[1], trainable.examples[2])
     for number, rows in enumerate([[short], [text], [short, text], [long], [long, short], [text, long], [short]]):
         batch = collate(rows, 2)
-        shapes.add((batch.tokens.shape, batch.selected.shape))
+        shapes.add((batch.tokens.shape, batch.targets.positions.shape))
         state, output = step(state, batch, RATE / (number + 1))
         mx.eval(state, output)
 

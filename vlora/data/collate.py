@@ -1,13 +1,15 @@
 """From examples to batches of few shapes. Pure."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import BatchError
-from ..types import Batch, Example, positions_of
+from ..types import Batch, Example, Targets, positions_of
 
 SMALLEST_BUCKET = 32
 """Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
@@ -51,6 +53,11 @@ def bucket_selected(n_selected: int, n_positions: int) -> int:
     return min(size, n_positions)
 
 
+def bucket_examples(n_examples: int) -> int:
+    """Round the number of a batch's examples up to a power of two, so that packed rows trace few shapes."""
+    return 1 << max(0, n_examples - 1).bit_length()
+
+
 def collate(
     examples: Sequence[Example], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
 ) -> Batch:
@@ -89,7 +96,7 @@ def collate_packed(
         multiple: See above.
 
     Returns:
-        The batch, with `starts` and `segments`.
+        The batch, with `segment_starts` and `segment_ids`.
 
     Raises:
         BatchError: As for `collate`.
@@ -105,7 +112,7 @@ def collate_packed(
         for number, (start, end) in enumerate(itertools.pairwise(ends), start=1):
             segments[row, start:end] = number
     batch = _fill(examples, starts, (n_rows, length), pad_id)
-    return batch._replace(valid=mx.array(segments > 0), starts=tuple(starts), segments=mx.array(segments))
+    return batch._replace(valid=mx.array(segments > 0), segment_starts=tuple(starts), segment_ids=mx.array(segments))
 
 
 def _check(examples: Sequence[Example], n_given: int, n_rows: int) -> None:
@@ -120,6 +127,22 @@ def _check(examples: Sequence[Example], n_given: int, n_rows: int) -> None:
                 "an example needs one mark per token, and a token"
             )
             raise BatchError(msg)
+        _check_columns(example, examples[0])
+
+
+def _check_columns(example: Example, first: Example) -> None:
+    """Refuse columns that another example of the batch does not have, and those that have not a number per token."""
+    if set(example.columns) != set(first.columns):
+        names = sorted(set(example.columns) ^ set(first.columns))
+        msg = f"{example.source}: it and {first.source} differ in the columns {names}; give both the same"
+        raise BatchError(msg)
+    for name, value in example.columns.items():
+        if np.shape(value) not in {(), example.tokens.shape} or np.ndim(value) != np.ndim(first.columns[name]):
+            msg = (
+                f"{example.source}: the column {name!r} has the shape {np.shape(value)}; give a number, or one for "
+                f"each of the {len(example.tokens)} tokens, in all rows alike"
+            )
+            raise BatchError(msg)
 
 
 def _fill(examples: Sequence[Example], starts: Sequence[tuple[int, int]], shape: tuple[int, int], pad_id: int) -> Batch:
@@ -127,21 +150,54 @@ def _fill(examples: Sequence[Example], starts: Sequence[tuple[int, int]], shape:
     n_rows, length = shape
     tokens = np.full(shape, pad_id, dtype=np.int32)
     valid = np.zeros(shape, dtype=np.bool_)
-    selected, targets = [], []
+    befores = []
     for (row, start), example in zip(starts, examples, strict=True):
         end = min(start + len(example.tokens), length)
         tokens[row, start:end] = example.tokens[: end - start]
         valid[row, start:end] = True
-        before = np.flatnonzero(example.supervised[1:])
-        selected.append(row * length + start + before)
-        targets.append(example.tokens[before + 1])
-    n_selected = sum(len(part) for part in selected)
-    missing = bucket_selected(n_selected, n_rows * length) - n_selected
+        befores.append(np.flatnonzero(example.supervised[1:]))
+    first_places = [row * length + start for row, start in starts]
+    n_targets = bucket_selected(sum(len(before) for before in befores), n_rows * length)
     return Batch(
         tokens=mx.array(tokens),
         valid=mx.array(valid),
-        selected=mx.array(np.pad(np.concatenate(selected), (0, missing)).astype(np.int32)),
-        targets=mx.array(np.pad(np.concatenate(targets), (0, missing)).astype(np.int32)),
-        weights=mx.array(np.pad(np.ones(n_selected, dtype=np.float32), (0, missing))),
+        targets=_find_targets(examples, befores, first_places, (n_targets, n_rows)),
         rows=tuple(examples),
+    )
+
+
+def _find_targets(
+    examples: Sequence[Example],
+    befores: Sequence[npt.NDArray[np.int64]],
+    first_places: Sequence[int],
+    shape: tuple[int, int],
+) -> Targets:
+    """Put together what examples predict.
+
+    Args:
+        examples: S of them at most.
+        befores: Of each, the tokens before its targets.
+        first_places: Of each, where it begins in the flat batch.
+        shape: (N, rows of the batch).
+    """
+    n_targets, n_rows = shape
+    n_slots = n_rows if len(examples) <= n_rows else bucket_examples(len(examples))
+
+    def fill(parts: Iterable[npt.NDArray[Any]], dtype: type, size: int = n_targets) -> mx.array:
+        found = np.concatenate(list(parts))
+        return mx.array(np.pad(found, (0, size - len(found))).astype(dtype))
+
+    def column(name: str) -> mx.array:
+        values = [np.asarray(example.columns[name], dtype=np.float32) for example in examples]
+        if values[0].ndim:
+            return fill((value[before + 1] for value, before in zip(values, befores, strict=True)), np.float32)
+        return fill([np.stack(values)], np.float32, n_slots)
+
+    return Targets(
+        positions=fill((first + before for first, before in zip(first_places, befores, strict=True)), np.int32),
+        ids=fill((example.tokens[before + 1] for example, before in zip(examples, befores, strict=True)), np.int32),
+        weights=fill((np.ones(len(before)) for before in befores), np.float32),
+        example=fill((np.full(len(before), number) for number, before in enumerate(befores)), np.int32),
+        example_weights=fill([np.ones(len(examples))], np.float32, n_slots),
+        columns={name: column(name) for name in sorted(examples[0].columns)},
     )

@@ -8,9 +8,10 @@ from mlx.utils import tree_flatten
 
 from ..errors import CheckError
 from ..memory.limits import device_kind
+from ..train.eval_step import make_eval_step
 from ..train.optimizers import make_optimizer
 from ..train.state import init_state
-from ..train.step import make_eval_step, make_train_step
+from ..train.step import make_train_step
 from .comparison import bounded_difference, describe_shares, overall_difference, to_numbers
 from .job import BATCH_SIZE, SIZES, TRAINED, encode_batch, load_batch, make_recipe
 

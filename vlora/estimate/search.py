@@ -180,7 +180,7 @@ class Search:
     def _pixels(self) -> Iterator[Option]:
         """Encode the rows that failed anew, their images smaller and smaller."""
         batch = self.batch
-        if batch is None or batch.starts or self.recipe.data.image_resize_shape is not None:
+        if batch is None or batch.segment_starts or self.recipe.data.image_resize_shape is not None:
             return
         pixels = max((width * height for row in batch.rows for width, height in row.image_sizes), default=0)
         while (pixels := pixels // 2) >= SMALLEST_PIXELS:
@@ -256,11 +256,11 @@ class Search:
 
 def first_rows(batch: Batch, n_rows: int) -> Batch:
     """Make a batch of the longest rows of another one: what `n_rows` of the same data may need."""
-    if not batch.starts:
+    if not batch.segment_starts:
         longest = sorted(batch.rows, key=lambda row: -len(row.tokens))[:n_rows]
         return collate(longest, n_rows)
     packs: dict[int, list[Example]] = {}
-    for (row, _), example in zip(batch.starts, batch.rows, strict=True):
+    for (row, _), example in zip(batch.segment_starts, batch.rows, strict=True):
         packs.setdefault(row, []).append(example)
     fullest = sorted(packs.values(), key=lambda pack: -sum(len(example.tokens) for example in pack))
     return collate_packed(fullest[:n_rows], n_rows)

@@ -128,7 +128,8 @@ def trace_step(
     module = backbone.module
     weights = dict(tree_flatten(module.parameters()))
     arrays = {name: value for name, value in batch._asdict().items() if isinstance(value, mx.array)}
-    leaves = [value for _, value in tree_flatten((state, embedded, arrays))]
+    targets = {name: value for name, value in batch.targets._asdict().items() if isinstance(value, mx.array)}
+    leaves = [value for _, value in tree_flatten((state, embedded, arrays, targets))]
     n_state = len(tree_flatten(state))
     inputs = {
         **{f"weight {name}": value for name, value in weights.items()},
@@ -140,9 +141,11 @@ def trace_step(
         params, opt_state, step = (tree_map(lambda _: next(values), part) for part in state)
         features, others = (tree_map(lambda _: next(values), part) for part in embedded)
         named: dict[str, Any] = {name: next(values) for name in arrays}
+        predicted: dict[str, Any] = {name: next(values) for name in targets}
+        fed = batch._replace(**named, targets=batch.targets._replace(**predicted))
         module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
         take = make_step(_Fed(backbone, features, others))
-        return take(TrainState(params, opt_state, step), batch._replace(**named), 1.0)
+        return take(TrainState(params, opt_state, step), fed, 1.0)
 
     try:
         graph, names = trace(run, inputs)

@@ -58,7 +58,7 @@ def _fit(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Ge
             run = yield from start(recipe, stack, resume=resume, should_stop=should_stop)
             try:
                 yield from _before_steps(run)
-                for step, report in run.loop.take(foresee(recipe, run.backbone, run.source)):
+                for step, report in run.loop.run(foresee(recipe, run.backbone, run.source)):
                     yield from _after_step(run, step, report)
                 yield from _after_steps(run)
             except (Exception, KeyboardInterrupt) as error:

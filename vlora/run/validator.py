@@ -16,8 +16,8 @@ from ..errors import NonFiniteError
 from ..estimate.shortage import foresee
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
+from ..train.eval_step import make_eval_step
 from ..train.loop import evaluate
-from ..train.step import make_eval_step
 from ..types import Batch, TrainState
 from .loader import DataLoader
 

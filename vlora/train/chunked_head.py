@@ -1,12 +1,13 @@
 """The language model and its loss, the head in chunks so that the logits of many places never exist at once. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 
 import mlx.core as mx
 
-from ..types import Tree
+from ..types import Inputs, Targets, Tree
 from .backbone import Backbone, Params
-from .objectives.sft import LossFn
+from .objectives.likelihood import token_nll
+from .objectives.objective import LossFn, Objective
 from .state import bound_params
 
 HEAD_BYTES = 160_000_000
@@ -18,89 +19,136 @@ FEWEST_HEAD_ROWS = 128
 
 
 def language_model_loss(
-    backbone: Backbone,
-    loss: LossFn,
     params: Params,
-    inputs: tuple[mx.array, Tree, Tree],
-    selected: mx.array,
-    targets: mx.array,
-    weights: mx.array,
+    differentiable: Tree,
     *,
+    backbone: Backbone,
+    loss: LossFn | Objective,
+    inputs: Inputs,
+    targets: Targets,
     is_trained: bool,
 ) -> tuple[mx.array, mx.array]:
-    """Run the language model and the loss at the selected places; safe to trace and to differentiate.
+    """Run the language model and the loss at the target positions; safe to trace and to differentiate.
 
-    The logits of many places over a large vocabulary are never there at once. They are computed in chunks, one after
-    the other, and where a gradient is asked for, the gradient of each chunk with them: the loss is a sum, so that what
-    flows back into it is one factor for all places, and nothing has to be computed twice.
+    The head runs in chunks, one after the other, and where a gradient is asked for, the gradient of each chunk is
+    computed with it: of a sum over tokens nothing has to be computed twice. Of an objective the chunks run once for the
+    log-probabilities, and once more for their gradients.
 
     Args:
-        backbone: The model.
-        loss: Sums and counts.
         params: Trainable parameters by name.
-        inputs: (i32[B, T] tokens, features, others), as `Backbone.embed` returns the last two.
-        selected: i32[N], flat places.
-        targets: i32[N].
-        weights: f32[N].
+        differentiable: Those of `inputs`; the gradient is asked for with regard to these.
+        backbone: The model.
+        loss: What is minimised.
+        inputs: Of the language model.
+        targets: What is predicted, and where.
         is_trained: Whether the sum is going to be differentiated.
 
     Returns:
-        (f32[] summed loss, f32[] summed weights).
+        (f32[] summed loss, f32[] what it is divided by).
     """
-    module = backbone.module
+    inputs = inputs._replace(differentiable=differentiable)
     if not backbone.has_separable_head:
-        with bound_params(module, params):
-            return loss(backbone.logits(*inputs, selected), targets, weights)
-    with bound_params(module, params):
-        hidden = backbone.hidden(*inputs, selected)
-        n_words = backbone.project(*inputs, hidden[:1]).shape[-1]
-    # Given to the function by argument: it has no gradient for what it merely finds in the module.
-    head_params = {name: params[name] for name in backbone.head_names()}
+        with bound_params(backbone.module, params):
+            return _whole_loss(loss, backbone.logits(*inputs, targets.positions), targets)
+    head = _Head(backbone, inputs, params, targets, is_trained=is_trained)
+    if isinstance(loss, Objective):
+        outcome, weights = head.linearize(loss)
+        if not is_trained:
+            return outcome
+        token_loss: LossFn = _weighted_nll
+    else:
+        outcome, weights, token_loss = None, targets.weights, loss
 
     def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
-        with bound_params(module, head_params):
-            return loss(backbone.project(*inputs, hidden), targets[own], weights[own])
+        return token_loss(head.logits(head_params, hidden), targets.ids[own], weights[own])
 
-    n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
-    chunks = [slice(start, start + n_rows) for start in range(0, selected.size, n_rows)]
-    return _chunked_loss(chunk_loss, chunks, head_params, hidden, is_trained=is_trained)
-
-
-def _chunked_loss(
-    chunk_loss: Callable[[Params, mx.array, slice], tuple[mx.array, mx.array]],
-    chunks: Sequence[slice],
-    head_params: Params,
-    hidden: mx.array,
-    *,
-    is_trained: bool,
-) -> tuple[mx.array, mx.array]:
-    """Add up the loss of chunks, each begun when the one before it is done, its gradient included."""
-    given = mx.stop_gradient(hidden)
-    frozen = {name: mx.stop_gradient(value) for name, value in head_params.items()}
-    totals: list[mx.array] = []
-    counts: list[mx.array] = []
-    pulled: list[mx.array] = []
-    gradients: Params = {}
-    for own in chunks:
-        part = given[own]
-        if totals:
-            (part,) = mx.depends([part], [pulled[-1] if is_trained else totals[-1]])
-        if not is_trained:
-            total, n = chunk_loss(frozen, part, own)
+    differentiate = mx.value_and_grad(chunk_loss, argnums=(0, 1))
+    for own, part in head.parts():
+        if is_trained:
+            head.add(*differentiate(head.frozen, part, own))
         else:
-            (total, n), (more, gradient) = mx.value_and_grad(
-                lambda params, part, own=own: chunk_loss(params, part, own), argnums=(0, 1)
-            )(frozen, part)
-            gradients = {name: gradients[name] + value if gradients else value for name, value in more.items()}
-            pulled.append(gradient)
-        totals.append(total)
-        counts.append(n)
-    nll = mx.stack(totals).sum()
-    if is_trained:
-        nll = nll + _inject_gradient(hidden, mx.concatenate(pulled))
-        for name, gradient in gradients.items():
-            nll = nll + _inject_gradient(head_params[name], gradient)
-    return nll, mx.stack(counts).sum()
+            head.add(chunk_loss(head.frozen, part, own))
+    return head.total(outcome)
+
+
+class _Head:
+    """The head's chunks: each begins when the one before it is done, its gradient included."""
+
+    def __init__(
+        self, backbone: Backbone, inputs: Inputs, params: Params, targets: Targets, *, is_trained: bool
+    ) -> None:
+        self._backbone, self._inputs, self._targets, self._is_trained = backbone, inputs, targets, is_trained
+        with bound_params(backbone.module, params):
+            self._hidden = backbone.hidden(*inputs, targets.positions)
+            n_words = backbone.project(*inputs, self._hidden[:1]).shape[-1]
+        # Given to the function by argument: it has no gradient for what it merely finds in the module.
+        self._params = {name: params[name] for name in backbone.head_names()}
+        self.frozen = {name: mx.stop_gradient(value) for name, value in self._params.items()}
+        self._given = mx.stop_gradient(self._hidden)
+        n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
+        self._chunks = [slice(start, start + n_rows) for start in range(0, targets.positions.size, n_rows)]
+        self._last: mx.array | None = None
+        self._totals: list[mx.array] = []
+        self._counts: list[mx.array] = []
+        self._pulled: list[mx.array] = []
+        self._gradients: Params = {}
+
+    def logits(self, head_params: Params, hidden: mx.array) -> mx.array:
+        """Run the head on some hidden states: f[n, D] -> f[n, V]."""
+        with bound_params(self._backbone.module, head_params):
+            return self._backbone.project(*self._inputs, hidden)
+
+    def parts(self) -> Iterator[tuple[slice, mx.array]]:
+        """Yield the places of each chunk and its hidden states, which wait for what was added before."""
+        for own in self._chunks:
+            part = self._given[own]
+            if self._last is not None:
+                (part,) = mx.depends([part], [self._last])
+            yield own, part
+
+    def add(self, sums: tuple[mx.array, mx.array], gradients: tuple[Params, mx.array] | None = None) -> None:
+        """Add a chunk's sums, and its gradients with regard to the head's parameters and the hidden states."""
+        self._totals.append(sums[0])
+        self._counts.append(sums[1])
+        self._last = sums[0]
+        if gradients is not None:
+            more, self._last = gradients
+            self._pulled.append(self._last)
+            known = self._gradients
+            self._gradients = {name: known[name] + value if known else value for name, value in more.items()}
+
+    def linearize(self, objective: Objective) -> tuple[tuple[mx.array, mx.array], mx.array]:
+        """Run the head once for an objective: (its sums, the weights that its gradient gives the tokens' losses)."""
+        targets, found = self._targets, []
+        for own, part in self.parts():
+            self._last = -token_nll(self.logits(self.frozen, part), targets.ids[own])
+            found.append(self._last)
+        is_target = targets.weights > 0
+        logprobs = mx.where(is_target, mx.concatenate(found), 0)
+        outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
+        return outcome, mx.where(is_target, -gradient, 0)
+
+    def total(self, outcome: tuple[mx.array, mx.array] | None) -> tuple[mx.array, mx.array]:
+        """Give the sums of all chunks, or those of an objective, with the gradient that the chunks have."""
+        loss, count = outcome or (mx.stack(self._totals).sum(), mx.stack(self._counts).sum())
+        if self._is_trained:
+            loss = loss + _inject_gradient(self._hidden, mx.concatenate(self._pulled))
+            for name, gradient in self._gradients.items():
+                loss = loss + _inject_gradient(self._params[name], gradient)
+        return loss, count
+
+
+def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) -> tuple[mx.array, mx.array]:
+    """Apply what is minimised to the logits of all targets at once."""
+    if isinstance(loss, Objective):
+        logprobs = -token_nll(logits, targets.ids)
+        return loss.function(mx.where(targets.weights > 0, logprobs, 0), targets)
+    return loss(logits, targets.ids, targets.weights)
+
+
+def _weighted_nll(logits: mx.array, ids: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
+    """Sum losses with weights of either sign."""
+    return mx.where(weights == 0, 0, token_nll(logits, ids) * weights).sum(), weights.sum()
 
 
 def _inject_gradient(value: mx.array, gradient: mx.array) -> mx.array:

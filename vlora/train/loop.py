@@ -6,6 +6,7 @@ only where somebody asks for a step's state (to save it, to validate it) does th
 
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -29,6 +30,8 @@ class _InFlight:
 
     step: int
     asked: float
+    began: float
+    n_traces: int
     output: StepOutput | None = None
     largest: Batch | None = None
     rate: float = 0.0
@@ -68,9 +71,10 @@ class TrainLoop:
     is_stopped: bool = attrs.field(default=False, init=False)
     trace_s: float = attrs.field(default=0.0, init=False)
     _began: float = attrs.field(default=0.0, init=False)
+    _asked: float = attrs.field(default=0.0, init=False)
     _begun: deque[_InFlight] = attrs.field(factory=deque, init=False)
 
-    def take(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
+    def run(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
         """Take steps for as long as there are microbatches.
 
         Args:
@@ -84,8 +88,35 @@ class TrainLoop:
             NonFiniteError: A step's loss or gradient is not finite; the message names the step and its rows.
             OutOfMemoryError: There is no memory for a step; the message names the step and its largest microbatch.
         """
+        steps, step = iter(microbatches), int(self.state.step)
+        self._began = time.perf_counter()
         try:
-            yield from self._take(iter(microbatches))
+            while (batches := self._next_batches(steps, step + 1)) is not None:
+                step += 1
+                needs_sync = self.needs_sync(step)
+                if needs_sync and self._begun:
+                    self.release()
+                    # A CPU works while a step is begun: two steps read one behind the other would share one's time.
+                    yield from self.read_begun()
+                with naming_shortage(f"step {step}", _largest(batches)):
+                    begun = self._describe(step, batches)
+                    if batches:
+                        # Bound before it is computed: the old arrays are given up as the new ones come to be.
+                        self.state, output = self.train_step(self.state, batches, begun.rate)
+                        self._commit(attrs.evolve(begun, output=output))
+                    else:
+                        self._skip(begun)
+                del batches, begun
+                yield from self.read_begun(but=1)
+                self.is_stopped = self.should_stop()
+                if self.is_stopped or needs_sync:
+                    yield from self.read_begun()
+                    # What the caller does meanwhile (validating, saving) is not the next step's time.
+                    self._began = time.perf_counter()
+                if self.is_stopped:
+                    return
+            self.release()
+            yield from self.read_begun()
         except (Exception, KeyboardInterrupt):
             self.release()
             # The steps before the one that failed, which the device may still have been at.
@@ -94,66 +125,49 @@ class TrainLoop:
         finally:
             self.release()
 
-    def _take(self, steps: Iterator[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
-        step = int(self.state.step)
-        self._began = time.perf_counter()
-        while True:
-            asked = time.perf_counter()
-            self.hold()
-            with naming_shortage(f"reading the rows of step {step + 1}"):
-                batches = next(steps, None)
-            if batches is None:
-                self.release()
-                break
-            step += 1
-            needs_sync = self.needs_sync(step)
-            if needs_sync and self._begun:
-                self.release()
-                # A CPU works while a step is begun: two steps read one behind the other would share one's time.
-                yield from self.read_begun()
-            with naming_shortage(f"step {step}", _largest(batches)):
-                self._begin(step, batches, asked)
-            del batches
-            yield from self.read_begun(but=1)
-            self.is_stopped = self.should_stop()
-            if self.is_stopped or needs_sync:
-                yield from self.read_begun()
-                # What the caller does meanwhile (validating, saving) is not the next step's time.
-                self._began = time.perf_counter()
-            if self.is_stopped:
-                return
-        yield from self.read_begun()
+    def take(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
+        """Do what `run` does; the older name."""
+        message = "TrainLoop.take is called TrainLoop.run now; the old name goes with the release after the next"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.run(microbatches)
 
-    def _begin(self, step: int, batches: Sequence[Batch], asked: float) -> None:
-        wait_s = time.perf_counter() - asked
-        if not batches:
-            self.release()
-            self.state = self.state._replace(step=self.state.step + 1)
-            self._begun.append(_InFlight(step=step, asked=asked))
-            return
-        n_traces, began = self.train_step.n_traces, time.perf_counter()
-        rate = self.learning_rate(step)
-        # Bound before it is computed: the old arrays are given up as the new ones come to be.
-        self.state, output = self.train_step(self.state, batches, rate)
-        self._begun.append(
-            _InFlight(
-                step=step,
-                asked=asked,
-                output=output,
-                largest=_largest(batches),
-                rate=rate,
-                sources=tuple(row.source for batch in batches for row in batch.rows),
-                cuts=tuple(find_cuts(batches)),
-                rows=tuple(row.mark for batch in batches for row in batch.rows if row.mark is not None),
-                n_tokens=sum(len(row.tokens) for batch in batches for row in batch.rows),
-                n_places=sum(batch.tokens.size for batch in batches),
-                wait_s=wait_s,
-            )
+    def _next_batches(self, steps: Iterator[Sequence[Batch]], step: int) -> Sequence[Batch] | None:
+        self._asked = time.perf_counter()
+        self.hold()
+        with naming_shortage(f"reading the rows of step {step}"):
+            return next(steps, None)
+
+    def _describe(self, step: int, batches: Sequence[Batch]) -> _InFlight:
+        began = time.perf_counter()
+        rows = [row for batch in batches for row in batch.rows]
+        return _InFlight(
+            step=step,
+            asked=self._asked,
+            began=began,
+            n_traces=self.train_step.n_traces,
+            largest=_largest(batches),
+            rate=self.learning_rate(step) if batches else 0.0,
+            sources=tuple(row.source for row in rows),
+            cuts=tuple(find_cuts(batches)),
+            rows=tuple(row.mark for row in rows if row.mark is not None),
+            n_tokens=sum(len(row.tokens) for row in rows),
+            n_places=sum(batch.tokens.size for batch in batches),
+            wait_s=began - self._asked,
         )
+
+    def _commit(self, begun: _InFlight) -> None:
+        """Give the device a step whose graph has been built."""
+        self._begun.append(begun)
         self.release()
-        mx.async_eval(self.state, output)
-        if self.train_step.n_traces > n_traces:
-            self.trace_s += time.perf_counter() - began
+        mx.async_eval(self.state, begun.output)
+        if self.train_step.n_traces > begun.n_traces:
+            self.trace_s += time.perf_counter() - begun.began
+
+    def _skip(self, begun: _InFlight) -> None:
+        """Count a step without a row to learn from."""
+        self.release()
+        self.state = self.state._replace(step=self.state.step + 1)
+        self._begun.append(begun)
 
     def read_begun(self, but: int = 0) -> Iterator[tuple[int, StepReport | None]]:
         """Yield the steps that were begun and not yet yielded, but for the last `but` ones.
@@ -163,7 +177,7 @@ class TrainLoop:
         while len(self._begun) > but:
             begun = self._begun[0]
             try:
-                report = self._read(begun)
+                report = self._collect(begun)
             except Exception:
                 # Those behind it go on from what it failed to compute.
                 self._begun.clear()
@@ -171,7 +185,7 @@ class TrainLoop:
             self._begun.popleft()
             yield begun.step, report
 
-    def _read(self, begun: _InFlight) -> StepReport | None:
+    def _collect(self, begun: _InFlight) -> StepReport | None:
         """Wait for a step and read what it measured."""
         if begun.output is None:
             return None

@@ -3,7 +3,9 @@
 Steps are optimizer updates and count from 1.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 from ..data.sampler import steps_per_epoch
 from ..recipe.schema import OptimSection, TrainSection
@@ -44,6 +46,17 @@ def learning_rate_at(step: int, n_steps: int, optim: OptimSection, rules: Rules 
     if optim.schedule == "cosine":
         return optim.learning_rate * (1 + math.cos(math.pi * progress)) / 2
     return optim.learning_rate
+
+
+def make_schedule(optim: OptimSection, n_steps: int, rules: Rules | None = None) -> Callable[[int], float]:
+    """Make the learning rate of each step, counted from 1, for a `TrainLoop` or a loop of your own.
+
+    Args:
+        optim: The recipe's section.
+        n_steps: Steps of the run.
+        rules: As for `learning_rate_at`.
+    """
+    return functools.partial(learning_rate_at, n_steps=n_steps, optim=optim, rules=rules)
 
 
 def is_due(step: int, every: int, n_steps: int) -> bool:

@@ -15,7 +15,7 @@ from vlora import collate
 from vlora.models.backbone import fused
 from vlora.models.backbone.fused import FusedModules, find_fused_modules, is_swiglu, running_fused
 from vlora.ops import cpu_exp
-from vlora.train.step import make_eval_step
+from vlora.train.eval_step import make_eval_step
 
 WIDTH = 64
 

@@ -123,11 +123,11 @@ class MlxVlmBackbone:
             else:
                 cache = None if self.embed_param_names() else self._features
                 rows = [kept_row(self.module, self.family, example, cache) for example in batch.rows]
-                if batch.segments is not None:
+                if batch.segment_ids is not None:
                     rows = concat_inputs(rows, batch.spans)
                 fields = collate_inputs(rows, n_rows, length)
-        if batch.segments is not None:
-            fields[SEGMENTS] = batch.segments
+        if batch.segment_ids is not None:
+            fields[SEGMENTS] = batch.segment_ids
         return partition_inputs(fields)
 
     def embed_param_names(self) -> frozenset[str]:

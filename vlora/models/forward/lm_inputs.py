@@ -73,7 +73,7 @@ PROMPT = "prompt_ids"
 """i32[1, S] among a row's inputs: what the encoder of an encoder-decoder reads; `Example.tokens` are the decoder's."""
 
 SEGMENTS = "segments"
-"""i32[B, T]: `Batch.segments`, where rows are packed; becomes part of the attention's mask."""
+"""i32[B, T]: `Batch.segment_ids`, where rows are packed; becomes part of the attention's mask."""
 
 WITH_GRADIENT = frozenset(
     {name for name, layout in LAYOUTS.items() if layout.carries_gradient} | {"cross_attention_states"}

@@ -1,21 +1,8 @@
-"""What is minimised. Pure, and safe to trace.
-
-Losses return sums and counts, never means: the mean is taken once per optimizer step, over all supervised
-tokens of all microbatches. A mean of means would weigh a one-token microbatch like a hundred-token one.
-"""
-
-from collections.abc import Callable
-from typing import cast
+"""Supervised fine-tuning: the negative log-likelihood of the supervised tokens. Pure, and safe to trace."""
 
 import mlx.core as mx
 
-from ...ops import cpu_exp
-from ...ops.cpu_exp import along_rows, shifted_exp_rows
-from ...ops.cuda_kernels import can_read_whole, row_losses, row_losses_gradient
-from ...ops.custom_vjp import custom_vjp
-
-LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
-"""(logits f[..., V], targets i32[...], weights f32[...]) -> (f32[] summed loss, f32[] summed weights)."""
+from .likelihood import token_nll
 
 
 def loss_fn(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
@@ -32,54 +19,6 @@ def loss_fn(logits: mx.array, targets: mx.array, weights: mx.array) -> tuple[mx.
     Raises:
         Nothing within a trace; `collate` has checked the shapes.
     """
-    if can_read_whole(logits.shape[-1], logits):
-        nll = _nll_by_kernel(logits, targets)
-    else:
-        likelihood = _nll_in_passes if cpu_exp.has_slow_exponentials() else _nll
-        nll = likelihood(logits.astype(mx.float32), targets)
+    nll = token_nll(logits, targets)
     # where, not a product: an infinite loss of a token that does not count must not become NaN.
     return mx.where(weights > 0, nll * weights, 0).sum(), weights.sum()
-
-
-def _nll(logits: mx.array, targets: mx.array) -> mx.array:
-    """Give the negative log-likelihood of each target: f[..., V], i32[...] to f[...]."""
-    # Written out: the gradient of this sum is made of the exponentials themselves, where that of `logsumexp` takes
-    # them all once more.
-    top = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-    normalizer = mx.log(mx.exp(logits - top).sum(axis=-1)) + top.squeeze(-1)
-    return normalizer - mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
-
-
-def _nll_in_passes(logits: mx.array, targets: mx.array) -> mx.array:
-    """Do what `_nll` does in passes that are vector instructions each, as are those of its gradient."""
-    places = targets.reshape(-1, 1)
-
-    @custom_vjp(keeps="results")
-    def run(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        powers, total, largest = shifted_exp_rows(logits)
-        return mx.log(total) + largest - mx.take_along_axis(logits, places, axis=-1), powers, total
-
-    @run.vjp
-    def run_vjp(_: mx.array, cotangents: tuple[mx.array, ...], results: tuple[mx.array, ...]) -> mx.array:
-        towards, (powers, total) = cotangents[0], results[1:]
-        gradient = powers * along_rows(towards / total, powers)
-        return gradient.at[mx.arange(len(places))[:, None], places].add(-towards)
-
-    nll, *_kept = cast("tuple[mx.array, ...]", run(logits.reshape(-1, logits.shape[-1])))
-    return nll.reshape(targets.shape)
-
-
-def _nll_by_kernel(logits: mx.array, targets: mx.array) -> mx.array:
-    """Do what `_nll` does without writing down logits in float32, or their exponentials."""
-    places = targets.reshape(-1)
-
-    @custom_vjp(keeps="results")
-    def run(logits: mx.array) -> tuple[mx.array, mx.array]:
-        return row_losses(logits, places)
-
-    @run.vjp
-    def run_vjp(logits: mx.array, cotangents: tuple[mx.array, ...], results: tuple[mx.array, ...]) -> mx.array:
-        return row_losses_gradient(logits, places, results[1], cotangents[0])
-
-    nll, _ = cast("tuple[mx.array, mx.array]", run(logits.reshape(-1, logits.shape[-1])))
-    return nll.reshape(targets.shape)

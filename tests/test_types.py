@@ -31,7 +31,7 @@ def test_examples_of_a_batch_stand_in_their_rows() -> None:
     """Each from its row's beginning, as far as the batch is read; a packed one without its last token."""
     examples = [example_of(3), example_of(6)]
     batch = collate(examples)
-    packed = batch._replace(starts=((0, 0), (0, 2)))
+    packed = batch._replace(segment_starts=((0, 0), (0, 2)))
 
     length = batch.tokens.shape[1]
     assert batch.spans == [(0, 0, min(3, length)), (1, 0, min(6, length))]

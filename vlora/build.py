@@ -20,6 +20,7 @@ from .output.archive import refuse_model_folder
 from .output.paths import expand_home, output_paths
 from .recipe.schema import Recipe
 from .system.cache import cache_folder
+from .train.objectives.named import OBJECTIVES
 from .train.optimizers import lr_multipliers, undecayed
 from .train.rules import FIRST, Rules
 from .train.step import TrainStep, make_train_step
@@ -232,6 +233,7 @@ def make_recipe_step(
     return make_train_step(
         backbone,
         optimizer,
+        loss=OBJECTIVES[train.objective],
         max_grad_norm=recipe.optim.grad_clip,
         lr_multipliers=lr_multipliers(state.params, backbone.layout, recipe.optim, rules),
         undecayed=undecayed(state.params, recipe.optim, rules),

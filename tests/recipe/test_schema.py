@@ -56,6 +56,7 @@ DEFAULTS = {
     "optim.connector_rate": None,
     "optim.vision_rate": None,
     "optim.grad_clip": None,
+    "train.objective": "sft",
     "train.batch_size": 4,
     "train.iters": 1000,
     "train.epochs": None,

@@ -182,6 +182,7 @@ class TrainSection:
     """How long to train, in what batches, and how often to report. A step is one optimizer update.
 
     Attributes:
+        objective: What is minimised: "sft" is the negative log-likelihood of the supervised tokens.
         batch_size: Rows of one forward and backward pass (a microbatch).
         batching: "shuffled" gives each row of data a row of the batch; "grouped" likewise, with rows of like length in
             a batch; "packed" puts several into one, for models whose attention keeps them apart.
@@ -200,6 +201,7 @@ class TrainSection:
         val_batches: Batches of a validation at most; -1 for all.
     """
 
+    objective: Literal["sft"] = _key("sft")
     batch_size: int = _key(4, checks.within(1, MOST_ROWS))
     batching: Literal["shuffled", "grouped", "packed"] = _key("shuffled")
     pack_length: int | None = _key(None, checks.at_least(2))

@@ -18,6 +18,7 @@ from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
 from ..train.eval_step import make_eval_step
 from ..train.loop import evaluate
+from ..train.objectives.named import OBJECTIVES
 from ..types import Batch, TrainState
 from .loader import DataLoader
 
@@ -62,7 +63,7 @@ class Validator:
     def __attrs_post_init__(self) -> None:
         """Draw the rows, once: the first ones of a sorted set would not stand for it."""
         train = self.recipe.train
-        self._step = make_eval_step(self.backbone)
+        self._step = make_eval_step(self.backbone, loss=OBJECTIVES[train.objective])
         plan = epoch_batches(len(self.rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
         self._plan = plan[: self._n_batches]
 

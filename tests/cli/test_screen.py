@@ -1,62 +1,37 @@
-"""The screen on which commands print, and what becomes of it when it is read no more."""
+"""The screen that commands print on."""
 
-import os
-from collections.abc import Iterator
-from typing import IO
+import errno
+import io
 
 import pytest
 
 from vlora.cli.screen import Screen
+from vlora.system.signals import stop_on_signals
 
 
-@pytest.fixture
-def closed_pipe() -> Iterator[IO[str]]:
-    """Give a pipe whose other end has been closed."""
-    read, write = os.pipe()
-    os.close(read)
-    with os.fdopen(write, "w") as file:
-        yield file
+class Closed(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, _: str) -> int:
+        """Fail as such a pipe does."""
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
-def test_the_owner_is_told_once(closed_pipe: IO[str]) -> None:
-    """What is printed afterwards goes nowhere, and is no error."""
-    told: list[str] = []
-    screen = Screen(file=closed_pipe)
-    screen.when_unread = lambda: told.append("unread")
-
-    for _ in range(3):
-        screen.print("a line")
-    closed_pipe.write("what another part writes")
-    closed_pipe.flush()
-
-    assert told == ["unread"]
-    assert screen.quiet
-
-
-def test_without_an_owner_the_pipe_is_broken(closed_pipe: IO[str]) -> None:
-    """As Python says it, and not by ending the process as rich does."""
+def test_a_closed_pipe_ends_a_run_as_a_signal_does() -> None:
+    """Before the first step it ends at once; afterwards the run is asked to end, and prints no more."""
     with pytest.raises(BrokenPipeError):
-        Screen(file=closed_pipe).print("a line")
+        Screen(file=Closed()).print("a")
+    with stop_on_signals(print, lambda: None, lambda _: None) as signals:
+        screen = Screen(file=Closed())
+        screen.when_unread = signals.go_unread
+        with pytest.raises(BrokenPipeError):
+            screen.print("a")
+        assert not signals.is_asked()
 
-
-def test_what_is_no_file_may_break_too() -> None:
-    """A stream without a file descriptor."""
-
-    class Broken:
-        encoding = "utf-8"
-
-        def write(self, _: str) -> int:
-            raise BrokenPipeError
-
-        def flush(self) -> None:
-            """Nothing is left."""
-
-        def fileno(self) -> int:
-            raise OSError
-
-    told: list[str] = []
-    screen = Screen(file=Broken())  # type: ignore[arg-type]
-    screen.when_unread = lambda: told.append("unread")
-    screen.print("a line")
-
-    assert told == ["unread"]
+        signals.has_stepped = True
+        screen = Screen(file=Closed())
+        screen.when_unread = signals.go_unread
+        screen.print("a")
+        screen.print("b")
+        assert signals.is_asked()
+        assert signals.status == 141

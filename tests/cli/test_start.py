@@ -1,7 +1,6 @@
 """The start: whatever is wrong with a recipe shows before the libraries that take seconds to import are asked for."""
 
 import ast
-import gc
 import importlib
 import json
 import os
@@ -15,12 +14,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 import vlora
-from vlora.cli.importing import importing
 from vlora.data.opening import check_paths, read_rows
 from vlora.data.readers import digits
 from vlora.errors import RecipeError
 from vlora.ops import blas
-from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import DataSection
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +82,26 @@ def test_help_is_light(command: list[str], tmp_path: Path) -> None:
 
     assert " ".join(["usage: python -m vlora", *command]) in printed
     assert "--lora-rank" in printed
+    assert "status 0" in printed
+    assert not modules & {*HEAVY, "mlx"}
+
+
+@pytest.mark.parametrize("command", ["init", "doctor"])
+def test_help_of_commands_without_a_recipe_is_light(command: str, tmp_path: Path) -> None:
+    """They take none of the options that change a recipe."""
+    modules, printed, _ = run_fresh(COMMAND, [command, "--help"], tmp_path)
+
+    assert f"usage: python -m vlora {command}" in printed
+    assert "--lora-rank" not in printed
+    assert "status 0" in printed
+    assert not modules & {*HEAVY, "mlx"}
+
+
+def test_listing_recipes_is_light(tmp_path: Path) -> None:
+    """The names of the recipes are there at once."""
+    modules, printed, _ = run_fresh(COMMAND, ["init"], tmp_path)
+
+    assert "quickstart  " in printed
     assert "status 0" in printed
     assert not modules & {*HEAVY, "mlx"}
 
@@ -301,26 +318,6 @@ print(vlora.ops.blas.LOADED)
         )
 
         assert printed.split() == ["vlora.ops.blas", "mlx.core", str(blas.LOADED)]
-
-
-@pytest.mark.parametrize("collects", [True, False])
-def test_the_garbage_collector_waits_for_imports(collects: bool) -> None:
-    """While a command's code is imported nothing is collected; then all is as it was, after a mistake too."""
-    good = parse_recipe(RECIPE)
-    before = gc.isenabled()
-    try:
-        (gc.enable if collects else gc.disable)()
-        with importing(good):
-            assert not gc.isenabled()
-        assert gc.isenabled() == collects
-        with pytest.raises(RecipeError), importing(parse_recipe(RECIPE, {"data.split": "dev"})):
-            pass
-        assert gc.isenabled() == collects
-        with pytest.raises(ZeroDivisionError), importing(good):
-            1 / 0  # noqa: B018
-        assert gc.isenabled() == collects
-    finally:
-        (gc.enable if before else gc.disable)()
 
 
 @pytest.mark.parametrize("old", sorted(vlora.RENAMED))

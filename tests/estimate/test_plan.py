@@ -13,7 +13,6 @@ from benchmarks.shapes import SHAPES
 from tests.families import FAMILIES, build
 from vlora import parse_recipe
 from vlora.build import find_model, load_model
-from vlora.cli.main import main
 from vlora.estimate.plan import Planner, blank_example, find_queue, make_plan
 from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
 from vlora.models.families.registry import describe_family
@@ -126,19 +125,6 @@ def test_the_longest_row_fits(checkpoint: Checkpoint) -> None:
 
     assert needs[0] <= plan.memory < needs[1]
     assert roomier.longest >= plan.longest
-
-
-def test_the_command_line(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
-    """`plan` prints the parts and ends with 2 where they do not fit."""
-    settings = (f"model.path={checkpoint('qwen3_vl')}", "data.path=none.jsonl", "data.max_seq_length=64")
-    keys = [word for setting in settings for word in ("--set", setting)]
-
-    assert main(["plan", *keys, "--memory-gb", "0.02"]) == 0
-    text = capsys.readouterr().out
-    for word in ("weights", "optimizer", "activations", "head and loss", "peak", "fits into 20.00 MB", "longest rows"):
-        assert word in text
-    assert main(["plan", *keys, "--memory-gb", "1e-4"]) == 2
-    assert "does not fit into 100.00 kB" in capsys.readouterr().out
 
 
 def test_a_trained_tower_counts(checkpoint: Checkpoint) -> None:

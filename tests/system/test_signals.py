@@ -1,7 +1,5 @@
 """Signals that end a run at once, also where the call under way does not return."""
 
-import errno
-import io
 import signal
 import subprocess
 import sys
@@ -11,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from vlora.cli.screen import Screen
 from vlora.system.signals import GRACE_S, EndedError, stop_on_signals
 
 SCRIPT = """
@@ -80,31 +77,3 @@ def test_what_is_over_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not left
     assert threading.active_count() == before
     assert signal.set_wakeup_fd(descriptor) == descriptor
-
-
-class Closed(io.StringIO):
-    """A pipe that nobody reads."""
-
-    def write(self, _: str) -> int:
-        """Fail as such a pipe does."""
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-
-def test_a_closed_pipe_ends_a_run_as_a_signal_does() -> None:
-    """Before the first step it ends at once; afterwards the run is asked to end, and prints no more."""
-    with pytest.raises(BrokenPipeError):
-        Screen(file=Closed()).print("a")
-    with stop_on_signals(print, lambda: None, lambda _: None) as signals:
-        screen = Screen(file=Closed())
-        screen.when_unread = signals.go_unread
-        with pytest.raises(BrokenPipeError):
-            screen.print("a")
-        assert not signals.is_asked()
-
-        signals.has_stepped = True
-        screen = Screen(file=Closed())
-        screen.when_unread = signals.go_unread
-        screen.print("a")
-        screen.print("b")
-        assert signals.is_asked()
-        assert signals.status == 141

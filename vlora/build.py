@@ -18,7 +18,7 @@ from .events import FeatureCounts
 from .memory.limits import device_memory
 from .output.archive import refuse_model_folder
 from .output.paths import expand_home, output_paths
-from .recipe.schema import Recipe
+from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
 from .train.objectives.named import OBJECTIVES
 from .train.optimizers import lr_multipliers, undecayed
@@ -57,11 +57,13 @@ class Features:
 
     Attributes:
         cache: Keeps them; None if they are not kept.
+        encoder: Turns samples into examples; it does not look at images whose features are kept.
         description: Where they are kept, or why they are not.
         has_shared_passes: Whether images go through the tower together: their last bits depend on it then.
     """
 
     cache: models.FeatureCache | None
+    encoder: models.Encoder
     description: str
     has_shared_passes: bool = False
 
@@ -180,11 +182,7 @@ def load_model(
     lora = recipe.lora
     # With added tokens both are trained; full fine-tuning trains them anyway.
     lora = attrs.evolve(lora, train_embeddings=True, train_head=True) if files.added else lora
-    goes_on, names = section.adapter_path is not None, models.name_saved(section)
-    numbered = models.number_added(files, section)
-    # An adapter's own tokens have to be there before it is loaded; those that are new to it come after.
-    saved, new = numbered.of(names), numbered.of(numbered.ids.keys() - set(names))
-    models.grow_tables(backbone, saved if goes_on else new, has_saved=goes_on, is_abstract=is_abstract)
+    new = _grow_tables(backbone, files, section, is_abstract=is_abstract)
     if section.train_vision:
         models.unfreeze_vision(backbone)
     if section.full_finetune:
@@ -205,6 +203,18 @@ def load_model(
         models.grow_config(files.config, backbone, files.path)
     added = {"added_tokens": list(files.added)} if files.added else {}
     return backbone, {**config, **added, "base_model": section.path, "train_vision": section.train_vision}
+
+
+def _grow_tables(
+    backbone: models.MlxVlmBackbone, files: models.ModelFiles, section: ModelSection, *, is_abstract: bool
+) -> models.Numbered:
+    """Give the model rows for the tokens that it gets, and give those that it gets once its adapter is loaded."""
+    goes_on, names = section.adapter_path is not None, models.name_saved(section)
+    numbered = models.number_added(files, section)
+    # An adapter's own tokens have to be there before it is loaded; those that are new to it come after.
+    saved, new = numbered.of(names), numbered.of(numbered.ids.keys() - set(names))
+    models.grow_tables(backbone, saved if goes_on else new, has_saved=goes_on, is_abstract=is_abstract)
+    return new
 
 
 def make_recipe_step(
@@ -247,12 +257,15 @@ def make_recipe_step(
 
 
 def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> Features:
-    """Let a model keep the features of images, if the recipe says so and nothing that makes them is trained.
+    """Give a model a cache for the features of images, if the recipe has one and nothing that makes them is trained.
 
     Args:
         recipe: The recipe.
-        data: As `load_data` returns it; its encoder no longer looks at images whose features are kept.
-        backbone: As `load_model` returns it; it keeps them.
+        data: As `load_data` returns it.
+        backbone: As `load_model` returns it; from now on it takes features from the cache.
+
+    Returns:
+        The cache, and an encoder that does not look at images whose features are in it; that of `data` is not changed.
     """
     section = recipe.features
     in_memory = section.memory_gb
@@ -264,7 +277,7 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
         reason = "features.memory_gb and features.disk_gb are 0"
     reason = reason or backbone.why_features_change()
     if reason is not None:
-        return Features(cache=None, description=f"not kept: {reason}")
+        return Features(cache=None, encoder=data.encoder, description=f"not kept: {reason}")
     shards = None
     root = Path()
     if section.disk_gb:
@@ -273,10 +286,12 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
         shards = models.ShardStore(root, tower, int(section.disk_gb * 1e9))
     cache = models.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)
-    data.encoder.memory = models.ProcessedCache(cache, backbone.has_features)
+    encoder = attrs.evolve(data.encoder, memory=models.ProcessedCache(cache, backbone.has_features))
     places = {"memory": "memory", "disk": str(root)}
     kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
     has_shared_passes = data.files.family.forward.has_grid_tower
-    # Other images go through the tower together where what only memory has kept is gone.
+    # A run that goes on has lost what only memory has kept; its images share the tower's batch with others.
     rounded = f"; {ROUNDED}" if has_shared_passes and not section.disk_gb else ""
-    return Features(cache=cache, description=f"kept, {kept}{rounded}", has_shared_passes=has_shared_passes)
+    return Features(
+        cache=cache, encoder=encoder, description=f"kept, {kept}{rounded}", has_shared_passes=has_shared_passes
+    )

@@ -31,10 +31,10 @@ from vlora import (
 )
 from vlora.build import Data, make_recipe_step
 from vlora.compilation.known_kernels import begin
+from vlora.data.loader import DataLoader
 from vlora.data.prefetch import WorkerPool, count_workers
 from vlora.data.sampler import step_batches, steps_per_epoch
 from vlora.memory.limits import describe_device, memory_limits
-from vlora.run.loader import DataLoader
 
 # isort: split
 import mlx.core as mx
@@ -110,7 +110,14 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
     train, n_rows = recipe.train, len(data.train)
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
     with WorkerPool(count_workers(recipe.data.workers)) as workers:
-        reader = DataLoader(recipe, data, workers, backbone.prepare, backbone.prepare_batch)
+        reader = DataLoader(
+            train=data.train,
+            data=recipe.data,
+            batch_size=train.batch_size,
+            workers=workers,
+            encode=lambda sample: backbone.prepare(data.encoder(sample)),
+            prepare_batch=backbone.prepare_batch,
+        )
         plan = step_batches(
             n_rows,
             train.batch_size,
@@ -118,7 +125,7 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
             seed=train.seed,
             shuffle=recipe.data.shuffle,
             n_steps=min(per_epoch, MOST_STEPS),
-            measure=reader.measure() if train.batching == "grouped" else None,
+            measure=reader.measure(models.LengthEstimator(data.encoder)) if train.batching == "grouped" else None,
         )
         return [
             [place(batch) for batch in batches] for batches in reader.collate(data.train, plan, recipe.data.prefetch)

@@ -254,6 +254,19 @@ def test_are_not_kept_where_they_change(
     assert not (tmp_path / "kept").exists()
 
 
+def test_the_encoder_that_is_given_stays_as_it_is(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """The new one does not look at images whose features are kept; without a cache there is no new one."""
+    subject = make_trainable(checkpoint("qwen3_vl"), features__path=str(tmp_path))
+    data = data_of(subject)
+    found = attach_feature_cache(subject.recipe, data, subject.backbone)
+    assert data.encoder.memory is None
+    assert found.encoder.memory is not None
+    assert found.encoder.processor is data.encoder.processor
+
+    off = attrs.evolve(subject.recipe, features=attrs.evolve(subject.recipe.features, cache=False))
+    assert attach_feature_cache(off, data, subject.backbone).encoder is data.encoder
+
+
 def test_full_finetuning_keeps_images_of_grids(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """All of the language model is trained, the tower is not."""
     subject = make_trainable(

@@ -14,7 +14,7 @@ import pytest
 
 from vlora import Recipe
 from vlora.errors import CheckpointError, RecipeError
-from vlora.output import checkpoint
+from vlora.output import atomic, checkpoint
 from vlora.output.archive import (
     JOURNAL_NAME,
     archive_previous_run,
@@ -232,9 +232,9 @@ def test_planted_links_are_not_followed(name: str, exists: bool, tmp_path: Path)
             refuse_links(output_paths(recipe))
     archive_previous_run(recipe)
     MetricsLog.open(out / "metrics.jsonl", None).write({"step": 1})
-    checkpoint.write_text(out / "recipe.toml", dump_recipe(recipe))
+    atomic.write_text(out / "recipe.toml", dump_recipe(recipe))
     write_adapter(out / "adapters.safetensors", 1.0, 1.0)
-    checkpoint.write_text(out / "training" / "state.safetensors", "state")
+    atomic.write_text(out / "training" / "state.safetensors", "state")
 
     after = contents(tmp_path / "victim") if victim.is_dir() else victim.exists() and victim.read_bytes()
     assert after == before

@@ -1,195 +1,260 @@
-"""The tiny checkpoints are what they claim: real classes, matching tokens, images that matter."""
+"""Training states: whole at every moment, two of them, and known by their checksums."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import attrs
 import mlx.core as mx
-import mlx_vlm
-import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_vlm.models.base import InputEmbeddingsFeatures
-from PIL import Image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tests.arrays import load_arrays
-from tests.checkpoints import FAMILIES, build_checkpoint
-from vlora.models.families.paligemma import embed_paligemma
-from vlora.models.families.tiles import embed_llava_next
+from tests.run.test_bad_rows import write_rows
+from tests.run.test_fit import losses, make_recipe, run
+from vlora.errors import CheckpointError
+from vlora.events import Saved, Warned
+from vlora.output import checksums
+from vlora.output.atomic import write_whole
+from vlora.output.checkpoint import (
+    RunMetadata,
+    before,
+    find_state,
+    has_state,
+    load_metadata,
+    load_state,
+    save_state,
+    settle_state,
+)
+from vlora.output.paths import STATE_NAME
+from vlora.types import TrainState
 
-# Family: the processor a user gets, and how many placeholders an image of 48 x 32 pixels becomes.
-EXPECTED = {
-    "qwen2_vl": ("Qwen2VLProcessor", 6),
-    "qwen2_5_vl": ("Qwen2_5_VLProcessor", 6),
-    "qwen3_vl": ("Qwen3VLProcessor", 6),
-    "qwen3_vl_moe": ("Qwen3VLProcessor", 6),
-    "llava": ("LlavaProcessor", 16),
-    "pixtral": ("PixtralProcessor", 24),
-    "mistral3": ("Mistral3Processor", 6),
-    "mllama": ("MllamaProcessor", 1),
-    "deepseek_vl_v2": ("DeepseekVLV2Processor", 17),
-    "idefics3": ("Idefics3Processor", 20),
-    "smolvlm": ("SmolVLMProcessor", 20),
-    "llava_next": ("LlavaNextProcessor", 44),
-    "llava_onevision": ("LlavaOnevisionProcessor", 44),
-    "idefics2": ("Idefics2Processor", 20),
-    "internvl": ("InternVLProcessor", 4),
-    "aya_vision": ("AyaVisionOutputProcessor", 12),
-    "lfm2_vl": ("Lfm2VlProcessor", 2),
-    "kimi_vl": ("KimiVLProcessor", 1),
-    "qwen3_5": ("Qwen3VLProcessor", 6),
-    "glm4v": ("Glm46VProcessor", 6),
-    "gemma3": ("Gemma3Processor", 16),
-    "gemma4": ("Gemma4Processor", 60),
-    "gemma4_moe": ("Gemma4Processor", 60),
-    "paligemma": ("PaliGemmaProcessor", 16),
-    "paligemma2": ("PaliGemmaProcessor", 16),
+CheckpointFactory = Callable[[str], Path]
+METADATA = RunMetadata(recipe='[data]\npath = "é"\nchecksum = "checksum": "0000"\n', n_rows=3)
+
+
+class KilledError(BaseException):
+    """Ends a process at a certain call, as far as a test can."""
+
+
+def make_state(step: int, n_values: int = 40) -> TrainState:
+    """Make a small state whose every value is the step's number."""
+    return TrainState({"a": mx.full((n_values,), step)}, {"step": mx.array(step)}, mx.array(step))
+
+
+def step_of(path: Path) -> int:
+    """Read which step a state is of, and see that it is all of that step."""
+    found = load_state(path, make_state(0))
+    assert bool((found.params["a"] == found.step).all())
+    return int(found.step)
+
+
+def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
+    """The newest under its own name, and the one before it."""
+    path = tmp_path / "training" / "state.safetensors"
+    assert not has_state(path)
+    for step in (1, 2, 3):
+        save_state(path, make_state(step), METADATA)
+    assert (step_of(path), step_of(before(path))) == (3, 2)
+    assert find_state(path).path == path
+    assert find_state(path).metadata == METADATA
+    assert {file.name for file in path.parent.iterdir()} == {path.name, before(path).name}
+
+
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_is_found(where: float, bit: int, tmp_path: Path) -> None:
+    """Whichever bit of the newest state has changed, the file is named and the one before it is taken."""
+    path = tmp_path / "state.safetensors"
+    for step in (1, 2):
+        save_state(path, make_state(step), METADATA)
+    raw = bytearray(path.read_bytes())
+    raw[int(where * len(raw))] ^= 1 << bit
+    path.write_bytes(raw)
+    found = find_state(path)
+    assert found.path == before(path)
+    assert found.metadata == METADATA
+    assert str(found.damaged).startswith(f"{path}: cannot be read (")
+    with pytest.raises(CheckpointError):
+        load_state(path, make_state(0))
+
+    settle_state(found, path)
+    assert step_of(path) == 1
+    assert not before(path).exists()
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 100, -1])
+def test_what_is_cut_off_is_found(n_bytes: int, tmp_path: Path) -> None:
+    """A state that ends too early is damaged, wherever it ends; where none is whole both are named."""
+    path = tmp_path / "state.safetensors"
+    for step in (1, 2):
+        save_state(path, make_state(step))
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    assert find_state(path).path == before(path)
+    before(path).write_bytes(before(path).read_bytes()[:n_bytes])
+    with pytest.raises(CheckpointError, match=r"(?s)/state\.safetensors: cannot .*/state-before\.safetensors: cannot "):
+        find_state(path)
+
+
+def test_states_without_a_checksum_are_read(tmp_path: Path) -> None:
+    """As older ones are; half of one is damaged all the same."""
+    path = tmp_path / "state.safetensors"
+    state = make_state(3)
+    arrays = {"params.a": state.params["a"], "opt_state.step": state.step, "step": state.step}
+    mx.save_safetensors(str(path), arrays, metadata=METADATA.dump())
+    assert load_metadata(path) == METADATA
+    assert step_of(path) == 3
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        find_state(path)
+
+
+OLDER = {
+    "recipe": "[train]\nseed = 3\n",
+    "n_rows": "5",
+    "template": "0123456789abcdef",
+    "rules": '{"dropout_keys": 1}',
+    "reports": '{"n_lines": 2}',
+    "sums": "[1.5, 3.0]",
+    "learned": "120",
+    "progress": '{"epoch": 1, "n_read": 2, "waiting": [3]}',
+    "cuts": '{"n_rows": 1, "n_losing": 0, "n_lost": 0, "first": "a", "is_losing": false}',
 }
-OF_TRANSFORMERS = ("lfm2_vl",)  # whose processor mlx-vlm changes in place
-WITHOUT_OPTIONS = ("llava", "llava_next", "llava_onevision", "idefics2")  # only the tokenizer writes their BOS, if any
-WITHOUT_TEMPLATE = ("paligemma", "paligemma2")  # and without rows of text alone
-WITHOUT_BOS = ("kimi_vl",)  # it names a BOS token that nothing writes
-STRING_ANSWERS = ("pixtral", "mistral3", "deepseek_vl_v2", "glm4v")
+"""What 0.1 writes of a run into its states, under its own keys."""
 
 
-def picture(seed: int, width: int = 48, height: int = 32) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+def test_what_older_states_say_is_read(tmp_path: Path) -> None:
+    """Every key of theirs has a field, the same keys are written, and a state of another loop says nothing."""
+    path = tmp_path / "state.safetensors"
+    mx.save_safetensors(str(path), {"step": mx.array(1)}, metadata={**OLDER, "own": "a user's"})
+    found = load_metadata(path)
+
+    assert found.dump() == OLDER
+    assert (found.n_rows, found.sums, found.learned) == (5, (1.5, 3.0), 120)
+    assert (found.metrics, found.position) == (OLDER["reports"], OLDER["progress"])
+    nothing = attrs.asdict(RunMetadata())
+    assert not [name for name, value in attrs.asdict(found).items() if value == nothing[name]]
+    assert RunMetadata().dump() == {}
 
 
-def render(family: str, processor: Any, n_images: int) -> str:
-    question, answer = "What is in the image?", "A red square."
-    if family in WITHOUT_TEMPLATE:
-        return "<image>" * n_images + question
-    content: Any = [{"type": "image"}] * n_images + [{"type": "text", "text": question}]
-    if family == "deepseek_vl_v2":
-        content = "<image>\n" * n_images + question
-    reply: Any = answer if family in STRING_ANSWERS else [{"type": "text", "text": answer}]
-    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": reply}]
-    owner = processor if getattr(processor, "chat_template", None) else processor.tokenizer
-    return owner.apply_chat_template(messages, tokenize=False)
-
-
-def encode(family: str, processor: Any, text: str, images: list[Image.Image] | None) -> dict[str, Any]:
-    options = {"add_special_tokens": False}
-    if family in WITHOUT_OPTIONS:
-        options = {}
-    if family == "deepseek_vl_v2":
-        images = images or []
-    elif images is None:
-        ids = mx.array([processor.tokenizer(text, **options)["input_ids"]])
-        return {"input_ids": ids, "attention_mask": mx.ones_like(ids)}
-    fields = dict(processor(text=text, images=images, **options))
-    if "images_spatial_crop" in fields:
-        # deepseek_vl_v2 reads one crop per tile, up to the first zero; the processor gives one
-        # per image, so without this the model reads out of bounds.
-        missing = fields["images"].shape[1] - fields["images_spatial_crop"].shape[1]
-        crops = fields["images_spatial_crop"].astype(mx.int32)
-        fields["images_spatial_crop"] = mx.pad(crops, [(0, 0), (0, missing), (0, 0)])
-        fields["pixel_values"] = fields.pop("images")
-    for name, value in fields.items():
-        if isinstance(value, list) and len({np.shape(part) for part in value}) > 1:
-            fields[name] = [mx.array(part) for part in value]
-        elif isinstance(value, np.ndarray) or name in ("input_ids", "attention_mask", "pixel_values"):
-            fields[name] = value if isinstance(value, mx.array) else mx.array(np.array(value))
-    return {name: value for name, value in fields.items() if isinstance(value, (mx.array, list))}
-
-
-def image_id(model: Any, processor: Any) -> int:
-    sources = ((processor, "image_token_id"), (model.config, "image_token_index"), (model.config, "image_token_id"))
-    return next(value for source, name in sources if (value := getattr(source, name, None)) is not None)
-
-
-def forward(model: Any, fields: dict[str, Any]) -> tuple[Any, mx.array]:
-    fields = {name: value for name, value in fields.items() if name != "labels"}
-    ids, mask = fields.pop("input_ids"), fields.pop("attention_mask")
-    if model.config.model_type == "llava_next":
-        # The model's own puts a whole tile in the place of each image token.
-        model.config.image_grid_pinpoints = FAMILIES["llava_next"].files["config.json"]["image_grid_pinpoints"]
-        features = InputEmbeddingsFeatures(**embed_llava_next(model, ids, fields))
-    elif model.config.model_type == "paligemma":
-        # The model's own takes one image, and puts it at the row's beginning.
-        features = InputEmbeddingsFeatures(inputs_embeds=embed_paligemma(model, ids, fields)["inputs_embeds"])
-    else:
-        features = model.get_input_embeddings(ids, fields.pop("pixel_values", None), mask=mask, **fields)
-    found = {name: value for name, value in features.to_dict().items() if value is not None}
-    return features, model.language_model(ids, mask=None, cache=None, **found).logits
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_checkpoint_is_real(family: str, tmp_path: Path) -> None:
-    """A user's own load gives the real classes, and each placeholder gets one image feature."""
-    folder = build_checkpoint(family, tmp_path / family)
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 2_000_000
-    model, processor = mlx_vlm.load(str(folder))
-    processor_name, n_placeholders = EXPECTED[family]
-    kind = model.config.model_type
-    assert type(model).__module__ == f"mlx_vlm.models.{kind}.{kind}"
-    assert type(processor).__name__ == processor_name
-    owner = "transformers" if family in OF_TRANSFORMERS else "mlx_vlm"
-    assert type(processor).__module__.startswith(f"{owner}.models.")
-
-    saved = load_arrays(folder / "model.safetensors")
-    loaded = FAMILIES[family].publish(dict(tree_flatten(model.parameters())))
-    assert saved.keys() == loaded.keys()
-    assert all(mx.array_equal(saved[name], loaded[name]) for name in saved)
-
-    text = render(family, processor, 1)
-    fields = encode(family, processor, text, [picture(0)])
-    ids = fields["input_ids"]
-    placeholders = ids == image_id(model, processor)
-    assert placeholders.sum().item() == n_placeholders
-    bos = processor.tokenizer.bos_token_id
-    if family in WITHOUT_BOS:
-        assert not (ids == bos).any().item()
-    elif bos is not None:
-        assert (ids[0, 0].item() == bos) == (family not in WITHOUT_TEMPLATE)
-        assert (ids == bos).sum().item() == 1
-
-    features, logits = forward(model, fields)
-    vocabulary = model.config.text_config.vocab_size
-    assert logits.shape == (1, ids.shape[1], vocabulary)
-    assert mx.isfinite(logits).all().item()
-    beyond_head = ids.max().item() >= vocabulary
-    assert beyond_head == (family == "mllama")
-    plain = forward(model, {"input_ids": ids, "attention_mask": mx.ones_like(ids)})[0].inputs_embeds
-    replaced = mx.any(features.inputs_embeds != plain, axis=-1)
-    if family == "mllama":
-        assert not replaced.any().item()
-        assert features.cross_attention_states.shape == (1, 4 * 17, 64)
-    else:
-        assert mx.array_equal(replaced, placeholders)
-
-    _, other = forward(model, encode(family, processor, text, [picture(1)]))
-    assert float(mx.abs(other - logits).max()) > 0.1
-    if family in WITHOUT_TEMPLATE:
+@pytest.mark.parametrize(("key", "text"), [("n_rows", "many"), ("sums", "[1]"), ("sums", "{"), ("learned", "")])
+def test_metadata_that_is_not_understood(key: str, text: str, tmp_path: Path) -> None:
+    """What is no number is an error that names the file; nothing where a number was means that there was none."""
+    path = tmp_path / "state.safetensors"
+    mx.save_safetensors(str(path), {"step": mx.array(1)}, metadata={**OLDER, key: text})
+    if not text:
+        assert load_metadata(path).learned == 0
         return
-    _, text_only = forward(model, encode(family, processor, render(family, processor, 0), None))
-    assert mx.isfinite(text_only).all().item()
+    with pytest.raises(CheckpointError, match=r"state\.safetensors: what it says of its run is not understood"):
+        load_metadata(path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_two_images_of_different_sizes(family: str, tmp_path: Path) -> None:
-    """One row may hold two images of different sizes."""
-    model, processor = mlx_vlm.load(str(build_checkpoint(family, tmp_path)))
-    images = [picture(0), picture(1, width=32, height=64)]
-    text = render(family, processor, 2)
-    fields = encode(family, processor, text, images)
-    features, logits = forward(model, fields)
-    assert mx.isfinite(logits).all().item()
-    if family != "mllama":
-        fields_text = {name: fields[name] for name in ("input_ids", "attention_mask")}
-        replaced = mx.any(features.inputs_embeds != forward(model, fields_text)[0].inputs_embeds, axis=-1)
-        assert mx.array_equal(replaced, fields["input_ids"] == image_id(model, processor))
+def test_long_states_are_summed_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checksum of a file of many blocks covers each of them, and their order."""
+    monkeypatch.setattr(checksums, "BLOCK_BYTES", 100)
+    path = tmp_path / "state.safetensors"
+    save_state(path, TrainState({"a": mx.arange(100)}, {}, mx.array(1)))
+    raw = path.read_bytes()
+    assert not checksums.is_damaged(path)
+    path.write_bytes(raw[:-200] + raw[-100:] + raw[-200:-100])
+    assert checksums.is_damaged(path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_same_call_writes_same_bytes(family: str, tmp_path: Path) -> None:
-    """Only the seed changes a checkpoint, and only its weights."""
-    first, again, other = (
-        build_checkpoint(family, tmp_path / name, seed=seed)
-        for name, seed in (("first", 0), ("again", 0), ("other", 1))
-    )
-    for file in first.iterdir():
-        assert file.read_bytes() == (again / file.name).read_bytes()
-        same = file.read_bytes() == (other / file.name).read_bytes()
-        assert same == (file.name != "model.safetensors")
+def test_a_file_that_was_written_in_part_is_not_sealed(tmp_path: Path) -> None:
+    """A disk that is full without saying so leaves no state with a checksum that fits it."""
+    path = tmp_path / "state.safetensors"
+    mx.save_safetensors(str(path), {"a": mx.arange(100)}, metadata=checksums.SEAL)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(OSError, match=r"only .* bytes of it were written") as caught:
+        checksums.seal(path)
+    assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("n_saved", [1, 2, 3])
+def test_a_kill_at_any_call_leaves_a_whole_state(n_saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest that was saved or the one that was being saved is found, and the next one can be saved."""
+    n_calls = 0
+    killed_at: int | None = None
+
+    def counting(call: Callable[..., object], *, is_late: bool) -> Callable[..., object]:
+        def wrapped(*given: object, **named: object) -> object:
+            nonlocal n_calls
+            n_calls += 1
+            if is_late and n_calls - 1 == killed_at:
+                call(*given, **named)
+            if n_calls - 1 == killed_at:
+                raise KilledError
+            return call(*given, **named)
+
+        return wrapped
+
+    for is_late in (False, True):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", counting(os.fsync, is_late=is_late))
+            patched.setattr(Path, "replace", counting(Path.replace, is_late=is_late))
+            patched.setattr(Path, "unlink", counting(Path.unlink, is_late=is_late))
+            patched.setattr(mx, "save_safetensors", counting(mx.save_safetensors, is_late=is_late))
+            patched.setattr(checksums, "seal", counting(checksums.seal, is_late=is_late))
+            for moment in range(100):
+                path = tmp_path / f"{is_late}-{moment}" / "state.safetensors"
+                killed_at = None
+                for step in range(n_saved):
+                    save_state(path, make_state(step + 1))
+                n_calls, killed_at = 0, moment
+                try:
+                    save_state(path, make_state(n_saved + 1))
+                except KilledError:
+                    pass
+                else:
+                    break
+                killed_at = None
+                found = find_state(path)
+                assert step_of(found.path) in (n_saved, n_saved + 1)
+                assert found.damaged is None
+                settle_state(found, path)
+                save_state(path, make_state(n_saved + 2))
+                assert (step_of(path), step_of(before(path)) >= n_saved) == (n_saved + 2, True)
+                assert not list(path.parent.glob(".partial*"))
+            assert moment > 5
+
+
+def test_files_are_on_the_disk_when_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is synced before it has its name, and the folder afterwards."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_sync(descriptor: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def note_replace(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} to {target.name}")
+        return replace(path, target)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("no /proc")
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "replace", note_replace)
+    write_whole(tmp_path / "out" / "a", lambda partial: partial.touch())
+    assert done == ["sync .partial-a", ".partial-a to a", "sync out"]
+
+
+def test_a_run_goes_on_from_the_state_before_a_damaged_one(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """It says so, and ends to the bit as if it had never stopped."""
+    rows, out = write_rows(tmp_path, "rows"), tmp_path / "out"
+    options = {"lora__dropout": 0.2, "train__iters": 4, "train__steps_per_save": 1}
+    straight = losses(run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "straight", **options)))
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, out, **options)
+    calls = iter([False, False, True])
+    run(recipe, should_stop=lambda: next(calls))
+    state = out / STATE_NAME
+    raw = state.read_bytes()
+    state.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    events = run(recipe, resume=True)
+
+    assert losses(events) == straight[2:]
+    notes = [event.message for event in events if isinstance(event, Warned)]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{state}: cannot be read")
+    assert notes[0].endswith("going on from the one before it, after step 2")
+    assert [event.step for event in events if isinstance(event, Saved)] == [3, 4]

@@ -16,11 +16,11 @@ from tests.run.test_fit import losses, make_recipe, run
 from vlora import parse_recipe
 from vlora.errors import CheckpointError
 from vlora.events import Event, StepReport
-from vlora.output.checkpoint import load_notes, load_state, save_state
+from vlora.output.checkpoint import RunMetadata, load_metadata, load_state, save_state
 from vlora.output.paths import METRICS_NAME, STATE_NAME
-from vlora.output.resume import RESUME_MUTABLE_KEYS, check_resumable, describe_settings
+from vlora.output.resume import RESUME_MUTABLE_KEYS, check_resumable, run_metadata
 from vlora.recipe.parse import all_keys
-from vlora.train.rules import FIRST, NOTE, Rules, parse_rules
+from vlora.train.rules import FIRST, Rules, parse_rules
 from vlora.types import TrainState
 
 CheckpointFactory = Callable[[str], Path]
@@ -101,7 +101,7 @@ def test_what_steps_depend_on_may_not_change(key: str, is_back: bool) -> None:
     recipes = [parse_recipe(MINIMAL, needs), parse_recipe(MINIMAL, {**needs, key: OTHERS[key]})]
     then, now = reversed(recipes) if is_back else recipes
     with pytest.raises(CheckpointError) as caught:
-        check_resumable(describe_settings(then, 3), now, 3, Path("out/state"))
+        check_resumable(run_metadata(then, 3), now, 3, Path("out/state"))
     first, *changed, _ = str(caught.value).splitlines()
     section, name = key.split(".")
     values = [getattr(getattr(recipe, section), name) for recipe in (then, now)]
@@ -146,31 +146,31 @@ def test_what_steps_do_not_depend_on_may_change() -> None:
         },
     )
 
-    check_resumable(describe_settings(then, 3), now, 3, Path("state"))
-    check_resumable(describe_settings(now, 3), then, 3, Path("state"))
+    check_resumable(run_metadata(then, 3), now, 3, Path("state"))
+    check_resumable(run_metadata(now, 3), then, 3, Path("state"))
 
 
 def test_what_was_written_of_a_key_that_nothing_reads() -> None:
     """Older recipes all name a token for the plain layout; where that is not used it may be any."""
     then, now = parse_recipe(MINIMAL, {"data.assistant_id": 77091}), parse_recipe(MINIMAL)
 
-    check_resumable(describe_settings(then, 3), now, 3, Path("state"))
+    check_resumable(run_metadata(then, 3), now, 3, Path("state"))
 
 
 def test_a_template_is_the_same() -> None:
     """A file, or a model, whose chat template is another one now does not go on; a state that says nothing does."""
     recipe = parse_recipe(MINIMAL, {"data.chat_template": "a.jinja"})
-    check_resumable(describe_settings(recipe, 3, "one"), recipe, 3, Path("state"), "one")
-    check_resumable(describe_settings(recipe, 3), recipe, 3, Path("state"), "one")
+    check_resumable(run_metadata(recipe, 3, "one"), recipe, 3, Path("state"), "one")
+    check_resumable(run_metadata(recipe, 3), recipe, 3, Path("state"), "one")
     with pytest.raises(CheckpointError, match=r"the chat template .* was another one then"):
-        check_resumable(describe_settings(recipe, 3, "one"), recipe, 3, Path("state"), "another")
+        check_resumable(run_metadata(recipe, 3, "one"), recipe, 3, Path("state"), "another")
 
 
 def test_all_changes_are_reported_at_once() -> None:
     """Everything that has changed comes in one error, with what to do."""
     then, now = parse_recipe(MINIMAL), parse_recipe(MINIMAL, {"train.seed": 3, "lora.alpha": 4.0})
     with pytest.raises(CheckpointError, match=r"(?s)lora\.alpha.*train\.seed.*leave --resume out"):
-        check_resumable(describe_settings(then, 3), now, 3, Path("state"))
+        check_resumable(run_metadata(then, 3), now, 3, Path("state"))
 
 
 def test_the_same_place_in_other_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,41 +179,44 @@ def test_the_same_place_in_other_words(tmp_path: Path, monkeypatch: pytest.Monke
     then = parse_recipe(MINIMAL, {"model.path": "models/a"})
     now = parse_recipe(MINIMAL, {"data.path": str(tmp_path / "rows.jsonl"), "model.path": "./models/../models/a/"})
 
-    check_resumable(describe_settings(then, 3), now, 3, Path("state"))
+    check_resumable(run_metadata(then, 3), now, 3, Path("state"))
 
 
 def test_more_rows_are_other_rows() -> None:
     """A data set that has grown is shuffled otherwise."""
     recipe = parse_recipe(MINIMAL)
     with pytest.raises(CheckpointError, match=r"'rows\.jsonl' \(data\.path\): 3 rows to train on then, 4 now"):
-        check_resumable(describe_settings(recipe, 3), recipe, 4, Path("state"))
+        check_resumable(run_metadata(recipe, 3), recipe, 4, Path("state"))
 
 
 def test_keys_that_there_were_not() -> None:
     """A state that is older than a key was made with its default; one without notes is not checked."""
     recipe = parse_recipe(MINIMAL)
-    notes = {name: text.replace('batching = "shuffled"\n', "") for name, text in describe_settings(recipe, 3).items()}
+    metadata = run_metadata(recipe, 3)
+    older = attrs.evolve(metadata, recipe=str(metadata.recipe).replace('batching = "shuffled"\n', ""))
     grouped = parse_recipe(MINIMAL, {"train.batching": "grouped"})
 
-    assert notes != describe_settings(recipe, 3)
-    check_resumable(notes, recipe, 3, Path("state"))
-    check_resumable({}, grouped, 4, Path("state"))
+    assert older != metadata
+    check_resumable(older, recipe, 3, Path("state"))
+    check_resumable(RunMetadata(), grouped, 4, Path("state"))
     with pytest.raises(CheckpointError, match="'shuffled' then, 'grouped' now"):
-        check_resumable(notes, grouped, 3, Path("state"))
+        check_resumable(older, grouped, 3, Path("state"))
 
 
-def test_notes_round_trip(tmp_path: Path) -> None:
-    """Notes come back as they were; a state without a file, or of half a file, is an error with its name."""
+def test_metadata_round_trips(tmp_path: Path) -> None:
+    """Metadata come back as they were; a state without a file, or of half a file, is an error with its name."""
     path = tmp_path / "state.safetensors"
     state = TrainState({"a": mx.zeros(1000)}, {"step": mx.array(1)}, mx.array(1))
-    notes = {"recipe": 'a = "é\\n"\n[b]\n', "n_rows": "3"}
-    save_state(path, state, notes)
-    assert load_notes(path) == notes
+    metadata = RunMetadata(recipe='a = "é\\n"\n[b]\n', n_rows=3)
+    save_state(path, state, metadata)
+    assert load_metadata(path) == metadata
+    save_state(path, state, {"n_rows": "4", "own": "a user's"})
+    assert load_metadata(path) == RunMetadata(n_rows=4)
     save_state(path, state)
-    assert load_notes(path) == {}
+    assert load_metadata(path) == RunMetadata()
 
     path.write_bytes(path.read_bytes()[:-100])
-    for read in (load_notes, lambda path: load_state(path, state)):
+    for read in (load_metadata, lambda path: load_state(path, state)):
         with pytest.raises(CheckpointError, match=r"state\.safetensors: cannot be read"):
             read(path)
         with pytest.raises(CheckpointError, match="no training state"):
@@ -289,13 +292,12 @@ def test_an_older_state_goes_on_with_its_rules(checkpoint: CheckpointFactory, tm
     calls = iter([False, True])
     new = losses(run(recipe, should_stop=lambda: next(calls)))
     state = out / STATE_NAME
-    assert parse_rules(load_notes(state)[NOTE], state) == Rules()
-    arrays, notes = load_arrays(state), load_notes(state)
-    del notes[NOTE]
-    mx.save_safetensors(str(state), arrays, metadata=notes)
+    assert parse_rules(load_metadata(state).rules, state) == Rules()
+    arrays, metadata = load_arrays(state), attrs.evolve(load_metadata(state), rules=None)
+    mx.save_safetensors(str(state), arrays, metadata=metadata.dump())
     older = shutil.copytree(out, tmp_path / "older")
     going_on = losses(run(recipe, resume=True))
-    assert parse_rules(load_notes(state)[NOTE], state).dropout_keys == FIRST
+    assert parse_rules(load_metadata(state).rules, state).dropout_keys == FIRST
 
     calls = iter([True])
     in_parts = attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=str(older)))
@@ -319,12 +321,12 @@ def test_an_older_state_learns_no_other_ends(checkpoint: CheckpointFactory, tmp_
     calls = iter([False, True])
     run(recipe, should_stop=lambda: next(calls))
     state = out / STATE_NAME
-    arrays, notes = load_arrays(state), load_notes(state)
-    notes[NOTE] = json.dumps(json.loads(notes[NOTE]) | {"ends": FIRST})
-    mx.save_safetensors(str(state), arrays, metadata=notes)
+    arrays, metadata = load_arrays(state), load_metadata(state)
+    rules = json.dumps(json.loads(str(metadata.rules)) | {"ends": FIRST})
+    mx.save_safetensors(str(state), arrays, metadata=attrs.evolve(metadata, rules=rules).dump())
     older = learned_tokens(run(recipe, resume=True))
     ended = learned_tokens(run(attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=str(tmp_path / "new")))))
 
     # A token less for each row.
     assert [number + 1 for number in older] == ended[2:]
-    assert parse_rules(load_notes(state)[NOTE], state).ends == FIRST
+    assert parse_rules(load_metadata(state).rules, state).ends == FIRST

@@ -33,16 +33,16 @@ VALUES = st.recursive(
 )
 
 
-def learn(rows: RowDataset, folder: Path, numbers: list[int]) -> str:
+def learn(rows: RowDataset, folder: Path, numbers: list[int]) -> int:
     """Take note of rows as if they had been learned; give what a state would say of it."""
     learned = consumed.begin(folder / NAME, len(rows))
     learned.add(consumed.mark_row(number, *rows.read(number)) for number in numbers)
     return learned.write()
 
 
-def change(rows: RowDataset, folder: Path, note: str) -> list[str]:
+def change(rows: RowDataset, folder: Path, n_bytes: int) -> list[str]:
     """Say what has changed."""
-    return consumed.go_on(folder / NAME, note, rows)[1]
+    return consumed.go_on(folder / NAME, n_bytes, rows)[1]
 
 
 @given(VALUES, VALUES)
@@ -69,19 +69,19 @@ def test_only_what_was_learned_is_looked_at(tmp_path: Path) -> None:
     """Another text, another size, another time or no file is a change; of rows that were not learned nothing is."""
     file = write_rows(tmp_path, "rows")
     rows, _ = read_rows(DataSection(path=str(file)))
-    note = learn(rows, tmp_path, [0, 1, 2, 2])
+    n_bytes = learn(rows, tmp_path, [0, 1, 2, 2])
     assert len((tmp_path / NAME).read_text().splitlines()) == 3
-    assert change(rows, tmp_path, note) == []
+    assert change(rows, tmp_path, n_bytes) == []
 
     picture(48, 32, 9).save(tmp_path / "rows-4.png")
-    assert change(rows, tmp_path, note) == []
+    assert change(rows, tmp_path, n_bytes) == []
     os.utime(tmp_path / "rows-1.png", ns=(1, 1))
     (tmp_path / "rows-2.png").unlink()
     lines = file.read_text().splitlines()
     lines[0] = lines[0].replace("What is", "What's")
     file.write_text("\n".join(lines))
     rows, _ = read_rows(DataSection(path=str(file)))
-    changed = change(rows, tmp_path, note)
+    changed = change(rows, tmp_path, n_bytes)
     assert changed == [
         "row 0 (what stands in it)",
         f"row 1 ({tmp_path / 'rows-1.png'})",
@@ -93,11 +93,11 @@ def test_only_what_was_learned_is_looked_at(tmp_path: Path) -> None:
 def test_what_a_state_does_not_know_of_is_written_anew(tmp_path: Path) -> None:
     """Behind what a state says the file may have more, whole or not; with less it is not what was written."""
     rows, _ = read_rows(DataSection(path=str(write_rows(tmp_path, "rows"))))
-    note = learn(rows, tmp_path, [0, 1])
+    n_bytes = learn(rows, tmp_path, [0, 1])
     file = tmp_path / NAME
     whole = file.read_text()
     file.write_text(f'{whole}[3, "a')
-    learned, changed = consumed.go_on(file, note, rows)
+    learned, changed = consumed.go_on(file, n_bytes, rows)
     assert (changed, learned.is_known.tolist()) == ([], [True, True, False, False, False])
     learned.add(consumed.mark_row(number, *rows.read(number)) for number in (1, 4))
     assert int(learned.write()) == file.stat().st_size
@@ -107,8 +107,8 @@ def test_what_a_state_does_not_know_of_is_written_anew(tmp_path: Path) -> None:
     for text in (whole[:-1], whole.replace("[0,", "[9,"), whole.replace('"', "'")):
         file.write_text(text)
         with pytest.raises(CheckpointError, match=r"learned\.jsonl: is not what the run has written"):
-            consumed.go_on(file, note, rows)
-    assert consumed.go_on(file, None, rows)[1] == []
+            consumed.go_on(file, n_bytes, rows)
+    assert consumed.go_on(file, 0, rows)[1] == []
 
 
 class CountingTable(list[dict[str, Any]]):
@@ -143,8 +143,8 @@ def test_many_rows_are_looked_at_soon(tmp_path: Path) -> None:
     mark = consumed.mark_row(0, *rows.read(0))
     learned = consumed.begin(tmp_path / NAME, n_rows)
     learned.add(attrs.evolve(mark, index=n, digest=digest_row(rows.table[n])) for n in range(n_rows))
-    note = learned.write()
-    best = min(_seconds(lambda: change(rows, tmp_path, note)) for _ in range(3))
+    n_bytes = learned.write()
+    best = min(_seconds(lambda: change(rows, tmp_path, n_bytes)) for _ in range(3))
     assert best < 0.1
 
 

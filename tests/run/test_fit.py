@@ -26,7 +26,8 @@ from vlora.estimate import shortage
 from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport, Warned
 from vlora.models import describe_family
 from vlora.models.encode import generate
-from vlora.output.checkpoint import load_state, save_state, write_whole, write_whole_folder
+from vlora.output.atomic import write_whole, write_whole_folder
+from vlora.output.checkpoint import load_state, save_state
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
 from vlora.recipe.schema import OPTIMIZERS
 from vlora.train.state import bind, bound_params

@@ -16,15 +16,16 @@ from tests.run.test_fit import losses, make_recipe
 from tests.training import picture
 from vlora import Recipe, fit
 from vlora.build import make_recipe_step
+from vlora.data.loader import DataLoader
 from vlora.errors import NonFiniteError, OutOfMemoryError, SampleError
 from vlora.estimate import shortage
 from vlora.events import Event, Finished, Reported, Saved, StepReport
 from vlora.output import checkpoint as checkpoints
-from vlora.output.checkpoint import append_text, load_notes
+from vlora.output.atomic import append_text
+from vlora.output.checkpoint import load_metadata
 from vlora.output.metrics_log import Mark
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.run import start
-from vlora.run.loader import DataLoader
 
 CheckpointFactory = Callable[[str], Path]
 VOLATILE = {"tokens_per_s", "wait_s", "n_traces", "trace_s", "seconds", "unix_time", "first_step_unix_time"}
@@ -190,7 +191,7 @@ def test_a_disk_without_room_for_metrics(
         append_text(path, text)
 
     with monkeypatch.context() as patched:
-        patched.setattr("vlora.output.checkpoint.append_text", append)
+        patched.setattr("vlora.output.atomic.append_text", append)
         events, error = collect(fit(recipe))
     assert isinstance(error, OSError)
     # One more was begun when the report was due.
@@ -279,7 +280,7 @@ def test_a_validation_that_was_left_is_followed_by_no_step(checkpoint: Checkpoin
     assert [event.step for event in events if isinstance(event, Finished)] == [3]
     metrics = [event.metrics for event in events if isinstance(event, Reported)]
     assert [line["step"] for line in metrics if "valid_loss" in line] == [0]
-    assert Mark.loads(load_notes(tmp_path / "out" / STATE_NAME)["reports"]).validated == 0
+    assert Mark.loads(str(load_metadata(tmp_path / "out" / STATE_NAME).metrics)).validated == 0
 
 
 def test_a_run_that_was_killed_writes_no_line_twice(

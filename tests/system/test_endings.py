@@ -19,7 +19,7 @@ from tests.training import picture
 from vlora import Recipe, fit, parse_recipe
 from vlora.cli.main import main
 from vlora.events import Event, StepReport
-from vlora.output.checkpoint import load_notes
+from vlora.output.checkpoint import load_metadata
 from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 from vlora.output.paths import output_paths
 from vlora.system import endings
@@ -259,7 +259,7 @@ def test_a_signal_saves_what_was_learned(name: str, status: int, recipe_file: Pa
     assert "Traceback" not in errors
     assert "Exception ignored" not in errors
     state = output_paths(parse_recipe(recipe_file.read_text())).state
-    assert load_notes(state)
+    assert load_metadata(state).recipe
     if name == "SIGTERM":
         assert "--resume" in printed
 

@@ -39,7 +39,7 @@ def show_checks(file: Path | None, console: Console) -> int:
     """
     from ..doctor import checks as doctor
     from ..doctor.machine import describe_machine
-    from ..output import checkpoint
+    from ..output.atomic import write_text
 
     def say(line: str, style: str = "") -> None:
         console.print(Text(line, style=style), soft_wrap=True)
@@ -56,7 +56,7 @@ def show_checks(file: Path | None, console: Console) -> int:
             say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
             if file is not None:
                 # A pipe or a terminal is written to, and not replaced.
-                write = Path.write_text if file.exists() and not file.is_file() else checkpoint.write_text
+                write = Path.write_text if file.exists() and not file.is_file() else write_text
                 write(file, doctor.report(machine, outcomes, len(checks)))
     n_failed = sum(not outcome.is_ok for outcome in outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)

@@ -17,7 +17,8 @@ from .. import models
 from ..build import find_model, load_data, load_model, make_recipe_step
 from ..cuts import CutCounts
 from ..data.collate import SMALLEST_BUCKET, collate, collate_packed
-from ..errors import BatchError, LongRowError, OutOfMemoryError, SampleError, VloraError
+from ..data.examples import first_examples, is_skipped
+from ..errors import BatchError, OutOfMemoryError, SampleError, VloraError
 from ..memory.command_buffers import find_buffer_limits
 from ..memory.limits import GIGA, device_kind, device_memory, naming_shortage
 from ..ops.quantized import count_parameters
@@ -242,19 +243,18 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
         length = recipe.train.pack_length or length
         pack = [blank_example(length // 2, HALF)] * 2
         return collate_packed([pack] * size, size), f"full packs of {length} tokens, half of them supervised"
-    examples: list[Example] = []
+    skipped: list[SampleError] = []
+
+    def skip(_: int, error: SampleError) -> None:
+        if not is_skipped(error, recipe.data):
+            raise error
+        skipped.append(error)
+
     try:
         data = load_data(recipe)
-        n_rows = min(SAMPLED_ROWS, len(data.train))
-        for number in range(n_rows):
-            try:
-                examples.append(data.encoder(data.train[number]))
-            except LongRowError:
-                if recipe.data.on_long_row == "raise" or (not examples and number == n_rows - 1):
-                    raise
-            except SampleError:
-                if recipe.data.on_bad_row == "raise" or (not examples and number == n_rows - 1):
-                    raise
+        examples = list(first_examples(data.train, SAMPLED_ROWS, data.encoder, skip))
+        if not examples:
+            raise skipped[-1]
     except VloraError as error:
         reason = str(error).splitlines()[0]
         return (

@@ -18,7 +18,7 @@ from .encode.measuring import RowMeasurer
 from .families.family import Family
 from .families.registry import FAMILIES, describe_family
 from .forward.metal_kernels import without_metal_kernels
-from .load.added_tokens import grow_config, grow_tables, name_saved, name_tokens
+from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens
 from .load.loading import abstract_backbone, generating, load_backbone
 from .load.model_files import ModelFiles, find_model, load_processor, number_added
 from .load.saving import companions, save_model
@@ -34,6 +34,7 @@ __all__ = [
     "LengthEstimator",
     "MlxVlmBackbone",
     "ModelFiles",
+    "Numbered",
     "ProcessedCache",
     "RowMeasurer",
     "ShardStore",

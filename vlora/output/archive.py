@@ -21,7 +21,8 @@ from ..recipe.schema import Recipe
 from ..system.files import expand
 from ..system.private import open_itself
 from ..system.safetensors_header import HeaderError, name_arrays
-from .checkpoint import CONFIG_NAME, MODEL_NAME, PARTIAL, remove, write_text, write_whole
+from .atomic import MODEL_NAME, PARTIAL, remove, write_text, write_whole
+from .checkpoint import CONFIG_NAME
 from .paths import (
     EARLIER_NAME,
     EXAMPLE_NAME,

@@ -1,150 +1,88 @@
-"""Files of a run: adapters, training states, recipes. They appear whole or not at all."""
+"""Adapters and training states: what is in their files, and how they are read."""
 
-import contextlib
-import errno
 import json
-import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import CheckpointError
-from ..system.private import open_itself
 from ..system.safetensors_header import HeaderError, read_header
 from ..types import TrainState
 from . import checksums
+from .atomic import sync, write_text, write_whole
 
 CONFIG_NAME = "adapter_config.json"
-PARTIAL = ".partial-"
-"""Begins the names of what is not whole."""
-
-MODEL_NAME = "config.json"
-"""The file that makes a folder a model's."""
 
 OTHERWISE = "take another checkpoint, or make this one anew"
 
+KEYS = {"position": "progress", "metrics": "reports"}
+"""Names in the file of what `RunMetadata` calls otherwise."""
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a hidden name beside `path`, then rename it: readers see the old file or the new one.
 
-    It is on the disk, and not only on its way there, before it is renamed, and under its name when this returns.
+@attrs.frozen(kw_only=True)
+class RunMetadata:
+    """What a training state says of its run besides arrays. A state of another loop may say nothing of it.
 
-    Args:
-        path: The file; its folder is made if need be.
-        write: Writes to the path that it is given.
-
-    Raises:
-        OSError: It could not be written; of what was begun nothing is left.
+    Attributes:
+        recipe: The recipe, as `dump_recipe` writes it.
+        n_rows: Rows that the run trains on.
+        template: Fingerprint of the chat template that writes them.
+        position: Where the run's batches go on; "" where the number of steps says it.
+        rules: Versions of the rules that the run follows, as `Rules.dumps` writes them.
+        metrics: How far metrics.jsonl was, as `Mark.dumps` writes it.
+        sums: Nats and supervised tokens of all steps, whose quotient is the running loss.
+        learned: How many bytes of `learned.jsonl` belong to the state.
+        cuts: Rows that were cut in the steps done, as `CutCounts.dumps` writes them; None if none was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays: MLX chooses its format by it.
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    with _naming(path, partial):
-        remove(partial)
-        write(partial)
-        sync(partial)
-    partial.replace(path)
-    sync(path.parent)
 
+    recipe: str | None = None
+    n_rows: int | None = None
+    template: str | None = None
+    position: str = ""
+    rules: str | None = None
+    metrics: str | None = None
+    sums: tuple[float, float] = (0.0, 0.0)
+    learned: int = 0
+    cuts: str | None = None
 
-def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder under a hidden name, then rename it into place; files of an older one that it lacks are kept.
+    def dump(self) -> dict[str, str]:
+        """Give the strings that a file has of it: nothing of what is not known."""
+        found = {
+            **attrs.asdict(self),
+            "sums": json.dumps(self.sums) if any(self.sums) else None,
+            "learned": self.learned or None,
+            "position": self.position or None,
+        }
+        return {KEYS.get(name, name): str(value) for name, value in found.items() if value is not None}
 
-    Args:
-        folder: The folder.
-        write: Fills the empty folder that it is given.
+    @classmethod
+    def load(cls, found: Mapping[str, str], where: Path) -> Self:
+        """Read what `dump` gave; other strings are left alone.
 
-    Raises:
-        OSError: As for `write_whole`.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f"{PARTIAL}{folder.name}")
-    remove(partial)
-    partial.mkdir()
-    with _naming(folder, partial):
-        write(partial)
-        for file in partial.iterdir():
-            sync(file)
-        sync(partial)
-    if folder.exists():
-        if len(list(partial.glob("*.safetensors"))) > 1:
-            # No model, until all files of its weights are of the same step.
-            (folder / MODEL_NAME).unlink(missing_ok=True)
-        # Last what makes the folder a model: one that lacks a file is none.
-        for file in sorted(partial.iterdir(), key=lambda file: (file.name == MODEL_NAME, file.name)):
-            file.replace(folder / file.name)
-        partial.rmdir()
-        sync(folder)
-    else:
-        partial.replace(folder)
-    sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until what was written to a file, or the names in a folder, would outlast a loss of power.
-
-    Raises:
-        OSError: It was not written. File systems that cannot say so of folders are believed.
-    """
-    is_folder = path.is_dir()
-    if is_folder and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
-    try:
-        if sys.platform == "darwin":
-            import fcntl
-
-            # There fsync leaves it in the disk's own memory. Network drives know this command only.
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-                return
-        os.fsync(descriptor)
-    except OSError as error:
-        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
-    """Give an error of writing the file's name, which it lacks on a full disk; remove what was begun."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        if partial is not None:
-            remove(partial)
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        # MLX raises a RuntimeError, without a number.
-        code, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (errno.EIO, str(error))
-        raise OSError(code, reason, str(path)) from error
-
-
-def remove(path: Path) -> None:
-    """Remove what a process that was ended has left; of a link the link alone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def append_text(path: Path, text: str) -> None:
-    """Add to a text file, which is not a link to one."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    with _naming(path), os.fdopen(open_itself(path, flags), "a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
-    write_whole(path, lambda partial: _ignore(partial.write_text(text, encoding="utf-8")))
+        Raises:
+            CheckpointError: A number is something else.
+        """
+        texts = {name: found.get(KEYS.get(name, name)) for name in attrs.fields_dict(cls)}
+        try:
+            nll, supervised = json.loads(texts["sums"] or "[0, 0]")
+            return cls(
+                recipe=texts["recipe"],
+                n_rows=None if texts["n_rows"] is None else int(texts["n_rows"]),
+                template=texts["template"],
+                position=texts["position"] or "",
+                rules=texts["rules"],
+                metrics=texts["metrics"],
+                sums=(float(nll), float(supervised)),
+                learned=int(texts["learned"] or 0),
+                cuts=texts["cuts"],
+            )
+        except (ValueError, TypeError) as error:
+            msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"
+            raise CheckpointError(msg) from None
 
 
 def save_adapter(path: Path | str, params: Mapping[str, mx.array], config: Mapping[str, Any]) -> None:
@@ -182,7 +120,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         raise CheckpointError(msg) from None
 
 
-def save_state(path: Path | str, state: TrainState, notes: Mapping[str, str] | None = None) -> None:
+def save_state(path: Path | str, state: TrainState, metadata: RunMetadata | Mapping[str, str] | None = None) -> None:
     """Write a training state, from which a run goes on exactly, and keep the one before it under `before(path)`.
 
     A process that ends at any moment leaves a whole state under one of the two names.
@@ -190,14 +128,15 @@ def save_state(path: Path | str, state: TrainState, notes: Mapping[str, str] | N
     Args:
         path: The file.
         state: What it holds.
-        notes: What else is to be known of the run.
+        metadata: What else is to be known of the run.
     """
     path = Path(path)
     arrays = dict(tree_flatten(state._asdict()))
-    metadata = {**(notes or {}), **checksums.SEAL}
+    found = metadata.dump() if isinstance(metadata, RunMetadata) else metadata or {}
+    strings = {**found, **checksums.SEAL}
 
     def write(partial: Path) -> None:
-        mx.save_safetensors(str(partial), arrays, metadata=metadata)
+        mx.save_safetensors(str(partial), arrays, metadata=strings)
         checksums.seal(partial)
         # Only now, since what is there already may be all that there is.
         sync(partial)
@@ -223,12 +162,12 @@ class Found:
 
     Attributes:
         path: The file.
-        notes: What `save_state` was given.
+        metadata: What it says of its run.
         damaged: Why a newer one was left out; None if there is none.
     """
 
     path: Path
-    notes: Mapping[str, str]
+    metadata: RunMetadata
     damaged: str | None = None
 
 
@@ -243,11 +182,11 @@ def find_state(path: Path) -> Found:
         if not candidate.is_file():
             continue
         try:
-            notes = load_notes(candidate)
+            metadata = load_metadata(candidate)
         except CheckpointError as error:
             problems.append(str(error))
         else:
-            return Found(candidate, notes, problems[0] if problems else None)
+            return Found(candidate, metadata, problems[0] if problems else None)
     if not problems:
         _refuse_missing(path)
     raise CheckpointError("\n  ".join(problems))
@@ -260,8 +199,8 @@ def settle_state(found: Found, path: Path) -> None:
         sync(path.parent)
 
 
-def load_notes(path: Path) -> dict[str, str]:
-    """Read the notes that `save_state` was given, and see whether the file is what was written.
+def load_metadata(path: Path) -> RunMetadata:
+    """Read what a training state says of its run, and see whether the file is what was written.
 
     Raises:
         CheckpointError: There is no such file, or it is damaged.
@@ -270,7 +209,7 @@ def load_notes(path: Path) -> dict[str, str]:
     if checksums.is_damaged(path):
         msg = f"{path}: cannot be read (its checksum is not that of its content); {OTHERWISE}"
         raise CheckpointError(msg)
-    return {name: note for name, note in _read(path)[1].items() if name not in checksums.SEAL}
+    return RunMetadata.load(_read(path)[1], path)
 
 
 def load_state(path: Path | str, like: TrainState, *, is_checked: bool = False) -> TrainState:
@@ -280,14 +219,14 @@ def load_state(path: Path | str, like: TrainState, *, is_checked: bool = False) 
         path: As written by `save_state`.
         like: A state of the same run, which gives names, order and shapes: the file's order is another, and would
             cost a trace.
-        is_checked: Whether `find_state` or `load_notes` has just read all of it.
+        is_checked: Whether `find_state` or `load_metadata` has just read all of it.
 
     Raises:
         CheckpointError: No such file, one of another run, or a damaged one.
     """
     path = Path(path)
     if not is_checked:
-        load_notes(path)
+        load_metadata(path)
     found = read_arrays(path)
     expected: list[tuple[str, mx.array]] = list(tree_flatten(like._asdict()))
     names = {name for name, _ in expected}
@@ -318,7 +257,3 @@ def _fill(tree: Any, prefix: str, found: Mapping[str, mx.array]) -> Any:
     if isinstance(tree, (list, tuple)):
         return [_fill(value, f"{prefix}.{index}", found) for index, value in enumerate(tree)]
     return found[prefix]
-
-
-def _ignore(_: object) -> None:
-    """Drop a result."""

@@ -12,7 +12,7 @@ import mlx.core as mx
 from ..cuts import NAMED, measure_cuts
 from ..errors import CheckpointError
 from ..events import Device, FeatureCounts, Reported, StepReport
-from . import checkpoint
+from . import atomic
 
 OF_THE_LAST = ("step", "running_loss", "learning_rate", "grad_norm", "n_traces", "trace_s")
 """What a line has of the last of its steps."""
@@ -65,7 +65,7 @@ class Interval:
 
 @attrs.frozen(kw_only=True)
 class Mark:
-    """How far the metrics of a run were when its state was saved: a note of it.
+    """How far the metrics of a run were when its state was saved.
 
     Attributes:
         n_lines: Lines of the file.
@@ -82,13 +82,13 @@ class Mark:
     counts: tuple[int, int, int] = (0, 0, 0)
 
     def dumps(self) -> str:
-        """Write it as a note."""
+        """Write it as JSON."""
         return json.dumps(attrs.asdict(self))
 
     @classmethod
-    def loads(cls, note: str) -> "Mark":
+    def loads(cls, text: str) -> "Mark":
         """Read what `dumps` wrote."""
-        found = json.loads(note)
+        found = json.loads(text)
         return cls(**{**found, "counts": tuple(found["counts"])})
 
 
@@ -122,7 +122,7 @@ class MetricsLog:
 
     @classmethod
     def open(
-        cls, path: Path, after_step: int | None, note: str | None = None, *, is_over: bool = False
+        cls, path: Path, after_step: int | None, mark: str | None = None, *, is_over: bool = False
     ) -> "MetricsLog":
         """Begin a file, or go on with one as if the run had never stopped.
 
@@ -131,27 +131,27 @@ class MetricsLog:
         Args:
             path: The file.
             after_step: How many steps are done; None begins a file.
-            note: What `mark` gave when the state was saved; None if an older vlora has saved it.
+            mark: What `Mark.dumps` gave when the state was saved; None if an older vlora has saved it.
             is_over: Whether no step is left, so that answers are asked for once more.
 
         Raises:
             CheckpointError: The file to go on with has lines that are not a run's.
         """
-        mark = None if note is None else Mark.loads(note)
+        saved = None if mark is None else Mark.loads(mark)
         lines: list[dict[str, float]] = []
         if after_step is not None and path.is_file():
-            found = list(_read_lines(path, after_step, mark))
-            if mark is None:
+            found = list(_read_lines(path, after_step, saved))
+            if saved is None:
                 lines = [line for line in found if line["step"] <= after_step]
             else:
                 # A run that had ended and now has more steps keeps what its model answered in the end.
-                answers = [line for line in found[mark.n_lines :] if "accuracy_after" in line and not is_over]
-                lines = found[: mark.n_lines] + answers[:1]
-        checkpoint.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+                answers = [line for line in found[saved.n_lines :] if "accuracy_after" in line and not is_over]
+                lines = found[: saved.n_lines] + answers[:1]
+        atomic.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
         before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
         metrics = cls(path, n_lines=len(lines), accuracy={"accuracy_before": before[0]} if before else {})
-        if mark is not None:
-            metrics._go_on_from(mark)
+        if saved is not None:
+            metrics._go_on_from(saved)
         return metrics
 
     def _go_on_from(self, mark: Mark) -> None:
@@ -239,7 +239,7 @@ class MetricsLog:
     def write(self, metrics: Mapping[str, float | str]) -> Reported:
         """Write a line, and when it was written."""
         line = {**metrics, "unix_time": time.time()}
-        checkpoint.append_text(self.path, json.dumps(line, allow_nan=False) + "\n")
+        atomic.append_text(self.path, json.dumps(line, allow_nan=False) + "\n")
         self.n_lines += 1
         return Reported(metrics=line)
 

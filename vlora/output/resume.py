@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ..recipe.converter import Names
 from ..recipe.parse import all_keys, dump_recipe
 from ..recipe.schema import DataSection, Recipe
 from ..system.files import expand
+from .checkpoint import RunMetadata
 
 RESUME_MUTABLE_KEYS = frozenset(
     {
@@ -57,10 +58,8 @@ IDLE = {"data.assistant_id": ("data.chat_template", "plain")}
 PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
 """Keys that may name the same file or folder in other words."""
 
-RECIPE, ROWS, TEMPLATE = "recipe", "n_rows", "template"
 
-
-def describe_settings(recipe: Recipe, n_rows: int, template: str = "") -> dict[str, str]:
+def run_metadata(recipe: Recipe, n_rows: int, template: str = "") -> RunMetadata:
     """Say of a run what `check_resumable` will ask for.
 
     Args:
@@ -68,27 +67,26 @@ def describe_settings(recipe: Recipe, n_rows: int, template: str = "") -> dict[s
         n_rows: Rows that it trains on.
         template: The chat template that writes them; nothing is said of it if it is empty.
     """
-    found = {RECIPE: dump_recipe(recipe), ROWS: str(n_rows)}
-    return found | ({TEMPLATE: _digest(template)} if template else {})
+    return RunMetadata(recipe=dump_recipe(recipe), n_rows=n_rows, template=_fingerprint(template) if template else None)
 
 
-def check_resumable(described: Mapping[str, str], recipe: Recipe, n_rows: int, where: Path, template: str = "") -> None:
+def check_resumable(then: RunMetadata, recipe: Recipe, n_rows: int, where: Path, template: str = "") -> None:
     """Refuse to go on with another recipe, on other rows, or with another template than a run has begun with.
 
     Args:
-        described: What `describe_settings` said of it. What is missing, as in a state of your own loop, is not checked.
+        then: What `run_metadata` said of it. What is missing, as in a state of your own loop, is not checked.
         recipe: The recipe to go on with.
         n_rows: Rows that it trains on.
         where: The training state, for the error.
-        template: As for `describe_settings`.
+        template: As for `run_metadata`.
 
     Raises:
         CheckpointError: Every key whose value the steps depend on, with the values then and now.
     """
-    changed = list(_changes(described[RECIPE], recipe)) if RECIPE in described else []
-    if ROWS in described and int(described[ROWS]) != n_rows and not changed:
-        changed.append(f"{recipe.data.path!r} (data.path): {described[ROWS]} rows to train on then, {n_rows} now")
-    if template and described.get(TEMPLATE, _digest(template)) != _digest(template) and not changed:
+    changed = [] if then.recipe is None else list(_changes(then.recipe, recipe))
+    if then.n_rows not in (None, n_rows) and not changed:
+        changed.append(f"{recipe.data.path!r} (data.path): {then.n_rows} rows to train on then, {n_rows} now")
+    if template and then.template not in (None, _fingerprint(template)) and not changed:
         changed.append("the chat template (data.chat_template, or the model's own) was another one then")
     if changed:
         remedy = (
@@ -115,7 +113,7 @@ def _changes(text: str, recipe: Recipe) -> Iterator[str]:
         yield f"{key}: {_show(before)} then, {_show(after)} now"
 
 
-def _digest(template: str) -> str:
+def _fingerprint(template: str) -> str:
     return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

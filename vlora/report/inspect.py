@@ -7,9 +7,10 @@ import attrs
 import numpy as np
 
 from ..build import load_data
+from ..data.examples import first_examples
 from ..errors import SampleError
 from ..recipe.schema import Recipe
-from ..types import Cut, Example
+from ..types import Cut, Example, Sample
 
 
 @attrs.frozen(kw_only=True)
@@ -65,14 +66,14 @@ def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lamb
     """
     data = load_data(recipe)
     tell(data.encoder.describe_template())
-    for index in range(min(n_rows, len(data.train))):
-        try:
-            example = data.encoder(data.train[index])
-        except SampleError as error:
-            source = f"{data.train.name} row {data.train.indices[index]}"
-            yield Inspected(source=source, problem=str(error), columns=data.train.describe_columns())
-            continue
-        row = describe(example, lambda ids: str(data.encoder.tokenizer.decode(ids)))
+
+    def look_at(sample: Sample) -> Inspected:
+        return describe(data.encoder(sample), lambda ids: str(data.encoder.tokenizer.decode(ids)))
+
+    def refuse(index: int, error: SampleError) -> Inspected:
+        return Inspected(source=f"{data.train.name} row {data.train.indices[index]}", problem=str(error))
+
+    for row in first_examples(data.train, n_rows, look_at, refuse):
         yield attrs.evolve(row, columns=data.train.describe_columns())
 
 

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 from ..data.rows import RowDataset
 from ..data.values import Row
 from ..errors import CheckpointError, SampleError
-from ..output import checkpoint
+from ..output import atomic
 from ..system.files import expand
 from ..types import RowMark, Sample
 
 NAME = "learned.jsonl"
-NOTE = "learned"
-"""How many bytes of the file are a training state's, among its notes."""
-
 NAMED = 4
 """Rows that have changed that an error names."""
 
@@ -54,19 +51,19 @@ class Learned:
                 self.is_known[mark.index] = True
                 self._waiting.append(json.dumps([mark.index, mark.digest, mark.files]) + "\n")
 
-    def write(self) -> str:
-        """Write what was noted; give what a training state has to say of it."""
+    def write(self) -> int:
+        """Write what was noted; give how many bytes of the file a training state has to remember."""
         if self._waiting:
             text = "".join(self._waiting)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_file() and self.path.stat().st_size != self.n_bytes:
                 # What a run had written behind its last saved state.
                 os.truncate(self.path, self.n_bytes)
-            checkpoint.append_text(self.path, text)
-            checkpoint.sync(self.path)
+            atomic.append_text(self.path, text)
+            atomic.sync(self.path)
             self.n_bytes += len(text.encode())
             self._waiting.clear()
-        return str(self.n_bytes)
+        return self.n_bytes
 
 
 def begin(path: Path, n_rows: int) -> Learned:
@@ -74,12 +71,12 @@ def begin(path: Path, n_rows: int) -> Learned:
     return Learned(path, np.zeros(n_rows, dtype=np.bool_))
 
 
-def go_on(path: Path, note: str | None, rows: RowDataset) -> tuple[Learned, list[str]]:
+def go_on(path: Path, n_bytes: int, rows: RowDataset) -> tuple[Learned, list[str]]:
     """Go on where a training state was saved.
 
     Args:
         path: The file.
-        note: What `Learned.write` gave when the state was saved; None if an older vlora has saved it.
+        n_bytes: What `Learned.write` gave when the state was saved; 0 if an older vlora has saved it.
         rows: The rows as they are now.
 
     Returns:
@@ -89,7 +86,7 @@ def go_on(path: Path, note: str | None, rows: RowDataset) -> tuple[Learned, list
         CheckpointError: The file is not what was written then.
     """
     learned = begin(path, len(rows))
-    learned.n_bytes = int(note or 0)
+    learned.n_bytes = n_bytes
     changed = []
     for mark in _read(path, learned.n_bytes, len(rows)):
         learned.is_known[mark.index] = True

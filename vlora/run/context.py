@@ -9,8 +9,10 @@ import attrs
 from .. import models
 from ..build import Data, Features
 from ..cuts import CutCounts
+from ..data.batch_source import BatchSource
+from ..data.loader import DataLoader
 from ..events import Event, Skipped, StepReport, Warned
-from ..output.checkpoint import Found
+from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
 from ..output.paths import OutputPaths
 from ..recipe.schema import Recipe
@@ -18,9 +20,7 @@ from ..train.loop import TrainLoop
 from ..train.rules import Rules
 from ..train.state import bind, unbind
 from ..types import Cut
-from .batches import BatchSource
 from .consumed import Learned
-from .loader import DataLoader
 from .validator import Validator
 
 
@@ -68,9 +68,10 @@ class RunContext:
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
     unasked: str | None = attrs.field(default=None, init=False)
 
-    def note(self, name: str) -> str | None:
-        """Give what the training state that the run goes on from says under a name; None if it says nothing."""
-        return None if self.found is None else self.found.notes.get(name)
+    @property
+    def metadata(self) -> RunMetadata:
+        """What the training state that the run goes on from says of it; nothing where a run begins."""
+        return RunMetadata() if self.found is None else self.found.metadata
 
     @property
     def n_steps(self) -> int:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from .. import models
-from ..errors import AnswerError, SampleError
+from ..data.examples import first_examples
+from ..errors import AnswerError
 from ..events import Finished
-from ..output import checkpoint
+from ..output.atomic import write_whole
 from ..output.paths import EXAMPLE_NAME
+from ..types import Sample
 from .context import RunContext
 
 ANY_QUESTION = "Describe this."
@@ -41,32 +43,30 @@ def finish(run: RunContext) -> Finished:
 
 def _write_example(run: RunContext) -> tuple[Path | None, str]:
     """Write an image to ask the model about, of the first row that can be read; give it and a question."""
-    rows, section = run.data.train if run.data.valid is None else run.data.valid, run.recipe.data
-    for index in range(min(READ_ROWS, len(rows))):
-        try:
-            sample = run.data.encoder.write_boxes(rows[index])
-            images = [
-                models.open_image(
-                    image,
-                    sample.source,
-                    section.image_resize_shape,
-                    section.max_pixels,
-                    allow_urls=section.allow_urls,
-                )
-                for image in sample.images[:1]
-            ]
-        except SampleError:
-            # The run is over and saved: what is wrong with this row was told when it was read.
-            continue
+    section = run.recipe.data
+
+    def write(sample: Sample) -> tuple[Path | None, str]:
+        sample = run.data.encoder.write_boxes(sample)
+        images = [
+            models.open_image(
+                image,
+                sample.source,
+                section.image_resize_shape,
+                section.max_pixels,
+                allow_urls=section.allow_urls,
+            )
+            for image in sample.images[:1]
+        ]
         question = next((turn.text for turn in sample.turns if turn.role == "user"), ANY_QUESTION)
         path = run.paths.folder / EXAMPLE_NAME
         for image in images:
-            checkpoint.write_whole(path, image.save)
+            write_whole(path, image.save)
         try:
             models.check_question(run.backbone.module, run.data.encoder, sample)
-        except SampleError:
-            continue
         except AnswerError as error:
             run.unasked = str(error)
         return path if images else None, question
-    return None, ANY_QUESTION
+
+    # The run is over and saved: what is wrong with a row was told when it was read.
+    rows = run.data.train if run.data.valid is None else run.data.valid
+    return next(first_examples(rows, READ_ROWS, write, lambda _, __: None), (None, ANY_QUESTION))

@@ -1,11 +1,11 @@
 """What a run writes: checkpoints and training states, behind a step, at its end, and where it fails."""
 
-import json
 import traceback
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
+import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
@@ -16,22 +16,12 @@ from ..events import Event, Saved
 from ..memory.limits import naming_shortage
 from ..output import checkpoint
 from ..output.archive import JOURNAL_NAME
+from ..output.atomic import sync, write_whole_folder
 from ..output.lock import LOCK_NAME
 from ..output.paths import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
-from ..output.resume import describe_settings
-from ..train.rules import NOTE
+from ..output.resume import run_metadata
 from ..train.state import all_finite
-from . import consumed
 from .context import RunContext
-
-PROGRESS = "progress"
-"""How far a run has come in its rows, in the notes of its training state, where the number of steps does not say it."""
-
-CUTS = "cuts"
-"""How many rows were cut in the steps that were done, in the notes of its training state."""
-
-REPORTS, SUMS = "reports", "sums"
-"""How far its metrics were, and what its running loss was the mean of."""
 
 NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
@@ -59,14 +49,14 @@ def save(run: RunContext, path: Path) -> Saved:
 
     if run.recipe.model.full_finetune:
         with run.bound():
-            checkpoint.write_whole_folder(path, write_model)
+            write_whole_folder(path, write_model)
     else:
         own = dict(tree_flatten(run.backbone.module.trainable_parameters()))
         params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
         checkpoint.save_adapter(path, adapter_state_dict(run.backbone.module, params), run.config)
         if run.data.files.added and path == run.paths.weights:
             with run.bound():
-                checkpoint.write_whole_folder(run.paths.base, write_model)
+                write_whole_folder(run.paths.base, write_model)
     if run.saved != step:
         _save_state(run, run.source.position(step))
         run.saved = step
@@ -74,19 +64,20 @@ def save(run: RunContext, path: Path) -> Saved:
 
 
 def _save_state(run: RunContext, position: str) -> None:
-    notes = describe_settings(run.recipe, len(run.data.train), run.data.encoder.template) | {
-        NOTE: run.rules.dumps(),
-        REPORTS: run.metrics.mark(run.features.counts).dumps(),
-        SUMS: json.dumps(run.loop.sums),
-        consumed.NOTE: run.learned.write(),
-    }
-    notes |= {PROGRESS: position} if position else {}
-    notes |= {CUTS: run.cuts.dumps()} if run.cuts.n_rows else {}
+    metadata = attrs.evolve(
+        run_metadata(run.recipe, len(run.data.train), run.data.encoder.template),
+        position=position,
+        rules=run.rules.dumps(),
+        metrics=run.metrics.mark(run.features.counts).dumps(),
+        sums=run.loop.sums,
+        learned=run.learned.write(),
+        cuts=run.cuts.dumps() if run.cuts.n_rows else None,
+    )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()
     if run.paths.metrics.is_file():
-        checkpoint.sync(run.paths.metrics)
-    checkpoint.save_state(run.paths.state, run.loop.state, notes)
+        sync(run.paths.metrics)
+    checkpoint.save_state(run.paths.state, run.loop.state, metadata)
 
 
 def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None]:

@@ -1,28 +1,30 @@
 """What comes before the first step: the folder taken, rows and model loaded, the state found, the files begun."""
 
-import functools
-import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import models
 from ..adapters.layers import lora_layers
 from ..adapters.targets import summarize
-from ..build import Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
+from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
 from ..compilation import known_kernels
 from ..cuts import CutCounts
+from ..data.examples import first_examples, raise_unless_skipped
+from ..data.loader import DataLoader
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
-from ..errors import CheckpointError
+from ..errors import CheckpointError, SampleError
 from ..events import Event, Started, Warned
 from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
 from ..ops.quantized import count_parameters
 from ..output import checkpoint
 from ..output.archive import archive_previous_run, complete_setting_aside, refuse_links, remove_partials
+from ..output.atomic import write_text
 from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
@@ -32,15 +34,15 @@ from ..recipe.parse import dump_recipe
 from ..recipe.schema import DataSection, Recipe
 from ..train.loop import TrainLoop
 from ..train.optimizers import make_optimizer
-from ..train.rules import NOTE, Rules, parse_rules
+from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
+from ..types import Example, Sample
 from . import consumed
 from .batches import make_source
 from .consumed import Learned
 from .context import RunContext
-from .loader import DataLoader
-from .save import CUTS, NOT_A_MODELS, PROGRESS, REPORTS, SUMS
+from .save import NOT_A_MODELS
 from .validator import Validator
 
 PROBE_ROWS = 3
@@ -87,14 +89,7 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event,
     paths = output_paths(recipe)
     stack.enter_context(exclusive_run_lock(paths.folder))
     stack.enter_context(memory_limits(recipe.memory))
-    completed = complete_setting_aside(paths.folder)
-    remove_partials(paths)
-    if completed is not None:
-        yield Warned(message=_describe_earlier(paths, completed))
-    if (unproven := models.describe_unproven()) is not None:
-        yield Warned(message=unproven)
-    if resume:
-        refuse_links(paths)
+    yield from _clear_up(paths, resume=resume)
     compilation = known_kernels.begin(recipe.model.path)
     if compilation.note is not None:
         yield Warned(message=compilation.note)
@@ -103,8 +98,8 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event,
     data = load_data(recipe)
     found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
     if found is not None:
-        check_resumable(found.notes, recipe, len(data.train), found.path, data.encoder.template)
-        rules = parse_rules(found.notes.get(NOTE), found.path)
+        check_resumable(found.metadata, recipe, len(data.train), found.path, data.encoder.template)
+        rules = parse_rules(found.metadata.rules, found.path)
         data = follow_rules(data, rules)
     learned, warnings = _find_learned(recipe.data, paths, found, data.train)
     yield from warnings
@@ -119,7 +114,7 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event,
     stack.enter_context(_flushed(features))
     workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
     stack.enter_context(_synchronized())
-    prepare = functools.partial(backbone.prepare, spell=data.encoder.tokenizer.convert_ids_to_tokens)
+    data = attrs.evolve(data, encoder=features.encoder)
     return RunContext(
         recipe=recipe,
         paths=paths,
@@ -130,7 +125,36 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event,
         backbone=backbone,
         config=config,
         features=features,
-        loader=DataLoader(recipe, data, workers, prepare, backbone.prepare_batch),
+        loader=_make_loader(recipe, data, backbone, workers),
+    )
+
+
+def _clear_up(paths: OutputPaths, *, resume: bool) -> Iterator[Warned]:
+    """Complete or remove what a killed run has left in the folder, and say what is not proven of this one."""
+    completed = complete_setting_aside(paths.folder)
+    remove_partials(paths)
+    if completed is not None:
+        yield Warned(message=_describe_earlier(paths, completed))
+    if (unproven := models.describe_unproven()) is not None:
+        yield Warned(message=unproven)
+    if resume:
+        refuse_links(paths)
+
+
+def _make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
+    encoder = data.encoder
+
+    def encode(sample: Sample) -> Example:
+        return backbone.prepare(encoder(sample), encoder.tokenizer.convert_ids_to_tokens)
+
+    return DataLoader(
+        train=data.train,
+        data=recipe.data,
+        batch_size=recipe.train.batch_size,
+        workers=workers,
+        encode=encode,
+        mark=consumed.mark_row,
+        prepare_batch=backbone.prepare_batch,
     )
 
 
@@ -146,7 +170,7 @@ def _find_learned(
     if found is None:
         return consumed.begin(path, len(rows)), []
     try:
-        learned, changed = consumed.go_on(path, found.notes.get(consumed.NOTE), rows)
+        learned, changed = consumed.go_on(path, found.metadata.learned, rows)
     except CheckpointError as error:
         if not allows:
             raise
@@ -165,7 +189,11 @@ def _find_learned(
 @naming_shortage("trying the model on the first rows")
 def _probe(run: RunContext) -> None:
     """Check on a few of the first rows what the family, or packing, promises."""
-    examples = run.loader.peek(run.data.train, range(min(PROBE_READS, len(run.data.train))))
+
+    def skip(_: int, error: SampleError) -> None:
+        raise_unless_skipped(error, run.recipe.data)
+
+    examples = list(first_examples(run.data.train, PROBE_READS, run.loader.encode, skip))
     if not examples:
         return
     examples.sort(key=lambda example: len(example.tokens))
@@ -188,7 +216,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
     if run.found is not None:
         state = checkpoint.load_state(run.found.path, state, is_checked=True)
     first = int(state.step)
-    source = make_source(recipe, run.data.train, run.loader, first, run.note(PROGRESS))
+    source = make_source(recipe, run.loader, run.data.encoder, first, run.metadata.position)
     _refuse_fewer(run, source.n_steps(first), first)
     validates, every, rules = run.data.valid is not None, recipe.train, run.rules
 
@@ -210,7 +238,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         should_stop=should_stop,
         hold=run.loader.workers.hold,
         release=run.loader.workers.release,
-        sums=_parse_sums(run.note(SUMS)),
+        sums=run.metadata.sums,
     )
     run.source = source
     return first
@@ -223,12 +251,6 @@ def _refuse_fewer(run: RunContext, n_steps: int, first: int) -> None:
         raise CheckpointError(msg)
 
 
-def _parse_sums(note: str | None) -> tuple[float, float]:
-    """Read what the running loss was the mean of where the run goes on; older states do not say it."""
-    nll, supervised = json.loads(note or "[0, 0]")
-    return float(nll), float(supervised)
-
-
 def _open_files(run: RunContext, first: int) -> list[Warned]:
     """Begin the files of a run, or go on with them; the warnings say what became of those of an earlier one."""
     found, paths, warnings = run.found, run.paths, []
@@ -236,7 +258,7 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
         checkpoint.settle_state(found, paths.state)
         if found.damaged is not None:
             warnings.append(Warned(message=f"{found.damaged}; going on from the one before it, after step {first}"))
-        run.cuts = CutCounts.loads(found.notes[CUTS]) if CUTS in found.notes else CutCounts()
+        run.cuts = CutCounts() if found.metadata.cuts is None else CutCounts.loads(found.metadata.cuts)
     else:
         is_full = run.recipe.model.full_finetune
         model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []
@@ -245,10 +267,10 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
     run.metrics = MetricsLog.open(
         paths.metrics,
         None if found is None else first,
-        run.note(REPORTS),
+        run.metadata.metrics,
         is_over=first == run.source.n_steps(first),
     )
-    checkpoint.write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
+    write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
     return warnings
 
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from .. import models
 from ..cuts import CutCounts, find_cuts
+from ..data.loader import DataLoader
 from ..data.packing import packed_eval_source
 from ..data.rows import RowDataset
 from ..data.sampler import epoch_batches
@@ -20,7 +21,6 @@ from ..train.eval_step import make_eval_step
 from ..train.loop import evaluate
 from ..train.objectives.named import OBJECTIVES
 from ..types import Batch, TrainState
-from .loader import DataLoader
 
 
 @attrs.frozen(kw_only=True)

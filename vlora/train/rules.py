@@ -13,9 +13,6 @@ from ..errors import CheckpointError
 FIRST = 1
 """The version that a rule has in a training state that does not speak of it."""
 
-NOTE = "rules"
-"""The rules' name among the notes of a training state."""
-
 
 @attrs.frozen(kw_only=True)
 class Rules:

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_vlm.models import qwen3_vl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ...output.checkpoint import write_whole_folder
+from ...output.atomic import write_whole_folder
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

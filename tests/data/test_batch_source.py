@@ -1,0 +1,44 @@
+"""Sources of batches: where a run is in them, and how many steps it has."""
+
+import numpy as np
+
+from vlora.data.batch_source import BatchSource, PackedSource, PlannedSource
+from vlora.data.packing import PackedSteps, Progress
+from vlora.types import Example
+
+
+def make_packed(*, n_steps: int | None = None, n_epochs: int | None = None) -> PackedSource:
+    """Make a source of five rows, of which two are packed into each row."""
+    packed = PackedSteps(
+        n_rows=5, capacity=32, batch_size=1, accumulation=1, seed=0, shuffle=False, n_steps=n_steps, n_epochs=n_epochs
+    )
+    places = np.arange(17, dtype=np.int32)
+    rows = (Example(f"row {number}", places, places > 3, places < 0) for number in packed.indices())
+    return PackedSource(batches=packed.steps(rows), packed=packed)
+
+
+def describe(source: BatchSource) -> list[tuple[int, int, str]]:
+    """Take all steps; give microbatches, the run's steps and the position behind each."""
+    return [(len(step), source.n_steps(number), source.position(number)) for number, step in enumerate(source, start=1)]
+
+
+def test_a_planned_source_is_known_by_its_step() -> None:
+    """Its number of steps is known before, and a training state has nothing to remember."""
+    source = PlannedSource(batches=iter([[], []]), total=2)
+
+    assert not source.is_estimated
+    assert source.n_steps(0) == 2
+    assert describe(source) == [(0, 2, ""), (0, 2, "")]
+
+
+def test_a_packed_source_remembers_its_rows() -> None:
+    """Epochs end it: how many steps they take shows on the way, and how far the rows are read is remembered."""
+    source = make_packed(n_epochs=1)
+    assert source.is_estimated
+    found = describe(source)
+
+    assert [n_steps for _, n_steps, _ in found][-1] == len(found) == 3
+    assert [Progress.loads(position) for _, _, position in found][-1] == Progress(epoch=1)
+    assert Progress.loads(found[0][2]).n_read > 2
+    assert not make_packed(n_steps=2).is_estimated
+    assert [n_steps for _, n_steps, _ in describe(make_packed(n_steps=2))] == [2, 2]

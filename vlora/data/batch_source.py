@@ -1,0 +1,88 @@
+"""Where a run's batches come from: rows shuffled, grouped by length or packed look the same to the loop. Pure."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import attrs
+
+from ..types import Batch
+from .packing import PackedSteps
+
+
+class BatchSource(Protocol):
+    """The batches of a run, from the step on that it goes on with.
+
+    Attributes:
+        is_estimated: Whether the number of steps is known at the end only.
+    """
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the number of steps is known at the end only."""
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the microbatches of each step; none where no row of a step can be learned from."""
+
+    def n_steps(self, step: int) -> int:
+        """Count the steps of the whole run, as far as it is known behind a step."""
+
+    def position(self, step: int) -> str:
+        """Say what a training state has to remember of the place behind a step; "" where the step says it."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PlannedSource:
+    """Batches whose rows are known before they are read: a step's number says which they are.
+
+    Attributes:
+        batches: Microbatches, step by step.
+        total: Steps of the whole run.
+    """
+
+    batches: Iterator[list[Batch]]
+    total: int
+    is_estimated: bool = False
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the microbatches of each step."""
+        return self.batches
+
+    def n_steps(self, step: int) -> int:
+        """Count the steps of the whole run."""
+        del step
+        return self.total
+
+    def position(self, step: int) -> str:
+        """Say nothing: the step does."""
+        del step
+        return ""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PackedSource:
+    """Batches of packed rows, which are chosen while they are read.
+
+    Attributes:
+        batches: Microbatches, step by step.
+        packed: How they are packed.
+    """
+
+    batches: Iterator[list[Batch]]
+    packed: PackedSteps
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether epochs end the run: how many steps they take shows while rows are packed."""
+        return self.packed.n_steps is None
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the microbatches of each step."""
+        return self.batches
+
+    def n_steps(self, step: int) -> int:
+        """Count the steps of the whole run, as far as it is known behind a step."""
+        return self.packed.count_at(step)
+
+    def position(self, step: int) -> str:
+        """Say how far the rows were read behind a step, and which of them wait."""
+        return self.packed.progress_at(step).dumps()

@@ -1,8 +1,8 @@
-"""Kernels that MLX fuses, made again from their names, so that they can be compiled before anything needs them.
+"""Kernels that MLX fuses, rebuilt from their names, so that they can be compiled before a run needs them.
 
 `mx.compile` fuses elementwise operations into kernels that it compiles when they first run, one after another under a
 lock (1.5 s of g++ each on a CPU, four to five seconds of NVRTC on an NVIDIA GPU). Here the expression of a kernel is
-built again from its name, over tiny arrays. MLX then makes that very kernel, which is seen by the name of its file.
+rebuilt from its name over tiny arrays. MLX then compiles the same kernel: its file has the same name.
 """
 
 import re
@@ -16,7 +16,7 @@ from .operations import BINARY, TERNARY, UNARY
 
 
 def rebuild(name: str, constants: Sequence[tuple[mx.Dtype, float]]) -> tuple[Callable[..., Any], list[mx.array]]:
-    """Give a compiled function and arrays for which MLX makes the kernel of a name.
+    """Return a compiled function and arrays for which MLX compiles the kernel of a name.
 
     Args:
         name: As MLX names it.
@@ -56,7 +56,7 @@ def rebuild(name: str, constants: Sequence[tuple[mx.Dtype, float]]) -> tuple[Cal
 
 
 def make_kernel(name: str, constants: Sequence[tuple[mx.Dtype, float]]) -> None:
-    """Let MLX compile the kernel of a name, or find it compiled, by running it once.
+    """Run the kernel of a name once, so that MLX compiles it or loads it.
 
     Raises:
         UnknownNameError: The name spells nothing that is known here.

@@ -33,12 +33,12 @@ from .simplify import compile_graph
 from .trace import trace_embedding, trace_step
 
 SAMPLED_ROWS = 32
-"""Rows that are encoded to see how long they are."""
+"""Rows that are encoded to find the longest."""
 
 HALF = 0.5
 
 LONGEST = 2**18
-"""Tokens beyond which nothing is tried."""
+"""Longest row that is tried, in tokens."""
 
 N_TASKS = 11
 """Command buffers that MLX queues ahead of a device: its MAX_ACTIVE_TASKS, and the one that it fills."""
@@ -61,11 +61,11 @@ class Plan:
         n_trainable: Those that are trained.
         batch_size: Rows of a microbatch.
         n_tokens: Tokens of each, padding included.
-        n_supervised: Places of the microbatch at which the head runs.
-        rows: Where those rows come from.
+        n_supervised: Positions of the microbatch at which the head runs.
+        rows: The source of those rows.
         parts: What is in use at the fullest moment, part by part.
-        memory: What the device has, or the recipe or the caller allows.
-        longest: Tokens of the longest rows of text that fit as a whole microbatch; None if that is not known.
+        memory: The device's memory, or what the recipe or the caller allows.
+        longest: Tokens of the longest rows of text of which a full microbatch fits; None if unknown.
         batch: The microbatch that was planned.
     """
 
@@ -106,7 +106,7 @@ class Planner:
     optimizer: Any = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Make optimizer and state; nothing of them is computed."""
+        """Make optimizer and state without computing them."""
         self.optimizer = make_optimizer(self.recipe.optim)
         self.state = init_state(self.backbone, self.optimizer)
 
@@ -126,7 +126,7 @@ class Planner:
             return UNPLANNABLE
 
     def parts(self, batch: Batch) -> dict[str, int]:
-        """Predict what is in use at the fullest moment of a step on a microbatch, in bytes by part.
+        """Predict the peak memory of a step on a microbatch, in bytes by part.
 
         Raises:
             OutOfMemoryError: An array of the step is too large for MLX.
@@ -170,7 +170,7 @@ class Planner:
         return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, compiled=False)
 
     def _tower_bytes(self, batch: Batch, embedded: Any) -> int:
-        """Predict what the fullest moment of embedding, and of its gradient, has in use besides weights."""
+        """Predict the peak memory of embedding and of its gradient, weights excluded."""
         train = self.recipe.train
         checkpoint_modules = (
             self.backbone.checkpoint_modules(train.checkpoint_every, train.checkpoint_part)[1]
@@ -294,10 +294,10 @@ def _find_longest(planner: Planner, share: float, memory: int) -> int | None:
 
 
 def find_queue(section: MemorySection) -> Queue:
-    """Say how far a run of a recipe is ahead of this machine's device.
+    """Return how far a run of a recipe is ahead of this machine's device.
 
     Args:
-        section: The recipe's; a Mac and a CPU do not ask it.
+        section: The recipe's; only CUDA reads it.
     """
     kind = device_kind()
     if kind == "cpu":

@@ -1,4 +1,4 @@
-"""Recomputation in the backward pass, put into a graph that was traced without it. Pure."""
+"""Recomputation in the backward pass, inserted into a graph that was traced without it. Pure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def rematerialize(graph: Graph, regions: Sequence[RematRegion]) -> Graph:
 
 @attrs.define
 class _EditableGraph:
-    """Operations that can be exchanged: by what they make, and by what they read."""
+    """Operations that can be replaced, by the arrays that they make and by those that they read."""
 
     arrays: dict[str, Array]
     made_by: dict[str, Node]
@@ -93,7 +93,7 @@ class _EditableGraph:
         self.add(new)
 
     def between(self, starts: set[str], ends: set[str]) -> set[str]:
-        """Find what is made of `starts` on the way to `ends`, both included."""
+        """Find the arrays on the paths from `starts` to `ends`, both included."""
         above: list[Node] = []
         seen: set[str] = set()
         stack = [(array, False) for array in ends]
@@ -116,7 +116,7 @@ class _EditableGraph:
         return entered
 
     def copy_region(self, starts: set[str], ends: set[str], after: tuple[str, ...], suffix: str) -> None:
-        """Let what reads a region from outside read copies that are made after some other arrays."""
+        """Let outside readers of a region read copies that are made after the arrays `after`."""
         inside = self.between(starts, ends)
         wanted: list[str] = []
         for array in inside - ends:

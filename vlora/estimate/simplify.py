@@ -13,12 +13,12 @@ MAX_DEPTH, MAX_ARRAYS = 11, 24
 
 
 def compile_graph(graph: Graph) -> Graph:
-    """Do what `mx.compile` does: leave out what does nothing, merge what is equal, fuse elementwise operations."""
+    """Do what `mx.compile` does: remove operations without effect, merge equal ones, fuse elementwise ones."""
     return _fuse(_eliminate_common_subexpressions(bypass(graph, frozenset({"Copy", "StopGradient"}))))
 
 
 def bypass(graph: Graph, names: frozenset[str]) -> Graph:
-    """Leave out operations that give their first input on as it is."""
+    """Remove operations that return their first input unchanged."""
     renamed: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
@@ -32,7 +32,7 @@ def bypass(graph: Graph, names: frozenset[str]) -> Graph:
 
 
 def _fuse(graph: Graph) -> Graph:
-    """Make one operation of elementwise ones whose results nothing else reads."""
+    """Fuse elementwise operations whose results no other operation reads."""
     made_by = {array: node for node in graph.nodes for array in node.outputs}
     readers: dict[str, set[int]] = defaultdict(set)
     for node in graph.nodes:
@@ -57,7 +57,7 @@ def _fuse(graph: Graph) -> Graph:
 def _find_group(
     root: Node, graph: Graph, made_by: Mapping[str, Node], readers: Mapping[str, set[int]], outputs: set[str]
 ) -> tuple[list[Node], list[str]]:
-    """Find what is fused into one operation, and what that reads."""
+    """Find the operations that are fused into one, and the arrays that it reads."""
     if root.name not in ELEMENTWISE:
         return [root], []
     shape = graph.arrays[root.outputs[0]].shape
@@ -114,7 +114,7 @@ def _eliminate_common_subexpressions(graph: Graph) -> Graph:
 
 
 def _eliminate_dead_code(graph: Graph) -> Graph:
-    """Leave out what no output needs."""
+    """Remove operations that no output needs."""
     needed = set(graph.outputs)
     nodes = []
     for node in reversed(graph.nodes):

@@ -17,7 +17,7 @@ from .stand_ins import Marks, written_plainly
 def trace(
     function: Callable[[dict[str, mx.array]], Any], inputs: Mapping[str, mx.array]
 ) -> tuple[Graph, dict[str, str]]:
-    """Write down what a function of arrays would run; nothing is computed.
+    """Trace what a function of arrays would run; nothing is computed.
 
     Args:
         function: Takes the arrays by name; returns a tree of arrays.
@@ -77,7 +77,7 @@ def _read_graph(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, 
 
 
 class _Fed:
-    """A backbone whose embedding has been done: what a step of the language model alone sees."""
+    """A backbone that returns an embedding computed before, so that a step runs the language model alone."""
 
     def __init__(self, backbone: Any, features: Any, others: Any) -> None:
         self._backbone = backbone
@@ -116,7 +116,7 @@ def trace_step(
     embedded: tuple[Any, Any],
     make_step: Callable[[Any], Callable[..., Any]],
 ) -> StepGraph:
-    """Write down a training step behind the embedding.
+    """Trace a training step after the embedding.
 
     Args:
         backbone: The model.
@@ -162,13 +162,13 @@ def trace_step(
 def trace_embedding(
     backbone: Any, batch: Batch, features: Any, checkpoint_modules: Sequence[nn.Module] = ()
 ) -> list[tuple[Graph, tuple[str, ...]]]:
-    """Write down how a batch is embedded, and where something behind it is trained, how its gradient is found.
+    """Trace the embedding of a batch and, if any of its parameters are trained, its gradient.
 
     Args:
         backbone: The model.
         batch: One microbatch.
         features: What `backbone.embed` gives for it, first part.
-        checkpoint_modules: What keeps no activations for the gradient.
+        checkpoint_modules: Modules that keep no activations for the gradient.
 
     Returns:
         For each of them the graph, and its inputs that the model holds.

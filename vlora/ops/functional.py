@@ -8,6 +8,8 @@ from .cpu_exp import along_rows, shifted_exp_rows
 from .cuda_kernels import can_read_whole, gate_gradients, lanes_of, norm_rows, norm_rows_gradient
 from .custom_vjp import custom_vjp, depends_on
 
+Arrays = tuple[mx.array, ...]
+
 NARROW = 512
 """Numbers of the widest row that MLX's own kernel leaves most of a block idle for."""
 
@@ -80,8 +82,7 @@ def attend(
     Returns:
         f32[B, H, T, E].
     """
-    n_rows, n_heads, n_queries, _ = queries.shape
-    n_groups = keys.shape[1]
+    n_rows, n_heads, n_queries, n_groups = *queries.shape[:3], keys.shape[1]
 
     def by_keys(x: mx.array) -> mx.array:
         # The heads that share keys are multiplied with them as one matrix.
@@ -91,17 +92,14 @@ def attend(
         return x.reshape(n_rows, n_heads, n_queries, x.shape[-1])
 
     @custom_vjp(keeps="results")
-    def attention(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def attention(queries: mx.array, keys: mx.array, values: mx.array) -> Arrays:
         scores = by_keys(queries * scale) @ keys.swapaxes(-1, -2)
         powers, total, _ = shifted_exp_rows(scores if mask is None else by_keys(_masked(by_heads(scores), mask)))
         return (powers @ values) / total, powers, total
 
     @attention.vjp
-    def attention_vjp(
-        primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        queries, keys, values = primals
-        mixed, powers, total = outputs
+    def attention_vjp(primals: Arrays, cotangents: Arrays, outputs: Arrays) -> Arrays:
+        (queries, keys, values), (mixed, powers, total) = primals, outputs
         towards = cotangents[0] / total
         of_values = powers.swapaxes(-1, -2) @ towards
         if isinstance(mask, mx.array):
@@ -110,10 +108,9 @@ def attend(
             towards = mx.where(by_keys(sees), towards, 0)
         within = along_rows((towards * mixed).sum(axis=-1, keepdims=True), powers)
         of_scores = powers * (towards @ values.swapaxes(-1, -2) - within)
-        of_keys = of_scores.swapaxes(-1, -2) @ by_keys(queries * scale)
-        return by_heads(of_scores @ keys) * scale, of_keys, of_values
+        return by_heads(of_scores @ keys) * scale, of_scores.swapaxes(-1, -2) @ by_keys(queries * scale), of_values
 
-    mixed, *_kept = cast("tuple[mx.array, ...]", attention(queries, keys, values))
+    mixed, *_kept = cast("Arrays", attention(queries, keys, values))
     return by_heads(mixed)
 
 

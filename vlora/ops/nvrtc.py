@@ -42,7 +42,7 @@ class CompilationError(RuntimeError):
 
 @attrs.frozen(eq=False)
 class Compiler:
-    """NVRTC and the headers that go with it.
+    """NVRTC and the CUDA headers of its version.
 
     Attributes:
         library: As `ctypes` has loaded it.

@@ -1,56 +1,20 @@
-"""Tiny random models of all families of mlx-vlm that read images and write text."""
+"""Tiny random models of all families of mlx-vlm that read images and write text.
 
-from collections.abc import Mapping
+Every module of this folder with a `FAMILIES` of its own adds them, as in `vlora.models.families`.
+"""
 
-from . import (
-    deepseek_v3,
-    expanding,
-    fastvlm,
-    florence2,
-    gemmas,
-    granite,
-    grid_readers,
-    hybrids,
-    listed_patches,
-    llama4,
-    minicpm,
-    mixtures,
-    molmo,
-    moondream,
-    multi_modality,
-    nemotron_parse,
-    ocr,
-    phi3_v,
-    published,
-    qwen3_omni_moe,
-    sparse,
-    tiles,
-)
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+
 from .tiny import TinyFamily, build, examples
 
 __all__ = ["FAMILIES", "TinyFamily", "build", "examples"]
 
-FAMILIES: Mapping[str, TinyFamily] = {
-    **deepseek_v3.FAMILIES,
-    **expanding.FAMILIES,
-    **fastvlm.FAMILIES,
-    **florence2.FAMILIES,
-    **gemmas.FAMILIES,
-    **granite.FAMILIES,
-    **grid_readers.FAMILIES,
-    **hybrids.FAMILIES,
-    **listed_patches.FAMILIES,
-    **llama4.FAMILIES,
-    **minicpm.FAMILIES,
-    **mixtures.FAMILIES,
-    **molmo.FAMILIES,
-    **moondream.FAMILIES,
-    **multi_modality.FAMILIES,
-    **nemotron_parse.FAMILIES,
-    **ocr.FAMILIES,
-    **phi3_v.FAMILIES,
-    **published.FAMILIES,
-    **qwen3_omni_moe.FAMILIES,
-    **sparse.FAMILIES,
-    **tiles.FAMILIES,
-}
+
+def _families() -> Iterator[tuple[str, TinyFamily]]:
+    for module in pkgutil.iter_modules(__path__):
+        yield from getattr(importlib.import_module(f".{module.name}", __package__), "FAMILIES", {}).items()
+
+
+FAMILIES: Mapping[str, TinyFamily] = dict(_families())

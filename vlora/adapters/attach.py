@@ -11,17 +11,12 @@ from ..errors import ModelError
 from ..ops.quantized import dequantized_weight, linear_shape
 from .fused import FusedProjections
 from .layers import DoRALinear, LoRALinear, LoRASwitchLinear
+from .names import ATTENDS_ELSEWHERE, SHARE_INPUT
 from .pissa import pissa_factors
 from .targets import is_experts
 
 Method = Literal["lora", "dora"]
 Init = Literal["default", "pissa"]
-
-SHARE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("wq", "wk", "wv"), ("w1", "w3"))
-"""Names of layers that one module calls with the same input."""
-
-ATTENDS_ELSEWHERE = ("cross", "encoder_attn")
-"""Parts of the names of modules whose keys and values come from another input than their queries."""
 
 
 def attach_lora(

@@ -17,55 +17,9 @@ import mlx.nn as nn
 from ..errors import ModelError
 from ..recipe.checks import PATTERN
 from ..recipe.schema import LoraSection
+from .names import ATTENTION, ATTENTION_LAYERS, CONNECTORS, HEADS, OTHERS, ROUTERS
 
 Part = Literal["language", "connector", "vision", "other"]
-
-ROUTERS = ("gate", "router", "shared_expert_gate")
-"""Parts of the names of layers that choose experts. An adapter there moves tokens between experts;
-gate projections of MLPs have other names (gate_proj)."""
-
-HEADS = ("lm_head", "head", "output", "ff_out")
-"""Last parts of the names of output heads, which stand outside the layer stack."""
-
-CONNECTORS = frozenset(
-    {
-        "aligner",
-        "connector",
-        "deepstack_merger_list",
-        "embed_vision",
-        "image_pooling_2d",
-        "image_proj",
-        "image_projection",
-        "image_projector",
-        "img_projection",
-        "img_projector",
-        "layerwise_projectors",
-        "merger",
-        "mlp1",
-        "mm_projector",
-        "modality_projection",
-        "multi_modal_projector",
-        "patch_merger",
-        "perceive",
-        "perceiver_resampler",
-        "proj_mlp",
-        "projector",
-        "resampler",
-        "resampler_model",
-        "spatial_projectors",
-        "vision_adapter",
-        "vision_projection",
-        "vit_merger",
-        "vl_connector",
-    }
-)
-"""Parts of the names of what stands between a tower and the language model, within the tower's module or beside it."""
-
-OTHERS = ("audio", "speech", "sound", "talker", "code2wav", "segm")
-"""In the names of what neither sees nor writes."""
-
-ATTENTION = ("attn", "attention")
-ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "att_proj")
 
 
 @attrs.frozen(kw_only=True)

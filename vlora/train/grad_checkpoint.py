@@ -8,17 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from ..adapters.names import MLP_CLASSES, MLP_NAMES
 from ..adapters.targets import is_experts
 from ..errors import ModelError
 
 CheckpointPart = Literal["layer", "mlp"]
 """What of a layer runs again."""
-
-MLP_NAMES = frozenset({"mlp", "feed_forward", "ffn", "shared_mlp", "block_sparse_moe", "experts"})
-"""Names that layers give their MLPs."""
-
-MLP_CLASSES = ("mlp", "moe", "feedforward")
-"""What the names of their classes end with, where a layer calls whatever it has by one name."""
 
 
 def choose_modules(layers: Sequence[nn.Module], every: int, part: CheckpointPart) -> list[nn.Module]:

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlx_vlm.models.base import scaled_dot_product_attention
 from mlx_vlm.models.rope_utils import MRoPERotaryEmbedding
 
+from ...adapters.names import GATED
 from ...ops import cpu_exp
 from ...ops.cpu_exp import sigmoid
 from ...ops.cuda_kernels import on_cuda
@@ -33,7 +34,6 @@ less often."""
 GATE_SPREADS = (3.0, 40.0)
 """Standard deviations of a gate when it is checked: an activation's bend, and whether it is bounded."""
 
-GATED = ("down_proj", "gate_proj", "up_proj")
 
 Replacement = Callable[[], AbstractContextManager[Any]]
 

@@ -14,7 +14,7 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...adapters.targets import HEADS
+from ...adapters.names import HEADS
 from ..forward.overrides import override_attributes, override_call
 
 TOLERANCE = 0.02

@@ -11,25 +11,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ...adapters import layers, targets
 from ...adapters.attach import attach_lora
+from ...adapters.names import BALANCING, EMBEDDINGS
 from ...errors import CheckpointError, ModelError
 from ...output.checkpoint import read_arrays
 from ...recipe.schema import LoraSection
 from ...system.files import expand
 from ..backbone.backbone import MlxVlmBackbone
 from .documents import read_object
-
-EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embedding", "embed_in")
-"""Last parts of the names of token embeddings."""
-
-BALANCING = (
-    "e_score_correction_bias",
-    "e_score_correction_bias_1",
-    "expert_bias",
-    "router_bias",
-    "balancing_biases",
-    "bias_vl",
-)
-"""Names of what is added to routers' scores only where experts are chosen, and was set to keep them equally busy."""
 
 SCHEME = ("group_size", "bits", "mode")
 """What an adapter's configuration says of each layer of a quantized base."""

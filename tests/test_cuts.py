@@ -101,7 +101,14 @@ def test_an_example_says_what_was_cut(family: str, encoder: Callable[..., Encode
             encoder(family, max_seq_length=limit, on_long_row=choice)(sample)
 
 
-@pytest.mark.parametrize(("batching", "workers"), [("shuffled", 0), ("grouped", 2), ("packed", 2)])
+@pytest.mark.parametrize(
+    ("batching", "workers"),
+    [
+        ("shuffled", 0),
+        pytest.param("grouped", 2, marks=pytest.mark.slow),
+        pytest.param("packed", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_counts_what_it_cuts(batching: str, workers: int, checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """Start, metrics and end agree; a run that goes on counts as if it had never stopped."""
     options = {

@@ -347,6 +347,7 @@ def test_steps_on_the_device(case: tuple[Path, Path, Path]) -> None:
         measure_steps(parse_recipe(recipe.read_text(), {"train.batching": "packed"}))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """Real processes: every program's figures, the steps beside them, and the last line holds all of it."""
     options = ["--kind", "cpu", "--sets", "one", "--rows", "8", "--peer-steps", "2", "--cold", "0"]

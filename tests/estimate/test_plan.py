@@ -100,7 +100,7 @@ def test_a_frozen_tower_is_planned(tmp_path: Path) -> None:
     assert plan.peak > plan.parts["weights"] > 0
 
 
-@pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
+@pytest.mark.parametrize("on_bad_row", ["raise", pytest.param("skip", marks=pytest.mark.slow)])
 def test_a_plan_of_rows_that_are_all_bad(on_bad_row: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Where no row can be read a plan says why and takes the longest there could be, skipping or not."""
     rows = tmp_path / "rows.jsonl"
@@ -112,6 +112,7 @@ def test_a_plan_of_rows_that_are_all_bad(on_bad_row: str, checkpoint: Checkpoint
     assert "none.png" in plan.rows
 
 
+@pytest.mark.slow
 def test_the_longest_row_fits(checkpoint: Checkpoint) -> None:
     """A row of the longest length needs no more than there is, twice the length more; checkpointing makes room."""
     recipe = recipe_of(checkpoint("qwen3_vl"))

@@ -400,7 +400,11 @@ def test_first_rows() -> None:
     ("keys", "words"),
     [
         ({"train__batch_size": 1}, ["--set data.max_seq_length="]),
-        ({"train__batch_size": 1, "train__grad_checkpoint": True}, ["--set data.max_seq_length="]),
+        pytest.param(
+            {"train__batch_size": 1, "train__grad_checkpoint": True},
+            ["--set data.max_seq_length="],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_text_of_one_row(keys: dict[str, Any], words: list[str], recipe: Recipe, tmp_path: Path) -> None:
@@ -415,6 +419,7 @@ def test_text_of_one_row(keys: dict[str, Any], words: list[str], recipe: Recipe,
     assert ("grad_checkpoint" in message) != recipe.train.grad_checkpoint
 
 
+@pytest.mark.slow
 def test_images_are_made_smaller(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """A row that is nearly all image fits with fewer pixels, found by encoding that row anew."""
     picture(256, 256).save(tmp_path / "large.png")

@@ -172,8 +172,11 @@ def test_too_late_for_another_size(before: str | None, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("key", "environment", "expected"),
-    [("", {}, "398"), ("", {MB_VARIABLE: "1000"}, "1000"), ("200", {MB_VARIABLE: "1000"}, "200")],
-    ids=["default", "environment", "key"],
+    [
+        pytest.param("", {}, "398", id="default"),
+        pytest.param("", {MB_VARIABLE: "1000"}, "1000", id="environment", marks=pytest.mark.slow),
+        pytest.param("200", {MB_VARIABLE: "1000"}, "200", id="key", marks=pytest.mark.slow),
+    ],
 )
 def test_the_command_line_is_in_time(key: str, environment: dict[str, str], expected: str, tmp_path: Path) -> None:
     """Nothing on the way to where a run fixes the size has made a stream; the key comes before the environment."""

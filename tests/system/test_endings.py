@@ -142,7 +142,9 @@ def take_a_step(run: Iterator[Event]) -> None:
             return
 
 
-@pytest.mark.parametrize("case", ENDS)
+@pytest.mark.parametrize(
+    "case", [case if case == "kept" else pytest.param(case, marks=pytest.mark.slow) for case in ENDS]
+)
 def test_the_interpreter_ends_in_order(case: str, recipe_file: Path, tmp_path: Path) -> None:
     """However a run is left: before Python's own teardown it is closed, with threads and lock; the status is its."""
     program, status = ENDS[case]
@@ -248,7 +250,7 @@ def test_a_second_interrupt(recipe_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals of POSIX")
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), pytest.param("SIGHUP", 129, marks=pytest.mark.slow)])
 def test_a_signal_saves_what_was_learned(name: str, status: int, recipe_file: Path) -> None:
     """As the first Ctrl-C does: the step is finished, the state behind it is whole, and the status is the signal's."""
     with saving_command(recipe_file) as process:

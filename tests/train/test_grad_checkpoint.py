@@ -57,10 +57,10 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         ("qwen3_vl", "4-bit"),
         ("qwen3_vl", "full"),
         ("llava", "vision"),
-        ("gemma3", "dropout"),
-        ("qwen3_vl_moe", "4-bit"),
-        ("mllama", "full"),
-        ("lfm2_vl", "4-bit"),
+        pytest.param("gemma3", "dropout", marks=pytest.mark.slow),
+        pytest.param("qwen3_vl_moe", "4-bit", marks=pytest.mark.slow),
+        pytest.param("mllama", "full", marks=pytest.mark.slow),
+        pytest.param("lfm2_vl", "4-bit", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_changes(family: str, setup: str, checkpoint: CheckpointFactory) -> None:

@@ -7,172 +7,40 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from tests import chat_templates
-from vlora import Example, Sample, Turn
+from tests.models.encode.template.talks import (
+    CALLED,
+    CALLING,
+    IM_END,
+    ROWS,
+    TEMPLATES,
+    THOUGHTS,
+    TOOL,
+    answered,
+    assistant,
+    supervised_texts,
+    talk,
+    user,
+)
+from vlora import Sample, Turn
 from vlora.data.format.samples import format_sample
 from vlora.data.skeletons import find_marks
 from vlora.errors import SampleError
 from vlora.models import Encoder
 from vlora.models.encode.template import conversation
 from vlora.models.encode.template.answers import AnswerFinder
-from vlora.models.encode.template.chat_template import name_tools
 from vlora.models.encode.template.chat_template import render as render_template
-from vlora.system.written_json import parse_json
 
 Encoding = Callable[..., Encoder]
 
-IM_END = "<|im_end|>"
-TEMPLATES = {
-    "qwen2_vl": chat_templates.QWEN2_VL,
-    "qwen3_vl": chat_templates.QWEN3_VL,
-    "gemma3": chat_templates.GEMMA3,
-    "idefics3": chat_templates.IDEFICS3,
-}
-ENDS = {"qwen2_vl": IM_END, "qwen3_vl": IM_END, "gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>"}
-
-TOOL = {"type": "function", "function": {"name": "zoom", "description": "Enlarges.", "parameters": {}}}
-CALL = {"name": "zoom", "arguments": {"x": 3, "Größe": "ä"}}
-CALLED = '<tool_call>\n{"name": "zoom", "arguments": {"x": 3, "Größe": "ä"}}\n</tool_call>'
-
-
-def user(text: str = "What is it?") -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str | None = "A meter.", **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, **more}
-
-
-def talk(*messages: dict[str, Any], **columns: Any) -> dict[str, Any]:
-    return {"messages": [user(), *messages], **columns}
-
-
-def sized(**asked: int) -> dict[str, Any]:
-    part = {"type": "image", **asked}
-    return {"messages": [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}, assistant()]}
-
-
-CALLING = assistant(None, tool_calls=[{"type": "function", "function": CALL}])
-ANSWERED = [CALLING, {"role": "tool", "content": "42"}, assistant("It says 42.")]
-SHARED = [
-    {"from": "human", "value": "What is it?"},
-    {"from": "function_call", "value": '{"name": "zoom", "arguments": {"x": 3, "Größe": "ä"}}'},
-    {"from": "observation", "value": "42"},
-    {"from": "gpt", "value": "It says 42."},
-]
-ROWS: dict[str, dict[str, Any]] = {
-    "system (a column)": talk(assistant(), system="Be brief."),
-    "system (a turn)": {"messages": [{"role": "system", "content": "Be brief."}, user(), assistant()]},
-    "developer": {"messages": [{"role": "developer", "content": "Be brief."}, user(), assistant()]},
-    "tools": talk(assistant(), tools=[TOOL]),
-    "tool_calls": talk(CALLING),
-    "tool": talk(*ANSWERED),
-    "function_call, observation": {"conversations": SHARED},
-    "reasoning_content": talk(assistant(reasoning_content="It has a dial.")),
-    "<think> in the text": talk(assistant("<think>\nIt has a dial.\n</think>\n\nA meter.")),
-    "weight": talk(assistant("Nothing.", weight=0), user("Well?"), assistant()),
-    "loss": talk(assistant("Nothing.", loss=False), user("Well?"), assistant()),
-    "train": talk(assistant("Nothing.", train=False), user("Well?"), assistant()),
-    "resized_height, resized_width": sized(resized_height=32, resized_width=64),
-    "min_pixels, max_pixels": sized(min_pixels=2000, max_pixels=9000),
-    "objects, <bbox>": talk(
-        assistant("<ref-object>: <bbox>"), objects={"ref": ["A dial"], "bbox": [[0, 8, 16, 32]], "bbox_type": "real"}
-    ),
-}
-
-SAYS: dict[str, str] = {
-    "tools": "describes tools (tools), which the model's chat template cannot express",
-    "tool_calls": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
-    "tool": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
-    "function_call, observation": "turn 2 calls a tool (tool_calls), which the model's chat template cannot express",
-    "reasoning_content": "turn 2 has a thought (reasoning_content), which the model's chat template cannot express",
-    "resized_height, resized_width": "resized_height = 32, resized_width = 64, and this model takes no sizes of rows",
-    "min_pixels, max_pixels": "min_pixels = 2000, max_pixels = 9000, and this model takes no sizes of rows",
-    "objects, <bbox>": "the row has boxes, and how this model's family writes them is not known",
-}
-"""What is said of a field that a template cannot express, or a family has no convention for."""
-EXPRESSES: Mapping[str, Mapping[str, list[str]]] = {
-    "qwen3_vl": {
-        "tools": ["A meter."],
-        "tool_calls": [CALLED],
-        "tool": [CALLED, "It says 42."],
-        "function_call, observation": [CALLED, "It says 42."],
-        "resized_height, resized_width": ["A meter."],
-        "min_pixels, max_pixels": ["A meter."],
-        "objects, <bbox>": ["A dial: [0, 250, 500, 1000]"],
-    },
-    "qwen2_vl": {
-        "resized_height, resized_width": ["A meter."],
-        "min_pixels, max_pixels": ["A meter."],
-        "objects, <bbox>": [
-            "<|object_ref_start|>A dial<|object_ref_end|>: <|box_start|>(0,250),(500,1000)<|box_end|>",
-        ],
-    },
-}
-"""What is learned of the fields that only some templates express."""
-SHOWN = {
-    "system (a column)": "Be brief.",
-    "system (a turn)": "Be brief.",
-    "developer": "Be brief.",
-    "tools": '"description": "Enlarges."',
-    "tool": "42\n</tool_response>",
-    "function_call, observation": "42\n</tool_response>",
-}
-"""What is read and not learned."""
-SIZES = {"resized_height, resized_width": [(64, 32)], "min_pixels, max_pixels": [(48, 48)]}
-"""(width, height) of the images of rows that ask for one."""
-
-
-def answered(family: str, encoder: Encoding, template: str, **data: Any) -> Encoder:
-    data = {"train_on_completions": True, **data}
-    return attrs.evolve(encoder(family, **data), template=template)
-
-
-def supervised_texts(example: Example, encode: Encoder) -> list[str]:
-    """Decode each run of supervised tokens."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], example.supervised, [False]])))
-    return [
-        encode.tokenizer.decode(example.tokens[start:stop]) for start, stop in zip(edges[::2], edges[1::2], strict=True)
-    ]
-
-
-@pytest.mark.parametrize("field", ROWS)
-@pytest.mark.parametrize("family", TEMPLATES)
-def test_every_field_is_trained_or_refused(family: str, field: str, encoder: Encoding) -> None:
-    """What a row holds is read and learned as the template writes it, or the row is refused with what that lacks."""
-    encode = answered(family, encoder, TEMPLATES[family])
-    image = Image.new("RGB", (32, 32))
-    sample = format_sample({**ROWS[field], "image": image}, "rows row 3")
-    expected = EXPRESSES.get(family, {}).get(field)
-    if expected is None and field in SAYS:
-        with pytest.raises(SampleError, match=rf"^rows row 3: .*{re.escape(SAYS[field])}"):
-            encode(sample)
-        with pytest.raises(SampleError, match=rf"^rows row 3: .*{re.escape(SAYS[field])}"):
-            answered(family, encoder, TEMPLATES[family], train_on_completions=False)(sample)
-        return
-
-    example = encode(sample)
-
-    if expected is None:
-        expected = ["<think>\nIt has a dial.\n</think>\n\nA meter." if "think" in field else "A meter."]
-    found = [text.removeprefix(" ") for text in supervised_texts(example, encode)]
-    assert found == [text + ENDS[family] for text in expected]
-    assert SHOWN.get(field, "") in encode.tokenizer.decode(example.tokens[~example.supervised])
-    assert list(example.image_sizes) == SIZES.get(field, [(32, 32)])
-
 
 THINKING = {"thinking": chat_templates.QWEN3_THINKING, "hybrid": chat_templates.QWEN3_HYBRID}
-THOUGHTS = (
-    assistant("A meter.", reasoning_content="It has a dial."),
-    assistant("<think>\nIt has a dial.\n</think>\n\nA meter."),
-    assistant("<think>It has a dial.</think>A meter."),
-)
+
+
 LEARNED = f"It has a dial.\n</think>\n\nA meter.{IM_END}"
 
 
@@ -308,46 +176,6 @@ def test_arguments_as_python_writes_them(encoder: Encoding) -> None:
     assert supervised_texts(encode(format_sample(ROWS["tool_calls"])), encode) == [f"{CALLED}{IM_END}"]
 
 
-WRITTEN = '{"x": 12.50, "most": 0.12345678901234567890, "n": -0, "list": [1E3, {"y": 7.10}], "s": "1.0", "plain": 0.5}'
-
-
-@pytest.mark.parametrize(
-    ("change", "shown"),
-    [
-        ("call.arguments if call.arguments is string else call.arguments | tojson", WRITTEN),
-        ("'' + call.arguments", WRITTEN),
-        ("call.arguments | tojson }}{{ ' ' ~ call.arguments.x if call.arguments.x is defined", f"{WRITTEN} 12.50"),
-    ],
-)
-@pytest.mark.parametrize("as_text", [False, True])
-def test_numbers_of_calls_and_tools(change: str, shown: str, as_text: bool, encoder: Encoding) -> None:
-    """Numbers are learned and shown as the row has them, whatever Python's JSON would make of them."""
-    unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
-    template = chat_templates.QWEN3_VL.replace(unchanged, change)
-    encode = answered("qwen3_vl", encoder, template)
-    tool = parse_json('{"name": "zoom", "description": "Enlarges.", "parameters": {"maximum": 4.00, "step": 1e-07}}')
-    call = {"name": "zoom", "arguments": WRITTEN if as_text else parse_json(WRITTEN)}
-    example = encode(format_sample(talk(assistant(None, tool_calls=[call]), user("And?"), assistant(), tools=[tool])))
-
-    assert supervised_texts(example, encode)[0] == (
-        f'<tool_call>\n{{"name": "zoom", "arguments": {shown}}}\n</tool_call>{IM_END}'
-    )
-    assert '{"maximum": 4.00, "step": 1e-07}' in encode.tokenizer.decode(example.tokens)
-
-
-def test_numbers_that_a_template_changes(encoder: Encoding) -> None:
-    """A number that a template does not write as it gets it cannot be kept, and is refused with what can."""
-    unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
-    change = f"{unchanged} }}}}{{{{ (call.arguments.x or 0) | int"
-    encode = answered("qwen3_vl", encoder, chat_templates.QWEN3_VL.replace(unchanged, change))
-    row = talk(assistant(None, tool_calls=[{"name": "zoom", "arguments": '{"x": 12.50}'}]))
-
-    with pytest.raises(SampleError, match=r"^row: .* 12\.50 is one; write them .* \(12\.5\), or as strings"):
-        encode(format_sample(row))
-    row = talk(assistant(None, tool_calls=[{"name": "zoom", "arguments": '{"x": 12.5}'}]))
-    assert '{"x": 12.5}12}' in supervised_texts(encode(format_sample(row)), encode)[0]
-
-
 def test_arguments_that_are_no_json(encoder: Encoding) -> None:
     """What JSON does not have is written by the rule for typed values, or refused, whoever would write it."""
     unchanged = "call.arguments if call.arguments is string else call.arguments | tojson"
@@ -362,7 +190,11 @@ def test_arguments_that_are_no_json(encoder: Encoding) -> None:
 
 
 WORDS = ("zebra", "yak", "vole")
+
+
 breaks = st.text(st.just("\n"), max_size=3)
+
+
 spaces = st.text(st.sampled_from(" \n\t"), max_size=3)
 
 
@@ -496,27 +328,6 @@ def test_rendering_grows_with_the_turns(family: str, encoder: Encoding, monkeypa
         assert counts["characters"] <= 8 * len(encode.render(format_sample({"messages": messages})))
 
 
-def test_ends_that_depend_on_what_follows(encoder: Encoding) -> None:
-    """Where roles end turns, an answer ends with the user's and a call with the one that answers it."""
-    encode = answered("glm4v", encoder, chat_templates.GLM)
-    call = "<tool_call>zoom\n<arg_key>x</arg_key>\n<arg_value>3</arg_value>\n<arg_key>Größe</arg_key>\n"
-    call += "<arg_value>ä</arg_value>\n</tool_call><|observation|>"
-    rows = {
-        "plain": talk(assistant(), user("Well?"), assistant()),
-        "thought": talk(THOUGHTS[0], user("Well?"), THOUGHTS[0]),
-        "call": talk(assistant(None, reasoning_content="Closer.", tool_calls=CALLING["tool_calls"]), tools=[TOOL]),
-        "tool": talk(*ANSWERED, tools=[TOOL]),
-    }
-    learned = {name: supervised_texts(encode(format_sample(row)), encode) for name, row in rows.items()}
-
-    assert learned == {
-        "plain": ["<think></think>\nA meter.<|user|>", "<think></think>\nA meter.<|user|>"],
-        "thought": ["<think></think>\nA meter.<|user|>", "<think>It has a dial.</think>\nA meter.<|user|>"],
-        "call": [f"<think>Closer.</think>\n{call}"],
-        "tool": [f"<think></think>\n{call}", "<think></think>\nIt says 42.<|user|>"],
-    }
-
-
 def test_thoughts_in_the_content(encoder: Encoding) -> None:
     """A template that takes thoughts as parts of the content is given them so."""
     encode = answered("mistral3", encoder, chat_templates.MAGISTRAL)
@@ -525,53 +336,3 @@ def test_thoughts_in_the_content(encoder: Encoding) -> None:
     found = supervised_texts(encode(format_sample(row)), encode)
 
     assert found == ["[THINK]It has a dial.[/THINK]A meter.</s>", "A meter.</s>"]
-
-
-def test_turn_that_goes_on_behind_a_tool(encoder: Encoding) -> None:
-    """What a tool answers within a turn is not learned, what the model writes before and behind it is."""
-    # A token that the tiny vocabulary has, in the place of the published one.
-    opening = "<|video|>"
-    encode = answered("gemma4", encoder, chat_templates.GEMMA4.replace("<|tool_response>", opening))
-    encode.stop_ids = tuple(encode.tokenizer.convert_tokens_to_ids(["<turn|>", opening]))
-    sample = format_sample(talk(*ANSWERED, tools=[TOOL]))
-
-    call = f'<|tool_call>call:zoom{{"x": 3, "Größe": "ä"}}<tool_call|>{opening}'
-    assert supervised_texts(encode(sample), encode) == [call, "It says 42.<turn|>"]
-    assert f"{opening}zoom: 42<tool_response|>It says" in encode.render(sample)
-
-
-def test_names_of_tools() -> None:
-    """A tool's turn has its own name, that of the call that it answers, or that of the next call."""
-    calls = ({"name": "a", "arguments": {}, "id": "1"}, {"name": "b", "arguments": {}, "id": "2"})
-    asked = Turn("assistant", (), calls=calls)
-    results = [
-        Turn("tool", ("x",), call_id="2"),
-        Turn("tool", ("y",)),
-        Turn("tool", ("z",)),
-        Turn("tool", (), name="n"),
-    ]
-
-    turns = name_tools([Turn("user", ("q",)), asked, *results, attrs.evolve(asked, calls=calls[:1]), results[1]])
-
-    assert [turn.name for turn in turns] == [None, None, "b", "a", None, "n", None, "a"]
-
-
-def test_identified_calls(encoder: Encoding) -> None:
-    """A template that wants calls to have an id is given the row's, and says what it wants where there is none."""
-    check = "{{ raise_exception('a call has an id of nine letters') if (call.id or '') | length != 9 }}"
-    marked = "{%- for call in message.tool_calls or [] -%}"
-    template = chat_templates.QWEN3_VL.replace(marked, marked + check).replace(
-        "'\n<tool_response>\n'", "message.tool_call_id"
-    )
-    encode = answered("qwen3_vl", encoder, template)
-    known = {"id": "abcdefghi", "type": "function", "function": CALL}
-    result = {"role": "tool", "tool_call_id": "abcdefghi", "name": "zoom", "content": "42"}
-    sample = format_sample(talk(assistant(None, tool_calls=[known]), result, assistant("It says 42.")))
-
-    assert sample.turns[2].name == "zoom"
-    assert "userabcdefghi42" in encode.render(sample)
-    assert supervised_texts(encode(sample), encode) == [f"{CALLED}{IM_END}", f"It says 42.{IM_END}"]
-    with pytest.raises(SampleError, match="turn 3 holds 7 under 'tool_call_id', expected a text"):
-        format_sample(talk(assistant(None, tool_calls=[known]), {**result, "tool_call_id": 7}, assistant()))
-    with pytest.raises(SampleError, match=r"^row: the chat template refuses .*: a call has an id of nine"):
-        encode(format_sample(ROWS["tool_calls"]))

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "recipes", "vlora")
-BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 
 
 def run(*command: str | Path, folder: Path) -> str:
@@ -25,7 +25,7 @@ def run(*command: str | Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a wheel of a copy of what it is built from: building writes beside it, and takes what lies there."""
+    """Build a wheel from a source distribution of a copy of the checkout, beside which building leaves files."""
     folder = tmp_path_factory.mktemp("checkout")
     ignored = shutil.ignore_patterns("__pycache__")
     for source in (ROOT / name for name in BUILT_FROM):
@@ -33,7 +33,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, folder / source.name, symlinks=True, ignore=ignored)
         elif source.exists():
             shutil.copy(source, folder)
-    run(sys.executable, "-c", BUILD, folder / "dist", folder=folder)
+    run(sys.executable, "-c", BUILD, "build_sdist", folder / "dist", folder=folder)
+    (source_distribution,) = (folder / "dist").iterdir()
+    shutil.unpack_archive(source_distribution, folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    run(sys.executable, "-c", BUILD, "build_wheel", folder / "dist", folder=unpacked)
     (built,) = (folder / "dist").glob("*.whl")
     return built
 

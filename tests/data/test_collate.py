@@ -1,5 +1,6 @@
 """Batches: few shapes, every row once, nothing that counts in the padding."""
 
+import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import examples
-from vlora import Example, bucket_length, collate
+from vlora import Example, bucket_length, collate, collate_packed
 from vlora.data.collate import bucket_selected
 from vlora.errors import BatchError
 
@@ -148,3 +149,35 @@ def test_collate_refuses(rows: list[Example], batch_size: int | None, words: lis
 
     for word in words:
         assert word in str(caught.value)
+
+
+def test_columns_stand_beside_targets() -> None:
+    """A number for each example, fillers too, and one for each target where an example has one for each token."""
+    rows = [
+        attrs.evolve(make_row(n), columns={"gain": float(n), "old": np.arange(n, dtype=np.float32)}) for n in (3, 2, 4)
+    ]
+    batch, packed = collate(rows, 5), collate_packed([rows[:2], rows[2:]], 2)
+
+    for targets, n_slots in ((batch.targets, 5), (packed.targets, 4)):
+        assert targets.example[:6].tolist() == [0, 0, 1, 2, 2, 2]
+        assert targets.example_weights.tolist() == [1, 1, 1] + [0] * (n_slots - 3)
+        assert targets.columns["gain"].tolist() == [3, 2, 4] + [0] * (n_slots - 3)
+        assert targets.columns["old"][:6].tolist() == [1, 2, 1, 1, 2, 3]
+        assert targets.columns["old"].shape == targets.weights.shape
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, r"row 8: it and rows row 7 differ in the columns \['gain'\]"),
+        ({"gain": np.ones(2)}, r"row 8: the column 'gain' has the shape \(2,\); give a number"),
+        ({"gain": np.ones(3)}, r"row 8: the column 'gain' has the shape \(3,\); .* in all rows alike"),
+    ],
+)
+def test_columns_are_those_of_all_rows(columns: dict[str, np.ndarray], words: str) -> None:
+    """Rows that differ in what an objective reads make no batch."""
+    first = attrs.evolve(make_row(3), columns={"gain": 1.0})
+    second = attrs.evolve(make_row(3), source="row 8", columns=columns)
+
+    with pytest.raises(BatchError, match=words):
+        collate([first, second])

@@ -339,3 +339,12 @@ def test_others_are_held_while_a_step_is_prepared(*, awaited: bool) -> None:
         held = {"hold": True, "release": False}.get(event, held)
         assert held == (event in ("hold", "rows", "step"))
     assert seen.count("step") == seen.count("caller") == 3
+
+
+def test_the_older_name_of_run_still_works() -> None:
+    """With a warning that names the new one."""
+    loop = TrainLoop(as_step(CountingStep()), start(), float)
+    with pytest.warns(DeprecationWarning, match=r"TrainLoop\.take is called TrainLoop\.run now"):
+        steps = loop.take([[make_batch(1)]])
+
+    assert [number for number, _ in steps] == [1]

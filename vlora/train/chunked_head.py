@@ -1,4 +1,9 @@
-"""The language model and its loss, the head in chunks so that the logits of many places never exist at once. Pure."""
+"""The language model and its loss, the head in chunks so that the logits of many places never exist at once. Pure.
+
+The chunks run one after the other, and where a gradient is asked for, the gradient of each chunk is computed with it:
+of a sum over tokens nothing has to be computed twice. Of an objective the chunks run once for the log-probabilities,
+and once more for their gradients.
+"""
 
 from collections.abc import Iterator
 
@@ -28,23 +33,16 @@ def language_model_loss(
     targets: Targets,
     is_trained: bool,
 ) -> tuple[mx.array, mx.array]:
-    """Run the language model and the loss at the target positions; safe to trace and to differentiate.
-
-    The head runs in chunks, one after the other, and where a gradient is asked for, the gradient of each chunk is
-    computed with it: of a sum over tokens nothing has to be computed twice. Of an objective the chunks run once for the
-    log-probabilities, and once more for their gradients.
+    """Find (summed loss, what it is divided by), both f32[], at the targets; safe to trace and to differentiate.
 
     Args:
         params: Trainable parameters by name.
-        differentiable: Those of `inputs`; the gradient is asked for with regard to these.
+        differentiable: Those of `inputs`, with regard to which there are gradients too.
         backbone: The model.
         loss: What is minimised.
         inputs: Of the language model.
         targets: What is predicted, and where.
         is_trained: Whether the sum is going to be differentiated.
-
-    Returns:
-        (f32[] summed loss, f32[] what it is divided by).
     """
     inputs = inputs._replace(differentiable=differentiable)
     if not backbone.has_separable_head:

@@ -75,18 +75,14 @@ class TrainLoop:
     _begun: deque[_InFlight] = attrs.field(factory=deque, init=False)
 
     def run(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
-        """Take steps for as long as there are microbatches.
-
-        Args:
-            microbatches: Those of each step; an empty sequence passes a step over.
+        """Take steps for as long as there are microbatches; an empty sequence passes a step over.
 
         Yields:
             Every step's number, in order, and what it was; None for one that was passed over. While a step that is
             awaited is yielded, `state` is the state behind it; behind others the loop is a step ahead.
 
         Raises:
-            NonFiniteError: A step's loss or gradient is not finite; the message names the step and its rows.
-            OutOfMemoryError: There is no memory for a step; the message names the step and its largest microbatch.
+            NonFiniteError, OutOfMemoryError: A step has failed; the message names it and its rows.
         """
         steps, step = iter(microbatches), int(self.state.step)
         self._began = time.perf_counter()
@@ -99,13 +95,11 @@ class TrainLoop:
                     # A CPU works while a step is begun: two steps read one behind the other would share one's time.
                     yield from self.read_begun()
                 with naming_shortage(f"step {step}", _largest(batches)):
-                    begun = self._describe(step, batches)
+                    begun, output = self._describe(step, batches), None
                     if batches:
                         # Bound before it is computed: the old arrays are given up as the new ones come to be.
                         self.state, output = self.train_step(self.state, batches, begun.rate)
-                        self._commit(attrs.evolve(begun, output=output))
-                    else:
-                        self._skip(begun)
+                    self._commit(attrs.evolve(begun, output=output))
                 del batches, begun
                 yield from self.read_begun(but=1)
                 self.is_stopped = self.should_stop()
@@ -156,18 +150,15 @@ class TrainLoop:
         )
 
     def _commit(self, begun: _InFlight) -> None:
-        """Give the device a step whose graph has been built."""
+        """Give the device a step whose graph has been built; count one without a row to learn from."""
         self._begun.append(begun)
         self.release()
+        if begun.output is None:
+            self.state = self.state._replace(step=self.state.step + 1)
+            return
         mx.async_eval(self.state, begun.output)
         if self.train_step.n_traces > begun.n_traces:
             self.trace_s += time.perf_counter() - begun.began
-
-    def _skip(self, begun: _InFlight) -> None:
-        """Count a step without a row to learn from."""
-        self.release()
-        self.state = self.state._replace(step=self.state.step + 1)
-        self._begun.append(begun)
 
     def read_begun(self, but: int = 0) -> Iterator[tuple[int, StepReport | None]]:
         """Yield the steps that were begun and not yet yielded, but for the last `but` ones.

@@ -6,7 +6,7 @@
 The first number counts the files that `vlora/README.md` lists. The second runs the quickstart under `sys.settrace`,
 from the call of `fit` to the first call of the loss in a training step. It counts the modules of the package of which a
 function runs meanwhile, their lines, and the lines that run. What is computed ahead of it (validation, answers) is
-shortened, not left out. The stack at that call gives the frames between `python -m vlora` and the loss.
+shortened, not left out. `benchmarks.frames` counts the functions on that way.
 """
 
 import argparse
@@ -49,11 +49,11 @@ def count_lines(file: Path) -> int:
     return len(file.read_text(encoding="utf-8").splitlines())
 
 
-def measure_way(root: Path) -> dict[str, Any]:
+def measure_way(root: Path) -> dict[str, int]:
     """Run the quickstart of a checkout up to the loss.
 
     Returns:
-        `modules`: file to the number of its lines that ran; `frames`: (function, file) from the entry to the loss.
+        File to the number of its lines that ran.
 
     Raises:
         RuntimeError: The run ended before the loss was called.
@@ -69,7 +69,7 @@ def measure_way(root: Path) -> dict[str, Any]:
             why = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             msg = f"{root}: the run ended before the loss was called: {why}"
             raise RuntimeError(msg)
-        measured: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+        measured: dict[str, int] = json.loads(found.read_text(encoding="utf-8"))
         return measured
 
 
@@ -96,8 +96,10 @@ class Tracer:
         self.is_on = self.is_on or code.co_name == "fit"
         if not self.is_on:
             return None
-        if code.co_name == "loss_fn" and any(name.startswith("TrainLoop.") for name, _ in self.stack(frame)):
-            self.write(frame)
+        if code.co_name == "loss_fn" and self.is_in_a_step(frame):
+            modules = {file: len(numbers) for file, numbers in sorted(self.lines.items())}
+            self.found.write_text(json.dumps(modules), encoding="utf-8")
+            os._exit(0)
         noted = self.lines.setdefault(code.co_filename.removeprefix(self.package), set())
 
         def note(inner: FrameType, _event: str, _argument: Any) -> Any:
@@ -106,20 +108,13 @@ class Tracer:
 
         return note
 
-    def stack(self, frame: FrameType | None) -> list[tuple[str, str]]:
-        """Give (function, file) of the package's frames, the outermost first."""
-        frames = []
+    def is_in_a_step(self, frame: FrameType | None) -> bool:
+        """Whether a function was called by the training loop, and not by a validation."""
         while frame is not None:
-            if frame.f_code.co_filename.startswith(self.package) and frame.f_code.co_name != "<module>":
-                frames.append((frame.f_code.co_qualname, frame.f_code.co_filename.removeprefix(self.package)))
+            if frame.f_code.co_qualname.startswith("TrainLoop."):
+                return True
             frame = frame.f_back
-        return frames[::-1]
-
-    def write(self, frame: FrameType) -> None:
-        """Write what was noted, and end the process."""
-        modules = {file: len(numbers) for file, numbers in sorted(self.lines.items())}
-        self.found.write_text(json.dumps({"modules": modules, "frames": self.stack(frame)}), encoding="utf-8")
-        os._exit(0)
+        return False
 
 
 def trace(found: Path, root: Path, typed: list[str]) -> None:
@@ -141,19 +136,16 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="a checkout")
     root = parser.parse_args().root.resolve()
     listed, way = read_list(root), measure_way(root)
-    sizes = {name: count_lines(root / "vlora" / name) for name in way["modules"]}
+    sizes = {name: count_lines(root / "vlora" / name) for name in way}
     for name, lines in listed.items():
         print(f"{lines:6,}  {name}")
     print(f"{sum(listed.values()):6,}  lines of the reading list\n")
-    for name, ran in way["modules"].items():
+    for name, ran in way.items():
         print(f"{sizes[name]:6,}  {ran:5,} ran  {name}")
     print(f"{sum(sizes.values()):6,}  lines of {len(sizes)} modules run between `fit` and the loss; ", end="")
-    print(f"{sum(way['modules'].values()):,} of them run\n")
-    for function, name in way["frames"]:
-        print(f"  {function} ({name})")
-    print(f"{len(way['frames']):6,}  frames from `python -m vlora` to the loss")
+    print(f"{sum(way.values()):,} of them run")
     totals = {"reading_list": sum(listed.values()), "modules": len(sizes), "module_lines": sum(sizes.values())}
-    print(json.dumps({**totals, "lines_run": sum(way["modules"].values()), "frames": len(way["frames"])}))
+    print(json.dumps({**totals, "lines_run": sum(way.values())}))
     return 0
 
 

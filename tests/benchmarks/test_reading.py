@@ -51,15 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_way_to_the_loss(root: Path) -> None:
     """Modules count whose functions run between `fit` and the loss of a training step, not those that are imported."""
-    found = measure_way(root)
-
-    assert found["frames"] == [
-        ["main", "cli.py"],
-        ["fit", "cli.py"],
-        ["TrainLoop.take", "loop.py"],
-        ["loss_fn", "losses.py"],
-    ]
-    assert found["modules"] == {"cli.py": 3, "loop.py": 2}
+    assert measure_way(root) == {"cli.py": 3, "loop.py": 2}
 
 
 def test_a_run_that_ends_early(root: Path) -> None:

@@ -1,6 +1,6 @@
 """Whole runs on a tiny real model: what they write, and that mlx-vlm reads it; stopping, going on, failing."""
 
-import errno
+import inspect
 import json
 import math
 import shutil
@@ -14,22 +14,18 @@ import mlx_vlm
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from rich.console import Console
 
 from tests.arrays import load_arrays
 from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
 from vlora.build import load_data, load_model
-from vlora.cli.train import train
-from vlora.errors import CheckpointError, ModelError, NonFiniteError, OutOfMemoryError, SampleError
-from vlora.estimate import shortage
-from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport, Warned
+from vlora.errors import NonFiniteError, SampleError
+from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
 from vlora.models import describe_family
-from vlora.models.encode import generate
-from vlora.output.atomic import write_whole, write_whole_folder
 from vlora.output.checkpoint import load_state, save_state
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
 from vlora.recipe.schema import OPTIMIZERS
+from vlora.run import start
 from vlora.train.state import bind, bound_params
 from vlora.types import Batch
 
@@ -271,85 +267,6 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
     assert (events[0].n_rows, events[0].n_valid_rows) == (5, 2)
 
 
-def test_the_end_says_where_mlx_vlm_generates_otherwise(
-    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
-) -> None:
-    """Whoever asks the model through mlx-vlm is told that it is another one, if it is."""
-    found = {}
-    for family in ("qwen3_vl", "qwen3_vl_moe", "gemma4_moe"):
-        *_, end = run(make_recipe(checkpoint(family), rows, tmp_path / family, train__iters=1))
-        assert isinstance(end, Finished)
-        found[family] = end.difference
-
-    assert found["qwen3_vl"] is None
-    assert "activations are exchanged" in str(found["qwen3_vl_moe"])
-    assert "images see themselves in full layers too" in str(found["gemma4_moe"])
-
-
-@pytest.mark.parametrize("error", [IndexError("list index out of range"), TypeError("no\n padding"), ValueError()])
-def test_what_mlx_vlm_cannot_answer_ends_no_run(
-    error: Exception,
-    checkpoint: CheckpointFactory,
-    rows: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Whatever its generation raises is a note, the run goes on, and its end shows no command that fails."""
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(generate, "generate", fail)
-    options = {"data__valid_path": str(rows), "eval__answer_rows": 2, "train__iters": 1}
-    events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
-    reason = f"cannot be asked through mlx-vlm: {type(error).__name__}: {' '.join(str(error).split())}".removesuffix(
-        ": "
-    )
-    notes = [event.message for event in events if isinstance(event, Warned)]
-
-    assert notes == [f"answers {when} training: {reason}; accuracy left out" for when in ("before", "after")]
-    assert not [e for e in events if isinstance(e, Reported) and {"accuracy_before", "accuracy_after"} & set(e.metrics)]
-    assert len(losses(events)) == 1
-    assert isinstance(events[-1], Finished)
-    assert events[-1].unasked == reason
-    assert train(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "again", **options), Console(width=400)) == 0
-    shown = capsys.readouterr().out
-    assert "ask it" not in shown
-    assert f"the trained model {reason}\n" in shown
-
-
-def test_no_memory_for_an_answer_is_said(
-    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That is no fault of the generation's: it ends the run, with what would need less."""
-
-    def fail(*_: Any, **__: Any) -> None:
-        msg = "[malloc] Unable to allocate 12 bytes."
-        raise RuntimeError(msg)
-
-    monkeypatch.setattr(generate, "generate", fail)
-    monkeypatch.setattr(shortage, "PLANNING_S", 0.0)
-    options = {"data__valid_path": str(rows), "eval__answer_rows": 1, "train__iters": 1}
-    with pytest.raises(OutOfMemoryError, match=r"answering a row before training: .*eval\.max_new_tokens"):
-        run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
-
-
-@pytest.mark.parametrize("family", ["qwen3_vl", "llava"])
-def test_a_question_is_tried_in_the_end(family: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """Where no answer is asked for, the end of the run says the same of the command as one with answers would."""
-    options = {"data__valid_path": str(rows), "eval__max_new_tokens": 1, "train__iters": 1}
-    asked, tried = (
-        run(make_recipe(checkpoint(family), rows, tmp_path / str(n_rows), eval__answer_rows=n_rows, **options))[-1]
-        for n_rows in (1, 0)
-    )
-    assert isinstance(asked, Finished)
-    assert isinstance(tried, Finished)
-    assert tried.unasked == asked.unasked
-    if family == "qwen3_vl":
-        assert tried.unasked is None
-
-
 def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A run that was stopped and goes on ends bit for bit where one that was not ends: dropout, order, schedule."""
     options: dict[str, Any] = {
@@ -371,20 +288,6 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
     assert [event.step for event in (*first, *second) if isinstance(event, Finished)] == [3, 6]
     assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
     assert steps == [2, 4, 6]
-
-
-def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """A training state of another adapter, or none at all, is an error that names the file."""
-    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
-    with pytest.raises(CheckpointError, match="no training state"):
-        run(recipe, resume=True)
-    run(recipe)
-    other = attrs.evolve(recipe, lora=attrs.evolve(recipe.lora, rank=4))
-    with pytest.raises(CheckpointError, match=r"lora\.rank: 8 then, 4 now"):
-        run(other, resume=True)
-    backbone, _ = load_model(other, load_data(other).files)
-    with pytest.raises(CheckpointError, match="has shape"):
-        load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
 
 
 @pytest.mark.parametrize(
@@ -416,80 +319,6 @@ def test_adapter_path_goes_on(
     first = losses(run(again))[0]
 
     assert first < before[-1] < before[0]
-
-
-def test_adapter_of_another_model_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """An adapter that does not fit is an error, not a silent no-op."""
-    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
-    other = make_recipe(checkpoint("mllama"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
-    with pytest.raises(CheckpointError, match="another model"):
-        run(other)
-
-
-def test_half_an_adapter_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """An adapter or its configuration that was not written whole is an error with the file's name."""
-    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
-    again = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
-    weights, config = tmp_path / "a" / "adapters.safetensors", tmp_path / "a" / "adapter_config.json"
-    weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match=r"adapters\.safetensors: cannot be read"):
-        run(again)
-    config.write_text(config.read_text()[:-10])
-    with pytest.raises(CheckpointError, match=r"adapter_config\.json is not JSON"):
-        run(again)
-
-
-def test_a_configuration_that_is_not_whole_is_refused(
-    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
-) -> None:
-    """A base whose config.json is cut off is not said to have none."""
-    folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
-    (folder / "config.json").write_text((folder / "config.json").read_text()[:-10])
-    with pytest.raises(ModelError, match=r"model\.path: .*base/config\.json is not JSON"):
-        run(make_recipe(folder, rows, tmp_path / "out"))
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "reason"), [(-10, "cannot be read: .* not written whole"), (0, "No safetensors found")]
-)
-def test_weights_that_are_not_whole_are_refused(
-    n_bytes: int, reason: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
-) -> None:
-    """A base whose weights are cut off, or not there, is an error of one line that names it."""
-    folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
-    weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.unlink()
-    if n_bytes:
-        weights.write_bytes(whole[:n_bytes])
-    with pytest.raises(ModelError, match=rf"^model\.path: [^\n]*base[^\n]*{reason}[^\n]*$"):
-        run(make_recipe(folder, rows, tmp_path / "out"))
-
-
-def test_every_row_is_learned_every_epoch(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """Two epochs of 7 rows in pairs are 8 steps, and each row's tokens are learned twice."""
-    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__epochs=2)
-    events = run(recipe)
-    data = load_data(recipe)
-    per_epoch = sum(int(data.encoder(data.train[index]).supervised.sum()) for index in range(N_ROWS))
-
-    reports = [event for event in events if isinstance(event, StepReport)]
-    assert len(reports) == 8
-    assert sum(report.supervised_tokens for report in reports) == 2 * per_epoch
-
-
-def test_accumulation_is_one_batch(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """Three microbatches of two rows learn what one batch of six learns."""
-    one = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__batch_size=6, data__shuffle=False)
-    split = make_recipe(
-        checkpoint("qwen3_vl"),
-        rows,
-        tmp_path / "b",
-        train__gradient_accumulation_steps=3,
-        data__shuffle=False,
-    )
-
-    assert losses(run(split)) == pytest.approx(losses(run(one)), rel=1e-4)
 
 
 def test_bad_row_stops_with_its_number(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
@@ -540,28 +369,6 @@ def test_non_finite_loss_stops_the_run(checkpoint: CheckpointFactory, rows: Path
         assert all(math.isfinite(float(mx.abs(value).max())) for value in load_arrays(file).values())
 
 
-def test_validation_covers_what_it_says(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
-    """All validation rows with val_batches = -1, and otherwise as many as the report says; the loss is per token."""
-    model = checkpoint("qwen3_vl")
-    recipes = [
-        make_recipe(
-            model,
-            rows,
-            tmp_path / str(n),
-            data__valid_path=str(rows),
-            train__val_batches=n,
-            train__iters=1,
-        )
-        for n in (-1, 2)
-    ]
-    first = [next(e.metrics for e in run(recipe) if isinstance(e, Reported)) for recipe in recipes]
-    data = load_data(recipes[0])
-    tokens = sum(int(data.encoder(data.train[index]).supervised.sum()) for index in range(N_ROWS))
-
-    assert (first[0]["valid_rows"], first[0]["valid_tokens"]) == (N_ROWS, tokens)
-    assert first[1]["valid_rows"] == 4
-
-
 def test_state_round_trip_is_bitwise(tmp_path: Path) -> None:
     """A state comes back bit for bit, in the order of its template."""
     state = TrainState(
@@ -575,37 +382,6 @@ def test_state_round_trip_is_bitwise(tmp_path: Path) -> None:
 
     assert list(found.params) == list(state.params)
     assert all(a[0] == b[0] and bool((a[1] == b[1]).all()) for a, b in pairs)
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A write that fails leaves the old file."""
-    file = tmp_path / "a.txt"
-    file.write_text("old")
-
-    def fail(partial: Path) -> None:
-        partial.write_text("half")
-        raise OSError
-
-    with pytest.raises(OSError):  # noqa: PT011 - any
-        write_whole(file, fail)
-
-    assert file.read_text() == "old"
-
-
-@pytest.mark.parametrize("is_folder", [False, True])
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "the disk is full"), RuntimeError("the disk is full")])
-def test_a_full_disk_has_a_name(error: Exception, is_folder: bool, tmp_path: Path) -> None:
-    """What is raised on a full disk, by MLX too, names the file; what was begun makes room again."""
-
-    def fail(partial: Path) -> None:
-        (partial / "a" if is_folder else partial).write_text("half")
-        raise error
-
-    with pytest.raises(OSError, match="the disk is full") as caught:
-        (write_whole_folder if is_folder else write_whole)(tmp_path / "b", fail)
-
-    assert caught.value.filename == str(tmp_path / "b")
-    assert not list(tmp_path.iterdir())
 
 
 def test_bind_writes_the_model_own_types(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
@@ -667,36 +443,27 @@ def test_assistant_id_masks_in_the_plain_layout(checkpoint: CheckpointFactory, r
         data.encoder(data.train[0])
 
 
-def test_a_run_that_is_asked_to_end_leaves_validation_and_answers(
-    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+def test_few_frames_lie_between_a_run_and_its_step(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where they are, without a number of some of the rows; what was learned is saved."""
-    recipe = make_recipe(
-        checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows), eval__answer_rows=2, train__iters=2
-    )
-    events: list[Event] = []
-    # The last step is over, and its validation is next.
-    run_to = fit(recipe, should_stop=lambda: any(isinstance(event, StepReport) and event.step == 2 for event in events))
-    events.extend(run_to)
-    metrics = [event.metrics for event in events if isinstance(event, Reported)]
+    """An error in a step is read with the run's frame and the loop's; what else a run does is over by then."""
+    found: list[str] = []
 
-    assert [found["step"] for found in metrics if "valid_loss" in found] == [0]
-    assert not any("accuracy_after" in found for found in metrics)
-    assert any(isinstance(event, Warned) and "stopped after 0 of 2" in event.message for event in events)
-    assert isinstance(events[-1], Finished)
-    assert (tmp_path / "out" / "adapters.safetensors").is_file()
+    class Step:
+        n_traces = 0
 
+        def __call__(self, *_: Any) -> None:
+            frame = inspect.currentframe()
+            while (frame := frame and frame.f_back) is not None and frame.f_code.co_name != "run_a_fit":
+                found.append(Path(frame.f_code.co_filename).stem)
+            raise KeyboardInterrupt
 
-def test_answers_can_be_asked_for_on_resuming(
-    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A run that began without answers can end with them; the command line shows their accuracy."""
-    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))
-    run(recipe, should_stop=lambda: True)
-    asking = attrs.evolve(recipe, eval=attrs.evolve(recipe.eval, answer_rows=2, max_new_tokens=2))
-    status = train(asking, Console(), resume=True)
-    last = json.loads((tmp_path / "out" / METRICS_NAME).read_text().splitlines()[-1])
+    def run_a_fit() -> None:
+        for _ in fit(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out")):
+            pass
 
-    assert status == 0
-    assert set(last) == {"step", "accuracy_after", "unix_time"}
-    assert "accuracy after training" in capsys.readouterr().out
+    monkeypatch.setattr(start, "make_recipe_step", lambda *_, **__: Step())
+    with pytest.raises(KeyboardInterrupt):
+        run_a_fit()
+
+    assert found == ["loop", "fit"]

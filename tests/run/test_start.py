@@ -1,0 +1,79 @@
+"""What a run refuses before its first step: states, adapters and weights that do not fit or are not whole."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.run.test_fit import make_recipe, run
+from vlora import init_state, make_optimizer
+from vlora.build import load_data, load_model
+from vlora.errors import CheckpointError, ModelError
+from vlora.output.checkpoint import load_state
+from vlora.output.paths import STATE_NAME
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A training state of another adapter, or none at all, is an error that names the file."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__iters=1)
+    with pytest.raises(CheckpointError, match="no training state"):
+        run(recipe, resume=True)
+    run(recipe)
+    other = attrs.evolve(recipe, lora=attrs.evolve(recipe.lora, rank=4))
+    with pytest.raises(CheckpointError, match=r"lora\.rank: 8 then, 4 now"):
+        run(other, resume=True)
+    backbone, _ = load_model(other, load_data(other).files)
+    with pytest.raises(CheckpointError, match="has shape"):
+        load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
+
+
+def test_adapter_of_another_model_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """An adapter that does not fit is an error, not a silent no-op."""
+    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
+    other = make_recipe(checkpoint("mllama"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
+    with pytest.raises(CheckpointError, match="another model"):
+        run(other)
+
+
+def test_half_an_adapter_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """An adapter or its configuration that was not written whole is an error with the file's name."""
+    run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
+    again = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
+    weights, config = tmp_path / "a" / "adapters.safetensors", tmp_path / "a" / "adapter_config.json"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"adapters\.safetensors: cannot be read"):
+        run(again)
+    config.write_text(config.read_text()[:-10])
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is not JSON"):
+        run(again)
+
+
+def test_a_configuration_that_is_not_whole_is_refused(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """A base whose config.json is cut off is not said to have none."""
+    folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
+    (folder / "config.json").write_text((folder / "config.json").read_text()[:-10])
+    with pytest.raises(ModelError, match=r"model\.path: .*base/config\.json is not JSON"):
+        run(make_recipe(folder, rows, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "reason"), [(-10, "cannot be read: .* not written whole"), (0, "No safetensors found")]
+)
+def test_weights_that_are_not_whole_are_refused(
+    n_bytes: int, reason: str, checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """A base whose weights are cut off, or not there, is an error of one line that names it."""
+    folder = shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "base")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if n_bytes:
+        weights.write_bytes(whole[:n_bytes])
+    with pytest.raises(ModelError, match=rf"^model\.path: [^\n]*base[^\n]*{reason}[^\n]*$"):
+        run(make_recipe(folder, rows, tmp_path / "out"))

@@ -7,16 +7,16 @@ from vlora.cli.units import format_bytes, format_count
 
 @pytest.mark.parametrize(
     ("nbytes", "text"),
-    [(0, "0.00 kB"), (100_000, "100.00 kB"), (20_000_000, "20.00 MB"), (1_500_000_000, "1.50 GB")],
+    [(0, "0.00 kB"), (1234, "1.23 kB"), (999_999, "1000.00 kB"), (10**6, "1.00 MB"), (1_500_000_000, "1.50 GB")],
 )
-def test_bytes(nbytes: int, text: str) -> None:
-    """Two decimals of the largest unit that is not less than one."""
+def test_bytes_have_decimal_units(nbytes: int, text: str) -> None:
+    """The largest unit that the number has one of."""
     assert format_bytes(nbytes) == text
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(999, "999"), (1000, "1.00k"), (8_700_000, "8.70M"), (2_127_532_032, "2.13B")]
+    ("number", "text"), [(0, "0"), (999, "999"), (1000, "1.00k"), (35_400_000, "35.40M"), (2_210_000_000, "2.21B")]
 )
-def test_counts(number: int, text: str) -> None:
-    """Small ones are whole."""
+def test_counts_have_one_letter(number: int, text: str) -> None:
+    """Below a thousand they are written whole."""
     assert format_count(number) == text

@@ -1,12 +1,12 @@
-"""What numbers were measured on. Imports neither mlx nor torch."""
+"""What numbers were measured on. Imports no torch."""
 
 import importlib.metadata
 import os
 import platform
-import tomllib
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
+
+import vlora
 
 PACKAGES = ("vlora", "mlx", "mlx-vlm", "mlx-cuda-13", "mlx-cpu", "torch", "transformers", "peft", "numpy")
 
@@ -29,7 +29,4 @@ def find_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        if package != "vlora":
-            return None
-    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+        return vlora.__version__ if package == "vlora" else None

@@ -118,6 +118,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 st.sampled_from([{"iters": counts, "epochs": st.none()}, {"iters": st.just(1000), "epochs": counts}])
             ),
             "batching": st.sampled_from(["shuffled", "grouped", "packed"] if shuffle else ["shuffled", "packed"]),
+            "objective": st.just("sft"),
             "pack_length": st.none(),
             "grad_checkpoint": st.just(recomputes),
             "checkpoint_every": counts if recomputes else st.just(1),

@@ -105,6 +105,8 @@ def run(
         finally:
             has_ended.set()
             guarding.join()
+            if process.stdout is not None:
+                process.stdout.close()
         process.returncode = os.waitstatus_to_exitcode(status)
         total_s = time.time() - spawned
     if stopped:

@@ -63,7 +63,10 @@ def test_a_process_is_looked_at() -> None:
 def test_rows_of_a_long_run(tmp_path: Path) -> None:
     """No two images have the same size, no seed draws another's rows, and the answers have many lengths."""
     rows = [json.loads(line) for line in write_rows(KINDS["cpu"], tmp_path, 0).read_text().splitlines()]
-    sizes = {Image.open(tmp_path / row["image"]).size for row in rows}
+    sizes = set()
+    for row in rows:
+        with Image.open(tmp_path / row["image"]) as image:
+            sizes.add(image.size)
 
     assert len(rows) == len(sizes) == 200
     assert len({len(row["answer"].split()) for row in rows}) == KINDS["cpu"].most_words

@@ -94,7 +94,7 @@ def test_what_its_own_code_raises_is_the_folders_fault(folder: Path) -> None:
     assert "tokenizer.json cannot be read" in refused(folder)
     (folder / "tokenizer.json").write_text("{}", encoding="utf-16")
     assert "tokenizer.json cannot be read" in refused(folder)
-    for value in ("true", "3", "null", '"text"'):
+    for value in ("true", "3", "null", '"text"', "[1, 2]", '["text"]', "[]"):
         (folder / "tokenizer.json").write_text(value)
         assert f"tokenizer.json cannot be read (found {value}, expected an object)" in refused(folder)
     (folder / "tokenizer.json").write_text('{"model": {"type": "no such"}}')

@@ -30,6 +30,9 @@ LONGEST = 300
 
 WHERE = "model.path"
 
+OBJECTS = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", "vocab.json")
+"""Files of a tokenizer that are objects. Others may be lists."""
+
 
 def check_folder(folder: Path) -> None:
     """Check the files that say what a model and its processor are.
@@ -131,12 +134,12 @@ def explain(error: BaseException) -> str:
 
 
 def _find_broken(folder: Path) -> str | None:
-    """Name a file that is no JSON though it is called so, or holds a single value; None if there is none."""
+    """Name a file that is no JSON though it is called so, or holds what it cannot; None if there is none."""
     for path in sorted(folder.glob("*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             return f"{path.name} cannot be read ({explain(error)})"
-        if not isinstance(found, (dict, list)):
+        if not isinstance(found, dict if path.name in OBJECTS else (dict, list)):
             return f"{path.name} cannot be read (found {json.dumps(found)[:LONGEST]}, expected an object)"
     return None

@@ -14,10 +14,12 @@ import warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 from vlora import backend
 from vlora.backend.tiny import build_tiny_qwen3_vl
+from vlora.recipe import DataSection, parse_recipe
 from vlora.samples import format_sample
 from vlora.steps import let_go
 import vlora
 assert format_sample is vlora.format_sample and let_go is vlora.unbind
+assert parse_recipe is vlora.parse_recipe and DataSection(path='x').path == 'x'
 assert backend.find_model is vlora.models.find_model
 print(build_tiny_qwen3_vl.__module__)
 """

@@ -68,3 +68,13 @@ def test_damaged_pictures_are_refused(text: str, problem: str) -> None:
     """A data URL without base64, or with other characters, is an error."""
     with pytest.raises(ValueError, match=problem):
         decode_inline(text)
+
+
+def test_the_smallest_pictures_are_pictures() -> None:
+    """Two pixels of Netpbm have fewer characters than many names; a name that begins alike is none."""
+    for data in (b"P6\n2 1\n255\n\x1a\x9b[\x0bM\x8e", b"P1 1 1\n1\n"):
+        text = base64.b64encode(data).decode()
+        assert is_inline(text)
+        assert decode_inline(text) == data
+    for name in ("UD.png", "UDYK", "UDirectory/file", "UDYKMjIyMjIyMjIy"):
+        assert not is_inline(name)

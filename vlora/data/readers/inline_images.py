@@ -6,7 +6,10 @@ import re
 
 DATA_SCHEME = "data:"
 SHORTEST = 40
-"""Characters of base64 below which a text is a name; the smallest pictures have more."""
+"""Characters of base64 below which a text is a name; the smallest pictures have more, but for those of Netpbm."""
+
+NETPBM, SHORTEST_NETPBM = "UD", 12
+"""How base64 of a picture of Netpbm begins, and the characters that one pixel takes at least."""
 
 _URL_SAFE = str.maketrans("-_", "+/")
 HEAD = 64
@@ -44,7 +47,7 @@ def begins_picture(data: bytes) -> bool:
 
 
 def _is_picture(text: str) -> bool:
-    if len(text) < SHORTEST:
+    if len(text) < (SHORTEST_NETPBM if text.startswith(NETPBM) else SHORTEST):
         return False
     head = "".join(text[: 2 * HEAD].split())[:HEAD]
     try:

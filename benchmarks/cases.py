@@ -27,7 +27,7 @@ class Case:
         work: The rows.
         bits: The language model's, if it is quantized.
         cached: The frozen tower's features are kept, as from the second epoch on.
-        checkpoint_modules: Every layer is recomputed in the backward pass.
+        recomputed: Every layer is recomputed in the backward pass.
         keys: Other keys of the recipe, on our side.
     """
 
@@ -37,7 +37,7 @@ class Case:
     work: Work
     bits: int | None = None
     cached: bool = False
-    checkpoint_modules: bool = False
+    recomputed: bool = False
     keys: Mapping[str, float] = attrs.field(factory=dict)
 
 
@@ -96,9 +96,9 @@ def cases_of(
             work=work,
             bits=bits,
             cached=cached,
-            checkpoint_modules=checkpoint_modules,
+            recomputed=recomputed,
         )
-        for name, (side, bits, cached, checkpoint_modules) in sides.items()
+        for name, (side, bits, cached, recomputed) in sides.items()
     }
 
 

@@ -513,9 +513,9 @@ def checkpointing_changes_nothing(subject: Subject) -> str:
     refute(not subject.backbone.layers, "nothing is recomputed")
     loss, gradients = subject.eager
     compiled = subject.backbone.is_traceable
-    other, checkpoint_modules = update(subject, subject.batch, compiled=compiled, grad_checkpoint=True)
+    other, recomputed = update(subject, subject.batch, compiled=compiled, grad_checkpoint=True)
     same(other, loss, "recomputed")
-    same_gradients(checkpoint_modules, gradients, "recomputed")
+    same_gradients(recomputed, gradients, "recomputed")
     part = subject.backbone.family.parts.checkpointed_part
     return f"only {part}" if part else ""
 

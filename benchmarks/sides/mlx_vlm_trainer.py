@@ -32,7 +32,7 @@ class MlxVlmTrainer:
         Raises:
             ValueError: The case asks for what its trainer does not have.
         """
-        if case.cached or case.checkpoint_modules:
+        if case.cached or case.recomputed:
             msg = f"{case.name}: mlx-vlm's trainer is measured without kept features and without checkpointing"
             raise ValueError(msg)
         self._model = load_model(folder)

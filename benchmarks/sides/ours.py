@@ -47,7 +47,7 @@ class Ours:
                 "optim.name": "adamw",
                 "optim.learning_rate": LEARNING_RATE,
                 "train.batch_size": case.work.rows,
-                "train.grad_checkpoint": case.checkpoint_modules,
+                "train.grad_checkpoint": case.recomputed,
                 **case.keys,
             },
         )

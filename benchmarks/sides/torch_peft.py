@@ -24,7 +24,7 @@ class TorchPeft:
         Raises:
             ValueError: The case asks for what is not measured here.
         """
-        if case.cached or case.checkpoint_modules or case.bits is not None:
+        if case.cached or case.recomputed or case.bits is not None:
             msg = f"{case.name}: transformers + PEFT is measured as it is, in floating point"
             raise ValueError(msg)
         self._on_gpu = torch.cuda.is_available()

@@ -168,6 +168,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
             )
         ],
     ),
+    "no such rows, in folders that no repository has": (
+        [GOOD, "--set", "data.path=my/rows/of today"],
+        ["vlora: data.path: cannot read 'my/rows/of today' (split 'train'): there is no such file or folder"],
+    ),
     "no such validation rows": (
         [GOOD, "--set", "data.path=rows.jsonl", "--set", "data.valid_path=/none.csv"],
         ["vlora: data.valid_path: cannot read '/none.csv' (split 'train'): there is no such file or folder"],

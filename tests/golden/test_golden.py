@@ -94,10 +94,10 @@ def test_fingerprint_measures_a_norm() -> None:
 def test_checkpointing_changes_no_number() -> None:
     """Recomputed activations give the same losses and adapters as kept ones."""
     kept = compare.run_again("qwen2_vl", "linears")
-    checkpoint_modules = compare.run_again("qwen2_vl", "linears", grad_checkpoint=True)
-    assert checkpoint_modules.losses == pytest.approx(kept.losses, rel=1e-6)
+    recomputed = compare.run_again("qwen2_vl", "linears", grad_checkpoint=True)
+    assert recomputed.losses == pytest.approx(kept.losses, rel=1e-6)
     for name, value in kept.final.items():
-        np.testing.assert_allclose(checkpoint_modules.final[name], value, atol=1e-5)
+        np.testing.assert_allclose(recomputed.final[name], value, atol=1e-5)
 
 
 def test_table_has_every_family() -> None:

@@ -5,6 +5,7 @@ without it.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -22,6 +23,9 @@ from .readers.typed_tables import Table, columns_in, fills_gaps, join_tables, ki
 from .rows import RowDataset
 from .splits import SplitPart, parse_split
 from .values import Row
+
+_REPOSITORY = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}")
+"""Names that a repository of the hub may have: NAME or OWNER/NAME."""
 
 
 def check_paths(data: DataSection) -> None:
@@ -204,7 +208,7 @@ def _check_path(key: str, path: str, split: str) -> None:
     suffix = local.suffix.lower()
     why = ""
     try:
-        if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute()):
+        if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute() or not _REPOSITORY.fullmatch(path)):
             why = "there is no such file or folder"
         elif local.is_file() and suffix not in FILE_SUFFIXES:
             known = ", ".join(FILE_SUFFIXES)

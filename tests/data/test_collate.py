@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples
 from vlora import Example, bucket_length, collate, collate_packed
-from vlora.data.collate import bucket_selected
+from vlora.data.collate import bucket_targets
 from vlora.errors import BatchError
 
 
@@ -61,7 +61,7 @@ def test_collate(rows: list[Example], n_fillers: int, pad_id: int) -> None:
 def test_targets(rows: list[Example], n_fillers: int) -> None:
     """Every supervised token is the target of the place before it, once; what is added weighs nothing."""
     batch = collate(rows, len(rows) + n_fillers)
-    selected, targets, weights = (np.array(array) for array in batch.targets[:3])
+    positions, targets, weights = (np.array(array) for array in batch.targets[:3])
     length = batch.tokens.shape[1]
     expected = [
         (index * length + place - 1, row.tokens[place])
@@ -70,36 +70,35 @@ def test_targets(rows: list[Example], n_fillers: int) -> None:
         if place
     ]
 
-    assert list(zip(selected[weights > 0], targets[weights > 0], strict=True)) == expected
+    assert list(zip(positions[weights > 0], targets[weights > 0], strict=True)) == expected
     assert set(weights.tolist()) <= {0.0, 1.0}
     assert not targets[weights == 0].any()
-    assert len(selected) == bucket_selected(len(expected), batch.tokens.size)
-    assert selected.max(initial=0) < batch.tokens.size
+    assert len(positions) == bucket_targets(len(expected), batch.tokens.size)
+    assert positions.max(initial=0) < batch.tokens.size
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
-def test_bucket_selected(n_positions: int, n_selected: int) -> None:
+def test_bucket_targets(n_positions: int, n_targets: int) -> None:
     """The head runs at no fewer places than are asked for, and at one of few numbers of them."""
-    n_selected = min(n_selected, n_positions)
+    n_targets = min(n_targets, n_positions)
     sizes = {
-        bucket_selected(count, n_positions)
-        for count in (0, n_positions // 5, n_positions // 3, n_selected, n_positions)
+        bucket_targets(count, n_positions) for count in (0, n_positions // 5, n_positions // 3, n_targets, n_positions)
     }
 
-    assert n_selected <= bucket_selected(n_selected, n_positions) <= max(2 * n_selected, n_positions // 8 + 1, 1)
-    assert bucket_selected(n_selected, n_positions) <= n_positions
+    assert n_targets <= bucket_targets(n_targets, n_positions) <= max(2 * n_targets, n_positions // 8 + 1, 1)
+    assert bucket_targets(n_targets, n_positions) <= n_positions
     assert max(sizes) == n_positions
 
 
 @pytest.mark.parametrize("n_positions", [1, 7, 64, 100, 2048, 5632, 6400])
 def test_the_head_runs_at_seven_numbers_of_places(n_positions: int) -> None:
     """Every number of supervised tokens counted."""
-    assert len({bucket_selected(count, n_positions) for count in range(n_positions + 1)}) <= 7
+    assert len({bucket_targets(count, n_positions) for count in range(n_positions + 1)}) <= 7
 
 
 def test_longer_prompts_are_no_other_number_of_places() -> None:
     """Answers of like length run the head at as many places, however long the rows are."""
-    assert {bucket_selected(700, 16 * length) for length in range(320, 449, 32)} == {1024}
+    assert {bucket_targets(700, 16 * length) for length in range(320, 449, 32)} == {1024}
 
 
 def make_row(n_tokens: int, n_marks: int | None = None) -> Example:

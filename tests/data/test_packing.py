@@ -63,7 +63,7 @@ def test_collate_packs(packs: list[list[Example]], n_fillers: int, pad_id: int) 
 def test_targets_of_packs(packs: list[list[Example]]) -> None:
     """A supervised token is the target of the place before it, which is its own example's."""
     batch = collate_packed(packs)
-    selected, targets, weights = (np.array(array) for array in batch.targets[:3])
+    positions, targets, weights = (np.array(array) for array in batch.targets[:3])
     length = batch.tokens.shape[1]
     expected = [
         (row * length + start + place - 1, example.tokens[place])
@@ -71,7 +71,7 @@ def test_targets_of_packs(packs: list[list[Example]]) -> None:
         for place in np.flatnonzero(example.supervised)
     ]
 
-    assert list(zip(selected[weights > 0], targets[weights > 0], strict=True)) == expected
+    assert list(zip(positions[weights > 0], targets[weights > 0], strict=True)) == expected
     for example, (row, start, count) in zip(batch.rows, batch.spans, strict=True):
         own = range(row * length + start, row * length + start + count)
         assert all(place in own for place, _ in expected if place in own)

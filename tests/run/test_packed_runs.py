@@ -196,7 +196,7 @@ def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.Mo
     subject, masks = make_subject(family), []
     subject.backbone.module.set_dtype(mx.bfloat16)
     batch = collate_packed([list(subject.examples)])
-    features, others = subject.backbone.embed(batch)
+    differentiable, auxiliary = subject.backbone.embed(batch)
     attend = mx.fast.scaled_dot_product_attention
 
     def attend_and_tell(*args: Any, mask: mx.array | str | None = None, **kwargs: Any) -> mx.array:
@@ -205,7 +205,7 @@ def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.Mo
 
     def run_model() -> mx.array:
         masks.clear()
-        return subject.backbone.logits(batch.tokens, features, others, batch.targets.positions)
+        return subject.backbone.logits(batch.tokens, differentiable, auxiliary, batch.targets.positions)
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attend_and_tell)
     expected = run_model()

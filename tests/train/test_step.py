@@ -313,9 +313,9 @@ def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
     from vlora.errors import ModelError
 
     class Leaking(models.MlxVlmBackbone):
-        def all_logits(self, tokens: mx.array, features: dict, others: dict) -> mx.array:  # type: ignore[type-arg]
+        def all_logits(self, tokens: mx.array, differentiable: dict, auxiliary: dict) -> mx.array:  # type: ignore[type-arg]
             mask = mx.ones((1, 1, tokens.shape[1], tokens.shape[1]), dtype=mx.bool_)
-            return self.language_model(tokens, mask=mask, cache=None, **features, **others).logits
+            return self.language_model(tokens, mask=mask, cache=None, **differentiable, **auxiliary).logits
 
     right = make_trainable(checkpoint("llava"))
     leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)

@@ -37,16 +37,16 @@ def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
     return int(-(-n_tokens // width) * width)
 
 
-def bucket_selected(n_selected: int, n_positions: int) -> int:
+def bucket_targets(n_targets: int, n_positions: int) -> int:
     """Round the number of places at which the head runs up to one of at most seven.
 
     They are powers of two, from a quarter of all places on also one and a half times such, and all places. None depends
     on the batch's length: batches whose answers are alike share one, whatever the prompts.
     """
     size = 1 << max(0, (n_positions - 1) // FEWEST_SELECTED).bit_length()
-    while size < n_selected:
+    while size < n_targets:
         between = size * 3 // 2
-        if size * 4 >= n_positions and between >= n_selected:
+        if size * 4 >= n_positions and between >= n_targets:
             size = between
             break
         size *= 2
@@ -157,7 +157,7 @@ def _fill(examples: Sequence[Example], starts: Sequence[tuple[int, int]], shape:
         valid[row, start:end] = True
         befores.append(np.flatnonzero(example.supervised[1:]))
     first_places = [row * length + start for row, start in starts]
-    n_targets = bucket_selected(sum(len(before) for before in befores), n_rows * length)
+    n_targets = bucket_targets(sum(len(before) for before in befores), n_rows * length)
     return Batch(
         tokens=mx.array(tokens),
         valid=mx.array(valid),

@@ -79,9 +79,9 @@ def _read_graph(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, 
 class _Fed:
     """A backbone that returns an embedding computed before, so that a step runs the language model alone."""
 
-    def __init__(self, backbone: Any, features: Any, others: Any) -> None:
+    def __init__(self, backbone: Any, differentiable: Any, auxiliary: Any) -> None:
         self._backbone = backbone
-        self._embedded = features, others
+        self._embedded = differentiable, auxiliary
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
@@ -139,12 +139,12 @@ def trace_step(
     def run(given: dict[str, mx.array]) -> Any:
         values = iter([given[f"rest {number}"] for number in range(len(leaves))])
         params, opt_state, step = (tree_map(lambda _: next(values), part) for part in state)
-        features, others = (tree_map(lambda _: next(values), part) for part in embedded)
+        differentiable, auxiliary = (tree_map(lambda _: next(values), part) for part in embedded)
         named: dict[str, Any] = {name: next(values) for name in arrays}
         predicted: dict[str, Any] = {name: next(values) for name in targets}
         fed = batch._replace(**named, targets=batch.targets._replace(**predicted))
         module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
-        take = make_step(_Fed(backbone, features, others))
+        take = make_step(_Fed(backbone, differentiable, auxiliary))
         return take(TrainState(params, opt_state, step), fed, 1.0)
 
     try:
@@ -160,14 +160,14 @@ def trace_step(
 
 
 def trace_embedding(
-    backbone: Any, batch: Batch, features: Any, checkpoint_modules: Sequence[nn.Module] = ()
+    backbone: Any, batch: Batch, differentiable: Any, checkpoint_modules: Sequence[nn.Module] = ()
 ) -> list[tuple[Graph, tuple[str, ...]]]:
     """Trace the embedding of a batch and, if any of its parameters are trained, its gradient.
 
     Args:
         backbone: The model.
         batch: One microbatch.
-        features: What `backbone.embed` gives for it, first part.
+        differentiable: What `backbone.embed` gives for it, first part.
         checkpoint_modules: Modules that keep no activations for the gradient.
 
     Returns:
@@ -175,7 +175,7 @@ def trace_embedding(
     """
     module = backbone.module
     weights = dict(tree_flatten(module.parameters()))
-    cotangents = [value for _, value in tree_flatten(features)]
+    cotangents = [value for _, value in tree_flatten(differentiable)]
     given_weights = {f"weight {name}": value for name, value in weights.items()}
 
     def embed(given: dict[str, mx.array]) -> Any:
@@ -185,7 +185,7 @@ def trace_embedding(
     def pull(given: dict[str, mx.array]) -> Any:
         module.update(tree_unflatten([(name, given[f"weight {name}"]) for name in weights]))
         values = iter([given[f"cotangent {number}"] for number in range(len(cotangents))])
-        return backbone.embed_vjp(batch, tree_map(lambda _: next(values), features), checkpoint_modules)
+        return backbone.embed_vjp(batch, tree_map(lambda _: next(values), differentiable), checkpoint_modules)
 
     graphs = []
     functions: list[tuple[Callable[..., Any], dict[str, mx.array]]] = [(embed, given_weights)]

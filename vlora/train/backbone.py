@@ -25,7 +25,7 @@ class Backbone(Protocol):
         """Name what runs again under gradient checkpointing: in the language model, and on the embedding side."""
 
     def embed(self, batch: Batch) -> tuple[Tree, Tree]:
-        """Make the language model's inputs: (floating-point ones, others), each name to array."""
+        """Make the language model's inputs: (differentiable, auxiliary), each name to array."""
 
     def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses."""
@@ -33,17 +33,17 @@ class Backbone(Protocol):
     def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
         """Carry the gradients of `embed`'s outputs on to `embed_param_names`, with some modules checkpointed."""
 
-    def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
-        """Run the language model, its head at the selected places; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
+    def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
+        """Run the language model, its head at the given positions; safe to trace. i32[B, T], i32[N] -> f[N, V]."""
 
     @property
     def has_separable_head(self) -> bool:
         """Whether `hidden` and `project` together are `logits`."""
 
-    def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+    def hidden(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model up to its head; safe to trace. i32[B, T], i32[N] -> f[N, D]."""
 
-    def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
+    def project(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, hidden: mx.array) -> mx.array:
         """Run the head on what `hidden` gave for the same inputs; safe to trace. f[N, D] -> f[N, V]."""
 
     def head_names(self) -> frozenset[str]:

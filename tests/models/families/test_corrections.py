@@ -197,13 +197,13 @@ def test_image_tokens_of_molmo_see_each_other(name: str) -> None:
     """Another last image token changes what is predicted at the first one, and nothing before it."""
     backbone, _ = prepare(build(FAMILIES[name]), describe_family(name), ModelSection(path=name))
     batch = collate(examples(FAMILIES[name])[1:2])
-    features, others = backbone.embed(batch)
-    marked = np.flatnonzero(np.array(others["blocks"][0]))
+    differentiable, auxiliary = backbone.embed(batch)
+    marked = np.flatnonzero(np.array(auxiliary["blocks"][0]))
     first, last = int(marked[0]), int(marked[-1])
-    embeds = features["inputs_embeds"]
+    embeds = differentiable["inputs_embeds"]
     changed = mx.concatenate([embeds[:, :last], embeds[:, :1], embeds[:, last + 1 :]], axis=1)
     before, after = (
-        np.array(backbone.all_logits(batch.tokens, {**features, "inputs_embeds": each}, others)[0])
+        np.array(backbone.all_logits(batch.tokens, {**differentiable, "inputs_embeds": each}, auxiliary)[0])
         for each in (embeds, changed)
     )
 

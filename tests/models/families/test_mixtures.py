@@ -93,12 +93,12 @@ def test_metal_kernels_without_gradients_are_not_taken_in_training(
     subject = make_subject(family)
     expected = logits(subject, subject.examples)
     batch = collate(subject.examples)
-    features, others = subject.backbone.embed(batch)
+    differentiable, auxiliary = subject.backbone.embed(batch)
     monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
 
     with pytest.raises((RuntimeError, ValueError)):
-        mx.eval(subject.backbone.all_logits(batch.tokens, features, others))
+        mx.eval(subject.backbone.all_logits(batch.tokens, differentiable, auxiliary))
     np.testing.assert_array_equal(logits(subject, subject.examples), expected)
     assert mx.metal.is_available()
 

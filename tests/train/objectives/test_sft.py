@@ -17,7 +17,7 @@ def make_logits(seed: int, *shape: int, dtype: mx.Dtype = mx.float32) -> mx.arra
     return mx.random.normal((*shape, N_VOCABULARY), key=mx.random.key(seed)).astype(dtype)
 
 
-def at_selected(logits: mx.array, batch: Batch) -> mx.array:
+def at_targets(logits: mx.array, batch: Batch) -> mx.array:
     """Take the logits that a backbone would give."""
     return logits.reshape(-1, N_VOCABULARY)[batch.targets.positions]
 
@@ -41,7 +41,7 @@ def test_sum_and_count(rows: list[Example], seed: int, dtype: mx.Dtype) -> None:
     batch = collate(rows)
     logits = make_logits(seed, *batch.tokens.shape, dtype=dtype)
 
-    nll, count = loss_fn(at_selected(logits, batch), batch.targets.ids, batch.targets.weights)
+    nll, count = loss_fn(at_targets(logits, batch), batch.targets.ids, batch.targets.weights)
 
     expected, n_expected = reference(logits, rows)
     assert (nll.dtype, count.dtype) == (mx.float32, mx.float32)
@@ -57,7 +57,7 @@ def test_company_and_padding_do_not_matter(rows: list[Example], seed: int) -> No
         batch = collate(batch_rows, **options)
         # Logits that depend on the tokens before them only, as a causal model's do.
         table = make_logits(seed, N_VOCABULARY)
-        return float(loss_fn(at_selected(table[batch.tokens], batch), batch.targets.ids, batch.targets.weights)[0])
+        return float(loss_fn(at_targets(table[batch.tokens], batch), batch.targets.ids, batch.targets.weights)[0])
 
     alone = sum(total([row]) for row in rows)
 
@@ -69,7 +69,7 @@ def test_company_and_padding_do_not_matter(rows: list[Example], seed: int) -> No
 def test_only_predictions_of_targets_get_gradients(row: Example, seed: int) -> None:
     """The gradient of a logit is zero unless it predicts a supervised token."""
     batch = collate([row])
-    gradient = mx.grad(lambda logits: loss_fn(at_selected(logits, batch), batch.targets.ids, batch.targets.weights)[0])(
+    gradient = mx.grad(lambda logits: loss_fn(at_targets(logits, batch), batch.targets.ids, batch.targets.weights)[0])(
         make_logits(seed, *batch.tokens.shape)
     )
 
@@ -90,7 +90,7 @@ def test_ids_beyond_the_logits_are_harmless() -> None:
         )
         batch = collate([row])
         return mx.value_and_grad(
-            lambda values: loss_fn(at_selected(values, batch), batch.targets.ids, batch.targets.weights)[0]
+            lambda values: loss_fn(at_targets(values, batch), batch.targets.ids, batch.targets.weights)[0]
         )(make_logits(0, *batch.tokens.shape))
 
     for found, expected in zip(run(N_VOCABULARY + 10**6), run(0), strict=True):

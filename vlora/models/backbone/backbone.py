@@ -48,7 +48,7 @@ class MlxVlmBackbone:
         module: The mlx-vlm model.
         family: Its description.
         language_prefix: The language model's name within it; empty if the whole model is one.
-        head: The head, if it can be run at selected places; see `detect_head`.
+        head: The head, if it can be run at given positions; see `detect_head`.
         fused_modules: What of the language model can be run leaner; see `find_fused_modules`.
     """
 
@@ -110,7 +110,7 @@ class MlxVlmBackbone:
         """Make the language model's inputs of a batch.
 
         Returns:
-            (features, others): floating-point arrays that gradients flow through, and positions and masks;
+            (differentiable, auxiliary): floating-point arrays that gradients flow through, and positions and masks;
             leading dimensions B, T.
 
         Raises:
@@ -176,26 +176,26 @@ class MlxVlmBackbone:
 
         def outputs(*values: mx.array) -> list[mx.array]:
             with bound_params(self.module, dict(zip(names, values, strict=True))):
-                features, _ = self.embed(batch)
-            return leaves(features)
+                differentiable, _ = self.embed(batch)
+            return leaves(differentiable)
 
         with checkpointed(checkpoint_modules):
             _, gradients = mx.vjp(outputs, values, leaves(cotangents))
         return dict(zip(names, gradients, strict=True))
 
-    def logits(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
-        """Run the language model on embedded rows, its head at the selected places; safe to trace.
+    def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
+        """Run the language model on embedded rows, its head at the given positions; safe to trace.
 
         Args:
             tokens: i32[B, T].
-            features: As `embed` returns them.
-            others: As `embed` returns them.
-            selected: i32[N], flat places b T + t.
+            differentiable: As `embed` returns them.
+            auxiliary: As `embed` returns them.
+            positions: i32[N], flat places b T + t.
 
         Returns:
             f[N, V]: the logits at those places, which predict the tokens after them.
         """
-        fields, places = self._lined_up(tokens, features, others, selected)
+        fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
         if self.head is None:
             logits = self._forward(tokens, fields)
             return logits.reshape(-1, logits.shape[-1])[places]
@@ -208,37 +208,37 @@ class MlxVlmBackbone:
         """Whether `hidden` and `project` together are `logits`."""
         return self.head is not None and self.head.stack is not None
 
-    def hidden(self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array) -> mx.array:
+    def hidden(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model up to its head; safe to trace.
 
         Args:
             tokens: i32[B, T].
-            features: As `embed` returns them.
-            others: As `embed` returns them.
-            selected: i32[N], flat places b T + t.
+            differentiable: As `embed` returns them.
+            auxiliary: As `embed` returns them.
+            positions: i32[N], flat places b T + t.
 
         Returns:
             f[N, D]: what the head takes at those places.
         """
-        fields, places = self._lined_up(tokens, features, others, selected)
+        fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
         found: list[mx.array] = []
         with capture_hidden(self.module, sound_head(self.head), places, found):
             self._forward(tokens, fields)
         return found[0]
 
-    def project(self, tokens: mx.array, features: Tree, others: Tree, hidden: mx.array) -> mx.array:
+    def project(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, hidden: mx.array) -> mx.array:
         """Run the head, and whatever the model does behind it, on some hidden states; safe to trace.
 
         Args:
             tokens: As for `hidden`, as are the next two; the layers that they would enter do not run.
-            features: See above.
-            others: See above.
+            differentiable: See above.
+            auxiliary: See above.
             hidden: f[N, D].
 
         Returns:
             f[N, V].
         """
-        fields, _ = self._lined_up(tokens, features, others, mx.array([0]))
+        fields, _ = self._lined_up(tokens, differentiable, auxiliary, mx.array([0]))
         with run_head_only(self.module, sound_head(self.head), hidden[None]):
             logits = self._forward(tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
@@ -250,13 +250,13 @@ class MlxVlmBackbone:
             self._head_names = frozenset(name for name, _ in trainable if name.startswith(inside))
         return self._head_names
 
-    def all_logits(self, tokens: mx.array, features: Tree, others: Tree) -> mx.array:
+    def all_logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree) -> mx.array:
         """Run the language model with its head at every place; i32[B, T] -> f[B, T, V]."""
         every = mx.arange(tokens.size)
-        return self.logits(tokens, features, others, every).reshape(*tokens.shape, -1)
+        return self.logits(tokens, differentiable, auxiliary, every).reshape(*tokens.shape, -1)
 
     def detect_head(self, *, is_verified: bool = True) -> None:
-        """Find the head and check, on a few tokens without images, that it can be run at selected places.
+        """Find the head and check, on a few tokens without images, that it can be run at given positions.
 
         Without success `head` stays None, and the logits of all places are computed before some are selected.
 
@@ -334,13 +334,13 @@ class MlxVlmBackbone:
         return self.family.forward.forward(self.module, tokens, inputs)
 
     def _lined_up(
-        self, tokens: mx.array, features: Tree, others: Tree, selected: mx.array
+        self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array
     ) -> tuple[LMInputs, mx.array]:
-        """The language model's inputs, and the selected places within the rows that it sees."""
-        fields = {**features, **others}
+        """The language model's inputs, and the given positions within the rows that it sees."""
+        fields = {**differentiable, **auxiliary}
         if "inputs_embeds" in fields:
             self.fused_modules.expect(fields["inputs_embeds"].dtype)
-        return place_logits(fields, selected, tokens.shape[1])
+        return place_logits(fields, positions, tokens.shape[1])
 
     def _grids(self) -> GridTower:
         trained = self.embed_param_names()

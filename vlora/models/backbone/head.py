@@ -1,9 +1,9 @@
-"""The language model's head, run at selected places only.
+"""The language model's head, run at given positions only.
 
 The logits of a long row over a large vocabulary are the largest array of a training step, and most of them predict
 nothing that is learned. The head is left where it is, and only sees the places that count: whatever the model does
 behind it (softcaps, scales) still happens. Where it stands is found by watching one small forward, and believed only
-if the selected logits are the model's own.
+if the logits at those positions are the model's own.
 """
 
 from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ def tapped(module: nn.Module, head: Head, tap: Tap) -> Iterator[None]:
     cls = type(target)
 
     def call(self: nn.Module, hidden: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        return tap(lambda selected: cls.__call__(self, selected, *args, **kwargs), hidden)
+        return tap(lambda taken: cls.__call__(self, taken, *args, **kwargs), hidden)
 
     try:
         target.__class__ = type(f"Tapped{cls.__name__}", (cls,), {"__call__": call})
@@ -180,7 +180,7 @@ def capture_hidden(module: nn.Module, head: Head, places: mx.array, into: list[m
 def find_head(
     module: nn.Module, run: Callable[[], mx.array], n_tokens: int, *, is_verified: bool = True
 ) -> Head | None:
-    """Find the head and check that it can be run at selected places.
+    """Find the head and check that it can be run at given positions.
 
     Args:
         module: The model.
@@ -189,7 +189,7 @@ def find_head(
         is_verified: Whether logits are computed and compared; otherwise their shapes are.
 
     Returns:
-        The head; None if the model has none that gives its own logits at selected places.
+        The head; None if the model has none that gives its own logits at given positions.
     """
     full = run().astype(mx.float32)
     calls, stacks = _watch(module, run, full)

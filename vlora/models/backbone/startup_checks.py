@@ -47,9 +47,9 @@ def check_family(backbone: MlxVlmBackbone, examples: Sequence[Example], model_ty
     batch = collate(examples[:1])
     last = len(examples[0].tokens) - 2
     with backbone.overrides():
-        features, others = backbone.embed(batch)
-        tokens, changed = _with_another(batch.tokens, features, others, last)
-        logits = np.array(backbone.all_logits(tokens, changed, others).astype(mx.float32))
+        differentiable, auxiliary = backbone.embed(batch)
+        tokens, changed = _with_another(batch.tokens, differentiable, auxiliary, last)
+        logits = np.array(backbone.all_logits(tokens, changed, auxiliary).astype(mx.float32))
     if last > 0 and _differs(alone[0][:last], logits[0, :last]):
         msg = (
             f"{examples[0].source}: earlier logits of this {model_type} model change with a later token, so it would "
@@ -111,22 +111,22 @@ def _farthest_position(backbone: MlxVlmBackbone) -> int:
     return min(limits, default=sys.maxsize)
 
 
-def _with_another(tokens: mx.array, features: Tree, others: Tree, place: int) -> tuple[mx.array, Tree]:
+def _with_another(tokens: mx.array, differentiable: Tree, auxiliary: Tree, place: int) -> tuple[mx.array, Tree]:
     """Put another token at a place of one row: the first one's embedding, or its id where a decoder embeds by itself.
 
     Args:
         tokens: i32[1, T].
-        features: As `embed` returns them, as are the others.
-        others: See above.
+        differentiable: As `embed` returns them.
+        auxiliary: As `embed` returns them.
         place: In [1, T).
     """
-    if "inputs_embeds" not in features:
-        return mx.concatenate([tokens[:, :place], tokens[:, :1], tokens[:, place + 1 :]], axis=1), features
-    embeds = features["inputs_embeds"]
+    if "inputs_embeds" not in differentiable:
+        return mx.concatenate([tokens[:, :place], tokens[:, :1], tokens[:, place + 1 :]], axis=1), differentiable
+    embeds = differentiable["inputs_embeds"]
     # Where images expand within the model, a token's embedding stands behind its own place.
-    place = int(others[LOGIT_PLACES][0, place]) if LOGIT_PLACES in others else place
+    place = int(auxiliary[LOGIT_PLACES][0, place]) if LOGIT_PLACES in auxiliary else place
     changed = mx.concatenate([embeds[:, :place], embeds[:, :1], embeds[:, place + 1 :]], axis=1)
-    return tokens, {**features, "inputs_embeds": changed}
+    return tokens, {**differentiable, "inputs_embeds": changed}
 
 
 def _logits(

@@ -91,23 +91,23 @@ def leaves(tree: Tree) -> list[mx.array]:
     return [value for _, value in sorted(tree_flatten(tree), key=lambda leaf: leaf[0])]
 
 
-def place_logits(inputs: LMInputs, selected: mx.array, length: int) -> tuple[LMInputs, mx.array]:
-    """Find selected places of a batch's tokens within the rows that the language model sees.
+def place_logits(inputs: LMInputs, positions: mx.array, length: int) -> tuple[LMInputs, mx.array]:
+    """Find positions of a batch's tokens within the rows that the language model sees.
 
     Args:
         inputs: The language model's inputs.
-        selected: i32[N], flat places b T + t of the tokens.
+        positions: i32[N], flat places b T + t of the tokens.
         length: T.
 
     Returns:
         The inputs that the model takes, and i32[N]: flat places within its rows.
     """
     if LOGIT_PLACES not in inputs:
-        return inputs, selected
+        return inputs, positions
     # Images expand within the model: its rows are longer than the batch's.
     rest = {name: value for name, value in inputs.items() if name != LOGIT_PLACES}
-    within = inputs[LOGIT_PLACES].reshape(-1)[selected]
-    return rest, selected // length * rest["inputs_embeds"].shape[1] + within
+    within = inputs[LOGIT_PLACES].reshape(-1)[positions]
+    return rest, positions // length * rest["inputs_embeds"].shape[1] + within
 
 
 def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) -> LMInputs:

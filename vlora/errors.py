@@ -44,6 +44,10 @@ class CheckError(VloraError):
     """A check of `vlora.doctor` found something other than it should be."""
 
 
+class EvaluationError(VloraError):
+    """Answers that cannot be read, or a metric of your own that cannot compare them with what was expected."""
+
+
 class AnswerError(VloraError):
     """mlx-vlm cannot generate an answer; it says why."""
 

@@ -13,7 +13,7 @@ ORDER = (
     "cuts",
     "events",
     "ops recipe",
-    "features data adapters memory output",
+    "features data adapters memory output evaluation",
     "train compilation",
     "models",
     "build",

@@ -1,0 +1,100 @@
+"""Names find metrics, and metrics score answers."""
+
+import sys
+import time
+
+import pytest
+
+from vlora.errors import RecipeError
+from vlora.evaluation.metric import by_row
+from vlora.evaluation.metrics import MEANINGS, METRICS, find_metrics, score
+from vlora.evaluation.prediction import Prediction
+
+
+def make_predictions(*pairs: tuple[str, str]) -> list[Prediction]:
+    """Make predictions of (expected, answered)."""
+    return [Prediction(row=f"r:{n}", expected=expected, answer=answer) for n, (expected, answer) in enumerate(pairs)]
+
+
+def test_every_metric_is_found_by_its_name() -> None:
+    """The names are those of the table, in the order in which they are asked for."""
+    assert [metric.name for metric in find_metrics(list(METRICS))] == list(METRICS)
+    assert set(MEANINGS.values()) <= set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("accuracy", "did you mean 'exact_match'?"),
+        ("Exact-Match", "did you mean 'exact_match'?"),
+        ("exact_mach", "did you mean 'exact_match'?"),
+        ("F1", "did you mean 'token_f1'?"),
+        ("quality", "expected one of exact_match, exact_match_strict, .*, or module:function"),
+    ],
+)
+def test_unknown_names_are_told_near_ones(name: str, hint: str) -> None:
+    """By their spelling and by their meaning."""
+    with pytest.raises(RecipeError, match=rf"^eval\.metrics: found '{name}', which is no metric; {hint}"):
+        find_metrics(["contains", name])
+
+
+def test_a_metric_is_named_once() -> None:
+    """Its column would be there twice."""
+    with pytest.raises(RecipeError, match="found 'contains' twice; name each metric once"):
+        find_metrics(["contains", "exact_match", "contains"])
+
+
+def test_scores_of_rows_and_of_all() -> None:
+    """Rows have their values, and the mean has an interval that holds it."""
+    pairs = [("a", "A"), ("b", "x"), ("", "y"), ("c", "the c")]
+
+    scores = score(find_metrics(["exact_match", "contains", "token_f1"]), make_predictions(*pairs))
+
+    assert scores.rows == [
+        {"exact_match": 1.0, "contains": 1.0, "token_f1": 1.0},
+        {"exact_match": 0.0, "contains": 0.0, "token_f1": 0.0},
+        {"exact_match": 0.0, "token_f1": 0.0},
+        {"exact_match": 0.0, "contains": 1.0, "token_f1": 1.0},
+    ]
+    assert {name: (found.mean, found.n) for name, found in scores.summary.items()} == {
+        "exact_match": (0.25, 4),
+        "contains": (pytest.approx(2 / 3), 3),
+        "token_f1": (0.5, 4),
+    }
+    for found in scores.summary.values():
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < found.mean < found.high
+
+
+def test_nothing_to_score() -> None:
+    """No answers have no scores, and a metric that applies to no row is left out."""
+    metrics = [*find_metrics(["exact_match"]), by_row("none", lambda _: None)]
+
+    assert score(metrics, []).rows == []
+    assert score(metrics, []).summary == {}
+    assert list(score(metrics, make_predictions(("a", "a"))).summary) == ["exact_match"]
+
+
+def test_many_rows_take_little_time() -> None:
+    """10,000 rows, their intervals included, in a few seconds even on a slow machine."""
+    predictions = make_predictions(*[("a", "ab"[n % 2]) for n in range(10_000)])
+    began = time.perf_counter()
+
+    scores = score(find_metrics(["exact_match"]), predictions)
+
+    assert scores.summary["exact_match"].mean == 0.5
+    assert time.perf_counter() - began < 20
+
+
+def test_metrics_load_no_library_before_they_are_asked_for() -> None:
+    """A command that scores nothing does not wait for them."""
+    import subprocess
+
+    code = (
+        "import sys; import vlora.evaluation.metrics; "
+        "print([name for name in ('jiwer', 'sacrebleu', 'rouge_score', 'rapidfuzz') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "[]"

@@ -6,13 +6,17 @@ import pytest
 
 from vlora.cli.main import main
 
-# The older script's options: name, default, the recipe's key, a value on the command line and as the recipe has it.
+# The older script's options, and those that name rows to validate on.
+# Of each: name, default, the recipe's key, a value on the command line and as the recipe has it.
 OLDER_OPTIONS: list[tuple[str, Any, str, list[str], Any]] = [
     ("model-path", "mlx-community/Qwen2-VL-2B-Instruct-bf16", "model.path", ["some/model"], "some/model"),
     ("full-finetune", False, "model.full_finetune", [], True),
     ("train-vision", False, "model.train_vision", [], True),
     ("split", "train", "data.split", ["test"], "test"),
     ("dataset-config", None, "data.config", ["en"], "en"),
+    ("valid-dataset", None, "data.valid_path", ["held-out.jsonl"], "held-out.jsonl"),
+    ("valid-split", None, "data.valid_split", ["validation"], "validation"),
+    ("valid-fraction", 0.0, "data.valid_fraction", ["0.1"], 0.1),
     ("image-resize-shape", None, "data.image_resize_shape", ["512", "384"], (512, 384)),
     ("custom-prompt-format", None, "data.custom_prompt_format", ['{"user": "{q}"}'], '{"user": "{q}"}'),
     ("learning-rate", 2e-5, "optim.learning_rate", ["1e-4"], 1e-4),

@@ -148,3 +148,40 @@ def test_a_bad_row_ends_the_run(
     printed = capsys.readouterr().out
     assert "skipped rows.jsonl train row 1: cannot read the image" in printed
     assert "rows skipped, in all epochs together: 1;" in printed
+
+
+def test_resume_or_start(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One command begins a run and goes on with it; a run of another recipe is refused, and set aside by none."""
+    out = tmp_path / "out"
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(1, patch)
+        assert main([*options, "--iters", "3", "--resume-or-start", "--set", "train.steps_per_report=1"]) == 130
+    printed = capsys.readouterr().out
+    assert "3 steps\n" in printed
+    assert printed.splitlines()[-1].split()[-1] == "--resume"
+    assert main([*options, "--iters", "3", "--resume-or-start"]) == 0
+    assert "3 steps, going on after step 2" in capsys.readouterr().out
+
+    assert "train.seed: 0 then, 1 now" in complaint([*options, "--resume-or-start", "--set", "train.seed=1"], capsys)
+    assert "not allowed with argument" in complaint([*options, "--resume-or-start", "--resume"], capsys)
+    assert not (out / "earlier-1").exists()
+
+
+def test_options_to_validate(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The older options hold rows out; how often to validate has no effect without any, and a run says so."""
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
+    options += ["--output-path", str(tmp_path / "out"), "--steps-per-eval", "1"]
+
+    assert main(options) == 0
+    assert "--steps-per-eval has no effect" in capsys.readouterr().out
+    assert main([*options, "--valid-fraction", "0.25"]) == 0
+    printed = capsys.readouterr().out
+    assert "has no effect" not in printed
+    assert "3 rows, 1 to validate on" in printed
+    assert main([*options, "--valid-dataset", str(rows)]) == 0
+    assert "4 rows, 4 to validate on" in capsys.readouterr().out

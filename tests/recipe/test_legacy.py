@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora.errors import RecipeError
-from vlora.recipe.legacy import OPTIONS, overrides_from
-from vlora.recipe.parse import all_keys
+from vlora.recipe.legacy import OPTIONS, idle_options, overrides_from
+from vlora.recipe.parse import all_keys, parse_recipe
 
 
 def test_overrides_are_pure() -> None:
@@ -40,3 +40,15 @@ def test_unknown_options_are_refused() -> None:
     """All unknown names are reported in one error."""
     with pytest.raises(RecipeError, match=r"^batchsize, rank: no such option; known are .*batch_size"):
         overrides_from({"rank": 8, "batchsize": 4})
+
+
+def test_options_without_effect_are_named() -> None:
+    """How often to validate is of no use where nothing is held out; it is with rows that the recipe names."""
+    values = {"dataset": "rows.jsonl", "steps_per_eval": 5, "iters": 3}
+    held_out = {"valid_fraction": 0.2}
+
+    assert [
+        note.partition(" has no effect")[0] for note in idle_options(values, parse_recipe("", {"data.path": "r"}))
+    ] == ["--steps-per-eval"]
+    assert not list(idle_options({"dataset": "rows.jsonl"}, parse_recipe("", {"data.path": "r"})))
+    assert not list(idle_options(values | held_out, parse_recipe("", overrides_from(values | held_out))))

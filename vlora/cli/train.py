@@ -4,12 +4,13 @@ import argparse
 import functools
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..events import Finished, StepReport
+from ..events import Finished, StepReport, Warned
+from ..recipe.legacy import idle_options
 from ..recipe.schema import Recipe
 from ..system.signals import EndedError, Signals, stop_on_signals
 from .arguments import Parser, make_recipe_parser
@@ -28,25 +29,49 @@ def make_parser() -> Parser:
         "proves vlora here."
     )
     parser = make_recipe_parser("", about)
-    parser.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
+    resuming = parser.add_mutually_exclusive_group()
+    resuming.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
+    resuming.add_argument(
+        "--resume-or-start",
+        action="store_true",
+        default=False,
+        help="go on where the run stopped, and begin anew where there is nothing to go on from",
+    )
     return parser
 
 
 def prepare(parsed: argparse.Namespace) -> "Callable[[Console], int]":
     """Give what carries out the command."""
-    again = [word for word in parsed.typed if word != "--resume"]
+    again = [word for word in parsed.typed if word not in ("--resume", "--resume-or-start")]
     go_on = shlex.join(["python", "-m", "vlora", *again, "--resume"])
-    return functools.partial(train, parsed.recipe, resume=parsed.resume, go_on=go_on)
+    return functools.partial(
+        train,
+        parsed.recipe,
+        resume=parsed.resume or parsed.resume_or_start,
+        or_start=parsed.resume_or_start,
+        go_on=go_on,
+        notes=tuple(idle_options(vars(parsed), parsed.recipe)),
+    )
 
 
-def train(recipe: Recipe, console: "Console", *, resume: bool = False, go_on: str = "") -> int:
+def train(
+    recipe: Recipe,
+    console: "Console",
+    *,
+    resume: bool = False,
+    or_start: bool = False,
+    go_on: str = "",
+    notes: Sequence[str] = (),
+) -> int:
     """Carry out a recipe and show how it goes.
 
     Args:
         recipe: What to do.
         console: Where to show it.
         resume: Go on from the training state beside the output.
+        or_start: Begin anew where there is none.
         go_on: The command that would go on after an interruption.
+        notes: What there is to say of how the run was asked for.
 
     Returns:
         0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
@@ -63,7 +88,9 @@ def train(recipe: Recipe, console: "Console", *, resume: bool = False, go_on: st
                 from ..run.fit import fit
                 from .view import open_view, show_end
             with open_view(console) as view:
-                for event in fit(recipe, resume=resume, should_stop=signals.is_asked):
+                for note in notes:
+                    view.show(Warned(message=note))
+                for event in fit(recipe, resume=resume, or_start=or_start, should_stop=signals.is_asked):
                     signals.has_stepped |= isinstance(event, StepReport)
                     view.show(event)
                     if isinstance(event, Finished):

@@ -1,14 +1,17 @@
 """The options of mlx-vlm's older `lora.py`, each with the recipe key that it sets. Pure.
 
-People's shell lines and programs keep working: every option exists with its name, type and default.
+People's shell lines and programs keep working: every option exists with its name, type and default. The older script
+has no rows to validate on; the options that name some are vlora's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
 
 from ..errors import RecipeError
+from .rules import held_out_keys
+from .schema import Recipe
 
 
 @attrs.frozen
@@ -40,6 +43,9 @@ OPTIONS = (
     Option("dataset", "data.path", str, "hub id, file or folder of the data set"),
     Option("split", "data.split", str, "split of the data set"),
     Option("dataset_config", "data.config", str, "configuration of a hub data set"),
+    Option("valid_dataset", "data.valid_path", str, "other rows to validate on: hub id, file or folder"),
+    Option("valid_split", "data.valid_split", str, "split of the data set to validate on"),
+    Option("valid_fraction", "data.valid_fraction", float, "share of the rows to hold out and validate on"),
     Option(
         "image_resize_shape",
         "data.image_resize_shape",
@@ -88,6 +94,9 @@ OPTIONS = (
     Option("adapter_path", "model.adapter_path", str, "adapter to go on from"),
 )
 
+VALIDATING = ("steps_per_eval", "val_batches")
+"""Options that say when and how to validate."""
+
 
 def overrides_from(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turn option values into recipe overrides.
@@ -109,3 +118,20 @@ def overrides_from(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None and name not in ignored
     }
+
+
+def idle_options(values: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+    """Yield a sentence for every option that was given and has no effect.
+
+    Args:
+        values: As for `overrides_from`.
+        recipe: What the options and the recipe's file together have become.
+    """
+    if held_out_keys(recipe.data):
+        return
+    for option in OPTIONS:
+        if option.name in VALIDATING and values.get(option.name) is not None:
+            yield (
+                f"{option.flag} has no effect: nothing is held out to validate on; give --valid-dataset, --valid-split "
+                "or --valid-fraction"
+            )

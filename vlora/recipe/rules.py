@@ -4,13 +4,18 @@ from collections.abc import Iterator
 
 from .columns import find_mistakes, placeholders
 from .converter import plain
-from .schema import LoraSection, Recipe, TrainSection
+from .schema import DataSection, LoraSection, Recipe, TrainSection
+
+
+def held_out_keys(data: DataSection) -> list[str]:
+    """Name the keys that hold rows out to validate on."""
+    return [f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)]
 
 
 def find_contradictions(recipe: Recipe) -> Iterator[str]:
     """Yield a sentence for every contradiction."""
     data, model, optim = recipe.data, recipe.model, recipe.optim
-    held_out = [f"data.{key}" for key in ("valid_path", "valid_split", "valid_fraction") if getattr(data, key)]
+    held_out = held_out_keys(data)
     if len(held_out) > 1:
         yield f"{' and '.join(held_out)}: they exclude one another; keep one"
     names = None if data.custom_prompt_format is None else placeholders(data.custom_prompt_format)

@@ -21,7 +21,11 @@ from .validate import answer, validate
 
 
 def fit(
-    recipe: Recipe, *, resume: bool = False, should_stop: Callable[[], bool] = lambda: False
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    or_start: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Event, None, None]:
     """Carry out a recipe.
 
@@ -33,6 +37,8 @@ def fit(
         recipe: What to do.
         resume: Go on exactly from the training state beside the output: same weights, optimizer, rows and dropout
             as if the run had never stopped.
+        or_start: With `resume`: begin anew where there is no training state. One that cannot be read, or belongs to
+            another recipe, is an error all the same.
         should_stop: Asked after every step, and then between batches of a validation and between answers; True saves
             and ends the run in order, a validation or answers left off where they are.
 
@@ -44,18 +50,20 @@ def fit(
             before it are saved first, if they can still be read and written; the message or a note of the error says
             which step `resume` goes on from.
     """
-    run = _fit(recipe, resume=resume, should_stop=should_stop)
+    run = _fit(recipe, resume=resume, or_start=or_start, should_stop=should_stop)
     close_at_exit(run)
     return run
 
 
-def _fit(recipe: Recipe, *, resume: bool, should_stop: Callable[[], bool]) -> Generator[Event, None, None]:
+def _fit(
+    recipe: Recipe, *, resume: bool, or_start: bool, should_stop: Callable[[], bool]
+) -> Generator[Event, None, None]:
     run: RunContext | None = None
     # The thread that takes a run may be another one than has made it.
     watch_thread()
     try:
         with ExitStack() as stack:
-            run = yield from start(recipe, stack, resume=resume, should_stop=should_stop)
+            run = yield from start(recipe, stack, resume=resume, or_start=or_start, should_stop=should_stop)
             try:
                 yield from _before_steps(run)
                 for step, report in run.loop.run(foresee(recipe, run.backbone, run.source)):

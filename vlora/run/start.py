@@ -50,7 +50,7 @@ PROBE_READS = 32
 
 
 def start(
-    recipe: Recipe, stack: ExitStack, *, resume: bool, should_stop: Callable[[], bool]
+    recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool, should_stop: Callable[[], bool]
 ) -> Generator[Event, None, RunContext]:
     """Prepare a run up to its first step.
 
@@ -58,6 +58,7 @@ def start(
         recipe: The recipe.
         stack: What the run holds is released with it.
         resume: As for `fit`.
+        or_start: As for `fit`.
         should_stop: As for `fit`.
 
     Yields:
@@ -66,7 +67,7 @@ def start(
     Raises:
         VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
     """
-    run = yield from _open(recipe, stack, resume=resume)
+    run = yield from _open(recipe, stack, resume=resume, or_start=or_start)
     run.data.encoder.prepare(run.data.train.first_samples())
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":
         _probe(run)
@@ -84,12 +85,12 @@ def start(
     return run
 
 
-def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event, None, RunContext]:
+def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> Generator[Event, None, RunContext]:
     """Take the folder, find the state to go on from, and load rows and model."""
     paths = output_paths(recipe)
     stack.enter_context(exclusive_run_lock(paths.folder))
     stack.enter_context(memory_limits(recipe.memory))
-    yield from _clear_up(paths, resume=resume)
+    resume = yield from _clear_up(paths, resume=resume, or_start=or_start)
     compilation = known_kernels.begin(recipe.model.path)
     if compilation.note is not None:
         yield Warned(message=compilation.note)
@@ -129,16 +130,22 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool) -> Generator[Event,
     )
 
 
-def _clear_up(paths: OutputPaths, *, resume: bool) -> Iterator[Warned]:
-    """Complete or remove what a killed run has left in the folder, and say what is not proven of this one."""
+def _clear_up(paths: OutputPaths, *, resume: bool, or_start: bool) -> Generator[Warned, None, bool]:
+    """Complete or remove what a killed run has left in the folder, and say what is not proven of this one.
+
+    Returns:
+        Whether the run goes on from a state: what was being set aside is none to go on from.
+    """
     completed = complete_setting_aside(paths.folder)
     remove_partials(paths)
     if completed is not None:
         yield Warned(message=_describe_earlier(paths, completed))
     if (unproven := models.describe_unproven()) is not None:
         yield Warned(message=unproven)
+    resume = resume and (checkpoint.has_state(paths.state) or not or_start)
     if resume:
         refuse_links(paths)
+    return resume
 
 
 def _make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:

@@ -14,7 +14,7 @@ from .data.opening import read_rows, wrap_rows
 from .data.rows import RowDataset
 from .data.values import Row
 from .errors import RecipeError
-from .events import FeatureCounts
+from .events import FeatureCounts, FeatureStorage
 from .memory.limits import device_memory
 from .output.archive import refuse_model_folder
 from .output.paths import expand_home, output_paths
@@ -58,13 +58,13 @@ class Features:
     Attributes:
         cache: Keeps them; None if they are not kept.
         encoder: Turns samples into examples; it does not look at images whose features are kept.
-        description: Where they are kept, or why they are not.
+        storage: Where they are kept, or why they are not.
         has_shared_passes: Whether images go through the tower together: their last bits depend on it then.
     """
 
     cache: models.FeatureCache | None
     encoder: models.Encoder
-    description: str
+    storage: FeatureStorage
     has_shared_passes: bool = False
 
     @property
@@ -271,15 +271,13 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     in_memory = section.memory_gb
     if in_memory is None:
         in_memory = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
-    budgets = {"memory": in_memory, "disk": section.disk_gb}
     reason = None if section.cache else "features.cache = false"
-    if reason is None and not any(budgets.values()):
+    if reason is None and not (in_memory or section.disk_gb):
         reason = "features.memory_gb and features.disk_gb are 0"
     reason = reason or backbone.why_features_change()
     if reason is not None:
-        return Features(cache=None, encoder=data.encoder, description=f"not kept: {reason}")
-    shards = None
-    root = Path()
+        return Features(cache=None, encoder=data.encoder, storage=FeatureStorage(reason=reason))
+    shards = root = None
     if section.disk_gb:
         root = expand_home(section.path, "features.path") if section.path else cache_folder() / "features"
         tower = models.features_fingerprint(backbone.module, backbone.feature_weights(), data.files.config)
@@ -287,11 +285,12 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     cache = models.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)
     encoder = attrs.evolve(data.encoder, memory=models.ProcessedCache(cache, backbone.has_features))
-    places = {"memory": "memory", "disk": str(root)}
-    kept = " and ".join(f"up to {budget:.3g} GB in {places[name]}" for name, budget in budgets.items() if budget)
     has_shared_passes = data.files.family.forward.has_grid_tower
-    # A run that goes on has lost what only memory has kept; its images share the tower's batch with others.
-    rounded = f"; {ROUNDED}" if has_shared_passes and not section.disk_gb else ""
-    return Features(
-        cache=cache, encoder=encoder, description=f"kept, {kept}{rounded}", has_shared_passes=has_shared_passes
+    storage = FeatureStorage(
+        memory_gb=in_memory,
+        disk_gb=section.disk_gb,
+        folder=root,
+        # A run that goes on has lost what only memory has kept; its images share the tower's batch with others.
+        resumes_rounded=has_shared_passes and not section.disk_gb,
     )
+    return Features(cache=cache, encoder=encoder, storage=storage, has_shared_passes=has_shared_passes)

@@ -20,6 +20,7 @@ from tests.data.data_sets import (
     write_source,
 )
 from vlora import models
+from vlora.cli.sentences import describe_columns
 from vlora.data.format.samples import Reading
 from vlora.data.opening import read_rows
 from vlora.data.rows import RowDataset
@@ -94,9 +95,9 @@ def test_columns_of_a_recipe(tmp_path: Path) -> None:
     rows = RowDataset(name="rows", table=table, indices=range(3), folder=tmp_path, reading=reading)
 
     assert [turn.text for turn in rows[0].turns] == ["Be brief.", "?", "x"]
-    assert rows.describe_columns().endswith("not used: notes; of data.columns in no row so far: pic")
+    assert describe_columns(rows.columns()).endswith("not used: notes; of data.columns in no row so far: pic")
     assert rows[1].images == (str(tmp_path / "a.png"),)
-    assert rows.describe_columns() == (
+    assert describe_columns(rows.columns()) == (
         "ask (as question: the question), reply (as answer: the answer), pic (as images); not used: id, notes"
     )
 
@@ -174,5 +175,5 @@ def test_first_samples_are_read_on_demand(tmp_path: Path) -> None:
     found = list(train.first_samples(3))
 
     assert [sample.turns[-1].text for sample in found] == ["0", "1"]
-    assert "none were read" in train.describe_columns()
+    assert "none were read" in describe_columns(train.columns())
     assert len(list(train.first_samples())) == N_ROWS

@@ -23,6 +23,7 @@ from tests.training import Trainable, make_trainable, picture
 from vlora import Example, collate, format_sample, make_eval_step, make_train_step
 from vlora import build as session
 from vlora.build import Data, attach_feature_cache, load_data, load_model
+from vlora.cli.sentences import describe_storage
 from vlora.cli.train import train
 from vlora.data.prefetch import WorkerPool
 from vlora.data.rows import RowDataset
@@ -249,8 +250,8 @@ def test_are_not_kept_where_they_change(
     found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.cache is None
-    assert found.description.startswith("not kept")
-    assert reason in found.description
+    assert describe_storage(found.storage).startswith("not kept")
+    assert reason in describe_storage(found.storage)
     assert not (tmp_path / "kept").exists()
 
 
@@ -275,7 +276,7 @@ def test_full_finetuning_keeps_images_of_grids(checkpoint: CheckpointFactory, tm
     found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
 
     assert found.cache is not None
-    assert found.description == f"kept, up to 20 GB in {tmp_path}"
+    assert describe_storage(found.storage) == f"kept, up to 20 GB in {tmp_path}"
 
 
 def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +376,7 @@ def test_metrics_say_where_features_came_from(checkpoint: CheckpointFactory, tmp
     assert [sum(line[name] for name in names) for line in lines] == [4, 4, 4]
     assert sum(line["features_computed"] for line in lines[1:]) == 0
     assert lines[-1]["features_memory_gb"] > 0
-    assert started.features == f"kept, up to 1 GB in memory and up to 20 GB in {tmp_path / 'kept'}"
+    assert describe_storage(started.features) == f"kept, up to 1 GB in memory and up to 20 GB in {tmp_path / 'kept'}"
 
 
 def test_a_damaged_folder_does_not_stop_a_run(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
@@ -448,7 +449,7 @@ def test_features_have_a_share_of_the_memory(
 
     found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
 
-    assert found.description.startswith(f"kept, up to {expected} GB in memory")
+    assert describe_storage(found.storage).startswith(f"kept, up to {expected} GB in memory")
 
 
 def test_features_are_read_ahead_of_their_batch(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
@@ -528,8 +529,9 @@ def test_a_run_says_where_it_cannot_go_on_to_the_bit(
     """Where images share a tower's batch and only memory keeps what it made of them."""
     recipe = make_recipe(checkpoint(family), rows_file(tmp_path), tmp_path / "out", **options)
     data = load_data(recipe)
-    found = attach_feature_cache(recipe, data, load_model(recipe, data.files)[0]).description
-    assert ("--resume equals one that was not stopped up to rounding" in found) is not is_exact
+    storage = attach_feature_cache(recipe, data, load_model(recipe, data.files)[0]).storage
+    assert storage.resumes_rounded is not is_exact
+    assert (describe_storage(storage).endswith(f"; {session.ROUNDED}")) is not is_exact
 
 
 def test_a_resumed_run_ends_in_the_same_bits(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from tests.families import FAMILIES, build
 from tests.training import make_trainable
 from vlora import fit, parse_recipe
+from vlora.cli.sentences import describe_head
 from vlora.errors import RecipeError
 from vlora.memory.command_buffers import MB_VARIABLE, default_max_mb_per_buffer
 from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_max_mb_per_buffer
-from vlora.models.backbone.head import describe_head
+from vlora.models.backbone.head import head_use
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
 from vlora.recipe.schema import MemorySection, ModelSection
@@ -96,7 +97,7 @@ def test_fit_puts_them_back(tmp_path: Path) -> None:
     inside = memory_limit()
     run.close()
 
-    assert started.head is None  # type: ignore[union-attr]
+    assert started.head.extent == "chunks"  # type: ignore[union-attr]
     assert inside == 4 * 10**9
     assert (memory_limit(), cache_limit()) == before
 
@@ -105,9 +106,9 @@ def test_fit_puts_them_back(tmp_path: Path) -> None:
 def test_a_head_that_falls_back_says_so(family: str) -> None:
     """A family whose head cannot run apart from the layers says how it runs, and why."""
     backbone, _ = prepare(build(FAMILIES[family]), describe_family(family), ModelSection(path=family))
-    assert "at all supervised tokens of a batch at once" in (describe_head(backbone.head) or "")
+    assert "at all supervised tokens of a batch at once" in (describe_head(head_use(backbone.head)) or "")
     backbone.head = None
-    assert "at all tokens" in (describe_head(backbone.head) or "")
+    assert "at all tokens" in (describe_head(head_use(backbone.head)) or "")
 
 
 @pytest.mark.parametrize(

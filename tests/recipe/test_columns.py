@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.recipe.reading import MINIMAL, problems_of
 from vlora import parse_recipe
 from vlora.errors import SampleError
-from vlora.recipe.columns import ColumnUse, find_mistakes, rename_columns
+from vlora.recipe.columns import find_mistakes, rename_columns
 
 NAMES = st.sampled_from(["a", "b", "question", "answer"])
 
@@ -36,14 +36,6 @@ def test_mistakes_of_a_mapping(columns: dict[str, str], prompt: set[str] | None,
     (problem,) = find_mistakes(columns, None if prompt is None else frozenset(prompt))
 
     assert all(word in problem for word in words)
-
-
-def test_line_of_many_columns() -> None:
-    """The line does not grow without end."""
-    line = str(ColumnUse({}, frozenset(map(str, range(100)))))
-
-    assert line.endswith(" and 60 more")
-    assert len(line) < 300
 
 
 @given(st.dictionaries(NAMES, NAMES, max_size=4), st.dictionaries(NAMES, st.integers(), max_size=5))

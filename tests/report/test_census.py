@@ -14,6 +14,7 @@ from tests.training import picture
 from vlora.build import load_data
 from vlora.cli.main import main
 from vlora.errors import LongRowError, SampleError
+from vlora.events import TemplateUse
 from vlora.recipe.schema import Recipe
 from vlora.report.census import Census, Refusal, count_rows
 
@@ -90,7 +91,7 @@ def test_what_is_found(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     assert "nowhere.png: No such file" in alike.first
     assert (census.n_duplicates, census.first_duplicate) == (1, "rows.jsonl train row 3 equals row 0")
     assert census.longest_source == "rows.jsonl train row 2"
-    assert "answer" in census.columns
+    assert "answer" in census.columns.used
     assert (validation.name, validation.n_rows, validation.n_refused) == ("valid.jsonl train", 2, 0)
 
 
@@ -127,7 +128,7 @@ words = st.text("abcdef", min_size=1, max_size=8)
 @given(st.lists(st.tuples(words, st.integers(0, 10**6), words), min_size=1, max_size=8))
 def test_reasons_do_not_depend_on_names(names: list[tuple[str, int, str]]) -> None:
     """What is quoted, numbered or a file's name makes no reason of its own."""
-    census = Census(name="rows", n_rows=0, template="", method="")
+    census = Census(name="rows", n_rows=0, template=TemplateUse(origin="model"), method="")
     for text, number, quoted in names:
         source = f"rows row {number}"
         for problem in (

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..events import Columns, TemplateUse
 from ..recipe.schema import Recipe
 from .arguments import Parser, make_recipe_parser, positive
 from .importing import importing
+from .sentences import describe_columns, describe_template
 from .status import DONE, USER_ERROR
 
 if TYPE_CHECKING:
@@ -52,14 +54,15 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     with importing(recipe):
         from ..report.inspect import inspect_rows
     n_bad = n_shown = 0
-    columns, templates = "", list[str]()
+    columns, templates = Columns(), list[TemplateUse]()
     for row in inspect_rows(recipe, n_rows, templates.append):
         n_shown += 1
         n_bad += row.problem is not None
         _show_row(row, console)
         columns = row.columns
-    _say(console, f"chat template: {''.join(templates)}")
-    _say(console, f"columns: {columns}")
+    for template in templates:
+        _say(console, f"chat template: {describe_template(template)}")
+    _say(console, f"columns: {describe_columns(columns)}")
     verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
     if n_shown == 1:
         verdict = "it can be learned from" if not n_bad else "it cannot be learned from"
@@ -117,8 +120,8 @@ def _show_row(row: "Inspected", console: Console) -> None:
 def _show_counts(census: "Census", console: Console) -> None:
     console.print(Text(census.name, style="bold"))
     for line in (
-        f"chat template: {census.template}",
-        f"columns: {census.columns}",
+        f"chat template: {describe_template(census.template)}",
+        f"columns: {describe_columns(census.columns)}",
         f"no picture was decoded; {census.method}",
         f"rows: {census.n_rows:,}",
         f"tokens: {census.n_tokens:,}, {census.n_image_tokens:,} of them for images; "

@@ -25,6 +25,7 @@ from ..events import (
 )
 from ..output.paths import output_paths
 from ..recipe.schema import Recipe
+from .sentences import describe_columns, describe_head, describe_storage, describe_template
 from .units import format_bytes, format_count
 
 
@@ -80,11 +81,11 @@ class EventView:
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         about = "about " if event.is_estimated else ""
         self._print(f"{event.n_rows} rows{held_out}; {about}{event.n_steps} steps{resumed}")
-        self._print(f"columns: {escape(event.columns)}")
-        self._print(f"chat template: {escape(event.template)}")
-        self._print(f"features of images: {escape(event.features)}")
-        if event.head is not None:
-            self._print(f"head: {escape(event.head)}")
+        self._print(f"columns: {escape(describe_columns(event.columns))}")
+        self._print(f"chat template: {escape(describe_template(event.template))}")
+        self._print(f"features of images: {escape(describe_storage(event.features))}")
+        if (head := describe_head(event.head)) is not None:
+            self._print(f"head: {escape(head)}")
         if self.progress is not None:
             self.task = self.progress.add_task("", total=event.n_steps, completed=event.first_step, status="")
 

@@ -10,12 +10,13 @@ from typing import Any
 import attrs
 
 from ..errors import SampleError
+from ..events import Columns, UnnamedImages
 from ..recipe.columns import ColumnUse
 from ..system.files import expand, is_file
 from ..types import Sample
 from .format.image_sizes import SizedImage
 from .format.samples import Reading, read_sample
-from .readers.image_folders import describe_unnamed
+from .readers.image_folders import find_unnamed
 from .readers.inline_images import is_inline
 from .readers.typed_tables import Table
 from .readers.urls import is_url
@@ -102,16 +103,15 @@ class RowDataset:
             with contextlib.suppress(SampleError):
                 yield unseen[index]
 
-    def describe_columns(self) -> str:
-        """Say in a line what became of the columns of the rows that were read so far."""
+    def columns(self) -> Columns:
+        """Say what became of the columns of the rows that were read so far."""
         use = self._seen.use
-        mapped = [column for column in self.reading.columns if column not in use.used.keys() | use.unused]
-        nowhere = f"; of data.columns in no row so far: {', '.join(mapped)}" if mapped else ""
-        return f"{use}{nowhere}{self._unnamed and f'; {self._unnamed}'}"
+        missing = tuple(column for column in self.reading.columns if column not in use.used.keys() | use.unused)
+        return Columns(used=use.used, unused=tuple(sorted(use.unused)), missing=missing, unnamed=self._unnamed)
 
     @functools.cached_property
-    def _unnamed(self) -> str:
-        return describe_unnamed(self.table)
+    def _unnamed(self) -> UnnamedImages | None:
+        return find_unnamed(self.table)
 
 
 def beside(image: Any, folder: Path) -> Any:

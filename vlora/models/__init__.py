@@ -6,7 +6,7 @@ from ..features.cache import FeatureCache
 from ..features.processed import ProcessedCache
 from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
-from .backbone.head import describe_head
+from .backbone.head import head_use
 from .backbone.startup_checks import check_family, check_packing
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
@@ -47,13 +47,13 @@ __all__ = [
     "check_question",
     "companions",
     "describe_family",
-    "describe_head",
     "describe_unproven",
     "features_fingerprint",
     "find_model",
     "generating",
     "grow_config",
     "grow_tables",
+    "head_use",
     "load_adapter",
     "load_backbone",
     "load_processor",

@@ -42,9 +42,6 @@ COLUMNS = {
 }
 """Names that layouts read, and what as."""
 
-SHOWN = 40
-"""Columns that are not used, of which no more are named in a line."""
-
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 """What stands for a column in `data.custom_prompt_format`."""
 
@@ -72,15 +69,6 @@ class ColumnUse:
     def is_part_of(self, other: "ColumnUse") -> bool:
         """Whether another one says all of this."""
         return self.used.keys() <= other.used.keys() and self.unused <= other.unused | other.used.keys()
-
-    def __str__(self) -> str:
-        """Say it in a line."""
-        if not self.used and not self.unused:
-            return "none were read so far"
-        used = ", ".join(column if column == how else f"{column} ({how})" for column, how in self.used.items())
-        unused = sorted(self.unused)
-        rest = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
-        return f"{used or 'none'}; not used: {', '.join(unused[:SHOWN]) or 'none'}{rest}"
 
 
 def find_mistakes(columns: Mapping[str, str], placeholders: frozenset[str] | None = None) -> Iterator[str]:

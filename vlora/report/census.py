@@ -12,6 +12,7 @@ from ..cuts import CutCounts
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
 from ..errors import LongRowError, SampleError
+from ..events import Columns, TemplateUse
 from ..recipe.schema import Recipe
 from ..types import Cut, Sample
 
@@ -44,7 +45,7 @@ class Census:
         n_rows: All its rows.
         template: What writes the conversations.
         method: How tokens of images are counted.
-        columns: Which columns of the rows are used, and which are not; empty until all rows are counted.
+        columns: Which columns of the rows are used, and which are not; known once all rows are counted.
         n_seen: Rows counted so far.
         n_tokens: Tokens that are kept of them, those of images included.
         n_image_tokens: Those that stand for images.
@@ -61,9 +62,9 @@ class Census:
 
     name: str
     n_rows: int
-    template: str
+    template: TemplateUse
     method: str
-    columns: str = ""
+    columns: Columns = attrs.field(factory=Columns)
     n_seen: int = 0
     n_tokens: int = 0
     n_image_tokens: int = 0
@@ -140,7 +141,7 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
     data = load_data(recipe)
     data.encoder.prepare(data.train.first_samples())
     measure = models.RowMeasurer(data.encoder)
-    template, method = data.encoder.describe_template(), measure.describe()
+    template, method = data.encoder.template_use(), measure.describe()
     n_workers = count_workers(recipe.data.workers)
     with WorkerPool(n_workers) as workers:
         for rows in (data.train, *([] if data.valid is None else [data.valid])):
@@ -154,7 +155,8 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
 
             for row in workers.map(count, range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
                 census.add(row)
-                census.columns = rows.describe_columns() if census.n_seen == len(rows) else ""
+                if census.n_seen == len(rows):
+                    census.columns = rows.columns()
                 yield census
 
 

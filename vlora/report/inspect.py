@@ -9,6 +9,7 @@ import numpy as np
 from ..build import load_data
 from ..data.examples import first_examples
 from ..errors import SampleError
+from ..events import Columns, TemplateUse
 from ..recipe.schema import Recipe
 from ..types import Cut, Example, Sample
 
@@ -50,10 +51,12 @@ class Inspected:
     image_sizes: tuple[tuple[int, int], ...] = ()
     problem: str | None = None
     cut: Cut | None = None
-    columns: str = ""
+    columns: Columns = attrs.field(factory=Columns)
 
 
-def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lambda _: None) -> Iterator[Inspected]:
+def inspect_rows(
+    recipe: Recipe, n_rows: int, tell: Callable[[TemplateUse], None] = lambda _: None
+) -> Iterator[Inspected]:
     """Encode the first rows and describe them.
 
     Args:
@@ -65,7 +68,7 @@ def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lamb
         VloraError: The recipe names something that is not there.
     """
     data = load_data(recipe)
-    tell(data.encoder.describe_template())
+    tell(data.encoder.template_use())
 
     def look_at(sample: Sample) -> Inspected:
         return describe(data.encoder(sample), lambda ids: str(data.encoder.tokenizer.decode(ids)))
@@ -74,7 +77,7 @@ def inspect_rows(recipe: Recipe, n_rows: int, tell: Callable[[str], None] = lamb
         return Inspected(source=f"{data.train.name} row {data.train.indices[index]}", problem=str(error))
 
     for row in first_examples(data.train, n_rows, look_at, refuse):
-        yield attrs.evolve(row, columns=data.train.describe_columns())
+        yield attrs.evolve(row, columns=data.train.columns())
 
 
 def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:

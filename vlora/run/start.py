@@ -294,10 +294,10 @@ def _describe(run: RunContext, first: int) -> Started:
         n_params=count_parameters(module),
         n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
         adapted=tuple(summarize(name for name, _ in lora_layers(module))),
-        columns=data.train.describe_columns(),
-        features=run.features.description,
-        template=data.encoder.describe_template(),
-        head=models.describe_head(run.backbone.head),
+        columns=data.train.columns(),
+        features=run.features.storage,
+        template=data.encoder.template_use(),
+        head=models.head_use(run.backbone.head),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.data.data_sets import picture, problem_of, read, write_jsonl
 from tests.data.readers.folders import answers_of, write_csv
 from vlora import models
+from vlora.cli.sentences import describe_columns
 from vlora.errors import RecipeError, SampleError
 
 LABEL = json.dumps({"user": ["{image}", "What is it?"], "assistant": "{label}"})
@@ -97,15 +98,15 @@ def test_images_that_no_metadata_names(name: str, tmp_path: Path, monkeypatch: p
     write_jsonl(tmp_path / name, rows) if name.endswith("l") else write_csv(tmp_path / name, rows)
     said = "images that no row of the metadata names: 2, such as 'p/1.png'"
     for split in ("train", "train[:1]", "train[:1]+train[1:]"):
-        assert read(tmp_path, split=split).describe_columns().endswith(f"; {said}")
+        assert describe_columns(read(tmp_path, split=split).columns()).endswith(f"; {said}")
 
     monkeypatch.setattr("vlora.data.readers.image_folders.MOST_NAMED", 2)
-    assert "the folder has 5 images and its metadata 3 rows" in read(tmp_path).describe_columns()
+    assert "the folder has 5 images and its metadata 3 rows" in describe_columns(read(tmp_path).columns())
     for left in ("1", "2"):
         (tmp_path / "p" / f"{left}.png").unlink()
-    assert "images" not in read(tmp_path).describe_columns().partition("not used")[0]
+    assert "images" not in describe_columns(read(tmp_path).columns()).partition("not used")[0]
     monkeypatch.undo()
-    assert "metadata" not in read(tmp_path).describe_columns()
+    assert "metadata" not in describe_columns(read(tmp_path).columns())
 
 
 def test_names_of_files_that_collide(tmp_path: Path) -> None:

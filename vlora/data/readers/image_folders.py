@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from ...errors import SampleError
+from ...events import UnnamedImages
 from ..values import Row
 from .csv_files import open_csv
 from .json_files import open_json
@@ -184,21 +185,20 @@ def open_images(
     return ClassTable(files, depth if with_labels and max(map(len, labels), default=0) > 1 else -1)
 
 
-def describe_unnamed(table: Table) -> str:
-    """Say how many images of a folder its metadata does not name, and name one; empty if it names all."""
+def find_unnamed(table: Table) -> UnnamedImages | None:
+    """Count the images of a folder that its metadata does not name, and name one; None if it names all."""
     tables = list(_described_in(table))
     images = {name for part in tables for name in part.paths if posixpath.basename(name) not in METADATA}
     n_rows = sum(map(len, tables))
     if n_rows > MOST_NAMED:
         # So many rows are not read before the first step.
-        found = f"the folder has {len(images):,} images and its metadata {n_rows:,} rows"
-        return f"{found}, so that some images may be in no row" if len(images) > n_rows else ""
+        return UnnamedImages(n_images=len(images), n_rows=n_rows, n_unnamed=None) if len(images) > n_rows else None
     named = {name for part in tables for index in range(len(part)) for name in part.named_by(index)}
     left = sorted(images - named)
     if not left:
-        return ""
+        return None
     first = posixpath.relpath(left[0], posixpath.dirname(tables[0].file.name))
-    return f"images that no row of the metadata names: {len(left):,}, such as {first!r}"
+    return UnnamedImages(n_images=len(images), n_rows=n_rows, n_unnamed=len(left), first=first)
 
 
 def _described_in(table: Table) -> Iterator[DescribedTable]:

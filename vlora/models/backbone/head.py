@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...adapters.names import HEADS
+from ...events import HeadUse
 from ..forward.overrides import override_attributes, override_call
 
 TOLERANCE = 0.02
@@ -44,16 +45,11 @@ class Head:
     stack: str | None = None
 
 
-def describe_head(head: Head | None) -> str | None:
-    """Say how a head runs, and why, where it does not run in chunks at the supervised tokens only."""
+def head_use(head: Head | None) -> HeadUse:
+    """Say at which tokens a head runs, and whether in chunks."""
     if head is None:
-        return "at all tokens, supervised or not: no module gives the model's own logits at selected ones"
-    if head.stack is None:
-        return (
-            f"at all supervised tokens of a batch at once, not in chunks: what {head.name} takes is not what one "
-            "module of layers gives"
-        )
-    return None
+        return HeadUse(extent="all")
+    return HeadUse(extent="supervised" if head.stack is None else "chunks", module=head.name)
 
 
 def sound_head(head: Head | None) -> Head:

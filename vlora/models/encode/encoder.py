@@ -17,6 +17,7 @@ from PIL import Image
 from ...data.masking import expand_placeholders
 from ...data.truncate import truncate
 from ...errors import SampleError
+from ...events import TemplateUse
 from ...features.cache import digest
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
@@ -52,7 +53,7 @@ class Encoder:
         image_token: The text that stands for an image in what the processor is given.
         image_id: The token that stands for one in what the model is given; negative if it is not of the vocabulary.
         data: The recipe's section.
-        template_origin: Whose the chat template is, in words.
+        template_origin: Whose the chat template is.
         stop_ids: The tokens at which generation ends.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
         preparation: Stands for all that decides what an image becomes before the tower; in the keys of images.
@@ -66,7 +67,7 @@ class Encoder:
     image_token: str
     image_id: int
     data: DataSection
-    template_origin: str = ""
+    template_origin: TemplateUse = attrs.field(factory=lambda: TemplateUse(origin="model"))
     stop_ids: tuple[int, ...] = ()
     max_pixels: int | None = None
     preparation: str = ""
@@ -227,13 +228,13 @@ class Encoder:
         """Write a question as `prompt` does, and what is to be generated for it; see `RowWriter.ask`."""
         return self.writer.ask(question, answer)
 
-    def describe_template(self) -> str:
+    def template_use(self) -> TemplateUse:
         """Say which chat template writes the rows, and how answers end.
 
         Raises:
             ModelError: The template renders no conversation, or nothing ends its answers.
         """
-        return self.writer.describe_template()
+        return self.writer.template_use()
 
     @functools.cached_property
     def tokens(self) -> RowTokenizer:

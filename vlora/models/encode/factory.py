@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ModelError
+from ...events import TemplateUse
 from ...recipe.schema import DataSection
 from ..families.family import Family
 from .encoder import Encoder
@@ -48,7 +49,7 @@ def _make_pair_encoder(processor: Any, config: Mapping[str, Any], family: Family
         tokenizer=processor.tokenizer,
         family=family,
         template="",
-        template_origin="none: a task on one image, and its answer",
+        template_origin=TemplateUse(origin="none"),
         image_token="",
         image_id=-1,
         data=data,

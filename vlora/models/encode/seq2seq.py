@@ -12,6 +12,7 @@ import numpy as np
 
 from ...data.truncate import truncate
 from ...errors import SampleError
+from ...events import TemplateUse
 from ...features.processed import Processed
 from ...types import Example, ImageSlot, Sample
 from ..foreign import foreign
@@ -80,8 +81,8 @@ class PairEncoder(Encoder):
         placeholders = np.zeros(len(tokens), dtype=np.bool_)
         return Example(source=sample.source, tokens=tokens, supervised=supervised, placeholders=placeholders)
 
-    def describe_template(self) -> str:
-        """Say how the rows are written."""
+    def template_use(self) -> TemplateUse:
+        """Say that no template writes the rows."""
         return self.template_origin
 
     def prompt(self, sample: Sample) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 
 from ...data.masking import mask_completions
 from ...errors import SampleError
+from ...events import TemplateUse
 from ...recipe.schema import DataSection
 from ...types import BoolArray, ImageSlot, IntArray, Sample, Turn
 from ..families.family import Family
@@ -40,14 +41,14 @@ class RowWriter:
         data: The recipe's section.
         tokens: Tokenizes what is written.
         conversations: The chat template.
-        template_origin: Whose the chat template is, in words.
+        template_origin: Whose the chat template is.
     """
 
     family: Family
     data: DataSection
     tokens: RowTokenizer
     conversations: Conversations
-    template_origin: str
+    template_origin: TemplateUse
 
     def write(self, sample: Sample) -> Written:
         """Write a row whose boxes are written as text: what its processor is given, its tokens, and what is learned.
@@ -116,18 +117,19 @@ class RowWriter:
         ending = next((token for token in self.conversations.end_of_turn if written.endswith(token)), "")
         return self.tokens.with_one_bos(located.text[:start], [])[0], written.removesuffix(ending)
 
-    def describe_template(self) -> str:
+    def template_use(self) -> TemplateUse:
         """Say which chat template writes the rows, and how answers end.
 
         Raises:
             ModelError: The template renders no conversation, or nothing ends its answers.
         """
         ending = self.conversations.ending
-        added = ending.each or ending.last or ending.closing
-        end = f"answers end with {ending.text!r}" if ending.text else "answers end as it writes them"
-        whose = " (data.learn_end)" if added or not ending.text else ""
-        unread = "" if self._begins_at_id or self.data.assistant_id is None else "; data.assistant_id is not needed"
-        return f"{self.template_origin}; {end}{whose}{unread}"
+        return attrs.evolve(
+            self.template_origin,
+            ending=ending.text,
+            adds_ending=bool(ending.each or ending.last or ending.closing),
+            ignores_assistant_id=self.data.assistant_id is not None and not self._begins_at_id,
+        )
 
     @property
     def _begins_at_id(self) -> bool:

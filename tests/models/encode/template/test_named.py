@@ -15,6 +15,7 @@ from tests.checkpoints import FAMILIES
 from tests.models.encode.test_seq2seq import encoder as pair_encoder
 from tests.training import picture
 from vlora import Example, Sample, Turn, models
+from vlora.cli.sentences import describe_template
 from vlora.errors import ModelError
 from vlora.models import Encoder
 from vlora.models.encode.template.named import NAMED
@@ -61,7 +62,7 @@ def test_plain_rows_of_every_family(family: str, encoder: Encoding) -> None:
     assert example.placeholders.any()
     prompt = encode.render(attrs.evolve(ROW, turns=TALK[:3]), add_generation_prompt=True)
     assert encode.render(ROW).startswith(prompt)
-    assert encode.describe_template().startswith("'plain'")
+    assert describe_template(encode.template_use()).startswith("'plain'")
 
 
 SAME = {"chatml": ("qwen3_vl", "qwen2_5_vl"), "gemma": ("gemma3",), "llava": ("llava",)}
@@ -77,7 +78,7 @@ def test_named_ones_are_the_published(name: str, family: str, sample: Sample, en
 
     assert named.render(sample) == own.render(sample)
     assert np.array_equal(named(sample).supervised, own(sample).supervised)
-    assert "in place of the model's own" in named.describe_template()
+    assert "in place of the model's own" in describe_template(named.template_use())
 
 
 def test_a_model_without_a_template(checkpoint: Callable[[str], Path]) -> None:
@@ -91,7 +92,7 @@ def test_a_model_without_a_template(checkpoint: Callable[[str], Path]) -> None:
         make()
     encode = make(chat_template="llava", train_on_completions=True)
     assert learned(encode(ROW), encode) == [f"{turn.text}<end_of_utterance>" for turn in TALK[1::2]]
-    assert encode.describe_template() == "'llava'; answers end with '<end_of_utterance>' (data.learn_end)"
+    assert describe_template(encode.template_use()) == "'llava'; answers end with '<end_of_utterance>' (data.learn_end)"
 
 
 @pytest.mark.parametrize("suffix", ["jinja", "json"])
@@ -104,7 +105,8 @@ def test_a_file(suffix: str, encoder: Encoding, tmp_path: Path) -> None:
 
     assert "<|im_start|>assistant\n\nA red square.<|im_end|>" in encode.render(ROW)
     assert learned(encode(ROW), encode) == [f"{turn.text}<|im_end|>" for turn in TALK[1::2]]
-    assert encode.describe_template() == f"{str(file)!r}, in place of the model's own; answers end with '<|im_end|>'"
+    said = f"{str(file)!r}, in place of the model's own; answers end with '<|im_end|>'"
+    assert describe_template(encode.template_use()) == said
 
 
 @pytest.mark.parametrize(
@@ -145,14 +147,14 @@ def test_a_broken_file(encoder: Encoding, tmp_path: Path) -> None:
     (tmp_path / "a.jinja").write_text("{% for message in messages %}{{ message['content'] ")
     encode = encoder("qwen3_vl", chat_template=str(tmp_path / "a.jinja"))
     with pytest.raises(ModelError, match="renders no conversation with an image"):
-        encode.describe_template()
+        encode.template_use()
 
 
 def test_pairs_have_no_conversations() -> None:
     """Where a decoder answers one task there is nothing to write."""
     with pytest.raises(ModelError, match=r"data\.chat_template: found 'plain', and this model holds no conversations"):
         pair_encoder("florence2", chat_template="plain")
-    assert pair_encoder("florence2").describe_template().startswith("none")
+    assert describe_template(pair_encoder("florence2").template_use()).startswith("none")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_pairs_have_no_conversations() -> None:
 )
 def test_what_is_used_is_said(family: str, keys: dict[str, Any], expected: str, encoder: Encoding) -> None:
     """One line says whose template it is, and how answers end."""
-    assert encoder(family, **keys).describe_template().startswith(expected)
+    assert describe_template(encoder(family, **keys).template_use()).startswith(expected)
 
 
 def test_every_name_is_documented() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ....errors import ModelError
+from ....events import TemplateUse
 from ....recipe.schema import DataSection
 from ....system.files import expand, open_regular
 from ...families.family import Family
@@ -75,11 +76,11 @@ class Template:
 
     Attributes:
         text: The program.
-        origin: Whose it is, in words.
+        origin: Whose it is.
     """
 
     text: str
-    origin: str
+    origin: TemplateUse
 
 
 def find_template(processor: Any, tokenizer: Any, family: Family, data: DataSection) -> Template:
@@ -102,7 +103,7 @@ def find_template(processor: Any, tokenizer: Any, family: Family, data: DataSect
                 f"{', '.join(map(repr, sorted(NAMED)))}, or a file with a template of yours"
             )
             raise ModelError(msg)
-        whose = "of vlora for this family" if family.format.template is not None else "the model's own"
+        whose = TemplateUse(origin="model" if family.format.template is None else "vlora")
         return Template(text=mend_end_of_turn(own, tokenizer.eos_token), origin=whose)
     if family.format.is_prefix_lm or family.format.process is not None:
         msg = (
@@ -110,8 +111,8 @@ def find_template(processor: Any, tokenizer: Any, family: Family, data: DataSect
             "their processor writes; leave it out"
         )
         raise ModelError(msg)
-    instead = ", in place of the model's own" if own is not None else ""
-    return Template(text=_given_template(data.chat_template, tokenizer), origin=f"{data.chat_template!r}{instead}")
+    whose = TemplateUse(origin="recipe", given=data.chat_template, replaces_own=own is not None)
+    return Template(text=_given_template(data.chat_template, tokenizer), origin=whose)
 
 
 def write_image(image_token: str, tokenizer: Any) -> str:

@@ -1,0 +1,66 @@
+"""Sentences about what a run, or a look at its rows, has found; the lines before the first step consist of them."""
+
+from ..events import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
+
+SHOWN = 40
+"""Columns that are not used, of which no more are named in a line."""
+
+
+def describe_columns(columns: Columns) -> str:
+    """Say what became of the columns of the rows that were read so far."""
+    parts = ["none were read so far"]
+    if columns.used or columns.unused:
+        used = ", ".join(column if column == how else f"{column} ({how})" for column, how in columns.used.items())
+        rest = f" and {len(columns.unused) - SHOWN} more" if len(columns.unused) > SHOWN else ""
+        parts = [used or "none", f"not used: {', '.join(columns.unused[:SHOWN]) or 'none'}{rest}"]
+    if columns.missing:
+        parts.append(f"of data.columns in no row so far: {', '.join(columns.missing)}")
+    if columns.unnamed is not None:
+        parts.append(_describe_unnamed(columns.unnamed))
+    return "; ".join(parts)
+
+
+def _describe_unnamed(images: UnnamedImages) -> str:
+    if images.n_unnamed is None:
+        found = f"the folder has {images.n_images:,} images and its metadata {images.n_rows:,} rows"
+        return f"{found}, so that some images may be in no row"
+    return f"images that no row of the metadata names: {images.n_unnamed:,}, such as {images.first!r}"
+
+
+def describe_template(template: TemplateUse) -> str:
+    """Say which chat template writes the rows, and how answers end."""
+    if template.origin == "none":
+        return "none: a task on one image, and its answer"
+    instead = ", in place of the model's own" if template.replaces_own else ""
+    origins = {
+        "model": "the model's own",
+        "vlora": "of vlora for this family",
+        "recipe": f"{template.given!r}{instead}",
+    }
+    ending = f"answers end with {template.ending!r}" if template.ending else "answers end as it writes them"
+    whose = " (data.learn_end)" if template.adds_ending or not template.ending else ""
+    unread = "; data.assistant_id is not needed" if template.ignores_assistant_id else ""
+    return f"{origins[template.origin]}; {ending}{whose}{unread}"
+
+
+def describe_storage(storage: FeatureStorage) -> str:
+    """Say where the features of images are kept, or why they are not."""
+    if storage.reason is not None:
+        return f"not kept: {storage.reason}"
+    from ..build import ROUNDED
+
+    places = {"memory": storage.memory_gb, str(storage.folder): storage.disk_gb}
+    kept = " and ".join(f"up to {gigabytes:.3g} GB in {place}" for place, gigabytes in places.items() if gigabytes)
+    return f"kept, {kept}" + (f"; {ROUNDED}" if storage.resumes_rounded else "")
+
+
+def describe_head(head: HeadUse) -> str | None:
+    """Say how a head runs, and why, where it does not run in chunks at the supervised tokens only."""
+    if head.extent == "all":
+        return "at all tokens, supervised or not: no module gives the model's own logits at selected ones"
+    if head.extent == "supervised":
+        return (
+            f"at all supervised tokens of a batch at once, not in chunks: what {head.module} takes is not what one "
+            "module of layers gives"
+        )
+    return None

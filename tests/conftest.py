@@ -19,12 +19,13 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 # isort: split
 
 import atexit
+import contextlib
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import hypothesis
@@ -32,10 +33,14 @@ import mlx.core as mx
 import pytest
 
 from tests.checkpoints import build_checkpoint
+from tests.report.browser import open_browser
 from tests.training import picture
 from vlora import Recipe, models
 from vlora.compilation import known_kernels
 from vlora.recipe.schema import DataSection, ModelSection
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SLOW_IS_FINE = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture)
 
@@ -118,6 +123,17 @@ def encoder(checkpoint: Callable[[str], Path]) -> Callable[..., models.Encoder]:
         return models.make_encoder(processor, files.config, files.family, DataSection(path="rows", **data))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Start a Chromium that opens pages; `tests.report.browser` looks for their faults."""
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_browser())
+        except (ImportError, FileNotFoundError) as error:
+            pytest.skip(f"no browser opens pages here: {error}")
+        yield opened
 
 
 @pytest.fixture

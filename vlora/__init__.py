@@ -56,7 +56,7 @@ from .ops import blas as _blas  # noqa: F401 - first: before anything multiplies
 
 if TYPE_CHECKING:
     from . import events
-    from .adapters.layers import adapter_state_dict
+    from .adapters.attached import adapter_state_dict
     from .build import attach_feature_cache, load_data, load_model
     from .data.collate import bucket_length, collate, collate_packed
     from .data.format.samples import format_sample
@@ -133,7 +133,7 @@ _PLACES: dict[str, str | None] = {
     "collate": "data.collate",
     "collate_packed": "data.collate",
     "epoch_batches": "data.sampler",
-    "adapter_state_dict": "adapters.layers",
+    "adapter_state_dict": "adapters.attached",
     "answer": "models.encode.generate",
     "events": None,
     "load_adapter": "models.load.trainable",

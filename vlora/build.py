@@ -8,7 +8,7 @@ import attrs
 import mlx.optimizers as optim
 
 from . import models
-from .adapters.layers import lora_layers
+from .adapters.attached import lora_layers
 from .compilation.known_kernels import keep
 from .data.opening import read_rows, wrap_rows
 from .data.rows import RowDataset
@@ -96,7 +96,9 @@ def find_model(recipe: Recipe) -> models.ModelFiles:
     if section.path == BUILTIN_MODEL:
         folder = paths.folder.parent / "tiny-qwen3-vl"
         section = attrs.evolve(section, path=str(models.build_tiny_qwen3_vl(folder, seed=recipe.train.seed)))
-    files = attrs.evolve(models.find_model(section), added=models.name_tokens(section))
+    files = models.find_model(section)
+    if _may_add_tokens(section):
+        files = attrs.evolve(files, added=models.name_tokens(section))
     if section.full_finetune and paths.weights.resolve() == files.path.resolve():
         msg = f"output.path: {recipe.output.path!r} is the model that training starts from; give another folder"
         raise RecipeError(msg)
@@ -108,6 +110,11 @@ def find_model(recipe: Recipe) -> models.ModelFiles:
         raise RecipeError(msg)
     _refuse_to_overwrite(recipe, files.path.resolve())
     return files
+
+
+def _may_add_tokens(section: ModelSection) -> bool:
+    """Whether the model gets tokens: those that the recipe names, or its adapter brings."""
+    return bool(section.add_tokens) or section.adapter_path is not None
 
 
 def _refuse_to_overwrite(recipe: Recipe, base: Path) -> None:
@@ -182,7 +189,7 @@ def load_model(
     lora = recipe.lora
     # With added tokens both are trained; full fine-tuning trains them anyway.
     lora = attrs.evolve(lora, train_embeddings=True, train_head=True) if files.added else lora
-    new = _grow_tables(backbone, files, section, is_abstract=is_abstract)
+    new = _grow_tables(backbone, files, section, is_abstract=is_abstract) if _may_add_tokens(section) else None
     if section.train_vision:
         models.unfreeze_vision(backbone)
     if section.full_finetune:
@@ -190,7 +197,8 @@ def load_model(
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
         config = models.load_adapter(backbone, section.adapter_path, lora, quantized)
-        models.grow_tables(backbone, new, is_abstract=is_abstract)
+        if new is not None:
+            models.grow_tables(backbone, new, is_abstract=is_abstract)
     else:
         # Where weights have no principal part, an adapter is shaped as if they had.
         lora = attrs.evolve(lora, init="default") if is_abstract else lora

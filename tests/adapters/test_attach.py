@@ -6,7 +6,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from tests.adapters.test_layers import INPUTS, RANK, SCALE, Net, normal
 from vlora.adapters.attach import attach_lora
-from vlora.adapters.layers import adapter_state_dict
+from vlora.adapters.attached import adapter_state_dict
 from vlora.errors import ModelError
 
 

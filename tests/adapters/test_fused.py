@@ -11,8 +11,9 @@ from mlx.utils import tree_flatten
 
 from tests.adapters.test_layers import INPUTS, RANK, SCALE, SCHEMES, make_layer, make_linear, normal
 from vlora.adapters.attach import attach_lora
+from vlora.adapters.attached import lora_layers
 from vlora.adapters.fused import multiply_low_rank
-from vlora.adapters.layers import LoRALinear, lora_layers
+from vlora.adapters.layers import LoRALinear
 from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS
 
 

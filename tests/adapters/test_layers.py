@@ -14,7 +14,8 @@ from mlx_vlm.trainer.peft.lora_layers import LoRALinear as UpstreamLoRA
 from mlx_vlm.trainer.peft.lora_layers import LoRASwitchLinear as UpstreamSwitch
 
 from vlora.adapters.attach import attach_lora
-from vlora.adapters.layers import DoRALinear, LoRALinear, LoRASwitchLinear, lora_layers
+from vlora.adapters.attached import lora_layers
+from vlora.adapters.layers import DoRALinear, LoRALinear, LoRASwitchLinear
 from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS, dequantized_weight
 from vlora.train.dropout import dropout_keys
 

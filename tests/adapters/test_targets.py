@@ -8,7 +8,8 @@ import pytest
 from mlx import nn
 
 from tests.families import FAMILIES, build
-from vlora.adapters.targets import GROUPS, ModelParts, is_experts, is_head, is_router, resolve_target_modules, summarize
+from vlora.adapters.model_parts import ModelParts
+from vlora.adapters.targets import GROUPS, is_experts, is_head, is_router, resolve_target_modules
 from vlora.errors import ModelError
 from vlora.models.backbone.parts import find_layout
 from vlora.models.families.registry import describe_family
@@ -160,9 +161,6 @@ def test_untouchable_layers_are_left_alone() -> None:
         resolve_target_modules(model, layout, LoraSection(targets=("q_proj",)))
 
 
-def test_names_are_summarized_for_people() -> None:
-    """Names that differ in their numbers only are one."""
-    names = ["a.0.q", "a.1.q", "a.0.b.3.k", "a.1.b.10.k", "head"]
-
-    assert summarize(names) == ["a.*.q (2)", "a.*.b.*.k (2)", "head"]
+def test_groups_are_those_that_a_recipe_names() -> None:
+    """README lists the same."""
     assert set(GROUPS) == {"language", "vision", "connector", "experts", "attention", "mlp", "all-linear"}

@@ -25,4 +25,4 @@ def test_examples_print_what_they_say(name: str) -> None:
 
 def test_there_are_examples() -> None:
     """The list above is found by a text; it is not empty."""
-    assert "vlora.adapters.targets" in MODULES
+    assert "vlora.adapters.attached" in MODULES

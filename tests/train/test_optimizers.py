@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlora import make_optimizer
-from vlora.adapters.targets import ModelParts
+from vlora.adapters.model_parts import ModelParts
 from vlora.errors import RecipeError
 from vlora.recipe.schema import OptimSection
 from vlora.train.optimizers import clip_by_global_norm, lr_multipliers

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from vlora import make_optimizer
-from vlora.adapters.targets import ModelParts
+from vlora.adapters.model_parts import ModelParts
 from vlora.recipe.schema import OptimSection
 from vlora.train.flat_params import FlatParams
 from vlora.train.optimizers import lr_multipliers, undecayed

@@ -1,11 +1,9 @@
 """Low-rank adapters: the layers themselves. Knows no disk, no recipe and no model family."""
 
 import math
-from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..ops.quantized import dequantized_weight, frozen_linear, linear_shape
 from .fused import FusedProjections, LowRankUpdate, fused_lora_matmul, multiply_low_rank
@@ -204,39 +202,3 @@ class LoRASwitchLinear(Adapter):
         for factor in self.factors(x.dtype):
             z = mx.gather_mm(z, factor.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)
         return y + (self.scale * z).astype(y.dtype)
-
-
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
-    """Yield the adapters of a model with their names, in the model's order."""
-    # MLX names the last module first.
-    for name, module in reversed(model.named_modules()):
-        if isinstance(module, Adapter):
-            yield name, module
-
-
-def compute_dtypes(model: nn.Module) -> dict[str, mx.Dtype]:
-    """Say in which type a step uses each trainable parameter: its own, an adapter's factors in its frozen layer's."""
-    types = {name: value.dtype for name, value in tree_flatten(model.trainable_parameters())}
-    for name, layer in lora_layers(model):
-        weight = layer.linear.get("scales", layer.linear.weight)
-        # DoRA's norms are of the masters; packed scales (mxfp4, nvfp4) do not say of what type the layer's input is.
-        if not isinstance(layer, DoRALinear) and mx.issubdtype(weight.dtype, mx.floating):
-            types |= dict.fromkeys((f"{name}.lora_a", f"{name}.lora_b"), weight.dtype)
-    return types
-
-
-def adapter_state_dict(model: nn.Module, params: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Give trained parameters as they are saved: every adapter as a LoRA on the original base.
-
-    Args:
-        model: The model with its adapters.
-        params: Trained parameters by name.
-
-    Returns:
-        Name to array; twice the rank where an adapter started from the principal part of its weights.
-    """
-    arrays = dict(params)
-    for name, layer in lora_layers(model):
-        a, b = f"{name}.lora_a", f"{name}.lora_b"
-        arrays[a], arrays[b] = layer.effective_factors(params[a], params[b])
-    return arrays

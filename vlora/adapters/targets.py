@@ -1,58 +1,16 @@
-"""Which layers of a model get an adapter: names, suffixes, patterns and groups, resolved. Pure.
-
-A model has parts: the language model, the vision tower, the connector between the two, and whatever else it carries
-(hearing, speaking), which is not trained. Parts are told by the names of modules; a family's description corrects
-what names alone get wrong.
-"""
+"""Which layers of a model get an adapter: names, suffixes, patterns and groups, resolved. Pure."""
 
 import difflib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
-import attrs
 import mlx.nn as nn
 
 from ..errors import ModelError
 from ..recipe.checks import PATTERN
 from ..recipe.schema import LoraSection
-from .names import ATTENTION, ATTENTION_LAYERS, CONNECTORS, HEADS, OTHERS, ROUTERS
-
-Part = Literal["language", "connector", "vision", "other"]
-
-
-@attrs.frozen(kw_only=True)
-class ModelParts:
-    """Where the parts of a model lie.
-
-    Attributes:
-        language: The language model's name within the model; empty if the model is its own.
-        beside_language: Names of parts that lie within the language model but are not of it.
-        no_adapter: Last parts of the names of layers whose weights the model reads directly; no adapters.
-        selectors: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
-        without_experts: Why layers of experts get no adapters; None if they do.
-    """
-
-    language: str
-    beside_language: tuple[str, ...] = ()
-    no_adapter: tuple[str, ...] = ()
-    selectors: tuple[str, ...] = ()
-    without_experts: str | None = None
-
-    def part(self, name: str) -> Part:
-        """Say to which part a module or parameter belongs, by its qualified name."""
-        dotted = f"{name}."
-        inside = not self.language or dotted.startswith(f"{self.language}.")
-        if inside and not dotted.startswith(tuple(f"{beside}." for beside in self.beside_language)):
-            return "language"
-        if any(other in name for other in OTHERS):
-            return "other"
-        return "connector" if CONNECTORS.intersection(name.split(".")) else "vision"
-
-    def is_language(self, name: str) -> bool:
-        """Whether a module or parameter belongs to the language model."""
-        return self.part(name) == "language"
+from .model_parts import ModelParts
+from .names import ATTENTION, ATTENTION_LAYERS, HEADS, ROUTERS
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -133,16 +91,6 @@ def _named(adaptable: Mapping[str, nn.Module], layout: ModelParts, targets: Sequ
         )
         raise ModelError(msg)
     return found
-
-
-def summarize(names: Iterable[str]) -> list[str]:
-    """Write names of layers for people: those that differ in their numbers only become one, with their count.
-
-    >>> summarize(["layers.0.q_proj", "layers.1.q_proj", "merger"])
-    ['layers.*.q_proj (2)', 'merger']
-    """
-    counts = Counter(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in names)
-    return [f"{pattern} ({count})" if "*" in pattern else pattern for pattern, count in counts.items()]
 
 
 def _adaptable(model: nn.Module, layout: ModelParts) -> dict[str, nn.Module]:

@@ -4,8 +4,8 @@ Where the rows come from is `vlora.data.readers.sources`' matter. What can be sa
 without it.
 """
 
+import contextlib
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -18,14 +18,10 @@ from ..recipe.schema import DataSection
 from ..system.files import expand
 from .format.samples import Reading
 from .readers.digits import BUILTIN_DIGITS, check_question, load_digit_rows
-from .readers.sources import FILE_SUFFIXES, has_one_split, open_source
-from .readers.typed_tables import Table, columns_in, fills_gaps, join_tables, kinds_in
+from .readers.table import Table, columns_in, fills_gaps, join_tables, kinds_in
 from .rows import RowDataset
 from .splits import SplitPart, parse_split
 from .values import Row
-
-_REPOSITORY = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}")
-"""Names that a repository of the hub may have: NAME or OWNER/NAME."""
 
 
 def check_paths(data: DataSection) -> None:
@@ -38,8 +34,11 @@ def check_paths(data: DataSection) -> None:
         for part in split:
             if path == BUILTIN_DIGITS:
                 check_question(part.name, data.config)
-            else:
-                _check_path(key, path, part.name)
+                continue
+            from .readers.sources import check_path
+
+            with _naming(key, path, part.name):
+                check_path(path)
 
 
 def read_rows(data: DataSection, *, seed: int = 0) -> tuple[RowDataset, RowDataset | None]:
@@ -106,23 +105,32 @@ def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, R
 def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
     """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
     split = _parse_split("data.split", data.split)
-    if len(split) > 1 and has_one_split(expand(data.path)):
+    if len(split) > 1 and _has_one_split(data.path):
         msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one slice of it"
         raise RecipeError(msg)
     yield "data.path", data.path, split
     if data.valid_path is not None:
         # A slice is one of the rows to train on; other rows are all for validation.
-        names = [part.name for part in split[: 1 if has_one_split(expand(data.valid_path)) else None]]
+        names = [part.name for part in split[: 1 if _has_one_split(data.valid_path) else None]]
         yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
     elif data.valid_split is not None:
         valid = _parse_split("data.valid_split", data.valid_split)
-        if has_one_split(expand(data.path)) and (len(valid) > 1 or valid[0].is_whole):
+        if _has_one_split(data.path) and (len(valid) > 1 or valid[0].is_whole):
             msg = (
                 f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
                 "give data.valid_path or data.valid_fraction, or slices of it (train[:90%] and train[90%:])"
             )
             raise RecipeError(msg)
         yield "data.valid_split", data.path, valid
+
+
+def _has_one_split(path: str) -> bool:
+    """Whether all that is there has one split, whatever it is called."""
+    if path == BUILTIN_DIGITS:
+        return False
+    from .readers.sources import has_one_split
+
+    return has_one_split(expand(path))
 
 
 def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
@@ -175,11 +183,22 @@ def _make_dataset(
 def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Table, Path | None]:
     if path == BUILTIN_DIGITS:
         return load_digit_rows(part.name, config), None
-    _check_path(key, path, part.name)
-    try:
+    # The readers of files and of the hub, which the built-in rows do without.
+    from .readers.sources import check_path, open_source
+
+    with _naming(key, path, part.name):
+        check_path(path)
         return open_source(path, part.name, config)
+
+
+@contextlib.contextmanager
+def _naming(key: str, path: str, split: str) -> Iterator[None]:
+    """Say of which rows an error is."""
+    try:
+        yield
     except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(key, path, part.name, str(error)) from None
+        msg = f"{key}: cannot read {path!r} (split {split!r}): {error}{_suggest(expand(path))}"
+        raise RecipeError(msg) from None
 
 
 def _check_columns(data: DataSection, known: Sequence[str] | None, path: str) -> None:
@@ -201,28 +220,6 @@ def _find_folder(name: str) -> Path:
         msg = f"data.image_root: there is no folder {name!r}{_suggest(folder)}; name the one where image paths begin"
         raise RecipeError(msg)
     return folder
-
-
-def _check_path(key: str, path: str, split: str) -> None:
-    local = expand(path)
-    suffix = local.suffix.lower()
-    why = ""
-    try:
-        if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute() or not _REPOSITORY.fullmatch(path)):
-            why = "there is no such file or folder"
-        elif local.is_file() and suffix not in FILE_SUFFIXES:
-            known = ", ".join(FILE_SUFFIXES)
-            why = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
-        elif local.exists() and not local.is_file() and not local.is_dir():
-            why = "it is neither a file nor a folder"
-    except OSError as error:
-        why = str(error)
-    if why:
-        raise _unreadable(key, path, split, why)
-
-
-def _unreadable(key: str, path: str, split: str, why: str) -> RecipeError:
-    return RecipeError(f"{key}: cannot read {path!r} (split {split!r}): {why}{_suggest(expand(path))}")
 
 
 def _suggest(path: Path) -> str:

@@ -191,7 +191,7 @@ class PackedSteps:
         return order
 
 
-def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps | None:
+def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps:
     """Lay out the steps of a recipe that packs rows.
 
     Args:
@@ -199,22 +199,8 @@ def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | Non
         n_rows: Rows to train on.
         first_step: Steps done before.
         found: What the training state has said of them, if anything: `Progress.dumps` of packed rows.
-
-    Returns:
-        None if the recipe does not pack.
-
-    Raises:
-        CheckpointError: The steps done before were of the other kind.
     """
-    train, is_packed = recipe.train, recipe.train.batching == "packed"
-    if first_step and is_packed != (found is not None):
-        msg = (
-            f"train.batching: found {train.batching!r}, and the training state is of a run with "
-            f"{'other' if found is None else 'packed'} rows; go on with the recipe of that run, or begin anew"
-        )
-        raise CheckpointError(msg)
-    if not is_packed:
-        return None
+    train = recipe.train
     return PackedSteps(
         n_rows=n_rows,
         capacity=train.pack_length or recipe.data.max_seq_length,
@@ -229,11 +215,10 @@ def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | Non
     )
 
 
-def packed_eval_source(recipe: Recipe, n_rows: int) -> PackedSteps | None:
-    """Lay out one pass over the rows to validate on, the same every time; None if the recipe does not pack.
+def packed_eval_source(recipe: Recipe, n_rows: int) -> PackedSteps:
+    """Lay out one pass over the rows to validate on, the same every time.
 
     The order is drawn: the first rows of a sorted set would not stand for it.
     """
     shuffled = attrs.evolve(recipe, data=attrs.evolve(recipe.data, shuffle=True))
-    packed = packed_source(shuffled, n_rows, 0, None)
-    return None if packed is None else attrs.evolve(packed, accumulation=1, n_steps=None, n_epochs=1)
+    return attrs.evolve(packed_source(shuffled, n_rows, 0, None), accumulation=1, n_steps=None, n_epochs=1)

@@ -16,9 +16,8 @@ from ..system.files import expand, is_file
 from ..types import Sample
 from .format.image_sizes import SizedImage
 from .format.samples import Reading, read_sample
-from .readers.image_folders import find_unnamed
 from .readers.inline_images import is_inline
-from .readers.typed_tables import Table
+from .readers.table import Table, names_images
 from .readers.urls import is_url
 from .values import Row
 
@@ -111,6 +110,10 @@ class RowDataset:
 
     @functools.cached_property
     def _unnamed(self) -> UnnamedImages | None:
+        if not names_images(self.table):
+            return None
+        from .readers.image_folders import find_unnamed
+
         return find_unnamed(self.table)
 
 

@@ -6,7 +6,6 @@ to another; what fits in neither is computed again. Nothing is thrown out of mem
 order every epoch, so that every entry is as likely to be asked for as the one it would make room for.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import attrs
 import mlx.core as mx
 
 from ..events import FeatureCounts
+from ..system.digests import digest
 from .shard_format import array_bytes
 from .shard_store import ShardStore
 
@@ -132,15 +132,6 @@ class FeatureCache:
                 return False
             self._held_bytes += size
             return True
-
-
-def digest(parts: Iterable[bytes | memoryview]) -> str:
-    """Make a key of some bytes."""
-    sums = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        sums.update(len(part).to_bytes(8, "little"))
-        sums.update(part)
-    return sums.hexdigest()
 
 
 def digest_arrays(arrays: Mapping[str, mx.array]) -> str:

@@ -23,7 +23,8 @@ from .load.loading import abstract_backbone, generating, load_backbone
 from .load.model_files import ModelFiles, find_model, load_processor, number_added
 from .load.saving import companions, save_model
 from .load.tiny import build_tiny_qwen3_vl
-from .load.trainable import add_lora, load_adapter, unfreeze_language, unfreeze_vision
+from .load.trainable import add_lora, load_adapter
+from .load.unfreeze import unfreeze_language, unfreeze_vision
 from .proven_versions import describe_unproven
 
 __all__ = [

@@ -4,6 +4,7 @@ from ..data.batch_source import BatchSource, PackedSource, PlannedSource
 from ..data.loader import DataLoader
 from ..data.packing import packed_source
 from ..data.sampler import step_batches, steps_per_epoch
+from ..errors import CheckpointError
 from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
 from ..train.schedules import count_steps
@@ -26,8 +27,9 @@ def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int
     train, data, n_rows = recipe.train, recipe.data, len(loader.train)
     # Rows of a whole step at least: while it runs nothing else makes room for more.
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
-    packed = packed_source(recipe, n_rows, first, position or None)
-    if packed is not None:
+    _check_kind(train.batching, first, position)
+    if train.batching == "packed":
+        packed = packed_source(recipe, n_rows, first, position or None)
         batches = loader.pack(loader.train, packed, n_ahead)
         # How many steps the epochs take shows with the first one.
         return PackedSource(batches=loader.prime(batches, 1, is_new=not first), packed=packed)
@@ -45,3 +47,13 @@ def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
     batches = loader.collate(loader.train, plan, n_ahead)
     return PlannedSource(batches=loader.prime(batches, per_epoch, is_new=not first), total=n_steps)
+
+
+def _check_kind(batching: str, first: int, position: str) -> None:
+    """Refuse to go on with rows of their own after packed ones, or the other way round."""
+    if first and (batching == "packed") != bool(position):
+        msg = (
+            f"train.batching: found {batching!r}, and the training state is of a run with "
+            f"{'packed' if position else 'other'} rows; go on with the recipe of that run, or begin anew"
+        )
+        raise CheckpointError(msg)

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import models
-from ..adapters.layers import adapter_state_dict
+from ..adapters.attached import adapter_state_dict
 from ..errors import NonFiniteError, OutOfMemoryError, VloraError
 from ..events import Event, Saved
 from ..memory.limits import naming_shortage

@@ -9,8 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import models
-from ..adapters.layers import lora_layers
-from ..adapters.targets import summarize
+from ..adapters.attached import lora_layers, summarize
 from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
 from ..compilation import known_kernels
 from ..cuts import CutCounts

@@ -109,7 +109,6 @@ class Validator:
 
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch
-        packed = packed_eval_source(self.recipe, len(self.rows))
-        if packed is None:
-            return self.loader.collate(self.rows, ([indices] for indices in self._plan), n_ahead)
-        return self.loader.pack(self.rows, packed, n_ahead)
+        if self.recipe.train.batching == "packed":
+            return self.loader.pack(self.rows, packed_eval_source(self.recipe, len(self.rows)), n_ahead)
+        return self.loader.collate(self.rows, ([indices] for indices in self._plan), n_ahead)

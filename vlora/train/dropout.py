@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..adapters.layers import lora_layers
+from ..adapters.attached import lora_layers
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import assert_never
 import mlx.core as mx
 import mlx.optimizers as optim
 
-from ..adapters.targets import ModelParts
+from ..adapters.model_parts import ModelParts
 from ..errors import RecipeError
 from ..recipe.schema import OptimSection
 from ..types import Tree

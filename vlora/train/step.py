@@ -11,6 +11,7 @@ bound them. After every call it is as it was before. `make_train_step` is long f
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import attrs
@@ -18,7 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 
-from ..adapters.layers import compute_dtypes
+from ..adapters.attached import compute_dtypes
 from ..errors import BatchError
 from ..types import Batch, Inputs, StepOutput, Targets, TrainState, Tree
 from .backbone import Backbone, Params
@@ -170,7 +171,7 @@ class CompiledStep:
         with (
             dropout_keys(self.backbone.module, key),
             self.backbone.overrides(),
-            checkpointed(self.checkpointed),
+            checkpointed(self.checkpointed) if self.checkpointed else nullcontext(),
         ):
             if self.embed_names:
                 differentiate = mx.value_and_grad(objective, argnums=(0, 1))

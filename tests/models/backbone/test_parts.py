@@ -3,7 +3,7 @@
 import mlx.nn as nn
 import pytest
 
-from vlora.adapters.targets import ModelParts
+from vlora.adapters.model_parts import ModelParts
 from vlora.errors import ModelError
 from vlora.models.backbone.parts import choose_language, choose_towers, language_layers, tower_layers
 

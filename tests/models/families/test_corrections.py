@@ -17,7 +17,7 @@ from vlora.models.families.registry import describe_family
 from vlora.models.forward import overrides
 from vlora.models.forward.lm_inputs import LOGIT_PLACES
 from vlora.models.load.loading import prepare
-from vlora.models.load.trainable import unfreeze_language
+from vlora.models.load.unfreeze import unfreeze_language
 from vlora.recipe.schema import ModelSection
 
 

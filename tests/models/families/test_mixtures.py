@@ -10,7 +10,7 @@ from mlx_vlm.models.cache import make_prompt_cache
 from tests.families import FAMILIES, build, mixtures, sparse
 from tests.prove import Subject, logits, make_subject, unbatched
 from vlora import collate, make_optimizer, make_train_step
-from vlora.adapters.layers import lora_layers
+from vlora.adapters.attached import lora_layers
 from vlora.models.backbone.embed import to_device
 from vlora.models.load import loading
 from vlora.recipe.schema import OptimSection

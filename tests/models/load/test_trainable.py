@@ -1,72 +1,70 @@
-"""What training the vision tower makes trainable: all that is not the language model, and nothing that is."""
+"""Adapters attached as a recipe names them, and loaded from their files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-import mlx.core as mx
+import attrs
 import pytest
-from mlx import nn
-from mlx.utils import tree_flatten
 
-from tests.families import FAMILIES, build
-from vlora import models
-from vlora.errors import ModelError
-from vlora.models.families.registry import describe_family
-from vlora.models.load.loading import prepare
-from vlora.recipe.schema import ModelSection
-
-Checkpoint = Callable[[str], Path]
+import vlora
+from tests.training import make_trainable
+from vlora.errors import CheckpointError, ModelError
+from vlora.models.load.trainable import refuse_dropout_in_tower, scale_of
+from vlora.recipe.schema import LoraSection
 
 
-def open_family(checkpoint: Checkpoint, family: str) -> models.MlxVlmBackbone:
-    section = ModelSection(path=str(checkpoint(family)))
-    return models.load_backbone(models.find_model(section), section)[0]
+def test_an_adapter_that_does_not_fit(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """The model keeps the adapter that it has, and the error names the file."""
+    made = make_trainable(checkpoint("qwen3_vl"), lora__targets=["q_proj"])
+    before = {name: value.shape for name, value in vlora.init_state(made.backbone, made.optimizer).params.items()}
+    path = tmp_path / "adapters.safetensors"
+    vlora.save_adapter(path, {name: value[:-1] for name, value in made.state.params.items()}, made.config)
+    quantized = {**made.config, "base_quantization": {"a": {"bits": 4, "group_size": 64, "mode": "affine"}}}
+
+    with pytest.raises(CheckpointError, match=r"adapters\.safetensors: does not fit the model at"):
+        vlora.load_adapter(made.backbone, path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(quantized), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"quantized to 4 bits; set model\.quantize_bits = 4"):
+        vlora.load_adapter(made.backbone, path)
+    after = vlora.init_state(made.backbone, made.optimizer).params
+    assert {name: value.shape for name, value in after.items()} == before
 
 
-def trainable(backbone: models.MlxVlmBackbone) -> set[str]:
-    return {name for name, _ in tree_flatten(backbone.module.trainable_parameters())}
+def test_what_a_recipe_says_of_a_saved_adapter(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """It may repeat the adapter's rank, scale and layers, and not change them; dropout is the recipe's."""
+    made = make_trainable(checkpoint("qwen3_vl"), lora__rank=4, lora__alpha=12.0, lora__targets=["q_proj"])
+    path = tmp_path / "adapters.safetensors"
+    vlora.save_adapter(path, made.state.params, made.config)
+    same = LoraSection(rank=4, alpha=12.0, targets=("q_proj",), dropout=0.25)
+
+    assert vlora.load_adapter(made.backbone, path, same)["lora_parameters"]["dropout"] == 0.25
+    changes = {
+        "rank": attrs.evolve(same, rank=5),
+        "alpha": attrs.evolve(same, alpha=3.0),
+        "targets": attrs.evolve(same, targets=("k_proj",)),
+        "last_layers": attrs.evolve(same, targets=(), last_layers=1),
+    }
+    for key, changed in changes.items():
+        with pytest.raises(CheckpointError, match=rf"^lora\.{key}: "):
+            vlora.load_adapter(made.backbone, path, changed)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"^model\.adapter_path: found no .*adapters\.safetensors"):
+        vlora.load_adapter(made.backbone, path)
 
 
-@pytest.mark.parametrize("family", ["llava_next", "deepseek_vl_v2", "qwen3_vl", "mllama"])
-def test_everything_outside_the_language_model_is_trained(checkpoint: Checkpoint, family: str) -> None:
-    """Tower, projector, and what lies in the model itself: separators of image rows."""
-    backbone = open_family(checkpoint, family)
-    assert not trainable(backbone)
-    models.unfreeze_vision(backbone)
-    everything = {name for name, _ in tree_flatten(backbone.module.parameters())}
-    assert trainable(backbone) == {name for name in everything if not name.startswith("language_model.")}
+def test_scales_of_ranks() -> None:
+    """Alpha by the rank, or with rsLoRA by its root."""
+    assert scale_of(LoraSection(rank=16, alpha=32.0)) == 2.0
+    assert scale_of(LoraSection(rank=16, alpha=32.0, rslora=True)) == 8.0
 
 
-def test_separators_are_among_them(checkpoint: Checkpoint) -> None:
-    """LLaVA-NeXT keeps the separator of image rows in the model itself, DeepSeek-VL2 two of them."""
-    for family, names in (("llava_next", {"image_newline"}), ("deepseek_vl_v2", {"image_newline", "view_separator"})):
-        backbone = open_family(checkpoint, family)
-        models.unfreeze_vision(backbone)
-        assert names <= trainable(backbone)
+def test_inputs_of_a_tower_are_not_dropped(checkpoint: Callable[[str], Path]) -> None:
+    """Dropout there would be ignored, so that it is refused."""
+    backbone = make_trainable(checkpoint("qwen3_vl"), lora__targets=["q_proj"]).backbone
+    outside = next(name for name, _ in backbone.module.named_modules() if name.startswith("vision_tower."))
 
-
-def test_lists_train_and_statistics_do_not() -> None:
-    """FastVLM's projector is a list of layers; the running statistics of its tower's batch norms stay as they are."""
-    backbone, _ = prepare(build(FAMILIES["fastvlm"]), describe_family("fastvlm"), ModelSection(path="fastvlm"))
-    models.unfreeze_vision(backbone)
-    found = trainable(backbone)
-    assert "mm_projector.0.weight" in found
-    assert any(".bn.weight" in name for name in found)
-    assert not any("running_" in name for name in found)
-
-
-def test_a_tower_within_the_language_model() -> None:
-    """Phi-3-vision's tower lies within its language model, which stays frozen without it."""
-    backbone, _ = prepare(build(FAMILIES["phi3_v"]), describe_family("phi3_v"), ModelSection(path="phi3_v"))
-    models.unfreeze_vision(backbone)
-    assert trainable(backbone)
-    assert all(name.startswith("model.vision_embed_tokens.") for name in trainable(backbone))
-
-
-def test_quantized_towers_are_refused(checkpoint: Checkpoint) -> None:
-    """Packed weights cannot be trained."""
-    backbone = open_family(checkpoint, "llava")
-    nn.quantize(backbone.module.vision_tower, 32, 4, class_predicate=lambda _, part: isinstance(part, nn.Linear))
-    mx.eval(backbone.module.parameters())
-    with pytest.raises(ModelError, match=r"model\.train_vision: .* is quantized"):
-        models.unfreeze_vision(backbone)
+    refuse_dropout_in_tower(backbone, [outside], LoraSection())
+    refuse_dropout_in_tower(backbone, ["language_model.model.layers.0.self_attn.q_proj"], LoraSection(dropout=0.1))
+    with pytest.raises(ModelError, match=rf"^lora\.dropout: found 0\.1 with an adapter on {outside}"):
+        refuse_dropout_in_tower(backbone, [outside], LoraSection(dropout=0.1))

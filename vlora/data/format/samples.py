@@ -36,7 +36,7 @@ class Reading:
         system: See above.
         kinds: What columns hold that have a declared type; see `vlora.data.readers.typed_tables.kind_of`.
         fills_gaps: Whether objects have nothing under keys that only other rows have; see
-        `vlora.data.readers.typed_tables.fills_gaps`.
+        `vlora.data.readers.table.fills_gaps`.
     """
 
     custom_prompt_format: str | None = None
@@ -115,7 +115,7 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
         msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
         raise SampleError(msg)
     described = named.get("tools")
-    tools = read_tools(drop_gaps(described) if reading.fills_gaps else described, source)
+    tools = read_tools(drop_gaps(described) if reading.fills_gaps else described, source) if described else ()
     objects = _own_objects(named, turns, images, placed, source)
     if objects is not None:
         use |= original_use(ColumnUse({"objects": COLUMNS["objects"]}), row, reading.columns)

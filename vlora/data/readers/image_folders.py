@@ -13,7 +13,7 @@ from ...events import UnnamedImages
 from ..values import Row
 from .csv_files import open_csv
 from .json_files import open_json
-from .typed_tables import JoinedTable, Table, columns_in, join_tables, kinds_in
+from .table import Table, columns_in, join_tables, kinds_in, parts_of
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the files that say more of the images in their folder."""
@@ -187,7 +187,7 @@ def open_images(
 
 def find_unnamed(table: Table) -> UnnamedImages | None:
     """Count the images of a folder that its metadata does not name, and name one; None if it names all."""
-    tables = list(_described_in(table))
+    tables = [part for part in parts_of(table) if isinstance(part, DescribedTable)]
     images = {name for part in tables for name in part.paths if posixpath.basename(name) not in METADATA}
     n_rows = sum(map(len, tables))
     if n_rows > MOST_NAMED:
@@ -199,14 +199,6 @@ def find_unnamed(table: Table) -> UnnamedImages | None:
         return None
     first = posixpath.relpath(left[0], posixpath.dirname(tables[0].file.name))
     return UnnamedImages(n_images=len(images), n_rows=n_rows, n_unnamed=len(left), first=first)
-
-
-def _described_in(table: Table) -> Iterator[DescribedTable]:
-    if isinstance(table, DescribedTable):
-        yield table
-    elif isinstance(table, JoinedTable):
-        for part in table.tables:
-            yield from _described_in(part)
 
 
 def _open_metadata(file: FolderFile) -> Table:

@@ -6,6 +6,7 @@ also says which files a split has. It takes most of a second to import, with pan
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +17,8 @@ from .csv_files import CSV_SUFFIXES, open_csv
 from .hub import find_repository
 from .image_folders import METADATA, FolderFile, open_images
 from .json_files import JSON_SUFFIXES, has_splits, open_json
-from .typed_tables import Table, declare, join_tables, open_table
+from .table import Table, join_tables
+from .typed_tables import declare, open_table
 
 TYPED_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow"}
 _READERS = dict.fromkeys(JSON_SUFFIXES, "json") | dict.fromkeys(CSV_SUFFIXES, "csv") | TYPED_SUFFIXES
@@ -32,6 +34,30 @@ _CSV_SETTINGS = (
     *("float_precision", "date_format", "converters", "error_bad_lines", "warn_bad_lines", "mangle_dupe_cols"),
 )
 """Settings of a data set of the hub that its rows do not depend on, or that are obeyed."""
+
+_REPOSITORY = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}")
+"""Names that a repository of the hub may have: NAME or OWNER/NAME."""
+
+
+def check_path(path: str) -> None:
+    """Look for what `open_source` reads, without `datasets`.
+
+    Raises:
+        ValueError: A path leads to nothing, or to nothing that is read.
+        OSError: It cannot be looked at.
+    """
+    local = expand(path)
+    suffix = local.suffix.lower()
+    msg = ""
+    if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute() or not _REPOSITORY.fullmatch(path)):
+        msg = "there is no such file or folder"
+    elif local.is_file() and suffix not in FILE_SUFFIXES:
+        known = ", ".join(FILE_SUFFIXES)
+        msg = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
+    elif local.exists() and not local.is_file() and not local.is_dir():
+        msg = "it is neither a file nor a folder"
+    if msg:
+        raise ValueError(msg)
 
 
 def has_one_split(path: Path) -> bool:

@@ -6,15 +6,15 @@ costs nothing, and a broken value is one row's error. Class labels are their nam
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import SampleError
 from ...system.written_json import WrittenFloat, parse_json
 from ..values import Row
+from .table import Table, columns_in, kinds_in
 
 if TYPE_CHECKING:
     import datasets
@@ -22,76 +22,6 @@ if TYPE_CHECKING:
 _Read = Callable[[Any], Any]
 _SHORT_FLOATS: Mapping[str, type[np.floating[Any]]] = {"float16": np.float16, "float32": np.float32}
 _BYTES = ("binary", "large_binary", "binary_view")
-
-
-class Table(Protocol):
-    """Rows by number; a `datasets.Dataset` is one, and so is a list."""
-
-    def __len__(self) -> int:
-        """Count the rows."""
-
-    def __getitem__(self, index: int) -> Row:
-        """Read a row."""
-
-
-def kinds_in(table: Table) -> Mapping[str, str]:
-    """Give the declared kinds of a table's columns, see `kind_of`; none if it declares none."""
-    return getattr(table, "kinds", {})
-
-
-def columns_in(table: Table) -> Sequence[str] | None:
-    """Give the columns of a table whose rows all have the same; None if only reading them all would tell."""
-    columns: Sequence[str] | None = getattr(table, "columns", None)
-    return columns
-
-
-def fills_gaps(table: Table) -> bool:
-    """Whether a table's objects have nothing under keys that only others of their column have, as Arrow's do."""
-    return any(map(fills_gaps, table.tables)) if isinstance(table, JoinedTable) else isinstance(table, TypedTable)
-
-
-@attrs.frozen(eq=False)
-class JoinedTable:
-    """Tables, one after another.
-
-    Attributes:
-        tables: Them.
-    """
-
-    tables: Sequence[Table]
-    _ends: npt.NDArray[np.int64] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        """Note where each one ends."""
-        object.__setattr__(self, "_ends", np.cumsum([len(table) for table in self.tables]))
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Row:
-        """Read a row."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self.tables[number][index - int(self._ends[number]) + len(self.tables[number])]
-
-    @property
-    def kinds(self) -> Mapping[str, str]:
-        """What the columns hold."""
-        return {column: kind for table in reversed(self.tables) for column, kind in kinds_in(table).items()}
-
-    @property
-    def columns(self) -> Sequence[str] | None:
-        """The columns of all tables, if all can say theirs."""
-        columns = [columns_in(table) for table in self.tables]
-        known = [found for found in columns if found is not None]
-        return [*dict.fromkeys(column for found in known for column in found)] if len(known) == len(columns) else None
-
-
-def join_tables(tables: Sequence[Table]) -> Table:
-    """Put tables one after another."""
-    return tables[0] if len(tables) == 1 else JoinedTable(tables)
 
 
 @attrs.frozen(eq=False)
@@ -166,11 +96,13 @@ class TypedTable:
         stored: Them, as Arrow.
         kinds: Column to what it holds, see `kind_of`.
         readers: Of the columns whose values are not what is stored, how they are read.
+        fills_gaps: See `vlora.data.readers.table.fills_gaps`.
     """
 
     stored: "datasets.Dataset"
     kinds: Mapping[str, str]
     readers: Mapping[str, _Read]
+    fills_gaps: bool = True
 
     def __len__(self) -> int:
         """Count the rows."""

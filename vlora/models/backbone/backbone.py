@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ...adapters.targets import ModelParts
+from ...adapters.model_parts import ModelParts
 from ...features.cache import FeatureCache
 from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart, checkpointed

@@ -8,9 +8,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ...adapters.targets import ModelParts
+from ...adapters.model_parts import ModelParts
 from ...errors import BatchError
-from ...features.cache import FeatureCache, digest
+from ...features.cache import FeatureCache
+from ...system.digests import digest
 from ...types import Example
 from ..families.family import Family
 from ..forward.calls import NOT_PASSED

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import mlx.nn as nn
 
-from ...adapters.targets import ModelParts
+from ...adapters.model_parts import ModelParts
 from ...errors import ModelError
 from ...train.grad_checkpoint import CheckpointPart, check_every, choose_modules
 from ..families.family import Family

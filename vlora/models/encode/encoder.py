@@ -18,9 +18,9 @@ from ...data.masking import expand_placeholders
 from ...data.truncate import truncate
 from ...errors import SampleError
 from ...events import TemplateUse
-from ...features.cache import digest
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
+from ...system.digests import digest
 from ...types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from ..families.family import Family
 from .images.boxes import write_boxes

@@ -23,10 +23,11 @@ import numpy as np
 from PIL import features
 from transformers import PreTrainedTokenizerBase
 
-from ...features.cache import digest, digest_arrays
+from ...features.cache import digest_arrays
 from ...features.shard_format import array_bytes
 from ...memory.limits import describe_device
 from ...recipe.schema import DataSection
+from ...system.digests import digest
 from ...system.package import source_files
 
 PACKAGES = ("mlx", "mlx-vlm", "transformers", "numpy", "pillow", "torch", "torchvision", "opencv-python")

@@ -13,7 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 from tokenizers import AddedToken, Tokenizer
 
-from ...adapters.layers import lora_layers
+from ...adapters.attached import lora_layers
 from ...errors import ModelError
 from ...recipe.schema import ModelSection
 from ..backbone.backbone import MlxVlmBackbone

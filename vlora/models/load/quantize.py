@@ -4,7 +4,8 @@ from typing import Any
 
 import mlx.nn as nn
 
-from ...adapters.targets import ModelParts, is_router
+from ...adapters.model_parts import ModelParts
+from ...adapters.targets import is_router
 from ...errors import ModelError
 
 

@@ -1,4 +1,4 @@
-"""What of a model is trained: adapters attached or loaded, parts unfrozen."""
+"""The adapters that are trained, attached or loaded, and the tables that are trained beside them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,15 +9,18 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ...adapters import layers, targets
+from ...adapters import targets
 from ...adapters.attach import attach_lora
-from ...adapters.names import BALANCING, EMBEDDINGS
+from ...adapters.attached import lora_layers
+from ...adapters.layers import Adapter
+from ...adapters.names import EMBEDDINGS
 from ...errors import CheckpointError, ModelError
 from ...output.checkpoint import read_arrays
 from ...recipe.schema import LoraSection
 from ...system.files import expand
 from ..backbone.backbone import MlxVlmBackbone
 from .documents import read_object
+from .unfreeze import refuse_quantized
 
 SCHEME = ("group_size", "bits", "mode")
 """What an adapter's configuration says of each layer of a quantized base."""
@@ -84,7 +87,7 @@ def lora_config(
     mlx-vlm attaches layers that are named one by one, or all layers of the stack; only in the second way it knows
     experts (adapter_utils.py:43, peft/utils.py:45). Layers of the stack that were not adapted then add nothing.
     """
-    modules = dict(layers.lora_layers(backbone.module))
+    modules = dict(lora_layers(backbone.module))
     parameters: dict[str, Any] = {
         "rank": lora.rank * (2 if lora.init == "pissa" else 1),
         "scale": scale_of(lora),
@@ -135,55 +138,9 @@ def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -
         names.append(backbone.head.name)
     names = list(dict.fromkeys(names))
     for name in names:
-        _refuse_quantized(modules[name], "lora.train_embeddings" if embeddings else "lora.train_head")
+        refuse_quantized(modules[name], "lora.train_embeddings" if embeddings else "lora.train_head")
         modules[name].unfreeze()
     return names
-
-
-def unfreeze_language(backbone: MlxVlmBackbone) -> None:
-    """Make all of the language model trainable but what only chooses: it has no gradient, and would only decay.
-
-    Towers that lie within the language model are not of it.
-
-    Raises:
-        ModelError: Its weights are quantized.
-    """
-    selectors = set(backbone.layout.selectors)
-    fixed = {*BALANCING, *backbone.family.parts.tables}
-    for path, child in backbone.module.named_modules():
-        if not backbone.is_language(path) or selectors.intersection(path.split(".")):
-            continue
-        _refuse_quantized(child, "model.full_finetune", recurse=False)
-        child.unfreeze(recurse=False)
-        tables = [
-            name
-            for name, value in child.items()
-            if name in fixed or (isinstance(value, mx.array) and not mx.issubdtype(value.dtype, mx.floating))
-        ]
-        child.freeze(recurse=False, keys=tables)
-
-
-def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
-    """Make the vision tower and the connector trainable.
-
-    Raises:
-        ModelError: Those weights are quantized.
-    """
-    for name, child in backbone.module.named_modules():
-        if backbone.layout.part(name) in ("vision", "connector"):
-            _refuse_quantized(child, "model.train_vision", recurse=False)
-            child.unfreeze(recurse=False)
-            child.freeze(recurse=False, keys=list(backbone.family.parts.tables))
-
-
-def _refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> None:
-    for name, child in module.named_modules() if recurse else [("", module)]:
-        # Not by class: models bring quantized layers of their own.
-        if {"weight", "scales"} <= set(child):
-            msg = (
-                f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"
-            )
-            raise ModelError(msg)
 
 
 def load_adapter(
@@ -218,9 +175,9 @@ def load_adapter(
         raise
 
 
-def _detach(module: nn.Module) -> dict[str, layers.Adapter]:
+def _detach(module: nn.Module) -> dict[str, Adapter]:
     """Put the frozen layers back in place of their adapters, and give those."""
-    adapters = dict(layers.lora_layers(module))
+    adapters = dict(lora_layers(module))
     _put(module, {name: adapter.linear for name, adapter in adapters.items()})
     return adapters
 

@@ -20,10 +20,11 @@ def token_nll(logits: mx.array, ids: mx.array) -> mx.array:
     Returns:
         f32[...] nats.
     """
+    if cpu_exp.has_slow_exponentials():
+        return _nll_in_passes(logits.astype(mx.float32), ids)
     if can_read_whole(logits.shape[-1], logits):
         return _nll_by_kernel(logits, ids)
-    likelihood = _nll_in_passes if cpu_exp.has_slow_exponentials() else _nll
-    return likelihood(logits.astype(mx.float32), ids)
+    return _nll(logits.astype(mx.float32), ids)
 
 
 def _nll(logits: mx.array, targets: mx.array) -> mx.array:

@@ -12,7 +12,7 @@ from ....data.format.image_sizes import Asked, Size, SizedImage
 from ....data.readers.inline_images import decode_inline, is_inline
 from ....data.readers.urls import fetch, is_url
 from ....errors import SampleError
-from ....features.cache import digest
+from ....system.digests import digest
 from ....system.files import check_length, expand, open_regular, read_regular
 from ....system.redaction import shorten_name
 from .decoding import decode

@@ -1,0 +1,97 @@
+"""Rows by number, whatever reads them, and several such tables one after another.
+
+A table may say what its columns are (`columns`), what they hold (`kinds`) and whether its objects have gaps that are
+filled (`fills_gaps`); a list of rows says none of that.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from ..values import Row
+
+
+class Table(Protocol):
+    """Rows by number; a `datasets.Dataset` is one, and so is a list."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
+
+
+def kinds_in(table: Table) -> Mapping[str, str]:
+    """Give the declared kinds of a table's columns, see `kind_of`; none if it declares none."""
+    return getattr(table, "kinds", {})
+
+
+def columns_in(table: Table) -> Sequence[str] | None:
+    """Give the columns of a table whose rows all have the same; None if only reading them all would tell."""
+    columns: Sequence[str] | None = getattr(table, "columns", None)
+    return columns
+
+
+def fills_gaps(table: Table) -> bool:
+    """Whether a table's objects have nothing under keys that only others of their column have, as Arrow's do."""
+    return any(getattr(part, "fills_gaps", False) for part in parts_of(table))
+
+
+def names_images(table: Table) -> bool:
+    """Whether rows are the metadata of a folder of images, which may leave some of them out."""
+    return any(hasattr(part, "named_by") for part in parts_of(table))
+
+
+@attrs.frozen(eq=False)
+class JoinedTable:
+    """Tables, one after another.
+
+    Attributes:
+        tables: Them.
+    """
+
+    tables: Sequence[Table]
+    _ends: npt.NDArray[np.int64] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Note where each one ends."""
+        object.__setattr__(self, "_ends", np.cumsum([len(table) for table in self.tables]))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.tables[number][index - int(self._ends[number]) + len(self.tables[number])]
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """What the columns hold."""
+        return {column: kind for table in reversed(self.tables) for column, kind in kinds_in(table).items()}
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of all tables, if all can say theirs."""
+        columns = [columns_in(table) for table in self.tables]
+        known = [found for found in columns if found is not None]
+        return [*dict.fromkeys(column for found in known for column in found)] if len(known) == len(columns) else None
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Put tables one after another."""
+    return tables[0] if len(tables) == 1 else JoinedTable(tables)
+
+
+def parts_of(table: Table) -> Iterator[Table]:
+    """Yield the tables that a table was joined of; itself, if it was not joined."""
+    for part in table.tables if isinstance(table, JoinedTable) else ():
+        yield from parts_of(part)
+    if not isinstance(table, JoinedTable):
+        yield table

@@ -9,6 +9,8 @@ from typing import Any
 from .modes import OUTPUT
 
 METRICS_NAME = "metrics.jsonl"
+DERIVED_NAMES = ("loss.png",)
+"""Files that show what stands in metrics.jsonl, times among it."""
 STATE_NAME = "state.safetensors"
 REPORTS, CHECKSUM = "reports", "checksum"
 """Notes of a state: the metrics since the last line, whose times are of the process, and the sum over all of it."""
@@ -43,7 +45,7 @@ def describe(slot: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for file in _files(slot):
-        if file.name == BEFORE_NAME:
+        if file.name == BEFORE_NAME or file.name in DERIVED_NAMES:
             continue
         name = str(file.relative_to(slot))
         if file.name == METRICS_NAME:
@@ -153,7 +155,7 @@ def _first_difference(found: Any, expected: Any) -> str:
 
 
 def _is_models(name: str) -> bool:
-    return name not in ("recipe.toml", "metrics.jsonl", "example.png")
+    return name not in ("recipe.toml", "metrics.jsonl", "example.png", *DERIVED_NAMES)
 
 
 def _is_json(text: str) -> bool:

@@ -183,8 +183,18 @@ def test_what_did_not_begin_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / ".partial-state.safetensors").write_text("begun")
     assert archive_previous_run(recipe) is None
+    (tmp_path / "loss.png").write_text("drawn of it")
+    assert archive_previous_run(recipe) is None
     (tmp_path / "recipe.toml").write_text(f"# mine\n{dump_recipe(recipe)}")
     assert archive_previous_run(recipe) == tmp_path / "earlier-1"
+
+
+def test_what_a_run_would_draw_over_is_kept(tmp_path: Path) -> None:
+    """Somebody's own picture has a name that a run takes; no metrics say that it is derived."""
+    (tmp_path / "loss.png").write_text("mine")
+
+    assert archive_previous_run(recipe_for(tmp_path)) == tmp_path / "earlier-1"
+    assert (tmp_path / "earlier-1" / "loss.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tests.recipe.reading import MINIMAL, problems_of
 from tests.strategies import recipes, texts, toml_values
 from vlora import dump_recipe, parse_recipe
 from vlora.errors import RecipeError
-from vlora.recipe.parse import all_keys, parse_value, structure_recipe
+from vlora.recipe.parse import all_keys, flatten_recipe, parse_value, structure_recipe
 from vlora.recipe.schema import Recipe
 
 
@@ -19,6 +19,20 @@ from vlora.recipe.schema import Recipe
 def test_dump_and_parse(recipe: Recipe) -> None:
     """A dumped recipe is an equal recipe."""
     assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@given(recipes())
+def test_values_by_dotted_keys(recipe: Recipe) -> None:
+    """What is dumped has all values that are given; defaults fill in what an older text lacks, and nothing else."""
+    text = dump_recipe(recipe)
+    flat = flatten_recipe(text)
+
+    assert set(flat) <= set(all_keys())
+    assert flatten_recipe(text, with_defaults=True) == flat
+    length = {"train.iters", "train.epochs"} & set(flat)
+    assert len(length) == 1
+    older = flatten_recipe('[data]\npath = "a"\nold = 1', with_defaults=True)
+    assert (older["data.path"], older["data.old"], older["train.batch_size"]) == ("a", 1, 4)
 
 
 @given(st.dictionaries(st.sampled_from([*all_keys(), "train.itres", "lora", "x.y"]), toml_values, max_size=8))

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..events import Finished, StepReport, Warned
+from ..events import Finished, StepReport
 from ..recipe.legacy import idle_options
 from ..recipe.schema import Recipe
 from ..system.signals import EndedError, Signals, stop_on_signals
 from .arguments import Parser, make_recipe_parser
+from .consumers import open_consumers
 from .importing import importing
 from .status import DONE
 
@@ -87,12 +88,13 @@ def train(
                 begin(recipe.model.path)
                 from ..run.fit import fit
                 from .view import open_view, show_end
-            with open_view(console) as view:
+            with open_view(console) as view, open_consumers(recipe, view.warn) as consume:
                 for note in notes:
-                    view.show(Warned(message=note))
+                    view.warn(note)
                 for event in fit(recipe, resume=resume, or_start=or_start, should_stop=signals.is_asked):
                     signals.has_stepped |= isinstance(event, StepReport)
                     view.show(event)
+                    consume(event)
                     if isinstance(event, Finished):
                         finished = event
     except EndedError as ended:

@@ -55,7 +55,7 @@ class EventView:
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
         elif isinstance(event, Warned):
-            self._print(f"[yellow]note[/] {escape(event.message)}")
+            self.warn(event.message)
         elif isinstance(event, Compiling):
             self._print(f"compiling {event.n_kernels} kernels, {event.n_workers} at a time")
         elif isinstance(event, Compiled):
@@ -65,6 +65,10 @@ class EventView:
             self._show_answer(event)
         elif isinstance(event, Saved):
             self._print(f"saved {escape(str(event.path))} after step {event.step}")
+
+    def warn(self, message: str) -> None:
+        """Print that something went otherwise than meant."""
+        self._print(f"[yellow]note[/] {escape(message)}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

@@ -24,6 +24,7 @@ from ..system.safetensors_header import HeaderError, name_arrays
 from .atomic import MODEL_NAME, PARTIAL, remove, write_text, write_whole
 from .checkpoint import CONFIG_NAME
 from .paths import (
+    DERIVED_NAMES,
     EARLIER_NAME,
     EXAMPLE_NAME,
     METRICS_NAME,
@@ -33,6 +34,9 @@ from .paths import (
     OutputPaths,
     output_paths,
 )
+
+OWN_NAMES = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES)
+"""Of files in a run's folder besides weights, state and what describes them."""
 
 JOURNAL_NAME = ".setting-aside.json"
 UNFINISHED_NAME = ".setting-aside-"
@@ -111,7 +115,7 @@ def remove_partials(paths: OutputPaths) -> None:
     Args:
         paths: Where the run writes, which is this process's alone.
     """
-    own = {METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
+    own = {*OWN_NAMES, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
     own |= {paths.base.name} if paths.is_adapter else set()
     for folder in {paths.folder, paths.weights.parent, paths.state.parent}:
         for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() and not folder.is_symlink() else ():
@@ -151,7 +155,7 @@ def refuse_model_folder(paths: OutputPaths) -> None:
 def _find(paths: OutputPaths, base: Path, model_files: Collection[str]) -> Iterator[str]:
     """Name what is in the folder of what a run writes, without the model that it starts from."""
     # The state's folder as a whole, and a link to one as the link.
-    names = [Path(STATE_NAME).parts[0], METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, CONFIG_NAME]
+    names = [Path(STATE_NAME).parts[0], *OWN_NAMES, CONFIG_NAME]
     if paths.is_adapter and paths.base.resolve() != base.resolve():
         names.append(paths.base.name)
     elif not paths.is_adapter:
@@ -177,6 +181,9 @@ def _is_worth_keeping(paths: OutputPaths, found: Collection[str], recipe: Recipe
         path = paths.folder / name
         if path.is_symlink():
             return True
+        if name in DERIVED_NAMES and METRICS_NAME in found:
+            # Its numbers stand there.
+            continue
         if path.is_dir():
             # What is hidden is not whole.
             is_nothing = all(part.name.startswith(".") for part in path.iterdir())

@@ -12,6 +12,9 @@ STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
+PLOT_NAME = "loss.png"
+DERIVED_NAMES = (PLOT_NAME,)
+"""Files that show what stands in others."""
 EARLIER_NAME = "earlier-"
 WEIGHTS_SUFFIX = ".safetensors"
 

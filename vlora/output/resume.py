@@ -1,15 +1,13 @@
 """What a run that goes on shares with the one that it goes on from: all that its steps depend on."""
 
 import hashlib
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..recipe.converter import Names
-from ..recipe.parse import all_keys, dump_recipe
-from ..recipe.schema import DataSection, Recipe
+from ..recipe.parse import all_keys, dump_recipe, flatten_recipe
+from ..recipe.schema import Recipe
 from ..system.files import expand
 from .checkpoint import RunMetadata
 
@@ -27,6 +25,7 @@ RESUME_MUTABLE_KEYS = frozenset(
         "data.valid_path",
         "data.valid_split",
         "output.path",
+        "output.report",
         # How fast, and in how much memory.
         "data.workers",
         "data.prefetch",
@@ -99,11 +98,10 @@ def check_resumable(then: RunMetadata, recipe: Recipe, n_rows: int, where: Path,
 
 
 def _changes(text: str, recipe: Recipe) -> Iterator[str]:
-    then, now = _flatten(text), _flatten(dump_recipe(recipe))
-    # Of keys that there were not yet then.
-    defaults = _flatten(dump_recipe(Recipe(data=DataSection(path="-"))))
+    # With defaults of keys that there were not yet then.
+    then, now = flatten_recipe(text, with_defaults=True), flatten_recipe(dump_recipe(recipe))
     for key in all_keys():
-        before, after = then.get(key, defaults.get(key)), now.get(key)
+        before, after = then.get(key), now.get(key)
         if key in OPEN and before == OPEN[key]:
             continue
         if key in IDLE and IDLE[key][1] not in (then.get(IDLE[key][0]), now.get(IDLE[key][0])):
@@ -115,16 +113,6 @@ def _changes(text: str, recipe: Recipe) -> Iterator[str]:
 
 def _fingerprint(template: str) -> str:
     return hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _flatten(text: str) -> dict[str, Any]:
-    sections = tomllib.loads(text)
-    return {
-        # The order of names matters, too.
-        f"{section}.{key}": Names(value) if isinstance(value, dict) else value
-        for section, keys in sections.items()
-        for key, value in keys.items()
-    }
 
 
 def _is_same_place(before: str | None, after: str | None) -> bool:

@@ -13,9 +13,9 @@ import tomli_w
 from cattrs import ClassValidationError
 
 from ..errors import RecipeError
-from .converter import explain, make_converter, nearest, plain
+from .converter import Names, explain, make_converter, nearest, plain
 from .rules import find_contradictions
-from .schema import Recipe
+from .schema import DataSection, Recipe
 
 LENGTHS = ("iters", "epochs")
 """The keys of [train] that say how long a run is; a recipe names one of them."""
@@ -98,6 +98,32 @@ def dump_recipe(recipe: Recipe) -> str:
             for name, section in sections.items()
         }
     )
+
+
+def flatten_recipe(text: str, *, with_defaults: bool = False) -> dict[str, Any]:
+    """Give the values of a recipe, of an older one too, by their dotted keys; keys that are not known stay.
+
+    Args:
+        text: TOML, as `dump_recipe` writes it.
+        with_defaults: Give keys that it does not name the values that they have without being named.
+
+    Raises:
+        tomllib.TOMLDecodeError: It is not TOML.
+    """
+    sections = tomllib.loads(text)
+    found = {
+        # The order of names matters, too.
+        f"{section}.{key}": Names(value) if isinstance(value, dict) else value
+        for section, keys in sections.items()
+        if isinstance(keys, dict)
+        for key, value in keys.items()
+    }
+    if not with_defaults:
+        return found
+    defaults = flatten_recipe(dump_recipe(Recipe(data=DataSection(path="-"))))
+    if "train.epochs" in found:
+        del defaults["train.iters"]
+    return {**defaults, **found}
 
 
 def parse_value(text: str) -> Any:

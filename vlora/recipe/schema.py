@@ -274,9 +274,11 @@ class OutputSection:
 
     Attributes:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
+        report: Draw the losses of the run beside them, again and again while it trains.
     """
 
     path: str = _key("adapters.safetensors", checks.place)
+    report: bool = _key(default=True)
 
 
 @attrs.frozen(kw_only=True)

@@ -18,12 +18,12 @@ from ..output import checkpoint
 from ..output.archive import JOURNAL_NAME
 from ..output.atomic import sync, write_whole_folder
 from ..output.lock import LOCK_NAME
-from ..output.paths import EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
+from ..output.paths import DERIVED_NAMES, EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
 from ..output.resume import run_metadata
 from ..train.state import all_finite
 from .context import RunContext
 
-NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, LOCK_NAME, JOURNAL_NAME)
+NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
 
 

@@ -1,0 +1,1 @@
+"""Line charts: one layout, drawn as SVG or as PNG."""

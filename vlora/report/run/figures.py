@@ -1,0 +1,103 @@
+"""Which charts show a run. Pure."""
+
+from collections.abc import Iterator, Mapping
+
+from ..charts.chart import Chart, Line, Mark
+from .run_files import RunRecord, Series
+
+LOSSES = "Loss"
+
+UNITS = "nats per supervised token"
+
+OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("Learning rate", "", {"learning_rate": "learning rate"}),
+    ("Gradient norm", "before clipping", {"grad_norm": "gradient norm"}),
+    ("Speed", "tokens/s", {"tokens_per_s": "tokens/s"}),
+    (
+        "Memory",
+        "GB",
+        {"peak_memory_gb": "peak", "active_memory_gb": "in use", "cache_memory_gb": "kept for reuse"},
+    ),
+    ("Waiting for rows", "seconds per report", {"wait_s": "waiting"}),
+    ("Padding", "share of places", {"padding": "padding"}),
+)
+"""Title, unit, and the numbers of metrics.jsonl with their names in the legend."""
+
+FROM_ZERO = frozenset({"Speed", "Memory", "Waiting for rows", "Padding"})
+
+EVAL, LOW, HIGH = "eval_", "_low", "_high"
+"""How the numbers of a round of answers are called, and the ends of their intervals."""
+
+NOT_METRICS = frozenset({"eval_rows", "eval_seconds", "eval_s"})
+
+OLDER_METRICS = {"accuracy_before": "accuracy before", "accuracy_after": "accuracy after"}
+"""Of runs that only counted right answers, before and after training."""
+
+
+def loss_chart(run: RunRecord) -> Chart:
+    """Show the losses of a run: of each report, their mean so far, and on validation rows, the best pointed out."""
+    best = run["valid_loss"].lowest()
+    marks = () if best is None else (Mark(x=best[0], y=best[1], text=f"best {best[1]:.4f} at step {best[0]:,}"),)
+    return Chart(
+        title=LOSSES,
+        y_label=UNITS,
+        lines=(
+            _line("train, per report", run["loss"], is_faint=len(run["valid_loss"].steps) > 0),
+            _line("train, mean so far", run["running_loss"]),
+            _line("validation", run["valid_loss"]),
+        ),
+        marks=marks,
+    )
+
+
+def metric_names(run: RunRecord) -> list[str]:
+    """Name the metrics of a run's answers, as metrics.jsonl has them."""
+    return sorted(name for name in run.series if name.startswith(EVAL) and not _is_end(name, run))
+
+
+def metric_charts(run: RunRecord) -> Iterator[Chart]:
+    """Show what the answers to held-out rows scored, each metric with its interval."""
+    for name in metric_names(run):
+        yield Chart(title=name_metric(name), lines=(_metric_line(name, run),), is_log=False)
+    older = tuple(_line(label, run[name]) for name, label in OLDER_METRICS.items() if run[name].steps)
+    if older and not metric_names(run):
+        yield Chart(title="Exact answers", y_label="share of rows", lines=older, is_log=False, from_zero=True)
+
+
+def other_charts(run: RunRecord) -> Iterator[Chart]:
+    """Show the rates, the gradient, the speed, the memory and the waiting of a run."""
+    for title, unit, names in OTHERS:
+        lines = tuple(_line(label, run[name]) for name, label in names.items() if run[name].steps)
+        if lines:
+            from_zero = title in FROM_ZERO
+            yield Chart(
+                title=title, y_label=unit, lines=lines, is_log=False if from_zero else None, from_zero=from_zero
+            )
+
+
+def name_metric(name: str) -> str:
+    """Write the name of a metric as people read it."""
+    return name.removeprefix(EVAL).replace("_", " ")
+
+
+def _is_end(name: str, run: RunRecord) -> bool:
+    """Whether a number says how far an interval goes, or how many rows there were, and is no metric itself."""
+    if name in NOT_METRICS:
+        return True
+    return any(name.endswith(end) and name.removesuffix(end) in run.series for end in (LOW, HIGH))
+
+
+def _line(label: str, series: Series, *, is_faint: bool = False) -> Line:
+    return Line(name=label, xs=series.steps, ys=series.values, is_faint=is_faint)
+
+
+def _metric_line(name: str, run: RunRecord) -> Line:
+    series, low, high = run[name], run[name + LOW], run[name + HIGH]
+    has_interval = series.steps == low.steps == high.steps
+    return Line(
+        name=name_metric(name),
+        xs=series.steps,
+        ys=series.values,
+        low=low.values if has_interval else (),
+        high=high.values if has_interval else (),
+    )

@@ -1,0 +1,193 @@
+"""A run's folder, read: its numbers over its steps and its recipe, whether it is under way, over, or was gone on with.
+
+A line that is not whole is counted, and passed over.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...errors import VloraError
+from ...output.paths import METRICS_NAME, RECIPE_NAME, WEIGHTS_SUFFIX
+from ...recipe.parse import flatten_recipe
+
+BEST = "valid_loss"
+"""Whose lowest value is the best one."""
+
+
+class RunError(VloraError):
+    """A folder that no run has written."""
+
+
+@attrs.frozen
+class Series:
+    """One number over the steps of a run.
+
+    Attributes:
+        steps: Ascending.
+        values: As many, finite.
+    """
+
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    @property
+    def last(self) -> float | None:
+        """The last value; None without any."""
+        return self.values[-1] if self.values else None
+
+    def lowest(self) -> tuple[int, float] | None:
+        """Give the step of the lowest value, and the value; the first of equal ones, None without any."""
+        if not self.values:
+            return None
+        place = min(range(len(self.values)), key=self.values.__getitem__)
+        return self.steps[place], self.values[place]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class RunRecord:
+    """A run as its files have it.
+
+    Attributes:
+        folder: Where they are.
+        recipe: Values by dotted key, those that are defaults too; empty if there is no recipe that can be read.
+        series: Numbers over steps, by their names in metrics.jsonl.
+        device: What it computes on, as the newest line has it; empty if none does.
+        resumed: Steps behind which it went on.
+        n_damaged: Lines that could not be read.
+    """
+
+    folder: Path
+    recipe: Mapping[str, Any] = attrs.field(factory=dict)
+    series: Mapping[str, Series] = attrs.field(factory=dict)
+    device: str = ""
+    resumed: tuple[int, ...] = ()
+    n_damaged: int = 0
+
+    def __getitem__(self, name: str) -> Series:
+        """Give a number over steps; an empty series if the run has none of that name."""
+        return self.series.get(name, Series())
+
+    @property
+    def step(self) -> int:
+        """The last step that was reported."""
+        return max((found.steps[-1] for found in self.series.values() if found.steps), default=0)
+
+
+@attrs.define
+class RunLog:
+    """Gathers lines of metrics.jsonl, from the file or as they are written.
+
+    Attributes:
+        device: As in `RunRecord`.
+        resumed: Likewise.
+        n_damaged: Likewise.
+    """
+
+    device: str = ""
+    resumed: tuple[int, ...] = ()
+    n_damaged: int = 0
+    _series: dict[str, tuple[list[int], list[float]]] = attrs.field(factory=dict, init=False)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take a line in. What a run that went on reports once more replaces what stood there."""
+        step = int(line["step"])
+        if isinstance(device := line.get("device"), str):
+            self.begin(step, describe_device(device, str(line.get("device_name", ""))))
+            return
+        for name, value in line.items():
+            if name == "step" or isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if not math.isfinite(value):
+                continue
+            steps, values = self._series.setdefault(name, ([], []))
+            while steps and steps[-1] >= step:
+                steps.pop()
+                values.pop()
+            steps.append(step)
+            values.append(float(value))
+
+    def begin(self, step: int, device: str) -> None:
+        """Note that a process has begun, or gone on behind a step."""
+        self.device = device
+        if step:
+            self.resumed = (*self.resumed, step)
+
+    def freeze(self, folder: Path, recipe: Mapping[str, Any]) -> RunRecord:
+        """Give what was gathered so far."""
+        return RunRecord(
+            folder=folder,
+            recipe=recipe,
+            series={name: Series(tuple(steps), tuple(values)) for name, (steps, values) in self._series.items()},
+            device=self.device,
+            resumed=self.resumed,
+            n_damaged=self.n_damaged,
+        )
+
+
+def read_run(place: Path | str) -> RunRecord:
+    """Read a run.
+
+    Args:
+        place: Its folder, or an adapter or another file in it.
+
+    Raises:
+        RunError: There are no metrics of a run.
+    """
+    folder = find_folder(Path(place))
+    return read_log(folder).freeze(folder, read_recipe(folder))
+
+
+def find_folder(place: Path) -> Path:
+    """Find the folder of a run by itself or by one of its files.
+
+    Raises:
+        RunError: There are no metrics of a run.
+    """
+    is_named_file = place.suffix in (WEIGHTS_SUFFIX, Path(METRICS_NAME).suffix, Path(RECIPE_NAME).suffix)
+    folder = place.parent if place.is_file() or (is_named_file and not place.is_dir()) else place
+    if not (folder / METRICS_NAME).is_file():
+        msg = f"{place}: there is no {METRICS_NAME} in {folder}; give the folder of a run, or an adapter in it"
+        raise RunError(msg)
+    return folder
+
+
+def read_log(folder: Path) -> RunLog:
+    """Gather the lines of a run's metrics.jsonl; none if there is no such file."""
+    log = RunLog()
+    for line in _read_lines(folder / METRICS_NAME):
+        try:
+            log.add(line)
+        except (ValueError, KeyError, TypeError, OverflowError):
+            log.n_damaged += 1
+    return log
+
+
+def _read_lines(file: Path) -> Iterator[Any]:
+    """Yield what is in each line; None for one that is not whole."""
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        for text in opened:
+            try:
+                yield json.loads(text)
+            except (ValueError, RecursionError):
+                yield None
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Read the recipe of a run, with today's defaults for keys that it does not name; {} if that cannot be."""
+    try:
+        return flatten_recipe((folder / RECIPE_NAME).read_text(encoding="utf-8"), with_defaults=True)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+        return {}
+
+
+def describe_device(kind: str, name: str) -> str:
+    """Name what a run computes on."""
+    return f"{kind}, {name}" if name else kind

@@ -17,7 +17,7 @@ from .errors import RecipeError
 from .events import FeatureCounts, FeatureStorage
 from .memory.limits import device_memory
 from .output.archive import refuse_model_folder
-from .output.paths import expand_home, output_paths
+from .output.paths import OutputPaths, expand_home, output_paths
 from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
 from .train.objectives.named import OBJECTIVES
@@ -108,7 +108,7 @@ def find_model(recipe: Recipe) -> models.ModelFiles:
             "give another path"
         )
         raise RecipeError(msg)
-    _refuse_to_overwrite(recipe, files.path.resolve())
+    _refuse_to_overwrite(recipe, paths, files.path.resolve())
     return files
 
 
@@ -117,8 +117,8 @@ def _may_add_tokens(section: ModelSection) -> bool:
     return bool(section.add_tokens) or section.adapter_path is not None
 
 
-def _refuse_to_overwrite(recipe: Recipe, base: Path) -> None:
-    paths, every = output_paths(recipe), recipe.train.steps_per_save
+def _refuse_to_overwrite(recipe: Recipe, paths: OutputPaths, base: Path) -> None:
+    every = recipe.train.steps_per_save
     if recipe.model.full_finetune and attrs.evolve(paths, weights=paths.weights.resolve()).is_numbered(base):
         step = int(base.name[-7:])
         if step % every == 0:

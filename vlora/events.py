@@ -309,6 +309,7 @@ class Finished:
         n_steps: Steps that were to be done.
         model: What holds the base, or the whole fine-tuned model.
         adapter: The adapter; None after full fine-tuning.
+        metrics: The run's metrics.jsonl.
         example_image: An image on disk to ask about; None without one.
         example_question: What to ask.
         max_new_tokens: How long an answer may be.
@@ -326,6 +327,7 @@ class Finished:
     n_steps: int
     model: str
     adapter: Path | None
+    metrics: Path
     example_image: Path | None
     example_question: str
     max_new_tokens: int

@@ -105,7 +105,7 @@ def test_every_file_is_at_one_place_whenever_a_process_ends(
             n_calls = end_at(patch, number)
             is_ended = False
             try:
-                earlier = archive_previous_run(recipe, model_files)
+                earlier = archive_previous_run(recipe, output_paths(recipe), model_files)
             except KilledError:
                 is_ended = True
         between = {name: text for name, text in contents(root).items() if JOURNAL_NAME not in name}
@@ -138,7 +138,8 @@ def test_every_file_is_at_one_place_whenever_a_process_ends(
 def test_an_adapter_keeps_its_scale(tmp_path: Path) -> None:
     """Beside every adapter of an earlier run lies the configuration that it was saved with, whatever its name."""
     write_adapter(tmp_path / "first.safetensors", 1.0, 20.0)
-    earlier = archive_previous_run(recipe_for(tmp_path / "second.safetensors"))
+    second = recipe_for(tmp_path / "second.safetensors")
+    earlier = archive_previous_run(second, output_paths(second))
     write_adapter(tmp_path / "second.safetensors", 1.0, 0.5)
 
     assert earlier is not None
@@ -155,7 +156,7 @@ def test_what_is_no_file_of_weights_stays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     deep = b"[" * 100_000
     (tmp_path / "deep.safetensors").write_bytes(len(deep).to_bytes(8, "little") + deep)
-    earlier = archive_previous_run(recipe_for(output))
+    earlier = archive_previous_run(recipe_for(output), output_paths(recipe_for(output)))
     assert earlier is not None
     assert {path.name for path in earlier.iterdir()} == {"second.safetensors", "adapter_config.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"pipe.safetensors", "deep.safetensors", earlier.name}
@@ -166,7 +167,7 @@ def test_the_start_stays_and_is_copied(tmp_path: Path) -> None:
     fill(tmp_path)
     recipe = recipe_for(tmp_path / "second.safetensors")
     start = attrs.evolve(recipe.model, adapter_path=str(tmp_path / "first.safetensors"))
-    earlier = archive_previous_run(attrs.evolve(recipe, model=start))
+    earlier = archive_previous_run(attrs.evolve(recipe, model=start), output_paths(recipe))
 
     assert earlier is not None
     for name in ("first.safetensors", "adapter_config.json"):
@@ -182,18 +183,18 @@ def test_what_did_not_begin_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / ".partial-state.safetensors").write_text("begun")
-    assert archive_previous_run(recipe) is None
+    assert archive_previous_run(recipe, output_paths(recipe)) is None
     (tmp_path / "loss.png").write_text("drawn of it")
-    assert archive_previous_run(recipe) is None
+    assert archive_previous_run(recipe, output_paths(recipe)) is None
     (tmp_path / "recipe.toml").write_text(f"# mine\n{dump_recipe(recipe)}")
-    assert archive_previous_run(recipe) == tmp_path / "earlier-1"
+    assert archive_previous_run(recipe, output_paths(recipe)) == tmp_path / "earlier-1"
 
 
 def test_what_a_run_would_draw_over_is_kept(tmp_path: Path) -> None:
     """Somebody's own picture has a name that a run takes; no metrics say that it is derived."""
     (tmp_path / "loss.png").write_text("mine")
 
-    assert archive_previous_run(recipe_for(tmp_path)) == tmp_path / "earlier-1"
+    assert archive_previous_run(recipe_for(tmp_path), output_paths(recipe_for(tmp_path))) == tmp_path / "earlier-1"
     assert (tmp_path / "earlier-1" / "loss.png").read_text() == "mine"
 
 
@@ -240,7 +241,7 @@ def test_planted_links_are_not_followed(name: str, exists: bool, tmp_path: Path)
     if name in ("training", "metrics.jsonl", "recipe.toml"):
         with pytest.raises(CheckpointError, match="is a link"):
             refuse_links(output_paths(recipe))
-    archive_previous_run(recipe)
+    archive_previous_run(recipe, output_paths(recipe))
     MetricsLog.open(out / "metrics.jsonl", None).write({"step": 1})
     atomic.write_text(out / "recipe.toml", dump_recipe(recipe))
     write_adapter(out / "adapters.safetensors", 1.0, 1.0)

@@ -15,7 +15,7 @@ from vlora.errors import RecipeError, SampleError
 from vlora.events import Finished, Warned
 from vlora.output.archive import archive_previous_run
 from vlora.output.lock import LOCK_NAME
-from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME
+from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -111,7 +111,7 @@ def test_what_did_not_begin_moves_nothing(checkpoint: CheckpointFactory, tmp_pat
     empty = text_recipe(checkpoint, tmp_path, tmp_path / "empty")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / METRICS_NAME).write_text("")
-    assert archive_previous_run(empty) is None
+    assert archive_previous_run(empty, output_paths(empty)) is None
 
 
 @pytest.mark.parametrize("start", ["out", "out/adapters.safetensors", "out/0000002_adapters.safetensors"])

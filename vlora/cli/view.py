@@ -23,7 +23,6 @@ from ..events import (
     StepReport,
     Warned,
 )
-from ..output.paths import output_paths
 from ..recipe.schema import Recipe
 from .sentences import describe_columns, describe_head, describe_storage, describe_template
 from .units import format_bytes, format_count
@@ -167,7 +166,7 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
     if event.n_traces:
         shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
         say(f"{shapes} traced, in {event.trace_s:.1f} s")
-    say(f"metrics: {output_paths(recipe).metrics}")
+    say(f"metrics: {event.metrics}")
     if event.step < event.n_steps:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
         return

@@ -32,7 +32,6 @@ from .paths import (
     STATE_NAME,
     WEIGHTS_SUFFIX,
     OutputPaths,
-    output_paths,
 )
 
 OWN_NAMES = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES)
@@ -60,7 +59,7 @@ class Journal:
     models: tuple[str, ...] = ()
 
 
-def archive_previous_run(recipe: Recipe, model_files: Collection[str] = ()) -> Path | None:
+def archive_previous_run(recipe: Recipe, paths: OutputPaths, model_files: Collection[str] = ()) -> Path | None:
     """Move what stands where a run is going to write into a folder of its own, complete enough to go on from.
 
     All adapters go with the `adapter_config.json` that describes them: beside another one they would load at another
@@ -68,12 +67,12 @@ def archive_previous_run(recipe: Recipe, model_files: Collection[str] = ()) -> P
 
     Args:
         recipe: The run's.
+        paths: Where it writes.
         model_files: In full fine-tuning, names of the files that a model consists of besides its weights.
 
     Returns:
         That folder; None if there was nothing to keep: nothing, or what a run has left that did not begin.
     """
-    paths = output_paths(recipe)
     base = expand(recipe.model.path)
     found = sorted(set(_find(paths, base, model_files)))
     models = sorted(_find_models(paths, base))

@@ -27,6 +27,7 @@ def finish(run: RunContext) -> Finished:
         n_steps=run.n_steps,
         model=str(run.paths.weights) if is_full else str(files.path if "builtin:" in base else base),
         adapter=None if is_full else run.paths.weights,
+        metrics=run.paths.metrics,
         example_image=image,
         example_question=question,
         max_new_tokens=run.recipe.eval.max_new_tokens,

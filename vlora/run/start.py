@@ -268,7 +268,7 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
     else:
         is_full = run.recipe.model.full_finetune
         model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []
-        if (earlier := archive_previous_run(run.recipe, model_files)) is not None:
+        if (earlier := archive_previous_run(run.recipe, paths, model_files)) is not None:
             warnings.append(Warned(message=_describe_earlier(paths, earlier)))
     run.metrics = MetricsLog.open(
         paths.metrics,

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,36 @@ def test_a_run_that_is_stopped_leaves_no_trace(
     assert losses(first) + losses(again) == uninterrupted[1]
     assert read_metrics(tmp_path / "out") == read_metrics(uninterrupted[0])
     assert weights_of(tmp_path / "out") == weights_of(uninterrupted[0])
+
+
+def numbered_steps(folder: Path) -> list[int]:
+    """List the steps of the numbered checkpoints in a folder."""
+    return sorted(int(found[1]) for path in folder.iterdir() if (found := re.search(r"(\d{7})", path.name)))
+
+
+@pytest.mark.parametrize("stop", [None, 3, 4])
+@pytest.mark.parametrize("is_full", [False, True])
+def test_only_the_newest_checkpoints_stay(
+    stop: int | None, is_full: bool, checkpoint: CheckpointFactory, tmp_path: Path
+) -> None:
+    """With output.keep_last, and whether or not the run stops between; states stay, and what is not its own."""
+    keys = {"train__steps_per_save": 1, "model__full_finetune": is_full}
+    recipe = short_recipe(checkpoint, tmp_path, "out", output__keep_last=2, **keys)
+    folder = tmp_path if is_full else tmp_path / "out"
+    folder.mkdir(exist_ok=True)
+    (folder / "0000009_own.safetensors").touch()
+    n_asked = itertools.count(1)
+    list(fit(recipe, should_stop=lambda: stop is not None and next(n_asked) >= stop))
+    if stop is not None:
+        list(fit(recipe, resume=True))
+
+    assert numbered_steps(folder) == [4, 5, 9]
+    assert {"state.safetensors", "state-before.safetensors"} <= {
+        file.name for file in (tmp_path / "out/training").iterdir()
+    }
+    # All of them are kept from now on, and those that are gone are not missed.
+    list(fit(short_recipe(checkpoint, tmp_path, "out", train__iters=8, **keys), resume=True))
+    assert numbered_steps(folder) == [4, 5, 6, 7, 9]
 
 
 def test_a_validation_that_was_left_is_followed_by_no_step(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

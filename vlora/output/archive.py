@@ -78,7 +78,7 @@ def archive_previous_run(recipe: Recipe, paths: OutputPaths, model_files: Collec
     models = sorted(_find_models(paths, base))
     if not models and not _is_worth_keeping(paths, found, recipe):
         return None
-    kept = _starts_from(recipe)
+    kept = starts_from(recipe)
     copied = tuple(name for name in found if (paths.folder / name).resolve() in kept)
     journal = Journal(
         number=next(number for number in itertools.count(1) if _is_free(paths.folder, number)),
@@ -195,8 +195,8 @@ def _is_worth_keeping(paths: OutputPaths, found: Collection[str], recipe: Recipe
     return False
 
 
-def _starts_from(recipe: Recipe) -> set[Path]:
-    """Name the files of the adapter that a run starts from; going on with `--resume` reads them again."""
+def starts_from(recipe: Recipe) -> set[Path]:
+    """Name the files of the adapter that a run starts from, without links; `--resume` reads them again."""
     if recipe.model.adapter_path is None:
         return set()
     path = expand(recipe.model.adapter_path).resolve()

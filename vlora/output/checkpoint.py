@@ -37,6 +37,7 @@ class RunMetadata:
         sums: Nats and supervised tokens of all steps, whose quotient is the running loss.
         learned: How many bytes of `learned.jsonl` belong to the state.
         cuts: Rows that were cut in the steps done, as `CutCounts.dumps` writes them; None if none was.
+        numbered: The numbered checkpoints that are there, as `Numbered.dumps` writes them; None if there are none.
     """
 
     recipe: str | None = None
@@ -48,6 +49,7 @@ class RunMetadata:
     sums: tuple[float, float] = (0.0, 0.0)
     learned: int = 0
     cuts: str | None = None
+    numbered: str | None = None
 
     def dump(self) -> dict[str, str]:
         """Give the strings that a file has of it: nothing of what is not known."""
@@ -79,6 +81,7 @@ class RunMetadata:
                 sums=(float(nll), float(supervised)),
                 learned=int(texts["learned"] or 0),
                 cuts=texts["cuts"],
+                numbered=texts["numbered"],
             )
         except (ValueError, TypeError) as error:
             msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"

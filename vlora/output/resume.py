@@ -26,6 +26,7 @@ RESUME_MUTABLE_KEYS = frozenset(
         "data.valid_split",
         "output.path",
         "output.report",
+        "output.keep_last",
         # How fast, and in how much memory.
         "data.workers",
         "data.prefetch",

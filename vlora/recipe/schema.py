@@ -275,10 +275,12 @@ class OutputSection:
     Attributes:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
         report: Draw the losses of the run beside them, again and again while it trains.
+        keep_last: How many numbered checkpoints stay, the newest ones; all of them without a number.
     """
 
     path: str = _key("adapters.safetensors", checks.place)
     report: bool = _key(default=True)
+    keep_last: int | None = _key(None, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ from ..data.loader import DataLoader
 from ..events import Event, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
+from ..output.numbered import Numbered
 from ..output.paths import OutputPaths
 from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
@@ -46,6 +47,7 @@ class RunContext:
         done: Steps done; their reports were yielded.
         saved: The step behind which a training state was saved last; None if there is none.
         cuts: Rows that were cut, in all steps done.
+        numbered: The numbered checkpoints that it has written, and that are there.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
     """
 
@@ -66,6 +68,7 @@ class RunContext:
     done: int = attrs.field(default=0, init=False)
     saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
+    numbered: Numbered = attrs.field(factory=Numbered, init=False)
     unasked: str | None = attrs.field(default=None, init=False)
 
     @property

@@ -15,7 +15,7 @@ from ..system.endings import close_at_exit, watch_thread
 from ..train.schedules import is_due
 from .context import RunContext
 from .finish import finish
-from .save import rescue, save
+from .save import rescue, save, save_numbered
 from .start import start
 from .validate import answer, validate
 
@@ -119,11 +119,7 @@ def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
         is_left = yield from validate(run, _never if is_again else run.loop.should_stop)
         run.loop.is_stopped |= is_left
-    # The end of the run is saved under its own name.
-    if step < n_steps and is_due(step, train.steps_per_save, n_steps):
-        path = run.paths.numbered(step)
-        if not (is_again and path.exists()):
-            yield save(run, path)
+    yield from save_numbered(run, is_again=is_again)
 
 
 def _never() -> bool:

@@ -1,7 +1,7 @@
 """What a run writes: checkpoints and training states, behind a step, at its end, and where it fails."""
 
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,19 +12,41 @@ from mlx.utils import tree_flatten
 from .. import models
 from ..adapters.attached import adapter_state_dict
 from ..errors import NonFiniteError, OutOfMemoryError, VloraError
-from ..events import Event, Saved
+from ..events import Event, Saved, Warned
 from ..memory.limits import naming_shortage
 from ..output import checkpoint
-from ..output.archive import JOURNAL_NAME
+from ..output.archive import JOURNAL_NAME, starts_from
 from ..output.atomic import sync, write_whole_folder
 from ..output.lock import LOCK_NAME
 from ..output.paths import DERIVED_NAMES, EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
 from ..output.resume import run_metadata
+from ..system.files import expand
+from ..train.schedules import is_due
 from ..train.state import all_finite
 from .context import RunContext
 
 NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
+
+
+def save_numbered(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
+    """Write the numbered checkpoint of the step that is done, if one is due, and remove older ones as the recipe says.
+
+    Args:
+        run: The run.
+        is_again: It was written already, perhaps: the run goes on from this step.
+    """
+    step, n_steps, section = run.done, run.n_steps, run.recipe
+    # The end of the run is saved under its own name.
+    if step < n_steps and is_due(step, section.train.steps_per_save, n_steps):
+        path = run.paths.numbered(step)
+        is_listed = step in run.numbered.steps and (run.paths.is_adapter or bool(run.numbered.files))
+        run.numbered.add(step)
+        if not (is_again and is_listed and path.exists()):
+            yield save(run, path)
+    spared = starts_from(section) | {expand(section.model.path).resolve()}
+    for problem in run.numbered.keep_newest(section.output.keep_last, run.paths, spared):
+        yield Warned(message=problem)
 
 
 @naming_shortage("saving")
@@ -46,6 +68,8 @@ def save(run: RunContext, path: Path) -> Saved:
 
     def write_model(folder: Path) -> None:
         models.save_model(run.backbone, run.data.files, folder, NOT_A_MODELS, run.data.encoder.tokenizer)
+        if run.paths.is_numbered(path):
+            run.numbered.files = tuple(sorted(file.name for file in folder.iterdir()))
 
     if run.recipe.model.full_finetune:
         with run.bound():
@@ -72,6 +96,7 @@ def _save_state(run: RunContext, position: str) -> None:
         sums=run.loop.sums,
         learned=run.learned.write(),
         cuts=run.cuts.dumps() if run.cuts.n_rows else None,
+        numbered=run.numbered.dumps() if run.numbered.steps else None,
     )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()

@@ -27,6 +27,7 @@ from ..output.atomic import write_text
 from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
+from ..output.numbered import Numbered
 from ..output.paths import RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
 from ..output.resume import check_resumable
 from ..recipe.parse import dump_recipe
@@ -265,6 +266,8 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
         if found.damaged is not None:
             warnings.append(Warned(message=f"{found.damaged}; going on from the one before it, after step {first}"))
         run.cuts = CutCounts() if found.metadata.cuts is None else CutCounts.loads(found.metadata.cuts)
+        if found.metadata.numbered is not None:
+            run.numbered = Numbered.loads(found.metadata.numbered)
     else:
         is_full = run.recipe.model.full_finetune
         model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []

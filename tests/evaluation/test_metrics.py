@@ -29,6 +29,9 @@ def test_every_metric_is_found_by_its_name() -> None:
         ("Exact-Match", "did you mean 'exact_match'?"),
         ("exact_mach", "did you mean 'exact_match'?"),
         ("F1", "did you mean 'token_f1'?"),
+        ("rougeL", "did you mean 'rouge_l'?"),
+        ("acc@0.5", "did you mean 'box_acc_50'?"),
+        ("IoU", "did you mean 'box_iou'?"),
         ("quality", "expected one of exact_match, exact_match_strict, .*, or module:function"),
     ],
 )
@@ -85,6 +88,20 @@ def test_many_rows_take_little_time() -> None:
 
     assert scores.summary["exact_match"].mean == 0.5
     assert time.perf_counter() - began < 20
+
+
+def test_a_missing_package_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+
+    with pytest.raises(RecipeError) as raised:
+        find_metrics(["exact_match", "cer", "anls"])
+
+    assert str(raised.value) == (
+        "eval.metrics: cer and anls need jiwer and rapidfuzz, which cannot be imported; "
+        "`python -m pip install jiwer rapidfuzz` brings them"
+    )
 
 
 def test_metrics_load_no_library_before_they_are_asked_for() -> None:

@@ -63,12 +63,18 @@ def mean(sums: Array) -> Array:
     return sums[:, 0] / sums[:, 1]
 
 
-def by_row(name: str, compare: Callable[[Prediction], Mapping[str, float] | float | None]) -> Metric:
+def by_row(
+    name: str,
+    compare: Callable[[Prediction], Mapping[str, float] | float | None],
+    *,
+    libraries: Mapping[str, str] | None = None,
+) -> Metric:
     """Make a metric whose value over a set of rows is the mean of theirs.
 
     Args:
         name: As a recipe has it.
         compare: Gives a row's value; several with their names; None where the metric does not apply.
+        libraries: As for `Metric`.
     """
 
     def measure(predictions: Sequence[Prediction]) -> Measured:
@@ -78,7 +84,7 @@ def by_row(name: str, compare: Callable[[Prediction], Mapping[str, float] | floa
             rows.append({} if found is None else dict(found) if isinstance(found, Mapping) else {name: float(found)})
         return Measured(rows=rows, sums=sums_of_means(rows))
 
-    return Metric(name=name, measure=measure)
+    return Metric(name=name, measure=measure, libraries=libraries or {})
 
 
 def sums_of_means(rows: Sequence[Mapping[str, float]]) -> dict[str, Sums]:

@@ -8,9 +8,20 @@ import attrs
 
 from ..errors import RecipeError
 from .bootstrap import find_interval
-from .metric import Metric, Sums, by_row
+from .measures.boxes import box_acc_50, box_iou
+from .measures.choices import choice_accuracy
+from .measures.edits import anls, count_character_edits, count_word_edits, error_rate
+from .measures.json_fields import json_fields, json_valid
+from .measures.ngrams import bleu, chrf, count_bleu, count_chrf, rouge_l, sentence_bleu
+from .measures.numbers import relaxed_accuracy
+from .measures.own import BETWEEN, load_metric
+from .measures.text import contains, exact_match, exact_match_strict, token_f1
+from .measures.vqa import vqa_accuracy
+from .metric import Metric, Sums, by_row, by_sums
 from .prediction import Prediction
-from .text import contains, exact_match, exact_match_strict, token_f1
+
+RAPIDFUZZ, JIWER = {"rapidfuzz.distance": "rapidfuzz"}, {"jiwer": "jiwer"}
+SACREBLEU, ROUGE = {"sacrebleu.metrics.bleu": "sacrebleu"}, {"rouge_score.rouge_scorer": "rouge-score"}
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -19,6 +30,19 @@ METRICS: dict[str, Metric] = {
         by_row("exact_match_strict", exact_match_strict),
         by_row("contains", contains),
         by_row("token_f1", token_f1),
+        by_row("anls", anls, libraries=RAPIDFUZZ),
+        by_sums("cer", count_character_edits, error_rate, is_higher_better=False, libraries=JIWER),
+        by_sums("wer", count_word_edits, error_rate, is_higher_better=False, libraries=JIWER),
+        by_sums("bleu", count_bleu, bleu, combine_row=sentence_bleu, libraries=SACREBLEU),
+        by_sums("chrf", count_chrf, chrf, libraries=SACREBLEU),
+        by_row("rouge_l", rouge_l, libraries=ROUGE),
+        by_row("relaxed_accuracy", relaxed_accuracy),
+        by_row("vqa_accuracy", vqa_accuracy),
+        by_row("choice_accuracy", choice_accuracy),
+        by_row("json_valid", json_valid),
+        by_row("json_fields", json_fields),
+        by_row("box_iou", box_iou),
+        by_row("box_acc_50", box_acc_50),
     )
 }
 """Names to metrics; README has a table of them."""
@@ -28,8 +52,34 @@ MEANINGS = {
     "acc": "exact_match",
     "em": "exact_match",
     "exact": "exact_match",
+    "match": "exact_match",
+    "strict": "exact_match_strict",
+    "includes": "contains",
+    "substring": "contains",
     "f1": "token_f1",
     "squad": "token_f1",
+    "levenshtein": "anls",
+    "edit_distance": "anls",
+    "docvqa": "anls",
+    "character_error_rate": "cer",
+    "word_error_rate": "wer",
+    "ocr": "cer",
+    "sacrebleu": "bleu",
+    "rouge": "rouge_l",
+    "rougel": "rouge_l",
+    "chartqa": "relaxed_accuracy",
+    "relaxed": "relaxed_accuracy",
+    "vqa": "vqa_accuracy",
+    "textvqa": "vqa_accuracy",
+    "mcq": "choice_accuracy",
+    "multiple_choice": "choice_accuracy",
+    "mmmu": "choice_accuracy",
+    "json": "json_valid",
+    "json_accuracy": "json_fields",
+    "iou": "box_iou",
+    "acc@0.5": "box_acc_50",
+    "acc@50": "box_acc_50",
+    "grounding": "box_acc_50",
 }
 """Other names under which metrics are known."""
 
@@ -78,12 +128,17 @@ def find_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
         msg = f"eval.metrics: found {twice[0]!r} twice; name each metric once"
         raise RecipeError(msg)
     metrics = tuple(map(_find_metric, names))
-    missing = sorted({package for metric in metrics for package in _find_missing(metric)})
-    if missing:
-        needy = [metric.name for metric in metrics if set(_find_missing(metric)) & set(missing)]
+    shared = sorted({metric.name for metric in metrics if [each.name for each in metrics].count(metric.name) > 1})
+    if shared:
+        msg = f"eval.metrics: {shared[0]!r} is the name of two metrics; rename the function"
+        raise RecipeError(msg)
+    missing = {metric.name: _find_missing(metric) for metric in metrics}
+    if packages := sorted({package for found in missing.values() for package in found}):
+        needy = [name for name, found in missing.items() if found]
         msg = (
-            f"eval.metrics: {', '.join(needy)} need {', '.join(missing)}, which cannot be imported; "
-            f"`python -m pip install {' '.join(missing)}` brings what they need"
+            f"eval.metrics: {' and '.join(needy)} {'need' if len(needy) > 1 else 'needs'} {' and '.join(packages)}, "
+            f"which cannot be imported; `python -m pip install {' '.join(packages)}` brings "
+            f"{'them' if len(packages) > 1 else 'it'}"
         )
         raise RecipeError(msg)
     return metrics
@@ -92,6 +147,8 @@ def find_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
 def _find_metric(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
+    if BETWEEN in name:
+        return load_metric(name)
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     near = MEANINGS.get(plain) or next(iter(difflib.get_close_matches(plain, METRICS, n=1)), None)
     hint = f"did you mean {near!r}?" if near else f"expected one of {', '.join(METRICS)}, or module:function"

@@ -34,6 +34,7 @@ class BoxStyle:
     """How a family writes boxes.
 
     Attributes:
+        name: What the way is called where answers are compared (`vlora.evaluation.measures.boxes`).
         scale: What the whole side of an image is; None for its pixels as the model is given it.
         write_box: Writes [x1, y1, x2, y2] or [x, y], in whole numbers.
         write_name: Writes the name of what is in a box.
@@ -41,6 +42,7 @@ class BoxStyle:
         in_bins: A number is the bin that a place falls into, from 0 to `scale` - 1; else the nearest whole one.
     """
 
+    name: str
     scale: int | None
     write_box: Callable[[Sequence[int]], str]
     write_name: Callable[[str], str] = str
@@ -63,29 +65,32 @@ def _in_tokens(numbers: Sequence[int]) -> str:
 
 
 QWEN2_BOXES = BoxStyle(
+    name="qwen2",
     scale=1000,
     write_box=lambda numbers: f"<|box_start|>{_in_pairs(numbers)}<|box_end|>",
     write_name=lambda name: f"<|object_ref_start|>{name}<|object_ref_end|>",
 )
 """Qwen2-VL: thousandths between special tokens."""
 
-QWEN25_BOXES = BoxStyle(scale=None, write_box=_in_list)
+QWEN25_BOXES = BoxStyle(name="qwen25", scale=None, write_box=_in_list)
 """Qwen2.5-VL: pixels of the image as it is resized for the tower."""
 
-QWEN3_BOXES = BoxStyle(scale=1000, write_box=_in_list)
+QWEN3_BOXES = BoxStyle(name="qwen3", scale=1000, write_box=_in_list)
 """Qwen3-VL and what came after it: thousandths again, as plain text."""
 
 INTERNVL_BOXES = BoxStyle(
+    name="internvl",
     scale=1000,
     write_box=lambda numbers: f"<box>[{_in_list(numbers)}]</box>",
     write_name=lambda name: f"<ref>{name}</ref>",
 )
 """InternVL: thousandths in a list of lists."""
 
-PALIGEMMA_BOXES = BoxStyle(scale=1023, write_box=_in_tokens, has_points=False)
+PALIGEMMA_BOXES = BoxStyle(name="paligemma", scale=1023, write_box=_in_tokens, has_points=False)
 """PaliGemma: 1,024 tokens for places, y before x."""
 
 DEEPSEEK_BOXES = BoxStyle(
+    name="deepseek",
     scale=999,
     write_box=lambda numbers: f"<|det|>[{_in_list(numbers)}]<|/det|>",
     write_name=lambda name: f"<|ref|>{name}<|/ref|>",
@@ -93,7 +98,10 @@ DEEPSEEK_BOXES = BoxStyle(
 """DeepSeek-VL2: 0 to 999 in a list of lists."""
 
 FLORENCE_BOXES = BoxStyle(
-    scale=1000, in_bins=True, write_box=lambda numbers: "".join(f"<loc_{number}>" for number in numbers)
+    name="florence",
+    scale=1000,
+    in_bins=True,
+    write_box=lambda numbers: "".join(f"<loc_{number}>" for number in numbers),
 )
 """Florence-2: 1,000 tokens for places."""
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from vlora.evaluation.prediction import Prediction
-from vlora.evaluation.text import (
+from vlora.evaluation.measures.text import (
     answers_of,
     contains,
     exact_match,
@@ -13,6 +12,7 @@ from vlora.evaluation.text import (
     normalize,
     token_f1,
 )
+from vlora.evaluation.prediction import Prediction
 
 # Expected, answered, the same once normalized, to the letter, the expected within the answer.
 CASES: list[tuple[str, str, float, float, float | None]] = [

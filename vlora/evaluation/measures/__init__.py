@@ -1,0 +1,1 @@
+"""What metrics compute, one file for each kind of answer."""

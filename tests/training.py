@@ -71,7 +71,7 @@ def make_trainable(folder: Path, **overrides: Any) -> Trainable:
     recipe = parse_recipe("", keys)
     files = models.find_model(recipe.model)
     processor = models.load_processor(files, recipe.model)
-    encoder = models.make_encoder(processor, files.config, files.family, recipe.data)
+    encoder = models.make_encoder(processor, files.config, files.family, recipe.data).with_image_keys()
     examples = [encoder(format_sample(row, f"row {number}")) for number, row in enumerate(rows_for(files.family))]
     backbone, config = load_model(recipe, files)
     optimizer = make_optimizer(recipe.optim)

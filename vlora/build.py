@@ -292,7 +292,7 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
         shards = models.ShardStore(root, tower, int(section.disk_gb * 1e9))
     cache = models.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)
-    encoder = attrs.evolve(data.encoder, memory=models.ProcessedCache(cache, backbone.has_features))
+    encoder = data.encoder.with_image_keys(models.ProcessedCache(cache, backbone.has_features))
     has_shared_passes = data.files.family.forward.has_grid_tower
     storage = FeatureStorage(
         memory_gb=in_memory,

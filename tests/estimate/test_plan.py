@@ -17,7 +17,7 @@ from vlora.estimate.plan import Planner, blank_example, find_queue, make_plan
 from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
-from vlora.ops.quantized import count_parameters
+from vlora.ops.parameters import count_parameters
 from vlora.recipe.schema import MemorySection, ModelSection
 
 Checkpoint = Callable[[str], Path]

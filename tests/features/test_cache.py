@@ -422,7 +422,7 @@ def test_partly_kept_batches_share_few_traces(checkpoint: CheckpointFactory) -> 
     """However many images of a batch are left to the tower, it runs for one of few numbers of them."""
     subject = make_trainable(checkpoint("qwen3_vl"))
     rows = [{"image": picture(32, 32, seed), "question": "What?", "answer": "it"} for seed in range(12)]
-    encode = data_of(subject).encoder
+    encode = data_of(subject).encoder.with_image_keys()
     examples_of_rows = [encode(format_sample(row, "row")) for row in rows]
     plain = subject.backbone.embed(collate(examples_of_rows))[0]["inputs_embeds"]
     shapes = set()

@@ -46,8 +46,8 @@ class Counted:
         files = find_model(subject.recipe.model)
         processor = load_processor(files, subject.recipe.model)
         self.memory = Counting(cache, subject.backbone.has_features)
-        self.encoder = make_encoder(processor, files.config, files.family, subject.recipe.data)
-        self.encoder.memory = self.memory
+        encoder = make_encoder(processor, files.config, files.family, subject.recipe.data)
+        self.encoder = encoder.with_image_keys(self.memory)
 
     def __call__(self, row: dict[str, Any]) -> Example:
         """Encode a row."""

@@ -17,7 +17,8 @@ from vlora.data.collate import collate_packed
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Event, Finished, Reported, Started, StepReport
 from vlora.models import check_packing
-from vlora.models.forward.attention_masks import attend_fused, attending
+from vlora.models.forward.attention_masks import attend_fused
+from vlora.models.forward.overrides import attending
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.recipe.schema import OptimSection
 from vlora.run.fit import fit

@@ -21,7 +21,7 @@ from ..data.examples import first_examples, is_skipped
 from ..errors import BatchError, OutOfMemoryError, SampleError, VloraError
 from ..memory.command_buffers import find_buffer_limits
 from ..memory.limits import GIGA, device_kind, device_memory, naming_shortage
-from ..ops.quantized import count_parameters
+from ..ops.parameters import count_parameters
 from ..recipe.schema import MemorySection, Recipe
 from ..train.flat_params import FlatParams
 from ..train.optimizers import make_optimizer

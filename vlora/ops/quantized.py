@@ -5,7 +5,6 @@ from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from .cuda_kernels import WORD_ALIGNED, on_cuda, unpack_words
 from .custom_vjp import custom_vjp
@@ -135,14 +134,3 @@ def linear_shape(linear: nn.Module) -> tuple[int, int]:
     if isinstance(linear, nn.QuantizedLinear):
         n_inputs = n_inputs * 32 // linear.bits
     return n_outputs, n_inputs
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Count a model's parameters; those packed into quantized layers by what they stand for."""
-    n_params = sum(value.size for _, value in tree_flatten(module.parameters()))
-    for _, layer in module.named_modules():
-        if isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
-            # A packed word holds 32 / bits weights; the scales and biases beside it are not the model's.
-            packed = sum(value.size for name, value in layer.items() if name in ("weight", "scales", "biases"))
-            n_params += layer.weight.size * 32 // layer.bits - packed
-    return int(n_params)

@@ -20,7 +20,7 @@ from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
 from ..events import Event, Started, Warned
 from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
-from ..ops.quantized import count_parameters
+from ..ops.parameters import count_parameters
 from ..output import checkpoint
 from ..output.archive import archive_previous_run, complete_setting_aside, refuse_links, remove_partials
 from ..output.atomic import write_text

@@ -180,7 +180,7 @@ def test_sizes_that_other_families_do_not_take(family: str, encoder: Encoding) -
 
 def test_keys_of_sized_images(encoder: Encoding) -> None:
     """Features are known by the size, too: another size, another key; the same, the same."""
-    encode, image = encoder("qwen3_vl"), picture(90, 90)
+    encode, image = encoder("qwen3_vl").with_image_keys(), picture(90, 90)
     asked = [None, Asked(max_pixels=2000), Asked(max_pixels=3000), Asked(max_pixels=2000)]
     keys = [encode(sample_of(image if one is None else SizedImage(image, one))).image_keys for one in asked]
 

@@ -6,10 +6,8 @@ import pytest
 
 from tests.families import FAMILIES, build, examples
 from vlora.errors import BatchError
-from vlora.models.backbone.embed import embed_row, row_key, used_by_embed
-from vlora.models.backbone.parts import find_layout
+from vlora.models.backbone.embed import embed_row, row_key
 from vlora.models.families.registry import describe_family
-from vlora.models.load.loading import find_prefix
 
 
 def test_a_row_is_kept_under_all_that_it_depends_on() -> None:
@@ -35,17 +33,3 @@ def test_too_few_image_tokens_name_the_row() -> None:
     family = describe_family("llava")
     with family.forward.embed_overrides(module), pytest.raises(BatchError, match="row 7: the model cannot place"):
         embed_row(module, family, short)
-
-
-def test_embedding_uses_tables_and_all_outside_the_language_model() -> None:
-    """Neither the language model's layers nor its head."""
-    module = build(FAMILIES["llava"])
-    family = describe_family("llava")
-    layout = find_layout(family, find_prefix(module, family))
-    names = [
-        "language_model.model.embed_tokens.weight",
-        "language_model.model.layers.0.mlp.up_proj.weight",
-        "multi_modal_projector.linear_1.weight",
-    ]
-
-    assert used_by_embed(module, layout, (), names) == [names[0], names[2]]

@@ -3,9 +3,19 @@
 import mlx.nn as nn
 import pytest
 
+from tests.families import FAMILIES, build
 from vlora.adapters.model_parts import ModelParts
 from vlora.errors import ModelError
-from vlora.models.backbone.parts import choose_language, choose_towers, language_layers, tower_layers
+from vlora.models.backbone.parts import (
+    choose_language,
+    choose_towers,
+    find_layout,
+    language_layers,
+    tower_layers,
+    used_by_embed,
+)
+from vlora.models.families.registry import describe_family
+from vlora.models.load.loading import find_prefix
 
 
 class Layer(nn.Module):
@@ -64,3 +74,17 @@ def test_layers_without_an_mlp_are_named() -> None:
     with pytest.raises(ModelError, match=r"layers \(Layer\) have no MLP"):
         choose_language(layers, 1, "mlp", None)
     assert choose_towers([layers], 1, "mlp") == layers
+
+
+def test_embedding_uses_tables_and_all_outside_the_language_model() -> None:
+    """Neither the language model's layers nor its head."""
+    module = build(FAMILIES["llava"])
+    family = describe_family("llava")
+    layout = find_layout(family, find_prefix(module, family))
+    names = [
+        "language_model.model.embed_tokens.weight",
+        "language_model.model.layers.0.mlp.up_proj.weight",
+        "multi_modal_projector.linear_1.weight",
+    ]
+
+    assert used_by_embed(module, layout, (), names) == [names[0], names[2]]

@@ -39,7 +39,7 @@ EncoderFactory = Callable[..., Encoder]
 def image_keys(encode: Encoder, *images: Any) -> tuple[str, ...]:
     """Encode a row with some images; their keys."""
     row = {"images": list(images), "question": "What is it?", "answer": "a red square"}
-    return encode(format_sample(row, "row 0")).image_keys
+    return encode.with_image_keys()(format_sample(row, "row 0")).image_keys
 
 
 def test_keys_are_of_the_content(encoder: EncoderFactory, tmp_path: Path) -> None:

@@ -1,46 +1,37 @@
-"""Rows' fields as one batch: what a row has that lacks a field, and padding."""
+"""Inputs of a language model by name."""
 
 import mlx.core as mx
-import numpy as np
+import pytest
 
-from vlora.models.forward.lm_inputs import MASKED, collate_inputs
-
-
-def row(length: int, **fields: mx.array) -> dict[str, mx.array]:
-    """Make a row of some tokens, with fields of its own."""
-    return {"inputs_embeds": mx.zeros((1, length, 2)), **fields}
+from vlora.models.forward.lm_inputs import LOGIT_PLACES, leaves, partition_inputs, place_logits
 
 
-def test_a_row_without_positions_counts_its_places() -> None:
-    """Text alone stands at 0, 1, 2 ... along every axis that images have, as its model would count."""
-    image = mx.array([[[0, 0, 0, 1]], [[0, 0, 1, 1]], [[0, 1, 0, 1]]])
-    stacked = collate_inputs([row(4, position_ids=image), row(3)], 2, 4)
+def test_gradients_flow_through_what_the_tower_makes() -> None:
+    """Embeddings and deepstack features; not positions and masks."""
+    fields = {"position_ids": 1, "inputs_embeds": 2, "deepstack_visual_embeds": 3, "mask": 4}
 
-    expected = mx.stack([image[:, 0], mx.broadcast_to(mx.array([0, 1, 2, 2]), (3, 4))], axis=1)
-    assert mx.array_equal(stacked["position_ids"], expected)
+    carrying, others = partition_inputs(fields)
 
-
-def test_positions_along_one_axis_join_those_along_three() -> None:
-    """A row whose model gives one axis of positions has the same along each of another's three."""
-    image, text = mx.zeros((3, 1, 4), dtype=mx.int32), mx.array([[0, 1, 2]])
-
-    for rows in ([row(4, position_ids=image), row(3, position_ids=text)], [row(3, position_ids=text)]):
-        stacked = collate_inputs(rows, len(rows), 4)["position_ids"]
-        assert stacked.reshape(-1, len(rows), 4)[:, -1].tolist() == [[0, 1, 2, 2]] * (3 if len(rows) > 1 else 1)
+    assert list(carrying) == ["inputs_embeds", "deepstack_visual_embeds"]
+    assert list(others) == ["position_ids", "mask"]
 
 
-def test_a_row_without_a_mask_is_causal() -> None:
-    """Beside a row with a mask of its own, one without sees no later place; added places disturb nobody."""
-    whole = mx.ones((1, 1, 3, 3), dtype=mx.bool_)
-    seen = collate_inputs([row(3, mask=whole), row(2)], 2, 3)["mask"]
-    added = collate_inputs([row(3, mask=mx.where(whole, 0.0, MASKED)), row(2)], 2, 3)["mask"]
+def test_leaves_come_in_the_order_of_their_names() -> None:
+    """However the tree was made."""
+    one, two, three = map(mx.array, (1, 2, 3))
 
-    assert seen[1, 0].tolist() == np.tril(np.ones((3, 3), dtype=bool)).tolist()
-    assert (added[1, 0] == 0).tolist() == seen[1, 0].tolist()
+    assert [leaf.item() for leaf in leaves({"b": [two, three], "a": one})] == [1, 2, 3]
+    assert [leaf.item() for leaf in leaves({"a": one, "b": [two, three]})] == [1, 2, 3]
 
 
-def test_order_of_rows_is_not_order_of_fields() -> None:
-    """A batch's fields come in one order: another would be another trace."""
-    rows = [row(2, position_ids=mx.array([[0, 1]])), row(2, blocks=mx.array([[0, 1]]))]
+@pytest.mark.parametrize("has_places", [False, True])
+def test_logits_stand_where_the_model_puts_them(has_places: bool) -> None:
+    """In a model that expands images itself rows are longer than the batch's, and say where their tokens stand."""
+    fields = {"inputs_embeds": mx.zeros((2, 5, 4))}
+    if has_places:
+        fields[LOGIT_PLACES] = mx.array([[0, 3, 4], [0, 1, 2]])
 
-    assert list(collate_inputs(rows, 2, 2)) == list(collate_inputs(rows[::-1], 2, 2))
+    rest, places = place_logits(fields, mx.array([1, 2, 3, 5]), 3)
+
+    assert list(rest) == ["inputs_embeds"]
+    assert places.tolist() == ([3, 4, 5, 7] if has_places else [1, 2, 3, 5])

@@ -21,21 +21,20 @@ from ...train.grad_checkpoint import CheckpointPart, checkpointed
 from ...train.state import bound_params
 from ...types import Batch, Example, Tree
 from ..families.family import Family
+from ..forward.collating import collate_inputs, concat_inputs
 from ..forward.lm_inputs import (
     SEGMENTS,
     LMInputs,
-    collate_inputs,
-    concat_inputs,
     leaves,
     partition_inputs,
     place_logits,
 )
 from ..forward.overrides import chain
-from .embed import kept_row, probe_inputs, row_key, used_by_embed
+from .embed import kept_row, probe_inputs, row_key
 from .fused import FusedModules, running_fused
 from .grid_tower import GridTower
 from .head import Head, capture_hidden, find_head, find_module, gather_before_head, run_head_only, sound_head
-from .parts import choose_language, choose_towers, find_layout, language_layers, tower_layers
+from .parts import choose_language, choose_towers, find_layout, language_layers, tower_layers, used_by_embed
 from .pixels import pack_pixels
 from .vocabulary import Vocabulary, count_vocabulary
 

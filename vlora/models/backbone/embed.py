@@ -1,6 +1,5 @@
 """One row's inputs of the language model: embedded alone, without padding, as the model does when it generates."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -8,14 +7,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ...adapters.model_parts import ModelParts
 from ...errors import BatchError
 from ...features.cache import FeatureCache
 from ...system.digests import digest
 from ...types import Example
 from ..families.family import Family
 from ..forward.calls import NOT_PASSED
-from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs, collate_inputs
+from ..forward.collating import collate_inputs
+from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs
 
 PROBE_TOKENS = 6
 
@@ -128,28 +127,6 @@ def row_key(example: Example) -> str:
     prompt = np.asarray(example.inputs.get(PROMPT, ()))
     parts = [example.tokens.tobytes(), example.supervised.tobytes(), prompt.tobytes()]
     return digest([*parts, *(key.encode() for key in example.image_keys)])
-
-
-def used_by_embed(
-    module: nn.Module, layout: ModelParts, embedding_parts: Sequence[str], names: Iterable[str]
-) -> list[str]:
-    """Choose the parameters that embedding uses: all outside the language model, and its embedding tables.
-
-    Args:
-        module: The model.
-        layout: Where its parts lie.
-        embedding_parts: Last parts of the names of layers of the language model that embedding uses besides tables.
-        names: Names of parameters.
-    """
-
-    def is_table(name: str, part: nn.Module) -> bool:
-        # By name too: quantized tables, and those of some families, are of a class of their own.
-        is_one = isinstance(part, nn.Embedding) or "Embedding" in type(part).__name__
-        return is_one or name.endswith(tuple(embedding_parts))
-
-    parts = [name for name, part in module.named_modules() if layout.is_language(name) and is_table(name, part)]
-    inside = tuple(f"{name}." for name in parts if name)
-    return [name for name in names if not layout.is_language(name) or name.startswith(inside)]
 
 
 def forget_last_batch(module: nn.Module) -> None:

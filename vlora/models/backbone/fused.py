@@ -21,9 +21,9 @@ from ...ops.cpu_exp import sigmoid
 from ...ops.cuda_kernels import on_cuda
 from ...ops.functional import attend, rms_norm, swiglu
 from ...ops.quantized import frozen_linear, is_unpacked, multiply_unpacked
-from ..forward.attention_masks import attend_fused, attending
+from ..forward.attention_masks import attend_fused
 from ..forward.metal_kernels import without_metal_kernels
-from ..forward.overrides import override_attributes, override_call
+from ..forward.overrides import attending, override_attributes, override_call
 from .outcomes import Outcomes
 from .patch_tower import rotate_part
 

@@ -1,6 +1,6 @@
-"""Where a model's parts lie, and which of its layers gradient checkpointing recomputes."""
+"""Where a model's parts lie, what embedding uses of them, and which layers gradient checkpointing recomputes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import mlx.nn as nn
 
@@ -19,6 +19,28 @@ def find_layout(family: Family, language_prefix: str) -> ModelParts:
         selectors=family.parts.selectors,
         without_experts=family.parts.without_experts,
     )
+
+
+def used_by_embed(
+    module: nn.Module, layout: ModelParts, embedding_parts: Sequence[str], names: Iterable[str]
+) -> list[str]:
+    """Choose the parameters that embedding uses: all outside the language model, and its embedding tables.
+
+    Args:
+        module: The model.
+        layout: Where its parts lie.
+        embedding_parts: Last parts of the names of layers of the language model that embedding uses besides tables.
+        names: Names of parameters.
+    """
+
+    def is_table(name: str, part: nn.Module) -> bool:
+        # By name too: quantized tables, and those of some families, are of a class of their own.
+        is_one = isinstance(part, nn.Embedding) or "Embedding" in type(part).__name__
+        return is_one or name.endswith(tuple(embedding_parts))
+
+    parts = [name for name, part in module.named_modules() if layout.is_language(name) and is_table(name, part)]
+    inside = tuple(f"{name}." for name in parts if name)
+    return [name for name in names if not layout.is_language(name) or name.startswith(inside)]
 
 
 def language_layers(module: nn.Module, layout: ModelParts) -> Sequence[nn.Module]:

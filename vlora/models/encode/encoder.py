@@ -8,7 +8,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import numpy as np
@@ -23,6 +23,7 @@ from ...recipe.schema import DataSection
 from ...system.digests import digest
 from ...types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from ..families.family import Family
+from .fingerprint import preparation_fingerprint
 from .images.boxes import write_boxes
 from .images.opening import ImageContent, decode_image, look_at_image, read_image, stored_image
 from .images.resizing import Resizer, find_budget
@@ -56,7 +57,8 @@ class Encoder:
         template_origin: Whose the chat template is.
         stop_ids: The tokens at which generation ends.
         max_pixels: What images are scaled down to before the processor; None where it scales them itself.
-        preparation: Stands for all that decides what an image becomes before the tower; in the keys of images.
+        preparation: Stands for all that decides what an image becomes before the tower; in the keys of images, which
+            an encoder without it gives none. See `with_image_keys`.
         memory: Remembers rows whose images need not be looked at again; None to look at all.
     """
 
@@ -80,6 +82,11 @@ class Encoder:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
         return self._settle(truncate(self.encode_untruncated(sample), self.data))
+
+    def with_image_keys(self, memory: ProcessedCache | None = None) -> Self:
+        """Let examples say what their images are known by, under which features are kept, and rows in a memory."""
+        preparation = preparation_fingerprint(self.processor, self.data, self.max_pixels)
+        return attrs.evolve(self, preparation=preparation, memory=memory)
 
     def prepare(self, first_samples: Iterable[Sample]) -> None:
         """Settle the template's style and the processor's call, so that no thread's order decides them.
@@ -176,7 +183,7 @@ class Encoder:
 
     def _recall(self, text: list[bytes], image_keys: tuple[str, ...], process: Callable[[], Processed]) -> Processed:
         """Give what a row's text and images become."""
-        if self.memory is None:
+        if self.memory is None or not self.preparation:
             return process()
         return self.memory.get_or_compute(digest([b"row", *text, *(key.encode() for key in image_keys)]), process)
 
@@ -214,6 +221,8 @@ class Encoder:
         return write_boxes(sample, stored, self.family.format.boxes, self.resizer)
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
+        if not self.preparation:
+            return ()
         return tuple(digest([self.preparation.encode(), content.digest.encode()]) for content in contents)
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:

@@ -8,7 +8,6 @@ from ...events import TemplateUse
 from ...recipe.schema import DataSection
 from ..families.family import Family
 from .encoder import Encoder
-from .fingerprint import preparation_fingerprint
 from .images.resizing import with_budget
 from .processors import settle_tokenizer
 from .seq2seq import DECODER_START, PairEncoder
@@ -54,7 +53,6 @@ def _make_pair_encoder(processor: Any, config: Mapping[str, Any], family: Family
         image_id=-1,
         data=data,
         max_pixels=max_pixels,
-        preparation=preparation_fingerprint(processor, data, max_pixels),
         decoder_start=next((int(start) for start in starts if start is not None), DECODER_START),
     )
 
@@ -82,7 +80,6 @@ def _make_conversation_encoder(processor: Any, config: Mapping[str, Any], family
         data=data,
         stop_ids=find_stop_ids(config, processor, tokenizer),
         max_pixels=max_pixels,
-        preparation=preparation_fingerprint(processor, data, max_pixels),
     )
 
 

@@ -11,15 +11,11 @@ from PIL import Image
 
 from ...data.format.boxes import BoxStyle
 from ...types import Example
-from ..forward.calls import call_language_model, embed_alone, keep_inputs, label_nothing
+from ..forward.calls import call_language_model, embed_alone, keep_inputs, label_nothing, leave_as_loaded
 from ..forward.lm_inputs import LMInputs
 from ..forward.overrides import Override
 
 Inputs = dict[str, Any]
-
-
-def leave_as_loaded(_: nn.Module) -> None:
-    """Change nothing."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,6 +1,7 @@
 """Mistral's families. Files and lines are those of mlx-vlm 0.7.10."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +21,8 @@ def forward_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) 
     """
     table = module.language_model.model.embed_tokens
     embedded = override_call(table, lambda *_: fields["inputs_embeds"])
-    with embedded, masks_within(module, fields.get(SEGMENTS)):
+    segments = fields.get(SEGMENTS)
+    with embedded, nullcontext() if segments is None else masks_within(module, segments):
         logits: mx.array = module.language_model(tokens, cache=None).logits
     return logits
 

@@ -103,7 +103,7 @@ def _taking(cls: type, name: str) -> type:
 
 
 @contextmanager
-def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]:
+def masks_within(module: nn.Module, segments: mx.array) -> Iterator[None]:
     """Let the masks that a model makes for itself keep the examples of packed rows apart.
 
     mlx-vlm's models make them once per forward, with a function that each of their files imports: those of sliding
@@ -111,11 +111,8 @@ def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]
 
     Args:
         module: The model.
-        segments: i32[B, T] of packed rows; None changes nothing.
+        segments: i32[B, T] of packed rows.
     """
-    if segments is None:
-        yield
-        return
     causal = segment_mask(segments)
 
     def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
@@ -132,17 +129,6 @@ def masks_within(module: nn.Module, segments: mx.array | None) -> Iterator[None]
                 original = getattr(file, MASK_MAKER)
                 stack.callback(setattr, file, MASK_MAKER, original)
                 setattr(file, MASK_MAKER, narrowed(original))
-        yield
-
-
-@contextmanager
-def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
-    """Let a model's layers attend otherwise: each of their files imports mlx-vlm's attention."""
-    with ExitStack() as stack:
-        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
-            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
-                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
-                setattr(file, ATTENTION, attend)
         yield
 
 

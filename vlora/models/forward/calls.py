@@ -1,5 +1,6 @@
 """The two calls that every family of mlx-vlm answers: embed a row, run the language model."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -34,6 +35,10 @@ def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> 
     return fields
 
 
+def leave_as_loaded(_: nn.Module) -> None:
+    """Change nothing."""
+
+
 def label_nothing(_: Example) -> LMInputs:
     """Add nothing; most language models do not care which tokens are answers."""
     return {}
@@ -51,7 +56,7 @@ def call_language_model(module: nn.Module, tokens: mx.array, fields: LMInputs) -
     """
     fields = dict(fields)
     segments = fields.pop(SEGMENTS, None)
-    with masks_within(module, segments):
+    with nullcontext() if segments is None else masks_within(module, segments):
         output = module.language_model(tokens, **{"mask": None, "cache": None, **fields})
     logits: mx.array = output.logits
     return logits

@@ -4,6 +4,7 @@ Every correction names what it works around, with file and line of mlx-vlm 0.7.1
 upstream mends it.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_vlm.models.base import scaled_dot_product_attention
+
+ATTENTION = scaled_dot_product_attention.__name__
 
 Override = Callable[[nn.Module], AbstractContextManager[Any]]
 
@@ -41,6 +45,17 @@ def override_call(target: nn.Module, function: Callable[..., Any]) -> Iterator[N
         yield
     finally:
         target.__class__ = cls
+
+
+@contextmanager
+def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
+    """Let a model's layers attend otherwise: each of their files imports mlx-vlm's attention."""
+    with ExitStack() as stack:
+        for file in {sys.modules[type(child).__module__] for child in module.modules()}:
+            if getattr(file, ATTENTION, None) is scaled_dot_product_attention:
+                stack.callback(setattr, file, ATTENTION, scaled_dot_product_attention)
+                setattr(file, ATTENTION, attend)
+        yield
 
 
 def dense_deepstack(model: nn.Module) -> AbstractContextManager[None]:

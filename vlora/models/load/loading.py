@@ -22,7 +22,7 @@ from .model_files import ModelFiles
 from .model_folder import blaming, check_weights
 from .quantize import quantize_language
 from .rope_scaling import scale_rotations
-from .weights import build_module, load_module
+from .weights import build_module, load_translated
 
 BELONGING = "config.json and the weights have to be of one model"
 
@@ -40,9 +40,7 @@ def abstract_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmB
         if any(files.path.glob("*.safetensors")):
             # Their headers say how each layer is stored; the arrays are only promised.
             check_weights(files.path)
-            module = load_module(
-                files.path, files.config, files.model_type, is_translated=files.is_translated, is_lazy=True
-            )
+            module = _load_module(files, is_lazy=True)
         else:
             module = build_module(files.path, files.config)
     restore(module, files.family, files.config)
@@ -63,12 +61,19 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
             # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
             mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
         check_weights(files.path)
-        module = load_module(files.path, files.config, files.model_type, is_translated=files.is_translated)
+        module = _load_module(files)
     if scaling := find_scaling(files.config):
         parts = dict(module.named_modules())
         scale_rotations(parts[find_prefix(module, files.family)], scaling, section.path)
     restore(module, files.family, files.config)
     return prepare(module, files.family, section, config=files.config)
+
+
+def _load_module(files: ModelFiles, *, is_lazy: bool = False) -> nn.Module:
+    """Load a model's weights, or only promise them; see `load_translated`."""
+    if files.is_translated:
+        return load_translated(files.path, files.config, files.model_type, is_lazy=is_lazy)
+    return mlx_vlm_utils.load_model(files.path, lazy=is_lazy)
 
 
 def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:

@@ -22,25 +22,21 @@ RENAMED = (
 """transformers 5's names of parameters to those of transformers 4, which the older of mlx-vlm's families read."""
 
 
-def load_module(
-    path: Path, config: Mapping[str, Any], model_type: str, *, is_translated: bool, is_lazy: bool = False
-) -> nn.Module:
-    """Load a model's weights.
+def load_translated(path: Path, config: Mapping[str, Any], model_type: str, *, is_lazy: bool = False) -> nn.Module:
+    """Load a model's weights under another configuration than its folder's.
+
+    The weights too are transformers 5's then, and may have to be spelled as transformers 4 did.
 
     Args:
-        path: Its folder.
+        path: The model's folder.
         config: Its configuration, in mlx-vlm's words.
         model_type: mlx-vlm's name of its family.
-        is_translated: Whether that is another configuration than the folder's: the weights too are transformers 5's
-            then, and may have to be spelled as transformers 4 did.
         is_lazy: Only promise the arrays, instead of reading them.
 
     Raises:
         OSError: There are none.
         ValueError: They do not fit the configuration.
     """
-    if not is_translated:
-        return mlx_vlm_utils.load_model(path, lazy=is_lazy)
     try:
         with _reading(config):
             return mlx_vlm_utils.load_model(path, lazy=is_lazy)

@@ -22,17 +22,13 @@ import attrs
 import numpy as np
 
 from .ending import end_in_order
+from .growth import MOST_GB_OF_A_TRACE, allowed_growth, count_traces, grow, tell_traces_apart
 from .machine import describe_host
 from .table import at_least_one, rounded, say
 
 N_SIZES = 200
 SAMPLE_S = 0.5
 MOST_TRACES = 256
-GROWTH = 0.05
-"""Of what was in use after the first tenth: what may be added to it until the end."""
-
-LEAST_GROWTH = {"host_gb": 0.03, "active_gb": 0.005, "threads": 0, "handles": 2}
-"""What is never called growth: a page cache's whims, a batch that is larger than the others."""
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "red", "green", "even", "odd", "yes")
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.json", "preprocessor_config.json")
@@ -182,32 +178,16 @@ def watch(recipe: Path, log: Path) -> tuple[int, list[Sample]]:
     return process.returncode, samples
 
 
+def write_samples(samples: Sequence[Sample], file: Path) -> None:
+    """Keep what was seen: a line of names, then a line for each moment."""
+    lines = [[field.name for field in attrs.fields(Sample)], *(map(str, attrs.astuple(sample)) for sample in samples)]
+    file.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
 def read_reports(folder: Path) -> list[dict[str, Any]]:
     """Read the lines of metrics.jsonl that report steps."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in map(json.loads, lines) if "loss" in line]
-
-
-def grow(name: str, steps: Sequence[float], values: Sequence[float]) -> dict[str, Any]:
-    """Say how much a number grew: medians of the first and the last fifth, a line through all, and the most.
-
-    Args:
-        name: Of the number.
-        steps: At which it was seen, those of the first tenth left out.
-        values: The number there.
-    """
-    found = np.array(values, dtype=np.float64)
-    part = max(1, len(found) // 5)
-    first, last = float(np.median(found[:part])), float(np.median(found[-part:]))
-    slope = round(float(np.polyfit(steps, found, 1)[0]) * 1000, 6) if len(found) > 1 else 0.0
-    allowed = max(GROWTH * first, LEAST_GROWTH[name])
-    return {
-        "first": first,
-        "last": last,
-        "most": float(found.max()),
-        "per_1000_steps": slope,
-        "flat": last - first <= allowed,
-    }
 
 
 def sum_up(kind: Kind, steps: int, samples: list[Sample], reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -225,8 +205,11 @@ def sum_up(kind: Kind, steps: int, samples: list[Sample], reports: list[dict[str
         name: grow(name, [step for step, _ in seen], [getattr(sample, name) for _, sample in seen])
         for name in ("host_gb", "threads", "handles")
     }
+    traces = count_traces([sample.time for _, sample in seen], reports)
+    growth = tell_traces_apart(traces, [step for step, _ in seen], [sample.host_gb for _, sample in seen])
+    host = found["host_gb"]
+    host |= attrs.asdict(growth) | {"flat": growth.is_flat(allowed_growth("host_gb", host["first"]))}
     found["active_gb"] = grow("active_gb", [line["step"] for line in told], [line["active_memory_gb"] for line in told])
-    traces = [line["n_traces"] for line in reports]
     return {
         "steps": steps,
         "settled_after": settled,
@@ -235,8 +218,8 @@ def sum_up(kind: Kind, steps: int, samples: list[Sample], reports: list[dict[str
         "cache_gb": max(line["cache_memory_gb"] for line in told),
         "peak_gb": reports[-1]["peak_memory_gb"],
         "peak_gb_when_settled": next(line["peak_memory_gb"] for line in reports if line["step"] >= settled),
-        "traces": traces[-1],
-        "few_traces": traces[-1] <= MOST_TRACES,
+        "traces": reports[-1]["n_traces"],
+        "few_traces": reports[-1]["n_traces"] <= MOST_TRACES,
         "seconds": reports[-1]["seconds"],
     }
 
@@ -250,8 +233,16 @@ def show(found: dict[str, Any]) -> list[str]:
         of = found[name]
         numbers = " | ".join(f"{of[key]:.4g}" for key in ("first", "last", "most", "per_1000_steps"))
         lines.append(f"| {label} | {numbers} | {'yes' if of['flat'] else 'NO'} |")
+    host = found["host_gb"]
+    between, with_traces, of_one = (
+        1000 * size for size in (host["between_traces"], host["with_traces"], MOST_GB_OF_A_TRACE)
+    )
     lines.append(
-        f"\npeak {found['peak_gb']:.3g} GB ({found['peak_gb_when_settled']:.3g} by then), cache at most "
+        f"\nhost memory grew by {between:.0f} MB while no shape was traced, and by {with_traces:.0f} MB with "
+        f"new shapes: {host['n_new']}, of at most {of_one:.0f} MB each"
+    )
+    lines.append(
+        f"peak {found['peak_gb']:.3g} GB ({found['peak_gb_when_settled']:.3g} by then), cache at most "
         f"{found['cache_gb']:.3g} GB, {found['traces']} traces of the step (at most {MOST_TRACES} allowed), "
         f"{found['seconds']:.0f} s"
     )
@@ -268,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", choices=KINDS, required=True, help="the machine's kind, which decides the model")
     parser.add_argument("--steps", type=at_least_one, metavar="N", help="2000 on a CPU, 500 on a GPU")
     parser.add_argument("--seed", type=int, default=0, help="of the rows (0)")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep model, rows, log and metrics there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep model, rows, log, metrics and samples there")
     options = parser.parse_args(arguments)
     kind = KINDS[options.kind]
     steps = options.steps or kind.steps
@@ -282,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print((folder / "log.txt").read_text(encoding="utf-8")[-4000:], flush=True)
             say({"kind": options.kind, "failed": status})
             return 1
+        write_samples(samples, folder / "samples.tsv")
         device = json.loads((folder / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
         found = sum_up(kind, steps, samples, read_reports(folder / "out"))
     print(*show(found), "", sep="\n", flush=True)

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from .data.packing import first_fit_decreasing
     from .data.sampler import epoch_batches
     from .errors import VloraError
-    from .models.encode.generate import answer
+    from .models.generation.answering import answer
     from .models.load.trainable import load_adapter
     from .output.checkpoint import load_state, save_adapter, save_state
     from .recipe.parse import dump_recipe, parse_recipe
@@ -134,7 +134,7 @@ _PLACES: dict[str, str | None] = {
     "collate_packed": "data.collate",
     "epoch_batches": "data.sampler",
     "adapter_state_dict": "adapters.attached",
-    "answer": "models.encode.generate",
+    "answer": "models.generation.answering",
     "events": None,
     "load_adapter": "models.load.trainable",
     "load_state": "output.checkpoint",

@@ -13,7 +13,7 @@ import pytest
 
 from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
 from tests.training import make_trainable, picture
-from vlora import Example, TrainLoop, build, collate, collate_packed, models
+from vlora import Example, TrainLoop, build, collate, collate_packed
 from vlora.build import load_model
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError, VloraError
@@ -22,6 +22,7 @@ from vlora.estimate import shortage
 from vlora.estimate.search import first_rows
 from vlora.estimate.shortage import advise
 from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
+from vlora.models.generation import answering
 from vlora.output import checkpoint
 from vlora.output.checkpoint import load_state
 from vlora.output.lock import exclusive_run_lock
@@ -314,7 +315,7 @@ def test_features_do_not_hide_it(
     [
         (start, "load_model", "loading the model", ["the model's weights need"]),
         (validator, "evaluate", "validation", ["model.quantize_bits=4"]),
-        (models, "answer_sample", "answering a row before training", ["--set eval.answer_rows=0"]),
+        (answering, "decode", "answering rows before training", ["--set eval.answer_rows=0"]),
         (checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
     ],
     ids=["loading", "validation", "answers", "saving"],

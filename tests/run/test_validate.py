@@ -15,14 +15,14 @@ from vlora.cli.train import train
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import shortage
 from vlora.events import Event, Finished, Reported, StepReport, Warned
-from vlora.models.encode import generate
+from vlora.models.generation import answering, upstream
 from vlora.output.paths import METRICS_NAME
 
 CheckpointFactory = Callable[[str], Path]
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), TypeError("no\n padding"), ValueError()])
-def test_what_mlx_vlm_cannot_answer_ends_no_run(
+def test_what_cannot_be_answered_ends_no_run(
     error: Exception,
     checkpoint: CheckpointFactory,
     rows: Path,
@@ -30,28 +30,29 @@ def test_what_mlx_vlm_cannot_answer_ends_no_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever its generation raises is a note, the run goes on, and its end shows no command that fails."""
+    """Whatever a model's code raises is a note, the run goes on, and its end shows no command that fails."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(generate, "generate", fail)
+    monkeypatch.setattr(answering, "decode", fail)
+    monkeypatch.setattr(upstream, "prepare_inputs", fail)
     options = {"data__valid_path": str(rows), "eval__answer_rows": 2, "train__iters": 1}
     events = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
-    reason = f"cannot be asked through mlx-vlm: {type(error).__name__}: {' '.join(str(error).split())}".removesuffix(
-        ": "
-    )
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
     notes = [event.message for event in events if isinstance(event, Warned)]
 
-    assert notes == [f"answers {when} training: {reason}; accuracy left out" for when in ("before", "after")]
+    assert notes == [
+        f"answers {when} training: the model cannot answer: {said}; accuracy left out" for when in ("before", "after")
+    ]
     assert not [e for e in events if isinstance(e, Reported) and {"accuracy_before", "accuracy_after"} & set(e.metrics)]
     assert len(losses(events)) == 1
     assert isinstance(events[-1], Finished)
-    assert events[-1].unasked == reason
+    assert events[-1].unasked == f"cannot be asked through mlx-vlm: {said}"
     assert train(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "again", **options), Console(width=400)) == 0
     shown = capsys.readouterr().out
     assert "ask it" not in shown
-    assert f"the trained model {reason}\n" in shown
+    assert f"the trained model cannot be asked through mlx-vlm: {said}\n" in shown
 
 
 def test_no_memory_for_an_answer_is_said(
@@ -63,10 +64,10 @@ def test_no_memory_for_an_answer_is_said(
         msg = "[malloc] Unable to allocate 12 bytes."
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(generate, "generate", fail)
+    monkeypatch.setattr(answering, "decode", fail)
     monkeypatch.setattr(shortage, "PLANNING_S", 0.0)
     options = {"data__valid_path": str(rows), "eval__answer_rows": 1, "train__iters": 1}
-    with pytest.raises(OutOfMemoryError, match=r"answering a row before training: .*eval\.max_new_tokens"):
+    with pytest.raises(OutOfMemoryError, match=r"answering rows before training: .*eval\.max_new_tokens"):
         run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **options))
 
 

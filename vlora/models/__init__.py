@@ -11,13 +11,14 @@ from .backbone.startup_checks import check_family, check_packing
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
 from .encode.fingerprint import features_fingerprint
-from .encode.generate import answer_sample, check_question
 from .encode.images.opening import name_content, open_image
 from .encode.lengths import LengthEstimator
 from .encode.measuring import RowMeasurer
 from .families.family import Family
 from .families.registry import FAMILIES, describe_family
 from .forward.metal_kernels import without_metal_kernels
+from .generation.answering import Answered, Answerer, AnswerOptions
+from .generation.upstream import check_question
 from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens
 from .load.loading import abstract_backbone, generating, load_backbone
 from .load.model_files import ModelFiles, find_model, load_processor, number_added
@@ -29,6 +30,9 @@ from .proven_versions import describe_unproven
 
 __all__ = [
     "FAMILIES",
+    "AnswerOptions",
+    "Answered",
+    "Answerer",
     "Encoder",
     "Family",
     "FeatureCache",
@@ -41,7 +45,6 @@ __all__ = [
     "ShardStore",
     "abstract_backbone",
     "add_lora",
-    "answer_sample",
     "build_tiny_qwen3_vl",
     "check_family",
     "check_packing",

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from ..errors import VloraError
 from ..memory.limits import is_out_of_memory
 
+LONGEST_REASON = 200
+"""Characters of what was raised that an error repeats."""
+
 
 @contextmanager
 def foreign(name: Callable[[Exception], VloraError]) -> Iterator[None]:
@@ -29,3 +32,10 @@ def foreign(name: Callable[[Exception], VloraError]) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise name(error) from error
+
+
+def name_failure(error: Exception) -> str:
+    """Say what was raised by its type and its words, on one line and not at any length."""
+    said = " ".join(str(error).split())
+    said = said if len(said) <= LONGEST_REASON else f"{said[:LONGEST_REASON]}..."
+    return f"{type(error).__name__}{': ' * bool(said)}{said}"

@@ -10,6 +10,9 @@ from ..events import Event, Generated, Warned
 from ..memory.limits import naming_shortage
 from .context import RunContext
 
+FEWEST_TOGETHER = 8
+"""Questions that are answered together where memory has room for fewer rows with their gradients."""
+
 FEWER_ANSWERS = "lower eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
 
 
@@ -60,26 +63,38 @@ def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Itera
     total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
     right = done = 0
     last: Generated | None = None
-    with run.bound(), models.generating(run.backbone) as module:
-        for index in range(total):
+    options = models.AnswerOptions(
+        max_new_tokens=section.max_new_tokens, batch_size=max(FEWEST_TOGETHER, run.recipe.train.batch_size)
+    )
+    answerer = models.Answerer(
+        backbone=run.backbone,
+        encoder=run.data.encoder,
+        options=options,
+        should_stop=should_stop,
+        workers=run.loader.workers,
+    )
+    with run.bound(), models.generating(run.backbone):
+        answers = answerer.answer(range(total), rows.__getitem__)
+        while True:
+            try:
+                with naming_shortage(f"answering rows {when} training", remedy=FEWER_ANSWERS):
+                    answered = next(answers, None)
+            except AnswerError as error:
+                yield Warned(message=f"answers {when} training: {error}; accuracy left out")
+                return
             if should_stop():
                 yield Warned(message=f"answers {when} training: stopped after {done} of {total} rows")
                 return
-            try:
-                with naming_shortage(f"answering a row {when} training", remedy=FEWER_ANSWERS):
-                    expected, found = models.answer_sample(module, run.data.encoder, rows[index], section)
-            except SampleError as error:
-                run.loader.skip(error)
+            if answered is None:
+                break
+            if isinstance(answered, SampleError):
+                run.loader.skip(answered)
                 total -= 1
                 yield from run.drain_events()
                 continue
-            except AnswerError as error:
-                run.unasked = str(error)
-                yield Warned(message=f"answers {when} training: {error}; accuracy left out")
-                return
-            run.unasked = None
             if last is not None:
                 yield attrs.evolve(last, total=total)
+            expected, found = answered.question.expected, answered.text
             done, right = done + 1, right + (expected == found)
             # Told when the next one is there: rows behind it that cannot be read would change the total.
             last = Generated(when=when, done=done, total=total, accuracy=right / done, expected=expected, found=found)

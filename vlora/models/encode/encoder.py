@@ -30,7 +30,7 @@ from .images.resizing import Resizer, find_budget
 from .processor_call import ProcessorCall
 from .template.conversation import Conversations
 from .tokens import RowTokenizer
-from .writer import RowWriter
+from .writer import RowWriter, Written
 
 BLANK_SIZE = (224, 224)
 """Width and height of the image on which the processor's call is tried."""
@@ -88,6 +88,18 @@ class Encoder:
         preparation = preparation_fingerprint(self.processor, self.data, self.max_pixels)
         return attrs.evolve(self, preparation=preparation, memory=memory)
 
+    def encode_question(self, sample: Sample) -> tuple[Example, str, str]:
+        """Encode a row whose last answer is going to be asked for, however long it is.
+
+        Returns:
+            The row with its answer, the text before that answer, and the answer without its end.
+
+        Raises:
+            SampleError: The row cannot be encoded.
+        """
+        example, written = self._encode(sample)
+        return self._settle(example), *self.writer.divide(sample, written)
+
     def prepare(self, first_samples: Iterable[Sample]) -> None:
         """Settle the template's style and the processor's call, so that no thread's order decides them.
 
@@ -113,6 +125,9 @@ class Encoder:
         Raises:
             SampleError: The row cannot be encoded.
         """
+        return self._encode(sample)[0]
+
+    def _encode(self, sample: Sample) -> tuple[Example, Written]:
         contents = self._read_images(sample)
         stored = (stored_image(content, sample.source) for content in contents)
         written = self.writer.write(write_boxes(sample, stored, self.family.format.boxes, self.resizer))
@@ -128,7 +143,7 @@ class Encoder:
             known = [written.text.encode(), plain.tobytes(), str(written.spans).encode()]
             found = self._recall(known, image_keys, process)
         positions, placeholders = expand_placeholders(plain, found.tokens, self.image_id, sample.source)
-        return Example(
+        example = Example(
             source=sample.source,
             tokens=found.tokens,
             supervised=self._supervise(found.tokens, placeholders, positions, written.learned),
@@ -137,6 +152,7 @@ class Encoder:
             image_sizes=found.image_sizes,
             image_keys=image_keys,
         )
+        return example, written
 
     def count_image_tokens(self, sample: Sample) -> tuple[int, ...]:
         """Let the processor say how many tokens stand for each image of a row; their sizes are what it is given.

@@ -113,9 +113,19 @@ class RowWriter:
         refuse_unexpressed(sample, self.conversations.style)
         located = self.conversations.answers(self.conversations.prepare(sample))
         start, end = located.spans[-1]
-        written = located.text[start:end]
-        ending = next((token for token in self.conversations.end_of_turn if written.endswith(token)), "")
-        return self.tokens.with_one_bos(located.text[:start], [])[0], written.removesuffix(ending)
+        return self.tokens.with_one_bos(located.text[:start], [])[0], self._without_end(located.text[start:end])
+
+    def divide(self, sample: Sample, written: Written) -> tuple[str, str]:
+        """Divide a row into the text before its last answer, and the answer without its end; see `ask`."""
+        if not written.spans or self.family.format.process is not None or self.family.format.is_prefix_lm:
+            return self.ask(attrs.evolve(sample, turns=sample.turns[:-1]), sample.turns[-1])
+        start, end = written.spans[-1]
+        return written.text[:start], self._without_end(written.text[start:end])
+
+    def _without_end(self, answer: str) -> str:
+        return answer.removesuffix(
+            next((token for token in self.conversations.end_of_turn if answer.endswith(token)), "")
+        )
 
     def template_use(self) -> TemplateUse:
         """Say which chat template writes the rows, and how answers end.

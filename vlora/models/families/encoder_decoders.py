@@ -15,6 +15,9 @@ from ..forward.tied_head import TiedHead
 STATES = "image_states"
 """f[1, S, D]: what the decoder attends to where the tower is the encoder. All images have one number of states."""
 
+ENCODES = "the encoder and the decoder run together, and neither keeps anything"
+"""Why rows are read anew for each token of an answer."""
+
 
 def fix_table(module: nn.Module) -> None:
     """Give the table that encoder, decoder and head share one name.

@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 from PIL import Image
 
-from ..forward.attention_masks import block_mask, number_runs
+from ..forward.attention_masks import number_runs, row_mask
 from ..forward.lm_inputs import SEGMENTS, LMInputs
 from ..forward.overrides import (
     scatter_features,
@@ -65,7 +65,8 @@ def forward_falcon_ocr(model: nn.Module, tokens: mx.array, fields: LMInputs) -> 
     hidden = language.model(
         tokens,
         inputs_embeds=fields["inputs_embeds"],
-        mask=block_mask(fields["blocks"], segments=fields.get(SEGMENTS)),
+        mask=row_mask(fields.get("cache"), fields["blocks"], segments=fields.get(SEGMENTS)),
+        cache=fields.get("cache"),
         position_ids=fields["position_ids"],
         pos_hw=fields["pos_hw"],
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import mlx.core as mx
@@ -16,6 +16,14 @@ from ..forward.lm_inputs import LMInputs
 from ..forward.overrides import Override
 
 Inputs = dict[str, Any]
+
+Reading = Literal["kept", "equal", "anew"]
+"""How answers are read while they grow: each token once, what the layers make of it kept at its place; with the caches
+that the model makes itself, which hold prompts of one length; or the whole row for each token."""
+
+
+STATES = "its layers keep states of whole rows, in which padding would take part"
+"""Why only prompts of one length are answered together."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +98,10 @@ class Forward:
         has_grid_tower: The tower takes patches and a grid (Qwen-VL), so that images of one size go through it
             together and compiled.
         eager: Why the language step cannot be compiled; None if it can.
+        equal_prompts: Why only prompts of one length are answered together, with the caches that the model makes
+            itself; None if prompts of any length are.
+        rereads: Why a row is read from its beginning for every token of an answer; None if what its layers have made
+            of earlier tokens can be kept.
         config_keys: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
         fix_weights: Corrects a model once it is loaded, for good.
         fix_inputs: Corrects a row's processor output before the model sees it.
@@ -104,6 +116,8 @@ class Forward:
     packs: bool = False
     has_grid_tower: bool = False
     eager: str | None = None
+    equal_prompts: str | None = None
+    rereads: str | None = None
     config_keys: tuple[str, ...] = ()
     fix_weights: Callable[[nn.Module], None] = leave_as_loaded
     fix_inputs: Callable[[Inputs], Inputs] = dict
@@ -113,6 +127,13 @@ class Forward:
     forward: Callable[[nn.Module, mx.array, LMInputs], mx.array] = call_language_model
     embed_overrides: Override = contextlib.nullcontext
     train_overrides: Override = contextlib.nullcontext
+
+    @property
+    def reading(self) -> Reading:
+        """How answers are read while they grow."""
+        if self.rereads is not None:
+            return "anew"
+        return "kept" if self.equal_prompts is None else "equal"
 
 
 def always(_: Mapping[str, Any]) -> bool:

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from ...data.format.boxes import (
     FLORENCE_BOXES,
 )
-from .encoder_decoders import embed_prompt, fix_table, forward_encoder_decoder
+from .encoder_decoders import ENCODES, embed_prompt, fix_table, forward_encoder_decoder
 from .family import Family, Format, Forward
 
 FAMILIES: Mapping[str, Family] = {
     "florence2": Family(
         format=Format(is_encoder_decoder=True, boxes=FLORENCE_BOXES),
-        forward=Forward(fix_weights=fix_table, embed=embed_prompt, forward=forward_encoder_decoder),
+        forward=Forward(fix_weights=fix_table, embed=embed_prompt, forward=forward_encoder_decoder, rereads=ENCODES),
     ),
 }

@@ -9,7 +9,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..forward.attention_masks import block_mask, number_runs, own_masks
+from ..forward.attention_masks import number_runs, own_masks, row_mask
+from ..forward.calls import call_language_model
 from ..forward.lm_inputs import SEGMENTS, LMInputs
 from ..forward.overrides import (
     chain,
@@ -78,9 +79,12 @@ def forward_gemma3(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.a
     fields = dict(fields)
     blocks, segments = fields.pop("blocks"), fields.pop(SEGMENTS, None)
     window = model.language_model.config.sliding_window
-    masks = {"full": block_mask(blocks, segments=segments), "sliding": block_mask(blocks, window, segments=segments)}
-    logits: mx.array = model.language_model(tokens, mask=masks, cache=None, **fields).logits
-    return logits
+    cache = fields.get("cache")
+    masks = {
+        "full": row_mask(cache, blocks, segments=segments),
+        "sliding": row_mask(cache, blocks, window, segments=segments),
+    }
+    return call_language_model(model, tokens, {**fields, "mask": masks})
 
 
 FAMILIES: Mapping[str, Family] = {

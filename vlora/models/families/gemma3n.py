@@ -148,7 +148,7 @@ def kept_coefficients(module: nn.Module) -> Iterator[None]:
 def forward_gemma3n(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Run Gemma 3n's language model with a cache that shares keys and values, and holds nothing else."""
     caches = [SharedKeys() for _ in range(module.language_model.model.first_kv_shared_layer_idx)]
-    return call_language_model(module, tokens, {**fields, "cache": caches})
+    return call_language_model(module, tokens, {"cache": caches, **fields})
 
 
 FAMILIES: Mapping[str, Family] = {

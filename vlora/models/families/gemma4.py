@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..forward.attention_masks import block_mask, number_runs, own_masks
+from ..forward.attention_masks import number_runs, own_masks, row_mask
 from ..forward.calls import call_language_model
 from ..forward.lm_inputs import SEGMENTS, LMInputs
 from .family import Family, Forward, Parts
@@ -58,8 +58,8 @@ def forward_gemma4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.
     blocks, segments = fields.pop("blocks", mx.zeros(tokens.shape, dtype=mx.int32)), fields.pop(SEGMENTS, None)
     window = module.language_model.config.sliding_window
     masks = {
-        "full": block_mask(mx.zeros_like(blocks), segments=segments),
-        "sliding": block_mask(blocks, window, segments=segments),
+        "full": row_mask(fields.get("cache"), mx.zeros_like(blocks), segments=segments),
+        "sliding": row_mask(fields.get("cache"), blocks, window, segments=segments),
     }
     return call_language_model(module, tokens, {**fields, "mask": masks})
 

@@ -17,7 +17,7 @@ from ..forward.overrides import (
     undifferentiated_indices,
 )
 from ..forward.resize import resize_bicubic
-from .family import Family, Forward, Parts
+from .family import STATES, Family, Forward, Parts
 
 
 def _add_positions(
@@ -110,7 +110,8 @@ FAMILIES: Mapping[str, Family] = {
     "glm5_next": Family(
         parts=Parts(selectors=("indexer",)),
         forward=Forward(
-            train_overrides=chain(undifferentiated_indices, chosen_without_gradient, without_metal_kernels)
+            train_overrides=chain(undifferentiated_indices, chosen_without_gradient, without_metal_kernels),
+            equal_prompts=STATES,
         ),
     ),
 }

@@ -30,6 +30,16 @@ def forward_hunyuan(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx
         language_model._position_ids = None  # noqa: SLF001
 
 
+INTERLEAVED = "token by token, positions are of another kind (hunyuan_vl/language.py:212)"
+"""Why rows are read anew for each token of an answer."""
+
 FAMILIES: Mapping[str, Family] = {
-    "hunyuan_vl": Family(forward=Forward(packs=True, finish_inputs=finish_hunyuan, forward=forward_hunyuan)),
+    "hunyuan_vl": Family(
+        forward=Forward(
+            packs=True,
+            finish_inputs=finish_hunyuan,
+            forward=forward_hunyuan,
+            rereads=INTERLEAVED,
+        )
+    ),
 }

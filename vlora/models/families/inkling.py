@@ -7,7 +7,7 @@ from ..forward.overrides import (
     chain,
     forget_attributes,
 )
-from .family import Family, Forward, Parts
+from .family import STATES, Family, Forward, Parts
 
 _ROUTING_SCALE = forget_attributes("_wscale")
 
@@ -15,6 +15,10 @@ _ROUTING_SCALE = forget_attributes("_wscale")
 FAMILIES: Mapping[str, Family] = {
     "inkling": Family(
         parts=Parts(embedding_parts=("embed_norm",)),
-        forward=Forward(embed_overrides=_ROUTING_SCALE, train_overrides=chain(_ROUTING_SCALE, without_metal_kernels)),
+        forward=Forward(
+            embed_overrides=_ROUTING_SCALE,
+            train_overrides=chain(_ROUTING_SCALE, without_metal_kernels),
+            equal_prompts=STATES,
+        ),
     ),
 }

@@ -33,10 +33,17 @@ def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LM
     return {"inputs_embeds": embeds + mx.where(mx.array(is_image)[:, None], gathered, 0)[None]}
 
 
+ONE_POSITION = "tokens of a batch are rotated by one position (jina_vlm/language.py:44)"
+"""Why only prompts of one length are answered together."""
+
 FAMILIES: Mapping[str, Family] = {
     "jina_vlm": Family(
         parts=Parts(embedding_parts=("language_model.embedding",)),
-        forward=Forward(packs=True, embed=embed_jina),
+        forward=Forward(
+            packs=True,
+            embed=embed_jina,
+            equal_prompts=ONE_POSITION,
+        ),
         upstream_differs="a second image is taken for another row's (jina_vlm/jina_vlm.py:237)",
     ),
 }

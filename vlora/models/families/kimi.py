@@ -16,7 +16,7 @@ from ..forward.overrides import (
     override_call,
 )
 from ..forward.resize import resize_bicubic
-from .family import Family, Forward, Parts
+from .family import STATES, Family, Forward, Parts
 
 MOONVIT_EPSILON = 1e-5
 
@@ -97,6 +97,6 @@ FAMILIES: Mapping[str, Family] = {
             no_adapter=("self_attention_res_proj", "mlp_res_proj", "output_attn_res_proj"),
             without_experts="mlx-vlm attaches theirs only with those of all layers, and reads weights of some directly",
         ),
-        forward=Forward(embed_overrides=_MIXED_WEIGHTS, train_overrides=_MIXED_WEIGHTS),
+        forward=Forward(embed_overrides=_MIXED_WEIGHTS, train_overrides=_MIXED_WEIGHTS, equal_prompts=STATES),
     ),
 }

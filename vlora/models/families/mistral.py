@@ -23,7 +23,7 @@ def forward_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) 
     embedded = override_call(table, lambda *_: fields["inputs_embeds"])
     segments = fields.get(SEGMENTS)
     with embedded, nullcontext() if segments is None else masks_within(module, segments):
-        logits: mx.array = module.language_model(tokens, cache=None).logits
+        logits: mx.array = module.language_model(tokens, cache=fields.get("cache")).logits
     return logits
 
 

@@ -31,7 +31,9 @@ def no_cross_attention(model: nn.Module, tokens: mx.array, inputs: dict[str, Any
 FAMILIES: Mapping[str, Family] = {
     "mllama": Family(
         is_proven=True,
-        forward=Forward(finish_inputs=no_cross_attention),
+        forward=Forward(
+            finish_inputs=no_cross_attention, equal_prompts="some layers keep the keys of images, and not of tokens"
+        ),
         upstream_differs="text alone goes through the cross-attention layers, which the published model skips",
     ),
 }

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..forward.attention_masks import block_mask
+from ..forward.attention_masks import row_mask
 from ..forward.lm_inputs import SEGMENTS, LMInputs
 from ..forward.overrides import (
     forget_attributes,
@@ -55,9 +55,9 @@ def forward_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.a
     blocks, segments = fields.pop("blocks", None), fields.pop(SEGMENTS, None)
     if blocks is None and segments is not None:
         blocks = mx.zeros_like(segments)
-    mask = None if blocks is None else block_mask(blocks, segments=segments)
+    mask = None if blocks is None else row_mask(fields.get("cache"), blocks, segments=segments)
     language_model = model.lm if "lm" in model else model.language_model
-    logits: mx.array = language_model(tokens, mask=mask, cache=None, **fields).logits
+    logits: mx.array = language_model(tokens, **{"mask": mask, "cache": None, **fields}).logits
     return logits
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from ...data.format.boxes import (
     PALIGEMMA_BOXES,
 )
-from ..forward.attention_masks import block_mask, own_masks
+from ..forward.attention_masks import own_masks, row_mask
+from ..forward.calls import call_language_model
 from ..forward.lm_inputs import SEGMENTS, LMInputs
 from ..forward.overrides import (
     scatter_features,
@@ -73,10 +74,10 @@ def forward_paligemma(module: nn.Module, tokens: mx.array, fields: LMInputs) -> 
     fields = dict(fields)
     blocks, segments = fields.pop("blocks"), fields.pop(SEGMENTS, None)
     window = module.language_model.config.sliding_window
-    sliding = block_mask(blocks, window, whole_blocks=True, segments=segments)
-    masks = {"full": block_mask(blocks, segments=segments), "sliding": sliding}
-    logits: mx.array = module.language_model(tokens, mask=masks, cache=None, **fields).logits
-    return logits
+    cache = fields.get("cache")
+    sliding = row_mask(cache, blocks, window, whole_blocks=True, segments=segments)
+    masks = {"full": row_mask(cache, blocks, segments=segments), "sliding": sliding}
+    return call_language_model(module, tokens, {**fields, "mask": masks})
 
 
 FAMILIES: Mapping[str, Family] = {

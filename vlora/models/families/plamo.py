@@ -9,7 +9,7 @@ from PIL import Image
 from ..forward.overrides import (
     merge_features,
 )
-from .family import Family, Format, Forward
+from .family import STATES, Family, Format, Forward
 from .pieces import IMAGES_THEN_TEXT, ONE_QUESTION
 
 PLAMO2_TEMPLATE = ONE_QUESTION.replace(
@@ -33,6 +33,6 @@ def process_plamo2(processor: Any, text: str, images: list[Image.Image]) -> Mapp
 FAMILIES: Mapping[str, Family] = {
     "plamo2vl": Family(
         format=Format(template=PLAMO2_TEMPLATE, image_mark="<plamo:image>", image_id=-200, process=process_plamo2),
-        forward=Forward(embed_overrides=merge_features),
+        forward=Forward(embed_overrides=merge_features, equal_prompts=STATES),
     ),
 }

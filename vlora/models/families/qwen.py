@@ -18,7 +18,7 @@ from ..forward.overrides import (
     replaced_functions,
     undifferentiated_indices,
 )
-from .family import Family, Format, Forward, Parts
+from .family import STATES, Family, Format, Forward, Parts
 
 
 @contextmanager
@@ -69,9 +69,13 @@ FAMILIES: Mapping[str, Family] = {
         upstream_differs="the tower's exact and approximated activations are exchanged (vision.py:109, :163)",
     ),
     "qwen3_5": Family(
-        is_proven=True, format=Format(takes_sizes=True, boxes=QWEN3_BOXES), forward=Forward(has_grid_tower=True)
+        is_proven=True,
+        format=Format(takes_sizes=True, boxes=QWEN3_BOXES),
+        forward=Forward(has_grid_tower=True, equal_prompts=STATES),
     ),
-    "qwen3_5_moe": Family(format=Format(takes_sizes=True, boxes=QWEN3_BOXES), forward=Forward(has_grid_tower=True)),
+    "qwen3_5_moe": Family(
+        format=Format(takes_sizes=True, boxes=QWEN3_BOXES), forward=Forward(has_grid_tower=True, equal_prompts=STATES)
+    ),
     "qwen3_omni_moe": Family(
         format=Format(boxes=QWEN3_BOXES),
         forward=Forward(
@@ -86,6 +90,7 @@ FAMILIES: Mapping[str, Family] = {
         forward=Forward(
             train_overrides=chain(undifferentiated_indices, without_metal_kernels),
             eager="it reads back which rows of its n-gram tables are needed",
+            equal_prompts=STATES,
         ),
     ),
 }

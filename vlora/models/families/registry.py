@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from ..forward.metal_kernels import without_metal_kernels
 from ..forward.overrides import chain
-from .family import Family
+from .family import Family, Forward
 
 
 def _families() -> Iterator[tuple[str, Family]]:
@@ -27,13 +27,15 @@ def _families() -> Iterator[tuple[str, Family]]:
 
 FAMILIES: Mapping[str, Family] = dict(_families())
 
+UNLISTED = Family(forward=Forward(rereads="what its layers keep of earlier tokens is not known"))
+
 
 def describe_family(model_type: str) -> Family:
     """Look a family up; an unlisted one is run generically, after the probes.
 
     On a Mac all are embedded and trained without mlx-vlm's Metal kernels.
     """
-    family = FAMILIES.get(model_type, Family())
+    family = FAMILIES.get(model_type, UNLISTED)
     if not mx.metal.is_available():
         return family
     forward = attrs.evolve(

@@ -66,6 +66,20 @@ def block_mask(
     return mask if segments is None else mask & in_one_segment(segments)
 
 
+def row_mask(cache: Any, blocks: mx.array, window: int | None = None, **options: Any) -> mx.array:
+    """Make the attention mask of rows with blocks, or of the single tokens of their answers, which are in none.
+
+    Args:
+        cache: The language model's input of that name, as `vlora.models.generation` gives it; None where whole rows
+            are read.
+        blocks: As for `block_mask`, as are the others.
+        window: See there.
+        options: See there.
+    """
+    seen: mx.array | None = None if cache is None else cache[0].seen(window)
+    return block_mask(blocks, window, **options) if seen is None else seen
+
+
 def in_one_segment(segments: mx.array) -> mx.array:
     """Say which places belong to one example: i32[B, T] to bool[B, 1, T, T]."""
     return (segments[:, :, None] == segments[:, None, :])[:, None]

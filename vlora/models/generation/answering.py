@@ -1,0 +1,184 @@
+"""Answers to the questions of rows, a batch at a time."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import attrs
+
+from ...data.prefetch import WorkerPool
+from ...errors import AnswerError, SampleError
+from ...types import Sample
+from ..backbone.backbone import MlxVlmBackbone
+from ..encode.encoder import Encoder
+from ..foreign import foreign, name_failure
+from ..load.loading import generating
+from .decode import decode
+from .questions import Question, Questions
+from .sampling import Sampler, media_tokens
+
+Asked = tuple[int, Question | SampleError]
+"""A row's place, and its question or why it has none."""
+
+BATCHES_AHEAD = 4
+"""Batches of which questions are read together, so that those of like length share one."""
+
+
+def never() -> bool:
+    """Go on to the end."""
+    return False
+
+
+@attrs.frozen(kw_only=True)
+class AnswerOptions:
+    """How questions are answered.
+
+    Attributes:
+        max_new_tokens: Tokens that an answer has at most.
+        temperature: 0 for the likeliest tokens; higher is more even.
+        batch_size: Questions that are answered together, at most.
+        seed: What is drawn depends on this text, on the row and on nothing else.
+    """
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    batch_size: int = 8
+    seed: str = ""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Answered:
+    """A question and what the model has answered.
+
+    Attributes:
+        index: The row's place among the rows.
+        question: The question.
+        text: The answer, stripped.
+    """
+
+    index: int
+    question: Question
+    text: str
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Answerer:
+    """Answers questions with a model as it is bound now.
+
+    Attributes:
+        backbone: The model; in the mode in which it answers (`generating`) while it does.
+        encoder: Encodes rows in training.
+        options: How questions are answered.
+        should_stop: Asked before each token; True ends the answers, and those that are not whole are left out.
+        workers: Threads that read questions ahead; None to read them when they are asked.
+    """
+
+    backbone: MlxVlmBackbone
+    encoder: Encoder
+    options: AnswerOptions = AnswerOptions()
+    should_stop: Callable[[], bool] = never
+    workers: WorkerPool | None = None
+
+    def answer(self, rows: Iterable[int], read: Callable[[int], Sample]) -> Iterator[Answered | SampleError]:
+        """Answer the first question of each row, in their order.
+
+        Args:
+            rows: Places of rows.
+            read: Gives the row at a place.
+
+        Yields:
+            The answer, or why the row has none.
+
+        Raises:
+            AnswerError: The model cannot answer.
+        """
+        asked, vocabulary = Questions(self.encoder), self.backbone.vocabulary()
+
+        def ask(index: int) -> Asked:
+            try:
+                question = asked(read(index))
+                vocabulary.check(question.prompt.example, self.encoder.tokenizer.convert_ids_to_tokens)
+            except SampleError as error:
+                return index, error
+            return index, question
+
+        together = BATCHES_AHEAD * self.options.batch_size
+        found = map(ask, rows) if self.workers is None else self.workers.map(ask, rows, 2 * together)
+        while not self.should_stop() and (waiting := list(itertools.islice(found, together))):
+            yield from self._settle(waiting)
+
+    def _settle(self, waiting: Sequence[Asked]) -> Iterator[Answered | SampleError]:
+        """Answer the questions that were read, and give all in the order in which they were."""
+        found: dict[int, Answered | SampleError] = {}
+        questions = []
+        for index, question in waiting:
+            if isinstance(question, SampleError):
+                found[index] = question
+            else:
+                questions.append((index, question))
+        for batch in self._batches(questions):
+            answers = self._decode(batch)
+            if self.should_stop():
+                return
+            for (index, question), text in zip(batch, answers, strict=True):
+                found[index] = Answered(index=index, question=question, text=text)
+        yield from (found[index] for index, _ in waiting)
+
+    def _batches(self, questions: Sequence[tuple[int, Question]]) -> Iterator[Sequence[tuple[int, Question]]]:
+        """Divide questions into batches of like length, or of one length where the family needs it."""
+        is_equal = self.backbone.family.forward.reading == "equal"
+        batch: list[tuple[int, Question]] = []
+        for index, question in sorted(questions, key=lambda found: found[1].prompt.length):
+            differs = is_equal and batch and batch[0][1].prompt.length != question.prompt.length
+            if len(batch) == self.options.batch_size or differs:
+                yield batch
+                batch = []
+            batch.append((index, question))
+        if batch:
+            yield batch
+
+    def _decode(self, batch: Sequence[tuple[int, Question]]) -> list[str]:
+        options, encoder = self.options, self.encoder
+        choose = Sampler(
+            names=[f"{options.seed} {index}" for index, _ in batch],
+            temperature=options.temperature,
+            banned=media_tokens(self.backbone.module, encoder.image_id),
+        )
+        prompts = [question.prompt for _, question in batch]
+        with foreign(lambda error: AnswerError(f"the model cannot answer: {name_failure(error)}")):
+            answers = decode(
+                self.backbone, prompts, options.max_new_tokens, choose, encoder.stop_ids, should_stop=self.should_stop
+            )
+            return [self._spell(tokens) for tokens in answers]
+
+    def _spell(self, tokens: Sequence[int]) -> str:
+        kept = tokens[:-1] if tokens and tokens[-1] in self.encoder.stop_ids else tokens
+        text: str = self.encoder.tokenizer.decode(list(kept), clean_up_tokenization_spaces=False)
+        return text.strip()
+
+
+def answer(
+    backbone: MlxVlmBackbone, encoder: Encoder, sample: Sample, *, max_new_tokens: int = 64, temperature: float = 0.0
+) -> str:
+    """Ask a trained model the first question of a sample.
+
+    Args:
+        backbone: The model; `bind` a state before, if the model does not hold what was learned.
+        encoder: As `load_data` gives it: it renders the question as in training.
+        sample: A conversation as `format_sample` gives it. What stands behind the first question is not shown to the
+            model; a `Sample` of your own may end with the question.
+        max_new_tokens: How long the answer may be.
+        temperature: 0 for the likeliest tokens; higher is more even.
+
+    Returns:
+        The answer, stripped.
+
+    Raises:
+        SampleError: There is no question, or it or one of its images cannot be read.
+        AnswerError: The model cannot answer.
+    """
+    options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)
+    with generating(backbone):
+        (found,) = Answerer(backbone=backbone, encoder=encoder, options=options).answer([0], lambda _: sample)
+    if isinstance(found, SampleError):
+        raise found
+    return found.text

@@ -1,0 +1,238 @@
+"""A batch of prompts, answered token by token by the forward that is trained.
+
+Prompts are embedded with room for their answers, so that every place has the position, the mask and the marks that it
+has in training. What then differs is what is read anew for each token; see `Reading`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+from mlx_vlm.models.cache import make_prompt_cache
+
+from ...data.collate import bucket_length, collate
+from ...types import Batch, Example, IntArray
+from ..backbone.backbone import MlxVlmBackbone
+from ..backbone.embed import embed_words
+from ..families.family import Reading
+from ..forward.lm_inputs import LOGIT_PLACES, LMInputs
+from .fields import cut_fields, pick_fields
+from .kept_keys import KeptKeys
+
+Choose = Callable[[mx.array, int], IntArray]
+"""Chooses the next token of each row: (f[B, V], which token of the answer it is) to i32[B]."""
+
+
+@attrs.frozen(eq=False)
+class Prompt:
+    """A question as the model reads it.
+
+    Attributes:
+        example: The question, and behind it the row's own answer.
+        length: Tokens of the question.
+    """
+
+    example: Example
+    length: int
+
+
+def with_room(prompt: Prompt, room: int) -> Example:
+    """Put places for an answer behind a question, where the row has its own.
+
+    Args:
+        prompt: The question.
+        room: How many.
+    """
+    example, length = prompt.example, prompt.length
+    n_tokens = len(example.tokens)
+    # Behind the question everything is as at the first token of the row's own answer.
+    index = np.concatenate([np.arange(length), np.full(room, length)])
+    inputs = {
+        name: value[:, index] if _is_per_token(value, n_tokens) else value for name, value in example.inputs.items()
+    }
+    return attrs.evolve(
+        example,
+        tokens=example.tokens[index],
+        supervised=np.arange(len(index)) >= length,
+        placeholders=example.placeholders[index],
+        inputs=inputs,
+        columns={},
+    )
+
+
+def _is_per_token(value: Any, n_tokens: int) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 1 and value.shape[1] == n_tokens and value.dtype.kind in "iub"
+
+
+def decode(
+    backbone: MlxVlmBackbone,
+    prompts: Sequence[Prompt],
+    room: int,
+    choose: Choose,
+    stop_ids: Sequence[int],
+    reading: Reading | None = None,
+    should_stop: Callable[[], bool] = bool,
+) -> list[list[int]]:
+    """Answer some questions together.
+
+    Args:
+        backbone: The model, in the mode in which it answers.
+        prompts: The questions; of equal length where the family's `Reading` is "equal".
+        room: Tokens that an answer has at most.
+        choose: Chooses each next token.
+        stop_ids: Tokens behind which an answer ends.
+        reading: Another way to read answers than the family's.
+        should_stop: Asked before each token; True leaves the answers as they are.
+
+    Returns:
+        The tokens of each answer, that at which it ends included.
+    """
+    answers: list[list[int]] = [[] for _ in prompts]
+    is_over = np.zeros(len(prompts), dtype=np.bool_)
+    with reader(backbone, prompts, room, reading or backbone.family.forward.reading) as logits:
+        found = logits.prompts()
+        for number in range(room):
+            tokens = choose(found, number)
+            for row, token in enumerate(tokens.tolist()):
+                if not is_over[row]:
+                    answers[row].append(token)
+                    is_over[row] = token in stop_ids
+            if is_over.all() or number == room - 1 or should_stop():
+                break
+            found = logits.after(tokens, number)
+    return answers
+
+
+@attrs.define(eq=False)
+class Rows:
+    """A batch of questions with room for their answers, as the language model reads it.
+
+    Attributes:
+        backbone: The model.
+        batch: The batch.
+        fields: The language model's inputs.
+        ends: i32[B], the last place of each question among the batch's tokens.
+        places: i32[B], the same among the places that the language model sees.
+        room: Tokens that an answer has at most.
+    """
+
+    backbone: MlxVlmBackbone
+    batch: Batch
+    fields: LMInputs
+    ends: IntArray
+    places: IntArray
+    room: int
+
+    def run(self, tokens: mx.array, fields: LMInputs, selected: IntArray) -> mx.array:
+        """Run the language model under its corrections, its head at flat places of the tokens."""
+        with self.backbone.overrides():
+            logits = self.backbone.logits(tokens, fields, {}, mx.array(selected.astype(np.int32)))
+            mx.eval(logits)
+        return logits
+
+    def read(self, length: int, n_tokens: int, ends: IntArray, **others: Any) -> mx.array:
+        """Read the rows up to some place; the logits at the ends."""
+        fields = {**cut_fields(self.fields, length, n_tokens), **others}
+        return self.run(self.batch.tokens[:, :n_tokens], fields, np.arange(len(ends), dtype=np.int32) * n_tokens + ends)
+
+    def words(self, tokens: IntArray) -> LMInputs:
+        """Embed the next token of each row: name to f[B, 1, ...]."""
+        return embed_words(self.backbone.module, self.backbone.family, tokens)
+
+
+class Anew(Rows):
+    """Reads rows from the beginning for every token."""
+
+    def prompts(self) -> mx.array:
+        """Read the questions."""
+        return self._read(0)
+
+    def after(self, tokens: IntArray, number: int) -> mx.array:
+        """Write the answers' tokens of a number at their places, and read all again."""
+        self.batch = self.batch._replace(
+            tokens=_write(self.batch.tokens, self.ends + 1 + number, mx.array(tokens)[:, None])
+        )
+        for name, word in self.words(tokens).items():
+            self.fields[name] = _write(self.fields[name], self.places + 1 + number, word)
+        return self._read(number + 1)
+
+    def _read(self, number: int) -> mx.array:
+        length = _rounded(self.places + number, self.fields)
+        n_tokens = min(bucket_length(int(self.ends.max()) + 1 + number), self.batch.tokens.shape[1])
+        return self.read(length, n_tokens, self.ends + number)
+
+
+class Kept(Rows):
+    """Reads each token once, and keeps what the layers have made of it at the place that it has in training."""
+
+    caches: list[KeptKeys]
+
+    def prompts(self) -> mx.array:
+        """Read the questions."""
+        length = _length(self.fields, self.batch)
+        self.caches = [KeptKeys(length) for _ in make_prompt_cache(self.backbone.language_model)]
+        n_tokens = min(bucket_length(int(self.ends.max()) + 1), self.batch.tokens.shape[1])
+        return self.read(_rounded(self.places, self.fields), n_tokens, self.ends, cache=self.caches)
+
+    def after(self, tokens: IntArray, number: int) -> mx.array:
+        """Read the answers' tokens of a number."""
+        places, reach = mx.array(self.places + 1 + number), int(self.places.max()) + 2 + number
+        for cache in self.caches:
+            cache.places, cache.reach = places, reach
+        fields = {**pick_fields(self.fields, places, reach), **self.words(tokens), "cache": self.caches}
+        return self.run(mx.array(tokens)[:, None], fields, np.arange(len(tokens), dtype=np.int32))
+
+
+class Equal(Rows):
+    """Reads each token once, of questions that are equally long, with the caches that the model itself makes."""
+
+    caches: list[Any]
+
+    def prompts(self) -> mx.array:
+        """Read the questions."""
+        self.caches = make_prompt_cache(self.backbone.language_model)
+        return self.read(int(self.places[0]) + 1, int(self.ends[0]) + 1, self.ends, cache=self.caches)
+
+    def after(self, tokens: IntArray, number: int) -> mx.array:
+        """Read the answers' tokens of a number."""
+        places = self.places + 1 + number
+        picked = pick_fields(self.fields, mx.array(places), int(places[0]) + 1)
+        fields = {**picked, **self.words(tokens), "cache": self.caches}
+        return self.run(mx.array(tokens)[:, None], fields, np.arange(len(tokens), dtype=np.int32))
+
+
+READERS = {"anew": Anew, "kept": Kept, "equal": Equal}
+
+
+@contextmanager
+def reader(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, reading: Reading) -> Iterator[Any]:
+    """Embed questions, and give what reads them."""
+    batch = collate([with_room(prompt, room) for prompt in prompts])
+    features, others = backbone.embed(batch)
+    fields = {**features, **others}
+    ends = np.array([prompt.length - 1 for prompt in prompts], dtype=np.int32)
+    places = ends
+    if LOGIT_PLACES in fields:
+        places = np.array(fields[LOGIT_PLACES])[np.arange(len(ends)), ends].astype(np.int32)
+    yield READERS[reading](backbone, batch, fields, ends, places, room)
+
+
+def _length(fields: LMInputs, batch: Batch) -> int:
+    embeds = fields.get("inputs_embeds")
+    return int(batch.tokens.shape[1] if embeds is None else embeds.shape[1])
+
+
+def _rounded(places: IntArray, fields: LMInputs) -> int:
+    wanted = bucket_length(int(places.max()) + 1)
+    embeds = fields.get("inputs_embeds")
+    return wanted if embeds is None else min(wanted, int(embeds.shape[1]))
+
+
+def _write(array: mx.array, places: IntArray, values: mx.array) -> mx.array:
+    """Write one value of each row at its place along the second axis."""
+    here = mx.arange(array.shape[1])[None] == mx.array(places)[:, None]
+    here = here.reshape(*here.shape, *(1,) * (array.ndim - 2))
+    return mx.where(here, values.astype(array.dtype), array)

@@ -1,0 +1,79 @@
+"""The language model's inputs of some places of a batch's rows. Pure."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from ..forward.lm_inputs import CROSS_ATTENTION, LAYOUTS, LOGIT_PLACES, LMInputs
+
+OF_IMAGES = ("deepstack_visual_embeds", "visual_pos_masks")
+"""Inputs that are nothing where no image stands."""
+
+CROSS_AXES: Mapping[str, tuple[int, ...]] = {CROSS_ATTENTION[0]: (), CROSS_ATTENTION[1]: (2,), CROSS_ATTENTION[2]: (2,)}
+"""The axes along tokens of what is not in `LAYOUTS`."""
+
+
+def cut_fields(fields: LMInputs, length: int, n_tokens: int) -> LMInputs:
+    """Leave out what stands behind some place.
+
+    Args:
+        fields: A batch's.
+        length: Places to keep of the rows that the language model sees.
+        n_tokens: Places to keep of the batch's tokens; the same, but where images expand within the model.
+    """
+    found: LMInputs = {}
+    for name, value in fields.items():
+        kept = n_tokens if name == LOGIT_PLACES else length
+        found[name] = _each(value, functools.partial(_cut, axes=_token_axes(name), length=kept))
+    return found
+
+
+def pick_fields(fields: LMInputs, places: mx.array, seen: int | None = None) -> LMInputs:
+    """Take the inputs of one place of each row, at which no image stands.
+
+    Args:
+        fields: A batch's.
+        places: i32[B], places within the rows that the language model sees.
+        seen: Keys of which a mask that is among them speaks; None for all.
+    """
+    return {
+        name: _each(value, functools.partial(_pick, name=name, places=places, seen=seen))
+        for name, value in fields.items()
+        if name not in (*OF_IMAGES, LOGIT_PLACES)
+    }
+
+
+def _token_axes(name: str) -> tuple[int, ...]:
+    if name in CROSS_AXES:
+        return CROSS_AXES[name]
+    if name == LOGIT_PLACES:
+        return (1,)
+    return () if LAYOUTS[name].is_prompt else LAYOUTS[name].token_axes
+
+
+def _cut(array: mx.array, axes: tuple[int, ...], length: int) -> mx.array:
+    for axis in axes:
+        index = [slice(None)] * array.ndim
+        index[axis] = slice(0, length)
+        array = array[tuple(index)]
+    return array
+
+
+def _pick(array: mx.array, name: str, places: mx.array, seen: int | None) -> mx.array:
+    axes = _token_axes(name)
+    if not axes:
+        return array
+    batch_axis = 0 if name in CROSS_AXES else LAYOUTS[name].batch_axis
+    shape = [1] * array.ndim
+    shape[batch_axis] = len(places)
+    index = mx.broadcast_to(
+        places.reshape(shape), [1 if axis == axes[0] % array.ndim else size for axis, size in enumerate(array.shape)]
+    )
+    picked = mx.take_along_axis(array, index, axis=axes[0])
+    return _cut(picked, axes[1:], seen) if seen is not None else picked
+
+
+def _each(value: Any, change: Callable[[mx.array], mx.array]) -> Any:
+    return [change(part) for part in value] if isinstance(value, (list, tuple)) else change(value)

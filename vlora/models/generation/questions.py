@@ -1,0 +1,107 @@
+"""The questions of rows as they are trained: what stands before the first token of an answer that is learned."""
+
+import functools
+import os
+from typing import Any
+
+import attrs
+import numpy as np
+
+from ...data.readers.inline_images import is_inline
+from ...errors import SampleError
+from ...types import ImageSlot, Sample, Turn
+from ..encode.encoder import Encoder
+from ..encode.images.opening import look_at_image
+from .decode import Prompt
+
+UNKNOWN = "?"
+"""Stands where the answer of a question is not known."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Question:
+    """The first question of a row.
+
+    Attributes:
+        source: The row's, as in `Sample`.
+        prompt: The question as the model reads it.
+        text: The same as text.
+        expected: The row's answer, stripped.
+        images: The images that the question shows, by path or address where the row names them.
+        image_sizes: (width, height) of each as it is stored.
+    """
+
+    source: str
+    prompt: Prompt
+    text: str
+    expected: str
+    images: tuple[str, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+
+
+@attrs.frozen(eq=False)
+class Questions:
+    """Makes the questions of a model's rows.
+
+    Attributes:
+        encoder: Encodes the rows in training.
+    """
+
+    encoder: Encoder
+
+    def __call__(self, sample: Sample) -> Question:
+        """Encode the first question of a sample; what follows its answer is left out.
+
+        Raises:
+            SampleError: It has no question, or it or one of its images cannot be read.
+        """
+        encoder = self._masking
+        asked, answer = split_question(encoder.write_boxes(sample))
+        example, text, expected = encoder.encode_question(attrs.evolve(asked, turns=(*asked.turns, answer)))
+        length = int(np.argmax(example.supervised))
+        if not example.supervised[length]:
+            msg = f"{sample.source}: no token of the answer is learned, so that nothing says where it begins"
+            raise SampleError(msg)
+        return Question(
+            source=sample.source,
+            prompt=Prompt(example, length),
+            text=text,
+            expected=expected.strip(),
+            images=tuple(_name_image(image, place, sample.source) for place, image in enumerate(asked.images)),
+            image_sizes=tuple(self._size(image, sample.source) for image in asked.images),
+        )
+
+    @functools.cached_property
+    def _masking(self) -> Encoder:
+        """The encoder, as it is where answers alone are learned."""
+        if self.encoder.data.train_on_completions:
+            return self.encoder
+        return attrs.evolve(self.encoder, data=attrs.evolve(self.encoder.data, train_on_completions=True))
+
+    def _size(self, image: Any, source: str) -> tuple[int, int]:
+        width, height = look_at_image(image, source, allow_urls=self.encoder.data.allow_urls).size
+        return int(width), int(height)
+
+
+def split_question(sample: Sample) -> tuple[Sample, Turn]:
+    """Divide a conversation into its first question and the answer, which is to be learned; leave out the rest.
+
+    Raises:
+        SampleError: There is no question.
+    """
+    first = next((place for place, turn in enumerate(sample.turns) if turn.role == "assistant"), len(sample.turns))
+    if not first or not sample.turns:
+        msg = f"{sample.source}: there is no turn to answer; give one of the role 'user'"
+        raise SampleError(msg)
+    # Templates show where an answer begins by one that stands there.
+    answer = sample.turns[first] if first < len(sample.turns) else Turn("assistant", (UNKNOWN,))
+    turns = sample.turns[:first]
+    n_images = sum(isinstance(part, ImageSlot) for turn in turns for part in turn.parts)
+    return attrs.evolve(sample, turns=turns, images=sample.images[:n_images]), attrs.evolve(answer, learned=True)
+
+
+def _name_image(image: Any, place: int, source: str) -> str:
+    name = getattr(image, "image", image)
+    if isinstance(name, (str, os.PathLike)) and not is_inline(text := os.fspath(name)):
+        return text
+    return f"image {place + 1} of {source}"

@@ -58,7 +58,7 @@ def mask_completions(
     """
     starts = _settle_starts(text, spans, tokenize)
     bounds = sorted({0, len(text), *starts, *(stop for _, stop in spans)})
-    ids, places = _place_bounds(text, bounds, tokenize)
+    ids, places = place_bounds(text, bounds, tokenize)
     supervised = np.zeros(len(ids), dtype=np.bool_)
     for start, span in zip(starts, spans, strict=True):
         first, last = places.get(start), places.get(span[1])
@@ -134,7 +134,7 @@ def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> list
     return starts
 
 
-def _place_bounds(text: str, bounds: Sequence[int], tokenize: Tokenize) -> tuple[list[int], dict[int, int]]:
+def place_bounds(text: str, bounds: Sequence[int], tokenize: Tokenize) -> tuple[list[int], dict[int, int]]:
     """Tokenize a text, and say at which token each of its bounds stands; a bound inside a token has no place.
 
     What stands before a bound has to tokenize alike on its own and with what follows. That is tried from one bound to

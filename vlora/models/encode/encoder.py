@@ -26,9 +26,11 @@ from ..families.family import Family
 from .fingerprint import preparation_fingerprint
 from .images.boxes import write_boxes
 from .images.opening import ImageContent, decode_image, look_at_image, read_image, stored_image
+from .images.received import Received, restore_pictures
 from .images.resizing import Resizer, find_budget
 from .processor_call import ProcessorCall
 from .template.conversation import Conversations
+from .template.roles import TEMPLATE
 from .tokens import RowTokenizer
 from .writer import RowWriter, Written
 
@@ -235,6 +237,45 @@ class Encoder:
         """
         stored = (look_at_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images)
         return write_boxes(sample, stored, self.family.format.boxes, self.resizer)
+
+    def restore_pictures(self, example: Example, images: Sequence[Image.Image]) -> Received:
+        """Turn what the processor made of a row's images back into pictures, where that can be done.
+
+        Args:
+            example: The row, as it was encoded without `memory`.
+            images: As `open_images` gives them.
+        """
+        return restore_pictures(example.inputs, self.processor, images)
+
+    def find_roles(self, sample: Sample, example: Example) -> list[str]:
+        """Say of each token whose it is: a role's of `Turn`, the template's ("template") or an image's ("image").
+
+        Where the template's own text cannot be told from that of the turns, what is learned is the assistant's, and the
+        rest is the "prompt".
+
+        Args:
+            sample: The row.
+            example: What it became, untruncated.
+        """
+        known = self._find_text_roles(sample, example)
+        rest = "prompt" if known is None else TEMPLATE
+        roles = known if known is not None else [rest] * len(example.tokens)
+        learned = example.supervised & self.data.train_on_completions
+        roles = ["assistant" if role == rest and own else role for role, own in zip(roles, learned, strict=True)]
+        return ["image" if image else role for role, image in zip(roles, example.placeholders, strict=True)]
+
+    def _find_text_roles(self, sample: Sample, example: Example) -> list[str] | None:
+        with contextlib.suppress(SampleError):
+            sample = self.write_boxes(sample)
+            written = self.writer.write(sample)
+            roles = self.writer.find_roles(sample, written)
+            places, _ = expand_placeholders(written.plain, example.tokens, self.image_id, sample.source)
+            if roles is not None and len(roles) == len(places):
+                found = ["image"] * len(example.tokens)
+                for place, role in zip(places.tolist(), roles, strict=True):
+                    found[place] = role
+                return found
+        return None
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
         if not self.preparation:

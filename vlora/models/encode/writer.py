@@ -3,7 +3,7 @@
 import attrs
 import numpy as np
 
-from ...data.masking import mask_completions
+from ...data.masking import Tokenize, mask_completions
 from ...errors import SampleError
 from ...events import TemplateUse
 from ...recipe.schema import DataSection
@@ -12,6 +12,7 @@ from ..families.family import Family
 from .template.conversation import Conversations
 from .template.expressing import refuse_unexpressed
 from .template.named import PLAIN
+from .template.roles import find_role_spans, roles_of_tokens
 from .tokens import RowTokenizer, Span
 
 
@@ -67,7 +68,7 @@ class RowWriter:
                 f"{len(sample.images)} images; does the text hold {self.tokens.image_token!r} itself?"
             )
             raise SampleError(msg)
-        tokenize = self.tokens if text.startswith(self.tokens.tokenizer.bos_token or "") else self.tokens.behind_bos
+        tokenize = self._tokenize(text)
         text, spans = self.tokens.with_one_bos(text, spans)
         marked = self._learned_spans(sample, spans)
         plain, in_spans = mask_completions(
@@ -77,6 +78,26 @@ class RowWriter:
         if self._begins_at_id and self.data.train_on_completions:
             learned = self._after_assistant_id(plain, sample.source)
         return Written(text=text, spans=spans, plain=plain, learned=learned)
+
+    def find_roles(self, sample: Sample, written: Written) -> list[str] | None:
+        """Say of each token of a written row whose it is; None if it cannot be told.
+
+        Raises:
+            SampleError: The template refuses the row with other texts in it.
+        """
+        sample = self.conversations.prepare(sample)
+        text = self.conversations.write(sample)
+        spans = find_role_spans(text, sample, self.conversations.write)
+        whole, moved = self.tokens.with_one_bos(text, [(start, end) for _, start, end in spans or ()])
+        if spans is None or whole != written.text:
+            return None
+        moved = self.tokens.spell_spans(whole, moved)
+        found = [(role, *span) for (role, *_), span in zip(spans, moved, strict=True)]
+        return roles_of_tokens(self.tokens.spell(whole), found, self._tokenize(text))
+
+    def _tokenize(self, text: str) -> Tokenize:
+        """Give what tokenizes a text that the template wrote, once it has its BOS."""
+        return self.tokens if text.startswith(self.tokens.tokenizer.bos_token or "") else self.tokens.behind_bos
 
     def render(self, sample: Sample, *, add_generation_prompt: bool = False) -> str:
         """Render a conversation as the model reads it, one BOS included; images are one token each."""

@@ -63,7 +63,6 @@ TESTED_ELSEWHERE = (
     "models/families/siglip",
     "models/forward/calls",
     "models/forward/metal_kernels",
-    "models/forward/overrides",
     "models/forward/tied_head",
     "models/load/annotations",
     "models/load/loading",

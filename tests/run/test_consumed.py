@@ -22,7 +22,7 @@ from vlora.errors import CheckpointError
 from vlora.events import Warned
 from vlora.output.paths import STATE_NAME
 from vlora.recipe.schema import DataSection
-from vlora.run import consumed
+from vlora.run import consumed, unchanged
 from vlora.run.consumed import NAME, digest_row
 
 CheckpointFactory = Callable[[str], Path]
@@ -42,7 +42,7 @@ def learn(rows: RowDataset, folder: Path, numbers: list[int]) -> int:
 
 def change(rows: RowDataset, folder: Path, n_bytes: int) -> list[str]:
     """Say what has changed."""
-    return consumed.go_on(folder / NAME, n_bytes, rows)[1]
+    return unchanged.go_on(folder / NAME, n_bytes, rows)[1]
 
 
 @given(VALUES, VALUES)
@@ -65,31 +65,6 @@ def test_bytes_count_at_both_ends(place: int) -> None:
     assert digest_row([array]) == digest_row([array.copy()]) != digest_row([array + 1])
 
 
-def test_only_what_was_learned_is_looked_at(tmp_path: Path) -> None:
-    """Another text, another size, another time or no file is a change; of rows that were not learned nothing is."""
-    file = write_rows(tmp_path, "rows")
-    rows, _ = read_rows(DataSection(path=str(file)))
-    n_bytes = learn(rows, tmp_path, [0, 1, 2, 2])
-    assert len((tmp_path / NAME).read_text().splitlines()) == 3
-    assert change(rows, tmp_path, n_bytes) == []
-
-    picture(48, 32, 9).save(tmp_path / "rows-4.png")
-    assert change(rows, tmp_path, n_bytes) == []
-    os.utime(tmp_path / "rows-1.png", ns=(1, 1))
-    (tmp_path / "rows-2.png").unlink()
-    lines = file.read_text().splitlines()
-    lines[0] = lines[0].replace("What is", "What's")
-    file.write_text("\n".join(lines))
-    rows, _ = read_rows(DataSection(path=str(file)))
-    changed = change(rows, tmp_path, n_bytes)
-    assert changed == [
-        "row 0 (what stands in it)",
-        f"row 1 ({tmp_path / 'rows-1.png'})",
-        f"row 2 ({tmp_path / 'rows-2.png'})",
-    ]
-    assert consumed.describe_changes(changed * 2, "rows.jsonl").endswith(" and 2 more")
-
-
 def test_what_a_state_does_not_know_of_is_written_anew(tmp_path: Path) -> None:
     """Behind what a state says the file may have more, whole or not; with less it is not what was written."""
     rows, _ = read_rows(DataSection(path=str(write_rows(tmp_path, "rows"))))
@@ -97,7 +72,7 @@ def test_what_a_state_does_not_know_of_is_written_anew(tmp_path: Path) -> None:
     file = tmp_path / NAME
     whole = file.read_text()
     file.write_text(f'{whole}[3, "a')
-    learned, changed = consumed.go_on(file, n_bytes, rows)
+    learned, changed = unchanged.go_on(file, n_bytes, rows)
     assert (changed, learned.is_known.tolist()) == ([], [True, True, False, False, False])
     learned.add(consumed.mark_row(number, *rows.read(number)) for number in (1, 4))
     assert int(learned.write()) == file.stat().st_size
@@ -107,8 +82,8 @@ def test_what_a_state_does_not_know_of_is_written_anew(tmp_path: Path) -> None:
     for text in (whole[:-1], whole.replace("[0,", "[9,"), whole.replace('"', "'")):
         file.write_text(text)
         with pytest.raises(CheckpointError, match=r"learned\.jsonl: is not what the run has written"):
-            consumed.go_on(file, n_bytes, rows)
-    assert consumed.go_on(file, 0, rows)[1] == []
+            unchanged.go_on(file, n_bytes, rows)
+    assert unchanged.go_on(file, 0, rows)[1] == []
 
 
 class CountingTable(list[dict[str, Any]]):

@@ -21,7 +21,7 @@ from vlora.data.opening import read_rows
 from vlora.data.readers.inline_images import decode_inline, is_inline
 from vlora.data.rows import beside
 from vlora.errors import SampleError
-from vlora.models.encode.images.opening import read_size
+from vlora.models.encode.images.headers import read_size
 from vlora.recipe.schema import DataSection
 from vlora.system import files
 from vlora.system.files import expand, is_file, open_regular, read_regular

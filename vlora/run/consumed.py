@@ -1,4 +1,4 @@
-"""Which rows a run has learned, and whether they are still what they were: a run goes on with the same rows only.
+"""Which rows a run has learned: a run goes on with the same rows only, see `unchanged.py`.
 
 Beside the training state a file names every row that was learned: its number, a digest of what stands in it, and the
 size and the time of each file that it names. It is only ever added to, and a state says how much of it is its own.
@@ -7,7 +7,7 @@ size and the time of each file that it names. It is only ever added to, and a st
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.rows import RowDataset
 from ..data.values import Row
-from ..errors import CheckpointError, SampleError
 from ..output import atomic
 from ..system.files import expand
 from ..types import RowMark, Sample
 
 NAME = "learned.jsonl"
-NAMED = 4
-"""Rows that have changed that an error names."""
-
 SAMPLED_BYTES = 4096
 
 
@@ -71,36 +66,6 @@ def begin(path: Path, n_rows: int) -> Learned:
     return Learned(path, np.zeros(n_rows, dtype=np.bool_))
 
 
-def go_on(path: Path, n_bytes: int, rows: RowDataset) -> tuple[Learned, list[str]]:
-    """Go on where a training state was saved.
-
-    Args:
-        path: The file.
-        n_bytes: What `Learned.write` gave when the state was saved; 0 if an older vlora has saved it.
-        rows: The rows as they are now.
-
-    Returns:
-        The rows that were learned by then, and what has changed of them since, in words.
-
-    Raises:
-        CheckpointError: The file is not what was written then.
-    """
-    learned = begin(path, len(rows))
-    learned.n_bytes = n_bytes
-    changed = []
-    for mark in _read(path, learned.n_bytes, len(rows)):
-        learned.is_known[mark.index] = True
-        if (what := _find_change(mark, rows)) is not None:
-            changed.append(f"row {int(rows.indices[mark.index])} ({what})")
-    return learned, changed
-
-
-def describe_changes(changed: Sequence[str], name: str) -> str:
-    """Name rows that have changed."""
-    more = f" and {len(changed) - NAMED:,} more" if len(changed) > NAMED else ""
-    return f"{name}: {', '.join(changed[:NAMED])}{more}"
-
-
 def mark_row(index: int, row: Row, sample: Sample) -> RowMark:
     """Say what a row is known by.
 
@@ -113,7 +78,7 @@ def mark_row(index: int, row: Row, sample: Sample) -> RowMark:
     return RowMark(
         index=index,
         digest=digest_row(row),
-        files=tuple(found for path in files if (found := _look_at(path)) is not None),
+        files=tuple(found for path in files if (found := look_at(path)) is not None),
     )
 
 
@@ -137,7 +102,7 @@ def _sum_up(value: Any) -> str:
     return str(value)
 
 
-def _look_at(path: str) -> tuple[str, int, int] | None:
+def look_at(path: str) -> tuple[str, int, int] | None:
     """Give a file's size and time; None if there is none, as behind an address."""
     if path.startswith(("~", "file:")):
         path = str(expand(path))
@@ -146,36 +111,3 @@ def _look_at(path: str) -> tuple[str, int, int] | None:
     except (OSError, ValueError):
         return None
     return path, found.st_size, found.st_mtime_ns
-
-
-def _read(path: Path, n_bytes: int, n_rows: int) -> list[RowMark]:
-    if not n_bytes:
-        return []
-    try:
-        with path.open("rb") as file:
-            marks = [_parse(line) for line in file.read(n_bytes).splitlines()]
-            is_whole = file.tell() == n_bytes and all(0 <= mark.index < n_rows for mark in marks)
-    except (OSError, ValueError, TypeError):
-        is_whole = False
-    if not is_whole:
-        msg = (
-            f"{path}: is not what the run has written, so that nothing says whether its rows have changed since; with "
-            "data.allow_changed_rows = true it goes on all the same"
-        )
-        raise CheckpointError(msg)
-    return marks
-
-
-def _parse(line: bytes) -> RowMark:
-    index, digest, files = json.loads(line)
-    return RowMark(index=int(index), digest=digest, files=tuple((name, size, time) for name, size, time in files))
-
-
-def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
-    """Say what of a row is other than it was; None if nothing is."""
-    try:
-        if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:
-            return "what stands in it"
-    except SampleError:
-        return "it cannot be read"
-    return next((file[0] for file in mark.files if _look_at(file[0]) != tuple(file)), None)

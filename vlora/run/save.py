@@ -15,11 +15,12 @@ from ..errors import NonFiniteError, OutOfMemoryError, VloraError
 from ..events import Event, Saved, Warned
 from ..memory.limits import naming_shortage
 from ..output import checkpoint
-from ..output.archive import JOURNAL_NAME, starts_from
+from ..output.archive import starts_from
 from ..output.atomic import sync, write_whole_folder
 from ..output.lock import LOCK_NAME
 from ..output.paths import DERIVED_NAMES, EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
 from ..output.resume import run_metadata
+from ..output.setting_aside import JOURNAL_NAME
 from ..system.files import expand
 from ..train.schedules import is_due
 from ..train.state import all_finite

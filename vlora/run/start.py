@@ -38,7 +38,7 @@ from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
 from ..types import Example, Sample
-from . import consumed
+from . import consumed, unchanged
 from .batches import make_source
 from .consumed import Learned
 from .context import RunContext
@@ -177,14 +177,14 @@ def _find_learned(
     if found is None:
         return consumed.begin(path, len(rows)), []
     try:
-        learned, changed = consumed.go_on(path, found.metadata.learned, rows)
+        learned, changed = unchanged.go_on(path, found.metadata.learned, rows)
     except CheckpointError as error:
         if not allows:
             raise
         return consumed.begin(path, len(rows)), [Warned(message=str(error))]
     if not changed:
         return learned, []
-    named = consumed.describe_changes(changed, rows.name)
+    named = unchanged.describe_changes(changed, rows.name)
     what = f"{len(changed):,} of the rows that were learned have changed since, {named}"
     if not allows:
         remedy = "put them back, begin anew without --resume, or go on all the same with"

@@ -17,7 +17,7 @@ from vlora.data.format.image_sizes import Asked, Budget, SizedImage, fit_to_patc
 from vlora.data.format.samples import format_sample
 from vlora.data.rows import beside
 from vlora.errors import SampleError
-from vlora.models.encode.images.opening import read_size
+from vlora.models.encode.images.headers import read_size
 from vlora.models.encode.images.resizing import find_budget
 from vlora.types import ImageSlot, Sample, Turn
 

@@ -18,8 +18,6 @@ from vlora.data.format.samples import format_sample
 from vlora.data.opening import read_rows
 from vlora.errors import RecipeError
 from vlora.events import Event, Reported, StepReport
-from vlora.models.encode.images.opening import read_size
-from vlora.models.encode.images.resizing import Resizer
 from vlora.recipe.schema import DataSection
 
 CheckpointFactory = Callable[[str], Path]
@@ -73,39 +71,6 @@ def test_images_are_not_decoded(encoder: EncoderFactory, tmp_path: Path, monkeyp
 
     assert [estimate(sample) for sample in samples] == expected
     assert n_calls == 2
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_read_size(suffix: str, orientation: int, tmp_path: Path) -> None:
-    """The size is the upright image's, from a path, bytes, a mapping, a data URI or an open image."""
-    image = Image.new("RGB", (60, 40), "red")
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    path = tmp_path / f"a.{suffix}"
-    image.save(path, exif=exif)
-    size = (40, 60) if orientation > 4 else (60, 40)
-
-    assert read_size(str(path)) == size
-    assert read_size(path.read_bytes()) == size
-    assert read_size({"bytes": path.read_bytes(), "path": None}) == size
-    assert read_size({"bytes": None, "path": str(path)}) == size
-    with Image.open(path) as opened:
-        assert read_size(opened) == size
-    assert read_size(str(path), Resizer(shape=(10, 20))) == (20, 10)
-    width, height = read_size(str(path), Resizer(max_pixels=600)) or (0, 0)
-    assert 500 < width * height <= 600
-
-
-def test_sizes_that_are_not_known(tmp_path: Path) -> None:
-    """Neither a URL nor what is no image is read any further."""
-    (tmp_path / "a.png").write_text("no image")
-
-    assert read_size("https://example.com/a.png") is None
-    assert read_size(str(tmp_path / "a.png")) is None
-    assert read_size(str(tmp_path / "b.png")) is None
-    assert read_size("data:image/png;base64,AAAA") is None
-    assert read_size(3) is None
 
 
 def run_grouped(folder: Path, model: Path, rows: Path, **options: Any) -> list[Event]:

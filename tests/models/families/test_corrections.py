@@ -14,7 +14,6 @@ from vlora.models.families.expanding import expand_features
 from vlora.models.families.internvl import match_reference_intern_vit
 from vlora.models.families.kimi import match_reference_moonvit_3d
 from vlora.models.families.registry import describe_family
-from vlora.models.forward import overrides
 from vlora.models.forward.lm_inputs import LOGIT_PLACES
 from vlora.models.load.loading import prepare
 from vlora.models.load.unfreeze import unfreeze_language
@@ -27,25 +26,6 @@ def embed(name: str, module: nn.Module, row: int = 1) -> mx.array:
     inputs = {key: to_device(value) for key, value in example.inputs.items()}
     embeds: mx.array = module.get_input_embeddings(mx.array(example.tokens)[None], **inputs).inputs_embeds
     return embeds
-
-
-def test_ids_of_the_processor_count_before_those_of_the_configuration() -> None:
-    """Features are put where the processor wrote their tokens, also if config.json names another id."""
-    module = build(FAMILIES["internvl_chat"])
-    example = examples(FAMILIES["internvl_chat"])[0]
-    module.eval()  # its tower drops paths in training
-    own = embed("internvl_chat", module, 0)
-    with overrides.merge_features(module):
-        corrected = embed("internvl_chat", module, 0)
-
-    assert module.config.image_token_index not in example.tokens
-    assert mx.array_equal(own, corrected)
-
-
-def test_too_few_image_tokens_are_an_error() -> None:
-    """Features that have no token of their own are not dropped."""
-    with pytest.raises(ValueError, match="3 image tokens stand for 4 image features"):
-        overrides.scatter_features(mx.zeros((1, 5, 2)), mx.ones((4, 2)), np.array([[True, True, True, False, False]]))
 
 
 def test_intern_vit_has_the_exact_activation() -> None:

@@ -21,7 +21,7 @@ from ...train.backbone import Params
 from ...train.state import bound_params
 from ...types import Batch, BoolArray, Example, IntArray, Tree
 from ..forward.lm_inputs import LMInputs, leaves, partition_inputs
-from ..forward.overrides import scatter_layers
+from ..forward.merging import scatter_layers
 from .mrope import mrope_positions
 from .patch_bins import Grid, Pass, count_patches, plan_passes
 from .patch_tower import Inputs, TowerShape, in_bins, lay_out_pixels, lay_out_sizes, merge_size, place, run_tower

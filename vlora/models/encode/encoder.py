@@ -25,7 +25,8 @@ from ...types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
 from ..families.family import Family
 from .fingerprint import preparation_fingerprint
 from .images.boxes import write_boxes
-from .images.opening import ImageContent, decode_image, look_at_image, read_image, stored_image
+from .images.headers import look_at_image, stored_image
+from .images.opening import ImageContent, decode_image, read_image
 from .images.received import Received, restore_pictures
 from .images.resizing import Resizer, find_budget
 from .processor_call import ProcessorCall

@@ -12,7 +12,7 @@ from ...data.format.image_sizes import Size
 from ...errors import SampleError
 from ...types import ImageSlot, Sample, Turn
 from .encoder import Encoder
-from .images.opening import read_size
+from .images.headers import read_size
 
 UNKNOWN_SIZE = (512, 512)
 """(width, height) taken for images whose size is not known before they are read, as those behind a URL."""

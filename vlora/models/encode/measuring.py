@@ -11,7 +11,8 @@ from ...data.format.image_sizes import Size
 from ...errors import SampleError
 from ...types import Example, ImageSlot, Sample, Turn
 from .encoder import Encoder
-from .images.opening import decode_image, read_image, read_size
+from .images.headers import read_size
+from .images.opening import decode_image, read_image
 
 WIDE, TALL = (1300, 700), (90, 150)
 """Sizes with which it is tried whether a row's images count one by one: with tiles, and without."""

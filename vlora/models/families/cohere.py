@@ -9,12 +9,8 @@ import mlx.nn as nn
 import numpy as np
 
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    chain,
-    dense_deepstack,
-    merge_features,
-    scatter_features,
-)
+from ..forward.merging import dense_deepstack, merge_features, scatter_features
+from ..forward.overrides import chain
 from .family import Family, Forward
 
 

@@ -14,10 +14,8 @@ from ...errors import ModelError
 from ...types import Example
 from ..forward.attention_masks import in_one_segment, segment_mask
 from ..forward.calls import call_language_model, embed_alone
+from ..forward.corrections import undifferentiated_indices
 from ..forward.lm_inputs import SEGMENTS, LMInputs
-from ..forward.overrides import (
-    undifferentiated_indices,
-)
 from .family import Family, Format, Forward, Parts
 
 DEEPSEEK_TEMPLATE = (

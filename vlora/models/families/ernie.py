@@ -7,10 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..forward.calls import call_language_model
+from ..forward.corrections import sliced_splits
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    sliced_splits,
-)
 from .family import Family, Forward
 
 

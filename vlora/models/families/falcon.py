@@ -10,9 +10,7 @@ from PIL import Image
 
 from ..forward.attention_masks import number_runs, row_mask
 from ..forward.lm_inputs import SEGMENTS, LMInputs
-from ..forward.overrides import (
-    scatter_features,
-)
+from ..forward.merging import scatter_features
 from .family import Family, Format, Forward, Parts
 from .pieces import IMAGES_THEN_TEXT, ONE_QUESTION
 

@@ -12,10 +12,7 @@ from mlx.utils import tree_flatten
 from ..forward.attention_masks import number_runs, own_masks, row_mask
 from ..forward.calls import call_language_model
 from ..forward.lm_inputs import SEGMENTS, LMInputs
-from ..forward.overrides import (
-    chain,
-    override_attributes,
-)
+from ..forward.overrides import chain, override_attributes
 from ..forward.tied_head import TiedHead
 from .family import Family, Format, Forward
 from .siglip import fix_siglip

@@ -11,11 +11,7 @@ import numpy as np
 from ...types import BoolArray
 from ..forward.calls import call_language_model
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    chain,
-    override_attributes,
-    override_call,
-)
+from ..forward.overrides import chain, override_attributes, override_call
 from .family import Family, Format, Forward, Parts
 
 

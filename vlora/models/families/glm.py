@@ -9,13 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..forward.corrections import sliced_splits, undifferentiated_indices
 from ..forward.metal_kernels import without_metal_kernels
-from ..forward.overrides import (
-    chain,
-    override_call,
-    sliced_splits,
-    undifferentiated_indices,
-)
+from ..forward.overrides import chain, override_call
 from ..forward.resize import resize_bicubic
 from .family import STATES, Family, Forward, Parts
 

@@ -9,10 +9,8 @@ import numpy as np
 
 from ..forward.calls import call_language_model
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    override_attributes,
-    scatter_features,
-)
+from ..forward.merging import scatter_features
+from ..forward.overrides import override_attributes
 from .family import Family, Forward
 from .tiles import embed_llava_next, encode_views, pack_views, without_class_token
 

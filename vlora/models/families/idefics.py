@@ -9,9 +9,7 @@ import numpy as np
 
 from ...types import BoolArray, IntArray
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    scatter_features,
-)
+from ..forward.merging import scatter_features
 from .family import Family, Format, Forward
 
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 
+from ..forward.corrections import forget_attributes
 from ..forward.metal_kernels import without_metal_kernels
-from ..forward.overrides import (
-    chain,
-    forget_attributes,
-)
+from ..forward.overrides import chain
 from .family import STATES, Family, Forward, Parts
 
 _ROUTING_SCALE = forget_attributes("_wscale")

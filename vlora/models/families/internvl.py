@@ -12,13 +12,10 @@ from mlx_vlm.models.base import pixel_shuffle
 from ...data.format.boxes import (
     INTERNVL_BOXES,
 )
+from ..forward.corrections import approximate_gelu
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    approximate_gelu,
-    chain,
-    merge_features,
-    scatter_features,
-)
+from ..forward.merging import merge_features, scatter_features
+from ..forward.overrides import chain
 from .expanding import WITHOUT_TOKEN
 from .family import Family, Format, Forward
 

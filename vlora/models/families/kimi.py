@@ -7,14 +7,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..forward.overrides import (
-    approximate_gelu,
-    chain,
-    forget_attributes,
-    merge_by_gather,
-    override_attributes,
-    override_call,
-)
+from ..forward.corrections import approximate_gelu, forget_attributes
+from ..forward.merging import merge_by_gather
+from ..forward.overrides import chain, override_attributes, override_call
 from ..forward.resize import resize_bicubic
 from .family import STATES, Family, Forward, Parts
 

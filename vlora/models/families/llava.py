@@ -7,9 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    merge_features,
-)
+from ..forward.merging import merge_features
 from .expanding import WITHOUT_TOKEN, expand_features
 from .family import Family, Format, Forward
 from .tiles import embed_llava_next, embed_packed

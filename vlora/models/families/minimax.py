@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 
+from ..forward.corrections import undifferentiated_indices
 from ..forward.metal_kernels import without_metal_kernels
-from ..forward.overrides import (
-    chain,
-    undifferentiated_indices,
-)
+from ..forward.overrides import chain
 from .family import Family, Forward, Parts
 
 INDEX = "token by token, its index keeps keys of its own (minimax_m3_vl/language.py:578)"

@@ -8,9 +8,7 @@ import mlx.nn as nn
 
 from ..forward.attention_masks import masks_within
 from ..forward.lm_inputs import SEGMENTS, LMInputs
-from ..forward.overrides import (
-    override_call,
-)
+from ..forward.overrides import override_call
 from .family import Family, Forward
 
 

@@ -8,10 +8,8 @@ import mlx.nn as nn
 import numpy as np
 
 from ..forward.attention_masks import row_mask
+from ..forward.corrections import forget_attributes
 from ..forward.lm_inputs import SEGMENTS, LMInputs
-from ..forward.overrides import (
-    forget_attributes,
-)
 from .family import Family, Format, Forward, Parts
 
 _FUSED_HEAD = forget_attributes("_fused")

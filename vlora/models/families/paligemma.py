@@ -14,9 +14,7 @@ from ...data.format.boxes import (
 from ..forward.attention_masks import own_masks, row_mask
 from ..forward.calls import call_language_model
 from ..forward.lm_inputs import SEGMENTS, LMInputs
-from ..forward.overrides import (
-    scatter_features,
-)
+from ..forward.merging import scatter_features
 from .family import Family, Format, Forward
 from .siglip import fix_siglip
 

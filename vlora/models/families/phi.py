@@ -11,10 +11,7 @@ from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ..forward.calls import call_language_model
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    override_attributes,
-    override_call,
-)
+from ..forward.overrides import override_attributes, override_call
 from .expanding import WITHOUT_TOKEN, expand_features
 from .family import Family, Format, Forward, Parts
 

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..forward.overrides import (
-    merge_features,
-)
+from ..forward.merging import merge_features
 from .family import STATES, Family, Format, Forward
 from .pieces import IMAGES_THEN_TEXT, ONE_QUESTION
 

@@ -10,14 +10,10 @@ from ...data.format.boxes import (
     QWEN3_BOXES,
     QWEN25_BOXES,
 )
+from ..forward.corrections import approximate_gelu, undifferentiated_indices
+from ..forward.merging import dense_deepstack
 from ..forward.metal_kernels import without_metal_kernels
-from ..forward.overrides import (
-    approximate_gelu,
-    chain,
-    dense_deepstack,
-    replaced_functions,
-    undifferentiated_indices,
-)
+from ..forward.overrides import chain, replaced_functions
 from .family import STATES, Family, Format, Forward, Parts
 
 

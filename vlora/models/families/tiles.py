@@ -14,9 +14,7 @@ import numpy as np
 from transformers.image_processing_utils import select_best_resolution
 
 from ..forward.lm_inputs import LMInputs
-from ..forward.overrides import (
-    scatter_features,
-)
+from ..forward.merging import scatter_features
 from ..forward.resize import resize_bilinear
 
 LLAVA_NEXT_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))

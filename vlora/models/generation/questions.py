@@ -11,7 +11,7 @@ from ...data.readers.inline_images import is_inline
 from ...errors import SampleError
 from ...types import ImageSlot, Sample, Turn
 from ..encode.encoder import Encoder
-from ..encode.images.opening import look_at_image
+from ..encode.images.headers import look_at_image
 from .decode import Prompt
 
 UNKNOWN = "?"

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ...types import IntArray
-from ..forward.overrides import IMAGE_TOKENS
+from ..forward.merging import IMAGE_TOKENS
 
 OTHER_MEDIA = ("video_token_id", "video_token_index", "audio_token_id", "audio_token_index")
 

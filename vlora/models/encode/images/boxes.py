@@ -8,7 +8,7 @@ from ....data.format.boxes import BoxStyle, write_objects
 from ....data.format.image_sizes import Size
 from ....errors import SampleError
 from ....types import Sample
-from .opening import StoredImage
+from .headers import StoredImage
 from .resizing import Resizer
 
 

@@ -1,22 +1,20 @@
 """Images of rows, opened: whatever a row holds becomes an upright RGB picture."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import attrs
 from PIL import Image
 
-from ....data.format.image_sizes import Asked, Size, SizedImage
+from ....data.format.image_sizes import Asked, SizedImage
 from ....data.readers.inline_images import decode_inline, is_inline
 from ....data.readers.urls import fetch, is_url
 from ....errors import SampleError
 from ....system.digests import digest
-from ....system.files import check_length, expand, open_regular, read_regular
+from ....system.files import check_length, expand, read_regular
 from ....system.redaction import shorten_name
 from .decoding import decode
-from .decoding import read_size as read_header
 from .resizing import Resizer
 
 
@@ -53,13 +51,13 @@ def read_image(image: Any, source: str, *, allow_urls: bool = False) -> ImageCon
         content = read_image(image.image, source, allow_urls=allow_urls)
         sized = digest([content.digest.encode(), str(image.asked).encode()])
         return attrs.evolve(content, digest=sized, asked=image.asked)
-    image = _unwrap(image)
-    name = _name_image(image)
+    image = unwrap(image)
+    name = name_image(image)
     try:
         if isinstance(image, Image.Image):
             upright = decode(image)
             return ImageContent(name, upright, digest([str(upright.size).encode(), upright.tobytes()]))
-        data = _image_bytes(image, allow_urls=allow_urls)
+        data = image_bytes(image, allow_urls=allow_urls)
         return ImageContent(name, data, digest([data]))
     except (OSError, ValueError, TypeError) as error:
         # An error of the system names the file again, at any length.
@@ -92,55 +90,6 @@ def decode_image(content: ImageContent, source: str, resizer: Resizer) -> Image.
     return opened if size == opened.size else opened.resize(size, Image.Resampling.BICUBIC)
 
 
-@attrs.frozen
-class StoredImage:
-    """An image as it is stored.
-
-    Attributes:
-        name: How errors name it.
-        size: (width, height) in pixels, upright.
-        asked: The size that the row asks for it.
-    """
-
-    name: str
-    size: Size
-    asked: Asked | None = None
-
-
-def stored_image(content: ImageContent, source: str) -> StoredImage:
-    """Say how an image is stored that has been read.
-
-    Raises:
-        SampleError: It is no image.
-    """
-    try:
-        data = content.data
-        size = data.size if isinstance(data, Image.Image) else read_header(io.BytesIO(data), to_end=True)
-    except ValueError as error:
-        msg = f"{source}: cannot read the image {content.name}: {error}"
-        raise SampleError(msg) from None
-    return StoredImage(content.name, size, content.asked)
-
-
-def look_at_image(image: Any, source: str, *, allow_urls: bool = False) -> StoredImage:
-    """Say how an image is stored, by its header if that says it.
-
-    Args:
-        image: As for `read_image`, as are the next two.
-        source: See above.
-        allow_urls: See above.
-
-    Raises:
-        SampleError: As `read_image`, or it is no image.
-    """
-    asked = image.asked if isinstance(image, SizedImage) else None
-    bare = image.image if asked is not None else image
-    size = read_size(bare, to_end=True)
-    if size is None:
-        return stored_image(read_image(image, source, allow_urls=allow_urls), source)
-    return StoredImage(_name_image(_unwrap(bare)), size, asked)
-
-
 def open_image(
     image: Any,
     source: str,
@@ -154,38 +103,11 @@ def open_image(
     return decode_image(content, source, Resizer(resize_shape, max_pixels))
 
 
-def read_size(image: Any, resizer: Resizer | None = None, *, to_end: bool = False) -> tuple[int, int] | None:
-    """Say how large an image will be for the processor, from its file's header alone.
-
-    Args:
-        image: As for `read_image`.
-        resizer: Says what becomes of sizes; None if they stay.
-        to_end: Look for what turns the picture behind its header too, as decoding does.
-
-    Returns:
-        (width, height) in pixels; None where more than the header would be needed, or there is no image.
-    """
-    resizer = resizer or Resizer()
-    asked = image.asked if isinstance(image, SizedImage) else None
-    if resizer.shape is not None and asked is None:
-        return resizer.shape[1], resizer.shape[0]
-    image = _unwrap(image.image if isinstance(image, SizedImage) else image)
-    if isinstance(image, str) and is_url(image):
-        return None
-    try:
-        if isinstance(image, Image.Image):
-            return resizer.before_processor(read_header(image, to_end=to_end), asked)
-        with _open_stream(image) as stream:
-            return resizer.before_processor(read_header(stream, to_end=to_end), asked)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
 def name_content(image: Any) -> bytes:
     """Stand for an image without reading a file: by its path or address, or by the bytes or pixels that there are."""
     if isinstance(image, SizedImage):
         return name_content(image.image) + str(image.asked).encode()
-    image = _unwrap(image)
+    image = unwrap(image)
     if isinstance(image, Image.Image):
         return digest([str((image.size, image.mode)).encode(), image.tobytes()]).encode()
     if isinstance(image, bytes):
@@ -193,26 +115,28 @@ def name_content(image: Any) -> bytes:
     return str(image).encode("utf-8", "surrogatepass")
 
 
-def _unwrap(image: Any) -> Any:
+def unwrap(image: Any) -> Any:
+    """Give what an image of `datasets` holds: its bytes, or its path."""
     if not isinstance(image, Mapping):
         return image
     return image.get("bytes") if image.get("bytes") is not None else image.get("path")
 
 
-def _name_image(image: Any) -> str:
+def name_image(image: Any) -> str:
+    """Name an image in an error, without its content."""
     if not isinstance(image, (str, Path)):
         return f"of type {type(image).__name__}"
     return shorten_name(str(image), 60 if isinstance(image, str) and is_inline(image) else 300)
 
 
-def _open_stream(image: Any) -> BinaryIO:
-    """Open what a header can be read from, without reading more."""
-    if isinstance(image, (str, Path)) and not (isinstance(image, str) and is_inline(image)):
-        return open_regular(expand(image))
-    return io.BytesIO(_image_bytes(image, allow_urls=False))
+def image_bytes(image: Any, *, allow_urls: bool) -> bytes:
+    """Read the bytes of an image's file, wherever they are.
 
-
-def _image_bytes(image: Any, *, allow_urls: bool) -> bytes:
+    Raises:
+        OSError: There is no such file, or it cannot be fetched.
+        ValueError: It is an address that is not to be fetched, or too long.
+        TypeError: There is nothing that an image can be read from.
+    """
     if isinstance(image, bytes):
         check_length(len(image))
         return image

@@ -1,0 +1,76 @@
+"""Whether the rows that a run has learned are still what they were, where it goes on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.rows import RowDataset
+from ..errors import CheckpointError, SampleError
+from ..types import RowMark
+from .consumed import Learned, begin, digest_row, look_at
+
+NAMED = 4
+"""Rows that have changed that an error names."""
+
+
+def go_on(path: Path, n_bytes: int, rows: RowDataset) -> tuple[Learned, list[str]]:
+    """Go on where a training state was saved.
+
+    Args:
+        path: The file.
+        n_bytes: What `Learned.write` gave when the state was saved; 0 if an older vlora has saved it.
+        rows: The rows as they are now.
+
+    Returns:
+        The rows that were learned by then, and what has changed of them since, in words.
+
+    Raises:
+        CheckpointError: The file is not what was written then.
+    """
+    learned = begin(path, len(rows))
+    learned.n_bytes = n_bytes
+    changed = []
+    for mark in _read(path, learned.n_bytes, len(rows)):
+        learned.is_known[mark.index] = True
+        if (what := _find_change(mark, rows)) is not None:
+            changed.append(f"row {int(rows.indices[mark.index])} ({what})")
+    return learned, changed
+
+
+def describe_changes(changed: Sequence[str], name: str) -> str:
+    """Name rows that have changed."""
+    more = f" and {len(changed) - NAMED:,} more" if len(changed) > NAMED else ""
+    return f"{name}: {', '.join(changed[:NAMED])}{more}"
+
+
+def _read(path: Path, n_bytes: int, n_rows: int) -> list[RowMark]:
+    if not n_bytes:
+        return []
+    try:
+        with path.open("rb") as file:
+            marks = [_parse(line) for line in file.read(n_bytes).splitlines()]
+            is_whole = file.tell() == n_bytes and all(0 <= mark.index < n_rows for mark in marks)
+    except (OSError, ValueError, TypeError):
+        is_whole = False
+    if not is_whole:
+        msg = (
+            f"{path}: is not what the run has written, so that nothing says whether its rows have changed since; with "
+            "data.allow_changed_rows = true it goes on all the same"
+        )
+        raise CheckpointError(msg)
+    return marks
+
+
+def _parse(line: bytes) -> RowMark:
+    index, digest, files = json.loads(line)
+    return RowMark(index=int(index), digest=digest, files=tuple((name, size, time) for name, size, time in files))
+
+
+def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
+    """Say what of a row is other than it was; None if nothing is."""
+    try:
+        if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:
+            return "what stands in it"
+    except SampleError:
+        return "it cannot be read"
+    return next((file[0] for file in mark.files if look_at(file[0]) != tuple(file)), None)

@@ -9,7 +9,7 @@ import attrs
 from .cuts import CutCounts
 
 if TYPE_CHECKING:
-    from .types import Cut, RowMark
+    from .types import Cut, HeldOut, RowMark
 
 
 @attrs.frozen(kw_only=True)
@@ -193,6 +193,7 @@ class Started:
         features: Where the features of images are kept, or why they are not.
         template: What writes the conversations, and how answers end.
         head: How the language model's head runs.
+        held_out: The rows to validate on, each read when it is asked for.
     """
 
     device: Device
@@ -209,6 +210,7 @@ class Started:
     features: FeatureStorage
     template: TemplateUse
     head: HeadUse
+    held_out: "HeldOut" = attrs.field(default=(), repr=False, eq=False)
 
 
 @attrs.frozen(kw_only=True)

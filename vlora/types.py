@@ -7,7 +7,7 @@ Shape letters, everywhere in vlora: B batch rows, T tokens, N targets, S example
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 import mlx.core as mx
@@ -96,6 +96,16 @@ class Sample:
     images: tuple[Any, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     objects: Objects | None = None
+
+
+class HeldOut(Protocol):
+    """Rows by their places, each read when it is asked for."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Read a row."""
 
 
 @attrs.frozen(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from .modes import OUTPUT
 
 METRICS_NAME = "metrics.jsonl"
-DERIVED_NAMES = ("loss.png",)
+DERIVED_NAMES = ("report.html", "loss.png")
 """Files that show what stands in metrics.jsonl, times among it."""
 STATE_NAME = "state.safetensors"
 REPORTS, CHECKSUM = "reports", "checksum"

@@ -10,6 +10,7 @@ from vlora.cli import consumers
 from vlora.cli.consumers import Consumer, open_consumers
 from vlora.cli.main import main
 from vlora.events import Event, Warned
+from vlora.output.paths import DERIVED_NAMES
 from vlora.recipe.parse import parse_recipe
 
 CheckpointFactory = Callable[[str], Path]
@@ -52,7 +53,7 @@ def test_one_that_fails_is_warned_of_once(
     found: list[str] = []
     heard: list[str] = []
     made = [("a", make(found, "a", fails_at)), ("b", make(found, "b"))]
-    monkeypatch.setattr(consumers, "_make_consumers", lambda _: iter(made))
+    monkeypatch.setattr(consumers, "_make_consumers", lambda *_: iter(made))
 
     with open_consumers(RECIPE, heard.append) as consume:
         for event in EVENTS:
@@ -66,7 +67,7 @@ def test_one_that_fails_is_warned_of_once(
 def test_all_are_closed_when_a_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of the run is the one that is told."""
     found: list[str] = []
-    monkeypatch.setattr(consumers, "_make_consumers", lambda _: iter([("a", make(found, "a"))]))
+    monkeypatch.setattr(consumers, "_make_consumers", lambda *_: iter([("a", make(found, "a"))]))
 
     def run() -> None:
         with open_consumers(RECIPE, found.append):
@@ -86,7 +87,7 @@ def test_a_run_draws_its_losses(is_wanted: bool, checkpoint: CheckpointFactory, 
     out = tmp_path / "out"
     assert main([*typed, "--output-path", str(out), "--set", f"output.report={str(is_wanted).lower()}"]) == 0
 
-    assert (out / "loss.png").is_file() == is_wanted
+    assert [(out / name).is_file() for name in DERIVED_NAMES] == [is_wanted, is_wanted]
 
 
 def test_a_report_that_cannot_be_written_ends_no_training(
@@ -97,7 +98,7 @@ def test_a_report_that_cannot_be_written_ends_no_training(
     typed = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "2"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlora.report.run.live.PLOT_NAME", "nowhere/\0")
+        patch.setattr("vlora.report.run.live.REPORT_NAME", "nowhere/\0")
         assert main([*typed, "--output-path", str(out)]) == 0
 
     printed = capsys.readouterr().out

@@ -24,7 +24,7 @@ from vlora.output.archive import (
 )
 from vlora.output.lock import LOCK_NAME, exclusive_run_lock
 from vlora.output.metrics_log import MetricsLog
-from vlora.output.paths import output_paths
+from vlora.output.paths import DERIVED_NAMES, output_paths
 from vlora.output.setting_aside import JOURNAL_NAME
 from vlora.recipe.parse import dump_recipe
 from vlora.recipe.schema import DataSection, ModelSection, OutputSection
@@ -184,18 +184,20 @@ def test_what_did_not_begin_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / ".partial-state.safetensors").write_text("begun")
     assert archive_previous_run(recipe, output_paths(recipe)) is None
-    (tmp_path / "loss.png").write_text("drawn of it")
+    for name in DERIVED_NAMES:
+        (tmp_path / name).write_text("drawn of it")
     assert archive_previous_run(recipe, output_paths(recipe)) is None
     (tmp_path / "recipe.toml").write_text(f"# mine\n{dump_recipe(recipe)}")
     assert archive_previous_run(recipe, output_paths(recipe)) == tmp_path / "earlier-1"
 
 
-def test_what_a_run_would_draw_over_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", DERIVED_NAMES)
+def test_what_a_run_would_draw_over_is_kept(name: str, tmp_path: Path) -> None:
     """Somebody's own picture has a name that a run takes; no metrics say that it is derived."""
-    (tmp_path / "loss.png").write_text("mine")
+    (tmp_path / name).write_text("mine")
 
     assert archive_previous_run(recipe_for(tmp_path), output_paths(recipe_for(tmp_path))) == tmp_path / "earlier-1"
-    assert (tmp_path / "earlier-1" / "loss.png").read_text() == "mine"
+    assert (tmp_path / "earlier-1" / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize(

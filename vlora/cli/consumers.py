@@ -13,18 +13,21 @@ Consumer = Callable[[Event], None]
 
 
 @contextmanager
-def open_consumers(recipe: Recipe, warn: Callable[[str], None]) -> Iterator[Consumer]:
+def open_consumers(recipe: Recipe, warn: Callable[[str], None], go_on: str = "") -> Iterator[Consumer]:
     """Give what takes all events of a run to everything that the recipe asks for.
 
     Args:
         recipe: What is carried out.
         warn: Is told, once, what a consumer failed with; it gets no event after that.
+        go_on: The command that goes on with the run.
 
     Raises:
         VloraError: Something that the recipe asks for is not there.
     """
     with ExitStack() as stack:
-        consumers = [stack.enter_context(_guard(name, context, warn)) for name, context in _make_consumers(recipe)]
+        consumers = [
+            stack.enter_context(_guard(name, context, warn)) for name, context in _make_consumers(recipe, go_on)
+        ]
 
         def consume(event: Event) -> None:
             for take in consumers:
@@ -33,12 +36,12 @@ def open_consumers(recipe: Recipe, warn: Callable[[str], None]) -> Iterator[Cons
         yield consume
 
 
-def _make_consumers(recipe: Recipe) -> Iterator[tuple[str, AbstractContextManager[Consumer]]]:
+def _make_consumers(recipe: Recipe, go_on: str) -> Iterator[tuple[str, AbstractContextManager[Consumer]]]:
     """Yield the consumers that a recipe asks for, with what they are called in a warning."""
     if recipe.output.report:
         from ..report.run.live import LiveReport
 
-        yield "the report", LiveReport(recipe)
+        yield "the report", LiveReport(recipe, go_on)
 
 
 @attrs.define

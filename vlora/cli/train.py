@@ -88,7 +88,7 @@ def train(
                 begin(recipe.model.path)
                 from ..run.fit import fit
                 from .view import open_view, show_end
-            with open_view(console) as view, open_consumers(recipe, view.warn) as consume:
+            with open_view(console) as view, open_consumers(recipe, view.warn, go_on) as consume:
                 for note in notes:
                     view.warn(note)
                 for event in fit(recipe, resume=resume, or_start=or_start, should_stop=signals.is_asked):

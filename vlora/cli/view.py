@@ -1,6 +1,5 @@
 """What a run prints: a line for each event, a bar below the lines on a terminal, and the last lines."""
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -24,6 +23,7 @@ from ..events import (
     Warned,
 )
 from ..recipe.schema import Recipe
+from ..report.run.commands import ask_command
 from .sentences import describe_columns, describe_head, describe_storage, describe_template
 from .units import format_bytes, format_count
 
@@ -183,19 +183,6 @@ def _show_command(event: Finished, say: Callable[[str], None]) -> None:
     if event.unasked is not None:
         say(f"the trained model {event.unasked}")
         return
-    parts = ["python", "-m", "mlx_vlm.generate", "--model", event.model]
-    if event.adapter is not None:
-        parts += ["--adapter-path", str(event.adapter)]
-    if event.example_image is not None:
-        parts += ["--image", str(event.example_image)]
-    parts += [
-        "--prompt",
-        event.example_question,
-        "--max-tokens",
-        str(event.max_new_tokens),
-        "--temperature",
-        "0",
-    ]
     if event.config_differs_upstream:
         say(
             f"mlx-vlm's own programs read another rotary embedding from the config.json of {event.model} than "
@@ -203,7 +190,7 @@ def _show_command(event: Finished, say: Callable[[str], None]) -> None:
         )
     if event.difference is not None:
         say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
-    say(f"ask it:\n  {shlex.join(parts)}")
+    say(f"ask it:\n  {ask_command(event)}")
 
 
 def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:

@@ -12,8 +12,9 @@ STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
+REPORT_NAME = "report.html"
 PLOT_NAME = "loss.png"
-DERIVED_NAMES = (PLOT_NAME,)
+DERIVED_NAMES = (REPORT_NAME, PLOT_NAME)
 """Files that show what stands in others."""
 EARLIER_NAME = "earlier-"
 WEIGHTS_SUFFIX = ".safetensors"

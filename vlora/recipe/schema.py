@@ -274,7 +274,7 @@ class OutputSection:
 
     Attributes:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
-        report: Draw the losses of the run beside them, again and again while it trains.
+        report: Write a page of the run, and a picture of its losses, beside them, again and again while it trains.
         keep_last: How many numbered checkpoints stay, the newest ones; all of them without a number.
     """
 

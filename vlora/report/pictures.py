@@ -37,16 +37,19 @@ class Picture:
     about: str
 
 
-def make_picture(image: Image.Image, about: str, *, most_bytes: int = MOST_BYTES) -> Picture:
+def make_picture(
+    image: Image.Image, about: str, *, most_bytes: int = MOST_BYTES, longest_side: int = LONGEST_SIDE
+) -> Picture:
     """Write a picture as a page holds it. Pure.
 
     Args:
         image: The picture, of any size and mode.
         about: What it shows, for readers who do not see it.
         most_bytes: What it may take, before base64; it is scaled down until it does, or is very small.
+        longest_side: Pixels; a larger picture is scaled.
     """
     image = _flatten(image)
-    side = min(LONGEST_SIDE, max(image.size))
+    side = min(longest_side, max(image.size))
     while True:
         shown = _scale(image, side)
         data, kind = _write(shown)

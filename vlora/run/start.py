@@ -290,6 +290,7 @@ def _describe(run: RunContext, first: int) -> Started:
         model_type=data.files.model_type,
         n_rows=len(data.train),
         n_valid_rows=0 if data.valid is None else len(data.valid),
+        held_out=() if data.valid is None else data.valid,
         n_steps=run.source.n_steps(first + 1),
         is_estimated=run.source.is_estimated,
         first_step=first,

@@ -51,7 +51,7 @@ def test_answers_of_older_runs(tmp_path: Path) -> None:
     lines = [{"step": 0, "accuracy_before": 0.1}, {"step": 9, "accuracy_before": 0.1, "accuracy_after": 0.8}]
     [chart] = metric_charts(read_run(write_run(tmp_path, *lines)))
 
-    assert [line.ys for line in chart.lines] == [(0.1, 0.1), (0.8,)]
+    assert [(line.xs, line.ys) for line in chart.lines] == [((0, 9), (0.1, 0.8))]
 
 
 def test_other_numbers(tmp_path: Path) -> None:

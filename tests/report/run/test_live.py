@@ -6,10 +6,24 @@ from pathlib import Path
 import attrs
 from PIL import Image
 
-from vlora.events import Columns, Device, Event, FeatureStorage, HeadUse, Reported, Started, TemplateUse
+from tests.report.run.test_answers import Rows, write_answers
+from vlora.events import (
+    Columns,
+    Device,
+    Event,
+    FeatureStorage,
+    Finished,
+    HeadUse,
+    Reported,
+    Skipped,
+    Started,
+    TemplateUse,
+    Warned,
+)
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import Recipe
-from vlora.report.run.live import LEAST_SECONDS, SHARE, LiveReport
+from vlora.report.run.answers import N_ROWS
+from vlora.report.run.live import LEAST_SECONDS, MOST_NOTES, SHARE, LiveReport
 
 STARTED = Started(
     device=Device(kind="cpu", name="a chip", memory_bytes=10**9),
@@ -26,6 +40,21 @@ STARTED = Started(
     features=FeatureStorage(),
     template=TemplateUse(origin="model"),
     head=HeadUse(extent="chunks"),
+)
+
+
+FINISHED = Finished(
+    step=3,
+    n_steps=3,
+    model="a/model",
+    adapter=None,
+    metrics=Path("metrics.jsonl"),
+    example_image=None,
+    example_question="Well?",
+    max_new_tokens=8,
+    n_skipped=0,
+    n_traces=1,
+    trace_s=0.1,
 )
 
 
@@ -55,11 +84,13 @@ class Clock:
 def test_it_is_written_at_once_then_seldom_and_at_the_end(tmp_path: Path) -> None:
     """At most every few seconds; what came since then is in the last version."""
     clock, written = Clock(), []
-    consumer = LiveReport(recipe_for(tmp_path), clock)
+    consumer = LiveReport(recipe_for(tmp_path), clock=clock)
     plot = tmp_path / "loss.png"
     with consumer as consume:
         consume(STARTED)
+        assert (tmp_path / "report.html").is_file()
         assert not plot.exists()
+        clock.now += LEAST_SECONDS
         for step in range(1, 8):
             consume(report(step))
             written.append(plot.stat().st_mtime_ns)
@@ -70,11 +101,61 @@ def test_it_is_written_at_once_then_seldom_and_at_the_end(tmp_path: Path) -> Non
         assert picture.format == "PNG"
 
 
+def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
+    """The command that goes on stands there until it is over, the one that asks it from then on."""
+    pages = {}
+    for n_steps in (3, 9):
+        with LiveReport(recipe_for(tmp_path), "python -m vlora a.toml --resume") as consume:
+            consume(STARTED)
+            consume(Warned(message="a warning"))
+            for _ in range(MOST_NOTES):
+                consume(Skipped(reason="rows.jsonl row 7: nothing"))
+            consume(report(3))
+            pages[0] = (tmp_path / "report.html").read_text()
+            consume(attrs.evolve(FINISHED, n_steps=n_steps))
+        pages[n_steps] = (tmp_path / "report.html").read_text()
+
+    going_on = "python -m vlora a.toml --resume"
+    assert [going_on in pages[number] for number in (0, 3, 9)] == [True, False, True]
+    assert ["mlx_vlm.generate" in pages[number] for number in (0, 3, 9)] == [False, True, True]
+    assert ["Training." in pages[0], "Training is over" in pages[3], "Stopped" in pages[9]] == [True, True, True]
+    assert "a warning" in pages[3]
+    assert "and 1 more" in pages[3]
+
+
+def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
+    """Its last reports are there."""
+    consume = LiveReport(recipe_for(tmp_path), clock=Clock())
+    with consume:
+        consume(STARTED)
+        consume(report(3, 0.5))
+
+    page = (tmp_path / "report.html").read_text()
+    assert "Ended by an error" in page
+    assert "0.5000" in page
+
+
+def test_answers_are_shown_as_they_come(tmp_path: Path) -> None:
+    """With the pictures of the rows that were held out."""
+    held_out = Rows(9)
+    with LiveReport(recipe_for(tmp_path)) as consume:
+        consume(attrs.evolve(STARTED, held_out=held_out))
+        assert "Answers" not in (tmp_path / "report.html").read_text()
+        write_answers(tmp_path / "predictions.jsonl", 9, (0,))
+        consume.write("training")
+        assert (tmp_path / "report.html").read_text().count("<img ") == N_ROWS
+        write_answers(tmp_path / "predictions.jsonl", 9, (0, 8))
+    page = (tmp_path / "report.html").read_text()
+    assert (page.count("before training"), page.count("after step 8")) == (N_ROWS, N_ROWS)
+    assert held_out.read == list(range(N_ROWS))
+
+
 def test_a_report_that_takes_long_is_written_less_often(tmp_path: Path) -> None:
     """Its share of the time stays what it is allowed to be."""
     clock = Clock(cost=1.0)
-    consume = LiveReport(recipe_for(tmp_path), clock)
+    consume = LiveReport(recipe_for(tmp_path), clock=clock)
     consume(STARTED)
+    clock.now += LEAST_SECONDS
     times = []
     for step in range(1, 3000):
         consume(report(step))

@@ -23,15 +23,15 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 )
 """Title, unit, and the numbers of metrics.jsonl with their names in the legend."""
 
-FROM_ZERO = frozenset({"Speed", "Memory", "Waiting for rows", "Padding"})
+FROM_ZERO = frozenset({"Learning rate", "Speed", "Memory", "Waiting for rows", "Padding"})
 
 EVAL, LOW, HIGH = "eval_", "_low", "_high"
 """How the numbers of a round of answers are called, and the ends of their intervals."""
 
 NOT_METRICS = frozenset({"eval_rows", "eval_seconds", "eval_s"})
 
-OLDER_METRICS = {"accuracy_before": "accuracy before", "accuracy_after": "accuracy after"}
-"""Of runs that only counted right answers, before and after training."""
+OLDER_METRIC, OLDER_NAMES = "accuracy", ("accuracy_before", "accuracy_after")
+"""Exact answers of runs that counted them before and after training only: their name here, and in metrics.jsonl."""
 
 
 def loss_chart(run: RunRecord) -> Chart:
@@ -55,13 +55,29 @@ def metric_names(run: RunRecord) -> list[str]:
     return sorted(name for name in run.series if name.startswith(EVAL) and not _is_end(name, run))
 
 
+def score_names(run: RunRecord) -> list[str]:
+    """Name the numbers of a run that say how good it is, as metrics.jsonl has them."""
+    names = ["valid_loss", *(metric_names(run) or [OLDER_METRIC])]
+    return [name for name in names if score_series(name, run).steps]
+
+
+def score_series(name: str, run: RunRecord) -> Series:
+    """Give a number that says how good a run is, over its steps."""
+    if name != OLDER_METRIC:
+        return run[name]
+    before, after = (run[older] for older in OLDER_NAMES)
+    # What was right before training stands once more beside what is right after it.
+    return Series(before.steps[:1] + after.steps[-1:], before.values[:1] + after.values[-1:])
+
+
 def metric_charts(run: RunRecord) -> Iterator[Chart]:
     """Show what the answers to held-out rows scored, each metric with its interval."""
     for name in metric_names(run):
         yield Chart(title=name_metric(name), lines=(_metric_line(name, run),), is_log=False)
-    older = tuple(_line(label, run[name]) for name, label in OLDER_METRICS.items() if run[name].steps)
-    if older and not metric_names(run):
-        yield Chart(title="Exact answers", y_label="share of rows", lines=older, is_log=False, from_zero=True)
+    older = score_series(OLDER_METRIC, run)
+    if older.steps and not metric_names(run):
+        lines = (_line(name_metric(OLDER_METRIC), older),)
+        yield Chart(title="Exact answers", y_label="share of rows", lines=lines, is_log=False, from_zero=True)
 
 
 def other_charts(run: RunRecord) -> Iterator[Chart]:
@@ -77,7 +93,7 @@ def other_charts(run: RunRecord) -> Iterator[Chart]:
 
 def name_metric(name: str) -> str:
     """Write the name of a metric as people read it."""
-    return name.removeprefix(EVAL).replace("_", " ")
+    return "exact answers" if name == OLDER_METRIC else name.removeprefix(EVAL).replace("_", " ")
 
 
 def _is_end(name: str, run: RunRecord) -> bool:

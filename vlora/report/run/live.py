@@ -2,30 +2,39 @@
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import attrs
 
-from ...events import Event, Finished, Reported, Started
-from ...output.atomic import write_whole
-from ...output.paths import PLOT_NAME, output_paths
+from ...evaluation.prediction import PREDICTIONS_NAME
+from ...events import Event, Finished, Reported, Skipped, Started, StepReport, Warned
+from ...output.atomic import write_text, write_whole
+from ...output.paths import PLOT_NAME, REPORT_NAME, output_paths
 from ...recipe.parse import dump_recipe, flatten_recipe
 from ...recipe.schema import Recipe
 from ..charts.layout import lay_out
 from ..charts.png import draw_png
+from .answers import AnsweredRow, RowPictures, read_answers
+from .commands import ask_command
 from .figures import loss_chart
 from .run_files import RunLog, RunRecord, describe_device, read_log
+from .run_page import RunFacts, make_page
+from .versions import find_versions
 
 LEAST_SECONDS = 5.0
 """Between two versions of a report."""
 
-SHARE = 0.004
-"""Of the run's time that its report takes at most, but for the last version."""
+SHARE = 0.005
+"""Of the run's time that its report takes at most, but for the first and the last version."""
 
 WIDTH, HEIGHT, SIZE = 800, 460, 13
 """Of loss.png, before it is enlarged."""
+
+MOST_NOTES = 50
+"""Warnings and rows passed over that a report names."""
 
 
 @attrs.define(eq=False)
@@ -34,28 +43,44 @@ class LiveReport:
 
     Attributes:
         recipe: What is carried out.
+        go_on: The command that goes on with it.
         clock: Seconds of any origin.
         log: What was reported so far.
     """
 
     recipe: Recipe
+    go_on: str = ""
     clock: Callable[[], float] = time.monotonic
     log: RunLog = attrs.field(factory=RunLog, init=False)
-    _folder: Path | None = attrs.field(default=None, init=False)
-    _is_behind: bool = attrs.field(default=False, init=False)
+    _started: Started | None = attrs.field(default=None, init=False)
+    _finished: Finished | None = attrs.field(default=None, init=False)
+    _n_steps: int = attrs.field(default=0, init=False)
+    _notes: list[str] = attrs.field(factory=list, init=False)
+    _n_notes: int = attrs.field(default=0, init=False)
+    _answers: "_LiveAnswers | None" = attrs.field(default=None, init=False)
     _next: float = attrs.field(default=0.0, init=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return output_paths(self.recipe).folder
 
     def __call__(self, event: Event) -> None:
         """Take an event in, and write the report if there is something new and it is time."""
-        if isinstance(event, Started):
+        if isinstance(event, StepReport):
+            self._n_steps = event.n_steps or self._n_steps
+        elif isinstance(event, Started):
             self._start(event)
         elif isinstance(event, Reported):
             self.log.add(event.metrics)
-            self._is_behind = True
             if self.clock() >= self._next:
-                self.write()
+                self.write("training")
+        elif isinstance(event, (Warned, Skipped)):
+            self._n_notes += 1
+            if len(self._notes) < MOST_NOTES:
+                self._notes.append(event.message if isinstance(event, Warned) else event.reason)
         elif isinstance(event, Finished):
-            self.write()
+            self._finished, self._n_steps = event, event.n_steps
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -64,27 +89,80 @@ class LiveReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what was reported since the last version."""
-        if self._is_behind:
-            self.write()
+        """Write the last version."""
+        if self._started is None:
+            return
+        if self._finished is None:
+            self.write("failed")
+        else:
+            self.write("over" if self._finished.step == self._finished.n_steps else "stopped")
 
     def _start(self, event: Started) -> None:
-        self._folder = output_paths(self.recipe).folder
+        self._started, self._n_steps = event, event.n_steps
         if event.first_step:
             # What stands behind the state that the run goes on from has been removed by now.
-            self.log = read_log(self._folder)
+            self.log = read_log(self.folder)
         self.log.begin(event.first_step, describe_device(event.device.kind, event.device.name))
+        self._answers = _LiveAnswers(self.folder / PREDICTIONS_NAME, RowPictures(event.held_out, self.recipe.data))
+        self.write("training")
+        # The first version waits for what is imported, and says nothing of how long others take.
+        self._next = self.clock() + LEAST_SECONDS
 
-    def write(self) -> None:
-        """Write the report as far as the run is."""
-        if self._folder is None:
+    def write(self, status: str) -> None:
+        """Write the report as far as the run is.
+
+        Args:
+            status: As in `RunFacts`.
+        """
+        if self._started is None or self._answers is None:
             return
         start = self.clock()
-        run = self.log.freeze(self._folder, flatten_recipe(dump_recipe(self.recipe), with_defaults=True))
-        write_plot(run, self._folder / PLOT_NAME)
+        run = self.log.freeze(self.folder, flatten_recipe(dump_recipe(self.recipe), with_defaults=True))
+        now = datetime.now().astimezone()
+        page = make_page(run, self._describe(status, self._started), self._answers.read(), now)
+        write_text(self.folder / REPORT_NAME, page)
+        write_plot(run, self.folder / PLOT_NAME)
         end = self.clock()
-        self._is_behind = False
         self._next = end + max(LEAST_SECONDS, (end - start) / SHARE)
+
+    def _describe(self, status: str, started: Started) -> RunFacts:
+        finished, more = self._finished, self._n_notes - len(self._notes)
+        trained = f"{started.n_trainable:,} of {started.n_params:,}"
+        held_out = f", {started.n_valid_rows:,} held out" if started.n_valid_rows else ""
+        is_askable = finished is not None and finished.unasked is None
+        return RunFacts(
+            status=status,
+            n_steps=self._n_steps,
+            facts=(
+                ("model", f"{self.recipe.model.path} ({started.model_type})"),
+                ("parameters trained", trained),
+                ("rows", f"{started.n_rows:,}{held_out}"),
+            ),
+            versions=find_versions(),
+            notes=(*self._notes, *([f"and {more:,} more"] if more > 0 else [])),
+            go_on=self.go_on if status != "over" else "",
+            ask=ask_command(finished) if finished is not None and is_askable else "",
+            unasked=(finished.unasked or "") if finished is not None else "",
+        )
+
+
+@attrs.define(eq=False)
+class _LiveAnswers:
+    """The answers of a run that goes on, read again when there are new ones."""
+
+    file: Path
+    pictures: RowPictures
+    _version: tuple[int, int] | None = None
+    _rows: list[AnsweredRow] = attrs.field(factory=list)
+
+    def read(self) -> list[AnsweredRow]:
+        """Give what the first rows were answered so far."""
+        if self.file.is_file():
+            found = self.file.stat()
+            if (version := (found.st_size, found.st_mtime_ns)) != self._version:
+                self._version = version
+                self._rows = [self.pictures.add(row) for row in read_answers(self.file)]
+        return self._rows
 
 
 def write_plot(run: RunRecord, file: Path) -> None:

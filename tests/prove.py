@@ -259,7 +259,14 @@ def unbatched(subject: Subject, example: Example) -> np.ndarray:
     batch = Batch(
         tokens=mx.array(example.tokens)[None],
         valid=mx.ones((1, length), dtype=mx.bool_),
-        targets=Targets(mx.arange(length), *(mx.zeros((length,), dtype=mx.int32),) * 2, mx.zeros((0,)), mx.ones(1), {}),
+        targets=Targets(
+            mx.arange(length),
+            *(mx.zeros((length,), dtype=mx.int32),) * 2,
+            mx.zeros((0,)),
+            mx.ones(1),
+            mx.zeros((0,)),
+            {},
+        ),
         rows=(example,),
     )
     with bound_params(backbone.module, subject.state.params), backbone.overrides():

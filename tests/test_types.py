@@ -51,7 +51,7 @@ def test_states_and_outputs_cross_into_compiled_functions() -> None:
     def step(state: TrainState) -> tuple[TrainState, StepOutput]:
         params = {"a": state.params["a"] * 2}
         return TrainState(params, state.opt_state, state.step + 1), StepOutput(
-            mx.array(1.0), mx.array(2.0), mx.array(3.0)
+            mx.array(1.0), mx.array(2.0), mx.array(3.0), mx.array(2.0)
         )
 
     state, output = step(TrainState({"a": mx.array(4.0)}, {}, mx.array(0)))

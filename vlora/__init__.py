@@ -35,6 +35,7 @@ Training:
     loss_fn               (logits, targets, weights) -> (sum, count)
     Objective             any function of token log-probabilities, in a loss's place
     sum_by_example        values of tokens added up for each example, for such functions
+    sum_by_group          values of examples added up for each pair, or other group
     bind, unbind          give a state's parameters to the model, and take them back
     TrainLoop, evaluate   steps with reports; the loss of rows that are held out
 
@@ -70,10 +71,11 @@ if TYPE_CHECKING:
     from .recipe.parse import dump_recipe, parse_recipe
     from .recipe.schema import Recipe
     from .run.fit import fit
-    from .train.eval_step import make_eval_step
-    from .train.loop import TrainLoop, evaluate
-    from .train.objectives.objective import Objective, sum_by_example
+    from .train.eval_step import evaluate, make_eval_step
+    from .train.loop import TrainLoop
+    from .train.objectives.objective import Objective
     from .train.objectives.sft import loss_fn
+    from .train.objectives.sums import sum_by_example, sum_by_group
     from .train.optimizers import make_optimizer
     from .train.schedules import make_schedule
     from .train.state import bind, init_state, unbind
@@ -125,6 +127,7 @@ __all__ = [
     "save_state",
     "step_gradients",
     "sum_by_example",
+    "sum_by_group",
     "unbind",
 ]
 
@@ -143,7 +146,7 @@ _PLACES: dict[str, str | None] = {
     "fit": "run.fit",
     "VloraError": "errors",
     "TrainLoop": "train.loop",
-    "evaluate": "train.loop",
+    "evaluate": "train.eval_step",
     "loss_fn": "train.objectives.sft",
     "mask_completions": "data.masking",
     "make_optimizer": "train.optimizers",
@@ -163,7 +166,8 @@ _PLACES: dict[str, str | None] = {
     "make_train_step": "train.step",
     "step_gradients": "train.step",
     "Objective": "train.objectives.objective",
-    "sum_by_example": "train.objectives.objective",
+    "sum_by_example": "train.objectives.sums",
+    "sum_by_group": "train.objectives.sums",
     "Targets": "types",
     "Batch": "types",
     "Example": "types",

@@ -215,17 +215,18 @@ class Started:
 
 @attrs.frozen(kw_only=True)
 class StepReport:
-    """One step; losses in nats per supervised token.
+    """One step; losses are means over their terms, of fine-tuning nats per supervised token.
 
     Attributes:
         step: Counts from 1.
         loss: Of this step.
-        running_loss: Over all steps of this run so far, each token weighing the same.
+        running_loss: Over all steps of this run so far, each term weighing the same.
         learning_rate: Of this step.
         grad_norm: Before clipping.
         tokens: Tokens of this step, padding left out.
         places: Tokens of this step, padding included.
         supervised_tokens: Those that were learned.
+        n_terms: Terms of the loss: of fine-tuning the supervised tokens, of an objective over pairs the pairs.
         step_s: Seconds from the end of the step before to the end of this one.
         wait_s: Seconds that this step waited for its rows.
         n_traces: Shapes traced so far.
@@ -243,6 +244,7 @@ class StepReport:
     tokens: int
     places: int
     supervised_tokens: int
+    n_terms: float
     step_s: float
     wait_s: float
     n_traces: int

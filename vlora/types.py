@@ -161,6 +161,8 @@ class Example:
         cut: What `data.max_seq_length` has left out; None if the row is whole.
         mark: What the row is known by; None for rows that are not trained on.
         columns: What an objective reads of the row: name to a number, or to f32[T], one for each token.
+        group: Examples of one number belong together, such as the two answers of a pair: one microbatch has all of
+            them. None if the example stands alone.
     """
 
     source: str
@@ -173,6 +175,7 @@ class Example:
     cut: Cut | None = None
     mark: RowMark | None = None
     columns: Mapping[str, float | FloatArray] = attrs.field(factory=dict)
+    group: int | None = None
 
 
 class Inputs(NamedTuple):
@@ -198,8 +201,9 @@ class Targets(NamedTuple):
         ids: i32[N], the tokens to be predicted there; 0 where nothing is.
         weights: f32[N], 1 for a supervised target and 0 for a filler.
         example: i32[N], which of the batch's examples each belongs to. A sum over tokens is not given it, nor the next
-            two: they are empty then.
+            three: they are empty then.
         example_weights: f32[S], 1 for an example and 0 for a filler.
+        group: i32[S], which group each example belongs to (`Example.group`), counted from 0; of a filler it is 0.
         columns: What the batch's examples carry (`Example.columns`), name to f32[S], or to f32[N] where it is of each
             token.
     """
@@ -209,6 +213,7 @@ class Targets(NamedTuple):
     weights: mx.array
     example: mx.array
     example_weights: mx.array
+    group: mx.array
     columns: dict[str, mx.array]
 
 
@@ -236,6 +241,16 @@ class Batch(NamedTuple):
     segment_starts: tuple[tuple[int, int], ...] = ()
     segment_ids: mx.array | None = None
     ahead: Any = None
+
+    @property
+    def n_supervised(self) -> int:
+        """Count the supervised targets, without the device."""
+        return sum(int(np.count_nonzero(example.supervised[1:])) for example in self.rows)
+
+    @property
+    def n_groups(self) -> int:
+        """Count the groups of examples; an example that stands alone is one."""
+        return len({id(example) if example.group is None else example.group for example in self.rows})
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
@@ -270,11 +285,14 @@ class StepOutput(NamedTuple):
     """What one optimizer step measured.
 
     Attributes:
-        nll_sum: f32[], summed negative log-likelihood of the supervised targets, in nats.
-        n_supervised: f32[], how many targets that was.
+        nll_sum: f32[], summed loss: of fine-tuning, the negative log-likelihood of the supervised targets in nats.
+        n_supervised: f32[], how many supervised targets there were.
         grad_norm: f32[], global norm of the mean gradient before clipping.
+        n_terms: f32[], what the sum is divided by: of fine-tuning the supervised targets, of an objective over pairs
+            the pairs.
     """
 
     nll_sum: mx.array
     n_supervised: mx.array
     grad_norm: mx.array
+    n_terms: mx.array

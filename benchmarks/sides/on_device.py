@@ -115,7 +115,7 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
             data=recipe.data,
             batch_size=train.batch_size,
             workers=workers,
-            encode=lambda sample: backbone.prepare(data.encoder(sample)),
+            encode=lambda sample: (backbone.prepare(data.encoder(sample)),),
             prepare_batch=backbone.prepare_batch,
         )
         plan = step_batches(

@@ -13,7 +13,7 @@ def make_packed(*, n_steps: int | None = None, n_epochs: int | None = None) -> P
         n_rows=5, capacity=32, batch_size=1, accumulation=1, seed=0, shuffle=False, n_steps=n_steps, n_epochs=n_epochs
     )
     places = np.arange(17, dtype=np.int32)
-    rows = (Example(f"row {number}", places, places > 3, places < 0) for number in packed.indices())
+    rows = ((Example(f"row {number}", places, places > 3, places < 0),) for number in packed.indices())
     return PackedSource(batches=packed.steps(rows), packed=packed)
 
 

@@ -180,3 +180,19 @@ def test_columns_are_those_of_all_rows(columns: dict[str, np.ndarray], words: st
 
     with pytest.raises(BatchError, match=words):
         collate([first, second])
+
+
+@given(st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6), st.integers(0, 2), st.booleans())
+def test_groups_are_numbered(groups: list[int | None], n_fillers: int, is_packed: bool) -> None:
+    """Examples of one number have one in the batch, counted from 0; one that stands alone has its own."""
+    rows = [attrs.evolve(make_row(3), group=group) for group in groups]
+    batch = collate_packed([rows], 1 + n_fillers) if is_packed else collate(rows, len(rows) + n_fillers)
+    found = np.array(batch.targets.group).tolist()
+    numbers = found[: len(rows)]
+
+    assert [numbers.index(number) for number in numbers] == [
+        place if group is None else groups.index(group) for place, group in enumerate(groups)
+    ]
+    assert sorted(set(numbers)) == list(range(batch.n_groups))
+    assert not any(found[len(rows) :])
+    assert batch.targets.group.shape == batch.targets.example_weights.shape

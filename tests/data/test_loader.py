@@ -26,14 +26,14 @@ def make_rows(name: str = "rows") -> RowDataset:
     return RowDataset(name=name, table=table, indices=list(range(N_ROWS)))
 
 
-def encode(sample: Sample) -> Example:
+def encode(sample: Sample) -> tuple[Example]:
     """Make a row as long as its number, and 8 tokens; one of them is bad."""
     number = int(sample.turns[-1].text)
     if number == BAD:
         msg = f"{sample.source}: is bad"
         raise SampleError(msg)
     places = np.arange(number + 8, dtype=np.int32)
-    return Example(sample.source, places, places > 3, places < 0)
+    return (Example(sample.source, places, places > 3, places < 0),)
 
 
 def mark(index: int, row: Row, sample: Sample) -> RowMark:

@@ -111,15 +111,14 @@ class Run:
         )
         return packed, packed.steps(map(self.read, packed.indices()))
 
-    def read(self, number: int) -> Example | None:
+    def read(self, number: int) -> tuple[Example] | None:
         """Encode a row."""
         length = self.lengths[number]
         if length is None:
             return None
         marks = np.zeros(length, dtype=np.bool_)
-        return Example(
-            source=str(number), tokens=np.full(length, number, dtype=np.int32), supervised=marks, placeholders=marks
-        )
+        tokens = np.full(length, number, dtype=np.int32)
+        return (Example(source=str(number), tokens=tokens, supervised=marks, placeholders=marks),)
 
 
 def numbers_of(step: list[Batch]) -> list[list[int]]:

@@ -73,7 +73,6 @@ TESTED_ELSEWHERE = (
     "models/load/schemas",
     "models/load/value_checks",
     "models/load/weights",
-    "output/metrics_log",
     "report/inspect",
     "run/context",
 )

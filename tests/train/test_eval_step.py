@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+from tests.train.test_loop import make_batch, start
 from tests.training import make_trainable
-from vlora import collate, make_eval_step, make_train_step, unbind
+from vlora import Batch, TrainState, collate, evaluate, make_eval_step, make_train_step, unbind
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -25,3 +27,15 @@ def test_validation_sees_the_state(keys: dict[str, float | bool], checkpoint: Ch
     assert float(eager(trainable.state, batch)[0]) == pytest.approx(before, rel=1e-5)
     assert float(compiled(state, batch)[0]) != pytest.approx(before, rel=1e-4)
     assert float(compiled(state, batch)[1]) == sum(row.supervised.sum() for row in trainable.examples)
+
+
+def test_evaluation_reads_all_sums() -> None:
+    """The mean is over all batches' terms, the last one's too; without batches it is 0 over none."""
+    sums = {1: (3.0, 1.0), 2: (5.0, 3.0), 3: (4.0, 2.0)}
+
+    def eval_step(_: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
+        nll, n = sums[int(batch.rows[0].source.split()[1])]
+        return mx.array(nll), mx.array(n)
+
+    assert evaluate(eval_step, start(), (make_batch(number) for number in sums)) == (2.0, 6)
+    assert evaluate(eval_step, start(), ()) == (0.0, 0)

@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from tests.checkpoints import FAMILIES
 from tests.training import make_trainable
-from vlora import Example, TrainLoop, collate, evaluate, init_state, make_train_step
+from vlora import Example, TrainLoop, collate, init_state, make_train_step
 from vlora.errors import NonFiniteError, SampleError
 from vlora.events import StepReport
 from vlora.models import describe_family
@@ -60,7 +60,7 @@ class CountingStep:
         self.n_begun += 1
         self.n_traces = 1
         loss = mx.array(math.nan if self.n_begun == self.bad else rate)
-        return state._replace(step=state.step + 1), StepOutput(loss, mx.array(2.0), mx.array(1.0))
+        return state._replace(step=state.step + 1), StepOutput(loss, mx.array(2.0), mx.array(1.0), mx.array(2.0))
 
 
 def as_step(step: Any) -> TrainStep:
@@ -293,18 +293,6 @@ def test_the_old_state_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     # Small parameters are packed, which takes a copy of them.
     monkeypatch.setattr(flat_params, "PACKED_SIZE", 0)
     assert peak_of_steps(holds=False) < peak_of_steps(holds=True) - 1
-
-
-def test_evaluation_reads_all_sums() -> None:
-    """The mean is over all batches' tokens, the last one's too; without batches it is 0 over none."""
-    sums = {1: (3.0, 1.0), 2: (5.0, 3.0), 3: (4.0, 2.0)}
-
-    def eval_step(_: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
-        nll, n = sums[int(batch.rows[0].source.split()[1])]
-        return mx.array(nll), mx.array(n)
-
-    assert evaluate(eval_step, start(), (make_batch(number) for number in sums)) == (2.0, 6)
-    assert evaluate(eval_step, start(), ()) == (0.0, 0)
 
 
 @pytest.mark.parametrize("awaited", [True, False])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BatchError
-from ..types import Batch, Example, Targets, positions_of
+from ..types import Batch, Example, IntArray, Targets, positions_of
 
 SMALLEST_BUCKET = 32
 """Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
@@ -199,5 +199,13 @@ def _find_targets(
         weights=fill((np.ones(len(before)) for before in befores), np.float32),
         example=fill((np.full(len(before), number) for number, before in enumerate(befores)), np.int32),
         example_weights=fill([np.ones(len(examples))], np.float32, n_slots),
+        group=fill([_number_groups(examples)], np.int32, n_slots),
         columns={name: column(name) for name in sorted(examples[0].columns)},
     )
+
+
+def _number_groups(examples: Sequence[Example]) -> IntArray:
+    """Number the groups of a batch's examples from 0, in the order in which they come."""
+    numbers: dict[object, int] = {}
+    keys = (("alone", place) if row.group is None else row.group for place, row in enumerate(examples))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int32)

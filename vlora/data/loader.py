@@ -23,8 +23,8 @@ ROWS_OF_A_PACK = 4
 """Rows that are encoded ahead for each packed row."""
 
 
-Encoded = Example | SampleError
-"""A row as it was encoded, or why it was not."""
+Encoded = tuple[Example, ...] | SampleError
+"""A row's examples, or why there are none."""
 
 
 def _unmarked(index: int, row: Row, sample: Sample) -> None:
@@ -43,8 +43,10 @@ class DataLoader:
         train: The rows to train on.
         data: The recipe's section; it says what becomes of rows that cannot be learned from.
         batch_size: Rows of a batch.
+        examples_per_row: Examples that `encode` makes of a sample at most.
         workers: Threads that encode ahead.
-        encode: Makes an example of a sample; called by several threads.
+        encode: Makes the examples of a sample; called by several threads. Several of them belong together, such as the
+            two answers of a pair: they stay in one microbatch, whatever the order of the rows.
         mark: Says what a row to train on is known by; called before its images are opened.
         prepare_batch: What a thread does with a batch besides.
         skipped: Why rows were skipped, in the order in which they were met, in every epoch anew.
@@ -55,9 +57,10 @@ class DataLoader:
     data: DataSection
     batch_size: int
     workers: WorkerPool
-    encode: Callable[[Sample], Example]
+    encode: Callable[[Sample], tuple[Example, ...]]
     mark: Callable[[int, Row, Sample], RowMark | None] = _unmarked
     prepare_batch: Callable[[Batch], Batch] = _unprepared
+    examples_per_row: int = 1
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
@@ -80,8 +83,9 @@ class DataLoader:
 
     def _make_batches(self, found: list[list[Encoded]]) -> tuple[list[list[Encoded]], list[Batch]]:
         """Make batches of the rows that were encoded, and give the rows that were read with them."""
-        kept = [[row for row in rows if isinstance(row, Example)] for rows in found]
-        return found, [self.prepare_batch(collate(rows, self.batch_size)) for rows in kept if rows]
+        n_rows = self.batch_size * self.examples_per_row
+        kept = [[example for row in rows if isinstance(row, tuple) for example in row] for rows in found]
+        return found, [self.prepare_batch(collate(examples, n_rows)) for examples in kept if examples]
 
     def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
@@ -148,16 +152,16 @@ class DataLoader:
         """Encode a row; its error is given back, to be raised in its turn."""
         try:
             row, sample = rows.read(index)
-            if rows is not self.train:
-                return self.encode(sample)
             # Before its images are opened: a file that changes meanwhile is another one afterwards.
-            mark = self.mark(index, row, sample)
-            return attrs.evolve(self.encode(sample), mark=mark)
+            mark = self.mark(index, row, sample) if rows is self.train else None
+            first, *others = self.encode(sample)
         except SampleError as error:
             return error
+        group = index if others else None
+        return (attrs.evolve(first, mark=mark, group=group), *(attrs.evolve(other, group=group) for other in others))
 
-    def _take_good(self, found: Encoded) -> Example | None:
-        if isinstance(found, Example):
+    def _take_good(self, found: Encoded) -> tuple[Example, ...] | None:
+        if isinstance(found, tuple):
             return found
         self.skip(found)
         return None

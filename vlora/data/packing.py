@@ -121,20 +121,21 @@ class PackedSteps:
             yield from self._order(epoch)[n_read:]
             epoch, n_read = epoch + 1, 0
 
-    def steps(self, examples: Iterable[Example | None]) -> Iterator[list[Batch]]:
+    def steps(self, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
         """Make each step's microbatches.
 
         The packs left at the end of an epoch make a shorter microbatch and a shorter step; none crosses epochs.
 
         Args:
-            examples: The rows of `indices`, in the same order; None for one that cannot be learned from.
+            encoded: The examples of each row of `indices`, in the same order; None for a row that cannot be learned
+                from. Several examples of a row stand in one pack.
 
         Yields:
             Microbatches; none if all rows left in an epoch could not be learned from.
         """
-        rows, wanted = iter(examples), LOOKAHEAD * self.batch_size * self.capacity
+        rows, wanted = iter(encoded), LOOKAHEAD * self.batch_size * self.capacity
         progress, step = self.start, self.first_step
-        held = [(index, example) for index in progress.waiting if (example := next(rows)) is not None]
+        held = [(index, examples) for index in progress.waiting if (examples := next(rows)) is not None]
         while (self.n_steps is None or step < self.n_steps) and (
             self.n_epochs is None or progress.epoch < self.n_epochs
         ):
@@ -142,19 +143,19 @@ class PackedSteps:
             order = self._order(epoch)
             microbatches: list[Batch] = []
             while len(microbatches) < self.accumulation:
-                n_positions = sum(positions_of(example) for _, example in held)
+                n_positions = sum(_positions_of(examples) for _, examples in held)
                 while n_read < self.n_rows and n_positions < wanted:
-                    example = next(rows)
-                    if example is not None:
-                        held.append((order[n_read], example))
-                        n_positions += positions_of(example)
+                    examples = next(rows)
+                    if examples is not None:
+                        held.append((order[n_read], examples))
+                        n_positions += _positions_of(examples)
                     n_read += 1
                 if not held:
                     break
-                packs = first_fit_decreasing([positions_of(example) for _, example in held], self.capacity)[
-                    : self.batch_size
-                ]
-                microbatches.append(collate_packed([[held[row][1] for row in pack] for pack in packs], self.batch_size))
+                lengths = [_positions_of(examples) for _, examples in held]
+                packs = first_fit_decreasing(lengths, self.capacity)[: self.batch_size]
+                chosen = [[example for row in pack for example in held[row][1]] for pack in packs]
+                microbatches.append(collate_packed(chosen, self.batch_size))
                 taken = {row for pack in packs for row in pack}
                 held = [pair for row, pair in enumerate(held) if row not in taken]
             if n_read == self.n_rows and not held:
@@ -189,6 +190,11 @@ class PackedSteps:
             return list(range(self.n_rows))
         order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
         return order
+
+
+def _positions_of(examples: Iterable[Example]) -> int:
+    """Count the places that a row's examples take."""
+    return sum(map(positions_of, examples))
 
 
 def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps:

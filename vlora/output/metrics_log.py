@@ -24,7 +24,8 @@ class Interval:
 
     Attributes:
         n_steps: How many they are.
-        loss: Their losses, each as often as it has supervised tokens.
+        loss: Their losses, each as often as it has terms.
+        terms: Terms of the losses: of fine-tuning the supervised tokens.
         supervised: Supervised tokens.
         seconds: How long they took.
         tokens: Tokens, padding left out.
@@ -38,6 +39,7 @@ class Interval:
 
     n_steps: int = 0
     loss: float = 0.0
+    terms: float = 0.0
     supervised: int = 0
     seconds: float = 0.0
     tokens: int = 0
@@ -51,7 +53,8 @@ class Interval:
     def add(self, report: StepReport) -> None:
         """Take a step in."""
         self.n_steps += 1
-        self.loss += report.loss * report.supervised_tokens
+        self.loss += report.loss * report.n_terms
+        self.terms += report.n_terms
         self.supervised += report.supervised_tokens
         self.seconds += report.step_s
         self.tokens += report.tokens
@@ -155,7 +158,8 @@ class MetricsLog:
         return metrics
 
     def _go_on_from(self, mark: Mark) -> None:
-        self.interval = Interval(**mark.interval)
+        # A state of an older vlora counts no terms: they were the supervised tokens.
+        self.interval = Interval(**{"terms": mark.interval.get("supervised", 0), **mark.interval})
         self.validated, self.is_marked = mark.validated, True
         self.began -= mark.seconds
         memory, disk, computed = mark.counts
@@ -213,7 +217,7 @@ class MetricsLog:
             self._provisional = self.mark(counts)
         metrics = {
             "step": last["step"],
-            "loss": sums.loss / sums.supervised,
+            "loss": sums.loss / sums.terms,
             "running_loss": last["running_loss"],
             "learning_rate": last["learning_rate"],
             "grad_norm": last["grad_norm"],

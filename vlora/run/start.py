@@ -1,5 +1,6 @@
 """What comes before the first step: the folder taken, rows and model loaded, the state found, the files begun."""
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -151,8 +152,8 @@ def _clear_up(paths: OutputPaths, *, resume: bool, or_start: bool) -> Generator[
 def _make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
     encoder = data.encoder
 
-    def encode(sample: Sample) -> Example:
-        return backbone.prepare(encoder(sample), encoder.tokenizer.convert_ids_to_tokens)
+    def encode(sample: Sample) -> tuple[Example, ...]:
+        return (backbone.prepare(encoder(sample), encoder.tokenizer.convert_ids_to_tokens),)
 
     return DataLoader(
         train=data.train,
@@ -200,7 +201,8 @@ def _probe(run: RunContext) -> None:
     def skip(_: int, error: SampleError) -> None:
         raise_unless_skipped(error, run.recipe.data)
 
-    examples = list(first_examples(run.data.train, PROBE_READS, run.loader.encode, skip))
+    found = first_examples(run.data.train, PROBE_READS, run.loader.encode, skip)
+    examples = list(itertools.chain.from_iterable(found))
     if not examples:
         return
     examples.sort(key=lambda example: len(example.tokens))

@@ -17,8 +17,7 @@ from ..errors import NonFiniteError
 from ..estimate.shortage import foresee
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
-from ..train.eval_step import make_eval_step
-from ..train.loop import evaluate
+from ..train.eval_step import evaluate, make_eval_step
 from ..train.objectives.named import OBJECTIVES
 from ..types import Batch, TrainState
 
@@ -28,7 +27,7 @@ class Validated:
     """What a validation has found.
 
     Attributes:
-        loss: Mean loss in nats per supervised token.
+        loss: Mean loss over its terms: of fine-tuning, nats per supervised token.
         n_tokens: Supervised tokens.
         n_rows: Rows that were read.
         cuts: Those of them that were cut.
@@ -93,7 +92,7 @@ class Validator:
             for found in itertools.islice(foresee(self.recipe, self.backbone, self._read()), self._n_batches):
                 if should_stop():
                     return
-                n_rows += sum(len(batch.rows) for batch in found)
+                n_rows += sum(batch.n_groups for batch in found)
                 cuts = cuts.add(list(find_cuts(found)))
                 yield from found
 

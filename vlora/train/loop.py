@@ -55,7 +55,7 @@ class TrainLoop:
         should_stop: Asked after every step; True ends the loop with it.
         hold: Called before a step is prepared: other threads had better not ask for the interpreter.
         release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
-        sums: Nats and supervised tokens of all steps so far, those of the run that this one goes on from included.
+        sums: Summed losses and their terms of all steps so far, those of the run that this one goes on from included.
         is_stopped: Whether the loop ends with the step that it has yielded; who iterates may say so, too.
         trace_s: Seconds that the host spent in steps that traced a new shape, compiling included.
     """
@@ -182,20 +182,21 @@ class TrainLoop:
             return None
         asked = time.perf_counter()
         with naming_shortage(f"step {begun.step}", begun.largest):
-            nll, supervised, norm = (float(value) for value in begun.output)
+            nll, supervised, norm, n_terms = (float(value) for value in begun.output)
         if not (math.isfinite(nll) and math.isfinite(norm)):
-            raise NonFiniteError(_describe_non_finite(begun, nll / supervised, norm))
-        self.sums = self.sums[0] + nll, self.sums[1] + supervised
+            raise NonFiniteError(_describe_non_finite(begun, nll / n_terms, norm))
+        self.sums = self.sums[0] + nll, self.sums[1] + n_terms
         began, self._began = self._began, self._find_end(asked)
         return StepReport(
             step=begun.step,
-            loss=nll / supervised,
+            loss=nll / n_terms,
             running_loss=self.sums[0] / self.sums[1],
             learning_rate=begun.rate,
             grad_norm=norm,
             tokens=begun.n_tokens,
             places=begun.n_places,
             supervised_tokens=int(supervised),
+            n_terms=n_terms,
             step_s=self._began - began,
             wait_s=begun.wait_s,
             n_traces=self.train_step.n_traces,
@@ -214,30 +215,6 @@ class TrainLoop:
         if len(self._begun) > 1 and now - asked < WAITING * (now - self._began):
             return max(self._began, self._begun[1].asked)
         return now
-
-
-def evaluate(
-    eval_step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]],
-    state: TrainState,
-    batches: Iterable[Batch],
-) -> tuple[float, int]:
-    """Validate: (mean loss in nats per supervised token, number of those tokens) over all batches.
-
-    Raises:
-        OutOfMemoryError: There is no memory for a batch.
-    """
-    nll = supervised = 0.0
-    before: tuple[mx.array, mx.array] | None = None
-    for batch in batches:
-        with naming_shortage("validation", batch):
-            sums = eval_step(state, batch)
-            mx.async_eval(sums)
-            if before is not None:
-                nll, supervised = nll + float(before[0]), supervised + float(before[1])
-        before = sums
-    if before is not None:
-        nll, supervised = nll + float(before[0]), supervised + float(before[1])
-    return nll / max(1.0, supervised), int(supervised)
 
 
 def _largest(batches: Sequence[Batch]) -> Batch | None:

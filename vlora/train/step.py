@@ -12,7 +12,7 @@ bound them. After every call it is as it was before. `make_train_step` is long f
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 import mlx.core as mx
@@ -139,7 +139,7 @@ class CompiledStep:
         # In the order that they came in: another one would be traced once more.
         new = new._replace(params={name: new.params[name] for name in state.params})
         self._known = self._update.packing.remember(packed_params, new.params)
-        return new, StepOutput(total.loss, total.count, norm)
+        return new, total.output(norm)
 
     def begin(self, state: TrainState) -> "_Accumulation":
         """Begin to add up the gradients of a state."""
@@ -202,6 +202,7 @@ class _Accumulation:
         gradients: Their summed gradients; packed too, unless some have to be added to one by one.
         loss: f32[], summed.
         count: f32[], what the sums are divided by.
+        n_supervised: Supervised targets; not counted where `count` is their number.
     """
 
     step: CompiledStep
@@ -210,6 +211,7 @@ class _Accumulation:
     gradients: Params = attrs.field(factory=dict, init=False)
     loss: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
     count: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
+    n_supervised: int = attrs.field(default=0, init=False)
     _n_added: int = attrs.field(default=0, init=False)
 
     def arguments(self, batch: Batch) -> tuple[Params, Inputs, Targets, mx.array]:
@@ -234,7 +236,19 @@ class _Accumulation:
                 gradients[name] = gradients[name] + gradient.astype(mx.float32)
         self.gradients = {k: self.gradients[k] + gradients[k] for k in gradients} if self._n_added else gradients
         self.loss, self.count = self.loss + loss, self.count + count
+        if self._has_objective:
+            self.n_supervised += batch.n_supervised
         self._n_added += 1
+
+    def output(self, norm: mx.array) -> StepOutput:
+        """Give what was measured: sums, counts and the norm of the mean gradient."""
+        n_supervised = mx.array(float(self.n_supervised)) if self._has_objective else self.count
+        return StepOutput(self.loss, n_supervised, norm, self.count)
+
+    @property
+    def _has_objective(self) -> bool:
+        """Whether what is minimised is no sum over tokens, so that its terms need not be tokens."""
+        return isinstance(self.step.loss, Objective)
 
     def _bound(self) -> Any:
         names = self.step.embed_names
@@ -243,7 +257,7 @@ class _Accumulation:
 
 def as_batches(microbatches: Batch | Sequence[Batch]) -> list[Batch]:
     """Give the microbatches of a step, which may be a single one."""
-    return [microbatches] if isinstance(microbatches, Batch) else list(microbatches)
+    return [cast("Batch", microbatches)] if isinstance(microbatches, Batch) else list(microbatches)
 
 
 def targets_for(loss: LossFn | Objective, batch: Batch) -> Targets:
@@ -254,7 +268,8 @@ def targets_for(loss: LossFn | Objective, batch: Batch) -> Targets:
     """
     targets = batch.targets
     if not isinstance(loss, Objective):
-        return targets._replace(example=mx.zeros((0,)), example_weights=mx.zeros((0,)), columns={})
+        empty = mx.zeros((0,))
+        return targets._replace(example=empty, example_weights=empty, group=empty, columns={})
     missing = [name for name in loss.columns if name not in targets.columns]
     if missing:
         source = batch.rows[0].source if batch.rows else "a batch"
@@ -280,4 +295,4 @@ def step_gradients(
     for batch in as_batches(microbatches):
         total.add(batch, step.grad_step(*total.arguments(batch)))
     means, norm = clip_by_global_norm(step.unpack(total.gradients), None, mx.maximum(total.count, 1))
-    return {name: means[name] for name in state.params}, StepOutput(total.loss, total.count, norm)
+    return {name: means[name] for name in state.params}, total.output(norm)

@@ -1,6 +1,6 @@
 """An objective that is no sum over tokens: a pairwise one through the compiled, chunked, accumulated step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -8,13 +8,23 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.train.test_loop import as_step
 from tests.training import Trainable, make_trainable
 from vlora import Batch, Example, collate, collate_packed, make_eval_step, make_train_step, step_gradients
-from vlora.errors import BatchError
+from vlora.data.loader import DataLoader
+from vlora.data.packing import PackedSteps
+from vlora.data.prefetch import WorkerPool
+from vlora.data.rows import RowDataset
+from vlora.data.sampler import step_batches, steps_per_epoch
+from vlora.errors import BatchError, SampleError
+from vlora.recipe.schema import DataSection
 from vlora.train import chunked_head
-from vlora.train.objectives.objective import Objective, sum_by_example
+from vlora.train.eval_step import evaluate
+from vlora.train.loop import TrainLoop
+from vlora.train.objectives.objective import Objective
+from vlora.train.objectives.sums import sum_by_example, sum_by_group
 from vlora.train.state import bound_params
-from vlora.types import Targets
+from vlora.types import Sample, Targets
 
 BETA = 0.3
 
@@ -23,31 +33,30 @@ CheckpointFactory = Callable[[str], Path]
 
 def prefer(logprobs: mx.array, targets: Targets) -> tuple[mx.array, mx.array]:
     """DPO (Rafailov et al., 2023, arXiv 2305.18290, equation 7): a sum over the pairs of a microbatch."""
-    side, pair = targets.columns["side"], targets.columns["pair"].astype(mx.int32)
     ratios = sum_by_example(logprobs, targets) - targets.columns["reference"]
-    margins = mx.zeros(pair.shape).at[pair].add(side * ratios)
-    is_pair = mx.zeros(pair.shape).at[pair].add(targets.example_weights) > 0
+    margins = sum_by_group(targets.columns["side"] * ratios, targets)
+    is_pair = sum_by_group(targets.example_weights, targets) > 0
     return mx.where(is_pair, mx.logaddexp(0.0, -BETA * margins), 0).sum(), is_pair.sum()
 
 
-PREFER = Objective(prefer, columns=("side", "pair", "reference"))
-"""`side` is 1 for the answer that is preferred and -1 for the other one, `pair` the pair's number in its batch."""
+PREFER = Objective(prefer, columns=("side", "reference"))
+"""`side` is 1 for the answer that is preferred and -1 for the other one."""
 
 
 def make_pairs(trainable: Trainable) -> list[list[Example]]:
     """Make pairs of rows: a row's own answer, and the same with other tokens."""
     pairs = []
-    for example in trainable.examples[:3]:
+    for number, example in enumerate(trainable.examples[:3]):
         other = np.where(example.supervised, (example.tokens + 1) % 40, example.tokens).astype(np.int32)
-        columns = [{"side": 1.0, "pair": 0.0, "reference": -5.0}, {"side": -1.0, "pair": 0.0, "reference": -4.0}]
+        columns = [{"side": 1.0, "reference": -5.0}, {"side": -1.0, "reference": -4.0}]
         rows = [example, attrs.evolve(example, tokens=other)]
-        pairs.append([attrs.evolve(row, columns=own) for row, own in zip(rows, columns, strict=True)])
+        pairs.append([attrs.evolve(row, columns=own, group=number) for row, own in zip(rows, columns, strict=True)])
     return pairs
 
 
 def collate_pairs(pairs: Sequence[Sequence[Example]], *, is_packed: bool) -> list[Batch]:
     """Put two pairs into one microbatch, which has rows or examples to spare, and the third into another."""
-    first = [*pairs[0], *(attrs.evolve(row, columns={**row.columns, "pair": 1.0}) for row in pairs[1])]
+    first = [*pairs[0], *pairs[1]]
     if is_packed:
         return [collate_packed([first[:1], first[1:]], 3), collate_packed([list(pairs[2])], 3)]
     return [collate(first, 6), collate(list(pairs[2]), 6)]
@@ -97,8 +106,9 @@ def test_a_pairwise_objective_is_its_definition(
     state, output = step(trainable.state, batches, 1.0)
     sums = [make_eval_step(trainable.backbone, loss=PREFER, compiled=compiled)(trainable.state, b) for b in batches]
 
-    assert float(output.n_supervised) == len(pairs)
-    assert float(output.nll_sum / output.n_supervised) == pytest.approx(float(loss), rel=1e-5)
+    assert (float(output.n_terms), float(measured.n_terms)) == (len(pairs), len(pairs))
+    assert float(output.n_supervised) == float(measured.n_supervised) == sum(batch.n_supervised for batch in batches)
+    assert float(output.nll_sum / output.n_terms) == pytest.approx(float(loss), rel=1e-5)
     assert sum(float(total) for total, _ in sums) / len(pairs) == pytest.approx(float(loss), rel=1e-5)
     assert float(measured.nll_sum) == float(output.nll_sum)
     assert float(measured.grad_norm) == pytest.approx(float(output.grad_norm), rel=1e-5)
@@ -109,12 +119,67 @@ def test_a_pairwise_objective_is_its_definition(
             np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=3e-5 * scale, err_msg=name)
 
 
+def read_steps(batching: str, loader: DataLoader) -> Iterator[list[Batch]]:
+    """Read an epoch in steps of two microbatches of two rows."""
+    n_rows = len(loader.train)
+    if batching == "packed":
+        packed = PackedSteps(
+            n_rows=n_rows, capacity=96, batch_size=2, accumulation=2, seed=0, shuffle=True, n_steps=None, n_epochs=1
+        )
+        return loader.pack(loader.train, packed, 1)
+    measure = loader.measure(lambda sample: len(sample.turns[-1].text)) if batching == "grouped" else None
+    n_steps = steps_per_epoch(n_rows, 2, 2)
+    plan = step_batches(n_rows, 2, accumulation=2, seed=0, shuffle=True, n_steps=n_steps, measure=measure)
+    return loader.collate(loader.train, plan, 1)
+
+
+@pytest.mark.parametrize("batching", ["shuffled", "grouped", "packed"])
+def test_pairs_stay_together(batching: str, checkpoint: CheckpointFactory) -> None:
+    """However rows are batched, a microbatch has whole pairs, but those of bad rows; pairs and tokens are counted."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), optim__name="sgd", optim__betas=[0.0, 0.0])
+    pairs, n_rows, bad = make_pairs(trainable), 8, 5
+    table = [{"question": "a", "answer": "b" * (n_rows - number)} for number in range(n_rows)]
+    rows = RowDataset(name="rows", table=table, indices=range(n_rows))
+
+    def encode(sample: Sample) -> tuple[Example, ...]:
+        number = n_rows - len(sample.turns[-1].text)
+        if number == bad:
+            msg = "the answer that is not preferred is empty"
+            raise SampleError(msg)
+        return tuple(attrs.evolve(row, source=sample.source, group=None) for row in pairs[number % 3])
+
+    with WorkerPool(0) as workers:
+        data = DataSection(path="-", on_bad_row="skip")
+        loader = DataLoader(train=rows, data=data, batch_size=2, examples_per_row=2, workers=workers, encode=encode)
+        steps = list(read_steps(batching, loader))
+    step = make_train_step(trainable.backbone, trainable.optimizer, loss=PREFER)
+    loop = TrainLoop(as_step(step), trainable.state, lambda _: 0.0)
+    reports = [report for _, report in loop.run(steps) if report is not None]
+    batches = [batch for microbatches in steps for batch in microbatches]
+    eval_step = make_eval_step(trainable.backbone, loss=PREFER)
+
+    sources = [[row.source for row in batch.rows] for batch in batches]
+    assert max(map(len, sources)) == 4
+    assert all(found[::2] == found[1::2] for found in sources)
+    assert sorted(source for found in sources for source in found[::2]) == [
+        f"rows row {number}" for number in range(n_rows) if number != bad
+    ]
+    learned = [pairs[number % 3] for number in range(n_rows) if number != bad]
+    n_tokens = sum(int(row.supervised.sum()) for pair in learned for row in pair)
+    expected = float(expected_mean(trainable, learned, trainable.state.params))
+    assert reports[-1].running_loss == pytest.approx(expected, rel=1e-5)
+    assert sum(report.n_terms for report in reports) == len(learned)
+    assert sum(report.supervised_tokens for report in reports) == n_tokens > 2 * len(learned)
+    assert evaluate(eval_step, trainable.state, batches) == pytest.approx((expected, n_tokens), rel=1e-5)
+    assert sum(batch.n_groups for batch in batches) == len(learned)
+
+
 def test_columns_that_are_missing_are_named(checkpoint: CheckpointFactory) -> None:
     """An objective's columns have to be there; the row is named."""
     trainable = make_trainable(checkpoint("qwen3_vl"))
     step = make_train_step(trainable.backbone, trainable.optimizer, loss=PREFER)
 
-    with pytest.raises(BatchError, match=r"the objective reads the columns \['side', 'pair', 'reference'\]"):
+    with pytest.raises(BatchError, match=r"the objective reads the columns \['side', 'reference'\]"):
         step(trainable.state, collate(trainable.examples), 1.0)
 
 

@@ -22,23 +22,10 @@ class Objective:
 
     Attributes:
         function: (log-probabilities f32[N], targets) -> (f32[] sum, f32[] what it is divided by). Log-probabilities are
-            0 where `targets.weights` is. It sees a whole microbatch, so that what belongs together, such as the two
-            answers of a pair, has to lie in one.
+            0 where `targets.weights` is. It sees a whole microbatch; what belongs together, such as the two answers of
+            a pair, is in it (`Example.group`), under one number of `targets.group`.
         columns: Names that `targets.columns` has to have, of each batch's examples.
     """
 
     function: Callable[[mx.array, Targets], tuple[mx.array, mx.array]]
     columns: tuple[str, ...] = ()
-
-
-def sum_by_example(values: mx.array, targets: Targets) -> mx.array:
-    """Add up values of tokens by the example that they belong to.
-
-    Args:
-        values: f32[N].
-        targets: Those of the same tokens.
-
-    Returns:
-        f32[S]; 0 for an example without a target.
-    """
-    return mx.zeros(targets.example_weights.shape).at[targets.example].add(values)

@@ -1,0 +1,32 @@
+"""Values of tokens and of examples, added up by what they belong to, for objectives. Pure, and safe to trace."""
+
+import mlx.core as mx
+
+from ...types import Targets
+
+
+def sum_by_example(values: mx.array, targets: Targets) -> mx.array:
+    """Add up values of tokens by the example that they belong to.
+
+    Args:
+        values: f32[N].
+        targets: Those of the same tokens.
+
+    Returns:
+        f32[S]; 0 for an example without a target.
+    """
+    return mx.zeros(targets.example_weights.shape).at[targets.example].add(values)
+
+
+def sum_by_group(values: mx.array, targets: Targets) -> mx.array:
+    """Add up values of examples by the group that they belong to.
+
+    Args:
+        values: f32[S]; those of fillers count for nothing.
+        targets: Those of the same examples.
+
+    Returns:
+        f32[S], group by group; 0 beyond the groups that there are.
+    """
+    weighed = mx.where(targets.example_weights > 0, values, 0)
+    return mx.zeros(targets.group.shape).at[targets.group].add(weighed)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import attrs
 
+from vlora.compilation.kernel_list import KNOWN_KERNELS, MLX_VERSION, Known, read_known
 from vlora.compilation.kernel_names import (
     FILE_ID,
     INDEXING,
@@ -29,8 +30,8 @@ from vlora.compilation.kernel_names import (
     kernel_file,
     parse_constant,
 )
-from vlora.compilation.known_kernels import KNOWN_KERNELS, MLX_VERSION, WORK_PREFIX, Known, read_known
 from vlora.compilation.rebuild import rebuild
+from vlora.compilation.start import WORK_PREFIX
 
 OF_TESTS = Path(__file__).parent.parent / "tests" / "known_kernels.tsv"
 """Compiled by tests/conftest.py."""

@@ -36,7 +36,7 @@ from tests.checkpoints import build_checkpoint
 from tests.report.browser import open_browser
 from tests.training import picture
 from vlora import Recipe, models
-from vlora.compilation import known_kernels
+from vlora.compilation import kernel_list, known_kernels
 from vlora.recipe.schema import DataSection, ModelSection
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def begin(model: str) -> known_kernels.Compilation:
     """Have workers compile what is not there."""
-    return known_kernels.begin(model, (known_kernels.KNOWN_KERNELS, KNOWN_KERNELS))
+    return known_kernels.begin(model, (kernel_list.KNOWN_KERNELS, KNOWN_KERNELS))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,16 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from vlora.cli.view import EventView
-from vlora.compilation import known_kernels, soundness
-from vlora.compilation.known_kernels import (
-    CUDA_FOLDER,
-    Known,
-    begin,
-    keep_kernels,
-    list_missing,
-    read_known,
-    weights_type,
-)
+from vlora.compilation import kernel_list, known_kernels, soundness
+from vlora.compilation.kernel_folder import CUDA_FOLDER, keep_kernels
+from vlora.compilation.kernel_list import Known
+from vlora.compilation.known_kernels import begin, weights_type
 from vlora.events import Compiled, Compiling
 from vlora.system.cache import KERNELS_VARIABLE
 from vlora.system.private import make_private
@@ -55,33 +48,6 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     forget()
 
 
-def test_kernels_are_kept_where_only_the_user_writes(tmp_path: Path) -> None:
-    """In a folder of this version of MLX and this kind of machine; Python's temporary folder stays."""
-    before = tempfile.gettempdir()
-    folder, note = keep_kernels("cpu")
-
-    root = Path(os.environ["TMPDIR"])
-    assert note is None
-    assert root.parent == tmp_path / "kernels"
-    assert known_kernels.MLX_VERSION in root.name
-    assert stat.S_IMODE(root.stat().st_mode) == 0o700
-    assert folder == root / "mlx" / known_kernels.MLX_VERSION / "cpu"
-    assert tempfile.gettempdir() == before
-    assert CUDA_FOLDER not in os.environ
-
-
-def test_a_gpu_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its architecture; one that the user has chosen stays."""
-    monkeypatch.setattr(mx, "device_info", lambda _: {"architecture": "sm_90"})
-    folder, note = keep_kernels("cuda")
-
-    assert note is None
-    assert os.environ[CUDA_FOLDER] == str(folder)
-    assert folder == tmp_path / "kernels" / f"mlx-{known_kernels.MLX_VERSION}-cuda-sm_90"
-    monkeypatch.setenv(CUDA_FOLDER, "/chosen")
-    assert keep_kernels("cuda") == (Path("/chosen"), None)
-
-
 def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in it would be executed; the run says so and has one for itself."""
     monkeypatch.setattr(os, "getuid", lambda: 12345)
@@ -100,37 +66,6 @@ def test_others_lose_the_right_to_write(tmp_path: Path) -> None:
 
     assert make_private(tmp_path) is None
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
-
-
-def test_the_list_is_of_one_version_of_mlx(tmp_path: Path) -> None:
-    """Another one names its kernels otherwise."""
-    file = tmp_path / "known.tsv"
-    line = 'cpu\tname\t00ff\t["float32 0.5"]\n'
-    file.write_text(f"# {known_kernels.MLX_VERSION}\n{line}")
-    assert list(read_known(file)) == [Known("cpu", "name", "00ff", ("float32 0.5",))]
-    file.write_text(f"# {known_kernels.MLX_VERSION}\ncuda\tname\t\t[]\tF32\n")
-    assert list(read_known(file)) == [Known("cuda", "name", "", (), "F32")]
-    file.write_text(f"# 0.1.0\n{line}")
-    assert not list(read_known(file))
-
-
-@pytest.mark.parametrize(
-    ("weights", "names"),
-    [("", ["all", "half"]), ("BF16", ["all", "half"]), ("U32", ["all", "half"]), ("F32", ["all", "exact"])],
-)
-def test_only_kernels_for_the_weights_are_missing(
-    weights: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half of the list would be compiled in vain by a run of bfloat16 weights."""
-    listed = [
-        Known("cuda", "all", "", ()),
-        Known("cuda", "exact", "", (), "F32"),
-        Known("cuda", "half", "", (), "BF16"),
-        Known("cpu", "other", "", ()),
-    ]
-    monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
-
-    assert [known.name for known in list_missing("cuda", tmp_path, weights)] == names
 
 
 @pytest.mark.parametrize(("dtype", "found"), [(mx.bfloat16, "BF16"), (mx.float32, "F32"), (mx.float16, "F16")])
@@ -154,7 +89,7 @@ def test_the_type_of_weights_is_in_their_file(dtype: mx.Dtype, found: str, tmp_p
 def test_workers_compile_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that needs such a kernel compiles nothing, and a second run starts no worker."""
     listed = [Known("cpu", NAME, "", (f"float32 {value}",)) for value in ("0.371",)]
-    monkeypatch.setattr(known_kernels, "read_known", lambda _: listed)
+    monkeypatch.setattr(kernel_list, "read_known", lambda _: listed)
     # The name has the constant's hash; MLX itself says which one it is.
     program = "import mlx.core as mx; x = mx.ones(3); mx.eval(x, mx.compile(lambda x: 0.371 * x)(x))"
     folder, _ = keep_kernels("cpu")

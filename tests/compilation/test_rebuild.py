@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.kernels import list_constants, list_folder
 from vlora.compilation import worker
+from vlora.compilation.kernel_list import read_known
 from vlora.compilation.kernel_names import INDEXING, UnknownNameError, parse_constant
-from vlora.compilation.known_kernels import read_known
 from vlora.compilation.rebuild import make_kernel, rebuild
 from vlora.compilation.worker import write_sources
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.compilation.test_rebuild import on_cpu
 from vlora.compilation import worker
+from vlora.compilation.kernel_list import Known
 from vlora.compilation.kernel_names import UnknownNameError, kernel_file
-from vlora.compilation.known_kernels import Known
 from vlora.compilation.worker import write_sources
 
 UNIQUE = Known(

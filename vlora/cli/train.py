@@ -87,7 +87,8 @@ def train(
                 # Before what takes long to import: workers compile meanwhile.
                 begin(recipe.model.path)
                 from ..run.fit import fit
-                from .view import open_view, show_end
+                from .ending import show_end
+                from .view import open_view
             with open_view(console) as view, open_consumers(recipe, view.warn, go_on) as consume:
                 for note in notes:
                     view.warn(note)

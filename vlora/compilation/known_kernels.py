@@ -13,77 +13,31 @@ before its slow imports.
 import atexit
 import contextlib
 import functools
-import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import mlx.core as mx
 
 from ..events import Compiled, Compiling
-from ..memory.limits import device_kind, device_memory
+from ..memory.limits import device_kind
 from ..system.cache import kernels_root
-from ..system.private import make_private
 from ..system.safetensors_header import read_header
+from .kernel_folder import keep_kernels, root_name
+from .kernel_list import KNOWN_KERNELS, list_missing
 from .kernel_names import kernel_file
 from .soundness import drop_damaged
-
-KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
-"""Made by benchmarks/kernels.py. The first line has the version of MLX; then a line for each kernel: "cpu" or "cuda",
-its name, its file's id if the name is too long for a file, its constants as JSON, and the type of the weights that it
-is for, if it is for those of one type only: F32, or BF16 for all but F32 and F16; the first needed first."""
-
-MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
-
-CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
-"""Environment variable from which MLX reads where kernels for a GPU are."""
+from .start import WORK_PREFIX, start_workers
 
 BUILT_IN = "builtin:"
 """Prefix of the models that vlora makes itself, in float32."""
 
-FULL_TYPES = ("F32", "F16")
-"""Types of weights whose runs have no array in bfloat16. Most models are in bfloat16, or quantized from it."""
-
-WORK_PREFIX = ".work-"
-MOST_WORKERS = 12
-WORKER_BYTES = 4 * 10**9
-"""Bytes of GPU memory per worker: each takes half a gigabyte, while the run loads its model."""
-
 LONGEST_WAIT_S = 180.0
-VECTORS = {"avx2", "fma", "f16c"}
-"""CPU features that MLX compiles for if the CPU has all of them (backend/cpu/jit_compiler.cpp)."""
-
-
-@attrs.frozen
-class Known:
-    """A kernel that runs are known to need.
-
-    Attributes:
-        kind: "cpu" or "cuda".
-        name: MLX's.
-        file_id: On a CPU, the hash that replaces the rest of a name too long for a file; else empty.
-        constants: As `kernel_names.parse_constant` reads them.
-        weights: The type of the weights whose runs need it, as safetensors files name it; empty if all do.
-    """
-
-    kind: str
-    name: str
-    file_id: str
-    constants: tuple[str, ...]
-    weights: str = ""
-
-    @property
-    def line(self) -> str:
-        """Its line in a worker's standard input."""
-        return json.dumps([self.name, self.file_id, self.constants])
 
 
 @attrs.define(eq=False)
@@ -165,7 +119,7 @@ def _begin_for(weights: str, lists: tuple[Path, ...]) -> Compilation:
         return Compilation(kernels_root())
     folder, note = keep()
     if note is None and kernels_root() in folder.parents:
-        root = kernels_root() / _root_name(kind)
+        root = kernels_root() / root_name(kind)
         drop_damaged(folder, root.with_name(f"{root.name}.sums.json"), "*.so" if kind == "cpu" else "**/*.ptx")
     missing = [] if note is not None else list_missing(kind, folder, weights, lists)
     # Names end in a hash of the constants, which depends on the C++ library; the list was made with Linux's.
@@ -177,44 +131,7 @@ def _begin_for(weights: str, lists: tuple[Path, ...]) -> Compilation:
     work = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=folder))
     atexit.register(shutil.rmtree, work, ignore_errors=True)
     begun_s = time.time()
-    return Compilation(folder, None, files, _start_workers(kind, folder, work, missing), begun_s, work)
-
-
-def keep_kernels(kind: str) -> tuple[Path, str | None]:
-    """Tell MLX where to keep compiled kernels: in a folder that only the user can write, of machines like this one.
-
-    MLX's own folder on a CPU is the same for all users of a machine, and it loads what it finds there.
-
-    Args:
-        kind: "cpu" or "cuda".
-
-    Returns:
-        The folder in which the kernels' files are, and why they are not kept beyond this process; None if they are.
-    """
-    # Python remembers its temporary folder before TMPDIR changes.
-    tempfile.gettempdir()
-    if kind == "cuda" and os.environ.get(CUDA_FOLDER):
-        return Path(os.environ[CUDA_FOLDER]), None
-    root = kernels_root() / _root_name(kind)
-    problem = make_private(root)
-    if problem is not None:
-        root = Path(tempfile.mkdtemp(prefix="vlora-kernels-"))
-        atexit.register(shutil.rmtree, root, ignore_errors=True)
-    os.environ["TMPDIR" if kind == "cpu" else CUDA_FOLDER] = str(root)
-    note = problem and f"compiled kernels are not kept: {problem}; set XDG_CACHE_HOME to a folder of your own"
-    return _own_folder(kind, root), note
-
-
-def list_missing(kind: str, folder: Path, weights: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> list[Known]:
-    """List the known kernels for a kind of device, and for a type of weights, that are not in a folder."""
-    return [
-        known
-        for file in lists
-        for known in read_known(file)
-        if known.kind == kind
-        and known.weights in ("", weights if weights in FULL_TYPES else "BF16")
-        and not (folder / kernel_file(kind, known.name, known.file_id)).exists()
-    ]
+    return Compilation(folder, None, files, start_workers(kind, folder, work, missing), begun_s, work)
 
 
 def weights_type(model: str) -> str:
@@ -231,70 +148,3 @@ def weights_type(model: str) -> str:
         types = [entry.dtype for entry in read_header(file).values()]
         return max(set(types), key=types.count)
     return ""
-
-
-def read_known(file: Path = KNOWN_KERNELS) -> Iterator[Known]:
-    """Yield the known kernels; none if MLX's major or minor version differs from the recorded one."""
-    version, _, lines = file.read_text(encoding="utf-8").partition("\n")
-    if version.removeprefix("# ").split(".")[:2] != MLX_VERSION.split(".")[:2]:
-        return
-    for line in lines.splitlines():
-        kind, name, file_id, constants, *weights = line.split("\t")
-        yield Known(kind, name, file_id, tuple(json.loads(constants)), *weights)
-
-
-def _start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]) -> list[subprocess.Popen[str]]:
-    (work / "claims").mkdir()
-    lines = "\n".join(known.line for known in missing)
-    workers = []
-    n_workers = min(_n_cores(), MOST_WORKERS, len(missing))
-    if kind == "cuda":
-        n_workers = min(n_workers, max(1, device_memory() // WORKER_BYTES))
-    # On a CPU one compiler run takes many kernels; most of its work is headers.
-    n_together = -(-len(missing) // n_workers) if kind == "cpu" else 1
-    for number in range(n_workers):
-        root = work / str(number)
-        root.mkdir()
-        environment = {**os.environ, "TMPDIR" if kind == "cpu" else CUDA_FOLDER: str(root)}
-        program = Path(__file__).with_name("__main__.py")
-        # -P: files in the worker's folder must not shadow other packages.
-        command = [sys.executable, "-P", program, kind, root, folder, work / "claims", n_together]
-        # A session of its own: Ctrl-C reaches the run only, and workers end after it.
-        worker = subprocess.Popen(  # noqa: S603 - this very Python
-            [str(part) for part in command],
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        if worker.stdin is not None:
-            with worker.stdin:
-                worker.stdin.write(lines)
-        workers.append(worker)
-    return workers
-
-
-def _own_folder(kind: str, root: Path) -> Path:
-    """Name the folder of the kernels' files within the folder that MLX is given."""
-    return root / "mlx" / MLX_VERSION / "cpu" if kind == "cpu" else root
-
-
-def _root_name(kind: str) -> str:
-    return f"mlx-{MLX_VERSION}-{_machine(kind)}"
-
-
-def _machine(kind: str) -> str:
-    """Name the hardware that kernels are compiled for: MLX would load them on a machine that cannot run them."""
-    if kind == "cuda":
-        return f"cuda-{mx.device_info(mx.gpu)['architecture']}"
-    flags: set[str] = set()
-    with contextlib.suppress(OSError):
-        found = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("flags")[2]
-        flags = set(found.partition("\n")[0].split())
-    return f"cpu-{platform.machine()}" + ("-avx2" if flags >= VECTORS else "")
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

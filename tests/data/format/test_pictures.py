@@ -1,16 +1,11 @@
-"""Columns that hold pictures: read where they are images, named where nothing reads them."""
+"""Images as rows spell them."""
 
-import base64
-import io
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from tests.data.format.conversations import complaint_of
 from vlora import format_sample
-from vlora.data.format.samples import Reading, read_sample
-from vlora.errors import SampleError
+from vlora.data.format.pictures import file_name, list_images, unread_beside
 
 
 def test_pixels_are_one_image() -> None:
@@ -21,69 +16,27 @@ def test_pixels_are_one_image() -> None:
         assert format_sample({"question": "What?", "answer": "x", "image": images}).images == (images,)
 
 
-def encoded(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (2, 2)).save(buffer, kind)
-    return buffer.getvalue()
+def test_images_in_lists_and_in_json_are_one_list() -> None:
+    """In their order; nothing and empty names are left out, and objects that name an image are its name."""
+    value = ["a.png", ["b.png", None, ""], {"url": "c.png"}, {"bytes": None, "path": "d.png"}]
 
-
-LOST: dict[str, Any] = {
-    **dict.fromkeys(("imgs", "img", "picture", "Photo", "image_path", "image_1", "img-2", "pixel_values"), "somewhere"),
-    "image_url": {"url": "https://example.org/x"},
-    "plate": "folder/scan.TIFF",
-    "before": ["a.jpg", "b.jpg"],
-    "link": "https://example.org/a.webp?size=3",
-    "scan": encoded("PNG"),
-    "frame": encoded("JPEG2000"),
-    "map": encoded("PPM"),
-    "telephone": b"\0\0\0\x18ftypheic" + bytes(16),
-    "telephone_text": base64.b64encode(b"\0\0\0\x18ftypheic" + bytes(32)).decode(),
-    "raw": {"bytes": encoded("JPEG"), "path": None},
-    "drawing": Image.new("L", (2, 2)),
-    "nested": {"views": [{"side": "left", "file": "c.png"}]},
-    "cell": '["a.png", "b.png"]',
-    "inline": "data:image/png;base64,AAAA",
-}
-
-
-@pytest.mark.parametrize("column", LOST)
-def test_pictures_that_nothing_reads(column: str) -> None:
-    """An unused column of pictures, by name or by content, is refused; the recipe may set it aside."""
-    row = {"question": "What?", "answer": "A cat.", column: LOST[column]}
-
-    problem = complaint_of(row)
-
-    assert repr(column) in problem
-    assert f'data.columns map it ({column} = "images")' in problem
-    assert format_sample(row, columns={column: "unused"}).images == ()
-    assert len(format_sample(row, columns={column: "images"}).images) >= 1
-
-
-def test_pictures_by_declared_type() -> None:
-    """A column that is declared to hold images is refused whatever it holds."""
-    row = {"question": "What?", "answer": "A cat.", "thing": {"bytes": b"?", "path": None}}
-
-    with pytest.raises(SampleError, match="'thing' looks like images"):
-        read_sample(row, "row", Reading(kinds={"thing": "image"}))
+    assert list_images(value) == ["a.png", "b.png", "c.png", "d.png"]
+    assert list_images('["a.png", "b.png"]') == ["a.png", "b.png"]
+    assert list_images(None) == list_images("") == []
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("image_id", 3),
-        ("image_width", 640),
-        ("images_2", []),
-        ("img", None),
-        ("notes", "See the picture."),
-        ("audio", {"bytes": b"RIFF....WAVE", "path": "a.wav"}),
-        ("boxes", [[1, 2, 3, 4]]),
-        ("file_name", "deep/a.png"),
-    ],
+    ("name", "last"),
+    [("a/b.png", "b.png"), (r"C:\a\b.png", "b.png"), ({"path": "x/y.jpg"}, "y.jpg"), ("", None), (b"x", None)],
 )
-def test_other_columns_are_no_pictures(column: str, value: Any) -> None:
-    """Numbers, other media, empty columns and the name of the image that is read are only named."""
-    row = {"question": "What?", "answer": "A cat.", "image": "a.png", column: value}
+def test_names_of_files(name: Any, last: str | None) -> None:
+    """The last part of a path, however it is written."""
+    assert file_name(name) == last
 
-    _, use = read_sample(row, "row", Reading())
 
-    assert use.unused == {column}
+def test_what_stands_beside_an_image_is_named() -> None:
+    """An object's keys that say something else than which image it is."""
+    assert unread_beside({"url": "a.png", "detail": "high"}) == {"detail": "high"}
+    assert unread_beside([{"image_url": {"url": "a.png", "detail": "low"}}]) == {"detail": "low"}
+    assert unread_beside({"path": "a.png", "bytes": b"x"}) == {}
+    assert unread_beside({"text": "no image"}) == {}

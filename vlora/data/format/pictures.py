@@ -1,30 +1,16 @@
-"""Images as rows spell them, and values that look like images though nothing reads them. Pure: no image is opened."""
+"""Images as rows spell them. Pure: no image is opened."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..readers.inline_images import HEAD, begins_picture, is_inline
+from ..readers.inline_images import is_inline
 from ..values import Row
 from .json_text import parse_if_json
 
 IMAGE_COLUMNS = ("images", "image")
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga", ".ico"),
-)
-
-_NAMES = re.compile(
-    r"(image|img|picture|pic|photo)s?([ _-]?(path|file|file[ _-]?name|url|uri|link|byte|data|base64|b64)s?)?"
-    r"([ _-]?\d+)?|pixel_values",
-    re.IGNORECASE,
-)
-"""Names of columns that hold images, as data sets have them."""
 _NAME_KEYS = ("url", "path", "image", "image_url")
 """Keys of an object that stands for an image, under which its name is."""
 _OBJECT_KEYS = {*_NAME_KEYS, "bytes", "type"}
-_LONGEST_NAME = 2048
-_DEPTH = 4
 
 
 def list_images(value: Any) -> list[Any]:
@@ -85,14 +71,6 @@ def repeats(images: Sequence[Any], other: Sequence[Any]) -> bool:
         return False
 
 
-def looks_like_pictures(column: str, value: Any) -> bool:
-    """Whether a column holds images, by its name or by what is in it."""
-    if value is None or (isinstance(value, (str, bytes, Sequence, Mapping)) and not value):
-        return False
-    named = _NAMES.fullmatch(column.strip()) is not None and not isinstance(value, (bool, int, float))
-    return named or any(_is_picture(leaf) for leaf in _leaves(value, _DEPTH))
-
-
 def _is_array(value: Sequence[Any]) -> bool:
     """Whether lists in lists are one picture's numbers, which who reads images refuses as a whole."""
     first = value[0] if value else None
@@ -114,32 +92,3 @@ def _unwrap(image: Any) -> Any:
             return image if any(value is not None for value in image.values()) else None
         return _unwrap(name)
     return image
-
-
-def _leaves(value: Any, depth: int) -> Iterator[Any]:
-    if isinstance(value, str):
-        found = parse_if_json(value, "[{") if len(value) <= _LONGEST_NAME else None
-        value = value if found is None else found
-    if depth and isinstance(value, Mapping):
-        yield from (leaf for item in value.values() for leaf in _leaves(item, depth - 1))
-    elif depth and isinstance(value, (list, tuple)):
-        # Lists of numbers may be long; images are seen at their beginning.
-        yield from (leaf for item in value[:8] for leaf in _leaves(item, depth - 1))
-    else:
-        yield value
-
-
-def _is_picture(value: Any) -> bool:
-    if isinstance(value, (bytes, bytearray)):
-        return begins_picture(bytes(value[:HEAD]))
-    if isinstance(value, str):
-        return _names_picture(value) or is_inline(value)
-    # Pillow's images, without an import of Pillow.
-    return hasattr(value, "getbands") and hasattr(value, "size")
-
-
-def _names_picture(text: str) -> bool:
-    if len(text) > _LONGEST_NAME or "\n" in text:
-        return False
-    name = text.partition("?")[0] if "://" in text else text
-    return name.lower().endswith(SUFFIXES)

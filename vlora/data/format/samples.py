@@ -19,9 +19,10 @@ from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, te
 from .image_sizes import SIZE_KEYS, SizedImage
 from .json_text import show
 from .layouts import Conversation, list_messages, read_conversation
+from .lookalikes import looks_like_pictures
 from .marks import IMAGE_TAG
 from .messages import Draft, Message, read_message, unread_keys
-from .pictures import IMAGE_COLUMNS, file_name, looks_like_pictures, repeats, row_images, unread_beside
+from .pictures import IMAGE_COLUMNS, file_name, repeats, row_images, unread_beside
 from .placement import place_images
 from .tool_calls import drop_gaps, drop_gaps_of_calls, read_tools
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...system.files import expand
-from ..format.pictures import SUFFIXES
+from ..format.lookalikes import SUFFIXES
 from .csv_files import CSV_SUFFIXES, open_csv
 from .hub import find_repository
 from .image_folders import METADATA, FolderFile, open_images

@@ -1,0 +1,80 @@
+"""The last lines of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from rich.console import Console
+
+from vlora import Recipe
+from vlora.cli.ending import show_end
+from vlora.cuts import CutCounts
+from vlora.events import FeatureCounts, Finished
+from vlora.recipe.schema import DataSection
+
+FINISHED = Finished(
+    step=10,
+    n_steps=10,
+    model="base model",
+    adapter=Path("out/adapters.safetensors"),
+    metrics=Path("out/metrics.jsonl"),
+    example_image=Path("a b.png"),
+    example_question="What is it?",
+    max_new_tokens=8,
+    n_skipped=0,
+    n_traces=1,
+    trace_s=2.0,
+)
+
+
+def shown(event: Finished, **data: Any) -> str:
+    """Give what is printed."""
+    console = Console(record=True, width=300)
+    show_end(event, Recipe(data=DataSection(path="x", **data)), console, "python -m vlora r.toml --resume")
+    return console.export_text()
+
+
+def test_a_finished_run_says_how_its_model_is_asked() -> None:
+    """The command can be pasted; where the metrics are stands above it."""
+    lines = shown(FINISHED).splitlines()
+
+    assert lines[0] == "1 shape of batches was traced, in 2.0 s"
+    assert lines[1] == "metrics: out/metrics.jsonl"
+    assert lines[-1].startswith("  python -m mlx_vlm.generate --model 'base model' --adapter-path out/adapters.saf")
+    assert "--image 'a b.png' --prompt 'What is it?' --max-tokens 8 --temperature 0" in lines[-1]
+    assert "--image" not in shown(attrs.evolve(FINISHED, example_image=None))
+    assert "--adapter-path" not in shown(attrs.evolve(FINISHED, adapter=None))
+
+
+def test_a_stopped_run_says_how_it_goes_on() -> None:
+    """And not how a model is asked that is not done."""
+    said = shown(attrs.evolve(FINISHED, step=4))
+
+    assert said.endswith("stopped after step 4 of 10; this goes on:\n  python -m vlora r.toml --resume\n")
+    assert "mlx_vlm.generate" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_skipped": 3}, "rows skipped, in all epochs together: 3"),
+        ({"cuts": CutCounts(n_rows=2, n_lost=5)}, "rows cut by data.max_seq_length, in all epochs together: 2; "),
+        ({"unasked": "answers nothing"}, "the trained model answers nothing"),
+        ({"difference": "its mask"}, "differs from the one that was trained: its mask"),
+        ({"config_differs_upstream": True}, "read another rotary embedding from the config.json of base model"),
+        (
+            {"features": FeatureCounts(n_memory=5, n_disk=2, n_computed=3)},
+            "features of 10 images: 5 from memory, 2 from disk, 3 computed",
+        ),
+    ],
+)
+def test_what_there_is_to_know(changes: dict[str, Any], words: str) -> None:
+    """Each has its line, and no line where there is nothing to say."""
+    assert words in shown(attrs.evolve(FINISHED, **changes))
+    assert words[:20] not in shown(FINISHED)
+
+
+def test_a_template_of_the_recipes_own_is_not_known_to_others() -> None:
+    """mlx-vlm's programs would ask otherwise."""
+    assert "know nothing of data.chat_template" in shown(FINISHED, chat_template="plain")

@@ -1,0 +1,76 @@
+"""What a run prints when it is over: what was left out, where its files are, and how the model is asked."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from ..events import FeatureCounts, Finished
+from ..recipe.schema import Recipe
+from ..report.run.commands import ask_command
+from .units import format_bytes
+
+
+def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
+    """Print the last lines of a run: what was left out, where its files are, and the command for what comes next.
+
+    Args:
+        event: The run's last.
+        recipe: What was carried out.
+        console: Where to print.
+        go_on: The command that resumes the run.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    _show_left_out(event, say)
+    if event.features is not None and (line := _features_line(event.features)):
+        say(line)
+    if event.n_traces:
+        shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
+        say(f"{shapes} traced, in {event.trace_s:.1f} s")
+    say(f"metrics: {event.metrics}")
+    if event.step < event.n_steps:
+        say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
+        return
+    if recipe.data.chat_template is not None:
+        say(
+            "mlx-vlm's own programs know nothing of data.chat_template and ask in another layout than was trained; "
+            "eval.answer_rows asks in it"
+        )
+    _show_command(event, say)
+
+
+def _show_command(event: Finished, say: Callable[[str], None]) -> None:
+    """Show how the trained model is asked, or why it cannot be."""
+    if event.unasked is not None:
+        say(f"the trained model {event.unasked}")
+        return
+    if event.config_differs_upstream:
+        say(
+            f"mlx-vlm's own programs read another rotary embedding from the config.json of {event.model} than "
+            "transformers and vlora do, or fail: what this prints is then not what was trained"
+        )
+    if event.difference is not None:
+        say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
+    say(f"ask it:\n  {ask_command(event)}")
+
+
+def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
+    """Say how many rows were left out, and of how many a part."""
+    if event.n_skipped:
+        say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
+    if event.cuts.n_rows:
+        losses = event.cuts.describe_losses()
+        say(f"rows cut by data.max_seq_length, in all epochs together: {event.cuts.n_rows}; {losses}")
+
+
+def _features_line(counts: FeatureCounts) -> str:
+    total = counts.n_memory + counts.n_disk + counts.n_computed
+    if not total:
+        return ""
+    return (
+        f"features of {total:,} images: {counts.n_memory:,} from memory, {counts.n_disk:,} from disk, "
+        f"{counts.n_computed:,} computed; kept now: {format_bytes(counts.memory_bytes)} in memory, "
+        f"{format_bytes(counts.disk_bytes)} on disk"
+    )

@@ -6,6 +6,7 @@ A whole run:
     events                the module of their classes: Started, StepReport, Saved, Finished, ...
     parse_recipe          a recipe's text (TOML) as a Recipe, checked
     dump_recipe           a Recipe as text, every default spelled out
+    open_trackers         takes events, or numbers of a loop of your own, to the trackers that a recipe names
     VloraError            the base of all errors that a user can mend
 
 What a run is made of, `row -> Sample -> Example -> Batch -> (TrainState, StepOutput)`:
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from .recipe.parse import dump_recipe, parse_recipe
     from .recipe.schema import Recipe
     from .run.fit import fit
+    from .trackers.opening import open_trackers
     from .train.eval_step import evaluate, make_eval_step
     from .train.loop import TrainLoop
     from .train.objectives.objective import Objective
@@ -122,6 +124,7 @@ __all__ = [
     "make_schedule",
     "make_train_step",
     "mask_completions",
+    "open_trackers",
     "parse_recipe",
     "save_adapter",
     "save_state",
@@ -149,6 +152,7 @@ _PLACES: dict[str, str | None] = {
     "evaluate": "train.eval_step",
     "loss_fn": "train.objectives.sft",
     "mask_completions": "data.masking",
+    "open_trackers": "trackers.opening",
     "make_optimizer": "train.optimizers",
     "first_fit_decreasing": "data.packing",
     "Recipe": "recipe.schema",

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from vlora.cli import consumers
-from vlora.cli.consumers import Consumer, open_consumers
+from vlora.cli.consumers import open_consumers
 from vlora.cli.main import main
 from vlora.events import Event, Warned
 from vlora.output.paths import DERIVED_NAMES
 from vlora.recipe.parse import parse_recipe
+from vlora.trackers.guard import Consumer
 
 CheckpointFactory = Callable[[str], Path]
 RECIPE = parse_recipe('[data]\npath = "-"')
@@ -30,10 +31,12 @@ def make(found: list[str], name: str, fails_at: str | None = None) -> AbstractCo
                 raise OSError(msg)
             found.append(f"{name} {event.message}")
 
-        yield take
-        if fails_at == "end":
-            raise KeyError
-        found.append(f"{name} ended")
+        try:
+            yield take
+        finally:
+            if fails_at == "end":
+                raise KeyError
+            found.append(f"{name} ended")
 
     return opened()
 

@@ -10,8 +10,11 @@ from vlora.recipe.parse import all_keys, dump_recipe, parse_recipe
 
 FORKME = Path(__file__).parents[2] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"
-NEEDS = {key: {"model.train_vision": True} for key in ("optim.connector_rate", "optim.vision_rate")} | {
-    "train.pack_length": {"train.batching": "packed"}
+NEEDS: dict[str, dict[str, object]] = {
+    "optim.connector_rate": {"model.train_vision": True},
+    "optim.vision_rate": {"model.train_vision": True},
+    "train.pack_length": {"train.batching": "packed"},
+    "output.project": {"output.trackers": ["wandb"]},
 }
 """What an example only goes together with, as the comment above it says."""
 

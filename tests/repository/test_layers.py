@@ -19,7 +19,7 @@ ORDER = (
     "build",
     "estimate",
     "run",
-    "doctor report",
+    "doctor report trackers",
     "cli",
     "moved",
     "lora __main__ __init__",

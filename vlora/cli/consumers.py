@@ -3,13 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-import attrs
-
 from ..events import Event
 from ..recipe.schema import Recipe
-
-Consumer = Callable[[Event], None]
-"""Takes the events of a run, one after another."""
+from ..trackers.guard import Consumer, guard
 
 
 @contextmanager
@@ -18,16 +14,15 @@ def open_consumers(recipe: Recipe, warn: Callable[[str], None], go_on: str = "")
 
     Args:
         recipe: What is carried out.
-        warn: Is told, once, what a consumer failed with; it gets no event after that.
+        warn: Is told where trackers show the run and, once, what a consumer failed with; it gets no event after that.
         go_on: The command that goes on with the run.
 
     Raises:
         VloraError: Something that the recipe asks for is not there.
     """
     with ExitStack() as stack:
-        consumers = [
-            stack.enter_context(_guard(name, context, warn)) for name, context in _make_consumers(recipe, go_on)
-        ]
+        made = _make_consumers(recipe, go_on, warn)
+        consumers = [stack.enter_context(guard(name, context, warn)) for name, context in made]
 
         def consume(event: Event) -> None:
             for take in consumers:
@@ -36,47 +31,16 @@ def open_consumers(recipe: Recipe, warn: Callable[[str], None], go_on: str = "")
         yield consume
 
 
-def _make_consumers(recipe: Recipe, go_on: str) -> Iterator[tuple[str, AbstractContextManager[Consumer]]]:
+def _make_consumers(
+    recipe: Recipe, go_on: str, say: Callable[[str], None]
+) -> Iterator[tuple[str, AbstractContextManager[Consumer]]]:
     """Yield the consumers that a recipe asks for, with what they are called in a warning."""
     if recipe.output.report:
         from ..report.run.live import LiveReport
 
         yield "the report", LiveReport(recipe, go_on)
+    if recipe.output.trackers:
+        from ..trackers.opening import describe, make_trackings
 
-
-@attrs.define
-class _Guarded:
-    """A consumer that fails at most once."""
-
-    name: str
-    take: Consumer
-    warn: Callable[[str], None]
-    has_failed: bool = False
-
-    def __call__(self, event: Event) -> None:
-        if self.has_failed:
-            return
-        try:
-            self.take(event)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the training goes on
-            self.fail(error)
-
-    def fail(self, error: Exception) -> None:
-        """Say what it failed with."""
-        if not self.has_failed:
-            self.has_failed = True
-            found = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self.warn(f"{self.name} of this run is not written any more ({found}); training goes on")
-
-
-@contextmanager
-def _guard(name: str, context: AbstractContextManager[Consumer], warn: Callable[[str], None]) -> Iterator[Consumer]:
-    guarded = _Guarded(name, context.__enter__(), warn)
-    try:
-        yield guarded
-    finally:
-        # What has failed is closed all the same.
-        try:
-            context.__exit__(None, None, None)
-        except Exception as error:  # noqa: BLE001 - as above
-            guarded.fail(error)
+        for tracking in make_trackings(recipe, say):
+            yield describe(tracking.name), tracking

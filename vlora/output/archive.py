@@ -17,12 +17,13 @@ from .paths import (
     METRICS_NAME,
     RECIPE_NAME,
     STATE_NAME,
+    TRACKER_NAMES,
     WEIGHTS_SUFFIX,
     OutputPaths,
 )
 from .setting_aside import JOURNAL_NAME, Journal, complete, next_number, set_aside
 
-OWN_NAMES = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES)
+OWN_NAMES = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, *TRACKER_NAMES)
 """Of files in a run's folder besides weights, state and what describes them."""
 
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
@@ -148,7 +149,7 @@ def _is_worth_keeping(paths: OutputPaths, found: Collection[str], recipe: Recipe
         path = paths.folder / name
         if path.is_symlink():
             return True
-        if name in DERIVED_NAMES and METRICS_NAME in found:
+        if name in (*DERIVED_NAMES, *TRACKER_NAMES) and METRICS_NAME in found:
             # Its numbers stand there.
             continue
         if path.is_dir():

@@ -16,6 +16,9 @@ REPORT_NAME = "report.html"
 PLOT_NAME = "loss.png"
 DERIVED_NAMES = (REPORT_NAME, PLOT_NAME)
 """Files that show what stands in others."""
+TENSORBOARD_NAME, WANDB_NAME = "tensorboard", "wandb"
+TRACKER_NAMES = (TENSORBOARD_NAME, WANDB_NAME)
+"""Folders in which trackers have the numbers again."""
 EARLIER_NAME = "earlier-"
 WEIGHTS_SUFFIX = ".safetensors"
 

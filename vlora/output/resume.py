@@ -26,6 +26,8 @@ RESUME_MUTABLE_KEYS = frozenset(
         "data.valid_split",
         "output.path",
         "output.report",
+        "output.trackers",
+        "output.project",
         "output.keep_last",
         # How fast, and in how much memory.
         "data.workers",

@@ -11,6 +11,9 @@ MOST_GB = 10**9
 MOST_SIDE = 2**16 - 1
 """Pixels of a side of an image; no common format has more."""
 
+TRACKERS = {"tensorboard": ("tb", "tensorboardx"), "trackio": (), "wandb": ("w&b", "weights & biases"), "mlflow": ()}
+"""What `output.trackers` may name, and other names for it."""
+
 PATTERN = "re:"
 """What a target of `lora.targets` begins with that is a regular expression."""
 
@@ -114,6 +117,17 @@ def tokens(value: tuple[str, ...]) -> str | None:
             return f"has the token {token!r}, which has half of a pair of surrogates"
     twice = [token for token in value if value.count(token) > 1]
     return f"has the token {twice[0]!r} twice" if twice else None
+
+
+def trackers(value: tuple[str, ...]) -> str | None:
+    """Trackers, none of them twice."""
+    for name in value:
+        if name not in TRACKERS:
+            near = [known for known, others in TRACKERS.items() if name.lower() in (known, *others)]
+            hint = f"did you mean {near[0]!r}?" if near else f"must be among {', '.join(TRACKERS)}"
+            return f"has {name!r}, which is no tracker; {hint}"
+    twice = [name for name in value if value.count(name) > 1]
+    return f"has {twice[0]!r} twice" if twice else None
 
 
 def patterns(value: tuple[str, ...]) -> str | None:

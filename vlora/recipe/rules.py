@@ -37,6 +37,11 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
     yield from _batching_contradictions(recipe)
+    if recipe.output.project is not None and not recipe.output.trackers:
+        yield (
+            f"output.project: found {recipe.output.project!r} without output.trackers, which it is for; name one, or "
+            "leave it out"
+        )
     if recipe.eval.answer_rows and not held_out:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "

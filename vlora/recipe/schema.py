@@ -276,11 +276,16 @@ class OutputSection:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
         report: Write a page of the run, and a picture of its losses, beside them, again and again while it trains.
         keep_last: How many numbered checkpoints stay, the newest ones; all of them without a number.
+        trackers: Programs that get the run's numbers, too: "tensorboard", "trackio", "wandb", "mlflow". `python -m
+            vlora` feeds them, and in a loop of your own `vlora.open_trackers`.
+        project: The name under which they gather runs; without one theirs from the environment, or "vlora".
     """
 
     path: str = _key("adapters.safetensors", checks.place)
     report: bool = _key(default=True)
     keep_last: int | None = _key(None, checks.at_least(1))
+    trackers: tuple[str, ...] = _key((), checks.trackers)
+    project: str | None = _key(None, checks.non_empty)
 
 
 @attrs.frozen(kw_only=True)

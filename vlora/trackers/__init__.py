@@ -1,0 +1,1 @@
+"""Programs that gather the numbers of many runs, each an optional package."""

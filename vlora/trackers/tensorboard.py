@@ -1,0 +1,49 @@
+"""TensorBoard, by tensorboardX: event files in the run's folder."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import attrs
+
+from ..output.paths import TENSORBOARD_NAME
+from .tracker import Ending, Tracked, TrackedRun, import_package
+
+FLUSH_SECONDS = 10
+
+
+@attrs.define
+class TensorBoard:
+    """Writes event files into `tensorboard` within the run's folder: `tensorboard --logdir runs` shows all runs."""
+
+    package: Any
+    writer: Any = None
+
+    @classmethod
+    def open(cls) -> Self:
+        """Import tensorboardX.
+
+        Raises:
+            RecipeError: It is not there.
+        """
+        return cls(import_package("tensorboardX", "tensorboardX", "tensorboard"))
+
+    def start(self, run: TrackedRun) -> Tracked:
+        """Begin a file of events; one that goes on makes TensorBoard forget the steps that are done anew."""
+        folder = str(run.folder / TENSORBOARD_NAME)
+        purge = None if run.key is None else run.first_step + 1
+        self.writer = self.package.SummaryWriter(folder, purge_step=purge, flush_secs=FLUSH_SECONDS)
+        if run.key is None:
+            # An indented text is code.
+            self.writer.add_text("recipe", "".join(f"    {line}\n" for line in run.recipe.splitlines()))
+        return Tracked(TENSORBOARD_NAME, folder)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Write scalars."""
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+
+    def end(self, ending: Ending) -> None:
+        """Write what is waiting."""
+        del ending
+        if self.writer is not None:
+            self.writer.close()

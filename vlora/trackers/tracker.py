@@ -1,0 +1,81 @@
+"""What a tracker is, and what it is told."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import attrs
+
+from ..errors import RecipeError
+
+Ending = Literal["finished", "stopped", "failed"]
+"""All steps were taken; the run was stopped in order, and may go on; anything else."""
+
+
+@attrs.frozen(kw_only=True)
+class TrackedRun:
+    """A run, as trackers are told of it.
+
+    Attributes:
+        name: That of its folder.
+        project: Under which runs are gathered; None if the recipe names none.
+        folder: Where it writes.
+        values: The recipe's keys, dotted, and what else there is to know, to numbers, texts and truth values.
+        recipe: The recipe's text.
+        first_step: Steps done by the run that this one goes on from.
+        key: What `start` gave when that one began; None for a run that begins.
+    """
+
+    name: str
+    project: str | None
+    folder: Path
+    values: Mapping[str, Any]
+    recipe: str
+    first_step: int = 0
+    key: str | None = None
+
+
+@attrs.frozen
+class Tracked:
+    """What became of a run with a tracker.
+
+    Attributes:
+        key: What the tracker knows the run by; one that goes on is given it again.
+        where: A folder or an address, for people.
+    """
+
+    key: str
+    where: str
+
+
+class Tracker(Protocol):
+    """Takes the numbers of a run. Whatever it raises switches it off."""
+
+    def start(self, run: TrackedRun) -> Tracked:
+        """Begin a run, or go on with one."""
+        ...
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Take numbers of a step."""
+        ...
+
+    def end(self, ending: Ending) -> None:
+        """End the run; called once, and also where `start` has failed."""
+        ...
+
+
+def import_package(module: str, package: str, tracker: str) -> Any:
+    """Import what a tracker needs, before anything is trained.
+
+    Raises:
+        RecipeError: It is not installed, or cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        msg = (
+            f"output.trackers: {tracker!r} needs {package}, which cannot be imported ({error}); "
+            f"`python -m pip install {package}` brings it"
+        )
+        raise RecipeError(msg) from None

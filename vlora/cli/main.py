@@ -16,7 +16,7 @@ from .status import UNREAD
 if TYPE_CHECKING:
     from rich.console import Console
 
-COMMANDS = ("init", "inspect", "plan", "doctor")
+COMMANDS = ("init", "inspect", "plan", "compare", "doctor")
 """Beside `train`, which has no name on the command line: `python -m vlora RECIPE`."""
 
 

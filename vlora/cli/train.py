@@ -26,8 +26,8 @@ def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
     about = (
         "Fine-tune a vision-language model. `python -m vlora init` lists recipes and writes one, `python -m vlora "
-        "inspect RECIPE` shows its rows, `python -m vlora plan RECIPE` what memory it needs, `python -m vlora doctor` "
-        "proves vlora here."
+        "inspect RECIPE` shows its rows, `python -m vlora plan RECIPE` what memory it needs, `python -m vlora "
+        "compare RUN RUN` what runs differ in, `python -m vlora doctor` proves vlora here."
     )
     parser = make_recipe_parser("", about)
     resuming = parser.add_mutually_exclusive_group()

@@ -5,7 +5,20 @@ import itertools
 import pytest
 
 from vlora.report.charts.chart import Chart, Line, Mark
-from vlora.report.charts.layout import DASHES, FEW_POINTS, SHAPES, Layout, Text, corners_of, lay_out, measure, shorten
+from vlora.report.charts.layout import (
+    DASHES,
+    FEW_POINTS,
+    N_STYLES,
+    SHAPES,
+    Layout,
+    Text,
+    corners_of,
+    dashes_of,
+    lay_out,
+    measure,
+    shape_of,
+    shorten,
+)
 
 STEPS = tuple(range(0, 1000, 10))
 
@@ -70,7 +83,8 @@ def test_the_legend_shows_each_lines_style() -> None:
 
     legend = [text for text in layout.texts if text.kind == "legend"]
     assert [text.text for text in legend] == [line.name for line in make_chart(3).lines]
-    assert len(set(DASHES)) == len(set(SHAPES)) == len(DASHES)
+    assert len(set(DASHES)) == len(set(SHAPES)) == N_STYLES
+    assert len({(style % N_STYLES, dashes_of(style), shape_of(style)) for style in range(36)}) == 36
     for text in legend:
         samples = [stroke for stroke in layout.strokes if stroke.style == text.style and len(stroke.points) == 2]
         [sample] = samples

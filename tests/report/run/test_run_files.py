@@ -133,8 +133,9 @@ def test_without_a_recipe(text: str | bytes | None, tmp_path: Path) -> None:
     assert (run.recipe, run["loss"].last) == ({}, 1.5)
 
 
-def test_the_lowest_value() -> None:
+def test_the_best_value() -> None:
     """The first one of equal ones; none of none."""
-    assert Series((1, 2, 3), (2.0, 1.0, 1.0)).lowest() == (2, 1.0)
-    assert Series().lowest() is None
+    assert Series((1, 2, 3), (2.0, 1.0, 1.0)).best() == (2, 1.0)
+    assert Series((1, 2, 3), (2.0, 3.0, 3.0)).best(is_higher_better=True) == (2, 3.0)
+    assert Series().best() is None
     assert Series().last is None

@@ -140,7 +140,7 @@ def test_scores_have_their_first_best_and_last_value(tmp_path: Path) -> None:
 
     assert (validation.name, validation.first) == ("validation loss", "3.0000 at step 0")
     assert validation.best.endswith("at step 250")
-    assert (anls.name, anls.best, anls.last) == ("anls", "", "0.9967 (0.8967 to 1.0967) at step 300")
+    assert (anls.name, anls.best, anls.last) == ("anls", "0.9967 at step 300", "0.9967 (0.8967 to 1.0967) at step 300")
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,16 @@ def lay_out(chart: Chart, width: float, height: float, size: float = 12.0) -> La
     )
 
 
+def dashes_of(style: int) -> tuple[float, ...]:
+    """Say how a line is broken; where colours come again, it is broken in another way."""
+    return DASHES[(style + style // N_STYLES) % N_STYLES]
+
+
+def shape_of(style: int) -> str:
+    """Say what the points of a line look like; likewise."""
+    return SHAPES[(style + style // N_STYLES) % N_STYLES]
+
+
 def measure(text: str, size: float) -> float:
     """Estimate a text's width."""
     return len(text) * size * CHARACTER

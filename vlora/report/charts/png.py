@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .layout import DASHES, N_STYLES, SHAPES, Dot, Layout, Point, Stroke, Text, corners_of
+from .layout import N_STYLES, Dot, Layout, Point, Stroke, Text, corners_of, dashes_of, shape_of
 
 PAPER, INK, GRID, AXIS = "#ffffff", "#30363d", "#e3e6ea", "#7d8590"
 COLOURS = ("#0b62c4", "#b3440c", "#1a7f37", "#7b3fc4", "#b0246b", "#57606a")
@@ -49,7 +49,7 @@ def draw_png(layout: Layout, scale: float = 1.5) -> Image.Image:
 
 def _draw_stroke(pen: ImageDraw.ImageDraw, stroke: Stroke, zoom: float) -> None:
     colours, width = (FAINT, 1.2) if stroke.is_faint else (COLOURS, 2.2)
-    for part in _break(_zoom(stroke.points, zoom), [dash * zoom for dash in DASHES[stroke.style % N_STYLES]]):
+    for part in _break(_zoom(stroke.points, zoom), [dash * zoom for dash in dashes_of(stroke.style)]):
         pen.line(part, fill=colours[stroke.style % N_STYLES], width=round(width * zoom), joint="curve")
 
 
@@ -78,7 +78,7 @@ def _break(points: Sequence[Point], dashes: Sequence[float]) -> Iterator[list[Po
 
 def _draw_dot(pen: ImageDraw.ImageDraw, dot: Dot, zoom: float) -> None:
     [at], colour = _zoom([dot.at], zoom), COLOURS[dot.style % N_STYLES]
-    shape = SHAPES[dot.style % N_STYLES]
+    shape = shape_of(dot.style)
     if dot.is_marked:
         pen.circle(at, 7 * zoom, outline=colour, width=round(2.5 * zoom))
     elif shape == "circle":

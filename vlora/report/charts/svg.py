@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 
 from ..page import visible
-from .layout import DASHES, N_STYLES, SHAPES, Dot, Layout, Point, Stroke, Text, corners_of
+from .layout import N_STYLES, Dot, Layout, Point, Stroke, Text, corners_of, dashes_of, shape_of
 
 
 def draw_svg(layout: Layout, name: str) -> str:
@@ -38,7 +38,7 @@ def _draw(layout: Layout) -> Iterator[str]:
 
 
 def _draw_stroke(stroke: Stroke) -> str:
-    dashes = DASHES[stroke.style % N_STYLES]
+    dashes = dashes_of(stroke.style)
     broken = f' stroke-dasharray="{" ".join(f"{dash:g}" for dash in dashes)}"' if dashes else ""
     faint = " faint" if stroke.is_faint else ""
     return f'<path class="line{faint}" stroke="{_colour(stroke.style)}"{broken} d="{_path(stroke.points)}"/>'
@@ -48,7 +48,7 @@ def _draw_dot(dot: Dot) -> str:
     (x, y), colour = dot.at, _colour(dot.style)
     if dot.is_marked:
         return f'<circle class="best" stroke="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="7"/>'
-    shape = SHAPES[dot.style % N_STYLES]
+    shape = shape_of(dot.style)
     if shape == "circle":
         return f'<circle fill="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
     if shape == "ring":

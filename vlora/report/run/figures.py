@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+from ...evaluation.metrics import METRICS
 from ..charts.chart import Chart, Line, Mark
 from .run_files import RunRecord, Series
+
+VALID_LOSS = "valid_loss"
 
 LOSSES = "Loss"
 
@@ -36,15 +39,15 @@ OLDER_METRIC, OLDER_NAMES = "accuracy", ("accuracy_before", "accuracy_after")
 
 def loss_chart(run: RunRecord) -> Chart:
     """Show the losses of a run: of each report, their mean so far, and on validation rows, the best pointed out."""
-    best = run["valid_loss"].lowest()
+    best = run[VALID_LOSS].best()
     marks = () if best is None else (Mark(x=best[0], y=best[1], text=f"best {best[1]:.4f} at step {best[0]:,}"),)
     return Chart(
         title=LOSSES,
         y_label=UNITS,
         lines=(
-            _line("train, per report", run["loss"], is_faint=len(run["valid_loss"].steps) > 0),
+            _line("train, per report", run["loss"], is_faint=len(run[VALID_LOSS].steps) > 0),
             _line("train, mean so far", run["running_loss"]),
-            _line("validation", run["valid_loss"]),
+            _line("validation", run[VALID_LOSS]),
         ),
         marks=marks,
     )
@@ -57,7 +60,7 @@ def metric_names(run: RunRecord) -> list[str]:
 
 def score_names(run: RunRecord) -> list[str]:
     """Name the numbers of a run that say how good it is, as metrics.jsonl has them."""
-    names = ["valid_loss", *(metric_names(run) or [OLDER_METRIC])]
+    names = [VALID_LOSS, *(metric_names(run) or [OLDER_METRIC])]
     return [name for name in names if score_series(name, run).steps]
 
 
@@ -70,13 +73,21 @@ def score_series(name: str, run: RunRecord) -> Series:
     return Series(before.steps[:1] + after.steps[-1:], before.values[:1] + after.values[-1:])
 
 
+def is_higher_better(name: str) -> bool:
+    """Whether a score is the better the higher it is: of losses and of error rates the lower ones are."""
+    if name == VALID_LOSS:
+        return False
+    metric = METRICS.get(name.removeprefix(EVAL))
+    return metric is None or metric.is_higher_better
+
+
 def metric_charts(run: RunRecord) -> Iterator[Chart]:
     """Show what the answers to held-out rows scored, each metric with its interval."""
     for name in metric_names(run):
-        yield Chart(title=name_metric(name), lines=(_metric_line(name, run),), is_log=False)
+        yield Chart(title=name_score(name), lines=(_metric_line(name, run),), is_log=False)
     older = score_series(OLDER_METRIC, run)
     if older.steps and not metric_names(run):
-        lines = (_line(name_metric(OLDER_METRIC), older),)
+        lines = (_line(name_score(OLDER_METRIC), older),)
         yield Chart(title="Exact answers", y_label="share of rows", lines=lines, is_log=False, from_zero=True)
 
 
@@ -91,9 +102,10 @@ def other_charts(run: RunRecord) -> Iterator[Chart]:
             )
 
 
-def name_metric(name: str) -> str:
-    """Write the name of a metric as people read it."""
-    return "exact answers" if name == OLDER_METRIC else name.removeprefix(EVAL).replace("_", " ")
+def name_score(name: str) -> str:
+    """Write the name of a score as people read it."""
+    known = {OLDER_METRIC: "exact answers", VALID_LOSS: "validation loss"}
+    return known.get(name) or name.removeprefix(EVAL).replace("_", " ")
 
 
 def _is_end(name: str, run: RunRecord) -> bool:
@@ -111,7 +123,7 @@ def _metric_line(name: str, run: RunRecord) -> Line:
     series, low, high = run[name], run[name + LOW], run[name + HIGH]
     has_interval = series.steps == low.steps == high.steps
     return Line(
-        name=name_metric(name),
+        name=name_score(name),
         xs=series.steps,
         ys=series.values,
         low=low.values if has_interval else (),

@@ -16,9 +16,6 @@ from ...errors import VloraError
 from ...output.paths import METRICS_NAME, RECIPE_NAME, WEIGHTS_SUFFIX
 from ...recipe.parse import flatten_recipe
 
-BEST = "valid_loss"
-"""Whose lowest value is the best one."""
-
 
 class RunError(VloraError):
     """A folder that no run has written."""
@@ -41,11 +38,12 @@ class Series:
         """The last value; None without any."""
         return self.values[-1] if self.values else None
 
-    def lowest(self) -> tuple[int, float] | None:
-        """Give the step of the lowest value, and the value; the first of equal ones, None without any."""
+    def best(self, *, is_higher_better: bool = False) -> tuple[int, float] | None:
+        """Give the step of the lowest or highest value, and the value: the first of equal ones, None without any."""
         if not self.values:
             return None
-        place = min(range(len(self.values)), key=self.values.__getitem__)
+        choose = max if is_higher_better else min
+        place = choose(range(len(self.values)), key=self.values.__getitem__)
         return self.steps[place], self.values[place]
 
 

@@ -15,7 +15,18 @@ from ..charts.layout import lay_out
 from ..charts.svg import draw_svg
 from ..page import render
 from .answers import AnsweredRow
-from .figures import HIGH, LOW, loss_chart, metric_charts, name_metric, other_charts, score_names, score_series
+from .figures import (
+    HIGH,
+    LOW,
+    VALID_LOSS,
+    is_higher_better,
+    loss_chart,
+    metric_charts,
+    name_score,
+    other_charts,
+    score_names,
+    score_series,
+)
 from .run_files import RunRecord
 
 NARROW, WIDE = (352, 230), (820, 400)
@@ -55,7 +66,7 @@ class Score:
     Attributes:
         name: Its name.
         first: Its first value, and the step.
-        best: Its best one; empty where it is not known which is better.
+        best: Its best one.
         last: Its last one, with its interval if it has one.
     """
 
@@ -162,7 +173,7 @@ def _summarize(run: RunRecord, facts: RunFacts) -> Iterator[tuple[str, str]]:
         yield "time", format_seconds(seconds)
     if (loss := run["loss"].last) is not None:
         yield "loss", f"{loss:.4f}"
-    if (best := run["valid_loss"].lowest()) is not None:
+    if (best := run[VALID_LOSS].best()) is not None:
         yield "best validation loss", f"{best[1]:.4f} at step {best[0]:,}"
     if (speed := run["tokens_per_s"].last) is not None:
         yield "speed", f"{speed:,.0f} tokens/s"
@@ -179,12 +190,12 @@ def list_scores(run: RunRecord) -> Iterator[Score]:
     """Yield what became of the validation loss and of each metric."""
     for name in score_names(run):
         series = score_series(name, run)
-        best = series.lowest() if name == "valid_loss" else None
+        best = series.best(is_higher_better=is_higher_better(name))
         low, high = run[name + LOW].last, run[name + HIGH].last
         # The ends of the interval of the last value.
         interval = "" if low is None or high is None else f" ({low:.4f} to {high:.4f})"
         yield Score(
-            name="validation loss" if name == "valid_loss" else name_metric(name),
+            name=name_score(name),
             first=f"{series.values[0]:.4f} at step {series.steps[0]:,}",
             best="" if best is None else f"{best[1]:.4f} at step {best[0]:,}",
             last=f"{series.values[-1]:.4f}{interval} at step {series.steps[-1]:,}",

@@ -1,0 +1,36 @@
+"""The page of runs beside one another reads well in a browser, with as many runs as colours and more."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.report.browser import find_faults
+from tests.report.run.test_run_page import make_run
+from vlora.report.run.compare_page import make_comparison_page
+from vlora.report.run.comparison import compare_runs
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NOW = datetime(2026, 11, 29, 12, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("n_runs", [2, 8])
+def test_in_a_browser(n_runs: int, browser: "Browser", tmp_path: Path) -> None:
+    """Names that look like markup are text; wide tables scroll by themselves."""
+    places = [tmp_path / f"<b>run & {number}" for number in range(n_runs)]
+    for number, place in enumerate(places):
+        make_run(place, 100 + 50 * number, **{"data.system": "<script>alert(1)</script>" * number or "-"})
+    path = tmp_path / "out.html"
+    path.write_text(make_comparison_page(compare_runs(places), NOW), encoding="utf-8")
+
+    assert find_faults(browser, path, pictures=0) == []
+    shown = browser.new_page()
+    shown.goto(path.as_uri())
+    assert shown.title() == f"{n_runs} runs compared"
+    assert not shown.query_selector_all("script, main b")
+    assert shown.inner_text("li strong") == "<b>run & 0"
+    assert shown.locator("strong.good").count() > 3
+    shown.close()

@@ -1,0 +1,29 @@
+"""The page that shows several runs beside one another."""
+
+from datetime import datetime
+
+from ..charts.chart import Chart
+from ..page import render
+from .comparison import Comparison
+from .run_page import draw_chart
+
+
+def make_comparison_page(comparison: Comparison, now: datetime) -> str:
+    """Make the page.
+
+    Args:
+        comparison: The runs beside one another.
+        now: When that was.
+    """
+    first, *others = comparison.charts or [Chart(title="", lines=())]
+    return render(
+        "compare.html.j2",
+        "charts.css",
+        names=comparison.names,
+        folders=[str(run.folder) for run in comparison.runs],
+        written=f"{now:%Y-%m-%d %H:%M:%S}",
+        numbers=comparison.numbers,
+        recipe=comparison.recipe,
+        main=draw_chart(first, "chart-0", is_main=True),
+        charts=[draw_chart(chart, f"chart-{number}") for number, chart in enumerate(others, start=1)],
+    )

@@ -1,0 +1,177 @@
+"""Several runs beside one another: in what their recipes differ, how good they became, and what that took."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ...recipe.parse import all_keys
+from ..charts.chart import Chart, Line
+from .figures import OTHERS, UNITS, VALID_LOSS, is_higher_better, name_score, score_names, score_series
+from .run_files import RunError, RunRecord, Series, read_run
+from .run_page import format_seconds, write_value
+
+FEWEST_RUNS = 2
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """A number of all runs.
+
+    Attributes:
+        name: What it is.
+        cells: As it is written, one for each run; empty where a run has none.
+        best: Which run has the best one; None where none is better.
+    """
+
+    name: str
+    cells: tuple[str, ...]
+    best: int | None = None
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Comparison:
+    """Runs beside one another.
+
+    Attributes:
+        names: What tells them apart.
+        runs: The runs.
+        recipe: Keys whose values differ, with all values.
+        numbers: Scores, speed, memory and time.
+        charts: Curves of all runs over one another, losses first.
+    """
+
+    names: tuple[str, ...]
+    runs: tuple[RunRecord, ...]
+    recipe: tuple[Row, ...]
+    numbers: tuple[Row, ...]
+    charts: tuple[Chart, ...]
+
+
+def compare_runs(places: Sequence[Path | str]) -> Comparison:
+    """Read runs and put them beside one another.
+
+    Args:
+        places: Folders of runs, or adapters in them.
+
+    Raises:
+        RunError: There are fewer than two, one is no run, or one is given twice.
+    """
+    if len(places) < FEWEST_RUNS:
+        msg = f"found {len(places)} run to compare; give the folders of two or more"
+        raise RunError(msg)
+    runs = tuple(read_run(place) for place in places)
+    seen: dict[Path, Path | str] = {}
+    for place, run in zip(places, runs, strict=True):
+        folder = run.folder.resolve()
+        if folder in seen:
+            msg = f"{place}: is of the same run as {seen[folder]}; give it once"
+            raise RunError(msg)
+        seen[folder] = place
+    names = name_folders([run.folder for run in runs])
+    return Comparison(
+        names=tuple(names),
+        runs=runs,
+        recipe=tuple(_compare_recipes(runs)),
+        numbers=tuple(row for row in _compare_numbers(runs) if any(row.cells)),
+        charts=tuple(_draw_over(runs, names)),
+    )
+
+
+def name_folders(folders: Sequence[Path]) -> list[str]:
+    """Name folders by as many of the last parts of their paths as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    names = [""] * len(parts)
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(found[-count:]) for found in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _compare_recipes(runs: Sequence[RunRecord]) -> Iterable[Row]:
+    missing = object()
+    for key in dict.fromkeys([*all_keys(), *(key for run in runs for key in run.recipe)]):
+        values: list[Any] = [run.recipe.get(key, missing) for run in runs]
+        if key == "output.path" or all(value == values[0] for value in values):
+            continue
+        yield Row(name=key, cells=tuple("" if value is missing else write_value(value) for value in values))
+
+
+def _compare_numbers(runs: Sequence[RunRecord]) -> Iterable[Row]:
+    yield Row(name="steps", cells=tuple(f"{run.step:,}" for run in runs))
+    for name in dict.fromkeys(name for run in runs for name in score_names(run)):
+        yield from _compare_score(name, runs)
+    yield _row("last train loss", [run["loss"].last for run in runs], "{:.4f}".format)
+    yield _row("mean train loss", [run["running_loss"].last for run in runs], "{:.4f}".format)
+    speeds = [_median(run["tokens_per_s"]) for run in runs]
+    yield _row("tokens/s, median", speeds, "{:,.0f}".format, is_higher_better=True)
+    peaks = [max(run["peak_memory_gb"].values, default=None) for run in runs]
+    yield _row("peak memory, GB", peaks, "{:.2f}".format)
+    yield _row("time", [run["seconds"].last for run in runs], format_seconds)
+    yield _row("waited for rows", [_waited(run) for run in runs], format_seconds)
+    if any(run.resumed for run in runs):
+        yield Row(name="went on behind", cells=tuple(", ".join(f"{step:,}" for step in run.resumed) for run in runs))
+    if any(run.device != runs[0].device for run in runs):
+        yield Row(name="device", cells=tuple(run.device for run in runs))
+
+
+def _compare_score(name: str, runs: Sequence[RunRecord]) -> Iterable[Row]:
+    """Yield a score's best value, the step of it, and its last value."""
+    is_higher, label = is_higher_better(name), name_score(name)
+    series = [score_series(name, run) for run in runs]
+    best = [found.best(is_higher_better=is_higher) for found in series]
+    values = [None if found is None else found[1] for found in best]
+    yield _row(f"best {label}", values, "{:.4f}".format, is_higher_better=is_higher)
+    yield Row(name="  at step", cells=tuple("" if found is None else f"{found[0]:,}" for found in best))
+    yield _row(f"last {label}", [found.last for found in series], "{:.4f}".format, is_higher_better=is_higher)
+
+
+def _row(
+    name: str, values: Sequence[float | None], write: Callable[[float], str], *, is_higher_better: bool = False
+) -> Row:
+    """Write a number of all runs, and find the best; of equal ones none is."""
+    known = [value for value in values if value is not None]
+    best = (max if is_higher_better else min)(known, default=None)
+    is_one = best is not None and len(known) > 1 and known.count(best) == 1
+    return Row(
+        name=name,
+        cells=tuple("" if value is None else write(value) for value in values),
+        best=list(values).index(best) if is_one else None,
+    )
+
+
+def _median(series: Series) -> float | None:
+    return sorted(series.values)[len(series.values) // 2] if series.values else None
+
+
+def _waited(run: RunRecord) -> float | None:
+    return math.fsum(run["wait_s"].values) if run["wait_s"].values else None
+
+
+def _draw_over(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterable[Chart]:
+    """Yield the charts that have something of at least one run."""
+    charts = [
+        _chart("Validation loss", UNITS, VALID_LOSS, runs, names),
+        _chart("Train loss, per report", UNITS, "loss", runs, names),
+    ]
+    for name in dict.fromkeys(name for run in runs for name in score_names(run) if name != VALID_LOSS):
+        lines = [score_series(name, run) for run in runs]
+        charts.append(_over(name_score(name).capitalize(), "", lines, names, is_log=False))
+    for title, unit, numbers in OTHERS:
+        name = next(iter(numbers))
+        charts.append(_chart(title, unit, name, runs, names))
+    return [chart for chart in charts if chart.has_points]
+
+
+def _chart(title: str, unit: str, name: str, runs: Sequence[RunRecord], names: Sequence[str]) -> Chart:
+    return _over(title, unit, [run[name] for run in runs], names)
+
+
+def _over(
+    title: str, unit: str, series: Sequence[Series], names: Sequence[str], *, is_log: bool | None = None
+) -> Chart:
+    lines = tuple(Line(name=name, xs=found.steps, ys=found.values) for name, found in zip(names, series, strict=True))
+    return Chart(title=title, y_label=unit, lines=lines, is_log=is_log)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from .cuts import CutCounts
+from .scores import Scored as Scored  # noqa: PLC0414 - one event among the others
 
 if TYPE_CHECKING:
     from .types import Cut, HeldOut, RowMark
@@ -280,7 +281,7 @@ class Generated:
     """An answer was generated.
 
     Attributes:
-        when: "before" or "after" training.
+        when: "before", "during" or "after" training.
         done: Answers so far.
         total: Answers to come to, as far as it is known: rows that cannot be read are none.
         accuracy: Share of exact answers so far.
@@ -345,4 +346,5 @@ class Finished:
     cuts: CutCounts = attrs.field(factory=CutCounts)
 
 
-Event = Compiling | Compiled | Started | StepReport | Reported | Skipped | Warned | Generated | Saved | Finished
+OfRun = Compiling | Compiled | Started | StepReport | Reported | Finished
+Event = OfRun | Skipped | Warned | Generated | Scored | Saved

@@ -18,7 +18,7 @@ from vlora.recipe.parse import structure_recipe
         ("[optim]\nschedule = 'cosin'", "optim.schedule: found 'cosin', expected one of"),
         ("[optim]\nschedule = 'cosin'", "did you mean 'cosine'?"),
         ("[zzz]\nqqq = 1", "zzz: unknown section; known sections: model, data, lora,"),
-        ("[eval]\nqqq = 1", "eval.qqq: unknown key; known keys: eval.answer_rows, eval.max_new_tokens"),
+        ("[eval]\nzzzzzzz = 1", "eval.zzzzzzz: unknown key; known keys: eval.answer_rows, eval.answer_every"),
         ("lora = 3", "lora: found 3, expected a table of keys"),
     ],
 )

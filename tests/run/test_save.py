@@ -20,12 +20,13 @@ from vlora.build import make_recipe_step
 from vlora.data.loader import DataLoader
 from vlora.errors import NonFiniteError, OutOfMemoryError, SampleError
 from vlora.estimate import shortage
+from vlora.evaluation.prediction import read_predictions
 from vlora.events import Event, Finished, Reported, Saved, StepReport
 from vlora.output import checkpoint as checkpoints
 from vlora.output.atomic import append_text
 from vlora.output.checkpoint import load_metadata
 from vlora.output.metrics_log import Mark
-from vlora.output.paths import METRICS_NAME, STATE_NAME
+from vlora.output.paths import METRICS_NAME, PREDICTIONS_NAME, STATE_NAME
 from vlora.run import start
 
 CheckpointFactory = Callable[[str], Path]
@@ -249,8 +250,11 @@ def busy_recipe(checkpoint: CheckpointFactory, folder: Path, **options: Any) -> 
         "train__steps_per_report": 2,
         "train__steps_per_eval": 3,
         "train__steps_per_save": 2,
-        "eval__answer_rows": 1,
+        "eval__answer_rows": 2,
+        "eval__answer_every": 2,
         "eval__max_new_tokens": 1,
+        "eval__temperature": 1.0,
+        "eval__metrics": ["exact_match", "token_f1"],
     }
     return short_recipe(checkpoint, folder, "out", **keys, **options)
 
@@ -268,6 +272,12 @@ def test_a_run_that_is_stopped_leaves_no_trace(
     assert losses(first) + losses(again) == uninterrupted[1]
     assert read_metrics(tmp_path / "out") == read_metrics(uninterrupted[0])
     assert weights_of(tmp_path / "out") == weights_of(uninterrupted[0])
+    assert read_answers(tmp_path / "out") == read_answers(uninterrupted[0])
+
+
+def read_answers(folder: Path) -> list[tuple[int, str, str]]:
+    """Give the lines of predictions.jsonl: step, row and answer."""
+    return [(line.step, line.row, line.answer) for line, _ in read_predictions(folder / PREDICTIONS_NAME)]
 
 
 def numbered_steps(folder: Path) -> list[int]:
@@ -325,8 +335,11 @@ def test_a_run_that_was_killed_writes_no_line_twice(
         if isinstance(event, Reported) and event.metrics["step"] == 3:
             break
     run.close()
+    with (out / PREDICTIONS_NAME).open("a") as file:
+        file.write('{"row": "of a step that was lost", "expe')
     list(fit(recipe, resume=True))
     assert read_metrics(out) == straight
+    assert read_answers(out) == read_answers(uninterrupted[0])
     # The answers are there; the process was ended before it said so.
     list(fit(recipe, resume=True))
     assert read_metrics(out) == straight
@@ -334,6 +347,8 @@ def test_a_run_that_was_killed_writes_no_line_twice(
     list(fit(busy_recipe(checkpoint, tmp_path, train__iters=7), resume=True))
     assert read_metrics(out)[: len(straight)] == straight
     assert [line["step"] for line in read_metrics(out) if "accuracy_after" in line] == [6, 7]
+    assert read_answers(out)[:-2] == read_answers(uninterrupted[0])
+    assert [step for step, _, _ in read_answers(out)] == [0, 0, 2, 2, 4, 4, 6, 6, 7, 7]
 
 
 def test_a_bad_row_to_validate_on_loses_nothing(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from ..errors import RecipeError
+from ..scores import Score
 from .bootstrap import find_interval
 from .measures.boxes import box_acc_50, box_iou
 from .measures.choices import choice_accuracy
@@ -82,23 +83,6 @@ MEANINGS = {
     "grounding": "box_acc_50",
 }
 """Other names under which metrics are known."""
-
-
-@attrs.frozen(kw_only=True)
-class Score:
-    """The value of a metric over all rows that it applies to.
-
-    Attributes:
-        mean: The mean of the rows' values; for BLEU, chrF, CER and WER that of the rows taken as one text.
-        low: The lower end of its interval (bootstrap, 95 %); None where a function of yours gave one number for all.
-        high: The upper end.
-        n: How many rows it applies to.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
 
 
 @attrs.frozen(kw_only=True)

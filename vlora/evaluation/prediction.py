@@ -10,8 +10,6 @@ import attrs
 
 from ..errors import EvaluationError
 
-PREDICTIONS_NAME = "predictions.jsonl"
-
 
 @attrs.frozen(kw_only=True)
 class Prediction:
@@ -123,5 +121,5 @@ def read_predictions(path: Path) -> Iterator[tuple[Prediction, dict[str, float]]
                 if line.strip():
                     yield parse_prediction(line, f"{path}:{number}")
     except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); give a {PREDICTIONS_NAME}"
+        msg = f"{path}: cannot be read ({error.strerror}); give a predictions.jsonl"
         raise EvaluationError(msg) from None

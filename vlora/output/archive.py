@@ -15,6 +15,7 @@ from .paths import (
     DERIVED_NAMES,
     EXAMPLE_NAME,
     METRICS_NAME,
+    PREDICTIONS_NAME,
     RECIPE_NAME,
     STATE_NAME,
     TRACKER_NAMES,
@@ -23,7 +24,7 @@ from .paths import (
 )
 from .setting_aside import JOURNAL_NAME, Journal, complete, next_number, set_aside
 
-OWN_NAMES = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, *TRACKER_NAMES)
+OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, *TRACKER_NAMES)
 """Of files in a run's folder besides weights, state and what describes them."""
 
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
@@ -102,7 +103,14 @@ def refuse_links(paths: OutputPaths) -> None:
     """
     state = paths.folder / STATE_NAME
     models = [paths.base] if paths.is_adapter else list(filter(paths.is_numbered, paths.folder.parent.iterdir()))
-    for path in (state.parent, *state.parent.glob("*"), paths.metrics, paths.folder / RECIPE_NAME, *models):
+    for path in (
+        state.parent,
+        *state.parent.glob("*"),
+        paths.metrics,
+        paths.predictions,
+        paths.folder / RECIPE_NAME,
+        *models,
+    ):
         if path.is_symlink():
             msg = f"{path}: is a link to {path.readlink()}, which no run has made; put there what it leads to"
             raise CheckpointError(msg)

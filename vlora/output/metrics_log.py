@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import mlx.core as mx
 from ..cuts import NAMED, measure_cuts
 from ..errors import CheckpointError
 from ..events import Device, FeatureCounts, Reported, StepReport
+from ..scores import Score
 from . import atomic
 
 OF_THE_LAST = ("step", "running_loss", "learning_rate", "grad_norm", "n_traces", "trace_s")
@@ -73,6 +74,8 @@ class Mark:
     Attributes:
         n_lines: Lines of the file.
         validated: The last step whose state was validated; -1 for none.
+        answered: The last step behind which rows were answered during training; -1 for none.
+        prediction_bytes: Length of the file of answers; None if what saved the state wrote none.
         seconds: How long the run had gone on.
         interval: The steps since the last line.
         counts: The images since then: from memory, from disk, computed.
@@ -80,6 +83,8 @@ class Mark:
 
     n_lines: int
     validated: int = -1
+    answered: int = -1
+    prediction_bytes: int | None = None
     seconds: float = 0.0
     interval: Mapping[str, Any] = attrs.field(factory=dict)
     counts: tuple[int, int, int] = (0, 0, 0)
@@ -106,6 +111,9 @@ class MetricsLog:
         interval: The steps since the last line.
         counts: Where features of images had come from by then.
         validated: The last step whose state was validated; -1 for none.
+        answered: The last step behind which rows were answered during training; -1 for none.
+        prediction_bytes: Length of the file of answers when the state was saved; None if the state does not say it.
+        keeps_last: Whether a round of answers behind the saved state stays.
         is_marked: Whether the run goes on from a state that said how far they were.
         began: When the run began, or would have if it had never stopped.
         first_step_at: When the run's first step was over, in seconds of Unix time; None until then, and once written.
@@ -117,6 +125,9 @@ class MetricsLog:
     interval: Interval = attrs.field(factory=Interval)
     counts: FeatureCounts = attrs.field(factory=FeatureCounts)
     validated: int = -1
+    answered: int = -1
+    prediction_bytes: int | None = None
+    keeps_last: bool = False
     is_marked: bool = False
     began: float = attrs.field(factory=time.perf_counter)
     first_step_at: float | None = None
@@ -142,25 +153,35 @@ class MetricsLog:
         """
         saved = None if mark is None else Mark.loads(mark)
         lines: list[dict[str, float]] = []
+        answers: list[dict[str, float]] = []
         if after_step is not None and path.is_file():
             found = list(_read_lines(path, after_step, saved))
             if saved is None:
                 lines = [line for line in found if line["step"] <= after_step]
             else:
                 # A run that had ended and now has more steps keeps what its model answered in the end.
-                answers = [line for line in found[saved.n_lines :] if "accuracy_after" in line and not is_over]
-                lines = found[: saved.n_lines] + answers[:1]
+                behind = found[saved.n_lines :] if not is_over else []
+                answers = _last_round(behind)
+                lines = found[: saved.n_lines] + answers
         atomic.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
         before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
-        metrics = cls(path, n_lines=len(lines), accuracy={"accuracy_before": before[0]} if before else {})
+        metrics = cls(
+            path,
+            n_lines=len(lines),
+            accuracy={"accuracy_before": before[0]} if before else {},
+            keeps_last=bool(answers),
+        )
         if saved is not None:
             metrics._go_on_from(saved)
+        if answers and after_step is not None:
+            metrics.answered = after_step
         return metrics
 
     def _go_on_from(self, mark: Mark) -> None:
         # A state of an older vlora counts no terms: they were the supervised tokens.
         self.interval = Interval(**{"terms": mark.interval.get("supervised", 0), **mark.interval})
-        self.validated, self.is_marked = mark.validated, True
+        self.validated, self.answered, self.is_marked = mark.validated, mark.answered, True
+        self.prediction_bytes = mark.prediction_bytes
         self.began -= mark.seconds
         memory, disk, computed = mark.counts
         # What was counted since the last line comes on top of what will be.
@@ -171,14 +192,21 @@ class MetricsLog:
         """Whether a step is in no line yet."""
         return self.interval.n_steps > 0
 
-    def mark(self, counts: FeatureCounts | None) -> Mark:
+    def mark(self, counts: FeatureCounts | None, prediction_bytes: int | None = None) -> Mark:
         """Say how far the metrics are, without a line that was written only because the run ends here."""
         if self._provisional is not None:
-            return attrs.evolve(self._provisional, validated=self.validated)
+            return attrs.evolve(
+                self._provisional,
+                validated=self.validated,
+                answered=self.answered,
+                prediction_bytes=prediction_bytes,
+            )
         new = counts or self.counts
         return Mark(
             n_lines=self.n_lines,
             validated=self.validated,
+            answered=self.answered,
+            prediction_bytes=prediction_bytes,
             seconds=time.perf_counter() - self.began,
             interval=attrs.asdict(self.interval),
             counts=(
@@ -240,12 +268,29 @@ class MetricsLog:
         self.interval, self.first_step_at, self.counts = Interval(), None, counts or self.counts
         return written
 
+    def write_scores(self, step: int, scores: Mapping[str, Score], n_rows: int) -> Reported:
+        """Write what metrics say of a round of answers, each with its interval where it has one."""
+        values = {
+            f"eval_{name}{end}": value
+            for name, score in scores.items()
+            for end, value in (("", score.mean), ("_low", score.low), ("_high", score.high))
+            if value is not None
+        }
+        return self.write({"step": step, "eval_rows": n_rows, **values})
+
     def write(self, metrics: Mapping[str, float | str]) -> Reported:
         """Write a line, and when it was written."""
         line = {**metrics, "unix_time": time.time()}
         atomic.append_text(self.path, json.dumps(line, allow_nan=False) + "\n")
         self.n_lines += 1
         return Reported(metrics=line)
+
+
+def _last_round(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    """Find the lines of the round of answers with which a run had ended."""
+    rounds = [line for line in lines if {"accuracy_after", "eval_rows"} & line.keys()]
+    ends = [number for number, line in enumerate(rounds) if "accuracy_after" in line]
+    return rounds[: ends[0] + 1] if ends else []
 
 
 def _read_lines(path: Path, after_step: int, mark: Mark | None) -> Iterator[dict[str, float]]:

@@ -10,6 +10,7 @@ from ..recipe.schema import Recipe
 
 STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
+PREDICTIONS_NAME = "predictions.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 REPORT_NAME = "report.html"
@@ -44,6 +45,11 @@ class OutputPaths:
     def metrics(self) -> Path:
         """The metrics."""
         return self.folder / METRICS_NAME
+
+    @property
+    def predictions(self) -> Path:
+        """The answers."""
+        return self.folder / PREDICTIONS_NAME
 
     @property
     def base(self) -> Path:

@@ -130,6 +130,14 @@ def trackers(value: tuple[str, ...]) -> str | None:
     return f"has {twice[0]!r} twice" if twice else None
 
 
+def names(value: tuple[str, ...]) -> str | None:
+    """Names, none of them empty or twice."""
+    if not all(name.strip() for name in value):
+        return "has an empty name"
+    twice = [name for name in value if value.count(name) > 1]
+    return f"has {twice[0]!r} twice" if twice else None
+
+
 def patterns(value: tuple[str, ...]) -> str | None:
     """Targets of adapters, of which none is empty and each regular expression is one."""
     for target in value:

@@ -220,15 +220,23 @@ class TrainSection:
 
 @attrs.frozen(kw_only=True)
 class EvalSection:
-    """Answers generated on the validation rows before and after training.
+    """Answers generated on the validation rows before, during and after training.
 
     Attributes:
         answer_rows: How many rows to answer; 0 for none, -1 for all.
+        answer_every: Steps between rounds of answers during training; 0 for none but before and after.
         max_new_tokens: Longest answer.
+        temperature: 0 for the likeliest tokens; higher draws more evenly.
+        metrics: What answers are measured by: names, and functions of one's own as module:function.
+        batch_size: Rows that are answered together; without one train.batch_size, but 8 at least.
     """
 
     answer_rows: int = _key(0, checks.at_least(-1))
+    answer_every: int = _key(0, checks.at_least(0))
     max_new_tokens: int = _key(32, checks.at_least(1))
+    temperature: float = _key(0.0, checks.at_least(0))
+    metrics: tuple[str, ...] = _key(("exact_match",), checks.names)
+    batch_size: int | None = _key(None, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)

@@ -11,11 +11,13 @@ from ..build import Data, Features
 from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
+from ..evaluation.metric import Metric
 from ..events import Event, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
 from ..output.paths import OutputPaths
+from ..output.predictions_log import PredictionsLog
 from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
 from ..train.rules import Rules
@@ -40,9 +42,11 @@ class RunContext:
         config: The adapter's configuration.
         features: The features of images that it keeps.
         loader: Reads its rows.
+        answer_metrics: What its answers are measured by.
         source: Its batches.
         loop: Takes the steps, and holds the state.
         metrics: Its metrics.jsonl.
+        predictions: Its predictions.jsonl.
         validator: Validates; None where there are no rows for it.
         done: Steps done; their reports were yielded.
         saved: The step behind which a training state was saved last; None if there is none.
@@ -61,9 +65,11 @@ class RunContext:
     config: Mapping[str, Any]
     features: Features
     loader: DataLoader
+    answer_metrics: Sequence[Metric]
     source: BatchSource = attrs.field(init=False)
     loop: TrainLoop = attrs.field(init=False)
     metrics: MetricsLog = attrs.field(init=False)
+    predictions: PredictionsLog = attrs.field(init=False)
     validator: Validator | None = attrs.field(default=None, init=False)
     done: int = attrs.field(default=0, init=False)
     saved: int | None = attrs.field(default=None, init=False)

@@ -13,11 +13,12 @@ from ..events import Event, StepReport, Warned
 from ..recipe.schema import Recipe
 from ..system.endings import close_at_exit, watch_thread
 from ..train.schedules import is_due
+from .answers import answer
 from .context import RunContext
 from .finish import finish
 from .save import rescue, save, save_numbered
 from .start import start
-from .validate import answer, validate
+from .validate import validate
 
 
 def fit(
@@ -112,13 +113,19 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
 
 
 def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
-    """Report, validate and save behind a step what is due there; again only what has not been done."""
+    """Report, validate, answer and save behind a step what is due there; again only what has not been done."""
     train, step, n_steps = run.recipe.train, run.done, run.n_steps
     if run.metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
         yield run.metrics.write_interval(run.features.counts)
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
         is_left = yield from validate(run, _never if is_again else run.loop.should_stop)
         run.loop.is_stopped |= is_left
+    answer_every = run.recipe.eval.answer_every
+    # Behind the last step comes the round that follows training.
+    if answer_every and run.metrics.answered < step < n_steps and is_due(step, answer_every, n_steps):
+        is_left = yield from answer(run, "during", _never if is_again else run.loop.should_stop)
+        run.loop.is_stopped |= is_left
+        run.metrics.answered = run.metrics.answered if is_left else step
     yield from save_numbered(run, is_again=is_again)
 
 

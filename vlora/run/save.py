@@ -18,7 +18,7 @@ from ..output import checkpoint
 from ..output.archive import starts_from
 from ..output.atomic import sync, write_whole_folder
 from ..output.lock import LOCK_NAME
-from ..output.paths import DERIVED_NAMES, EXAMPLE_NAME, METRICS_NAME, RECIPE_NAME
+from ..output.paths import DERIVED_NAMES, EXAMPLE_NAME, METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME
 from ..output.resume import run_metadata
 from ..output.setting_aside import JOURNAL_NAME
 from ..system.files import expand
@@ -26,7 +26,7 @@ from ..train.schedules import is_due
 from ..train.state import all_finite
 from .context import RunContext
 
-NOT_A_MODELS = (METRICS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, LOCK_NAME, JOURNAL_NAME)
+NOT_A_MODELS = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
 
 
@@ -93,7 +93,7 @@ def _save_state(run: RunContext, position: str) -> None:
         run_metadata(run.recipe, len(run.data.train), run.data.encoder.template),
         position=position,
         rules=run.rules.dumps(),
-        metrics=run.metrics.mark(run.features.counts).dumps(),
+        metrics=run.metrics.mark(run.features.counts, run.predictions.n_bytes).dumps(),
         sums=run.loop.sums,
         learned=run.learned.write(),
         cuts=run.cuts.dumps() if run.cuts.n_rows else None,
@@ -103,6 +103,7 @@ def _save_state(run: RunContext, position: str) -> None:
     run.features.flush()
     if run.paths.metrics.is_file():
         sync(run.paths.metrics)
+    run.predictions.sync()
     checkpoint.save_state(run.paths.state, run.loop.state, metadata)
 
 

@@ -19,6 +19,7 @@ from ..data.loader import DataLoader
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
+from ..evaluation.metrics import find_metrics
 from ..events import Event, Started, Warned
 from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
 from ..ops.parameters import count_parameters
@@ -30,6 +31,7 @@ from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
 from ..output.paths import RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
+from ..output.predictions_log import PredictionsLog
 from ..output.resume import check_resumable
 from ..recipe.parse import dump_recipe
 from ..recipe.schema import DataSection, Recipe
@@ -88,7 +90,7 @@ def start(
 
 def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> Generator[Event, None, RunContext]:
     """Take the folder, find the state to go on from, and load rows and model."""
-    paths = output_paths(recipe)
+    paths, metrics = output_paths(recipe), find_metrics(recipe.eval.metrics)
     stack.enter_context(exclusive_run_lock(paths.folder))
     stack.enter_context(memory_limits(recipe.memory))
     resume = yield from _clear_up(paths, resume=resume, or_start=or_start)
@@ -128,6 +130,7 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         config=config,
         features=features,
         loader=_make_loader(recipe, data, backbone, workers),
+        answer_metrics=metrics,
     )
 
 
@@ -228,6 +231,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
     source = make_source(recipe, run.loader, run.data.encoder, first, run.metadata.position)
     _refuse_fewer(run, source.n_steps(first), first)
     validates, every, rules = run.data.valid is not None, recipe.train, run.rules
+    answer_every = recipe.eval.answer_every if validates and recipe.eval.answer_rows else 0
 
     def needs_sync(step: int) -> bool:
         n_steps = source.n_steps(step)
@@ -235,6 +239,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         return (
             step == first + 1
             or (validates and is_due(step, every.steps_per_eval, n_steps))
+            or (answer_every > 0 and is_due(step, answer_every, n_steps))
             or is_due(step, every.steps_per_save, n_steps)
         )
 
@@ -281,6 +286,7 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
         run.metadata.metrics,
         is_over=first == run.source.n_steps(first),
     )
+    run.predictions = PredictionsLog.open(paths.predictions, run.metrics, None if found is None else first)
     write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
     return warnings
 

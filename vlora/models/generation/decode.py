@@ -22,6 +22,9 @@ from ..forward.lm_inputs import LOGIT_PLACES, LMInputs
 from .fields import cut_fields, pick_fields
 from .kept_keys import KeptKeys
 
+HELD_POSITIONS = "_position_ids"
+"""Where models with positions in three dimensions keep those of the last prompt."""
+
 Choose = Callable[[mx.array, int], IntArray]
 """Chooses the next token of each row: (f[B, V], which token of the answer it is) to i32[B]."""
 
@@ -213,6 +216,10 @@ def reader(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, readi
     batch = collate([with_room(prompt, room) for prompt in prompts])
     features, others = backbone.embed(batch)
     fields = {**features, **others}
+    if "position_ids" not in fields and hasattr(backbone.language_model, HELD_POSITIONS):
+        # Rows of text alone: the model would count from positions that it keeps itself, and keep them.
+        n_rows, length = batch.tokens.shape
+        fields["position_ids"] = mx.broadcast_to(mx.arange(length), (3, n_rows, length))
     ends = np.array([prompt.length - 1 for prompt in prompts], dtype=np.int32)
     places = ends
     if LOGIT_PLACES in fields:

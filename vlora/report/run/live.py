@@ -9,10 +9,9 @@ from typing import Self
 
 import attrs
 
-from ...evaluation.prediction import PREDICTIONS_NAME
 from ...events import Event, Finished, Reported, Skipped, Started, StepReport, Warned
 from ...output.atomic import write_text, write_whole
-from ...output.paths import PLOT_NAME, REPORT_NAME, output_paths
+from ...output.paths import PLOT_NAME, PREDICTIONS_NAME, REPORT_NAME, output_paths
 from ...recipe.parse import dump_recipe, flatten_recipe
 from ...recipe.schema import Recipe
 from ..charts.layout import lay_out

@@ -1,0 +1,166 @@
+"""Rounds of answers: held-out rows answered by the newest state, scored and written."""
+
+from collections.abc import Callable, Generator, Iterator
+
+import attrs
+
+from .. import models
+from ..errors import AnswerError, EvaluationError, SampleError
+from ..evaluation.metrics import score
+from ..evaluation.prediction import Prediction, dump_prediction, plain_columns
+from ..events import Event, Generated, Scored, Warned
+from ..memory.limits import naming_shortage
+from ..recipe.schema import Recipe
+from .context import RunContext
+
+FEWEST_TOGETHER = 8
+"""Questions that are answered together where memory has room for fewer rows with their gradients."""
+
+FEWER_ANSWERS = (
+    "lower eval.batch_size, eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
+)
+
+
+@attrs.define(kw_only=True)
+class Round:
+    """One round of answers.
+
+    Attributes:
+        when: "before", "during" or "after" training.
+        step: Steps done.
+        total: Answers to come to: rows that cannot be read are none.
+        right: Answers that are the expected ones to the letter.
+        predictions: What was answered.
+        last: The last answer, which is told when the next one is there: rows behind it that cannot be read would change
+            the total.
+    """
+
+    when: str
+    step: int
+    total: int
+    right: int = 0
+    predictions: list[Prediction] = attrs.field(factory=list)
+    last: Generated | None = None
+
+    def add(self, prediction: Prediction) -> Iterator[Generated]:
+        """Take an answer in, and tell the one before it."""
+        yield from self.tell_last()
+        self.predictions.append(prediction)
+        self.right += prediction.expected == prediction.answer
+        self.last = Generated(
+            when=self.when,
+            done=len(self.predictions),
+            total=self.total,
+            accuracy=self.right / len(self.predictions),
+            expected=prediction.expected,
+            found=prediction.answer,
+        )
+
+    def tell_last(self) -> Iterator[Generated]:
+        """Tell the last answer."""
+        if self.last is not None:
+            yield attrs.evolve(self.last, total=self.total)
+
+
+def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
+    """Let the newest state answer the questions of held-out rows, if the recipe asks for it.
+
+    Args:
+        run: The run.
+        when: "before", "during" or "after" training.
+        should_stop: Asked before each token; True leaves the rest off.
+
+    Returns:
+        Whether the round was left off.
+    """
+    section, rows = run.recipe.eval, run.data.valid
+    if not section.answer_rows or rows is None:
+        return False
+    total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
+    found = Round(when=when, step=int(run.loop.state.step), total=total)
+    try:
+        is_left = yield from _ask(run, found, should_stop)
+    except AnswerError as error:
+        yield Warned(message=f"answers {when} training: {error}; accuracy left out")
+        return False
+    if is_left:
+        done = len(found.predictions)
+        yield Warned(message=f"answers {when} training: stopped after {done} of {found.total} rows")
+        return True
+    if found.last is not None:
+        yield from found.tell_last()
+        yield from _close(run, found, found.last.accuracy)
+    return False
+
+
+def answer_options(recipe: Recipe, step: int) -> models.AnswerOptions:
+    """Say how a recipe has rows answered after some steps."""
+    section = recipe.eval
+    return models.AnswerOptions(
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+        batch_size=section.batch_size or max(FEWEST_TOGETHER, recipe.train.batch_size),
+        seed=f"{recipe.train.seed} {step}",
+    )
+
+
+def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
+    """Answer the rows of a round; whether it was left off."""
+    rows = run.data.valid
+    assert rows is not None  # noqa: S101 - `answer` has asked
+    answerer = models.Answerer(
+        backbone=run.backbone,
+        encoder=run.data.encoder,
+        options=answer_options(run.recipe, found.step),
+        should_stop=should_stop,
+        workers=run.loader.workers,
+    )
+    style = run.data.files.family.format.boxes
+    with run.bound(), models.generating(run.backbone):
+        answers = answerer.answer(range(found.total), rows.__getitem__)
+        while True:
+            with naming_shortage(f"answering rows {found.when} training", remedy=FEWER_ANSWERS):
+                answered = next(answers, None)
+            if should_stop():
+                return True
+            if answered is None:
+                return False
+            if isinstance(answered, SampleError):
+                run.loader.skip(answered)
+                found.total -= 1
+                yield from run.drain_events()
+                continue
+            columns = plain_columns(rows.table[int(rows.indices[answered.index])])
+            yield from found.add(_predict(answered, found.step, columns, None if style is None else style.name))
+
+
+def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:
+    """Score a round's answers, and write them and what was found."""
+    try:
+        scores = score(run.answer_metrics, found.predictions)
+    except EvaluationError as error:
+        yield Warned(message=f"answers {found.when} training: {error}; their metrics are left out")
+        scores = score((), found.predictions)
+    pairs = zip(found.predictions, scores.rows, strict=True)
+    run.predictions.write(dump_prediction(prediction, own) for prediction, own in pairs)
+    if scores.summary:
+        yield run.metrics.write_scores(found.step, scores.summary, len(found.predictions))
+        yield Scored(when=found.when, step=found.step, scores=scores.summary, n_rows=len(found.predictions))
+    if found.when != "during":
+        run.metrics.accuracy[f"accuracy_{found.when}"] = accuracy
+        yield run.metrics.write({"step": found.step, **run.metrics.accuracy})
+
+
+def _predict(answered: models.Answered, step: int, columns: dict[str, object], convention: str | None) -> Prediction:
+    question = answered.question
+    return Prediction(
+        row=question.source,
+        images=question.images,
+        prompt=question.text,
+        expected=question.expected,
+        answer=answered.text,
+        step=step,
+        columns=columns,
+        image_sizes=question.image_sizes,
+        convention=convention,
+    )

@@ -1,6 +1,8 @@
 """The arguments of commands: options and `--set` reach the recipe, mistakes end with 2 and a sentence."""
 
 import argparse
+import importlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from tests.commands import OLDER_OPTIONS, complaint, exit_code
 from vlora import Recipe, lora
-from vlora.cli.main import main
+from vlora.cli.main import COMMANDS, main
 from vlora.recipe.legacy import OPTIONS
 
 
@@ -146,15 +148,35 @@ def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "cannot read" in complaint([str(tmp_path / "a.toml")], capsys)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"]])
-def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """The help lists every option."""
-    assert exit_code(arguments) == 0
+@pytest.mark.parametrize("command", [[], ["train"], ["inspect"], ["plan"]])
+def test_help_of_all_options(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help-all` lists every option, those of the older script too."""
+    assert exit_code([*command, "--help-all"]) == 0
     text = capsys.readouterr().out
 
     for option in OPTIONS:
         assert option.flag in text
     assert "--set" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command's help is short, fits 79 columns, and has examples that the command takes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_code([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    examples = [line.strip() for line in lines[lines.index("examples:") + 1 :]]
+
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 79
+    assert "--lora-rank LORA_RANK" not in "\n".join(lines)
+    commands = [line.partition("  # ")[0] for line in examples if not line.startswith("#")]
+    assert len(commands) >= 2
+    for typed in commands:
+        words = shlex.split(typed)[3:]
+        assert words[0] == command or command == "train"
+        module = importlib.import_module(f"vlora.cli.{command}")
+        module.make_parser().parse_intermixed_args(words[words[0] == command :])
 
 
 def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The command that compares runs: its lines fit the screen, and say what there is to say in words and letters."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "recipe keys that differ" in printed
     assert "2 runs compared" in (tmp_path / "out" / "c.html").read_text()
     assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 79
+
+
+def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object has the tables."""
+    folders = make_runs(tmp_path, 2)
+    assert main(["compare", *folders, "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["event"], found["runs"]) == ("Comparison", folders)
+    assert all(len(row["cells"]) == 2 for row in (*found["numbers"], *found["recipe"]))
 
 
 def test_equal_recipes_and_damaged_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

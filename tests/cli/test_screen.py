@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from vlora.cli.screen import Screen
+from vlora.cli.screen import Mode, Screen
 from vlora.system.signals import stop_on_signals
 
 
@@ -35,3 +35,49 @@ def test_a_closed_pipe_ends_a_run_as_a_signal_does() -> None:
         screen.print("b")
         assert signals.is_asked()
         assert signals.status == 141
+
+
+def test_what_a_screen_prints() -> None:
+    """All, the result only, or objects only; results of commands are not for programs."""
+    printed = {}
+    modes: tuple[Mode, ...] = ("all", "quiet", "json")
+    for mode in modes:
+        file = io.StringIO()
+        screen = Screen(mode=mode, file=file)
+        screen.print("on the way")
+        screen.tell("Event", number=1)
+        with screen.result():
+            screen.print("the result")
+        screen.print("behind it")
+        printed[mode] = file.getvalue().splitlines()
+
+    assert printed == {
+        "all": ["on the way", "the result", "behind it"],
+        "quiet": ["the result"],
+        "json": ['{"event": "Event", "number": 1}'],
+    }
+
+
+def test_a_pipe_that_closes_stays_closed() -> None:
+    """A result is not printed to it either, and objects end the command as lines do."""
+    unread: list[bool] = []
+    screen = Screen(file=Closed(), mode="json")
+    screen.when_unread = lambda: unread.append(True)
+    screen.tell("Event")
+    screen.tell("Event")
+    with screen.result():
+        screen.print("a")
+
+    assert unread == [True]
+
+
+def test_colours_are_left_out_where_nobody_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As https://no-color.org has it."""
+    printed = {}
+    for wanted in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", wanted)
+        file = io.StringIO()
+        Screen(file=file, force_terminal=True, color_system="standard").print("[red]a[/]")
+        printed[wanted] = file.getvalue()
+
+    assert printed == {"": "\x1b[31ma\x1b[0m\n", "1": "a\n"}

@@ -14,8 +14,8 @@ import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from vlora.cli.screen import Screen
 from vlora.cli.view import EventView
 from vlora.compilation import kernel_list, known_kernels, soundness
 from vlora.compilation.kernel_folder import CUDA_FOLDER, keep_kernels
@@ -190,7 +190,7 @@ def test_importing_changes_nothing() -> None:
 
 def test_the_screen_says_what_is_compiled() -> None:
     """How many, how long it took, and where they are kept."""
-    console = Console(record=True, width=200)
+    console = Screen(record=True, width=200)
     view = EventView(console, None)
     view.show(Compiling(n_kernels=31, n_workers=2))
     view.show(Compiled(n_kernels=31, seconds=12.44, folder=Path("/cache/kernels")))

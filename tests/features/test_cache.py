@@ -12,7 +12,6 @@ import attrs
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from rich.console import Console
 
 from tests.arrays import load_arrays
 from tests.families import FAMILIES, build, examples
@@ -23,6 +22,7 @@ from tests.training import Trainable, make_trainable, picture
 from vlora import Example, collate, format_sample, make_eval_step, make_train_step
 from vlora import build as session
 from vlora.build import Data, attach_feature_cache, load_data, load_model
+from vlora.cli.screen import Screen
 from vlora.cli.sentences import describe_storage
 from vlora.cli.train import train
 from vlora.data.prefetch import WorkerPool
@@ -499,7 +499,7 @@ def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFa
             features__memory_gb=1,
             **more,
         )
-        console = Console(file=io.StringIO(), width=500)
+        console = Screen(file=io.StringIO(), width=500)
         train(recipe, console)
         printed = console.file.getvalue()  # type: ignore[attr-defined]
         return [line for line in printed.splitlines() if line.startswith("features")]

@@ -80,9 +80,11 @@ def test_commands_in_the_text() -> None:
 
     assert len(commands) >= 8
     for words in commands:
-        name = words[0] if words[0] in main.COMMANDS else "train"
-        parser = importlib.import_module(f"vlora.cli.{name}").make_parser()
-        parsed = parser.parse_args(words[name != "train" :])
+        if words[0] in (main.VERSION, *main.HELP):
+            continue
+        is_named = words[0] in main.COMMANDS
+        parser = importlib.import_module(f"vlora.cli.{words[0] if is_named else 'train'}").make_parser()
+        parsed = parser.parse_args(words[is_named:])
         assert all(
             recipe == "my.toml" or (ROOT / recipe).is_file() for recipe in getattr(parsed, "recipes", None) or ()
         )

@@ -7,10 +7,10 @@ from typing import Any
 
 import attrs
 import pytest
-from rich.console import Console
 
 from tests.run.test_fit import losses, make_recipe, run
 from vlora import fit
+from vlora.cli.screen import Screen
 from vlora.cli.train import train
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import shortage
@@ -49,7 +49,7 @@ def test_what_cannot_be_answered_ends_no_run(
     assert len(losses(events)) == 1
     assert isinstance(events[-1], Finished)
     assert events[-1].unasked == f"cannot be asked through mlx-vlm: {said}"
-    assert train(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "again", **options), Console(width=400)) == 0
+    assert train(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "again", **options), Screen(width=400)) == 0
     shown = capsys.readouterr().out
     assert "ask it" not in shown
     assert f"the trained model cannot be asked through mlx-vlm: {said}\n" in shown
@@ -98,7 +98,7 @@ def test_answers_can_be_asked_for_on_resuming(
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))
     run(recipe, should_stop=lambda: True)
     asking = attrs.evolve(recipe, eval=attrs.evolve(recipe.eval, answer_rows=2, max_new_tokens=2))
-    status = train(asking, Console(), resume=True)
+    status = train(asking, Screen(), resume=True)
     last = json.loads((tmp_path / "out" / METRICS_NAME).read_text().splitlines()[-1])
 
     assert status == 0

@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +14,14 @@ from ..recipe.schema import Recipe
 from ..system.redaction import redact
 from .packaged_recipes import list_recipes
 
-DEBUG = "--debug"
+DEBUG, JSON, QUIET = "--debug", "--json", "--quiet"
+FOR_ALL = (DEBUG, JSON, QUIET)
+"""Options of every command, which may stand before its name, too."""
+
+WIDTH = 79
+"""Columns of a help's lines that argparse does not break by itself."""
+
+EXAMPLES = "examples:"
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,23 +32,58 @@ class Parser(argparse.ArgumentParser):
         super().error(f"{redact(message)}; --help lists the options")
 
 
-def make_parser(command: str, about: str, **settings: Any) -> Parser:
+class _HelpAll(argparse.Action):
+    """Shows the help with the options that `--help` leaves out."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        left_out: dict[argparse.Action, str] = settings.pop("left_out")
+        super().__init__(option_strings, dest, nargs=0, **settings)
+        self.left_out = left_out
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        for action, text in self.left_out.items():
+            action.help = text
+        parser.print_help()
+        parser.exit()
+
+
+def make_parser(command: str, about: str, examples: Sequence[str] = (), **settings: Any) -> Parser:
     """Make the parser of a command that takes no recipe.
 
     Args:
         command: As it is typed after `python -m vlora`.
         about: What it does.
+        examples: Commands to copy, each with what it does behind ` # `; without `python -m vlora`.
         settings: Further ones of `argparse.ArgumentParser`.
     """
-    parser = Parser(prog=f"python -m vlora {command}".strip(), description=about, allow_abbrev=False, **settings)
-    parser.add_argument(DEBUG, action="store_true", default=False, help="show the traceback of what goes wrong")
+    parser = Parser(
+        prog=f"python -m vlora {command}",
+        description=textwrap.fill(about, WIDTH),
+        epilog="\n".join([EXAMPLES, *_align(examples)]) if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+        **settings,
+    )
+    shared = parser.add_argument_group("options of all commands")
+    shared.add_argument("-h", "--help", action="help", default=argparse.SUPPRESS, help="show this help")
+    shared.add_argument(QUIET, action="store_true", default=False, help="print errors and the last result only")
+    shared.add_argument(JSON, action="store_true", default=False, help="print one JSON object a line instead")
+    shared.add_argument(DEBUG, action="store_true", default=False, help="show the traceback of what goes wrong")
     return parser
 
 
-def make_recipe_parser(command: str, about: str) -> Parser:
-    """Make the parser of a command that takes a recipe, with the options that change it."""
-    usage = f"python -m vlora {command}".strip() + " [options] [recipe]"
-    parser = make_parser(command, about, usage=usage, argument_default=argparse.SUPPRESS)
+def make_recipe_parser(command: str, about: str, examples: Sequence[str] = (), usage: str = "") -> Parser:
+    """Make the parser of a command that takes a recipe, with the options that change it.
+
+    Args:
+        command: As for `make_parser`.
+        about: As for `make_parser`.
+        examples: As for `make_parser`.
+        usage: How it is typed, where that is not as for most commands.
+    """
+    usage = usage or f"python -m vlora {command} [options] [recipe]"
+    parser = make_parser(command, about, examples, usage=usage, argument_default=argparse.SUPPRESS)
     parser.add_argument(
         "recipes",
         nargs="*",
@@ -56,15 +99,34 @@ def make_recipe_parser(command: str, about: str) -> Parser:
         metavar="SECTION.KEY=VALUE",
         help="override a key",
     )
+    left_out: dict[argparse.Action, str] = {}
+    parser.add_argument(
+        "--help-all",
+        action=_HelpAll,
+        left_out=left_out,
+        help="show this help with the options of mlx-vlm's lora.py, which work alone or on top of a recipe",
+    )
     older = parser.add_argument_group("options of mlx-vlm's lora.py, alone or on top of a recipe")
     for option in OPTIONS:
+        settings: dict[str, Any] = {"type": option.kind}
         if option.kind == "flag":
-            older.add_argument(option.flag, action="store_true", help=option.text)
+            settings = {"action": "store_true"}
         elif option.kind == "pair":
-            older.add_argument(option.flag, nargs=2, type=int, metavar=("H", "W"), help=option.text)
-        else:
-            older.add_argument(option.flag, type=option.kind, help=option.text)
+            settings = {"nargs": 2, "type": int, "metavar": ("H", "W")}
+        # The many of them would bury those of the command.
+        left_out[older.add_argument(option.flag, help=argparse.SUPPRESS, **settings)] = option.text
     return parser
+
+
+def _align(examples: Sequence[str]) -> list[str]:
+    """Write commands below each other, what each does behind it, or above it where both do not fit a line."""
+    lines = []
+    for example in examples:
+        typed, _, what = example.partition(" # ")
+        command = f"  python -m vlora {typed}"
+        line = f"{command:<49}  # {what}" if what else command
+        lines += [line] if len(line) <= WIDTH else [f"  # {what}", command]
+    return lines
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:

@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from .arguments import Parser
 from .arguments import make_parser as make_plain_parser
+from .screen import Screen
 from .status import DONE
 
 if TYPE_CHECKING:
@@ -32,18 +31,20 @@ NOTHING = "-"
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
     about = "Compare runs: in what their recipes differ, how good they became, and what that took."
-    parser = make_plain_parser("compare", about)
+    parser = make_plain_parser(
+        "compare", about, ("compare runs/first runs/second", "compare runs/* --html runs.html # a page with all curves")
+    )
     parser.add_argument("runs", nargs="+", metavar="run", help="the folder of a run, or an adapter in it; two or more")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all curves to this file")
     return parser
 
 
-def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     """Give what carries out the command."""
     return functools.partial(show_comparison, parsed.runs, parsed.html)
 
 
-def show_comparison(places: Sequence[str], page: Path | None, console: Console) -> int:
+def show_comparison(places: Sequence[str], page: Path | None, console: Screen) -> int:
     """Show runs beside one another, and write the page if one is asked for.
 
     Returns:
@@ -52,8 +53,15 @@ def show_comparison(places: Sequence[str], page: Path | None, console: Console) 
     from ..report.run.comparison import compare_runs
 
     comparison = compare_runs(places)
-    for line in write_comparison(comparison, min(console.width, MOST_COLUMNS) - 1):
-        console.print(line, markup=False, soft_wrap=True)
+    console.tell(
+        "Comparison",
+        runs=[run.folder for run in comparison.runs],
+        numbers=comparison.numbers,
+        recipe=comparison.recipe,
+    )
+    with console.result():
+        for line in write_comparison(comparison, min(console.width, MOST_COLUMNS) - 1):
+            console.print(line, markup=False, soft_wrap=True)
     if page is not None:
         from ..output.atomic import write_text
         from ..report.run.compare_page import make_comparison_page

@@ -6,28 +6,28 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from .arguments import Parser
 from .arguments import make_parser as make_plain_parser
+from .screen import Screen
 from .status import DONE, FAILED_CHECK
 
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
     about = "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome."
-    parser = make_plain_parser("doctor", about)
+    parser = make_plain_parser("doctor", about, ("doctor", "doctor --write doctor.json # for a report"))
     parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
     return parser
 
 
-def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     """Give what carries out the command."""
     return functools.partial(show_checks, parsed.write)
 
 
-def show_checks(file: Path | None, console: Console) -> int:
+def show_checks(file: Path | None, console: Screen) -> int:
     """Prove vlora on this machine, and show each check as it ends.
 
     Args:
@@ -45,6 +45,7 @@ def show_checks(file: Path | None, console: Console) -> int:
         console.print(Text(line, style=style), soft_wrap=True)
 
     machine = describe_machine()
+    console.tell("Machine", **machine)
     for name, value in machine.items():
         say(f"{name}: {value}")
     checks = doctor.find_checks()
@@ -52,6 +53,7 @@ def show_checks(file: Path | None, console: Console) -> int:
     with tempfile.TemporaryDirectory(prefix="vlora-doctor-", ignore_cleanup_errors=True) as folder:
         for outcome in doctor.run_checks(Path(folder), checks):
             outcomes.append(outcome)
+            console.tell(outcome)
             mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
             say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
             if file is not None:
@@ -64,5 +66,7 @@ def show_checks(file: Path | None, console: Console) -> int:
         say(f"written to {file}")
     is_proven = doctor.is_proven(outcomes)
     verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"
-    say(f"{verdict} ({seconds:.0f} s)", "bold" if is_proven else "bold red")
+    console.tell("Verdict", is_proven=is_proven, n_failed=n_failed, seconds=seconds)
+    with console.result():
+        say(f"{verdict} ({seconds:.0f} s)", "bold" if is_proven else "bold red")
     return DONE if is_proven else FAILED_CHECK

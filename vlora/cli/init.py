@@ -18,7 +18,7 @@ from .packaged_recipes import SUFFIX, list_recipes, read_packaged
 from .status import DONE
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .screen import Screen
 
 HUB_SLASHES = 1
 """Of a model's name on the hub; a path of another depth is a folder."""
@@ -26,7 +26,9 @@ HUB_SLASHES = 1
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    parser = make_plain_parser("init", "Write a recipe that comes with vlora to a file; without --recipe, list them.")
+    about = "Write a recipe that comes with vlora to a file; without --recipe, list them."
+    examples = ("init # list the recipes", "init --recipe forkme my.toml # every key explained, to change")
+    parser = make_plain_parser("init", about, examples)
     parser.add_argument("--recipe", metavar="NAME", default=None, help="which one")
     parser.add_argument(
         "file", nargs="?", type=Path, default=None, help="where to write it, a file or a folder (NAME.toml, here)"
@@ -34,7 +36,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def prepare(parsed: argparse.Namespace) -> "Callable[[Console], int]":
+def prepare(parsed: argparse.Namespace) -> "Callable[[Screen], int]":
     """Give what carries out the command."""
     if parsed.recipe is not None:
         return functools.partial(write_recipe, parsed.recipe, parsed.file)
@@ -46,17 +48,19 @@ def prepare(parsed: argparse.Namespace) -> "Callable[[Console], int]":
     return show_recipes
 
 
-def show_recipes(console: "Console") -> int:
+def show_recipes(console: "Screen") -> int:
     """List the recipes, each with what it is for."""
     recipes = list_recipes()
     width = max(map(len, recipes))
     for name, purpose in recipes.items():
-        console.print(f"{name:<{width}}  {purpose}", markup=False, soft_wrap=True)
+        console.tell("PackagedRecipe", name=name, purpose=purpose)
+        with console.result():
+            console.print(f"{name:<{width}}  {purpose}", markup=False, soft_wrap=True)
     console.print("write one with:\n  python -m vlora init --recipe NAME my.toml", markup=False)
     return DONE
 
 
-def write_recipe(name: str, target: Path | None, console: "Console") -> int:
+def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
     """Write a recipe to a new file, and show what has to be changed in it.
 
     Args:
@@ -83,11 +87,13 @@ def write_recipe(name: str, target: Path | None, console: "Console") -> int:
         msg = f"{file}: cannot be written ({error.strerror}); give another name: init --recipe {stem} FILE"
         raise RecipeError(msg) from None
     lines = [f"written to {file}: {list_recipes()[stem]}"]
-    if missing := list(_find_missing(parse_recipe(text))):
+    console.tell("WrittenRecipe", file=file, missing=(missing := list(_find_missing(parse_recipe(text)))))
+    if missing:
         lines += ["change in it:", *(f"  {problem}" for problem in missing)]
     lines += ["then:", f"  python -m vlora inspect {typed}", f"  python -m vlora {typed}"]
-    for line in lines:
-        console.print(redact(line), markup=False, soft_wrap=True)
+    with console.result():
+        for line in lines:
+            console.print(redact(line), markup=False, soft_wrap=True)
     return DONE
 
 

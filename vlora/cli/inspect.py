@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -14,12 +13,20 @@ from ..events import Columns, TemplateUse
 from ..recipe.schema import Recipe
 from .arguments import Parser, make_recipe_parser, positive
 from .importing import importing
+from .screen import Screen
 from .sentences import describe_columns, describe_template
 from .status import DONE, USER_ERROR
 
 if TYPE_CHECKING:
     from ..report.census import Census
     from ..report.inspect import Inspected
+
+EXAMPLES = (
+    "inspect my.toml",
+    "inspect my.toml --rows 10",
+    "inspect my.toml --all # count rows, tokens, images and refusals",
+    "inspect my.toml --rows 100 --json # for programs",
+)
 
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
@@ -32,20 +39,20 @@ SHOWN_REASONS = 20
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
     about = "Show the first rows as the model will see them, or count all of them."
-    parser = make_recipe_parser("inspect", about)
+    parser = make_recipe_parser("inspect", about, EXAMPLES)
     parser.add_argument("--rows", type=positive(int), default=3, help="how many rows (3)")
     parser.add_argument("--all", action="store_true", default=False, help="count all rows; decodes no images")
     return parser
 
 
-def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     """Give what carries out the command."""
     if parsed.all:
         return functools.partial(show_census, parsed.recipe)
     return functools.partial(show_rows, parsed.recipe, parsed.rows)
 
 
-def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
+def show_rows(recipe: Recipe, n_rows: int, console: Screen) -> int:
     """Show the first rows as the model will see them.
 
     Returns:
@@ -58,19 +65,22 @@ def show_rows(recipe: Recipe, n_rows: int, console: Console) -> int:
     for row in inspect_rows(recipe, n_rows, templates.append):
         n_shown += 1
         n_bad += row.problem is not None
+        console.tell(row)
         _show_row(row, console)
         columns = row.columns
     for template in templates:
+        console.tell(template)
         _say(console, f"chat template: {describe_template(template)}")
     _say(console, f"columns: {describe_columns(columns)}")
     verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
     if n_shown == 1:
         verdict = "it can be learned from" if not n_bad else "it cannot be learned from"
-    console.print(f"{_count(n_shown)}: {verdict}", style="bold red" if n_bad else "bold")
+    with console.result():
+        console.print(f"{_count(n_shown)}: {verdict}", style="bold red" if n_bad else "bold")
     return USER_ERROR if n_bad else DONE
 
 
-def show_census(recipe: Recipe, console: Console) -> int:
+def show_census(recipe: Recipe, console: Screen) -> int:
     """Count all rows, with a bar where there is a terminal, and show the counts of each data set.
 
     Returns:
@@ -88,15 +98,17 @@ def show_census(recipe: Recipe, console: Console) -> int:
             elif bar is not None:
                 bar.update(bar.task_ids[-1], completed=census.n_seen)
     for census in shown:
+        console.tell(census)
         _show_counts(census, console)
     n_refused = sum(census.n_refused for census in shown)
     n_rows = sum(census.n_rows for census in shown)
     verdict = "no row is refused" if not n_refused else f"{n_refused:,} cannot be learned from"
-    console.print(f"{_count(n_rows)}: {verdict}", style="bold red" if n_refused else "bold")
+    with console.result():
+        console.print(f"{_count(n_rows)}: {verdict}", style="bold red" if n_refused else "bold")
     return USER_ERROR if n_refused else DONE
 
 
-def _show_row(row: "Inspected", console: Console) -> None:
+def _show_row(row: "Inspected", console: Screen) -> None:
     console.print(Text(row.source, style="bold"))
     if row.problem is not None:
         problem = row.problem.removeprefix(f"{row.source}: ")
@@ -117,7 +129,7 @@ def _show_row(row: "Inspected", console: Console) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _show_counts(census: "Census", console: Console) -> None:
+def _show_counts(census: "Census", console: Screen) -> None:
     console.print(Text(census.name, style="bold"))
     for line in (
         f"chat template: {describe_template(census.template)}",
@@ -146,12 +158,12 @@ def _count(n_rows: int) -> str:
     return f"{n_rows:,} row{'s' * (n_rows != 1)}"
 
 
-def _make_bar(console: Console) -> AbstractContextManager[Progress | None]:
-    if not console.is_terminal:
+def _make_bar(console: Screen) -> AbstractContextManager[Progress | None]:
+    if not console.is_terminal or console.mode != "all":
         return nullcontext()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
 
-def _say(console: Console, line: str) -> None:
+def _say(console: Screen, line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)

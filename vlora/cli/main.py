@@ -9,15 +9,41 @@ from typing import TYPE_CHECKING, Any
 
 from ..recipe.schema import Recipe
 from ..system import unforeseen
-from .arguments import DEBUG, read_recipe
+from .arguments import DEBUG, FOR_ALL, JSON, QUIET, read_recipe
 from .failures import explain
-from .status import UNREAD
+from .status import DONE, UNREAD
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .screen import Screen
 
-COMMANDS = ("init", "inspect", "plan", "compare", "doctor")
-"""Beside `train`, which has no name on the command line: `python -m vlora RECIPE`."""
+TRAIN = "train"
+COMMANDS = {
+    TRAIN: "fine-tune a model; `python -m vlora RECIPE` does the same",
+    "init": "list the recipes that come with vlora, and write one",
+    "inspect": "show rows as the model will see them, or count all of them",
+    "plan": "say what memory a recipe needs, before anything is loaded",
+    "compare": "put runs beside one another",
+    "doctor": "prove vlora on this machine",
+}
+"""What each command does, in the order in which the help lists them."""
+
+HELP, VERSION = ("-h", "--help"), "--version"
+
+OVERVIEW_START = """usage: python -m vlora COMMAND [options]
+       python -m vlora RECIPE [options]
+
+Fine-tune vision-language models.
+
+commands:"""
+OVERVIEW_END = """
+  python -m vlora COMMAND --help  a command's options, with examples
+  python -m vlora --help-all      those of training, with mlx-vlm's lora.py's
+  python -m vlora --version       the versions of vlora and of what it runs on
+
+begin with:
+  python -m vlora init --recipe forkme my.toml
+  python -m vlora inspect my.toml
+  python -m vlora my.toml"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     typed = sys.argv[1:] if arguments is None else list(arguments)
     recipes: list[Recipe] = []
+    screen: Screen | None = None
     try:
         _replace_unencodable()
+        if (text := _find_text(typed)) is not None:
+            print(text)
+            return DONE
         carry_out = _prepare(typed, recipes)
-        from .screen import Screen
-
-        return carry_out(Screen(highlight=False))
+        screen = _make_screen(typed)
+        return carry_out(screen)
     except BrokenPipeError:
         # Python would write what is left when it ends, and complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,7 +74,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem, status = explain(error, typed, recipes[0] if recipes else None)
         details = unforeseen.show(error) if DEBUG in typed else ""
         print(f"{details}vlora: {problem}", file=sys.stderr)
+        _tell_programs(problem, status, screen, typed)
         return status
+
+
+def _make_screen(typed: Sequence[str]) -> "Screen":
+    from .screen import Screen
+
+    return Screen(highlight=False, mode="json" if JSON in typed else "quiet" if QUIET in typed else "all")
+
+
+def _tell_programs(problem: str, status: int, screen: "Screen | None", typed: Sequence[str]) -> None:
+    """Give programs that read what is printed the error, too."""
+    if JSON in typed:
+        screen = _make_screen(typed) if screen is None else screen
+        screen.tell("Error", message=problem, status=status)
 
 
 def _replace_unencodable() -> None:
@@ -55,14 +98,40 @@ def _replace_unencodable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _prepare(typed: list[str], recipes: list[Recipe]) -> "Callable[[Console], int]":
+def _find_text(typed: list[str]) -> str | None:
+    """Give what is printed where no command is carried out."""
+    if typed == [VERSION]:
+        return _describe_versions()
+    if typed and typed[0] in HELP:
+        return _describe_commands()
+    return None
+
+
+def _describe_versions() -> str:
+    from ..report.run.versions import find_versions
+
+    found = find_versions()
+    return "\n".join(f"{name} {version}" for name, version in found.items())
+
+
+def _describe_commands() -> str:
+    width = max(map(len, COMMANDS))
+    lines = (f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return "\n".join([OVERVIEW_START, *lines, OVERVIEW_END])
+
+
+def _prepare(typed: list[str], recipes: list[Recipe]) -> "Callable[[Screen], int]":
     """Parse a command's arguments, keep its recipe as soon as it is read, and give what carries the command out."""
-    command = typed[0] if typed and typed[0] in COMMANDS else ""
-    module: Any = importlib.import_module(f".{command or 'train'}", __package__)
-    parsed = module.make_parser().parse_intermixed_args(typed[1:] if command else typed)
+    # Options of all commands may come before the command's name.
+    first = next((place for place, word in enumerate(typed) if word not in FOR_ALL), None)
+    is_named = first is not None and typed[first] in COMMANDS
+    command = typed[first] if first is not None and is_named else TRAIN
+    words = [word for place, word in enumerate(typed) if not (is_named and place == first)]
+    module: Any = importlib.import_module(f".{command}", __package__)
+    parsed = module.make_parser().parse_intermixed_args(words)
     parsed.typed = typed
     if "recipes" in parsed:
         parsed.recipe = read_recipe(parsed)
         recipes.append(parsed.recipe)
-    prepared: Callable[[Console], int] = module.prepare(parsed)
+    prepared: Callable[[Screen], int] = module.prepare(parsed)
     return prepared

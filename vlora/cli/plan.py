@@ -5,22 +5,27 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from ..recipe.schema import Recipe
 from .arguments import Parser, make_recipe_parser, positive
 from .importing import importing
+from .screen import Screen
 from .status import DONE, USER_ERROR
 from .units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from ..estimate.plan import Plan
 
+EXAMPLES = (
+    "plan my.toml --memory-gb 24 # does it fit into 24 GB?",
+    "plan my.toml --set train.grad_checkpoint=true",
+    "plan my.toml --measure # run a step on random weights, too",
+)
+
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
     about = "Say what memory a recipe needs, part by part, and how long its rows may be; no weights are loaded."
-    parser = make_recipe_parser("plan", about)
+    parser = make_recipe_parser("plan", about, EXAMPLES)
     parser.add_argument(
         "--memory-gb", type=positive(float), default=None, help="how much there is, if not what is here"
     )
@@ -33,12 +38,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def prepare(parsed: argparse.Namespace) -> Callable[[Console], int]:
+def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     """Give what carries out the command."""
     return functools.partial(show_plan, parsed.recipe, parsed.memory_gb, measures=parsed.measure)
 
 
-def show_plan(recipe: Recipe, memory_gb: float | None, console: Console, *, measures: bool = False) -> int:
+def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measures: bool = False) -> int:
     """Show what a recipe will need.
 
     Args:
@@ -53,6 +58,7 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Console, *, meas
     with importing(recipe, needs_rows=False):
         from ..estimate.plan import LONGEST, make_plan
     plan = make_plan(recipe, memory_gb)
+    console.tell(plan, peak=plan.peak, fits=plan.peak <= plan.memory)
     share = plan.n_trainable / plan.n_params
     counts = f"{format_count(plan.n_trainable)} of {format_count(plan.n_params)}"
     console.print(f"{plan.model_type}: {counts} parameters trained ({share:.2%})")
@@ -65,8 +71,9 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Console, *, meas
         console.print(f"  {part:<16}{nbytes / 1e9:>9.3f} GB")
     fits = plan.peak <= plan.memory
     verdict = "fits into" if fits else "does not fit into"
-    console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB", style="bold")
-    console.print(f"{verdict} {format_bytes(plan.memory)}", style="" if fits else "bold red")
+    with console.result():
+        console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB", style="bold")
+        console.print(f"{verdict} {format_bytes(plan.memory)}", style="" if fits else "bold red")
     if plan.longest is not None:
         least = "at least " if plan.longest == LONGEST else ""
         console.print(f"longest rows of text that fit, {plan.batch_size} at a time: {least}{plan.longest:,} tokens")
@@ -75,12 +82,13 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Console, *, meas
     return DONE if fits else USER_ERROR
 
 
-def show_measured(recipe: Recipe, plan: "Plan", console: Console) -> None:
+def show_measured(recipe: Recipe, plan: "Plan", console: Screen) -> None:
     """Run one step of a recipe on random weights, and show its peak beside the plan's."""
     from ..estimate.measure import measure_step
 
     measured = measure_step(recipe, plan)
     apart = plan.peak / measured - 1
+    console.tell("Measured", peak=measured)
     console.print(
         f"  {'measured':<16}{measured / 1e9:>9.3f} GB (one step on random weights; the plan is {apart:+.1%} from it)",
         style="bold",

@@ -1,10 +1,16 @@
-"""The screen on which commands print."""
+"""The screen on which commands print: for people, or one JSON object a line for programs."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
 
 from rich.console import Console
+
+from .records import make_record, write_record
+
+Mode = Literal["all", "quiet", "json"]
+"""What is printed: all that a command has to say; its last result only; or objects for programs and nothing else."""
 
 
 def _give_up() -> None:
@@ -15,17 +21,52 @@ class Screen(Console):
     """A console whose owner says what happens when it is read no more; rich's own ends the process at once.
 
     Attributes:
+        mode: What is printed.
         when_unread: Called then, once; what is printed afterwards goes nowhere.
+        is_unread: Whether that has happened.
     """
 
     when_unread: Callable[[], None] = staticmethod(_give_up)
+    is_unread = False
+
+    def __init__(self, *, mode: Mode = "all", **settings: Any) -> None:
+        super().__init__(quiet=mode != "all", **settings)
+        self.mode: Mode = mode
 
     def on_broken_pipe(self) -> None:
         """Close what cannot be written to, and tell the owner."""
-        self.quiet = True
+        self.quiet = self.is_unread = True
         with suppress(OSError):
             # Python would write what is left when it ends, and complain again.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.file.fileno())
             os.close(nowhere)
         self.when_unread()
+
+    def tell(self, event: object, **fields: Any) -> None:
+        """Print an object for programs; nothing where people read.
+
+        Args:
+            event: A record, or what the object's "event" is.
+            fields: What else stands in it.
+        """
+        if self.mode == "json":
+            with self._speaking():
+                self.out(write_record(make_record(event, **fields)), highlight=False)
+
+    @contextmanager
+    def result(self) -> Iterator[None]:
+        """Print what people who want nothing but a command's result want to see."""
+        if self.mode == "quiet":
+            with self._speaking():
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        before, self.quiet = self.quiet, self.is_unread
+        try:
+            yield
+        finally:
+            self.quiet = before or self.is_unread

@@ -19,17 +19,25 @@ from .importing import importing
 from .status import DONE
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .screen import Screen
+
+EXAMPLES = (
+    "my.toml",
+    "my.toml --resume # go on where it stopped",
+    "my.toml --set train.epochs=1 --set output.path=runs/short # other values",
+    "my.toml --json # one event a line, for programs",
+    "--dataset rows.jsonl --lora-rank 16 # without a recipe",
+)
 
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    about = (
-        "Fine-tune a vision-language model. `python -m vlora init` lists recipes and writes one, `python -m vlora "
-        "inspect RECIPE` shows its rows, `python -m vlora plan RECIPE` what memory it needs, `python -m vlora "
-        "compare RUN RUN` what runs differ in, `python -m vlora doctor` proves vlora here."
+    parser = make_recipe_parser(
+        "train",
+        "Fine-tune a vision-language model as a recipe says.",
+        EXAMPLES,
+        "python -m vlora [train] [options] [recipe]",
     )
-    parser = make_recipe_parser("", about)
     resuming = parser.add_mutually_exclusive_group()
     resuming.add_argument("--resume", action="store_true", default=False, help="go on where the run stopped")
     resuming.add_argument(
@@ -41,7 +49,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def prepare(parsed: argparse.Namespace) -> "Callable[[Console], int]":
+def prepare(parsed: argparse.Namespace) -> "Callable[[Screen], int]":
     """Give what carries out the command."""
     again = [word for word in parsed.typed if word not in ("--resume", "--resume-or-start")]
     go_on = shlex.join(["python", "-m", "vlora", *again, "--resume"])
@@ -57,7 +65,7 @@ def prepare(parsed: argparse.Namespace) -> "Callable[[Console], int]":
 
 def train(
     recipe: Recipe,
-    console: "Console",
+    console: "Screen",
     *,
     resume: bool = False,
     or_start: bool = False,
@@ -105,14 +113,14 @@ def train(
     if finished is None:
         msg = "a run has ended without its last event"
         raise RuntimeError(msg)
-    show_end(finished, recipe, console, go_on)
+    with console.result():
+        show_end(finished, recipe, console, go_on)
     return DONE if finished.step == finished.n_steps else signals.status
 
 
 @contextmanager
-def _stop_on_signals(console: "Console") -> Iterator[Signals]:
+def _stop_on_signals(console: "Screen") -> Iterator[Signals]:
     """Hear signals while a run goes on: they, and a closed pipe, ask it to stop."""
-    from .screen import Screen
 
     def say(line: str) -> None:
         console.print(line)
@@ -125,8 +133,7 @@ def _stop_on_signals(console: "Console") -> Iterator[Signals]:
         console.print(_describe_end(EndedError(number)))
 
     with stop_on_signals(say, hush, leave) as signals:
-        if isinstance(console, Screen):
-            console.when_unread = signals.go_unread
+        console.when_unread = signals.go_unread
         yield signals
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -21,6 +20,7 @@ from ..events import (
     StepReport,
     Warned,
 )
+from .screen import Screen
 from .sentences import describe_columns, describe_head, describe_storage, describe_template
 from .units import format_bytes, format_count
 
@@ -35,12 +35,13 @@ class EventView:
         task: The bar, once the run has started.
     """
 
-    console: Console
+    console: Screen
     progress: Progress | None
     task: TaskID | None = None
 
     def show(self, event: Event) -> None:
         """Print what there is to say of an event."""
+        self.console.tell(event)
         if isinstance(event, Started):
             self._show_start(event)
         elif isinstance(event, StepReport):
@@ -145,9 +146,9 @@ def _report_line(event: Reported, width: int | None = None) -> str:
 
 
 @contextmanager
-def open_view(console: Console) -> Iterator[EventView]:
+def open_view(console: Screen) -> Iterator[EventView]:
     """Give the view of a run on a console, with a bar while the `with` lasts if it is a terminal."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.mode != "all":
         yield EventView(console, None)
         return
     columns = (

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 from ..errors import RecipeError
 from ..recipe.legacy import OPTIONS, overrides_from
-from ..recipe.parse import parse_recipe, parse_value
+from ..recipe.parse import all_keys, parse_recipe, parse_value
 from ..recipe.schema import Recipe
+from ..recipe.synonyms import explain_name, find_key
 from ..system.redaction import redact
 from .packaged_recipes import list_recipes
 
@@ -23,13 +24,28 @@ WIDTH = 79
 
 EXAMPLES = "examples:"
 
+UNRECOGNIZED = "unrecognized arguments: "
+"""What argparse begins with where it knows an option not."""
+
 
 class Parser(argparse.ArgumentParser):
     """Points to the list of options in a complaint, and repeats no value that is longer than one reads."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain and exit."""
-        super().error(f"{redact(message)}; --help lists the options")
+        """Complain, point to what was meant, and exit."""
+        meant = _find_meant(message) if message.startswith(UNRECOGNIZED) else None
+        super().error(f"{redact(message)}; {'--help lists the options' if meant is None else meant}")
+
+
+def _find_meant(message: str) -> str | None:
+    """Say what is written instead of the first option that is not recognized."""
+    typed = next((word for word in message.removeprefix(UNRECOGNIZED).split() if word.startswith("--")), "")
+    name, keys = typed.removeprefix("--").partition("=")[0], all_keys()
+    flags = {option.key: option.flag for option in OPTIONS}
+    key = name if name in keys else find_key(name, keys)
+    if key is not None:
+        return f"did you mean {flags.get(key, f'--set {key}=VALUE')}?"
+    return explain_name(name, keys)
 
 
 class _HelpAll(argparse.Action):

@@ -13,6 +13,8 @@ import cattrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn, override
 
+from .synonyms import explain_name, explain_section, find_value
+
 
 class Names(dict[str, str]):
     """Names to names, as a value: never changed, equal only in the same order, and with a hash."""
@@ -105,8 +107,11 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
     elif isinstance(error, ForbiddenExtraKeysError):
         for extra in sorted(error.extra_fields):
             key = f"{where}.{extra}".lstrip(".")
-            known = keys if where else sections
-            yield f"{key}: unknown {'key' if where else 'section'}; {nearest(key, known)}"
+            if where:
+                yield f"{key}: unknown key; {nearest(key, keys)}"
+            else:
+                hint = explain_section(extra) or explain_name(extra, keys) or nearest(key, sections)
+                yield f"{key}: unknown section; {hint}"
     elif isinstance(error, KeyError):
         key = f"{where}.{error.args[0]}".lstrip(".") if not where.endswith(str(error.args[0])) else where
         yield f"{key}: missing; it has no default"
@@ -115,9 +120,11 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
 
 
 def nearest(key: str, known: list[str]) -> str:
-    """Point to the key that may have been meant, or to those of its section, or to the sections."""
+    """Point to the key that may have been meant, or say what else is written; or name those that there are."""
     name = key.rpartition(".")[2]
     namesakes = [other for other in known if other.rpartition(".")[2] == name]
+    if not namesakes and (hint := explain_name(name, known)) is not None:
+        return hint
     close = namesakes if len(namesakes) == 1 else difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]}?"
@@ -147,8 +154,8 @@ def _strict(kind: Any) -> Callable[[Any, Any], Any]:
 def _structure_choice(value: Any, kind: Any) -> Any:
     choices = get_args(kind)
     if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        meant = find_value(str(value), choices) or next(iter(difflib.get_close_matches(str(value), choices, n=1)), None)
+        hint = "" if meant is None else f"; did you mean {meant!r}?"
         msg = f"found {show(value)}, expected one of {', '.join(map(repr, choices))}{hint}"
         raise ValueError(msg)
     return value

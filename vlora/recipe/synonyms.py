@@ -1,0 +1,177 @@
+"""Names that other trainers have for keys and values of a recipe, and what is written here instead. Pure.
+
+A name stands here if people write it elsewhere: TRL and transformers, PEFT, Axolotl, LLaMA-Factory, ms-swift, mlx-lm.
+Misspelt names need no entry; `vlora.recipe.converter` finds the nearest.
+"""
+
+from collections.abc import Iterable
+
+NAMES = {
+    "model.path": "model model_name model_name_or_path model_id model_path base_model pretrained checkpoint",
+    "model.revision": "model_revision",
+    "model.full_finetune": "full full_finetuning full_fine_tune full_training",
+    "model.train_vision": "freeze_vision freeze_vision_tower freeze_vit unfreeze_vision tune_vision train_vit",
+    "model.adapter_path": "adapter lora_path lora_model_dir adapter_name_or_path adapters init_adapter",
+    "model.quantize_bits": "load_in_4bit load_in_8bit quantization quantization_bit quantization_config quant_bits",
+    "model.quantize_group_size": "group_size q_group_size",
+    "model.add_tokens": "new_tokens additional_special_tokens special_tokens new_special_tokens added_tokens",
+    "data.path": "dataset dataset_name dataset_path train_file train_path train_data data_path data_files datasets",
+    "data.split": "dataset_split train_split",
+    "data.config": "dataset_config dataset_config_name subset",
+    "data.image_resize_shape": "image_size resolution image_resize resize resize_shape",
+    "data.max_pixels": "image_max_pixels max_image_pixels",
+    "data.custom_prompt_format": "prompt_template prompt_format formatting_func",
+    "data.columns": "column_mapping dataset_text_field field_mapping",
+    "data.image_root": "image_dir image_folder media_dir images_dir image_base_path",
+    "data.system": "system_prompt system_message",
+    "data.max_seq_length": "max_length max_seq_len max_tokens cutoff_len model_max_length sequence_len context_length",
+    "data.on_long_row": "truncation truncation_strategy overflow_strategy",
+    "data.train_on_completions": "train_on_inputs mask_prompt mask_inputs completion_only completion_only_loss "
+    "assistant_only_loss train_on_responses_only response_only",
+    "data.valid_path": "valid_file validation_file eval_dataset valid_data val_dataset eval_file",
+    "data.valid_split": "eval_split validation_split val_split",
+    "data.valid_fraction": "test_size val_set_size val_size eval_ratio valid_ratio val_ratio split_dataset_ratio",
+    "data.chat_template": "template chat_template_path conversation_template",
+    "data.workers": "num_workers dataloader_num_workers num_proc dataset_num_proc preprocessing_num_workers n_workers",
+    "data.prefetch": "prefetch_factor dataloader_prefetch_factor",
+    "lora.rank": "r lora_r lora_rank",
+    "lora.alpha": "lora_alpha scale lora_scale",
+    "lora.dropout": "lora_dropout",
+    "lora.targets": "target_modules lora_target lora_target_modules lora_keys modules",
+    "lora.last_layers": "num_layers lora_layers layers_to_transform n_layers",
+    "lora.method": "use_dora dora peft_type finetuning_type fine_tune_type",
+    "lora.rslora": "use_rslora rs_lora",
+    "lora.init": "init_lora_weights pissa pissa_init",
+    "lora.train_embeddings": "modules_to_save embed_tokens additional_target train_embedding",
+    "optim.name": "optimizer optim optimizer_name optimizer_type",
+    "optim.learning_rate": "lr rate base_lr peak_lr max_lr lora_lr",
+    "optim.lora_plus_ratio": "loraplus_lr_ratio lora_plus_lr_ratio lorap_lr_ratio",
+    "optim.connector_rate": "projector_lr mm_projector_lr merger_lr aligner_lr",
+    "optim.vision_rate": "vision_lr vision_tower_lr vit_lr",
+    "optim.weight_decay": "wd decay",
+    "optim.betas": "beta1 beta2 adam_beta1 adam_beta2 momentum",
+    "optim.eps": "epsilon adam_epsilon",
+    "optim.schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule lr_decay_style",
+    "optim.warmup_steps": "warmup num_warmup_steps warmup_iters",
+    "optim.grad_clip": "max_grad_norm clip clip_grad gradient_clip gradient_clipping gradient_clip_val grad_clip_norm",
+    "train.objective": "loss loss_type rlhf_type stage",
+    "train.batch_size": "batch bs batchsize micro_batch_size train_batch_size per_device_train_batch_size",
+    "train.batching": "packing sample_packing group_by_length pack",
+    "train.pack_length": "packing_length max_packed_length",
+    "train.iters": "max_steps steps n_steps num_steps total_steps train_steps iterations num_iters max_iters",
+    "train.epochs": "num_train_epochs num_epochs n_epochs epoch max_epochs train_epochs",
+    "train.gradient_accumulation_steps": "grad_accum grad_accumulation accumulation_steps gradient_accumulation "
+    "accumulate_grad_batches grad_accum_steps accum_steps",
+    "train.grad_checkpoint": "gradient_checkpointing activation_checkpointing recompute checkpointing use_reentrant",
+    "train.seed": "random_seed data_seed",
+    "train.steps_per_report": "logging_steps log_every log_interval report_every log_steps",
+    "train.steps_per_eval": "eval_steps eval_every eval_interval val_interval valid_every",
+    "train.steps_per_save": "save_steps save_every save_interval checkpoint_steps save_freq",
+    "train.early_stopping_patience": "patience early_stopping early_stop",
+    "train.early_stopping_min_delta": "min_delta early_stopping_threshold",
+    "train.val_batches": "eval_batches max_eval_batches limit_val_batches",
+    "eval.max_new_tokens": "max_completion_length generation_max_length",
+    "eval.answer_rows": "predict_with_generate eval_samples max_eval_samples num_eval_samples",
+    "eval.metrics": "compute_metrics metric",
+    "features.cache": "cache_features cache_latents",
+    "memory.limit_gb": "max_memory memory_limit memory_limit_gb gpu_memory_limit",
+    "output.path": "output_dir out out_dir save_dir save_path adapter_file output_path output_folder logging_dir",
+    "output.keep_last": "save_total_limit keep_checkpoints max_checkpoints",
+    "output.keep_best": "load_best_model_at_end metric_for_best_model save_best",
+    "output.trackers": "report_to wandb tensorboard mlflow trackio logger loggers",
+    "output.project": "wandb_project project_name tracking_project run_name",
+}
+"""Of each key the names that others have for it, in lower case and with underscores."""
+
+_TYPE = (
+    "there is no such key, since weights keep the type of the checkpoint; name one in bf16 or float32 as model.path, "
+    "and model.quantize_bits trains on fewer bits"
+)
+_ONE_DEVICE = "there is no such key, since vlora trains on one device, the one that MLX takes by default"
+WORDS = {
+    "bf16 fp16 half dtype torch_dtype precision mixed_precision tf32 compute_dtype": _TYPE,
+    "device device_map use_cpu no_cuda deepspeed fsdp ddp distributed num_gpus gpus n_gpu local_rank": _ONE_DEVICE,
+    "warmup_ratio warmup_percent warmup_fraction": "write optim.warmup_steps, which counts steps",
+    "resume resume_from_checkpoint resume_from auto_resume": "write --resume behind the command instead",
+    "push_to_hub hub_model_id hub_token hub_strategy": "nothing is pushed; share the run's folder",
+    "per_device_eval_batch_size eval_batch_size": "a validation takes train.batch_size, and answers eval.batch_size",
+    "min_lr lr_end min_learning_rate": "there is no such key, since optim.schedule falls to 0",
+    "streaming": "there is no such key; rows stay in their files and are read when they are due",
+    "attn_implementation flash_attention use_flash_attention flash_attn use_liger_kernel": "there is no such key; "
+    "attention and the loss have kernels of their own",
+    "lr_scheduler_kwargs optim_args": "there is no such key; [optim] has what there is to set",
+    "remove_unused_columns": "there is no such key; data.columns says what becomes of each column",
+    "bias lora_bias": "there is no such key; adapters have no bias",
+    "task_type": "there is no such key; leave it out",
+}
+"""Of names without a key of their own what is to be done."""
+
+SECTIONS = {
+    "model": "base",
+    "data": "datasets dataset_args data_args",
+    "lora": "peft peft_config lora_config lora_parameters adapter_config",
+    "optim": "optimizer optimiser optimization lr_scheduler",
+    "train": "training trainer training_args training_arguments sft sft_config",
+    "eval": "evaluation validation generation",
+    "features": "cache",
+    "output": "logging checkpoint checkpoints save",
+}
+"""Of each section the names that others have for it."""
+
+VALUES = {
+    "adamw": "adamw_torch adamw_torch_fused adamw_hf adamw_8bit adamw_bnb_8bit paged_adamw paged_adamw_8bit",
+    "cosine": "cosine_with_warmup cosine_with_restarts cosine_decay cosine_with_min_lr",
+    "constant": "constant_with_warmup none",
+    "linear": "linear_with_warmup linear_decay polynomial",
+    "skip": "drop delete ignore filter",
+    "cut": "truncate truncation_right right",
+    "raise": "error fail strict",
+    "packed": "packing pack true",
+    "grouped": "group group_by_length length",
+    "dora": "weight_decomposed use_dora",
+    "default": "kaiming gaussian true",
+}
+"""Of each value the words that others have for it."""
+
+
+def _invert(table: dict[str, str]) -> dict[str, str]:
+    return {name: target for target, names in table.items() for name in names.split()}
+
+
+_KEYS, _SECTIONS, _VALUES = _invert(NAMES), _invert(SECTIONS), _invert(VALUES)
+_WORDS = {name: words for names, words in WORDS.items() for name in names.split()}
+
+
+def explain_name(name: str, known: Iterable[str]) -> str | None:
+    """Say what is written for a name that other trainers have; None where that is not known.
+
+    Args:
+        name: Without its section, in any case, with dashes or underscores.
+        known: All keys, dotted; a key that there is not yet is no answer.
+    """
+    found = find_key(name, known)
+    return f"did you mean {found}?" if found is not None else _WORDS.get(_normal(name))
+
+
+def find_key(name: str, known: Iterable[str]) -> str | None:
+    """Give the key, dotted, that other trainers have another name for."""
+    found = _KEYS.get(_normal(name))
+    return found if found is not None and found in known else None
+
+
+def explain_section(name: str) -> str | None:
+    """Point to the section that other trainers have another name for."""
+    found = _SECTIONS.get(_normal(name))
+    return None if found is None else f"did you mean {found}?"
+
+
+def find_value(value: str, choices: Iterable[str]) -> str | None:
+    """Give the one of the choices that is meant by a word of other trainers, or by another case of its own."""
+    word = _normal(value)
+    by_case = {_normal(choice): choice for choice in choices}
+    found = by_case.get(word, _VALUES.get(word))
+    return found if found in by_case.values() else None
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("-", "_")

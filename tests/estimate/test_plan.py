@@ -18,7 +18,8 @@ from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
 from vlora.ops.parameters import count_parameters
-from vlora.recipe.schema import MemorySection, ModelSection
+from vlora.recipe.resources import MemorySection
+from vlora.recipe.schema import ModelSection
 
 Checkpoint = Callable[[str], Path]
 TOLERANCE = 0.25

@@ -1,7 +1,10 @@
 """Names find metrics, and metrics score answers."""
 
+import re
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -104,10 +107,20 @@ def test_a_missing_package_is_told_before_training(monkeypatch: pytest.MonkeyPat
     )
 
 
+def test_the_readme_has_all_metrics() -> None:
+    """With the packages that they need."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Metrics")[2].partition("## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    told = {name: cells[-1] for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
+
+    assert list(told) == list(METRICS)
+    for metric in METRICS.values():
+        assert set(metric.libraries.values()) == set(re.findall(r"`([\w-]+)`", told[metric.name]))
+
+
 def test_metrics_load_no_library_before_they_are_asked_for() -> None:
     """A command that scores nothing does not wait for them."""
-    import subprocess
-
     code = (
         "import sys; import vlora.evaluation.metrics; "
         "print([name for name in ('jiwer', 'sacrebleu', 'rouge_score', 'rapidfuzz') if name in sys.modules])"

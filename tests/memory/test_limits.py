@@ -21,7 +21,8 @@ from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, me
 from vlora.models.backbone.head import head_use
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
-from vlora.recipe.schema import MemorySection, ModelSection
+from vlora.recipe.resources import MemorySection
+from vlora.recipe.schema import ModelSection
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20

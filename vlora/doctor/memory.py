@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from ..errors import CheckError
 from ..memory.limits import GIGA, device_kind, memory_limit, memory_limits
-from ..recipe.schema import MemorySection
+from ..recipe.resources import MemorySection
 
 
 def check_limits(_: Path) -> str:

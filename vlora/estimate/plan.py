@@ -22,7 +22,8 @@ from ..errors import BatchError, OutOfMemoryError, SampleError, VloraError
 from ..memory.command_buffers import find_buffer_limits
 from ..memory.limits import GIGA, device_kind, device_memory, naming_shortage
 from ..ops.parameters import count_parameters
-from ..recipe.schema import MemorySection, Recipe
+from ..recipe.resources import MemorySection
+from ..recipe.schema import Recipe
 from ..train.flat_params import FlatParams
 from ..train.optimizers import make_optimizer
 from ..train.state import init_state

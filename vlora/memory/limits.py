@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import OutOfMemoryError, RecipeError, VloraError
 from ..events import Device
-from ..recipe.schema import MemorySection
+from ..recipe.resources import MemorySection
 from ..types import Batch
 from .command_buffers import MB_VARIABLE, default_max_mb_per_buffer
 

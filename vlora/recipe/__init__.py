@@ -1,12 +1,11 @@
 """Recipes: what their sections and keys are, how a file is read, what contradicts."""
 
 from .parse import dump_recipe, parse_recipe
+from .resources import FeaturesSection, MemorySection
 from .schema import (
     DataSection,
     EvalSection,
-    FeaturesSection,
     LoraSection,
-    MemorySection,
     ModelSection,
     OptimSection,
     OutputSection,

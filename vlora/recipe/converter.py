@@ -35,6 +35,12 @@ class Names(dict[str, str]):
 Check = Callable[[Any], str | None]
 """Says what is wrong with a value of the right type, or None."""
 
+
+def key(default: Any = attrs.NOTHING, check: Check | None = None) -> Any:
+    """Make the field of a key: its default, and the check of its values."""
+    return attrs.field(default=default, metadata={"check": check})
+
+
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "an integer",

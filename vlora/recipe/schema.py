@@ -5,21 +5,18 @@ What two keys together must not say lies in `vlora.recipe.rules`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 import attrs
 
 from . import checks
-from .converter import Check, Names
+from .converter import Names, key
+from .resources import MOST_IDS, FeaturesSection, MemorySection
 
 MOST_ROWS = 2**20
 """Of a microbatch. What fits into memory is far less, and is found when the rows are there."""
 
-MOST_RANK, MOST_THREADS, MOST_IDS = 2**16, 2**10, 2**31 - 1
-
-
-def _key(default: Any = attrs.NOTHING, check: Check | None = None) -> Any:
-    return attrs.field(default=default, metadata={"check": check})
+MOST_RANK, MOST_THREADS = 2**16, 2**10
 
 
 @attrs.frozen(kw_only=True)
@@ -37,14 +34,14 @@ class ModelSection:
         add_tokens: Tokens that the model does not have and gets; its embedding table and head are enlarged and trained.
     """
 
-    path: str = _key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.place)
-    full_finetune: bool = _key(default=False)
-    train_vision: bool = _key(default=False)
-    adapter_path: str | None = _key(None, checks.place)
-    trust_remote_code: bool = _key(default=False)
-    quantize_bits: int | None = _key(None, checks.bits)
-    quantize_group_size: int = _key(64, checks.group_size)
-    add_tokens: tuple[str, ...] = _key((), checks.tokens)
+    path: str = key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.place)
+    full_finetune: bool = key(default=False)
+    train_vision: bool = key(default=False)
+    adapter_path: str | None = key(None, checks.place)
+    trust_remote_code: bool = key(default=False)
+    quantize_bits: int | None = key(None, checks.bits)
+    quantize_group_size: int = key(64, checks.group_size)
+    add_tokens: tuple[str, ...] = key((), checks.tokens)
 
 
 @attrs.frozen(kw_only=True)
@@ -82,30 +79,30 @@ class DataSection:
         prefetch: Batches that they are ahead at most.
     """
 
-    path: str = _key(check=checks.place)
-    split: str = _key("train", checks.place)
-    config: str | None = _key(None, checks.place)
-    image_resize_shape: tuple[int, int] | None = _key(None, checks.positive_pair)
-    max_pixels: int | None = _key(None, checks.at_least(1))
-    custom_prompt_format: str | None = _key(None, checks.prompt_format)
-    columns: Mapping[str, str] = _key(attrs.Factory(Names), None)
-    image_root: str | None = _key(None, checks.place)
-    system: str | None = _key(None, checks.non_empty)
-    max_seq_length: int = _key(2048, checks.at_least(2))
-    on_long_row: Literal["cut", "skip", "raise"] = _key("cut")
-    train_on_completions: bool = _key(default=False)
-    learn_end: bool = _key(default=True)
-    shuffle: bool = _key(default=True)
-    valid_path: str | None = _key(None, checks.place)
-    valid_split: str | None = _key(None, checks.place)
-    valid_fraction: float = _key(0.0, checks.fraction)
-    on_bad_row: Literal["raise", "skip"] = _key("raise")
-    allow_changed_rows: bool = _key(default=False)
-    allow_urls: bool = _key(default=False)
-    chat_template: str | None = _key(None, checks.place)
-    assistant_id: int | None = _key(None, checks.within(0, MOST_IDS))
-    workers: int | None = _key(None, checks.within(0, MOST_THREADS))
-    prefetch: int = _key(2, checks.at_least(1))
+    path: str = key(check=checks.place)
+    split: str = key("train", checks.place)
+    config: str | None = key(None, checks.place)
+    image_resize_shape: tuple[int, int] | None = key(None, checks.positive_pair)
+    max_pixels: int | None = key(None, checks.at_least(1))
+    custom_prompt_format: str | None = key(None, checks.prompt_format)
+    columns: Mapping[str, str] = key(attrs.Factory(Names), None)
+    image_root: str | None = key(None, checks.place)
+    system: str | None = key(None, checks.non_empty)
+    max_seq_length: int = key(2048, checks.at_least(2))
+    on_long_row: Literal["cut", "skip", "raise"] = key("cut")
+    train_on_completions: bool = key(default=False)
+    learn_end: bool = key(default=True)
+    shuffle: bool = key(default=True)
+    valid_path: str | None = key(None, checks.place)
+    valid_split: str | None = key(None, checks.place)
+    valid_fraction: float = key(0.0, checks.fraction)
+    on_bad_row: Literal["raise", "skip"] = key("raise")
+    allow_changed_rows: bool = key(default=False)
+    allow_urls: bool = key(default=False)
+    chat_template: str | None = key(None, checks.place)
+    assistant_id: int | None = key(None, checks.within(0, MOST_IDS))
+    workers: int | None = key(None, checks.within(0, MOST_THREADS))
+    prefetch: int = key(2, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)
@@ -127,16 +124,16 @@ class LoraSection:
         train_head: Train the language model's head too, all its weights.
     """
 
-    rank: int = _key(8, checks.within(1, MOST_RANK))
-    alpha: float = _key(16.0, checks.above(0))
-    dropout: float = _key(0.0, checks.fraction)
-    targets: tuple[str, ...] = _key((), checks.patterns)
-    last_layers: int | None = _key(None, checks.at_least(1))
-    method: Literal["lora", "dora"] = _key("lora")
-    rslora: bool = _key(default=False)
-    init: Literal["default", "pissa"] = _key("default")
-    train_embeddings: bool = _key(default=False)
-    train_head: bool = _key(default=False)
+    rank: int = key(8, checks.within(1, MOST_RANK))
+    alpha: float = key(16.0, checks.above(0))
+    dropout: float = key(0.0, checks.fraction)
+    targets: tuple[str, ...] = key((), checks.patterns)
+    last_layers: int | None = key(None, checks.at_least(1))
+    method: Literal["lora", "dora"] = key("lora")
+    rslora: bool = key(default=False)
+    init: Literal["default", "pissa"] = key("default")
+    train_embeddings: bool = key(default=False)
+    train_head: bool = key(default=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -159,18 +156,18 @@ class OptimSection:
         grad_clip: Largest global norm of the gradient.
     """
 
-    name: Literal["adam", "adamw", "sgd", "muon", "adafactor", "lion"] = _key("adamw")
-    learning_rate: float = _key(2e-5, checks.above(0))
-    lora_plus_ratio: float | None = _key(None, checks.above(0))
-    connector_rate: float | None = _key(None, checks.above(0))
-    vision_rate: float | None = _key(None, checks.above(0))
-    weight_decay: float = _key(0.0, checks.at_least(0))
-    decay_all: bool = _key(default=False)
-    betas: tuple[float, float] = _key((0.9, 0.999), checks.betas)
-    eps: float = _key(1e-8, checks.above(0))
-    schedule: Literal["constant", "linear", "cosine"] = _key("constant")
-    warmup_steps: int = _key(0, checks.at_least(0))
-    grad_clip: float | None = _key(None, checks.above(0))
+    name: Literal["adam", "adamw", "sgd", "muon", "adafactor", "lion"] = key("adamw")
+    learning_rate: float = key(2e-5, checks.above(0))
+    lora_plus_ratio: float | None = key(None, checks.above(0))
+    connector_rate: float | None = key(None, checks.above(0))
+    vision_rate: float | None = key(None, checks.above(0))
+    weight_decay: float = key(0.0, checks.at_least(0))
+    decay_all: bool = key(default=False)
+    betas: tuple[float, float] = key((0.9, 0.999), checks.betas)
+    eps: float = key(1e-8, checks.above(0))
+    schedule: Literal["constant", "linear", "cosine"] = key("constant")
+    warmup_steps: int = key(0, checks.at_least(0))
+    grad_clip: float | None = key(None, checks.above(0))
 
 
 OPTIMIZERS: tuple[str, ...] = get_args(get_type_hints(OptimSection)["name"])
@@ -201,21 +198,21 @@ class TrainSection:
         val_batches: Batches of a validation at most; -1 for all.
     """
 
-    objective: Literal["sft"] = _key("sft")
-    batch_size: int = _key(4, checks.within(1, MOST_ROWS))
-    batching: Literal["shuffled", "grouped", "packed"] = _key("shuffled")
-    pack_length: int | None = _key(None, checks.at_least(2))
-    iters: int = _key(1000, checks.at_least(1))
-    epochs: int | None = _key(None, checks.at_least(1))
-    gradient_accumulation_steps: int = _key(1, checks.at_least(1))
-    grad_checkpoint: bool = _key(default=False)
-    checkpoint_every: int = _key(1, checks.at_least(1))
-    checkpoint_part: Literal["layer", "mlp"] = _key("layer")
-    seed: int = _key(0, checks.at_least(0))
-    steps_per_report: int = _key(10, checks.at_least(1))
-    steps_per_eval: int = _key(200, checks.at_least(1))
-    steps_per_save: int = _key(100, checks.at_least(1))
-    val_batches: int = _key(25, checks.some_or_all)
+    objective: Literal["sft"] = key("sft")
+    batch_size: int = key(4, checks.within(1, MOST_ROWS))
+    batching: Literal["shuffled", "grouped", "packed"] = key("shuffled")
+    pack_length: int | None = key(None, checks.at_least(2))
+    iters: int = key(1000, checks.at_least(1))
+    epochs: int | None = key(None, checks.at_least(1))
+    gradient_accumulation_steps: int = key(1, checks.at_least(1))
+    grad_checkpoint: bool = key(default=False)
+    checkpoint_every: int = key(1, checks.at_least(1))
+    checkpoint_part: Literal["layer", "mlp"] = key("layer")
+    seed: int = key(0, checks.at_least(0))
+    steps_per_report: int = key(10, checks.at_least(1))
+    steps_per_eval: int = key(200, checks.at_least(1))
+    steps_per_save: int = key(100, checks.at_least(1))
+    val_batches: int = key(25, checks.some_or_all)
 
 
 @attrs.frozen(kw_only=True)
@@ -231,49 +228,12 @@ class EvalSection:
         batch_size: Rows that are answered together; without one train.batch_size, but 8 at least.
     """
 
-    answer_rows: int = _key(0, checks.at_least(-1))
-    answer_every: int = _key(0, checks.at_least(0))
-    max_new_tokens: int = _key(32, checks.at_least(1))
-    temperature: float = _key(0.0, checks.at_least(0))
-    metrics: tuple[str, ...] = _key(("exact_match",), checks.names)
-    batch_size: int | None = _key(None, checks.at_least(1))
-
-
-@attrs.frozen(kw_only=True)
-class FeaturesSection:
-    """Features of images, kept from epoch to epoch and from run to run while nothing that makes them is trained.
-
-    Attributes:
-        cache: Keep them.
-        memory_gb: Gigabytes of memory for them at most; 0 for none. Without a number a sixteenth of the device's, but
-            1 at least.
-        disk_gb: Gigabytes of disk for those of all models together at most; 0 for none.
-        path: The folder on disk; without one, vlora/features in the user's cache directory.
-    """
-
-    cache: bool = _key(default=True)
-    memory_gb: float | None = _key(None, checks.gigabytes)
-    disk_gb: float = _key(20.0, checks.gigabytes)
-    path: str | None = _key(None, checks.place)
-
-
-@attrs.frozen(kw_only=True)
-class MemorySection:
-    """What MLX may take of the device's memory, in gigabytes (1e9 bytes).
-
-    Attributes:
-        limit_gb: Beyond it MLX waits for what is under way before it allocates more, and frees what it keeps.
-        cache_gb: Freed buffers that MLX keeps for reuse at most; half of the limit if not given, an eighth on a CPU.
-        wired_gb: Memory of a Mac that is never swapped out.
-        max_mb_per_buffer: Work that is handed to an NVIDIA GPU at once: numbers that it reads, in units of 2**20, at
-            most. Without it what MLX_MAX_MB_PER_BUFFER says, else in proportion to a card of the latest kinds, else
-            MLX's own.
-    """
-
-    limit_gb: float | None = _key(None, checks.some_gigabytes)
-    cache_gb: float | None = _key(None, checks.gigabytes)
-    wired_gb: float | None = _key(None, checks.some_gigabytes)
-    max_mb_per_buffer: int | None = _key(None, checks.within(1, MOST_IDS))
+    answer_rows: int = key(0, checks.at_least(-1))
+    answer_every: int = key(0, checks.at_least(0))
+    max_new_tokens: int = key(32, checks.at_least(1))
+    temperature: float = key(0.0, checks.at_least(0))
+    metrics: tuple[str, ...] = key(("exact_match",), checks.names)
+    batch_size: int | None = key(None, checks.at_least(1))
 
 
 @attrs.frozen(kw_only=True)
@@ -289,11 +249,11 @@ class OutputSection:
         project: The name under which they gather runs; without one theirs from the environment, or "vlora".
     """
 
-    path: str = _key("adapters.safetensors", checks.place)
-    report: bool = _key(default=True)
-    keep_last: int | None = _key(None, checks.at_least(1))
-    trackers: tuple[str, ...] = _key((), checks.trackers)
-    project: str | None = _key(None, checks.non_empty)
+    path: str = key("adapters.safetensors", checks.place)
+    report: bool = key(default=True)
+    keep_last: int | None = key(None, checks.at_least(1))
+    trackers: tuple[str, ...] = key((), checks.trackers)
+    project: str | None = key(None, checks.non_empty)
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.run.test_fit import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
+from vlora.build import load_data
 from vlora.cuts import NAMED, CutCounts, measure_cuts
 from vlora.data.format.samples import format_sample
 from vlora.errors import CheckpointError, LongRowError, SampleError
@@ -22,6 +23,7 @@ from vlora.events import Event, Finished, Reported, Skipped, Warned
 from vlora.models import Encoder
 from vlora.recipe.schema import DataSection
 from vlora.report.inspect import inspect_rows
+from vlora.report.rows.choice import Choice, choose_rows
 from vlora.types import Cut
 
 CheckpointFactory = Callable[[str], Path]
@@ -184,7 +186,9 @@ def test_validation_tells_its_cuts_once(checkpoint: CheckpointFactory, tmp_path:
 def test_inspecting_and_planning_tell_them(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """Whoever looks before the run hears of them."""
     recipe = make_recipe(checkpoint("qwen3_vl"), write_rows(tmp_path), tmp_path / "out", data__max_seq_length=LIMIT)
-    found = {number: row.cut for number, row in enumerate(inspect_rows(recipe, 5)) if row.cut is not None}
+    data = load_data(recipe)
+    inspected = inspect_rows(data, choose_rows(Choice(n=5), [data.train]))
+    found = {number: row.cut for number, row in enumerate(inspected) if row.cut is not None}
 
     assert tuple(found) == LONG
     assert all(cut.n_kept == LIMIT and cut.n_lost == cut.n_tokens - LIMIT - 1 for cut in found.values())

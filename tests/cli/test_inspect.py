@@ -1,5 +1,6 @@
-"""The command that shows the first rows as the model will see them."""
+"""The command that shows rows as the model will see them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,63 @@ def test_inspect_bad_row(
     assert text.startswith("rows.jsonl train row 0\n  cannot read the image")
     assert "[bold]markup[/bold]" in text
     assert "3 rows: 1 cannot be learned from" in text
+
+
+def test_chosen_rows(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows are chosen by their numbers, or the longest are shown; the longest first."""
+    for options, expected in (
+        (["--rows", "3,1-2"], [3, 1, 2]),
+        (["--rows", "1,"], [1]),
+        (["--longest", "1"], [3]),
+        (["--rows", "2"], [0, 1]),
+    ):
+        assert inspect(checkpoint, rows, *options) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("rows.jsonl")] == [
+            f"rows.jsonl train row {n}" for n in expected
+        ]
+
+
+def test_the_worst_rows(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a model answered stands below each."""
+    lines = [
+        {
+            "row": f"rows.jsonl train row {n}",
+            "expected": "[x]",
+            "answer": f"[red]{n}",
+            "scores": {"f": 0.5 - n},
+            "step": 4,
+        }
+        for n in (0, 1)
+    ]
+    path = rows.parent / "predictions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert inspect(checkpoint, rows, "--worst", str(path)) == 0
+    found = capsys.readouterr().out
+    assert found.index("row 1\n") < found.index("  answered: [red]1\n  f -0.5 at step 4\n") < found.index("row 0\n")
+    assert "  expected: [x]\n" in found
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--rows", "0"], "found 0, must be greater than 0"),
+        (["--rows", "a-b"], "found 'a-b', expected how many rows (5), or which (3,7-9)"),
+        (["--rows", "9-7"], "found '9-7', which ends before it begins"),
+        (["--rows", "0-999999999999"], "found more than 500 rows"),
+        (["--rows", "1-99"], "--rows: rows.jsonl train has no row 4; its rows are 0 to 3"),
+        (["--rows", "1,2", "--longest", "3"], "--rows with numbers and --longest choose different rows; give one"),
+        (["--worst", "a", "--longest", "3"], "--longest and --worst choose different rows; give one"),
+        (["--worst", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--by", "cer"], "--by: says which answers are the worst; give --worst with it"),
+        (["--all", "--rows", "3"], "--all: counts all rows and shows none"),
+        (["--html", "."], "--html: '.' is a folder; give the name of a file"),
+    ],
+)
+def test_options_that_contradict(
+    options: list[str], error: str, checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sentence says why."""
+    assert inspect(checkpoint, rows, *options) == 2
+    assert error in capsys.readouterr().err

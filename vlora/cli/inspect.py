@@ -1,7 +1,8 @@
-"""`python -m vlora inspect`: the first rows as the model will see them, or the counts of all."""
+"""`python -m vlora inspect`: chosen rows as the model will see them, the counts of all, or a page with both."""
 
 import argparse
 import functools
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..events import Columns, TemplateUse
+from ..errors import RecipeError
+from ..events import Columns
 from ..recipe.schema import Recipe
+from ..system.files import expand
 from .arguments import Parser, make_recipe_parser, positive
 from .importing import importing
 from .screen import Screen
@@ -18,13 +21,17 @@ from .sentences import describe_columns, describe_template
 from .status import DONE, USER_ERROR
 
 if TYPE_CHECKING:
+    from ..build import Data
     from ..report.census import Census
     from ..report.inspect import Inspected
+    from ..report.rows.choice import Choice, Chosen
 
 EXAMPLES = (
     "inspect my.toml",
-    "inspect my.toml --rows 10",
+    "inspect my.toml --rows 3,7-9",
     "inspect my.toml --all # count rows, tokens, images and refusals",
+    "inspect my.toml --html rows.html # a page of counts and rows",
+    "inspect my.toml --worst predictions.jsonl",
     "inspect my.toml --rows 100 --json # for programs",
 )
 
@@ -32,52 +39,183 @@ STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
 """How tokens are marked where there are no colours: supervised ones stand in brackets."""
 
+FEW, MANY = 3, 20
+"""Rows that are shown where the command does not say how many: in the terminal, and on a page."""
+
+MOST_ROWS = 500
+"""Rows that may be chosen by their numbers."""
+
+_RANGE = re.compile(r"\s*(\d{1,12})\s*(?:-\s*(\d{1,12})\s*)?", re.ASCII)
+
+ALL_AND_ROWS = "--all: counts all rows and shows none; leave --rows out, or write both with --html FILE"
+
 SHOWN_REASONS = 20
 """Reasons for which rows are refused that are shown."""
 
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    about = "Show the first rows as the model will see them, or count all of them."
+    about = "Show rows as the model will see them, count all of them, or write a page that shows both."
     parser = make_recipe_parser("inspect", about, EXAMPLES)
-    parser.add_argument("--rows", type=positive(int), default=3, help="how many rows (3)")
+    parser.add_argument("--rows", type=row_numbers, default=None, help="how many rows (3), or which (3,7-9)")
+    parser.add_argument("--longest", type=positive(int), default=None, metavar="N", help="the longest rows")
+    parser.add_argument("--worst", default=None, metavar="FILE", help="the worst answers of a predictions.jsonl")
+    parser.add_argument("--by", default=None, metavar="METRIC", help="by which they are the worst (its first)")
     parser.add_argument("--all", action="store_true", default=False, help="count all rows; decodes no images")
+    parser.add_argument("--html", default=None, metavar="FILE", help="write a page: the counts, and the rows")
     return parser
 
 
+def row_numbers(text: str) -> int | tuple[int, ...]:
+    """Read "5" as the first five rows, and "3,7-9" as the rows of these numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither, or too many.
+    """
+    if text.strip().isdecimal() and text.strip().isascii():
+        return int(positive(int)(text))
+    numbers: list[int] = []
+    for part in text.strip().removesuffix(",").split(","):
+        matched = _RANGE.fullmatch(part)
+        if matched is None:
+            msg = f"found {text!r}, expected how many rows (5), or which (3,7-9)"
+            raise argparse.ArgumentTypeError(msg)
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if last < first:
+            msg = f"found {part.strip()!r}, which ends before it begins"
+            raise argparse.ArgumentTypeError(msg)
+        if last - first + len(numbers) >= MOST_ROWS:
+            msg = f"found more than {MOST_ROWS} rows, which are too many to look at"
+            raise argparse.ArgumentTypeError(msg)
+        numbers += range(first, last + 1)
+    return tuple(dict.fromkeys(numbers))
+
+
 def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
-    """Give what carries out the command."""
+    """Give what carries out the command.
+
+    Raises:
+        RecipeError: Options contradict each other.
+    """
+    _check(parsed)
+    if parsed.html is not None:
+        return functools.partial(write_page, parsed.recipe, parsed)
     if parsed.all:
         return functools.partial(show_census, parsed.recipe)
-    return functools.partial(show_rows, parsed.recipe, parsed.rows)
+    return functools.partial(show_rows, parsed.recipe, parsed)
 
 
-def show_rows(recipe: Recipe, n_rows: int, console: Screen) -> int:
-    """Show the first rows as the model will see them.
+def _check(parsed: argparse.Namespace) -> None:
+    given = [name for name in ("--longest", "--worst") if getattr(parsed, name[2:]) is not None]
+    if isinstance(parsed.rows, tuple):
+        given.insert(0, "--rows with numbers")
+    if parsed.all and parsed.html is None and (given or parsed.rows is not None):
+        given.insert(0, "--all")
+    if len(given) > 1 or given == ["--all"]:
+        msg = f"{' and '.join(given)} choose different rows; give one" if len(given) > 1 else ALL_AND_ROWS
+        raise RecipeError(msg)
+    if parsed.by is not None and parsed.worst is None:
+        msg = "--by: says which answers are the worst; give --worst with it"
+        raise RecipeError(msg)
+
+
+def _choose(parsed: argparse.Namespace, default: int) -> "Choice":
+    from ..report.rows.choice import Choice
+
+    is_number = isinstance(parsed.rows, int)
+    return Choice(
+        n=parsed.rows if is_number else default,
+        numbers=() if is_number or parsed.rows is None else parsed.rows,
+        n_longest=parsed.longest,
+        worst=None if parsed.worst is None else expand(parsed.worst),
+        metric=parsed.by,
+    )
+
+
+def show_rows(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> int:
+    """Show rows as the model will see them.
 
     Returns:
         0, or 2 if a row cannot be learned from.
     """
     with importing(recipe):
+        from ..build import load_data
         from ..report.inspect import inspect_rows
-    n_bad = n_shown = 0
-    columns, templates = Columns(), list[TemplateUse]()
-    for row in inspect_rows(recipe, n_rows, templates.append):
-        n_shown += 1
+        from ..report.rows.choice import choose_rows
+    choice, data = _choose(parsed, FEW), load_data(recipe)
+    sets = [data.train, *([] if data.valid is None else [data.valid])]
+    template = data.encoder.template_use()
+    counted = _count_all(recipe, data, console)[:1] if choice.n_longest is not None else []
+    longest = [number for census in counted for number in census.numbers.longest(choice.n_longest or 0)]
+    chosen = choose_rows(choice, sets, longest)
+    n_bad, columns = 0, Columns()
+    for place, row in zip(chosen, inspect_rows(data, chosen), strict=True):
         n_bad += row.problem is not None
-        console.tell(row)
+        answered = {} if place.prediction is None else {"prediction": place.prediction, "scores": place.scores}
+        console.tell(row, **answered)
         _show_row(row, console)
+        _show_answer(place, console)
         columns = row.columns
-    for template in templates:
-        console.tell(template)
-        _say(console, f"chat template: {describe_template(template)}")
+    console.tell(template)
+    _say(console, f"chat template: {describe_template(template)}")
     _say(console, f"columns: {describe_columns(columns)}")
     verdict = "all of them can be learned from" if not n_bad else f"{n_bad} cannot be learned from"
-    if n_shown == 1:
+    if len(chosen) == 1:
         verdict = "it can be learned from" if not n_bad else "it cannot be learned from"
     with console.result():
-        console.print(f"{_count(n_shown)}: {verdict}", style="bold red" if n_bad else "bold")
+        console.print(f"{_count(len(chosen))}: {verdict}", style="bold red" if n_bad else "bold")
     return USER_ERROR if n_bad else DONE
+
+
+def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> int:
+    """Count all rows, and write a page that shows what is worth knowing of them and the chosen ones.
+
+    Returns:
+        0, or 2 if a row cannot be learned from.
+    """
+    with importing(recipe):
+        from ..build import load_data
+        from ..output.atomic import write_text
+        from ..report.rows.choice import choose_rows
+        from ..report.rows.rows_page import find_findings, find_overlap, make_page
+    path = expand(parsed.html)
+    if path.is_dir():
+        msg = f"--html: {parsed.html!r} is a folder; give the name of a file"
+        raise RecipeError(msg)
+    choice, data = _choose(parsed, MANY), load_data(recipe)
+    sets = [data.train, *([] if data.valid is None else [data.valid])]
+    if choice.n_longest is None:
+        # Before all rows are counted: what is not there should not wait for that.
+        choose_rows(choice, sets)
+    censuses = _count_all(recipe, data, console, compares_images=True)
+    chosen = choose_rows(choice, sets, censuses[0].numbers.longest(choice.n_longest or 0))
+    facts = [
+        f"Chat template: {describe_template(censuses[0].template)}.",
+        *(f"Columns of {census.name}: {describe_columns(census.columns)}." for census in censuses),
+    ]
+    page = make_page(recipe, data, censuses, chosen, title=_describe_choice(choice, len(chosen)), facts=facts)
+    write_text(path, page)
+    for census in censuses:
+        console.tell(census)
+        if parsed.all:
+            _show_counts(census, console)
+    for finding in find_findings(recipe, censuses, find_overlap(censuses)):
+        console.tell(finding)
+        _say(console, finding.text)
+    n_rows = sum(census.n_rows for census in censuses)
+    console.tell("Page", path=path, n_rows=n_rows, n_shown=len(chosen))
+    with console.result():
+        _say(console, f"{_count(len(chosen))} of {n_rows:,} shown in {path}")
+    return USER_ERROR if any(census.n_refused for census in censuses) else DONE
+
+
+def _describe_choice(choice: "Choice", n: int) -> str:
+    if choice.worst is not None:
+        by = f" by {choice.metric}" if choice.metric else ""
+        return f"The {_count(n)} answered worst{by} in {choice.worst}, the worst first."
+    if choice.n_longest is not None:
+        return f"The longest {_count(n)}, the longest first."
+    return f"{_count(n)}, chosen by their numbers." if choice.numbers else f"The first {_count(n)}."
 
 
 def show_census(recipe: Recipe, console: Screen) -> int:
@@ -87,16 +225,8 @@ def show_census(recipe: Recipe, console: Screen) -> int:
         0, or 2 if a row cannot be learned from.
     """
     with importing(recipe):
-        from ..report.census import count_rows
-    shown: list[Census] = []
-    with _make_bar(console) as bar:
-        for census in count_rows(recipe):
-            if not census.n_seen:
-                shown.append(census)
-                if bar is not None:
-                    bar.add_task(census.name, total=census.n_rows)
-            elif bar is not None:
-                bar.update(bar.task_ids[-1], completed=census.n_seen)
+        from ..build import load_data
+    shown = _count_all(recipe, load_data(recipe), console)
     for census in shown:
         console.tell(census)
         _show_counts(census, console)
@@ -106,6 +236,32 @@ def show_census(recipe: Recipe, console: Screen) -> int:
     with console.result():
         console.print(f"{_count(n_rows)}: {verdict}", style="bold red" if n_refused else "bold")
     return USER_ERROR if n_refused else DONE
+
+
+def _count_all(recipe: Recipe, data: "Data", console: Screen, *, compares_images: bool = False) -> "list[Census]":
+    """Count the rows of all data sets, with a bar where there is a terminal."""
+    from ..report.census import count_rows
+
+    shown: list[Census] = []
+    with _make_bar(console) as bar:
+        for census in count_rows(recipe, data, compares_images=compares_images):
+            if not census.n_seen:
+                shown.append(census)
+                if bar is not None:
+                    bar.add_task(census.name, total=census.n_rows)
+            elif bar is not None:
+                bar.update(bar.task_ids[-1], completed=census.n_seen)
+    return shown
+
+
+def _show_answer(row: "Chosen", console: Screen) -> None:
+    """Show what a model answered, where that was asked."""
+    if row.prediction is None:
+        return
+    scores = ", ".join(f"{name} {score:.3g}" for name, score in row.scores.items())
+    console.print(Text(f"  expected: {row.prediction.expected}"), soft_wrap=True)
+    console.print(Text(f"  answered: {row.prediction.answer}", style="bold"), soft_wrap=True)
+    _say(console, f"  {scores} at step {row.prediction.step}")
 
 
 def _show_row(row: "Inspected", console: Screen) -> None:

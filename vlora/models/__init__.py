@@ -11,8 +11,9 @@ from .backbone.startup_checks import check_family, check_packing
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
 from .encode.fingerprint import features_fingerprint
-from .encode.images.opening import name_content, open_image
+from .encode.images.opening import name_content, open_image, sample_content
 from .encode.lengths import LengthEstimator
+from .encode.looking import find_image_tokens, find_roles, restore_pictures
 from .encode.measuring import RowMeasurer
 from .families.family import Family
 from .families.registry import FAMILIES, describe_family
@@ -53,7 +54,9 @@ __all__ = [
     "describe_family",
     "describe_unproven",
     "features_fingerprint",
+    "find_image_tokens",
     "find_model",
+    "find_roles",
     "generating",
     "grow_config",
     "grow_tables",
@@ -67,6 +70,8 @@ __all__ = [
     "name_tokens",
     "number_added",
     "open_image",
+    "restore_pictures",
+    "sample_content",
     "save_model",
     "unfreeze_language",
     "unfreeze_vision",

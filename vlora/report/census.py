@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import attrs
 
 from .. import models
-from ..build import load_data
+from ..build import Data, load_data
 from ..cuts import CutCounts
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
@@ -15,6 +15,7 @@ from ..errors import LongRowError, SampleError
 from ..events import Columns, TemplateUse
 from ..recipe.schema import Recipe
 from ..types import Cut, Sample
+from .tally import Answers, Repeats, RowNumbers
 
 ROWS_AHEAD = 8
 """Rows for each thread that are counted before they are asked for."""
@@ -56,8 +57,12 @@ class Census:
         cuts: Rows that are cut.
         refused: Rows that cannot be learned from, by reason.
         left_out: Rows longer than data.max_seq_length, where data.on_long_row = "skip" leaves them out.
-        n_duplicates: Rows equal to an earlier one in all their text and in the files, or bytes, of their images.
-        first_duplicate: The first of them and the one that it is equal to, in words; empty if there is none.
+        n_duplicates: Rows equal to an earlier one.
+        first_duplicate: The first row equal to an earlier one, and that one, in words; empty if there is none.
+        equal: Rows equal in all their text and in the files, or bytes, of their images.
+        numbers: Of each row that can be learned from.
+        images: Images by their content, where they are looked at.
+        answers: The last answer of each row.
     """
 
     name: str
@@ -77,7 +82,10 @@ class Census:
     left_out: int = 0
     n_duplicates: int = 0
     first_duplicate: str = ""
-    _known: dict[int, int] = attrs.field(factory=dict, repr=False)
+    equal: Repeats = attrs.field(factory=Repeats, repr=False)
+    numbers: RowNumbers = attrs.field(factory=RowNumbers, repr=False)
+    images: Repeats = attrs.field(factory=Repeats, repr=False)
+    answers: Answers = attrs.field(factory=Answers, repr=False)
 
     @property
     def n_refused(self) -> int:
@@ -88,7 +96,7 @@ class Census:
         """Count a row."""
         self.n_seen += 1
         if row.fingerprint is not None:
-            earlier = self._known.setdefault(row.fingerprint, row.index)
+            earlier = self.equal.add(row.fingerprint, row.index)
             self.n_duplicates += earlier != row.index
             if earlier != row.index and not self.first_duplicate:
                 self.first_duplicate = f"{row.source} equals row {earlier}"
@@ -102,11 +110,29 @@ class Census:
         self.n_image_tokens += row.n_image_tokens
         self.n_supervised += row.n_supervised
         self.n_images += row.n_images
-        whole = row.n_tokens
+        whole = self._keep(row)
         if row.cut is not None:
-            self.cuts, whole = self.cuts.add([row.cut]), row.cut.n_tokens
+            self.cuts = self.cuts.add([row.cut])
         if whole > self.longest:
             self.longest, self.longest_source = whole, row.source
+
+    def _keep(self, row: "_Counted") -> int:
+        """Keep a row's numbers and what may occur again, and give the tokens of the whole row."""
+        whole = row.n_tokens if row.cut is None else row.cut.n_tokens
+        numbers = self.numbers
+        numbers.rows.append(row.index)
+        numbers.n_tokens.append(whole)
+        numbers.n_kept.append(row.n_tokens)
+        numbers.n_image_tokens.append(row.n_image_tokens)
+        numbers.n_supervised.append(row.n_supervised)
+        for width, height in row.image_sizes:
+            numbers.widths.append(width)
+            numbers.heights.append(height)
+        for key in row.image_keys:
+            self.images.add(key, row.index)
+        if row.answer is not None:
+            self.answers.add(row.answer)
+        return whole
 
     def _refuse(self, problem: str, source: str) -> None:
         reason = _VARIABLE.sub("...", problem.removeprefix(source))
@@ -127,10 +153,18 @@ class _Counted:
     n_supervised: int = 0
     n_images: int = 0
     cut: Cut | None = None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    image_keys: tuple[int, ...] = ()
+    answer: str | None = None
 
 
-def count_rows(recipe: Recipe) -> Iterator[Census]:
+def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: bool = False) -> Iterator[Census]:
     """Count all rows of a recipe: those to train on, then those to validate on.
+
+    Args:
+        recipe: The recipe.
+        data: As `load_data` gives it; None to load it.
+        compares_images: Read the beginning and the end of each image, by which equal ones are found.
 
     Yields:
         The counts of a data set before its first row and after every row: one object, which goes on counting.
@@ -138,7 +172,7 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
     Raises:
         VloraError: The recipe names something that is not there.
     """
-    data = load_data(recipe)
+    data = load_data(recipe) if data is None else data
     data.encoder.prepare(data.train.first_samples())
     measure = models.RowMeasurer(data.encoder)
     template, method = data.encoder.template_use(), measure.describe()
@@ -151,7 +185,8 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
             yield census
 
             def count(index: int, rows: RowDataset = rows) -> _Counted:
-                return _count(rows, index, measure, may_leave_out=recipe.data.on_long_row == "skip")
+                may_leave_out = recipe.data.on_long_row == "skip"
+                return _count(rows, index, measure, may_leave_out=may_leave_out, compares_images=compares_images)
 
             for row in workers.map(count, range(len(rows)), ROWS_AHEAD * max(1, n_workers)):
                 census.add(row)
@@ -160,7 +195,9 @@ def count_rows(recipe: Recipe) -> Iterator[Census]:
                 yield census
 
 
-def _count(rows: RowDataset, index: int, measure: models.RowMeasurer, *, may_leave_out: bool) -> _Counted:
+def _count(
+    rows: RowDataset, index: int, measure: models.RowMeasurer, *, may_leave_out: bool, compares_images: bool
+) -> _Counted:
     own = int(rows.indices[index])
     source, fingerprint = f"{rows.name} row {own}", None
     try:
@@ -179,7 +216,15 @@ def _count(rows: RowDataset, index: int, measure: models.RowMeasurer, *, may_lea
         n_supervised=int(example.supervised.sum()),
         n_images=len(sample.images),
         cut=example.cut,
+        image_sizes=example.image_sizes,
+        image_keys=_image_keys(sample) if compares_images else (),
+        answer=next((turn.text.strip() for turn in reversed(sample.turns) if turn.role == "assistant"), None),
     )
+
+
+def _image_keys(sample: Sample) -> tuple[int, ...]:
+    digests = (hashlib.blake2b(models.sample_content(image), digest_size=8) for image in sample.images)
+    return tuple(int.from_bytes(found.digest()) for found in digests)
 
 
 def _fingerprint(sample: Sample) -> int:

@@ -1,17 +1,16 @@
 """What the model will see of a recipe's rows, as text to look at. Nothing is trained, no weights are loaded."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import numpy as np
 
-from ..build import load_data
-from ..data.examples import first_examples
+from ..build import Data
 from ..errors import SampleError
-from ..events import Columns, TemplateUse
-from ..recipe.schema import Recipe
-from ..types import Cut, Example, Sample
+from ..events import Columns
+from ..types import BoolArray, Cut, Example
+from .rows.choice import Chosen
 
 
 @attrs.frozen(kw_only=True)
@@ -21,10 +20,14 @@ class Piece:
     Attributes:
         text: The tokens decoded; for image placeholders their number.
         kind: "supervised", "context" or "image".
+        role: Whose they are, as `Encoder.find_roles` says it; empty where it was not asked.
+        is_special: They are tokens of their own, and not of words.
     """
 
     text: str
     kind: str
+    role: str = ""
+    is_special: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -54,30 +57,23 @@ class Inspected:
     columns: Columns = attrs.field(factory=Columns)
 
 
-def inspect_rows(
-    recipe: Recipe, n_rows: int, tell: Callable[[TemplateUse], None] = lambda _: None
-) -> Iterator[Inspected]:
-    """Encode the first rows and describe them.
+def inspect_rows(data: Data, chosen: Sequence[Chosen]) -> Iterator[Inspected]:
+    """Encode rows and describe them.
 
     Args:
-        recipe: The recipe.
-        n_rows: How many rows.
-        tell: Is told what writes the conversations, before the first row.
-
-    Raises:
-        VloraError: The recipe names something that is not there.
+        data: As `load_data` gives it.
+        chosen: Rows of its data sets.
     """
-    data = load_data(recipe)
-    tell(data.encoder.template_use())
 
-    def look_at(sample: Sample) -> Inspected:
-        return describe(data.encoder(sample), lambda ids: str(data.encoder.tokenizer.decode(ids)))
+    def decode(ids: list[int]) -> str:
+        return str(data.encoder.tokenizer.decode(ids))
 
-    def refuse(index: int, error: SampleError) -> Inspected:
-        return Inspected(source=f"{data.train.name} row {data.train.indices[index]}", problem=str(error))
-
-    for row in first_examples(data.train, n_rows, look_at, refuse):
-        yield attrs.evolve(row, columns=data.train.columns())
+    for row in chosen:
+        try:
+            found = describe(data.encoder(row.rows[row.index]), decode)
+        except SampleError as error:
+            found = Inspected(source=row.source, problem=str(error))
+        yield attrs.evolve(found, columns=row.rows.columns())
 
 
 def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:
@@ -87,22 +83,41 @@ def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:
         example: The row.
         decode: Token ids to text.
     """
-    kinds = np.where(example.placeholders, 2, example.supervised.astype(np.int8))
-    edges = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
-    pieces = []
-    for start, end in itertools.pairwise(edges):
-        if kinds[start] == 2:  # noqa: PLR2004 - the number given to placeholders above
-            pieces.append(Piece(text=f"{end - start} image tokens", kind="image"))
-        else:
-            kind = "supervised" if kinds[start] else "context"
-            pieces.append(Piece(text=decode(example.tokens[start:end].tolist()), kind=kind))
     n_image = int(example.placeholders.sum())
     return Inspected(
         source=example.source,
-        pieces=tuple(pieces),
+        pieces=divide(example, decode),
         n_text=len(example.tokens) - n_image,
         n_image=n_image,
         n_supervised=int(example.supervised.sum()),
         image_sizes=example.image_sizes,
         cut=example.cut,
     )
+
+
+def divide(
+    example: Example,
+    decode: Callable[[list[int]], str],
+    roles: Sequence[str] | None = None,
+    special: BoolArray | None = None,
+) -> tuple[Piece, ...]:
+    """Divide an example's tokens into runs that are alike. Pure.
+
+    Args:
+        example: The row.
+        decode: Token ids to text.
+        roles: Whose each token is; None if it does not matter.
+        special: bool[T], marks tokens that are no words; None if it does not matter.
+    """
+    kinds = np.where(example.placeholders, "image", np.where(example.supervised, "supervised", "context"))
+    owners = np.asarray([""] * len(kinds) if roles is None else roles)
+    marks = np.zeros(len(kinds), np.bool_) if special is None else special
+    changes = (kinds[1:] != kinds[:-1]) | (owners[1:] != owners[:-1]) | (marks[1:] != marks[:-1])
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(kinds)]
+    pieces = []
+    for start, end in itertools.pairwise(edges):
+        kind, role = str(kinds[start]), str(owners[start])
+        is_image = kind == "image"
+        text = f"{end - start} image tokens" if is_image else decode(example.tokens[start:end].tolist())
+        pieces.append(Piece(text=text, kind=kind, role=role, is_special=bool(marks[start]) and not is_image))
+    return tuple(pieces)

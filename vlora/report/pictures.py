@@ -16,6 +16,8 @@ SHORTEST_SIDE = 32
 """Pixels of the longer side that a picture keeps, whatever its bytes."""
 QUALITY = 80
 """Of a JPEG."""
+SMALL_SIDE, FEW_COLOURS = 128, 1_024
+"""Pixels of the longer side, and colours, up to which a picture may be smaller as a PNG."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,8 +84,11 @@ def _scale(image: Image.Image, side: int) -> Image.Image:
 
 
 def _write(image: Image.Image) -> tuple[bytes, str]:
-    """Give a picture's bytes and their kind: the smaller of PNG, which has every pixel, and JPEG."""
+    """Give a picture's bytes and their kind: PNG, which has every pixel, where that is small, or else JPEG."""
     png, jpeg = io.BytesIO(), io.BytesIO()
-    image.save(png, "PNG", optimize=True)
     image.save(jpeg, "JPEG", quality=QUALITY)
+    # Of a photo a PNG takes long to make and is larger.
+    if max(image.size) > SMALL_SIDE and image.getcolors(FEW_COLOURS) is None:
+        return jpeg.getvalue(), "jpeg"
+    image.save(png, "PNG", optimize=True)
     return min(((png.getvalue(), "png"), (jpeg.getvalue(), "jpeg")), key=lambda written: len(written[0]))

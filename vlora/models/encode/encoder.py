@@ -27,11 +27,9 @@ from .fingerprint import preparation_fingerprint
 from .images.boxes import write_boxes
 from .images.headers import look_at_image, stored_image
 from .images.opening import ImageContent, decode_image, read_image
-from .images.received import Received, restore_pictures
 from .images.resizing import Resizer, find_budget
 from .processor_call import ProcessorCall
 from .template.conversation import Conversations
-from .template.roles import TEMPLATE
 from .tokens import RowTokenizer
 from .writer import RowWriter, Written
 
@@ -164,9 +162,16 @@ class Encoder:
             SampleError: It does not take the row.
         """
         written = self.writer.write(sample)
-        plain = written.plain
         tokens, _ = self.processor_call(written, list(sample.images), sample.source)
-        positions, _ = expand_placeholders(plain, tokens, self.image_id, sample.source)
+        return self.divide_placeholders(written.plain, tokens, sample.source)
+
+    def divide_placeholders(self, plain: IntArray, tokens: IntArray, source: str) -> tuple[int, ...]:
+        """Say how many of a row's tokens stand for each image, given its tokens with one for each.
+
+        Raises:
+            SampleError: The two do not belong together.
+        """
+        positions, _ = expand_placeholders(plain, tokens, self.image_id, source)
         bounds, images = np.append(positions, len(tokens)), np.flatnonzero(plain == self.image_id)
         return tuple((bounds[images + 1] - bounds[images]).tolist())
 
@@ -238,45 +243,6 @@ class Encoder:
         """
         stored = (look_at_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images)
         return write_boxes(sample, stored, self.family.format.boxes, self.resizer)
-
-    def restore_pictures(self, example: Example, images: Sequence[Image.Image]) -> Received:
-        """Turn what the processor made of a row's images back into pictures, where that can be done.
-
-        Args:
-            example: The row, as it was encoded without `memory`.
-            images: As `open_images` gives them.
-        """
-        return restore_pictures(example.inputs, self.processor, images)
-
-    def find_roles(self, sample: Sample, example: Example) -> list[str]:
-        """Say of each token whose it is: a role's of `Turn`, the template's ("template") or an image's ("image").
-
-        Where the template's own text cannot be told from that of the turns, what is learned is the assistant's, and the
-        rest is the "prompt".
-
-        Args:
-            sample: The row.
-            example: What it became, untruncated.
-        """
-        known = self._find_text_roles(sample, example)
-        rest = "prompt" if known is None else TEMPLATE
-        roles = known if known is not None else [rest] * len(example.tokens)
-        learned = example.supervised & self.data.train_on_completions
-        roles = ["assistant" if role == rest and own else role for role, own in zip(roles, learned, strict=True)]
-        return ["image" if image else role for role, image in zip(roles, example.placeholders, strict=True)]
-
-    def _find_text_roles(self, sample: Sample, example: Example) -> list[str] | None:
-        with contextlib.suppress(SampleError):
-            sample = self.write_boxes(sample)
-            written = self.writer.write(sample)
-            roles = self.writer.find_roles(sample, written)
-            places, _ = expand_placeholders(written.plain, example.tokens, self.image_id, sample.source)
-            if roles is not None and len(roles) == len(places):
-                found = ["image"] * len(example.tokens)
-                for place, role in zip(places.tolist(), roles, strict=True):
-                    found[place] = role
-                return found
-        return None
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
         if not self.preparation:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.models.encode.conversations import picture, sample_of
 from vlora.errors import SampleError
-from vlora.models import Encoder, open_image
+from vlora.models import Encoder, name_content, open_image, sample_content
 
 Encoding = Callable[..., Encoder]
 
@@ -122,3 +122,17 @@ def test_long_names_are_shown_whole(tmp_path: Path) -> None:
 
     with pytest.raises(SampleError, match=str(path)):
         open_image(str(path), "row", None)
+
+
+def test_content_is_told_by_the_ends_of_files(tmp_path: Path) -> None:
+    """Files of other names are the same image, and those of other beginnings, ends or lengths are not."""
+    data = bytes(range(256)) * 1_000
+    contents = {"a": data, "same": data, "begins": b"x" + data[1:], "ends": data[:-1] + b"x", "longer": data + b"x"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    found = {name: sample_content(tmp_path / name) for name in contents}
+
+    assert found["a"] == found["same"] == sample_content({"path": str(tmp_path / "same"), "bytes": None})
+    assert len(set(found.values())) == len(contents) - 1
+    assert sample_content(str(tmp_path / "nowhere")) == name_content(str(tmp_path / "nowhere"))
+    assert sample_content(data) == name_content(data)

@@ -48,7 +48,7 @@ def differ(picture: Image.Image, image: Image.Image) -> float:
 def encode(encoder: models.Encoder, images: list[Image.Image]) -> Received:
     """Encode a row with images, and turn what the processor made of them into pictures."""
     sample = format_sample({"images": images, "prefix": "What is it?", "suffix": "That."})
-    return encoder.restore_pictures(encoder.encode_untruncated(sample), images)
+    return models.restore_pictures(encoder, encoder.encode_untruncated(sample), images)
 
 
 @pytest.mark.parametrize("family", [pytest.param(name, marks=[] if name in SOME else pytest.mark.slow) for name in ALL])
@@ -73,6 +73,18 @@ def test_pixels_are_those_of_the_processor(encoder: EncoderFactory) -> None:
 
     assert picture.size == (112, 64)
     assert np.abs(np.asarray(picture, np.int32) - np.asarray(image, np.int32)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(160, 400), (300, 400), (600, 280)])
+def test_no_other_order_of_patches_is_taken(size: tuple[int, int], encoder: EncoderFactory) -> None:
+    """Pictures of few large shapes look alike from far whatever the order: the most alike is taken."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    waves = 127 + 60 * np.sin(y / 40) + 50 * np.sin(x / 9) * np.sin(y / 7)
+    image = Image.fromarray(np.stack([waves, waves / 2, 255 - y * 200 / size[1]], -1).clip(0, 255).astype(np.uint8))
+    ((picture,),) = encode(encoder("qwen3_vl", train_on_completions=True), [image]).pictures
+
+    same = np.asarray(image.resize(picture.size, Image.Resampling.BICUBIC), np.int32)
+    assert np.abs(np.asarray(picture, np.int32) - same).mean() < 8
 
 
 def normalized(image: Image.Image) -> Any:

@@ -31,7 +31,7 @@ def runs(encoder: models.Encoder, row: dict[str, Any]) -> list[tuple[str, str]]:
     """Give the runs of tokens of one role, decoded; of images nothing."""
     sample = format_sample(row)
     example = encoder.encode_untruncated(sample)
-    roles, place, found = encoder.find_roles(sample, example), 0, []
+    roles, place, found = models.find_roles(encoder, sample, example), 0, []
     assert len(roles) == len(example.tokens)
     for role, group in itertools.groupby(roles):
         n = len(list(group))

@@ -30,8 +30,10 @@ GRIDS = ("image_grid_thw", "image_grid_hws", "spatial_shapes", "image_grid_hw")
 MERGES = (1, 2, 3, 4)
 """Patches a side of which a processor puts together what becomes one token."""
 
-COMPARED = 32
-"""Pixels a side at which pictures are compared: resizing with another filter is no difference there."""
+COMPARED = 96
+"""Pixels a side at most at which pictures are compared."""
+NOTHING = 0.01
+"""A difference of correlations that says nothing: of two layouts the first is right then."""
 MOST_DIFFERENT = 0.12
 """Mean difference of two pictures of one image, of the whole range."""
 LEAST_ALIKE = 0.8
@@ -65,14 +67,17 @@ def restore_pictures(inputs: Mapping[str, Any], processor: Any, images: Sequence
     pixels = inputs.get("pixel_values")
     if not images or pixels is None:
         return given
+    best, shown = 0.0, given
     for groups in _layouts(inputs, pixels, len(images)):
         for mean, deviation in _normalizations(processor):
             restored = [[_denormalize(tile, mean, deviation) for tile in group] for group in groups]
-            found = _find_images(restored, images)
-            if found is not None:
+            found, likeness = _find_images(restored, images)
+            if likeness > best + NOTHING:
                 pictures = tuple(tuple(map(_to_picture, group)) for group in found)
-                return Received(pictures=pictures, is_processed=True)
-    return given
+                best, shown = likeness, Received(pictures=pictures, is_processed=True)
+            if likeness:
+                break
+    return shown
 
 
 def _layouts(inputs: Mapping[str, Any], pixels: Any, n_images: int) -> Iterator[list[list[Pixels]]]:
@@ -204,17 +209,20 @@ def _denormalize(tile: Pixels, mean: Sequence[float], deviation: Sequence[float]
     return found
 
 
-def _find_images(groups: list[list[Pixels]], images: Sequence[Image.Image]) -> list[list[Pixels]] | None:
-    """Give the groups if each image is seen in them; tiles that are parts of one and nothing else are put together."""
+def _find_images(groups: list[list[Pixels]], images: Sequence[Image.Image]) -> tuple[list[list[Pixels]], float]:
+    """Give groups in which each image is seen, and how well; tiles that are only parts of one are put together."""
     if len(groups) != len(images):
-        return groups if all(_is_seen(image, groups[0]) for image in images) else None
-    found = []
+        return groups, min(_find_likeness(image, groups[0]) for image in images)
+    found, likeness = [], 1.0
     for image, group in zip(images, groups, strict=True):
-        whole = group if _is_seen(image, group) else next((m for m in _mosaics(group) if _is_seen(image, m)), None)
-        if whole is None:
-            return None
+        seen = _find_likeness(image, group)
+        whole = group
+        if not seen:
+            mosaics = [(_find_likeness(image, mosaic), mosaic) for mosaic in _mosaics(group)]
+            seen, whole = max(mosaics, key=lambda each: each[0], default=(0.0, group))
         found.append(whole)
-    return found
+        likeness = min(likeness, seen)
+    return found, likeness
 
 
 def _mosaics(tiles: list[Pixels]) -> Iterator[list[Pixels]]:
@@ -226,11 +234,11 @@ def _mosaics(tiles: list[Pixels]) -> Iterator[list[Pixels]]:
         yield [np.concatenate([np.concatenate(tiles[r * columns : (r + 1) * columns], axis=1) for r in range(rows)])]
 
 
-def _is_seen(image: Image.Image, tiles: Sequence[Pixels]) -> bool:
-    """Whether one of the tiles shows all of an image: squeezed, or its middle, or with margins around or behind it."""
+def _find_likeness(image: Image.Image, tiles: Sequence[Pixels]) -> float:
+    """Say how well a tile shows all of an image: squeezed, or its middle, or with margins around or behind it."""
     if any(tile.shape[-1] != 3 or min(tile.shape[:2]) < 1 or tile.min() < -0.5 or tile.max() > 1.5 for tile in tiles):  # noqa: PLR2004
-        return False
-    return any(_is_alike(part, view) for tile in tiles for part, view in _views(_to_picture(tile), image))
+        return 0.0
+    return max((_compare(part, view) for tile in tiles for part, view in _views(_to_picture(tile), image)), default=0.0)
 
 
 def _views(tile: Image.Image, image: Image.Image) -> Iterator[tuple[Image.Image, Image.Image]]:
@@ -252,13 +260,16 @@ def _middle(image: Image.Image, aspect: float) -> Image.Image:
     return image.crop((left, top, left + wide, top + high))
 
 
-def _is_alike(one: Image.Image, other: Image.Image) -> bool:
-    first, second = (_read(image.resize((COMPARED, COMPARED), Image.Resampling.BOX)) for image in (one, other))
+def _compare(one: Image.Image, other: Image.Image) -> float:
+    """Correlate two pictures; 0 if they do not show the same."""
+    size = (min(COMPARED, one.width), min(COMPARED, one.height))
+    first, second = (_read(image.resize(size, Image.Resampling.BOX)) for image in (one, other))
     if np.abs(first - second).mean() > MOST_DIFFERENT:
-        return False
+        return 0.0
     if min(first.std(), second.std()) < PLAIN:
-        return True
-    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1]) >= LEAST_ALIKE
+        return 1.0
+    found = float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+    return found if found >= LEAST_ALIKE else 0.0
 
 
 def _read(image: Image.Image) -> Pixels:

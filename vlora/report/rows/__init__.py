@@ -1,0 +1,1 @@
+"""Rows chosen, looked at, and shown on a page."""

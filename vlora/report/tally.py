@@ -1,0 +1,108 @@
+"""What is kept of every row of a data set while all are counted: numbers, and what occurs again. Pure."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+
+import attrs
+
+MOST_ANSWERS = 10_000
+"""Different answers that are counted; a data set of more has no classes."""
+CLASS_LENGTH = 40
+"""Characters of the longest answer that may be a class."""
+
+
+def _numbers() -> "array[int]":
+    return array("q")
+
+
+@attrs.define(kw_only=True)
+class RowNumbers:
+    """Numbers of the rows that can be learned from, in their order.
+
+    Attributes:
+        rows: Their own numbers.
+        n_tokens: Tokens of each whole row.
+        n_kept: Those that `data.max_seq_length` leaves; the next two are of these.
+        n_image_tokens: Those that stand for images.
+        n_supervised: Those that are learned.
+        widths: Pixels of each image as the processor gets it; images of all rows follow one another.
+        heights: Likewise.
+    """
+
+    rows: "array[int]" = attrs.field(factory=_numbers)
+    n_tokens: "array[int]" = attrs.field(factory=_numbers)
+    n_kept: "array[int]" = attrs.field(factory=_numbers)
+    n_image_tokens: "array[int]" = attrs.field(factory=_numbers)
+    n_supervised: "array[int]" = attrs.field(factory=_numbers)
+    widths: "array[int]" = attrs.field(factory=_numbers)
+    heights: "array[int]" = attrs.field(factory=_numbers)
+
+    def longest(self, n: int) -> list[int]:
+        """Give the numbers of the longest rows, the longest first."""
+        order = sorted(range(len(self.rows)), key=lambda place: (-self.n_tokens[place], self.rows[place]))
+        return [self.rows[place] for place in order[:n]]
+
+
+@attrs.define
+class Repeats:
+    """Things by a key, and the rows in which they occur.
+
+    Attributes:
+        first: Key to the first row.
+        again: Key to the other rows, of things that occur more than once.
+    """
+
+    first: dict[int, int] = attrs.field(factory=dict)
+    again: "dict[int, array[int]]" = attrs.field(factory=dict)
+
+    def add(self, key: int, row: int) -> int:
+        """Count a thing of a row, and give the row in which it occurred first."""
+        first = self.first.setdefault(key, row)
+        if first != row:
+            self.again.setdefault(key, _numbers()).append(row)
+        return first
+
+    @property
+    def n_again(self) -> int:
+        """How often a thing occurred that had occurred before."""
+        return sum(map(len, self.again.values()))
+
+    def groups(self) -> list[list[int]]:
+        """Give the rows of each thing that occurs in several, those of the most first."""
+        found = [list(dict.fromkeys([self.first[key], *rows])) for key, rows in self.again.items()]
+        return sorted(found, key=lambda rows: (-len(rows), rows[0]))
+
+    def shared(self, other: "Repeats") -> Iterator[tuple[int, int]]:
+        """Yield the rows of things that occur in another collection too: (row, first row there)."""
+        for key, row in self.first.items():
+            if key in other.first:
+                for each in dict.fromkeys([row, *self.again.get(key, ())]):
+                    yield each, other.first[key]
+
+
+@attrs.define
+class Answers:
+    """The answers of rows, as far as they may be classes.
+
+    Attributes:
+        counts: Answer to its rows.
+        n_rows: All rows with an answer.
+        n_other: Rows whose answer is too long, or one of too many.
+    """
+
+    counts: Counter[str] = attrs.field(factory=Counter)
+    n_rows: int = 0
+    n_other: int = 0
+
+    def add(self, answer: str) -> None:
+        """Count an answer."""
+        self.n_rows += 1
+        if len(answer) > CLASS_LENGTH or (answer not in self.counts and len(self.counts) >= MOST_ANSWERS):
+            self.n_other += 1
+        else:
+            self.counts[answer] += 1
+
+    def are_classes(self) -> bool:
+        """Whether the answers are few for their rows, each in several of them on average."""
+        return bool(self.counts) and self.n_other <= self.n_rows // 2 and 2 * len(self.counts) <= self.n_rows

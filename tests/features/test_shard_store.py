@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from tests.features.shards import entry, is_equal, opened
 from vlora.features import shard_store
+from vlora.features.shard_folder import ShardFolder
+from vlora.features.shard_store import MOST_WAITING
 from vlora.models import ShardStore
 
 
@@ -112,10 +116,74 @@ def test_entries_are_written_when_a_shard_has_come_together(tmp_path: Path) -> N
     subject = opened(tmp_path, shard_bytes=10_000)
     for number in range(7):
         subject.add(str(number), entry(number))
-        subject.flush(whole=False)
+        subject.advance()
         assert all(is_equal(subject.read(str(other)), entry(other)) for other in range(number + 1))
     assert subject.add("more", entry(7))
     subject.flush()
 
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
     assert all(is_equal(subject.read(str(number)), entry(number)) for number in range(7))
+
+
+def test_steps_do_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that stay in memory are written behind them: only `flush` waits."""
+    subject = opened(tmp_path, shard_bytes=10_000)
+    may_write, written = threading.Event(), []
+    write = ShardFolder.write
+
+    def slow(folder: ShardFolder, entries: Any) -> str | None:
+        assert may_write.wait(60)
+        written.append(len(entries))
+        return write(folder, entries)
+
+    monkeypatch.setattr(ShardFolder, "write", slow)
+    for number in range(40):
+        subject.postpone({str(number): entry(number)})
+        # It would never return if it waited for the disk.
+        subject.advance()
+        assert str(number) in subject
+        assert is_equal(subject.read(str(number)), entry(number))
+    assert not written
+    may_write.set()
+    subject.flush()
+
+    assert sum(written) == 40
+    assert len(written) > 5
+    later = opened(tmp_path)
+    assert all(is_equal(later.read(str(number)), entry(number)) for number in range(40))
+
+
+def test_what_is_nowhere_else_waits_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of entries that did not fit in memory wait for the disk from a few shards on."""
+    subject = opened(tmp_path, shard_bytes=10_000)
+    most = 0
+    write = ShardFolder.write
+
+    def slow(folder: ShardFolder, entries: Any) -> str | None:
+        time.sleep(0.02)
+        return write(folder, entries)
+
+    monkeypatch.setattr(ShardFolder, "write", slow)
+    size = sum(value.nbytes for value in entry(0).values())
+    for number in range(60):
+        subject.add_computed({str(number): entry(number)})
+        subject.advance()
+        most = max(most, subject._waiting_bytes)
+    subject.flush()
+
+    assert most <= (MOST_WAITING * 10_000) + size
+    later = opened(tmp_path)
+    assert all(is_equal(later.read(str(number)), entry(number)) for number in range(60))
+
+
+def test_a_full_disk_ends_what_was_postponed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And `flush` returns."""
+    subject = opened(tmp_path, shard_bytes=10_000)
+    monkeypatch.setattr(ShardFolder, "write", lambda *_: "no room")
+    for number in range(20):
+        subject.postpone({str(number): entry(number)})
+        subject.advance()
+    subject.flush()
+
+    assert subject.drain_warnings() == ["no room"]
+    assert "19" not in subject

@@ -63,6 +63,9 @@ class FeatureCache:
             key: Its key.
             n_images: For how many images it stands; 0 if they have been counted.
         """
+        if self.shards is not None:
+            # Of epochs before, where the disk is slower than the steps.
+            self.shards.advance()
         if key in self._entries:
             self._asked["memory"] += n_images
             return self._entries[key]
@@ -95,11 +98,11 @@ class FeatureCache:
         # All at once: what is asked for one by one is handed to the device one by one. Not later: an entry would hold
         # on to all that it is computed from.
         mx.async_eval(held)
-        for key, entry in held.items():
-            self._hold(key, entry)
+        in_memory = {key: entry for key, entry in held.items() if self._hold(key, entry)}
         if self.shards is not None:
-            self.shards.add_computed(held)
-            self.shards.flush(whole=False)
+            self.shards.postpone(in_memory)
+            self.shards.add_computed({key: entry for key, entry in held.items() if key not in in_memory})
+            self.shards.advance()
 
     def get_host(self, key: str) -> Mapping[str, Any] | None:
         """Find an entry of host arrays; safe to call from any thread."""
@@ -120,9 +123,11 @@ class FeatureCache:
         """Give what went wrong and was passed over since this was last asked."""
         return [] if self.shards is None else self.shards.drain_warnings()
 
-    def _hold(self, key: str, entry: Entry) -> None:
+    def _hold(self, key: str, entry: Entry) -> bool:
+        """Keep an entry in memory where there is room; whether it is there."""
         if key not in self._entries and self._has_room(entry):
             self._entries[key] = entry
+        return key in self._entries
 
     def _has_room(self, entry: Mapping[str, Any]) -> bool:
         """Take an entry's bytes from the budget, if it has them."""

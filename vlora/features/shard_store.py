@@ -18,6 +18,9 @@ Entry = Mapping[str, Any]
 SHARD_BYTES = 64 * 2**20
 """Buffered entries are written to disk once they reach this many bytes."""
 
+MOST_WAITING = 4
+"""Shards that wait, copied, behind the one that is being written; the thread that computes waits from then on."""
+
 
 @attrs.define(eq=False)
 class ShardStore:
@@ -38,6 +41,7 @@ class ShardStore:
     budget_bytes: int
     shard_bytes: int = SHARD_BYTES
     shards: ShardFolder = attrs.field(init=False)
+    _postponed: dict[str, Mapping[str, mx.array]] = attrs.field(factory=dict, init=False)
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _copies: list["_Copies"] = attrs.field(factory=list, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
@@ -53,7 +57,8 @@ class ShardStore:
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry."""
-        return key in self._waiting or key in self._writing or key in self.shards
+        # In the order in which an entry goes from one to the next.
+        return any(key in place for place in (self._postponed, self._waiting, self._writing, self.shards))
 
     @property
     def notes(self) -> list[str]:
@@ -92,7 +97,7 @@ class ShardStore:
 
     def _held(self, key: str) -> Entry | None:
         """Give an entry that is on its way to the disk."""
-        return self._waiting.get(key) or self._writing.get(key)
+        return self._postponed.get(key) or self._waiting.get(key) or self._writing.get(key)
 
     def add(self, key: str, entry: Entry) -> bool:
         """Let an entry wait to be written; whether it is, or will be, there.
@@ -105,7 +110,7 @@ class ShardStore:
         with self._lock:
             if key not in self and not self._is_full:
                 self._waiting[key] = entry
-                self._waiting_bytes += sum(value.nbytes for value in entry.values())
+                self._waiting_bytes += _count_bytes(entry)
             return key in self
 
     def add_computed(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
@@ -115,23 +120,58 @@ class ShardStore:
         and the run goes on working with these.
         """
         with self._lock:
-            new = {key: entry for key, entry in entries.items() if key not in self}
-            if new and not self._is_full:
-                self._copies.append(_Copies.of(new))
-                self._waiting |= new
-                self._waiting_bytes += sum(value.nbytes for entry in new.values() for value in entry.values())
+            self._copy({key: entry for key, entry in entries.items() if key not in self})
 
-    def flush(self, *, whole: bool = True) -> None:
-        """Write what waits.
+    def postpone(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
+        """Let entries that stay in memory be written as fast as the disk takes them; for the thread that computes them.
 
-        Args:
-            whole: Also if it is less than a shard, and return when it is written.
+        Nothing waits for a slow disk then but `flush`, and no copy is made before there is a thread to write it.
         """
-        if self._writer is not None and not self._writer.is_alive():
-            self._wait()
-        if not whole and self._waiting_bytes < self.shard_bytes:
+        if not self._is_full:
+            self._postponed.update({key: entry for key, entry in entries.items() if key not in self})
+
+    def advance(self) -> None:
+        """Begin to write a shard if there is enough for one and none is being written; for the thread that computes.
+
+        It returns at once, unless more waits than may be copied.
+        """
+        is_writing = self._writer is not None and self._writer.is_alive()
+        if is_writing and self._waiting_bytes < MOST_WAITING * self.shard_bytes:
             return
         self._wait()
+        self._copy_postponed()
+        if self._waiting_bytes >= self.shard_bytes:
+            self._begin_to_write()
+
+    def flush(self) -> None:
+        """Write all that waits, less than a shard too, and return when it is written."""
+        self._wait()
+        while self._postponed or self._waiting:
+            self._copy_postponed()
+            self._begin_to_write()
+            self._wait()
+
+    def _copy_postponed(self) -> None:
+        """Let the first of the postponed entries wait, as many as fill a shard."""
+        n_bytes, chosen = self._waiting_bytes, {}
+        for key, entry in self._postponed.items():
+            if n_bytes >= self.shard_bytes:
+                break
+            chosen[key] = entry
+            n_bytes += _count_bytes(entry)
+        with self._lock:
+            self._copy(chosen)
+            for key in chosen:
+                # The thread that writes drops all of them where no more can be written.
+                self._postponed.pop(key, None)
+
+    def _copy(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
+        if entries and not self._is_full:
+            self._copies.append(_Copies.of(entries))
+            self._waiting |= entries
+            self._waiting_bytes += sum(map(_count_bytes, entries.values()))
+
+    def _begin_to_write(self) -> None:
         with self._lock:
             # In this order: a thread that looks for an entry meanwhile finds it in one of the two.
             self._writing = self._waiting
@@ -140,8 +180,6 @@ class ShardStore:
         if self._writing:
             self._writer = threading.Thread(target=self._write, args=(self._writing, copies), name="vlora features")
             self._writer.start()
-        if whole:
-            self._wait()
 
     def _wait(self) -> None:
         if self._writer is not None:
@@ -163,9 +201,13 @@ class ShardStore:
         if problem is not None:
             with self._lock:
                 self._is_full = True
-                self._copies = []
+                self._postponed, self._copies = {}, []
                 self._waiting, self._waiting_bytes = {}, 0
             self.notes.append(problem)
+
+
+def _count_bytes(entry: Entry) -> int:
+    return sum(value.nbytes for value in entry.values())
 
 
 @attrs.frozen(eq=False)

@@ -14,9 +14,10 @@ from .data.opening import read_rows, wrap_rows
 from .data.rows import RowDataset
 from .data.values import Row
 from .errors import RecipeError
-from .events import FeatureCounts, FeatureStorage
+from .events import FeatureCounts
+from .facts import FeatureStorage
 from .memory.limits import device_memory
-from .output.archive import refuse_model_folder
+from .output.archive import refuse_model_folder, starts_from
 from .output.paths import OutputPaths, expand_home, output_paths
 from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
@@ -118,7 +119,13 @@ def _may_add_tokens(section: ModelSection) -> bool:
 
 
 def _refuse_to_overwrite(recipe: Recipe, paths: OutputPaths, base: Path) -> None:
-    every = recipe.train.steps_per_save
+    every, best = recipe.train.steps_per_save, paths.best.resolve()
+    if recipe.output.keep_best is not None and best in {base, *starts_from(recipe)}:
+        msg = (
+            f"output.path: {str(best)!r}, from which training starts, would be overwritten by the best state "
+            "(output.keep_best); give another folder"
+        )
+        raise RecipeError(msg)
     if recipe.model.full_finetune and attrs.evolve(paths, weights=paths.weights.resolve()).is_numbered(base):
         step = int(base.name[-7:])
         if step % every == 0:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import attrs
 
 from .cuts import CutCounts
+from .facts import Columns, FeatureStorage, HeadUse, TemplateUse
 from .scores import Scored as Scored  # noqa: PLC0414 - one event among the others
 
 if TYPE_CHECKING:
@@ -83,96 +84,6 @@ class Compiled:
     n_kernels: int
     seconds: float
     folder: Path
-
-
-@attrs.frozen(kw_only=True)
-class UnnamedImages:
-    """Images of a folder that no row of its metadata names.
-
-    Attributes:
-        n_images: Images in the folder.
-        n_rows: Rows of its metadata.
-        n_unnamed: Images that no row names; None where there are too many rows to read them before the first step.
-        first: One of those images; empty where they were not looked for.
-    """
-
-    n_images: int
-    n_rows: int
-    n_unnamed: int | None
-    first: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class Columns:
-    """What became of the columns of the rows that were read so far.
-
-    Attributes:
-        used: Columns that are read, and what as.
-        unused: Columns that are not, in alphabetical order.
-        missing: Columns that data.columns names and no row has so far.
-        unnamed: Images of a folder that no row names; None if there are none.
-    """
-
-    used: Mapping[str, str] = attrs.field(factory=dict)
-    unused: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unnamed: UnnamedImages | None = None
-
-
-@attrs.frozen(kw_only=True)
-class TemplateUse:
-    """What writes the conversations, and how their answers end.
-
-    Attributes:
-        origin: Whose the chat template is: the model's, vlora's for its family, the recipe's, or "none" of a model that
-            reads one task and writes one answer.
-        given: What data.chat_template names; empty without it.
-        replaces_own: Whether the model has a template of its own, which the recipe's replaces.
-        ending: What answers are learned to end with; empty if they end as the template writes them.
-        adds_ending: Whether data.learn_end has added that, and not the template.
-        ignores_assistant_id: Whether the recipe has data.assistant_id, and nothing needs it.
-    """
-
-    origin: Literal["model", "vlora", "recipe", "none"]
-    given: str = ""
-    replaces_own: bool = False
-    ending: str = ""
-    adds_ending: bool = False
-    ignores_assistant_id: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class FeatureStorage:
-    """Where the features of images are kept.
-
-    Attributes:
-        reason: Why they are not kept; None if they are.
-        memory_gb: How much memory they may take.
-        disk_gb: How much of a disk they may take.
-        folder: Where on the disk; None without one.
-        resumes_rounded: Whether a run that goes on ends in other last bits than one that was not stopped.
-    """
-
-    reason: str | None = None
-    memory_gb: float = 0.0
-    disk_gb: float = 0.0
-    folder: Path | None = None
-    resumes_rounded: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class HeadUse:
-    """How the language model's head runs.
-
-    Attributes:
-        extent: "chunks" of a batch's supervised tokens; all "supervised" tokens of a batch at once, since what the head
-            takes is not what one module of layers gives; or "all" tokens, since no module gives the model's own logits
-            at given ones.
-        module: The head's qualified name; empty where none was found.
-    """
-
-    extent: Literal["chunks", "supervised", "all"]
-    module: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -298,11 +209,54 @@ class Generated:
 
 
 @attrs.frozen(kw_only=True)
+class Best:
+    """The best state of a run so far.
+
+    Attributes:
+        judged_by: The value of metrics.jsonl that it is the best by.
+        step: The step behind which it was.
+        value: Its value.
+        untrained: The untrained model's, where that is at least as good.
+        path: The folder in which it is kept; None where the recipe keeps none.
+    """
+
+    judged_by: str
+    step: int
+    value: float
+    untrained: float | None = None
+    path: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Saved:
-    """A checkpoint was written."""
+    """A checkpoint was written.
+
+    Attributes:
+        path: Its file or folder.
+        step: The step behind which it is.
+        best: What it is the best by, if it is the best one so far.
+    """
 
     path: Path
     step: int
+    best: Best | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StoppedEarly:
+    """The run is over before its last step: too often in a row no state was better than an earlier one.
+
+    Attributes:
+        step: The last step.
+        n_steps: Steps that were to be done.
+        n_stale: How often in a row none was better.
+        best: The best one.
+    """
+
+    step: int
+    n_steps: int
+    n_stale: int
+    best: Best | None
 
 
 @attrs.frozen(kw_only=True)
@@ -326,6 +280,8 @@ class Finished:
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
         features: Where features of images came from; None if none were kept.
         cuts: Rows that were cut by data.max_seq_length, in all epochs together, those before a resume included.
+        stopped_early: Whether the run is over before its last step.
+        best: The best state, where states were judged.
     """
 
     step: int
@@ -344,7 +300,14 @@ class Finished:
     unasked: str | None = None
     features: FeatureCounts | None = None
     cuts: CutCounts = attrs.field(factory=CutCounts)
+    stopped_early: bool = False
+    best: Best | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to be done."""
+        return self.stopped_early or self.step == self.n_steps
 
 
-OfRun = Compiling | Compiled | Started | StepReport | Reported | Finished
+OfRun = Compiling | Compiled | Started | StepReport | Reported | StoppedEarly | Finished
 Event = OfRun | Skipped | Warned | Generated | Scored | Saved

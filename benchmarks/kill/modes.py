@@ -33,10 +33,10 @@ prefetch = 2
 {lora}
 [train]
 batch_size = 4
-iters = 4
+iters = {iters}
 steps_per_report = 1
 steps_per_save = 1
-steps_per_eval = 2
+steps_per_eval = {steps_per_eval}
 val_batches = 1
 {train}
 [eval]
@@ -45,6 +45,7 @@ max_new_tokens = 2
 
 [output]
 path = "{output}"
+{kept}
 """
 
 LORA = "rank = 4\ndropout = 0.1"
@@ -91,14 +92,31 @@ def _recipe(**parts: str) -> str:
         "train": "",
         "answer_rows": "0",
         "rows": ROWS_NAME,
+        "iters": "4",
+        "steps_per_eval": "2",
+        "kept": "",
     }
     return COMMON.format(**{**defaults, "output": OUTPUT, **parts})
+
+
+def _choosing(**parts: str) -> str:
+    """Write the recipe of a run that gets worse, and stops early."""
+    return _recipe(
+        data=f'valid_path = "{ROWS_NAME}"',
+        train="early_stopping_patience = 2\n[optim]\nlearning_rate = 0.05",
+        iters="12",
+        steps_per_eval="1",
+        kept='keep_last = 1\nkeep_best = "valid_loss"',
+        **parts,
+    )
 
 
 MODES: Mapping[str, Mode] = {
     mode.name: mode
     for mode in (
         Mode(name="lora", recipe=_recipe(lora=LORA, data=f'valid_path = "{ROWS_NAME}"', answer_rows="2")),
+        Mode(name="chosen", recipe=_choosing(lora=LORA)),
+        Mode(name="chosen-full", recipe=_choosing(model="full_finetune = true")),
         Mode(
             name="full",
             recipe=_recipe(model="full_finetune = true\ntrain_vision = true", lora=""),

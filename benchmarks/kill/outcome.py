@@ -8,6 +8,7 @@ from typing import Any
 
 from .modes import OUTPUT
 
+BEST = "best"
 METRICS_NAME = "metrics.jsonl"
 DERIVED_NAMES = ("report.html", "loss.png")
 """Files that show what stands in metrics.jsonl, times among it."""
@@ -80,7 +81,7 @@ def list_unloadable(slot: Path, expected: dict[str, Any]) -> list[str]:
             wrong.append(f"{file.relative_to(slot)} is not whole")
         if file.suffix == ".json" and not _is_json(file.read_text(encoding="utf-8")):
             wrong.append(f"{file.relative_to(slot)} is no JSON")
-        is_adapter = file.suffix == ".safetensors" and file.parent.name == OUTPUT and "model" not in file.name
+        is_adapter = file.suffix == ".safetensors" and file.parent.name in (OUTPUT, BEST) and "model" not in file.name
         if is_adapter and not (file.parent / "adapter_config.json").is_file():
             wrong.append(f"{file.relative_to(slot)} has no adapter_config.json beside it")
     for folder in {Path(name).parent for name in expected if Path(name).name == "config.json"}:

@@ -10,7 +10,7 @@ from rich.console import Console
 from vlora import Recipe
 from vlora.cli.ending import show_end
 from vlora.cuts import CutCounts
-from vlora.events import FeatureCounts, Finished
+from vlora.events import Best, FeatureCounts, Finished
 from vlora.recipe.schema import DataSection
 
 FINISHED = Finished(
@@ -45,6 +45,24 @@ def test_a_finished_run_says_how_its_model_is_asked() -> None:
     assert "--image 'a b.png' --prompt 'What is it?' --max-tokens 8 --temperature 0" in lines[-1]
     assert "--image" not in shown(attrs.evolve(FINISHED, example_image=None))
     assert "--adapter-path" not in shown(attrs.evolve(FINISHED, adapter=None))
+
+
+@pytest.mark.parametrize("adapter", [FINISHED.adapter, None])
+def test_the_best_state_is_asked_too(adapter: Path | None) -> None:
+    """Before the last one, by its own command, even where the run has stopped early; once where it is the last one."""
+    best = Best(judged_by="valid_loss", step=4, value=0.25, path=Path("out/best"))
+    event = attrs.evolve(FINISHED, step=6, stopped_early=True, adapter=adapter, best=best)
+    lines = shown(event).splitlines()
+
+    assert lines[2] == "best: valid loss 0.2500 after step 4, kept in out/best"
+    assert lines[3] == "ask the best one:"
+    assert ("--model out/best" in lines[4]) == (adapter is None)
+    assert ("--adapter-path out/best" in lines[4]) == (adapter is not None)
+    assert "out/best" not in lines[6]
+    again = shown(attrs.evolve(event, best=attrs.evolve(best, step=6)))
+    assert "best: valid loss 0.2500 after step 6, the last one, kept in out/best\nask it:" in again
+    worse = shown(attrs.evolve(event, best=attrs.evolve(best, path=None, untrained=0.2)))
+    assert "; output.keep_best would have kept it; the untrained model has 0.2000, which is no worse\n" in worse
 
 
 def test_a_stopped_run_says_how_it_goes_on() -> None:

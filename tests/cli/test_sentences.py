@@ -6,7 +6,7 @@ import pytest
 
 from vlora.build import ROUNDED
 from vlora.cli.sentences import describe_columns, describe_head, describe_storage, describe_template
-from vlora.events import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
+from vlora.facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
 
 
 @pytest.mark.parametrize(

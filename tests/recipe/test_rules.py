@@ -20,6 +20,12 @@ from vlora import dump_recipe, parse_recipe
         ({"model.full_finetune": True, "model.adapter_path": "a"}, ["model.adapter_path", "'a'"]),
         ({"model.full_finetune": True, "model.quantize_bits": 4}, ["model.quantize_bits", "4"]),
         ({"optim.name": "adam", "optim.weight_decay": 0.1}, ["optim.weight_decay", "0.1", "adamw"]),
+        ({"output.keep_best": "valid_loss"}, ["output.keep_best", "'valid_loss'", "data.valid_fraction"]),
+        ({"train.early_stopping_patience": 3}, ["train.early_stopping_patience", "3", "data.valid_fraction"]),
+        (
+            {"train.early_stopping_min_delta": 0.1, "data.valid_fraction": 0.1},
+            ["train.early_stopping_min_delta", "0.1", "train.early_stopping_patience"],
+        ),
         ({"eval.answer_rows": 5}, ["eval.answer_rows", "data.valid_split"]),
         ({"model.full_finetune": True, "lora.method": "dora"}, ["lora.method", "'dora'", "model.full_finetune"]),
         ({"model.full_finetune": True, "lora.targets": ["mlp"]}, ["lora.targets", "['mlp']", "model.full_finetune"]),

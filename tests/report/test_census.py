@@ -14,7 +14,7 @@ from tests.training import picture
 from vlora.build import load_data
 from vlora.cli.main import main
 from vlora.errors import LongRowError, SampleError
-from vlora.events import TemplateUse
+from vlora.facts import TemplateUse
 from vlora.recipe.schema import Recipe
 from vlora.report.census import Census, Refusal, count_rows
 

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,12 @@ from vlora.recipe.parse import all_keys, dump_recipe, parse_recipe
 
 FORKME = Path(__file__).parents[2] / "recipes" / "forkme.toml"
 PLACEHOLDER = "your-data.jsonl"
-NEEDS: dict[str, dict[str, object]] = {
+NEEDS: dict[str, dict[str, Any]] = {
     "optim.connector_rate": {"model.train_vision": True},
     "optim.vision_rate": {"model.train_vision": True},
     "train.pack_length": {"train.batching": "packed"},
+    "train.early_stopping_patience": {"data.valid_fraction": 0.1},
+    "output.keep_best": {"data.valid_fraction": 0.1},
     "output.project": {"output.trackers": ["wandb"]},
 }
 """What an example only goes together with, as the comment above it says."""

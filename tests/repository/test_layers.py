@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "vlora"
 ORDER = (
     "system",
     "errors types",
-    "cuts scores",
+    "cuts facts scores",
     "events",
     "ops recipe",
     "features data adapters memory output evaluation",

@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NEED_NONE = {
     "__main__": "starts the command line; tests/cli has its tests",
     "compilation/__main__": "starts a worker; tests/compilation/test_known_kernels.py starts some",
+    "facts": "records; tests/cli/test_sentences.py has what is said of them",
     "train/backbone": "a protocol, which mypy holds models and tests to",
 }
 """Modules without a test file, and why. An `__init__` only says what its folder is for."""

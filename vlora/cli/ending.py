@@ -7,6 +7,7 @@ from rich.console import Console
 from ..events import FeatureCounts, Finished
 from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
+from .sentences import describe_choice
 from .units import format_bytes
 
 
@@ -30,7 +31,9 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
         shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
         say(f"{shapes} traced, in {event.trace_s:.1f} s")
     say(f"metrics: {event.metrics}")
-    if event.step < event.n_steps:
+    if event.best is not None and (event.best.path is not None or event.best.step < event.step):
+        say(describe_choice(event.best, event.step))
+    if not event.is_over:
         say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
         return
     if recipe.data.chat_template is not None:
@@ -38,11 +41,11 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
             "mlx-vlm's own programs know nothing of data.chat_template and ask in another layout than was trained; "
             "eval.answer_rows asks in it"
         )
-    _show_command(event, say)
+    _show_commands(event, say)
 
 
-def _show_command(event: Finished, say: Callable[[str], None]) -> None:
-    """Show how the trained model is asked, or why it cannot be."""
+def _show_commands(event: Finished, say: Callable[[str], None]) -> None:
+    """Show how the trained model is asked, and the best one if that is another, or why they cannot be."""
     if event.unasked is not None:
         say(f"the trained model {event.unasked}")
         return
@@ -53,7 +56,12 @@ def _show_command(event: Finished, say: Callable[[str], None]) -> None:
         )
     if event.difference is not None:
         say(f"mlx-vlm generates with a model that differs from the one that was trained: {event.difference}")
-    say(f"ask it:\n  {ask_command(event)}")
+    best = event.best
+    if best is None or best.path is None or best.step == event.step:
+        say(f"ask it:\n  {ask_command(event)}")
+        return
+    say(f"ask the best one:\n  {ask_command(event, best.path)}")
+    say(f"ask the last one:\n  {ask_command(event)}")
 
 
 def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:

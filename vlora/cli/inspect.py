@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..errors import RecipeError
-from ..events import Columns
+from ..facts import Columns
 from ..recipe.schema import Recipe
 from ..system.files import expand
 from .arguments import Parser, make_recipe_parser, positive

@@ -1,6 +1,7 @@
 """Sentences about what a run, or a look at its rows, has found; the lines before the first step consist of them."""
 
-from ..events import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
+from ..events import Best, StoppedEarly
+from ..facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
 
 SHOWN = 40
 """Columns that are not used, of which no more are named in a line."""
@@ -64,3 +65,34 @@ def describe_head(head: HeadUse) -> str | None:
             "module of layers gives"
         )
     return None
+
+
+def describe_best(best: Best) -> str:
+    """Name what a state is the best by, and its value."""
+    return f"{best.judged_by.replace('_', ' ')} {best.value:.4f}"
+
+
+def describe_choice(best: Best, last: int) -> str:
+    """Say which state of a run is the best one, and where it is.
+
+    Args:
+        best: That state.
+        last: The run's last step.
+    """
+    where = ", the last one" if best.step == last else ""
+    if best.path is not None:
+        where += f", kept in {best.path}"
+    elif not where:
+        where = "; output.keep_best would have kept it"
+    than = "" if best.untrained is None else f"; the untrained model has {best.untrained:.4f}, which is no worse"
+    return f"best: {describe_best(best)} after step {best.step}{where}{than}"
+
+
+def describe_early(event: StoppedEarly) -> str:
+    """Say why a run is over before its last step."""
+    than = "" if event.best is None else f" than {describe_best(event.best)} after step {event.best.step}"
+    times = "the last validation was" if event.n_stale == 1 else f"the last {event.n_stale} validations were"
+    return (
+        f"stopped early after step {event.step} of {event.n_steps}: {times} not better{than}; --resume with a larger "
+        "train.early_stopping_patience goes on"
+    )

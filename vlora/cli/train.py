@@ -115,7 +115,7 @@ def train(
         raise RuntimeError(msg)
     with console.result():
         show_end(finished, recipe, console, go_on)
-    return DONE if finished.step == finished.n_steps else signals.status
+    return DONE if finished.is_over else signals.status
 
 
 @contextmanager

@@ -18,10 +18,18 @@ from ..events import (
     Skipped,
     Started,
     StepReport,
+    StoppedEarly,
     Warned,
 )
 from .screen import Screen
-from .sentences import describe_columns, describe_head, describe_storage, describe_template
+from .sentences import (
+    describe_best,
+    describe_columns,
+    describe_early,
+    describe_head,
+    describe_storage,
+    describe_template,
+)
 from .units import format_bytes, format_count
 
 
@@ -51,8 +59,8 @@ class EventView:
             self._print(_report_line(event, self.console.width if self.progress is not None else None))
         elif isinstance(event, Skipped):
             self._print(f"[yellow]skipped[/] {escape(event.reason)}")
-        elif isinstance(event, Warned):
-            self.warn(event.message)
+        elif isinstance(event, Warned | StoppedEarly):
+            self.warn(event.message if isinstance(event, Warned) else describe_early(event))
         elif isinstance(event, Compiling | Compiled):
             self._print(_describe_compilation(event))
         elif isinstance(event, Generated):
@@ -60,7 +68,8 @@ class EventView:
         elif isinstance(event, Scored):
             self._print(describe_scores(event))
         elif isinstance(event, Saved):
-            self._print(f"saved {escape(str(event.path))} after step {event.step}")
+            why = "" if event.best is None else f", the best so far: {describe_best(event.best)}"
+            self._print(f"saved {escape(str(event.path))} after step {event.step}{why}")
 
     def warn(self, message: str) -> None:
         """Print that something went otherwise than meant."""

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from ..errors import SampleError
-from ..events import Columns, UnnamedImages
+from ..facts import Columns, UnnamedImages
 from ..recipe.columns import ColumnUse
 from ..system.files import expand, is_file
 from ..types import Sample

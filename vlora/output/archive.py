@@ -12,6 +12,8 @@ from ..system.safetensors_header import HeaderError, name_arrays
 from .atomic import MODEL_NAME, PARTIAL, remove
 from .checkpoint import CONFIG_NAME
 from .paths import (
+    ADAPTER_NAME,
+    BEST_NAME,
     DERIVED_NAMES,
     EXAMPLE_NAME,
     METRICS_NAME,
@@ -44,12 +46,11 @@ def archive_previous_run(recipe: Recipe, paths: OutputPaths, model_files: Collec
     Returns:
         That folder; None if there was nothing to keep: nothing, or what a run has left that did not begin.
     """
-    base = expand(recipe.model.path)
-    found = sorted(set(_find(paths, base, model_files)))
+    base, kept = expand(recipe.model.path), starts_from(recipe)
+    found = sorted(set(_find(paths, base, kept, model_files)))
     models = sorted(_find_models(paths, base))
     if not models and not _is_worth_keeping(paths, found, recipe):
         return None
-    kept = starts_from(recipe)
     copied = tuple(name for name in found if (paths.folder / name).resolve() in kept)
     journal = Journal(
         number=next_number(paths.folder),
@@ -84,7 +85,7 @@ def remove_partials(paths: OutputPaths) -> None:
     Args:
         paths: Where the run writes, which is this process's alone.
     """
-    own = {*OWN_NAMES, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
+    own = {*OWN_NAMES, BEST_NAME, CONFIG_NAME, JOURNAL_NAME, paths.state.name, paths.weights.name}
     own |= {paths.base.name} if paths.is_adapter else set()
     for folder in {paths.folder, paths.weights.parent, paths.state.parent}:
         for path in folder.glob(f"{PARTIAL}*") if folder.is_dir() and not folder.is_symlink() else ():
@@ -103,14 +104,8 @@ def refuse_links(paths: OutputPaths) -> None:
     """
     state = paths.folder / STATE_NAME
     models = [paths.base] if paths.is_adapter else list(filter(paths.is_numbered, paths.folder.parent.iterdir()))
-    for path in (
-        state.parent,
-        *state.parent.glob("*"),
-        paths.metrics,
-        paths.predictions,
-        paths.folder / RECIPE_NAME,
-        *models,
-    ):
+    own = [path for folder in (state.parent, paths.best) for path in (folder, *folder.glob("*"))]
+    for path in (*own, paths.metrics, paths.predictions, paths.folder / RECIPE_NAME, *models):
         if path.is_symlink():
             msg = f"{path}: is a link to {path.readlink()}, which no run has made; put there what it leads to"
             raise CheckpointError(msg)
@@ -128,14 +123,16 @@ def refuse_model_folder(paths: OutputPaths) -> None:
         raise RecipeError(msg)
 
 
-def _find(paths: OutputPaths, base: Path, model_files: Collection[str]) -> Iterator[str]:
-    """Name what is in the folder of what a run writes, without the model that it starts from."""
+def _find(paths: OutputPaths, base: Path, starts: Collection[Path], model_files: Collection[str]) -> Iterator[str]:
+    """Name what is in the folder of what a run writes, without the model or the best adapter that it starts from."""
     # The state's folder as a whole, and a link to one as the link.
     names = [Path(STATE_NAME).parts[0], *OWN_NAMES, CONFIG_NAME]
     if paths.is_adapter and paths.base.resolve() != base.resolve():
         names.append(paths.base.name)
     elif not paths.is_adapter:
         names += [*model_files, MODEL_NAME, INDEX_NAME]
+    if paths.best.resolve() not in {*starts, base.resolve()}:
+        names.append(BEST_NAME)
     for name in names:
         if os.path.lexists(paths.folder / name):
             yield name
@@ -173,12 +170,12 @@ def _is_worth_keeping(paths: OutputPaths, found: Collection[str], recipe: Recipe
 
 
 def starts_from(recipe: Recipe) -> set[Path]:
-    """Name the files of the adapter that a run starts from, without links; `--resume` reads them again."""
+    """Name the files of the adapter that a run starts from, and their folder; `--resume` reads them again."""
     if recipe.model.adapter_path is None:
         return set()
     path = expand(recipe.model.adapter_path).resolve()
     folder = path.parent if path.suffix == WEIGHTS_SUFFIX else path
-    return {path, folder / f"adapters{WEIGHTS_SUFFIX}", folder / CONFIG_NAME}
+    return {path, folder, folder / ADAPTER_NAME, folder / CONFIG_NAME}
 
 
 def _weights(folder: Path) -> list[Path]:

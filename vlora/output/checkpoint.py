@@ -38,6 +38,7 @@ class RunMetadata:
         learned: How many bytes of `learned.jsonl` belong to the state.
         cuts: Rows that were cut in the steps done, as `CutCounts.dumps` writes them; None if none was.
         numbered: The numbered checkpoints that are there, as `Numbered.dumps` writes them; None if there are none.
+        choice: What was said of the run's states, as `Choice.dumps` writes it; None if none was judged.
     """
 
     recipe: str | None = None
@@ -50,6 +51,7 @@ class RunMetadata:
     learned: int = 0
     cuts: str | None = None
     numbered: str | None = None
+    choice: str | None = None
 
     def dump(self) -> dict[str, str]:
         """Give the strings that a file has of it: nothing of what is not known."""
@@ -82,6 +84,7 @@ class RunMetadata:
                 learned=int(texts["learned"] or 0),
                 cuts=texts["cuts"],
                 numbered=texts["numbered"],
+                choice=texts["choice"],
             )
         except (ValueError, TypeError) as error:
             msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"

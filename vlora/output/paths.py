@@ -21,6 +21,9 @@ TENSORBOARD_NAME, WANDB_NAME = "tensorboard", "wandb"
 TRACKER_NAMES = (TENSORBOARD_NAME, WANDB_NAME)
 """Folders in which trackers have the numbers again."""
 EARLIER_NAME = "earlier-"
+BEST_NAME = "best"
+BEST_FILE = "best.json"
+ADAPTER_NAME = "adapters.safetensors"
 WEIGHTS_SUFFIX = ".safetensors"
 
 
@@ -50,6 +53,11 @@ class OutputPaths:
     def predictions(self) -> Path:
         """The answers."""
         return self.folder / PREDICTIONS_NAME
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best state: of an adapter, or a model."""
+        return self.folder / BEST_NAME
 
     @property
     def base(self) -> Path:
@@ -94,5 +102,5 @@ def output_paths(recipe: Recipe) -> OutputPaths:
         folder = path.with_suffix("") if path.suffix == WEIGHTS_SUFFIX else path
         return OutputPaths(folder=folder, weights=folder)
     if path.suffix != WEIGHTS_SUFFIX:
-        path = path / f"adapters{WEIGHTS_SUFFIX}"
+        path = path / ADAPTER_NAME
     return OutputPaths(folder=path.parent, weights=path)

@@ -18,6 +18,8 @@ RESUME_MUTABLE_KEYS = frozenset(
         "train.epochs",
         "train.steps_per_report",
         "train.steps_per_eval",
+        "train.early_stopping_patience",
+        "train.early_stopping_min_delta",
         "train.steps_per_save",
         "train.val_batches",
         "eval.answer_rows",
@@ -32,6 +34,7 @@ RESUME_MUTABLE_KEYS = frozenset(
         "output.report",
         "output.trackers",
         "output.project",
+        "output.keep_best",
         "output.keep_last",
         # How fast, and in how much memory.
         "data.workers",

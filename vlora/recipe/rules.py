@@ -37,6 +37,7 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
     yield from _batching_contradictions(recipe)
+    yield from _choice_contradictions(recipe, is_validated=bool(held_out))
     if recipe.output.project is not None and not recipe.output.trackers:
         yield (
             f"output.project: found {recipe.output.project!r} without output.trackers, which it is for; name one, or "
@@ -46,6 +47,22 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
         yield (
             "eval.answer_rows: nothing is held out to answer; give data.valid_path, data.valid_split "
             "or data.valid_fraction"
+        )
+
+
+def _choice_contradictions(recipe: Recipe, *, is_validated: bool) -> Iterator[str]:
+    train, output = recipe.train, recipe.output
+    judging = {"output.keep_best": output.keep_best, "train.early_stopping_patience": train.early_stopping_patience}
+    for key, found in judging.items():
+        if found is not None and not is_validated:
+            yield (
+                f"{key}: found {found!r}, and nothing is held out to validate on; give data.valid_path, "
+                "data.valid_split or data.valid_fraction"
+            )
+    if train.early_stopping_min_delta and train.early_stopping_patience is None:
+        yield (
+            f"train.early_stopping_min_delta: found {train.early_stopping_min_delta:g} without "
+            "train.early_stopping_patience, which it is a part of; set both"
         )
 
 

@@ -195,6 +195,9 @@ class TrainSection:
         steps_per_report: Steps between reports.
         steps_per_eval: Steps between validations.
         steps_per_save: Steps between numbered checkpoints.
+        early_stopping_patience: So many validations in a row that are no better end the run.
+            output.keep_best says which value; the loss without it.
+        early_stopping_min_delta: By how much a value has to be better for that.
         val_batches: Batches of a validation at most; -1 for all.
     """
 
@@ -212,6 +215,8 @@ class TrainSection:
     steps_per_report: int = key(10, checks.at_least(1))
     steps_per_eval: int = key(200, checks.at_least(1))
     steps_per_save: int = key(100, checks.at_least(1))
+    early_stopping_patience: int | None = key(None, checks.at_least(1))
+    early_stopping_min_delta: float = key(0.0, checks.at_least(0))
     val_batches: int = key(25, checks.some_or_all)
 
 
@@ -243,6 +248,8 @@ class OutputSection:
     Attributes:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
         report: Write a page of the run, and a picture of its losses, beside them, again and again while it trains.
+        keep_best: By which value the best validated state is kept, in the folder best beside the adapter or in the
+            model's; it is not kept without one.
         keep_last: How many numbered checkpoints stay, the newest ones; all of them without a number.
         trackers: Programs that get the run's numbers, too: "tensorboard", "trackio", "wandb", "mlflow". `python -m
             vlora` feeds them, and in a loop of your own `vlora.open_trackers`.
@@ -251,6 +258,7 @@ class OutputSection:
 
     path: str = key("adapters.safetensors", checks.place)
     report: bool = key(default=True)
+    keep_best: Literal["valid_loss"] | None = key(None)
     keep_last: int | None = key(None, checks.at_least(1))
     trackers: tuple[str, ...] = key((), checks.trackers)
     project: str | None = key(None, checks.non_empty)

@@ -12,7 +12,7 @@ from ..cuts import CutCounts
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
 from ..errors import LongRowError, SampleError
-from ..events import Columns, TemplateUse
+from ..facts import Columns, TemplateUse
 from ..recipe.schema import Recipe
 from ..types import Cut, Sample
 from .tally import Answers, Repeats, RowNumbers

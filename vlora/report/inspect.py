@@ -8,7 +8,7 @@ import numpy as np
 
 from ..build import Data
 from ..errors import SampleError
-from ..events import Columns
+from ..facts import Columns
 from ..types import BoolArray, Cut, Example
 from .rows.choice import Chosen
 

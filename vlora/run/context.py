@@ -12,7 +12,7 @@ from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
 from ..evaluation.metric import Metric
-from ..events import Event, Skipped, StepReport, Warned
+from ..events import Best, Event, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
@@ -23,6 +23,7 @@ from ..train.loop import TrainLoop
 from ..train.rules import Rules
 from ..train.state import bind, unbind
 from ..types import Cut
+from .choice import Choice
 from .consumed import Learned
 from .validator import Validator
 
@@ -52,6 +53,7 @@ class RunContext:
         saved: The step behind which a training state was saved last; None if there is none.
         cuts: Rows that were cut, in all steps done.
         numbered: The numbered checkpoints that it has written, and that are there.
+        choice: Which of its states is the best one so far.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
     """
 
@@ -75,6 +77,7 @@ class RunContext:
     saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
     numbered: Numbered = attrs.field(factory=Numbered, init=False)
+    choice: Choice = attrs.field(factory=Choice, init=False)
     unasked: str | None = attrs.field(default=None, init=False)
 
     @property
@@ -86,6 +89,30 @@ class RunContext:
     def n_steps(self) -> int:
         """Steps of the whole run, as far as it is known behind those that are done."""
         return self.source.n_steps(self.done)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the run is over before its last step."""
+        return self.done < self.n_steps and self.choice.has_stopped(self.recipe.train.early_stopping_patience)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left to be done."""
+        return self.done == self.n_steps or self.is_early
+
+    @property
+    def best(self) -> Best | None:
+        """The best state so far, and where it is kept; None as long as none was judged."""
+        best = self.choice.best()
+        if best is None or self.recipe.output.keep_best is None:
+            return best
+        return attrs.evolve(best, path=self.paths.best)
+
+    def judge(self, line: Mapping[str, Any]) -> None:
+        """Judge the newest state by what was written of it to metrics.jsonl."""
+        if self.choice.judged_by in line:
+            min_delta = self.recipe.train.early_stopping_min_delta
+            self.choice = self.choice.judge(int(line["step"]), float(line[self.choice.judged_by]), min_delta)
 
     def drain_events(self) -> Iterator[Skipped | Warned]:
         """Yield which rows were skipped, and what went wrong with kept features, since this was last asked."""

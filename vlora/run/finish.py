@@ -39,6 +39,8 @@ def finish(run: RunContext) -> Finished:
         unasked=run.unasked,
         features=run.features.counts,
         cuts=run.cuts,
+        stopped_early=run.is_early,
+        best=run.best,
     )
 
 

@@ -9,14 +9,14 @@ import mlx.core as mx
 from ..errors import OutOfMemoryError
 from ..estimate import shortage
 from ..estimate.shortage import foresee, without_references
-from ..events import Event, StepReport, Warned
+from ..events import Event, StepReport, StoppedEarly, Warned
 from ..recipe.schema import Recipe
 from ..system.endings import close_at_exit, watch_thread
 from ..train.schedules import is_due
 from .answers import answer
 from .context import RunContext
 from .finish import finish
-from .save import rescue, save, save_numbered
+from .save import rescue, save, save_best, save_numbered
 from .start import start
 from .validate import validate
 
@@ -67,7 +67,7 @@ def _fit(
             run = yield from start(recipe, stack, resume=resume, or_start=or_start, should_stop=should_stop)
             try:
                 yield from _before_steps(run)
-                for step, report in run.loop.run(foresee(recipe, run.backbone, run.source)):
+                for step, report in () if run.is_early else run.loop.run(foresee(recipe, run.backbone, run.source)):
                     yield from _after_step(run, step, report)
                 yield from _after_steps(run)
             except (Exception, KeyboardInterrupt) as error:
@@ -99,15 +99,17 @@ def _after_step(run: RunContext, step: int, report: StepReport | None) -> Iterat
     yield from run.drain_events()
     yield from run.count(step, report)
     yield from _follow_up(run)
-    if run.loop.is_stopped and run.metrics.has_steps:
-        yield run.metrics.write_interval(run.features.counts, is_provisional=True)
 
 
 def _after_steps(run: RunContext) -> Iterator[Event]:
     """Save the run under its own name, answer if it is over, and sum it up."""
+    if run.metrics.has_steps:
+        yield run.metrics.write_interval(run.features.counts, is_provisional=True)
+    if run.is_early:
+        yield StoppedEarly(step=run.done, n_steps=run.n_steps, n_stale=run.choice.n_stale, best=run.best)
     yield save(run, run.paths.weights)
     yield from run.drain_events()
-    if run.done == run.n_steps:
+    if run.is_over:
         yield from answer(run, "after", run.loop.should_stop)
     yield finish(run)
 
@@ -127,6 +129,9 @@ def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
         run.loop.is_stopped |= is_left
         run.metrics.answered = run.metrics.answered if is_left else step
     yield from save_numbered(run, is_again=is_again)
+    # Behind the training state, which knows which one it is: a run that goes on from there writes it once more.
+    yield from save_best(run)
+    run.loop.is_stopped |= run.is_early
 
 
 def _never() -> bool:

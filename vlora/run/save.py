@@ -1,5 +1,6 @@
 """What a run writes: checkpoints and training states, behind a step, at its end, and where it fails."""
 
+import json
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -18,7 +19,15 @@ from ..output import checkpoint
 from ..output.archive import starts_from
 from ..output.atomic import sync, write_whole_folder
 from ..output.lock import LOCK_NAME
-from ..output.paths import DERIVED_NAMES, EXAMPLE_NAME, METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME
+from ..output.paths import (
+    ADAPTER_NAME,
+    BEST_FILE,
+    DERIVED_NAMES,
+    EXAMPLE_NAME,
+    METRICS_NAME,
+    PREDICTIONS_NAME,
+    RECIPE_NAME,
+)
 from ..output.resume import run_metadata
 from ..output.setting_aside import JOURNAL_NAME
 from ..system.files import expand
@@ -26,7 +35,8 @@ from ..train.schedules import is_due
 from ..train.state import all_finite
 from .context import RunContext
 
-NOT_A_MODELS = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, LOCK_NAME, JOURNAL_NAME)
+OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, BEST_FILE, *DERIVED_NAMES)
+NOT_A_MODELS = (*OWN_NAMES, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
 
 
@@ -62,42 +72,83 @@ def save(run: RunContext, path: Path) -> Saved:
         NonFiniteError: The trained weights are not finite; nothing was written.
         OSError: There is no room, or no leave, to write.
     """
-    state, step = run.loop.state, int(run.loop.state.step)
-    if not all_finite(state):
-        msg = f"step {step}: the trained weights have overflowed; lower optim.learning_rate"
-        raise NonFiniteError(msg)
+    step = _refuse_non_finite(run)
 
     def write_model(folder: Path) -> None:
-        models.save_model(run.backbone, run.data.files, folder, NOT_A_MODELS, run.data.encoder.tokenizer)
+        _write_model(run, folder)
         if run.paths.is_numbered(path):
             run.numbered.files = tuple(sorted(file.name for file in folder.iterdir()))
 
     if run.recipe.model.full_finetune:
-        with run.bound():
-            write_whole_folder(path, write_model)
+        write_whole_folder(path, write_model)
     else:
-        own = dict(tree_flatten(run.backbone.module.trainable_parameters()))
-        params = {name: value.astype(own[name].dtype) for name, value in state.params.items()}
-        checkpoint.save_adapter(path, adapter_state_dict(run.backbone.module, params), run.config)
+        _write_adapter(run, path)
         if run.data.files.added and path == run.paths.weights:
-            with run.bound():
-                write_whole_folder(run.paths.base, write_model)
-    if run.saved != step:
-        _save_state(run, run.source.position(step))
-        run.saved = step
+            write_whole_folder(run.paths.base, write_model)
+    _save_state(run, step)
     return Saved(path=path, step=step)
 
 
-def _save_state(run: RunContext, position: str) -> None:
+def save_best(run: RunContext) -> Iterator[Saved]:
+    """Write the newest state under the name of the best one, if it is that and the recipe keeps it.
+
+    The training state comes first: one that is gone on from knows which state is the best, and it can be written anew.
+    """
+    if run.recipe.output.keep_best is not None and run.choice.step == run.done:
+        yield _save_best(run)
+
+
+@naming_shortage("saving the best state")
+def _save_best(run: RunContext) -> Saved:
+    step = _refuse_non_finite(run)
+    _save_state(run, step)
+
+    def write(folder: Path) -> None:
+        if run.paths.is_adapter:
+            _write_adapter(run, folder / ADAPTER_NAME)
+        else:
+            _write_model(run, folder)
+        note = {"step": step, run.choice.judged_by: run.choice.value}
+        (folder / BEST_FILE).write_text(json.dumps(note) + "\n", encoding="utf-8")
+
+    write_whole_folder(run.paths.best, write)
+    return Saved(path=run.paths.best, step=step, best=run.best)
+
+
+def _refuse_non_finite(run: RunContext) -> int:
+    """Give the step of the newest state, which is finite."""
+    step = int(run.loop.state.step)
+    if not all_finite(run.loop.state):
+        msg = f"step {step}: the trained weights have overflowed; lower optim.learning_rate"
+        raise NonFiniteError(msg)
+    return step
+
+
+def _write_model(run: RunContext, folder: Path) -> None:
+    with run.bound():
+        models.save_model(run.backbone, run.data.files, folder, NOT_A_MODELS, run.data.encoder.tokenizer)
+
+
+def _write_adapter(run: RunContext, path: Path) -> None:
+    own = dict(tree_flatten(run.backbone.module.trainable_parameters()))
+    params = {name: value.astype(own[name].dtype) for name, value in run.loop.state.params.items()}
+    checkpoint.save_adapter(path, adapter_state_dict(run.backbone.module, params), run.config)
+
+
+def _save_state(run: RunContext, step: int) -> None:
+    """Write the training state behind a step, unless it is saved already."""
+    if run.saved == step:
+        return
     metadata = attrs.evolve(
         run_metadata(run.recipe, len(run.data.train), run.data.encoder.template),
-        position=position,
+        position=run.source.position(step),
         rules=run.rules.dumps(),
         metrics=run.metrics.mark(run.features.counts, run.predictions.n_bytes).dumps(),
         sums=run.loop.sums,
         learned=run.learned.write(),
         cuts=run.cuts.dumps() if run.cuts.n_rows else None,
         numbered=run.numbered.dumps() if run.numbered.steps else None,
+        choice=run.choice.dumps() if run.data.valid is not None else None,
     )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()
@@ -105,6 +156,7 @@ def _save_state(run: RunContext, position: str) -> None:
         sync(run.paths.metrics)
     run.predictions.sync()
     checkpoint.save_state(run.paths.state, run.loop.state, metadata)
+    run.saved = step
 
 
 def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None]:

@@ -43,6 +43,7 @@ from ..train.state import init_state, unbind
 from ..types import Example, Sample
 from . import consumed, unchanged
 from .batches import make_source
+from .choose import begin_choice
 from .consumed import Learned
 from .context import RunContext
 from .save import NOT_A_MODELS
@@ -280,11 +281,12 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
         model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []
         if (earlier := archive_previous_run(run.recipe, paths, model_files)) is not None:
             warnings.append(Warned(message=_describe_earlier(paths, earlier)))
+    warnings += begin_choice(run, first)
     run.metrics = MetricsLog.open(
         paths.metrics,
         None if found is None else first,
         run.metadata.metrics,
-        is_over=first == run.source.n_steps(first),
+        is_over=first == run.source.n_steps(first) or run.choice.has_stopped(run.recipe.train.early_stopping_patience),
     )
     run.predictions = PredictionsLog.open(paths.predictions, run.metrics, None if found is None else first)
     write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 
 from ..events import Event, Warned
+from .choice import VALID_LOSS
 from .context import RunContext
 
 
@@ -32,8 +33,8 @@ def validate(run: RunContext, should_stop: Callable[[], bool]) -> Generator[Even
         yield Warned(message=f"validation: of the rows of {name} that were read none can be learned from")
         return False
     step = int(run.loop.state.step)
-    yield run.metrics.write(
-        {"step": step, "valid_loss": found.loss, "valid_tokens": found.n_tokens, "valid_rows": found.n_rows}
-    )
+    line = {"step": step, VALID_LOSS: found.loss, "valid_tokens": found.n_tokens, "valid_rows": found.n_rows}
+    run.judge(line)
     run.metrics.validated = step
+    yield run.metrics.write(line)
     return False

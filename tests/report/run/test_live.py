@@ -7,19 +7,8 @@ import attrs
 from PIL import Image
 
 from tests.report.run.test_answers import Rows, write_answers
-from vlora.events import (
-    Columns,
-    Device,
-    Event,
-    FeatureStorage,
-    Finished,
-    HeadUse,
-    Reported,
-    Skipped,
-    Started,
-    TemplateUse,
-    Warned,
-)
+from vlora.events import Device, Event, Finished, Reported, Skipped, Started, Warned
+from vlora.facts import Columns, FeatureStorage, HeadUse, TemplateUse
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import Recipe
 from vlora.report.run.answers import N_ROWS

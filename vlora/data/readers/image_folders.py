@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ...errors import SampleError
-from ...events import UnnamedImages
+from ...facts import UnnamedImages
 from ..values import Row
 from .csv_files import open_csv
 from .json_files import open_json

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...adapters.names import HEADS
-from ...events import HeadUse
+from ...facts import HeadUse
 from ..forward.overrides import override_attributes, override_call
 
 TOLERANCE = 0.02

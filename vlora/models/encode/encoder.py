@@ -17,7 +17,7 @@ from PIL import Image
 from ...data.masking import expand_placeholders
 from ...data.truncate import truncate
 from ...errors import SampleError
-from ...events import TemplateUse
+from ...facts import TemplateUse
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
 from ...system.digests import digest

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ModelError
-from ...events import TemplateUse
+from ...facts import TemplateUse
 from ...recipe.schema import DataSection
 from ..families.family import Family
 from .encoder import Encoder

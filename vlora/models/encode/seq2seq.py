@@ -12,7 +12,7 @@ import numpy as np
 
 from ...data.truncate import truncate
 from ...errors import SampleError
-from ...events import TemplateUse
+from ...facts import TemplateUse
 from ...features.processed import Processed
 from ...types import Example, ImageSlot, Sample
 from ..foreign import foreign

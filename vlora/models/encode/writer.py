@@ -5,7 +5,7 @@ import numpy as np
 
 from ...data.masking import Tokenize, mask_completions
 from ...errors import SampleError
-from ...events import TemplateUse
+from ...facts import TemplateUse
 from ...recipe.schema import DataSection
 from ...types import BoolArray, ImageSlot, IntArray, Sample, Turn
 from ..families.family import Family

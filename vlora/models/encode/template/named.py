@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ....errors import ModelError
-from ....events import TemplateUse
+from ....facts import TemplateUse
 from ....recipe.schema import DataSection
 from ....system.files import expand, open_regular
 from ...families.family import Family

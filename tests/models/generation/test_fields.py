@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from vlora.models.families.registry import FAMILIES
 from vlora.models.forward.lm_inputs import LOGIT_PLACES
 from vlora.models.generation.fields import cut_fields, pick_fields
 
@@ -19,11 +20,13 @@ FIELDS: dict[str, Any] = {
     "cross_attention_mask": mx.ones((B, 1, T, 4)),
     LOGIT_PLACES: mx.arange(B * 4).reshape(B, 4),
 }
+LAYOUTS = {name: spec for family in ("mllama", "florence2") for name, spec in FAMILIES[family].forward.layouts.items()}
+"""Those of all families, and of two that have inputs of their own."""
 
 
 def test_places_are_cut_along_tokens_only() -> None:
     """Positions, masks and features lose what is behind; an encoder's prompt and images' states stay."""
-    found = cut_fields(FIELDS, 3, 2)
+    found = cut_fields(FIELDS, LAYOUTS, 3, 2)
     shapes = {name: value.shape for name, value in found.items() if isinstance(value, mx.array)}
 
     assert shapes == {
@@ -40,7 +43,7 @@ def test_places_are_cut_along_tokens_only() -> None:
 
 def test_each_row_has_its_own_place() -> None:
     """One place is taken of each row, what images alone have is left out, and a mask ends where keys do."""
-    found = pick_fields(FIELDS, mx.array([1, 3]), seen=4)
+    found = pick_fields(FIELDS, LAYOUTS, mx.array([1, 3]), seen=4)
 
     assert set(found) == set(FIELDS) - {"deepstack_visual_embeds", LOGIT_PLACES}
     assert mx.array_equal(

@@ -115,19 +115,19 @@ class MlxVlmBackbone:
         Raises:
             BatchError: A row's image tokens do not match its image features.
         """
-        n_rows, length = batch.tokens.shape
-        with self.family.forward.embed_overrides(self.module):
-            if self.family.forward.has_grid_tower:
+        (n_rows, length), forward = batch.tokens.shape, self.family.forward
+        with forward.embed_overrides(self.module):
+            if forward.has_grid_tower:
                 fields = self._grids().embed(batch)
             else:
                 cache = None if self.embed_param_names() else self._features
                 rows = [kept_row(self.module, self.family, example, cache) for example in batch.rows]
                 if batch.segment_ids is not None:
-                    rows = concat_inputs(rows, batch.spans)
-                fields = collate_inputs(rows, n_rows, length)
+                    rows = concat_inputs(rows, batch.spans, forward.layouts)
+                fields = collate_inputs(rows, n_rows, length, forward.layouts, forward.stack_inputs)
         if batch.segment_ids is not None:
             fields[SEGMENTS] = batch.segment_ids
-        return partition_inputs(fields)
+        return partition_inputs(fields, forward.layouts)
 
     def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses: all outside the language model, and its embeddings.

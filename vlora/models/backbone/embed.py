@@ -59,7 +59,7 @@ def probe_inputs(module: nn.Module, family: Family) -> tuple[mx.array, LMInputs]
     examples = [Example(source="head", tokens=row, supervised=blank, placeholders=blank) for row in tokens]
     with family.forward.embed_overrides(module):
         rows = [embed_alone(module, family, example) for example in examples]
-        inputs = collate_inputs(rows, len(rows), PROBE_TOKENS)
+        inputs = collate_inputs(rows, len(rows), PROBE_TOKENS, family.forward.layouts, family.forward.stack_inputs)
     inputs.pop(LOGIT_PLACES, None)
     return mx.array(tokens), inputs
 

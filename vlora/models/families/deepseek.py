@@ -15,7 +15,7 @@ from ...types import Example
 from ..forward.attention_masks import in_one_segment, segment_mask
 from ..forward.calls import call_language_model, embed_alone
 from ..forward.corrections import undifferentiated_indices
-from ..forward.lm_inputs import SEGMENTS, LMInputs
+from ..forward.lm_inputs import SEGMENTS, LMInputs, PadSpec
 from .family import Family, Format, Forward, Parts
 
 DEEPSEEK_TEMPLATE = (
@@ -164,6 +164,7 @@ FAMILIES: Mapping[str, Family] = {
     "unlimited_ocr": Family(
         forward=Forward(
             packs=True,
+            own_inputs={"answer_starts": PadSpec(counts_places=True)},
             label_inputs=label_answers,
             forward=forward_windowed_answers,
             rereads="where an answer begins decides what it sees, and its mask is made of whole rows",

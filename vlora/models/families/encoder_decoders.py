@@ -9,11 +9,20 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..forward.lm_inputs import PROMPT, LMInputs
+from ..forward.lm_inputs import PROMPT, Layouts, LMInputs, PadSpec
 from ..forward.tied_head import TiedHead
 
 STATES = "image_states"
 """f[1, S, D]: what the decoder attends to where the tower is the encoder. All images have one number of states."""
+
+PROMPT_INPUTS: Layouts = {
+    "encoder_embeds": PadSpec(padding="edge", carries_gradient=True, is_prompt=True),
+    "encoder_mask": PadSpec(is_prompt=True),
+}
+"""Where the encoder reads a prompt."""
+
+STATES_INPUTS: Layouts = {STATES: PadSpec(token_axes=(), carries_gradient=True)}
+"""Where the tower is the encoder."""
 
 ENCODES = "the encoder and the decoder run together, and neither keeps anything"
 """Why rows are read anew for each token of an answer."""

@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from ..forward.calls import call_language_model
 from ..forward.corrections import sliced_splits
-from ..forward.lm_inputs import LMInputs
+from ..forward.lm_inputs import LMInputs, PadSpec
 from .family import Family, Forward
 
 
@@ -26,7 +26,9 @@ def forward_ernie(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.a
 
 FAMILIES: Mapping[str, Family] = {
     "ernie4_5_moe_vl": Family(
-        forward=Forward(packs=True, finish_inputs=finish_ernie, forward=forward_ernie),
+        forward=Forward(
+            packs=True, finish_inputs=finish_ernie, forward=forward_ernie, own_inputs={"token_type_ids": PadSpec()}
+        ),
         upstream_differs="experts are told apart by token types in the forward only (ernie4_5_moe_vl.py:282)",
     ),
     "paddleocr_vl": Family(forward=Forward(packs=True, train_overrides=sliced_splits)),

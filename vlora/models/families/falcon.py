@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ..forward.attention_masks import number_runs, row_mask
-from ..forward.lm_inputs import SEGMENTS, LMInputs
+from ..forward.lm_inputs import SEGMENTS, LMInputs, PadSpec
 from ..forward.merging import scatter_features
 from .family import Family, Format, Forward, Parts
 from .pieces import IMAGES_THEN_TEXT, ONE_QUESTION
@@ -82,7 +82,9 @@ FAMILIES: Mapping[str, Family] = {
             no_adapter=("img_projector",),
             tables=("cos_1d", "sin_1d", "freqs_cis_golden"),
         ),
-        forward=Forward(packs=True, embed=embed_falcon_ocr, forward=forward_falcon_ocr),
+        forward=Forward(
+            packs=True, embed=embed_falcon_ocr, own_inputs={"pos_hw": PadSpec()}, forward=forward_falcon_ocr
+        ),
         upstream_differs="only the first image's patches are placed (falcon_ocr/language.py:467)",
     ),
     "falcon_perception": Family(

@@ -12,7 +12,7 @@ from PIL import Image
 from ...data.format.boxes import BoxStyle
 from ...types import Example
 from ..forward.calls import call_language_model, embed_alone, keep_inputs, label_nothing, leave_as_loaded
-from ..forward.lm_inputs import LMInputs
+from ..forward.lm_inputs import LAYOUTS, Layouts, LMInputs, StackInputs, stack_nothing
 from ..forward.overrides import Override
 
 Inputs = dict[str, Any]
@@ -111,6 +111,8 @@ class Forward:
         forward: Runs the language model on a batch: (model, i32[B, T], inputs) to f[B, T, V]; safe to trace.
         embed_overrides: Overrides of the model while rows are embedded.
         train_overrides: Overrides of the model while the language step is traced or run.
+        own_inputs: Inputs of its language model that no other family has: how they are padded and stacked.
+        stack_inputs: Stacks those of them that cannot be padded one by one.
     """
 
     packs: bool = False
@@ -127,6 +129,13 @@ class Forward:
     forward: Callable[[nn.Module, mx.array, LMInputs], mx.array] = call_language_model
     embed_overrides: Override = contextlib.nullcontext
     train_overrides: Override = contextlib.nullcontext
+    own_inputs: Layouts = attrs.field(factory=dict)
+    stack_inputs: StackInputs = stack_nothing
+
+    @property
+    def layouts(self) -> Layouts:
+        """How all inputs of the language model are padded and stacked."""
+        return {**LAYOUTS, **self.own_inputs}
 
     @property
     def reading(self) -> Reading:

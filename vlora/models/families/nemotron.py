@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 
-from .encoder_decoders import ENCODES, embed_states, fix_table, forward_decoder
+from .encoder_decoders import ENCODES, STATES_INPUTS, embed_states, fix_table, forward_decoder
 from .family import Family, Format, Forward
 
 FAMILIES: Mapping[str, Family] = {
     "nemotron_parse": Family(
         format=Format(is_encoder_decoder=True, is_prompted_decoder=True),
-        forward=Forward(fix_weights=fix_table, embed=embed_states, forward=forward_decoder, rereads=ENCODES),
+        forward=Forward(
+            fix_weights=fix_table,
+            embed=embed_states,
+            own_inputs=STATES_INPUTS,
+            forward=forward_decoder,
+            rereads=ENCODES,
+        ),
     ),
 }

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_vlm.models.rope_utils import SuScaledRoPE
 
 from ..forward.calls import call_language_model
-from ..forward.lm_inputs import LMInputs
+from ..forward.lm_inputs import LMInputs, PadSpec
 from ..forward.overrides import override_attributes, override_call
 from .expanding import WITHOUT_TOKEN, expand_features
 from .family import Family, Format, Forward, Parts
@@ -107,7 +107,11 @@ FAMILIES: Mapping[str, Family] = {
     "phi3_v": Family(
         parts=Parts(language_model="", beside_language=("model.vision_embed_tokens",)),
         forward=Forward(
-            packs=True, finish_inputs=finish_phi3, forward=forward_phi3, train_overrides=rotated_by_own_length
+            packs=True,
+            own_inputs={"is_long": PadSpec(padding="edge")},
+            finish_inputs=finish_phi3,
+            forward=forward_phi3,
+            train_overrides=rotated_by_own_length,
         ),
     ),
     "phi4_siglip": Family(

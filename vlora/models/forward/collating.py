@@ -7,10 +7,16 @@ import mlx.core as mx
 
 from ...data.collate import bucket_length
 from ...errors import BatchError
-from .lm_inputs import CROSS_ATTENTION, LAYOUTS, LOGIT_PLACES, MASKED, LMInputs, PadSpec
+from .lm_inputs import LAYOUTS, LOGIT_PLACES, MASKED, Layouts, LMInputs, PadSpec, StackInputs, stack_nothing
 
 
-def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) -> LMInputs:
+def collate_inputs(
+    rows: Sequence[Mapping[str, Any]],
+    n_rows: int,
+    length: int,
+    layouts: Layouts = LAYOUTS,
+    stack: StackInputs = stack_nothing,
+) -> LMInputs:
     """Pad rows' fields on the right and stack them; filler rows repeat the last row.
 
     Args:
@@ -19,6 +25,8 @@ def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) 
         n_rows: B, at least as many as there are rows.
         length: T of the batch's tokens. Where images expand within the model, the fields are longer than that, and
             padded to a bucket of their own.
+        layouts: How each field is padded and stacked.
+        stack: Stacks the fields that cannot be padded one by one.
 
     Returns:
         Field name to array (or list of arrays), B first (second to last in position ids).
@@ -32,40 +40,42 @@ def collate_inputs(rows: Sequence[Mapping[str, Any]], n_rows: int, length: int) 
     width = length
     if LOGIT_PLACES in names:
         width = bucket_length(max(row["inputs_embeds"].shape[1] for row in filled))
+    joint = stack(filled, length)
     stacked: LMInputs = {}
     for name in names:
-        if name in CROSS_ATTENTION:
+        if name in joint:
             continue
         if name == LOGIT_PLACES:
             stacked[name] = _stack([row[name] for row in filled], PadSpec(padding="edge"), length)
             continue
-        if name not in LAYOUTS:
-            msg = f"the language model's input {name!r} has no layout; add it to LAYOUTS in lm_inputs.py"
+        if name not in layouts:
+            msg = f"the language model's input {name!r} has no layout; give it one in the family's Forward.own_inputs"
             raise BatchError(msg)
-        stacked[name] = _collate_one(filled, name, width)
-    if CROSS_ATTENTION[0] in names:
-        stacked |= _stack_cross_attention(filled, length)
-    return stacked
+        stacked[name] = _collate_one(filled, name, layouts[name], width)
+    return stacked | joint
 
 
-def _collate_one(rows: Sequence[Mapping[str, Any]], name: str, width: int) -> Any:
+def _collate_one(rows: Sequence[Mapping[str, Any]], name: str, layout: PadSpec, width: int) -> Any:
     """Stack one input of all rows: an array, or a list of them with one for each layer."""
     first = _widest(rows, name)
-    layout = LAYOUTS[name]
     own = bucket_length(max(row[name].shape[1] for row in rows)) if layout.is_prompt else width
     if isinstance(first, (list, tuple)):
         return [
-            _stack([_part(row, name, layer, first[layer]) for row in rows], layout, own) for layer in range(len(first))
+            _stack([_part(row, name, layout, layer, first[layer]) for row in rows], layout, own)
+            for layer in range(len(first))
         ]
-    return _stack([_part(row, name, None, first) for row in rows], layout, own)
+    return _stack([_part(row, name, layout, None, first) for row in rows], layout, own)
 
 
-def concat_inputs(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]]) -> list[LMInputs]:
+def concat_inputs(
+    examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]], layouts: Layouts = LAYOUTS
+) -> list[LMInputs]:
     """Put the fields of packed examples one behind the other, row by row.
 
     Args:
         examples: Per example, what `collate_inputs` takes per row.
         spans: (row, first place, places) of each example, as `Batch.spans`.
+        layouts: How each field is padded and joined.
 
     Returns:
         The rows' fields, for `collate_inputs`.
@@ -77,31 +87,29 @@ def concat_inputs(examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[i
     for fields, (row, start, count) in zip(examples, spans, strict=True):
         rows.setdefault(row, []).append((fields, start, count))
     names = {name for fields in examples for name in fields}
-    if unfit := sorted(name for name in names if not _follows_tokens(name)):
+    if unfit := sorted(name for name in names if name not in layouts or not layouts[name].follows_tokens):
         msg = f"the language model's input {unfit[0]!r} does not follow the tokens: rows of this model cannot be packed"
         raise BatchError(msg)
     joined: list[LMInputs] = [{} for _ in rows]
     for name in names:
-        first = _widest(examples, name)
+        first, layout = _widest(examples, name), layouts[name]
         for row, members in rows.items():
             if isinstance(first, (list, tuple)):
                 joined[row][name] = [
-                    _join([(_part(fields, name, layer, like), start, count) for fields, start, count in members], name)
+                    _join(
+                        [(_part(fields, name, layout, layer, like), start, count) for fields, start, count in members],
+                        layout,
+                    )
                     for layer, like in enumerate(first)
                 ]
             else:
-                parts = [(_part(fields, name, None, first), start, count) for fields, start, count in members]
-                joined[row][name] = _join(parts, name)
+                parts = [(_part(fields, name, layout, None, first), start, count) for fields, start, count in members]
+                joined[row][name] = _join(parts, layout)
     return joined
 
 
-def _follows_tokens(name: str) -> bool:
-    return name in LAYOUTS and bool(LAYOUTS[name].token_axes) and not LAYOUTS[name].is_prompt
-
-
-def _join(parts: Sequence[tuple[mx.array, int, int]], name: str) -> mx.array:
+def _join(parts: Sequence[tuple[mx.array, int, int]], layout: PadSpec) -> mx.array:
     """Join one field of a row's examples, each with its first place and its number of places."""
-    layout = LAYOUTS[name]
     cut = [(_pad(value, layout, count), start) for value, start, count in parts]
     if layout.counts_places:
         cut = [(value + start, start) for value, start in cut]
@@ -123,9 +131,8 @@ def _widest(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
     return max((row[name] for row in rows if name in row), key=lambda value: getattr(value, "ndim", 0))
 
 
-def _part(row: Mapping[str, Any], name: str, layer: int | None, like: mx.array) -> mx.array:
+def _part(row: Mapping[str, Any], name: str, layout: PadSpec, layer: int | None, like: mx.array) -> mx.array:
     """One row's array of a field, with as many axes as another row's; see `PadSpec.absent` for a row without it."""
-    layout = LAYOUTS[name]
     if name in row:
         value: mx.array = row[name] if layer is None else row[name][layer]
         return value if value.ndim == like.ndim else mx.broadcast_to(value, (*like.shape[:-1], value.shape[-1]))
@@ -164,7 +171,7 @@ def _pad(array: mx.array, layout: PadSpec, length: int) -> mx.array:
         return array
     if layout.padding == "edge":
         for axis in layout.token_axes:
-            array = _pad_edge(array, length, axis)
+            array = pad_edge(array, length, axis)
         return array
     widths = [(0, 0)] * array.ndim
     for axis in layout.token_axes:
@@ -179,28 +186,10 @@ def _pad(array: mx.array, layout: PadSpec, length: int) -> mx.array:
     return mx.where(added & (place[:, None] >= place[None]), mx.array(0, dtype=array.dtype), closed)
 
 
-def _pad_edge(array: mx.array, length: int, axis: int) -> mx.array:
+def pad_edge(array: mx.array, length: int, axis: int) -> mx.array:
+    """Repeat the last place along an axis up to a length, or leave out what is behind it."""
     missing = length - array.shape[axis]
     if missing <= 0:
         return array if not missing else mx.take(array, mx.arange(length), axis=axis)
     last = mx.take(array, mx.array([array.shape[axis] - 1]), axis=axis)
     return mx.concatenate([array, mx.repeat(last, missing, axis=axis)], axis=axis)
-
-
-def _stack_cross_attention(rows: Sequence[Mapping[str, Any]], length: int) -> LMInputs:
-    """Stack Mllama's image states with their masks; added states are masked out."""
-    n_states = max(row["cross_attention_states"].shape[1] for row in rows)
-    states, masks, text = [], [], []
-    for row in rows:
-        missing = n_states - row["cross_attention_states"].shape[1]
-        states.append(mx.pad(row["cross_attention_states"], [(0, 0), (0, missing), (0, 0)]))
-        mask = _pad_edge(row["cross_attention_mask"].astype(mx.float32), length, axis=2)
-        masks.append(mx.pad(mask, [(0, 0), (0, 0), (0, 0), (0, missing)], constant_values=MASKED))
-        text.append(_pad_edge(row["full_text_row_masked_out_mask"], length, axis=2))
-    dtype = rows[0]["cross_attention_states"].dtype
-    return {
-        "cross_attention_states": mx.concatenate(states),
-        # In the model's own type: the attention takes no mask that would promote it.
-        "cross_attention_mask": mx.concatenate(masks).astype(dtype),
-        "full_text_row_masked_out_mask": mx.concatenate(text),
-    }

@@ -1,6 +1,6 @@
 """What a language model takes besides token ids: names, and how each of them is laid out. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -39,29 +39,29 @@ class PadSpec:
     is_prompt: bool = False
     counts_places: bool = False
 
+    @property
+    def follows_tokens(self) -> bool:
+        """Whether it has a place for each token of a row, so that those of several rows can stand in one."""
+        return bool(self.token_axes) and not self.is_prompt
 
-LAYOUTS: Mapping[str, PadSpec] = {
+
+Layouts = Mapping[str, PadSpec]
+"""By the names of inputs."""
+
+StackInputs = Callable[[Sequence[Mapping[str, Any]], int], LMInputs]
+"""Stacks inputs of a family that cannot be padded one by one: (each row's inputs, T) to those of the batch."""
+
+LAYOUTS: Layouts = {
     # Embeddings are padded by repeating the last place: zeros give NaN in some families.
     "inputs_embeds": PadSpec(padding="edge", carries_gradient=True),
     "per_layer_inputs": PadSpec(padding="edge", carries_gradient=True),
     "deepstack_visual_embeds": PadSpec(carries_gradient=True),
     "position_ids": PadSpec(batch_axis=-2, token_axes=(-1,), padding="edge", absent="count"),
     "visual_pos_masks": PadSpec(),
-    "image_mask": PadSpec(),
     "blocks": PadSpec(),
-    "is_long": PadSpec(padding="edge"),
-    "answer_starts": PadSpec(counts_places=True),
-    "token_type_ids": PadSpec(),
-    "mm_token_type_ids": PadSpec(),
-    "pos_hw": PadSpec(),
     "mask": PadSpec(token_axes=(-2, -1), padding="causal", absent="causal"),
-    "encoder_embeds": PadSpec(padding="edge", carries_gradient=True, is_prompt=True),
-    "encoder_mask": PadSpec(is_prompt=True),
-    "image_states": PadSpec(token_axes=(), carries_gradient=True),
 }
-
-CROSS_ATTENTION = ("cross_attention_states", "cross_attention_mask", "full_text_row_masked_out_mask")
-"""Mllama's: the images' states, ragged in their number, and the masks that go with them."""
+"""Inputs that several families have; those of one are in its file (`Forward.own_inputs`)."""
 
 LOGIT_PLACES = "logit_places"
 """i32[1, T]: where in the embedded row the logit stands that predicts the token after t; only where placeholders
@@ -73,14 +73,15 @@ PROMPT = "prompt_ids"
 SEGMENTS = "segments"
 """i32[B, T]: `Batch.segment_ids`, where rows are packed; becomes part of the attention's mask."""
 
-WITH_GRADIENT = frozenset(
-    {name for name, layout in LAYOUTS.items() if layout.carries_gradient} | {"cross_attention_states"}
-)
+
+def stack_nothing(_: Sequence[Mapping[str, Any]], __: int) -> LMInputs:
+    """Stack no input: each can be padded by itself."""
+    return {}
 
 
-def partition_inputs(fields: Mapping[str, Any]) -> tuple[Tree, Tree]:
+def partition_inputs(fields: Mapping[str, Any], layouts: Layouts = LAYOUTS) -> tuple[Tree, Tree]:
     """Divide a batch's fields into those that gradients flow through and the others."""
-    carrying = {name: value for name, value in fields.items() if name in WITH_GRADIENT}
+    carrying = {name: value for name, value in fields.items() if name in layouts and layouts[name].carries_gradient}
     return carrying, {name: value for name, value in fields.items() if name not in carrying}
 
 

@@ -18,7 +18,7 @@ from ...types import Batch, Example, IntArray
 from ..backbone.backbone import MlxVlmBackbone
 from ..backbone.embed import embed_words
 from ..families.family import Reading
-from ..forward.lm_inputs import LOGIT_PLACES, LMInputs
+from ..forward.lm_inputs import LOGIT_PLACES, Layouts, LMInputs
 from .fields import cut_fields, pick_fields
 from .kept_keys import KeptKeys
 
@@ -129,16 +129,21 @@ class Rows:
     places: IntArray
     room: int
 
-    def run(self, tokens: mx.array, fields: LMInputs, selected: IntArray) -> mx.array:
+    @property
+    def layouts(self) -> Layouts:
+        """How the fields lie along tokens."""
+        return self.backbone.family.forward.layouts
+
+    def run(self, tokens: mx.array, fields: LMInputs, positions: IntArray) -> mx.array:
         """Run the language model under its corrections, its head at flat places of the tokens."""
         with self.backbone.overrides():
-            logits = self.backbone.logits(tokens, fields, {}, mx.array(selected.astype(np.int32)))
+            logits = self.backbone.logits(tokens, fields, {}, mx.array(positions.astype(np.int32)))
             mx.eval(logits)
         return logits
 
     def read(self, length: int, n_tokens: int, ends: IntArray, **others: Any) -> mx.array:
         """Read the rows up to some place; the logits at the ends."""
-        fields = {**cut_fields(self.fields, length, n_tokens), **others}
+        fields = {**cut_fields(self.fields, self.layouts, length, n_tokens), **others}
         return self.run(self.batch.tokens[:, :n_tokens], fields, np.arange(len(ends), dtype=np.int32) * n_tokens + ends)
 
     def words(self, tokens: IntArray) -> LMInputs:
@@ -185,7 +190,7 @@ class Kept(Rows):
         places, reach = mx.array(self.places + 1 + number), int(self.places.max()) + 2 + number
         for cache in self.caches:
             cache.places, cache.reach = places, reach
-        fields = {**pick_fields(self.fields, places, reach), **self.words(tokens), "cache": self.caches}
+        fields = {**pick_fields(self.fields, self.layouts, places, reach), **self.words(tokens), "cache": self.caches}
         return self.run(mx.array(tokens)[:, None], fields, np.arange(len(tokens), dtype=np.int32))
 
 
@@ -202,7 +207,7 @@ class Equal(Rows):
     def after(self, tokens: IntArray, number: int) -> mx.array:
         """Read the answers' tokens of a number."""
         places = self.places + 1 + number
-        picked = pick_fields(self.fields, mx.array(places), int(places[0]) + 1)
+        picked = pick_fields(self.fields, self.layouts, mx.array(places), int(places[0]) + 1)
         fields = {**picked, **self.words(tokens), "cache": self.caches}
         return self.run(mx.array(tokens)[:, None], fields, np.arange(len(tokens), dtype=np.int32))
 

@@ -1,56 +1,53 @@
 """The language model's inputs of some places of a batch's rows. Pure."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 
-from ..forward.lm_inputs import CROSS_ATTENTION, LAYOUTS, LOGIT_PLACES, LMInputs
+from ..forward.lm_inputs import LOGIT_PLACES, Layouts, LMInputs, PadSpec
 
 OF_IMAGES = ("deepstack_visual_embeds", "visual_pos_masks")
 """Inputs that are nothing where no image stands."""
 
-CROSS_AXES: Mapping[str, tuple[int, ...]] = {CROSS_ATTENTION[0]: (), CROSS_ATTENTION[1]: (2,), CROSS_ATTENTION[2]: (2,)}
-"""The axes along tokens of what is not in `LAYOUTS`."""
 
-
-def cut_fields(fields: LMInputs, length: int, n_tokens: int) -> LMInputs:
+def cut_fields(fields: LMInputs, layouts: Layouts, length: int, n_tokens: int) -> LMInputs:
     """Leave out what stands behind some place.
 
     Args:
         fields: A batch's.
+        layouts: The family's.
         length: Places to keep of the rows that the language model sees.
         n_tokens: Places to keep of the batch's tokens; the same, but where images expand within the model.
     """
     found: LMInputs = {}
     for name, value in fields.items():
         kept = n_tokens if name == LOGIT_PLACES else length
-        found[name] = _each(value, functools.partial(_cut, axes=_token_axes(name), length=kept))
+        found[name] = _each(value, functools.partial(_cut, axes=_token_axes(name, layouts), length=kept))
     return found
 
 
-def pick_fields(fields: LMInputs, places: mx.array, seen: int | None = None) -> LMInputs:
+def pick_fields(fields: LMInputs, layouts: Layouts, places: mx.array, seen: int | None = None) -> LMInputs:
     """Take the inputs of one place of each row, at which no image stands.
 
     Args:
         fields: A batch's.
+        layouts: The family's.
         places: i32[B], places within the rows that the language model sees.
         seen: Keys of which a mask that is among them speaks; None for all.
     """
     return {
-        name: _each(value, functools.partial(_pick, name=name, places=places, seen=seen))
+        name: _each(value, functools.partial(_pick, spec=layouts[name], places=places, seen=seen))
         for name, value in fields.items()
         if name not in (*OF_IMAGES, LOGIT_PLACES)
     }
 
 
-def _token_axes(name: str) -> tuple[int, ...]:
-    if name in CROSS_AXES:
-        return CROSS_AXES[name]
+def _token_axes(name: str, layouts: Layouts) -> tuple[int, ...]:
     if name == LOGIT_PLACES:
         return (1,)
-    return () if LAYOUTS[name].is_prompt else LAYOUTS[name].token_axes
+    return layouts[name].token_axes if layouts[name].follows_tokens else ()
 
 
 def _cut(array: mx.array, axes: tuple[int, ...], length: int) -> mx.array:
@@ -61,13 +58,12 @@ def _cut(array: mx.array, axes: tuple[int, ...], length: int) -> mx.array:
     return array
 
 
-def _pick(array: mx.array, name: str, places: mx.array, seen: int | None) -> mx.array:
-    axes = _token_axes(name)
-    if not axes:
+def _pick(array: mx.array, spec: PadSpec, places: mx.array, seen: int | None) -> mx.array:
+    if not spec.follows_tokens:
         return array
-    batch_axis = 0 if name in CROSS_AXES else LAYOUTS[name].batch_axis
+    axes = spec.token_axes
     shape = [1] * array.ndim
-    shape[batch_axis] = len(places)
+    shape[spec.batch_axis] = len(places)
     index = mx.broadcast_to(
         places.reshape(shape), [1 if axis == axes[0] % array.ndim else size for axis, size in enumerate(array.shape)]
     )

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from . import events
     from .adapters.attached import adapter_state_dict
     from .build import attach_feature_cache, load_data, load_model
-    from .data.collate import bucket_length, collate, collate_packed
+    from .data.collate import collate, collate_packed
     from .data.format.samples import format_sample
     from .data.masking import mask_completions
     from .data.packing import first_fit_decreasing
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .errors import VloraError
     from .models.generation.answering import answer
     from .models.load.trainable import load_adapter
+    from .ops.buckets import bucket_length
     from .output.checkpoint import load_state, save_adapter, save_state
     from .recipe.parse import dump_recipe, parse_recipe
     from .recipe.schema import Recipe
@@ -135,7 +136,7 @@ __all__ = [
 ]
 
 _PLACES: dict[str, str | None] = {
-    "bucket_length": "data.collate",
+    "bucket_length": "ops.buckets",
     "collate": "data.collate",
     "collate_packed": "data.collate",
     "epoch_batches": "data.sampler",

@@ -16,11 +16,12 @@ from mlx.utils import tree_flatten
 from .. import models
 from ..build import find_model, load_data, load_model, make_recipe_step
 from ..cuts import CutCounts
-from ..data.collate import SMALLEST_BUCKET, collate, collate_packed
+from ..data.collate import collate, collate_packed
 from ..data.examples import first_examples, is_skipped
 from ..errors import BatchError, OutOfMemoryError, SampleError, VloraError
 from ..memory.command_buffers import find_buffer_limits
 from ..memory.limits import GIGA, device_kind, device_memory, naming_shortage
+from ..ops.buckets import SMALLEST_BUCKET
 from ..ops.parameters import count_parameters
 from ..recipe.resources import MemorySection
 from ..recipe.schema import Recipe

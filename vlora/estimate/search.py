@@ -10,10 +10,11 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..build import find_model, load_data, load_model
-from ..data.collate import bucket_length, collate, collate_packed
+from ..data.collate import collate, collate_packed
 from ..errors import SampleError
 from ..memory.command_buffers import default_max_mb_per_buffer
 from ..memory.limits import GIGA, LARGEST_DIMENSION, device_kind
+from ..ops.buckets import bucket_length
 from ..output.resume import RESUME_MUTABLE_KEYS
 from ..recipe.schema import Recipe
 from ..types import Batch, Example

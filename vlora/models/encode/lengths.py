@@ -6,10 +6,10 @@ What a processor makes of an image is its own affair, so it is asked, once per s
 import attrs
 from PIL import Image
 
-from ...data.collate import bucket_length
 from ...data.format.boxes import write_objects
 from ...data.format.image_sizes import Size
 from ...errors import SampleError
+from ...ops.buckets import bucket_length
 from ...types import ImageSlot, Sample, Turn
 from .encoder import Encoder
 from .images.headers import read_size

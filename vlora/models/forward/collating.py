@@ -5,8 +5,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...data.collate import bucket_length
 from ...errors import BatchError
+from ...ops.buckets import bucket_length
 from .lm_inputs import LAYOUTS, LOGIT_PLACES, MASKED, Layouts, LMInputs, PadSpec, StackInputs, stack_nothing
 
 

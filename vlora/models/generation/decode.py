@@ -13,7 +13,8 @@ import mlx.core as mx
 import numpy as np
 from mlx_vlm.models.cache import make_prompt_cache
 
-from ...data.collate import bucket_length, collate
+from ...data.collate import collate
+from ...ops.buckets import bucket_length
 from ...types import Batch, Example, IntArray
 from ..backbone.backbone import MlxVlmBackbone
 from ..backbone.embed import embed_words

@@ -1,0 +1,47 @@
+"""Lengths and counts rounded up to one of few, so that a run traces few shapes. Pure."""
+
+SMALLEST_BUCKET = 32
+"""Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
+
+BUCKETS_PER_OCTAVE = 8
+"""Between a length and its double there are at most so many buckets, so at most 12.5 % is padding."""
+
+FEWEST_SELECTED = 16
+"""The head runs at this part of a batch's places at least: fewer numbers of places are fewer traces."""
+
+
+def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
+    """Round a length up to one of few, so that a run traces few shapes.
+
+    Args:
+        n_tokens: At least 1.
+        multiple: What every length is a multiple of; a power of two. Some devices are faster at multiples of more.
+
+    Returns:
+        A multiple of `multiple`, at most 12.5 % above `n_tokens` from 8 `multiple` tokens on; lengths up to L fall
+        into 8 log2(L / (8 multiple)) + 8 buckets.
+    """
+    octave = 2 ** max(0, (n_tokens - 1).bit_length() - 1)
+    width = max(multiple, octave // BUCKETS_PER_OCTAVE)
+    return int(-(-n_tokens // width) * width)
+
+
+def bucket_targets(n_targets: int, n_positions: int) -> int:
+    """Round the number of places at which the head runs up to one of at most seven.
+
+    They are powers of two, from a quarter of all places on also one and a half times such, and all places. None depends
+    on the batch's length: batches whose answers are alike share one, whatever the prompts.
+    """
+    size = 1 << max(0, (n_positions - 1) // FEWEST_SELECTED).bit_length()
+    while size < n_targets:
+        between = size * 3 // 2
+        if size * 4 >= n_positions and between >= n_targets:
+            size = between
+            break
+        size *= 2
+    return min(size, n_positions)
+
+
+def bucket_examples(n_examples: int) -> int:
+    """Round the number of a batch's examples up to a power of two, so that packed rows trace few shapes."""
+    return 1 << max(0, n_examples - 1).bit_length()

@@ -31,6 +31,7 @@ def test_every_metric_is_found_by_its_name() -> None:
         ("accuracy", "did you mean 'exact_match'?"),
         ("Exact-Match", "did you mean 'exact_match'?"),
         ("exact_mach", "did you mean 'exact_match'?"),
+        ("acuracy", "did you mean 'exact_match'?"),
         ("F1", "did you mean 'token_f1'?"),
         ("rougeL", "did you mean 'rouge_l'?"),
         ("acc@0.5", "did you mean 'box_acc_50'?"),
@@ -79,7 +80,9 @@ def test_nothing_to_score() -> None:
 
     assert score(metrics, []).rows == []
     assert score(metrics, []).summary == {}
-    assert list(score(metrics, make_predictions(("a", "a"))).summary) == ["exact_match"]
+    found = score(metrics, make_predictions(("a", "a")))
+    assert list(found.summary) == ["exact_match"]
+    assert found.idle == ("none",)
 
 
 def test_many_rows_take_little_time() -> None:

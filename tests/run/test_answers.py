@@ -102,6 +102,16 @@ def test_a_round_that_was_left_is_answered_on_resuming(answering: Callable[..., 
     ]
 
 
+def test_a_metric_that_measures_no_row_is_told(answering: Callable[..., Recipe]) -> None:
+    """Around training, and not in every round; the other metrics are there."""
+    events = run(answering("out", eval__answer_every=2, eval__metrics=["box_iou", "exact_match"]))
+    notes = [event.message for event in events if isinstance(event, Warned)]
+
+    assert [note.partition(":")[0] for note in notes] == ["answers before training", "answers after training"]
+    assert all("box_iou: no row has what this measures" in note for note in notes)
+    assert all(set(event.scores) == {"exact_match"} for event in events if isinstance(event, Scored))
+
+
 def test_a_metric_is_looked_for_before_anything_is_loaded(
     answering: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:

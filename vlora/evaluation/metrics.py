@@ -2,13 +2,13 @@
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from ..errors import RecipeError
 from ..scores import Score
-from .bootstrap import find_interval
+from .bootstrap import find_intervals
 from .measures.boxes import box_acc_50, box_iou
 from .measures.choices import choice_accuracy
 from .measures.edits import anls, count_character_edits, count_word_edits, error_rate
@@ -92,10 +92,12 @@ class Scores:
     Attributes:
         rows: A dict for each answer, names to values; a metric that does not apply to a row is left out.
         summary: Names to values over all rows; a metric that applies to no row is left out.
+        idle: Names of metrics that apply to no row.
     """
 
     rows: list[dict[str, float]]
     summary: dict[str, Score]
+    idle: tuple[str, ...] = ()
 
 
 def find_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
@@ -134,7 +136,8 @@ def _find_metric(name: str) -> Metric:
     if BETWEEN in name:
         return load_metric(name)
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    near = MEANINGS.get(plain) or next(iter(difflib.get_close_matches(plain, METRICS, n=1)), None)
+    close = difflib.get_close_matches(plain, [*MEANINGS, *METRICS], n=1)
+    near = MEANINGS.get(close[0], close[0]) if close else None
     hint = f"did you mean {near!r}?" if near else f"expected one of {', '.join(METRICS)}, or module:function"
     msg = f"eval.metrics: found {name!r}, which is no metric; {hint}"
     raise RecipeError(msg)
@@ -162,17 +165,27 @@ def score(metrics: Sequence[Metric], predictions: Sequence[Prediction]) -> Score
     """
     rows: list[dict[str, float]] = [{} for _ in predictions]
     summary: dict[str, Score] = {}
+    idle = []
     for metric in metrics if predictions else ():
         measured = metric.measure(predictions)
         for row, found in zip(rows, measured.rows, strict=True):
             row.update(found)
-        summary |= {name: _summarize(sums) for name, sums in measured.sums.items()}
+        summary |= _summarize(measured.sums)
         for name, value in measured.fixed.items():
             summary[name] = Score(mean=value, low=None, high=None, n=len(predictions))
-    return Scores(rows=rows, summary=summary)
+        if not measured.sums and not measured.fixed:
+            idle.append(metric.name)
+    return Scores(rows=rows, summary=summary, idle=tuple(idle))
 
 
-def _summarize(sums: Sums) -> Score:
-    low, high = find_interval(sums)
-    value = float(sums.combine(sums.terms.sum(axis=0, keepdims=True))[0])
-    return Score(mean=value, low=low, high=high, n=len(sums.terms))
+def _summarize(values: Mapping[str, Sums]) -> dict[str, Score]:
+    intervals = find_intervals(values)
+    return {
+        name: Score(
+            mean=float(sums.combine(sums.terms.sum(axis=0, keepdims=True))[0]),
+            low=intervals[name][0],
+            high=intervals[name][1],
+            n=len(sums.terms),
+        )
+        for name, sums in values.items()
+    }

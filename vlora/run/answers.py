@@ -141,6 +141,12 @@ def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:
     except EvaluationError as error:
         yield Warned(message=f"answers {found.when} training: {error}; their metrics are left out")
         scores = score((), found.predictions)
+    if scores.idle and found.when != "during":
+        idle = ", ".join(scores.idle)
+        yield Warned(
+            message=f"answers {found.when} training: {idle}: no row has what this measures; README's table of metrics "
+            "says what that is"
+        )
     pairs = zip(found.predictions, scores.rows, strict=True)
     run.predictions.write(dump_prediction(prediction, own) for prediction, own in pairs)
     if scores.summary:

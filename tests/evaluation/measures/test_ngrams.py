@@ -7,7 +7,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from vlora.evaluation.bootstrap import find_interval
+from vlora.evaluation.bootstrap import find_intervals
 from vlora.evaluation.measures.ngrams import rouge_l
 from vlora.evaluation.metrics import METRICS, find_metrics, score
 from vlora.evaluation.prediction import Prediction
@@ -112,7 +112,7 @@ def test_the_interval_of_bleu_is_of_drawn_corpora() -> None:
     theirs = BLEU().corpus_score([pair[1] for pair in pairs], [[pair[0] for pair in pairs]], n_bootstrap=1000)
     expected_width = 2 * vars(theirs)["_ci"]
 
-    low, high = find_interval(METRICS["bleu"].measure(predictions).sums["bleu"])
+    low, high = find_intervals(METRICS["bleu"].measure(predictions).sums)["bleu"]
 
     assert low < theirs.score < high
     assert high - low == pytest.approx(expected_width, rel=0.15)

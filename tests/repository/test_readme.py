@@ -184,7 +184,9 @@ def test_the_places_to_add_something_are_there() -> None:
 
 def test_commands(tmp_path: Path) -> None:
     """`inspect` and a short quickstart, as the README writes them, exit with 0 and write what it says."""
-    inspect, short = (shlex.split(line)[1:] for line in LINES if "vlora inspect" in line or "runs/short" in line)
+    inspect, short = (
+        shlex.split(line)[1:] for line in LINES if "vlora inspect recipes/" in line or "runs/short" in line
+    )
     shown = run(inspect, tmp_path)
     trained = run([*short, "--set", "train.epochs=1", "--set", "eval.answer_rows=10"], tmp_path)
 

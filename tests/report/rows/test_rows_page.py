@@ -85,7 +85,7 @@ def test_a_page_of_everything(
     assert inspect(checkpoint("qwen3_vl"), path, "--html", str(page), *options) == 2
     printed = capsys.readouterr().out
     assert "1 row to validate on, equal to rows that are trained on: the validation loss is too low" in printed
-    assert "cannot be learned from and are left out" in printed
+    assert "cannot be learned from; training leaves such rows out" in printed
     assert "rows.jsonl train: 1 row equal to an earlier one" in printed
     assert printed.endswith(f"14 rows of 16 shown in {page}\n")
     assert not find_faults(browser, page)

@@ -189,7 +189,8 @@ def find_findings(recipe: Recipe, censuses: Sequence[Census], overlap: Overlap |
     for census in censuses:
         name = f"{census.name}: "
         if census.n_refused:
-            skipped = " and are left out" if recipe.data.on_bad_row == "skip" else "; training ends at the first"
+            skips = recipe.data.on_bad_row == "skip"
+            skipped = "; training leaves such rows out" if skips else "; training ends at the first"
             text = f"{name}{_rows(census.n_refused)} cannot be learned from{skipped}"
             found.append(Finding(kind="bad", text=text, place="refused"))
         if census.cuts.n_rows:

@@ -21,6 +21,7 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,6 +57,7 @@ datasets.disable_progress_bars()
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 """What MLX compiles for the tests besides what runs need. `python -m benchmarks.kernels --tests FOLDER` makes it, where
 FOLDER has the kernels of a whole run of the tests."""
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 MANY_TESTS = 300
 COMPUTE_LITTLE = ("data/", "models/encode/", "recipe/")
 """Folders whose tests need hardly any of these kernels. They come first, while workers compile for the others."""
@@ -74,10 +76,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not computes_little(item))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile what all workers of pytest-xdist need before they start: each of them would compile it for itself."""
+    if IS_WORKER or not session.config.getoption("numprocesses", default=None):
+        return
+    before = os.environ.get("TMPDIR")
+    for model in (known_kernels.BUILT_IN, ""):
+        begin(model).wait()
+    # MLX's folder of kernels is not to be the workers' for all that is temporary; they tell MLX of it themselves.
+    os.environ.pop("TMPDIR", None)
+    if before is not None:
+        os.environ["TMPDIR"] = before
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compile side by side what MLX would compile one after another: a second each on a CPU, and five on a GPU."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # Each of them would begin.
+    # What was imported and collected stays: it is not to be searched for garbage again and again.
+    gc.collect()
+    gc.freeze()
+    if IS_WORKER:
+        known_kernels.keep()
         return
     compilation = begin(known_kernels.BUILT_IN)
     if len(session.items) > MANY_TESTS or mx.default_device() == mx.Device(mx.gpu):

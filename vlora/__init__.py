@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .run.fit import fit
     from .trackers.opening import open_trackers
     from .train.eval_step import evaluate, make_eval_step
+    from .train.gradients import step_gradients
     from .train.loop import TrainLoop
     from .train.objectives.objective import Objective
     from .train.objectives.sft import loss_fn
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     from .train.optimizers import make_optimizer
     from .train.schedules import make_schedule
     from .train.state import bind, init_state, unbind
-    from .train.step import make_train_step, step_gradients
+    from .train.step import make_train_step
     from .types import Batch, Example, ImageSlot, Sample, StepOutput, Targets, TrainState, Turn
 
 __version__ = "0.1.0"
@@ -169,7 +170,7 @@ _PLACES: dict[str, str | None] = {
     "make_eval_step": "train.eval_step",
     "make_schedule": "train.schedules",
     "make_train_step": "train.step",
-    "step_gradients": "train.step",
+    "step_gradients": "train.gradients",
     "Objective": "train.objectives.objective",
     "sum_by_example": "train.objectives.sums",
     "sum_by_group": "train.objectives.sums",

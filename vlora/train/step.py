@@ -29,7 +29,6 @@ from .flat_params import FLAT, FlatParams, Unpacked
 from .grad_checkpoint import CheckpointPart, checkpointed
 from .objectives.objective import LossFn, Objective
 from .objectives.sft import loss_fn
-from .optimizers import clip_by_global_norm
 from .rules import Rules
 from .state import bound_params
 from .update import Update
@@ -276,23 +275,3 @@ def targets_for(loss: LossFn | Objective, batch: Batch) -> Targets:
         msg = f"{source}: the objective reads the columns {missing}, which the example lacks; set Example.columns"
         raise BatchError(msg)
     return targets
-
-
-def step_gradients(
-    step: CompiledStep, state: TrainState, microbatches: Batch | Sequence[Batch]
-) -> tuple[Params, StepOutput]:
-    """Compute the gradients of a step without taking it: to look at them, or for an optimizer of your own.
-
-    Args:
-        step: As `make_train_step` makes it; a shape that the step has traced is not traced again.
-        state: What the gradients are of.
-        microbatches: As for the step.
-
-    Returns:
-        The mean gradient by parameter name, float32, not clipped, and what the step would have measured.
-    """
-    total = step.begin(state)
-    for batch in as_batches(microbatches):
-        total.add(batch, step.grad_step(*total.arguments(batch)))
-    means, norm = clip_by_global_norm(step.unpack(total.gradients), None, mx.maximum(total.count, 1))
-    return {name: means[name] for name in state.params}, total.output(norm)

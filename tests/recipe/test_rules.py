@@ -21,6 +21,18 @@ from vlora import dump_recipe, parse_recipe
         ({"model.full_finetune": True, "model.quantize_bits": 4}, ["model.quantize_bits", "4"]),
         ({"optim.name": "adam", "optim.weight_decay": 0.1}, ["optim.weight_decay", "0.1", "adamw"]),
         ({"output.keep_best": "valid_loss"}, ["output.keep_best", "'valid_loss'", "data.valid_fraction"]),
+        (
+            {"output.keep_best": "anls", "data.valid_fraction": 0.1, "eval.answer_rows": 5, "eval.answer_every": 5},
+            ["output.keep_best", "'anls'", "eval.metrics ('exact_match')"],
+        ),
+        (
+            {"output.keep_best": "exact_match", "data.valid_fraction": 0.1, "eval.answer_rows": 5},
+            ["output.keep_best", "'exact_match'", "eval.answer_every"],
+        ),
+        (
+            {"output.keep_best": "exact_match", "data.valid_fraction": 0.1, "eval.answer_every": 5},
+            ["output.keep_best", "'exact_match'", "eval.answer_rows"],
+        ),
         ({"train.early_stopping_patience": 3}, ["train.early_stopping_patience", "3", "data.valid_fraction"]),
         (
             {"train.early_stopping_min_delta": 0.1, "data.valid_fraction": 0.1},
@@ -56,6 +68,20 @@ def test_contradiction(overrides: dict[str, Any], keys: list[str]) -> None:
     "overrides",
     [
         {"lora.method": "dora", "lora.rslora": True},
+        {
+            "output.keep_best": "json_fields.price",
+            "eval.metrics": ["json_fields", "scores:mine"],
+            "data.valid_fraction": 0.1,
+            "eval.answer_rows": 5,
+            "eval.answer_every": 5,
+        },
+        {
+            "output.keep_best": "scores:mine",
+            "eval.metrics": ["scores:mine"],
+            "data.valid_fraction": 0.1,
+            "eval.answer_rows": 5,
+            "eval.answer_every": 5,
+        },
         {"lora.init": "pissa", "lora.targets": ["re:.*[qv]_proj", "vision"], "optim.vision_rate": 1e-5},
         {"model.train_vision": True, "optim.vision_rate": 1e-5, "optim.connector_rate": 1e-4},
         {"model.full_finetune": True, "model.train_vision": True, "optim.vision_rate": 1e-6, "lora.rank": 16},

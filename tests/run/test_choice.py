@@ -61,8 +61,8 @@ def test_small_gains_add_up() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_not_better(value: float) -> None:
     """It counts as a state that is no better; alone it is no best one."""
-    assert judge_all([value]) == attrs.evolve(Choice(), n_stale=1)
-    assert judge_all([1.0, value]) == attrs.evolve(judge_all([1.0]), n_stale=1)
+    assert judge_all([value]) == attrs.evolve(Choice(), n_stale=1, judged=1)
+    assert judge_all([1.0, value]) == attrs.evolve(judge_all([1.0]), n_stale=1, judged=2)
 
 
 def test_the_untrained_model_is_no_candidate() -> None:
@@ -74,6 +74,13 @@ def test_the_untrained_model_is_no_candidate() -> None:
     assert worse is not None
     assert better is not None
     assert (worse.step, worse.untrained, better.untrained) == (2, 1.0, None)
+
+
+def test_a_step_is_judged_once() -> None:
+    """A run that is over answers once more where it is gone on with."""
+    choice = judge_all([1.0, 2.0])
+
+    assert choice.judge(2, 0.5) == choice
 
 
 def test_a_lost_state_is_forgotten() -> None:

@@ -18,10 +18,14 @@ from vlora import Recipe, fit
 from vlora.cli.screen import Screen
 from vlora.cli.train import train
 from vlora.errors import CheckpointError, RecipeError
+from vlora.evaluation.metrics import METRICS, Scores
+from vlora.evaluation.prediction import Prediction
 from vlora.events import Event, Finished, Generated, Saved, StepReport, StoppedEarly, Warned
 from vlora.output.checkpoint import load_metadata
 from vlora.output.paths import STATE_NAME
+from vlora.run import answers, start
 from vlora.run.validator import Validated, Validator
+from vlora.scores import Score
 from vlora.types import TrainState
 
 CheckpointFactory = Callable[[str], Path]
@@ -266,3 +270,46 @@ def test_without_a_best_state_kept_the_end_names_it(
     assert train(choosing_recipe(checkpoint, tmp_path, **options, train__iters=4), Screen(width=300)) == 0
     assert "best: " not in capsys.readouterr().out
     assert not (tmp_path / "out" / "best").exists()
+
+
+SCORES = {0: 0.0, 2: 0.1, 4: 0.5, 6: 0.3, 8: 0.4, 10: 0.9}
+"""What rounds of answers come to: those after training are the best."""
+
+
+@pytest.mark.parametrize("is_higher_better", [True, False])
+def test_the_best_answers(
+    is_higher_better: bool, checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metric chooses, by its own direction, the last round of answers among them; a run that goes on ends as one."""
+
+    def scored(_: Any, predictions: list[Prediction]) -> Scores:
+        value = SCORES[predictions[0].step]
+        return Scores(rows=[{}] * len(predictions), summary={"cer": Score(mean=value, low=None, high=None, n=1)})
+
+    metric = attrs.evolve(METRICS["cer"], is_higher_better=is_higher_better)
+    monkeypatch.setattr(answers, "score", scored)
+    monkeypatch.setattr(start, "find_metrics", lambda _: (metric,))
+    options = {
+        "output__keep_best": "cer",
+        "eval__metrics": ["cer"],
+        "eval__answer_every": 2,
+        "train__early_stopping_patience": None,
+        "train__steps_per_eval": 100,
+    }
+    outcomes, chosen = [], 10 if is_higher_better else 2
+    for name, stop in (("straight", None), ("again", 5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        recipe = choosing_recipe(checkpoint, folder, **options)
+        if stop is not None:
+            run_until(recipe, stop)
+        best = last(run(recipe, resume=stop is not None)).best
+        assert best is not None
+        assert (best.judged_by, best.step) == ("eval_cer", chosen)
+        outcomes.append(outcome(folder / "out"))
+        # What is over answers once more, and chooses as it did.
+        run(recipe, resume=True)
+        outcomes.append(outcome(folder / "out"))
+
+    assert all(found == outcomes[0] for found in outcomes)
+    assert outcomes[0]["note"] == {"step": chosen, "eval_cer": SCORES[chosen]}

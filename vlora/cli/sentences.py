@@ -91,7 +91,11 @@ def describe_choice(best: Best, last: int) -> str:
 def describe_early(event: StoppedEarly) -> str:
     """Say why a run is over before its last step."""
     than = "" if event.best is None else f" than {describe_best(event.best)} after step {event.best.step}"
-    times = "the last validation was" if event.n_stale == 1 else f"the last {event.n_stale} validations were"
+    of_loss = event.best is None or event.best.judged_by == "valid_loss"
+    one, more = (
+        ("validation was", "validations were") if of_loss else ("round of answers was", "rounds of answers were")
+    )
+    times = f"the last {one}" if event.n_stale == 1 else f"the last {event.n_stale} {more}"
     return (
         f"stopped early after step {event.step} of {event.n_steps}: {times} not better{than}; --resume with a larger "
         "train.early_stopping_patience goes on"

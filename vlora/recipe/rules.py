@@ -50,6 +50,11 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def value_name(metric: str) -> str:
+    """Name the value of a metric as answers' scores do: a function of one's own without its module."""
+    return metric.rpartition(":")[2]
+
+
 def _choice_contradictions(recipe: Recipe, *, is_validated: bool) -> Iterator[str]:
     train, output = recipe.train, recipe.output
     judging = {"output.keep_best": output.keep_best, "train.early_stopping_patience": train.early_stopping_patience}
@@ -58,6 +63,20 @@ def _choice_contradictions(recipe: Recipe, *, is_validated: bool) -> Iterator[st
             yield (
                 f"{key}: found {found!r}, and nothing is held out to validate on; give data.valid_path, "
                 "data.valid_split or data.valid_fraction"
+            )
+    if output.keep_best not in (None, "valid_loss"):
+        # A metric may have values of parts, too: json_fields.price.
+        whole = value_name(output.keep_best).partition(".")[0]
+        if whole not in map(value_name, recipe.eval.metrics):
+            names = ", ".join(repr(value_name(name)) for name in recipe.eval.metrics)
+            yield (
+                f"output.keep_best: found {output.keep_best!r}, which is neither 'valid_loss' nor one of eval.metrics "
+                f"({names or 'none'}); add it there"
+            )
+        elif not recipe.eval.answer_rows or not recipe.eval.answer_every:
+            yield (
+                f"output.keep_best: found {output.keep_best!r}, and no answers are measured while training; set "
+                "eval.answer_rows and eval.answer_every"
             )
     if train.early_stopping_min_delta and train.early_stopping_patience is None:
         yield (

@@ -248,8 +248,8 @@ class OutputSection:
     Attributes:
         path: The adapter's file, or a folder for it; for full fine-tuning the model's folder.
         report: Write a page of the run, and a picture of its losses, beside them, again and again while it trains.
-        keep_best: By which value the best validated state is kept, in the folder best beside the adapter or in the
-            model's; it is not kept without one.
+        keep_best: By which value the best state is kept, in the folder best beside the adapter or in the model's:
+            "valid_loss" or one of eval.metrics; it is not kept without one.
         keep_last: How many numbered checkpoints stay, the newest ones; all of them without a number.
         trackers: Programs that get the run's numbers, too: "tensorboard", "trackio", "wandb", "mlflow". `python -m
             vlora` feeds them, and in a loop of your own `vlora.open_trackers`.
@@ -258,7 +258,7 @@ class OutputSection:
 
     path: str = key("adapters.safetensors", checks.place)
     report: bool = key(default=True)
-    keep_best: Literal["valid_loss"] | None = key(None)
+    keep_best: str | None = key(None, checks.non_empty)
     keep_last: int | None = key(None, checks.at_least(1))
     trackers: tuple[str, ...] = key((), checks.trackers)
     project: str | None = key(None, checks.non_empty)

@@ -11,6 +11,7 @@ from ..evaluation.prediction import Prediction, dump_prediction, plain_columns
 from ..events import Event, Generated, Scored, Warned
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
+from .choice import OF_ANSWERS
 from .context import RunContext
 
 FEWEST_TOGETHER = 8
@@ -150,7 +151,15 @@ def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:
     pairs = zip(found.predictions, scores.rows, strict=True)
     run.predictions.write(dump_prediction(prediction, own) for prediction, own in pairs)
     if scores.summary:
-        yield run.metrics.write_scores(found.step, scores.summary, len(found.predictions))
+        written = run.metrics.write_scores(found.step, scores.summary, len(found.predictions))
+        run.judge(written.metrics)
+        yield written
+        judged_by = run.choice.judged_by
+        if judged_by.startswith(OF_ANSWERS) and judged_by not in written.metrics:
+            there = ", ".join(scores.summary)
+            yield Warned(
+                message=f"output.keep_best: the answers {found.when} training have no such value, only {there}"
+            )
         yield Scored(when=found.when, step=found.step, scores=scores.summary, n_rows=len(found.predictions))
     if found.when != "during":
         run.metrics.accuracy[f"accuracy_{found.when}"] = accuracy

@@ -8,7 +8,8 @@ import attrs
 
 from ..events import Best
 
-VALID_LOSS = "valid_loss"
+VALID_LOSS, OF_ANSWERS = "valid_loss", "eval_"
+"""Names in metrics.jsonl: the loss of a validation, and how those of metrics begin."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +24,7 @@ class Choice:
         reference: What the next state has to be better than, by more than train.early_stopping_min_delta.
         n_stale: How many states in a row were not.
         untrained: The value before the first step; None if there is none.
+        judged: The last step whose state was judged; it is judged once.
     """
 
     judged_by: str = VALID_LOSS
@@ -32,6 +34,7 @@ class Choice:
     reference: float | None = None
     n_stale: int = 0
     untrained: float | None = None
+    judged: int = 0
 
     def judge(self, step: int, value: float, min_delta: float = 0.0) -> Self:
         """Judge the state behind a step; one that equals an earlier one is not better.
@@ -43,7 +46,9 @@ class Choice:
         """
         if not step:
             return attrs.evolve(self, untrained=value if math.isfinite(value) else None)
-        found = self
+        if step <= self.judged:
+            return self
+        found = attrs.evolve(self, judged=step)
         if self._gain(value, self.value) > 0:
             found = attrs.evolve(found, step=step, value=value)
         if self._gain(value, self.reference) > min_delta:

@@ -4,7 +4,8 @@ import json
 
 from ..events import Warned
 from ..output.paths import BEST_FILE
-from .choice import VALID_LOSS, Choice
+from ..recipe.rules import value_name
+from .choice import OF_ANSWERS, VALID_LOSS, Choice
 from .context import RunContext
 
 
@@ -19,7 +20,7 @@ def begin_choice(run: RunContext, first: int) -> list[Warned]:
         What has become of the best state that was.
     """
     output = run.recipe.output
-    run.choice = Choice(judged_by=output.keep_best or VALID_LOSS)
+    run.choice = _new_choice(run)
     text = run.metadata.choice
     found = run.choice if text is None else Choice.loads(text)
     if found.judged_by != run.choice.judged_by:
@@ -34,6 +35,15 @@ def begin_choice(run: RunContext, first: int) -> list[Warned]:
         "is going to be kept there"
     )
     return [Warned(message=message)]
+
+
+def _new_choice(run: RunContext) -> Choice:
+    name = run.recipe.output.keep_best
+    if name in (None, VALID_LOSS):
+        return Choice()
+    whole = value_name(name).partition(".")[0]
+    is_higher_better = next(metric.is_higher_better for metric in run.answer_metrics if metric.name == whole)
+    return Choice(judged_by=f"{OF_ANSWERS}{value_name(name)}", is_higher_better=is_higher_better)
 
 
 def _kept_step(run: RunContext) -> int | None:

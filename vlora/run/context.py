@@ -53,6 +53,7 @@ class RunContext:
         saved: The step behind which a training state was saved last; None if there is none.
         cuts: Rows that were cut, in all steps done.
         numbered: The numbered checkpoints that it has written, and that are there.
+        saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
     """
@@ -77,6 +78,7 @@ class RunContext:
     saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
     numbered: Numbered = attrs.field(factory=Numbered, init=False)
+    saved_as: RunMetadata | None = attrs.field(default=None, init=False)
     choice: Choice = attrs.field(factory=Choice, init=False)
     unasked: str | None = attrs.field(default=None, init=False)
 

@@ -16,7 +16,7 @@ from ..train.schedules import is_due
 from .answers import answer
 from .context import RunContext
 from .finish import finish
-from .save import rescue, save, save_best, save_numbered
+from .save import rescue, save, save_best, save_last_choice, save_numbered
 from .start import start
 from .validate import validate
 
@@ -110,7 +110,10 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
     yield save(run, run.paths.weights)
     yield from run.drain_events()
     if run.is_over:
+        choice = run.choice
         yield from answer(run, "after", run.loop.should_stop)
+        if run.choice != choice:
+            yield from save_last_choice(run)
     yield finish(run)
 
 

@@ -98,6 +98,16 @@ def save_best(run: RunContext) -> Iterator[Saved]:
         yield _save_best(run)
 
 
+def save_last_choice(run: RunContext) -> Iterator[Saved]:
+    """Save what the answers after training have said of the last state, and keep it if it is the best one.
+
+    The training state stays that of the last step before them: a run that goes on from it asks for them once more.
+    """
+    metadata = attrs.evolve(run.saved_as or run.metadata, choice=run.choice.dumps())
+    checkpoint.save_state(run.paths.state, run.loop.state, metadata)
+    yield from save_best(run)
+
+
 @naming_shortage("saving the best state")
 def _save_best(run: RunContext) -> Saved:
     step = _refuse_non_finite(run)
@@ -156,7 +166,7 @@ def _save_state(run: RunContext, step: int) -> None:
         sync(run.paths.metrics)
     run.predictions.sync()
     checkpoint.save_state(run.paths.state, run.loop.state, metadata)
-    run.saved = step
+    run.saved, run.saved_as = step, metadata
 
 
 def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None]:

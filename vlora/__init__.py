@@ -3,6 +3,7 @@
 A whole run:
 
     fit                   carry out a recipe; yields events
+    watch                 shows these events in a notebook or a terminal; gives the last one
     events                the module of their classes: Started, StepReport, Saved, Finished, ...
     parse_recipe          a recipe's text (TOML) as a Recipe, checked
     dump_recipe           a Recipe as text, every default spelled out
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from . import events
     from .adapters.attached import adapter_state_dict
     from .build import attach_feature_cache, load_data, load_model
+    from .cli.watch import watch
     from .data.collate import collate, collate_packed
     from .data.format.samples import format_sample
     from .data.masking import mask_completions
@@ -134,6 +136,7 @@ __all__ = [
     "sum_by_example",
     "sum_by_group",
     "unbind",
+    "watch",
 ]
 
 _PLACES: dict[str, str | None] = {
@@ -149,6 +152,7 @@ _PLACES: dict[str, str | None] = {
     "save_adapter": "output.checkpoint",
     "save_state": "output.checkpoint",
     "fit": "run.fit",
+    "watch": "cli.watch",
     "VloraError": "errors",
     "TrainLoop": "train.loop",
     "evaluate": "train.eval_step",

@@ -59,6 +59,19 @@ class Device:
 
 
 @attrs.frozen(kw_only=True)
+class Working:
+    """What a run does next, until another event shows it: before its first step, and between steps.
+
+    Attributes:
+        what: As it is shown: "loading the model".
+        total: How many of it, where they are counted one by one by the events that follow.
+    """
+
+    what: str
+    total: int | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Compiling:
     """Workers compile kernels that the run is going to need.
 
@@ -310,4 +323,4 @@ class Finished:
 
 
 OfRun = Compiling | Compiled | Started | StepReport | Reported | StoppedEarly | Finished
-Event = OfRun | Skipped | Warned | Generated | Scored | Saved
+Event = OfRun | Working | Skipped | Warned | Generated | Scored | Saved

@@ -105,9 +105,10 @@ def test_a_run_with_other_releases_says_so(
     options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--iters", "1"]
 
     assert main([*options, "--output-path", str(tmp_path / "out")]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("note vlora was not proved with mlx ")
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [line for line in lines if line.startswith("note vlora was not proved with mlx ")]
     assert ", but with mlx 0.1, mlx-vlm 0.2; " in first
+    assert lines.index(first) < lines.index("loading the model ...")
 
 
 def test_written_recipe_runs(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_importing_changes_nothing() -> None:
 def test_the_screen_says_what_is_compiled() -> None:
     """How many, how long it took, and where they are kept."""
     console = Screen(record=True, width=200)
-    view = EventView(console, None)
+    view = EventView(console)
     view.show(Compiling(n_kernels=31, n_workers=2))
     view.show(Compiled(n_kernels=31, seconds=12.44, folder=Path("/cache/kernels")))
 

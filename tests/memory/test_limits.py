@@ -16,6 +16,7 @@ from tests.training import make_trainable
 from vlora import fit, parse_recipe
 from vlora.cli.sentences import describe_head
 from vlora.errors import RecipeError
+from vlora.events import Started
 from vlora.memory.command_buffers import MB_VARIABLE, default_max_mb_per_buffer
 from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_max_mb_per_buffer
 from vlora.models.backbone.head import head_use
@@ -94,11 +95,11 @@ def test_fit_puts_them_back(tmp_path: Path) -> None:
     }
     before = memory_limit(), cache_limit()
     run = fit(parse_recipe("", keys))
-    started = next(run)
+    started = next(event for event in run if isinstance(event, Started))
     inside = memory_limit()
     run.close()
 
-    assert started.head.extent == "chunks"  # type: ignore[union-attr]
+    assert started.head.extent == "chunks"
     assert inside == 4 * 10**9
     assert (memory_limit(), cache_limit()) == before
 

@@ -12,7 +12,7 @@ from tests.run.test_bad_rows import write_rows
 from tests.run.test_fit import losses, make_recipe, run
 from vlora import Recipe, fit, parse_recipe
 from vlora.errors import RecipeError, SampleError
-from vlora.events import Finished, Warned
+from vlora.events import Finished, Started, Warned
 from vlora.output.archive import archive_previous_run
 from vlora.output.lock import LOCK_NAME
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
@@ -45,7 +45,7 @@ def test_two_runs_at_once(checkpoint: CheckpointFactory, tmp_path: Path) -> None
     out = tmp_path / "out"
     recipe = text_recipe(checkpoint, tmp_path, out)
     events = fit(recipe)
-    started = next(events)
+    started = next(event for event in events if isinstance(event, Started))
     for resume in (False, True):
         with pytest.raises(RecipeError, match=r"output\.path: another run .* is writing to .*out"):
             run(recipe, resume=resume)

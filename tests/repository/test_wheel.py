@@ -70,5 +70,5 @@ def test_it_trains(wheel: Path, tmp_path: Path) -> None:
     sets = [f"--set={assignment}" for assignment in keys.split()]
     printed = run(python, "-m", "vlora", "my.toml", *sets, folder=tmp_path)
 
-    assert "step      2  loss" in printed
+    assert "step 2/2  loss" in printed
     assert (tmp_path / "runs" / "quickstart" / "model" / "config.json").is_file()

@@ -20,7 +20,7 @@ from tests.training import picture
 from vlora import Recipe, TrainState, collate, fit, init_state, make_optimizer, parse_recipe
 from vlora.build import load_data, load_model
 from vlora.errors import NonFiniteError, SampleError
-from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport
+from vlora.events import Event, Finished, Reported, Skipped, Started, StepReport, Working
 from vlora.models import describe_family
 from vlora.output.checkpoint import load_state, save_state
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME, STATE_NAME, output_paths
@@ -263,8 +263,13 @@ def test_what_a_run_writes(checkpoint: CheckpointFactory, rows: Path, tmp_path: 
     assert parse_recipe((out / RECIPE_NAME).read_text()) == recipe
     assert config["lora_parameters"]["scale"] == 2.0
     assert [event.metrics for event in events if isinstance(event, Reported)] == lines[1:]
-    assert isinstance(events[0], Started)
-    assert (events[0].n_rows, events[0].n_valid_rows) == (5, 2)
+    (started,) = [event for event in events if isinstance(event, Started)]
+    assert (started.n_rows, started.n_valid_rows) == (5, 2)
+    # What takes a while before the first step is told before it begins.
+    told = [event.what for event in events[: events.index(started)] if isinstance(event, Working)]
+    assert told[:2] == ["reading the rows", "loading the model"]
+    before = events[: next(place for place, event in enumerate(events) if isinstance(event, StepReport))]
+    assert before[-1] == Working(what="compiling the first step")
 
 
 def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

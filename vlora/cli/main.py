@@ -73,9 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: the user reads a sentence
         problem, status = explain(error, typed, recipes[0] if recipes else None)
         details = unforeseen.show(error) if DEBUG in typed else ""
-        print(f"{details}vlora: {problem}", file=sys.stderr)
+        print(f"{details}{_break_lines(f'vlora: {problem}')}", file=sys.stderr)
         _tell_programs(problem, status, screen, typed)
         return status
+
+
+def _break_lines(sentence: str) -> str:
+    """Break a sentence between its words where a terminal would break it within them."""
+    if not sys.stderr.isatty():
+        return sentence
+    from rich.console import Console
+    from rich.text import Text
+
+    from .wrapping import wrap
+
+    return wrap(Text(sentence), Console(stderr=True).width - 1).plain
 
 
 def _make_screen(typed: Sequence[str]) -> "Screen":

@@ -6,8 +6,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.text import Text
 
 from .records import make_record, write_record
+from .wrapping import wrap
 
 Mode = Literal["all", "quiet", "json"]
 """What is printed: all that a command has to say; its last result only; or objects for programs and nothing else."""
@@ -42,6 +44,17 @@ class Screen(Console):
             os.dup2(nowhere, self.file.fileno())
             os.close(nowhere)
         self.when_unread()
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print as rich does, but break lines of text that the terminal would break within words between them."""
+        if settings.get("soft_wrap") and self.is_terminal and len(objects) == 1:
+            (text,) = objects
+            style = settings.pop("style", None) or ""
+            if isinstance(text, str):
+                has_markup = settings.get("markup", True) is not False
+                text = Text.from_markup(text, style=style) if has_markup else Text(text, style=style)
+            objects = (wrap(text, self.width - 1) if isinstance(text, Text) else text,)
+        super().print(*objects, **settings)
 
     def tell(self, event: object, **fields: Any) -> None:
         """Print an object for programs; nothing where people read.

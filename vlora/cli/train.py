@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..events import Finished, StepReport
+from ..events import Finished, StepReport, Working
 from ..recipe.legacy import idle_options
 from ..recipe.schema import Recipe
 from ..system.signals import EndedError, Signals, stop_on_signals
@@ -86,18 +86,20 @@ def train(
         0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
         141 where nothing reads any more what is printed.
     """
+    from .view import open_view
+
     finished: Finished | None = None
     try:
-        with _stop_on_signals(console) as signals:
+        with _stop_on_signals(console) as signals, open_view(console) as view:
             with importing(recipe):
                 from ..compilation.known_kernels import begin
 
+                view.show(Working(what="importing MLX, mlx-vlm and transformers"))
                 # Before what takes long to import: workers compile meanwhile.
                 begin(recipe.model.path)
                 from ..run.fit import fit
                 from .ending import show_end
-                from .view import open_view
-            with open_view(console) as view, open_consumers(recipe, view.warn, go_on) as consume:
+            with open_consumers(recipe, view.warn, go_on) as consume:
                 for note in notes:
                     view.warn(note)
                 for event in fit(recipe, resume=resume, or_start=or_start, should_stop=signals.is_asked):

@@ -1,11 +1,13 @@
-"""What a run prints as it goes on: a line for each event, and a bar below the lines on a terminal."""
+"""What a run prints as it goes on: a line for each event, and a bar below the lines on a terminal or in a notebook."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ..events import (
     Compiled,
@@ -20,7 +22,10 @@ from ..events import (
     StepReport,
     StoppedEarly,
     Warned,
+    Working,
 )
+from .progress.bar import PER_SECOND, format_seconds, write_bar
+from .progress.state import TRAINING, ProgressState
 from .screen import Screen
 from .sentences import (
     describe_best,
@@ -32,51 +37,78 @@ from .sentences import (
 )
 from .units import format_bytes, format_count
 
+SECONDS = 30
+"""Without a line after which one says how far a run is, where there is no bar."""
+
+COUNTED = (StepReport, Generated)
+
 
 @attrs.define
 class EventView:
-    """Prints a run's events: plain lines; with a terminal, a bar below them.
+    """Prints a run's events: lines, and how far the run is.
 
     Attributes:
         console: Where they are printed.
-        progress: Holds the bar; None without a terminal.
-        task: The bar, once the run has started.
+        state: How far the run is.
+        show_bar: Shows that again below the lines; None where lines of their own say it.
+        clock: Gives seconds.
     """
 
     console: Screen
-    progress: Progress | None
-    task: TaskID | None = None
+    state: ProgressState = attrs.field(factory=ProgressState)
+    show_bar: Callable[[], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    _printed: float = attrs.field(init=False, default=0.0)
 
     def show(self, event: Event) -> None:
         """Print what there is to say of an event."""
-        self.console.tell(event)
+        self.state.take(event)
+        self._tell(event)
         if isinstance(event, Started):
             self._show_start(event)
-        elif isinstance(event, StepReport):
-            self._move_bar(event)
-        elif isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
-            # Rounds of answers have been shown answer by answer.
-            self._print(_report_line(event, self.console.width if self.progress is not None else None))
-        elif isinstance(event, Skipped):
-            self._print(f"[yellow]skipped[/] {escape(event.reason)}")
-        elif isinstance(event, Warned | StoppedEarly):
-            self.warn(event.message if isinstance(event, Warned) else describe_early(event))
-        elif isinstance(event, Compiling | Compiled):
-            self._print(_describe_compilation(event))
-        elif isinstance(event, Generated):
-            self._show_answer(event)
-        elif isinstance(event, Scored):
-            self._print(describe_scores(event))
-        elif isinstance(event, Saved):
-            why = "" if event.best is None else f", the best so far: {describe_best(event.best)}"
-            self._print(f"saved {escape(str(event.path))} after step {event.step}{why}")
+        elif (line := self._write(event)) is not None:
+            self._print(line)
+        elif self.show_bar is None:
+            self._show_progress(event)
+        if self.show_bar is not None:
+            self.show_bar()
 
     def warn(self, message: str) -> None:
         """Print that something went otherwise than meant."""
-        self._print(f"[yellow]note[/] {escape(message)}")
+        self._print(_describe_warning(message))
+
+    def _write(self, event: Event) -> str | None:
+        """Write an event in a line; None for what needs none, or several."""
+        if isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
+            # Rounds of answers have been shown answer by answer.
+            return self._write_report(event)
+        if isinstance(event, Compiling | Compiled):
+            return _describe_compilation(event)
+        if isinstance(event, Scored):
+            return describe_scores(event, self.state.n_steps)
+        return _write_note(event)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, COUNTED):
+            left = self.state.seconds_left
+            self.console.tell(event, seconds_left=None if left is None else round(left, 1))
+        else:
+            self.console.tell(event)
 
     def _print(self, line: str) -> None:
+        self._printed = self.clock()
         self.console.print(line, soft_wrap=True)
+
+    def _show_progress(self, event: Event) -> None:
+        """Say what a run does where there is no bar, and how far it is where it has not said so for a while."""
+        if isinstance(event, Working) and self.state.newest is None:
+            counted = f" {event.total} rows" if event.total else ""
+            self._print(f"{event.what}{counted} ...")
+        elif isinstance(event, COUNTED) and self.clock() - self._printed >= SECONDS:
+            left = self.state.seconds_left
+            said = "" if left is None else f", about {format_seconds(left)} left"
+            what = "step" if self.state.what == TRAINING else self.state.what
+            self._print(f"{what} {self.state.done}/{self.state.total}{said}")
 
     def _show_start(self, event: Started) -> None:
         device = event.device
@@ -95,25 +127,31 @@ class EventView:
         self._print(f"features of images: {escape(describe_storage(event.features))}")
         if (head := describe_head(event.head)) is not None:
             self._print(f"head: {escape(head)}")
-        if self.progress is not None:
-            self.task = self.progress.add_task("", total=event.n_steps, completed=event.first_step, status="")
 
-    def _move_bar(self, event: StepReport) -> None:
-        if self.progress is not None and self.task is not None:
-            import mlx.core as mx
+    def _write_report(self, event: Reported) -> str:
+        left = None if self.show_bar is not None else self.state.seconds_left
+        width = self.console.width - 1 if self.show_bar is not None and self.console.is_terminal else None
+        return write_report(event, self.state.n_steps, left, width)
 
-            status = (
-                f"loss {event.loss:.4f}  mean {event.running_loss:.4f}  "
-                f"{event.tokens / event.step_s:,.0f} tokens/s  {mx.get_peak_memory() / 1e9:.2f} GB"
-            )
-            self.progress.update(self.task, completed=event.step, total=event.n_steps, status=status)
 
-    def _show_answer(self, event: Generated) -> None:
-        if event.done == event.total:
-            self._print(
-                f"accuracy {event.when} training: [bold]{event.accuracy:.1%}[/] of {event.total} held-out rows "
-                f"(last: expected {escape(repr(event.expected))}, answered {escape(repr(event.found))})"
-            )
+def _write_note(event: Event) -> str | None:
+    if isinstance(event, Skipped):
+        return f"[yellow]skipped[/] {escape(event.reason)}"
+    if isinstance(event, Warned | StoppedEarly):
+        return _describe_warning(event.message if isinstance(event, Warned) else describe_early(event))
+    if isinstance(event, Saved):
+        why = "" if event.best is None else f", the best so far: {describe_best(event.best)}"
+        return f"saved {escape(str(event.path))} after step {event.step}{why}"
+    if isinstance(event, Generated) and event.done == event.total:
+        return (
+            f"accuracy {event.when} training: [bold]{event.accuracy:.1%}[/] of {event.total} held-out rows "
+            f"(last: expected {escape(repr(event.expected))}, answered {escape(repr(event.found))})"
+        )
+    return None
+
+
+def _describe_warning(message: str) -> str:
+    return f"[yellow]note[/] {escape(message)}"
 
 
 def _describe_compilation(event: Compiling | Compiled) -> str:
@@ -122,7 +160,7 @@ def _describe_compilation(event: Compiling | Compiled) -> str:
     return f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {escape(str(event.folder))}"
 
 
-def describe_scores(event: Scored) -> str:
+def describe_scores(event: Scored, n_steps: int | None = None) -> str:
     """Say what metrics found, each with its interval: "step 40  exact_match 0.95 (0.92 to 0.97)"."""
     found = [
         f"{escape(name)} [bold]{value.mean:.3f}[/]"
@@ -130,41 +168,63 @@ def describe_scores(event: Scored) -> str:
         + ("" if value.n == event.n_rows else f" over {value.n} rows")
         for name, value in event.scores.items()
     ]
-    return f"step {event.step:>6}  {'  '.join(found)}"
+    return f"{_name_step(event.step, n_steps)}  {'  '.join(found)}"
 
 
-def _report_line(event: Reported, width: int | None = None) -> str:
-    """Write a report in one line; one of `width` columns leaves out what the bar below shows if all does not fit."""
+def write_report(event: Reported, n_steps: int | None, seconds_left: float | None, width: int | None = None) -> str:
+    """Write a report in one line.
+
+    Args:
+        event: The report.
+        n_steps: Steps of the whole run, if known.
+        seconds_left: How long the rest takes, if that is to be said.
+        width: Columns that there are, if a bar below says what is left out: all steps, the memory, the mean.
+    """
     metrics = event.metrics
+    step = _name_step(int(metrics["step"]), n_steps)
     if "valid_loss" in metrics:
         return (
-            f"step {metrics['step']:>6}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
+            f"{step}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
             f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows"
         )
     parts = {
-        "loss": f"step {metrics['step']:>6}  loss {metrics['loss']:.4f}",
+        "loss": f"loss {metrics['loss']:.4f}",
         "mean": f"mean {metrics['running_loss']:.4f}",
         "rate": f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}",
         "speed": f"{metrics['tokens_per_s']:,.0f} tokens/s",
         "memory": f"{metrics['peak_memory_gb']:.2f} GB",
+        "left": "" if seconds_left is None else f"{format_seconds(seconds_left)} left",
     }
-    line = "  ".join(parts.values())
-    if width is None or len(line) <= width:
-        return line
-    return "  ".join(part for name, part in parts.items() if name not in {"mean", "memory"})
+    for left_out in ((), ("memory",), ("memory", "mean")):
+        line = "  ".join([step, *(part for name, part in parts.items() if part and name not in left_out)])
+        if width is None or len(line) <= width:
+            return line
+    return "  ".join([step.partition("/")[0], *(parts[name] for name in ("loss", "rate", "speed"))])
+
+
+def _name_step(step: int, n_steps: int | None) -> str:
+    return f"step {step:>6}" if n_steps is None else f"step {step:>{len(str(n_steps))}}/{n_steps}"
 
 
 @contextmanager
 def open_view(console: Screen) -> Iterator[EventView]:
     """Give the view of a run on a console, with a bar while the `with` lasts if it is a terminal."""
     if not console.is_terminal or console.mode != "all":
-        yield EventView(console, None)
+        yield EventView(console)
         return
-    columns = (
-        BarColumn(bar_width=24),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield EventView(console, progress)
+    state = ProgressState()
+
+    def draw() -> Text:
+        return Text(write_bar(state, console.width - 1, _find_peak(state)), no_wrap=True, overflow="crop")
+
+    with Live(console=console, get_renderable=draw, refresh_per_second=PER_SECOND, transient=True) as live:
+        yield EventView(console, state, show_bar=live.refresh)
+
+
+def _find_peak(state: ProgressState) -> float:
+    """Give the peak of the memory that arrays have taken, once there are some."""
+    if state.newest is None:
+        return 0.0
+    import mlx.core as mx
+
+    return mx.get_peak_memory() / 1e9

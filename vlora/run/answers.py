@@ -8,7 +8,7 @@ from .. import models
 from ..errors import AnswerError, EvaluationError, SampleError
 from ..evaluation.metrics import score
 from ..evaluation.prediction import Prediction, dump_prediction, plain_columns
-from ..events import Event, Generated, Scored, Warned
+from ..events import Event, Generated, Scored, Warned, Working
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
 from .choice import OF_ANSWERS
@@ -78,6 +78,7 @@ def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Gener
     if not section.answer_rows or rows is None:
         return False
     total = len(rows) if section.answer_rows == -1 else min(section.answer_rows, len(rows))
+    yield Working(what=f"answering {when} training", total=total)
     found = Round(when=when, step=int(run.loop.state.step), total=total)
     try:
         is_left = yield from _ask(run, found, should_stop)

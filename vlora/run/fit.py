@@ -9,7 +9,7 @@ import mlx.core as mx
 from ..errors import OutOfMemoryError
 from ..estimate import shortage
 from ..estimate.shortage import foresee, without_references
-from ..events import Event, StepReport, StoppedEarly, Warned
+from ..events import Event, StepReport, StoppedEarly, Warned, Working
 from ..recipe.schema import Recipe
 from ..system.endings import close_at_exit, watch_thread
 from ..train.schedules import is_due
@@ -92,6 +92,8 @@ def _before_steps(run: RunContext) -> Iterator[Event]:
         yield from validate(run, _never)
     elif run.metrics.is_marked:
         yield from _follow_up(run, is_again=True)
+    if not run.is_over:
+        yield Working(what="compiling the first step")
 
 
 def _after_step(run: RunContext, step: int, report: StepReport | None) -> Iterator[Event]:

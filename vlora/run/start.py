@@ -20,7 +20,7 @@ from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
 from ..evaluation.metrics import find_metrics
-from ..events import Event, Started, Warned
+from ..events import Event, Started, Warned, Working
 from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
 from ..ops.parameters import count_parameters
 from ..output import checkpoint
@@ -72,9 +72,12 @@ def start(
         VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
     """
     run = yield from _open(recipe, stack, resume=resume, or_start=or_start)
+    yield Working(what="reading the first rows")
     run.data.encoder.prepare(run.data.train.first_samples())
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":
+        yield Working(what="trying the model on the first rows")
         _probe(run)
+    yield Working(what="preparing the first step")
     first = _make_loop(run, should_stop)
     unbind(run.backbone)
     warnings = _open_files(run, first)
@@ -100,6 +103,7 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         yield Warned(message=compilation.note)
     if compilation.announced is not None:
         yield compilation.announced
+    yield Working(what="reading the rows")
     data = load_data(recipe)
     found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
     if found is not None:
@@ -108,8 +112,11 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         data = follow_rules(data, rules)
     learned, warnings = _find_learned(recipe.data, paths, found, data.train)
     yield from warnings
+    if compilation.announced is not None:
+        yield Working(what="compiling kernels")
     if (compiled := compilation.wait()) is not None:
         yield compiled
+    yield Working(what="loading the model")
     with naming_shortage("loading the model"):
         backbone, config = load_model(recipe, data.files)
     if recipe.model.add_tokens and not resume:

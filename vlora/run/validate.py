@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator
 
-from ..events import Event, Warned
+from ..events import Event, Warned, Working
 from .choice import VALID_LOSS
 from .context import RunContext
 
@@ -20,6 +20,7 @@ def validate(run: RunContext, should_stop: Callable[[], bool]) -> Generator[Even
     validator = run.validator
     if validator is None:
         return False
+    yield Working(what="validating")
     found = validator.measure(run.loop.state, should_stop)
     if found is None:
         return True

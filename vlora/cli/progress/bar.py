@@ -1,0 +1,63 @@
+"""The line below all others that says how far a run is, in as many columns as there are. Pure."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
+
+from .state import TRAINING, ProgressState
+
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+PER_SECOND = 8
+"""Frames of the spinner."""
+
+BAR, SHORT_BAR, WIDE = 24, 12, 100
+"""Columns of a bar, of one in a terminal that is less wide, and how wide that is."""
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time: "0:05", "12:34", "1:02:03", "2 days 3:04:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    written = f"{hours}:{minutes:02}:{rest:02}" if hours or days else f"{minutes}:{rest:02}"
+    return f"{days} day{'s' * (days > 1)} {written}" if days else written
+
+
+def write_bar(state: ProgressState, width: int, memory_gb: float = 0.0) -> str:
+    """Write how far a run is: a bar where it is counted, a spinner with the time that has gone where it is not.
+
+    Args:
+        state: How far it is.
+        width: Columns that there are.
+        memory_gb: The peak of the memory in use; left out if 0.
+    """
+    if state.total is None or not state.total:
+        frame = SPINNER[int(state.elapsed * PER_SECOND) % len(SPINNER)]
+        return _fit([f"{frame} {state.what}", format_seconds(state.elapsed)], width)
+    counted = f"{state.done}/{state.total}"
+    left = "" if state.seconds_left is None else f"{format_seconds(state.seconds_left)} left"
+    if state.what != TRAINING:
+        return _with_bar(state, [f"{state.what} {counted}", left], width)
+    assert state.newest is not None  # noqa: S101 - it trains
+    step = state.newest
+    speed = f"{step.tokens / step.step_s:,.0f} tokens/s" if step.step_s else ""
+    memory = f"{memory_gb:.2f} GB" if memory_gb else ""
+    return _with_bar(state, [f"step {counted}", left, f"loss {step.loss:.4f}", speed, memory], width)
+
+
+def _with_bar(state: ProgressState, parts: Sequence[str], width: int) -> str:
+    length = BAR if width >= WIDE else SHORT_BAR
+    text = _fit(parts, width - length - 1)
+    full = round(length * min(1.0, state.done / (state.total or 1)))
+    return f"{'━' * full}{'─' * (length - full)} {text}"
+
+
+def _fit(parts: Sequence[str], width: int) -> str:
+    """Join as many of the parts as there is room for, the first ones first."""
+    line = ""
+    for part in filter(None, parts):
+        longer = f"{line}  {part}" if line else part
+        if line and cell_len(longer) > width:
+            break
+        line = longer
+    return line if cell_len(line) <= width else set_cell_size(line, max(0, width)).rstrip()

@@ -1,0 +1,64 @@
+"""Lines of a terminal: broken between words, and within a word only where it is a path. Pure.
+
+A command is broken so that it can be pasted: each of its lines but the last ends with a backslash.
+"""
+
+import re
+from collections.abc import Iterator
+
+from rich.cells import cell_len
+from rich.text import Text
+
+COMMAND = re.compile(r"\s*python -m \w")
+PIECES = re.compile(r"\s+|(?:'[^']*'|\"[^\"]*\"|[^\s'\"])+|['\"]")
+"""Spaces, and words; what stands in quotes is no place to break a command at."""
+WORDS = re.compile(r"\s+|\S+")
+PATHS = re.compile(r"[^/]*/|[^/]+")
+INDENT = 2
+
+
+def wrap(text: Text, width: int) -> Text:
+    """Break a text into lines of at most a width, later lines of each of its lines indented a little more.
+
+    A word that is wider than that stays whole where it has no separator of paths.
+    """
+    return Text("\n").join(piece for line in text.split("\n", allow_blank=True) for piece in _wrap_line(line, width))
+
+
+def _wrap_line(line: Text, width: int) -> Iterator[Text]:
+    if cell_len(line.plain) <= width:
+        yield line
+        return
+    is_command = COMMAND.match(line.plain) is not None
+    indent = len(line.plain) - len(line.plain.lstrip()) + INDENT
+    end = " \\" if is_command else ""
+    starts = list(_find_breaks(line.plain, width - len(end), indent, PIECES if is_command else WORDS))
+    pieces = line.divide(starts)
+    for number, piece in enumerate(pieces):
+        is_last = number == len(pieces) - 1
+        if not is_last:
+            piece.rstrip()
+            piece.append(end)
+        yield piece if not number else Text(" " * indent) + piece
+
+
+def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str]) -> Iterator[int]:
+    """Yield the places at which lines begin, but for the first."""
+    column, is_empty = 0, True
+    for found in pieces.finditer(plain):
+        size = cell_len(found[0])
+        if found[0].isspace():
+            column += size
+            continue
+        if column + size > width and not is_empty:
+            yield found.start()
+            column = indent
+        is_empty = False
+        if column + size > width and "/" in found[0] and pieces is WORDS:
+            for part in PATHS.finditer(found[0]):
+                if column + cell_len(part[0]) > width and part.start():
+                    yield found.start() + part.start()
+                    column = indent
+                column += cell_len(part[0])
+        else:
+            column += size

@@ -1,5 +1,6 @@
 """What takes a run's events besides the screen gets all of them, and whatever is wrong with it ends no training."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from vlora.cli import consumers
 from vlora.cli.consumers import open_consumers
 from vlora.cli.main import main
+from vlora.evaluation.prediction import read_predictions
 from vlora.events import Event, Warned
-from vlora.output.paths import DERIVED_NAMES
+from vlora.output.paths import DERIVED_NAMES, PREDICTIONS_NAME, REPORT_NAME
 from vlora.recipe.parse import parse_recipe
 from vlora.trackers.guard import Consumer
 
@@ -91,6 +93,26 @@ def test_a_run_draws_its_losses(is_wanted: bool, checkpoint: CheckpointFactory, 
     assert main([*typed, "--output-path", str(out), "--set", f"output.report={str(is_wanted).lower()}"]) == 0
 
     assert [(out / name).is_file() for name in DERIVED_NAMES] == [is_wanted, is_wanted]
+
+
+def test_a_report_of_a_run_that_went_on(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """It has the reports and the answers of both processes, with the pictures of the rows that were held out."""
+    out = tmp_path / "out"
+    typed = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(out)]
+    for key in ("data.valid_fraction=0.5", "eval.answer_rows=2", "eval.max_new_tokens=2", "train.steps_per_report=1"):
+        typed += ["--set", key]
+    assert main([*typed, "--iters", "2"]) == 0
+    assert main([*typed, "--iters", "3", "--resume"]) == 0
+
+    page = (out / REPORT_NAME).read_text()
+    assert "Training is over." in page
+    assert re.search(r"went on behind step</bdi></dt><dd><bdi>2<", page)
+    assert page.count('aria-labelledby="loss-title') == 1
+    assert re.search(r"train, per report: 3 points", page)
+    for said in ("before training", "after step 2", "after step 3"):
+        assert page.count(said) == 2
+    asked = {prediction.row: prediction.images for prediction, _ in read_predictions(out / PREDICTIONS_NAME)}
+    assert page.count("<img ") == sum(map(len, asked.values())) > 0
 
 
 def test_a_report_that_cannot_be_written_ends_no_training(

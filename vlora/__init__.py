@@ -24,6 +24,8 @@ What a run is made of, `row -> Sample -> Example -> Batch -> (TrainState, StepOu
     load_adapter          another saved adapter in place of the model's
     attach_feature_cache  keeps what a frozen vision tower gives
     answer                what the model answers to a sample's question
+    predict               the same of many rows, a batch at a time, as AnswerOptions say it: a Prediction of each
+    find_metrics, score   metrics by their names; what they say of predictions, with intervals
     Recipe, Sample, Turn, ImageSlot, Example, Batch, Targets, TrainState, StepOutput    the records
 
 Training:
@@ -68,13 +70,16 @@ if TYPE_CHECKING:
     from .data.packing import first_fit_decreasing
     from .data.sampler import epoch_batches
     from .errors import VloraError
-    from .models.generation.answering import answer
+    from .evaluation.metrics import find_metrics, score
+    from .evaluation.prediction import Prediction
+    from .models.generation.answering import AnswerOptions, answer
     from .models.load.trainable import load_adapter
     from .ops.buckets import bucket_length
     from .output.checkpoint import load_state, save_adapter, save_state
     from .recipe.parse import dump_recipe, parse_recipe
     from .recipe.schema import Recipe
     from .run.fit import fit
+    from .run.predict import predict
     from .trackers.opening import open_trackers
     from .train.eval_step import evaluate, make_eval_step
     from .train.gradients import step_gradients
@@ -91,10 +96,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerOptions",
     "Batch",
     "Example",
     "ImageSlot",
     "Objective",
+    "Prediction",
     "Recipe",
     "Sample",
     "StepOutput",
@@ -114,6 +121,7 @@ __all__ = [
     "epoch_batches",
     "evaluate",
     "events",
+    "find_metrics",
     "first_fit_decreasing",
     "fit",
     "format_sample",
@@ -130,8 +138,10 @@ __all__ = [
     "mask_completions",
     "open_trackers",
     "parse_recipe",
+    "predict",
     "save_adapter",
     "save_state",
+    "score",
     "step_gradients",
     "sum_by_example",
     "sum_by_group",
@@ -145,7 +155,12 @@ _PLACES: dict[str, str | None] = {
     "collate_packed": "data.collate",
     "epoch_batches": "data.sampler",
     "adapter_state_dict": "adapters.attached",
+    "AnswerOptions": "models.generation.answering",
     "answer": "models.generation.answering",
+    "predict": "run.predict",
+    "Prediction": "evaluation.prediction",
+    "find_metrics": "evaluation.metrics",
+    "score": "evaluation.metrics",
     "events": None,
     "load_adapter": "models.load.trainable",
     "load_state": "output.checkpoint",

@@ -27,6 +27,7 @@ LINES = [line for language, text in CODE if language == "sh" for line in text.sp
 RUN = "python -m vlora recipes/quickstart.toml"
 MAP = (ROOT / "vlora" / "README.md").read_text(encoding="utf-8")
 OWN_LOOP_LINES = 28
+OWN_EVALUATION_LINES = 25
 AFTERNOON = 2600
 """Lines."""
 COMMAND = re.compile(r"`(python -m [^`]+)`")
@@ -51,7 +52,7 @@ def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_own_loop(tmp_path: Path) -> None:
     """The loop in the README is short, runs as it stands, its loss falls, and the model answers."""
-    (code,) = PYTHON
+    code = next(text for text in PYTHON if "make_train_step" in text)
     result = run(["-W", "error::DeprecationWarning:vlora", "-c", code], tmp_path)
     said = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
     losses = [float(words[1]) for words in said if words[0] == "loss"]
@@ -62,6 +63,18 @@ def test_own_loop(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     assert said[-1][0] == "answer"
     assert (tmp_path / "runs" / "mine" / "state.safetensors").is_file()
+
+
+def test_own_evaluation(tmp_path: Path) -> None:
+    """The evaluation in the README is short and runs as it stands, with an interval for each metric."""
+    code = next(text for text in PYTHON if "vlora.predict" in text)
+    result = run(["-W", "error::DeprecationWarning:vlora", "-c", code], tmp_path)
+    said = result.stdout.splitlines()
+
+    assert len([line for line in code.splitlines() if line.strip()]) <= OWN_EVALUATION_LINES
+    assert not result.returncode, result.stderr
+    assert [line.split()[0] for line in said] == ["exact_match", "token_f1", "worst"]
+    assert all(re.search(r" 0\.\d{3} \(0\.\d{3} to \d\.\d{3}\) of 32 rows$", line) for line in said[:2])
 
 
 def test_install_lines() -> None:

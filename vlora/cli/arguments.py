@@ -89,7 +89,9 @@ def make_parser(command: str, about: str, examples: Sequence[str] = (), **settin
     return parser
 
 
-def make_recipe_parser(command: str, about: str, examples: Sequence[str] = (), usage: str = "") -> Parser:
+def make_recipe_parser(
+    command: str, about: str, examples: Sequence[str] = (), usage: str = "", **further: Any
+) -> Parser:
     """Make the parser of a command that takes a recipe, with the options that change it.
 
     Args:
@@ -97,9 +99,10 @@ def make_recipe_parser(command: str, about: str, examples: Sequence[str] = (), u
         about: As for `make_parser`.
         examples: As for `make_parser`.
         usage: How it is typed, where that is not as for most commands.
+        further: As for `make_parser`.
     """
     usage = usage or f"python -m vlora {command} [options] [recipe]"
-    parser = make_parser(command, about, examples, usage=usage, argument_default=argparse.SUPPRESS)
+    parser = make_parser(command, about, examples, usage=usage, argument_default=argparse.SUPPRESS, **further)
     parser.add_argument(
         "recipes",
         nargs="*",

@@ -22,6 +22,7 @@ COMMANDS = {
     "init": "list the recipes that come with vlora, and write one",
     "inspect": "show rows as the model will see them, or count all of them",
     "plan": "say what memory a recipe needs, before anything is loaded",
+    "eval": "answer held-out rows with what was trained, and measure the answers",
     "compare": "put runs beside one another",
     "doctor": "prove vlora on this machine",
 }

@@ -11,6 +11,7 @@ from ..recipe.schema import Recipe
 STATE_NAME = "training/state.safetensors"
 METRICS_NAME = "metrics.jsonl"
 PREDICTIONS_NAME = "predictions.jsonl"
+EVALUATION_NAME = "predictions-eval.jsonl"
 RECIPE_NAME = "recipe.toml"
 EXAMPLE_NAME = "example.png"
 REPORT_NAME = "report.html"

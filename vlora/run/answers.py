@@ -1,18 +1,21 @@
 """Rounds of answers: held-out rows answered by the newest state, scored and written."""
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 import attrs
 
 from .. import models
 from ..errors import AnswerError, EvaluationError, SampleError
 from ..evaluation.metrics import score
-from ..evaluation.prediction import Prediction, dump_prediction, plain_columns
+from ..evaluation.prediction import Prediction, dump_prediction
 from ..events import Event, Generated, Scored, Warned, Working
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
+from ..train.schedules import is_due
 from .choice import OF_ANSWERS
 from .context import RunContext
+from .predict import predict
 
 FEWEST_TOGETHER = 8
 """Questions that are answered together where memory has room for fewer rows with their gradients."""
@@ -95,6 +98,15 @@ def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Gener
     return False
 
 
+def answer_between(run: RunContext, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Answer behind a step, if a round is due there and was not given; behind the last one another round comes."""
+    every, step, n_steps = run.recipe.eval.answer_every, run.done, run.n_steps
+    if every and run.metrics.answered < step < n_steps and is_due(step, every, n_steps):
+        is_left = yield from answer(run, "during", should_stop)
+        run.loop.is_stopped |= is_left
+        run.metrics.answered = run.metrics.answered if is_left else step
+
+
 def answer_options(recipe: Recipe, step: int) -> models.AnswerOptions:
     """Say how a recipe has rows answered after some steps."""
     section = recipe.eval
@@ -110,30 +122,31 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
     """Answer the rows of a round; whether it was left off."""
     rows = run.data.valid
     assert rows is not None  # noqa: S101 - `answer` has asked
-    answerer = models.Answerer(
-        backbone=run.backbone,
-        encoder=run.data.encoder,
-        options=answer_options(run.recipe, found.step),
+    indices = range(found.total)
+
+    def skip(error: SampleError) -> None:
+        run.loader.skip(error)
+        found.total -= 1
+
+    answers = predict(
+        run.backbone,
+        run.data.encoder,
+        rows,
+        answer_options(run.recipe, found.step),
+        indices=indices,
+        step=found.step,
+        on_bad_row=skip,
         should_stop=should_stop,
         workers=run.loader.workers,
     )
-    style = run.data.files.family.format.boxes
-    with run.bound(), models.generating(run.backbone):
-        answers = answerer.answer(range(found.total), rows.__getitem__)
+    with run.bound(), closing(answers) as predictions:
         while True:
             with naming_shortage(f"answering rows {found.when} training", remedy=FEWER_ANSWERS):
-                answered = next(answers, None)
-            if should_stop():
-                return True
-            if answered is None:
-                return False
-            if isinstance(answered, SampleError):
-                run.loader.skip(answered)
-                found.total -= 1
-                yield from run.drain_events()
-                continue
-            columns = plain_columns(rows.table[int(rows.indices[answered.index])])
-            yield from found.add(_predict(answered, found.step, columns, None if style is None else style.name))
+                prediction = next(predictions, None)
+            yield from run.drain_events()
+            if should_stop() or prediction is None:
+                return should_stop()
+            yield from found.add(prediction)
 
 
 def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:
@@ -165,18 +178,3 @@ def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:
     if found.when != "during":
         run.metrics.accuracy[f"accuracy_{found.when}"] = accuracy
         yield run.metrics.write({"step": found.step, **run.metrics.accuracy})
-
-
-def _predict(answered: models.Answered, step: int, columns: dict[str, object], convention: str | None) -> Prediction:
-    question = answered.question
-    return Prediction(
-        row=question.source,
-        images=question.images,
-        prompt=question.text,
-        expected=question.expected,
-        answer=answered.text,
-        step=step,
-        columns=columns,
-        image_sizes=question.image_sizes,
-        convention=convention,
-    )

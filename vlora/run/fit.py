@@ -13,7 +13,7 @@ from ..events import Event, StepReport, StoppedEarly, Warned, Working
 from ..recipe.schema import Recipe
 from ..system.endings import close_at_exit, watch_thread
 from ..train.schedules import is_due
-from .answers import answer
+from .answers import answer, answer_between
 from .context import RunContext
 from .finish import finish
 from .save import rescue, save, save_best, save_last_choice, save_numbered
@@ -127,12 +127,7 @@ def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
         is_left = yield from validate(run, _never if is_again else run.loop.should_stop)
         run.loop.is_stopped |= is_left
-    answer_every = run.recipe.eval.answer_every
-    # Behind the last step comes the round that follows training.
-    if answer_every and run.metrics.answered < step < n_steps and is_due(step, answer_every, n_steps):
-        is_left = yield from answer(run, "during", _never if is_again else run.loop.should_stop)
-        run.loop.is_stopped |= is_left
-        run.metrics.answered = run.metrics.answered if is_left else step
+    yield from answer_between(run, _never if is_again else run.loop.should_stop)
     yield from save_numbered(run, is_again=is_again)
     # Behind the training state, which knows which one it is: a run that goes on from there writes it once more.
     yield from save_best(run)

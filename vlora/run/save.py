@@ -23,6 +23,7 @@ from ..output.paths import (
     ADAPTER_NAME,
     BEST_FILE,
     DERIVED_NAMES,
+    EVALUATION_NAME,
     EXAMPLE_NAME,
     METRICS_NAME,
     PREDICTIONS_NAME,
@@ -35,7 +36,7 @@ from ..train.schedules import is_due
 from ..train.state import all_finite
 from .context import RunContext
 
-OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, BEST_FILE, *DERIVED_NAMES)
+OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, EVALUATION_NAME, RECIPE_NAME, EXAMPLE_NAME, BEST_FILE, *DERIVED_NAMES)
 NOT_A_MODELS = (*OWN_NAMES, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
 

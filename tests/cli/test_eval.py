@@ -1,0 +1,103 @@
+"""`python -m vlora eval` shows metrics with their intervals and the worst answers, and says where all of them are."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
+from vlora.cli import eval as command
+from vlora.cli.main import main
+from vlora.cli.screen import Screen
+from vlora.evaluation.metrics import find_metrics, score
+from vlora.evaluation.prediction import Prediction
+from vlora.recipe.parse import dump_recipe
+from vlora.run.evaluation import Evaluated
+
+CheckpointFactory = Callable[[str], Path]
+
+
+@pytest.fixture
+def recipe_file(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """Write the recipe of a run that is over."""
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"),
+        rows,
+        tmp_path / "out",
+        data__valid_path=str(rows),
+        eval__max_new_tokens=2,
+        eval__metrics=["token_f1", "cer"],
+        train__iters=1,
+    )
+    run(recipe)
+    file = tmp_path / "recipe.toml"
+    file.write_text(dump_recipe(recipe))
+    return file
+
+
+def test_it_shows_what_was_found(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Model, rows, metrics and file; exit status 0."""
+    status = main(["eval", str(recipe_file), "--rows", "5", "--set", 'eval.metrics=["token_f1", "exact_match"]'])
+    shown = capsys.readouterr().out.splitlines()
+
+    assert status == 0
+    assert shown[0] == f"model: {tmp_path / 'out' / 'adapters.safetensors'} after 1 step"
+    assert shown[1] == "rows: 5 of rows.jsonl train"
+    assert shown[2].startswith("token_f1     0.")
+    assert shown[3].startswith("exact_match  0.000  (0.000 to 0.000)")
+    assert shown[-1] == f"answers: {tmp_path / 'out' / 'predictions-eval.jsonl'}"
+    assert len((tmp_path / "out" / "predictions-eval.jsonl").read_text().splitlines()) == 5
+
+
+def test_options_choose_what_is_evaluated(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base, other rows and another file; the older script's --split is not meant here."""
+    file = tmp_path / "base.jsonl"
+    chosen = ["--base", "--split", "train", "--rows", "2", "--write", str(file), "--set", 'eval.metrics=["contains"]']
+    status = main(["eval", str(recipe_file), *chosen])
+
+    assert status == 0
+    assert ", untrained\n" in capsys.readouterr().out
+    assert len(file.read_text().splitlines()) == 2
+    assert not (tmp_path / "out" / "predictions-eval.jsonl").exists()
+
+
+def test_errors_have_the_status_of_other_commands(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the user can mend is one sentence and status 2; options that exclude one another are refused."""
+    assert main(["eval", str(recipe_file), "--adapter", "nowhere.safetensors"]) == 2
+    assert capsys.readouterr().err.startswith("vlora: --adapter: there is nothing at nowhere.safetensors; ")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(recipe_file), "--adapter", "a", "--base"])
+    assert ended.value.code == 2
+
+
+def test_the_worst_come_first(tmp_path: Path) -> None:
+    """By the first metric, lower ones first, or higher ones where less is better; a perfect row is none of them."""
+    predictions = [
+        Prediction(row=f"row {number}", expected="abcd", answer=answer)
+        for number, answer in enumerate(["abcd", "abxx", "xxxx", "abcx", "axxx"])
+    ]
+    for name, best in (("token_f1", "abcd"), ("exact_match_strict", "abcd")):
+        metrics = find_metrics([name])
+        found = Evaluated(
+            metrics=metrics, predictions=predictions, scores=score(metrics, predictions), file=tmp_path / "x"
+        )
+        worst = [predictions[place].answer for place in command._find_worst(found)]
+        assert len(worst) == command.N_WORST
+        assert best not in worst
+
+
+def test_hostile_answers_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets are no markup, and long answers are cut."""
+    metrics = find_metrics(["exact_match"])
+    predictions = [
+        Prediction(row="[red]row[/]", expected="a", answer="[bold]" + "x" * 999),
+        Prediction(row="row 2", expected="a", answer="a"),
+    ]
+    found = Evaluated(metrics=metrics, predictions=predictions, scores=score(metrics, predictions), file=tmp_path)
+    command._show(found, Screen(width=80))
+    shown = capsys.readouterr().out
+
+    assert "  [red]row[/]: 0.000\n" in shown
+    assert f"answered '[bold]{'x' * (command.LONGEST - 6)}...'" in shown

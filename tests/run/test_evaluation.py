@@ -1,0 +1,110 @@
+"""A model evaluated apart from its run: the adapter, a numbered one, the base, or the whole model that was trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
+from vlora.errors import EvaluationError, RecipeError
+from vlora.evaluation.prediction import Prediction, read_predictions
+from vlora.output.paths import EVALUATION_NAME, PREDICTIONS_NAME
+from vlora.recipe.schema import Recipe
+from vlora.run.evaluation import Chosen, Evaluated, Opened, evaluate_answers
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def evaluate(recipe: Recipe, **options: Any) -> tuple[Opened, Evaluated]:
+    """Evaluate, and give what was opened and what was found."""
+    going = evaluate_answers(recipe, Chosen(**options))
+    opened = next(going)
+    assert isinstance(opened, Opened)
+    while True:
+        try:
+            next(going)
+        except StopIteration as end:
+            return opened, end.value
+
+
+def answers_of(folder: Path, step: int) -> list[Prediction]:
+    """List what a run has answered behind a step."""
+    found = (prediction for prediction, _ in read_predictions(folder / PREDICTIONS_NAME))
+    return [prediction for prediction in found if prediction.step == step]
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["lora", "full"])
+def test_answers_are_those_of_the_run(
+    is_full: bool,
+    checkpoint: CheckpointFactory,
+    rows: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Of what was trained in the end, of a checkpoint between, and of the base; no other file changes."""
+    out = tmp_path / "out"
+    recipe = make_recipe(
+        checkpoint("qwen3_vl"),
+        rows,
+        out,
+        model__full_finetune=is_full,
+        data__valid_path=str(rows),
+        eval__answer_rows=-1,
+        eval__answer_every=2,
+        eval__max_new_tokens=4,
+        eval__metrics=["exact_match", "token_f1"],
+        train__iters=4,
+    )
+    run(recipe)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    opened, trained = evaluate(recipe)
+    assert (opened.step, opened.n_rows) == (4, 7)
+    assert trained.predictions == answers_of(out, 4)
+    assert trained.file == out / EVALUATION_NAME
+    assert [found for found, _ in read_predictions(trained.file)] == trained.predictions
+    assert set(trained.scores.summary) == {"exact_match", "token_f1"}
+    trained.file.unlink()
+    opened, base = evaluate(recipe, is_base=True, file=tmp_path / "elsewhere" / "base.jsonl")
+    assert base.predictions == answers_of(out, 0)
+    assert opened.name.endswith(", untrained")
+    if not is_full:
+        between = out / "0000002_adapters.safetensors"
+        opened, found = evaluate(recipe, adapter=str(between), n_rows=3, file=tmp_path / "elsewhere" / "2.jsonl")
+        assert opened.step == 2
+        assert found.predictions == answers_of(out, 2)[:3]
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if path.parent.name != "elsewhere"} == before
+
+
+def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Those to train on are answered by name; without held-out rows the way to name some is said."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", eval__max_new_tokens=1)
+    _, found = evaluate(recipe, is_base=True, split="train", n_rows=2)
+
+    assert [prediction.row for prediction in found.predictions] == ["rows.jsonl train row 0", "rows.jsonl train row 1"]
+    with pytest.raises(RecipeError, match=r"holds out no rows; name some with data\.valid_split"):
+        evaluate(recipe, is_base=True)
+    sliced = evaluate(recipe, is_base=True, split="train[5:]")[1]
+    assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
+
+
+def test_what_is_not_there_is_said(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Nothing trained yet, no such adapter, an adapter of what has none, and nothing that can be answered."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))
+    with pytest.raises(RecipeError, match=r"output\.path: there is nothing at .*adapters\.safetensors; train first"):
+        evaluate(recipe)
+    with pytest.raises(RecipeError, match="--adapter: there is nothing at"):
+        evaluate(recipe, adapter=str(tmp_path / "none.safetensors"))
+    full = attrs.evolve(recipe, model=attrs.evolve(recipe.model, full_finetune=True))
+    with pytest.raises(RecipeError, match="trains no adapter"):
+        evaluate(full, adapter="any")
+    for picture in tmp_path.glob("*.png"):
+        picture.unlink()
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join(line for line in lines if "image" in line))
+    skipping = attrs.evolve(recipe, data=attrs.evolve(recipe.data, on_bad_row="skip"))
+    with pytest.raises(EvaluationError, match=r"none of the 6 rows of rows\.jsonl train was answered"):
+        evaluate(skipping, is_base=True)
+    assert not (tmp_path / "out").exists()

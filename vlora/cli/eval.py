@@ -1,0 +1,162 @@
+"""`python -m vlora eval`: rows answered by a trained model, or by its base, and what metrics say of the answers."""
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..recipe.schema import Recipe
+from .arguments import Parser, make_recipe_parser, positive
+from .importing import importing
+from .screen import Screen
+from .status import DONE
+
+if TYPE_CHECKING:
+    from ..run.evaluation import Chosen, Evaluated
+
+EXAMPLES = (
+    "eval my.toml # what the recipe's run has trained",
+    "eval my.toml --base --rows 50 # the untrained model, on fewer rows",
+    "eval my.toml --adapter runs/my/0000200_adapters.safetensors",
+    "eval my.toml --split train --write train.jsonl",
+)
+
+N_WORST = 3
+LONGEST = 60
+"""Characters of an answer that are shown."""
+
+
+def make_parser() -> Parser:
+    """Make the parser of the command's arguments."""
+    about = (
+        "Answer a recipe's held-out rows with what its run has trained, and measure the answers by eval.metrics. "
+        "Nothing is trained, and nothing of the run is changed."
+    )
+    # The older script's option --split says on which rows to train.
+    parser = make_recipe_parser("eval", about, EXAMPLES, conflict_handler="resolve")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--adapter", default=None, help="another adapter than the run's last: a file, or its folder")
+    which.add_argument("--base", action="store_true", default=False, help="the model as it is before training")
+    parser.add_argument(
+        "--split",
+        dest="answered",
+        default=None,
+        metavar="SPLIT",
+        help="other rows than the held-out ones: train, or a split of the recipe's data",
+    )
+    parser.add_argument("--rows", type=positive(int), default=None, help="how many; eval.answer_rows, else all")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="where the answers are written (predictions-eval.jsonl beside the run's metrics)",
+    )
+    return parser
+
+
+def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
+    """Give what carries out the command."""
+    options = {
+        "adapter": parsed.adapter,
+        "is_base": parsed.base,
+        "split": parsed.answered,
+        "n_rows": parsed.rows,
+        "file": parsed.write,
+    }
+    return functools.partial(show_evaluation, parsed.recipe, options)
+
+
+def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) -> int:
+    """Answer and measure, with a bar where there is a terminal, and show what was found.
+
+    Args:
+        recipe: The recipe.
+        options: What is evaluated; see `Chosen`.
+        console: Where it is shown.
+
+    Returns:
+        0.
+    """
+    with importing(recipe):
+        from ..run.evaluation import Chosen
+    evaluated = _evaluate(recipe, Chosen(**options), console)
+    _show(evaluated, console)
+    return DONE
+
+
+def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
+    from ..events import Skipped
+    from ..run.evaluation import Opened, evaluate_answers
+
+    run = evaluate_answers(recipe, chosen)
+    with _make_bar(console) as bar:
+        while True:
+            try:
+                event = next(run)
+            except StopIteration as end:
+                found: Evaluated = end.value
+                return found
+            console.tell(event)
+            if isinstance(event, Opened):
+                after = f" after {event.step} step{'s' * (event.step != 1)}" if event.step else ""
+                _say(console, f"model: {event.name}{after}")
+                _say(console, f"rows: {event.n_rows} of {event.rows}")
+                if bar is not None:
+                    bar.add_task("answering", total=event.n_rows)
+            elif isinstance(event, Skipped):
+                console.print(f"[yellow]skipped[/] {escape(event.reason)}", soft_wrap=True)
+            elif bar is not None:
+                bar.advance(bar.task_ids[-1])
+
+
+def _show(evaluated: "Evaluated", console: Screen) -> None:
+    """Show the metrics, each with its interval, the worst answers, and where all of them are."""
+    n_rows = len(evaluated.predictions)
+    width = max((len(name) for name in evaluated.scores.summary), default=0)
+    console.tell("Scores", scores=evaluated.scores.summary, n_rows=n_rows, file=evaluated.file)
+    with console.result():
+        for name, found in evaluated.scores.summary.items():
+            interval = "" if found.low is None else f"  ({found.low:.3f} to {found.high:.3f})"
+            over = "" if found.n == n_rows else f"  over {found.n} rows"
+            console.print(f"{escape(name):<{width}}  [bold]{found.mean:.3f}[/]{interval}{over}", soft_wrap=True)
+    if evaluated.metrics and (worst := _find_worst(evaluated)):
+        console.print(f"worst by {escape(evaluated.metrics[0].name)}:", style="bold")
+        for place in worst:
+            prediction, own = evaluated.predictions[place], evaluated.scores.rows[place]
+            _say(console, f"  {prediction.row}: {own[evaluated.metrics[0].name]:.3f}")
+            _say(console, f"    expected {_shorten(prediction.expected)}")
+            _say(console, f"    answered {_shorten(prediction.answer)}")
+    _say(console, f"answers: {evaluated.file}")
+
+
+def _find_worst(evaluated: "Evaluated") -> Sequence[int]:
+    """Find the rows that the first metric holds for the worst, none of which is as good as can be."""
+    metric, rows = evaluated.metrics[0], evaluated.scores.rows
+    sign = 1 if metric.is_higher_better else -1
+    values = {place: sign * row[metric.name] for place, row in enumerate(rows) if metric.name in row}
+    best = max(values.values(), default=0)
+    return sorted((place for place in values if values[place] < best), key=lambda place: values[place])[:N_WORST]
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+
+
+@contextmanager
+def _make_bar(console: Screen) -> Iterator[Progress | None]:
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield bar
+
+
+def _say(console: Screen, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,221 @@
+"""A model evaluated by its answers, apart from any run: nothing is trained, and only the answers are written."""
+
+import json
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import attrs
+
+from .. import models
+from ..build import Data, attach_feature_cache, load_data, load_model
+from ..data.examples import raise_unless_skipped
+from ..data.prefetch import WorkerPool, count_workers
+from ..data.rows import RowDataset
+from ..errors import EvaluationError, RecipeError, SampleError
+from ..evaluation.metric import Metric
+from ..evaluation.metrics import Scores, find_metrics, score
+from ..evaluation.prediction import Prediction, dump_prediction
+from ..events import Skipped
+from ..memory.limits import memory_limits, naming_shortage
+from ..output.atomic import write_text
+from ..output.paths import EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
+from ..recipe.schema import Recipe
+from ..system.files import expand
+from .answers import answer_options
+from .predict import predict
+
+FEWER = "lower eval.batch_size, eval.max_new_tokens or data.max_pixels"
+
+
+@attrs.frozen(kw_only=True)
+class Chosen:
+    """What is evaluated.
+
+    Attributes:
+        adapter: A saved adapter; without one that of the recipe's run, or its model after full fine-tuning.
+        is_base: The model as it is before training.
+        split: The rows: "train" for those that the recipe trains on, or another split of its data; the held-out ones
+            without it.
+        n_rows: How many rows; `eval.answer_rows` without it, or all where that is 0.
+        file: Where the answers are written; beside the run's metrics without it.
+    """
+
+    adapter: str | None = None
+    is_base: bool = False
+    split: str | None = None
+    n_rows: int | None = None
+    file: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Opened:
+    """What is going to be evaluated, loaded.
+
+    Attributes:
+        name: The model in words.
+        step: How many steps it was trained; 0 where that is not known.
+        rows: The rows, in words.
+        n_rows: How many of them.
+    """
+
+    name: str
+    step: int
+    rows: str
+    n_rows: int
+
+
+@attrs.frozen(kw_only=True)
+class Evaluated:
+    """What was found.
+
+    Attributes:
+        metrics: What the answers were measured by.
+        predictions: The answers.
+        scores: What metrics say of them.
+        file: Where they are written.
+    """
+
+    metrics: tuple[Metric, ...]
+    predictions: list[Prediction]
+    scores: Scores
+    file: Path
+
+
+def evaluate_answers(recipe: Recipe, chosen: Chosen) -> Generator[Opened | Skipped | Prediction, None, Evaluated]:
+    """Answer rows of a recipe with a model of it, and measure the answers.
+
+    Args:
+        recipe: The recipe.
+        chosen: What is evaluated.
+
+    Yields:
+        What is evaluated, once it is loaded; then each answer, and each row that was passed over.
+
+    Returns:
+        What was found; it is written, too.
+
+    Raises:
+        VloraError: There is no such model or no such row, or nothing can be answered.
+    """
+    metrics, paths = find_metrics(recipe.eval.metrics), output_paths(recipe)
+    section, weights = _choose_model(recipe, paths, chosen)
+    steps = 0 if weights is None else _count_steps(paths, weights)
+    with ExitStack() as stack:
+        stack.enter_context(memory_limits(recipe.memory))
+        workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
+        data, rows = _open_rows(section, chosen.split)
+        with naming_shortage("loading the model"):
+            backbone = _load(section, data, is_bare=weights is None or not paths.is_adapter)
+        features = attach_feature_cache(section, data, backbone)
+        features.encoder.prepare(rows.first_samples())
+        total = _count_rows(recipe, chosen, rows)
+        yield Opened(name=_name(section, weights), step=steps, rows=rows.name, n_rows=total)
+        skipped: list[Skipped] = []
+
+        def skip(error: SampleError) -> None:
+            raise_unless_skipped(error, recipe.data)
+            skipped.append(Skipped(reason=str(error)))
+
+        answers = predict(
+            backbone,
+            features.encoder,
+            rows,
+            answer_options(recipe, steps),
+            indices=range(total),
+            step=steps,
+            on_bad_row=skip,
+            workers=workers,
+        )
+        predictions = []
+        with closing(answers):
+            while True:
+                with naming_shortage("answering rows", remedy=FEWER):
+                    prediction = next(answers, None)
+                yield from skipped
+                skipped.clear()
+                if prediction is None:
+                    break
+                predictions.append(prediction)
+                yield prediction
+        features.flush()
+    if not predictions:
+        msg = f"none of the {total:,} rows of {rows.name} was answered, so that there is nothing to measure"
+        raise EvaluationError(msg)
+    scores = score(metrics, predictions)
+    file = chosen.file or paths.folder / EVALUATION_NAME
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "".join(map(dump_prediction, predictions, scores.rows)))
+    return Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=file)
+
+
+def _choose_model(recipe: Recipe, paths: OutputPaths, chosen: Chosen) -> tuple[Recipe, Path | None]:
+    """Give the recipe of what is evaluated, and its adapter or trained model; None for the base.
+
+    Raises:
+        RecipeError: It is not there.
+    """
+    is_full, model = recipe.model.full_finetune, recipe.model
+    frozen = attrs.evolve(model, adapter_path=None, add_tokens=(), full_finetune=False, train_vision=False)
+    # Nothing is written there; the model that is read may lie where the recipe's would be.
+    unwritten = attrs.evolve(recipe.output, path=str(paths.weights.with_name(f"{paths.weights.name}-evaluated")))
+    if chosen.is_base:
+        return attrs.evolve(recipe, model=frozen, output=unwritten), None
+    if chosen.adapter is not None and is_full:
+        msg = "--adapter: model.full_finetune = true trains no adapter; leave --adapter out, or give --base"
+        raise RecipeError(msg)
+    weights = paths.weights if chosen.adapter is None else expand(chosen.adapter)
+    if not weights.exists():
+        key = "output.path" if chosen.adapter is None else "--adapter"
+        msg = f"{key}: there is nothing at {weights}; train first, or evaluate the untrained model with --base"
+        raise RecipeError(msg)
+    if not is_full:
+        return attrs.evolve(recipe, model=attrs.evolve(model, adapter_path=str(weights)), output=unwritten), weights
+    return attrs.evolve(recipe, model=attrs.evolve(frozen, path=str(weights)), output=unwritten), weights
+
+
+def _open_rows(recipe: Recipe, split: str | None) -> tuple[Data, RowDataset]:
+    """Open the rows that are answered.
+
+    Raises:
+        RecipeError: There are none.
+    """
+    if split is not None and split not in ("train", recipe.data.split, recipe.data.valid_split):
+        section = attrs.evolve(recipe.data, valid_split=split, valid_path=None, valid_fraction=0.0)
+        recipe = attrs.evolve(recipe, data=section)
+    data = load_data(recipe)
+    if split in ("train", recipe.data.split):
+        return data, data.train
+    if data.valid is None:
+        msg = "the recipe holds out no rows; name some with data.valid_split, or give --split train"
+        raise RecipeError(msg)
+    return data, data.valid
+
+
+def _load(recipe: Recipe, data: Data, *, is_bare: bool) -> models.MlxVlmBackbone:
+    if is_bare:
+        return models.load_backbone(data.files, recipe.model)[0]
+    return load_model(recipe, data.files)[0]
+
+
+def _count_rows(recipe: Recipe, chosen: Chosen, rows: RowDataset) -> int:
+    wanted = chosen.n_rows or recipe.eval.answer_rows
+    return len(rows) if wanted in (0, -1) else min(wanted, len(rows))
+
+
+def _count_steps(paths: OutputPaths, weights: Path) -> int:
+    """Find out how many steps were taken, by the name of a numbered checkpoint or the run's metrics."""
+    if paths.is_numbered(weights):
+        return int(weights.name[:7] if paths.is_adapter else weights.name[-7:])
+    file = weights.parent / METRICS_NAME if paths.is_adapter else weights / METRICS_NAME
+    try:
+        *_, last = file.read_text(encoding="utf-8").splitlines()
+        return int(json.loads(last)["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _name(recipe: Recipe, weights: Path | None) -> str:
+    if weights is None:
+        return f"{recipe.model.path}, untrained"
+    return str(weights)

@@ -9,9 +9,9 @@ from benchmarks.kill.outcome import differences, list_unloadable
 from benchmarks.kill.runs import Expected, Kill, Slot, build_shim, expect, try_kill
 
 SITES = (
-    ("write 0:/.partial-#_adapters.safetensors", 50),
+    pytest.param("write 0:/.partial-#_adapters.safetensors", 50, marks=pytest.mark.slow),
     ("rename 0:/training/state.safetensors", 2),
-    ("rename 0:/adapters.safetensors", 1),
+    pytest.param("rename 0:/adapters.safetensors", 1, marks=pytest.mark.slow),
 )
 """Within the second adapter; where only the state before is under its name; at the end."""
 

@@ -273,6 +273,27 @@ class StoppedEarly:
 
 
 @attrs.frozen(kw_only=True)
+class Untrained:
+    """What the loss is before the model has learned anything.
+
+    Attributes:
+        loss: In nats per supervised token.
+        is_held_out: Whether it is that of the rows to validate on, and not that of the first step's.
+        n_tokens: Tokens that the model may write.
+        guessing: The loss of guessing evenly among them.
+        is_guessing: Whether the loss is not clearly below that.
+        is_random: Whether the model is the built-in one, whose weights are random.
+    """
+
+    loss: float
+    is_held_out: bool
+    n_tokens: int
+    guessing: float
+    is_guessing: bool
+    is_random: bool
+
+
+@attrs.frozen(kw_only=True)
 class Finished:
     """The run is over.
 
@@ -322,5 +343,5 @@ class Finished:
         return self.stopped_early or self.step == self.n_steps
 
 
-OfRun = Compiling | Compiled | Started | StepReport | Reported | StoppedEarly | Finished
+OfRun = Compiling | Compiled | Started | Untrained | StepReport | Reported | StoppedEarly | Finished
 Event = OfRun | Working | Skipped | Warned | Generated | Scored | Saved

@@ -1,6 +1,6 @@
 """Sentences about what a run, or a look at its rows, has found; the lines before the first step consist of them."""
 
-from ..events import Best, StoppedEarly
+from ..events import Best, StoppedEarly, Untrained
 from ..facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
 
 SHOWN = 40
@@ -99,4 +99,22 @@ def describe_early(event: StoppedEarly) -> str:
     return (
         f"stopped early after step {event.step} of {event.n_steps}: {times} not better{than}; --resume with a larger "
         "train.early_stopping_patience goes on"
+    )
+
+
+def describe_untrained(event: Untrained) -> str:
+    """Say what the loss is before the first step, beside that of guessing."""
+    rows = "held-out rows" if event.is_held_out else "the rows of the first step"
+    guessing = f"guessing evenly among {event.n_tokens:,} tokens has {event.guessing:.4f}"
+    return f"untrained: loss {event.loss:.4f} on {rows}; {guessing}"
+
+
+def explain_guessing(event: Untrained) -> str:
+    """Say what a loss may mean that is not clearly below that of guessing."""
+    if event.is_random:
+        return "the untrained model is no better than guessing, as the built-in model has to be: its weights are random"
+    return (
+        "the untrained model is not clearly better than guessing: its weights are random (a model that was built for a "
+        "try), or the chat template, the weights or the positions are not those that it was trained with; `python -m "
+        "vlora inspect` shows the rows as it reads them"
     )

@@ -21,6 +21,7 @@ from ..events import (
     Started,
     StepReport,
     StoppedEarly,
+    Untrained,
     Warned,
     Working,
 )
@@ -34,6 +35,8 @@ from .sentences import (
     describe_head,
     describe_storage,
     describe_template,
+    describe_untrained,
+    explain_guessing,
 )
 from .units import format_bytes, format_count
 
@@ -139,6 +142,9 @@ def _write_note(event: Event) -> str | None:
         return f"[yellow]skipped[/] {escape(event.reason)}"
     if isinstance(event, Warned | StoppedEarly):
         return _describe_warning(event.message if isinstance(event, Warned) else describe_early(event))
+    if isinstance(event, Untrained):
+        note = f"\n{_describe_warning(explain_guessing(event))}" if event.is_guessing else ""
+        return f"{escape(describe_untrained(event))}{note}"
     if isinstance(event, Saved):
         why = "" if event.best is None else f", the best so far: {describe_best(event.best)}"
         return f"saved {escape(str(event.path))} after step {event.step}{why}"

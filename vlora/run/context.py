@@ -55,6 +55,7 @@ class RunContext:
         numbered: The numbered checkpoints that it has written, and that are there.
         saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
+        has_told_untrained: Whether it was said what the loss is before the first step.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
     """
 
@@ -80,6 +81,7 @@ class RunContext:
     numbered: Numbered = attrs.field(factory=Numbered, init=False)
     saved_as: RunMetadata | None = attrs.field(default=None, init=False)
     choice: Choice = attrs.field(factory=Choice, init=False)
+    has_told_untrained: bool = attrs.field(default=False, init=False)
     unasked: str | None = attrs.field(default=None, init=False)
 
     @property

@@ -18,6 +18,7 @@ from .context import RunContext
 from .finish import finish
 from .save import rescue, save, save_best, save_last_choice, save_numbered
 from .start import start
+from .untrained import tell_untrained
 from .validate import validate
 
 
@@ -100,6 +101,8 @@ def _after_step(run: RunContext, step: int, report: StepReport | None) -> Iterat
     """Yield a step's report, and do what is due behind it; None for a step that was passed over."""
     yield from run.drain_events()
     yield from run.count(step, report)
+    if report is not None:
+        yield from tell_untrained(run, report.loss, is_held_out=False)
     yield from _follow_up(run)
 
 

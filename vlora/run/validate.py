@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from ..events import Event, Warned, Working
 from .choice import VALID_LOSS
 from .context import RunContext
+from .untrained import tell_untrained
 
 
 def validate(run: RunContext, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
@@ -38,4 +39,6 @@ def validate(run: RunContext, should_stop: Callable[[], bool]) -> Generator[Even
     run.judge(line)
     run.metrics.validated = step
     yield run.metrics.write(line)
+    if not step:
+        yield from tell_untrained(run, found.loss, is_held_out=True)
     return False

@@ -30,6 +30,15 @@ def test_a_small_one_is_whole() -> None:
     assert read(shown).size == (40, 30)
 
 
+def test_a_tiny_one_may_be_enlarged() -> None:
+    """By the browser, in whole times its size; the bytes are those of the picture."""
+    shown = make_picture(picture(30, 40, 1), "an image", least_side=100)
+
+    assert (shown.width, shown.height, shown.zoom) == (30, 40, 2)
+    assert shown.label == "30x40, shown 2 times as large"
+    assert make_picture(picture(60, 40, 1), "an image", least_side=100).zoom == 1
+
+
 @pytest.mark.parametrize(("size", "expected"), [((1024, 768), (512, 384)), ((3, 2000), (1, 512)), ((513, 1), (512, 1))])
 def test_a_large_one_is_scaled(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """Both sizes are in its label."""

@@ -30,6 +30,7 @@ class Picture:
         height: Likewise.
         label: Its size, and the one at which it is shown if that is another.
         about: What it shows, in words.
+        zoom: How many times as large as it is it is shown.
     """
 
     uri: str
@@ -37,10 +38,16 @@ class Picture:
     height: int
     label: str
     about: str
+    zoom: int = 1
 
 
 def make_picture(
-    image: Image.Image, about: str, *, most_bytes: int = MOST_BYTES, longest_side: int = LONGEST_SIDE
+    image: Image.Image,
+    about: str,
+    *,
+    most_bytes: int = MOST_BYTES,
+    longest_side: int = LONGEST_SIDE,
+    least_side: int = 1,
 ) -> Picture:
     """Write a picture as a page holds it. Pure.
 
@@ -49,6 +56,7 @@ def make_picture(
         about: What it shows, for readers who do not see it.
         most_bytes: What it may take, before base64; it is scaled down until it does, or is very small.
         longest_side: Pixels; a larger picture is scaled.
+        least_side: Pixels; the longer side of a smaller picture is shown at most that large, in whole times its size.
     """
     image = _flatten(image)
     side = min(longest_side, max(image.size))
@@ -61,8 +69,10 @@ def make_picture(
     label = f"{image.width}x{image.height}"
     if shown.size != image.size:
         label += f", shown at {shown.width}x{shown.height}"
+    zoom = max(1, least_side // max(shown.size))
+    label += f", shown {zoom} times as large" * (zoom > 1)
     uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return Picture(uri=uri, width=shown.width, height=shown.height, label=label, about=about)
+    return Picture(uri=uri, width=shown.width, height=shown.height, label=label, about=about, zoom=zoom)
 
 
 def _flatten(image: Image.Image) -> Image.Image:

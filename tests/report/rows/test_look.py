@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models.encode.images.test_received import checkered
+from tests.models.encode.test_seq2seq import encoder as make_pair_encoder
 from tests.run.test_fit import make_recipe
 from vlora.build import Data, load_data
+from vlora.data.rows import RowDataset
 from vlora.report.inspect import Piece
 from vlora.report.rows.choice import Chosen
 from vlora.report.rows.look import fold, look_at
@@ -118,3 +120,23 @@ def test_images_are_not_divided() -> None:
     parts = fold([Piece(text="100 image tokens", kind="image"), Piece(text="abc", kind="context")], 5, 2)
 
     assert [[piece.text for piece in part] for part in parts] == [["100 image tokens"], ["a"], ["bc"]]
+
+
+@pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
+def test_encoder_decoders(family: str) -> None:
+    """No token of theirs stands for an image; what the decoder learns is the answer."""
+    rows = RowDataset(
+        name="rows",
+        table=[{"image": checkered(40, 30), "question": "What is it?", "answer": "a red square"}],
+        indices=[0],
+    )
+    files: Any = None
+    data = Data(files=files, encoder=make_pair_encoder(family), train=rows, valid=None)
+    look = look_at(data, Chosen(rows=rows, index=0))
+
+    assert look.problem is None
+    assert (look.n_image, [image.n_tokens for image in look.images]) == (0, [0])
+    learned = [piece for piece in look.pieces if piece.kind == "supervised"]
+    assert {piece.role for piece in learned} == {"assistant"}
+    assert "a red square" in "".join(piece.text for piece in learned)
+    assert look.images[0].is_processed

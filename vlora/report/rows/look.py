@@ -15,6 +15,8 @@ from ..inspect import Piece, divide
 from ..pictures import MOST_BYTES, Picture, make_picture
 from .choice import Chosen
 
+LEAST_SIDE = 128
+"""Pixels: smaller pictures are enlarged."""
 MOST_NUMBERS = 12
 """Whole numbers of an input that are written; of more its shape is."""
 
@@ -156,7 +158,8 @@ def _look_at_images(
             n_tokens=number,
             is_processed=received.is_processed,
             pictures=tuple(
-                make_picture(picture, f"{name} of {sample.source}", most_bytes=each) for picture in pictures
+                make_picture(picture, f"{name} of {sample.source}", most_bytes=each, least_side=LEAST_SIDE)
+                for picture in pictures
             ),
         )
         for name, size, number, pictures in zip(names, sizes, n_tokens, received.pictures, strict=True)

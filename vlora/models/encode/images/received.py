@@ -32,6 +32,8 @@ MERGES = (1, 2, 3, 4)
 
 COMPARED = 96
 """Pixels a side at most at which pictures are compared."""
+SURE = 0.95
+"""A correlation at which no further layout is tried, if the processor says how it puts patches together."""
 NOTHING = 0.01
 """A difference of correlations that says nothing: of two layouts the first is right then."""
 MOST_DIFFERENT = 0.12
@@ -68,7 +70,8 @@ def restore_pictures(inputs: Mapping[str, Any], processor: Any, images: Sequence
     if not images or pixels is None:
         return given
     best, shown = 0.0, given
-    for groups in _layouts(inputs, pixels, len(images)):
+    merges = _merges(processor)
+    for groups in _layouts(inputs, pixels, len(images), merges):
         for mean, deviation in _normalizations(processor):
             restored = [[_denormalize(tile, mean, deviation) for tile in group] for group in groups]
             found, likeness = _find_images(restored, images)
@@ -77,16 +80,27 @@ def restore_pictures(inputs: Mapping[str, Any], processor: Any, images: Sequence
                 best, shown = likeness, Received(pictures=pictures, is_processed=True)
             if likeness:
                 break
+        if best >= SURE and len(merges) > len(MERGES):
+            # In the order that the processor says; other orders of large pictures take long to try.
+            break
     return shown
 
 
-def _layouts(inputs: Mapping[str, Any], pixels: Any, n_images: int) -> Iterator[list[list[Pixels]]]:
+def _merges(processor: Any) -> tuple[int, ...]:
+    """Give the numbers of patches a side that may be put together, the processor's first if it says one."""
+    said = getattr(getattr(processor, "image_processor", None), "merge_size", None)
+    return (said, *MERGES) if isinstance(said, int) and said > 0 else MERGES
+
+
+def _layouts(
+    inputs: Mapping[str, Any], pixels: Any, n_images: int, merges: Sequence[int]
+) -> Iterator[list[list[Pixels]]]:
     """Yield what the pixels may be: groups of tiles, each f32[H, W, 3], a group for each image or one for all."""
     arrays = pixels if isinstance(pixels, list) else [pixels]
     if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiu" for array in arrays):
         return
     for grids in (_grids(inputs[name]) for name in GRIDS if name in inputs):
-        yield from _from_patches([np.asarray(array, np.float32) for array in arrays], grids, n_images)
+        yield from _from_patches([np.asarray(array, np.float32) for array in arrays], grids, n_images, merges)
     found = [_as_tiles(np.asarray(array, np.float32)) for array in arrays]
     groups = [_crop(tiles, inputs) for tiles in found if tiles is not None]
     if len(groups) == len(arrays):
@@ -98,7 +112,7 @@ def _layouts(inputs: Mapping[str, Any], pixels: Any, n_images: int) -> Iterator[
         flat = [patches for listed in lists for patches in listed]
         shapes = [shape for listed in squares for shape in listed]
         if all(rows * columns == len(patches) for (rows, columns), patches in zip(shapes, flat, strict=True)):
-            yield from _from_patches([np.stack(flat)], shapes, n_images)
+            yield from _from_patches([np.stack(flat)], shapes, n_images, merges)
 
 
 def _by_image(groups: list[list[Pixels]], n_images: int) -> Iterator[list[list[Pixels]]]:
@@ -147,7 +161,7 @@ def _grids(value: Any) -> list[tuple[int, int]]:
 
 
 def _from_patches(
-    arrays: list[Pixels], grids: Sequence[tuple[int, int]], n_images: int
+    arrays: list[Pixels], grids: Sequence[tuple[int, int]], n_images: int, merges: Sequence[int]
 ) -> Iterator[list[list[Pixels]]]:
     """Put patches back in their places, in all orders that there are."""
     lists = _divide(arrays, grids)
@@ -158,7 +172,7 @@ def _from_patches(
     sides = {int((n_values / depth) ** 0.5) for depth in (3, 6) if n_values % depth == 0}
     for side in sorted(side for side in sides if side and n_values % (side * side * 3) == 0):
         frames = n_values // (side * side * 3)
-        for order, merge in itertools.product(("cfhw", "hwc", "fhwc"), MERGES):
+        for order, merge in itertools.product(("cfhw", "hwc", "fhwc"), merges):
             if any(rows % merge or columns % merge for rows, columns in grids):
                 continue
             pictures = [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vlora.recipe.converter import Names
 from vlora.recipe.schema import (
     OPTIMIZERS,
+    WITHOUT_WEIGHT_DECAY,
     DataSection,
     EvalSection,
     LoraSection,
@@ -102,7 +103,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         OptimSection,
         name=st.just(name),
         learning_rate=rates,
-        weight_decay=st.just(0.0) if name == "adam" else st.just(0.0) | rates,
+        weight_decay=st.just(0.0) if name in WITHOUT_WEIGHT_DECAY else st.just(0.0) | rates,
         betas=st.tuples(fractions, fractions),
         eps=rates,
         schedule=st.sampled_from(["constant", "linear", "cosine"]),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .columns import find_mistakes, placeholders
 from .converter import plain
-from .schema import DataSection, LoraSection, Recipe, TrainSection
+from .schema import WITHOUT_WEIGHT_DECAY, DataSection, LoraSection, Recipe, TrainSection
 
 
 def held_out_keys(data: DataSection) -> list[str]:
@@ -32,8 +32,9 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
             f"model.quantize_bits: found {model.quantize_bits} together with model.full_finetune = true; "
             "quantized weights cannot be trained, train a LoRA on them"
         )
-    if optim.name == "adam" and optim.weight_decay:
-        yield (f"optim.weight_decay: found {optim.weight_decay} with optim.name = 'adam', which has none; use 'adamw'")
+    if optim.name in WITHOUT_WEIGHT_DECAY and optim.weight_decay:
+        found = f"found {optim.weight_decay} with optim.name = {optim.name!r}, which has none"
+        yield f"optim.weight_decay: {found}; use 'adamw'"
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
     yield from _batching_contradictions(recipe)

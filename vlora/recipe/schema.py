@@ -173,6 +173,9 @@ class OptimSection:
 OPTIMIZERS: tuple[str, ...] = get_args(get_type_hints(OptimSection)["name"])
 """Names of all optimizers: tests go through them."""
 
+WITHOUT_WEIGHT_DECAY: tuple[str, ...] = ("adam",)
+"""Those that have no weight decay; a recipe that gives them one is refused."""
+
 
 @attrs.frozen(kw_only=True)
 class TrainSection:

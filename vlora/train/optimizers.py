@@ -24,20 +24,23 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
         section: The recipe's section.
     """
     rate, betas, decay = section.learning_rate, list(section.betas), section.weight_decay
+    made: optim.Optimizer
     match section.name:
         case "adam":
-            return _Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
+            made = _Adam(rate, betas=betas, eps=section.eps, bias_correction=True)
         case "adamw":
-            return _AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
+            made = _AdamW(rate, betas=betas, eps=section.eps, weight_decay=decay, bias_correction=True)
         case "sgd":
-            return optim.SGD(rate, momentum=betas[0], weight_decay=decay)
+            made = optim.SGD(rate, momentum=betas[0], weight_decay=decay)
         case "muon":
-            return optim.Muon(rate, momentum=betas[0], weight_decay=decay)
+            made = optim.Muon(rate, momentum=betas[0], weight_decay=decay)
         case "lion":
-            return optim.Lion(rate, betas=betas, weight_decay=decay)
+            made = optim.Lion(rate, betas=betas, weight_decay=decay)
         case "adafactor":
-            return optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
-    assert_never(section.name)
+            made = optim.Adafactor(rate, weight_decay=decay, scale_parameter=False, relative_step=False)
+        case _:
+            assert_never(section.name)
+    return made
 
 
 class _Adam(optim.Adam):  # type: ignore[misc]

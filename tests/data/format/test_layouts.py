@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from tests.data.format.conversations import complaint_of
 from vlora import Sample, Turn, format_sample
+from vlora.cli.sentences import describe_columns
 from vlora.data.format import layouts, marks
 from vlora.data.format.marks import split_marks
 from vlora.data.format.samples import Reading, read_sample
+from vlora.facts import Columns
 from vlora.recipe.columns import COLUMNS, ColumnUse
 from vlora.system.files import expand
 from vlora.types import ImageSlot
@@ -283,7 +285,8 @@ def test_use_is_told_in_a_line() -> None:
     for row in rows:
         use |= read_sample(row, "row", reading)[1]
 
-    assert str(use) == (
+    columns = Columns(used=use.used, unused=tuple(sorted(use.unused)))
+    assert describe_columns(columns) == (
         "texts (the conversation), images, query (the question), response (the answer), "
         "img (as images); not used: audio, id, source, texts.relevance"
     )

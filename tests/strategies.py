@@ -111,6 +111,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         grad_clip=st.none() | rates,
     )
     recomputes = draw(st.booleans())
+    stops_early = held_out is not None and draw(st.booleans())
     train = st.builds(
         TrainSection,
         **{field.name: counts for field in attrs.fields(TrainSection)}
@@ -126,6 +127,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
             "checkpoint_part": st.sampled_from(["layer", "mlp"] if recomputes else ["layer"]),
             "seed": st.integers(0, 2**32),
             "val_batches": st.just(-1) | counts,
+            "early_stopping_patience": counts if stops_early else st.none(),
+            "early_stopping_min_delta": fractions if stops_early else st.just(0.0),
         },
     )
     answers = st.builds(

@@ -1,16 +1,13 @@
 """What comes before the first step: the folder taken, rows and model loaded, the state found, the files begun."""
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import attrs
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from .. import models
-from ..adapters.attached import lora_layers, summarize
 from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
 from ..compilation import known_kernels
 from ..cuts import CutCounts
@@ -20,9 +17,8 @@ from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
 from ..evaluation.metrics import find_metrics
-from ..events import Event, Started, Warned, Working
-from ..memory.limits import check_weights_fit, describe_device, memory_limits, naming_shortage
-from ..ops.parameters import count_parameters
+from ..events import Compiled, Event, Warned, Working
+from ..memory.limits import check_weights_fit, memory_limits, naming_shortage
 from ..output import checkpoint
 from ..output.archive import archive_previous_run, complete_setting_aside, refuse_links, remove_partials
 from ..output.atomic import write_text
@@ -30,7 +26,7 @@ from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
-from ..output.paths import RECIPE_NAME, STATE_NAME, OutputPaths, output_paths
+from ..output.paths import RECIPE_NAME, OutputPaths, output_paths
 from ..output.predictions_log import PredictionsLog
 from ..output.resume import check_resumable
 from ..recipe.parse import dump_recipe
@@ -47,6 +43,7 @@ from .choose import begin_choice
 from .consumed import Learned
 from .context import RunContext
 from .save import NOT_A_MODELS
+from .started import describe_added, describe_earlier, describe_start
 from .validator import Validator
 
 PROBE_ROWS = 3
@@ -81,7 +78,7 @@ def start(
     first = _make_loop(run, should_stop)
     unbind(run.backbone)
     warnings = _open_files(run, first)
-    started = _describe(run, first)
+    started = describe_start(run, first)
     yield started
     run.metrics.write_start(started.device, first)
     yield from warnings
@@ -112,15 +109,12 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         data = follow_rules(data, rules)
     learned, warnings = _find_learned(recipe.data, paths, found, data.train)
     yield from warnings
-    if compilation.announced is not None:
-        yield Working(what="compiling kernels")
-    if (compiled := compilation.wait()) is not None:
-        yield compiled
+    yield from _wait_for(compilation)
     yield Working(what="loading the model")
     with naming_shortage("loading the model"):
         backbone, config = load_model(recipe, data.files)
     if recipe.model.add_tokens and not resume:
-        yield Warned(message=_describe_added(recipe.model.add_tokens))
+        yield Warned(message=describe_added(recipe.model.add_tokens))
     check_weights_fit(recipe.memory, backbone.module)
     features = attach_feature_cache(recipe, data, backbone)
     stack.enter_context(_flushed(features))
@@ -142,6 +136,14 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
     )
 
 
+def _wait_for(compilation: known_kernels.Compilation) -> Iterator[Working | Compiled]:
+    """Wait for kernels that workers compile."""
+    if compilation.announced is not None:
+        yield Working(what="compiling kernels")
+    if (compiled := compilation.wait()) is not None:
+        yield compiled
+
+
 def _clear_up(paths: OutputPaths, *, resume: bool, or_start: bool) -> Generator[Warned, None, bool]:
     """Complete or remove what a killed run has left in the folder, and say what is not proven of this one.
 
@@ -151,7 +153,7 @@ def _clear_up(paths: OutputPaths, *, resume: bool, or_start: bool) -> Generator[
     completed = complete_setting_aside(paths.folder)
     remove_partials(paths)
     if completed is not None:
-        yield Warned(message=_describe_earlier(paths, completed))
+        yield Warned(message=describe_earlier(paths, completed))
     if (unproven := models.describe_unproven()) is not None:
         yield Warned(message=unproven)
     resume = resume and (checkpoint.has_state(paths.state) or not or_start)
@@ -287,7 +289,7 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
         is_full = run.recipe.model.full_finetune
         model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []
         if (earlier := archive_previous_run(run.recipe, paths, model_files)) is not None:
-            warnings.append(Warned(message=_describe_earlier(paths, earlier)))
+            warnings.append(Warned(message=describe_earlier(paths, earlier)))
     warnings += begin_choice(run, first)
     run.metrics = MetricsLog.open(
         paths.metrics,
@@ -298,40 +300,6 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
     run.predictions = PredictionsLog.open(paths.predictions, run.metrics, None if found is None else first)
     write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
     return warnings
-
-
-def _describe(run: RunContext, first: int) -> Started:
-    data, module = run.data, run.backbone.module
-    return Started(
-        device=describe_device(),
-        model_type=data.files.model_type,
-        n_rows=len(data.train),
-        n_valid_rows=0 if data.valid is None else len(data.valid),
-        held_out=() if data.valid is None else data.valid,
-        n_steps=run.source.n_steps(first + 1),
-        is_estimated=run.source.is_estimated,
-        first_step=first,
-        n_params=count_parameters(module),
-        n_trainable=sum(value.size for _, value in tree_flatten(module.trainable_parameters())),
-        adapted=tuple(summarize(name for name, _ in lora_layers(module))),
-        columns=data.train.columns(),
-        features=run.features.storage,
-        template=data.encoder.template_use(),
-        head=models.head_use(run.backbone.head),
-    )
-
-
-def _describe_earlier(paths: OutputPaths, earlier: Path) -> str:
-    message = f"what an earlier run, or somebody else, has left in {paths.folder} is in {earlier} now"
-    if checkpoint.has_state(earlier / STATE_NAME):
-        output = earlier / paths.weights.name if paths.is_adapter else earlier
-        message += f", and goes on from there with --resume --set output.path={output}"
-    return message
-
-
-def _describe_added(tokens: Sequence[str]) -> str:
-    named = repr(tokens[0]) if len(tokens) == 1 else f"{tokens[0]!r} to {tokens[-1]!r} ({len(tokens):,} tokens)"
-    return f"added to the model, from the mean of its tokens: {named}; all of its embeddings and its head are trained"
 
 
 @contextmanager

@@ -83,6 +83,18 @@ def test_the_command_feeds_trackers(
     assert capsys.readouterr().out.count("tensorboard: ") == 2
 
 
+def test_programs_are_told_where_a_run_is_tracked(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an event like any other."""
+    typed = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(tmp_path / "o")]
+
+    assert main(["--json", *typed, "--set", 'output.trackers=["tensorboard"]', "--iters", "1"]) == 0
+
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"event": "Warned", "message": f"tensorboard: {tmp_path}/o/tensorboard"} in told
+
+
 def test_what_an_earlier_run_has_logged_is_set_aside(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """With all else that it has left."""
     typed = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(tmp_path / "o")]

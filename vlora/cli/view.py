@@ -78,7 +78,7 @@ class EventView:
 
     def warn(self, message: str) -> None:
         """Print that something went otherwise than meant."""
-        self._print(_describe_warning(message))
+        self.show(Warned(message=message))
 
     def _write(self, event: Event) -> str | None:
         """Write an event in a line; None for what needs none, or several."""

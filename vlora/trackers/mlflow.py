@@ -46,10 +46,11 @@ class Mlflow:
         try:
             client = package.MlflowClient()
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
+            said = " ".join(str(error).split()).partition(". ")[0][:160]
             msg = (
                 f"output.trackers: 'mlflow' cannot write to {package.get_tracking_uri()} ({said}); set "
-                "MLFLOW_TRACKING_URI in the environment, or `python -m pip install mlflow` for its database"
+                "MLFLOW_TRACKING_URI to a server, to sqlite:///mlflow.db with all of MLflow (`python -m pip install "
+                "mlflow`), or with MLFLOW_ALLOW_FILE_STORE=true to a folder"
             )
             raise RecipeError(msg) from error
         return cls(client, entities)

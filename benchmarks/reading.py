@@ -5,8 +5,9 @@
 
 The first number counts the files that `vlora/README.md` lists. The second runs the quickstart under `sys.settrace`,
 from the call of `fit` to the first call of the loss in a training step. It counts the modules of the package of which a
-function runs meanwhile, their lines, and the lines that run. What is computed ahead of it (validation, answers) is
-shortened, not left out. `benchmarks.frames` counts the functions on that way.
+function runs meanwhile, their lines, and the lines that run; apart those that take the events of a run, to show them.
+What is computed ahead of it (validation, answers) is shortened, not left out. `benchmarks.frames` counts the functions
+on that way.
 """
 
 import argparse
@@ -32,6 +33,9 @@ BEFORE = (
     *("optimizers.py", "schedules.py", "loop.py", "session.py", "driver.py"),
 )
 """The same parts before the package had folders and a list."""
+
+CONSUMERS = ("cli", "report", "trackers")
+"""Folders of what takes events: it runs between `fit` and the loss, and the loss does not depend on it."""
 
 RECIPE = "recipes/quickstart.toml"
 SHORTENED = ("train.val_batches=1", "eval.answer_rows=2")
@@ -93,6 +97,9 @@ class Tracer:
         # Bodies of modules and of classes run when they are imported.
         if not code.co_flags & inspect.CO_OPTIMIZED or not code.co_filename.startswith(self.package):
             return None
+        if not code.co_filename.endswith(".py"):
+            # A page's template, which is no module.
+            return None
         self.is_on = self.is_on or code.co_name == "fit"
         if not self.is_on:
             return None
@@ -144,8 +151,10 @@ def main() -> int:
         print(f"{sizes[name]:6,}  {ran:5,} ran  {name}")
     print(f"{sum(sizes.values()):6,}  lines of {len(sizes)} modules run between `fit` and the loss; ", end="")
     print(f"{sum(way.values()):,} of them run")
+    shown = sum(lines for name, lines in sizes.items() if name.startswith(CONSUMERS))
+    print(f"{shown:6,}  of these lines are of modules that take events ({', '.join(CONSUMERS)})")
     totals = {"reading_list": sum(listed.values()), "modules": len(sizes), "module_lines": sum(sizes.values())}
-    print(json.dumps({**totals, "lines_run": sum(way.values())}))
+    print(json.dumps({**totals, "event_lines": shown, "lines_run": sum(way.values())}))
     return 0
 
 

@@ -33,7 +33,8 @@ from ..forward.overrides import chain
 from .embed import kept_row, probe_inputs, row_key
 from .fused import FusedModules, running_fused
 from .grid_tower import GridTower
-from .head import Head, capture_hidden, find_head, find_module, gather_before_head, run_head_only, sound_head
+from .head import Head, capture_hidden, find_module, gather_before_head, run_head_only, sound_head
+from .head_search import find_head
 from .parts import choose_language, choose_towers, find_layout, language_layers, tower_layers, used_by_embed
 from .pixels import pack_pixels
 from .vocabulary import Vocabulary, count_vocabulary

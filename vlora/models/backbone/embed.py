@@ -10,16 +10,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ...errors import BatchError
 from ...features.cache import FeatureCache
 from ...system.digests import digest
-from ...types import Example, IntArray
+from ...types import Example
 from ..families.family import Family
 from ..forward.calls import NOT_PASSED
 from ..forward.collating import collate_inputs
 from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs
 
 PROBE_TOKENS = 6
-
-OF_WORDS = ("inputs_embeds", "per_layer_inputs")
-"""The language model's inputs that a token decides by itself."""
 
 
 def kept_row(module: nn.Module, family: Family, example: Example, cache: FeatureCache | None) -> LMInputs:
@@ -123,28 +120,6 @@ def embed_alone(module: nn.Module, family: Family, example: Example) -> LMInputs
     # A copy: some language models scale their input in place.
     fields["inputs_embeds"] = mx.array(fields["inputs_embeds"])
     return fields
-
-
-def embed_words(module: nn.Module, family: Family, tokens: IntArray) -> LMInputs:
-    """Embed single words of text, each the next one of another row.
-
-    Args:
-        module: The model.
-        family: Its family.
-        tokens: i32[B].
-
-    Returns:
-        What of the language model's inputs a word decides: name to f[B, 1, ...].
-    """
-    if family.format.is_encoder_decoder:
-        return {}
-    if family.forward.has_grid_tower:
-        return {"inputs_embeds": module.language_model.model.embed_tokens(mx.array(tokens)[:, None])}
-    none = np.zeros(len(tokens), dtype=np.bool_)
-    example = Example(source="an answer", tokens=tokens, supervised=~none, placeholders=none)
-    with family.forward.embed_overrides(module):
-        fields = embed_alone(module, family, example)
-        return {name: fields[name].swapaxes(0, 1) for name in OF_WORDS if name in fields}
 
 
 def row_key(example: Example) -> str:

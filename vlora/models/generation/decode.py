@@ -17,11 +17,11 @@ from ...data.collate import collate
 from ...ops.buckets import bucket_length
 from ...types import Batch, Example, IntArray
 from ..backbone.backbone import MlxVlmBackbone
-from ..backbone.embed import embed_words
 from ..families.family import Reading
 from ..forward.lm_inputs import LOGIT_PLACES, Layouts, LMInputs
 from .fields import cut_fields, pick_fields
 from .kept_keys import KeptKeys
+from .words import embed_words
 
 HELD_POSITIONS = "_position_ids"
 """Where models with positions in three dimensions keep those of the last prompt."""

@@ -101,7 +101,7 @@ def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Gener
 def answer_between(run: RunContext, should_stop: Callable[[], bool]) -> Iterator[Event]:
     """Answer behind a step, if a round is due there and was not given; behind the last one another round comes."""
     every, step, n_steps = run.recipe.eval.answer_every, run.done, run.n_steps
-    if every and run.metrics.answered < step < n_steps and is_due(step, every, n_steps):
+    if every and run.metrics.answered < step and not run.is_over and is_due(step, every, n_steps):
         is_left = yield from answer(run, "during", should_stop)
         run.loop.is_stopped |= is_left
         run.metrics.answered = run.metrics.answered if is_left else step

@@ -127,17 +127,7 @@ def evaluate_answers(recipe: Recipe, chosen: Chosen) -> Generator[Opened | Skipp
             on_bad_row=skip,
             workers=workers,
         )
-        predictions = []
-        with closing(answers):
-            while True:
-                with naming_shortage("answering rows", remedy=FEWER):
-                    prediction = next(answers, None)
-                yield from skipped
-                skipped.clear()
-                if prediction is None:
-                    break
-                predictions.append(prediction)
-                yield prediction
+        predictions = yield from _gather(answers, skipped)
         features.flush()
     if not predictions:
         msg = f"none of the {total:,} rows of {rows.name} was answered, so that there is nothing to measure"
@@ -147,6 +137,23 @@ def evaluate_answers(recipe: Recipe, chosen: Chosen) -> Generator[Opened | Skipp
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(map(dump_prediction, predictions, scores.rows)))
     return Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=file)
+
+
+def _gather(
+    answers: Generator[Prediction, None, None], skipped: list[Skipped]
+) -> Generator[Skipped | Prediction, None, list[Prediction]]:
+    """Yield answers as they come, and before each the rows that were passed over; give all answers."""
+    predictions = list[Prediction]()
+    with closing(answers):
+        while True:
+            with naming_shortage("answering rows", remedy=FEWER):
+                prediction = next(answers, None)
+            yield from skipped
+            skipped.clear()
+            if prediction is None:
+                return predictions
+            predictions.append(prediction)
+            yield prediction
 
 
 def _choose_model(recipe: Recipe, paths: OutputPaths, chosen: Chosen) -> tuple[Recipe, Path | None]:

@@ -66,9 +66,10 @@ def started(first_step: int = 0) -> events.Started:
     )
 
 
-def finished(step: int) -> events.Finished:
+def finished(step: int, *, stopped_early: bool = False) -> events.Finished:
     """Make the event of a run's end."""
     return events.Finished(
+        stopped_early=stopped_early,
         step=step,
         n_steps=7,
         model="m",
@@ -164,8 +165,15 @@ def do_half(take: Tracking) -> None:
     take(finished(3))
 
 
+def do_enough(take: Tracking) -> None:
+    """Stop early, where nothing gets better any more."""
+    take(started())
+    take(finished(3, stopped_early=True))
+
+
 @pytest.mark.parametrize(
-    ("act", "endings"), [(do_nothing, ["failed"]), (do_a_step, ["failed"]), (do_half, ["stopped"])]
+    ("act", "endings"),
+    [(do_nothing, ["failed"]), (do_a_step, ["failed"]), (do_half, ["stopped"]), (do_enough, ["finished"])],
 )
 def test_endings(act: Callable[[Tracking], None], endings: list[str], tmp_path: Path) -> None:
     """A tracker is ended once, and knows how."""
@@ -175,7 +183,7 @@ def test_endings(act: Callable[[Tracking], None], endings: list[str], tmp_path: 
         with Tracking(make_recipe(tmp_path), "wandb", lambda: notes) as take:
             act(take)
 
-    if act is do_half:
+    if act in (do_half, do_enough):
         run()
     else:
         with pytest.raises(RuntimeError):

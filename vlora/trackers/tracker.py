@@ -10,7 +10,7 @@ import attrs
 from ..errors import RecipeError
 
 Ending = Literal["finished", "stopped", "failed"]
-"""All steps were taken; the run was stopped in order, and may go on; anything else."""
+"""No step is left to be taken; the run was stopped in order, and may go on; anything else."""
 
 
 @attrs.frozen(kw_only=True)

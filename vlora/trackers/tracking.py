@@ -52,7 +52,7 @@ class Tracking:
         elif isinstance(event, Reported):
             self.log(event.metrics, int(event.metrics["step"]))
         elif isinstance(event, Finished):
-            self._end("finished" if event.step >= event.n_steps else "stopped")
+            self._end("finished" if event.is_over else "stopped")
 
     def __enter__(self) -> Self:
         """Import what the tracker needs.

@@ -145,6 +145,38 @@ def test_mistakes(
     assert not list(tmp_path.iterdir())
 
 
+def test_recipes_that_extend_others(
+    tmp_path: Path, recipes: list[Recipe], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From beside the file that names them, wherever the command is run; what is wrong names all files."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "base.toml").write_text('[data]\npath = "rows"\n[train]\niters = 3\nseed = 5\n')
+    (tmp_path / "more" / "a.toml").write_text('extends = "../base.toml"\n[train]\nepochs = 2\n')
+    (tmp_path / "more" / "b.toml").write_text('extends = "a.toml"\n[lora]\nrank = 4\n')
+    for folder, name in (
+        (tmp_path, "more/b.toml"),
+        (tmp_path / "more", "b.toml"),
+        (Path("/"), tmp_path / "more/b.toml"),
+    ):
+        monkeypatch.chdir(folder)
+        assert main([str(name), "--set", "train.seed=6"]) == 0
+    assert len(set(recipes)) == 1
+    assert (recipes[0].data.path, recipes[0].train.epochs, recipes[0].train.seed) == ("rows", 2, 6)
+    assert recipes[0].lora.rank == 4
+
+    monkeypatch.chdir(tmp_path)
+    message = complaint(["more/b.toml", "--set", "lora.rank=0"], capsys)
+    assert message.startswith("vlora: more/b.toml, which extends more/a.toml, base.toml:\n  lora.rank: found 0")
+    (tmp_path / "base.toml").write_text('extends = "more/../more/b.toml"')
+    assert "base.toml: extends: found 'more/../more/b.toml', which leads back to itself (more/b.toml -> " in complaint(
+        ["more/b.toml"], capsys
+    )
+    (tmp_path / "base.toml").unlink()
+    message = complaint(["more/b.toml"], capsys)
+    assert "extends: found '../base.toml', and base.toml cannot be read (No such file or directory)" in message
+    assert "from beside more/a.toml" in message
+
+
 def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder, or a file that is no text, is no recipe."""
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")
@@ -175,7 +207,7 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], mo
     assert len(lines) <= 45
     assert max(map(len, lines)) <= 79
     assert "--lora-rank LORA_RANK" not in "\n".join(lines)
-    commands = [line.partition("  # ")[0] for line in examples if not line.startswith("#")]
+    commands = [line.partition("  # ")[0].partition(" > ")[0] for line in examples if not line.startswith("#")]
     assert len(commands) >= 2
     for typed in commands:
         words = shlex.split(typed)[3:]

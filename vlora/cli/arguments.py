@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -194,8 +195,29 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
         found = getattr(error, "strerror", None) or error
         msg = f"{path}: cannot read the recipe ({found}); `python -m vlora {hint}"
         raise RecipeError(msg) from None
+    bases: list[str] = []
+
+    def read_base(name: str, wanted: str) -> tuple[str, str]:
+        base, base_text = _read_base(name, wanted)
+        bases.append(base)
+        return base, base_text
+
     try:
-        return parse_recipe(text, overrides)
+        return parse_recipe(text, overrides, name=os.path.relpath(path.resolve()), read_base=read_base)
     except RecipeError as error:
-        msg = "\n  ".join([f"{path}:", *str(error).splitlines()])
+        where = f"{path}, which extends {', '.join(bases)}:" if bases else f"{path}:"
+        msg = "\n  ".join([where, *str(error).splitlines()])
+        raise RecipeError(msg) from None
+
+
+def _read_base(name: str, wanted: str) -> tuple[str, str]:
+    """Read the recipe that another one extends, from beside it."""
+    path = Path(name).parent / Path(wanted).expanduser()
+    try:
+        # One file has one name, whichever way leads to it.
+        path = Path(os.path.relpath(path.resolve()))
+        return str(path), path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        found = getattr(error, "strerror", None) or error
+        msg = f"extends: found {wanted!r}, and {path} cannot be read ({found}); name a recipe, from beside {name}"
         raise RecipeError(msg) from None

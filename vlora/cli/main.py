@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": "say what memory a recipe needs, before anything is loaded",
     "eval": "answer held-out rows with what was trained, and measure the answers",
     "compare": "put runs beside one another",
+    "schema": "print a JSON Schema of recipes, for editors",
     "doctor": "prove vlora on this machine",
 }
 """What each command does, in the order in which the help lists them."""

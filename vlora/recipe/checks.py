@@ -2,8 +2,9 @@
 
 import re
 
+import attrs
+
 from ..system.written_json import explain_json, parse_json
-from .converter import Check
 
 MOST_GB = 10**9
 """A billion gigabytes: what is beyond it is a slip."""
@@ -18,25 +19,47 @@ PATTERN = "re:"
 """What a target of `lora.targets` begins with that is a regular expression."""
 
 
-def at_least(minimum: float) -> Check:
+@attrs.frozen
+class Bounds:
+    """A check of a number.
+
+    Attributes:
+        minimum: It is that at least.
+        above: It is greater than that.
+        maximum: It is that at most.
+    """
+
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+
+    def __call__(self, value: float) -> str | None:
+        """Say what is wrong."""
+        if self.maximum is not None and value > self.maximum:
+            return f"must be at most {self.maximum}"
+        if self.above is not None and value <= self.above:
+            return f"must be greater than {self.above}"
+        return f"must be at least {self.minimum}" if self.minimum is not None and value < self.minimum else None
+
+    def describe(self) -> dict[str, float]:
+        """Name the bounds as JSON Schema does."""
+        names = {"minimum": self.minimum, "exclusiveMinimum": self.above, "maximum": self.maximum}
+        return {name: bound for name, bound in names.items() if bound is not None}
+
+
+def at_least(minimum: float) -> Bounds:
     """A number of a least size."""
-    return lambda value: None if value >= minimum else f"must be at least {minimum}"
+    return Bounds(minimum=minimum)
 
 
-def above(minimum: float) -> Check:
+def above(minimum: float) -> Bounds:
     """A number above another."""
-    return lambda value: None if value > minimum else f"must be greater than {minimum}"
+    return Bounds(above=minimum)
 
 
-def within(minimum: float, maximum: float) -> Check:
+def within(minimum: float, maximum: float) -> Bounds:
     """A number between two others, or one of them."""
-
-    def check(value: float) -> str | None:
-        if value > maximum:
-            return f"must be at most {maximum}"
-        return None if value >= minimum else f"must be at least {minimum}"
-
-    return check
+    return Bounds(minimum=minimum, maximum=maximum)
 
 
 def gigabytes(value: float) -> str | None:

@@ -14,36 +14,34 @@ from cattrs import ClassValidationError
 
 from ..errors import RecipeError
 from .converter import Names, explain, make_converter, nearest, plain
+from .extending import EXTENDS, LENGTHS, ReadBase, read_extended
 from .rules import find_contradictions
 from .schema import DataSection, Recipe
-
-LENGTHS = ("iters", "epochs")
-"""The keys of [train] that say how long a run is; a recipe names one of them."""
 
 _SECTIONS: dict[str, type] = {name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)}
 _CONVERTER = make_converter(_SECTIONS.values())
 
 
-def parse_recipe(text: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def parse_recipe(
+    text: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    name: str = "",
+    read_base: ReadBase | None = None,
+) -> Recipe:
     """Read a recipe.
 
     Args:
         text: TOML.
         overrides: Values that replace those of the text, under dotted keys ("train.iters"). Of iters and epochs either
             replaces the other, too.
+        name: What it is known by to `read_base`.
+        read_base: Reads what it extends; without it a recipe that extends another is refused.
 
     Raises:
         RecipeError: One message that lists everything wrong: key, value found, what is expected.
     """
-    try:
-        raw = tomllib.loads(text)
-    except ValueError as error:
-        # Not only of TOML's own: Python reads no number of thousands of digits.
-        msg = f"the recipe is not TOML: {str(error).partition(';')[0]}"
-        raise RecipeError(msg) from None
-    except RecursionError:
-        msg = "the recipe is not TOML that can be read: it is nested too deeply"
-        raise RecipeError(msg) from None
+    raw = read_extended(text, name, read_base)
     problems = []
     overrides = overrides or {}
     if isinstance(raw.get("train"), dict) and any(f"train.{name}" in overrides for name in LENGTHS):
@@ -73,7 +71,7 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
     try:
         recipe: Recipe = _CONVERTER.structure(raw, Recipe)
     except ClassValidationError as error:
-        problems += explain(error, list(_SECTIONS), all_keys())
+        problems += explain(error, [*_SECTIONS, EXTENDS], all_keys())
         recipe = None  # type: ignore[assignment]
     else:
         problems += find_contradictions(recipe)

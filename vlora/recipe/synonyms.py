@@ -107,7 +107,7 @@ WORDS = {
 """Of names without a key of their own what is to be done."""
 
 SECTIONS = {
-    "model": "base",
+    "extends": "extend inherit inherits include base base_recipe",
     "data": "datasets dataset_args data_args",
     "lora": "peft peft_config lora_config lora_parameters adapter_config",
     "optim": "optimizer optimiser optimization lr_scheduler",
@@ -116,7 +116,7 @@ SECTIONS = {
     "features": "cache",
     "output": "logging checkpoint checkpoints save",
 }
-"""Of each section the names that others have for it."""
+"""Of each section, and of `extends`, the names that others have for it."""
 
 VALUES = {
     "adamw": "adamw_torch adamw_torch_fused adamw_hf adamw_8bit adamw_bnb_8bit paged_adamw paged_adamw_8bit",

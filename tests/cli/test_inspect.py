@@ -137,3 +137,28 @@ def test_options_that_contradict(
     """A sentence says why."""
     assert inspect(checkpoint, rows, *options) == 2
     assert error in capsys.readouterr().err
+
+
+def test_a_page_is_written(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds the chosen rows, replaces an older one whole, and programs are told of what was found."""
+    page = rows.parent / "pages" / "rows.html"
+    page.parent.mkdir()
+    page.write_text("an older one")
+
+    assert inspect(checkpoint, rows, "--html", str(page), "--rows", "1,3", "--json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["Census", "Finding", "Page"]
+    assert events[0]["n_rows"] == 4
+    assert events[2] == {"event": "Page", "path": str(page), "n_rows": 4, "n_shown": 2}
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<section class="card"') == 2
+    assert "rows.jsonl train row 3" in text
+    assert "[bold]markup[/bold]" in text
+    assert text.count("<img ") == 1
+    assert [file.name for file in page.parent.iterdir()] == ["rows.html"]
+
+    assert inspect(checkpoint, rows, "--html", str(page), "--all", "--longest", "1") == 0
+    printed = capsys.readouterr().out
+    assert "  refused rows: 0\nno row is refused, cut or twice there\n1 row of 4 shown in " in printed
+    assert inspect(checkpoint, rows, "--html", str(page), "--quiet") == 0
+    assert capsys.readouterr().out == f"4 rows of 4 shown in {page}\n"

@@ -31,7 +31,7 @@ MODULES = {
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Makes a module that hands on what is asked of it."""
+    """Makes a module that forwards attribute access."""
 
     def find_spec(
         self, fullname: str, _path: Sequence[str] | None = None, _target: types.ModuleType | None = None

@@ -28,15 +28,16 @@ DTYPES = {
     "f8": mx.float64,
     "c8": mx.complex64,
 }
-"""Kind and size, as names have them."""
+"""Kernel names spell a dtype as its kind and its size in bytes."""
 
 LONGEST_NAME = 245
-"""Of a file (`max_file_name_length` in backend/cpu/compiled.cpp and backend/cuda/jit_module.cpp)."""
+"""Longest file name (`max_file_name_length` in backend/cpu/compiled.cpp and backend/cuda/jit_module.cpp)."""
 FILE_ID = 16
 """Characters of the hash that replaces the rest of a longer name on a CPU."""
 
 NAME = re.compile(
-    r"(?P<tape>[^_]+)_(?P<kinds>[VSC]*)_(?P<dtypes>(?:[a-zV]\d)*)_(?P<hash>\d+)(?P<layout>_contiguous|_strided_(?P<n_axes>\d+))?"
+    r"(?P<expression>[^_]+)_(?P<kinds>[VSC]*)_(?P<dtypes>(?:[a-zV]\d)*)_(?P<hash>\d+)"
+    r"(?P<layout>_contiguous|_strided_(?P<n_axes>\d+))?"
 )
 INDEXING = re.compile(
     r"(?P<what>gather|gather_axis|scatter|scatter_axis)_(?P<dtype>bool|b?float\d+|u?int\d+)_(?P<index>u?int\d+)"
@@ -52,8 +53,8 @@ class Node(NamedTuple):
     """An operation of an expression.
 
     Attributes:
-        dtype: Of what it makes.
-        is_output: Whether the kernel writes that.
+        dtype: Of its result.
+        is_output: Whether the kernel writes the result.
         operation: MLX's name of it.
         inputs: Places of its inputs among the kernel's inputs and the nodes before it.
     """
@@ -89,13 +90,13 @@ def parse_name(name: str) -> Kernel:
     """Read the name of a fused kernel.
 
     Raises:
-        UnknownNameError: It is none, or has an operation that is not known here.
+        UnknownNameError: It is no such name, or it has an operation that is not known here.
     """
     found = NAME.fullmatch(name)
     if found is None:
         raise UnknownNameError(name)
     kinds, typed = found["kinds"], re.findall(r"[a-zV]\d", found["dtypes"])
-    nodes = next(_parse_nodes(found["tape"], len(kinds)), None)
+    nodes = next(_parse_nodes(found["expression"], len(kinds)), None)
     if nodes is None or not set(typed) <= DTYPES.keys() or len(typed) != len(kinds) - kinds.count("C"):
         raise UnknownNameError(name)
     n_axes = int(found["n_axes"]) if found["n_axes"] else None
@@ -138,9 +139,9 @@ def _node_name(place: int) -> str:
 
 
 def _parse_nodes(text: str, place: int) -> Iterator[tuple[Node, ...]]:
-    """Yield the ways to read a tape whose first node has a place; names run into one another, so there may be several.
+    """Yield the ways to read an expression from a node on; names run into one another, so there may be several.
 
-    The likelier ones come first: a broadcast of one array. Not recursive: tapes are long.
+    The likelier ones come first: a broadcast of one array. Not recursive: expressions are long.
     """
     waiting: list[tuple[int, tuple[Node, ...]]] = [(0, ())]
     first = place

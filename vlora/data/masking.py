@@ -13,7 +13,7 @@ Span = tuple[int, int]
 """Start and end of a part of a text, in characters; the end is exclusive."""
 
 SEARCH_LENGTH = 1024
-"""How many places behind an image are searched first for the text that follows it."""
+"""Tokens after an image that are searched first for the text that follows it."""
 
 Tokenize = Callable[[list[str]], list[list[int]]]
 """Texts to ids, without adding special tokens."""
@@ -29,7 +29,7 @@ def make_sentinel(index: int) -> str:
 
 
 def leading_end_of_turn(text: str, end_of_turn: Sequence[str]) -> str:
-    """Give the token that ends an answer, with the spaces before it; empty if none begins what follows the answer."""
+    """Return the token that ends an answer, with the spaces before it; empty if the following text begins with none."""
     bare = text.lstrip(" ")
     token = next((token for token in end_of_turn if token and bare.startswith(token)), None)
     return "" if token is None else text[: len(text) - len(bare)] + token
@@ -40,9 +40,9 @@ def mask_completions(
 ) -> tuple[IntArray, BoolArray]:
     """Tokenize a text and mark the tokens of its spans.
 
-    Every boundary is verified: what stands before it must tokenize to the same ids on its own, as it does
-    when the model generates from there. A space before a span goes with it where the tokenizer joins the
-    two into one token ("ASSISTANT: yes" has the token "▁yes").
+    Every boundary is verified: the text before it must tokenize to the same ids on its own, as it does when the
+    model generates from there. A space before a span belongs to the span where the tokenizer joins the two into one
+    token ("ASSISTANT: yes" has the token "▁yes").
 
     Args:
         text: What is tokenized.
@@ -114,7 +114,7 @@ def expand_placeholders(
 
 
 def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> list[int]:
-    """Say where each span begins: with its first character, or with the spaces before it."""
+    """Find where each span begins: at its first character, or at the spaces before it."""
     bares, end = [], 0
     for start, stop in spans:
         bare = start
@@ -135,11 +135,12 @@ def _settle_starts(text: str, spans: Sequence[Span], tokenize: Tokenize) -> list
 
 
 def place_bounds(text: str, bounds: Sequence[int], tokenize: Tokenize) -> tuple[list[int], dict[int, int]]:
-    """Tokenize a text, and say at which token each of its bounds stands; a bound inside a token has no place.
+    """Tokenize a text, and find the token index of each bound; a bound inside a token has none.
 
-    What stands before a bound has to tokenize alike on its own and with what follows. That is tried from one bound to
-    the next but one, so that the work grows with the text and not with its square; all pieces together have to be the
-    text's ids. Where they are not (a tokenizer that looks further), bounds are tried from the beginning of the text.
+    The text before a bound has to tokenize to the same ids on its own and together with the text after it. Each test
+    covers the text from one bound to the next but one, so that the work is linear in the length of the text. The ids of
+    all pieces together have to be the text's ids. Where they are not (a tokenizer with a longer context), every bound
+    is tested from the beginning of the text.
     """
     befores = [text[start:stop] for start, stop in itertools.pairwise(bounds)]
     windows = [text[start:stop] for start, stop in zip(bounds, bounds[2:], strict=False)]
@@ -171,7 +172,7 @@ def _match_segments(segments: Sequence[IntArray], expanded: IntArray) -> list[in
         return None
     if not rest:
         return [0] if len(first) == len(expanded) else None
-    # The last segment stands at the end, and the others in order before it, so that the search is short.
+    # The last segment is at the end, and the others are in order before it: the search is short.
     last = len(expanded) - len(rest[-1])
     if last <= len(first) or not np.array_equal(expanded[last:], rest[-1]):
         return None
@@ -189,8 +190,8 @@ def _match_segments(segments: Sequence[IntArray], expanded: IntArray) -> list[in
 def _find(tokens: IntArray, segment: IntArray, start: int, closing: int, opening: int) -> int | None:
     """Find a segment that another image follows, at `start` or later.
 
-    Processors write text within images too (a line break after a row of tiles). Images begin alike and end alike, so
-    the first place between such an end and such a beginning is preferred to the first place.
+    Processors write text within images too (a line break after a row of tiles). All images begin with one token and end
+    with one token, so the first match between such an end and such a beginning is preferred to the first match.
     """
     width, size, first = len(segment), SEARCH_LENGTH, None
     while start + width < len(tokens):
@@ -206,5 +207,5 @@ def _find(tokens: IntArray, segment: IntArray, start: int, closing: int, opening
 
 
 def shorten(text: str, width: int = 60) -> str:
-    """Cut a text to at most `width` characters, for a message."""
+    """Truncate a text to at most `width` characters, for a message."""
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -1,8 +1,9 @@
-"""Where answers stand in a rendered conversation. Pure: turns and texts in, places out.
+"""Positions of the answers in a rendered conversation. Pure: turns and texts in, positions out.
 
-A chat template is a program, so nothing here guesses from its text. A conversation is rendered as it is, and as a
-skeleton: with a sentinel in place of each text of its answers. Where the sentinels come out is where the answers stand;
-what stands between them is the template's own, and what a prompt does not show of that is the model's to write.
+A chat template is a program, so nothing here guesses from its source. A conversation is rendered twice: as it is, and
+as a skeleton that has a sentinel in place of each text of its answers. The positions of the sentinels in the rendered
+skeleton are the positions of the answers. The text between them is the template's. The model has to write the part of
+it that a prompt does not show.
 """
 
 import itertools
@@ -18,19 +19,19 @@ from ..types import ImageSlot, Turn
 from .masking import SENTINELS, make_sentinel, shorten
 
 Marks = re.Pattern[str]
-"""Finds the words of a template at which it may divide an answer; one group holds the word."""
+"""Matches the words at which a template may divide an answer; one group holds the word."""
 
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """A text of an answer for which a sentinel stands.
+    """A text of an answer that a sentinel replaces.
 
     Attributes:
         text: The text.
-        answer: Which assistant turn it is of, from 0.
-        is_needed: The template has to write it; others it may drop (thoughts of earlier turns).
+        answer: The index of its assistant turn, from 0.
+        is_needed: The template has to write it. It may drop other runs (thoughts of earlier turns).
         closes: The turn's text ends with it.
-        rest: What the row has behind it in the same turn for which no sentinel stands.
+        rest: The text after it in the same turn that no sentinel replaces.
     """
 
     text: str
@@ -42,15 +43,15 @@ class Run:
 
 @attrs.frozen(kw_only=True)
 class Place:
-    """Where a run stands.
+    """The position of a run in the rendered conversation.
 
     Attributes:
-        number: The run's number, as its sentinel has it.
+        number: The run's number, as in its sentinel.
         run: The run.
-        start: Where it begins in the text.
-        end: Where it ends.
-        before: What the skeleton has between the sentinel before it and its own.
-        follows: What the skeleton has between its own sentinel and the next.
+        start: The index of its first character.
+        end: The index after its last character.
+        before: The skeleton's text between the previous sentinel and its own.
+        follows: The skeleton's text between its own sentinel and the next.
     """
 
     number: int
@@ -62,16 +63,16 @@ class Place:
 
 
 def find_marks(template: str) -> Marks:
-    """Find the words in a template's text that look like tags: what it divides answers at is among them."""
+    """Find the words in a template's source that look like tags; those at which it divides answers are among them."""
     found = set(re.findall(r"<[^<>{}\s'\"]+>|\[/?[A-Z_]+\]|◁/?\w+▷", template))
     words = sorted(found, key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, words)) + ")" if words else "(?!)()")
 
 
 def hide_answers(turns: Sequence[Turn], marks: Marks) -> tuple[tuple[Turn, ...], list[Run]]:
-    """Put sentinels in place of all texts of the answers: thoughts, what is said, and the names of called tools.
+    """Replace all texts of the answers by sentinels: thoughts, spoken texts, and the names of called tools.
 
-    Marks stay where they stand, so that a template that divides answers at them divides the sentinels likewise.
+    Marks keep their positions, so that a template that divides answers at marks divides the sentinels in the same way.
     """
     runs: list[Run] = []
     hidden = list(turns)
@@ -84,7 +85,7 @@ def hide_answers(turns: Sequence[Turn], marks: Marks) -> tuple[tuple[Turn, ...],
 
 
 def hide_questions(turns: Sequence[Turn], marks: Marks, first: int) -> tuple[Turn, ...]:
-    """Put sentinels in place of the texts of all turns that are no answers; each such turn gets one at least.
+    """Replace the texts of all turns that are no answers by sentinels; each such turn gets at least one.
 
     Args:
         turns: The turns.
@@ -123,7 +124,7 @@ def _hide_answer(turn: Turn, marks: Marks, answer: int, first: int, *, is_last: 
     if thought is not None and thought.strip():
         thought = hide(thought, is_needed=is_last)
     parts = [part for part in turn.parts if isinstance(part, str)]
-    # Behind a thought or before a call, white space says nothing; alone it is an answer.
+    # After a thought or before a call, white space has no meaning; alone it is an answer.
     texts = [at for at, part in enumerate(parts) if part.strip() or not (runs or turn.calls)]
     if not (texts or runs or turn.calls):
         parts, texts = [""], [0]
@@ -142,7 +143,7 @@ def _hide_answer(turn: Turn, marks: Marks, answer: int, first: int, *, is_last: 
 
 
 def _hide_text(text: str, marks: Marks, first: int) -> tuple[str, list[tuple[str, str]]]:
-    """Hide what stands between marks. Gives the text with sentinels, and each piece with what stands behind it."""
+    """Hide the texts between marks; return the text with sentinels, and each piece with the text after it."""
     pieces = marks.split(text)
     if len(pieces) == 1 or not any(piece.strip() for piece in pieces[::2]):
         return make_sentinel(first), [(text, "")]
@@ -164,7 +165,7 @@ def locate_runs(text: str, skeleton: str, runs: Sequence[Run], source: str) -> l
         source: The row, for errors.
 
     Returns:
-        The places of the runs that the template writes, in the order in which it does.
+        The positions of the runs that the template writes, in the order of the text.
 
     Raises:
         SampleError: The template drops an answer, or changes one by more than stripping white space.
@@ -211,7 +212,7 @@ def _check_numbers(numbers: Sequence[int], runs: Sequence[Run], source: str) -> 
 
 
 def _match(run: str, text: str, position: int, follows: str) -> int | None:
-    """Say where a run ends that begins at a position, as it is or with white space at its ends stripped."""
+    """Find the end of a run that begins at a position, as it is or with white space stripped at its ends."""
     core = run.strip()
     lead = run[: len(run) - len(run.lstrip())]
     trail = run[len(lead) + len(core) :]
@@ -222,7 +223,7 @@ def _match(run: str, text: str, position: int, follows: str) -> int | None:
         if not text.startswith(core, end):
             continue
         end += len(core)
-        # The longest form that fits is the one that the template wrote.
+        # The longest form that matches is the one that the template wrote.
         for last in range(len(trail), -1, -1):
             if text.startswith(trail[:last], end) and text.startswith(follows, end + last):
                 return end + last
@@ -230,16 +231,16 @@ def _match(run: str, text: str, position: int, follows: str) -> int | None:
 
 
 def measure_opening(region: str, tail: str, header: str | None) -> tuple[int, bool] | None:
-    """Say how much of what the template writes before an answer is the model's to write.
+    """Measure how much of the template's text before an answer the model has to write.
 
     Args:
-        region: What the template writes between the text of the turn before and the answer's first text.
-        tail: What it writes behind a text in a prompt that asks for an answer to it.
-        header: What it writes between a text and an earlier answer to it that is a mere text.
+        region: The template's text between the previous turn's text and the answer's first text.
+        tail: The template's text after a question in a prompt that asks for an answer.
+        header: The template's text between a question and an earlier answer that is a text alone.
 
     Returns:
-        (characters at the region's end, whether a prompt ends before them). An answer that is begun otherwise than it
-        is asked for (an earlier one without its thought) stands behind its header. None if it has neither.
+        (characters at the region's end, whether a prompt ends before them). An answer that begins in another way than
+        the prompt asks for it (an earlier one without its thought) follows the header. None if the region has neither.
     """
     for opening in (tail, header):
         at = -1 if opening is None else region.rfind(opening)
@@ -249,20 +250,20 @@ def measure_opening(region: str, tail: str, header: str | None) -> tuple[int, bo
 
 
 def divides(text: str, marks: Marks) -> bool:
-    """Whether marks divide a text into several."""
+    """Whether marks divide a text into several pieces."""
     return sum(bool(piece.strip()) for piece in marks.split(text)[::2]) > 1
 
 
 def measure_closing(place: Place, region: str, end: str) -> int | None:
-    """Say how much of what the template writes behind an answer's last text is the model's to write.
+    """Measure how much of the template's text after an answer's last text the model has to write.
 
     Args:
-        place: The last text's place: a tool's name, a thought, or a text that a mark follows.
-        region: What the template writes between it and the text of the next turn.
-        end: The token that ends what is said; all before it (the rest of a call, say) belongs to the turn.
+        place: The last text's position: a tool's name, a thought, or a text that a mark follows.
+        region: The template's text between it and the text of the next turn.
+        end: The token that ends a spoken text; the text before it (the rest of a call, say) belongs to the turn.
 
     Returns:
-        Characters; None if the turn is not ended so.
+        The number of characters; None if that token does not end the turn.
     """
     at = -1
     for _ in range(place.run.rest.count(end) + 1 if end else 0):
@@ -273,7 +274,7 @@ def measure_closing(place: Place, region: str, end: str) -> int | None:
 
 
 def split_regions(skeleton: str) -> Mapping[int, tuple[str, str]]:
-    """Say what stands before and behind each sentinel of a skeleton in which all texts are hidden."""
+    """Map each sentinel of a skeleton in which all texts are hidden to the texts before and after it."""
     parts = SENTINELS.split(skeleton)
     pieces, numbers = parts[::2], [int(number) for number in parts[1::2]]
     return dict(zip(numbers, itertools.pairwise(pieces), strict=True))

@@ -60,7 +60,7 @@ def check_workers(folder: Path) -> str:
 
 
 def check_run(folder: Path) -> str:
-    """Run a recipe as a user does, in a process of its own; and once more, killed on the way and gone on with."""
+    """Run a recipe as a user does, in a process of its own; and once more, killed and resumed."""
     keys = {
         **TRAINED,
         "train.iters": N_STEPS,
@@ -131,7 +131,7 @@ def _killed_and_resumed(folder: Path, keys: Mapping[str, Any]) -> Recipe:
     """Kill a run once it has saved its state, and go on with it to its end.
 
     Raises:
-        CheckError: It always ended before, or cannot be gone on with.
+        CheckError: It always ended before it was killed, or it cannot be resumed.
     """
     for attempt in range(N_KILLS):
         recipe = make_recipe(folder, {**keys, "output.path": str(folder / f"killed-{attempt}" / "model")})

@@ -53,7 +53,7 @@ class TrainLoop:
         learning_rate: Of a step, counted from 1.
         needs_sync: Whether the state behind a step is asked for: its report then comes before the next step begins.
         should_stop: Asked after every step; True ends the loop with it.
-        hold: Called before a step is prepared: other threads had better not ask for the interpreter.
+        hold: Called before a step is prepared: other threads should not ask for the interpreter.
         release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
         sums: Summed losses and their terms of all steps so far, those of the run that this one goes on from included.
         is_stopped: Whether the loop ends with the step that it has yielded; who iterates may say so, too.

@@ -49,7 +49,7 @@ class MlxVlmBackbone:
         family: Its description.
         language_prefix: The language model's name within it; empty if the whole model is one.
         head: The head, if it can be run at given positions; see `detect_head`.
-        fused_modules: What of the language model can be run leaner; see `find_fused_modules`.
+        fused_modules: Parts of the language model that have a fused forward; see `find_fused_modules`.
     """
 
     module: nn.Module

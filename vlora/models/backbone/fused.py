@@ -40,7 +40,7 @@ Replacement = Callable[[], AbstractContextManager[Any]]
 
 @attrs.frozen(eq=False)
 class FusedModules:
-    """What of a language model can be run leaner.
+    """The parts of a language model that have a fused forward.
 
     Attributes:
         replacements: For each part a function that makes a context in which it is.
@@ -59,7 +59,7 @@ class FusedModules:
 def find_fused_modules(
     module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None
 ) -> FusedModules:
-    """Find what of a language model can be run leaner.
+    """Find the parts of a language model that have a fused forward.
 
     Args:
         module: The language model, weights loaded.
@@ -94,7 +94,7 @@ def find_fused_modules(
 
 @contextmanager
 def running_fused(parts: FusedModules) -> Iterator[None]:
-    """Run the found parts leaner for the time being."""
+    """Run the fused forward of the found parts while the `with` lasts."""
     with ExitStack() as stack:
         for replacement in parts.replacements:
             stack.enter_context(replacement())
@@ -218,7 +218,7 @@ class Angles:
         return self._found
 
     def forget(self) -> None:
-        """Let go of arrays of a trace that is over."""
+        """Release the arrays of a finished trace."""
         self._positions = self._found = None
 
 

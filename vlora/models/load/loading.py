@@ -130,7 +130,7 @@ def prepare(
 
 
 def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:
-    """Find the head of a model and what of it runs leaner, by computing or as it was found before."""
+    """Find the head of a model and its fused parts, by computing or as they were found before."""
 
     def find() -> dict[str, Any] | None:
         backbone.detect_head()

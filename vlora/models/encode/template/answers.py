@@ -1,4 +1,4 @@
-"""What is learned of a conversation: of each answer what the model has to write behind the prompt that asks for it."""
+"""The learned parts of a conversation: of each answer, the text that the model has to write after its prompt."""
 
 import functools
 import itertools
@@ -33,7 +33,7 @@ class Write(Protocol):
     """Renders a conversation."""
 
     def __call__(self, sample: Sample, options: Options) -> str:
-        """Render it with what a template may read besides."""
+        """Render it with further variables for the template."""
 
 
 @attrs.frozen(kw_only=True)
@@ -42,8 +42,8 @@ class Located:
 
     Attributes:
         text: The conversation.
-        spans: Of each answer what the model has to write, in order.
-        is_asked: A prompt of the template's ends where the last answer begins.
+        spans: Of each answer the text that the model has to write, in order.
+        is_asked: A prompt of the template ends where the last answer begins.
     """
 
     text: str
@@ -55,14 +55,14 @@ class Located:
 class AnswerFinder:
     """Finds the answers of one model's conversations.
 
-    What a template writes around an answer, and how it asks for one, is found by trying, once per model where it does
-    not depend on the row.
+    What a template writes around an answer, and how it asks for one, is found by rendering examples: once per model
+    where it does not depend on the row.
 
     Attributes:
         write: Renders a conversation.
         ask: Renders a prompt that asks for the next answer.
         marks: The words at which the template may divide an answer.
-        lead: White space that it writes before an answer and not in a prompt.
+        lead: White space that the template writes before an answer and not in a prompt.
         end_of_turn: The tokenizer's special tokens, as text.
         stops: The tokens at which generation ends, as text.
         tokenize: The tokenizer.
@@ -89,8 +89,8 @@ class AnswerFinder:
     def __call__(self, sample: Sample) -> Located:
         """Render a conversation and find its answers.
 
-        Published templates ask for answers with thoughts or without as they are told to; they are told what makes the
-        prompt end where the last answer begins.
+        Published templates have an option that says whether a prompt asks for a thought. The option is chosen with
+        which the prompt ends where the last answer begins.
 
         Raises:
             SampleError: The template drops or changes an answer, or it cannot be told from the template's own text.
@@ -132,7 +132,7 @@ class AnswerFinder:
         return Located(text=text, spans=spans, is_asked=is_asked or sample.turns[-1].role != "assistant")
 
     def _regions(self, skeleton: Sample, n_runs: int, options: Options) -> Regions:
-        """Render the conversation without any text of its own: what is left is the template's."""
+        """Render the conversation with all its texts hidden: what remains is the template's text."""
         hidden = attrs.evolve(skeleton, turns=hide_questions(skeleton.turns, self.marks, n_runs))
         try:
             return split_regions(self.write(hidden, options))
@@ -142,7 +142,7 @@ class AnswerFinder:
     def _measure_opening(
         self, sample: Sample, number: int, first: Place, regions: Callable[[], Regions], options: Options
     ) -> tuple[int, bool]:
-        """Say how many characters before an answer's first text are the model's, and whether a prompt ends there."""
+        """Count the characters before an answer's first text that the model writes; say whether a prompt ends there."""
         tail, header = self._find_tail(sample.turns[number - 1].role if number else "", options)
         if tail is not None:
             for lead in (self.lead, ""):
@@ -153,7 +153,7 @@ class AnswerFinder:
             if measured is not None:
                 n_before, is_asked = measured
                 if is_asked and self._joins(tail, region[len(region) - n_before :]):
-                    # The model has to write the whole of a token of which the prompt holds the beginning.
+                    # The model has to write the whole token that the prompt would begin.
                     return n_before + len(tail) - len(tail.rstrip()), False
                 return measured
         if self._is_special(sample.turns[number]):
@@ -179,12 +179,12 @@ class AnswerFinder:
         return n_behind
 
     def _asks_otherwise(self, sample: Sample, options: Options) -> bool:
-        """Whether a template asks otherwise for the last answer when it is told so."""
+        """Whether the options change the prompt that asks for the last answer."""
         role = sample.turns[-2].role if len(sample.turns) > 1 else ""
         return self._find_tail(role, options) != self._find_tail(role, NO_OPTIONS)
 
     def _find_tail(self, role: str, options: Options) -> tuple[str | None, str | None]:
-        """Find what stands behind the text of a turn: in a prompt that asks about it, and before an earlier answer."""
+        """Find the text after a turn: in a prompt that asks for an answer to it, and before an earlier answer."""
         key = role, options.get("enable_thinking")
         if key not in self._tails:
             word, answer, calls = make_sentinel(0), make_sentinel(1), ({"name": "look", "arguments": {"at": 1}},)
@@ -205,7 +205,7 @@ class AnswerFinder:
             return ""
 
     def _find_end(self, options: Options) -> str:
-        """Find the token that the template writes behind what is said."""
+        """Find the token that the template writes after a spoken text."""
         key = options.get("enable_thinking")
         if key not in self._ends:
             turns = (Turn("user", ("a",)), Turn("assistant", (make_sentinel(0),)))

@@ -1,4 +1,4 @@
-"""Chat templates: programs of the model's authors, run as they are. How one wants its messages is found by trying."""
+"""Chat templates: programs of the model's authors, run unchanged. The form of their messages is found by rendering."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ class ContentStyle:
     """How a chat template wants its messages.
 
     Attributes:
-        lists: Roles whose content is a list of parts; the others' is a string, images written into it.
-        image_token: What stands for an image in a string.
-        breaks_after_image: The template, or who writes the string, breaks the line after an image.
+        lists: Roles whose content is a list of parts; that of other roles is a string with the images written into it.
+        image_token: The text of an image in a string.
+        breaks_after_image: A line break follows an image, written by the template or into the string.
         lead: White space that the template writes before an answer, but not at the end of the prompt that asks for
             one: the model has to write it.
         writes_arguments: The template takes the arguments of tool calls as JSON text; others take them as objects.
         thinks_in_parts: The template takes a thought as a part of the content; others take it beside the content.
-        lacks: What the template cannot express (`tools`, `tool_calls`, `tool`, `reasoning_content`), each with what
-            it does instead.
+        lacks: Fields that the template cannot express (`tools`, `tool_calls`, `tool`, `reasoning_content`), each with
+            what it does instead.
     """
 
     lists: frozenset[str]
@@ -52,8 +52,8 @@ def render(
     Args:
         template: The template.
         messages: The conversation, as `write_messages` gives it.
-        names: What else the template may read, by its names there.
-        tools: Descriptions of tools; without any the template is told of none.
+        names: Further variables of the template.
+        tools: Descriptions of tools; an empty sequence sets no variable.
         prompt: Whether to ask for an answer.
     """
     given: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
@@ -63,20 +63,20 @@ def render(
 
 
 def mend_end_of_turn(template: str, end: str | None) -> str:
-    r"""Spell the end of an answer as the token that it is.
+    r"""Spell the end of an answer as the end-of-sequence token.
 
-    LLaVA-NeXT's published template (Mistral) ends answers with "<\s>", which is mere letters to the tokenizer.
+    LLaVA-NeXT's published template (Mistral) ends answers with "<\s>", which the tokenizer reads as letters.
     """
     return re.sub(r"<\\+s>", "</s>", template) if end == "</s>" else template
 
 
 def find_content_style(template: str, names: Mapping[str, Any], image_token: str) -> ContentStyle:
-    """Find out how a template wants its messages, by rendering a conversation in every way.
+    """Find the form in which a template takes its messages, by rendering a conversation in every form.
 
-    A style is right when every text comes out once, in order, and the image too.
+    A form is right if the rendered text has the image and every text once, in order.
 
     Raises:
-        ModelError: No style is.
+        ModelError: No form is right.
     """
     texts = ("\ue000question\ue001", "\ue000answer\ue001")
     problem = "it drops texts or the image"
@@ -101,7 +101,7 @@ def find_content_style(template: str, names: Mapping[str, Any], image_token: str
 
 
 def _find_lead(template: str, names: Mapping[str, Any], question: Message, before_answer: str) -> str:
-    """Compare what stands before an answer with the prompt that asks for it; only white space may be missing."""
+    """Find the white space that stands before an answer and not at the end of the prompt that asks for it."""
     prompt = render(template, [question], names, prompt=True)
     lead = before_answer.removeprefix(prompt)
     return lead if lead.isspace() else ""

@@ -1,4 +1,4 @@
-"""How conversations are written: by the model's chat template, every answer ended, nothing of a row left out."""
+"""Conversations as text: rendered with the model's chat template, every answer ended, no part of a row left out."""
 
 import functools
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from .spelling import StandIns, settle
 from .stops import Ending, find_ending, write_stops
 
 TELLING = 16
-"""Characters of a system prompt that are not written by chance."""
+"""A system prompt of so many characters does not occur in a text by chance."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -30,9 +30,9 @@ class Conversations:
         template: The chat template.
         tokenizer: The model's tokenizer.
         tokenize: Texts to ids, images as one token each.
-        image_token: The text that stands for an image in what the processor is given.
+        image_token: The text of an image in the processor's input.
         stop_ids: The tokens at which generation ends.
-        learns_end: Whether answers are ended where the template does not.
+        learns_end: Whether an end is added to answers that the template does not end.
     """
 
     template: str
@@ -44,15 +44,15 @@ class Conversations:
 
     @functools.cached_property
     def style(self) -> ContentStyle:
-        """How the template wants its messages, and what it expresses."""
+        """The form in which the template takes messages, and what it can express."""
         template, names = self.template, self._names
         return find_fields(template, names, find_content_style(template, names, self.image_token))
 
     def write(self, sample: Sample, options: Options = NO_OPTIONS) -> str:
-        """Render a conversation with its answers; nothing that a prompt would show is left out.
+        """Render a conversation with its answers and with everything that a prompt shows.
 
-        Pixtral's published template writes the system prompt only where a question comes last: not into training text.
-        The last answer then stands behind the prompt that asks for it.
+        Pixtral's published template writes the system prompt only if a question comes last, and so not into training
+        text. The last answer is then appended to the prompt that asks for it.
         """
         text = self._write_ended(sample, options)
         if _has_system(text, sample, self.template) or self._shows_system(sample, options):
@@ -72,7 +72,7 @@ class Conversations:
         return self._write_ended(sample, options, prompt=True)
 
     def _shows_system(self, sample: Sample, options: Options, *, prompt: bool = False) -> bool:
-        """Whether all system prompts of a conversation come out of the template."""
+        """Whether the template writes all system prompts of a conversation."""
         n_system = sum(turn.role == "system" for turn in sample.turns)
         if not n_system:
             return True
@@ -84,7 +84,7 @@ class Conversations:
 
     @functools.cached_property
     def ending(self) -> Ending:
-        """How answers are ended."""
+        """The end of answers, and what has to be added for it."""
         if not self.learns_end:
             return Ending()
         after_last, after_earlier = self._write_after_answers()
@@ -96,10 +96,10 @@ class Conversations:
 
     @functools.cached_property
     def _end_of_calls(self) -> str:
-        """Find out what has to be written behind the last turn's calls so that it ends where generation does.
+        """Find the token to add after the last turn's calls so that the turn ends where generation does.
 
-        Where a template writes a token at which generation ends before a tool's answer, it is that one: GLM's calls end
-        with the role that observes.
+        If the template writes a token that ends generation before a tool's answer, it is that token: GLM's calls end
+        with the token of the role "observation".
         """
         stops = self._stops if self.learns_end else []
         name, answer = make_sentinel(0), make_sentinel(1)
@@ -116,13 +116,13 @@ class Conversations:
         return min(found)[1] if found else self.ending.text.lstrip()
 
     def prepare(self, sample: Sample) -> Sample:
-        """Name tools, and leave out ends that a row has written behind its answers, where they are going to be."""
+        """Name tools, and strip the ends that a row has written after its answers if they are going to be added."""
         ending = self.ending
         turns = tuple(_strip_end(turn, ending.each or ending.last) for turn in name_tools(sample.turns))
         return attrs.evolve(sample, turns=turns)
 
     def _write_after_answers(self) -> tuple[str, str]:
-        """Give what the template writes behind the last answer, and behind one that a question follows."""
+        """Return the template's text after the last answer, and after an answer that a question follows."""
         question, answer, other, last = (make_sentinel(number) for number in range(4))
         turns = (Turn("user", (ImageSlot(0), question)), Turn("assistant", (answer,)))
         more = (*turns, Turn("user", (other,)), Turn("assistant", (last,)))
@@ -144,7 +144,7 @@ class Conversations:
             return text
         if turns[-1].calls:
             return text.rstrip() + self._end_of_calls if self._end_of_calls else text
-        # White space behind an end that the template does not know says nothing.
+        # White space after an end that the template does not know has no meaning.
         return text.rstrip() + ending.closing if ends[-1] or ending.closing else text
 
     def _write(self, sample: Sample, options: Options = NO_OPTIONS, *, prompt: bool = False) -> str:

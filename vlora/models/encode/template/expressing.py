@@ -1,4 +1,4 @@
-"""What a chat template expresses besides texts and images: tools, calls, their results, thoughts. Found by trying."""
+"""What a chat template can express besides texts and images: tools, calls, results, thoughts. Found by rendering."""
 
 import itertools
 import json
@@ -13,23 +13,23 @@ from ....types import ImageSlot, Sample, Turn
 from .chat_template import ContentStyle, render, write_messages
 
 THINKING: Mapping[str, Any] = {"enable_thinking": True}
-"""What published templates take as the wish for an answer with thoughts."""
+"""The option with which published templates ask for an answer with a thought."""
 NOT_THINKING: Mapping[str, Any] = {"enable_thinking": False}
-"""What they take as the wish for an answer without."""
+"""The option with which they ask for an answer without one."""
 
 _QUESTION, _ANSWER, _NAME, _KEY, _VALUE, _USE, _RESULT, _THOUGHT = (make_sentinel(number) for number in range(8))
 
 Try = Callable[..., str | None]
-"""Says what a template does instead of writing some words of a conversation; None if it writes them."""
+"""Returns what a template does instead of writing some words of a conversation; None if it writes them."""
 
 
 def find_fields(template: str, names: Mapping[str, Any], style: ContentStyle) -> ContentStyle:
-    """Find out what else than texts and images a template expresses, and how it wants it.
+    """Find what a template can express besides texts and images, and in which form.
 
     Args:
         template: The template.
-        names: What else it may read, by its names there.
-        style: How it wants texts and images.
+        names: Further variables of the template.
+        style: The form in which it takes texts and images.
     """
 
     def find_lack(
@@ -50,7 +50,7 @@ def find_fields(template: str, names: Mapping[str, Any], style: ContentStyle) ->
     tool = {"type": "function", "function": {"name": _NAME, "description": _USE, "parameters": {"type": "object"}}}
     lacks = {"tools": find_lack([question, answer], [_QUESTION, _NAME, _USE], style, tools=[tool])}
     style, lacks["tool_calls"], calling = _find_calls(find_lack, question, style)
-    # A template may know of results and not of calls: its models call in words.
+    # A template may write results and no calls: its models call in words.
     style, lacks["tool"] = _find_results(find_lack, [question, calling or answer], answer, style)
     style, lacks["reasoning_content"] = _find_thoughts(find_lack, question, answer, style)
     return attrs.evolve(style, lacks={field: lack for field, lack in lacks.items() if lack is not None})

@@ -1,7 +1,8 @@
-"""Numbers that come out of a chat template as they stand in a row, and not as Python would write them. Pure.
+"""Numbers that a chat template writes as the row spells them, and not as Python would. Pure.
 
-A template writes objects with Python's JSON, in which `12.50` is `12.5`. So it is given other numbers in place of those
-that would be written otherwise, and they are replaced in what it writes; without them it has to write the same.
+A template writes objects with Python's JSON, which turns `12.50` into `12.5`. So it is given stand-ins for the numbers
+that Python would spell differently, and the stand-ins are replaced in the rendered text. Apart from those numbers, the
+text has to be the one that it renders without stand-ins.
 """
 
 import datetime as dt
@@ -15,19 +16,19 @@ import attrs
 from ....data.values import write_text
 from ....system.written_json import WrittenFloat, WrittenInt, parse_json
 
-# Of so many digits Python writes all, and none more, before ".5" too.
+# Python writes all of so many digits, before ".5" too, and adds none.
 _STAND_IN = re.compile(r"8301749(\d{7})1(?:\.5)?")
 
 
 def settle(value: Any, where: str) -> Any:
-    """Make values that JSON has of those that a row has: dates become texts, decimals numbers as they are written.
+    """Convert a row's values to values of JSON: dates become texts, decimals become numbers with their spelling.
 
     Args:
-        value: What a template is to write.
-        where: What it is, for the error.
+        value: The value that a template is to write.
+        where: Its name, for the error.
 
     Raises:
-        SampleError: It holds what is not to be written: bytes, an image, NaN.
+        SampleError: It holds a value that cannot be written: bytes, an image, NaN.
     """
     if isinstance(value, Mapping):
         return {str(key): settle(inner, where) for key, inner in value.items()}
@@ -53,7 +54,7 @@ class StandIns:
     numbers: list[WrittenInt | WrittenFloat] = attrs.field(factory=list)
 
     def put(self, value: Any) -> Any:
-        """Put stand-ins in place of the numbers within a value that Python would not write as they are written.
+        """Replace the numbers within a value that Python would spell differently by stand-ins.
 
         Args:
             value: What `settle` gives.
@@ -69,11 +70,11 @@ class StandIns:
         return int(whole) if isinstance(value, WrittenInt) else float(f"{whole}.5")
 
     def spell(self, text: str) -> str:
-        """Replace them in what a template has written by the numbers, as they are written."""
+        """Replace the stand-ins in a rendered text by the numbers, as the row spells them."""
         return _STAND_IN.sub(lambda found: self._find(found, is_spelled=True), text)
 
     def respell(self, text: str) -> str:
-        """Replace them by the numbers as Python's JSON writes them: as the template does without stand-ins."""
+        """Replace the stand-ins by the numbers as Python's JSON spells them, and the template without stand-ins."""
         return _STAND_IN.sub(lambda found: self._find(found, is_spelled=False), text)
 
     def _find(self, found: re.Match[str], *, is_spelled: bool) -> str:

@@ -1,7 +1,7 @@
-"""Where generation ends, and what ends an answer there. How a template ends answers is found by trying.
+"""The tokens at which generation ends, and the end of an answer. How a template ends answers is found by rendering.
 
-An answer that was learned without an end is generated without one. Some published templates write none after the last
-answer: LLaVA-1.5's none at all, GLM-4V's the next role's token, at which generation ends too.
+A model that has learned answers without an end token generates none. Some published templates write no end token after
+the last answer: LLaVA-1.5's writes none at all, and GLM-4V's writes the next role's token, which ends generation too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ class Ending:
     """How answers are ended.
 
     Attributes:
-        text: What the model learns to end an answer with; empty if nothing.
-        each: What is written behind every answer, since the template ends none.
-        last: What is written behind the last answer, since the template ends only those that another turn follows.
-        closing: What is written behind the template's own end of the last answer, at which generation does not stop.
+        text: The end of an answer that the model learns; empty if it learns none.
+        each: Added after every answer, because the template ends none.
+        last: Added after the last answer, because the template ends only those that another turn follows.
+        closing: Added after the template's own end of the last answer, because generation does not stop there.
     """
 
     text: str = ""
@@ -32,7 +32,7 @@ class Ending:
 
 
 def find_stop_ids(config: Mapping[str, Any], processor: Any, tokenizer: Any) -> tuple[int, ...]:
-    """List the tokens at which mlx-vlm's generation ends, the tokenizer's own last.
+    """List the tokens at which mlx-vlm's generation ends; the tokenizer's own is the last.
 
     Args:
         config: The model's config.json, generation_config.json's entries taken over.
@@ -45,7 +45,7 @@ def find_stop_ids(config: Mapping[str, Any], processor: Any, tokenizer: Any) -> 
 
 
 def write_stops(stop_ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """Write the tokens at which generation ends as text that becomes them; the tokenizer's own first."""
+    """Write the tokens at which generation ends as texts that tokenize to them; the tokenizer's own is the first."""
     own = tokenizer.eos_token_id
     found = []
     for number in sorted(stop_ids, key=lambda number: number != own):
@@ -56,11 +56,11 @@ def write_stops(stop_ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def find_ending(after_last: str, after_earlier: str, stops: Sequence[str], special: Sequence[str]) -> Ending:
-    """Find out what has to be written behind answers so that they end where generation does. Pure.
+    """Find the text to add after answers so that they end with a token that ends generation. Pure.
 
     Args:
-        after_last: What the template writes behind the last answer.
-        after_earlier: What it writes behind one that a question follows; empty if it writes no such conversation.
+        after_last: The template's text after the last answer.
+        after_earlier: Its text after an answer that a question follows; empty if it renders no such conversation.
         stops: As `write_stops`.
         special: Special tokens that an answer can end with, the longest first.
 

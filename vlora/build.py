@@ -217,7 +217,8 @@ def load_model(
         # Now, and not when everything has been trained and cannot be written.
         models.grow_config(files.config, backbone, files.path)
     added = {"added_tokens": list(files.added)} if files.added else {}
-    return backbone, {**config, **added, "base_model": section.path, "train_vision": section.train_vision}
+    version = {} if files.commit is None else {"base_revision": files.commit}
+    return backbone, {**config, **added, **version, "base_model": section.path, "train_vision": section.train_vision}
 
 
 def _grow_tables(

@@ -301,6 +301,7 @@ class Finished:
         step: Steps done.
         n_steps: Steps that were to be done.
         model: What holds the base, or the whole fine-tuned model.
+        revision: The version of the base, where it is the hub's.
         adapter: The adapter; None after full fine-tuning.
         metrics: The run's metrics.jsonl.
         example_image: An image on disk to ask about; None without one.
@@ -322,6 +323,7 @@ class Finished:
     n_steps: int
     model: str
     adapter: Path | None
+    revision: str | None = None
     metrics: Path
     example_image: Path | None
     example_question: str

@@ -18,7 +18,7 @@ from vlora.errors import CheckpointError
 from vlora.events import Event, StepReport
 from vlora.output.checkpoint import RunMetadata, load_metadata, load_state, save_state
 from vlora.output.paths import METRICS_NAME, STATE_NAME
-from vlora.output.resume import RESUME_MUTABLE_KEYS, check_resumable, run_metadata
+from vlora.output.resume import RESUME_MUTABLE_KEYS, check_resumable, pin_revisions, run_metadata
 from vlora.recipe.parse import all_keys
 from vlora.train.rules import FIRST, Rules, parse_rules
 from vlora.types import TrainState
@@ -27,6 +27,7 @@ CheckpointFactory = Callable[[str], Path]
 MINIMAL = '[data]\npath = "rows.jsonl"\n'
 OTHERS: dict[str, Any] = {
     "model.path": "other/model",
+    "model.revision": "v1",
     "model.full_finetune": True,
     "model.train_vision": True,
     "model.adapter_path": "some/adapter",
@@ -35,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "model.quantize_group_size": 32,
     "model.add_tokens": ["<loc_1>"],
     "data.path": "others.jsonl",
+    "data.revision": "v1",
     "data.split": "test",
     "data.config": "en",
     "data.image_resize_shape": [32, 32],
@@ -333,3 +335,14 @@ def test_an_older_state_learns_no_other_ends(checkpoint: CheckpointFactory, tmp_
     # A token less for each row.
     assert [number + 1 for number in older] == ended[2:]
     assert parse_rules(load_metadata(state).rules, state).ends == FIRST
+
+
+def test_versions_that_were_loaded_are_loaded_again() -> None:
+    """The commits of the state, but not those of what the recipe has changed; older states name none."""
+    recipe = parse_recipe(MINIMAL, {"model.revision": "main"})
+    then = attrs.evolve(run_metadata(recipe, 3), commits='{"model": "abc", "data": "def"}')
+    pinned, other = pin_revisions(then, recipe), parse_recipe(MINIMAL, {"model.revision": "v2"})
+
+    assert (pinned.model.revision, pinned.data.revision) == ("abc", "def")
+    assert (pin_revisions(then, other).model.revision, pin_revisions(then, other).data.revision) == ("v2", "def")
+    assert pin_revisions(attrs.evolve(then, commits=None), recipe) == recipe

@@ -51,8 +51,32 @@ def read_rows(data: DataSection, *, seed: int = 0) -> tuple[RowDataset, RowDatas
     Raises:
         RecipeError: There is no such data set, split or file, or it is empty.
     """
-    train, *valid = [_load(data, path, split, key) for key, path, split in _sources(data)]
+    commit = _find_commit(data)
+    pinned = data if commit is None else attrs.evolve(data, revision=commit)
+    train, *valid = [_load(pinned, path, split, key) for key, path, split in _sources(data)]
+    train = attrs.evolve(train, commit=commit)
     return (train, valid[0]) if valid else _hold_out(train, data.valid_fraction, seed)
+
+
+def _find_commit(data: DataSection) -> str | None:
+    """Find the commit that a version of a hub data set is; None of what is no such data set, and where none is known.
+
+    Raises:
+        RecipeError: A version is named of what has none.
+    """
+    is_local = data.path == BUILTIN_DIGITS or expand(data.path).exists()
+    if data.revision is not None and is_local:
+        what = "the built-in rows" if data.path == BUILTIN_DIGITS else f"{data.path!r}, which lies here"
+        msg = f"data.revision: found {data.revision!r} together with {what}: only a hub id has versions; leave it out"
+        raise RecipeError(msg)
+    if is_local:
+        return None
+    from .readers.hub import find_commit
+    from .readers.sources import check_path
+
+    with _naming("data.path", data.path, data.split):
+        check_path(data.path)
+        return find_commit(data.path, data.revision)
 
 
 def wrap_rows(
@@ -145,7 +169,8 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
     tables, indices, n_before = [], [], 0
     folder = None
     for part in split:
-        table, folder = _open(path, part, data.config, key)
+        # Other rows to validate on have versions of their own.
+        table, folder = _open(path, part, data.config, key, None if key == "data.valid_path" else data.revision)
         chosen = part.choose(len(table))
         indices.append(range(n_before + chosen.start, n_before + chosen.stop))
         tables.append(table)
@@ -180,7 +205,7 @@ def _make_dataset(
     )
 
 
-def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Table, Path | None]:
+def _open(path: str, part: SplitPart, config: str | None, key: str, revision: str | None) -> tuple[Table, Path | None]:
     if path == BUILTIN_DIGITS:
         return load_digit_rows(part.name, config), None
     # The readers of files and of the hub, which the built-in rows do without.
@@ -188,7 +213,7 @@ def _open(path: str, part: SplitPart, config: str | None, key: str) -> tuple[Tab
 
     with _naming(key, path, part.name):
         check_path(path)
-        return open_source(path, part.name, config)
+        return open_source(path, part.name, config, revision)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class RowDataset:
         reading: How a row becomes a conversation.
         kinds: Of columns that have a declared type, what they hold ("image", "audio", "label", "text", ...; see
             `vlora.data.readers.typed_tables.kind_of`). Files of text declare nothing.
+        commit: The version of a hub data set; None of others.
     """
 
     name: str
@@ -58,6 +59,7 @@ class RowDataset:
     folder: Path | None = None
     reading: Reading = attrs.field(factory=Reading)
     kinds: Mapping[str, str] = attrs.field(factory=dict)
+    commit: str | None = None
     _seen: _Seen = attrs.field(factory=_Seen, alias="seen")
 
     def __len__(self) -> int:

@@ -39,6 +39,8 @@ class RunMetadata:
         cuts: Rows that were cut in the steps done, as `CutCounts.dumps` writes them; None if none was.
         numbered: The numbered checkpoints that are there, as `Numbered.dumps` writes them; None if there are none.
         choice: What was said of the run's states, as `Choice.dumps` writes it; None if none was judged.
+        commits: The versions of the hub's files, as `json.dumps` writes {"model": ..., "data": ...}; None if there are
+            none.
     """
 
     recipe: str | None = None
@@ -52,6 +54,7 @@ class RunMetadata:
     cuts: str | None = None
     numbered: str | None = None
     choice: str | None = None
+    commits: str | None = None
 
     def dump(self) -> dict[str, str]:
         """Give the strings that a file has of it: nothing of what is not known."""
@@ -85,6 +88,7 @@ class RunMetadata:
                 cuts=texts["cuts"],
                 numbered=texts["numbered"],
                 choice=texts["choice"],
+                commits=texts["commits"],
             )
         except (ValueError, TypeError) as error:
             msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"

@@ -222,14 +222,15 @@ class MetricsLog:
             self._has_stepped, self.first_step_at = True, time.time()
         self.interval.add(report)
 
-    def write_start(self, device: Device, step: int) -> Reported:
-        """Write what the run computes on, and after which step it begins."""
+    def write_start(self, device: Device, step: int, commits: Mapping[str, str] | None = None) -> Reported:
+        """Write what the run computes on, after which step it begins, and from which versions of the hub's files."""
         return self.write(
             {
                 "step": step,
                 "device": device.kind,
                 "device_name": device.name,
                 "device_memory_gb": device.memory_bytes / 1e9,
+                **{f"{name}_commit": commit for name, commit in (commits or {}).items()},
             }
         )
 

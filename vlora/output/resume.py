@@ -1,9 +1,13 @@
 """What a run that goes on shares with the one that it goes on from: all that its steps depend on."""
 
 import hashlib
+import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from ..errors import CheckpointError
 from ..recipe.parse import all_keys, dump_recipe, flatten_recipe
@@ -105,6 +109,25 @@ def check_resumable(then: RunMetadata, recipe: Recipe, n_rows: int, where: Path,
         found = f"{where}: the run that was saved there had another recipe, or other rows"
         msg = "\n  ".join([found, *changed, remedy])
         raise CheckpointError(msg)
+
+
+def pin_revisions(then: RunMetadata, recipe: Recipe) -> Recipe:
+    """Let a recipe load the very versions of the hub's files that a run has begun with.
+
+    A branch may have moved on since. What the recipe has changed is left as it is, for `check_resumable` to refuse.
+
+    Args:
+        then: What `run_metadata` said of the run.
+        recipe: The recipe to go on with.
+    """
+    if then.commits is None or then.recipe is None:
+        return recipe
+    before = tomllib.loads(then.recipe)
+    for name, commit in json.loads(then.commits).items():
+        section, old = getattr(recipe, name), before.get(name, {})
+        if (section.path, section.revision) == (old.get("path"), old.get("revision")):
+            recipe = attrs.evolve(recipe, **{name: attrs.evolve(section, revision=commit)})
+    return recipe
 
 
 def _changes(text: str, recipe: Recipe) -> Iterator[str]:

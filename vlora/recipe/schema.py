@@ -25,6 +25,7 @@ class ModelSection:
 
     Attributes:
         path: Hub id, local folder, or "builtin:tiny-qwen3-vl".
+        revision: Which version of a hub id's: a branch, a tag or a commit; that of its main branch without one.
         full_finetune: Train all of the language model instead of a LoRA.
         train_vision: Train the vision tower and its projector too.
         adapter_path: An adapter to go on from.
@@ -35,6 +36,7 @@ class ModelSection:
     """
 
     path: str = key("mlx-community/Qwen2-VL-2B-Instruct-bf16", checks.place)
+    revision: str | None = key(None, checks.place)
     full_finetune: bool = key(default=False)
     train_vision: bool = key(default=False)
     adapter_path: str | None = key(None, checks.place)
@@ -50,6 +52,7 @@ class DataSection:
 
     Attributes:
         path: Hub id, saved dataset, Parquet, JSON or CSV file, image folder, or "builtin:digits".
+        revision: Which version of a hub data set: a branch, a tag or a commit; that of its main branch without one.
         split: Which split of it, or rows of it (`vlora.data.splits`).
         config: Which configuration of a hub dataset.
         image_resize_shape: (height, width) in pixels; images are resized to it before the processor.
@@ -80,6 +83,7 @@ class DataSection:
     """
 
     path: str = key(check=checks.place)
+    revision: str | None = key(None, checks.place)
     split: str = key("train", checks.place)
     config: str | None = key(None, checks.place)
     image_resize_shape: tuple[int, int] | None = key(None, checks.positive_pair)

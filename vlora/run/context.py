@@ -90,6 +90,12 @@ class RunContext:
         return RunMetadata() if self.found is None else self.found.metadata
 
     @property
+    def commits(self) -> dict[str, str]:
+        """The versions of the hub's files that it has loaded, "model" and "data"."""
+        found = {"model": self.data.files.commit, "data": self.data.train.commit}
+        return {name: commit for name, commit in found.items() if commit is not None}
+
+    @property
     def n_steps(self) -> int:
         """Steps of the whole run, as far as it is known behind those that are done."""
         return self.source.n_steps(self.done)

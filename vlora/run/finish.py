@@ -26,6 +26,7 @@ def finish(run: RunContext) -> Finished:
         step=run.done,
         n_steps=run.n_steps,
         model=str(run.paths.weights) if is_full else str(files.path if "builtin:" in base else base),
+        revision=None if is_full or files.added else files.commit,
         adapter=None if is_full else run.paths.weights,
         metrics=run.paths.metrics,
         example_image=image,

@@ -160,6 +160,7 @@ def _save_state(run: RunContext, step: int) -> None:
         cuts=run.cuts.dumps() if run.cuts.n_rows else None,
         numbered=run.numbered.dumps() if run.numbered.steps else None,
         choice=run.choice.dumps() if run.data.valid is not None else None,
+        commits=json.dumps(run.commits) if run.commits else None,
     )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()

@@ -28,7 +28,7 @@ from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
 from ..output.paths import RECIPE_NAME, OutputPaths, output_paths
 from ..output.predictions_log import PredictionsLog
-from ..output.resume import check_resumable
+from ..output.resume import check_resumable, pin_revisions
 from ..recipe.parse import dump_recipe
 from ..recipe.schema import DataSection, Recipe
 from ..train.loop import TrainLoop
@@ -80,7 +80,7 @@ def start(
     warnings = _open_files(run, first)
     started = describe_start(run, first)
     yield started
-    run.metrics.write_start(started.device, first)
+    run.metrics.write_start(started.device, first, run.commits)
     yield from warnings
     yield from run.first_cuts()
     if run.data.valid is not None:
@@ -101,8 +101,8 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
     if compilation.announced is not None:
         yield compilation.announced
     yield Working(what="reading the rows")
-    data = load_data(recipe)
     found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
+    data = load_data(recipe if found is None else pin_revisions(found.metadata, recipe))
     if found is not None:
         check_resumable(found.metadata, recipe, len(data.train), found.path, data.encoder.template)
         rules = parse_rules(found.metadata.rules, found.path)

@@ -1,15 +1,18 @@
 """Repositories of the hub: asked once whether it can be reached, and read from its cache where it cannot."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 LONGEST_WAIT = 10.0
 """Seconds for which the hub is waited for until it has answered at all."""
 
 
-def find_repository(path: str, config: str | None) -> Any:
+def find_repository(path: str, config: str | None, revision: str | None = None) -> Any:
     """Find a repository of the hub; without a connection, what has been downloaded of it.
 
     `datasets` would take the tables that it has made of the files once, in which values have the types that it guessed.
@@ -17,25 +20,40 @@ def find_repository(path: str, config: str | None) -> Any:
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
 
-    problem = _reach_hub()
+    problem, version = _reach_hub(), {} if revision is None else {"revision": revision}
     try:
         with _offline() if problem else contextlib.nullcontext():
-            builder = datasets.load_dataset_builder(path, config)
+            builder = datasets.load_dataset_builder(path, config, **version)
     except ConnectionError as error:
-        snapshot = _find_snapshot(path)
+        snapshot = _find_snapshot(path, revision)
         if snapshot is None:
-            if not problem:
+            if not problem and not version:
                 raise
-            msg = f"there is no such file or folder, and the hub is not to be reached ({problem})"
+            what = "there is no such file or folder" if not version else f"its version {revision!r} is not in the cache"
+            msg = f"{what}, and the hub is not to be reached ({problem or error})"
             raise ConnectionError(msg) from error
         return datasets.load_dataset_builder(str(snapshot), config)
     if not isinstance(builder, Cache) or builder.info.builder_name not in ("json", "csv", "imagefolder"):
         return builder
-    snapshot = _find_snapshot(path)
+    snapshot = _find_snapshot(path, revision)
     if snapshot is None:
         msg = "of its files only what `datasets` has made of them is at hand; connect to the hub once more"
         raise ValueError(msg)
     return datasets.load_dataset_builder(str(snapshot), config)
+
+
+def find_commit(path: str, revision: str | None) -> str | None:
+    """Find the commit that a branch or a tag of a repository is; None where neither the hub nor its cache says it."""
+    import huggingface_hub
+
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    if not huggingface_hub.is_offline_mode() and not _reach_hub():
+        # What is wrong with it is said where its rows are opened.
+        with contextlib.suppress(Exception):
+            return huggingface_hub.HfApi().dataset_info(path, revision=revision).sha
+    snapshot = _find_snapshot(path, revision)
+    return None if snapshot is None or not _COMMIT.fullmatch(snapshot.name) else snapshot.name
 
 
 def _reach_hub() -> str:
@@ -68,10 +86,15 @@ def _offline() -> Iterator[None]:
             place.HF_HUB_OFFLINE = value
 
 
-def _find_snapshot(path: str) -> Path | None:
-    """Find the newest files of a repository in the cache of the hub."""
+def _find_snapshot(path: str, revision: str | None = None) -> Path | None:
+    """Find the files of a version of a repository in the cache of the hub; the newest ones without a version."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
+    repository = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}"
+    folder = repository / "snapshots"
+    if revision is not None:
+        ref = repository / "refs" / revision
+        snapshot = folder / (ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision)
+        return snapshot if snapshot.is_dir() else None
     snapshots = list(folder.iterdir()) if folder.is_dir() else []
     return max(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, default=None)

@@ -65,7 +65,7 @@ def has_one_split(path: Path) -> bool:
     return (path.is_file() and not has_splits(path)) or (path / "state.json").is_file()
 
 
-def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path | None]:
+def open_source(path: str, split: str, config: str | None, revision: str | None = None) -> tuple[Table, Path | None]:
     """Read the rows of a split.
 
     Returns:
@@ -84,7 +84,7 @@ def open_source(path: str, split: str, config: str | None) -> tuple[Table, Path 
     folder = local.parent if local.is_file() else local if local.is_dir() else None
     try:
         with _quiet():
-            return _open_stored(path, local, split, config), folder
+            return _open_stored(path, local, split, config, revision), folder
     except DatasetGenerationError as error:
         # Of a file that does not parse it says no more than that.
         msg = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
@@ -117,7 +117,7 @@ def open_text(path: Path, split: str) -> Table:
     return open_json(path, split=split) if path.suffix.lower() in JSON_SUFFIXES else open_csv(path)
 
 
-def _open_stored(path: str, local: Path, split: str, config: str | None) -> Table:
+def _open_stored(path: str, local: Path, split: str, config: str | None, revision: str | None) -> Table:
     import datasets
 
     if local.is_file():
@@ -125,7 +125,7 @@ def _open_stored(path: str, local: Path, split: str, config: str | None) -> Tabl
         reader = TYPED_SUFFIXES[local.suffix.lower()]
         return open_table(datasets.load_dataset(reader, data_files={"train": str(local)}, split="train"))
     if not local.exists():
-        return _open_built(find_repository(path, config), split, None)
+        return _open_built(find_repository(path, config, revision), split, None)
     if (local / "dataset_dict.json").is_file():
         splits = datasets.load_from_disk(str(local))
         if split not in splits:

@@ -49,6 +49,11 @@ class ModelFiles:
     config_differs_upstream: bool = False
     added: tuple[str, ...] = ()
 
+    @property
+    def commit(self) -> str | None:
+        """The version of the hub's files; None of a folder. A snapshot's folder is named by it."""
+        return None if self.hub_id is None else self.path.name
+
 
 def find_model(section: ModelSection) -> ModelFiles:
     """Find a model's files and check that it can be trained; of a hub id all but the weights is downloaded.
@@ -89,8 +94,14 @@ def find_model(section: ModelSection) -> ModelFiles:
 def _find_folder(section: ModelSection) -> Path:
     """Find a model's folder, and check what describes it."""
     local, found = Path(section.path), f"there is no folder {section.path!r}"
+    if section.revision is not None and local.exists():
+        msg = (
+            f"model.revision: found {section.revision!r}, and {section.path!r} is a folder: only a hub id has versions"
+        )
+        raise ModelError(msg)
     try:
-        path = Path(mlx_vlm_utils.get_model_path(section.path, allow_patterns=DESCRIBING))
+        describing = mlx_vlm_utils.get_model_path(section.path, revision=section.revision, allow_patterns=DESCRIBING)
+        path = Path(describing)
         is_model = (path / CONFIG_NAME).exists() or (path / CONFIG_NAME).is_symlink()
         if not is_model:
             what = "the folder" if path.is_dir() else "the file"
@@ -101,7 +112,8 @@ def _find_folder(section: ModelSection) -> Path:
         is_model = False
         # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
         if not isinstance(error, HFValidationError):
-            found += f", and the hub gives none ({str(error).strip().splitlines()[0].rstrip('.')})"
+            version = "none" if section.revision is None else f"no version {section.revision!r}"
+            found += f", and the hub gives {version} ({str(error).strip().splitlines()[0].rstrip('.')})"
     if not is_model:
         msg = f"model.path: {found}; give a model's folder or a hub id"
         raise ModelError(msg)

@@ -17,6 +17,8 @@ def ask_command(event: Finished, kept: Path | None = None) -> str:
     if kept is not None:
         adapter, model = (None, str(kept)) if adapter is None else (kept, model)
     parts = ["python", "-m", "mlx_vlm.generate", "--model", model]
+    if event.revision is not None:
+        parts += ["--revision", event.revision]
     if adapter is not None:
         parts += ["--adapter-path", str(adapter)]
     if event.example_image is not None:

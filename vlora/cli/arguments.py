@@ -37,6 +37,11 @@ class Parser(argparse.ArgumentParser):
         meant = _find_meant(message) if message.startswith(UNRECOGNIZED) else None
         super().error(f"{redact(message)}; {'--help lists the options' if meant is None else meant}")
 
+    def describe_options(self) -> dict[str, str]:
+        """Say what each option does that `--help` lists."""
+        shown = [action for action in self._actions if action.help not in (None, argparse.SUPPRESS)]
+        return {flag: str(action.help) for action in shown for flag in action.option_strings}
+
 
 def _find_meant(message: str) -> str | None:
     """Say what is written instead of the first option that is not recognized."""

@@ -22,9 +22,10 @@ COMMANDS = {
     "init": "list the recipes that come with vlora, and write one",
     "inspect": "show rows as the model will see them, or count all of them",
     "plan": "say what memory a recipe needs, before anything is loaded",
-    "eval": "answer held-out rows with what was trained, and measure the answers",
+    "eval": "answer held-out rows with what was trained, and score the answers",
     "compare": "put runs beside one another",
     "schema": "print a JSON Schema of recipes, for editors",
+    "completion": "print what completes `vlora` in bash, zsh or fish",
     "doctor": "prove vlora on this machine",
 }
 """What each command does, in the order in which the help lists them."""

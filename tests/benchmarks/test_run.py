@@ -287,8 +287,21 @@ run([sys.executable, "-c", {program!r}], pathlib.Path({str(tmp_path)!r}), {{}}, 
         process.terminate()
 
     assert process.returncode == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(place.read_text()[:-1]), 0)
+    number = int(place.read_text()[:-1])
+    deadline = time.monotonic() + 10
+    # Until what adopted it has taken note of its end.
+    while is_there(number) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_there(number)
+
+
+def is_there(number: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

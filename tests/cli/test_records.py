@@ -18,7 +18,12 @@ class _Odd:
 
 def test_a_record_is_its_class_and_its_fields() -> None:
     """The event's name and its fields, those of records within it too."""
-    assert make_record(Saved(path=Path("a/b"), step=3)) == {"event": "Saved", "path": "a/b", "step": 3}
+    assert make_record(Saved(path=Path("a/b"), step=3)) == {
+        "event": "Saved",
+        "path": "a/b",
+        "step": 3,
+        "best": None,
+    }
     assert make_record(_Odd(Device(kind="cpu", name="x", memory_bytes=1), hidden=object())) == {
         "event": "_Odd",
         "numbers": {"kind": "cpu", "name": "x", "memory_bytes": 1},

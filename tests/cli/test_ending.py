@@ -47,6 +47,16 @@ def test_a_finished_run_says_how_its_model_is_asked() -> None:
     assert "--adapter-path" not in shown(attrs.evolve(FINISHED, adapter=None))
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_where_the_report_is(is_there: bool, tmp_path: Path) -> None:
+    """Below the metrics, where there is one."""
+    event = attrs.evolve(FINISHED, metrics=tmp_path / "metrics.jsonl")
+    if is_there:
+        (tmp_path / "report.html").write_text("")
+
+    assert (f"report: {tmp_path / 'report.html'}" in shown(event).splitlines()) == is_there
+
+
 @pytest.mark.parametrize("adapter", [FINISHED.adapter, None])
 def test_the_best_state_is_asked_too(adapter: Path | None) -> None:
     """Before the last one, by its own command, even where the run has stopped early; once where it is the last one."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from ..events import FeatureCounts, Finished
+from ..output.paths import REPORT_NAME
 from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
 from .sentences import describe_choice
@@ -31,6 +32,8 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
         shapes = "1 shape of batches was" if event.n_traces == 1 else f"{event.n_traces} shapes of batches were"
         say(f"{shapes} traced, in {event.trace_s:.1f} s")
     say(f"metrics: {event.metrics}")
+    if recipe.output.report and (report := event.metrics.with_name(REPORT_NAME)).is_file():
+        say(f"report: {report}")
     if event.best is not None and (event.best.path is not None or event.best.step < event.step):
         say(describe_choice(event.best, event.step))
     if not event.is_over:

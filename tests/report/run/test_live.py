@@ -7,7 +7,7 @@ import attrs
 from PIL import Image
 
 from tests.report.run.test_answers import Rows, write_answers
-from vlora.events import Device, Event, Finished, Reported, Skipped, Started, Warned
+from vlora.events import Best, Device, Event, Finished, Reported, Skipped, Started, Warned
 from vlora.facts import Columns, FeatureStorage, HeadUse, TemplateUse
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import Recipe
@@ -110,6 +110,20 @@ def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
     assert ["Training." in pages[0], "Training is over" in pages[3], "Stopped" in pages[9]] == [True, True, True]
     assert "a warning" in pages[3]
     assert "and 1 more" in pages[3]
+
+
+def test_a_run_that_kept_its_best_state(tmp_path: Path) -> None:
+    """And stopped early: it is over, and both states can be asked."""
+    best = Best(judged_by="valid_loss", step=2, value=0.1, path=tmp_path / "best")
+    with LiveReport(recipe_for(tmp_path), "python -m vlora a.toml --resume") as consume:
+        consume(STARTED)
+        consume(attrs.evolve(FINISHED, n_steps=9, stopped_early=True, best=best))
+
+    page = (tmp_path / "report.html").read_text()
+    assert "Training is over" in page
+    assert "stopped early" in page
+    assert page.count("mlx_vlm.generate") == 2
+    assert f"--model {tmp_path / 'best'}" in page
 
 
 def test_a_run_that_fails_says_so(tmp_path: Path) -> None:

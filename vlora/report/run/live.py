@@ -128,7 +128,8 @@ class LiveReport:
         finished, more = self._finished, self._n_notes - len(self._notes)
         trained = f"{started.n_trainable:,} of {started.n_params:,}"
         held_out = f", {started.n_valid_rows:,} held out" if started.n_valid_rows else ""
-        is_askable = finished is not None and finished.unasked is None
+        early = (("stopped early", f"after step {finished.step:,}"),) if finished and finished.stopped_early else ()
+        ask, ask_best = _write_commands(finished)
         return RunFacts(
             status=status,
             n_steps=self._n_steps,
@@ -136,13 +137,25 @@ class LiveReport:
                 ("model", f"{self.recipe.model.path} ({started.model_type})"),
                 ("parameters trained", trained),
                 ("rows", f"{started.n_rows:,}{held_out}"),
+                *early,
             ),
             versions=find_versions(),
             notes=(*self._notes, *([f"and {more:,} more"] if more > 0 else [])),
             go_on=self.go_on if status != "over" else "",
-            ask=ask_command(finished) if finished is not None and is_askable else "",
+            ask=ask,
+            ask_best=ask_best,
             unasked=(finished.unasked or "") if finished is not None else "",
         )
+
+
+def _write_commands(finished: Finished | None) -> tuple[str, str]:
+    """Write what asks the trained model, and what asks the best one where that was kept and is another."""
+    if finished is None or finished.unasked is not None:
+        return "", ""
+    best = finished.best
+    if best is None or best.path is None or best.step == finished.step:
+        return ask_command(finished), ""
+    return ask_command(finished), ask_command(finished, best.path)
 
 
 @attrs.define(eq=False)

@@ -46,6 +46,7 @@ class RunFacts:
         notes: What went otherwise than meant.
         go_on: The command that goes on with it.
         ask: The command that asks the trained model; empty if there is none.
+        ask_best: The command that asks the best one, where that is kept and is another.
         unasked: Why it cannot be asked; empty if it can.
     """
 
@@ -56,6 +57,7 @@ class RunFacts:
     notes: tuple[str, ...] = ()
     go_on: str = ""
     ask: str = ""
+    ask_best: str = ""
     unasked: str = ""
 
 

@@ -49,6 +49,14 @@ def test_it_shows_what_was_found(recipe_file: Path, tmp_path: Path, capsys: pyte
     assert len((tmp_path / "out" / "predictions-eval.jsonl").read_text().splitlines()) == 5
 
 
+def test_a_metric_of_no_row_is_said(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A metric that applies to none of the rows has no value, and is named."""
+    status = main(["eval", str(recipe_file), "--rows", "1", "--set", 'eval.metrics=["box_iou"]'])
+
+    assert status == 0
+    assert "no row has what this measures: box_iou\n" in capsys.readouterr().out
+
+
 def test_options_choose_what_is_evaluated(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,6 +125,8 @@ def _show(evaluated: "Evaluated", console: Screen) -> None:
             interval = "" if found.low is None else f"  ({found.low:.3f} to {found.high:.3f})"
             over = "" if found.n == n_rows else f"  over {found.n} rows"
             console.print(f"{escape(name):<{width}}  [bold]{found.mean:.3f}[/]{interval}{over}", soft_wrap=True)
+    if evaluated.scores.idle:
+        _say(console, f"no row has what this measures: {', '.join(evaluated.scores.idle)}")
     if evaluated.metrics and (worst := _find_worst(evaluated)):
         console.print(f"worst by {escape(evaluated.metrics[0].name)}:", style="bold")
         for place in worst:

@@ -12,7 +12,7 @@ from ..backbone.backbone import MlxVlmBackbone
 from ..encode.encoder import Encoder
 from ..foreign import foreign, name_failure
 from ..load.loading import generating
-from .decode import decode
+from .decode import Prompt, decode
 from .questions import Question, Questions
 from .sampling import Sampler, media_tokens
 
@@ -91,18 +91,19 @@ class Answerer:
         Raises:
             AnswerError: The model cannot answer.
         """
-        asked, vocabulary = Questions(self.encoder), self.backbone.vocabulary()
+        asked, spell = Questions(self.encoder), self.encoder.tokenizer.convert_ids_to_tokens
 
         def ask(index: int) -> Asked:
             try:
                 question = asked(read(index))
-                vocabulary.check(question.prompt.example, self.encoder.tokenizer.convert_ids_to_tokens)
+                # Pixels are packed, or features read, so that many rows may wait.
+                example = self.backbone.prepare(question.prompt.example, spell)
             except SampleError as error:
                 return index, error
-            return index, question
+            return index, attrs.evolve(question, prompt=Prompt(example, question.prompt.length))
 
         together = BATCHES_AHEAD * self.options.batch_size
-        found = map(ask, rows) if self.workers is None else self.workers.map(ask, rows, 2 * together)
+        found = map(ask, rows) if self.workers is None else self.workers.map(ask, rows, together)
         while not self.should_stop() and (waiting := list(itertools.islice(found, together))):
             yield from self._settle(waiting)
 

@@ -68,7 +68,8 @@ def with_room(prompt: Prompt, room: int) -> Example:
 
 
 def _is_per_token(value: Any, n_tokens: int) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim > 1 and value.shape[1] == n_tokens and value.dtype.kind in "iub"
+    """Whether an array has one number of each token; packed pixels, whole numbers too, begin with more than one row."""
+    return isinstance(value, np.ndarray) and value.shape[:2] == (1, n_tokens) and value.dtype.kind in "iub"
 
 
 def decode(

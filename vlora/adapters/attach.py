@@ -65,7 +65,7 @@ def attach_lora(
 
 
 def share_inputs(model: nn.Module) -> None:
-    """Let adapters that read the same input compute together: those of queries, keys and values, of gate and up."""
+    """Fuse the products of adapters that read the same input: those of queries, keys and values, of gate and up."""
     for name, module in model.named_modules():
         if any(word in name for word in ATTENDS_ELSEWHERE):
             continue

@@ -20,7 +20,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
 
 
 def compute_dtypes(model: nn.Module) -> dict[str, mx.Dtype]:
-    """Say in which type a step uses each trainable parameter: its own, an adapter's factors in its frozen layer's."""
+    """Find the type in which a step uses each trainable parameter: its own, or that of an adapter's frozen layer."""
     types = {name: value.dtype for name, value in tree_flatten(model.trainable_parameters())}
     for name, layer in lora_layers(model):
         weight = layer.linear.get("scales", layer.linear.weight)

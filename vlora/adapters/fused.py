@@ -192,7 +192,7 @@ class FusedProjections:
         return self._waiting.pop(id(layer))
 
     def unfuse(self) -> None:
-        """Let each layer compute for itself."""
+        """Undo the fusion: each layer computes its own products again."""
         self._waiting, self._given = {}, None
         for layer in self._layers:
             layer._shared = None  # noqa: SLF001

@@ -115,7 +115,7 @@ class LoRALinear(Adapter):
         return LowRankUpdate(self.linear, self.scale, *self.factors(dtype))
 
     def product(self, x: mx.array, *, with_bias: bool = True) -> mx.array:
-        """Apply layer and update, whatever other layers do with the same input."""
+        """Apply the layer and its update, without the fused products of other layers."""
         if self.is_plain and not self.drops:
             return fused_lora_matmul([self.low_rank(x.dtype)], x, with_bias=with_bias)[0]
         y = frozen_linear(self.linear, x, with_bias=with_bias)

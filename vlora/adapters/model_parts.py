@@ -33,7 +33,7 @@ class ModelParts:
     without_experts: str | None = None
 
     def part(self, name: str) -> Part:
-        """Say to which part a module or parameter belongs, by its qualified name."""
+        """Find the part to which a module or parameter belongs, by its qualified name."""
         dotted = f"{name}."
         inside = not self.language or dotted.startswith(f"{self.language}.")
         if inside and not dotted.startswith(tuple(f"{beside}." for beside in self.beside_language)):

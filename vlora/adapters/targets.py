@@ -106,7 +106,7 @@ def _adaptable(model: nn.Module, layout: ModelParts) -> dict[str, nn.Module]:
 
 
 def _groups(adaptable: Mapping[str, nn.Module], layout: ModelParts) -> dict[str, list[str]]:
-    """Say which layers each group of a recipe has."""
+    """Find the layers of each group of a recipe."""
     ordinary = [name for name in adaptable if not is_router(name) and not is_head(name)]
 
     def of(choose: Callable[[str], bool]) -> list[str]:

@@ -10,7 +10,7 @@ from .packing import PackedSteps
 
 
 class BatchSource(Protocol):
-    """The batches of a run, from the step on that it goes on with.
+    """The batches of a run, from its first step or from the one at which it resumes.
 
     Attributes:
         is_estimated: Whether the number of steps is known at the end only.
@@ -24,10 +24,10 @@ class BatchSource(Protocol):
         """Yield the microbatches of each step; none where no row of a step can be learned from."""
 
     def n_steps(self, step: int) -> int:
-        """Count the steps of the whole run, as far as it is known behind a step."""
+        """Count the steps of the whole run, as far as their number is known after a step."""
 
     def position(self, step: int) -> str:
-        """Say what a training state has to remember of the place behind a step; "" where the step says it."""
+        """Return what a training state has to store to resume after a step; "" if the step's number is enough."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -53,7 +53,7 @@ class PlannedSource:
         return self.total
 
     def position(self, step: int) -> str:
-        """Say nothing: the step does."""
+        """Return "": the step's number is enough."""
         del step
         return ""
 
@@ -80,9 +80,9 @@ class PackedSource:
         return self.batches
 
     def n_steps(self, step: int) -> int:
-        """Count the steps of the whole run, as far as it is known behind a step."""
+        """Count the steps of the whole run, as far as their number is known after a step."""
         return self.packed.count_at(step)
 
     def position(self, step: int) -> str:
-        """Say how far the rows were read behind a step, and which of them wait."""
+        """Return how many rows were read after a step, and which of them wait."""
         return self.packed.progress_at(step).dumps()

@@ -40,7 +40,7 @@ def collate(
 def collate_packed(
     packs: Sequence[Sequence[Example]], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
 ) -> Batch:
-    """Put several examples into each row, one behind the other, and pad the rows on the right to one bucket.
+    """Concatenate several examples in each row, and pad the rows on the right to one bucket.
 
     An example's last token predicts nothing and stands nowhere, so that no place predicts another example's token.
 

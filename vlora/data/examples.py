@@ -1,4 +1,4 @@
-"""Rows made into examples one by one, and what becomes of those that no example can be made of. Pure."""
+"""Rows encoded one by one, and the handling of rows that cannot be encoded. Pure."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar

@@ -75,7 +75,7 @@ class DataLoader:
         yield from map(self._judge, self.workers.map(self._make_batches, read, 1, is_next=True))
 
     def _judge(self, made: tuple[list[list[Encoded]], list[Batch]]) -> list[Batch]:
-        """Give batches, whose turn it is, and skip the rows beside them that cannot be learned from."""
+        """Return the batches of a step that is due, and skip its rows that cannot be learned from."""
         found, batches = made
         for row in itertools.chain.from_iterable(found):
             self._take_good(row)
@@ -149,7 +149,7 @@ class DataLoader:
         return itertools.chain(ahead, batches)
 
     def _encode(self, rows: RowDataset, index: int) -> Encoded:
-        """Encode a row; its error is given back, to be raised in its turn."""
+        """Encode a row; return its error, which is raised when the row is due."""
         try:
             row, sample = rows.read(index)
             # Before its images are opened: a file that changes meanwhile is another one afterwards.

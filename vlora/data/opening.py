@@ -25,7 +25,7 @@ from .values import Row
 
 
 def check_paths(data: DataSection) -> None:
-    """Look for the data that a recipe names, without `datasets`; what `read_rows` would complain of anyway.
+    """Check that the data which a recipe names is there, without `datasets`; `read_rows` would raise the same errors.
 
     Raises:
         RecipeError: The built-in rows have no such split or question, or a path leads to no file that is read.
@@ -149,7 +149,7 @@ def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...
 
 
 def _has_one_split(path: str) -> bool:
-    """Whether all that is there has one split, whatever it is called."""
+    """Whether all files belong to one split, of any name."""
     if path == BUILTIN_DIGITS:
         return False
     from .readers.sources import has_one_split
@@ -218,7 +218,7 @@ def _open(path: str, part: SplitPart, config: str | None, key: str, revision: st
 
 @contextlib.contextmanager
 def _naming(key: str, path: str, split: str) -> Iterator[None]:
-    """Say of which rows an error is."""
+    """Add the name of the rows to an error."""
     try:
         yield
     except (OSError, ValueError, ImportError) as error:

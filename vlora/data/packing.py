@@ -49,7 +49,7 @@ def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How far a run has come behind a step.
+    """The progress of a run after a step.
 
     Attributes:
         epoch: Epochs that are over.
@@ -114,7 +114,7 @@ class PackedSteps:
     _progress: dict[int, Progress] = attrs.field(factory=dict, init=False)
 
     def indices(self) -> Iterator[int]:
-        """Number the rows to be read, in order: those that wait, the rest of the epoch, and epoch after epoch."""
+        """Yield the indices of the rows to read: those that wait, the rest of the epoch, and the epochs after it."""
         yield from self.start.waiting
         epoch, n_read = self.start.epoch, self.start.n_read
         while self.n_epochs is None or epoch < self.n_epochs:
@@ -167,11 +167,11 @@ class PackedSteps:
             yield microbatches
 
     def progress_at(self, step: int) -> Progress:
-        """Say how far the run has come behind a step that `steps` has yielded."""
+        """Return the progress after a step that `steps` has yielded."""
         return self._progress.get(step, self.start)
 
     def count_at(self, step: int) -> int:
-        """Say how many steps the run has, as far as it is known behind a step that `steps` has yielded.
+        """Count the steps of the run, as far as their number is known after a step that `steps` has yielded.
 
         Where epochs end the run it is an estimate, by the share of rows learned so far, until the last step. Of a step
         that was not yielded is known what was known at first.

@@ -1,4 +1,4 @@
-"""Work done ahead, in threads: results in the order of what they are made of, and only so many of them at a time.
+"""Work done ahead in threads: results come in the order of their inputs, and their number is limited.
 
 Threads, because decoding images, tokenizing and large array operations leave Python's lock to others, arrays need not
 be copied between processes, and nothing has to be started twice. MLX's streams belong to the thread that made them: an
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def count_workers(given: int | None) -> int:
-    """Say how many threads work ahead: as many as given, else half of the cores, at least 2 and at most 8.
+    """Count the threads that work ahead: the given number, else half of the cores, at least 2 and at most 8.
 
     The step's own thread and the libraries that several threads share the interpreter with need the rest.
     """
@@ -96,12 +96,12 @@ class WorkerPool:
         return Prefetcher(self if self._pool else None, function, iter(items), n_ahead, is_next=is_next)
 
     def hold(self) -> None:
-        """Let no thread begin with another item; what has begun goes on, and what is waited for is made."""
+        """Begin no other item; items that have begun, and the one that is waited for, are completed."""
         self._is_held = True
         self._may_begin.clear()
 
     def release(self) -> None:
-        """Let them begin again."""
+        """Allow threads to begin items again."""
         self._is_held = False
         self._may_begin.set()
 
@@ -130,7 +130,7 @@ class WorkerPool:
 
 
 class Prefetcher(Generic[Item, Result]):
-    """Results in order; an exception comes where its result would.
+    """Results in order; an exception is raised in place of its result.
 
     Attributes:
         n_waits: Results that were not there yet when they were asked for.
@@ -159,7 +159,7 @@ class Prefetcher(Generic[Item, Result]):
         return self
 
     def __next__(self) -> Result:
-        """Give the next result, as soon as it is there."""
+        """Return the next result as soon as it is complete."""
         if self._workers is None:
             item = next(self._items)
             self.n_waits += 1

@@ -75,7 +75,7 @@ class RowDataset:
         return self.read(index)[1]
 
     def read(self, index: int) -> tuple[Row, Sample]:
-        """Read a row as it stands in the table, and as a conversation.
+        """Read a row as the table has it, and as a conversation.
 
         Raises:
             SampleError: There is no conversation in it.
@@ -105,7 +105,7 @@ class RowDataset:
                 yield unseen[index]
 
     def columns(self) -> Columns:
-        """Say what became of the columns of the rows that were read so far."""
+        """Return which columns of the rows that were read so far are used, and which are not."""
         use = self._seen.use
         missing = tuple(column for column in self.reading.columns if column not in use.used.keys() | use.unused)
         return Columns(used=use.used, unused=tuple(sorted(use.unused)), missing=missing, unnamed=self._unnamed)

@@ -112,7 +112,7 @@ class Seal:
 
 
 def lay_out(entries: Mapping[str, list[Flat]], seal: Seal) -> bytes:
-    """Make the header of entries whose bytes follow it one behind the other."""
+    """Make the header of entries whose bytes follow it in order."""
     header: dict[str, Any] = {}
     checksums: dict[str, str] = {}
     end = 0

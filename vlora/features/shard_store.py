@@ -100,7 +100,7 @@ class ShardStore:
         return self._postponed.get(key) or self._waiting.get(key) or self._writing.get(key)
 
     def add(self, key: str, entry: Entry) -> bool:
-        """Let an entry wait to be written; whether it is, or will be, there.
+        """Queue an entry to be written; return whether it is on disk or will be.
 
         One of MLX's arrays is for the thread that computes them to add: `add_computed`.
         """
@@ -114,7 +114,7 @@ class ShardStore:
             return key in self
 
     def add_computed(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
-        """Let entries of MLX's arrays wait to be written; only for the thread that computes them.
+        """Queue entries of MLX's arrays to be written; only for the thread that computes them.
 
         A copy of them is made on the device, all in one: reading an array on the host takes it off the device for good,
         and the run goes on working with these.
@@ -123,7 +123,7 @@ class ShardStore:
             self._copy({key: entry for key, entry in entries.items() if key not in self})
 
     def postpone(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
-        """Let entries that stay in memory be written as fast as the disk takes them; for the thread that computes them.
+        """Queue entries that stay in memory to be written as fast as the disk permits; for the computing thread.
 
         Nothing waits for a slow disk then but `flush`, and no copy is made before there is a thread to write it.
         """
@@ -152,7 +152,7 @@ class ShardStore:
             self._wait()
 
     def _copy_postponed(self) -> None:
-        """Let the first of the postponed entries wait, as many as fill a shard."""
+        """Queue the first of the postponed entries, as many as fill a shard."""
         n_bytes, chosen = self._waiting_bytes, {}
         for key, entry in self._postponed.items():
             if n_bytes >= self.shard_bytes:

@@ -56,7 +56,7 @@ METAL_OTHERS = BufferLimits(n_operations=40, n_mb=40)
 
 
 def own_buffer_limits(info: Mapping[str, str | int]) -> BufferLimits:
-    """Say how large MLX makes command buffers by default.
+    """Return the sizes of MLX's command buffers by default.
 
     Args:
         info: A GPU's, as `mx.device_info` gives it.
@@ -67,7 +67,7 @@ def own_buffer_limits(info: Mapping[str, str | int]) -> BufferLimits:
 
 
 def default_max_mb_per_buffer(info: Mapping[str, str | int]) -> int | None:
-    """Say what vlora lowers MLX's largest command buffers to, in MLX's "MB": in proportion to the card's memory.
+    """Return vlora's limit for command buffers in MLX's "MB": in proportion to the card's memory.
 
     Args:
         info: A GPU's, as `mx.device_info` gives it.
@@ -82,7 +82,7 @@ def default_max_mb_per_buffer(info: Mapping[str, str | int]) -> int | None:
 def find_buffer_limits(
     info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]
 ) -> BufferLimits:
-    """Say how large a run's command buffers are: as the recipe has it, else the environment, else vlora, else MLX.
+    """Find the sizes of a run's command buffers: the recipe's, else the environment's, else vlora's, else MLX's.
 
     Args:
         info: The GPU's, as `mx.device_info` gives it.

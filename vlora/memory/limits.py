@@ -136,14 +136,14 @@ def describe_device() -> Device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error of MLX, of a library or of Python is about memory, or arrays, that could not be had."""
+    """Whether an error of MLX, of a library or of Python says that an allocation failed or an array is too large."""
     text = str(error).lower()
     is_lacking = isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
     return is_lacking or isinstance(error, MemoryError) or too_large_dimension(error) > 0
 
 
 def too_large_dimension(error: BaseException) -> int:
-    """Say how many entries an array was to have in one dimension, if MLX refused that; 0 for any other error.
+    """Return the size of the dimension that MLX refused as too large; 0 for any other error.
 
     MLX does not always say the number: then it is the smallest one that it refuses.
     """
@@ -155,7 +155,7 @@ def too_large_dimension(error: BaseException) -> int:
 
 @contextmanager
 def naming_shortage(where: str, batch: Batch | None = None, remedy: str = "") -> Iterator[None]:
-    """Turn an error about memory, or about an array too large for MLX, into one that says what was to be computed.
+    """Turn an error about memory, or about an array too large for MLX, into one that names the computation.
 
     Args:
         where: What is computed ("step 12").

@@ -1,4 +1,4 @@
-"""Small parameters laid one behind the other, so that an optimizer updates them as one. Pure."""
+"""Small parameters packed into one array, so that an optimizer updates them with one kernel. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Unpacked:
 
 @attrs.frozen
 class FlatParams:
-    """How the small parameters of a model are laid one behind the other, so that they are updated as one.
+    """How the small parameters of a model are packed into one array, so that they are updated together.
 
     Attributes:
         shapes: Those of the packed parameters by name, in their order; empty if nothing is packed.

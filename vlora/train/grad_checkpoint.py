@@ -64,7 +64,7 @@ def check_every(layers: Sequence[nn.Module], every: int) -> None:
 
 @contextmanager
 def checkpointed(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Let the modules recompute their activations in the backward pass.
+    """Recompute the activations of the modules in the backward pass, while the `with` lasts.
 
     Each instance gets a subclass of its own class for the time being; the classes themselves are not touched.
     """

@@ -1,7 +1,7 @@
-"""The loop: one step begun behind another, what it measured read while the next one runs.
+"""The training loop: steps are dispatched asynchronously, and a step is read while the next one runs.
 
-The host never waits for the step that it has just begun, but for the one before it. So the device always has work, and
-only where somebody asks for a step's state (to save it, to validate it) does the loop wait for that very step.
+The host never waits for the step that it has just dispatched, only for the one before it, so that the device always has
+work. The loop waits for a step itself only where its state is needed: to save it, or to validate it.
 """
 
 import math
@@ -45,7 +45,7 @@ class _InFlight:
 
 @attrs.define(eq=False)
 class TrainLoop:
-    """Takes steps, and is the only one to hold the state: what a step replaces is free as soon as it is replaced.
+    """Takes steps, and holds the only reference to the state: a step frees the arrays that it replaces.
 
     Attributes:
         train_step: As `make_train_step` makes it.
@@ -206,7 +206,7 @@ class TrainLoop:
         )
 
     def _find_end(self, asked: float) -> float:
-        """Say when the step that was read was over, by when it was asked what it measured.
+        """Find the time at which the step that was read had ended.
 
         A CPU may have been through with it when the next one was begun, at which it then worked; otherwise the last
         step of a run, with which none is begun, would have taken no time and another one that of two.

@@ -65,7 +65,7 @@ class _AdamW(optim.AdamW, _Adam):  # type: ignore[misc]
 def lr_multipliers(
     names: Iterable[str], layout: ModelParts, section: OptimSection, rules: Rules | None = None
 ) -> dict[str, float]:
-    """Say how many times the learning rate each parameter has.
+    """Find the learning rate multiplier of each parameter.
 
     LoRA+ (Hayou et al., 2024, arXiv 2402.12354) gives B a higher rate than A, because at one rate for both the change
     of B is too small in wide layers. PEFT (`create_loraplus_optimizer`) gives B's rate to DoRA's magnitudes too.

@@ -13,7 +13,7 @@ from .rules import Rules
 
 
 def count_steps(train: TrainSection, n_rows: int) -> int:
-    """Say how many steps a run has: so many epochs, or else `iters`.
+    """Count the steps of a run: those of its epochs, or else `iters`.
 
     Args:
         train: The recipe's section.
@@ -60,5 +60,5 @@ def make_schedule(optim: OptimSection, n_steps: int, rules: Rules | None = None)
 
 
 def is_due(step: int, every: int, n_steps: int) -> bool:
-    """Say whether something that happens every so many steps, and at the end, happens now."""
+    """Whether something that is due every so many steps, and at the end, is due after this step."""
     return step % every == 0 or step == n_steps

@@ -38,7 +38,7 @@ def bind(backbone: Backbone, state: TrainState) -> None:
 
 
 def unbind(backbone: Backbone) -> None:
-    """Let the model go of the trainable parameters that a state has: zeros that take no memory stand in their place.
+    """Replace the model's trainable parameters, which a state holds, by zeros that take no memory.
 
     Steps give the model those of the state; whatever else runs it has to `bind` them first.
     """
@@ -54,7 +54,7 @@ def all_finite(state: TrainState) -> bool:
 
 @contextmanager
 def bound_params(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[None]:
-    """Let the module hold `params`, masters in its own types, and put back what it held."""
+    """Bind `params` to the module, masters cast to its own types, and restore its parameters afterwards."""
     if not params:
         yield
         return

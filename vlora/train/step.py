@@ -182,7 +182,7 @@ class CompiledStep:
         return sums, masters, cotangents
 
     def _find_compute_dtypes(self) -> dict[str, mx.Dtype]:
-        """Say to which type packed parameters are cast, all at once; the head's gradients are added up in float32."""
+        """Find the type to which packed parameters are cast together; the head's gradients are added up in float32."""
         if self._compute_dtypes is None:
             head = self.backbone.head_names() if self.backbone.has_separable_head else frozenset()
             dtypes = compute_dtypes(self.backbone.module)

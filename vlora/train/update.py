@@ -1,4 +1,4 @@
-"""The update: gradients clipped and given to the optimizer, unless something in them is not finite. Pure."""
+"""The update: gradients are clipped and given to the optimizer, unless one of them is not finite. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,7 +65,7 @@ class Update:
         return TrainState(packing.unpack(params), opt_state, state.step + 1), packed, norm
 
     def _optimize(self, state: TrainState, gradients: Params, rate: mx.array) -> tuple[Params, dict[str, Any]]:
-        """Let the optimizer take a step: (packed parameters, its state)."""
+        """Take an optimizer step; return (packed parameters, its state)."""
         factors = self.packing.pack_factors(self.lr_multipliers)
         optimizer = self.optimizer
         # A copy of the tree: MLX's optimizers write into the one that they are given.

@@ -49,7 +49,7 @@ class EvaluationError(VloraError):
 
 
 class AnswerError(VloraError):
-    """mlx-vlm cannot generate an answer; it says why."""
+    """A model, or mlx-vlm for the user, cannot answer a question; it says why."""
 
 
 class NonFiniteError(VloraError):

@@ -103,8 +103,8 @@ def _choosing(**parts: str) -> str:
     """Write the recipe of a run that gets worse, and stops early."""
     return _recipe(
         data=f'valid_path = "{ROWS_NAME}"',
-        train="early_stopping_patience = 2\n[optim]\nlearning_rate = 0.05",
-        iters="12",
+        train="early_stopping_patience = 2\n[optim]\nlearning_rate = 0.01",
+        iters="14",
         steps_per_eval="1",
         kept='keep_last = 1\nkeep_best = "valid_loss"',
         **parts,

@@ -1,4 +1,4 @@
-"""What of an earlier run stands where a run begins: what is worth keeping is set aside, what was not completed goes."""
+"""Files of an earlier run in the folder of a new one: those worth keeping are archived, incomplete ones are removed."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -33,7 +33,7 @@ INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
 
 
 def archive_previous_run(recipe: Recipe, paths: OutputPaths, model_files: Collection[str] = ()) -> Path | None:
-    """Move what stands where a run is going to write into a folder of its own, complete enough to go on from.
+    """Move an earlier run's files into a folder of their own, from which that run can be resumed.
 
     All adapters go with the `adapter_config.json` that describes them: beside another one they would load at another
     scale. The adapter that this run starts from stays, too; there it is copied.
@@ -80,7 +80,7 @@ def complete_setting_aside(folder: Path) -> Path | None:
 
 
 def remove_partials(paths: OutputPaths) -> None:
-    """Remove what a run that was killed had begun to write here, and what this one may never write again.
+    """Remove the incomplete files of a killed run, and files that this run may never write again.
 
     Args:
         paths: Where the run writes, which is this process's alone.

@@ -74,7 +74,7 @@ def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until what was written to a file, or the names in a folder, would outlast a loss of power.
+    """Wait until the content of a file, or the names in a folder, would survive a loss of power.
 
     Raises:
         OSError: It was not written. File systems that cannot say so of folders are believed.

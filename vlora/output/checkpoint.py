@@ -131,7 +131,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
 
 
 def save_state(path: Path | str, state: TrainState, metadata: RunMetadata | Mapping[str, str] | None = None) -> None:
-    """Write a training state, from which a run goes on exactly, and keep the one before it under `before(path)`.
+    """Write a training state, from which a run resumes exactly, and keep the previous one under `before(path)`.
 
     A process that ends at any moment leaves a whole state under one of the two names.
 
@@ -182,7 +182,7 @@ class Found:
 
 
 def find_state(path: Path) -> Found:
-    """Find the newest training state that is whole: the one at `path`, or else the one before it.
+    """Find the newest complete training state: the one at `path`, or else the previous one.
 
     Raises:
         CheckpointError: There is none, or none is whole; each is named.
@@ -203,7 +203,7 @@ def find_state(path: Path) -> Found:
 
 
 def settle_state(found: Found, path: Path) -> None:
-    """Give the state that a run goes on from its name, `path`; a damaged one that stands there goes."""
+    """Rename the state from which a run resumes to `path`; a damaged state there is removed."""
     if found.path != path:
         found.path.replace(path)
         sync(path.parent)

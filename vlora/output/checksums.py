@@ -56,7 +56,7 @@ class _Header:
         return self.raw[: self.place] + BLANK.encode() + self.raw[self.place + len(BLANK) :]
 
     def size(self) -> int:
-        """Say how many bytes the whole file has."""
+        """Return the size of the whole file in bytes."""
         entries = json.loads(self.raw[LENGTH_BYTES:])
         ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
         return len(self.raw) + max(ends, default=0)

@@ -101,7 +101,7 @@ def _lock(file: IO[str], path: Path) -> None:
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """Say whether a file that was opened is still the one at its path: its holder may have ended meanwhile."""
+    """Whether an open file is still the one at its path: its holder may have ended meanwhile."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

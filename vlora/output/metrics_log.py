@@ -138,7 +138,7 @@ class MetricsLog:
     def open(
         cls, path: Path, after_step: int | None, mark: str | None = None, *, is_over: bool = False
     ) -> "MetricsLog":
-        """Begin a file, or go on with one as if the run had never stopped.
+        """Begin a file, or continue one as if the run had never stopped.
 
         What was written after the state was saved goes: the steps behind it are going to be reported anew.
 
@@ -193,7 +193,7 @@ class MetricsLog:
         return self.interval.n_steps > 0
 
     def mark(self, counts: FeatureCounts | None, prediction_bytes: int | None = None) -> Mark:
-        """Say how far the metrics are, without a line that was written only because the run ends here."""
+        """Return the progress of the metrics, without a line that was written only because the run ends here."""
         if self._provisional is not None:
             return attrs.evolve(
                 self._provisional,

@@ -73,7 +73,7 @@ PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
 
 
 def run_metadata(recipe: Recipe, n_rows: int, template: str = "") -> RunMetadata:
-    """Say of a run what `check_resumable` will ask for.
+    """Return the metadata of a run that `check_resumable` reads.
 
     Args:
         recipe: Its recipe.

@@ -11,7 +11,7 @@ from ..train.schedules import count_steps
 
 
 def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int, position: str) -> BatchSource:
-    """Lay out the steps behind those that were done before, and read up to the first that has a row.
+    """Plan the steps after those that were done before, and read up to the first that has a row.
 
     Args:
         recipe: The recipe.

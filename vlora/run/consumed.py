@@ -67,7 +67,7 @@ def begin(path: Path, n_rows: int) -> Learned:
 
 
 def mark_row(index: int, row: Row, sample: Sample) -> RowMark:
-    """Say what a row is known by.
+    """Return what identifies a row.
 
     Args:
         index: Its place among the rows.
@@ -83,7 +83,7 @@ def mark_row(index: int, row: Row, sample: Sample) -> RowMark:
 
 
 def digest_row(row: Any) -> str:
-    """Sum up what stands in a row; of bytes their number and a part of them."""
+    """Compute the digest of a row's values; of bytes it covers their number and a sample."""
     try:
         text = json.dumps(row, default=_sum_up, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):

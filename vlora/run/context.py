@@ -97,7 +97,7 @@ class RunContext:
 
     @property
     def n_steps(self) -> int:
-        """Steps of the whole run, as far as it is known behind those that are done."""
+        """Steps of the whole run, as far as their number is known after the steps that are done."""
         return self.source.n_steps(self.done)
 
     @property
@@ -107,7 +107,7 @@ class RunContext:
 
     @property
     def is_over(self) -> bool:
-        """Whether no step is left to be done."""
+        """Whether all steps are done."""
         return self.done == self.n_steps or self.is_early
 
     @property
@@ -154,7 +154,7 @@ class RunContext:
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """Let the model hold the newest state's parameters for the time being."""
+        """Bind the newest state's parameters to the model while the `with` lasts."""
         bind(self.backbone, self.loop.state)
         try:
             yield

@@ -182,7 +182,7 @@ def _make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wo
 def _find_learned(
     section: DataSection, paths: OutputPaths, found: Found | None, rows: RowDataset
 ) -> tuple[Learned, list[Warned]]:
-    """Find which rows a run that goes on has learned, and see that they are still the same.
+    """Find the rows that a resumed run has learned, and check that they are unchanged.
 
     Raises:
         CheckpointError: They are not, and the recipe does not allow it.

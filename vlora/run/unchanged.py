@@ -1,4 +1,4 @@
-"""Whether the rows that a run has learned are still what they were, where it goes on."""
+"""Whether the rows that a resumed run has learned are unchanged."""
 
 import json
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def _parse(line: bytes) -> RowMark:
 
 
 def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
-    """Say what of a row is other than it was; None if nothing is."""
+    """Describe what has changed of a row; None if nothing has."""
     try:
         if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:
             return "what stands in it"

@@ -1,5 +1,6 @@
 """The plan of a recipe: what a step takes, predicted from shapes, beside what it takes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,24 @@ def test_a_frozen_tower_is_planned(tmp_path: Path) -> None:
     keys = {"model__path": "builtin:tiny-qwen3-vl", "data__path": "builtin:digits", "data__config": "digit"}
     plan = make_plan(recipe_of(tmp_path, **keys, output__path=str(tmp_path / "a")), memory_gb=0.001)
 
-    assert plan.rows == "the longest of the first 32 rows"
+    assert plan.rows == "the longest of all 1,497 rows"
     assert plan.n_trainable < plan.n_params / 10
     assert plan.peak > plan.parts["weights"] > 0
+
+
+def test_the_longest_row_is_found_wherever_it_stands(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Not only among the first rows, and beside rows that cannot be read; `n_rows` looks at fewer."""
+    rows = tmp_path / "rows.jsonl"
+    lines = [json.dumps({"question": "q", "answer": "a" * (1 + number)}) for number in range(50)]
+    lines += ['{"nothing": 1}', json.dumps({"question": "q", "answer": "word " * 400})]
+    rows.write_text("\n".join(lines))
+    recipe = recipe_of(checkpoint("qwen3_vl"), data__path=str(rows), train__batch_size=1)
+    plan = make_plan(recipe, memory_gb=0.03)
+    early = make_plan(recipe, memory_gb=0.03, n_rows=20)
+
+    assert plan.rows == "the longest of all 52 rows"
+    assert early.rows == "the longest of the first 20 rows"
+    assert plan.n_tokens > 2 * early.n_tokens
 
 
 @pytest.mark.parametrize("on_bad_row", ["raise", pytest.param("skip", marks=pytest.mark.slow)])

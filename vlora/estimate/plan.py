@@ -6,6 +6,7 @@ finds the fullest moment of what MLX would run.
 
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
@@ -18,6 +19,8 @@ from ..build import find_model, load_data, load_model, make_recipe_step
 from ..cuts import CutCounts
 from ..data.collate import collate, collate_packed
 from ..data.examples import first_examples, is_skipped
+from ..data.prefetch import count_workers
+from ..data.rows import RowDataset
 from ..errors import BatchError, OutOfMemoryError, SampleError, VloraError
 from ..memory.command_buffers import find_buffer_limits
 from ..memory.limits import GIGA, device_kind, device_memory, naming_shortage
@@ -33,9 +36,6 @@ from .graph import Graph
 from .liveness import Peak, Queue, peak_memory
 from .simplify import compile_graph
 from .trace import trace_embedding, trace_step
-
-SAMPLED_ROWS = 32
-"""Rows that are encoded to find the longest."""
 
 HALF = 0.5
 
@@ -192,12 +192,13 @@ class Planner:
         return int(getattr(text, "vocab_size", None) or getattr(config, "vocab_size", None) or 0)
 
 
-def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
+def make_plan(recipe: Recipe, memory_gb: float | None = None, *, n_rows: int | None = None) -> Plan:
     """Plan a recipe's run.
 
     Args:
         recipe: The recipe.
         memory_gb: Gigabytes (1e9 bytes) available; by default the recipe's limit, or the device's memory.
+        n_rows: How many of the first rows are looked at for the longest; None for all of them.
 
     Raises:
         VloraError: The recipe names a model, layers or an adapter that do not exist.
@@ -205,7 +206,7 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None) -> Plan:
     """
     files = find_model(recipe)
     backbone, _ = load_model(recipe, files, is_abstract=True)
-    batch, origin = _sample_rows(recipe)
+    batch, origin = _sample_rows(recipe, n_rows)
     memory = memory_gb or recipe.memory.limit_gb
     available = device_memory() if memory is None else int(memory * GIGA)
     planner = Planner(recipe, backbone, available)
@@ -238,8 +239,8 @@ def blank_example(n_tokens: int, supervised_share: float) -> Example:
     )
 
 
-def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
-    """Make a full microbatch of the longest of the data's first rows; say where it comes from."""
+def _sample_rows(recipe: Recipe, n_rows: int | None = None) -> tuple[Batch, str]:
+    """Make a full microbatch of the longest of the data's rows; say where it comes from."""
     size, length = recipe.train.batch_size, recipe.data.max_seq_length
     if recipe.train.batching == "packed":
         length = recipe.train.pack_length or length
@@ -254,7 +255,9 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
 
     try:
         data = load_data(recipe)
-        examples = list(first_examples(data.train, SAMPLED_ROWS, data.encoder, skip))
+        rows = data.train if n_rows is None else attrs.evolve(data.train, indices=data.train.indices[:n_rows])
+        longest = attrs.evolve(rows, indices=_by_length(rows, data.encoder, recipe.data.workers)[: 2 * size])
+        examples = list(first_examples(longest, len(longest), data.encoder, skip))[:size]
         if not examples:
             raise skipped[-1]
     except VloraError as error:
@@ -263,10 +266,26 @@ def _sample_rows(recipe: Recipe) -> tuple[Batch, str]:
             collate([blank_example(length, HALF)] * size, size),
             f"of data.max_seq_length, half of it supervised, since rows could not be read: {reason}",
         )
-    longest = sorted(examples, key=lambda example: -len(example.tokens))[:size]
     cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
     told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
-    return collate(longest, size), f"the longest of the first {len(examples)} rows{told}"
+    which = "all" if len(rows) == len(data.train) else "the first"
+    return collate(examples, size), f"the longest of {which} {len(rows):,} rows{told}"
+
+
+def _by_length(rows: RowDataset, encoder: models.Encoder, n_workers: int | None) -> list[int]:
+    """Give the numbers of rows in their table, the longest first; of text and headers alone, no picture is decoded."""
+    measure = models.LengthEstimator(encoder)
+
+    def find_length(index: int) -> int:
+        try:
+            return measure(rows[index])
+        except SampleError:
+            # What the run makes of it is the run's: it is looked at only if there is nothing else.
+            return -1
+
+    with ThreadPoolExecutor(max(1, count_workers(n_workers))) as pool:
+        lengths = list(pool.map(find_length, range(len(rows)), chunksize=64))
+    return [int(rows.indices[place]) for place in sorted(range(len(rows)), key=lambda place: -lengths[place])]
 
 
 def _find_longest(planner: Planner, share: float, memory: int) -> int | None:

@@ -108,7 +108,7 @@ def test_the_longest_row_is_found_wherever_it_stands(checkpoint: Checkpoint, tmp
     lines = [json.dumps({"question": "q", "answer": "a" * (1 + number)}) for number in range(50)]
     lines += ['{"nothing": 1}', json.dumps({"question": "q", "answer": "word " * 400})]
     rows.write_text("\n".join(lines))
-    recipe = recipe_of(checkpoint("qwen3_vl"), data__path=str(rows), train__batch_size=1)
+    recipe = recipe_of(checkpoint("qwen3_vl"), data__path=str(rows), train__batch_size=1, data__max_seq_length=1024)
     plan = make_plan(recipe, memory_gb=0.03)
     early = make_plan(recipe, memory_gb=0.03, n_rows=20)
 

@@ -1,4 +1,4 @@
-"""`python -m vlora init`: lists the recipes that come with vlora, and writes one of them to a file of the user's."""
+"""`python -m vlora init`: writes a recipe for rows that it looks at, or one of those that come with vlora."""
 
 import argparse
 import functools
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from ..errors import RecipeError
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import Recipe
+from ..recipe.suggest import DEFAULT_MODEL, suggest_recipe
 from ..system.redaction import redact
-from .arguments import Parser
+from .arguments import Parser, positive
 from .arguments import make_parser as make_plain_parser
 from .packaged_recipes import SUFFIX, list_recipes, read_packaged
 from .status import DONE
 
 if TYPE_CHECKING:
+    from ..recipe.suggest import FitFacts, RowFacts
     from .screen import Screen
 
 HUB_SLASHES = 1
@@ -26,10 +28,18 @@ HUB_SLASHES = 1
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    about = "Write a recipe that comes with vlora to a file; without --recipe, list them."
-    examples = ("init # list the recipes", "init --recipe forkme my.toml # every key explained, to change")
+    about = "Look at rows and write a recipe for them, or one that comes with vlora; without anything, list those."
+    examples = (
+        "init photos/ --model mlx-community/Qwen2-VL-2B-Instruct-bf16 # for a folder of images",
+        "init rows.jsonl my.toml # for rows in a file",
+        "init # list the recipes that come with vlora",
+        "init --recipe forkme my.toml # every key explained, to change",
+    )
     parser = make_plain_parser("init", about, examples)
-    parser.add_argument("--recipe", metavar="NAME", default=None, help="which one")
+    parser.add_argument("--recipe", metavar="NAME", default=None, help="a recipe that comes with vlora")
+    parser.add_argument("--model", metavar="MODEL", default=None, help=f"hub id or folder ({DEFAULT_MODEL})")
+    parser.add_argument("--memory-gb", type=positive(float), default=None, help="of the machine that is to train")
+    parser.add_argument("data", nargs="?", default=None, help="rows: a file, a folder or a hub id; not with --recipe")
     parser.add_argument(
         "file", nargs="?", type=Path, default=None, help="where to write it, a file or a folder (NAME.toml, here)"
     )
@@ -39,13 +49,93 @@ def make_parser() -> Parser:
 def prepare(parsed: argparse.Namespace) -> "Callable[[Screen], int]":
     """Give what carries out the command."""
     if parsed.recipe is not None:
-        return functools.partial(write_recipe, parsed.recipe, parsed.file)
-    if parsed.file is not None:
-        wanted = parsed.file.name.removesuffix(SUFFIX)
+        if parsed.file is not None:
+            msg = f"init: found two files, {parsed.data!r} and {str(parsed.file)!r}; --recipe writes one"
+            raise RecipeError(msg)
+        target = None if parsed.data is None else Path(parsed.data)
+        return functools.partial(write_recipe, parsed.recipe, target)
+    if parsed.data is None:
+        return show_recipes
+    wanted = Path(parsed.data).name.removesuffix(SUFFIX)
+    if not Path(parsed.data).expanduser().exists() and (parsed.data.endswith(SUFFIX) or wanted in list_recipes()):
         name = wanted if wanted in list_recipes() else "NAME"
-        msg = f"init: found {str(parsed.file)!r} without --recipe; add --recipe {name} (`init` alone lists the names)"
+        msg = f"init: found {parsed.data!r} without --recipe; add --recipe {name} (`init` alone lists the names)"
         raise RecipeError(msg)
-    return show_recipes
+    return functools.partial(suggest, parsed.data, parsed.model, parsed.file, parsed.memory_gb)
+
+
+def suggest(data: str, model: str | None, target: Path | None, memory_gb: float | None, console: "Screen") -> int:
+    """Look at rows, and write a recipe for them to a new file.
+
+    Args:
+        data: The rows, as `data.path` takes them.
+        model: The model, as `model.path` takes it; None for the default one.
+        target: As for `write_recipe`.
+        memory_gb: As for `look_at_fit`.
+        console: Where to show it.
+
+    Raises:
+        RecipeError: The rows cannot be read, or the file is there already or cannot be written.
+    """
+    from ..report.facts import look_at_fit, look_at_rows
+
+    stem = re.sub(r"[^\w.-]+", "-", Path(data).stem).strip("-.") or "recipe"
+    file = Path(f"{stem}{SUFFIX}") if target is None else target / f"{stem}{SUFFIX}" if target.is_dir() else target
+    refuse_existing(file, "init DATA FILE")
+    rows = look_at_rows(data)
+    chosen, output = model or DEFAULT_MODEL, f"runs/{file.stem}"
+    fit = look_at_fit(rows, chosen, output, memory_gb)
+    write_new_file(file, suggest_recipe(rows, chosen, fit, output), "init DATA FILE")
+    console.tell("WrittenRecipe", file=file, rows=rows, fit=fit)
+    with console.result():
+        for line in _describe(rows, fit, file):
+            console.print(redact(line), markup=False, soft_wrap=True)
+    return DONE
+
+
+def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[str]:
+    yield f"written to {file}, for {rows.n_rows:,} rows of {rows.path}"
+    if rows.columns:
+        yield f"columns: {', '.join(f'{name} is the {meaning}' for name, meaning in rows.columns.items())}"
+    if rows.question is not None:
+        yield f"the rows have no question; each is asked: {rows.question!r}"
+    if isinstance(fit, str):
+        yield f"how many rows fit at once is not known: {fit}"
+    else:
+        yield (
+            f"{fit.batch_size} rows of up to {fit.n_tokens:,} tokens at once need {fit.peak_gb:.1f} of "
+            f"{fit.memory_gb:.1f} GB by the plan{'' if fit.fits else ', and do not fit: take a smaller model'}"
+        )
+    typed = shlex.quote(str(file))
+    yield from ("then:", f"  python -m vlora inspect {typed}", f"  python -m vlora {typed}")
+
+
+def refuse_existing(file: Path, otherwise: str) -> None:
+    """Refuse a file that is there, before rows are read for it.
+
+    Raises:
+        RecipeError: It is there.
+    """
+    if file.exists():
+        msg = f"{file}: is there already and is not overwritten; give another name: {otherwise}"
+        raise RecipeError(msg)
+
+
+def write_new_file(file: Path, text: str, otherwise: str) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        RecipeError: It is there, or cannot be written; the message ends with `otherwise`.
+    """
+    try:
+        with file.open("x", encoding="utf-8") as written:
+            written.write(text)
+    except FileExistsError:
+        msg = f"{file}: is there already and is not overwritten; give another name: {otherwise}"
+        raise RecipeError(msg) from None
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror}); give another name: {otherwise}"
+        raise RecipeError(msg) from None
 
 
 def show_recipes(console: "Screen") -> int:
@@ -77,15 +167,7 @@ def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
     typed = shlex.quote(str(file))
     # The commands in its comments name the file that they are written to.
     text = re.sub(rf"(python -m vlora (?:\w+ )?)recipes/{stem}\.toml", lambda found: f"{found[1]}{typed}", text)
-    try:
-        with file.open("x", encoding="utf-8") as written:
-            written.write(text)
-    except FileExistsError:
-        msg = f"{file}: is there already and is not overwritten; give another name: init --recipe {stem} FILE"
-        raise RecipeError(msg) from None
-    except OSError as error:
-        msg = f"{file}: cannot be written ({error.strerror}); give another name: init --recipe {stem} FILE"
-        raise RecipeError(msg) from None
+    write_new_file(file, text, f"init --recipe {stem} FILE")
     lines = [f"written to {file}: {list_recipes()[stem]}"]
     console.tell("WrittenRecipe", file=file, missing=(missing := list(_find_missing(parse_recipe(text)))))
     if missing:

@@ -1,0 +1,232 @@
+"""What is found out about rows: for twelve layouts of other people's, each of which trains as it is."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlora
+from tests.commands import complaint
+from vlora.cli.main import main
+from vlora.errors import RecipeError
+from vlora.events import StepReport
+from vlora.models.load.tiny import build_tiny_qwen3_vl
+from vlora.recipe.parse import parse_recipe
+from vlora.recipe.suggest import RowFacts
+from vlora.report.facts import look_at_rows
+
+N = 12
+ANSWERS = ("four wheels", "two doors", "a tree", "red", "no", "yes")
+
+
+def draw(folder: Path, name: str) -> str:
+    """Write a picture; give its name."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(name)).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / name)
+    return name
+
+
+def rows_of(folder: Path, **columns: str) -> list[dict[str, Any]]:
+    """Make rows whose columns are named so: image, question and answer under the names that are given."""
+    values = {"image": lambda i: draw(folder, f"{i}.png"), "question": lambda i: f"What is {i}?", "answer": _answer}
+    return [{name: values[what](number) for what, name in columns.items()} for number in range(N)]
+
+
+def _answer(number: int) -> str:
+    return f"{ANSWERS[number % len(ANSWERS)]}, {number}"
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows, one a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def _question_answer(folder: Path) -> Path:
+    return write_jsonl(folder / "rows.jsonl", rows_of(folder, image="image", question="question", answer="answer"))
+
+
+def _messages(folder: Path) -> Path:
+    rows = rows_of(folder, image="image", question="question", answer="answer")
+    turns = [
+        {
+            "images": [row["image"]],
+            "messages": [
+                {"role": "user", "content": f"<image>{row['question']}"},
+                {"role": "assistant", "content": row["answer"]},
+            ],
+        }
+        for row in rows
+    ]
+    return write_jsonl(folder / "chats.jsonl", turns)
+
+
+def _sharegpt(folder: Path) -> Path:
+    turns = [
+        {
+            "image": row["image"],
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{row['question']}"},
+                {"from": "gpt", "value": row["answer"]},
+            ],
+        }
+        for row in rows_of(folder, image="image", question="question", answer="answer")
+    ]
+    (folder / "llava.json").write_text(json.dumps(turns))
+    return folder / "llava.json"
+
+
+def _csv_captions(folder: Path) -> Path:
+    with (folder / "captions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        writer.writerows([draw(folder, f"{number}.jpg"), f"a long tale of {_answer(number)}"] for number in range(N))
+    return folder / "captions.csv"
+
+
+def _prompt_completion(folder: Path) -> Path:
+    return write_jsonl(folder / "trl.jsonl", rows_of(folder, image="image", question="prompt", answer="completion"))
+
+
+def _alpaca(folder: Path) -> Path:
+    return write_jsonl(folder / "alpaca.jsonl", rows_of(folder, image="image", question="instruction", answer="output"))
+
+
+def _query_response(folder: Path) -> Path:
+    return write_jsonl(folder / "swift.jsonl", rows_of(folder, image="image", question="query", answer="response"))
+
+
+def _metadata(folder: Path) -> Path:
+    rows = rows_of(folder / "photos", image="file_name", question="question", answer="answer")
+    write_jsonl(folder / "photos" / "metadata.jsonl", rows)
+    return folder / "photos"
+
+
+def _classes(folder: Path) -> Path:
+    for kind in ("cat", "dog", "bird"):
+        for number in range(4):
+            draw(folder / "pets", f"{kind}/{number}.png")
+    return folder / "pets"
+
+
+def _split_classes(folder: Path) -> Path:
+    for split in ("train", "test"):
+        for kind in ("oak", "elm"):
+            for number in range(4):
+                draw(folder / "trees", f"{split}/{kind}/{number}.png")
+    return folder / "trees"
+
+
+def _other_names(folder: Path) -> Path:
+    return write_jsonl(folder / "own.jsonl", rows_of(folder, image="photo", question="ask", answer="reply"))
+
+
+def _train_and_valid(folder: Path) -> Path:
+    rows = rows_of(folder, image="picture", question="problem", answer="solution")
+    write_jsonl(folder / "val.jsonl", rows[:3])
+    return write_jsonl(folder / "train.jsonl", rows[3:])
+
+
+def _parquet(folder: Path) -> Path:
+    import datasets
+
+    rows = rows_of(folder, image="image", question="question", answer="answer")
+    rows = [{**row, "image": str(folder / row["image"])} for row in rows]
+    datasets.Dataset.from_list(rows).to_parquet(str(folder / "rows.parquet"))
+    return folder / "rows.parquet"
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    "question and answer": (_question_answer, {"columns": {}, "question": None, "n_rows": N}),
+    "messages": (_messages, {"columns": {}, "question": None}),
+    "conversations": (_sharegpt, {"columns": {}, "question": None}),
+    "captions in a CSV": (_csv_captions, {"question": "Describe this image.", "answer": "caption", "classes": ()}),
+    "prompt and completion": (_prompt_completion, {"columns": {}}),
+    "Alpaca": (_alpaca, {"columns": {}}),
+    "query and response": (_query_response, {"columns": {}}),
+    "metadata.jsonl": (_metadata, {"columns": {}, "question": None, "split": "train"}),
+    "a folder per class": (
+        _classes,
+        {
+            "answer": "label",
+            "classes": ["bird", "cat", "dog"],
+            "question": "What is shown in this image? Answer with one of: bird, cat, dog.",
+        },
+    ),
+    "folders per split and class": (_split_classes, {"valid_split": "test", "classes": ["elm", "oak"], "n_rows": 8}),
+    "other names": (_other_names, {"columns": {"photo": "image", "ask": "question", "reply": "answer"}}),
+    "a file to validate on": (
+        _train_and_valid,
+        {"columns": {"picture": "image", "problem": "question", "solution": "answer"}, "n_rows": N - 3},
+    ),
+    "Parquet": (_parquet, {"columns": {}, "question": None}),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a tiny model."""
+    return build_tiny_qwen3_vl(tmp_path_factory.mktemp("model") / "tiny", seed=0)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_recipes_train_unchanged(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`init DATA --model M` says what the rows are, and what it writes trains two steps as it is."""
+    monkeypatch.chdir(tmp_path)
+    write, expected = LAYOUTS[name]
+    (tmp_path / "data").mkdir()
+    path = write(tmp_path / "data")
+    facts = look_at_rows(str(path))
+    assert {key: getattr(facts, key) for key in expected} == expected
+
+    assert main(["init", str(path), "my.toml", "--model", str(model)]) == 0
+    recipe = parse_recipe((tmp_path / "my.toml").read_text())
+    steps = 0
+
+    def is_enough() -> bool:
+        return steps >= 2
+
+    for event in vlora.fit(recipe, should_stop=is_enough):
+        steps += isinstance(event, StepReport)
+
+    assert "written to my.toml" in capsys.readouterr().out
+    assert steps >= 2
+    assert recipe.data.train_on_completions
+    assert recipe.data.valid_path or recipe.data.valid_split or recipe.data.valid_fraction or facts.n_rows < 10
+    assert recipe.data.max_seq_length >= 128
+
+
+def test_what_is_not_understood_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns without a meaning, a data set that is not there, a file that is there: a sentence each."""
+    rows = write_jsonl(tmp_path / "odd.jsonl", [{"x": "a", "y": "b"}] * N)
+    with pytest.raises(RecipeError, match="its columns are x, y, and their names do not say which is which"):
+        look_at_rows(str(rows))
+    target = tmp_path / "there.toml"
+    target.write_text("")
+
+    assert "none.jsonl" in complaint(["init", str(tmp_path / "none.jsonl"), str(tmp_path / "new.toml")], capsys)
+    assert "is there already" in complaint(["init", str(rows), str(target)], capsys)
+    assert not (tmp_path / "new.toml").exists()
+
+
+def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe is written all the same, and says why lengths and batch are not known."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = _question_answer(tmp_path)
+
+    assert main(["init", str(rows), "my.toml", "--model", str(tmp_path / "no-model")]) == 0
+    recipe = parse_recipe((tmp_path / "my.toml").read_text())
+
+    assert recipe.train.batch_size == 1
+    assert recipe.train.gradient_accumulation_steps == 8
+    assert isinstance(look_at_rows(str(rows)), RowFacts)

@@ -1,0 +1,246 @@
+"""A recipe for rows and a model that were looked at: which columns, how long, how many at once, and why. Pure.
+
+`vlora.report.facts` looks; `suggest_recipe` writes. Every key that is written has a comment with the fact behind it.
+"""
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+import tomli_w
+
+DEFAULT_MODEL = "mlx-community/Qwen2-VL-2B-Instruct-bf16"
+"""What a recipe names where no model was given."""
+
+FEW_ROWS, MANY_ROWS = 2_000, 20_000
+SHARE = 0.05
+MOST_HELD_OUT = 500
+FEWEST_TO_HOLD_OUT = 10
+ROWS_OF_A_STEP = 8
+SHORT_ANSWER = 5
+"""Words up to which an answer is compared as a whole."""
+MOST_CLASSES = 20
+LENGTH_STEP = 128
+SPARE_LENGTH = 1.25
+UNKNOWN = "what fits was not found out when this was written; `python -m vlora plan` says it"
+WIDTH = 110
+"""Characters of a line, its comment included."""
+CHARACTERS_OF_A_TOKEN = 2
+"""Rather too few: what an answer may be long in tokens is set from its characters."""
+
+
+@attrs.frozen(kw_only=True)
+class RowFacts:
+    """What rows are like.
+
+    Attributes:
+        path: The data set, as `data.path` takes it.
+        split: The split to train on; None where there is one only.
+        valid_split: Another one to validate on.
+        valid_path: A file beside it to validate on.
+        n_rows: Rows to train on.
+        columns: What `data.columns` has to map, and to what.
+        question: A question for rows that have an image and an answer only.
+        answer: The column with the answer of such rows.
+        classes: The distinct answers of rows that are classes.
+        n_words: Words of the median answer.
+        n_characters: Characters of the longest answer.
+        n_read: Rows that were looked at.
+    """
+
+    path: str
+    split: str | None = None
+    valid_split: str | None = None
+    valid_path: str | None = None
+    n_rows: int
+    columns: Mapping[str, str] = attrs.field(factory=dict)
+    question: str | None = None
+    answer: str | None = None
+    classes: Sequence[str] = ()
+    n_words: int
+    n_characters: int
+    n_read: int
+
+
+@attrs.frozen(kw_only=True)
+class FitFacts:
+    """What a model needs for rows on this machine.
+
+    Attributes:
+        n_tokens: Tokens of the longest row that was looked at.
+        batch_size: Rows that fit at once.
+        grad_checkpoint: Whether activations have to be recomputed for that.
+        quantize_bits: Whether the weights have to be quantized for that, and to how many bits.
+        peak_gb: What a step will need then.
+        memory_gb: What the machine has.
+        fits: Whether anything did.
+    """
+
+    n_tokens: int
+    batch_size: int
+    grad_checkpoint: bool = False
+    quantize_bits: int | None = None
+    peak_gb: float
+    memory_gb: float
+    fits: bool = True
+
+
+def ask_about_classes(classes: Sequence[str]) -> str:
+    """Write a question whose answer is one of some classes; they are listed where they are few."""
+    if not 1 < len(classes) <= MOST_CLASSES or any(set(name) & set('{}"\\') for name in classes):
+        return "What is shown in this image? Answer with its class."
+    return f"What is shown in this image? Answer with one of: {', '.join(classes)}."
+
+
+def suggest_recipe(rows: RowFacts, model: str, fit: FitFacts | str, output: str) -> str:
+    """Write a recipe as TOML, with the reason beside every key.
+
+    Args:
+        rows: What the rows are like.
+        model: The model, as `model.path` takes it.
+        fit: What it needs, or why that is not known.
+        output: Where the result goes.
+    """
+    sections: dict[str, list[tuple[str, object, str]]] = {
+        "model": [*_write_model(model, fit)],
+        "data": [*_write_data(rows, fit)],
+        "lora": [("rank", 16, "adapters on all linear layers of the language model"), ("alpha", 32.0, "scaled by 2")],
+        "optim": [
+            ("learning_rate", 1e-4, "for LoRA; a tenth of it for full fine-tuning"),
+            ("schedule", "cosine", ""),
+            ("warmup_steps", min(50, max(1, _count_steps(rows, fit) // 20)), "a twentieth of the run"),
+            ("grad_clip", 1.0, ""),
+        ],
+        "train": [*_write_train(rows, fit)],
+        "eval": [*_write_eval(rows)],
+        "output": [
+            ("path", output, ""),
+            ("keep_last", 2, "checkpoints that stay while it trains"),
+            *([("keep_best", "valid_loss", "the best one has a folder of its own")] if _validates(rows) else []),
+        ],
+    }
+    where = _in_comment(rows.path)
+    about = f"# Written for {rows.n_rows:,} rows of {where}, of which the first {rows.n_read:,} were looked at."
+    parts = [about, *(_write_section(name, keys) for name, keys in sections.items() if keys)]
+    return "\n\n".join(parts) + "\n"
+
+
+Keys = Iterator[tuple[str, object, str]]
+
+
+def _write_section(name: str, keys: Sequence[tuple[str, object, str]]) -> str:
+    lines = [f"[{name}]"]
+    for key, value, why in keys:
+        text, comment = f"{key} = {_write_value(value)}", f"# {_in_comment(why)}"
+        if not why:
+            lines.append(text)
+        elif len(text) + len(comment) < WIDTH:
+            lines.append(f"{text}  {comment}")
+        else:
+            lines += [*textwrap.wrap(comment, WIDTH, subsequent_indent="# ", break_long_words=False), text]
+    return "\n".join(lines)
+
+
+def _write_value(value: object) -> str:
+    """Write a value in one line; JSON in a string as it is, where that can be."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(tomli_w.dumps({key: item}).strip() for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_write_value, value)) + "]"
+    if isinstance(value, str) and '"' in value and "'" not in value and value.isprintable():
+        return f"'{value}'"
+    return tomli_w.dumps({"key": value}).strip().removeprefix("key = ")
+
+
+def _in_comment(text: str) -> str:
+    """Put a text into one line of what TOML allows in a comment."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _write_model(model: str, fit: FitFacts | str) -> Keys:
+    yield "path", model, "a hub id or a folder"
+    if isinstance(fit, str):
+        return
+    if fit.quantize_bits:
+        yield "quantize_bits", fit.quantize_bits, f"to fit into {fit.memory_gb:.1f} GB"
+
+
+def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
+    yield "path", rows.path, ""
+    if rows.split is not None:
+        yield "split", rows.split, ""
+    if rows.valid_path is not None:
+        yield "valid_path", rows.valid_path, "rows that are not trained on"
+    elif rows.valid_split is not None:
+        yield "valid_split", rows.valid_split, "rows that are not trained on"
+    elif _validates(rows):
+        share = min(SHARE, MOST_HELD_OUT / rows.n_rows)
+        if rows.n_rows * share < 1:
+            share = 1 / rows.n_rows
+        yield "valid_fraction", round(share, 4), "rows that are not trained on, drawn once"
+    if rows.question is not None:
+        user = [{"type": "image", "image": "{image}"}, rows.question]
+        layout = {"user": user, "assistant": f"{{{rows.answer}}}"}
+        yield "custom_prompt_format", json.dumps(layout, ensure_ascii=False), "the rows have no question of their own"
+    elif rows.columns:
+        yield "columns", rows.columns, "what the columns are; change it if a name was misread"
+    yield "train_on_completions", True, "learn the answers, not the questions"
+    if isinstance(fit, str):
+        return
+    length = max(LENGTH_STEP, math.ceil(fit.n_tokens * SPARE_LENGTH / LENGTH_STEP) * LENGTH_STEP)
+    yield "max_seq_length", length, f"the longest row that was looked at has {fit.n_tokens:,} tokens"
+
+
+def _write_train(rows: RowFacts, fit: FitFacts | str) -> Keys:
+    batch = _batch_size(rows, fit)
+    why = UNKNOWN if isinstance(fit, str) else f"a step needs {fit.peak_gb:.1f} of {fit.memory_gb:.1f} GB by the plan"
+    if isinstance(fit, FitFacts) and not fit.fits:
+        why = f"even so a step needs {fit.peak_gb:.1f} GB, and there are {fit.memory_gb:.1f}: take a smaller model"
+    yield "batch_size", batch, why
+    yield (
+        "gradient_accumulation_steps",
+        _accumulate(rows, batch),
+        f"a step learns from {batch * _accumulate(rows, batch)}",
+    )
+    if isinstance(fit, FitFacts) and fit.grad_checkpoint:
+        yield "grad_checkpoint", True, "less memory for some more time"
+    yield "epochs", _count_epochs(rows), "passes over the rows"
+    every = max(1, _count_steps(rows, fit) // (4 * _count_epochs(rows)))
+    yield "steps_per_eval", every, "four times an epoch"
+    yield "steps_per_save", every, ""
+    yield "steps_per_report", max(1, min(10, every)), ""
+
+
+def _write_eval(rows: RowFacts) -> Keys:
+    if not _validates(rows):
+        return
+    is_short = rows.n_words <= SHORT_ANSWER
+    yield "answer_rows", 50 if is_short else 20, "held-out rows that the model answers before and after"
+    longest = rows.n_characters / CHARACTERS_OF_A_TOKEN
+    yield "max_new_tokens", min(1024, max(16, 2 ** math.ceil(math.log2(max(1.0, longest))))), "the longest answer fits"
+    metrics = ["exact_match"] if is_short else ["exact_match", "token_f1"]
+    yield "metrics", metrics, f"half of the answers have {rows.n_words} words or fewer"
+
+
+def _validates(rows: RowFacts) -> bool:
+    named = rows.valid_path is not None or rows.valid_split is not None
+    return named or rows.n_rows >= FEWEST_TO_HOLD_OUT
+
+
+def _batch_size(rows: RowFacts, fit: FitFacts | str) -> int:
+    return max(1, min(rows.n_rows, 1 if isinstance(fit, str) else fit.batch_size))
+
+
+def _accumulate(rows: RowFacts, batch: int) -> int:
+    return max(1, min(ROWS_OF_A_STEP, rows.n_rows) // batch)
+
+
+def _count_epochs(rows: RowFacts) -> int:
+    return 3 if rows.n_rows <= FEW_ROWS else 2 if rows.n_rows <= MANY_ROWS else 1
+
+
+def _count_steps(rows: RowFacts, fit: FitFacts | str) -> int:
+    batch = _batch_size(rows, fit)
+    return max(1, rows.n_rows * _count_epochs(rows) // (batch * _accumulate(rows, batch)))

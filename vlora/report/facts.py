@@ -1,0 +1,267 @@
+"""What rows and a model are like, as far as a recipe for them needs it: columns, splits, lengths, memory.
+
+A row that the layouts read needs nothing; other columns are told apart by their names, and images by their values.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import attrs
+
+from ..data.format.pictures import IMAGE_COLUMNS
+from ..data.opening import read_rows
+from ..data.readers.sources import FILE_SUFFIXES, IMAGE_SUFFIXES, has_one_split
+from ..data.rows import RowDataset
+from ..errors import OutOfMemoryError, RecipeError, SampleError, VloraError
+from ..estimate.plan import make_plan
+from ..recipe.parse import parse_recipe
+from ..recipe.schema import DataSection, Recipe
+from ..recipe.suggest import FitFacts, RowFacts, ask_about_classes, suggest_recipe
+from ..system.files import expand
+from ..types import Sample
+
+FIRST = 64
+"""Rows that are looked at."""
+
+VALID_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
+"""Names of splits and files with rows to validate on, the likeliest first."""
+
+MEANINGS = {
+    "image": ("photo", "picture", "pic", "img", "image_path", "img_path", "file", "filename", "file_name", "path"),
+    "question": ("ask", "asked", "q", "query", "problem", "task", "instruction", "prompt", "input", "user", "request"),
+    "answer": (
+        *("reply", "a", "solution", "target", "ground_truth", "gt", "expected", "response", "completion", "output"),
+        *("assistant", "answers", "reference", "result"),
+    ),
+    "caption": ("description", "desc", "alt", "alt_text", "title", "captions", "transcription", "transcript"),
+    "label": ("class", "category", "species", "labels", "tag", "type"),
+}
+"""Names of columns in other people's rows, by what vlora calls the column."""
+
+LONGEST_CLASS = 40
+ROWS_OF_A_CLASS = 2
+BATCHES = (8, 4, 2, 1)
+USABLE = 0.9
+LONGEST_ROW = 16_384
+QUANTIZED_BITS = 4
+RELIEFS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"train.grad_checkpoint": True},
+    {"model.quantize_bits": QUANTIZED_BITS},
+    {"model.quantize_bits": QUANTIZED_BITS, "train.grad_checkpoint": True},
+)
+"""Keys that save memory, the cheapest first."""
+CAPTION_QUESTION = "Describe this image."
+
+
+def look_at_rows(path: str) -> RowFacts:
+    """Look at the first rows of a data set.
+
+    Args:
+        path: A file, a folder or a hub id, as `data.path` takes it.
+
+    Raises:
+        RecipeError: There is no such data set, or its rows hold no conversation under any names that are known.
+    """
+    split, rows = _find_training_rows(path)
+    columns = _find_columns(rows, path)
+    data = DataSection(path=path, split=split or "train", columns=columns)
+    train, _ = read_rows(data)
+    samples = list(_samples(train))
+    answers = [_last_answer(sample) for sample in samples]
+    used = train.columns().used
+    column = _answer_alone(used)
+    is_class = column is not None and (column == "label" or _are_classes(answers))
+    classes = sorted(set(answers)) if is_class else ()
+    question = None
+    if column is not None and set(used) == {column, "image"} and not columns:
+        question = ask_about_classes(classes) if is_class else CAPTION_QUESTION
+    return RowFacts(
+        path=path,
+        split=split,
+        n_rows=len(train),
+        columns=columns,
+        question=question,
+        answer=column,
+        classes=classes,
+        n_words=int(median(len(answer.split()) for answer in answers)),
+        n_characters=max(map(len, answers)),
+        n_read=len(samples),
+        **_find_validation(path, split),
+    )
+
+
+def look_at_fit(rows: RowFacts, model: str, output: str, memory_gb: float | None = None) -> FitFacts | str:
+    """Find how many rows a machine holds at once, and what has to be saved for that.
+
+    Args:
+        rows: What the rows are like.
+        model: The model, as `model.path` takes it.
+        output: Where the run will write.
+        memory_gb: Gigabytes (1e9 bytes) of another machine; None for this one's.
+
+    Returns:
+        What fits, or a sentence why that is not known.
+    """
+    base = parse_recipe(suggest_recipe(rows, model, "", output), {"data.max_seq_length": LONGEST_ROW})
+    smallest: FitFacts | None = None
+    try:
+        for relief in RELIEFS:
+            for batch in BATCHES:
+                found = _plan(base, {**relief, "train.batch_size": min(batch, rows.n_rows)}, memory_gb)
+                if found is not None and found.fits:
+                    return found
+                smallest = found or smallest
+    except VloraError as error:
+        return f"{' '.join(str(error).split())}"
+    return smallest or "no step of these rows fits; `python -m vlora plan` says what it would need"
+
+
+def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> FitFacts | None:
+    recipe = base
+    for key, value in keys.items():
+        section, _, name = key.partition(".")
+        recipe = attrs.evolve(recipe, **{section: attrs.evolve(getattr(recipe, section), **{name: value})})
+    try:
+        plan = make_plan(recipe, memory_gb)
+    except OutOfMemoryError:
+        return None
+    return FitFacts(
+        n_tokens=plan.n_tokens,
+        batch_size=recipe.train.batch_size,
+        grad_checkpoint=recipe.train.grad_checkpoint,
+        quantize_bits=recipe.model.quantize_bits,
+        peak_gb=plan.peak / 1e9,
+        memory_gb=plan.memory / 1e9,
+        fits=plan.peak <= USABLE * plan.memory,
+    )
+
+
+def _find_training_rows(path: str) -> tuple[str | None, RowDataset]:
+    """Find the split to train on: "train" where there is one, else the first that is none to validate on."""
+    if has_one_split(expand(path)):
+        return None, read_rows(DataSection(path=path))[0]
+    try:
+        return "train", read_rows(DataSection(path=path))[0]
+    except RecipeError as error:
+        named = re.search(r"it has the splits ([^;()]+)", str(error))
+        if named is None:
+            raise
+        splits = [name.strip() for name in named[1].split(",")]
+    split = next((name for name in splits if name not in VALID_NAMES), splits[0])
+    return split, read_rows(DataSection(path=path, split=split))[0]
+
+
+def _find_validation(path: str, split: str | None) -> dict[str, str]:
+    """Find rows to validate on: another split, or a file beside the one to train on."""
+    local = expand(path)
+    if split is not None:
+        for name in VALID_NAMES:
+            if name != split:
+                with contextlib.suppress(RecipeError):
+                    read_rows(DataSection(path=path, split=name))
+                    return {"valid_split": name}
+        return {}
+    if local.is_file() and "train" in local.stem.lower():
+        for name in VALID_NAMES:
+            beside = local.with_name(re.sub("train", name, local.name, count=1, flags=re.IGNORECASE))
+            if beside.is_file() and beside.suffix.lower() in FILE_SUFFIXES:
+                return {"valid_path": str(Path(path).with_name(beside.name))}
+    return {}
+
+
+def _find_columns(rows: RowDataset, path: str) -> dict[str, str]:
+    """Say what columns have to be mapped, so that all rows that are looked at can be read.
+
+    Raises:
+        RecipeError: No names that are known make conversations of them.
+    """
+    problem = _first_problem(rows)
+    if problem is None:
+        return {}
+    raw = [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
+    columns = _guess(raw, rows.kinds)
+    mapped, _ = read_rows(DataSection(path=path, split=_split_of(rows), columns=columns)) if columns else (rows, None)
+    problem = _first_problem(mapped)
+    if problem is None:
+        return columns
+    msg = (
+        f"{problem}; its columns are {', '.join(map(str, raw[0]))}, and their names do not say which is which: rename "
+        'them, or write a recipe with data.columns = {yours = "question", ...} (init --recipe forkme FILE)'
+    )
+    raise RecipeError(msg)
+
+
+def _split_of(rows: RowDataset) -> str:
+    return rows.name.rpartition(" ")[2] or "train"
+
+
+def _first_problem(rows: RowDataset) -> SampleError | None:
+    """Give what is wrong with the first rows if none of them can be read, or if images of theirs are not."""
+    problem: SampleError | None = None
+    for index in range(min(FIRST, len(rows))):
+        try:
+            rows[index]
+        except SampleError as error:
+            problem = problem or error
+        else:
+            return None
+    return problem
+
+
+def _guess(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[str, str]:
+    """Map columns by what their names mean elsewhere; images by their kind or values too."""
+    names = [str(name) for name in raw[0]]
+    found = {name: _meaning(name) for name in names}
+    for name in names:
+        if kinds.get(name) == "image" or all(_names_image(row.get(name)) for row in raw):
+            found[name] = "image"
+    meanings = [meaning for meaning in found.values() if meaning is not None]
+    if "question" not in meanings and "answer" in meanings:
+        # An answer to the image alone.
+        found = {name: "caption" if meaning == "answer" else meaning for name, meaning in found.items()}
+    taken: set[str] = set()
+    columns: dict[str, str] = {}
+    for name, meaning in found.items():
+        if meaning is None or (meaning in taken and meaning != "image"):
+            continue
+        taken.add(meaning)
+        if meaning != name:
+            columns[name] = meaning
+    return columns
+
+
+def _meaning(name: str) -> str | None:
+    plain = re.sub(r"[\s\-]+", "_", name.strip().lower())
+    if plain in ("question", "answer", *IMAGE_COLUMNS, "caption", "label", "text"):
+        return plain
+    return next((meaning for meaning, names in MEANINGS.items() if plain in names), None)
+
+
+def _names_image(value: object) -> bool:
+    return isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _samples(rows: RowDataset) -> Iterator[Sample]:
+    for index in range(min(FIRST, len(rows))):
+        with contextlib.suppress(SampleError):
+            yield rows[index]
+
+
+def _last_answer(sample: Sample) -> str:
+    answers = [turn for turn in sample.turns if turn.role == "assistant"]
+    return "".join(part for part in answers[-1].parts if isinstance(part, str)).strip() if answers else ""
+
+
+def _answer_alone(used: Mapping[str, str]) -> str | None:
+    """Give the column that is the answer to an image alone; None if the rows have questions."""
+    return next((name for name in ("label", "caption", "text") if name in used), None)
+
+
+def _are_classes(answers: Sequence[str]) -> bool:
+    is_short = all(len(answer) <= LONGEST_CLASS for answer in answers)
+    return is_short and len(answers) >= ROWS_OF_A_CLASS * len(set(answers))

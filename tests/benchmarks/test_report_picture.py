@@ -1,21 +1,25 @@
 """The picture of a report."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from benchmarks.report_picture import draw
-from tests.report.browser import find_chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 README_PICTURE = Path(__file__).parents[2] / "benchmarks" / "report.png"
 
 
-@pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium")
-def test_a_picture_shows_the_page(tmp_path: Path) -> None:
+def test_a_picture_shows_the_page(browser: "Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As wide and as high as was asked for, in the colours of the page."""
     page = tmp_path / "page.html"
     page.write_text("<html><body style='margin:0'><div style='background:#0000ff;height:2000px'></div></body></html>")
+    monkeypatch.setattr("tests.report.browser.open_browser", lambda: nullcontext(browser))
     draw(tmp_path / "page.png", page, 320, 1200)
 
     with Image.open(tmp_path / "page.png") as picture:

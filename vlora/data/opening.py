@@ -64,7 +64,8 @@ def _find_commit(data: DataSection) -> str | None:
     Raises:
         RecipeError: A version is named of what has none.
     """
-    is_local = data.path == BUILTIN_DIGITS or expand(data.path).exists()
+    with _naming("data.path", data.path, data.split):
+        is_local = data.path == BUILTIN_DIGITS or expand(data.path).exists()
     if data.revision is not None and is_local:
         what = "the built-in rows" if data.path == BUILTIN_DIGITS else f"{data.path!r}, which lies here"
         msg = f"data.revision: found {data.revision!r} together with {what}: only a hub id has versions; leave it out"

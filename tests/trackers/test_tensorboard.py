@@ -49,6 +49,21 @@ def test_a_run_that_goes_on_purges_what_it_does_anew(tmp_path: Path) -> None:
     assert scalars(events)[-1] == ("loss", 30, 3.0)
 
 
+def test_runs_of_one_second_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that goes on at once leaves what is there, and its file comes behind in their names' order."""
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    key = None
+    for first_step in (0, 1, 2):
+        tracker = TensorBoard.open()
+        key = tracker.start(make_run(tmp_path, first_step=first_step, key=key)).key
+        tracker.log({"loss": 1.0 + first_step}, first_step + 1)
+        tracker.end("finished")
+
+    files = sorted(file.name for file in (tmp_path / "tensorboard").iterdir())
+    assert [name[-5:] for name in files] == [".0000", ".0001", ".0002"]
+    assert scalars(read_events(tmp_path / "tensorboard")) == [("loss", 1, 1.0), ("loss", 2, 2.0), ("loss", 3, 3.0)]
+
+
 def test_the_end_of_nothing(tmp_path: Path) -> None:
     """A run that failed before it began leaves nothing behind."""
     TensorBoard.open().end("failed")

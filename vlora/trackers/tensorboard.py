@@ -31,7 +31,11 @@ class TensorBoard:
         """Begin a file of events; one that goes on makes TensorBoard forget the steps that are done anew."""
         folder = str(run.folder / TENSORBOARD_NAME)
         purge = None if run.key is None else run.first_step + 1
-        self.writer = self.package.SummaryWriter(folder, purge_step=purge, flush_secs=FLUSH_SECONDS)
+        # Files are named after the second: one that begins within the same one would overwrite the first.
+        number = len(list((run.folder / TENSORBOARD_NAME).glob("events.*")))
+        self.writer = self.package.SummaryWriter(
+            folder, purge_step=purge, flush_secs=FLUSH_SECONDS, filename_suffix=f".{number:04}"
+        )
         if run.key is None:
             # An indented text is code.
             self.writer.add_text("recipe", "".join(f"    {line}\n" for line in run.recipe.splitlines()))

@@ -127,7 +127,7 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         section, _, name = key.partition(".")
         recipe = attrs.evolve(recipe, **{section: attrs.evolve(getattr(recipe, section), **{name: value})})
     try:
-        plan = make_plan(recipe, memory_gb)
+        plan = make_plan(recipe, memory_gb, n_rows=FIRST)
     except OutOfMemoryError:
         return None
     return FitFacts(

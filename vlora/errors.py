@@ -1,5 +1,6 @@
 """What vlora raises. Every message says where, what was found, and what to do."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from .system.redaction import redact
@@ -18,6 +19,19 @@ class VloraError(ValueError):
 
 class RecipeError(VloraError):
     """A recipe, or an option on the command line, that cannot be carried out."""
+
+
+class SplitError(RecipeError):
+    """A split that a data set does not have.
+
+    Attributes:
+        splits: Those that it has.
+    """
+
+    def __init__(self, message: str, splits: Iterable[str]) -> None:
+        """Say which one was asked for, and keep those that there are."""
+        super().__init__(message)
+        self.splits = tuple(map(str, splits))
 
 
 class SampleError(VloraError):

@@ -99,3 +99,17 @@ def test_errors_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert (error["event"], error["status"]) == ("Error", 2)
     assert printed.err == f"vlora: {error['message']}\n"
+
+
+@pytest.mark.parametrize(("word", "meant"), [("inspct", "inspect"), ("evall", "eval"), ("compair", "compare")])
+def test_misspelt_commands(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that was meant is named, and the word is not taken for a recipe."""
+    assert f"found {word!r}, which is no command and no file; did you mean {meant!r}?" in complaint([word, "a"], capsys)
+
+
+def test_recipes_that_are_called_like_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is there is read."""
+    recipe = tmp_path / "plam"
+    recipe.write_text("[data]\n")
+
+    assert "data.path" in complaint([str(recipe)], capsys)

@@ -174,8 +174,8 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["vlora: data.path: cannot read 'my/rows/of today' (split 'train'): there is no such file or folder"],
     ),
     "no such validation rows": (
-        [GOOD, "--set", "data.path=rows.jsonl", "--set", "data.valid_path=/none.csv"],
-        ["vlora: data.valid_path: cannot read '/none.csv' (split 'train'): there is no such file or folder"],
+        [GOOD, "--set", "data.path=rows.jsonl", "--set", "data.valid_path=/none/none.csv"],
+        ["vlora: data.valid_path: cannot read '/none/none.csv' (split 'train'): there is no such file or folder"],
     ),
     "no rows": (
         [GOOD, "--set", "data.path=rows.txt"],
@@ -188,7 +188,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "no such split": (
         [GOOD, "--set", "data.valid_split=dev"],
-        ["vlora: data.split: found 'dev', builtin:digits has 'train' and 'test'"],
+        ["vlora: data.valid_split: found 'dev', builtin:digits has 'train' and 'test'"],
     ),
     "no second split": (
         [GOOD, "--set", "data.path=rows.jsonl", "--set", "data.valid_split=test"],

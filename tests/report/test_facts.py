@@ -134,6 +134,22 @@ def _train_and_valid(folder: Path) -> Path:
     return write_jsonl(folder / "train.jsonl", rows[3:])
 
 
+def _saved_splits(folder: Path) -> Path:
+    import datasets
+
+    rows = rows_of(folder, image="image", question="question", answer="answer")
+    rows = [{**row, "image": str(folder / row["image"])} for row in rows]
+    parts = {"all": datasets.Dataset.from_list(rows[:9]), "dev": datasets.Dataset.from_list(rows[9:])}
+    datasets.DatasetDict(parts).save_to_disk(str(folder / "saved"))
+    return folder / "saved"
+
+
+def _json_splits(folder: Path) -> Path:
+    rows = rows_of(folder, image="photo", question="ask", answer="reply")
+    (folder / "both.json").write_text(json.dumps({"training": rows[:8], "validation": rows[8:]}))
+    return folder / "both.json"
+
+
 def _parquet(folder: Path) -> Path:
     import datasets
 
@@ -165,6 +181,15 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "a file to validate on": (
         _train_and_valid,
         {"columns": {"picture": "image", "problem": "question", "solution": "answer"}, "n_rows": N - 3},
+    ),
+    "splits of other names, saved": (_saved_splits, {"split": "all", "valid_split": "dev", "n_rows": 9}),
+    "splits of other names, JSON": (
+        _json_splits,
+        {
+            "split": "training",
+            "valid_split": "validation",
+            "columns": {"photo": "image", "ask": "question", "reply": "answer"},
+        },
     ),
     "Parquet": (_parquet, {"columns": {}, "question": None}),
 }

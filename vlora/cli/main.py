@@ -1,12 +1,15 @@
 """`python -m vlora`: finds the command, parses its arguments, calls it, and prints an error as one sentence."""
 
+import difflib
 import importlib
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RecipeError
 from ..recipe.schema import Recipe
 from ..system import unforeseen
 from .arguments import DEBUG, FOR_ALL, JSON, QUIET, read_recipe
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 TRAIN = "train"
 COMMANDS = {
     TRAIN: "fine-tune a model; `python -m vlora RECIPE` does the same",
-    "init": "list the recipes that come with vlora, and write one",
+    "init": "write a recipe for rows, or one that comes with vlora",
     "inspect": "show rows as the model will see them, or count all of them",
     "plan": "say what memory a recipe needs, before anything is loaded",
     "eval": "answer held-out rows with what was trained, and score the answers",
@@ -135,11 +138,25 @@ def _describe_commands() -> str:
     return "\n".join([OVERVIEW_START, *lines, OVERVIEW_END])
 
 
+def _refuse_misspelt(word: str) -> None:
+    """Refuse a word that looks like a command and is no file.
+
+    Raises:
+        RecipeError: The command that was probably meant.
+    """
+    near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.75)
+    if near and not Path(word).exists():
+        msg = f"found {word!r}, which is no command and no file; did you mean {near[0]!r}?"
+        raise RecipeError(msg)
+
+
 def _prepare(typed: list[str], recipes: list[Recipe]) -> "Callable[[Screen], int]":
     """Parse a command's arguments, keep its recipe as soon as it is read, and give what carries the command out."""
     # Options of all commands may come before the command's name.
     first = next((place for place, word in enumerate(typed) if word not in FOR_ALL), None)
     is_named = first is not None and typed[first] in COMMANDS
+    if first is not None and not is_named:
+        _refuse_misspelt(typed[first])
     command = typed[first] if first is not None and is_named else TRAIN
     words = [word for place, word in enumerate(typed) if not (is_named and place == first)]
     module: Any = importlib.import_module(f".{command}", __package__)

@@ -13,7 +13,7 @@ from typing import cast
 import attrs
 import numpy as np
 
-from ..errors import RecipeError, SampleError
+from ..errors import RecipeError, SampleError, SplitError
 from ..recipe.schema import DataSection
 from ..system.files import expand
 from .format.samples import Reading
@@ -33,7 +33,7 @@ def check_paths(data: DataSection) -> None:
     for key, path, split in _sources(data):
         for part in split:
             if path == BUILTIN_DIGITS:
-                check_question(part.name, data.config)
+                check_question(part.name, data.config, _split_key(key))
                 continue
             from .readers.sources import check_path
 
@@ -149,6 +149,11 @@ def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...
         yield "data.valid_split", data.path, valid
 
 
+def _split_key(key: str) -> str:
+    """Name the key that says which split is read from where another key says."""
+    return "data.valid_split" if key == "data.valid_split" else "data.split"
+
+
 def _has_one_split(path: str) -> bool:
     """Whether all files belong to one split, of any name."""
     if path == BUILTIN_DIGITS:
@@ -208,7 +213,7 @@ def _make_dataset(
 
 def _open(path: str, part: SplitPart, config: str | None, key: str, revision: str | None) -> tuple[Table, Path | None]:
     if path == BUILTIN_DIGITS:
-        return load_digit_rows(part.name, config), None
+        return load_digit_rows(part.name, config, _split_key(key)), None
     # The readers of files and of the hub, which the built-in rows do without.
     from .readers.sources import check_path, open_source
 
@@ -224,6 +229,8 @@ def _naming(key: str, path: str, split: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError) as error:
         msg = f"{key}: cannot read {path!r} (split {split!r}): {error}{_suggest(expand(path))}"
+        if isinstance(error, SplitError):
+            raise SplitError(msg, error.splits) from None
         raise RecipeError(msg) from None
 
 

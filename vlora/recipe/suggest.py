@@ -221,7 +221,7 @@ def _write_eval(rows: RowFacts) -> Keys:
     longest = rows.n_characters / CHARACTERS_OF_A_TOKEN
     yield "max_new_tokens", min(1024, max(16, 2 ** math.ceil(math.log2(max(1.0, longest))))), "the longest answer fits"
     metrics = ["exact_match"] if is_short else ["exact_match", "token_f1"]
-    yield "metrics", metrics, f"half of the answers have {rows.n_words} words or fewer"
+    yield "metrics", metrics, f"half of the answers have at most {rows.n_words} word{'s' * (rows.n_words != 1)}"
 
 
 def _validates(rows: RowFacts) -> bool:

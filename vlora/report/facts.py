@@ -16,7 +16,7 @@ from ..data.format.pictures import IMAGE_COLUMNS
 from ..data.opening import read_rows
 from ..data.readers.sources import FILE_SUFFIXES, IMAGE_SUFFIXES, has_one_split
 from ..data.rows import RowDataset
-from ..errors import OutOfMemoryError, RecipeError, SampleError, VloraError
+from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, VloraError
 from ..estimate.plan import make_plan
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import DataSection, Recipe
@@ -68,7 +68,7 @@ def look_at_rows(path: str) -> RowFacts:
         RecipeError: There is no such data set, or its rows hold no conversation under any names that are known.
     """
     split, rows = _find_training_rows(path)
-    columns = _find_columns(rows, path)
+    columns = _find_columns(rows, path, split)
     data = DataSection(path=path, split=split or "train", columns=columns)
     train, _ = read_rows(data)
     samples = list(_samples(train))
@@ -147,11 +147,8 @@ def _find_training_rows(path: str) -> tuple[str | None, RowDataset]:
         return None, read_rows(DataSection(path=path))[0]
     try:
         return "train", read_rows(DataSection(path=path))[0]
-    except RecipeError as error:
-        named = re.search(r"it has the splits ([^;()]+)", str(error))
-        if named is None:
-            raise
-        splits = [name.strip() for name in named[1].split(",")]
+    except SplitError as error:
+        splits = error.splits
     split = next((name for name in splits if name not in VALID_NAMES), splits[0])
     return split, read_rows(DataSection(path=path, split=split))[0]
 
@@ -174,7 +171,7 @@ def _find_validation(path: str, split: str | None) -> dict[str, str]:
     return {}
 
 
-def _find_columns(rows: RowDataset, path: str) -> dict[str, str]:
+def _find_columns(rows: RowDataset, path: str, split: str | None) -> dict[str, str]:
     """Say what columns have to be mapped, so that all rows that are looked at can be read.
 
     Raises:
@@ -185,7 +182,7 @@ def _find_columns(rows: RowDataset, path: str) -> dict[str, str]:
         return {}
     raw = [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
     columns = _guess(raw, rows.kinds)
-    mapped, _ = read_rows(DataSection(path=path, split=_split_of(rows), columns=columns)) if columns else (rows, None)
+    mapped, _ = read_rows(DataSection(path=path, split=split or "train", columns=columns)) if columns else (rows, None)
     problem = _first_problem(mapped)
     if problem is None:
         return columns
@@ -194,10 +191,6 @@ def _find_columns(rows: RowDataset, path: str) -> dict[str, str]:
         'them, or write a recipe with data.columns = {yours = "question", ...} (init --recipe forkme FILE)'
     )
     raise RecipeError(msg)
-
-
-def _split_of(rows: RowDataset) -> str:
-    return rows.name.rpartition(" ")[2] or "train"
 
 
 def _first_problem(rows: RowDataset) -> SampleError | None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...errors import RecipeError
+from ...errors import RecipeError, SplitError
 
 BUILTIN_DIGITS = "builtin:digits"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -28,26 +28,32 @@ DIGITS_FILE = "datasets/data/digits.csv.gz"
 """Where scikit-learn keeps them, below its folder."""
 
 
-def check_question(split: str, config: str | None) -> None:
+def check_question(split: str, config: str | None, key: str = "data.split") -> None:
     """Check what is asked of the digits; nothing is read.
+
+    Args:
+        split: As for `load_digit_rows`.
+        config: Likewise.
+        key: The recipe's key that names the split.
 
     Raises:
         RecipeError: No such split or question.
     """
     if split not in ("train", "test"):
-        msg = f"data.split: found {split!r}, {BUILTIN_DIGITS} has 'train' and 'test'"
-        raise RecipeError(msg)
+        msg = f"{key}: found {split!r}, {BUILTIN_DIGITS} has 'train' and 'test'"
+        raise SplitError(msg, ("train", "test"))
     if (config or "digit") not in QUESTIONS:
         msg = f"data.config: found {config!r}, {BUILTIN_DIGITS} has {', '.join(map(repr, QUESTIONS))}"
         raise RecipeError(msg)
 
 
-def load_digit_rows(split: str, config: str | None) -> list[dict[str, Any]]:
+def load_digit_rows(split: str, config: str | None, key: str = "data.split") -> list[dict[str, Any]]:
     """Make rows of `image`, `question` and `answer`.
 
     Args:
         split: "train" or "test".
         config: "digit" asks for the figure, "name" for the word; None means "digit".
+        key: The recipe's key that names the split.
 
     Returns:
         1,497 or 300 rows; the images are 32 x 32 pixels.
@@ -55,7 +61,7 @@ def load_digit_rows(split: str, config: str | None) -> list[dict[str, Any]]:
     Raises:
         RecipeError: No such split or question, or scikit-learn is missing.
     """
-    check_question(split, config)
+    check_question(split, config, key)
     table = read_table()
     question, answers = QUESTIONS[config or "digit"]
     held_out = split == "test"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from ...errors import SplitError
 from ...system.written_json import explain_json, parse_json
 from ..values import Row, write_text
 from .record_spans import Bytes, Document, Spans, find_lines, find_members
@@ -84,7 +85,7 @@ def _open_object(table: TextTable, data: Bytes, document: Document, field: str |
     if field is None and split is not None and _are_splits(lists, of_objects, split):
         if split not in lists:
             msg = f"it holds a list for each of {', '.join(lists)}; name one of them in data.split"
-            raise ValueError(msg)
+            raise SplitError(msg, lists)
         return attrs.evolve(table, spans=[lists[split]])
     lengths = {len(spans.starts) for spans in lists.values()}
     if field is not None and field not in lists:

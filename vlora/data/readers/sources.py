@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...errors import SplitError
 from ...system.files import expand
 from ..format.lookalikes import SUFFIXES
 from .csv_files import CSV_SUFFIXES, open_csv
@@ -130,7 +131,7 @@ def _open_stored(path: str, local: Path, split: str, config: str | None, revisio
         splits = datasets.load_from_disk(str(local))
         if split not in splits:
             msg = f"it has the splits {', '.join(splits)}"
-            raise ValueError(msg)
+            raise SplitError(msg, splits)
         return open_table(splits[split])
     if (local / "state.json").is_file():
         return open_table(datasets.load_from_disk(str(local)))
@@ -219,7 +220,7 @@ def _files_of(builder: Any, split: str) -> list[str]:
     files = builder.config.data_files or {}
     if split not in files:
         msg = f"it has the splits {', '.join(map(str, files))}"
-        raise ValueError(msg)
+        raise SplitError(msg, files)
     return [str(file) for file in files[split]]
 
 

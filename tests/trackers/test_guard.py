@@ -33,6 +33,26 @@ def test_a_failure_is_told_once_and_in_one_line() -> None:
     assert taken == [Warned(message="a")]
 
 
+def test_a_failure_is_told_without_secrets() -> None:
+    """Trackers name their server with the password that its address has."""
+    told: list[str] = []
+
+    @contextmanager
+    def opened() -> Iterator[Consumer]:
+        def take(event: object) -> None:
+            del event
+            msg = "no answer from https://user:secret@example.org/api?key=secret"
+            raise ConnectionError(msg)
+
+        yield take
+
+    with guard("the log", opened(), told.append) as take:
+        take(Warned(message="a"))
+
+    [line] = told
+    assert "no answer from https://***@example.org/api?***" in line
+
+
 def test_what_is_wrong_before_training_is_raised() -> None:
     """A missing package ends the command."""
 

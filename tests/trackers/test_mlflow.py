@@ -88,6 +88,20 @@ def test_a_place_that_cannot_be_written_to_is_told_before_training(monkeypatch: 
         Mlflow.open()
 
 
+def test_an_address_that_is_cut_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client says is cut after its secrets were hidden."""
+
+    def fail() -> None:
+        msg = f"{'x' * 130} postgresql://user:secret-that-is-long@example.org/runs"
+        raise ConnectionError(msg)
+
+    monkeypatch.setattr(mlflow, "MlflowClient", fail)
+
+    with pytest.raises(RecipeError) as found:
+        Mlflow.open()
+    assert "secret" not in str(found.value)
+
+
 def test_the_end_of_nothing() -> None:
     """A run that failed before it began ends quietly."""
     Mlflow.open().end("failed")

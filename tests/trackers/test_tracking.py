@@ -20,6 +20,7 @@ class Notes:
     """A tracker that notes what it is told."""
 
     key: str = "key-1"
+    where: str = "somewhere"
     runs: list[TrackedRun] = attrs.field(factory=list)
     logged: list[tuple[int, dict[str, float]]] = attrs.field(factory=list)
     endings: list[Ending] = attrs.field(factory=list)
@@ -27,7 +28,7 @@ class Notes:
     def start(self, run: TrackedRun) -> Tracked:
         """Note a run."""
         self.runs.append(run)
-        return Tracked(run.key or self.key, "somewhere")
+        return Tracked(run.key or self.key, self.where)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Note numbers."""
@@ -110,6 +111,18 @@ def test_a_run(tmp_path: Path) -> None:
     assert notes.logged == [(5, {"loss": 1.5, "n_traces": 2.0}), (7, {"valid_loss": 1.25})]
     assert notes.endings == ["finished"]
     assert said == ["wandb: somewhere"]
+
+
+def test_where_a_run_is_seen_is_told_without_secrets(tmp_path: Path) -> None:
+    """A server's address may have a password."""
+    said = list[str]()
+
+    with Tracking(
+        make_recipe(tmp_path), "mlflow", lambda: Notes(where="run 7 of https://user:secret@example.org"), said.append
+    ) as take:
+        take(started())
+
+    assert said == ["mlflow: run 7 of https://***@example.org"]
 
 
 @pytest.mark.parametrize(("first_step", "key"), [(0, None), (3, "key-1")])

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 import attrs
 
 from ..events import Event
+from ..system.redaction import redact
 
 Consumer = Callable[[Event], None]
 """Takes the events of a run, one after another."""
@@ -44,7 +45,7 @@ class Guarded:
         """Say what it failed with."""
         if not self.has_failed:
             self.has_failed = True
-            said = " ".join(str(error).split())
+            said = redact(" ".join(str(error).split()))
             found = f"{type(error).__name__}: {said}" if said else type(error).__name__
             self.warn(f"{self.name} of this run is not written any more ({found}); training goes on")
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import attrs
 
 from ..errors import RecipeError
+from ..system.redaction import redact
 from .tracker import Ending, Tracked, TrackedRun, import_package
 
 EXPERIMENT = "vlora"
@@ -46,7 +47,8 @@ class Mlflow:
         try:
             client = package.MlflowClient()
         except Exception as error:
-            said = " ".join(str(error).split()).partition(". ")[0][:160]
+            # A part of an address cannot be told from other words any more.
+            said = redact(" ".join(str(error).split())).partition(". ")[0][:160]
             msg = (
                 f"output.trackers: 'mlflow' cannot write to {package.get_tracking_uri()} ({said}); set "
                 "MLFLOW_TRACKING_URI to a server, to sqlite:///mlflow.db with all of MLflow (`python -m pip install "

@@ -90,7 +90,7 @@ class Tracking:
         tracked = self._tracker.start(run)
         # Others of the run write their own keys there.
         _write_keys(folder, {**_read_keys(folder), self.name: tracked.key})
-        self.say(f"{self.name}: {tracked.where}")
+        self.say(redact(f"{self.name}: {tracked.where}"))
 
     def log(self, numbers: Mapping[str, Any], step: int) -> None:
         """Take numbers of a step; texts, and what is not finite, are left out."""

@@ -112,6 +112,18 @@ def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
     assert "and 1 more" in pages[3]
 
 
+def test_a_report_has_no_secrets(tmp_path: Path) -> None:
+    """Neither in the recipe nor in the command that goes on: it is a page to show others."""
+    address = "https://user:sesame@example.org/rows.jsonl?key=sesame"
+    recipe = parse_recipe("", {"data.path": address, "output.path": str(tmp_path)})
+    with LiveReport(recipe, f"python -m vlora a.toml --set 'data.path={address}' --resume") as consume:
+        consume(STARTED)
+
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("https://***@example.org/rows.jsonl?***") == 2
+    assert "sesame" not in page
+
+
 def test_a_run_that_kept_its_best_state(tmp_path: Path) -> None:
     """And stopped early: it is over, and both states can be asked."""
     best = Best(judged_by="valid_loss", step=2, value=0.1, path=tmp_path / "best")

@@ -14,6 +14,7 @@ from ...output.atomic import write_text, write_whole
 from ...output.paths import PLOT_NAME, PREDICTIONS_NAME, REPORT_NAME, output_paths
 from ...recipe.parse import dump_recipe, flatten_recipe
 from ...recipe.schema import Recipe
+from ...system.redaction import redact
 from ..charts.layout import lay_out
 from ..charts.png import draw_png
 from .answers import AnsweredRow, RowPictures, read_answers
@@ -134,14 +135,15 @@ class LiveReport:
             status=status,
             n_steps=self._n_steps,
             facts=(
-                ("model", f"{self.recipe.model.path} ({started.model_type})"),
+                ("model", redact(f"{self.recipe.model.path} ({started.model_type})")),
                 ("parameters trained", trained),
                 ("rows", f"{started.n_rows:,}{held_out}"),
                 *early,
             ),
             versions=find_versions(),
             notes=(*self._notes, *([f"and {more:,} more"] if more > 0 else [])),
-            go_on=self.go_on if status != "over" else "",
+            # Values that were typed with --set stand there.
+            go_on=redact(self.go_on) if status != "over" else "",
             ask=ask,
             ask_best=ask_best,
             unasked=(finished.unasked or "") if finished is not None else "",

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ...recipe.parse import all_keys, dump_recipe, flatten_recipe
 from ...recipe.schema import DataSection, Recipe
+from ...system.redaction import redact
 from ..charts.chart import Chart
 from ..charts.layout import lay_out
 from ..charts.svg import draw_svg
@@ -154,8 +155,8 @@ def default_values() -> dict[str, Any]:
 
 
 def write_value(value: Any) -> str:
-    """Write a value of a recipe, much as TOML does."""
-    return json.dumps(value, ensure_ascii=False)
+    """Write a value of a recipe, much as TOML does, without secrets: pages are shown to others."""
+    return redact(json.dumps(value, ensure_ascii=False))
 
 
 def format_seconds(seconds: float) -> str:

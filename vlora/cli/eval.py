@@ -2,13 +2,11 @@
 
 import argparse
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..recipe.schema import Recipe
 from .arguments import Parser, make_recipe_parser, positive
@@ -95,7 +93,7 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
     from ..run.evaluation import Opened, evaluate_answers
 
     run = evaluate_answers(recipe, chosen)
-    with _make_bar(console) as bar:
+    with console.counting() as bar:
         while True:
             try:
                 event = next(run)
@@ -148,16 +146,6 @@ def _find_worst(evaluated: "Evaluated") -> Sequence[int]:
 
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
-
-
-@contextmanager
-def _make_bar(console: Screen) -> Iterator[Progress | None]:
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield bar
 
 
 def _say(console: Screen, line: str) -> None:

@@ -4,10 +4,8 @@ import argparse
 import functools
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ..errors import RecipeError
@@ -243,7 +241,7 @@ def _count_all(recipe: Recipe, data: "Data", console: Screen, *, compares_images
     from ..report.census import count_rows
 
     shown: list[Census] = []
-    with _make_bar(console) as bar:
+    with console.counting() as bar:
         for census in count_rows(recipe, data, compares_images=compares_images):
             if not census.n_seen:
                 shown.append(census)
@@ -312,13 +310,6 @@ def _show_counts(census: "Census", console: Screen) -> None:
 
 def _count(n_rows: int) -> str:
     return f"{n_rows:,} row{'s' * (n_rows != 1)}"
-
-
-def _make_bar(console: Screen) -> AbstractContextManager[Progress | None]:
-    if not console.is_terminal or console.mode != "all":
-        return nullcontext()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
 
 def _say(console: Screen, line: str) -> None:

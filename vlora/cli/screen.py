@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.text import Text
 
 from .records import make_record, write_record
 from .wrapping import wrap
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Mode = Literal["all", "quiet", "json"]
 """What is printed: all that a command has to say; its last result only; or objects for programs and nothing else."""
@@ -83,3 +86,12 @@ class Screen(Console):
             yield
         finally:
             self.quiet = before or self.is_unread
+
+    def counting(self) -> "AbstractContextManager[Progress | None]":
+        """Give a bar of rows, or None where people do not read all on a terminal."""
+        if not self.is_terminal or self.mode != "all":
+            return nullcontext()
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+        return Progress(*columns, TimeRemainingColumn(), console=self, transient=True)

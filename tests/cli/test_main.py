@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import complaint
+from tests.commands import complaint, exit_code
 from vlora import events
 from vlora.cli.main import COMMANDS, main
 from vlora.errors import RecipeError, VloraError
@@ -99,6 +99,17 @@ def test_errors_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert (error["event"], error["status"]) == ("Error", 2)
     assert printed.err == f"vlora: {error['message']}\n"
+
+
+def test_complaints_about_options_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are errors like any other, and stand below the usage for people."""
+    assert exit_code(["plan", "--json", "--nonsense"]) == 2
+    printed = capsys.readouterr()
+    error = json.loads(printed.out)
+
+    assert (error["event"], error["status"]) == ("Error", 2)
+    assert "--nonsense" in error["message"]
+    assert printed.err.endswith(f"error: {error['message']}\n")
 
 
 @pytest.mark.parametrize(("word", "meant"), [("inspct", "inspect"), ("evall", "eval"), ("compair", "compare")])

@@ -15,6 +15,7 @@ from ..recipe.schema import Recipe
 from ..recipe.synonyms import explain_name, find_key
 from ..system.redaction import redact
 from .packaged_recipes import list_recipes
+from .status import USER_ERROR
 
 DEBUG, JSON, QUIET = "--debug", "--json", "--quiet"
 FOR_ALL = (DEBUG, JSON, QUIET)
@@ -29,13 +30,29 @@ UNRECOGNIZED = "unrecognized arguments: "
 """What argparse begins with where it knows an option not."""
 
 
+class UsageExit(SystemExit):
+    """Ends a command that was typed wrong.
+
+    Attributes:
+        problem: What is wrong, as it was printed.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(USER_ERROR)
+        self.problem = problem
+
+
 class Parser(argparse.ArgumentParser):
     """Points to the list of options in a complaint, and repeats no value that is longer than one reads."""
 
     def error(self, message: str) -> NoReturn:
         """Complain, point to what was meant, and exit."""
         meant = _find_meant(message) if message.startswith(UNRECOGNIZED) else None
-        super().error(f"{redact(message)}; {'--help lists the options' if meant is None else meant}")
+        problem = f"{redact(message)}; {'--help lists the options' if meant is None else meant}"
+        try:
+            super().error(problem)
+        except SystemExit:
+            raise UsageExit(problem) from None
 
     def describe_options(self) -> dict[str, str]:
         """Say what each option does that `--help` lists."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RecipeError
 from ..recipe.schema import Recipe
 from ..system import unforeseen
-from .arguments import DEBUG, FOR_ALL, JSON, QUIET, read_recipe
+from .arguments import DEBUG, FOR_ALL, JSON, QUIET, UsageExit, read_recipe
 from .failures import explain
-from .status import DONE, UNREAD
+from .status import DONE, UNREAD, USER_ERROR
 
 if TYPE_CHECKING:
     from .screen import Screen
@@ -76,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python would write what is left when it ends, and complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+    except UsageExit as ended:
+        # argparse has told people.
+        _tell_programs(ended.problem, USER_ERROR, screen, typed)
+        raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: the user reads a sentence
         problem, status = explain(error, typed, recipes[0] if recipes else None)
         details = unforeseen.show(error) if DEBUG in typed else ""

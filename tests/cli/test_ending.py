@@ -7,13 +7,15 @@ import attrs
 import pytest
 from rich.console import Console
 
+from tests import run_events
 from vlora import Recipe
 from vlora.cli.ending import show_end
 from vlora.cuts import CutCounts
 from vlora.events import Best, FeatureCounts, Finished
 from vlora.recipe.schema import DataSection
 
-FINISHED = Finished(
+FINISHED = attrs.evolve(
+    run_events.FINISHED,
     step=10,
     n_steps=10,
     model="base model",
@@ -21,9 +23,6 @@ FINISHED = Finished(
     metrics=Path("out/metrics.jsonl"),
     example_image=Path("a b.png"),
     example_question="What is it?",
-    max_new_tokens=8,
-    n_skipped=0,
-    n_traces=1,
     trace_s=2.0,
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.run_events import FINISHED, STARTED
 from vlora import events
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import Recipe
@@ -49,40 +50,12 @@ def make_recipe(folder: Path) -> Recipe:
 
 def started(first_step: int = 0) -> events.Started:
     """Make the event of a run's start."""
-    return events.Started(
-        device=events.Device(kind="cpu", name="a chip", memory_bytes=1),
-        model_type="qwen3_vl",
-        n_rows=5,
-        n_valid_rows=0,
-        n_steps=7,
-        is_estimated=False,
-        first_step=first_step,
-        n_params=10,
-        n_trainable=2,
-        adapted=(),
-        columns=None,  # type: ignore[arg-type]
-        features=None,  # type: ignore[arg-type]
-        template=None,  # type: ignore[arg-type]
-        head=None,  # type: ignore[arg-type]
-    )
+    return attrs.evolve(STARTED, n_steps=7, first_step=first_step)
 
 
 def finished(step: int, *, stopped_early: bool = False) -> events.Finished:
     """Make the event of a run's end."""
-    return events.Finished(
-        stopped_early=stopped_early,
-        step=step,
-        n_steps=7,
-        model="m",
-        adapter=None,
-        metrics=Path("metrics.jsonl"),
-        example_image=None,
-        example_question="",
-        max_new_tokens=1,
-        n_skipped=0,
-        n_traces=0,
-        trace_s=0.0,
-    )
+    return attrs.evolve(FINISHED, step=step, n_steps=7, stopped_early=stopped_early)
 
 
 def report(**metrics: Any) -> events.Reported:

@@ -3,9 +3,10 @@
 import shlex
 from pathlib import Path
 
+import attrs
 import pytest
 
-from vlora.events import Finished
+from tests.run_events import FINISHED
 from vlora.report.run.commands import ask_command
 
 
@@ -13,18 +14,8 @@ from vlora.report.run.commands import ask_command
 @pytest.mark.parametrize("image", [None, Path("it's/example.png")])
 def test_a_command_to_ask(adapter: Path | None, image: Path | None) -> None:
     """Paths with blanks and quotes stay whole; what there is not is not named."""
-    event = Finished(
-        step=1,
-        n_steps=1,
-        model="a model",
-        adapter=adapter,
-        metrics=Path("metrics.jsonl"),
-        example_image=image,
-        example_question="What's this?\n$HOME",
-        max_new_tokens=8,
-        n_skipped=0,
-        n_traces=0,
-        trace_s=0.0,
+    event = attrs.evolve(
+        FINISHED, model="a model", adapter=adapter, example_image=image, example_question="What's this?\n$HOME"
     )
 
     parts = shlex.split(ask_command(event))

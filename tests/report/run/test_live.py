@@ -7,44 +7,12 @@ import attrs
 from PIL import Image
 
 from tests.report.run.test_answers import Rows, write_answers
-from vlora.events import Best, Device, Event, Finished, Reported, Skipped, Started, Warned
-from vlora.facts import Columns, FeatureStorage, HeadUse, TemplateUse
+from tests.run_events import FINISHED, STARTED
+from vlora.events import Best, Event, Reported, Skipped, Warned
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import Recipe
 from vlora.report.run.answers import N_ROWS
 from vlora.report.run.live import LEAST_SECONDS, MOST_NOTES, SHARE, LiveReport
-
-STARTED = Started(
-    device=Device(kind="cpu", name="a chip", memory_bytes=10**9),
-    model_type="qwen3_vl",
-    n_rows=7,
-    n_valid_rows=0,
-    n_steps=100,
-    is_estimated=False,
-    first_step=0,
-    n_params=10,
-    n_trainable=1,
-    adapted=(),
-    columns=Columns(),
-    features=FeatureStorage(),
-    template=TemplateUse(origin="model"),
-    head=HeadUse(extent="chunks"),
-)
-
-
-FINISHED = Finished(
-    step=3,
-    n_steps=3,
-    model="a/model",
-    adapter=None,
-    metrics=Path("metrics.jsonl"),
-    example_image=None,
-    example_question="Well?",
-    max_new_tokens=8,
-    n_skipped=0,
-    n_traces=1,
-    trace_s=0.1,
-)
 
 
 def recipe_for(folder: Path) -> Recipe:

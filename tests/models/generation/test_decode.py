@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.families import FAMILIES
-from tests.prove import make_subject
+from tests.prove import make_subject, model_type
 from vlora import collate
 from vlora.models import MlxVlmBackbone, generating
 from vlora.models.families.family import Reading
@@ -73,9 +73,18 @@ def trained(backbone: MlxVlmBackbone, prompt: Prompt, tokens: Sequence[int]) -> 
     return found[prompt.length - 1 :][:ROOM]
 
 
-def check(family: str) -> None:
+def of_text(prompt: Prompt) -> Prompt:
+    """Make a question of text alone, as long as one that shows images."""
+    example = prompt.example
+    tokens = 2 + np.arange(len(example.tokens), dtype=np.int32) % 7
+    none = np.zeros_like(example.placeholders)
+    return Prompt(attrs.evolve(example, tokens=tokens, placeholders=none, inputs={}, image_keys=()), prompt.length)
+
+
+def check(family: str, *, shows_images: bool = True) -> None:
     """Compare answers of all questions together with those of each alone, and with the forward that is trained."""
     with asked(family) as (backbone, prompts):
+        prompts = prompts if shows_images else [of_text(prompt) for prompt in prompts]
         together: list[tuple[list[int], FloatArray]] = []
         if backbone.family.forward.reading == "equal":
             for prompt in prompts:
@@ -103,6 +112,21 @@ def test_answers_are_those_of_the_trained_forward(family: str) -> None:
 def test_every_family_answers_as_it_is_trained(family: str) -> None:
     """The same for all other families."""
     check(family)
+
+
+@pytest.mark.parametrize("family", ["minimax_m3_vl", "qwen3_vl"])
+def test_questions_of_text_alone(family: str) -> None:
+    """Positions that some models keep on themselves are not those of the text read before."""
+    check(family, shows_images=False)
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("family", sorted(set(FAMILIES)))
+def test_every_family_answers_text_alone(family: str) -> None:
+    """All families but encoder-decoders read rows without images."""
+    if describe_family(model_type(family)).format.is_encoder_decoder:
+        pytest.skip("every row has an image")
+    check(family, shows_images=False)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "paligemma", "qwen3_vl"])

@@ -4,8 +4,7 @@ Prompts are embedded with room for their answers, so that every place has the po
 has in training. What then differs is what is read anew for each token; see `Reading`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +16,7 @@ from ...data.collate import collate
 from ...ops.buckets import bucket_length
 from ...types import Batch, Example, IntArray
 from ..backbone.backbone import MlxVlmBackbone
+from ..backbone.embed import forget_last_batch
 from ..families.family import Reading
 from ..forward.lm_inputs import LOGIT_PLACES, Layouts, LMInputs
 from .fields import cut_fields, pick_fields
@@ -97,17 +97,17 @@ def decode(
     """
     answers: list[list[int]] = [[] for _ in prompts]
     is_over = np.zeros(len(prompts), dtype=np.bool_)
-    with reader(backbone, prompts, room, reading or backbone.family.forward.reading) as logits:
-        found = logits.prompts()
-        for number in range(room):
-            tokens = choose(found, number)
-            for row, token in enumerate(tokens.tolist()):
-                if not is_over[row]:
-                    answers[row].append(token)
-                    is_over[row] = token in stop_ids
-            if is_over.all() or number == room - 1 or should_stop():
-                break
-            found = logits.after(tokens, number)
+    logits = embed_prompts(backbone, prompts, room, reading or backbone.family.forward.reading)
+    found = logits.prompts()
+    for number in range(room):
+        tokens = choose(found, number)
+        for row, token in enumerate(tokens.tolist()):
+            if not is_over[row]:
+                answers[row].append(token)
+                is_over[row] = token in stop_ids
+        if is_over.all() or number == room - 1 or should_stop():
+            break
+        found = logits.after(tokens, number)
     return answers
 
 
@@ -139,9 +139,7 @@ class Rows:
     def run(self, tokens: mx.array, fields: LMInputs, positions: IntArray) -> mx.array:
         """Run the language model under its corrections, its head at flat places of the tokens."""
         with self.backbone.overrides():
-            logits = self.backbone.logits(tokens, fields, {}, mx.array(positions.astype(np.int32)))
-            mx.eval(logits)
-        return logits
+            return self.backbone.logits(tokens, fields, {}, mx.array(positions.astype(np.int32)))
 
     def read(self, length: int, n_tokens: int, ends: IntArray, **others: Any) -> mx.array:
         """Read the rows up to some place; the logits at the ends."""
@@ -170,6 +168,8 @@ class Anew(Rows):
         return self._read(number + 1)
 
     def _read(self, number: int) -> mx.array:
+        # As in training no positions are left of the batch before, which here was shorter.
+        forget_last_batch(self.backbone.module)
         length = _rounded(self.places + number, self.fields)
         n_tokens = min(bucket_length(int(self.ends.max()) + 1 + number), self.batch.tokens.shape[1])
         return self.read(length, n_tokens, self.ends + number)
@@ -214,24 +214,46 @@ class Equal(Rows):
         return self.run(mx.array(tokens)[:, None], fields, np.arange(len(tokens), dtype=np.int32))
 
 
-READERS = {"anew": Anew, "kept": Kept, "equal": Equal}
+Reader = Anew | Kept | Equal
+
+READERS: Mapping[Reading, type[Reader]] = {"anew": Anew, "kept": Kept, "equal": Equal}
 
 
-@contextmanager
-def reader(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, reading: Reading) -> Iterator[Any]:
+def embed_prompts(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, reading: Reading) -> Reader:
     """Embed questions, and give what reads them."""
     batch = collate([with_room(prompt, room) for prompt in prompts])
     features, others = backbone.embed(batch)
-    fields = {**features, **others}
-    if "position_ids" not in fields and hasattr(backbone.language_model, HELD_POSITIONS):
+    return make_reader(backbone, batch, {**features, **others}, prompts, room, reading)
+
+
+def make_reader(
+    backbone: MlxVlmBackbone,
+    batch: Batch,
+    fields: LMInputs,
+    prompts: Sequence[Prompt],
+    room: int,
+    reading: Reading,
+) -> Reader:
+    """Give what reads questions that are embedded; it waits for nothing, and can be traced.
+
+    Args:
+        backbone: The model.
+        batch: The questions with room for their answers.
+        fields: What `backbone.embed` makes of them.
+        prompts: The questions.
+        room: Tokens that an answer has at most.
+        reading: How answers are read while they grow.
+    """
+    counts_itself = reading == "anew" or not hasattr(backbone.language_model, HELD_POSITIONS)
+    if "position_ids" not in fields and not counts_itself:
         # Rows of text alone: the model would count from positions that it keeps itself, and keep them.
         n_rows, length = batch.tokens.shape
-        fields["position_ids"] = mx.broadcast_to(mx.arange(length), (3, n_rows, length))
+        fields = {**fields, "position_ids": mx.broadcast_to(mx.arange(length), (3, n_rows, length))}
     ends = np.array([prompt.length - 1 for prompt in prompts], dtype=np.int32)
     places = ends
     if LOGIT_PLACES in fields:
         places = np.array(fields[LOGIT_PLACES])[np.arange(len(ends)), ends].astype(np.int32)
-    yield READERS[reading](backbone, batch, fields, ends, places, room)
+    return READERS[reading](backbone, batch, fields, ends, places, room)
 
 
 def _length(fields: LMInputs, batch: Batch) -> int:

@@ -32,13 +32,17 @@ class Sampler:
 
     def __call__(self, logits: mx.array, number: int) -> IntArray:
         """Choose a token for each row: f[B, V], which token of the answers it is, to i32[B]."""
+        return np.array(self.draw(logits, number)).astype(np.int32)
+
+    def draw(self, logits: mx.array, number: int) -> mx.array:
+        """Do the same without waiting for the device; safe to trace."""
         scores = logits.astype(mx.float32)
         if within := [token for token in self.banned if 0 <= token < scores.shape[-1]]:
             scores[:, mx.array(within)] = -mx.inf
         if self.temperature > 0:
             noise = [mx.random.gumbel(scores.shape[-1:], key=_key(name, number)) for name in self.names]
             scores = scores / self.temperature + mx.stack(noise)
-        return np.array(mx.argmax(scores, axis=-1)).astype(np.int32)
+        return mx.argmax(scores, axis=-1)
 
 
 def media_tokens(module: nn.Module, image_id: int) -> frozenset[int]:

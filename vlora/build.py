@@ -18,6 +18,7 @@ from .events import FeatureCounts
 from .facts import FeatureStorage
 from .memory.limits import device_memory
 from .output.archive import refuse_model_folder, starts_from
+from .output.base_identity import KEY as BASE
 from .output.paths import OutputPaths, expand_home, output_paths
 from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
@@ -183,7 +184,8 @@ def load_model(
         is_abstract: Give the model its shapes only; no weights are read.
 
     Returns:
-        The backbone, and the adapter's configuration (after full fine-tuning only its type).
+        The backbone, and the adapter's configuration (after full fine-tuning only its type). `backbone.base_note` is
+        a line that names the base of `model.adapter_path`, if it was trained on other weights.
 
     Raises:
         VloraError: The weights, the targets or the adapter do not fit.
@@ -203,7 +205,7 @@ def load_model(
         models.unfreeze_language(backbone)
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
-        config = models.load_adapter(backbone, section.adapter_path, lora, quantized)
+        config = models.load_adapter(backbone, section.adapter_path, lora, quantized, is_strict=section.strict_base)
         if new is not None:
             models.grow_tables(backbone, new, is_abstract=is_abstract)
     else:
@@ -218,7 +220,9 @@ def load_model(
         models.grow_config(files.config, backbone, files.path)
     added = {"added_tokens": list(files.added)} if files.added else {}
     version = {} if files.commit is None else {"base_revision": files.commit}
-    return backbone, {**config, **added, **version, "base_model": section.path, "train_vision": section.train_vision}
+    base = {} if backbone.base is None else {BASE: backbone.base.dump()}
+    named = {"base_model": section.path, "train_vision": section.train_vision}
+    return backbone, {**config, **added, **version, **named, **base}
 
 
 def _grow_tables(

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import mlx.core as mx
 import pytest
 
+from tests.arrays import load_arrays
 from tests.run.test_fit import make_recipe, run
 from vlora import init_state, make_optimizer
 from vlora.build import load_data, load_model
 from vlora.errors import CheckpointError, ModelError
+from vlora.events import Warned
 from vlora.output.checkpoint import load_state
 from vlora.output.paths import STATE_NAME
 
@@ -35,8 +38,28 @@ def test_adapter_of_another_model_is_refused(checkpoint: CheckpointFactory, rows
     """An adapter that does not fit is an error, not a silent no-op."""
     run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "a", train__iters=1))
     other = make_recipe(checkpoint("mllama"), rows, tmp_path / "b", model__adapter_path=str(tmp_path / "a"))
-    with pytest.raises(CheckpointError, match="another model"):
+    with pytest.raises(CheckpointError, match=r"was trained on .* names or shapes"):
         run(other)
+
+
+def test_a_base_that_was_changed_is_told(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A run that goes on, and one that begins from the adapter, say that the weights are others, or refuse them."""
+    folder = Path(shutil.copytree(checkpoint("qwen3_vl"), tmp_path / "model"))
+    recipe = make_recipe(folder, rows, tmp_path / "out", train__iters=1)
+    assert not [event for event in run(recipe) if isinstance(event, Warned) and "is loaded on" in event.message]
+    file = next(folder.glob("*.safetensors"))
+    arrays = {name: mx.array(value) for name, value in load_arrays(file).items()}
+    mx.eval(arrays)
+    name = next(name for name in sorted(arrays) if name.endswith("down_proj.weight"))
+    mx.save_safetensors(str(file), {**arrays, name: arrays[name] * 1.5})
+    more = attrs.evolve(recipe, train=attrs.evolve(recipe.train, iters=2))
+    fresh = make_recipe(folder, rows, tmp_path / "b", model__adapter_path=str(tmp_path / "out"), train__iters=1)
+    for chosen, resumes in ((fresh, False), (more, True)):
+        strict = attrs.evolve(chosen, model=attrs.evolve(chosen.model, strict_base=True))
+        with pytest.raises(CheckpointError, match=r"is loaded on .*model\.strict_base = true refuses that"):
+            run(strict, resume=resumes)
+        told = [event.message for event in run(chosen, resume=resumes) if isinstance(event, Warned)]
+        assert len([line for line in told if "the weights are others" in line]) == 1
 
 
 def test_half_an_adapter_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) ->
 
 
 def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
-    from ..events import Skipped
+    from ..events import Skipped, Warned
     from ..run.evaluation import Opened, evaluate_answers
 
     run = evaluate_answers(recipe, chosen)
@@ -107,6 +107,8 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
                 _say(console, f"rows: {event.n_rows} of {event.rows}")
                 if bar is not None:
                     bar.add_task("answering", total=event.n_rows)
+            elif isinstance(event, Warned):
+                console.print(f"[yellow]note[/] {escape(event.message)}", soft_wrap=True)
             elif isinstance(event, Skipped):
                 console.print(f"[yellow]skipped[/] {escape(event.reason)}", soft_wrap=True)
             elif bar is not None:

@@ -41,6 +41,7 @@ class RunMetadata:
         choice: What was said of the run's states, as `Choice.dumps` writes it; None if none was judged.
         commits: The versions of the hub's files, as `json.dumps` writes {"model": ..., "data": ...}; None if there are
             none.
+        base: The model that is trained, as `BaseIdentity.dumps` writes it.
     """
 
     recipe: str | None = None
@@ -55,6 +56,7 @@ class RunMetadata:
     numbered: str | None = None
     choice: str | None = None
     commits: str | None = None
+    base: str | None = None
 
     def dump(self) -> dict[str, str]:
         """Give the strings that a file has of it: nothing of what is not known."""
@@ -89,6 +91,7 @@ class RunMetadata:
                 numbered=texts["numbered"],
                 choice=texts["choice"],
                 commits=texts["commits"],
+                base=texts["base"],
             )
         except (ValueError, TypeError) as error:
             msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"

@@ -17,6 +17,8 @@ from .checkpoint import RunMetadata
 
 RESUME_MUTABLE_KEYS = frozenset(
     {
+        # What is refused before anything is trained.
+        "model.strict_base",
         # How long, how often to report, and where.
         "train.iters",
         "train.epochs",

@@ -29,6 +29,8 @@ class ModelSection:
         full_finetune: Train all of the language model instead of a LoRA.
         train_vision: Train the vision tower and its projector too.
         adapter_path: An adapter to go on from.
+        strict_base: Refuse adapters and training states that were made with other weights than the model's, or that do
+            not say with which.
         trust_remote_code: Let the model's repository run its own Python code.
         quantize_bits: Quantize a floating-point language model on loading (QLoRA).
         quantize_group_size: Weights that share a scale when quantize_bits is given.
@@ -40,6 +42,7 @@ class ModelSection:
     full_finetune: bool = key(default=False)
     train_vision: bool = key(default=False)
     adapter_path: str | None = key(None, checks.place)
+    strict_base: bool = key(default=False)
     trust_remote_code: bool = key(default=False)
     quantize_bits: int | None = key(None, checks.bits)
     quantize_group_size: int = key(64, checks.group_size)

@@ -16,7 +16,7 @@ from ..errors import EvaluationError, RecipeError, SampleError
 from ..evaluation.metric import Metric
 from ..evaluation.metrics import Scores, find_metrics, score
 from ..evaluation.prediction import Prediction, dump_prediction
-from ..events import Skipped
+from ..events import Skipped, Warned
 from ..memory.limits import memory_limits, naming_shortage
 from ..output.atomic import write_text
 from ..output.paths import EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
@@ -82,7 +82,9 @@ class Evaluated:
     file: Path
 
 
-def evaluate_answers(recipe: Recipe, chosen: Chosen) -> Generator[Opened | Skipped | Prediction, None, Evaluated]:
+def evaluate_answers(
+    recipe: Recipe, chosen: Chosen
+) -> Generator[Opened | Skipped | Warned | Prediction, None, Evaluated]:
     """Answer rows of a recipe with a model of it, and measure the answers.
 
     Args:
@@ -90,7 +92,8 @@ def evaluate_answers(recipe: Recipe, chosen: Chosen) -> Generator[Opened | Skipp
         chosen: What is evaluated.
 
     Yields:
-        What is evaluated, once it is loaded; then each answer, and each row that was passed over.
+        That the adapter was trained on other weights, if it was; what is evaluated, once it is loaded; then each
+        answer, and each row that was passed over.
 
     Returns:
         What was found; it is written, too.
@@ -107,6 +110,8 @@ def evaluate_answers(recipe: Recipe, chosen: Chosen) -> Generator[Opened | Skipp
         data, rows = _open_rows(section, chosen.split)
         with naming_shortage("loading the model"):
             backbone = _load(section, data, is_bare=weights is None or not paths.is_adapter)
+        if backbone.base_note is not None:
+            yield Warned(message=backbone.base_note)
         features = attach_feature_cache(section, data, backbone)
         features.encoder.prepare(rows.first_samples())
         total = _count_rows(recipe, chosen, rows)

@@ -161,6 +161,7 @@ def _save_state(run: RunContext, step: int) -> None:
         numbered=run.numbered.dumps() if run.numbered.steps else None,
         choice=run.choice.dumps() if run.data.valid is not None else None,
         commits=json.dumps(run.commits) if run.commits else None,
+        base=None if run.backbone.base is None else run.backbone.base.dumps(),
     )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()

@@ -22,6 +22,7 @@ from ..memory.limits import check_weights_fit, memory_limits, naming_shortage
 from ..output import checkpoint
 from ..output.archive import archive_previous_run, complete_setting_aside, refuse_links, remove_partials
 from ..output.atomic import write_text
+from ..output.base_identity import BaseIdentity, check_base
 from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
@@ -113,6 +114,7 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
     yield Working(what="loading the model")
     with naming_shortage("loading the model"):
         backbone, config = load_model(recipe, data.files)
+    yield from _check_base(recipe, backbone, found)
     if recipe.model.add_tokens and not resume:
         yield Warned(message=describe_added(recipe.model.add_tokens))
     check_weights_fit(recipe.memory, backbone.module)
@@ -134,6 +136,23 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         loader=_make_loader(recipe, data, backbone, workers),
         answer_metrics=metrics,
     )
+
+
+def _check_base(recipe: Recipe, backbone: models.MlxVlmBackbone, found: Found | None) -> Iterator[Warned]:
+    """Say where an adapter, or the state to go on from, was trained on other weights than the model's.
+
+    Raises:
+        CheckpointError: It was trained on another architecture, or model.strict_base refuses other weights.
+    """
+    note = backbone.base_note
+    if found is not None and found.metadata.recipe is not None and backbone.base is not None:
+        recorded = BaseIdentity.loads(found.metadata.base)
+        # What the adapter was that the run began from was told then.
+        note = check_base(
+            recorded, backbone.base, found.path, is_strict=recipe.model.strict_base, older=recipe.model.path
+        )
+    if note is not None:
+        yield Warned(message=note)
 
 
 def _wait_for(compilation: known_kernels.Compilation) -> Iterator[Working | Compiled]:

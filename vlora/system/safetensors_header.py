@@ -40,10 +40,14 @@ class Entry:
     Attributes:
         dtype: Its type, in safetensors' words.
         shape: Its shape.
+        begin: The place of its first byte in the file.
+        end: The place behind its last byte.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -53,8 +57,8 @@ def read_header(path: Path) -> dict[str, Entry]:
         HeaderError: What is wrong with it, without the file's name.
         OSError: It cannot be read.
     """
-    size, header = _read_object(path)
-    return {name: _check(name, header[name], size) for name in header if name != METADATA}
+    start, size, header = _read_object(path)
+    return {name: _check(name, header[name], start, size) for name in header if name != METADATA}
 
 
 def name_arrays(path: Path) -> list[str]:
@@ -64,10 +68,11 @@ def name_arrays(path: Path) -> list[str]:
         HeaderError: It has no header.
         OSError: It cannot be read.
     """
-    return [name for name in _read_object(path)[1] if name != METADATA]
+    return [name for name in _read_object(path)[2] if name != METADATA]
 
 
-def _read_object(path: Path) -> tuple[int, Mapping[str, Any]]:
+def _read_object(path: Path) -> tuple[int, int, Mapping[str, Any]]:
+    """Give where arrays begin, how many bytes they have, and the header."""
     if not stat.S_ISREG(path.stat().st_mode):
         msg = "it is no regular file"
         raise HeaderError(msg)
@@ -87,10 +92,10 @@ def _read_object(path: Path) -> tuple[int, Mapping[str, Any]]:
     if not isinstance(header, dict):
         msg = "its header is no object"
         raise HeaderError(msg)
-    return size - length, header
+    return LENGTH.size + length, size - length, header
 
 
-def _check(name: str, entry: Any, size: int) -> Entry:
+def _check(name: str, entry: Any, start: int, size: int) -> Entry:
     """Check an array's type, its shape, and that the file has its bytes."""
     if not isinstance(entry, dict):
         raise _refuse(name, "is described by no object")
@@ -105,7 +110,7 @@ def _check(name: str, entry: Any, size: int) -> Entry:
         raise _refuse(name, f"ends {offsets[1] - size:,} bytes beyond the file's end: it was not written whole")
     if (width := WIDTHS[dtype]) and math.prod(shape) * width != 8 * (offsets[1] - offsets[0]):
         raise _refuse(name, f"has {offsets[1] - offsets[0]:,} bytes, not those of its shape")
-    return Entry(dtype, shape)
+    return Entry(dtype, shape, start + offsets[0], start + offsets[1])
 
 
 def _counts(value: Any) -> tuple[int, ...] | None:

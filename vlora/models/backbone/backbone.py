@@ -16,19 +16,14 @@ from mlx.utils import tree_flatten
 
 from ...adapters.model_parts import ModelParts
 from ...features.cache import FeatureCache
+from ...output.base_identity import BaseIdentity
 from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart, checkpointed
 from ...train.state import bound_params
 from ...types import Batch, Example, Tree
 from ..families.family import Family
 from ..forward.collating import collate_inputs, concat_inputs
-from ..forward.lm_inputs import (
-    SEGMENTS,
-    LMInputs,
-    leaves,
-    partition_inputs,
-    place_logits,
-)
+from ..forward.lm_inputs import SEGMENTS, LMInputs, leaves, partition_inputs, place_logits
 from ..forward.overrides import chain
 from .embed import kept_row, probe_inputs, row_key
 from .fused import FusedModules, running_fused
@@ -50,6 +45,8 @@ class MlxVlmBackbone:
         language_prefix: The language model's name within it; empty if the whole model is one.
         head: The head, if it can be run at given positions; see `detect_head`.
         fused_modules: Parts of the language model that have a fused forward; see `find_fused_modules`.
+        base: Which model it is; None where it was not loaded from files.
+        base_note: A line that names the base of the adapter that was loaded, if it may be another one.
     """
 
     module: nn.Module
@@ -57,6 +54,8 @@ class MlxVlmBackbone:
     language_prefix: str
     head: Head | None = attrs.field(default=None, init=False)
     fused_modules: FusedModules = attrs.field(factory=FusedModules, init=False)
+    base: BaseIdentity | None = attrs.field(default=None, init=False)
+    base_note: str | None = attrs.field(default=None, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)

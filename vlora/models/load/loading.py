@@ -17,6 +17,7 @@ from ..backbone.head import is_packed_head, pack_head, unpack_head
 from ..backbone.outcomes import Outcomes, open_outcomes
 from ..backbone.parts import find_layout
 from ..families.family import Family
+from .base import describe_base
 from .config_translation import find_scaling
 from .model_files import ModelFiles
 from .model_folder import blaming, check_weights
@@ -44,7 +45,9 @@ def abstract_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmB
         else:
             module = build_module(files.path, files.config)
     restore(module, files.family, files.config)
-    return prepare(module, files.family, section, is_abstract=True)
+    backbone, quantized = prepare(module, files.family, section, is_abstract=True)
+    backbone.base = describe_base(backbone.module, files, section.path)
+    return backbone, quantized
 
 
 def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
@@ -66,7 +69,9 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
         parts = dict(module.named_modules())
         scale_rotations(parts[find_prefix(module, files.family)], scaling, section.path)
     restore(module, files.family, files.config)
-    return prepare(module, files.family, section, config=files.config)
+    backbone, quantized = prepare(module, files.family, section, config=files.config)
+    backbone.base = describe_base(backbone.module, files, section.path)
+    return backbone, quantized
 
 
 def _load_module(files: ModelFiles, *, is_lazy: bool = False) -> nn.Module:

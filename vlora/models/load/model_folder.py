@@ -76,7 +76,7 @@ def check_weights(folder: Path) -> None:
     Raises:
         ModelError: A file is missing, no safetensors, not whole, or outside of the folder.
     """
-    for path in _list_weights(folder):
+    for path in list_weights(folder):
         try:
             read_header(path)
         except (HeaderError, OSError) as error:
@@ -85,7 +85,12 @@ def check_weights(folder: Path) -> None:
             raise ModelError(msg) from None
 
 
-def _list_weights(folder: Path) -> list[Path]:
+def list_weights(folder: Path) -> list[Path]:
+    """List the files of weights that mlx-vlm would read.
+
+    Raises:
+        ModelError: One that the index names is missing.
+    """
     index = folder / INDEX_NAME
     lying = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(APART))
     if not index.exists():

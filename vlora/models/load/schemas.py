@@ -182,6 +182,7 @@ class AdapterFile:
     added_tokens: tuple[str, ...] | None = _key(None, checks.tokens)
     num_layers: Any = _key(None, value_checks.count(value_checks.MOST_LAYERS, least=-1))
     base_quantization: Any = _key(None, value_checks.mapping)
+    base: Any = _key(None, value_checks.mapping)
 
 
 SCHEMAS: Mapping[str, type] = {

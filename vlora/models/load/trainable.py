@@ -15,6 +15,7 @@ from ...adapters.attached import lora_layers
 from ...adapters.layers import Adapter
 from ...adapters.names import EMBEDDINGS
 from ...errors import CheckpointError, ModelError
+from ...output.base_identity import KEY, BaseIdentity, check_base
 from ...output.checkpoint import read_arrays
 from ...recipe.schema import LoraSection
 from ...system.files import expand
@@ -148,17 +149,21 @@ def load_adapter(
     path: Path | str,
     lora: LoraSection | None = None,
     quantized: Mapping[str, Any] | None = None,
+    *,
+    is_strict: bool = False,
 ) -> dict[str, Any]:
     """Attach a saved adapter, to be trained on, in place of one that the model has.
 
     Its rank, scale and layers are its own; a recipe may repeat them, not change them. The dropout may change.
     Call it before `init_state`: a state holds the parameters that the model has then.
+    Where it was trained on other weights, or does not say on which, `backbone.base_note` names both models.
 
     Args:
         backbone: The model. It keeps the adapter that it has if the saved one does not fit.
         path: The adapter's file, `adapter_config.json` beside it, or the folder of both.
         lora: The recipe's section.
         quantized: How the base was quantized on loading; without it the model's layers tell.
+        is_strict: Refuse an adapter of other weights, and one that does not say of which it is.
 
     Returns:
         Its configuration, as `save_adapter` takes it.
@@ -166,9 +171,16 @@ def load_adapter(
     Raises:
         CheckpointError: No such adapter, or one for another model.
     """
+    note = None
+    if backbone.base is not None:
+        file, config = read_adapter(str(path))
+        recorded = BaseIdentity.load(config.get(KEY) or {})
+        note = check_base(recorded, backbone.base, file, is_strict=is_strict, older=config.get("base_model"))
     before = _detach(backbone.module)
     try:
-        return _attach_saved(backbone, str(path), lora or LoraSection(), quantized)
+        config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized)
+        backbone.base_note = note
+        return config if backbone.base is None else {**config, KEY: backbone.base.dump()}
     except BaseException:
         _detach(backbone.module)
         _put(backbone.module, before)
@@ -198,14 +210,7 @@ def _attach_saved(
         msg = f"{path}: found an adapter of type {method!r} without a list of layers; expected a LoRA or DoRA"
         raise CheckpointError(msg)
     known = dict(backbone.module.named_modules())
-    saved_base = config.get("base_quantization") or {}
-    if quantized is None:
-        packed = {name: known[name] for name in saved_base if hasattr(known.get(name), "bits")}
-        quantized = {name: {key: getattr(packed[name], key) for key in SCHEME} for name in packed}
-    if saved_base and dict(quantized) != saved_base:
-        bits = next((layer.get("bits") for layer in saved_base.values() if isinstance(layer, dict)), "other")
-        msg = f"{path}: was trained on a base quantized to {bits} bits; set model.quantize_bits = {bits}"
-        raise CheckpointError(msg)
+    config = _settle_quantization(path, config, known, quantized, has_base=backbone.base is not None)
     missing = [name for name in names if not _can_adapt(known.get(name))]
     missing += [name for name in saved_tables if "weight" not in known.get(name, {})]
     if missing:
@@ -230,6 +235,31 @@ def _attach_saved(
     tables = list(dict.fromkeys([*saved_tables, *tables]))
     config = {**config, "lora_parameters": {**settings, "dropout": dropout}}
     return {**config, "trained_tables": tables} if tables else config
+
+
+def _settle_quantization(
+    path: str,
+    config: Mapping[str, Any],
+    known: Mapping[str, nn.Module],
+    quantized: Mapping[str, Any] | None,
+    *,
+    has_base: bool,
+) -> dict[str, Any]:
+    """Record in an adapter's configuration how its base is quantized on loading now.
+
+    Raises:
+        CheckpointError: It was quantized otherwise, and no record of the base lets that be told.
+    """
+    saved = config.get("base_quantization") or {}
+    if quantized is None:
+        packed = {name: known[name] for name in saved if hasattr(known.get(name), "bits")}
+        quantized = {name: {key: getattr(packed[name], key) for key in SCHEME} for name in packed}
+    if saved and dict(quantized) != saved and not (has_base and KEY in config):
+        bits = next((layer.get("bits") for layer in saved.values() if isinstance(layer, dict)), "other")
+        msg = f"{path}: was trained on a base quantized to {bits} bits; set model.quantize_bits = {bits}"
+        raise CheckpointError(msg)
+    config = {key: value for key, value in config.items() if key != "base_quantization"}
+    return {**config, "base_quantization": dict(quantized)} if quantized else config
 
 
 def _fits(value: mx.array, current: mx.array | None) -> bool:

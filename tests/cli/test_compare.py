@@ -53,8 +53,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     printed = capsys.readouterr().out
     assert "recipe keys that differ" in printed
-    assert "2 runs compared" in (tmp_path / "out" / "c.html").read_text()
+    page = tmp_path / "out" / "c.html"
+    assert "2 runs compared" in page.read_text()
     assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 79
+
+    assert main(["compare", *make_runs(tmp_path, 2), "--html", str(page)]) == 0
+    page.write_text("<!DOCTYPE html><p>somebody's")
+    assert main(["compare", *make_runs(tmp_path, 2), "--html", str(page)]) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    assert page.read_text() == "<!DOCTYPE html><p>somebody's"
 
 
 def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,19 @@ def test_it_writes_what_it_found(
     assert json.loads(file.read_text())["is_proven"] is False
 
 
+def test_it_overwrites_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is none of its outcomes is named before any check."""
+    monkeypatch.setattr("vlora.doctor.checks.find_checks", lambda: pytest.fail("checks began"))
+    file = tmp_path / "rows.json"
+    file.write_text('[{"machine": 1}]')
+
+    assert main(["doctor", "--write", str(file)]) == 2
+    assert "is there, was not written by this command, and is not overwritten" in capsys.readouterr().err
+    assert file.read_text() == '[{"machine": 1}]'
+
+
 def test_it_takes_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     """The command has one option of its own, and names it."""
     with pytest.raises(SystemExit):

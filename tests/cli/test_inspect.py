@@ -128,7 +128,7 @@ def test_the_worst_rows(checkpoint: CheckpointFactory, rows: Path, capsys: pytes
         (["--worst", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--by", "cer"], "--by: says which answers are the worst; give --worst with it"),
         (["--all", "--rows", "3"], "--all: counts all rows and shows none"),
-        (["--html", "."], "--html: '.' is a folder; give the name of a file"),
+        (["--html", "."], "--html: '.' is a folder; give the name of a new file"),
     ],
 )
 def test_options_that_contradict(
@@ -142,8 +142,6 @@ def test_options_that_contradict(
 def test_a_page_is_written(checkpoint: CheckpointFactory, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It holds the chosen rows, replaces an older one whole, and programs are told of what was found."""
     page = rows.parent / "pages" / "rows.html"
-    page.parent.mkdir()
-    page.write_text("an older one")
 
     assert inspect(checkpoint, rows, "--html", str(page), "--rows", "1,3", "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -162,3 +160,8 @@ def test_a_page_is_written(checkpoint: CheckpointFactory, rows: Path, capsys: py
     assert "  refused rows: 0\nno row is refused, cut or twice there\n1 row of 4 shown in " in printed
     assert inspect(checkpoint, rows, "--html", str(page), "--quiet") == 0
     assert capsys.readouterr().out == f"4 rows of 4 shown in {page}\n"
+
+    before = rows.read_bytes()
+    assert inspect(checkpoint, rows, "--html", str(rows)) == 2
+    assert f"--html: {str(rows)!r} is there, was not written by this command" in capsys.readouterr().err
+    assert rows.read_bytes() == before

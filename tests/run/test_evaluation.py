@@ -1,5 +1,6 @@
 """A model evaluated apart from its run: the adapter, a numbered one, the base, or the whole model that was trained."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
 from vlora.errors import EvaluationError, RecipeError
 from vlora.evaluation.prediction import Prediction, read_predictions
-from vlora.output.paths import EVALUATION_NAME, PREDICTIONS_NAME
+from vlora.output.paths import BEST_FILE, EVALUATION_NAME, PREDICTIONS_NAME
 from vlora.recipe.schema import Recipe
 from vlora.run.evaluation import Chosen, Evaluated, Opened, evaluate_answers
 
@@ -74,8 +75,24 @@ def test_answers_are_those_of_the_run(
         opened, found = evaluate(recipe, adapter=str(between), n_rows=3, file=tmp_path / "elsewhere" / "2.jsonl")
         assert opened.step == 2
         assert found.predictions == answers_of(out, 2)[:3]
+        best = tmp_path / "elsewhere" / "best"
+        best.mkdir()
+        shutil.copy(between, best / "adapters.safetensors")
+        shutil.copy(out / "adapter_config.json", best)
+        (best / BEST_FILE).write_text('{"step": 2, "valid_loss": 1.5}\n')
+        for name in (best, best / "adapters.safetensors"):
+            opened, again = evaluate(recipe, adapter=str(name), n_rows=3, file=tmp_path / "elsewhere" / "2.jsonl")
+            assert opened.step == 2
+            assert again.predictions == found.predictions
+        assert evaluate(recipe, adapter=str(out), n_rows=1, file=tmp_path / "elsewhere" / "1.jsonl")[0].step == 4
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path: data for path, data in after.items() if path.parent.name != "elsewhere"} == before
+    kept = {path: data for path, data in after.items() if tmp_path / "elsewhere" not in path.parents}
+    assert kept == before
+    for file in (rows, out / PREDICTIONS_NAME):
+        with pytest.raises(RecipeError, match="is not overwritten"):
+            evaluate(recipe, is_base=True, split="train", file=file)
+    assert rows.read_bytes() == before[rows]
+    assert (out / PREDICTIONS_NAME).read_bytes() == before[out / PREDICTIONS_NAME]
 
 
 def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811

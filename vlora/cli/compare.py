@@ -50,8 +50,11 @@ def show_comparison(places: Sequence[str], page: Path | None, console: Screen) -
     Returns:
         0.
     """
+    from ..output.named_files import open_named, write_named
+    from ..report.page import is_page
     from ..report.run.comparison import compare_runs
 
+    target = None if page is None else open_named(page, "--html", is_page)
     comparison = compare_runs(places)
     console.tell(
         "Comparison",
@@ -62,12 +65,11 @@ def show_comparison(places: Sequence[str], page: Path | None, console: Screen) -
     with console.result():
         for line in write_comparison(comparison, min(console.width, MOST_COLUMNS) - 1):
             console.print(line, markup=False, soft_wrap=True)
-    if page is not None:
-        from ..output.atomic import write_text
+    if target is not None:
         from ..report.run.compare_page import make_comparison_page
 
-        write_text(page, make_comparison_page(comparison, datetime.now().astimezone()))
-        console.print(f"page: {page}", markup=False, soft_wrap=True)
+        write_named(target, make_comparison_page(comparison, datetime.now().astimezone()))
+        console.print(f"page: {target}", markup=False, soft_wrap=True)
     return DONE
 
 

@@ -39,11 +39,12 @@ def show_checks(file: Path | None, console: Screen) -> int:
     """
     from ..doctor import checks as doctor
     from ..doctor.machine import describe_machine
-    from ..output.atomic import write_text
+    from ..output.named_files import open_named, write_named
 
     def say(line: str, style: str = "") -> None:
         console.print(Text(line, style=style), soft_wrap=True)
 
+    target = None if file is None else open_named(file, "--write", doctor.is_report)
     machine = describe_machine()
     console.tell("Machine", **machine)
     for name, value in machine.items():
@@ -56,13 +57,11 @@ def show_checks(file: Path | None, console: Screen) -> int:
             console.tell(outcome)
             mark, style = ("ok  ", "") if outcome.is_ok else ("FAIL", "bold red")
             say(f"{mark} {outcome.name} ({outcome.seconds:.1f} s): {outcome.found}", style)
-            if file is not None:
-                # A pipe or a terminal is written to, and not replaced.
-                write = Path.write_text if file.exists() and not file.is_file() else write_text
-                write(file, doctor.report(machine, outcomes, len(checks)))
+            if target is not None:
+                write_named(target, doctor.report(machine, outcomes, len(checks)))
     n_failed = sum(not outcome.is_ok for outcome in outcomes)
     seconds = sum(outcome.seconds for outcome in outcomes)
-    if file is not None:
+    if target is not None:
         say(f"written to {file}")
     is_proven = doctor.is_proven(outcomes)
     verdict = "vlora works here" if is_proven else f"{n_failed} of {len(outcomes)} checks failed; please report them"

@@ -21,7 +21,7 @@ EXAMPLES = (
     "eval my.toml # what the recipe's run has trained",
     "eval my.toml --base --rows 50 # the untrained model, on fewer rows",
     "eval my.toml --adapter runs/my/0000200_adapters.safetensors",
-    "eval my.toml --split train --write train.jsonl",
+    "eval my.toml --split train --write answers.jsonl",
 )
 
 N_WORST = 3

@@ -173,13 +173,11 @@ def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> i
     """
     with importing(recipe):
         from ..build import load_data
-        from ..output.atomic import write_text
+        from ..output.named_files import open_named, write_named
+        from ..report.page import is_page
         from ..report.rows.choice import choose_rows
         from ..report.rows.rows_page import find_findings, find_overlap, make_page
-    path = expand(parsed.html)
-    if path.is_dir():
-        msg = f"--html: {parsed.html!r} is a folder; give the name of a file"
-        raise RecipeError(msg)
+    path = open_named(parsed.html, "--html", is_page)
     choice, data = _choose(parsed, MANY), load_data(recipe)
     sets = [data.train, *([] if data.valid is None else [data.valid])]
     if choice.n_longest is None:
@@ -192,7 +190,7 @@ def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> i
         *(f"Columns of {census.name}: {describe_columns(census.columns)}." for census in censuses),
     ]
     page = make_page(recipe, data, censuses, chosen, title=_describe_choice(choice, len(chosen)), facts=facts)
-    write_text(path, page)
+    write_named(path, page)
     for census in censuses:
         console.tell(census)
         if parsed.all:

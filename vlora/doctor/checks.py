@@ -86,6 +86,14 @@ def report(machine: Mapping[str, str], outcomes: Sequence[Outcome], n_checks: in
     return json.dumps(found, indent=2) + "\n"
 
 
+def is_report(text: str) -> bool:
+    """Whether a text is what `report` has written."""
+    try:
+        return json.loads(text).keys() == {"machine", "checks", "n_checks", "is_proven"}
+    except (ValueError, AttributeError):
+        return False
+
+
 def is_proven(outcomes: Sequence[Outcome]) -> bool:
     """Whether there are outcomes, and all are as they should be."""
     return bool(outcomes) and all(outcome.is_ok for outcome in outcomes)

@@ -96,6 +96,16 @@ def parse_prediction(text: str, where: str) -> tuple[Prediction, dict[str, float
         raise EvaluationError(msg) from None
 
 
+def is_prediction(text: str) -> bool:
+    """Whether a text begins with a line that `dump_prediction` has written; pure."""
+    try:
+        found = json.loads(text.partition("\n")[0])
+        _read_fields(dict(found))
+    except (ValueError, TypeError, AttributeError):
+        return False
+    return "scores" in found
+
+
 def _read_fields(found: Any) -> tuple[Prediction, dict[str, float]]:
     scores = {str(name): float(value) for name, value in found.pop("scores", {}).items()}
     known = {field.name for field in attrs.fields(Prediction)}

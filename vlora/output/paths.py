@@ -18,6 +18,8 @@ REPORT_NAME = "report.html"
 PLOT_NAME = "loss.png"
 DERIVED_NAMES = (REPORT_NAME, PLOT_NAME)
 """Files that show what stands in others."""
+RUN_FILE_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES)
+"""Files that a run writes itself, beside what it has trained."""
 TENSORBOARD_NAME, WANDB_NAME = "tensorboard", "wandb"
 TRACKER_NAMES = (TENSORBOARD_NAME, WANDB_NAME)
 """Folders in which trackers have the numbers again."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 BASE_STYLE = "base.css"
 
+GENERATOR = '<meta name="generator" content="vlora">'
+"""What every page has in its head."""
+
 FOLDED_FROM = 1_500
 """Characters of a text that stand open; of a longer one the beginning does, and the rest is folded."""
 OPEN_PART = 600
@@ -46,6 +49,11 @@ def render(template: str, *styles: str, **values: Any) -> str:
     digest = base64.b64encode(hashlib.sha256(f"\n{style}\n".encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return _environment().get_template(template).render(values, style=Markup(style), policy=policy)  # noqa: S704 - ours
+
+
+def is_page(text: str) -> bool:
+    """Whether a text is, or begins, a page that `render` has made."""
+    return text.startswith("<!DOCTYPE html>") and GENERATOR in text
 
 
 def visible(text: str) -> str:

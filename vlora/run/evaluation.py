@@ -15,11 +15,11 @@ from ..data.rows import RowDataset
 from ..errors import EvaluationError, RecipeError, SampleError
 from ..evaluation.metric import Metric
 from ..evaluation.metrics import Scores, find_metrics, score
-from ..evaluation.prediction import Prediction, dump_prediction
+from ..evaluation.prediction import Prediction, dump_prediction, is_prediction
 from ..events import Skipped, Warned
 from ..memory.limits import memory_limits, naming_shortage
-from ..output.atomic import write_text
-from ..output.paths import EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
+from ..output.named_files import open_named, write_named
+from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
 from ..recipe.schema import Recipe
 from ..system.files import expand
 from .answers import answer_options
@@ -99,10 +99,11 @@ def evaluate_answers(
         What was found; it is written, too.
 
     Raises:
-        VloraError: There is no such model or no such row, or nothing can be answered.
+        VloraError: There is no such model or no such row, nothing can be answered, or the file holds something else.
     """
     metrics, paths = find_metrics(recipe.eval.metrics), output_paths(recipe)
     section, weights = _choose_model(recipe, paths, chosen)
+    file = open_named(chosen.file or paths.folder / EVALUATION_NAME, "--write", is_prediction)
     steps = 0 if weights is None else _count_steps(paths, weights)
     with ExitStack() as stack:
         stack.enter_context(memory_limits(recipe.memory))
@@ -138,9 +139,7 @@ def evaluate_answers(
         msg = f"none of the {total:,} rows of {rows.name} was answered, so that there is nothing to measure"
         raise EvaluationError(msg)
     scores = score(metrics, predictions)
-    file = chosen.file or paths.folder / EVALUATION_NAME
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "".join(map(dump_prediction, predictions, scores.rows)))
+    write_named(file, "".join(map(dump_prediction, predictions, scores.rows)))
     return Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=file)
 
 
@@ -216,10 +215,12 @@ def _count_rows(recipe: Recipe, chosen: Chosen, rows: RowDataset) -> int:
 
 
 def _count_steps(paths: OutputPaths, weights: Path) -> int:
-    """Find out how many steps were taken, by the name of a numbered checkpoint or the run's metrics."""
+    """Find out how many steps were taken, by a checkpoint's name, the note of the best state or the run's metrics."""
     if paths.is_numbered(weights):
         return int(weights.name[:7] if paths.is_adapter else weights.name[-7:])
-    file = weights.parent / METRICS_NAME if paths.is_adapter else weights / METRICS_NAME
+    folder = weights if weights.is_dir() else weights.parent
+    note = folder / BEST_FILE
+    file = note if note.is_file() else folder / METRICS_NAME
     try:
         *_, last = file.read_text(encoding="utf-8").splitlines()
         return int(json.loads(last)["step"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.arrays import load_arrays
-from vlora.system.safetensors_header import HeaderError, read_header
+from vlora.system.safetensors_header import HeaderError, read_header, read_metadata
 
 TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "I32": mx.int32, "U8": mx.uint8, "BOOL": mx.bool_}
 
@@ -94,3 +94,11 @@ def test_what_is_no_safetensors_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(data)
     with pytest.raises(HeaderError):
         read_header(tmp_path / "a")
+
+
+def test_a_file_says_what_it_was_written_for(tmp_path: Path) -> None:
+    """What a header says of the file is read; a file that says nothing has nothing to say."""
+    path = tmp_path / "a.safetensors"
+    mx.save_safetensors(str(path), {"x": mx.zeros(2)}, {"format": "pt"})
+    assert read_metadata(path)["format"] == "pt"
+    assert read_metadata(write(path, {})) == {}

@@ -71,6 +71,17 @@ def name_arrays(path: Path) -> list[str]:
     return [name for name in _read_object(path)[2] if name != METADATA]
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a file says of itself, such as the format that it was written for.
+
+    Raises:
+        HeaderError: It has no header.
+        OSError: It cannot be read.
+    """
+    found = _read_object(path)[2].get(METADATA)
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
 def _read_object(path: Path) -> tuple[int, int, Mapping[str, Any]]:
     """Give where arrays begin, how many bytes they have, and the header."""
     if not stat.S_ISREG(path.stat().st_mode):

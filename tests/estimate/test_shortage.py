@@ -18,8 +18,9 @@ from vlora.build import load_model
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError, VloraError
 from vlora.estimate import plan as plans
+from vlora.estimate import search as search_module
 from vlora.estimate import shortage
-from vlora.estimate.search import first_rows
+from vlora.estimate.search import Search, first_rows
 from vlora.estimate.shortage import advise
 from vlora.memory.limits import device_kind, is_out_of_memory, naming_shortage
 from vlora.models.generation import answering
@@ -448,3 +449,36 @@ def test_what_fits_by_far_is_not_planned(recipe: Recipe, monkeypatch: pytest.Mon
     """Runs of usual sizes pay nothing for it."""
     monkeypatch.setattr(shortage, "_refuse_too_large", lambda *_: pytest.fail("a step was planned"))
     assert run(recipe)
+
+
+def test_many_rows_are_planned_by_a_few(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows have failed, no more than some are planned; what all of them need is known to 5 %."""
+    planned: list[int] = []
+    parts = plans.Planner.parts
+
+    def count(planner: plans.Planner, batch: Batch) -> dict[str, int]:
+        planned.append(batch.tokens.shape[0])
+        return parts(planner, batch)
+
+    monkeypatch.setattr(plans.Planner, "parts", count)
+    batch = collate([make_example(100)] * 256)
+    search = Search(recipe, batch, 10**7, 0, lambda: False)
+
+    assert planned == [search_module.MOST_ROWS]
+    whole = sum(parts(search._planner(), batch).values())
+    assert search.need == pytest.approx(whole, rel=0.05)
+
+
+def test_a_search_that_is_late(recipe: Recipe) -> None:
+    """It ends with what it has found, after one plan."""
+    calls: list[str] = []
+
+    def is_late() -> bool:
+        calls.append("asked")
+        return True
+
+    search = Search(recipe, collate([make_example(100)] * 8), 10**7, 0, is_late)
+    found = search.find()
+
+    assert [list(option.keys) for option in found] in ([], [["train.grad_checkpoint"]])
+    assert calls == ["asked"]

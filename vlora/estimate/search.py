@@ -11,14 +11,14 @@ from mlx.utils import tree_flatten
 
 from ..build import find_model, load_data, load_model
 from ..data.collate import collate, collate_packed
-from ..errors import SampleError
+from ..errors import OutOfMemoryError, SampleError
 from ..memory.command_buffers import default_max_mb_per_buffer
 from ..memory.limits import GIGA, LARGEST_DIMENSION, device_kind
 from ..ops.buckets import bucket_length
 from ..output.resume import RESUME_MUTABLE_KEYS
 from ..recipe.schema import Recipe
 from ..types import Batch, Example
-from .plan import Planner
+from .plan import UNPLANNABLE, Planner
 
 USABLE = 0.95
 """Usable share of a device's memory: MLX's own limit on a GPU, and the error of a plan."""
@@ -31,6 +31,12 @@ SMALLEST_LENGTH = 64
 SMALLEST_PIXELS = 64 * 64
 QUANTIZED_BITS = 4
 SMALLER_MB_PER_BUFFER = (200, 100, 50)
+
+MOST_ROWS = 64
+"""Of larger microbatches so many rows are planned, the longest. A plan takes seconds, and longer with more images."""
+
+SHARED_PARTS = ("weights", "trained weights", "optimizer", "gradients")
+"""Parts of a plan that do not grow with the rows."""
 
 
 @attrs.frozen
@@ -85,7 +91,7 @@ class Search:
 
     def __attrs_post_init__(self) -> None:
         """Plan what failed."""
-        self.need = self._plan({}, self.batch)
+        self.need = self._option({}, self.batch).need
         usable = int(USABLE * self.memory)
         self.target = usable if self.dimension or self.need > usable else int(RELIEF * self.need)
         if self.dimension and self.batch is not None:
@@ -95,14 +101,7 @@ class Search:
     def find(self) -> list[Option]:
         """Find what fits: what a run can go on with first."""
         found: list[Option] = []
-        for options in (
-            self._recompute,
-            self._command_buffers,
-            self._fewer_rows,
-            self._pixels,
-            self._shorter,
-            self._quantize,
-        ):
+        for options in self._kinds():
             for option in options():
                 if self._fits(option):
                     found.append(option)
@@ -117,7 +116,8 @@ class Search:
         """List what may be changed: first what a run may go on with."""
         if self.most_tokens is not None:
             return self._fewer_rows, self._pixels, self._shorter
-        return self._recompute, self._command_buffers, self._fewer_rows, self._pixels, self._shorter, self._quantize
+        # Fewer rows fit where little else does.
+        return self._recompute, self._fewer_rows, self._command_buffers, self._pixels, self._shorter, self._quantize
 
     def _fits(self, option: Option) -> bool:
         return option.need <= self.target and (self.most_tokens is None or option.n_tokens <= self.most_tokens)
@@ -184,12 +184,19 @@ class Search:
         if batch is None or batch.segment_starts or self.recipe.data.image_resize_shape is not None:
             return
         pixels = max((width * height for row in batch.rows for width, height in row.image_sizes), default=0)
+        rows = first_rows(batch, min(MOST_ROWS, self._n_rows)).rows
+        need = self.need
         while (pixels := pixels // 2) >= SMALLEST_PIXELS:
             keys = {"data.max_pixels": pixels}
-            examples = _encode_again(_changed(self.recipe, keys), {row.source for row in batch.rows})
-            if len(examples) < len(batch.rows):
+            examples = _encode_again(_changed(self.recipe, keys), {row.source for row in rows})
+            if len(examples) < len(rows):
                 return
-            yield self._option(keys, collate(examples, self._n_rows))
+            option = self._option(keys, collate(examples), self._n_rows / len(rows))
+            yield option
+            # The processor scales images up again.
+            if option.need >= need:
+                return
+            need = option.need
 
     def _shorter(self) -> Iterator[Option]:
         """Cut rows of text; images are never cut."""
@@ -236,15 +243,23 @@ class Search:
             yield option
             return
 
-    def _option(self, keys: Mapping[str, Any], batch: Batch | None) -> Option:
-        return Option(keys, self._plan(keys, batch), 0 if batch is None else int(batch.tokens.size))
+    def _option(self, keys: Mapping[str, Any], batch: Batch | None, n_times: float = 1.0) -> Option:
+        """Plan a change.
 
-    def _plan(self, keys: Mapping[str, Any], batch: Batch | None) -> int:
+        Args:
+            keys: What is changed.
+            batch: The microbatch then; None for the model alone.
+            n_times: So many times its rows are meant.
+        """
         recipe = _changed(self.recipe, keys)
         planner = attrs.evolve(self._planner(recipe.model.quantize_bits), recipe=recipe)
         if batch is None:
-            return sum(value.nbytes for _, value in tree_flatten(planner.backbone.module.parameters()))
-        return planner.total(batch)
+            weights = tree_flatten(planner.backbone.module.parameters())
+            return Option(keys, sum(value.nbytes for _, value in weights), 0)
+        n_rows = int(batch.tokens.shape[0])
+        if n_rows > MOST_ROWS:
+            return self._option(keys, first_rows(batch, MOST_ROWS), n_times * n_rows / MOST_ROWS)
+        return Option(keys, _need(planner, batch, n_times), int(n_times * batch.tokens.size))
 
     def _planner(self, bits: int | None = None) -> Planner:
         bits = bits or self.recipe.model.quantize_bits
@@ -253,6 +268,15 @@ class Search:
             backbone, _ = load_model(recipe, find_model(recipe), is_abstract=True)
             self._planners[bits] = Planner(recipe, backbone, self._limit)
         return self._planners[bits]
+
+
+def _need(planner: Planner, batch: Batch, n_times: float) -> int:
+    """Predict the bytes in use at the fullest moment of a step on so many times a batch's rows."""
+    try:
+        parts = planner.parts(batch)
+    except OutOfMemoryError:
+        return UNPLANNABLE
+    return int(sum(size * (1.0 if part in SHARED_PARTS else n_times) for part, size in parts.items()))
 
 
 def first_rows(batch: Batch, n_rows: int) -> Batch:

@@ -18,8 +18,8 @@ from ..types import Batch
 from .plan import Planner
 from .search import USABLE, Option, Search, format_size
 
-PLANNING_S = 60.0
-"""Seconds for the search of values that fit; the plan in progress is finished."""
+PLANNING_S = 20.0
+"""Seconds for the search of values that fit; the plan in progress, some seconds, is finished."""
 
 ARRAYS_OF_A_LAYER, COPIES_OF_TRAINED, FLOAT_BYTES = 60, 20, 4
 """An upper bound of what a step takes: arrays as wide as the model for each layer, and copies of trained parameters. A

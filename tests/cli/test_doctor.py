@@ -62,11 +62,9 @@ def test_it_overwrites_nothing_else(
 
 
 def test_it_takes_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command has one option of its own, and names it."""
-    with pytest.raises(SystemExit):
-        main(["doctor", "recipes/quickstart.toml"])
-
-    assert "--write" in capsys.readouterr().err
+    """A model is checked, and the recipe names one."""
+    assert main(["doctor", "vlora/recipes/quickstart.toml"]) == 2
+    assert "which is a recipe; give the folder or the hub id of its model" in capsys.readouterr().err
 
 
 def test_a_missing_option_value_is_a_mistake() -> None:

@@ -92,7 +92,7 @@ def test_a_report_is_json() -> None:
 
     assert json.loads(report({"device": "cpu"}, [outcome], 2)) == {
         "machine": {"device": "cpu"},
-        "checks": [{"name": "a", "is_ok": False, "found": "1 is not 2", "seconds": 0.5}],
+        "checks": [{"name": "a", "is_ok": False, "found": "1 is not 2", "seconds": 0.5, "is_left_out": False}],
         "n_checks": 2,
         "is_proven": False,
     }

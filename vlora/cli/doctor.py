@@ -1,4 +1,4 @@
-"""`python -m vlora doctor`: proves vlora on this machine."""
+"""`python -m vlora doctor`: proves vlora on this machine, or checks a model."""
 
 import argparse
 import functools
@@ -13,17 +13,43 @@ from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE, FAILED_CHECK
 
+EXAMPLES = (
+    "doctor",
+    "doctor --write doctor.json # for a report",
+    "doctor mlx-community/Qwen2-VL-2B-Instruct-bf16 # can it be trained?",
+    "doctor models/mine --set model.quantize_bits=4",
+)
+
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    about = "Prove vlora on this machine, in minutes, without a network or a model; --write FILE keeps the outcome."
-    parser = make_plain_parser("doctor", about, ("doctor", "doctor --write doctor.json # for a report"))
+    about = (
+        "Prove vlora on this machine, in minutes, without a network or a model. With a model: check whether it can be "
+        "trained, on a few short rows that are made here. --write FILE keeps the outcome; the status is 1 if a check "
+        "fails."
+    )
+    parser = make_plain_parser("doctor", about, EXAMPLES)
+    parser.add_argument("model", nargs="?", default=None, help="a model's folder or hub id")
+    parser.add_argument("--revision", default=None, help="which version of a hub id: a branch, a tag or a commit")
+    parser.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="how the model is trained: keys of [model], [lora] and [memory], and some of [data]",
+    )
     parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
     return parser
 
 
 def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     """Give what carries out the command."""
+    from .model_checks import refuse_without_model, show_model_checks
+
+    if parsed.model is not None:
+        return functools.partial(show_model_checks, parsed.model, parsed.revision, parsed.sets, parsed.write)
+    refuse_without_model({"--revision": parsed.revision, "--set": parsed.sets})
     return functools.partial(show_checks, parsed.write)
 
 

@@ -29,7 +29,7 @@ COMMANDS = {
     "compare": "put runs beside one another",
     "schema": "print a JSON Schema of recipes, for editors",
     "completion": "print what completes `vlora` in bash, zsh or fish",
-    "doctor": "prove vlora on this machine",
+    "doctor": "prove vlora on this machine, or that a model can be trained",
 }
 """What each command does, in the order in which the help lists them."""
 

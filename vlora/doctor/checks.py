@@ -38,12 +38,14 @@ class Outcome:
         is_ok: Whether it is as it should be.
         found: Figures, or what is wrong.
         seconds: What it took.
+        is_left_out: Whether nothing was checked; `found` says why.
     """
 
     name: str
     is_ok: bool
     found: str
     seconds: float
+    is_left_out: bool = False
 
 
 def run_checks(folder: Path, checks: Mapping[str, Callable[[Path], str]]) -> Iterator[Outcome]:

@@ -21,11 +21,11 @@ from .forward.metal_kernels import without_metal_kernels
 from .generation.answering import Answered, Answerer, AnswerOptions
 from .generation.upstream import check_question
 from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens
-from .load.loading import abstract_backbone, generating, load_backbone
+from .load.loading import abstract_backbone, generating, load_backbone, quantize_loaded
 from .load.model_files import ModelFiles, find_model, load_processor, number_added
 from .load.saving import companions, save_model
 from .load.tiny import build_tiny_qwen3_vl
-from .load.trainable import add_lora, load_adapter
+from .load.trainable import add_lora, detach, load_adapter
 from .load.unfreeze import unfreeze_language, unfreeze_vision
 from .proven_versions import describe_unproven
 
@@ -53,6 +53,7 @@ __all__ = [
     "companions",
     "describe_family",
     "describe_unproven",
+    "detach",
     "features_fingerprint",
     "find_image_tokens",
     "find_model",
@@ -70,6 +71,7 @@ __all__ = [
     "name_tokens",
     "number_added",
     "open_image",
+    "quantize_loaded",
     "restore_pictures",
     "sample_content",
     "save_model",

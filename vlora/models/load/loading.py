@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -116,22 +116,55 @@ def prepare(
     prefix = find_prefix(module, family)
     quantized: dict[str, Any] = {}
     if section.quantize_bits is not None:
-        _refuse_quantizing_again(module, prefix, section.path)
-        layout = find_layout(family, prefix)
-        quantized = quantize_language(module, layout, section.quantize_bits, section.quantize_group_size)
-        blank(module) if is_abstract else mx.eval(module.parameters())
-        module.freeze()
+        quantized = _quantize(module, family, prefix, section, is_abstract=is_abstract)
     backbone = MlxVlmBackbone(module, family, prefix)
-    # The tower stays in evaluation mode: batch norms and stochastic depth must not act on a few images.
-    for name, child in module.named_modules():
-        trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
-        child._training = trains  # noqa: SLF001 - `train()` would change its children too
+    _set_modes(backbone)
     if is_abstract:
         backbone.detect_head(is_verified=False)
         backbone.fused_modules = find_fused_modules(backbone.language_model, is_verified=False)
     else:
         _check(backbone, Outcomes() if config is None else open_outcomes(config, module))
     return backbone, quantized
+
+
+def quantize_loaded(backbone: MlxVlmBackbone, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+    """Quantize a model that is loaded and has no adapter, in place, as `prepare` quantizes it.
+
+    Args:
+        backbone: The model; of no use afterwards.
+        section: Says how many bits, and how many weights share a scale.
+
+    Returns:
+        As `load_backbone`.
+
+    Raises:
+        ModelError: It is quantized already, or no layer can be.
+    """
+    module = backbone.module
+    quantized = _quantize(module, backbone.family, backbone.language_prefix, section, is_abstract=False)
+    again = MlxVlmBackbone(module, backbone.family, backbone.language_prefix)
+    again.base = backbone.base
+    _set_modes(again)
+    _check(again, Outcomes())
+    return again, quantized
+
+
+def _quantize(
+    module: nn.Module, family: Family, prefix: str, section: ModelSection, *, is_abstract: bool
+) -> dict[str, Any]:
+    _refuse_quantizing_again(module, prefix, section.path)
+    bits = cast("int", section.quantize_bits)
+    quantized = quantize_language(module, find_layout(family, prefix), bits, section.quantize_group_size)
+    blank(module) if is_abstract else mx.eval(module.parameters())
+    module.freeze()
+    return quantized
+
+
+def _set_modes(backbone: MlxVlmBackbone) -> None:
+    """Let the language model train; the tower stays in evaluation mode, as batch norms and dropped layers need it."""
+    for name, child in backbone.module.named_modules():
+        trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
+        child._training = trains  # noqa: SLF001 - `train()` would change its children too
 
 
 def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:

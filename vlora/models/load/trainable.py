@@ -176,19 +176,19 @@ def load_adapter(
         file, config = read_adapter(str(path))
         recorded = BaseIdentity.load(config.get(KEY) or {})
         note = check_base(recorded, backbone.base, file, is_strict=is_strict, older=config.get("base_model"))
-    before = _detach(backbone.module)
+    before = detach(backbone.module)
     try:
         config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized)
         backbone.base_note = note
         return config if backbone.base is None else {**config, KEY: backbone.base.dump()}
     except BaseException:
-        _detach(backbone.module)
+        detach(backbone.module)
         _put(backbone.module, before)
         raise
 
 
-def _detach(module: nn.Module) -> dict[str, Adapter]:
-    """Put the frozen layers back in place of their adapters, and give those."""
+def detach(module: nn.Module) -> dict[str, Adapter]:
+    """Put the frozen layers back in place of their adapters, and give those by name."""
     adapters = dict(lora_layers(module))
     _put(module, {name: adapter.linear for name, adapter in adapters.items()})
     return adapters

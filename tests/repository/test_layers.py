@@ -20,6 +20,7 @@ ORDER = (
     "estimate",
     "run",
     "doctor report trackers",
+    "export",
     "cli",
     "moved",
     "lora __main__ __init__",

@@ -24,6 +24,7 @@ TESTED_ELSEWHERE = (
     "compilation/operations",
     "compilation/soundness",
     "estimate/search",
+    "export/convert",
     "models/backbone/backbone",
     "models/backbone/grid_tower",
     "models/backbone/head",

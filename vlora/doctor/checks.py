@@ -91,7 +91,7 @@ def report(machine: Mapping[str, str], outcomes: Sequence[Outcome], n_checks: in
 def is_report(text: str) -> bool:
     """Whether a text is what `report` has written."""
     try:
-        return json.loads(text).keys() == {"machine", "checks", "n_checks", "is_proven"}
+        return bool(json.loads(text).keys() == {"machine", "checks", "n_checks", "is_proven"})
     except (ValueError, AttributeError):
         return False
 

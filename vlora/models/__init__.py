@@ -18,11 +18,14 @@ from .encode.measuring import RowMeasurer
 from .families.family import Family
 from .families.registry import FAMILIES, describe_family
 from .forward.metal_kernels import without_metal_kernels
+from .forward.tied_head import tied_heads
 from .generation.answering import Answered, Answerer, AnswerOptions
 from .generation.upstream import check_question
-from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens
-from .load.loading import abstract_backbone, generating, load_backbone, quantize_loaded
-from .load.model_files import ModelFiles, find_model, load_processor, number_added
+from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens, write_tokenizer
+from .load.conversion import Scheme, choose_schemes, quantized_config, scheme_of
+from .load.loading import abstract_backbone, fetch_weights, generating, load_backbone, open_lazily, quantize_loaded
+from .load.model_files import ModelFiles, find_model, load_processor, load_tokenizer, number_added
+from .load.model_folder import list_weights
 from .load.saving import companions, save_model
 from .load.tiny import build_tiny_qwen3_vl
 from .load.trainable import add_lora, detach, load_adapter
@@ -43,6 +46,7 @@ __all__ = [
     "Numbered",
     "ProcessedCache",
     "RowMeasurer",
+    "Scheme",
     "ShardStore",
     "abstract_backbone",
     "add_lora",
@@ -50,11 +54,13 @@ __all__ = [
     "check_family",
     "check_packing",
     "check_question",
+    "choose_schemes",
     "companions",
     "describe_family",
     "describe_unproven",
     "detach",
     "features_fingerprint",
+    "fetch_weights",
     "find_image_tokens",
     "find_model",
     "find_roles",
@@ -62,20 +68,27 @@ __all__ = [
     "grow_config",
     "grow_tables",
     "head_use",
+    "list_weights",
     "load_adapter",
     "load_backbone",
     "load_processor",
+    "load_tokenizer",
     "make_encoder",
     "name_content",
     "name_saved",
     "name_tokens",
     "number_added",
     "open_image",
+    "open_lazily",
     "quantize_loaded",
+    "quantized_config",
     "restore_pictures",
     "sample_content",
     "save_model",
+    "scheme_of",
+    "tied_heads",
     "unfreeze_language",
     "unfreeze_vision",
     "without_metal_kernels",
+    "write_tokenizer",
 ]

@@ -83,8 +83,8 @@ def of_text(prompt: Prompt) -> Prompt:
 
 def check(family: str, *, shows_images: bool = True) -> None:
     """Compare answers of all questions together with those of each alone, and with the forward that is trained."""
-    with asked(family) as (backbone, prompts):
-        prompts = prompts if shows_images else [of_text(prompt) for prompt in prompts]
+    with asked(family) as (backbone, questions):
+        prompts = questions if shows_images else [of_text(prompt) for prompt in questions]
         together: list[tuple[list[int], FloatArray]] = []
         if backbone.family.forward.reading == "equal":
             for prompt in prompts:

@@ -21,11 +21,12 @@ def write(folder: Path, arrays: dict[str, mx.array], n_files: int = 1) -> None:
     """Write a folder's weights anew, in so many files."""
     for file in [*folder.glob("*.safetensors"), *folder.glob("*.index.json")]:
         file.unlink()
-    names, index = sorted(arrays), {}
+    names = sorted(arrays)
+    index: dict[str, str] = {}
     for number in range(n_files):
-        file, chosen = f"model-{number}.safetensors", names[number::n_files]
-        mx.save_safetensors(str(folder / file), {name: arrays[name] for name in chosen})
-        index |= dict.fromkeys(chosen, file)
+        shard, chosen = f"model-{number}.safetensors", names[number::n_files]
+        mx.save_safetensors(str(folder / shard), {name: arrays[name] for name in chosen})
+        index |= dict.fromkeys(chosen, shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
 
 

@@ -1,5 +1,7 @@
 """A head that is the transposed embedding."""
 
+from collections.abc import Mapping
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -19,7 +21,19 @@ class TiedHead(nn.Module):  # type: ignore[misc]
         object.__setattr__(self, "_owner", owner)
         object.__setattr__(self, "_table", table)
 
+    @property
+    def table(self) -> nn.Module:
+        """The embedding."""
+        return getattr(self._owner, self._table)
+
     def __call__(self, hidden: mx.array) -> mx.array:
         """Run it: f[..., D] to f[..., V]."""
         logits: mx.array = getattr(self._owner, self._table).as_linear(hidden)
         return logits
+
+
+def tied_heads(module: nn.Module) -> Mapping[str, str]:
+    """Name the heads of a model that are embeddings, with the names of these."""
+    modules = dict(module.named_modules())
+    names = {id(layer): name for name, layer in modules.items()}
+    return {name: names[id(head.table)] for name, head in modules.items() if isinstance(head, TiedHead)}

@@ -59,11 +59,8 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     Raises:
         ModelError: There are no weights, or they do not fit the configuration.
     """
+    fetch_weights(files)
     with blaming(f"cannot load the weights of {section.path!r}", files.path, BELONGING):
-        if files.hub_id is not None:
-            # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
-            mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
-        check_weights(files.path)
         module = _load_module(files)
     if scaling := find_scaling(files.config):
         parts = dict(module.named_modules())
@@ -72,6 +69,29 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     backbone, quantized = prepare(module, files.family, section, config=files.config)
     backbone.base = describe_base(backbone.module, files, section.path)
     return backbone, quantized
+
+
+def fetch_weights(files: ModelFiles) -> None:
+    """Download a hub id's weights, and check the headers of all files of weights.
+
+    Raises:
+        ModelError: One cannot be downloaded or read.
+    """
+    with blaming(f"cannot load the weights of {files.hub_id or str(files.path)!r}", files.path, BELONGING):
+        if files.hub_id is not None:
+            # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
+            mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
+        check_weights(files.path)
+
+
+def open_lazily(files: ModelFiles) -> nn.Module:
+    """Make a model as mlx-vlm reads it, its weights only promised: each is read when it is computed with.
+
+    Raises:
+        ModelError: There are no weights, or they do not fit the configuration.
+    """
+    with blaming(f"cannot load the weights of {files.hub_id or str(files.path)!r}", files.path, BELONGING):
+        return _load_module(files, is_lazy=True)
 
 
 def _load_module(files: ModelFiles, *, is_lazy: bool = False) -> nn.Module:

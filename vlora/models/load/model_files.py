@@ -165,6 +165,16 @@ def number_added(files: ModelFiles, section: ModelSection) -> Numbered:
     return numbered
 
 
+def load_tokenizer(files: ModelFiles) -> Any:
+    """Load a model's tokenizer; it has the tokens that the model gets.
+
+    Raises:
+        ModelError: As for `load_processor`.
+    """
+    processor = load_processor(files, ModelSection(path=str(files.path)))
+    return getattr(processor, "tokenizer", processor)
+
+
 def _load_processor(files: ModelFiles, section: ModelSection) -> Any:
     eos = files.config.get("eos_token_id")
     check_tokenizer(files.path)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.reading                       # this checkout
     python -m benchmarks.reading --root OTHER          # another checkout, also one before the package had folders
+    python -m benchmarks.reading --set KEY=VALUE ...   # with other keys, to leave out abilities that the other lacks
 
 The first number counts the files that `vlora/README.md` lists. The second runs the quickstart under `sys.settrace`,
 from the call of `fit` to the first call of the loss in a training step. It counts the modules of the package of which a
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -53,8 +55,12 @@ def count_lines(file: Path) -> int:
     return len(file.read_text(encoding="utf-8").splitlines())
 
 
-def measure_way(root: Path) -> dict[str, int]:
+def measure_way(root: Path, more: Sequence[str] = ()) -> dict[str, int]:
     """Run the quickstart of a checkout up to the loss.
+
+    Args:
+        root: The checkout.
+        more: Settings of the recipe besides `SHORTENED`, each KEY=VALUE; later ones win.
 
     Returns:
         File to the number of its lines that ran.
@@ -64,7 +70,7 @@ def measure_way(root: Path) -> dict[str, int]:
     """
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
-        settings = [f"output.path={folder}/run/model", *SHORTENED]
+        settings = [f"output.path={folder}/run/model", *SHORTENED, *more]
         typed = [RECIPE, *(word for setting in settings for word in ("--set", setting))]
         command = [sys.executable, str(Path(__file__).resolve()), "--trace", str(found), str(root), *typed]
         environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -141,8 +147,10 @@ def main() -> int:
         return 1
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reading", description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, default=ROOT, help="a checkout")
-    root = parser.parse_args().root.resolve()
-    listed, way = read_list(root), measure_way(root)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the quickstart's")
+    given = parser.parse_args()
+    root = given.root.resolve()
+    listed, way = read_list(root), measure_way(root, given.set)
     sizes = {name: count_lines(root / "vlora" / name) for name in way}
     for name, lines in listed.items():
         print(f"{lines:6,}  {name}")

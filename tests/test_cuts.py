@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
 from vlora.build import load_data

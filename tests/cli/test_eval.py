@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
+from tests.runs import make_recipe, run, write_image_rows
 from vlora.cli import eval as command
 from vlora.cli.main import main
 from vlora.cli.screen import Screen
@@ -18,7 +18,13 @@ CheckpointFactory = Callable[[str], Path]
 
 
 @pytest.fixture
-def recipe_file(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Path:  # noqa: F811
+def rows(tmp_path: Path) -> Path:
+    """Write rows with images of two sizes, and one without."""
+    return write_image_rows(tmp_path)
+
+
+@pytest.fixture
+def recipe_file(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Path:
     """Write the recipe of a run that is over."""
     recipe = make_recipe(
         checkpoint("qwen3_vl"),

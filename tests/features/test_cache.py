@@ -17,7 +17,7 @@ from tests.arrays import load_arrays
 from tests.families import FAMILIES, build, examples
 from tests.models.families.test_registry import REPRESENTATIVE, with_heavy_ones_marked
 from tests.prove import model_type
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from tests.training import Trainable, make_trainable, picture
 from vlora import Example, collate, format_sample, make_eval_step, make_train_step
 from vlora import build as session

@@ -13,7 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from tests.features.test_cache import finished, rows_file
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from tests.training import Trainable, make_trainable, mixed_rows, picture
 from vlora import Example, collate, format_sample
 from vlora.features.processed import DeferredInputs, Processed

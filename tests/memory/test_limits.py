@@ -11,19 +11,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from tests.families import FAMILIES, build
 from tests.training import make_trainable
 from vlora import fit, parse_recipe
-from vlora.cli.sentences import describe_head
 from vlora.errors import RecipeError
 from vlora.events import Started
 from vlora.memory.command_buffers import MB_VARIABLE, default_max_mb_per_buffer
 from vlora.memory.limits import check_weights_fit, device_kind, memory_limit, memory_limits, set_max_mb_per_buffer
-from vlora.models.backbone.head import head_use
-from vlora.models.families.registry import describe_family
-from vlora.models.load.loading import prepare
 from vlora.recipe.resources import MemorySection
-from vlora.recipe.schema import ModelSection
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -102,15 +96,6 @@ def test_fit_puts_them_back(tmp_path: Path) -> None:
     assert started.head.extent == "chunks"
     assert inside == 4 * 10**9
     assert (memory_limit(), cache_limit()) == before
-
-
-@pytest.mark.parametrize("family", ["idefics3", "dots_ocr", "molmo"])
-def test_a_head_that_falls_back_says_so(family: str) -> None:
-    """A family whose head cannot run apart from the layers says how it runs, and why."""
-    backbone, _ = prepare(build(FAMILIES[family]), describe_family(family), ModelSection(path=family))
-    assert "at all supervised tokens of a batch at once" in (describe_head(head_use(backbone.head)) or "")
-    backbone.head = None
-    assert "at all tokens" in (describe_head(head_use(backbone.head)) or "")
 
 
 @pytest.mark.parametrize(

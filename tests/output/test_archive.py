@@ -220,7 +220,7 @@ def test_planted_links_are_not_followed(name: str, exists: bool, tmp_path: Path)
         with pytest.raises(CheckpointError, match="is a link"):
             refuse_links(output_paths(recipe))
     archive_previous_run(recipe, output_paths(recipe))
-    MetricsLog.open(out / "metrics.jsonl", None).write({"step": 1})
+    MetricsLog.begin(out / "metrics.jsonl").write({"step": 1})
     atomic.write_text(out / "recipe.toml", dump_recipe(recipe))
     write_adapter(out / "adapters.safetensors", 1.0, 1.0)
     atomic.write_text(out / "training" / "state.safetensors", "state")
@@ -260,7 +260,7 @@ def test_links_in_the_way_of_the_lock_and_of_metrics(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"\.running is a link"), exclusive_run_lock(tmp_path):
         pass
     (tmp_path / LOCK_NAME).unlink()
-    metrics = MetricsLog.open(tmp_path / "metrics.jsonl", None)
+    metrics = MetricsLog.begin(tmp_path / "metrics.jsonl")
     metrics.path.unlink()
     metrics.path.symlink_to(victim)
     with pytest.raises(OSError, match="metrics") as caught:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.run.test_bad_rows import write_rows
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from vlora.errors import CheckpointError
 from vlora.events import Saved, Warned
 from vlora.output import checksums

@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 
 from vlora.events import StepReport
-from vlora.output.metrics_log import Interval, Mark, MetricsLog
+from vlora.output.metrics_log import MetricsLog
 
 
 def report(step: int, loss: float, n_terms: float, n_tokens: int) -> StepReport:
@@ -32,7 +30,7 @@ def report(step: int, loss: float, n_terms: float, n_tokens: int) -> StepReport:
 
 def test_a_line_is_a_mean_over_terms(tmp_path: Path) -> None:
     """Two steps over pairs: each pair counts once, however many tokens it has; tokens are those that were learned."""
-    log = MetricsLog.open(tmp_path / "metrics.jsonl", None)
+    log = MetricsLog.begin(tmp_path / "metrics.jsonl")
     log.interval.add(report(1, 1.0, 3.0, 90))
     log.interval.add(report(2, 5.0, 1.0, 10))
     log.write_interval(None)
@@ -43,16 +41,3 @@ def test_a_line_is_a_mean_over_terms(tmp_path: Path) -> None:
     assert line["tokens_per_s"] == pytest.approx(200)
     assert line["padding"] == pytest.approx(0.5)
     assert not log.has_steps
-
-
-def test_a_mark_of_an_older_run_counts_tokens(tmp_path: Path) -> None:
-    """It has no count of terms: they were the supervised tokens. A newer one is read as it was written."""
-    interval = Interval()
-    interval.add(report(1, 1.0, 3.0, 90))
-    newer: dict[str, Any] = attrs.asdict(interval)
-    older = {name: value for name, value in newer.items() if name != "terms"}
-    (tmp_path / "metrics.jsonl").write_text("")
-
-    for saved, expected in ((newer, 3.0), (older, 90)):
-        mark = Mark(n_lines=0, interval=saved).dumps()
-        assert MetricsLog.open(tmp_path / "metrics.jsonl", 1, mark).interval.terms == expected

@@ -12,7 +12,7 @@ import pytest
 
 from tests.arrays import load_arrays
 from tests.run.test_bad_rows import write_rows
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from vlora import parse_recipe
 from vlora.errors import CheckpointError
 from vlora.events import Event, StepReport

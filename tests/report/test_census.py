@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.run.test_fit import make_recipe
+from tests.runs import make_recipe
 from tests.training import picture
 from vlora.build import load_data
 from vlora.cli.main import main

@@ -1,5 +1,13 @@
-"""Fixtures that several files of whole runs share."""
+"""The rows that whole runs learn."""
 
-from tests.run.test_fit import rows
+from pathlib import Path
 
-__all__ = ["rows"]
+import pytest
+
+from tests.runs import write_image_rows
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Write rows with images of two sizes, and one without."""
+    return write_image_rows(tmp_path)

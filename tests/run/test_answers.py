@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.run.test_fit import losses, make_recipe, rows, run  # noqa: F401 - a fixture
+from tests.runs import losses, make_recipe, run
 from vlora import events as kinds
 from vlora import fit
 from vlora.errors import RecipeError
@@ -22,7 +22,7 @@ CheckpointFactory = Callable[[str], Path]
 
 
 @pytest.fixture
-def answering(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Callable[..., Recipe]:  # noqa: F811
+def answering(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> Callable[..., Recipe]:
     """Make the recipe of a run whose rows are answered: `answering("out", eval__answer_every=2)`."""
 
     def make(output: str, **options: Any) -> Recipe:

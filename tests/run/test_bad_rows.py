@@ -6,18 +6,16 @@ from pathlib import Path
 
 import attrs
 import mlx.core as mx
-import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from tests.arrays import load_arrays
-from tests.run.test_fit import losses, make_recipe, run
-from tests.training import make_trainable, picture
+from tests.runs import losses, make_recipe, run
+from tests.training import picture
 from vlora import fit
 from vlora.errors import SampleError
 from vlora.events import Event, Finished, Generated, Reported, Saved, Skipped, Warned, Working
 from vlora.models import build_tiny_qwen3_vl
-from vlora.models.backbone.vocabulary import count_vocabulary
 from vlora.output.paths import METRICS_NAME
 
 CheckpointFactory = Callable[[str], Path]
@@ -209,20 +207,3 @@ def test_tokens_that_the_model_does_not_have(options: dict[str, bool], tmp_path:
     events = run(make_recipe(model, rows, tmp_path / "skipped", data__on_bad_row="skip", **keys))
     assert len(losses(events)) == 2
     assert [event for event in events if isinstance(event, Skipped) and "<loc_1>" in event.reason]
-
-
-def test_tokens_that_the_head_does_not_have(checkpoint: CheckpointFactory) -> None:
-    """Where the head is shorter than the table they may be read, but not learned; images' own ids are in neither."""
-    subject = make_trainable(checkpoint("qwen3_vl"))
-    backbone, row = subject.backbone, subject.examples[0]
-    whole = count_vocabulary(backbone.module, backbone.is_language, backbone.head)
-    assert whole.n_read == whole.n_written
-    whole.check(row, str)
-    assert whole.n_read is not None
-    short = attrs.evolve(whole, n_written=int(row.tokens[row.supervised].max()))
-    with pytest.raises(SampleError, match=f"token {short.n_written} .spelled. is beyond the model's head"):
-        short.check(row, lambda _: "spelled")
-    unlearned = attrs.evolve(row, supervised=np.zeros_like(row.supervised))
-    short.check(unlearned, str)
-    beyond = np.where(row.placeholders, whole.n_read, row.tokens).astype(np.int32)
-    whole.check(attrs.evolve(unlearned, tokens=beyond), str)

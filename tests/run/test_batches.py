@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from vlora.build import load_data
 from vlora.events import StepReport
 

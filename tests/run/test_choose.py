@@ -12,8 +12,8 @@ import pytest
 from mlx_vlm import load as load_with_mlx_vlm
 
 from tests.run.test_bad_rows import write_rows
-from tests.run.test_fit import run
 from tests.run.test_save import read_metrics, short_recipe, weights_of
+from tests.runs import run
 from vlora import Recipe, fit
 from vlora.cli.screen import Screen
 from vlora.cli.train import train

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.run.test_bad_rows import write_rows
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from tests.training import picture
 from vlora.data.opening import read_rows
 from vlora.data.rows import RowDataset

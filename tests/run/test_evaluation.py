@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.run.test_fit import make_recipe, rows, run  # noqa: F401 - a fixture
+from tests.runs import make_recipe, run
 from vlora.errors import EvaluationError, RecipeError
 from vlora.evaluation.prediction import Prediction, read_predictions
 from vlora.output.paths import BEST_FILE, EVALUATION_NAME, PREDICTIONS_NAME
@@ -40,7 +40,7 @@ def answers_of(folder: Path, step: int) -> list[Prediction]:
 def test_answers_are_those_of_the_run(
     is_full: bool,
     checkpoint: CheckpointFactory,
-    rows: Path,  # noqa: F811
+    rows: Path,
     tmp_path: Path,
 ) -> None:
     """Of what was trained in the end, of a checkpoint between, and of the base; no other file changes."""
@@ -95,7 +95,7 @@ def test_answers_are_those_of_the_run(
     assert (out / PREDICTIONS_NAME).read_bytes() == before[out / PREDICTIONS_NAME]
 
 
-def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Those to train on are answered by name; without held-out rows the way to name some is said."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", eval__max_new_tokens=1)
     _, found = evaluate(recipe, is_base=True, split="train", n_rows=2)
@@ -107,7 +107,7 @@ def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -
     assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
 
 
-def test_what_is_not_there_is_said(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_not_there_is_said(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Nothing trained yet, no such adapter, an adapter of what has none, and nothing that can be answered."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))
     with pytest.raises(RecipeError, match=r"output\.path: there is nothing at .*adapters\.safetensors; train first"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.test_fit import make_recipe, run
+from tests.runs import make_recipe, run
 from vlora.events import Finished
 
 CheckpointFactory = Callable[[str], Path]

@@ -11,17 +11,16 @@ import pytest
 
 from tests.arrays import load_arrays
 from tests.prove import make_subject
+from tests.runs import make_recipe, run
 from tests.training import Trainable, make_trainable, picture
-from vlora import Recipe, bind, collate, make_optimizer, make_train_step, parse_recipe
+from vlora import Recipe, collate, make_optimizer, make_train_step
 from vlora.data.collate import collate_packed
-from vlora.errors import CheckpointError, ModelError, RecipeError
+from vlora.errors import CheckpointError, RecipeError
 from vlora.events import Event, Finished, Reported, Started, StepReport
-from vlora.models import check_packing
 from vlora.models.forward.attention_masks import attend_fused
 from vlora.models.forward.overrides import attending
 from vlora.output.paths import METRICS_NAME, STATE_NAME
 from vlora.recipe.schema import OptimSection
-from vlora.run.fit import fit
 from vlora.train import chunked_head
 
 CheckpointFactory = Callable[[str], Path]
@@ -43,25 +42,16 @@ def rows(tmp_path: Path) -> Path:
     return file
 
 
-def make_recipe(model: Path, rows: Path, output: Path, **overrides: Any) -> Recipe:
-    """Make a short run's recipe; overrides have `__` for the dot."""
+def packed_recipe(model: Path, rows: Path, output: Path, **overrides: Any) -> Recipe:
+    """Make the recipe of two epochs of packed rows."""
     keys = {
-        "model.path": str(model),
-        "data.path": str(rows),
-        "data.train_on_completions": True,
-        "data.max_seq_length": 160,
-        "optim.learning_rate": 1e-2,
-        "train.batch_size": 1,
-        "train.batching": "packed",
-        "train.epochs": 2,
-        "output.path": str(output),
+        "data__max_seq_length": 160,
+        "train__batch_size": 1,
+        "train__batching": "packed",
+        "train__epochs": 2,
+        "train__steps_per_report": 10,
     }
-    return parse_recipe("", keys | {name.replace("__", "."): value for name, value in overrides.items()})
-
-
-def run(recipe: Recipe, **options: Any) -> list[Event]:
-    """Carry a recipe out."""
-    return list(fit(recipe, **options))
+    return make_recipe(model, rows, output, **(keys | overrides))
 
 
 def reports(events: list[Event]) -> list[StepReport]:
@@ -107,14 +97,14 @@ def test_packed_rows_have_the_gradients_of_rows_apart(
 
 def test_epochs_learn_every_row(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Two epochs are two passes over all rows, in fewer steps than there are rows, and end with the last rate."""
-    recipe = make_recipe(
+    recipe = packed_recipe(
         checkpoint("qwen3_vl"), rows, tmp_path / "out", optim__schedule="linear", train__pack_length=192
     )
     events = run(recipe)
     taken = reports(events)
     started = next(event for event in events if isinstance(event, Started))
     finished = next(event for event in events if isinstance(event, Finished))
-    apart = run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "apart", train__batching="shuffled"))
+    apart = run(packed_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "apart", train__batching="shuffled"))
 
     assert sum(step.supervised_tokens for step in taken) == sum(step.supervised_tokens for step in reports(apart))
     assert len(taken) < N_ROWS
@@ -136,8 +126,8 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
         "train__gradient_accumulation_steps": 2,
         "train__epochs": 4,
     }
-    straight = make_recipe(checkpoint("llava"), rows, tmp_path / "straight", **options)
-    stopped = make_recipe(checkpoint("llava"), rows, tmp_path / "stopped", **options)
+    straight = packed_recipe(checkpoint("llava"), rows, tmp_path / "straight", **options)
+    stopped = packed_recipe(checkpoint("llava"), rows, tmp_path / "stopped", **options)
     expected = reports(run(straight))
     calls = iter([False, False, True])
     first = run(stopped, should_stop=lambda: next(calls))
@@ -155,8 +145,8 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, rows: Path, tmp_path: Pa
 
 def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Packed rows go on from a state of packed rows only, and others from one of others; without notes, too."""
-    packed = make_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1)
-    other = make_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1, train__batching="shuffled")
+    packed = packed_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1)
+    other = packed_recipe(checkpoint("llava"), rows, tmp_path / "packed", train__epochs=1, train__batching="shuffled")
     run(packed, should_stop=lambda: True)
     with pytest.raises(CheckpointError, match=r"train\.batching: 'packed' then, 'shuffled' now"):
         run(other, resume=True)
@@ -174,21 +164,7 @@ def test_state_of_another_batching_is_refused(checkpoint: CheckpointFactory, row
 def test_what_does_not_pack_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """A family whose layers mix tokens otherwise than by attention is refused before its weights are read."""
     with pytest.raises(RecipeError, match=r"train\.batching.*qwen3_5.*'grouped'"):
-        run(make_recipe(checkpoint("qwen3_5"), rows, tmp_path / "out"))
-
-
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
-def test_probe_finds_what_leaks(
-    dtype: mx.Dtype, checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A model in which packed rows see one another is refused on its first rows; rounding is not taken for that."""
-    trainable = make_trainable(checkpoint("llava"))
-    bind(trainable.backbone, trainable.state)
-    trainable.backbone.module.set_dtype(dtype)
-    check_packing(trainable.backbone, trainable.examples, 400, "llava")
-    monkeypatch.setattr("vlora.models.forward.attention_masks.MASK_MAKER", "nothing_of_this_name")
-    with pytest.raises(ModelError, match="packed before it"):
-        check_packing(trainable.backbone, trainable.examples, 400, "llava")
+        run(packed_recipe(checkpoint("qwen3_5"), rows, tmp_path / "out"))
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "youtu_vl"])
@@ -218,23 +194,11 @@ def test_masks_are_added_where_they_are_used(family: str, monkeypatch: pytest.Mo
     np.testing.assert_allclose(found.astype(mx.float32), expected.astype(mx.float32), rtol=0.02, atol=0.02)
 
 
-def test_positions_that_are_treated_otherwise_bound_a_pack() -> None:
-    """Where attention is scaled by the distance from the row's beginning, packs end before that begins."""
-    subject = make_subject("mistral3")
-    config = subject.backbone.language_model.config
-    scaling = {**(config.rope_parameters or {}), "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 300}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "rope_parameters", scaling)
-        with pytest.raises(ModelError, match="at most 300"):
-            check_packing(subject.backbone, subject.examples, 400, "mistral3")
-        check_packing(subject.backbone, subject.examples, 300, "mistral3")
-
-
 def test_packed_rows_validate(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Validation packs too, all rows once, to the loss of rows apart."""
     found = {}
     for batching in ("shuffled", "packed"):
-        recipe = make_recipe(
+        recipe = packed_recipe(
             checkpoint("llava"),
             rows,
             tmp_path / batching,

@@ -8,13 +8,13 @@ import attrs
 import pytest
 
 import vlora
-from tests.run.test_fit import make_recipe, rows  # noqa: F401 - a fixture
+from tests.runs import make_recipe
 from vlora.errors import SampleError
 
 CheckpointFactory = Callable[[str], Path]
 
 
-def test_rows_become_predictions(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_rows_become_predictions(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Each has its row's columns, and is what `answer` gives; metrics take them as they are."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out")
     data = vlora.load_data(recipe)
@@ -32,7 +32,7 @@ def test_rows_become_predictions(checkpoint: CheckpointFactory, rows: Path, tmp_
     assert scores.summary["token_f1"].n == len(columns)
 
 
-def test_samples_of_ones_own(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_samples_of_ones_own(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """They need no file; one that cannot be read is raised, or told and passed over."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out")
     data = vlora.load_data(recipe)

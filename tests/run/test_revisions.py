@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.output.paths import METRICS_NAME
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.arrays import load_arrays
 from tests.run.test_bad_rows import write_rows
-from tests.run.test_fit import losses, make_recipe
+from tests.runs import losses, make_recipe
 from tests.training import picture
 from vlora import Recipe, fit
 from vlora.build import make_recipe_step

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from tests.arrays import load_arrays
-from tests.run.test_fit import make_recipe, run
+from tests.runs import make_recipe, run
 from vlora import init_state, make_optimizer
 from vlora.build import load_data, load_model
 from vlora.errors import CheckpointError, ModelError

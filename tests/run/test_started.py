@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.test_fit import make_recipe
+from tests.runs import make_recipe
 from vlora import fit
 from vlora.events import Started
 from vlora.output.paths import STATE_NAME, output_paths

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from vlora.cli.sentences import describe_untrained, explain_guessing
 from vlora.events import Event, Reported, StepReport, Untrained
 from vlora.run import untrained

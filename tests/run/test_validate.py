@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.run.test_fit import losses, make_recipe, run
+from tests.runs import losses, make_recipe, run
 from vlora import fit
 from vlora.cli.screen import Screen
 from vlora.cli.train import train

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.run.test_fit import make_recipe, run
+from tests.runs import make_recipe, run
 from vlora.build import load_data
 from vlora.events import Reported
 

@@ -22,9 +22,7 @@ from vlora import (
     make_eval_step,
     make_optimizer,
     make_train_step,
-    models,
 )
-from vlora.models.backbone import grid_tower
 from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.models.forward.calls import call_language_model, embed_alone
 from vlora.recipe.schema import OPTIMIZERS
@@ -276,72 +274,6 @@ def _cast(language_model: object) -> dict[str, object]:
 
     tree: dict[str, object] = tree_map_with_path(cast, language_model.parameters())  # type: ignore[attr-defined]
     return tree
-
-
-def test_refused_families_say_why(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    """A family that would be trained wrongly is refused with its reason before anything is loaded."""
-    from vlora.errors import ModelError
-    from vlora.recipe.schema import ModelSection
-
-    (tmp_path / "config.json").write_text('{"model_type": "muse_spark"}')
-    with pytest.raises(ModelError, match="muse_spark are not trained: its layers are Metal kernels"):
-        models.find_model(ModelSection(path=str(tmp_path)))
-    assert checkpoint("qwen3_vl").is_dir()
-
-
-def test_foreign_code_is_refused(tmp_path: Path) -> None:
-    """A checkpoint that brings its own Python file is not loaded, unless the recipe trusts it."""
-    from vlora.errors import ModelError
-    from vlora.recipe.schema import ModelSection
-
-    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl", "model_file": "own.py"}')
-    (tmp_path / "own.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelError, match="trust_remote_code"):
-        models.find_model(ModelSection(path=str(tmp_path)))
-
-
-@pytest.mark.parametrize("family", GENERIC)
-def test_probes_let_right_families_pass(family: str, checkpoint: CheckpointFactory) -> None:
-    """A family without a description is trained once its first rows have shown that it is right."""
-    trainable = make_trainable(checkpoint(family))
-
-    models.check_family(trainable.backbone, trainable.examples, family)
-
-
-def test_probes_stop_a_leak(checkpoint: CheckpointFactory) -> None:
-    """A 2-D mask that replaces the causal one, as in mlx-vlm's own trainer, is found out before training."""
-    from vlora.errors import ModelError
-
-    class Leaking(models.MlxVlmBackbone):
-        def all_logits(self, tokens: mx.array, differentiable: dict, auxiliary: dict) -> mx.array:  # type: ignore[type-arg]
-            mask = mx.ones((1, 1, tokens.shape[1], tokens.shape[1]), dtype=mx.bool_)
-            return self.language_model(tokens, mask=mask, cache=None, **differentiable, **auxiliary).logits
-
-    right = make_trainable(checkpoint("llava"))
-    leaking = Leaking(right.backbone.module, right.backbone.family, right.backbone.language_prefix)
-    # Of one length, or the padding would give the mask away before the last token does.
-    with pytest.raises(ModelError, match=r"would see what it has to predict|padded and batched"):
-        models.check_family(leaking, right.examples[:1], "llava")
-    with pytest.raises(ModelError, match="padded and batched"):
-        models.check_family(leaking, right.examples, "llava")
-
-
-def test_tower_traces_are_bounded(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its budget of image sizes the tower runs eagerly, with the same gradients."""
-    trainable = make_trainable(checkpoint("qwen3_vl"), model__train_vision=True)
-    batch = collate(trainable.examples)
-    outputs = []
-    for budget in (grid_tower.TOWER_TRACES, 0):
-        monkeypatch.setattr(grid_tower, "TOWER_TRACES", budget)
-        tower = trainable.backbone._grids()
-        tower._traces.clear()
-        state, output = make_train_step(trainable.backbone, trainable.optimizer)(trainable.state, batch, RATE)
-        mx.eval(state, output)
-        outputs.append((len(tower._traces), float(output.grad_norm), float(output.nll_sum)))
-
-    assert outputs[0][0] > 0
-    assert outputs[1][0] == 0
-    assert outputs[0][1:] == pytest.approx(outputs[1][1:], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

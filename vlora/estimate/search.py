@@ -13,7 +13,8 @@ from ..build import find_model, load_data, load_model
 from ..data.collate import collate, collate_packed
 from ..errors import OutOfMemoryError, SampleError
 from ..memory.command_buffers import default_max_mb_per_buffer
-from ..memory.limits import GIGA, LARGEST_DIMENSION, device_kind
+from ..memory.limits import GIGA, device_kind
+from ..memory.shortage import LARGEST_DIMENSION
 from ..ops.buckets import bucket_length
 from ..output.resume import RESUME_MUTABLE_KEYS
 from ..recipe.schema import Recipe

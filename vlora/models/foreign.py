@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..errors import VloraError
-from ..memory.limits import is_out_of_memory
+from ..memory.shortage import is_out_of_memory
 
 LONGEST_REASON = 200
 """Characters of what was raised that an error repeats."""

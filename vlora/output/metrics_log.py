@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import attrs
 import mlx.core as mx
 
 from ..cuts import NAMED, measure_cuts
-from ..errors import CheckpointError
 from ..events import Device, FeatureCounts, Reported, StepReport
 from ..scores import Score
 from . import atomic
@@ -135,57 +134,10 @@ class MetricsLog:
     _provisional: Mark | None = attrs.field(default=None, init=False)
 
     @classmethod
-    def open(
-        cls, path: Path, after_step: int | None, mark: str | None = None, *, is_over: bool = False
-    ) -> "MetricsLog":
-        """Begin a file, or continue one as if the run had never stopped.
-
-        What was written after the state was saved goes: the steps behind it are going to be reported anew.
-
-        Args:
-            path: The file.
-            after_step: How many steps are done; None begins a file.
-            mark: What `Mark.dumps` gave when the state was saved; None if an older vlora has saved it.
-            is_over: Whether no step is left, so that answers are asked for once more.
-
-        Raises:
-            CheckpointError: The file to go on with has lines that are not a run's.
-        """
-        saved = None if mark is None else Mark.loads(mark)
-        lines: list[dict[str, float]] = []
-        answers: list[dict[str, float]] = []
-        if after_step is not None and path.is_file():
-            found = list(_read_lines(path, after_step, saved))
-            if saved is None:
-                lines = [line for line in found if line["step"] <= after_step]
-            else:
-                # A run that had ended and now has more steps keeps what its model answered in the end.
-                behind = found[saved.n_lines :] if not is_over else []
-                answers = _last_round(behind)
-                lines = found[: saved.n_lines] + answers
-        atomic.write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
-        before = [line["accuracy_before"] for line in lines if "accuracy_before" in line]
-        metrics = cls(
-            path,
-            n_lines=len(lines),
-            accuracy={"accuracy_before": before[0]} if before else {},
-            keeps_last=bool(answers),
-        )
-        if saved is not None:
-            metrics._go_on_from(saved)
-        if answers and after_step is not None:
-            metrics.answered = after_step
-        return metrics
-
-    def _go_on_from(self, mark: Mark) -> None:
-        # A state of an older vlora counts no terms: they were the supervised tokens.
-        self.interval = Interval(**{"terms": mark.interval.get("supervised", 0), **mark.interval})
-        self.validated, self.answered, self.is_marked = mark.validated, mark.answered, True
-        self.prediction_bytes = mark.prediction_bytes
-        self.began -= mark.seconds
-        memory, disk, computed = mark.counts
-        # What was counted since the last line comes on top of what will be.
-        self.counts = FeatureCounts(n_memory=-memory, n_disk=-disk, n_computed=-computed)
+    def begin(cls, path: Path) -> "MetricsLog":
+        """Begin a file; an earlier one of that name is replaced."""
+        atomic.write_text(path, "")
+        return cls(path)
 
     @property
     def has_steps(self) -> bool:
@@ -285,28 +237,3 @@ class MetricsLog:
         atomic.append_text(self.path, json.dumps(line, allow_nan=False) + "\n")
         self.n_lines += 1
         return Reported(metrics=line)
-
-
-def _last_round(lines: Iterable[dict[str, float]]) -> list[dict[str, float]]:
-    """Find the lines of the round of answers with which a run had ended."""
-    rounds = [line for line in lines if {"accuracy_after", "eval_rows"} & line.keys()]
-    ends = [number for number, line in enumerate(rounds) if "accuracy_after" in line]
-    return rounds[: ends[0] + 1] if ends else []
-
-
-def _read_lines(path: Path, after_step: int, mark: Mark | None) -> Iterator[dict[str, float]]:
-    """Read the lines of a file; what is behind the saved state need not be whole."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, text in enumerate(lines, start=1):
-        try:
-            line = json.loads(text)
-            step = int(line["step"])
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines) or (mark is not None and number > mark.n_lines):
-                # What a run that was killed had begun to write; it was behind its last saved state.
-                return
-            msg = f"{path}: line {number} is not one of a run's metrics: {text[:80]!r}; mend the file, or move it away"
-            raise CheckpointError(msg) from None
-        if mark is not None and number > mark.n_lines and step > after_step:
-            return
-        yield line

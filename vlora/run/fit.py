@@ -8,7 +8,8 @@ import mlx.core as mx
 
 from ..errors import OutOfMemoryError
 from ..estimate import shortage
-from ..estimate.shortage import foresee, without_references
+from ..estimate.foresight import foresee
+from ..estimate.shortage import without_references
 from ..events import Event, StepReport, StoppedEarly, Warned, Working
 from ..recipe.schema import Recipe
 from ..system.endings import close_at_exit, watch_thread

@@ -26,6 +26,7 @@ from ..output.base_identity import BaseIdentity, check_base
 from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
 from ..output.metrics_log import MetricsLog
+from ..output.metrics_resume import resume_metrics
 from ..output.numbered import Numbered
 from ..output.paths import RECIPE_NAME, OutputPaths, output_paths
 from ..output.predictions_log import PredictionsLog
@@ -310,12 +311,12 @@ def _open_files(run: RunContext, first: int) -> list[Warned]:
         if (earlier := archive_previous_run(run.recipe, paths, model_files)) is not None:
             warnings.append(Warned(message=describe_earlier(paths, earlier)))
     warnings += begin_choice(run, first)
-    run.metrics = MetricsLog.open(
-        paths.metrics,
-        None if found is None else first,
-        run.metadata.metrics,
-        is_over=first == run.source.n_steps(first) or run.choice.has_stopped(run.recipe.train.early_stopping_patience),
-    )
+    if found is None:
+        run.metrics = MetricsLog.begin(paths.metrics)
+    else:
+        stopped = run.choice.has_stopped(run.recipe.train.early_stopping_patience)
+        is_over = stopped or first == run.source.n_steps(first)
+        run.metrics = resume_metrics(paths.metrics, first, run.metadata.metrics, is_over=is_over)
     run.predictions = PredictionsLog.open(paths.predictions, run.metrics, None if found is None else first)
     write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
     return warnings

@@ -14,7 +14,7 @@ from ..data.packing import packed_eval_source
 from ..data.rows import RowDataset
 from ..data.sampler import epoch_batches
 from ..errors import NonFiniteError
-from ..estimate.shortage import foresee
+from ..estimate.foresight import foresee
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
 from ..train.eval_step import evaluate, make_eval_step

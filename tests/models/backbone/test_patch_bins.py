@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training import make_trainable
-from vlora.models.backbone.grid_tower import KEPT_SIZES, GridTower
 from vlora.models.backbone.patch_bins import (
     COUNTS,
     MOST_SCORES,
@@ -24,8 +23,7 @@ from vlora.models.backbone.patch_bins import (
     plan_passes,
     windows,
 )
-from vlora.models.backbone.patch_tower import TowerShape, in_bins, lay_out_pixels, lay_out_sizes, place, run_tower
-from vlora.ops import cpu_exp
+from vlora.models.backbone.patch_tower import place
 
 MERGE = 2
 grids = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)).map(
@@ -119,43 +117,6 @@ def test_coordinates_are_the_towers_own(grid: tuple[int, int, int], checkpoint: 
             assert (np.unique(window, return_counts=True)[1] * MERGE**2).tolist() == counts[counts > 0].tolist()
 
 
-@pytest.mark.parametrize("is_plain", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_images_together_are_as_alone(
-    family: str, is_plain: bool, checkpoint: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Images of several sizes and frames, in shared bins, have the features that mlx-vlm's tower gives each alone."""
-    monkeypatch.setattr(cpu_exp, "has_slow_exponentials", lambda: is_plain)
-    tower = make_trainable(checkpoint(family)).backbone.module.vision_tower
-    width = tower.patch_embed.proj.weight[0].size
-    for own_grids in (
-        [(1, 4, 6), (1, 12, 10), (1, 2, 2), (1, 6, 4), (2, 4, 4)],
-        [(1, 4, 4)] * 3,
-        [(1, 8, 8), (1, 8, 8)],
-        [(1, 20, 14)],
-    ):
-        pixels = [
-            np.random.default_rng(number).standard_normal((count_patches(grid), width)).astype(np.float32)
-            for number, grid in enumerate(own_grids)
-        ]
-        for found in plan_passes(own_grids, MERGE**2):
-            members = [own_grids[member] for member in found.members]
-            shape, inputs = lay_out_sizes(tower, found, members)
-            inputs["pixels"] = lay_out_pixels(found, [pixels[member] for member in found.members])
-
-            def run(inputs: Any, shape: TowerShape = shape) -> list[mx.array]:
-                with in_bins(tower, shape, inputs):
-                    return run_tower(tower, shape, inputs)
-
-            outputs = mx.compile(run)(inputs)
-            for start, member in zip(found.starts, found.members, strict=True):
-                span = slice(start // MERGE**2, (start + count_patches(own_grids[member])) // MERGE**2)
-                alone = tower(mx.array(pixels[member]), mx.array([own_grids[member]]))
-                expected = [alone[0], *alone[1]] if isinstance(alone, tuple) else [alone]
-                for output, own in zip(outputs, expected, strict=False):
-                    np.testing.assert_allclose(output[span], own, rtol=1e-4, atol=1e-5)
-
-
 def test_rows_are_placed_where_their_patches_lie() -> None:
     """Zeros between images."""
     (found,) = plan_passes([(1, 2, 4), (1, 2, 2)], MERGE**2)
@@ -167,36 +128,3 @@ def test_rows_are_placed_where_their_patches_lie() -> None:
     for start, part in zip(found.starts, parts, strict=True):
         assert mx.array_equal(placed[start // 4 : start // 4 + part.shape[0]], part)
     assert float(placed.sum()) == 3 * (2 * 1 + 1 * 2)
-
-
-def test_batches_of_any_sizes_share_traces(checkpoint: Callable[[str], Any]) -> None:
-    """The order of sizes in a batch is no new trace."""
-    subject = make_trainable(checkpoint("qwen3_vl"))
-    tower = GridTower(subject.backbone.module, subject.backbone.language_prefix, frozenset())
-    width = subject.backbone.module.vision_tower.patch_embed.proj.weight[0].size
-    sizes = [(1, 8, 12), (1, 10, 12), (1, 8, 10)]
-    for own in itertools.permutations(sizes):
-        images = [(grid, lambda grid=grid: np.zeros((count_patches(grid), width), np.float32)) for grid in own]
-        tower._run(tower._lay_out_passes(images, range(3)), images)
-
-    assert len(tower._traces) == 1
-
-
-def test_places_of_sizes_are_kept(checkpoint: Callable[[str], Any]) -> None:
-    """Of few passes: those of the same sizes in the same order share their arrays."""
-    subject = make_trainable(checkpoint("qwen3_vl"))
-    tower = GridTower(subject.backbone.module, subject.backbone.language_prefix, frozenset())
-
-    def lay_out_one(*grids: tuple[int, int, int]) -> Any:
-        (found,) = plan_passes(grids, MERGE**2)
-        return tower._lay_out_sizes(found, [grids[member] for member in found.members])
-
-    first = lay_out_one((1, 4, 6), (1, 8, 6))
-    assert lay_out_one((1, 4, 6), (1, 8, 6)) is first
-    assert lay_out_one((1, 8, 6), (1, 4, 6)) is first
-    assert lay_out_one((1, 6, 4), (1, 8, 6)) is not first
-    for rows in range(2, 2 * KEPT_SIZES, 2):
-        lay_out_one((1, rows, 2))
-    for rows in range(2, 2 * KEPT_SIZES, 2):
-        lay_out_one((1, rows, 4))
-    assert len(tower._sizes) <= KEPT_SIZES

@@ -12,11 +12,13 @@ import pytest
 from mlx import nn
 
 from tests.arrays import load_arrays
-from tests.checkpoints import FAMILIES
+from tests.checkpoints import FAMILIES as CHECKPOINTS
 from tests.checkpoints.layout import make_config, make_model
+from tests.families import FAMILIES, build, embed_row, examples
 from vlora import models
 from vlora.errors import ModelError
 from vlora.models.families.deepseek import fix_deepseek
+from vlora.models.families.registry import describe_family
 from vlora.recipe.schema import ModelSection
 
 
@@ -26,7 +28,7 @@ def attentions(module: nn.Module) -> list[Any]:
 
 def make(**changes: Any) -> nn.Module:
     """Make the family's model, its language model described otherwise."""
-    config = make_config(FAMILIES["deepseek_vl_v2"])
+    config = make_config(CHECKPOINTS["deepseek_vl_v2"])
     return make_model(config | {"language_config": config["language_config"] | changes})
 
 
@@ -74,3 +76,35 @@ def test_other_ways_to_choose_are_refused(checkpoint: Callable[[str], Path], tmp
     section = ModelSection(path=str(tmp_path))
     with pytest.raises(ModelError, match=r"chosen by 'noaux_tc'.*only models that choose greedily"):
         models.load_backbone(models.find_model(section), section)
+
+
+def test_answers_of_unlimited_ocr_see_what_they_see_when_they_are_generated() -> None:
+    """The logits of a long answer, all at once, are those of mlx-vlm's generation, token by token from a cache."""
+    module = build(FAMILIES["unlimited_ocr"])
+    module.eval()
+    family = describe_family("unlimited_ocr")
+    example = examples(FAMILIES["unlimited_ocr"])[1]
+    tokens = mx.array(example.tokens)[None]
+    embeds = embed_row("unlimited_ocr", module, 1)
+    first = int(np.flatnonzero(example.supervised)[0])
+    cache = module.make_cache()
+    generated = [module.language_model(tokens[:, :first], inputs_embeds=embeds[:, :first], cache=cache).logits[0, -1]]
+    for place in range(first, tokens.shape[1]):
+        step = slice(place, place + 1)
+        output = module.language_model(tokens[:, step], inputs_embeds=embeds[:, step], cache=cache)
+        generated.append(output.logits[0, -1])
+    inputs = {"inputs_embeds": embeds, **family.forward.label_inputs(example)}
+    trained = family.forward.forward(module, tokens, inputs)[0, first - 1 :]
+    causal = module.language_model(tokens, inputs_embeds=embeds).logits[0, first - 1 :]
+
+    assert example.supervised.sum() > 2 * module.config.text_config.sliding_window_size
+    assert np.allclose(np.array(trained), np.array(mx.stack(generated)), atol=1e-4)
+    assert not np.allclose(np.array(causal), np.array(mx.stack(generated)), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["deepseekocr", "deepseekocr_2"])
+def test_one_image_in_a_row(name: str) -> None:
+    """A second image in a row is an error, not features in the wrong places."""
+    views = [mx.zeros((1, 3, 8, 8)), mx.zeros((2, 3, 8, 8))]
+    with pytest.raises(ValueError, match="2 images"):
+        describe_family(name).forward.embed(nn.Module(), mx.array([[1]]), {"pixel_values": views})

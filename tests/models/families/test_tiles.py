@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import mlx.core as mx
 import mlx.nn as nn
-import mlx_vlm
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,13 +14,12 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from PIL import Image
 
+from tests.models.families.conftest import PINPOINTS
 from vlora import Example, Sample, Turn
 from vlora.models import Encoder
-from vlora.models.families.idefics import bucket_positions, embed_idefics2
+from vlora.models.families.idefics import embed_idefics2
 from vlora.models.families.internvl import embed_internvl
-from vlora.models.families.kimi import match_reference_moonvit
 from vlora.models.families.llava import embed_llava_onevision
-from vlora.models.families.qwen import match_reference_qwen3_activations
 from vlora.models.families.tiles import embed_llava_next, unpadded_slice
 from vlora.types import ImageSlot
 
@@ -41,7 +38,6 @@ IDLE = {
     "idefics2": (),
     "internvl": (),
 }
-PINPOINTS = ((32, 64), (64, 32), (64, 64), (96, 32), (32, 96))
 
 every_family = pytest.mark.parametrize("family", EMBED)
 sizes = st.tuples(st.integers(8, 200), st.integers(8, 200))
@@ -50,21 +46,6 @@ sizes = st.tuples(st.integers(8, 200), st.integers(8, 200))
 def picture(seed: int, width: int, height: int) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint: Checkpoint) -> Callable[[str], nn.Module]:
-    """Load a family's model once, with what mlx-vlm drops of its configuration."""
-    loaded: dict[str, nn.Module] = {}
-
-    def load(family: str) -> nn.Module:
-        if family not in loaded:
-            loaded[family] = mlx_vlm.utils.load_model(checkpoint(family))
-            if family == "llava_next":
-                loaded[family].config.image_grid_pinpoints = PINPOINTS
-        return loaded[family]
-
-    return load
 
 
 def encode_images(encode: Encoder, *images: Image.Image) -> Example:
@@ -141,63 +122,6 @@ def test_gradients_reach_the_tower(family: str, model: Callable[[str], nn.Module
         assert float(mx.abs(gradients["image_newline"]).max()) > 0
 
 
-def test_llava_next_order(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
-    """A wide image is its small view, then its tiles side by side, each row of features ended by the separator."""
-    module, encode = model("llava_next"), encoder("llava_next")
-    features = image_features("llava_next", module, encode, picture(0, 64, 32))
-    n_small, rows, columns = 16, 4, 8
-    lines = features[n_small:].reshape(rows, columns + 1, -1)
-    pixels = encode_images(encode, picture(0, 64, 32)).inputs["pixel_values"][0]
-    *_, states = module.vision_tower(mx.array(pixels).transpose(0, 2, 3, 1), output_hidden_states=True)
-    small, left, right = np.array(module.multi_modal_projector(states[-2][:, 1:]))
-
-    assert np.allclose(features[:n_small], small, atol=1e-5)
-    assert np.allclose(lines[:, :4], left.reshape(4, 4, -1), atol=1e-5)
-    assert np.allclose(lines[:, 4:8], right.reshape(4, 4, -1), atol=1e-5)
-    assert np.array_equal(lines[:, 8], np.broadcast_to(np.array(module.image_newline), lines[:, 8].shape))
-
-
-def test_idefics2_padding_is_invisible(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
-    """What stands in the padding of an image changes nothing."""
-    module = model("idefics2")
-    example = encode_images(encoder("idefics2"), picture(0, 48, 32), picture(1, 32, 64))
-    seen = example.inputs["pixel_attention_mask"][0].astype(bool)
-    noise = np.random.default_rng(0).standard_normal(example.inputs["pixel_values"].shape).astype(np.float32)
-    filled = {**example.inputs, "pixel_values": np.where(seen[None, :, None], example.inputs["pixel_values"], noise)}
-    before = embed("idefics2", module, example)
-    arrays = {name: mx.array(value) for name, value in filled.items()}
-
-    after = embed_idefics2(module, mx.array(example.tokens)[None], arrays)["inputs_embeds"]
-
-    assert not seen.all()
-    assert np.allclose(np.array(after), np.array(before), atol=1e-5)
-
-
-def test_internvl_activations_are_put_back(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
-    """Embedding leaves the model as it was, activations too, even if it fails."""
-    module = model("internvl")
-    activation = module.multi_modal_projector.activation
-    example = encode_images(encoder("internvl"), picture(0, 48, 32))
-    embed("internvl", module, example)
-    assert activation._approx == "precise"
-
-    example = attrs.evolve(example, inputs={**example.inputs, "pixel_values": np.zeros((1, 1, 4, 32, 32), np.float32)})
-    with pytest.raises(ValueError, match="channels"):
-        embed("internvl", module, example)
-    assert activation._approx == "precise"
-
-
-@given(st.integers(1, 70), st.integers(1, 70))
-def test_positions_keep_the_picture(n_patches: int, n_per_side: int) -> None:
-    """Patches stand at the fraction of the side where they are in the picture, however many there are."""
-    found = bucket_positions(n_patches, n_per_side)
-
-    exact = np.arange(n_patches) * n_per_side / n_patches
-    assert (np.abs(found - np.floor(exact)) <= (np.abs(exact - np.round(exact)) < 1e-4)).all()
-    assert found[0] == 0
-    assert found[-1] < n_per_side
-
-
 @given(sizes, st.sampled_from(PINPOINTS))
 def test_unpadding_keeps_the_shape(size: tuple[int, int], canvas: tuple[int, int]) -> None:
     """What is kept of a canvas has the shape of the image, to one row or column on either side."""
@@ -208,39 +132,3 @@ def test_unpadding_keeps_the_shape(size: tuple[int, int], canvas: tuple[int, int
 
     assert 0 <= height - math.floor(size[0] * scale + 1e-6) <= 1
     assert 0 <= width - math.floor(size[1] * scale + 1e-6) <= 1
-
-
-def test_moonvit(model: Callable[[str], nn.Module], encoder: Encoding) -> None:
-    """Kimi-VL's tower is another one while it embeds, differentiable in its positions, and what it was afterwards."""
-    module = model("kimi_vl")
-    example = encode_images(encoder("kimi_vl"), picture(0, 60, 90), picture(1, 64, 30))
-    pixels, grids = (mx.array(example.inputs[name]) for name in ("pixel_values", "image_grid_hws"))
-
-    def features(module: nn.Module) -> mx.array:
-        return mx.concatenate([part.flatten() for part in module.vision_tower(pixels.transpose(0, 2, 3, 1), grids)])
-
-    before = features(module)
-    with match_reference_moonvit(module):
-        corrected = features(module)
-        gradients = dict(
-            tree_flatten(nn.value_and_grad(module, lambda module: mx.sum(mx.sin(features(module))))(module)[1])
-        )
-
-    assert 1e-4 < float(mx.abs(corrected - before).max()) < 0.1
-    assert mx.array_equal(features(module), before)
-    assert all(float(mx.abs(value).max()) > 0 for name, value in gradients.items() if name.startswith("vision_tower"))
-
-
-def test_qwen3_mixtures_have_the_published_activations(model: Callable[[str], nn.Module]) -> None:
-    """The layers' activation is approximate, the mergers' exact, as in the dense Qwen3-VL; and only for a while."""
-    mixture, dense = model("qwen3_vl_moe"), model("qwen3_vl")
-
-    def activations(module: nn.Module) -> set[tuple[bool, bool]]:
-        found = {name: part for name, part in module.named_modules() if isinstance(part, nn.GELU)}
-        points = mx.linspace(-3, 3, 64)
-        return {(".blocks." in name, bool(mx.allclose(part(points), nn.gelu(points)))) for name, part in found.items()}
-
-    before = activations(mixture)
-    with match_reference_qwen3_activations(mixture):
-        assert activations(mixture) == {(True, False), (False, True)} == activations(dense)
-    assert activations(mixture) == before

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from tests.arrays import load_arrays
 from tests.families import FAMILIES, build
 from tests.prove import model_type
-from tests.run.test_fit import losses, reloaded_logits, trained_logits
+from tests.runs import losses, reloaded_logits, trained_logits
 from vlora import Recipe, fit, parse_recipe
 from vlora.build import find_model, load_data, load_model
 from vlora.errors import CheckpointError, ModelError, RecipeError

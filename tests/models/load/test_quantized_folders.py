@@ -15,7 +15,6 @@ from mlx_vlm.convert import convert
 from tests.arrays import load_arrays
 from tests.training import Trainable, make_trainable
 from vlora import collate, make_train_step, models
-from vlora.errors import ModelError
 from vlora.ops.quantized import DEQUANTIZE_MIN_ROWS
 from vlora.recipe.schema import ModelSection
 
@@ -117,13 +116,6 @@ def test_either_key_says_how(key: str, checkpoint: CheckpointFactory, tmp_path: 
     layer = make_trainable(packed).backbone.language_model.model.layers[0].self_attn
     assert (layer.q_proj.linear.bits, layer.k_proj.linear.bits) == (8, 4)
     assert type(layer.v_proj.linear) is nn.Linear
-
-
-def test_quantized_folder_is_not_quantized_again(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    """A recipe that asks for it is told what the folder is."""
-    packed = quantize(checkpoint("qwen3_vl"), tmp_path / "packed", "mxfp4")
-    with pytest.raises(ModelError, match=r"model.quantize_bits: .* is quantized already \(4 bits, mxfp4\)"):
-        make_trainable(packed, model__quantize_bits=4)
 
 
 def test_newer_configuration_of_quantized_folder(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from vlora import models
 from vlora.errors import ModelError
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
+from vlora.models.load.unfreeze import unfreeze_language
 from vlora.recipe.schema import ModelSection
 
 Checkpoint = Callable[[str], Path]
@@ -70,3 +71,20 @@ def test_quantized_towers_are_refused(checkpoint: Checkpoint) -> None:
     mx.eval(backbone.module.parameters())
     with pytest.raises(ModelError, match=r"model\.train_vision: .* is quantized"):
         models.unfreeze_vision(backbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [("falcon_ocr", "language_model."), ("molmo_point", "lm."), ("phi3_v", "model.")],
+)
+def test_full_finetuning_keeps_to_the_language_model(name: str, language: str) -> None:
+    """Towers within the language model, or models around it, do not train with it; nor do tables of angles."""
+    family = describe_family(name)
+    backbone, _ = prepare(build(FAMILIES[name]), family, ModelSection(path=name))
+    unfreeze_language(backbone)
+    trained = [key for key, _ in tree_flatten(backbone.module.trainable_parameters())]
+
+    assert trained
+    assert not [key for key in trained if key.startswith(family.parts.beside_language or "?")]
+    assert not [key for key in trained if key.rpartition(".")[2] in family.parts.tables]
+    assert not [key for key in trained if not key.startswith((language, "lm_head."))]

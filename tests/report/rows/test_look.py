@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.models.encode.images.test_received import checkered
 from tests.models.encode.test_seq2seq import encoder as make_pair_encoder
-from tests.run.test_fit import make_recipe
+from tests.runs import make_recipe
 from vlora.build import Data, load_data
 from vlora.data.rows import RowDataset
 from vlora.report.inspect import Piece

@@ -11,7 +11,7 @@ from .encoder import Encoder
 from .images.resizing import with_budget
 from .processors import settle_tokenizer
 from .seq2seq import DECODER_START, PairEncoder
-from .template.named import find_template
+from .template.finding import find_template
 from .template.stops import find_stop_ids
 
 

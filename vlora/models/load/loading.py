@@ -18,11 +18,10 @@ from ..backbone.outcomes import Outcomes, open_outcomes
 from ..backbone.parts import find_layout
 from ..families.family import Family
 from .base import describe_base
-from .config_translation import find_scaling
 from .model_files import ModelFiles
 from .model_folder import blaming, check_weights
 from .quantize import quantize_language
-from .rope_scaling import scale_rotations
+from .rope_scaling import find_scaling, scale_rotations
 from .weights import build_module, load_translated
 
 BELONGING = "config.json and the weights have to be of one model"

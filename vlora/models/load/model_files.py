@@ -17,8 +17,9 @@ from ..families.family import Family
 from ..families.registry import describe_family
 from .added_tokens import Numbered, extend_tokenizer
 from .annotations import find_misfits
-from .config_translation import find_scaling, read_fields, translate_config
+from .config_translation import read_fields, translate_config
 from .model_folder import CONFIG_NAME, DESCRIBING, blaming, check_folder, check_tokenizer
+from .rope_scaling import find_scaling
 from .weights import reads_alike
 
 MEDIA_KEYS = tuple(f"{kind}_token_{what}" for kind in ("image", "video", "audio") for what in ("id", "index"))

@@ -1,4 +1,4 @@
-"""Rotary embeddings that mlx-vlm leaves unscaled."""
+"""Finds how a configuration scales rotary embeddings, and scales those that mlx-vlm leaves unscaled."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,36 @@ import mlx.nn as nn
 from mlx_vlm.models.rope_utils import initialize_rope
 
 from ...errors import ModelError
-from .config_translation import MENDED_TYPES
+
+PLAIN_TYPES = ("default", "mrope", "axial")
+"""Types of rotary embedding without a scaling: only theta, and which part of it turns with which axis, are given."""
+
+
+MENDED_TYPES = ("linear", "llama3")
+"""Types of scaling that are put in here where mlx-vlm's classes have none."""
+
+
+SCALED_TYPES = (*MENDED_TYPES, "yarn", "longrope")
+"""All that are known to change what a model computes within the context that it was made for."""
+
+
+def rope_type(rope: Mapping[str, Any]) -> str:
+    """Name the type of a rotary embedding, as either version of transformers writes it."""
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def find_scaling(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give a language model's rotary embedding if the same scaling acts on all its layers; None if none does.
+
+    Args:
+        config: A config.json of either version.
+    """
+    root = config.get("thinker_config") or config
+    text = root.get("text_config") or root.get("llm_config") or root
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(rope, Mapping) or rope_type(rope) not in SCALED_TYPES:
+        return None
+    return {**rope, "type": rope_type(rope), "rope_type": rope_type(rope)}
 
 
 def scale_rotations(language_model: nn.Module, scaling: Mapping[str, Any], name: str) -> None:

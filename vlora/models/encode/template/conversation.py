@@ -14,7 +14,7 @@ from ...foreign import foreign
 from .answers import NO_OPTIONS, AnswerFinder, Options
 from .chat_template import ContentStyle, find_content_style, name_tools, render, write_messages
 from .expressing import find_fields
-from .named import write_image
+from .finding import write_image
 from .spelling import StandIns, settle
 from .stops import Ending, find_ending, write_stops
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "show rows as the model will see them, or count all of them",
     "plan": "say what memory a recipe needs, before anything is loaded",
     "eval": "answer held-out rows with what was trained, and score the answers",
+    "run": "ask what was trained, once or in a conversation",
     "fuse": "write an adapter and its base as one model",
     "compare": "put runs beside one another",
     "schema": "print a JSON Schema of recipes, for editors",

@@ -14,13 +14,14 @@ from ..adapters.merge import Rounding
 from ..errors import RecipeError
 from ..models.published.names import PublishedNames, read_published_names
 from ..output.atomic import write_whole_folder
+from ..run.origin import find_adapter_recipe
 from ..run.save import NOT_A_MODELS
 from ..system.files import expand
 from ..system.safetensors_header import name_arrays, read_metadata
 from .convert import convert
 from .rewrite import Rewriter, packed_layers, rewrite
 from .shards import LARGEST, ShardWriter
-from .trained import Trained, find_recipe, open_trained
+from .trained import Trained, open_trained
 
 Quantize = Literal["keep", "none", "4", "8"]
 CHOICES: tuple[Quantize, ...] = ("keep", "none", "4", "8")
@@ -78,7 +79,7 @@ def fuse(
     Raises:
         VloraError: The adapter or its base cannot be read, they do not fit, or there is a folder already.
     """
-    recipe = find_recipe(adapter, base)
+    recipe = find_adapter_recipe(adapter, base)
     folder = out or expand(str(recipe.model.adapter_path)).parent / FOLDER
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         msg = f"--out: {folder} is there already; give another folder, or remove it"

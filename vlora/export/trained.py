@@ -1,7 +1,6 @@
 """What an adapter makes of its base's parameters, one part of a parameter at a time."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -13,12 +12,8 @@ from ..adapters.attached import lora_layers
 from ..adapters.layers import Adapter
 from ..adapters.merge import merged_weight, quantized_parts, unpacked
 from ..build import find_model, load_model
-from ..errors import CheckpointError, RecipeError
-from ..models.load.trainable import read_adapter
-from ..output.base_identity import KEY
-from ..output.paths import RECIPE_NAME
-from ..recipe.parse import parse_recipe
-from ..recipe.schema import DataSection, Recipe
+from ..errors import CheckpointError
+from ..recipe.schema import Recipe
 
 FROZEN = ".linear."
 """Between the name of an adapter and those of its frozen layer's parameters."""
@@ -80,48 +75,6 @@ class Trained:
         if part != "weight" or layer not in self.layers:
             return before
         return merged_weight(self.layers[layer], before, index)
-
-
-def find_recipe(adapter: str, base: str | None = None) -> Recipe:
-    """Find the recipe that an adapter was trained by: the run's, beside it, or one that says no more than it does.
-
-    Args:
-        adapter: Its file or folder.
-        base: Another folder or hub id than that of its base.
-
-    Raises:
-        CheckpointError: There is no such adapter, or nothing says what its base is.
-    """
-    weights, config = read_adapter(adapter)
-    recorded = config.get(KEY) or {}
-    path = base or recorded.get("path") or config.get("base_model")
-    if not path:
-        msg = f"{weights}: does not say on which model it was trained; name that with --base"
-        raise CheckpointError(msg)
-    recipe = Recipe(data=DataSection(path="unused"))
-    file = weights.parent / RECIPE_NAME
-    if file.is_file():
-        try:
-            recipe = parse_recipe(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, RecipeError):
-            # One of another release, or of another run: what the adapter says is enough.
-            recipe = Recipe(data=DataSection(path="unused"))
-    scheme: Mapping[str, Any] = next(iter((config.get("base_quantization") or {}).values()), {})
-    revision = (
-        None if base is not None or Path(path).exists() else recorded.get("revision") or config.get("base_revision")
-    )
-    model = attrs.evolve(
-        recipe.model,
-        path=path,
-        revision=revision,
-        adapter_path=str(weights),
-        full_finetune=False,
-        train_vision=bool(config.get("train_vision")),
-        quantize_bits=scheme.get("bits"),
-        quantize_group_size=scheme.get("group_size", recipe.model.quantize_group_size),
-        add_tokens=(),
-    )
-    return attrs.evolve(recipe, model=model, lora=attrs.evolve(Recipe(data=recipe.data).lora))
 
 
 def open_trained(recipe: Recipe) -> Trained:

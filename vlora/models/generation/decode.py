@@ -4,7 +4,7 @@ Prompts are embedded with room for their answers, so that every place has the po
 has in training. What then differs is what is read anew for each token; see `Reading`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -109,6 +109,35 @@ def decode(
             break
         found = logits.after(tokens, number)
     return answers
+
+
+def stream(
+    backbone: MlxVlmBackbone,
+    prompt: Prompt,
+    room: int,
+    choose: Choose,
+    stop_ids: Sequence[int],
+) -> Iterator[int]:
+    """Answer one question, as `decode` does.
+
+    Args:
+        backbone: The model, in the mode in which it answers.
+        prompt: The question.
+        room: Tokens that the answer has at most.
+        choose: Chooses each next token.
+        stop_ids: Tokens behind which the answer ends.
+
+    Yields:
+        Each token as it is chosen, that at which the answer ends included.
+    """
+    logits = embed_prompts(backbone, [prompt], room, backbone.family.forward.reading)
+    found = logits.prompts()
+    for number in range(room):
+        tokens = choose(found, number)
+        yield int(tokens[0])
+        if int(tokens[0]) in stop_ids or number == room - 1:
+            return
+        found = logits.after(tokens, number)
 
 
 @attrs.define(eq=False)

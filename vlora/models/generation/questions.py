@@ -55,8 +55,19 @@ class Questions:
         Raises:
             SampleError: It has no question, or it or one of its images cannot be read.
         """
+        return self._encode(sample, *split_question(self._masking.write_boxes(sample)))
+
+    def last(self, sample: Sample) -> Question:
+        """Encode a conversation up to its last turn, which is to be answered; earlier answers are only context.
+
+        Raises:
+            SampleError: It cannot be written, or one of its images cannot be read.
+        """
+        turns = tuple(attrs.evolve(turn, learned=False) for turn in sample.turns)
+        return self._encode(sample, attrs.evolve(sample, turns=turns), Turn("assistant", (UNKNOWN,)))
+
+    def _encode(self, sample: Sample, asked: Sample, answer: Turn) -> Question:
         encoder = self._masking
-        asked, answer = split_question(encoder.write_boxes(sample))
         example, text, expected = encoder.encode_question(attrs.evolve(asked, turns=(*asked.turns, answer)))
         length = int(np.argmax(example.supervised))
         if not example.supervised[length]:

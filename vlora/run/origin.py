@@ -1,0 +1,83 @@
+"""The recipe that an adapter or a model was trained by: of the run whose folder it lies in, or what it says itself."""
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..errors import CheckpointError, RecipeError
+from ..models.load.trainable import read_adapter
+from ..output.base_identity import KEY
+from ..output.checkpoint import CONFIG_NAME
+from ..output.paths import RECIPE_NAME, WEIGHTS_SUFFIX
+from ..recipe.parse import parse_recipe
+from ..recipe.schema import DataSection, LoraSection, Recipe
+from ..system.files import expand
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name is that of an adapter: its file, or a folder that has its configuration."""
+    path = expand(name)
+    return path.suffix == WEIGHTS_SUFFIX or (path / CONFIG_NAME).is_file()
+
+
+def find_adapter_recipe(adapter: str, base: str | None = None) -> Recipe:
+    """Find the recipe that an adapter was trained by, with the adapter to go on from.
+
+    Args:
+        adapter: Its file or folder.
+        base: Another folder or hub id than that of its base.
+
+    Raises:
+        CheckpointError: There is no such adapter, or nothing says what its base is.
+    """
+    weights, config = read_adapter(adapter)
+    recorded = config.get(KEY) or {}
+    path = base or recorded.get("path") or config.get("base_model")
+    if not path:
+        msg = f"{weights}: does not say on which model it was trained; name that with --base"
+        raise CheckpointError(msg)
+    recipe = _read_recipe(weights.parent)
+    scheme: dict[str, Any] = next(iter((config.get("base_quantization") or {}).values()), {})
+    is_hub_id = base is None and not Path(path).exists()
+    revision = recorded.get("revision") or config.get("base_revision")
+    model = attrs.evolve(
+        recipe.model,
+        path=path,
+        revision=revision if is_hub_id else None,
+        adapter_path=str(weights),
+        full_finetune=False,
+        train_vision=bool(config.get("train_vision")),
+        quantize_bits=scheme.get("bits"),
+        quantize_group_size=scheme.get("group_size", recipe.model.quantize_group_size),
+        add_tokens=(),
+    )
+    return attrs.evolve(recipe, model=model, lora=LoraSection())
+
+
+def find_model_recipe(model: str) -> Recipe:
+    """Find the recipe that a model's folder was trained by; that of a hub id says nothing but its name.
+
+    Args:
+        model: A folder or a hub id.
+    """
+    recipe = _read_recipe(expand(model))
+    section = attrs.evolve(
+        recipe.model,
+        path=model,
+        revision=None,
+        adapter_path=None,
+        full_finetune=False,
+        train_vision=False,
+        quantize_bits=None,
+        add_tokens=(),
+    )
+    return attrs.evolve(recipe, model=section, lora=LoraSection())
+
+
+def _read_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a run's folder; one of another release or program is as good as none."""
+    try:
+        return parse_recipe((folder / RECIPE_NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecipeError):
+        return Recipe(data=DataSection(path="unused"))

@@ -10,6 +10,7 @@ import mlx.optimizers as optim
 from . import models
 from .adapters.attached import lora_layers
 from .compilation.known_kernels import keep
+from .data.format.samples import Preferences
 from .data.opening import read_rows, wrap_rows
 from .data.rows import RowDataset
 from .data.values import Row
@@ -20,13 +21,15 @@ from .memory.limits import device_memory
 from .output.archive import refuse_model_folder, starts_from
 from .output.base_identity import KEY as BASE
 from .output.paths import OutputPaths, expand_home, output_paths
+from .recipe.preference import LOSSES, UNPAIRED
 from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
-from .train.objectives.named import OBJECTIVES
+from .train.objectives.named import find_objective
 from .train.optimizers import lr_multipliers, undecayed
+from .train.reference import Reference
 from .train.rules import FIRST, Rules
 from .train.step import TrainStep, make_train_step
-from .types import TrainState
+from .types import Example, Sample, TrainState
 
 BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
 
@@ -51,6 +54,14 @@ class Data:
     encoder: models.Encoder
     train: RowDataset
     valid: RowDataset | None
+
+    def encode(self, sample: Sample) -> tuple[Example, ...]:
+        """Encode a row: its answer, or both of a pair.
+
+        Raises:
+            SampleError: The row cannot be learned from.
+        """
+        return models.encode_answers(self.encoder, sample)
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -149,10 +160,11 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
         VloraError: A part of the recipe names something that is not there, or there is no row.
     """
     # The rows first: a slip in their path should not wait for a model to be downloaded.
+    seed, preferences = recipe.train.seed, find_preferences(recipe)
     if rows is None:
-        train, valid = read_rows(recipe.data, seed=recipe.train.seed)
+        train, valid = read_rows(recipe.data, seed=seed, preferences=preferences)
     else:
-        train, valid = wrap_rows(recipe.data, rows, valid_rows, seed=recipe.train.seed)
+        train, valid = wrap_rows(recipe.data, rows, valid_rows, seed=seed, preferences=preferences)
     files = find_model(recipe)
     if recipe.train.batching == "packed" and not files.family.forward.packs:
         msg = (
@@ -161,8 +173,18 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
         )
         raise RecipeError(msg)
     processor = models.load_processor(files, recipe.model)
-    encoder = models.make_encoder(processor, files.config, files.family, recipe.data)
+    # Only answers are compared, whatever is learned of other rows.
+    section = attrs.evolve(recipe.data, train_on_completions=True) if preferences else recipe.data
+    encoder = models.make_encoder(processor, files.config, files.family, section)
     return Data(files=files, encoder=encoder, train=train, valid=valid)
+
+
+def find_preferences(recipe: Recipe) -> Preferences | None:
+    """Say what the rows of a recipe have beside one answer."""
+    objective = recipe.train.objective
+    if objective not in LOSSES:
+        return None
+    return "marks" if objective in UNPAIRED else "pairs"
 
 
 def follow_rules(data: Data, rules: Rules) -> Data:
@@ -243,6 +265,7 @@ def make_recipe_step(
     optimizer: optim.Optimizer,
     state: TrainState,
     *,
+    reference: Reference | None = None,
     rules: Rules | None = None,
     compiled: bool = True,
 ) -> TrainStep:
@@ -253,6 +276,7 @@ def make_recipe_step(
         backbone: As `load_model` returns it.
         optimizer: As `make_optimizer` makes it.
         state: Names the trained parameters; not kept.
+        reference: As for `make_train_step`.
         rules: As for `make_train_step`.
         compiled: As for `make_train_step`.
 
@@ -263,7 +287,8 @@ def make_recipe_step(
     return make_train_step(
         backbone,
         optimizer,
-        loss=OBJECTIVES[train.objective],
+        loss=find_objective(train.objective, recipe.preference),
+        reference=reference,
         max_grad_norm=recipe.optim.grad_clip,
         lr_multipliers=lr_multipliers(state.params, backbone.layout, recipe.optim, rules),
         undecayed=undecayed(state.params, recipe.optim, rules),

@@ -70,6 +70,10 @@ class NonFiniteError(VloraError):
     """A loss or a gradient became NaN or infinite; nothing of that step was kept."""
 
 
+class PreferenceError(VloraError):
+    """What answers are compared with is not the model that training starts from."""
+
+
 class OutOfMemoryError(VloraError):
     """There is no memory for what was to be computed, or MLX has no such large arrays. What was saved before is whole.
 

@@ -8,10 +8,11 @@ import attrs
 
 from .cuts import CutCounts
 from .facts import Columns, FeatureStorage, HeadUse, TemplateUse
+from .measured import StepReport as StepReport  # noqa: PLC0414 - one event among the others
 from .scores import Scored as Scored  # noqa: PLC0414 - one event among the others
 
 if TYPE_CHECKING:
-    from .types import Cut, HeldOut, RowMark
+    from .types import HeldOut
 
 
 @attrs.frozen(kw_only=True)
@@ -136,47 +137,6 @@ class Started:
     template: TemplateUse
     head: HeadUse
     held_out: "HeldOut" = attrs.field(default=(), repr=False, eq=False)
-
-
-@attrs.frozen(kw_only=True)
-class StepReport:
-    """One step; losses are means over their terms, of fine-tuning nats per supervised token.
-
-    Attributes:
-        step: Counts from 1.
-        loss: Of this step.
-        running_loss: Over all steps of this run so far, each term weighing the same.
-        learning_rate: Of this step.
-        grad_norm: Before clipping.
-        tokens: Tokens of this step, padding left out.
-        places: Tokens of this step, padding included.
-        supervised_tokens: Those that were learned.
-        n_terms: Terms of the loss: of fine-tuning the supervised tokens, of an objective over pairs the pairs.
-        step_s: Seconds from the end of the step before to the end of this one.
-        wait_s: Seconds that this step waited for its rows.
-        n_traces: Shapes traced so far.
-        trace_s: Seconds spent in steps that traced a new shape so far, compiling included.
-        n_steps: Steps of the whole run as far as it is known now; None where it is not known.
-        cuts: What was cut of its rows by data.max_seq_length.
-        rows: What its rows are known by.
-    """
-
-    step: int
-    loss: float
-    running_loss: float
-    learning_rate: float
-    grad_norm: float
-    tokens: int
-    places: int
-    supervised_tokens: int
-    n_terms: float
-    step_s: float
-    wait_s: float
-    n_traces: int
-    trace_s: float
-    n_steps: int | None = None
-    cuts: "tuple[Cut, ...]" = ()
-    rows: "tuple[RowMark, ...]" = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -7,6 +7,7 @@ Shape letters, everywhere in vlora: B batch rows, T tokens, N targets, S example
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import attrs
@@ -89,6 +90,8 @@ class Sample:
         images: Paths, URLs, bytes or PIL images, in the order in which the turns show them.
         tools: Descriptions of the tools that the assistant may call, as chat templates take them (JSON schemas).
         objects: What stands for the marks of boxes in its texts; None if such marks are text like any other.
+        rejected: The same conversation with a worse answer, where two answers are compared; empty without one.
+        is_wanted: Whether the answer is wanted, where rows say it; None if they do not.
     """
 
     source: str
@@ -96,6 +99,8 @@ class Sample:
     images: tuple[Any, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     objects: Objects | None = None
+    rejected: tuple[Turn, ...] = ()
+    is_wanted: bool | None = None
 
 
 class HeldOut(Protocol):
@@ -290,9 +295,11 @@ class StepOutput(NamedTuple):
         grad_norm: f32[], global norm of the mean gradient before clipping.
         n_terms: f32[], what the sum is divided by: of fine-tuning the supervised targets, of an objective over pairs
             the pairs.
+        metrics: What an objective measures beside the loss, by name: (f32[] sum, f32[] what it is divided by).
     """
 
     nll_sum: mx.array
     n_supervised: mx.array
     grad_norm: mx.array
     n_terms: mx.array
+    metrics: Mapping[str, tuple[mx.array, mx.array]] = MappingProxyType({})

@@ -7,7 +7,7 @@ from mlx import nn
 
 from tests.adapters.test_layers import RANK, SCALE, Net
 from vlora.adapters.attach import attach_lora
-from vlora.adapters.attached import compute_dtypes, lora_layers, summarize
+from vlora.adapters.attached import compute_dtypes, lora_layers, summarize, switched_off
 
 
 def adapted(method: Literal["lora", "dora"] = "lora") -> Net:
@@ -48,3 +48,20 @@ def test_names_are_summarized_for_people() -> None:
     names = ["a.0.q", "a.1.q", "a.0.b.3.k", "a.1.b.10.k", "head"]
 
     assert summarize(names) == ["a.*.q (2)", "a.*.b.*.k (2)", "head"]
+
+
+def test_a_model_that_is_switched_off_is_its_base() -> None:
+    """Whatever its adapters have learned, and afterwards they are on again."""
+    x = mx.random.normal((2, 64), key=mx.random.key(0))
+    for method in ("lora", "dora"):
+        net = adapted(method)
+        layer = net.packed
+        layer.lora_b = layer.lora_b + 0.5
+        on, base = layer(x), layer.linear(x)
+
+        with switched_off(net):
+            off = layer(x)
+
+        assert mx.allclose(off, base, atol=1e-5)
+        assert not mx.allclose(on, base, atol=1e-2)
+        assert mx.array_equal(layer(x), on)

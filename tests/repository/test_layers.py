@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "vlora"
 ORDER = (
     "system",
     "errors types",
-    "cuts facts scores",
+    "cuts facts scores measured",
     "events",
     "ops recipe",
     "features data adapters memory output evaluation",

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,6 +18,19 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
     for name, module in reversed(model.named_modules()):
         if isinstance(module, Adapter):
             yield name, module
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Let a model be its base while the `with` lasts; of adapters that start from PiSSA, that with its own weights."""
+    layers = [layer for _, layer in lora_layers(model)]
+    try:
+        for layer in layers:
+            layer._is_off = True  # noqa: SLF001
+        yield
+    finally:
+        for layer in layers:
+            layer._is_off = False  # noqa: SLF001
 
 
 def compute_dtypes(model: nn.Module) -> dict[str, mx.Dtype]:

@@ -41,6 +41,8 @@ class Adapter(nn.Module):  # type: ignore[misc]
         self.dropout = dropout
         # Set for the time of one training trace by `dropout_keys`; without it nothing is dropped.
         self._dropout_key: mx.array | None = None
+        # Set by `switched_off`: the layer is the frozen one then.
+        self._is_off = False
         self._start: tuple[mx.array, mx.array] | None = None
 
     def set_initial_factors(self, lora_a: mx.array, lora_b: mx.array) -> None:
@@ -101,6 +103,8 @@ class LoRALinear(Adapter):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Apply layer and update to f[..., inputs]; the result has the layer's own type."""
+        if self._is_off:
+            return frozen_linear(self.linear, x)
         if self._shared is not None and not self.drops:
             return self._shared.product(self, x)
         return self.product(x)
@@ -143,6 +147,8 @@ class DoRALinear(LoRALinear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Apply the layer to f[..., inputs]; the result has the layer's own type."""
+        if self._is_off:
+            return frozen_linear(self.linear, x)
         y = self.product(x, with_bias=False)
         y = (self.m / mx.stop_gradient(self.norms())).astype(y.dtype) * y
         return y + self.linear.bias if "bias" in self.linear else y
@@ -198,6 +204,8 @@ class LoRASwitchLinear(Adapter):
             f[..., 1, outputs] in the layer's own type.
         """
         y: mx.array = self.linear(x, indices, sorted_indices=sorted_indices)
+        if self._is_off:
+            return y
         z = self.dropped(x)
         for factor in self.factors(x.dtype):
             z = mx.gather_mm(z, factor.swapaxes(-1, -2), rhs_indices=indices, sorted_indices=sorted_indices)

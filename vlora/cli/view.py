@@ -1,7 +1,7 @@
 """What a run prints as it goes on: a line for each event, and a bar below the lines on a terminal or in a notebook."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import attrs
@@ -25,6 +25,7 @@ from ..events import (
     Warned,
     Working,
 )
+from ..measured import ACCURACIES, MARGINS
 from .progress.bar import PER_SECOND, format_seconds, write_bar
 from .progress.state import TRAINING, ProgressState
 from .screen import Screen
@@ -191,10 +192,10 @@ def write_report(event: Reported, n_steps: int | None, seconds_left: float | Non
     if "valid_loss" in metrics:
         return (
             f"{step}  [bold]valid loss {metrics['valid_loss']:.4f}[/] over "
-            f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows"
+            f"{metrics['valid_tokens']:,} tokens of {metrics['valid_rows']} rows{_describe_rewards(metrics, 'valid_')}"
         )
     parts = {
-        "loss": f"loss {metrics['loss']:.4f}",
+        "loss": f"loss {metrics['loss']:.4f}{_describe_rewards(metrics)}",
         "mean": f"mean {metrics['running_loss']:.4f}",
         "rate": f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}",
         "speed": f"{metrics['tokens_per_s']:,.0f} tokens/s",
@@ -206,6 +207,13 @@ def write_report(event: Reported, n_steps: int | None, seconds_left: float | Non
         if width is None or len(line) <= width:
             return line
     return "  ".join([step.partition("/")[0], *(parts[name] for name in ("loss", "rate", "speed"))])
+
+
+def _describe_rewards(metrics: Mapping[str, float | str], prefix: str = "") -> str:
+    """Say by how much preferred answers are ahead, and in which share of pairs; nothing where none are compared."""
+    margin, share = metrics.get(f"{prefix}{MARGINS}"), metrics.get(f"{prefix}{ACCURACIES}")
+    said = "" if margin is None else f"  margin {margin:.3f}"
+    return said if share is None else f"{said}  ahead in {share:.0%}"
 
 
 def _name_step(step: int, n_steps: int | None) -> str:

@@ -31,6 +31,11 @@ def _unmarked(index: int, row: Row, sample: Sample) -> None:
     del index, row, sample
 
 
+def flatten(rows: list[tuple[Example, ...]]) -> list[Example]:
+    """Give the examples of all rows."""
+    return list(itertools.chain.from_iterable(rows))
+
+
 def _unprepared(batch: Batch) -> Batch:
     return batch
 
@@ -43,11 +48,12 @@ class DataLoader:
         train: The rows to train on.
         data: The recipe's section; it says what becomes of rows that cannot be learned from.
         batch_size: Rows of a batch.
-        examples_per_row: Examples that `encode` makes of a sample at most.
+        examples_per_row: Examples of a row, as a rule at most: what is made of a batch has room for them.
         workers: Threads that encode ahead.
         encode: Makes the examples of a sample; called by several threads. Several of them belong together, such as the
             two answers of a pair: they stay in one microbatch, whatever the order of the rows.
         mark: Says what a row to train on is known by; called before its images are opened.
+        join: Makes the examples of a microbatch of those of its rows; rows that are packed are not joined.
         prepare_batch: What a thread does with a batch besides.
         skipped: Why rows were skipped, in the order in which they were met, in every epoch anew.
         first_cuts: What was cut of the rows that were read before the first step.
@@ -60,6 +66,7 @@ class DataLoader:
     encode: Callable[[Sample], tuple[Example, ...]]
     mark: Callable[[int, Row, Sample], RowMark | None] = _unmarked
     prepare_batch: Callable[[Batch], Batch] = _unprepared
+    join: Callable[[list[tuple[Example, ...]]], list[Example]] = flatten
     examples_per_row: int = 1
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
@@ -84,8 +91,9 @@ class DataLoader:
     def _make_batches(self, found: list[list[Encoded]]) -> tuple[list[list[Encoded]], list[Batch]]:
         """Make batches of the rows that were encoded, and give the rows that were read with them."""
         n_rows = self.batch_size * self.examples_per_row
-        kept = [[example for row in rows if isinstance(row, tuple) for example in row] for rows in found]
-        return found, [self.prepare_batch(collate(examples, n_rows)) for examples in kept if examples]
+        kept = [self.join([row for row in rows if isinstance(row, tuple)]) for rows in found]
+        made = [collate(examples, max(n_rows, len(examples))) for examples in kept if examples]
+        return found, [self.prepare_batch(batch) for batch in made]
 
     def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import RecipeError, SampleError, SplitError
 from ..recipe.schema import DataSection
 from ..system.files import expand
-from .format.samples import Reading
+from .format.samples import Preferences, Reading
 from .readers.digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .readers.table import Table, columns_in, fills_gaps, join_tables, kinds_in
 from .rows import RowDataset
@@ -41,21 +41,29 @@ def check_paths(data: DataSection) -> None:
                 check_path(path)
 
 
-def read_rows(data: DataSection, *, seed: int = 0) -> tuple[RowDataset, RowDataset | None]:
+def read_rows(
+    data: DataSection, *, seed: int = 0, preferences: Preferences | None = None
+) -> tuple[RowDataset, RowDataset | None]:
     """Read the training rows, and the validation rows if the recipe names any.
 
     Args:
         data: The recipe's section.
         seed: Fixes which rows `valid_fraction` holds out.
+        preferences: What rows have beside one answer; see `Reading`.
 
     Raises:
         RecipeError: There is no such data set, split or file, or it is empty.
     """
     commit = _find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
-    train, *valid = [_load(pinned, path, split, key) for key, path, split in _sources(data)]
+    train, *valid = [prefer(_load(pinned, path, split, key), preferences) for key, path, split in _sources(data)]
     train = attrs.evolve(train, commit=commit)
     return (train, valid[0]) if valid else _hold_out(train, data.valid_fraction, seed)
+
+
+def prefer(rows: RowDataset, preferences: Preferences | None) -> RowDataset:
+    """Let rows be read as preferences."""
+    return attrs.evolve(rows, reading=attrs.evolve(rows.reading, preferences=preferences))
 
 
 def _find_commit(data: DataSection) -> str | None:
@@ -81,7 +89,12 @@ def _find_commit(data: DataSection) -> str | None:
 
 
 def wrap_rows(
-    data: DataSection, rows: Iterable[Row], valid_rows: Iterable[Row] | None = None, *, seed: int = 0
+    data: DataSection,
+    rows: Iterable[Row],
+    valid_rows: Iterable[Row] | None = None,
+    *,
+    seed: int = 0,
+    preferences: Preferences | None = None,
 ) -> tuple[RowDataset, RowDataset | None]:
     """Give rows that a program has as those to train on, and as those to validate on.
 
@@ -91,13 +104,16 @@ def wrap_rows(
         rows: Dicts as `format_sample` takes them, or a `datasets.Dataset`.
         valid_rows: The same to validate on; without them `valid_fraction` holds out a share of `rows`.
         seed: Fixes which rows that are.
+        preferences: As for `read_rows`.
 
     Raises:
         RecipeError: There are no rows, or they lack a column that `data.columns` names.
         SampleError: A row is no dict.
     """
-    train = _wrap(data, rows, "rows")
-    return (train, _wrap(data, valid_rows, "valid_rows")) if valid_rows else _hold_out(train, data.valid_fraction, seed)
+    train = prefer(_wrap(data, rows, "rows"), preferences)
+    if valid_rows:
+        return train, prefer(_wrap(data, valid_rows, "valid_rows"), preferences)
+    return _hold_out(train, data.valid_fraction, seed)
 
 
 def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:

@@ -31,7 +31,7 @@ def truncate(example: Example, data: DataSection) -> Example:
             )
             raise SampleError(msg)
         inputs = {
-            name: value[:, :max_tokens] if _is_per_token(value, n_tokens) else value
+            name: value[:, :max_tokens] if is_per_token(value, n_tokens) else value
             for name, value in example.inputs.items()
         }
         example = attrs.evolve(
@@ -54,5 +54,6 @@ def truncate(example: Example, data: DataSection) -> Example:
     return example
 
 
-def _is_per_token(value: Any, n_tokens: int) -> bool:
+def is_per_token(value: Any, n_tokens: int) -> bool:
+    """Whether an input of a model has a number for each token of a row."""
     return isinstance(value, np.ndarray) and value.ndim > 1 and value.shape[1] == n_tokens and value.dtype.kind in "iub"

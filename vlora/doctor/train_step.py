@@ -31,7 +31,8 @@ def check_steps(folder: Path) -> str:
         for _ in range(2):
             state, output = step(state, batch, 1e-3)
             mx.eval(state, output)
-        taken.append((output._asdict(), dict(tree_flatten(state.opt_state))))
+        sums = {name: value for name, value in output._asdict().items() if isinstance(value, mx.array)}
+        taken.append((sums, dict(tree_flatten(state.opt_state))))
     (compiled_sums, compiled_state), (sums, eager_state) = taken
     tolerance = STEP_TOLERANCES[device_kind()]
     shares = [

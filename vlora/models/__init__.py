@@ -8,6 +8,7 @@ from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
 from .backbone.head import head_use
 from .backbone.startup_checks import check_family, check_packing
+from .encode.answers import add_mismatched, encode_answers
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
 from .encode.fingerprint import features_fingerprint
@@ -50,6 +51,7 @@ __all__ = [
     "ShardStore",
     "abstract_backbone",
     "add_lora",
+    "add_mismatched",
     "build_tiny_qwen3_vl",
     "check_family",
     "check_packing",
@@ -59,6 +61,7 @@ __all__ = [
     "describe_family",
     "describe_unproven",
     "detach",
+    "encode_answers",
     "features_fingerprint",
     "fetch_weights",
     "find_image_tokens",

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from ..cuts import NAMED, measure_cuts
 from ..events import Device, FeatureCounts, Reported, StepReport
+from ..measured import Measured, add_measured, find_means
 from ..scores import Score
 from . import atomic
 
@@ -34,6 +35,7 @@ class Interval:
         n_cut: Rows that were cut.
         n_lost: Tokens to be learned that were cut off.
         cut: The first rows that were cut.
+        measured: What an objective measured beside the loss.
         last: The last one's step, running loss, learning rate and so on, as a line has them.
     """
 
@@ -48,6 +50,7 @@ class Interval:
     n_cut: int = 0
     n_lost: int = 0
     cut: list[str] = attrs.field(factory=list)
+    measured: Measured = attrs.field(factory=dict)
     last: dict[str, float] = attrs.field(factory=dict)
 
     def add(self, report: StepReport) -> None:
@@ -63,6 +66,7 @@ class Interval:
         self.n_cut += len(report.cuts)
         self.n_lost += sum(cut.n_lost for cut in report.cuts)
         self.cut = [*self.cut, *(cut.source for cut in report.cuts)][:NAMED]
+        self.measured = add_measured(self.measured, report.measured)
         self.last = {name: getattr(report, name) for name in OF_THE_LAST}
 
 
@@ -200,6 +204,7 @@ class MetricsLog:
             "step": last["step"],
             "loss": sums.loss / sums.terms,
             "running_loss": last["running_loss"],
+            **find_means(sums.measured),
             "learning_rate": last["learning_rate"],
             "grad_norm": last["grad_norm"],
             "tokens_per_s": sums.tokens / sums.seconds,

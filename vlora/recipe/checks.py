@@ -12,6 +12,8 @@ MOST_GB = 10**9
 MOST_SIDE = 2**16 - 1
 """Pixels of a side of an image; no common format has more."""
 
+HALF = 0.5
+
 TRACKERS = {"tensorboard": ("tb", "tensorboardx"), "trackio": (), "wandb": ("w&b", "weights & biases"), "mlflow": ()}
 """What `output.trackers` may name, and other names for it."""
 
@@ -86,6 +88,16 @@ def place(value: str) -> str | None:
 def fraction(value: float) -> str | None:
     """A share that is not the whole."""
     return None if 0 <= value < 1 else "must be at least 0 and less than 1"
+
+
+def minority(value: float) -> str | None:
+    """A share of less than half."""
+    return None if 0 <= value < HALF else f"must be at least 0 and less than {HALF}"
+
+
+def weights(value: tuple[float, ...]) -> str | None:
+    """Factors of which none turns a loss round."""
+    return "must be numbers of at least 0" if any(weight < 0 for weight in value) else None
 
 
 def non_empty(value: str) -> str | None:

@@ -11,6 +11,7 @@ import attrs
 
 from . import checks
 from .converter import Names, key
+from .preference import PreferenceSection
 from .resources import MOST_IDS, FeaturesSection, MemorySection
 
 MOST_ROWS = 2**20
@@ -189,7 +190,8 @@ class TrainSection:
     """How long to train, in what batches, and how often to report. A step is one optimizer update.
 
     Attributes:
-        objective: What is minimised: "sft" is the negative log-likelihood of the supervised tokens.
+        objective: What is minimised: "sft" is the negative log-likelihood of the supervised tokens; "dpo", "orpo" and
+            "cpo" compare two answers, "kto" reads one and a mark of whether it is wanted; see preference.
         batch_size: Rows of one forward and backward pass (a microbatch).
         batching: "shuffled" gives each row of data a row of the batch; "grouped" likewise, with rows of like length in
             a batch; "packed" puts several into one, for models whose attention keeps them apart.
@@ -211,7 +213,7 @@ class TrainSection:
         val_batches: Batches of a validation at most; -1 for all.
     """
 
-    objective: Literal["sft"] = key("sft")
+    objective: Literal["sft", "dpo", "kto", "orpo", "cpo"] = key("sft")
     batch_size: int = key(4, checks.within(1, MOST_ROWS))
     batching: Literal["shuffled", "grouped", "packed"] = key("shuffled")
     pack_length: int | None = key(None, checks.at_least(2))
@@ -283,6 +285,7 @@ class Recipe:
     lora: LoraSection = attrs.field(factory=LoraSection)
     optim: OptimSection = attrs.field(factory=OptimSection)
     train: TrainSection = attrs.field(factory=TrainSection)
+    preference: PreferenceSection = attrs.field(factory=PreferenceSection)
     eval: EvalSection = attrs.field(factory=EvalSection)
     features: FeaturesSection = attrs.field(factory=FeaturesSection)
     memory: MemorySection = attrs.field(factory=MemorySection)

@@ -1,13 +1,39 @@
-"""The batches of a recipe's run: shuffled, grouped by length or packed."""
+"""The batches of a recipe's run, shuffled, grouped by length or packed, and what reads its rows."""
 
+from .. import models
+from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
-from ..data.loader import DataLoader
+from ..data.loader import DataLoader, flatten
 from ..data.packing import packed_source
+from ..data.pairing import count_examples, needs_mismatched
+from ..data.prefetch import WorkerPool
 from ..data.sampler import step_batches, steps_per_epoch
 from ..errors import CheckpointError
 from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
 from ..train.schedules import count_steps
+from ..types import Example, Sample
+from . import consumed
+
+
+def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
+    """Make what reads a recipe's rows: their answers, two of a pair, those of other rows where a loss needs them."""
+    spell = data.encoder.tokenizer.convert_ids_to_tokens
+
+    def encode(sample: Sample) -> tuple[Example, ...]:
+        return tuple(backbone.prepare(example, spell) for example in data.encode(sample))
+
+    return DataLoader(
+        train=data.train,
+        data=recipe.data,
+        batch_size=recipe.train.batch_size,
+        workers=workers,
+        encode=encode,
+        mark=consumed.mark_row,
+        prepare_batch=backbone.prepare_batch,
+        join=models.add_mismatched if needs_mismatched(recipe) else flatten,
+        examples_per_row=count_examples(recipe, data.train),
+    )
 
 
 def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int, position: str) -> BatchSource:

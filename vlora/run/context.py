@@ -20,6 +20,7 @@ from ..output.paths import OutputPaths
 from ..output.predictions_log import PredictionsLog
 from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
+from ..train.reference import Reference
 from ..train.rules import Rules
 from ..train.state import bind, unbind
 from ..types import Cut
@@ -45,6 +46,7 @@ class RunContext:
         loader: Reads its rows.
         answer_metrics: What its answers are measured by.
         source: Its batches.
+        reference: What its objective compares with in each step; None if with nothing, or rows bring it.
         loop: Takes the steps, and holds the state.
         metrics: Its metrics.jsonl.
         predictions: Its predictions.jsonl.
@@ -71,6 +73,7 @@ class RunContext:
     loader: DataLoader
     answer_metrics: Sequence[Metric]
     source: BatchSource = attrs.field(init=False)
+    reference: Reference | None = attrs.field(default=None, init=False)
     loop: TrainLoop = attrs.field(init=False)
     metrics: MetricsLog = attrs.field(init=False)
     predictions: PredictionsLog = attrs.field(init=False)

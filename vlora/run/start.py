@@ -8,11 +8,10 @@ import attrs
 import mlx.core as mx
 
 from .. import models
-from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
+from ..build import Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
 from ..compilation import known_kernels
 from ..cuts import CutCounts
 from ..data.examples import first_examples, raise_unless_skipped
-from ..data.loader import DataLoader
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
@@ -38,12 +37,12 @@ from ..train.optimizers import make_optimizer
 from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
-from ..types import Example, Sample
 from . import consumed, unchanged
-from .batches import make_source
+from .batches import make_loader, make_source
 from .choose import begin_choice
 from .consumed import Learned
 from .context import RunContext
+from .preferences import check_start, make_reference
 from .save import NOT_A_MODELS
 from .started import describe_added, describe_earlier, describe_start
 from .validator import Validator
@@ -86,7 +85,7 @@ def start(
     yield from warnings
     yield from run.first_cuts()
     if run.data.valid is not None:
-        run.validator = Validator(recipe, run.data.valid, run.loader, run.backbone)
+        run.validator = Validator(recipe, run.data.valid, run.loader, run.backbone, run.reference)
     run.done, run.saved = first, None if run.found is None else first
     return run
 
@@ -134,7 +133,7 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         backbone=backbone,
         config=config,
         features=features,
-        loader=_make_loader(recipe, data, backbone, workers),
+        loader=make_loader(recipe, data, backbone, workers),
         answer_metrics=metrics,
     )
 
@@ -180,23 +179,6 @@ def _clear_up(paths: OutputPaths, *, resume: bool, or_start: bool) -> Generator[
     if resume:
         refuse_links(paths)
     return resume
-
-
-def _make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
-    encoder = data.encoder
-
-    def encode(sample: Sample) -> tuple[Example, ...]:
-        return (backbone.prepare(encoder(sample), encoder.tokenizer.convert_ids_to_tokens),)
-
-    return DataLoader(
-        train=data.train,
-        data=recipe.data,
-        batch_size=recipe.train.batch_size,
-        workers=workers,
-        encode=encode,
-        mark=consumed.mark_row,
-        prepare_batch=backbone.prepare_batch,
-    )
 
 
 def _find_learned(
@@ -255,6 +237,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
     recipe = run.recipe
     optimizer = make_optimizer(recipe.optim)
     state = init_state(run.backbone, optimizer)
+    reference = make_reference(recipe, run.backbone, state.params)
     if run.found is not None:
         state = checkpoint.load_state(run.found.path, state, is_checked=True)
     first = int(state.step)
@@ -275,7 +258,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
 
     # The only reference to the state: another one would keep the old state alive during the next step.
     run.loop = TrainLoop(
-        make_recipe_step(recipe, run.backbone, optimizer, state, rules=rules),
+        make_recipe_step(recipe, run.backbone, optimizer, state, reference=reference, rules=rules),
         state,
         lambda step: learning_rate_at(step, source.n_steps(step), recipe.optim, rules),
         needs_sync=needs_sync,
@@ -284,7 +267,9 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         release=run.loader.workers.release,
         sums=run.metadata.sums,
     )
-    run.source = source
+    run.source, run.reference = source, reference
+    if not first:
+        check_start(run, reference)
     return first
 
 

@@ -28,7 +28,7 @@ def tell_untrained(run: RunContext, loss: float, *, is_held_out: bool) -> Iterat
         loss: In nats per supervised token.
         is_held_out: Whether it is that of the rows to validate on, and not that of the first step's.
     """
-    if run.has_told_untrained or run.found is not None:
+    if run.has_told_untrained or run.found is not None or run.recipe.train.objective != "sft":
         return
     run.has_told_untrained = True
     n_tokens = run.backbone.vocabulary().n_written or len(run.data.encoder.tokenizer)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 
 from ..events import Event, Warned, Working
+from ..measured import find_means
 from .choice import VALID_LOSS
 from .context import RunContext
 from .untrained import tell_untrained
@@ -36,6 +37,7 @@ def validate(run: RunContext, should_stop: Callable[[], bool]) -> Generator[Even
         return False
     step = int(run.loop.state.step)
     line = {"step": step, VALID_LOSS: found.loss, "valid_tokens": found.n_tokens, "valid_rows": found.n_rows}
+    line |= {f"valid_{name}": value for name, value in find_means(found.measured).items()}
     run.judge(line)
     run.metrics.validated = step
     yield run.metrics.write(line)

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator
 
 import attrs
-import mlx.core as mx
 
 from .. import models
 from ..cuts import CutCounts, find_cuts
@@ -15,10 +14,12 @@ from ..data.rows import RowDataset
 from ..data.sampler import epoch_batches
 from ..errors import NonFiniteError
 from ..estimate.foresight import foresee
+from ..measured import Measured
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
-from ..train.eval_step import evaluate, make_eval_step
-from ..train.objectives.named import OBJECTIVES
+from ..train.eval_step import Measures, make_measuring_step, measure_all
+from ..train.objectives.named import find_objective
+from ..train.reference import Reference
 from ..types import Batch, TrainState
 
 
@@ -31,12 +32,14 @@ class Validated:
         n_tokens: Supervised tokens.
         n_rows: Rows that were read.
         cuts: Those of them that were cut.
+        measured: What an objective measures beside the loss.
     """
 
     loss: float
     n_tokens: int
     n_rows: int
     cuts: CutCounts
+    measured: Measured
 
 
 @attrs.define(eq=False)
@@ -48,6 +51,7 @@ class Validator:
         rows: The rows to validate on.
         loader: Reads them.
         backbone: The model.
+        reference: What the objective compares with, where rows do not bring it.
         has_told_cuts: Whether it was said which of the rows are cut.
     """
 
@@ -55,14 +59,19 @@ class Validator:
     rows: RowDataset
     loader: DataLoader
     backbone: models.MlxVlmBackbone
+    reference: Reference | None = None
     has_told_cuts: bool = attrs.field(default=False, init=False)
-    _step: Callable[[TrainState, Batch], tuple[mx.array, mx.array]] = attrs.field(init=False)
+    _step: Callable[[TrainState, Batch], Measures] = attrs.field(init=False)
     _plan: list[list[int]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Draw the rows, once: the first ones of a sorted set would not stand for it."""
         train = self.recipe.train
-        self._step = make_eval_step(self.backbone, loss=OBJECTIVES[train.objective])
+        self._step = make_measuring_step(
+            self.backbone,
+            loss=find_objective(train.objective, self.recipe.preference),
+            reference=self.reference,
+        )
         plan = epoch_batches(len(self.rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
         self._plan = plan[: self._n_batches]
 
@@ -97,14 +106,14 @@ class Validator:
                 yield from found
 
         with naming_shortage("validation"):
-            loss, n_tokens = evaluate(self._step, state, batches())
+            loss, n_tokens, measured = measure_all(self._step, state, batches())
         if should_stop():
             # Of some of the rows only, perhaps.
             return None
         if not math.isfinite(loss):
             msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
             raise NonFiniteError(msg)
-        return Validated(loss=loss, n_tokens=n_tokens, n_rows=n_rows, cuts=cuts)
+        return Validated(loss=loss, n_tokens=n_tokens, n_rows=n_rows, cuts=cuts, measured=measured)
 
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch

@@ -12,7 +12,7 @@ import mlx.core as mx
 from ..types import Inputs, Targets, Tree
 from .backbone import Backbone, Params
 from .objectives.likelihood import token_nll
-from .objectives.objective import LossFn, Objective
+from .objectives.objective import LossFn, Objective, Packed
 from .state import bound_params
 
 HEAD_BYTES = 160_000_000
@@ -32,8 +32,10 @@ def language_model_loss(
     inputs: Inputs,
     targets: Targets,
     is_trained: bool,
-) -> tuple[mx.array, mx.array]:
-    """Find (summed loss, what it is divided by), both f32[], at the targets; safe to trace and to differentiate.
+) -> tuple[mx.array, mx.array, Packed]:
+    """Find (summed loss, what it is divided by), both f32[], at the targets, and what an objective measures beside it.
+
+    Safe to trace and to differentiate.
 
     Args:
         params: Trainable parameters by name.
@@ -49,10 +51,11 @@ def language_model_loss(
         with bound_params(backbone.module, params):
             return _whole_loss(loss, backbone.logits(*inputs, targets.positions), targets)
     head = _Head(backbone, inputs, params, targets, is_trained=is_trained)
+    metrics: Packed = ()
     if isinstance(loss, Objective):
-        outcome, weights = head.linearize(loss)
+        outcome, weights, metrics = head.linearize(loss)
         if not is_trained:
-            return outcome
+            return (*outcome, metrics)
         token_loss: LossFn = _weighted_nll
     else:
         outcome, weights, token_loss = None, targets.weights, loss
@@ -66,7 +69,23 @@ def language_model_loss(
             head.add(*differentiate(head.frozen, part, own))
         else:
             head.add(chunk_loss(head.frozen, part, own))
-    return head.total(outcome)
+    return (*head.total(outcome), metrics)
+
+
+def token_logprobs(params: Params, *, backbone: Backbone, inputs: Inputs, targets: Targets) -> mx.array:
+    """Find the log-probabilities of the targets, f32[N], 0 at fillers; safe to trace. No gradient flows through them.
+
+    Args:
+        params: Trainable parameters by name; those that are not named are the module's.
+        backbone: The model.
+        inputs: Of the language model.
+        targets: What is predicted, and where.
+    """
+    if not backbone.has_separable_head:
+        with bound_params(backbone.module, params):
+            logprobs = -token_nll(backbone.logits(*inputs, targets.positions), targets.ids)
+        return mx.stop_gradient(mx.where(targets.weights > 0, logprobs, 0))
+    return mx.stop_gradient(_Head(backbone, inputs, params, targets, is_trained=False).logprobs())
 
 
 class _Head:
@@ -80,7 +99,7 @@ class _Head:
             self._hidden = backbone.hidden(*inputs, targets.positions)
             n_words = backbone.project(*inputs, self._hidden[:1]).shape[-1]
         # Given to the function by argument: it has no gradient for what it merely finds in the module.
-        self._params = {name: params[name] for name in backbone.head_names()}
+        self._params = {name: params[name] for name in backbone.head_names() if name in params}
         self.frozen = {name: mx.stop_gradient(value) for name, value in self._params.items()}
         self._given = mx.stop_gradient(self._hidden)
         n_rows = max(FEWEST_HEAD_ROWS, HEAD_BYTES // (4 * n_words) // 64 * 64)
@@ -115,16 +134,20 @@ class _Head:
             known = self._gradients
             self._gradients = {name: known[name] + value if known else value for name, value in more.items()}
 
-    def linearize(self, objective: Objective) -> tuple[tuple[mx.array, mx.array], mx.array]:
-        """Run the head once for an objective: (its sums, the weights that its gradient gives the tokens' losses)."""
+    def logprobs(self) -> mx.array:
+        """Run the head once for the log-probabilities of the targets, f32[N]; 0 at fillers."""
         targets, found = self._targets, []
         for own, part in self.parts():
             self._last = -token_nll(self.logits(self.frozen, part), targets.ids[own])
             found.append(self._last)
-        is_target = targets.weights > 0
-        logprobs = mx.where(is_target, mx.concatenate(found), 0)
+        return mx.where(targets.weights > 0, mx.concatenate(found), 0)
+
+    def linearize(self, objective: Objective) -> tuple[tuple[mx.array, mx.array], mx.array, Packed]:
+        """Run the head once for an objective: its sums, the weights of the tokens' losses in its gradient, metrics."""
+        logprobs, targets = self.logprobs(), self._targets
         outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
-        return outcome, mx.where(is_target, -gradient, 0)
+        weights = mx.where(targets.weights > 0, -gradient, 0)
+        return outcome, weights, objective.pack(logprobs, targets)
 
     def total(self, outcome: tuple[mx.array, mx.array] | None) -> tuple[mx.array, mx.array]:
         """Give the sums of all chunks, or those of an objective, with the gradient that the chunks have."""
@@ -136,12 +159,12 @@ class _Head:
         return loss, count
 
 
-def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) -> tuple[mx.array, mx.array]:
+def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) -> tuple[mx.array, mx.array, Packed]:
     """Apply what is minimised to the logits of all targets at once."""
     if isinstance(loss, Objective):
-        logprobs = -token_nll(logits, targets.ids)
-        return loss.function(mx.where(targets.weights > 0, logprobs, 0), targets)
-    return loss(logits, targets.ids, targets.weights)
+        logprobs = mx.where(targets.weights > 0, -token_nll(logits, targets.ids), 0)
+        return (*loss.function(logprobs, targets), loss.pack(logprobs, targets))
+    return (*loss(logits, targets.ids, targets.weights), ())
 
 
 def _weighted_nll(logits: mx.array, ids: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:

@@ -4,19 +4,28 @@ from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
+from ..measured import Measured, add_measured
 from ..memory.limits import naming_shortage
 from ..types import Batch, Inputs, Targets, TrainState
 from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
-from .objectives.objective import LossFn, Objective
+from .objectives.objective import LossFn, Metrics, Objective
 from .objectives.sft import loss_fn
+from .reference import Reference, lacks_reference
 from .state import bound_params
-from .step import Sums, targets_for
+from .step import Sums, read_metrics, targets_for
+
+Measures = tuple[mx.array, mx.array, Metrics]
+"""f32[] summed loss, f32[] what it is divided by, and what an objective measures beside it."""
 
 
 def make_eval_step(
-    backbone: Backbone, *, loss: LossFn | Objective = loss_fn, compiled: bool = True
-) -> Callable[[TrainState, Batch], Sums]:
+    backbone: Backbone,
+    *,
+    loss: LossFn | Objective = loss_fn,
+    reference: Reference | None = None,
+    compiled: bool = True,
+) -> Callable[[TrainState, Batch], tuple[mx.array, mx.array]]:
     """Make the validation step: the summed loss and its number of terms, without dropout.
 
     A function of its own, because a compiled function keeps the mode that it was traced in.
@@ -24,15 +33,35 @@ def make_eval_step(
     Args:
         backbone: The model.
         loss: As for the training step.
+        reference: As for the training step.
         compiled: False runs the same code eagerly.
 
     Returns:
         `step(state, batch) -> (f32[] sum, f32[] terms)`: of fine-tuning, nats and supervised tokens.
     """
+    measure = make_measuring_step(backbone, loss=loss, reference=reference, compiled=compiled)
+
+    def eval_step(state: TrainState, batch: Batch) -> tuple[mx.array, mx.array]:
+        nll, n, _ = measure(state, batch)
+        return nll, n
+
+    return eval_step
+
+
+def make_measuring_step(
+    backbone: Backbone,
+    *,
+    loss: LossFn | Objective = loss_fn,
+    reference: Reference | None = None,
+    compiled: bool = True,
+) -> Callable[[TrainState, Batch], Measures]:
+    """Make the validation step of `make_eval_step`, which gives what an objective measures beside the loss, too."""
     embed_param_names = backbone.embed_param_names()
 
     def sums(params: Params, inputs: Inputs, targets: Targets) -> Sums:
         with backbone.overrides():
+            if reference is not None and lacks_reference(loss, targets):
+                inputs, targets = reference.completed(inputs, targets)
             return language_model_loss(
                 params,
                 inputs.differentiable,
@@ -43,15 +72,15 @@ def make_eval_step(
                 is_trained=False,
             )
 
-    run = mx.compile(sums) if compiled and backbone.is_traceable else sums
+    run: Callable[[Params, Inputs, Targets], Sums] = mx.compile(sums) if compiled and backbone.is_traceable else sums
 
-    def eval_step(state: TrainState, batch: Batch) -> Sums:
+    def measuring_step(state: TrainState, batch: Batch) -> Measures:
         with bound_params(backbone.module, {name: state.params[name] for name in embed_param_names}):
             inputs = Inputs(batch.tokens, *backbone.embed(batch))
-        nll, n = run(state.params, inputs, targets_for(loss, batch))
-        return nll, n
+        total, count, packed = run(state.params, inputs, targets_for(loss, batch, reference))
+        return total, count, loss.unpack(packed) if isinstance(loss, Objective) else {}
 
-    return eval_step
+    return measuring_step
 
 
 def evaluate(
@@ -64,16 +93,35 @@ def evaluate(
     Raises:
         OutOfMemoryError: There is no memory for a batch.
     """
+    loss, n_supervised, _ = measure_all(lambda *given: (*eval_step(*given), {}), state, batches)
+    return loss, n_supervised
+
+
+def measure_all(
+    step: Callable[[TrainState, Batch], Measures], state: TrainState, batches: Iterable[Batch]
+) -> tuple[float, int, Measured]:
+    """Validate with a step of `make_measuring_step`: what `evaluate` gives, and sums of what is measured beside it.
+
+    Raises:
+        OutOfMemoryError: There is no memory for a batch.
+    """
     nll = n_terms = 0.0
     n_supervised = 0
-    before: tuple[mx.array, mx.array] | None = None
+    measured: Measured = {}
+    before: Measures | None = None
+
+    def read(sums: Measures) -> None:
+        nonlocal nll, n_terms, measured
+        nll, n_terms = nll + float(sums[0]), n_terms + float(sums[1])
+        measured = add_measured(measured, read_metrics(sums[2]))
+
     for batch in batches:
         with naming_shortage("validation", batch):
-            sums = eval_step(state, batch)
+            sums = step(state, batch)
             mx.async_eval(sums)
             if before is not None:
-                nll, n_terms = nll + float(before[0]), n_terms + float(before[1])
+                read(before)
         before, n_supervised = sums, n_supervised + batch.n_supervised
     if before is not None:
-        nll, n_terms = nll + float(before[0]), n_terms + float(before[1])
-    return nll / max(1.0, n_terms), n_supervised
+        read(before)
+    return nll / max(1.0, n_terms), n_supervised, measured

@@ -18,7 +18,7 @@ from ..errors import NonFiniteError
 from ..events import StepReport
 from ..memory.limits import naming_shortage
 from ..types import Batch, Cut, RowMark, StepOutput, TrainState
-from .step import TrainStep
+from .step import TrainStep, read_metrics
 
 WAITING = 0.1
 """Share of a step's time from which on the host has waited for the device, and not only read what there was."""
@@ -182,7 +182,8 @@ class TrainLoop:
             return None
         asked = time.perf_counter()
         with naming_shortage(f"step {begun.step}", begun.largest):
-            nll, supervised, norm, n_terms = (float(value) for value in begun.output)
+            nll, supervised, norm, n_terms = (float(value) for value in begun.output[:4])
+            measured = read_metrics(begun.output.metrics)
         if not (math.isfinite(nll) and math.isfinite(norm)):
             raise NonFiniteError(_describe_non_finite(begun, nll / n_terms, norm))
         self.sums = self.sums[0] + nll, self.sums[1] + n_terms
@@ -203,6 +204,7 @@ class TrainLoop:
             trace_s=self.trace_s,
             cuts=begun.cuts,
             rows=begun.rows,
+            measured=measured,
         )
 
     def _find_end(self, asked: float) -> float:

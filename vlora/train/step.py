@@ -27,14 +27,16 @@ from .chunked_head import language_model_loss
 from .dropout import KEYS, MakeKey, dropout_keys
 from .flat_params import FLAT, FlatParams, Unpacked
 from .grad_checkpoint import CheckpointPart, checkpointed
-from .objectives.objective import LossFn, Objective
+from .objectives.objective import LossFn, Objective, Packed
+from .objectives.preference import REFERENCE
 from .objectives.sft import loss_fn
+from .reference import Reference, lacks_reference
 from .rules import Rules
 from .state import bound_params
 from .update import Update
 
-Sums = tuple[mx.array, mx.array]
-"""f32[] summed loss, f32[] what it is divided by."""
+Sums = tuple[mx.array, mx.array, Packed]
+"""f32[] summed loss, f32[] what it is divided by, and what an objective measures beside it."""
 
 
 class TrainStep(Protocol):
@@ -54,6 +56,7 @@ def make_train_step(
     optimizer: optim.Optimizer,
     *,
     loss: LossFn | Objective = loss_fn,
+    reference: Reference | None = None,
     max_grad_norm: float | None = None,
     lr_multipliers: Mapping[str, float] | None = None,
     undecayed: Collection[str] = (),
@@ -75,6 +78,7 @@ def make_train_step(
         backbone: The model.
         optimizer: As `make_optimizer` makes it; its state travels in `TrainState`.
         loss: A sum over tokens, as `vlora.loss_fn`, or an `Objective` of their log-probabilities.
+        reference: What an objective compares with, where batches do not bring its log-probabilities.
         max_grad_norm: Largest global norm of the mean gradient.
         lr_multipliers: How many times the learning rate a parameter has; once, where it is not named.
         undecayed: Parameters that the optimizer's weight decay leaves out.
@@ -96,6 +100,7 @@ def make_train_step(
         Update(optimizer, max_grad_norm, lr_multipliers or {}, frozenset(undecayed)),
         backbone.checkpoint_modules(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ()),
         KEYS[(rules or Rules()).dropout_keys](seed),
+        reference=reference,
         compiled=compiled,
     )
 
@@ -111,10 +116,11 @@ class CompiledStep:
         checkpoint_modules: tuple[Sequence[nn.Module], Sequence[nn.Module]],
         make_key: MakeKey,
         *,
+        reference: Reference | None = None,
         compiled: bool,
     ) -> None:
         """Compile it; the arguments are explained at `make_train_step`."""
-        self.n_traces = 0
+        self.n_traces, self.reference = 0, reference
         self.backbone, self.loss, self.make_key = backbone, loss, make_key
         self.checkpointed, self.checkpointed_in_tower = checkpoint_modules
         self.embed_names = backbone.embed_param_names()
@@ -155,6 +161,9 @@ class CompiledStep:
     ) -> tuple[Sums, Params, Tree]:
         """Find sums, gradients and the inputs' gradients; gradients are packed if the parameters are."""
         self.n_traces += 1
+        if self.reference is not None and lacks_reference(self.loss, targets):
+            with self.backbone.overrides():
+                inputs, targets = self.reference.completed(inputs, targets)
         packing = self._update.packing if FLAT in given else FlatParams({})
         params = packing.unpack(given, self._find_compute_dtypes())
         objective = functools.partial(
@@ -201,6 +210,7 @@ class _Accumulation:
         gradients: Their summed gradients; packed too, unless some have to be added to one by one.
         loss: f32[], summed.
         count: f32[], what the sums are divided by.
+        metrics: What an objective measures beside the loss, summed.
         n_supervised: Supervised targets; not counted where `count` is their number.
     """
 
@@ -210,6 +220,7 @@ class _Accumulation:
     gradients: Params = attrs.field(factory=dict, init=False)
     loss: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
     count: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
+    metrics: Packed = attrs.field(default=(), init=False)
     n_supervised: int = attrs.field(default=0, init=False)
     _n_added: int = attrs.field(default=0, init=False)
 
@@ -223,11 +234,11 @@ class _Accumulation:
             inputs = Inputs(batch.tokens, *backbone.embed(batch))
         key = self.step.make_key(self._n_added, self.state.step)
         given = self.state.params if self.step.embed_names else self.packed
-        return given, inputs, targets_for(self.step.loss, batch), key
+        return given, inputs, targets_for(self.step.loss, batch, self.step.reference), key
 
     def add(self, batch: Batch, found: tuple[Sums, Params, Tree]) -> None:
         """Add what was found for a microbatch, and carry its inputs' gradients on."""
-        (loss, count), gradients, cotangents = found
+        (loss, count, metrics), gradients, cotangents = found
         if self.step.embed_names:
             with self._bound():
                 carried = self.step.backbone.embed_vjp(batch, cotangents, self.step.checkpointed_in_tower)
@@ -235,6 +246,7 @@ class _Accumulation:
                 gradients[name] = gradients[name] + gradient.astype(mx.float32)
         self.gradients = {k: self.gradients[k] + gradients[k] for k in gradients} if self._n_added else gradients
         self.loss, self.count = self.loss + loss, self.count + count
+        self.metrics = tuple(map(mx.add, self.metrics, metrics)) if self._n_added else metrics
         if self._has_objective:
             self.n_supervised += batch.n_supervised
         self._n_added += 1
@@ -242,7 +254,9 @@ class _Accumulation:
     def output(self, norm: mx.array) -> StepOutput:
         """Give what was measured: sums, counts and the norm of the mean gradient."""
         n_supervised = mx.array(float(self.n_supervised)) if self._has_objective else self.count
-        return StepOutput(self.loss, n_supervised, norm, self.count)
+        loss = self.step.loss
+        metrics = loss.unpack(self.metrics) if isinstance(loss, Objective) else {}
+        return StepOutput(self.loss, n_supervised, norm, self.count, metrics)
 
     @property
     def _has_objective(self) -> bool:
@@ -259,7 +273,12 @@ def as_batches(microbatches: Batch | Sequence[Batch]) -> list[Batch]:
     return [cast("Batch", microbatches)] if isinstance(microbatches, Batch) else list(microbatches)
 
 
-def targets_for(loss: LossFn | Objective, batch: Batch) -> Targets:
+def read_metrics(metrics: Mapping[str, tuple[mx.array, mx.array]]) -> dict[str, tuple[float, float]]:
+    """Wait for what was measured, and give it as numbers."""
+    return {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
+
+
+def targets_for(loss: LossFn | Objective, batch: Batch, reference: Reference | None = None) -> Targets:
     """Give the targets as a loss needs them: of a sum over tokens the number of examples is no part of the trace.
 
     Raises:
@@ -270,6 +289,8 @@ def targets_for(loss: LossFn | Objective, batch: Batch) -> Targets:
         empty = mx.zeros((0,))
         return targets._replace(example=empty, example_weights=empty, group=empty, columns={})
     missing = [name for name in loss.columns if name not in targets.columns]
+    if reference is None and lacks_reference(loss, targets):
+        missing.append(REFERENCE)
     if missing:
         source = batch.rows[0].source if batch.rows else "a batch"
         msg = f"{source}: the objective reads the columns {missing}, which the example lacks; set Example.columns"

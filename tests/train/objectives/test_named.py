@@ -10,13 +10,20 @@ import pytest
 from vlora import fit, loss_fn, parse_recipe
 from vlora.build import BUILTIN_MODEL
 from vlora.events import Reported, StepReport
+from vlora.recipe.preference import LOSSES, PreferenceSection
 from vlora.recipe.schema import TrainSection
-from vlora.train.objectives.named import OBJECTIVES
+from vlora.train.objectives.named import OBJECTIVES, find_objective
+from vlora.train.objectives.objective import Objective
 
 
 def test_every_name_has_an_objective() -> None:
     """The recipe knows the same names."""
-    assert set(OBJECTIVES) == set(get_args(get_type_hints(TrainSection)["objective"]))
+    names = get_args(get_type_hints(TrainSection)["objective"])
+
+    assert set(names) == {*OBJECTIVES, *LOSSES}
+    assert [isinstance(find_objective(name, PreferenceSection()), Objective) for name in names] == [
+        name != "sft" for name in names
+    ]
 
 
 def test_steps_and_validations_have_the_same_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,16 @@ class Conversation:
     Attributes:
         messages: As `vlora.data.format.messages.read_message` reads them.
         used: The columns that they come from.
+        rejected: The same with another answer, which is worse; empty without one.
+        n_answer: Messages at the end that are the answer which is compared; 0 where none is.
+        is_wanted: Whether a row says that its answer is wanted; None if it does not say.
     """
 
     messages: Sequence[Message]
     used: tuple[str, ...]
+    rejected: Sequence[Message] = ()
+    n_answer: int = 0
+    is_wanted: bool | None = None
 
 
 @attrs.frozen
@@ -65,9 +71,14 @@ def read_conversation(row: Row, source: str) -> Conversation:
         return Conversation(({"role": "user", "content": ""}, {"role": "assistant", "content": answer}), (captions[0],))
     msg = (
         f"{source}: {_describe_lack(row, captions)}; expected {_describe_layouts()}, or an image and text, caption or "
-        "label; map other names in data.columns, or write data.custom_prompt_format"
+        f"label; map other names in data.columns, or write data.custom_prompt_format{_suggest_preference(row)}"
     )
     raise SampleError(msg)
+
+
+def _suggest_preference(row: Row) -> str:
+    is_pair = is_there(row.get("chosen")) and is_there(row.get("rejected"))
+    return "; rows with two answers are learned from with train.objective = 'dpo'" if is_pair else ""
 
 
 def _describe_lack(row: Row, captions: Sequence[str]) -> str:
@@ -151,33 +162,33 @@ def _read_column(column: str) -> Callable[[Row, str], Sequence[Message]]:
 
 def _read_pair(question: str, answer: str) -> Callable[[Row, str], Sequence[Message]]:
     def read(row: Row, source: str) -> Sequence[Message]:
-        asked, said = _text_of(row, question, source), _text_of(row, answer, source)
-        return (*_read_history(row, source), _make_message("user", asked), _make_message("assistant", said))
+        asked, said = text_of(row, question, source), text_of(row, answer, source)
+        return (*read_history(row, source), make_message("user", asked), make_message("assistant", said))
 
     return read
 
 
 def _read_instruction(row: Row, source: str) -> Sequence[Message]:
     """Read Alpaca's layout: the input stands in a line of its own behind the instruction."""
-    asked = [_text_of(row, column, source) for column in ("instruction", "input") if is_there(row.get(column))]
-    said = _text_of(row, "output", source)
-    question = _make_message("user", "\n".join(asked))
-    return (*_read_history(row, source), question, _make_message("assistant", said))
+    asked = [text_of(row, column, source) for column in ("instruction", "input") if is_there(row.get(column))]
+    said = text_of(row, "output", source)
+    question = make_message("user", "\n".join(asked))
+    return (*read_history(row, source), question, make_message("assistant", said))
 
 
 def _read_prompt(row: Row, source: str) -> Sequence[Message]:
     """Read TRL's layout: both are texts or lists of messages."""
     found: list[Message] = []
     for column, role in (("prompt", "user"), ("completion", "assistant")):
-        messages = _messages_of(row[column])
+        messages = messages_of(row[column])
         if messages is None:
-            found.append(_make_message(role, _text_of(row, column, source)))
+            found.append(make_message(role, text_of(row, column, source)))
         else:
             found += list_messages(messages, f"{source}: column {column!r}")
     return found
 
 
-def _messages_of(value: Any) -> Any:
+def messages_of(value: Any) -> Any:
     """Give a list of messages; None if the value is no such list, nor JSON of one."""
     found = parse_if_json(value, "[") if isinstance(value, str) else value
     if isinstance(found, Mapping):
@@ -186,7 +197,7 @@ def _messages_of(value: Any) -> Any:
     return found if is_list and all(isinstance(item, Mapping) and find_role(item) for item in found) else None
 
 
-def _read_history(row: Row, source: str) -> Sequence[Message]:
+def read_history(row: Row, source: str) -> Sequence[Message]:
     """Read earlier turns: a list of [question, answer], or JSON of one."""
     history = row.get("history")
     if not is_there(history):
@@ -199,7 +210,7 @@ def _read_history(row: Row, source: str) -> Sequence[Message]:
         raise SampleError(msg)
     where = f"{source}: column 'history'"
     return [
-        _make_message(role, write_text(text, where)) for pair in history for role, text in zip(_PAIR, pair, strict=True)
+        make_message(role, write_text(text, where)) for pair in history for role, text in zip(_PAIR, pair, strict=True)
     ]
 
 
@@ -212,11 +223,17 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == len(_PAIR)
 
 
-def _text_of(row: Row, column: str, source: str) -> str:
+def text_of(row: Row, column: str, source: str) -> str:
+    """Write a column as text.
+
+    Raises:
+        SampleError: It is no text.
+    """
     return write_text(row[column], f"{source}: column {column!r}")
 
 
-def _make_message(role: str, text: str) -> Message:
+def make_message(role: str, text: str) -> Message:
+    """Make a message of a text."""
     return {"role": role, "content": text}
 
 

@@ -4,27 +4,29 @@ Every layout that data sets and other trainers use comes in here; none goes furt
 side has one format to render. Images are not opened.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from ...errors import SampleError
-from ...recipe.columns import COLUMNS, PLACEHOLDER, UNUSED, ColumnUse, is_there, original_use, rename_columns
-from ...system.written_json import parse_json
+from ...recipe.columns import COLUMNS, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from ...types import Objects, Sample, Turn
-from ..values import Row, write_text
+from ..values import Row
 from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
+from .custom_format import fill_row, own_images
 from .image_sizes import SIZE_KEYS, SizedImage
 from .json_text import show
-from .layouts import Conversation, list_messages, read_conversation
+from .layouts import Conversation, read_conversation
 from .lookalikes import looks_like_pictures
-from .marks import IMAGE_TAG
 from .messages import Draft, Message, read_message, unread_keys
-from .pictures import IMAGE_COLUMNS, file_name, repeats, row_images, unread_beside
+from .pictures import IMAGE_COLUMNS, file_name, row_images, unread_beside
 from .placement import place_images
+from .preferences import WANTED, read_preference, refuse_pictures
 from .tool_calls import drop_gaps, drop_gaps_of_calls, read_tools
+
+Preferences = Literal["pairs", "marks"]
+"""What rows have beside one answer: a worse one, or a mark of whether it is wanted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +38,8 @@ class Reading:
         columns: See above.
         system: See above.
         kinds: What columns hold that have a declared type; see `vlora.data.readers.typed_tables.kind_of`.
+        preferences: "pairs" for rows with a better and a worse answer, "marks" for those that say whether their answer
+            is wanted; None for rows with one answer.
         fills_gaps: Whether objects have nothing under keys that only other rows have; see
         `vlora.data.readers.table.fills_gaps`.
     """
@@ -45,6 +49,7 @@ class Reading:
     system: str | None = None
     kinds: Mapping[str, str] = attrs.field(factory=dict)
     fills_gaps: bool = False
+    preferences: Preferences | None = None
 
 
 def format_sample(
@@ -98,20 +103,21 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
         SampleError: As `format_sample`.
     """
     named = rename_columns(row, reading.columns, source)
-    talk = _fill_row(reading.custom_prompt_format, named, source) or read_conversation(named, source)
-    if reading.fills_gaps:
-        talk = attrs.evolve(talk, messages=[drop_gaps_of_calls(message) for message in talk.messages])
+    talk = _read_talk(named, source, reading)
     inside = talk.used[0] if talk.used else "messages"
     unread = {f"{inside}.{key}": value for key, value in unread_keys(talk.messages).items()}
     for column in IMAGE_COLUMNS:
         unread |= {f"{column}.{key}": value for key, value in unread_beside(named.get(column)).items()}
     use = original_use(_find_use(named, talk, unread, reading), row, reading.columns)
-    images = _own_images(named, source)
+    images = own_images(named, source)
     _refuse_lost_pictures(row, use, unread, reading, source)
     _refuse_unread_mapping(row, use, reading, source)
-    drafts = [read_message(message, f"{source}: turn {number}") for number, message in enumerate(talk.messages, 1)]
     system = named.get("system") if "system" not in talk.used else None
-    turns, placed = place_images(_put_system_first(drafts, system, source, reading.system), images, source)
+    turns, placed = _place(talk.messages, talk.n_answer, system, images, source, reading)
+    rejected: tuple[Turn, ...] = ()
+    if talk.rejected:
+        n_question = len(talk.messages) - talk.n_answer
+        rejected, _ = _place(talk.rejected, len(talk.rejected) - n_question, system, images, source, reading)
     if not any(turn.role == "assistant" and (turn.text or turn.calls or turn.thought) for turn in turns):
         msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
         raise SampleError(msg)
@@ -125,7 +131,33 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
             f"{source}: data.columns maps the row's boxes, and no text holds {BOX_MARK} or {NAME_MARK} where one stands"
         )
         raise SampleError(msg)
-    return Sample(source=source, turns=turns, images=placed, tools=tools, objects=objects), use
+    sample = Sample(source=source, turns=turns, images=placed, tools=tools, objects=objects)
+    return attrs.evolve(sample, rejected=rejected, is_wanted=talk.is_wanted), use
+
+
+def _read_talk(row: Row, source: str, reading: Reading) -> Conversation:
+    """Read the messages of a row, whose columns have the names that are read."""
+    if reading.preferences is None:
+        talk = fill_row(reading.custom_prompt_format, row, source) or read_conversation(row, source)
+    else:
+        talk = read_preference(row, source, is_paired=reading.preferences == "pairs")
+    if not reading.fills_gaps:
+        return talk
+    messages, rejected = ([drop_gaps_of_calls(message) for message in part] for part in (talk.messages, talk.rejected))
+    return attrs.evolve(talk, messages=messages, rejected=rejected)
+
+
+def _place(
+    messages: Sequence[Message], n_answer: int, system: Any, images: Sequence[Any], source: str, reading: Reading
+) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
+    """Make turns of messages, and give images their places; where an answer is compared, only that is learned."""
+    drafts = [read_message(message, f"{source}: turn {number}") for number, message in enumerate(messages, 1)]
+    refuse_pictures(drafts[len(drafts) - n_answer :], source)
+    turns, placed = place_images(_put_system_first(drafts, system, source, reading.system), images, source)
+    if n_answer:
+        question = [attrs.evolve(turn, learned=turn.role != "assistant") for turn in turns[: len(turns) - n_answer]]
+        turns = (*question, *turns[len(turns) - n_answer :])
+    return turns, placed
 
 
 def _own_objects(
@@ -151,22 +183,12 @@ def _own_objects(
 def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any], reading: Reading) -> ColumnUse:
     beside = [column for column in (*IMAGE_COLUMNS, "system", "tools") if column in row and column not in talk.used]
     used = {column: COLUMNS.get(column, "data.custom_prompt_format") for column in (*talk.used, *beside)}
+    if reading.preferences is not None:
+        used |= {column: how for column, how in WANTED.items() if column in used}
     if reading.custom_prompt_format is not None:
         filled = [column for column in talk.used if column not in IMAGE_COLUMNS]
         used |= dict.fromkeys(filled, "data.custom_prompt_format")
     return ColumnUse(used, frozenset(map(str, row.keys() - used.keys())) | unread.keys())
-
-
-def _own_images(row: Row, source: str) -> list[Any]:
-    found = row_images(row)
-    if len(found) > 1 and not repeats(found[0][1], found[1][1]):
-        names = " and ".join(repr(column) for column, _ in found)
-        msg = (
-            f"{source}: the columns {names} both hold images, and not the same; map both to 'images' in data.columns, "
-            f'or one to "{UNUSED}"'
-        )
-        raise SampleError(msg)
-    return found[0][1] if found else []
 
 
 def _refuse_lost_pictures(row: Row, use: ColumnUse, unread: Mapping[str, Any], reading: Reading, source: str) -> None:
@@ -221,45 +243,3 @@ def _put_system_first(drafts: Sequence[Draft], own: Any, source: str, default: s
         msg = f"{where} and a turn of the conversation both hold a system prompt; take one out"
         raise SampleError(msg)
     return list(drafts) if said else [first, *drafts]
-
-
-def _is_empty_image_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "image" and part.get("image") == []
-
-
-def _fill_row(prompt_format: str | None, row: Row, source: str) -> Conversation | None:
-    """Make the messages that a custom format asks for; None without one."""
-    if prompt_format is None:
-        return None
-    template = parse_json(prompt_format)
-    names = tuple(dict.fromkeys(PLACEHOLDER.findall(prompt_format)))
-    messages: list[Message] = list_messages(_fill_format(template, row, source), source)
-    return Conversation(messages, tuple(name for name in names if name in row))
-
-
-def _fill_format(template: Any, row: Row, source: str) -> Any:
-    if isinstance(template, Mapping):
-        return {key: _fill_format(value, row, source) for key, value in template.items()}
-    if isinstance(template, list):
-        filled = [_fill_format(value, row, source) for value in template]
-        # A text-only row has nothing to put into the format's image parts.
-        return [part for part in filled if not _is_empty_image_part(part)]
-    if not isinstance(template, str):
-        return template
-    name = PLACEHOLDER.fullmatch(template)
-    if name and name[1] in IMAGE_COLUMNS:
-        # Either spelling stands for the row's images, whichever column it has.
-        return _own_images(row, source)
-
-    def value_of(match: re.Match[str]) -> str:
-        if match[1] in IMAGE_COLUMNS:
-            return IMAGE_TAG * len(_own_images(row, source))
-        if row.get(match[1]) is None:
-            msg = (
-                f"{source}: data.custom_prompt_format names the column {match[1]!r}, which has no value here; the row "
-                f"has {', '.join(map(str, row))}"
-            )
-            raise SampleError(msg)
-        return write_text(row[match[1]], f"{source}: column {match[1]!r}")
-
-    return PLACEHOLDER.sub(value_of, template)

@@ -16,9 +16,11 @@ from ...errors import RecipeError, SplitError
 
 BUILTIN_DIGITS = "builtin:digits"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FIGURES = tuple(str(digit) for digit in range(10))
 QUESTIONS = {
-    "digit": ("Which digit is this?", tuple(str(digit) for digit in range(10))),
+    "digit": ("Which digit is this?", FIGURES),
     "name": ("Write this number as a word.", NAMES),
+    "preference": ("Which digit is this?", NAMES),
 }
 PIXELS = 32
 HELD_OUT_EVERY = 6
@@ -48,11 +50,12 @@ def check_question(split: str, config: str | None, key: str = "data.split") -> N
 
 
 def load_digit_rows(split: str, config: str | None, key: str = "data.split") -> list[dict[str, Any]]:
-    """Make rows of `image`, `question` and `answer`.
+    """Make rows of `image`, `question` and `answer`; of preferences `image`, `prompt`, `chosen` and `rejected`.
 
     Args:
         split: "train" or "test".
-        config: "digit" asks for the figure, "name" for the word; None means "digit".
+        config: "digit" asks for the figure, "name" for the word, "preference" prefers the word to the figure; None
+            means "digit".
         key: The recipe's key that names the split.
 
     Returns:
@@ -65,8 +68,14 @@ def load_digit_rows(split: str, config: str | None, key: str = "data.split") -> 
     table = read_table()
     question, answers = QUESTIONS[config or "digit"]
     held_out = split == "test"
+
+    def describe(digit: int) -> dict[str, str]:
+        if config == "preference":
+            return {"prompt": question, "chosen": answers[digit], "rejected": FIGURES[digit]}
+        return {"question": question, "answer": answers[digit]}
+
     return [
-        {"image": _draw(line[:-1].reshape(8, 8)), "question": question, "answer": answers[int(line[-1])]}
+        {"image": _draw(line[:-1].reshape(8, 8)), **describe(int(line[-1]))}
         for number, line in enumerate(table)
         if (number % HELD_OUT_EVERY == 0) == held_out
     ]

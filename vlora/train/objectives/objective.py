@@ -16,6 +16,23 @@ LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
 weights). It is called for parts of a batch's tokens."""
 
 
+Metrics = dict[str, tuple[mx.array, mx.array]]
+"""Values by name: (f32[] sum, f32[] what it is divided by), so that those of microbatches can be added."""
+
+
+Packed = tuple[mx.array, ...]
+"""The same for compiled functions: f32[M, 2] in the order of `Objective.metrics`, or nothing.
+
+One array: of outputs that are computed alike `mx.compile` of MLX 0.32.4 loses all but one, and raises an IndexError.
+"""
+
+
+def measure_nothing(logprobs: mx.array, targets: Targets) -> Metrics:
+    """Tell nothing beside the loss."""
+    del logprobs, targets
+    return {}
+
+
 @attrs.frozen
 class Objective:
     """A function of a batch's token log-probabilities, which may join tokens and examples as it likes.
@@ -25,7 +42,25 @@ class Objective:
             0 where `targets.weights` is. It sees a whole microbatch; what belongs together, such as the two answers of
             a pair, is in it (`Example.group`), under one number of `targets.group`.
         columns: Names that `targets.columns` has to have, of each batch's examples.
+        measure: What is told beside the loss, of the same arguments; no gradient flows through it.
+        metrics: The names of what `measure` gives, in any order.
+        has_reference: Whether it reads the column "reference", f32[S]: the summed log-probabilities of the examples'
+            targets in the model that training starts from. Examples bring it, or a step's `Reference` computes it.
     """
 
     function: Callable[[mx.array, Targets], tuple[mx.array, mx.array]]
     columns: tuple[str, ...] = ()
+    measure: Callable[[mx.array, Targets], Metrics] = measure_nothing
+    metrics: tuple[str, ...] = ()
+    has_reference: bool = False
+
+    def pack(self, logprobs: mx.array, targets: Targets) -> Packed:
+        """Measure, and give what was found as one array."""
+        if not self.metrics:
+            return ()
+        found = self.measure(mx.stop_gradient(logprobs), targets)
+        return (mx.stack([mx.stack([value.astype(mx.float32) for value in found[name]]) for name in self.metrics]),)
+
+    def unpack(self, packed: Packed) -> Metrics:
+        """Name what was measured."""
+        return {name: (pair[0], pair[1]) for array in packed for name, pair in zip(self.metrics, array, strict=True)}

@@ -1,0 +1,279 @@
+"""Rows with a better and a worse answer to one question, or with an answer and a mark of whether it is wanted. Pure.
+
+The layouts of TRL, LLaMA-Factory, ms-swift and mlx-vlm. Whatever belongs to the question is read as in other rows.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import SampleError
+from ...recipe.columns import is_there
+from ..values import Row, write_text
+from .content import Given
+from .json_text import parse_if_json, show
+from .layouts import (
+    LISTED,
+    Conversation,
+    list_messages,
+    make_message,
+    messages_of,
+    read_conversation,
+    read_history,
+    text_of,
+)
+from .marks import Mark
+from .messages import Draft, Message, find_content, find_role
+
+BETTER, WORSE = "chosen", "rejected"
+WORSE_ONLY = ("rejected_response", "rejected_messages")
+"""Columns of a worse answer beside a conversation that ends with the better one."""
+MARKS = ("label", "kto_tag")
+"""Columns that say whether an answer is wanted."""
+WANTED = dict.fromkeys(MARKS, "whether the answer is wanted")
+
+_ANSWERING = ("assistant", "tool")
+
+
+def read_preference(row: Row, source: str, *, is_paired: bool) -> Conversation:
+    """Read a row with two answers; where answers have no pair, one with a mark is read, too.
+
+    Args:
+        row: Under the names that are read.
+        source: The row, for errors.
+        is_paired: Every row has two answers.
+
+    Raises:
+        SampleError: It has not, they do not answer one question, or they are the same.
+    """
+    if is_paired or _has_two(row):
+        return _read_two(row, source)
+    return _read_marked(row, source)
+
+
+def refuse_pictures(drafts: Sequence[Draft], source: str) -> None:
+    """Refuse images in the turns of an answer: a model is shown images, and writes none.
+
+    Raises:
+        SampleError: There are some.
+    """
+    for draft in drafts:
+        named = [part for part in draft.parts if isinstance(part, Given) or _is_image_part(part)]
+        if draft.images or named:
+            msg = (
+                f"{source}: an answer that is compared shows an image; images belong to the question, put it into the "
+                "prompt or the column 'images'"
+            )
+            raise SampleError(msg)
+
+
+def _is_image_part(part: Any) -> bool:
+    return isinstance(part, Mark) and not part.text.startswith("<")
+
+
+def _has_two(row: Row) -> bool:
+    return any(row.get(column) is not None for column in (BETTER, WORSE, *WORSE_ONLY))
+
+
+def _read_two(row: Row, source: str) -> Conversation:
+    """Read a row with two answers."""
+    for column in WORSE_ONLY:
+        if is_there(row.get(column)) and not is_there(row.get(BETTER)):
+            return _read_beside(row, column, source)
+    missing = [column for column in (BETTER, WORSE) if not is_there(row.get(column))]
+    if missing:
+        lack = "no value under " + " and ".join(map(repr, missing))
+        msg = (
+            f"{source}: found {lack} among the columns {', '.join(map(str, row))}; a row needs a better and a worse "
+            "answer, 'chosen' and 'rejected' (other names are mapped in data.columns)"
+        )
+        raise SampleError(msg)
+    better, worse = (_list_answer(row[column], f"{source}: column {column!r}") for column in (BETTER, WORSE))
+    if _is_answer(better) != _is_answer(worse):
+        whole, other = (WORSE, BETTER) if _is_answer(better) else (BETTER, WORSE)
+        msg = f"{source}: {whole!r} is a whole conversation and {other!r} an answer alone; write both the same way"
+        raise SampleError(msg)
+    if _is_answer(better):
+        question, used = _read_question(row, source)
+        return _compare(question, better, worse, (*used, BETTER, WORSE), source)
+    asked = ("prompt",) if is_there(row.get("prompt")) else ()
+    found = _divide(better, worse, (BETTER, WORSE, *asked), source)
+    _check_prompt(row, found, source)
+    return found
+
+
+def _read_beside(row: Row, column: str, source: str) -> Conversation:
+    """Read a conversation that ends with the better answer, and the worse one beside it."""
+    rest = {name: value for name, value in row.items() if name not in WORSE_ONLY}
+    talk = read_conversation(rest, source)
+    used = (*talk.used, column)
+    worse = _list_answer(row[column], f"{source}: column {column!r}")
+    if not _is_answer(worse):
+        return _divide(talk.messages, worse, used, source)
+    n_answer = _count_answer(talk.messages)
+    return _compare(
+        talk.messages[: len(talk.messages) - n_answer],
+        talk.messages[len(talk.messages) - n_answer :],
+        worse,
+        used,
+        source,
+    )
+
+
+def _read_marked(row: Row, source: str) -> Conversation:
+    """Read a row with an answer and a mark of whether it is wanted."""
+    found = [column for column in MARKS if row.get(column) is not None]
+    if len(found) != 1:
+        lack = f"both {' and '.join(map(repr, found))}" if found else f"neither {' nor '.join(map(repr, MARKS))}"
+        msg = (
+            f"{source}: found {lack} among the columns {', '.join(map(str, row))}; a row needs one that says whether "
+            "its answer is wanted: true or false"
+        )
+        raise SampleError(msg)
+    (column,) = found
+    mark = row[column]
+    if not (isinstance(mark, (bool, int, float)) or type(mark).__name__ == "bool_") or mark not in (0, 1):
+        msg = f"{source}: found {show(mark)} under {column!r}, expected true if the answer is wanted, and false if not"
+        raise SampleError(msg)
+    talk = read_conversation({name: value for name, value in row.items() if name not in MARKS}, source)
+    n_answer = _count_answer(talk.messages)
+    _check_answer(talk.messages[len(talk.messages) - n_answer :], "the conversation", source)
+    return Conversation(talk.messages, (*talk.used, column), n_answer=n_answer, is_wanted=bool(mark))
+
+
+def _list_answer(value: Any, where: str) -> Sequence[Message]:
+    """List the messages of an answer, or of a conversation: a text, a message, a list of them, or JSON of either."""
+    found = messages_of(parse_if_json(value, "[{") if isinstance(value, str) else value)
+    if found is not None:
+        return list_messages(found, where)
+    if isinstance(value, (list, tuple, Mapping)) and not isinstance(value, str):
+        # Says which of the messages is none.
+        return list_messages(value, where)
+    text = write_text(value, where)
+    if not text.strip():
+        msg = f"{where}: the answer is empty; give one, or leave the row out"
+        raise SampleError(msg)
+    return [make_message("assistant", text)]
+
+
+def _is_answer(messages: Sequence[Message]) -> bool:
+    return bool(messages) and find_role(messages[0]) in _ANSWERING
+
+
+def _count_answer(messages: Sequence[Message]) -> int:
+    """Count the messages at the end that answer the last question."""
+    return sum(1 for _ in itertools.takewhile(lambda message: find_role(message) in _ANSWERING, reversed(messages)))
+
+
+def _read_question(row: Row, source: str) -> tuple[Sequence[Message], tuple[str, ...]]:
+    """Read what two answers are given to, and name the columns that it comes from."""
+    taken = tuple(column for column in ("history",) if is_there(row.get(column)))
+    if row.get("prompt") is not None:
+        prompt = row["prompt"]
+        messages = prompt if isinstance(prompt, (list, tuple, Mapping)) else messages_of(prompt)
+        if messages is None:
+            return [make_message("user", text_of(row, "prompt", source))], ("prompt",)
+        return list_messages(messages, f"{source}: column 'prompt'"), ("prompt",)
+    for column in LISTED:
+        if is_there(row.get(column)):
+            return list_messages(row[column], source), (column,)
+    for columns in (("instruction", "input"), ("question",), ("query",), ("prefix",)):
+        if row.get(columns[0]) is not None:
+            used = tuple(column for column in columns if is_there(row.get(column)) or column == columns[0])
+            asked = "\n".join(text_of(row, column, source) for column in used)
+            return [*read_history(row, source), make_message("user", asked)], (*used, *taken)
+    msg = (
+        f"{source}: 'chosen' and 'rejected' are answers, and no column holds the question; write it as 'prompt', or "
+        "give whole conversations"
+    )
+    raise SampleError(msg)
+
+
+def _divide(better: Sequence[Message], worse: Sequence[Message], used: tuple[str, ...], source: str) -> Conversation:
+    """Compare two whole conversations: their prompt is the longest common prefix of turns."""
+    n_common = sum(1 for _ in itertools.takewhile(lambda pair: _are_same(*pair), zip(better, worse, strict=False)))
+    if n_common == len(better) == len(worse):
+        msg = f"{source}: 'chosen' and 'rejected' are the same conversation; give two that differ, or leave the row out"
+        raise SampleError(msg)
+    if not n_common:
+        msg = f"{source}: 'chosen' and 'rejected' begin with different turns; both have to answer one question"
+        raise SampleError(msg)
+    return _compare(better[:n_common], better[n_common:], worse[n_common:], used, source)
+
+
+def _are_same(one: Message, other: Message) -> bool:
+    return dict(one) == dict(other)
+
+
+def _compare(
+    question: Sequence[Message],
+    better: Sequence[Message],
+    worse: Sequence[Message],
+    used: tuple[str, ...],
+    source: str,
+) -> Conversation:
+    for name, answer in zip((BETTER, WORSE), (better, worse), strict=True):
+        _check_answer(answer, repr(name), source)
+    if not question:
+        msg = f"{source}: there is no turn before the answers; both have to answer one question"
+        raise SampleError(msg)
+    if find_role(question[-1]) == "assistant":
+        msg = f"{source}: the prompt ends with the assistant's turn; end it with the question that is answered"
+        raise SampleError(msg)
+    if len(better) == len(worse) and all(map(_say_the_same, better, worse)):
+        msg = f"{source}: 'chosen' and 'rejected' are the same answer; give two that differ, or leave the row out"
+        raise SampleError(msg)
+    return Conversation([*question, *better], used, [*question, *worse], n_answer=len(better))
+
+
+def _say_the_same(one: Message, other: Message) -> bool:
+    return _are_same(one, other) or (
+        find_role(one) == find_role(other) == "assistant"
+        and isinstance(find_content(one), str)
+        and find_content(one) == find_content(other)
+        and one.keys() == other.keys()
+        and not one.keys() & {"tool_calls", "reasoning_content"}
+    )
+
+
+def _check_answer(answer: Sequence[Message], name: str, source: str) -> None:
+    """Refuse an answer that is none: no turn, one of somebody else, or an end that is not the assistant's."""
+    if not answer:
+        msg = f"{source}: {name} ends with the question; give an answer to it"
+        raise SampleError(msg)
+    for message in answer:
+        role = find_role(message)
+        if role is not None and role not in _ANSWERING:
+            msg = (
+                f"{source}: {name} has a turn of the {role} where the answers differ; only answers to one question are "
+                "compared"
+            )
+            raise SampleError(msg)
+    if find_role(answer[-1]) == "tool":
+        msg = f"{source}: {name} ends with a tool's turn; end it with what the assistant says"
+        raise SampleError(msg)
+
+
+def _check_prompt(row: Row, found: Conversation, source: str) -> None:
+    """Refuse a prompt beside whole conversations that says something else than they do."""
+    prompt = row.get("prompt")
+    if not is_there(prompt):
+        return
+    messages = messages_of(prompt)
+    question = found.messages[: len(found.messages) - found.n_answer]
+    if messages is None:
+        is_said = any(text_of(row, "prompt", source).strip() in text for text in _texts(question))
+    else:
+        is_said = list(_texts(messages)) == list(_texts(question))[-len(messages) :]
+    if not is_said:
+        msg = (
+            f"{source}: the prompt is not the question of the conversations under 'chosen' and 'rejected'; keep one of "
+            'them, or set it aside (data.columns: prompt = "unused")'
+        )
+        raise SampleError(msg)
+
+
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        content = find_content(message)
+        yield content.strip() if isinstance(content, str) else show(content)

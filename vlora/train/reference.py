@@ -1,0 +1,80 @@
+"""The model that training starts from, without a second one: adapters switched off, or a copy of what is trained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..adapters.attached import lora_layers, switched_off
+from ..types import Inputs, Targets
+from .backbone import Backbone, Params
+from .chunked_head import token_logprobs
+from .objectives.objective import LossFn, Objective
+from .objectives.preference import REFERENCE
+from .objectives.sums import sum_by_example
+
+
+@attrs.frozen(eq=False)
+class Reference:
+    """Computes log-probabilities of the model that training starts from.
+
+    Attributes:
+        backbone: The model. Nothing that embeds its inputs is trained: they are those of the step.
+        params: What the trained parameters were; empty where all of them are those of adapters that start from nothing,
+            or from the principal part of their weights: these are switched off.
+    """
+
+    backbone: Backbone
+    params: Params = attrs.field(factory=dict)
+
+    @classmethod
+    def of_start(cls, backbone: Backbone, params: Params, *, are_adapters_new: bool) -> "Reference":
+        """Make that of a run.
+
+        Args:
+            backbone: The model.
+            params: The trained parameters before the first step.
+            are_adapters_new: All of them are of adapters that add nothing before the first step.
+        """
+        # Copies: one array cannot be both a constant and an argument of a compiled step.
+        held = {} if are_adapters_new else {name: mx.array(value) for name, value in params.items()}
+        mx.eval(held)
+        return cls(backbone, held)
+
+    def completed(self, inputs: Inputs, targets: Targets) -> tuple[Inputs, Targets]:
+        """Give targets the column `REFERENCE`, and inputs that wait for it; safe to trace, and no part of a gradient.
+
+        Call it within the backbone's overrides, and with nothing dropped.
+        """
+        with self._taken_back():
+            logprobs = token_logprobs(self.params, backbone=self.backbone, inputs=inputs, targets=targets)
+        found = mx.stop_gradient(sum_by_example(logprobs, targets))
+        # One pass after the other: otherwise the activations of both are alive at once.
+        names, leaves = zip(*tree_flatten(inputs.differentiable), strict=True)
+        waiting = tree_unflatten(list(zip(names, mx.depends(list(leaves), [found]), strict=True)))
+        columns = {**targets.columns, REFERENCE: found}
+        return inputs._replace(differentiable=waiting), targets._replace(columns=columns)
+
+    @contextmanager
+    def _taken_back(self) -> Iterator[None]:
+        if self.params:
+            yield
+            return
+        with switched_off(self.backbone.module):
+            yield
+
+
+def can_be_taken_back(backbone: Backbone, params: Params) -> bool:
+    """Whether the model can be what training starts from within a step: only adapters of the language model learn.
+
+    Of others a second copy of the weights would be needed, or a second pass of what embeds the inputs.
+    """
+    own = {f"{name}.{factor}" for name, _ in lora_layers(backbone.module) for factor in ("lora_a", "lora_b", "m")}
+    return not backbone.embed_param_names() and params.keys() <= own
+
+
+def lacks_reference(loss: LossFn | Objective, targets: Targets) -> bool:
+    """Whether an objective needs a reference that the batch does not bring."""
+    return isinstance(loss, Objective) and loss.has_reference and REFERENCE not in targets.columns

@@ -1,5 +1,7 @@
 """Which tokens of a row are learned: all of each answer and its end, and nothing else."""
 
+from typing import Any
+
 import numpy as np
 
 from ...errors import CheckError
@@ -42,7 +44,8 @@ def _check_row(subject: Subject, sample: Sample, example: Example) -> set[str]:
             )
             raise CheckError(msg)
         stops.add(str(encoder.tokenizer.convert_ids_to_tokens(end)))
-        learned = _spell(encoder.tokenizer, tokens[:-1])
+        # Some templates close an answer before they end it.
+        learned = _spell(encoder.tokenizer, tokens, skip_special_tokens=True)
         if not learned.endswith(answer):
             msg = (
                 f"{sample.source}: {learned!r} is learned of the answer {answer!r}; give data.chat_template, since the "
@@ -59,11 +62,11 @@ def find_runs(example: Example) -> list[IntArray]:
     return [example.tokens[places] for places in np.split(learned, bounds)] if len(learned) else []
 
 
-def _spell(tokenizer: object, tokens: IntArray) -> str:
-    text: str = tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False)  # type: ignore[attr-defined]
+def _spell(tokenizer: Any, tokens: IntArray, **settings: bool) -> str:
+    text: str = tokenizer.decode(tokens.tolist(), clean_up_tokenization_spaces=False, **settings)
     return text.strip()
 
 
-def _name(tokenizer: object, ids: tuple[int, ...]) -> str:
-    names = tokenizer.convert_ids_to_tokens(list(ids))  # type: ignore[attr-defined]
+def _name(tokenizer: Any, ids: tuple[int, ...]) -> str:
+    names = tokenizer.convert_ids_to_tokens(list(ids))
     return ", ".join(map(str, names)) or "none is known"

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.runs import losses, make_recipe, run
 from vlora.errors import CheckpointError, ModelError, RecipeError
+from vlora.evaluation.prediction import Prediction
 from vlora.output.paths import METRICS_NAME
+from vlora.run.evaluation import Chosen, Opened, evaluate_answers
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -81,6 +84,30 @@ def test_a_run_goes_on_with_the_versions_that_it_began_with(hub: Path, tmp_path:
     move(hub, OLD)
     straight = run(hub_recipe(tmp_path))
     assert losses(first) + losses(again) == losses(straight)
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["lora", "full"])
+def test_answers_are_of_the_versions_that_were_trained(is_full: bool, hub: Path, tmp_path: Path) -> None:
+    """A branch that has moved on changes neither the rows nor the base; another version in the recipe does."""
+    recipe = hub_recipe(tmp_path, train__iters=1, model__full_finetune=is_full, eval__max_new_tokens=1)
+    run(recipe)
+    move(hub, NEW)
+    trained, base, other = (
+        list(evaluate_answers(attrs.evolve(recipe, data=data), Chosen(split="train", is_base=is_base)))
+        for data, is_base in (
+            (recipe.data, False),
+            (recipe.data, True),
+            (attrs.evolve(recipe.data, revision=NEW), False),
+        )
+    )
+
+    for found in (trained, base):
+        assert isinstance(found[0], Opened)
+        assert found[0].commits == {"model": OLD, "data": OLD}
+        assert [event.expected for event in found[1:] if isinstance(event, Prediction)] == ["one"] * 4
+    assert isinstance(other[0], Opened)
+    assert other[0].commits == {"model": OLD}
+    assert {event.expected for event in other[1:] if isinstance(event, Prediction)} == {"one two"}
 
 
 @pytest.mark.usefixtures("hub")

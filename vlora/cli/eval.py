@@ -25,6 +25,9 @@ EXAMPLES = (
 )
 
 N_WORST = 3
+SHOWN = 12
+"""Characters of a commit that are shown."""
+
 LONGEST = 60
 """Characters of an answer that are shown."""
 
@@ -105,6 +108,9 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
                 after = f" after {event.step} step{'s' * (event.step != 1)}" if event.step else ""
                 _say(console, f"model: {event.name}{after}")
                 _say(console, f"rows: {event.n_rows} of {event.rows}")
+                if event.commits:
+                    pinned = ", ".join(f"{name} {commit[:SHOWN]}" for name, commit in event.commits.items())
+                    _say(console, f"versions: those of the run, {pinned}")
                 if bar is not None:
                     bar.add_task("answering", total=event.n_rows)
             elif isinstance(event, Warned):

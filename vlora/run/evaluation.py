@@ -1,7 +1,7 @@
 """A model evaluated by its answers, apart from any run: nothing is trained, and only the answers are written."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..events import Skipped, Warned
 from ..memory.limits import memory_limits, naming_shortage
 from ..output.named_files import open_named, write_named
 from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
+from ..output.recorded import pin_recorded
 from ..recipe.schema import Recipe
 from ..system.files import expand
 from .answers import answer_options
@@ -57,12 +58,14 @@ class Opened:
         step: How many steps it was trained; 0 where that is not known.
         rows: The rows, in words.
         n_rows: How many of them.
+        commits: Versions of the hub's files that are those of the run, and not the newest: "model", "data".
     """
 
     name: str
     step: int
     rows: str
     n_rows: int
+    commits: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -102,6 +105,7 @@ def evaluate_answers(
         VloraError: There is no such model or no such row, nothing can be answered, or the file holds something else.
     """
     metrics, paths = find_metrics(recipe.eval.metrics), output_paths(recipe)
+    recipe, commits = pin_recorded(recipe, paths.folder if chosen.adapter is None else expand(chosen.adapter))
     section, weights = _choose_model(recipe, paths, chosen)
     file = open_named(chosen.file or paths.folder / EVALUATION_NAME, "--write", is_prediction)
     steps = 0 if weights is None else _count_steps(paths, weights)
@@ -116,7 +120,7 @@ def evaluate_answers(
         features = attach_feature_cache(section, data, backbone)
         features.encoder.prepare(rows.first_samples())
         total = _count_rows(recipe, chosen, rows)
-        yield Opened(name=_name(section, weights), step=steps, rows=rows.name, n_rows=total)
+        yield Opened(name=_name(section, weights), step=steps, rows=rows.name, n_rows=total, commits=commits)
         skipped: list[Skipped] = []
 
         def skip(error: SampleError) -> None:
@@ -182,7 +186,7 @@ def _choose_model(recipe: Recipe, paths: OutputPaths, chosen: Chosen) -> tuple[R
         raise RecipeError(msg)
     if not is_full:
         return attrs.evolve(recipe, model=attrs.evolve(model, adapter_path=str(weights)), output=unwritten), weights
-    return attrs.evolve(recipe, model=attrs.evolve(frozen, path=str(weights)), output=unwritten), weights
+    return attrs.evolve(recipe, model=attrs.evolve(frozen, path=str(weights), revision=None), output=unwritten), weights
 
 
 def _open_rows(recipe: Recipe, split: str | None) -> tuple[Data, RowDataset]:

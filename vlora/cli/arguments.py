@@ -19,19 +19,19 @@ from .status import USER_ERROR
 
 DEBUG, JSON, QUIET = "--debug", "--json", "--quiet"
 FOR_ALL = (DEBUG, JSON, QUIET)
-"""Options of every command, which may stand before its name, too."""
+"""Options of every command; they may also come before the command's name."""
 
 WIDTH = 79
-"""Columns of a help's lines that argparse does not break by itself."""
+"""Width, in columns, of those lines of a help text that argparse does not wrap."""
 
 EXAMPLES = "examples:"
 
 UNRECOGNIZED = "unrecognized arguments: "
-"""What argparse begins with where it knows an option not."""
+"""Beginning of argparse's message about an unknown option."""
 
 
 class UsageExit(SystemExit):
-    """Ends a command that was typed wrong.
+    """Exit of a command whose arguments are wrong.
 
     Attributes:
         problem: What is wrong, as it was printed.
@@ -43,10 +43,10 @@ class UsageExit(SystemExit):
 
 
 class Parser(argparse.ArgumentParser):
-    """Points to the list of options in a complaint, and repeats no value that is longer than one reads."""
+    """A parser whose errors point to the list of options and shorten long values."""
 
     def error(self, message: str) -> NoReturn:
-        """Complain, point to what was meant, and exit."""
+        """Print the error with a hint at the option that was probably meant, and exit."""
         meant = _find_meant(message) if message.startswith(UNRECOGNIZED) else None
         problem = f"{redact(message)}; {'--help lists the options' if meant is None else meant}"
         try:
@@ -55,13 +55,13 @@ class Parser(argparse.ArgumentParser):
             raise UsageExit(problem) from None
 
     def describe_options(self) -> dict[str, str]:
-        """Say what each option does that `--help` lists."""
+        """Return the options that `--help` lists, each with its description."""
         shown = [action for action in self._actions if action.help not in (None, argparse.SUPPRESS)]
         return {flag: str(action.help) for action in shown for flag in action.option_strings}
 
 
 def _find_meant(message: str) -> str | None:
-    """Say what is written instead of the first option that is not recognized."""
+    """Name the known option nearest to the first one that is not recognized."""
     typed = next((word for word in message.removeprefix(UNRECOGNIZED).split() if word.startswith("--")), "")
     name, keys = typed.removeprefix("--").partition("=")[0], all_keys()
     flags = {option.key: option.flag for option in OPTIONS}
@@ -155,13 +155,13 @@ def make_recipe_parser(
             settings = {"action": "store_true"}
         elif option.kind == "pair":
             settings = {"nargs": 2, "type": int, "metavar": ("H", "W")}
-        # The many of them would bury those of the command.
+        # Listed in `--help`, they would hide the options of the command.
         left_out[older.add_argument(option.flag, help=argparse.SUPPRESS, **settings)] = option.text
     return parser
 
 
 def _align(examples: Sequence[str]) -> list[str]:
-    """Write commands below each other, what each does behind it, or above it where both do not fit a line."""
+    """List example commands, each with its description behind it, or above it if one line is too short for both."""
     lines = []
     for example in examples:
         typed, _, what = example.partition(" # ")
@@ -172,7 +172,7 @@ def _align(examples: Sequence[str]) -> list[str]:
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Give a type of arguments: a number of a kind that is greater than 0 and finite."""
+    """Return an argparse type for finite numbers greater than 0."""
 
     def parse(text: str) -> float:
         value = kind(text)
@@ -181,7 +181,7 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
             raise argparse.ArgumentTypeError(msg)
         return value
 
-    # What argparse calls it where it is no number at all.
+    # argparse uses this name in its message about a text that is not a number.
     parse.__name__ = kind.__name__
     return parse
 
@@ -190,7 +190,7 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
     """Read the recipe that the arguments name, changed by `--set` and the older script's options.
 
     Raises:
-        RecipeError: There is none, it cannot be read, or something in it or in the options is wrong.
+        RecipeError: No recipe is given, it cannot be read, or a value in it or in the options is wrong.
     """
     names = {option.name for option in OPTIONS}
     overrides = overrides_from({name: value for name, value in vars(parsed).items() if name in names})
@@ -236,7 +236,7 @@ def _read_base(name: str, wanted: str) -> tuple[str, str]:
     """Read the recipe that another one extends, from beside it."""
     path = Path(name).parent / Path(wanted).expanduser()
     try:
-        # One file has one name, whichever way leads to it.
+        # The same file gets the same name, by whichever path it is reached.
         path = Path(os.path.relpath(path.resolve()))
         return str(path), path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""`python -m vlora compare`: runs beside one another, in the terminal or as a page."""
+"""`python -m vlora compare`: compares runs, in the terminal or on a page."""
 
 import argparse
 import functools
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ..report.run.comparison import Comparison, Row
 
 MOST_COLUMNS, LEAST_CELL = 100, 13
-"""Of the screen that are used at most, and of a run's numbers at least."""
+"""Most columns of the screen that are used, and fewest columns for the numbers of one run."""
 
 N_CHARTS, CHART_HEIGHT = 2, 12
-"""Charts that are drawn in the terminal, and how many lines of the screen each has."""
+"""Number of charts drawn in the terminal, and lines of each."""
 
 
 NOTHING = "-"
@@ -30,7 +30,7 @@ NOTHING = "-"
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    about = "Compare runs: in what their recipes differ, how good they became, and what that took."
+    about = "Compare runs: the keys in which their recipes differ, their results, and the time and memory they took."
     parser = make_plain_parser(
         "compare", about, ("compare runs/first runs/second", "compare runs/* --html runs.html # a page with all curves")
     )
@@ -45,7 +45,7 @@ def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
 
 
 def show_comparison(places: Sequence[str], page: Path | None, console: Screen) -> int:
-    """Show runs beside one another, and write the page if one is asked for.
+    """Print a comparison of runs, and write the page if one is asked for.
 
     Returns:
         0.
@@ -74,11 +74,11 @@ def show_comparison(places: Sequence[str], page: Path | None, console: Screen) -
 
 
 def write_comparison(comparison: "Comparison", width: int) -> Iterator[str]:
-    """Yield the lines that show runs beside one another.
+    """Yield the lines of a comparison.
 
     Args:
         comparison: The runs.
-        width: Characters of a line at most, but for names and values that are longer by themselves.
+        width: Longest line in characters; single names and values may be longer.
     """
     from ..report.charts.plot import letter_of
 
@@ -98,7 +98,7 @@ def write_comparison(comparison: "Comparison", width: int) -> Iterator[str]:
 
 
 def _write_table(title: str, rows: "Sequence[Row]", width: int) -> Iterator[str]:
-    """Yield rows with a column for each run, in as many tables as it takes; long values stand one below the other."""
+    """Yield tables with a column per run, as many as the width requires; long values are listed below one another."""
     from ..report.charts.plot import letter_of
 
     n_runs = len(rows[0].cells)

@@ -1,4 +1,4 @@
-"""`python -m vlora completion SHELL`: prints what completes the command `vlora` in a shell: a script without Python."""
+"""`python -m vlora completion SHELL`: prints a completion script for the command `vlora`; it needs no Python."""
 
 import argparse
 import functools
@@ -23,7 +23,7 @@ EXAMPLES = (
 
 @attrs.frozen
 class Words:
-    """What there is to complete.
+    """The words that can be completed.
 
     Attributes:
         commands: What each command does.
@@ -67,7 +67,7 @@ def show_script(shell: str, console: Screen) -> int:
 
 
 def find_words(commands: Mapping[str, str]) -> Words:
-    """Find what there is to complete.
+    """Collect the words that can be completed.
 
     Args:
         commands: What each command does.
@@ -175,7 +175,7 @@ def write_fish(words: Words) -> str:
 
 
 def _short(what: str) -> str:
-    """Give what a shell shows beside an option."""
+    """Return the description that a shell shows beside an option."""
     return what.partition(";")[0].partition(" (")[0]
 
 

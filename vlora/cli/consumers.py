@@ -1,4 +1,4 @@
-"""What takes a run's events besides the screen: none of it ever ends a training."""
+"""Consumers of a run's events besides the screen; an error in one of them never ends the training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -10,15 +10,16 @@ from ..trackers.guard import Consumer, guard
 
 @contextmanager
 def open_consumers(recipe: Recipe, warn: Callable[[str], None], go_on: str = "") -> Iterator[Consumer]:
-    """Give what takes all events of a run to everything that the recipe asks for.
+    """Return a function that passes each event of a run to the consumers that the recipe asks for.
 
     Args:
         recipe: What is carried out.
-        warn: Is told where trackers show the run and, once, what a consumer failed with; it gets no event after that.
-        go_on: The command that goes on with the run.
+        warn: Called with where trackers show the run, and with the error of a consumer that failed; a consumer that
+            failed gets no further events.
+        go_on: The command that resumes the run.
 
     Raises:
-        VloraError: Something that the recipe asks for is not there.
+        VloraError: A consumer that the recipe asks for is not available.
     """
     with ExitStack() as stack:
         made = _make_consumers(recipe, go_on, warn)
@@ -34,7 +35,7 @@ def open_consumers(recipe: Recipe, warn: Callable[[str], None], go_on: str = "")
 def _make_consumers(
     recipe: Recipe, go_on: str, say: Callable[[str], None]
 ) -> Iterator[tuple[str, AbstractContextManager[Consumer]]]:
-    """Yield the consumers that a recipe asks for, with what they are called in a warning."""
+    """Yield the consumers that a recipe asks for, each with its name for warnings."""
     if recipe.output.report:
         from ..report.run.live import LiveReport
 

@@ -1,4 +1,4 @@
-"""What a run prints when it is over: what was left out, where its files are, and how the model is asked."""
+"""The last lines of a run: rows left out, its files, and the commands that ask the trained model."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from .units import format_bytes
 
 
 def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
-    """Print the last lines of a run: what was left out, where its files are, and the command for what comes next.
+    """Print the last lines of a run: rows left out, its files, and the command for what comes next.
 
     Args:
         event: The run's last.
@@ -48,7 +48,7 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
 
 
 def _show_commands(event: Finished, say: Callable[[str], None]) -> None:
-    """Show how the trained model is asked, and the best one if that is another, or why they cannot be."""
+    """Print the commands that ask the last and the best model, or why they cannot be asked."""
     if event.unasked is not None:
         say(f"the trained model {event.unasked}")
         return
@@ -68,7 +68,7 @@ def _show_commands(event: Finished, say: Callable[[str], None]) -> None:
 
 
 def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
-    """Say how many rows were left out, and of how many a part."""
+    """Print how many rows were skipped, and how many were cut."""
     if event.n_skipped:
         say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
     if event.cuts.n_rows:

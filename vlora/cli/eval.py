@@ -1,4 +1,4 @@
-"""`python -m vlora eval`: rows answered by a trained model, or by its base, and what metrics say of the answers."""
+"""`python -m vlora eval`: answers rows with a trained model or its base, and scores the answers."""
 
 import argparse
 import functools
@@ -29,7 +29,7 @@ SHOWN = 12
 """Characters of a commit that are shown."""
 
 LONGEST = 60
-"""Characters of an answer that are shown."""
+"""Longest answer that is shown, in characters."""
 
 
 def make_parser() -> Parser:
@@ -38,7 +38,7 @@ def make_parser() -> Parser:
         "Answer a recipe's held-out rows with what its run has trained, and measure the answers by eval.metrics. "
         "Nothing is trained, and nothing of the run is changed."
     )
-    # The older script's option --split says on which rows to train.
+    # The older script's --split names the rows to train on.
     parser = make_recipe_parser("eval", about, EXAMPLES, conflict_handler="resolve")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--adapter", default=None, help="another adapter than the run's last: a file, or its folder")
@@ -74,7 +74,7 @@ def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
 
 
 def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) -> int:
-    """Answer and measure, with a bar where there is a terminal, and show what was found.
+    """Answer rows and score the answers, with a progress bar on a terminal, and print the result.
 
     Args:
         recipe: The recipe.
@@ -122,7 +122,7 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
 
 
 def _show(evaluated: "Evaluated", console: Screen) -> None:
-    """Show the metrics, each with its interval, the worst answers, and where all of them are."""
+    """Print the metrics with their intervals, the worst answers, and the file with all answers."""
     n_rows = len(evaluated.predictions)
     width = max((len(name) for name in evaluated.scores.summary), default=0)
     console.tell("Scores", scores=evaluated.scores.summary, n_rows=n_rows, file=evaluated.file)
@@ -144,7 +144,7 @@ def _show(evaluated: "Evaluated", console: Screen) -> None:
 
 
 def _find_worst(evaluated: "Evaluated") -> Sequence[int]:
-    """Find the rows that the first metric holds for the worst, none of which is as good as can be."""
+    """Return the rows with the lowest scores of the first metric; rows with the best possible score are left out."""
     metric, rows = evaluated.metrics[0], evaluated.scores.rows
     sign = 1 if metric.is_higher_better else -1
     values = {place: sign * row[metric.name] for place, row in enumerate(rows) if metric.name in row}

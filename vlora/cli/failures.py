@@ -11,7 +11,7 @@ from .status import INTERRUPTED, UNFORESEEN, USER_ERROR
 
 
 def explain(error: BaseException, typed: Sequence[str], recipe: Recipe | None) -> tuple[str, int]:
-    """Say what a command ended with, its notes included, and the status that says so to the shell.
+    """Return the sentence that describes an error, notes included, and the exit status.
 
     Args:
         error: What was raised.
@@ -37,7 +37,7 @@ def _find_words(error: BaseException, typed: Sequence[str], recipe: Recipe | Non
 
 
 def _find_output(recipe: Recipe | None) -> Path | None:
-    """Give the folder that a run writes to, if there is a recipe and it names one that can be."""
+    """Return the folder that a run writes to; None without a recipe, or if its path cannot be a folder's."""
     from ..output.paths import output_paths
 
     try:

@@ -1,4 +1,4 @@
-"""The imports of what carries out a recipe: after its rows were found, and without the garbage collector."""
+"""Slow imports, made after the recipe's rows were found, with the garbage collector paused."""
 
 import gc
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from ..recipe.schema import Recipe
 
 @contextmanager
 def importing(recipe: Recipe, *, needs_rows: bool = True) -> Iterator[None]:
-    """Look for a recipe's rows, which is quick; then import within the `with` what reads and learns them, which is not.
+    """Check quickly that a recipe's rows exist, then pause the garbage collector for the imports within the `with`.
 
-    The garbage collector pauses: modules hold no garbage, and looking for it takes a tenth of the time.
+    Imports create no garbage, and collections take a tenth of their time.
 
     Args:
         recipe: Names the rows.
-        needs_rows: False for what works without rows, too.
+        needs_rows: False for commands that also work without rows.
 
     Raises:
         RecipeError: The rows are not there.

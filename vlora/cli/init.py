@@ -1,4 +1,4 @@
-"""`python -m vlora init`: writes a recipe for rows that it looks at, or one of those that come with vlora."""
+"""`python -m vlora init`: writes a recipe for given rows, or one of the packaged recipes."""
 
 import argparse
 import functools
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 HUB_SLASHES = 1
-"""Of a model's name on the hub; a path of another depth is a folder."""
+"""Slashes in a model's hub id; a path with another number of them is a folder."""
 
 
 def make_parser() -> Parser:
@@ -111,10 +111,10 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
 
 
 def refuse_existing(file: Path, otherwise: str) -> None:
-    """Refuse a file that is there, before rows are read for it.
+    """Refuse a file that exists, before any row is read.
 
     Raises:
-        RecipeError: It is there.
+        RecipeError: The file exists.
     """
     if file.exists():
         msg = f"{file}: is there already and is not overwritten; give another name: {otherwise}"
@@ -122,10 +122,10 @@ def refuse_existing(file: Path, otherwise: str) -> None:
 
 
 def write_new_file(file: Path, text: str, otherwise: str) -> None:
-    """Write a file that is not there yet.
+    """Write a file that does not exist yet.
 
     Raises:
-        RecipeError: It is there, or cannot be written; the message ends with `otherwise`.
+        RecipeError: The file exists or cannot be written; the message ends with `otherwise`.
     """
     try:
         with file.open("x", encoding="utf-8") as written:
@@ -139,7 +139,7 @@ def write_new_file(file: Path, text: str, otherwise: str) -> None:
 
 
 def show_recipes(console: "Screen") -> int:
-    """List the recipes, each with what it is for."""
+    """List the packaged recipes with their purposes."""
     recipes = list_recipes()
     width = max(map(len, recipes))
     for name, purpose in recipes.items():
@@ -151,7 +151,7 @@ def show_recipes(console: "Screen") -> int:
 
 
 def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
-    """Write a recipe to a new file, and show what has to be changed in it.
+    """Write a packaged recipe to a new file, and list the keys that have to be changed.
 
     Args:
         name: The recipe's.
@@ -165,7 +165,7 @@ def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
     stem = name.removesuffix(SUFFIX)
     file = Path(f"{stem}{SUFFIX}") if target is None else target / f"{stem}{SUFFIX}" if target.is_dir() else target
     typed = shlex.quote(str(file))
-    # The commands in its comments name the file that they are written to.
+    # Commands in the recipe's comments shall name the new file.
     text = re.sub(rf"(python -m vlora (?:\w+ )?)recipes/{stem}\.toml", lambda found: f"{found[1]}{typed}", text)
     write_new_file(file, text, f"init --recipe {stem} FILE")
     lines = [f"written to {file}: {list_recipes()[stem]}"]
@@ -180,7 +180,7 @@ def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
 
 
 def _find_missing(recipe: Recipe) -> Iterator[str]:
-    """Name the files and folders of a recipe that are not there: placeholders, and what other recipes have to make."""
+    """Name the paths of a recipe that do not exist: placeholders, and results of other recipes."""
     from ..data.opening import check_paths
 
     for key, value in (("path", recipe.model.path), ("adapter_path", recipe.model.adapter_path)):

@@ -1,4 +1,4 @@
-"""`python -m vlora inspect`: chosen rows as the model will see them, the counts of all, or a page with both."""
+"""`python -m vlora inspect`: shows rows as the model will see them, counts all rows, or writes a page with both."""
 
 import argparse
 import functools
@@ -35,20 +35,20 @@ EXAMPLES = (
 
 STYLES = {"supervised": "bold green", "context": "dim", "image": "cyan"}
 MARKS = {"supervised": "[{}]", "context": "{}", "image": "<{}>"}
-"""How tokens are marked where there are no colours: supervised ones stand in brackets."""
+"""Formats of tokens where the terminal has no colours: supervised ones stand in brackets."""
 
 FEW, MANY = 3, 20
-"""Rows that are shown where the command does not say how many: in the terminal, and on a page."""
+"""Default number of rows: in the terminal, and on a page."""
 
 MOST_ROWS = 500
-"""Rows that may be chosen by their numbers."""
+"""Most rows that can be chosen by their numbers."""
 
 _RANGE = re.compile(r"\s*(\d{1,12})\s*(?:-\s*(\d{1,12})\s*)?", re.ASCII)
 
 ALL_AND_ROWS = "--all: counts all rows and shows none; leave --rows out, or write both with --html FILE"
 
 SHOWN_REASONS = 20
-"""Reasons for which rows are refused that are shown."""
+"""Most reasons for refused rows that are listed."""
 
 
 def make_parser() -> Parser:
@@ -65,10 +65,10 @@ def make_parser() -> Parser:
 
 
 def row_numbers(text: str) -> int | tuple[int, ...]:
-    """Read "5" as the first five rows, and "3,7-9" as the rows of these numbers.
+    """Parse "5" as the first five rows, and "3,7-9" as rows 3, 7, 8 and 9.
 
     Raises:
-        argparse.ArgumentTypeError: It is neither, or too many.
+        argparse.ArgumentTypeError: The text has neither form, or names too many rows.
     """
     if text.strip().isdecimal() and text.strip().isascii():
         return int(positive(int)(text))
@@ -166,7 +166,7 @@ def show_rows(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> in
 
 
 def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> int:
-    """Count all rows, and write a page that shows what is worth knowing of them and the chosen ones.
+    """Count all rows, and write a page with the counts and the chosen rows.
 
     Returns:
         0, or 2 if a row cannot be learned from.
@@ -181,7 +181,7 @@ def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> i
     choice, data = _choose(parsed, MANY), load_data(recipe)
     sets = [data.train, *([] if data.valid is None else [data.valid])]
     if choice.n_longest is None:
-        # Before all rows are counted: what is not there should not wait for that.
+        # Before all rows are counted, so that a missing file is reported at once.
         choose_rows(choice, sets)
     censuses = _count_all(recipe, data, console, compares_images=True)
     chosen = choose_rows(choice, sets, censuses[0].numbers.longest(choice.n_longest or 0))
@@ -215,7 +215,7 @@ def _describe_choice(choice: "Choice", n: int) -> str:
 
 
 def show_census(recipe: Recipe, console: Screen) -> int:
-    """Count all rows, with a bar where there is a terminal, and show the counts of each data set.
+    """Count all rows, with a progress bar on a terminal, and print the counts of each data set.
 
     Returns:
         0, or 2 if a row cannot be learned from.
@@ -235,7 +235,7 @@ def show_census(recipe: Recipe, console: Screen) -> int:
 
 
 def _count_all(recipe: Recipe, data: "Data", console: Screen, *, compares_images: bool = False) -> "list[Census]":
-    """Count the rows of all data sets, with a bar where there is a terminal."""
+    """Count the rows of all data sets, with a progress bar on a terminal."""
     from ..report.census import count_rows
 
     shown: list[Census] = []
@@ -251,7 +251,7 @@ def _count_all(recipe: Recipe, data: "Data", console: Screen, *, compares_images
 
 
 def _show_answer(row: "Chosen", console: Screen) -> None:
-    """Show what a model answered, where that was asked."""
+    """Print the model's answer to a row, if there is one."""
     if row.prediction is None:
         return
     scores = ", ".join(f"{name} {score:.3g}" for name, score in row.scores.items())

@@ -55,7 +55,7 @@ begin with:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command.
+    """Run one command.
 
     Args:
         arguments: As typed after `python -m vlora`; None for those of this process.
@@ -75,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen = _make_screen(typed)
         return carry_out(screen)
     except BrokenPipeError:
-        # Python would write what is left when it ends, and complain again.
+        # At its end Python would flush stdout again, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
     except UsageExit as ended:
-        # argparse has told people.
+        # argparse has printed the message for people already.
         _tell_programs(ended.problem, USER_ERROR, screen, typed)
         raise
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort: the user reads a sentence
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _break_lines(sentence: str) -> str:
-    """Break a sentence between its words where a terminal would break it within them."""
+    """Wrap a sentence between words at the terminal's width."""
     if not sys.stderr.isatty():
         return sentence
     from rich.console import Console
@@ -109,21 +109,21 @@ def _make_screen(typed: Sequence[str]) -> "Screen":
 
 
 def _tell_programs(problem: str, status: int, screen: "Screen | None", typed: Sequence[str]) -> None:
-    """Give programs that read what is printed the error, too."""
+    """With --json, print the error as an object, too."""
     if JSON in typed:
         screen = _make_screen(typed) if screen is None else screen
         screen.tell("Error", message=problem, status=status)
 
 
 def _replace_unencodable() -> None:
-    """Print escapes for characters that the terminal's encoding lacks: rows may hold any."""
+    """Let the output streams escape characters that their encoding lacks: rows may contain any."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _find_text(typed: list[str]) -> str | None:
-    """Give what is printed where no command is carried out."""
+    """Return the text to print if the arguments name no command; None otherwise."""
     if typed == [VERSION]:
         return _describe_versions()
     if typed and typed[0] in HELP:
@@ -145,10 +145,10 @@ def _describe_commands() -> str:
 
 
 def _refuse_misspelt(word: str) -> None:
-    """Refuse a word that looks like a command and is no file.
+    """Refuse a word that resembles a command and is not a file.
 
     Raises:
-        RecipeError: The command that was probably meant.
+        RecipeError: Names the command that was probably meant.
     """
     near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.75)
     if near and not Path(word).exists():
@@ -157,7 +157,7 @@ def _refuse_misspelt(word: str) -> None:
 
 
 def _prepare(typed: list[str], recipes: list[Recipe]) -> "Callable[[Screen], int]":
-    """Parse a command's arguments, keep its recipe as soon as it is read, and give what carries the command out."""
+    """Parse a command's arguments, append its recipe to `recipes` once it is read, and return the function to call."""
     # Options of all commands may come before the command's name.
     first = next((place for place, word in enumerate(typed) if word not in FOR_ALL), None)
     is_named = first is not None and typed[first] in COMMANDS

@@ -11,7 +11,7 @@ SUFFIX = ".toml"
 
 
 def list_recipes() -> dict[str, str]:
-    """Give the name of each recipe, in order, and the sentence that its first comment says it with."""
+    """Return the packaged recipes: name to the first sentence of the recipe's first comment."""
     files = sorted(FOLDER.glob(f"*{SUFFIX}"))
     return {file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
 

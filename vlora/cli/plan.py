@@ -1,4 +1,4 @@
-"""`python -m vlora plan`: what memory a recipe needs, part by part, and how long its rows may be."""
+"""`python -m vlora plan`: predicts the memory that a recipe needs, and the longest rows that fit."""
 
 import argparse
 import functools
@@ -44,13 +44,13 @@ def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
 
 
 def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measures: bool = False) -> int:
-    """Show what a recipe will need.
+    """Print the memory that a recipe will need.
 
     Args:
         recipe: What is to be trained.
-        memory_gb: The memory that there is; None for that of this machine.
+        memory_gb: Available memory in gigabytes; None for that of this machine.
         console: Where it is shown.
-        measures: Run a step as well, and show its peak.
+        measures: Whether to run a step as well, and print its peak.
 
     Returns:
         0, or 2 if it does not fit.

@@ -1,4 +1,4 @@
-"""Objects that programs read, one a line: `--json`. Pure.
+"""Objects for programs, one per line (`--json`). Pure.
 
 An object has "event", the class's name, and the fields of the record under their names. Fields that a record does not
 show of itself (`repr=False`) hold what is not for reading, and are left out.
@@ -19,7 +19,7 @@ def make_record(event: object, **fields: Any) -> dict[str, Any]:
 
     Args:
         event: A record of attrs, or what "event" is.
-        fields: What stands in it beside the record's fields.
+        fields: Further fields of the object.
     """
     if isinstance(event, str):
         return {EVENT: event, **to_plain(fields)}
@@ -32,7 +32,7 @@ def write_record(record: Mapping[str, Any]) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a value into what JSON has: a path is a text, a number that is not finite null."""
+    """Convert a value to JSON's types: paths to strings, numbers that are not finite to null."""
     if attrs.has(type(value)):
         return {field.name: to_plain(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.repr}
     if isinstance(value, Mapping):
@@ -43,5 +43,5 @@ def to_plain(value: Any) -> Any:
         return None
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    # Numbers and arrays of NumPy, which takes a while to import, have one.
+    # Numbers and arrays of NumPy have this method; NumPy itself is not imported, since that takes time.
     return to_plain(value.tolist()) if hasattr(value, "tolist") else str(value)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Mode = Literal["all", "quiet", "json"]
-"""What is printed: all that a command has to say; its last result only; or objects for programs and nothing else."""
+"""What is printed: everything, the last result only, or only objects for programs."""
 
 
 def _give_up() -> None:
@@ -23,12 +23,12 @@ def _give_up() -> None:
 
 
 class Screen(Console):
-    """A console whose owner says what happens when it is read no more; rich's own ends the process at once.
+    """A console that calls its owner when its output has no reader any more; rich's own console ends the process.
 
     Attributes:
         mode: What is printed.
-        when_unread: Called then, once; what is printed afterwards goes nowhere.
-        is_unread: Whether that has happened.
+        when_unread: Called once when the reader is gone; later output is discarded.
+        is_unread: Whether the reader is gone.
     """
 
     when_unread: Callable[[], None] = staticmethod(_give_up)
@@ -39,17 +39,17 @@ class Screen(Console):
         self.mode: Mode = mode
 
     def on_broken_pipe(self) -> None:
-        """Close what cannot be written to, and tell the owner."""
+        """Discard further output, and call the owner."""
         self.quiet = self.is_unread = True
         with suppress(OSError):
-            # Python would write what is left when it ends, and complain again.
+            # At its end Python would flush stdout again, and fail again.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.file.fileno())
             os.close(nowhere)
         self.when_unread()
 
     def print(self, *objects: Any, **settings: Any) -> None:
-        """Print as rich does, but break lines of text that the terminal would break within words between them."""
+        """Print as rich does, but wrap long lines of text between words."""
         if settings.get("soft_wrap") and self.is_terminal and len(objects) == 1:
             (text,) = objects
             style = settings.pop("style", None) or ""
@@ -60,7 +60,7 @@ class Screen(Console):
         super().print(*objects, **settings)
 
     def tell(self, event: object, **fields: Any) -> None:
-        """Print an object for programs; nothing where people read.
+        """Print an object for programs; do nothing in the other modes.
 
         Args:
             event: A record, or what the object's "event" is.
@@ -72,7 +72,7 @@ class Screen(Console):
 
     @contextmanager
     def result(self) -> Iterator[None]:
-        """Print what people who want nothing but a command's result want to see."""
+        """Print within the `with` also in quiet mode: it is the command's result."""
         if self.mode == "quiet":
             with self._speaking():
                 yield
@@ -88,7 +88,7 @@ class Screen(Console):
             self.quiet = before or self.is_unread
 
     def counting(self) -> "AbstractContextManager[Progress | None]":
-        """Give a bar of rows, or None where people do not read all on a terminal."""
+        """Return a progress bar over rows; None unless everything is printed to a terminal."""
         if not self.is_terminal or self.mode != "all":
             return nullcontext()
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

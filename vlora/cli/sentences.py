@@ -1,14 +1,14 @@
-"""Sentences about what a run, or a look at its rows, has found; the lines before the first step consist of them."""
+"""Sentences about a run and its rows, as printed before the first step and by `inspect`."""
 
 from ..events import Best, StoppedEarly, Untrained
 from ..facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
 
 SHOWN = 40
-"""Columns that are not used, of which no more are named in a line."""
+"""Most unused columns that a line names."""
 
 
 def describe_columns(columns: Columns) -> str:
-    """Say what became of the columns of the rows that were read so far."""
+    """Describe how the columns of the rows read so far are used."""
     parts = ["none were read so far"]
     if columns.used or columns.unused:
         used = ", ".join(column if column == how else f"{column} ({how})" for column, how in columns.used.items())
@@ -29,7 +29,7 @@ def _describe_unnamed(images: UnnamedImages) -> str:
 
 
 def describe_template(template: TemplateUse) -> str:
-    """Say which chat template writes the rows, and how answers end."""
+    """Describe the chat template that writes the rows, and how answers end."""
     if template.origin == "none":
         return "none: a task on one image, and its answer"
     instead = ", in place of the model's own" if template.replaces_own else ""
@@ -45,7 +45,7 @@ def describe_template(template: TemplateUse) -> str:
 
 
 def describe_storage(storage: FeatureStorage) -> str:
-    """Say where the features of images are kept, or why they are not."""
+    """Describe where features of images are kept, or why they are not."""
     if storage.reason is not None:
         return f"not kept: {storage.reason}"
     from ..build import ROUNDED
@@ -56,7 +56,7 @@ def describe_storage(storage: FeatureStorage) -> str:
 
 
 def describe_head(head: HeadUse) -> str | None:
-    """Say how a head runs, and why, where it does not run in chunks at the supervised tokens only."""
+    """Describe how a head runs and why; None if it runs in chunks at the supervised tokens only."""
     if head.extent == "all":
         return "at all tokens, supervised or not: no module gives the model's own logits at selected ones"
     if head.extent == "supervised":
@@ -68,12 +68,12 @@ def describe_head(head: HeadUse) -> str | None:
 
 
 def describe_best(best: Best) -> str:
-    """Name what a state is the best by, and its value."""
+    """Return the name and the value of what a state is the best by."""
     return f"{best.judged_by.replace('_', ' ')} {best.value:.4f}"
 
 
 def describe_choice(best: Best, last: int) -> str:
-    """Say which state of a run is the best one, and where it is.
+    """Describe the best state of a run, and where it is kept.
 
     Args:
         best: That state.
@@ -89,7 +89,7 @@ def describe_choice(best: Best, last: int) -> str:
 
 
 def describe_early(event: StoppedEarly) -> str:
-    """Say why a run is over before its last step."""
+    """Describe why a run stopped before its last step."""
     than = "" if event.best is None else f" than {describe_best(event.best)} after step {event.best.step}"
     of_loss = event.best is None or event.best.judged_by == "valid_loss"
     one, more = (
@@ -103,14 +103,14 @@ def describe_early(event: StoppedEarly) -> str:
 
 
 def describe_untrained(event: Untrained) -> str:
-    """Say what the loss is before the first step, beside that of guessing."""
+    """Describe the loss before the first step, compared with that of guessing."""
     rows = "held-out rows" if event.is_held_out else "the rows of the first step"
     guessing = f"guessing evenly among {event.n_tokens:,} tokens has {event.guessing:.4f}"
     return f"untrained: loss {event.loss:.4f} on {rows}; {guessing}"
 
 
 def explain_guessing(event: Untrained) -> str:
-    """Say what a loss may mean that is not clearly below that of guessing."""
+    """Explain a loss that is not clearly below that of guessing."""
     if event.is_random:
         return "the untrained model is no better than guessing, as the built-in model has to be: its weights are random"
     return (

@@ -1,4 +1,4 @@
-"""`python -m vlora RECIPE`: carries out a recipe and shows how it goes."""
+"""`python -m vlora RECIPE`: trains as a recipe says, and prints the progress."""
 
 import argparse
 import functools
@@ -72,19 +72,19 @@ def train(
     go_on: str = "",
     notes: Sequence[str] = (),
 ) -> int:
-    """Carry out a recipe and show how it goes.
+    """Train as a recipe says, and print the progress.
 
     Args:
-        recipe: What to do.
-        console: Where to show it.
-        resume: Go on from the training state beside the output.
-        or_start: Begin anew where there is none.
-        go_on: The command that would go on after an interruption.
-        notes: What there is to say of how the run was asked for.
+        recipe: The recipe.
+        console: Where to print.
+        resume: Whether to resume from the training state beside the output.
+        or_start: Whether to begin anew where there is none.
+        go_on: The command that resumes the run.
+        notes: Notes on the options, printed first.
 
     Returns:
         0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
-        141 where nothing reads any more what is printed.
+        141 if the output has no reader any more.
     """
     from .view import open_view
 
@@ -95,7 +95,7 @@ def train(
                 from ..compilation.known_kernels import begin
 
                 view.show(Working(what="importing MLX, mlx-vlm and transformers"))
-                # Before what takes long to import: workers compile meanwhile.
+                # Before the slow imports, so that workers compile meanwhile.
                 begin(recipe.model.path)
                 from ..run.fit import fit
                 from .ending import show_end
@@ -122,7 +122,7 @@ def train(
 
 @contextmanager
 def _stop_on_signals(console: "Screen") -> Iterator[Signals]:
-    """Hear signals while a run goes on: they, and a closed pipe, ask it to stop."""
+    """Let signals and a closed pipe ask the run to stop while the `with` lasts."""
 
     def say(line: str) -> None:
         console.print(line)

@@ -1,4 +1,4 @@
-"""What a run prints as it goes on: a line for each event, and a bar below the lines on a terminal or in a notebook."""
+"""Output of a run: a line per event, and a progress bar below the lines on a terminal or in a notebook."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,19 +42,19 @@ from .sentences import (
 from .units import format_bytes, format_count
 
 SECONDS = 30
-"""Without a line after which one says how far a run is, where there is no bar."""
+"""Seconds without output after which a progress line is printed, where there is no bar."""
 
 COUNTED = (StepReport, Generated)
 
 
 @attrs.define
 class EventView:
-    """Prints a run's events: lines, and how far the run is.
+    """Prints the events and the progress of a run.
 
     Attributes:
         console: Where they are printed.
-        state: How far the run is.
-        show_bar: Shows that again below the lines; None where lines of their own say it.
+        state: The run's progress.
+        show_bar: Updates the progress bar; None where the progress is printed in lines.
         clock: Gives seconds.
     """
 
@@ -65,7 +65,7 @@ class EventView:
     _printed: float = attrs.field(init=False, default=0.0)
 
     def show(self, event: Event) -> None:
-        """Print what there is to say of an event."""
+        """Print an event."""
         self.state.take(event)
         self._tell(event)
         if isinstance(event, Started):
@@ -78,13 +78,13 @@ class EventView:
             self.show_bar()
 
     def warn(self, message: str) -> None:
-        """Print that something went otherwise than meant."""
+        """Print a warning."""
         self.show(Warned(message=message))
 
     def _write(self, event: Event) -> str | None:
-        """Write an event in a line; None for what needs none, or several."""
+        """Return the line of an event; None for events without a line, or with several."""
         if isinstance(event, Reported) and {"loss", "valid_loss"} & set(event.metrics):
-            # Rounds of answers have been shown answer by answer.
+            # Rounds of answers have been printed answer by answer.
             return self._write_report(event)
         if isinstance(event, Compiling | Compiled):
             return _describe_compilation(event)
@@ -104,7 +104,7 @@ class EventView:
         self.console.print(line, soft_wrap=True)
 
     def _show_progress(self, event: Event) -> None:
-        """Say what a run does where there is no bar, and how far it is where it has not said so for a while."""
+        """Without a bar, print each new activity, and the progress if none was printed for a while."""
         if isinstance(event, Working) and self.state.newest is None:
             counted = f" {event.total} rows" if event.total else ""
             self._print(f"{event.what}{counted} ...")
@@ -168,7 +168,7 @@ def _describe_compilation(event: Compiling | Compiled) -> str:
 
 
 def describe_scores(event: Scored, n_steps: int | None = None) -> str:
-    """Say what metrics found, each with its interval: "step 40  exact_match 0.95 (0.92 to 0.97)"."""
+    """Describe metrics with their intervals: "step 40  exact_match 0.95 (0.92 to 0.97)"."""
     found = [
         f"{escape(name)} [bold]{value.mean:.3f}[/]"
         + ("" if value.low is None or value.high is None else f" ({value.low:.3f} to {value.high:.3f})")
@@ -184,8 +184,8 @@ def write_report(event: Reported, n_steps: int | None, seconds_left: float | Non
     Args:
         event: The report.
         n_steps: Steps of the whole run, if known.
-        seconds_left: How long the rest takes, if that is to be said.
-        width: Columns that there are, if a bar below says what is left out: all steps, the memory, the mean.
+        seconds_left: Remaining seconds, if they are to be printed.
+        width: The terminal's width, if a bar below shows what the line leaves out: total steps, memory, mean loss.
     """
     metrics = event.metrics
     step = _name_step(int(metrics["step"]), n_steps)
@@ -222,7 +222,7 @@ def _name_step(step: int, n_steps: int | None) -> str:
 
 @contextmanager
 def open_view(console: Screen) -> Iterator[EventView]:
-    """Give the view of a run on a console, with a bar while the `with` lasts if it is a terminal."""
+    """Make the view of a run on a console, with a progress bar while the `with` lasts if it is a terminal."""
     if not console.is_terminal or console.mode != "all":
         yield EventView(console)
         return
@@ -236,7 +236,7 @@ def open_view(console: Screen) -> Iterator[EventView]:
 
 
 def _find_peak(state: ProgressState) -> float:
-    """Give the peak of the memory that arrays have taken, once there are some."""
+    """Return the peak of MLX's memory in gigabytes; 0 before any array is computed."""
     if state.newest is None:
         return 0.0
     import mlx.core as mx

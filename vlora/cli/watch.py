@@ -1,4 +1,4 @@
-"""The events of a run, shown while they come: in a notebook with a live bar, in a terminal as the command line does."""
+"""Prints the events of a run as they come: in a notebook with a live bar, in a terminal like the command line."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from .view import EventView, open_view
 
 
 def watch(events: Iterable[Event]) -> Event | None:
-    """Show the events of a run while they come.
+    """Print the events of a run as they come.
 
     Args:
         events: As `vlora.fit` yields them.
@@ -34,7 +34,7 @@ def _open_view() -> Iterator[EventView]:
         return
     state = ProgressState()
     bar = NotebookBar(state)
-    # Lines are plain text: rich would make an output of its own of each.
+    # Lines are plain text: rich would create a separate notebook output for each.
     try:
         yield EventView(Screen(highlight=False, force_jupyter=False, force_terminal=False), state, bar.update)
     finally:

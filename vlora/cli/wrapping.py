@@ -1,4 +1,4 @@
-"""Lines of a terminal: broken between words, and within a word only where it is a path. Pure.
+"""Wraps lines for a terminal: between words, and within a word only at separators of a path. Pure.
 
 A command is broken so that it can be pasted: each of its lines but the last ends with a backslash.
 """
@@ -11,16 +11,16 @@ from rich.text import Text
 
 COMMAND = re.compile(r"\s*python -m \w")
 PIECES = re.compile(r"\s+|(?:'[^']*'|\"[^\"]*\"|[^\s'\"])+|['\"]")
-"""Spaces, and words; what stands in quotes is no place to break a command at."""
+"""Spaces and words; commands are not broken within quotes."""
 WORDS = re.compile(r"\s+|\S+")
 PATHS = re.compile(r"[^/]*/|[^/]+")
 INDENT = 2
 
 
 def wrap(text: Text, width: int) -> Text:
-    """Break a text into lines of at most a width, later lines of each of its lines indented a little more.
+    """Wrap a text to a width; continuation lines are indented further.
 
-    A word that is wider than that stays whole where it has no separator of paths.
+    A word wider than that is not broken if it has no path separator.
     """
     return Text("\n").join(piece for line in text.split("\n", allow_blank=True) for piece in _wrap_line(line, width))
 
@@ -43,7 +43,7 @@ def _wrap_line(line: Text, width: int) -> Iterator[Text]:
 
 
 def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str]) -> Iterator[int]:
-    """Yield the places at which lines begin, but for the first."""
+    """Yield the positions at which lines begin, except the first."""
     column, is_empty = 0, True
     for found in pieces.finditer(plain):
         size = cell_len(found[0])

@@ -1,1 +1,1 @@
-"""Kernels that MLX compiles: where they are kept, and the known ones compiled before they are needed."""
+"""Kernels that MLX compiles: their folder, and compilation of the known ones before they are needed."""

@@ -1,4 +1,4 @@
-"""Starts a worker: it imports nothing but MLX, so that it begins at once.
+"""Starts a worker, which imports only MLX, so that it begins at once.
 
 Run as a file, and not as `python -m`, which would import vlora: its folder is given to Python as a package that stands
 alone. So the worker's modules import each other and MLX, and nothing else of vlora.
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 NAME = "vlora_compilation"
-"""Of the package, in this process."""
+"""Name of the package in this process."""
 
 if __name__ == "__main__":
     start = Path(__file__).with_name("__init__.py")

@@ -18,7 +18,7 @@ CUDA_FOLDER = "MLX_PTX_CACHE_DIR"
 """Environment variable from which MLX reads where kernels for a GPU are."""
 
 VECTORS = {"avx2", "fma", "f16c"}
-"""CPU features that MLX compiles for if the CPU has all of them (backend/cpu/jit_compiler.cpp)."""
+"""CPU features that MLX compiles for, provided that the CPU has all of them (backend/cpu/jit_compiler.cpp)."""
 
 
 def keep_kernels(kind: str) -> tuple[Path, str | None]:
@@ -30,7 +30,7 @@ def keep_kernels(kind: str) -> tuple[Path, str | None]:
         kind: "cpu" or "cuda".
 
     Returns:
-        The folder in which the kernels' files are, and why they are not kept beyond this process; None if they are.
+        The folder of the kernels' files, and why they are not kept beyond this process; None if they are kept.
     """
     # Python remembers its temporary folder before TMPDIR changes.
     tempfile.gettempdir()

@@ -1,4 +1,4 @@
-"""The names of the kernels that MLX fuses, and of their files: what a name says of its expression.
+"""Parses the names of kernels that MLX fuses, and gives the names of their files.
 
 The name of a kernel spells its whole expression (`Compiled::Compiled` in mlx/compile.cpp).
 """
@@ -46,14 +46,14 @@ INDEXING = re.compile(
 
 
 class UnknownNameError(ValueError):
-    """A name that spells no expression known here."""
+    """A name whose expression is not known here."""
 
 
 class Node(NamedTuple):
     """An operation of an expression.
 
     Attributes:
-        dtype: Of its result.
+        dtype: Type of its result.
         is_output: Whether the kernel writes the result.
         operation: MLX's name of it.
         inputs: Places of its inputs among the kernel's inputs and the nodes before it.
@@ -66,13 +66,13 @@ class Node(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What the name of a fused kernel says.
+    """A fused kernel, as described by its name.
 
     Attributes:
-        kinds: Of the inputs: "V" an array, "S" one without axes, "C" a constant.
-        dtypes: Of the inputs that are no constants.
-        nodes: In order; the last one is an output.
-        n_axes: Axes over which a kernel for a CPU steps; None if its arrays are read from end to end, or on a GPU.
+        kinds: Kind of each input: "V" an array, "S" a scalar array, "C" a constant.
+        dtypes: Types of the inputs that are not constants.
+        nodes: The operations in order; the last one is an output.
+        n_axes: Axes over which a CPU kernel steps; None on a GPU, or if the arrays are contiguous.
     """
 
     kinds: str
@@ -82,7 +82,7 @@ class Kernel(NamedTuple):
 
     @property
     def is_shapeless(self) -> bool:
-        """Whether it comes from a function that was compiled for all shapes at once."""
+        """Whether the kernel comes from a function that was compiled for all shapes (`shapeless`)."""
         return any(len(node.inputs) > 1 for node in self.nodes if node.operation == "Broadcast")
 
 
@@ -90,7 +90,7 @@ def parse_name(name: str) -> Kernel:
     """Read the name of a fused kernel.
 
     Raises:
-        UnknownNameError: It is no such name, or it has an operation that is not known here.
+        UnknownNameError: It is not the name of a fused kernel, or has an operation that is not known here.
     """
     found = NAME.fullmatch(name)
     if found is None:
@@ -139,9 +139,9 @@ def _node_name(place: int) -> str:
 
 
 def _parse_nodes(text: str, place: int) -> Iterator[tuple[Node, ...]]:
-    """Yield the ways to read an expression from a node on; names run into one another, so there may be several.
+    """Yield the ways to parse an expression from a node on; names are not separated, so there may be several.
 
-    The likelier ones come first: a broadcast of one array. Not recursive: expressions are long.
+    The most likely ones come first: a broadcast of one array. Not recursive, since expressions are long.
     """
     waiting: list[tuple[int, tuple[Node, ...]]] = [(0, ())]
     first = place
@@ -166,7 +166,7 @@ def _parse_nodes(text: str, place: int) -> Iterator[tuple[Node, ...]]:
 
 
 def _parse_inputs(text: str, at: int, n_known: int, n_inputs: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield (end, places) of the ways to read the names of inputs."""
+    """Yield (end, places) for each way to parse the names of inputs."""
     if not n_inputs:
         yield at, ()
         return

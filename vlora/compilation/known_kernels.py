@@ -1,4 +1,4 @@
-"""Where MLX keeps the kernels that it compiles, and workers that compile the known ones before a run needs them.
+"""Keeps MLX's compiled kernels in the user's cache, and starts workers that compile known ones in advance.
 
 MLX compiles a fused kernel when it first runs, one after another, and keeps it in a temporary folder: the first step
 waits a minute for that on two cores of a fresh machine, and two and a half on the host of an H200. Here the folder is
@@ -83,7 +83,7 @@ class Compilation:
         if self.work is not None and all(worker.poll() is not None for worker in workers):
             shutil.rmtree(self.work, ignore_errors=True)
         made_s = [(self.folder / file).stat().st_ctime for file in self.missing if (self.folder / file).exists()]
-        # They may have finished long before this call.
+        # The workers may have finished long before this call.
         seconds = max([0.0, *(made - self.begun_s for made in made_s)])
         return Compiled(n_kernels=len(made_s), seconds=seconds, folder=self.folder)
 
@@ -92,7 +92,7 @@ def begin(model: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> Compilat
     """Let MLX keep its kernels in the user's cache directory, and begin to compile the known ones that are not there.
 
     For the rest of the process: MLX reads `MLX_PTX_CACHE_DIR` once, and on a CPU `TMPDIR` whenever it compiles. What
-    Python's `tempfile` gives stays what it was. A second call for weights of the same type does nothing. On a Mac there
+    Python's `tempfile` gives does not change. A second call for weights of the same type does nothing. On a Mac there
     is nothing to do.
 
     Args:

@@ -1,4 +1,4 @@
-"""Kernels that MLX fuses, rebuilt from their names, so that they can be compiled before a run needs them.
+"""Rebuilds fused kernels of MLX from their names, so that they can be compiled before a run needs them.
 
 `mx.compile` fuses elementwise operations into kernels that it compiles when they first run, one after another under a
 lock (1.5 s of g++ each on a CPU, four to five seconds of NVRTC on an NVIDIA GPU). Here the expression of a kernel is
@@ -20,13 +20,13 @@ def rebuild(name: str, constants: Sequence[tuple[mx.Dtype, float]]) -> tuple[Cal
 
     Args:
         name: As MLX names it.
-        constants: Types and values of the kernel's constants, in order.
+        constants: The kernel's constants, in order.
 
     Returns:
         The function, and its arguments; no array has more than a few numbers.
 
     Raises:
-        UnknownNameError: The name spells nothing that is known here, or has another number of constants.
+        UnknownNameError: The name is not known here, or has another number of constants.
     """
     kernel = parse_name(name)
     if kernel.kinds.count("C") != len(constants):
@@ -59,7 +59,7 @@ def make_kernel(name: str, constants: Sequence[tuple[mx.Dtype, float]]) -> None:
     """Run the kernel of a name once, so that MLX compiles it or loads it.
 
     Raises:
-        UnknownNameError: The name spells nothing that is known here.
+        UnknownNameError: The name is not known here.
     """
     if (found := INDEXING.fullmatch(name)) is not None:
         mx.eval(_index(found))
@@ -69,17 +69,17 @@ def make_kernel(name: str, constants: Sequence[tuple[mx.Dtype, float]]) -> None:
 
 
 def _shapes(kernel: Kernel) -> list[tuple[int, ...]]:
-    """Give every input and node a shape: that of the outputs, a smaller one before each broadcast."""
+    """Assign a shape to every input and node: that of the outputs, and a smaller one before each broadcast."""
     n_axes = kernel.n_axes or 1
     if kernel.is_shapeless:
-        # Every operation of two arrays broadcasts them, of whatever shapes they are.
+        # Every operation on two arrays broadcasts them.
         shape = _shape(0, n_axes, 0) if "V" in kernel.kinds else ()
         return [*(shape if kind == "V" else () for kind in kernel.kinds), *[shape] * len(kernel.nodes)]
     groups = _group(kernel)
     n_inputs = len(kernel.kinds)
     scalar = {groups[place] for place, kind in enumerate(kernel.kinds) if kind != "V"}
     levels = [0] * len(groups)
-    # Backwards: what a broadcast reads is smaller than all that is made of it.
+    # Backwards: the input of a broadcast is smaller than everything computed from its result.
     for at, node in reversed(list(enumerate(kernel.nodes))):
         if node.operation == "Broadcast":
             source, made = groups[node.inputs[0]], groups[n_inputs + at]
@@ -88,7 +88,7 @@ def _shapes(kernel: Kernel) -> list[tuple[int, ...]]:
 
 
 def _group(kernel: Kernel) -> list[int]:
-    """Number inputs and nodes, alike those that have one shape: no broadcast is between them, or they are outputs."""
+    """Group inputs and nodes by shape: members of a group have no broadcast between them, or are outputs."""
     n_inputs = len(kernel.kinds)
     last = n_inputs + len(kernel.nodes) - 1
     groups = list(range(last + 1))
@@ -101,7 +101,7 @@ def _group(kernel: Kernel) -> list[int]:
 
 
 def _shape(level: int, n_axes: int, deepest: int) -> tuple[int, ...]:
-    """Give a shape that broadcasts to those of lower levels, whose axes cannot be stepped over as fewer ones."""
+    """Return a shape that broadcasts to those of lower levels, and whose axes MLX cannot collapse."""
     if level == 0:
         return (*[1] * deepest, *[2] * n_axes)
     if level == 1 and n_axes > 1:
@@ -110,7 +110,7 @@ def _shape(level: int, n_axes: int, deepest: int) -> tuple[int, ...]:
 
 
 def _make_array(shape: tuple[int, ...], dtype: mx.Dtype, *, is_strided: bool) -> mx.array:
-    """Make an array of ones; a strided one is not read from end to end."""
+    """Make an array of ones, contiguous or strided."""
     if not is_strided:
         return mx.ones(shape, dtype)
     wide = mx.ones([2 * length if length > 1 else length for length in shape], dtype)

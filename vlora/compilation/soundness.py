@@ -1,8 +1,8 @@
-"""Damaged kernels on disk are found and deleted: MLX loads any file that has a kernel's name.
+"""Finds and deletes damaged kernels on disk: MLX loads any file that has a kernel's name.
 
 A compiler that was killed leaves part of a file under that name, and a disk may return other bytes. Loading either ends
-the run, or the process, at every start. So the files are checked before MLX loads them: the checksum of each is kept
-from the first time that it was whole, and a file with another one is deleted, to be compiled again.
+the run, or the process, at every start. So the files are checked before MLX loads them. The checksum of a file is
+recorded when it is first seen complete; a file with another checksum is deleted, and compiled again.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ ELF = b"\x7fELF\x02\x01"
 """Magic number of 64-bit little-endian ELF libraries; other libraries are not checked for completeness."""
 
 NO_BITS = 8
-"""The type of a section that has no bytes in the file."""
+"""Type of ELF sections without bytes in the file."""
 
 
 def drop_damaged(folder: Path, sums: Path, pattern: str) -> list[Path]:
     """Delete the files of kernels that are damaged.
 
     Args:
-        folder: Of the kernels.
-        sums: The file that keeps the sums.
-        pattern: Of the names of kernels' files: "*.so" or "**/*.ptx".
+        folder: The kernels' folder.
+        sums: The file with the checksums.
+        pattern: Pattern of the kernels' file names: "*.so" or "**/*.ptx".
 
     Returns:
         The deleted files.

@@ -1,4 +1,4 @@
-"""Workers that compile kernels, started: `worker.py` is what each of them does."""
+"""Starts the workers that compile kernels; `worker.py` is their program."""
 
 import os
 import subprocess
@@ -17,13 +17,13 @@ WORKER_BYTES = 4 * 10**9
 
 
 def start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known]) -> list[subprocess.Popen[str]]:
-    """Start workers that share out the kernels that are missing.
+    """Start workers that divide the missing kernels among themselves.
 
     Args:
         kind: "cpu" or "cuda".
-        folder: Into which finished kernels go.
-        work: An empty folder, on the same file system, in which they work.
-        missing: The kernels; not none.
+        folder: The folder for finished kernels.
+        work: An empty working folder on the same file system.
+        missing: The kernels; at least one.
     """
     (work / "claims").mkdir()
     lines = "\n".join(known.line for known in missing)
@@ -40,7 +40,7 @@ def start_workers(kind: str, folder: Path, work: Path, missing: Sequence[Known])
         program = Path(__file__).with_name("__main__.py")
         # -P: files in the worker's folder must not shadow other packages.
         command = [sys.executable, "-P", program, kind, root, folder, work / "claims", n_together]
-        # A session of its own: Ctrl-C reaches the run only, and workers end after it.
+        # A session of its own, so that Ctrl-C reaches only the run; workers end after it.
         worker = subprocess.Popen(  # noqa: S603 - this very Python
             [str(part) for part in command],
             env=environment,

@@ -1,4 +1,4 @@
-"""A worker: it compiles listed kernels in parallel with others, and moves complete ones into the common folder.
+"""A worker process: compiles listed kernels beside other workers, and moves complete ones into the common folder.
 
 On a CPU nearly all of the 1.5 s that MLX takes for a kernel are its headers. So MLX only writes the sources of many
 kernels, and one g++ with MLX's options compiles them together: 91 kernels in 5 s. Each kernel's file is then a link to
@@ -22,7 +22,7 @@ from .rebuild import make_kernel
 
 KERNEL_BEGINS = 'extern "C"  {'
 ENTRY = re.compile(r"^void (\w+)\(int\* shape", re.MULTILINE)
-"""Of sources for a CPU."""
+"""Line before the kernels in sources for a CPU."""
 
 
 def work(kind: str, root: Path, common: Path, claims: Path, lines: Sequence[str], n_together: int) -> None:
@@ -30,8 +30,8 @@ def work(kind: str, root: Path, common: Path, claims: Path, lines: Sequence[str]
 
     Args:
         kind: "cpu" or "cuda".
-        root: What the environment tells MLX of where to put what this process compiles.
-        common: Where kernels belong.
+        root: The folder that the environment names to MLX for kernels of this process.
+        common: The folder for finished kernels.
         claims: A folder with a file for each group of kernels that a worker has taken.
         lines: JSON: [name, file's id, [constant, ...]].
         n_together: Kernels of a group.
@@ -55,7 +55,7 @@ def compile_each(listed: Sequence[Any], root: Path, common: Path) -> None:
     Args:
         listed: (name, file's id, constants) of each.
         root: Where MLX puts them.
-        common: Where they belong.
+        common: The folder for finished kernels.
     """
     for name, _, constants in listed:
         try:
@@ -77,7 +77,7 @@ def compile_together(listed: Sequence[Any], root: Path, common: Path) -> None:
     Args:
         listed: (name, file's id, constants) of each.
         root: MLX's temporary folder.
-        common: Where kernels belong.
+        common: The folder for finished kernels.
     """
     compiler = shutil.which("g++")
     sources, command = write_sources(listed, root)
@@ -107,7 +107,7 @@ def compile_together(listed: Sequence[Any], root: Path, common: Path) -> None:
 
 
 def write_sources(listed: Sequence[Any], root: Path) -> tuple[dict[str, str], list[str]]:
-    """Let MLX write the sources of kernels and believe that they do not compile.
+    """Let MLX write the sources of kernels, with a compiler that always fails.
 
     Args:
         listed: (name, file's id, constants) of each.
@@ -123,7 +123,7 @@ def write_sources(listed: Sequence[Any], root: Path) -> tuple[dict[str, str], li
     stand_in = programs / "g++"
     lines = [
         "#!/bin/sh",
-        # So MLX asks whether there is a compiler.
+        # With this command MLX checks whether there is a compiler.
         'case "$1" in --version) exit 0;; esac',
         f"printf '%s\\n' \"$@\" > {shlex.quote(str(words))}",
         "exit 1",
@@ -149,7 +149,7 @@ def write_sources(listed: Sequence[Any], root: Path) -> tuple[dict[str, str], li
 
 
 def _join(sources: Sequence[str]) -> Iterator[str]:
-    """Yield the sources with what stands before the first kernel, MLX's headers, once."""
+    """Yield the sources, with MLX's headers before the first kernel only once."""
     yield sources[0]
     for source in sources[1:]:
         head, begins, body = source.partition(KERNEL_BEGINS)
@@ -159,6 +159,6 @@ def _join(sources: Sequence[str]) -> Iterator[str]:
 def main() -> None:
     """Work until nothing is left: `python vlora/compilation/__main__.py KIND ROOT COMMON CLAIMS N_TOGETHER < LINES`."""
     kind, root, common, claims, n_together = sys.argv[1:]
-    # The run reads its rows meanwhile, and goes first.
+    # Lower priority than the run, which reads its rows meanwhile.
     os.nice(5)
     work(kind, Path(root), Path(common), Path(claims), sys.stdin.read().splitlines(), int(n_together))

@@ -1,1 +1,1 @@
-"""Proofs of vlora on the machine that it runs on: `checks` runs them, the other files hold them by what they check."""
+"""Checks of vlora on this machine: `checks` runs them, the other files have them by subject."""

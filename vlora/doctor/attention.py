@@ -15,19 +15,19 @@ from .comparison import Numbers, Shares, compare, describe_shares, normal
 
 
 def check_attention(_: Path) -> str:
-    """Attend without a mask, causally, and with blocks; heads of the widths for which there are kernels, and others."""
+    """Check attention without a mask, causal and with blocks, at head widths with and without kernels."""
     return describe_shares(
         _attention(40, width, mask) for width in (64, 128, 32) for mask in (None, "causal", "blocks")
     )
 
 
 def check_few_queries(_: Path) -> str:
-    """Attend with so few queries that GPUs take other kernels."""
+    """Check attention with so few queries that GPUs use other kernels."""
     return describe_shares(_attention(5, 64, mask) for mask in (None, "causal"))
 
 
 def _attention(n_queries: int, width: int, mask: str | None) -> Shares:
-    """Compare attention as models call it, three heads to a group of keys, with its definition."""
+    """Compare attention as models call it, three query heads per key head, with its definition."""
     n_heads, n_groups, n_keys = 6, 2, 40
     place = np.arange(n_keys)
     sees = np.ones((n_queries, n_keys), dtype=bool)
@@ -56,17 +56,17 @@ def _attention(n_queries: int, width: int, mask: str | None) -> Shares:
         def attend_in_passes(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
             return functional.attend(queries, keys, values, scale, given)
 
-        # What models get in its place here.
+        # The function that models get in its place on this device.
         own = compare(attend_in_passes, expected, arrays, towards, types=(mx.float32,))
         found["float32"] = max(found["float32"], own["float32"])
     return found
 
 
 def _make_reference(sees: NDArray[np.bool_], scale: float, n_shared: int) -> Callable[..., list[Numbers]]:
-    """Give attention and its gradients by definition.
+    """Compute attention and its gradients by definition.
 
     Args:
-        sees: bool[Q, K], which keys each query sees.
+        sees: bool[Q, K], True where a query sees a key.
         scale: Of the scores.
         n_shared: Heads that share keys and values.
     """

@@ -1,7 +1,7 @@
-"""All checks: which there are on this machine, and running them one after the other.
+"""All checks of this machine, and a function that runs them one after another.
 
-Nothing is downloaded. What is written lies in a folder that the caller removes, but for what `datasets` keeps of a few
-rows. A check that fails does not keep the others from running.
+Nothing is downloaded. Files are written into a folder that the caller removes, except the cache that `datasets` makes
+of a few rows. After a check has failed the others still run.
 """
 
 import json
@@ -35,9 +35,9 @@ class Outcome:
 
     Attributes:
         name: What was checked.
-        is_ok: Whether it is as it should be.
-        found: Figures, or what is wrong.
-        seconds: What it took.
+        is_ok: Whether the check passed.
+        found: Figures, or the fault.
+        seconds: How long it took.
         is_left_out: Whether nothing was checked; `found` says why.
     """
 
@@ -49,10 +49,10 @@ class Outcome:
 
 
 def run_checks(folder: Path, checks: Mapping[str, Callable[[Path], str]]) -> Iterator[Outcome]:
-    """Run the checks one after the other, all of them whatever they find.
+    """Run all checks one after another, also after a failure.
 
     Args:
-        folder: An empty folder for what they write.
+        folder: An empty folder for their files.
         checks: As `find_checks` gives them: name to a function of a folder of its own, which says what it found.
 
     Yields:
@@ -72,12 +72,12 @@ def run_checks(folder: Path, checks: Mapping[str, Callable[[Path], str]]) -> Ite
 
 
 def report(machine: Mapping[str, str], outcomes: Sequence[Outcome], n_checks: int) -> str:
-    """Write down what was found, as JSON to be attached to an issue.
+    """Write the outcomes as JSON, for attachment to an issue.
 
     Args:
         machine: As `describe_machine` gives it.
         outcomes: Of the checks so far.
-        n_checks: How many there are in all: the file is written after each, should one end the process.
+        n_checks: Number of all checks; the file is written after each of them, in case one ends the process.
     """
     found = {
         "machine": dict(machine),
@@ -97,12 +97,12 @@ def is_report(text: str) -> bool:
 
 
 def is_proven(outcomes: Sequence[Outcome]) -> bool:
-    """Whether there are outcomes, and all are as they should be."""
+    """Whether there are outcomes and all checks passed."""
     return bool(outcomes) and all(outcome.is_ok for outcome in outcomes)
 
 
 def find_checks() -> dict[str, Callable[[Path], str]]:
-    """Give the checks for the device that MLX computes on, by name."""
+    """Return the checks for MLX's default device, by name."""
     checks: dict[str, Callable[[Path], str]] = {
         "matrix products": check_products,
         "attention": check_attention,

@@ -1,4 +1,4 @@
-"""Comparisons of arrays with references, which are NumPy's in float64: neither the device nor MLX is believed."""
+"""Comparisons of arrays with references that NumPy computes in float64, independent of MLX and the device."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ Numbers = NDArray[np.float64]
 Function = Callable[..., mx.array]
 
 Shares = dict[str, float]
-"""Type to the largest difference in it, as a share of the reference's size."""
+"""Type to the largest difference, relative to the norm of the reference."""
 
 TYPES = (mx.float32, mx.bfloat16)
 
 TOLERANCES = {"float32": 1e-5, "bfloat16": 3e-2}
-"""Root mean square of the difference to a reference, as a share of the reference's own."""
+"""Largest root mean square of a difference, relative to that of the reference, by type."""
 
 TF32_TOLERANCE = 3e-3
 """For float32 on GPUs, which multiply matrices in TF32 (CUDA, and the newest Macs) unless MLX_ENABLE_TF32 is 0."""
@@ -34,7 +34,7 @@ def compare(
     *,
     types: Sequence[mx.Dtype] = TYPES,
 ) -> Shares:
-    """Compare a function and its gradients with a reference, in each type; the reference is given rounded numbers."""
+    """Compare a function and its gradients with a reference in each type; the reference gets the rounded inputs."""
     found = {}
     for dtype in types:
         name = type_name(dtype)
@@ -55,17 +55,17 @@ def compare(
 
 
 def forward_and_back(function: Function, given: list[mx.array], cotangent: mx.array) -> list[mx.array]:
-    """Compute a function's results, and then the gradient of each input that the cotangent of the result gives."""
+    """Compute a function's results, and the gradient of each input for the cotangent of the result."""
     results, gradients = mx.vjp(function, given, [cotangent])
     mx.eval(results, gradients)
     return [*results, *gradients]
 
 
 def bounded_difference(name: str, found: mx.array, expected: Numbers, tolerance: float) -> float:
-    """Find how far an array is from what is expected, as a share of its size.
+    """Return the relative difference between an array and the expected one.
 
     Raises:
-        CheckError: It is too far, or of another shape.
+        CheckError: The difference is too large, or the shapes differ.
     """
     if tuple(found.shape) != np.shape(expected):
         msg = f"{name}: found the shape {tuple(found.shape)}, expected {np.shape(expected)}"
@@ -85,9 +85,9 @@ def _share(found: Numbers, expected: Numbers) -> float:
 
 
 def overall_difference(found: Mapping[str, mx.array], expected: Mapping[str, mx.array]) -> float:
-    """Find how far arrays are from others of the same names, all of them together: some are little but rounding.
+    """Return the relative difference of all arrays of a tree together; single arrays may consist of rounding errors.
 
-    A bias of keys has a gradient that is zero but for rounding, and Adam makes steps of it like any other.
+    The gradient of a key bias is zero except for rounding errors, and Adam scales it like any other.
     """
     squares = sum(
         float(np.sum(np.square(to_numbers(found[name]) - to_numbers(value)))) for name, value in expected.items()
@@ -97,7 +97,7 @@ def overall_difference(found: Mapping[str, mx.array], expected: Mapping[str, mx.
 
 
 def describe_shares(found: Iterable[Shares]) -> str:
-    """Say how large the largest differences are."""
+    """Describe the largest differences."""
     largest: Shares = {}
     for shares in found:
         largest |= {name: max(share, largest.get(name, 0.0)) for name, share in shares.items()}
@@ -105,18 +105,18 @@ def describe_shares(found: Iterable[Shares]) -> str:
 
 
 def normal(seed: int, *shape: int) -> Numbers:
-    """Draw normal numbers of a shape."""
+    """Draw normally distributed numbers."""
     return np.random.default_rng(seed).standard_normal(shape)
 
 
 def to_array(x: Numbers, dtype: mx.Dtype) -> mx.array:
-    """Give numbers as an array of MLX."""
+    """Convert numbers to an MLX array."""
     # MLX has no float64 on a GPU.
     return mx.array(np.asarray(x, dtype=np.float32)).astype(dtype)
 
 
 def to_numbers(x: mx.array) -> Numbers:
-    """Give an array of MLX as numbers of NumPy, in float64."""
+    """Convert an MLX array to NumPy, in float64."""
     # NumPy has no bfloat16.
     return np.array(x.astype(mx.float32)).astype(np.float64)
 
@@ -127,5 +127,5 @@ def round_to(x: Numbers, dtype: mx.Dtype) -> Numbers:
 
 
 def type_name(dtype: mx.Dtype) -> str:
-    """Give the name of a type, such as "float32"."""
+    """Return the name of a type, such as "float32"."""
     return str(dtype).rpartition(".")[2]

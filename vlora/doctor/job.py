@@ -1,4 +1,4 @@
-"""The small job that checks train: the tiny model, and rows that are written into a folder."""
+"""The training job of the checks: the tiny model, and rows that are written into a folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ SIZES = ((32, 32), (48, 32), (32, 64), (64, 64), (40, 56))
 N_STEPS, BATCH_SIZE, SAVE_EVERY = 12, 4, 4
 
 TRAINED: Mapping[str, Any] = {"model.full_finetune": True, "model.train_vision": True}
-"""What the run and the compared steps train: everything. On a CPU they share compiled kernels then."""
+"""Settings of the run and of the compared steps, which train everything; on a CPU they share compiled kernels."""
 
 
 def make_recipe(folder: Path, keys: Mapping[str, Any]) -> Recipe:
-    """Make a recipe of the tiny model and of rows that are written into a folder, with a LoRA unless it says else."""
+    """Write rows into a folder and make a recipe of them and the tiny model; it trains a LoRA by default."""
     return parse_recipe(
         "",
         {
@@ -44,7 +44,7 @@ def make_recipe(folder: Path, keys: Mapping[str, Any]) -> Recipe:
 
 
 def _write_rows(folder: Path) -> Path:
-    """Write questions about digits, images of several sizes beside them; nothing twice."""
+    """Write questions about digits and images of several sizes, unless they exist already."""
     file = folder / "rows.jsonl"
     if file.is_file():
         return file
@@ -61,7 +61,7 @@ def _find_rows() -> list[dict[str, Any]]:
     try:
         return load_digit_rows("train", None)
     except RecipeError:
-        # Without scikit-learn digits are drawn.
+        # Without scikit-learn the digits are drawn.
         return [_draw(number) for number in range(N_STEPS * BATCH_SIZE)]
 
 
@@ -72,14 +72,14 @@ def _draw(number: int) -> dict[str, Any]:
 
 
 def load_batch(recipe: Recipe, numbers: Sequence[int]) -> tuple[Batch, Any]:
-    """Give a batch of rows of these numbers, and the model."""
+    """Return a batch of the rows with these numbers, and the model."""
     data = load_data(recipe)
     backbone, _ = load_model(recipe, data.files)
     return encode_batch(recipe, numbers), backbone
 
 
 def encode_batch(recipe: Recipe, numbers: Sequence[int]) -> Batch:
-    """Give a batch of rows of these numbers."""
+    """Return a batch of the rows with these numbers."""
     data = load_data(recipe)
     samples = [data.train[number] for number in numbers]
     return collate([data.encoder(sample) for sample in samples], len(samples))

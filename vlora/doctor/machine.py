@@ -13,7 +13,7 @@ PACKAGES = ("mlx", "mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-vl
 
 
 def describe_machine() -> dict[str, str]:
-    """Say what is being checked: machine, system, versions, device and memory, each by its name."""
+    """Describe the machine: name to value for processor, system, versions, device and memory."""
     device = describe_device()
     system = platform.platform()
     if sys.platform == "darwin":

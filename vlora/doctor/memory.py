@@ -10,7 +10,7 @@ from ..recipe.resources import MemorySection
 
 
 def check_limits(_: Path) -> str:
-    """Set memory limits as a recipe does, and see that they hold and go."""
+    """Check that a recipe's memory limits hold during a run, and are restored after it."""
     before, cache = memory_limit(), _cache_limit()
     wired = 1.0 if device_kind() == "metal" else None
     with memory_limits(MemorySection(limit_gb=2.0, cache_gb=0.5, wired_gb=wired)):

@@ -33,7 +33,7 @@ from .comparison import (
 
 
 def check_products(_: Path) -> str:
-    """Multiply matrices, and carry a gradient through."""
+    """Check matrix products and their gradients."""
     x, weight, towards = normal(0, 96, 160), normal(1, 64, 160), normal(2, 96, 64)
 
     def expected(x: Numbers, weight: Numbers, towards: Numbers) -> list[Numbers]:
@@ -43,7 +43,7 @@ def check_products(_: Path) -> str:
 
 
 def check_norm(_: Path) -> str:
-    """Normalize rows, narrow and wide, by a frozen weight."""
+    """Check RMS normalization of narrow and wide rows with a frozen weight."""
 
     def expected(weight: Numbers) -> Callable[..., list[Numbers]]:
         def compute(x: Numbers, towards: Numbers) -> list[Numbers]:
@@ -73,7 +73,7 @@ def check_norm(_: Path) -> str:
 
 
 def check_swiglu(_: Path) -> str:
-    """Let a gate through."""
+    """Check SwiGLU gates."""
 
     def expected(gate: Numbers, up: Numbers, towards: Numbers) -> list[Numbers]:
         sigmoid = 1 / (1 + np.exp(-gate))
@@ -88,7 +88,7 @@ def check_swiglu(_: Path) -> str:
 
 
 def check_rotations(_: Path) -> str:
-    """Rotate the halves of heads."""
+    """Check rotary embeddings."""
     angles = np.arange(24)[None, :, None, None, None] * 10.0 ** -np.arange(0, 4, 0.125)
     cosines = np.concatenate([np.cos(angles)] * 2, axis=-2)
     sines = np.concatenate([-np.sin(angles), np.sin(angles)], axis=-2)
@@ -126,7 +126,7 @@ def check_loss(_: Path) -> str:
 
 
 def check_quantized(_: Path) -> str:
-    """Unpack 4-bit weights, and multiply with them in both ways: packed for few rows, unpacked for many."""
+    """Check 4-bit weights: unpacking, and products with packed weights (few rows) and unpacked ones (many rows)."""
     linear = nn.Linear(256, 128, bias=False)
     linear.weight = to_array(normal(0, 128, 256) / 16, mx.float32)
     packed = nn.QuantizedLinear.from_linear(linear, group_size=64, bits=4)
@@ -148,7 +148,7 @@ def check_quantized(_: Path) -> str:
 
 
 def check_kernels(_: Path) -> str:
-    """Compare vlora's kernels for CUDA with MLX's own way."""
+    """Compare vlora's CUDA kernels with MLX's operations."""
     targets = mx.arange(64)
     found: list[Shares] = []
     for dtype in TYPES:
@@ -183,7 +183,7 @@ def check_kernels(_: Path) -> str:
 
 
 def check_blas(_: Path) -> str:
-    """Time a matrix product on the CPU, and say what library takes it."""
+    """Time a matrix product on the CPU, and name the library that computes it."""
     x = mx.random.normal((1024, 1024), key=mx.random.key(0), stream=mx.cpu)
     mx.eval(x)
     seconds = []

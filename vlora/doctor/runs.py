@@ -25,20 +25,21 @@ from .comparison import overall_difference
 from .job import N_STEPS, SAVE_EVERY, TRAINED, make_recipe
 
 RESUME_TOLERANCES = {"cpu": 0.0, "metal": 1e-2, "cuda": 1e-2}
-"""Between a run that was killed and one that was not: GPUs add up gradients of embeddings in any order."""
+"""Largest relative difference between a resumed run and an uninterrupted one. GPUs sum embedding gradients in any
+order."""
 
 RUN_LIMIT_S = 150.0
-"""What a run in a process of its own may take."""
+"""Time limit of a run in a process of its own, in seconds."""
 
 N_KILLS = 3
-"""How often a run is begun that is to be killed, and may end before."""
+"""Number of attempts to kill a run before it ends by itself."""
 
 KEPT_BYTES = 64e6
-"""What a run may leave allocated on the device when it returns: MLX's compiled functions hold constants."""
+"""Bytes that may stay allocated on the device after a run: MLX's compiled functions hold constants."""
 
 
 def check_workers(folder: Path) -> str:
-    """Run a recipe in this process, rows encoded in threads: the device is the same, and nothing is left behind."""
+    """Check that a run with worker threads stays on its device, and leaves no threads and no memory behind."""
     recipe = make_recipe(folder, {"train.iters": 3, "data.workers": 2, "lora.rank": 4})
     mx.clear_cache()
     before, threads, held = mx.default_device(), set(threading.enumerate()), mx.get_active_memory()
@@ -60,7 +61,7 @@ def check_workers(folder: Path) -> str:
 
 
 def check_run(folder: Path) -> str:
-    """Run a recipe as a user does, in a process of its own; and once more, killed and resumed."""
+    """Check a run in a process of its own, and that a run that is killed and resumed equals it."""
     keys = {
         **TRAINED,
         "train.iters": N_STEPS,
@@ -111,7 +112,7 @@ def _run(recipe: Recipe, file: Path, *options: str) -> None:
     """Run a recipe in a process of its own, to its end.
 
     Raises:
-        CheckError: It ended with an error, or not in time; with the last lines that it wrote.
+        CheckError: The run failed or exceeded the time limit; the message has its last lines.
     """
     process = _start(recipe, file, *options)
     try:
@@ -128,10 +129,10 @@ def _run(recipe: Recipe, file: Path, *options: str) -> None:
 
 
 def _killed_and_resumed(folder: Path, keys: Mapping[str, Any]) -> Recipe:
-    """Kill a run once it has saved its state, and go on with it to its end.
+    """Kill a run once it has saved its state, and resume it to its end.
 
     Raises:
-        CheckError: It always ended before it was killed, or it cannot be resumed.
+        CheckError: Every attempt ended before it was killed, or the run cannot be resumed.
     """
     for attempt in range(N_KILLS):
         recipe = make_recipe(folder, {**keys, "output.path": str(folder / f"killed-{attempt}" / "model")})

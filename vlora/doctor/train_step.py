@@ -16,11 +16,12 @@ from .comparison import bounded_difference, describe_shares, overall_difference,
 from .job import BATCH_SIZE, SIZES, TRAINED, encode_batch, load_batch, make_recipe
 
 STEP_TOLERANCES = {"cpu": 1e-3, "metal": 1e-2, "cuda": 1e-2}
-"""Between two ways of taking the same step on the same device; what TF32 rounds, a last bit of its input moves."""
+"""Largest relative difference between two ways of computing the same step. TF32 amplifies differences in the last
+bit."""
 
 
 def check_steps(folder: Path) -> str:
-    """Take steps compiled, and the same ones eagerly: one loss, one norm, and the same running means of gradients."""
+    """Check that compiled steps equal eager ones in loss, gradient norm and optimizer state."""
     recipe = make_recipe(folder, TRAINED)
     taken = []
     for compiled in (True, False):
@@ -48,7 +49,7 @@ def check_steps(folder: Path) -> str:
 
 
 def check_batches(folder: Path) -> str:
-    """Sum the losses of rows with images of several sizes, together and one by one."""
+    """Check that the summed loss of a batch equals the sum over its rows, computed one by one."""
     recipe = make_recipe(folder, {"lora.rank": 4})
     numbers = range(len(SIZES))
     batch, backbone = load_batch(recipe, numbers)

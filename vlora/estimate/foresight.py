@@ -15,8 +15,8 @@ from .plan import Planner
 from .search import format_size
 
 ARRAYS_OF_A_LAYER, COPIES_OF_TRAINED, FLOAT_BYTES = 60, 20, 4
-"""An upper bound of what a step takes: arrays as wide as the model for each layer, and copies of trained parameters. A
-batch below it need not be planned."""
+"""Upper bound of a step's memory: arrays of the model's width per layer, and copies of the trained parameters. Batches
+below it are not planned."""
 
 
 WIDTH, N_LAYERS = 8192, 100
@@ -26,11 +26,10 @@ WIDTH, N_LAYERS = 8192, 100
 def foresee(
     recipe: Recipe, backbone: models.MlxVlmBackbone, steps: Iterable[Sequence[Batch]]
 ) -> Iterator[Sequence[Batch]]:
-    """Pass on the microbatches of steps; on a CPU refuse those that do not fit before they run.
+    """Yield the microbatches of steps; on a CPU refuse those that do not fit, before they run.
 
-    There MLX does not check its allocations, and the process ends with a segmentation fault. Planning a step takes a
-    second or more; only a batch larger than all before it is planned, and only if a rough bound says that it may not
-    fit.
+    On a CPU MLX does not check its allocations: the process ends with a segmentation fault. Planning a step takes a
+    second or more, so only a batch larger than all before it is planned, and only if it exceeds a rough upper bound.
 
     Args:
         recipe: The run's.

@@ -1,8 +1,8 @@
-"""A training step as a graph: its operations, the shapes that they give, and the order in which MLX runs them. Pure.
+"""A training step as a graph: its operations, the shapes of their results, and the order in which MLX runs them. Pure.
 
-Recomputation cannot be read off what MLX writes down: it writes down no function with a gradient of its own. So such
-functions are traced as plain ones between marks, and `rematerialize` gives the backward pass copies of what lies
-between.
+MLX cannot export functions with custom gradients, so recomputation does not show in its graphs. Such functions are
+traced as plain ones between marks, and `rematerialize` inserts copies of the operations between the marks into the
+backward pass.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 MAX_WIDTH = 20
-"""How many operations MLX lines up breadth first before it goes down (its MLX_BFS_MAX_WIDTH)."""
+"""Operations that MLX queues breadth first before it continues depth first (its MLX_BFS_MAX_WIDTH)."""
 
 ELEMENTWISE = frozenset(
     {"Abs", "Add", "ArcCos", "ArcCosh", "ArcSin", "ArcSinh", "ArcTan", "ArcTan2", "ArcTanh", "AsType", "BitwiseBinary"}
@@ -32,7 +32,7 @@ VIEWS = frozenset(
 
 @attrs.frozen
 class Array:
-    """A result on a graph.
+    """An array of a graph.
 
     Attributes:
         shape: Its dimensions.
@@ -44,13 +44,13 @@ class Array:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of its numbers."""
+        """Size in bytes."""
         return math.prod(self.shape) * self.itemsize
 
 
 @attrs.frozen(eq=False)
 class Node:
-    """An operation: its name, what it is called with, the results that it reads and gives."""
+    """An operation: its name, its parameters, and the names of its inputs and outputs."""
 
     name: str
     arguments: str
@@ -60,12 +60,12 @@ class Node:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Graph:
-    """A step as its operations, each after those that it reads.
+    """A step as its operations in topological order.
 
     Attributes:
         arrays: Every array by name.
         nodes: The operations.
-        inputs: Arrays that are there before.
+        inputs: Arrays that exist before the step.
         outputs: Arrays that the step returns.
     """
 
@@ -76,7 +76,7 @@ class Graph:
 
 
 def topological_order(nodes: Sequence[Node]) -> list[Node]:
-    """Put every operation after those that it reads."""
+    """Sort the operations topologically."""
     made_by = {array: node for node in nodes for array in node.outputs}
     ordered: dict[int, Node] = {}
     for root in nodes:
@@ -96,8 +96,8 @@ def topological_order(nodes: Sequence[Node]) -> list[Node]:
 def schedule(graph: Graph) -> list[Node]:
     """Put the operations into the order in which MLX runs them.
 
-    It goes through the graph breadth first from the outputs, as long as no more than `MAX_WIDTH` operations are lined
-    up, then in depth, and runs what it found from the end.
+    MLX traverses the graph from the outputs, breadth first while at most `MAX_WIDTH` operations are queued, then depth
+    first, and runs the operations in reverse order.
     """
     made_by = {array: node for node in graph.nodes for array in node.outputs}
     degrees: Counter[int] = Counter()

@@ -1,7 +1,7 @@
-"""How much memory a graph takes at most, found without computing anything. Pure.
+"""The peak memory of a graph, found without computing anything. Pure.
 
-Which results share a buffer with what they are made of, which take over the buffer of an input after its last use, and
-when a buffer is free, follows from shapes, strides and the order of the operations alone.
+Shapes, strides and the order of the operations decide which results are views, which reuse the buffer of an input after
+its last use, and when a buffer is free.
 """
 
 import math
@@ -15,17 +15,17 @@ from .graph import ELEMENTWISE, VIEWS, Array, Graph, Node, schedule
 DONATING_OPS = ELEMENTWISE | {
     *("Compiled", "LayerNorm", "RMSNorm", "RoPE", "Scan", "Scatter", "ScatterAxis", "SliceUpdate", "Softmax"),
 }
-"""Operations whose result takes over an input's buffer, where it is of one size and this is its last use."""
+"""Operations whose result reuses the buffer of an input of the same size after its last use."""
 
 
 @attrs.frozen(kw_only=True)
 class Peak:
-    """The fullest moment of a graph.
+    """The moment of a graph's peak memory.
 
     Attributes:
         nbytes: Bytes in use then, kept inputs included.
-        held: Of them: those of kept inputs.
-        alive: The rest: (array's name, bytes) of each buffer.
+        held: Those of kept inputs among them.
+        alive: (array's name, bytes) of each other buffer.
     """
 
     nbytes: int
@@ -35,14 +35,14 @@ class Peak:
 
 @attrs.frozen(kw_only=True)
 class Queue:
-    """How far MLX runs ahead of its device. What a queued operation reads stays until it has run.
+    """How far MLX runs ahead of its device. Inputs of a queued operation are kept until it has run.
 
     Attributes:
         n_operations: Operations of a command buffer; one more ends it.
         n_elements: Numbers that they read together; more end it.
-        n_tasks: Command buffers that may wait, the one that is being filled among them.
+        n_tasks: Most command buffers in flight, including the one that is being filled.
         limit: Bytes in use beyond which MLX waits for committed command buffers before it goes on.
-        counts_buffers: Count outputs, too, and every array once per command buffer, instead of each input.
+        counts_buffers: Whether each array, outputs included, counts once per command buffer; else each input counts.
     """
 
     n_operations: int = 1
@@ -63,9 +63,9 @@ class _Buffer:
 
 @attrs.define(eq=False)
 class _Layout:
-    """Where an array's numbers lie: its buffer, the strides of its dimensions in numbers, and how many there are.
+    """Memory layout of an array: its buffer, its strides in elements, and its number of elements.
 
-    What is repeated along a dimension is there once, and counted once (MLX's data_size).
+    Elements repeated along a dimension are stored and counted once (MLX's data_size).
     """
 
     buffer: _Buffer
@@ -76,18 +76,18 @@ class _Layout:
 def peak_memory(
     graph: Graph, *, held: Iterable[str] = (), queue: Queue | None = None, copies_for_matmul: bool = True
 ) -> Peak:
-    """Find the fullest moment of a graph.
+    """Find the peak memory of a graph.
 
     Args:
         graph: The operations.
-        held: Inputs that stay whatever happens; the others are free after their last use.
-        queue: How far MLX runs ahead; not at all without it.
-        copies_for_matmul: Whether matrices that do not lie row by row are copied before they are multiplied.
+        held: Inputs that are kept; the others are freed after their last use.
+        queue: How far MLX runs ahead; None for not at all.
+        copies_for_matmul: Whether matrices that are not row-contiguous are copied before a product.
     """
     order = schedule(graph)
     memory = _Memory(graph.arrays, _count_uses(order, graph.outputs), queue or Queue())
     made = {array for node in order for array in node.outputs}
-    # Constants that are not among the inputs too.
+    # Constants that are not among the inputs are included.
     given = dict.fromkeys((*graph.inputs, *(array for node in order for array in node.inputs if array not in made)))
     memory.place_inputs(list(given), frozenset(held))
     for node in order:
@@ -103,7 +103,7 @@ def _count_uses(order: Sequence[Node], outputs: Sequence[str]) -> Counter[str]:
 
 @attrs.define(eq=False)
 class _Memory:
-    """What is in use while a graph runs."""
+    """Tracks the memory in use while a graph runs."""
 
     arrays: Mapping[str, Array]
     uses: Counter[str]
@@ -193,7 +193,7 @@ class _Memory:
                 self._pending_release.append((self._task, buffer))
 
     def _count(self, arrays: Iterable[str]) -> None:
-        """Count numbers into the command buffer that is being filled."""
+        """Add elements to the command buffer that is being filled."""
         for array in arrays:
             layout = self._layouts[array]
             if not self.queue.counts_buffers or id(layout.buffer) not in self._counted:
@@ -201,13 +201,13 @@ class _Memory:
             self._counted.add(id(layout.buffer))
 
     def _commit(self) -> None:
-        """Begin another command buffer where this one is full; wait where too many of them, or of bytes, are in use."""
+        """Start a new command buffer if this one is full; wait if too many buffers or bytes are in use."""
         if self._n_operations > self.queue.n_operations or self._n_elements > self.queue.n_elements:
             self._waited_for = self._task
             self._begin_command_buffer()
         self._free(self._task - self.queue.n_tasks)
         if self._total > self.queue.limit and self._done < self._waited_for:
-            # What has been encoded so far is committed too, but it is not among those that are waited for.
+            # The partly filled buffer is committed too, but MLX does not wait for it.
             self._begin_command_buffer()
             while self._total > self.queue.limit and self._done < self._waited_for:
                 self._free(self._done + 1)
@@ -218,7 +218,7 @@ class _Memory:
         self._counted.clear()
 
     def _free(self, done: int) -> None:
-        """Free what only command buffers that are done by now had still to read."""
+        """Free buffers that only completed command buffers had to read."""
         self._done = max(self._done, done)
         while self._pending_release and self._pending_release[0][0] <= self._done:
             _, buffer = self._pending_release.popleft()
@@ -231,7 +231,7 @@ class _Memory:
             self.fullest = Peak(nbytes=self._total, held=self._held, alive=alive)
 
     def _donated_buffer(self, node: Node) -> _Buffer | None:
-        """Find the input whose buffer the result may take; one of several results takes none."""
+        """Find the input whose buffer the result may reuse; operations with several results reuse none."""
         if node.name not in DONATING_OPS or len(node.outputs) > 1:
             return None
         wanted = self.arrays[node.outputs[0]]
@@ -246,7 +246,7 @@ class _Memory:
         return None
 
     def _result_strides(self, node: Node, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Strides of a new array: an elementwise result lies as its inputs do, any other row by row."""
+        """Strides of a new array: those of its inputs for an elementwise result, else row-contiguous ones."""
         if node.name in DONATING_OPS:
             for name in node.inputs:
                 strides = self._layouts[name].strides
@@ -256,18 +256,18 @@ class _Memory:
 
 
 def row_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Strides of an array that lies row by row."""
+    """Strides of a row-contiguous array."""
     return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def is_row_by_row(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether an array lies row by row without gaps."""
+    """Whether an array is row-contiguous."""
     pairs = zip(shape, strides, row_strides(shape), strict=True)
     return all(size == 1 or stride == expected for size, stride, expected in pairs)
 
 
 def is_matrix(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether the last two dimensions lie row by row, or column by column."""
+    """Whether the last two dimensions are row-contiguous or column-contiguous."""
     if len(shape) == 1:
         return strides[0] == 1
     (n_rows, n_columns), (down, across) = shape[-2:], strides[-2:]
@@ -277,7 +277,7 @@ def is_matrix(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether an array fills its numbers' place without gaps, in whatever order."""
+    """Whether an array is contiguous in memory, in any order of its dimensions."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size > 1):
         if stride != expected:
@@ -289,7 +289,7 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 def _view_strides(
     node: Node, arrays: Mapping[str, Array], layouts: Mapping[str, _Layout]
 ) -> list[tuple[int, ...]] | None:
-    """Strides of a view's results; None where the operation makes a new array."""
+    """Strides of a view's results; None if the operation makes a new array."""
     if node.name not in VIEWS or not node.inputs:
         return None
     shape, strides = arrays[node.inputs[0]].shape, layouts[node.inputs[0]].strides
@@ -312,7 +312,7 @@ def _view_strides(
 
 
 def _view_size(node: Node, shape: Sequence[int], strides: Sequence[int], source: int) -> int:
-    """Count the numbers of a view as MLX does: those of what it is taken from, but for parts of it."""
+    """Count the elements of a view as MLX does: those of its source, except for slices."""
     if node.name == "Slice":
         return math.prod(shape) and 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if node.name == "Split":
@@ -321,10 +321,10 @@ def _view_size(node: Node, shape: Sequence[int], strides: Sequence[int], source:
 
 
 def _reshaped(shape: Sequence[int], strides: Sequence[int], result: Sequence[int]) -> tuple[int, ...] | None:
-    """Strides of the same numbers in another shape; None where they have to be copied."""
+    """Strides of the same data in another shape; None if it has to be copied."""
     if is_row_by_row(shape, strides):
         return row_strides(result)
-    # Dimensions that follow one another without a gap are one.
+    # Adjacent dimensions without a gap are merged.
     runs: list[list[int]] = []
     for size, stride in zip(shape, strides, strict=True):
         if size == 1:

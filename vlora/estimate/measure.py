@@ -18,24 +18,23 @@ from .plan import Plan
 from .search import format_size
 
 SCALE = 0.02
-"""Of random weights, about that of real ones; what they are changes no size."""
+"""Standard deviation of the random weights, about that of real ones; it has no influence on sizes."""
 
 MOST_MICROBATCHES = 2
-"""A third one finds the same in memory as the second: the gradients of those before it, summed."""
+"""Microbatches that are run at most: a third one needs the same memory as the second."""
 
 
 def measure_step(recipe: Recipe, plan: Plan) -> int:
     """Run the first step of a recipe on the rows that were planned, and read MLX's peak.
 
-    Weights are random: none are read or downloaded. Images are encoded by the tower, also where a run would find kept
-    features.
+    No weights are read or downloaded. The tower encodes all images, also those whose features a run would have kept.
 
     Args:
         recipe: The recipe.
         plan: Its plan on this machine.
 
     Returns:
-        Bytes in use at the fullest moment, less what this process held before.
+        Peak bytes, without those that this process held before.
 
     Raises:
         OutOfMemoryError: The step does not fit. On a CPU, where MLX would crash, the plan says so before.
@@ -63,7 +62,7 @@ def _run_step(recipe: Recipe, batches: Sequence[Batch]) -> int:
     step = make_recipe_step(recipe, backbone, optimizer, state)
     mx.synchronize()
     mx.reset_peak_memory()
-    # One name, as in a run: what the step no longer needs of the first state is free.
+    # Rebound as in a run, so that arrays of the first state are freed when the step no longer needs them.
     state, output = step(state, batches, recipe.optim.learning_rate)
     mx.eval(state, output)
     mx.synchronize()
@@ -71,11 +70,11 @@ def _run_step(recipe: Recipe, batches: Sequence[Batch]) -> int:
 
 
 def fill_randomly(module: nn.Module, seed: int) -> None:
-    """Give a model of the right shapes and types weights that take memory: random numbers, and any bits of packed ones.
+    """Fill an abstract model with random weights that take memory; packed weights get random bits.
 
     Args:
         module: The model, changed in place.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
     """
     key = mx.random.key(seed)
     filled = []

@@ -1,7 +1,7 @@
-"""What a recipe will need: parameters, memory by part, the longest row that fits. No weights are loaded.
+"""Predicts what a recipe needs: parameters, memory by part, the longest row that fits. No weights are loaded.
 
 The model is built without its weights, the recipe's step is traced on rows of the recipe, and `vlora.estimate.liveness`
-finds the fullest moment of what MLX would run.
+finds the peak memory of the traced graph.
 """
 
 import os
@@ -46,16 +46,16 @@ N_TASKS = 11
 """Command buffers that MLX queues ahead of a device: its MAX_ACTIVE_TASKS, and the one that it fills."""
 
 OPERATIONS_OF_A_CPU = 3
-"""Of a command buffer; measured, since MLX counts a CPU's otherwise, some four for one operation."""
+"""Operations per command buffer on a CPU; measured, since MLX counts about four for each operation there."""
 
 
 UNPLANNABLE = 1 << 62
-"""Bytes that stand for a step with arrays that are too large for MLX: more than any device has."""
+"""Bytes returned for a step with arrays too large for MLX: more than any device has."""
 
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a recipe will need. Sizes in bytes.
+    """The resources that a recipe needs. Sizes in bytes.
 
     Attributes:
         model_type: mlx-vlm's name of the architecture.
@@ -65,7 +65,7 @@ class Plan:
         n_tokens: Tokens of each, padding included.
         n_supervised: Positions of the microbatch at which the head runs.
         rows: The source of those rows.
-        parts: What is in use at the fullest moment, part by part.
+        parts: Memory in use at the peak, by part.
         memory: The device's memory, or what the recipe or the caller allows.
         longest: Tokens of the longest rows of text of which a full microbatch fits; None if unknown.
         batch: The microbatch that was planned.
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes in use at the fullest moment."""
+        """Peak memory in bytes."""
         return sum(self.parts.values())
 
 
@@ -113,7 +113,7 @@ class Planner:
         self.state = init_state(self.backbone, self.optimizer)
 
     def need(self, n_tokens: int, supervised_share: float) -> int:
-        """Predict the bytes in use at the fullest moment with rows of text of a length."""
+        """Predict the peak bytes of a step on rows of text of a length."""
         return self.total(self.rows_of(n_tokens, supervised_share))
 
     def rows_of(self, n_tokens: int, supervised_share: float) -> Batch:
@@ -121,7 +121,7 @@ class Planner:
         return collate([blank_example(n_tokens, supervised_share)] * self.recipe.train.batch_size)
 
     def total(self, batch: Batch) -> int:
-        """Predict the bytes in use at the fullest moment of a step; `UNPLANNABLE` if MLX has no such large arrays."""
+        """Predict the peak bytes of a step; `UNPLANNABLE` if an array is too large for MLX."""
         try:
             return sum(self.parts(batch).values())
         except OutOfMemoryError:
@@ -240,7 +240,7 @@ def blank_example(n_tokens: int, supervised_share: float) -> Example:
 
 
 def _sample_rows(recipe: Recipe, n_rows: int | None = None) -> tuple[Batch, str]:
-    """Make a full microbatch of the longest of the data's rows; say where it comes from."""
+    """Make a full microbatch of the longest rows, and describe where they come from."""
     size, length = recipe.train.batch_size, recipe.data.max_seq_length
     if recipe.train.batching == "packed":
         length = recipe.train.pack_length or length
@@ -273,14 +273,14 @@ def _sample_rows(recipe: Recipe, n_rows: int | None = None) -> tuple[Batch, str]
 
 
 def _by_length(rows: RowDataset, encoder: models.Encoder, n_workers: int | None) -> list[int]:
-    """Give the numbers of rows in their table, the longest first; of text and headers alone, no picture is decoded."""
+    """Return row numbers, the longest row first, from text and image headers alone; no image is decoded."""
     measure = models.LengthEstimator(encoder)
 
     def find_length(index: int) -> int:
         try:
             return measure(rows[index])
         except SampleError:
-            # What the run makes of it is the run's: it is looked at only if there is nothing else.
+            # The run decides about such rows; here they come last.
             return -1
 
     with ThreadPoolExecutor(max(1, count_workers(n_workers))) as pool:
@@ -315,7 +315,7 @@ def _find_longest(planner: Planner, share: float, memory: int) -> int | None:
 
 
 def find_queue(section: MemorySection) -> Queue:
-    """Return how far a run of a recipe is ahead of this machine's device.
+    """Return how far MLX runs ahead of this machine's device in a run of the recipe.
 
     Args:
         section: The recipe's; only CUDA reads it.

@@ -11,12 +11,12 @@ from .simplify import bypass
 
 @attrs.frozen(kw_only=True, eq=False)
 class RematRegion:
-    """A function that runs again in the backward pass, by the marks around it.
+    """A function that is recomputed in the backward pass, described by the marks around it.
 
     Attributes:
-        enters: Marks that its arguments are multiplied with.
-        leaves: Marks that its results are multiplied with.
-        first: The mark of the argument whose gradient is given on after those of all others; None if none is.
+        enters: Marks that its arguments are multiplied by.
+        leaves: Marks that its results are multiplied by.
+        first: The mark of the argument whose gradient is passed on after those of all others; None if there is none.
     """
 
     enters: frozenset[str]
@@ -25,11 +25,11 @@ class RematRegion:
 
 
 def rematerialize(graph: Graph, regions: Sequence[RematRegion]) -> Graph:
-    """Give the backward pass copies of what lies within regions, made after the gradients of their results.
+    """Let the backward pass read copies of the regions' operations, computed after the gradients of their results.
 
     Args:
-        graph: Traced with marks: every argument of a region is multiplied with one on its way in, and every result on
-            its way out. Multiplied from the right it is the forward pass, from the left the backward.
+        graph: Traced with marks: every argument of a region is multiplied by one when it enters, and every result when
+            it leaves. The mark is the right factor in the forward pass, and the left one in the backward pass.
         regions: The regions, inner ones first.
     """
     edited = _EditableGraph.of(graph)
@@ -67,7 +67,7 @@ def rematerialize(graph: Graph, regions: Sequence[RematRegion]) -> Graph:
 
 @attrs.define
 class _EditableGraph:
-    """Operations that can be replaced, by the arrays that they make and by those that they read."""
+    """Replaceable operations, indexed by the arrays that they write and read."""
 
     arrays: dict[str, Array]
     made_by: dict[str, Node]
@@ -84,7 +84,7 @@ class _EditableGraph:
         for output in node.outputs:
             self.made_by[output] = node
         for array in node.inputs:
-            # By its first result: the operation itself may be exchanged.
+            # Identified by its first result, since the operation itself may be replaced.
             self.read_by[array].add(node.outputs[0])
 
     def replace(self, old: Node, new: Node) -> None:

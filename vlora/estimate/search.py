@@ -1,4 +1,4 @@
-"""Smaller numbers of a recipe with which a step that failed fits: the step is planned with each of them."""
+"""Searches smaller values of a recipe with which a failed step fits, by planning the step with each of them."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,10 +34,10 @@ QUANTIZED_BITS = 4
 SMALLER_MB_PER_BUFFER = (200, 100, 50)
 
 MOST_ROWS = 64
-"""Of larger microbatches so many rows are planned, the longest. A plan takes seconds, and longer with more images."""
+"""Most rows of a microbatch that are planned, the longest ones: a plan takes seconds, and more images take longer."""
 
 SHARED_PARTS = ("weights", "trained weights", "optimizer", "gradients")
-"""Parts of a plan that do not grow with the rows."""
+"""Parts of a plan that do not depend on the number of rows."""
 
 
 @attrs.frozen
@@ -56,7 +56,7 @@ class Option:
 
     @property
     def is_free(self) -> bool:
-        """Whether a run may go on with it."""
+        """Whether a run can be resumed with it."""
         return self.keys.keys() <= RESUME_MUTABLE_KEYS
 
     def __str__(self) -> str:
@@ -67,17 +67,17 @@ class Option:
 
 @attrs.define(eq=False)
 class Search:
-    """Plans what failed, with other numbers.
+    """Plans a failed step with other values of the recipe.
 
     Attributes:
-        recipe: As it failed.
-        batch: What failed; None for the model alone.
+        recipe: The failed run's.
+        batch: The microbatch that failed; None for the model alone.
         memory: Bytes of the device.
-        dimension: Entries of the dimension that was too large for MLX; 0 if it was memory that lacked.
+        dimension: Size of the dimension that was too large for MLX; 0 if memory was lacking.
         is_late: Whether to stop looking.
-        need: What failed needs, in bytes.
-        target: What would fit may need so much.
-        most_tokens: And have so many tokens; None if their number is not limited.
+        need: Bytes that the failed step needs.
+        target: Most bytes of a step that fits.
+        most_tokens: Most tokens of a microbatch that fits; None if they are not limited.
     """
 
     recipe: Recipe
@@ -100,7 +100,7 @@ class Search:
             self.most_tokens = int(self.batch.tokens.size) * LARGEST_DIMENSION // self.dimension
 
     def find(self) -> list[Option]:
-        """Find what fits: what a run can go on with first."""
+        """Find changes that fit; those with which the run can be resumed come first."""
         found: list[Option] = []
         for options in self._kinds():
             for option in options():
@@ -114,7 +114,7 @@ class Search:
         return found or list(self._fewest())
 
     def _kinds(self) -> tuple[Callable[[], Iterator[Option]], ...]:
-        """List what may be changed: first what a run may go on with."""
+        """List the kinds of changes; those with which the run can be resumed come first."""
         if self.most_tokens is not None:
             return self._fewer_rows, self._pixels, self._shorter
         # Fewer rows fit where little else does.
@@ -157,7 +157,7 @@ class Search:
                 yield self._with_rows(n_rows, {})
 
     def _fewest(self) -> Iterator[Option]:
-        """As little as can be of everything that a run may go on with, and of rows."""
+        """The smallest values of everything that can change on resuming, and one row."""
         if self.batch is None or self.is_late():
             return
         option = self._with_rows(1, self._recomputed())
@@ -174,13 +174,13 @@ class Search:
         return 1 if self.batch is None else int(self.batch.tokens.shape[0])
 
     def _with_rows(self, n_rows: int, others: Mapping[str, Any]) -> Option:
-        """Take a divisor of the rows at once, and so many more microbatches that a step has as many as before."""
+        """Use a divisor of the batch size, and more microbatches, so that a step has as many rows as before."""
         n_microbatches = self.recipe.train.gradient_accumulation_steps * self._n_rows // n_rows
         keys = {**others, "train.batch_size": n_rows, "train.gradient_accumulation_steps": n_microbatches}
         return self._option(keys, None if self.batch is None else first_rows(self.batch, n_rows))
 
     def _pixels(self) -> Iterator[Option]:
-        """Encode the rows that failed anew, their images smaller and smaller."""
+        """Encode the failed rows again, with smaller and smaller images."""
         batch = self.batch
         if batch is None or batch.segment_starts or self.recipe.data.image_resize_shape is not None:
             return
@@ -224,7 +224,7 @@ class Search:
             yield option
 
     def _lower(self, value: int, least: int, option_at: Callable[[int], Option]) -> Iterator[Option]:
-        """Halve a number until it fits; then try what lies on a line between that and the last that does not."""
+        """Halve a number until it fits; then interpolate between that and the last one that does not."""
         above, need_above = value, self.need
         while (value := above // 2) >= least:
             option = option_at(value)
@@ -281,7 +281,7 @@ def _need(planner: Planner, batch: Batch, n_times: float) -> int:
 
 
 def first_rows(batch: Batch, n_rows: int) -> Batch:
-    """Make a batch of the longest rows of another one: what `n_rows` of the same data may need."""
+    """Make a batch of the longest `n_rows` rows of another one."""
     if not batch.segment_starts:
         longest = sorted(batch.rows, key=lambda row: -len(row.tokens))[:n_rows]
         return collate(longest, n_rows)

@@ -1,6 +1,6 @@
-"""What to lower when there was no memory: found by planning what failed with smaller numbers, until it fits.
+"""Advice after a lack of memory: the failed step is planned with smaller values until it fits.
 
-The run that failed has to be released before anything is planned.
+The failed run has to be released before anything is planned.
 """
 
 import time
@@ -17,11 +17,11 @@ PLANNING_S = 20.0
 
 
 def without_references(error: OutOfMemoryError, message: str | None = None) -> OutOfMemoryError:
-    """Copy an error without what holds the run: its traceback, and rows that would ask the run's model for features.
+    """Copy an error without its references to the run: the traceback, and rows that refer to the run's model.
 
     Args:
         error: The error.
-        message: What the copy says; without it what the error says.
+        message: The copy's message; None for the error's own.
     """
     batch = error.batch
     if batch is not None:
@@ -31,12 +31,12 @@ def without_references(error: OutOfMemoryError, message: str | None = None) -> O
 
 
 def advise(recipe: Recipe, failed: OutOfMemoryError, saved: int | None) -> str:
-    """Say in one sentence what failed, what it needs, and what would fit.
+    """Describe in one sentence what failed, what it needs, and which changes would fit.
 
     Args:
         recipe: The run's.
-        failed: What the run ended with.
-        saved: The step behind which it was last saved; None if it was not.
+        failed: The error that ended the run.
+        saved: The step after which the run was last saved; None if it was not.
     """
     device = describe_device()
     start = f"{failed.where}: {failed.problem} on {device.kind}, {device.name} ({failed.found})"

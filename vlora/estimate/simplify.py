@@ -1,4 +1,4 @@
-"""What `mx.compile` does to a graph: dead code, common subexpressions and elementwise operations. Pure."""
+"""The passes of `mx.compile`: dead code elimination, common subexpression elimination, elementwise fusion. Pure."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ import attrs
 from .graph import ELEMENTWISE, Graph, Node, topological_order
 
 MAX_DEPTH, MAX_ARRAYS = 11, 24
-"""How deep MLX fuses operations, and how many arrays a fused one reads (its max_compile_depth, max_compile_arrays)."""
+"""Limits of MLX's fusion: depth, and arrays that a fused operation reads (max_compile_depth, max_compile_arrays)."""
 
 
 def compile_graph(graph: Graph) -> Graph:
-    """Do what `mx.compile` does: remove operations without effect, merge equal ones, fuse elementwise ones."""
+    """Apply the passes of `mx.compile`: remove dead operations, merge equal ones, fuse elementwise ones."""
     return _fuse(_eliminate_common_subexpressions(bypass(graph, frozenset({"Copy", "StopGradient"}))))
 
 

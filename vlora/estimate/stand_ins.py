@@ -1,8 +1,8 @@
 """Replacements, while a step is traced, of functions that MLX cannot export: the same arrays in plain operations.
 
-MLX exports no function with a gradient of its own, and none that runs again in the backward pass. They are traced as
-plain functions between marks, scalars that their arguments and results are multiplied by; `rematerialize` reads the
-marks. What a function keeps for its gradient it has declared: `vlora.ops.custom_vjp`.
+MLX exports neither functions with custom gradients nor recomputed ones. They are traced as plain functions between
+marks: scalars by which their arguments and results are multiplied, and which `rematerialize` reads. What a function
+keeps for its gradient is declared with `vlora.ops.custom_vjp`.
 """
 
 import functools
@@ -31,7 +31,7 @@ class Marks:
         self._n_used = 0
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Trace a function plainly, its boundaries marked."""
+        """Trace a function as a plain one with marked boundaries."""
         return lambda *args, **kwargs: self.run(function, args, kwargs, is_ordered=False)
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_ordered: bool) -> Any:
@@ -59,7 +59,7 @@ class Marks:
 
 
 class _ForeignFunction:
-    """Stands in for a function of another package with a gradient of its own: its inputs are kept, nothing else."""
+    """Replaces a function of another package with a custom gradient that keeps only its inputs."""
 
     def __init__(self, function: Callable[..., Any], marks: Marks) -> None:
         self._run = marks.wrap(function)
@@ -74,9 +74,9 @@ class _ForeignFunction:
 
 
 def _run_declared(marks: Marks, function: CustomVjp, *arrays: mx.array) -> Any:
-    """Run a function of vlora's own as its declaration has it."""
+    """Run a function of vlora according to its declaration."""
     if function.keeps == "results" and not function.is_ordered:
-        # A plain gradient keeps what it reads.
+        # A plain gradient keeps the results that it reads.
         return function.function(*arrays)
     return marks.run(function.function, arrays, {}, is_ordered=function.is_ordered)
 
@@ -94,7 +94,7 @@ def attention_in_kernels(
         mask: See above.
 
     Returns:
-        f[B, H, T, E], of no meaning.
+        f[B, H, T, E], with meaningless values.
     """
     del scale, mask
     seen = (keys * keys).sum(axis=(1, 2, 3), keepdims=True) + (values * values).sum(axis=(1, 2, 3), keepdims=True)
@@ -135,7 +135,7 @@ def attention_on_metal(
 
 
 def exponential_in_passes(x: mx.array) -> mx.array:
-    """Replace exponentials by arithmetic on a CPU, which have no gradient: the bits, then the powers."""
+    """Replace a CPU's exponentials without a gradient, which are computed by arithmetic, by arrays of equal sizes."""
     bits = mx.stop_gradient(x).astype(mx.int32)
     return mx.exp(mx.depends([x], [bits])[0])
 

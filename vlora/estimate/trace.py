@@ -1,4 +1,4 @@
-"""A training step's graph: what MLX would run, written down without running it."""
+"""Traces a training step: the graph that MLX would run, exported without running it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from .stand_ins import Marks, written_plainly
 def trace(
     function: Callable[[dict[str, mx.array]], Any], inputs: Mapping[str, mx.array]
 ) -> tuple[Graph, dict[str, str]]:
-    """Trace what a function of arrays would run; nothing is computed.
+    """Trace a function of arrays without computing anything.
 
     Args:
         function: Takes the arrays by name; returns a tree of arrays.
@@ -100,7 +100,7 @@ class StepGraph:
 
     Attributes:
         graph: From weights, state and embedded rows to the next state.
-        weights: Inputs that the model holds, all but the trainable ones, which `unbind` has taken out.
+        weights: Inputs that the model holds, without the trainable ones, which `unbind` has removed.
         state: Inputs that are the trainable parameters' masters and the optimizer's state.
     """
 
@@ -120,9 +120,9 @@ def trace_step(
 
     Args:
         backbone: The model.
-        state: Of the run's beginning.
+        state: The state before the first step.
         batch: One microbatch.
-        embedded: What `backbone.embed` gives for it.
+        embedded: The result of `backbone.embed` for it.
         make_step: Makes the step of a backbone, not compiled.
     """
     module = backbone.module
@@ -167,7 +167,7 @@ def trace_embedding(
     Args:
         backbone: The model.
         batch: One microbatch.
-        differentiable: What `backbone.embed` gives for it, first part.
+        differentiable: The first part of the result of `backbone.embed` for it.
         checkpoint_modules: Modules that keep no activations for the gradient.
 
     Returns:

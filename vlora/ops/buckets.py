@@ -1,17 +1,17 @@
-"""Lengths and counts rounded up to one of few, so that a run traces few shapes. Pure."""
+"""Rounds lengths and counts up to one of few values, so that a run traces few shapes. Pure."""
 
 SMALLEST_BUCKET = 32
-"""Tokens. Shorter rows are padded to it: a trace costs more than what would be saved."""
+"""Shortest padded length in tokens: a trace for shorter rows would cost more than it saves."""
 
 BUCKETS_PER_OCTAVE = 8
-"""Between a length and its double there are at most so many buckets, so at most 12.5 % is padding."""
+"""Most buckets between a length and its double, so that at most 12.5 % is padding."""
 
 FEWEST_SELECTED = 16
-"""The head runs at this part of a batch's places at least: fewer numbers of places are fewer traces."""
+"""Smallest share of a batch's places at which the head runs: fewer different numbers need fewer traces."""
 
 
 def bucket_length(n_tokens: int, multiple: int = SMALLEST_BUCKET) -> int:
-    """Round a length up to one of few, so that a run traces few shapes.
+    """Round a length up to one of few values, so that a run traces few shapes.
 
     Args:
         n_tokens: At least 1.

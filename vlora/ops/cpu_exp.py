@@ -1,8 +1,8 @@
-"""Exponentials for MLX on a CPU where it has no vector instructions for them. Pure; safe to trace.
+"""Exponentials for CPUs on which MLX has no vector instructions for them. Pure; safe to trace.
 
-On x86 MLX takes exponentials one by one, each a chain of calls into the C library (12 to 27 ns). What it compiles of
-additions and multiplications alone becomes vector instructions: 1 ns an exponential, with a smaller error. Elsewhere
-MLX's own functions are used.
+On x86 MLX computes exponentials one by one with calls into the C library (12 to 27 ns each). Kernels of additions and
+multiplications alone are compiled to vector instructions: 1 ns per exponential, with a smaller error. On other
+processors MLX's own functions are used.
 """
 
 import math
@@ -24,19 +24,19 @@ LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4
 """The logarithm of 2 in two parts; small multiples of the first are exact (Cody and Waite, 1980)."""
 
 BIAS, MANTISSA_BITS = 127, 23
-"""Of a float32: the bias of its exponent, and the bits of its mantissa."""
+"""Exponent bias and mantissa bits of a float32."""
 
 STAGE, LONG_ROW = 16, 128
-"""Into how many parts a row is parted that are reduced together, and from which length."""
+"""Number of parts that a row is split into for reduction, and the length from which it is split."""
 
 
 def has_slow_exponentials() -> bool:
-    """Whether MLX takes exponentials one by one on the default device."""
+    """Whether MLX computes exponentials one by one on the default device."""
     return bool(mx.default_device() == mx.Device(mx.cpu)) and platform.machine() in {"x86_64", "AMD64"}
 
 
 def exponential(x: mx.array) -> mx.array:
-    """Give e to the power of numbers that are at most zero: f[...] to f[...]; in float32 to 3e-7 of itself."""
+    """Compute e^x for x <= 0: f[...] to f[...]; in float32 with a relative error of 3e-7."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.exp(x)
     run = custom_vjp(keeps="results")(raw_exponential)
@@ -44,18 +44,19 @@ def exponential(x: mx.array) -> mx.array:
     return cast("mx.array", run(x))
 
 
-# Where the step is not compiled, this is.
+# Compiled here if the step is not.
 @mx.compile
 def raw_exponential(x: mx.array) -> mx.array:
-    """Give what `exponential` gives, of float32 and without a gradient: within functions that have one of their own.
+    """Compute `exponential` in float32 without a gradient, for use within functions with custom gradients.
 
-    With x = n ln 2 + r, n whole and |r| <= ln 2 / 2, it is 2^n, put together from bits, times e^r. Two kernels, bits
-    between them; written in the order in which MLX visits operations, the second is just as deep as what it fuses.
+    With x = n ln 2 + r, n an integer and |r| <= ln 2 / 2, the result is 2^n, assembled from bits, times e^r. MLX
+    compiles two kernels with the bits in between; in this order of operations the second reaches exactly its fusion
+    depth.
     """
     lowest = _unknown(LOWEST, x)
     bits = ((mx.where(x < lowest, lowest, x) * LOG2_E - 0.5).astype(mx.int32) + BIAS) << MANTISSA_BITS
     n = ((bits >> MANTISSA_BITS) - BIAS).astype(mx.float32)
-    # Again, not kept: what two kernels read would be written out.
+    # Computed again: an array that two kernels read would be written to memory.
     again = mx.depends([x], [bits])[0]
     r = mx.where(again < lowest, lowest, again) - n * LN2_HIGH - n * LN2_LOW
     square = r * r
@@ -66,7 +67,7 @@ def raw_exponential(x: mx.array) -> mx.array:
 
 
 def sigmoid(x: mx.array) -> mx.array:
-    """Give 1 / (1 + e^-x): f[...] to f[...]."""
+    """Compute 1 / (1 + e^-x): f[...] to f[...]."""
     if x.dtype != mx.float32 or not has_slow_exponentials():
         return mx.sigmoid(x)
     run = custom_vjp(keeps="results")(raw_sigmoid)
@@ -75,7 +76,7 @@ def sigmoid(x: mx.array) -> mx.array:
 
 
 def gelu(x: mx.array, *, is_tanh: bool) -> mx.array:
-    """Give GELU, f[...] to f[...]: by the error function, or by the hyperbolic tangent that comes near to it."""
+    """Compute GELU, f[...] to f[...]: exact, or in the tanh approximation."""
     if is_tanh:
         half = 0.7978845608028654 * (x + 0.044715 * (x * x * x))
         if x.dtype != mx.float32 or not has_slow_exponentials():
@@ -92,7 +93,7 @@ def gelu(x: mx.array, *, is_tanh: bool) -> mx.array:
 
 
 def shifted_exp_rows(x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Take exponentials along the last axis, of what rows are less than their largest number; without a gradient.
+    """Compute e^(x - max) along the last axis, without a gradient.
 
     Args:
         x: f32[..., N].
@@ -117,25 +118,24 @@ def reduce_rows(reduce: Callable[..., mx.array], x: mx.array) -> mx.array:
 
 
 def along_rows(column: mx.array, rows: mx.array) -> mx.array:
-    """Repeat a number for each row, f[..., 1], along rows f[..., N].
+    """Broadcast a number per row, f[..., 1], to rows f[..., N].
 
-    What is computed of both is then one operation on rows and numbers, and not fused with what follows into a kernel
-    that finds every number by its place, one by one.
+    Otherwise MLX would fuse the broadcast with later operations into a kernel that indexes every element separately.
     """
     return cast("mx.array", mx.depends([mx.broadcast_to(column, rows.shape)], [rows])[0])
 
 
 def raw_sigmoid(x: mx.array) -> mx.array:
-    """Give what `sigmoid` gives, of float32 and without a gradient."""
+    """Compute `sigmoid` in float32 without a gradient."""
     power = raw_exponential(-mx.abs(x))
     zero, one = _unknown(0.0, x), _unknown(1.0, x)
     return mx.where(x < zero, power, one) / (1 + power)
 
 
 def _unknown(value: float, x: mx.array) -> mx.array:
-    """Give a scalar whose value is not written into the kernel.
+    """Return a scalar whose value is not a constant of the kernel.
 
-    A compiler that knows one side of a choice moves what follows into its branches, and a loop with branches does not
-    become vector instructions.
+    If one side of a select were a constant, the compiler would move later operations into branches, and loops with
+    branches are not vectorized.
     """
     return cast("mx.array", mx.depends([mx.array(value)], [x])[0])

@@ -22,7 +22,7 @@ THREADS = 256
 """Threads of a block."""
 
 WARP = 32
-"""Threads that add up their numbers without a barrier; a row that takes more has a block of its own."""
+"""Threads of a warp, which reduce without a barrier; a row that needs more threads has a block of its own."""
 
 MOST_LANES = 512
 """Threads of a row."""
@@ -65,16 +65,16 @@ def can_read_whole(width: int, *arrays: mx.array) -> bool:
 
 
 def lanes_of(width: int, dtype: mx.Dtype) -> tuple[int, int] | None:
-    """Share out a row: (threads, loads of each); None where it cannot be in whole loads.
+    """Divide a row among threads: (threads, loads per thread); None if it does not consist of whole loads.
 
     Args:
-        width: Numbers of the row.
-        dtype: Theirs.
+        width: Elements of the row.
+        dtype: Their type.
     """
     n_loads, rest = divmod(width * dtype.size, LOAD_BYTES)
     if rest or not n_loads:
         return None
-    # Two loads under way for each thread, where whole warps can have them.
+    # Two loads in flight per thread, if whole warps can have them.
     for loads in (2, 3, 4):
         if n_loads % (loads * WARP) == 0 and n_loads // loads <= MOST_LANES:
             return n_loads // loads, loads
@@ -83,7 +83,7 @@ def lanes_of(width: int, dtype: mx.Dtype) -> tuple[int, int] | None:
 
 
 def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_size: int, bits: int) -> mx.array:
-    """Unpack affine weights of 4 or 8 bits, a word to a thread.
+    """Dequantize affine weights of 4 or 8 bits, one word per thread.
 
     MLX's own kernel (backend/cuda/quantized/affine_quantize.cu of 0.32) gives a byte to a thread, and takes four
     times as long on an H100.
@@ -105,7 +105,7 @@ def unpack_words(weight: mx.array, scales: mx.array, biases: mx.array, group_siz
 
 
 def norm_rows(x: mx.array, weight: mx.array, eps: float) -> mx.array:
-    """Normalize rows by the root of their mean square, rows sharing a warp.
+    """RMS normalization of rows that share a warp.
 
     Args:
         x: f[N, D], D as `lanes_of` takes it.
@@ -120,21 +120,21 @@ def norm_rows(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 
 
 def norm_rows_gradient(x: mx.array, weight: mx.array, eps: float, cotangent: mx.array) -> mx.array:
-    """Carry a gradient, f[N, D], through `norm_rows` to its rows."""
+    """Compute the gradient of `norm_rows`, f[N, D], for its rows."""
     given = {"x": x, "weight": weight, "cotangent": cotangent}
     return _run_rows("norm_rows_gradient", given, eps)
 
 
 def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
-    """Carry a gradient through `silu(gate) * up` to both of them, in one pass.
+    """Compute the gradients of `silu(gate) * up` for both inputs in one pass.
 
     Args:
-        gate: f[N], N numbers of whole loads.
+        gate: f[N], N a multiple of the elements of a load.
         up: f[N] of the same type.
         cotangent: f[N] of the same type.
 
     Returns:
-        f[N] twice: of the gate, of what it lets through.
+        f[N] twice: for `gate` and for `up`.
     """
     given = {"gate": gate, "up": up, "cotangent": cotangent}
     n_threads = gate.size * gate.dtype.size // LOAD_BYTES
@@ -144,7 +144,7 @@ def gate_gradients(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[m
 
 
 def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    """Find the negative log-likelihood of a target in each row, reading the logits once.
+    """Compute the negative log-likelihood of each row's target, reading the logits once.
 
     Args:
         logits: f[N, V], V numbers of whole loads.
@@ -162,7 +162,7 @@ def row_losses(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]
 
 
 def row_losses_gradient(logits: mx.array, targets: mx.array, normalizers: mx.array, cotangent: mx.array) -> mx.array:
-    """Carry a gradient of `row_losses`, f32[N], to the logits, f[N, V] in their type."""
+    """Compute the gradient of `row_losses`, f32[N], for the logits, f[N, V] in their type."""
     given = {"logits": logits, "targets": targets, "normalizers": normalizers, "cotangent": cotangent}
     template = {"T": logits.dtype, "WIDTH": logits.shape[1]}
     n_threads = logits.size * logits.dtype.size // LOAD_BYTES
@@ -209,7 +209,7 @@ def _run(
     if not n_threads:
         # CUDA refuses an empty launch.
         return [mx.zeros(tuple(shape), dtype) for shape in shapes.values()]
-    # Whole blocks: threads that add up together have to exist, even without a row of their own.
+    # Whole blocks: threads that reduce together have to exist, even without a row of their own.
     n_threads = -(-n_threads // n_block) * n_block
     launch: dict[str, Any] = {
         "inputs": list(given.values()),

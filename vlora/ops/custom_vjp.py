@@ -1,8 +1,8 @@
-"""Functions with gradients of their own, which declare what they keep for them. Pure.
+"""Functions with custom gradients that declare what they keep for them. Pure.
 
-`mx.custom_function` takes any gradient, and nothing says what of the forward pass stays in memory for it. Here a
-function declares that, and is held to it: a gradient that is declared to need inputs only is given nothing else.
-The memory plan reads the declaration.
+`mx.custom_function` takes any gradient, and does not say which arrays of the forward pass stay in memory for it. Here a
+function declares that, and gets no more: a gradient declared to need inputs only is passed nothing else. The memory
+plan reads the declaration.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class CustomVjp:
     """A function whose gradient is given by `vjp`.
 
     Attributes:
-        function: It.
+        function: The function.
         keeps: "inputs" if its gradient is computed from its inputs alone, so that its results, and all in between, need
             not be kept; "results" if it reads what the function returned.
         is_ordered: Whether the gradient of the first input is there only once those of all others are.
@@ -40,7 +40,7 @@ class CustomVjp:
             gradient: Takes the inputs and the cotangents, and the results too where they are kept; each is an array, or
                 a tuple where there are several. Returns the gradients of the inputs, likewise.
         """
-        # Not `self`: MLX's object holds `pull`, and a circle through it would never be freed.
+        # Not `self`: MLX's object holds `pull`, and a reference cycle through it would never be freed.
         keeps_results, is_ordered = self.keeps == "results", self.is_ordered
 
         def pull(primals: Any, cotangents: Any, results: Any) -> Any:
@@ -66,9 +66,9 @@ def custom_vjp(*, keeps: Keeps, ordered: bool = False) -> Callable[[Callable[...
 
 
 def depends_on(value: mx.array, event: mx.array) -> mx.array:
-    """Give a value that is there only once an event is: an expression of it is another than one of the value.
+    """Return a value that depends on another array, so that expressions of it are not merged with those of the value.
 
-    A compiled step merges equal expressions. What is meant to be computed again in the backward pass, rather than kept,
-    has to depend on the gradient that arrives there.
+    A compiled step merges equal expressions. Arrays to be recomputed in the backward pass, rather than kept, have to
+    depend on the gradient that arrives there.
     """
     return cast("mx.array", mx.depends([value], [event])[0])

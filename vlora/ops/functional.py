@@ -1,4 +1,4 @@
-"""Functions of layers with gradients of their own: the same numbers, fewer passes over memory, less kept. Pure."""
+"""Layer functions with custom gradients: the same results with fewer passes over memory and fewer kept arrays. Pure."""
 
 from typing import cast
 
@@ -11,11 +11,11 @@ from .custom_vjp import custom_vjp, depends_on
 Arrays = tuple[mx.array, ...]
 
 NARROW = 512
-"""Numbers of the widest row that MLX's own kernel leaves most of a block idle for."""
+"""Widest rows for which MLX's own kernel leaves most threads of a block idle."""
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """Multiply a gate's SiLU with what it lets through: f[...], f[...] to f[...]; keeps nothing but its inputs."""
+    """Compute silu(gate) * up: f[...], f[...] to f[...]; only the inputs are kept for the gradient."""
 
     @custom_vjp(keeps="inputs")
     def product(gate: mx.array, up: mx.array) -> mx.array:
@@ -29,7 +29,7 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
             return of_gate.reshape(cotangent.shape), of_up.reshape(cotangent.shape)
         gate, up = (depends_on(primal, cotangent) for primal in primals)
         sigmoid = mx.sigmoid(gate)
-        # Each gradient from its own copy: one kernel makes one array, and what two share would be written out.
+        # Each gradient is computed separately: a shared intermediate array would be written to memory.
         gate_again = depends_on(gate, gate)
         return (
             cotangent * up * sigmoid * (1 + gate * (1 - sigmoid)),
@@ -40,7 +40,7 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 
 
 def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
-    """Rotate pairs of a head's halves by their angles, without the copies of slicing and joining them.
+    """Apply a rotary embedding to heads, without the copies of slicing and concatenating their halves.
 
     Args:
         x: f[B, T, H, D]; element d makes a pair with element d + D / 2.
@@ -70,13 +70,13 @@ def _rotated(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
 def attend(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | str | None = None
 ) -> mx.array:
-    """Attend as `mx.fast.scaled_dot_product_attention` does without kernels, exponentials apart.
+    """Compute attention as `mx.fast.scaled_dot_product_attention` does without kernels, with `cpu_exp`'s exponentials.
 
     Args:
         queries: f32[B, H, T, D].
         keys: f32[B, K, S, D]; H is a multiple of K.
         values: f32[B, K, S, E].
-        scale: Of the products.
+        scale: Factor of the products.
         mask: What a query sees, of a shape that broadcasts to bool[B, H, T, S]; "causal"; or None.
 
     Returns:
@@ -85,7 +85,7 @@ def attend(
     n_rows, n_heads, n_queries, n_groups = *queries.shape[:3], keys.shape[1]
 
     def by_keys(x: mx.array) -> mx.array:
-        # The heads that share keys are multiplied with them as one matrix.
+        # Query heads that share keys are multiplied by them as one matrix.
         return x.reshape(n_rows, n_groups, -1, x.shape[-1])
 
     def by_heads(x: mx.array) -> mx.array:
@@ -115,17 +115,17 @@ def attend(
 
 
 def _masked(scores: mx.array, mask: mx.array | str) -> mx.array:
-    """Give the lowest number to scores, f32[B, H, T, S], that a query does not see."""
+    """Set scores, f32[B, H, T, S], of keys that a query does not see to the lowest number."""
     lowest = mx.array(mx.finfo(mx.float32).min)
     if isinstance(mask, mx.array):
         return mx.where(mask, scores, lowest)
     n_queries, n_keys = scores.shape[-2:]
-    # Added, the lowest number leaves nothing of a score, and numbers are added faster than they are chosen.
+    # Adding the lowest number has the same effect as selecting it, and is faster.
     return scores + mx.triu(mx.full((n_queries, n_keys), lowest), n_keys - n_queries + 1)
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
-    """Normalize by the root of the mean square, with a frozen weight: no gradient is computed for it.
+    """RMS normalization with a frozen weight, which gets no gradient.
 
     Args:
         x: f[..., D].
@@ -149,7 +149,7 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
             rows, towards = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, x.shape[-1])
             return norm_rows_gradient(rows, weight, eps, towards).reshape(x.shape)
         scaled = cotangent * weight
-        # A weight of another type than its input makes the result that of both.
+        # With a weight of another type the result has the promoted type.
         _outputs, gradients = mx.vjp(lambda x: mx.fast.rms_norm(x, None, eps).astype(scaled.dtype), [x], [scaled])
         return gradients[0]
 

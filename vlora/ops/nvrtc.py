@@ -31,7 +31,7 @@ FLOAT_HEADERS = "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n"
 NEEDED_HEADERS = ("cuda_bf16.h", "cuda_fp16.h")
 
 CHECKED_BYTES = 32
-"""A kept file begins with the digest of the rest, so that one that is damaged is seen."""
+"""Length of the digest at a kept file's beginning, by which damage is detected."""
 
 SUCCESS = 0
 
@@ -168,7 +168,7 @@ def _read_kept(path: Path) -> bytes | None:
 
 
 def _is_loaded(version: int) -> bool:
-    """Whether this process has a version of the compiler already."""
+    """Whether this process has loaded a version of the compiler already."""
     try:
         ctypes.CDLL(f"libnvrtc.so.{version}", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except (OSError, AttributeError):
@@ -177,7 +177,7 @@ def _is_loaded(version: int) -> bool:
 
 
 def _libraries(version: int) -> Iterator[str]:
-    """Yield what the compiler may be called; by its bare name the one is found that MLX has loaded."""
+    """Yield possible names of the compiler's library; the bare name finds the one that MLX has loaded."""
     name = f"libnvrtc.so.{version}"
     yield name
     for root in _site_packages():
@@ -187,7 +187,7 @@ def _libraries(version: int) -> Iterator[str]:
 
 
 def _includes(version: int) -> Iterator[Path]:
-    """Yield where the headers may be, in the order in which MLX looks (backend/cuda/jit_module.cpp)."""
+    """Yield possible folders of the headers, in MLX's order of search (backend/cuda/jit_module.cpp)."""
     for root in _site_packages():
         yield root / "nvidia" / PACKAGES[version][1] / "include"
     for home in _toolkits():

@@ -5,7 +5,7 @@ from mlx.utils import tree_flatten
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Count a model's parameters; those packed into quantized layers by what they stand for."""
+    """Count a model's parameters; packed ones count as the weights that they stand for."""
     n_params = sum(value.size for _, value in tree_flatten(module.parameters()))
     for _, layer in module.named_modules():
         if isinstance(layer, (nn.QuantizedLinear, nn.QuantizedEmbedding)):

@@ -1,4 +1,4 @@
-"""Frozen layers: multiplied, and quantized ones unpacked. Pure."""
+"""Products with frozen layers, and dequantization of quantized ones. Pure."""
 
 import math
 from typing import cast
@@ -10,17 +10,17 @@ from .cuda_kernels import WORD_ALIGNED, on_cuda, unpack_words
 from .custom_vjp import custom_vjp
 
 MOST_UNPACKED = 2**26
-"""Weights that are unpacked at once: 134 MB in bfloat16. Hardly anything but heads has more."""
+"""Most weights that are unpacked at once: 134 MB in bfloat16. Only heads usually have more."""
 
 ALIGNED = 256
-"""What a part's outputs are a multiple of; matrices of odd sizes are multiplied ten times as slowly on an H100."""
+"""Multiple of a part's outputs; on an H100 products with matrices of odd sizes are ten times as slow."""
 
 DEQUANTIZE_MIN_ROWS = 128
 """Rows from which unpacking quantized weights pays; at thousands a 4-bit 2B model runs 2.2x as fast on an H200."""
 
 
 def frozen_linear(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -> mx.array:
-    """Apply a frozen linear layer; a quantized one in the way that is faster for the number of rows.
+    """Apply a frozen linear layer; for a quantized one the faster method for the number of rows is chosen.
 
     `quantized_matmul` reads packed weights for every few rows: right when generating, slow for the thousands of rows
     of a training step, where the weights are unpacked once and multiplied as a matrix. The backward pass unpacks them
@@ -46,7 +46,7 @@ def frozen_linear(linear: nn.Module, x: mx.array, *, with_bias: bool = True) -> 
 
 
 def add_product(onto: mx.array, linear: nn.Module, x: mx.array) -> mx.array:
-    """Add a frozen layer's product, without its bias: in the pass that writes it, where its weights are one matrix.
+    """Add a frozen layer's product, without its bias; with plain weights in the same pass that computes it.
 
     Args:
         onto: f[..., outputs].

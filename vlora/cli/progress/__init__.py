@@ -1,1 +1,1 @@
-"""How far a run is: what it does at the moment, of how much, and for how long yet; the line that says so."""
+"""Progress of a run: its current activity, the share that is done, and the remaining time, as a line of text."""

@@ -1,4 +1,4 @@
-"""The line below all others that says how far a run is, in as many columns as there are. Pure."""
+"""The progress line at the bottom of a terminal, fitted to its width. Pure."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ PER_SECOND = 8
 """Frames of the spinner."""
 
 BAR, SHORT_BAR, WIDE = 24, 12, 100
-"""Columns of a bar, of one in a terminal that is less wide, and how wide that is."""
+"""Width of a bar, its width in a narrow terminal, and the width below which a terminal is narrow; in columns."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -24,11 +24,11 @@ def format_seconds(seconds: float) -> str:
 
 
 def write_bar(state: ProgressState, width: int, memory_gb: float = 0.0) -> str:
-    """Write how far a run is: a bar where it is counted, a spinner with the time that has gone where it is not.
+    """Write the progress line: a bar where the total is known, else a spinner with the elapsed time.
 
     Args:
         state: How far it is.
-        width: Columns that there are.
+        width: The terminal's width in columns.
         memory_gb: The peak of the memory in use; left out if 0.
     """
     if state.total is None or not state.total:
@@ -53,7 +53,7 @@ def _with_bar(state: ProgressState, parts: Sequence[str], width: int) -> str:
 
 
 def _fit(parts: Sequence[str], width: int) -> str:
-    """Join as many of the parts as there is room for, the first ones first."""
+    """Join the first parts that fit into the width."""
     line = ""
     for part in filter(None, parts):
         longer = f"{line}  {part}" if line else part

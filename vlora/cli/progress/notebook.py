@@ -1,4 +1,4 @@
-"""How far a run is, in a notebook: one display that is shown again while the run goes on."""
+"""Progress of a run in a notebook: one display that is updated while the run goes on."""
 
 import html
 import importlib
@@ -16,7 +16,7 @@ WIDTH = 100
 """Characters of the line."""
 
 SECONDS = 0.2
-"""Between two updates at least: a notebook's page is slower than a terminal."""
+"""Shortest time between two updates: a notebook renders more slowly than a terminal."""
 
 
 def is_notebook() -> bool:
@@ -28,7 +28,7 @@ def is_notebook() -> bool:
 
 @attrs.define
 class NotebookBar:
-    """Shows how far a run is in a display of its own.
+    """Shows the progress of a run in a display of its own.
 
     Attributes:
         state: How far it is.
@@ -41,21 +41,21 @@ class NotebookBar:
     _handle: Any = None
 
     def update(self, *, is_over: bool = False) -> None:
-        """Show how far the run is, unless that was just shown; at the end in any case."""
+        """Update the display, unless it was just updated; always at the end."""
         now = self.clock()
         if self._shown is not None and now - self._shown < SECONDS and not is_over:
             return
         self._shown = now
         data = {"text/plain": write_bar(self.state, WIDTH), "text/html": write_html(self.state)}
         if self._handle is None:
-            # Of the notebook that this process belongs to: vlora does not depend on it.
+            # Present in every notebook's process; vlora does not depend on it.
             self._handle = importlib.import_module("IPython.display").display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
 
 
 def write_html(state: ProgressState) -> str:
-    """Write how far a run is as a progress element and a line of text."""
+    """Return the progress as HTML: a progress element and a line of text."""
     ratio = "" if not state.total else f' max="{state.total}" value="{state.done}"'
     left = "" if state.seconds_left is None else f", {format_seconds(state.seconds_left)} left"
     counted = "" if not state.total else f" {state.done}/{state.total}"

@@ -1,4 +1,4 @@
-"""How far a run is, from its events. Pure, but for the clock that it is given."""
+"""Progress of a run, computed from its events. Pure, except for the clock that is passed in."""
 
 import time
 from collections import deque
@@ -9,23 +9,23 @@ import attrs
 from ...events import Event, Finished, Generated, Reported, Saved, Scored, Started, StepReport, Working
 
 N_RECENT = 64
-"""Steps whose mean says what the coming ones take: a run's steps differ in the lengths of their rows."""
+"""Number of last steps whose mean duration predicts that of the next ones: rows differ in length."""
 
 TRAINING, DONE, STOPPED = "training", "done", "stopped"
 
 
 @attrs.define
 class ProgressState:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        what: What it does at the moment.
-        done: Of it, where it is counted: steps, or answers.
-        total: All of it; None where it is not counted.
+        what: The current activity.
+        done: Completed steps or answers of the activity, where they are counted.
+        total: All steps or answers of the activity; None where they are not counted.
         newest: The newest step, once there is one.
         n_steps: Steps of the whole run, as far as it is known.
         clock: Gives seconds.
-        began: When what it does began.
+        began: When the activity began.
     """
 
     what: str = "starting"
@@ -54,7 +54,7 @@ class ProgressState:
         elif isinstance(event, Generated):
             self._take_answer(event)
         elif isinstance(event, (Reported, Saved, Scored)) and self.newest is not None:
-            # What has interrupted the training is over.
+            # A validation or a round of answers is over.
             self._train()
         elif isinstance(event, Finished):
             self._begin(DONE if event.is_over else STOPPED, event.n_steps)
@@ -62,14 +62,14 @@ class ProgressState:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since what it does at the moment began."""
+        """Seconds since the current activity began."""
         return self.clock() - self.began
 
     @property
     def seconds_left(self) -> float | None:
-        """How long what is counted takes yet, if all goes on as it went; None while that is not known.
+        """Remaining seconds of a counted activity at the current speed; None while it is unknown.
 
-        Validations, answers and saving between the steps are not foreseen.
+        Validations, answers and saving between steps are not included.
         """
         if self.what == TRAINING:
             return self._seconds_of_steps()
@@ -91,7 +91,7 @@ class ProgressState:
         self.newest = event
         self._train()
         if event.n_traces > self._n_traces:
-            # Compiling, which most of the coming steps are spared.
+            # Time for compiling, which most later steps do not need.
             self._n_traces, self._traced = event.n_traces, event.step_s
         else:
             self._seconds.append(event.step_s)

@@ -28,6 +28,7 @@ COMMANDS = {
     "eval": "answer held-out rows with what was trained, and score the answers",
     "run": "ask what was trained, once or in a conversation",
     "fuse": "write an adapter and its base as one model",
+    "export": "write an adapter as PEFT, vLLM or llama.cpp read it",
     "compare": "put runs beside one another",
     "schema": "print a JSON Schema of recipes, for editors",
     "completion": "print what completes `vlora` in bash, zsh or fish",

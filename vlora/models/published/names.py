@@ -1,6 +1,6 @@
 """Under which names, and in which layout, a model's weights were published."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,16 @@ def read_published_names(files: ModelFiles, module: nn.Module) -> PublishedNames
     return PublishedNames(shapes=shapes, pieces=kept, is_converted=False)
 
 
-def find_published_names(files: ModelFiles, module: nn.Module, layers: Iterable[str]) -> dict[str, tuple[Piece, ...]]:
+def find_published_names(
+    files: ModelFiles, module: nn.Module, layers: Iterable[str], is_known: Callable[[str], bool] = lambda _: False
+) -> dict[str, tuple[Piece, ...]]:
     """Find the names that a converted folder's layers were published under.
 
     Args:
         files: The folder.
         module: The model without adapters.
         layers: Names of linear layers and tables, quantized or not.
+        is_known: Whether a published name is known from elsewhere; such names are tried first.
 
     Returns:
         The pieces of each layer's weight, by the layer's name. Layers whose names are not found are left out.
@@ -86,7 +89,7 @@ def find_published_names(files: ModelFiles, module: nn.Module, layers: Iterable[
             # As it was before it was quantized.
             *others, width = layer.weight.shape
             shapes[f"{name}.weight"] = (*others, width * 32 // layer.bits)
-    spellings = Spellings(make_sanitizer(files, module), _package(files), shapes)
+    spellings = Spellings(make_sanitizer(files, module), _package(files), shapes, is_known)
     found = {layer: spellings.find(f"{layer}.weight") for layer in layers}
     return {layer: (whole(name, shapes[f"{layer}.weight"]),) for layer, name in found.items() if name is not None}
 

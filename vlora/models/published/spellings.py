@@ -31,14 +31,22 @@ MARK = 7.0
 class Spellings:
     """Finds the published names of matrices."""
 
-    def __init__(self, sanitize: Sanitize, package: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        sanitize: Sanitize,
+        package: Any,
+        shapes: Mapping[str, tuple[int, ...]],
+        is_known: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         """Read a family's words.
 
         Args:
             sanitize: Its renaming; see `Sanitizer`.
             package: Its package in mlx-vlm.
             shapes: The model's parameters.
+            is_known: Whether a published name is known from elsewhere; such names are tried first.
         """
+        self._is_known = is_known
         self._sanitize = sanitize
         self._words = read_words(package, KINDS)
         self._shapes = shapes
@@ -97,11 +105,12 @@ class Spellings:
             self._learned.insert(0, change)
 
     def _candidates(self, parameter: str) -> Iterator[str]:
-        for new, old in self._learned:
-            if parameter.startswith(new):
-                yield old + parameter[len(new) :]
+        learned = [old + parameter[len(new) :] for new, old in self._learned if parameter.startswith(new)]
         made = {name for name in _spell(parameter, self._words) if name not in self._shapes}
-        yield from sorted(made, key=_preference)
+        ordered = [*learned, *sorted(made, key=_preference)]
+        if self._is_known(parameter):
+            ordered.insert(0, parameter)
+        yield from dict.fromkeys([*filter(self._is_known, ordered), *ordered])
 
 
 def _preference(name: str) -> tuple[int, int, str]:

@@ -1,0 +1,41 @@
+"""Small trained adapters of a tiny published checkpoint, for tests of what is made of them."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from tests.golden.mlx_side import write_folder
+from vlora import init_state, make_optimizer, models
+from vlora.adapters.attached import adapter_state_dict
+from vlora.build import load_model
+from vlora.output.checkpoint import save_adapter
+from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSection, Recipe
+
+
+def write_adapter(folder: Path, family: str = "qwen3_vl", *, model: Path | None = None, **lora: Any) -> Path:
+    """Write an adapter with random factors, and its base beside it.
+
+    Args:
+        folder: Where; the base becomes `folder / "model"`.
+        family: Of the base.
+        model: A base that is there already.
+        lora: Keys of the recipe's section.
+
+    Returns:
+        The adapter's folder.
+    """
+    model = write_folder(family, folder / "model") if model is None else model
+    recipe = Recipe(model=ModelSection(path=str(model)), data=DataSection(path="rows"), lora=LoraSection(**lora))
+    backbone, config = load_model(recipe, models.find_model(recipe.model))
+    state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
+    generator = np.random.default_rng(0)
+    params = {
+        name: value + mx.array(generator.standard_normal(value.shape, dtype=np.float32) * np.float32(0.1))
+        for name, value in state.params.items()
+    }
+    own = folder / "own"
+    own.mkdir(parents=True)
+    save_adapter(own / "adapters.safetensors", adapter_state_dict(backbone.module, params), config)
+    return own

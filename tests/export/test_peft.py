@@ -1,0 +1,66 @@
+"""Adapters become PEFT's: the same update of every weight, and a configuration that says all of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.arrays import load_arrays
+from tests.export.adapters import write_adapter
+from vlora.errors import CheckpointError
+from vlora.export.peft import to_peft, write_peft
+from vlora.export.saved import open_saved
+
+
+def test_every_weight_is_changed_alike(tmp_path: Path) -> None:
+    """The update of each of transformers' weights is that of the model's, by alpha / r as PEFT scales it."""
+    saved = open_saved(str(write_adapter(tmp_path, rank=3, alpha=5.0, targets=("language", "vision", "connector"))))
+    made = to_peft(saved)
+    assert set(made.config["target_modules"]) == {
+        link.other.removesuffix(".weight") for links in made.places.links.values() for link in links
+    }
+    scale = made.config["lora_alpha"] / made.config["r"]
+    for layer, factors in saved.layers.items():
+        (link,) = made.places.links[f"{layer}.weight"]
+        name = f"base_model.model.{link.other.removesuffix('.weight')}"
+        update = made.arrays[f"{name}.lora_B.weight"] @ made.arrays[f"{name}.lora_A.weight"]
+        np.testing.assert_allclose(scale * update, saved.scale * (factors.a @ factors.b).T, rtol=1e-5, atol=1e-7)
+    assert "model.visual.blocks.0.attn.qkv" in made.outside
+
+
+def test_a_tied_table_is_named_twice(tmp_path: Path) -> None:
+    """PEFT ties the copies of the embeddings only where it is told to, and both are there."""
+    own = write_adapter(tmp_path, rank=2, targets=("q_proj",), train_embeddings=True, train_head=True)
+    made = to_peft(open_saved(str(own)))
+    assert made.config["ensure_weight_tying"]
+    assert made.config["modules_to_save"] == ["model.language_model.embed_tokens", "lm_head"]
+    tables = [made.arrays[f"base_model.model.{name}.weight"] for name in made.config["modules_to_save"]]
+    np.testing.assert_array_equal(tables[0], tables[1])
+
+
+def test_experts_are_stacks_of_transformers(tmp_path: Path) -> None:
+    """Ranks of what is joined add up, and the configuration says so of each."""
+    made = to_peft(open_saved(str(write_adapter(tmp_path, "qwen3_vl_moe", rank=2, alpha=4.0, targets=("experts",)))))
+    parameters = made.config["target_parameters"]
+    assert {name.rpartition(".")[2] for name in parameters} == {"gate_up_proj", "down_proj"}
+    ranks = {name: made.config["rank_pattern"].get(name.replace(".", r"\."), made.config["r"]) for name in parameters}
+    assert {name.rpartition(".")[2]: rank for name, rank in ranks.items()} == {"gate_up_proj": 4, "down_proj": 2}
+    assert sum(".experts.base_layer.lora_A" in name for name in made.arrays) == len(parameters) // 2
+
+
+def test_the_folder_appears_whole_and_beside_nothing_else(tmp_path: Path) -> None:
+    """What is written is read back; a folder of other things is left alone."""
+    made = to_peft(open_saved(str(write_adapter(tmp_path, rank=2, method="dora", targets=("q_proj",)))))
+    write_peft(made, tmp_path / "peft")
+    write_peft(made, tmp_path / "peft")
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert (config["use_dora"], config["peft_type"], config["r"]) == (True, "LORA", 2)
+    written = load_arrays(tmp_path / "peft" / "adapter_model.safetensors")
+    assert {name: value.shape for name, value in written.items()} == {
+        name: value.shape for name, value in made.arrays.items()
+    }
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("x")
+    with pytest.raises(CheckpointError, match="holds no adapter; give another folder with --out"):
+        write_peft(made, tmp_path / "other")

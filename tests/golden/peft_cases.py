@@ -1,0 +1,54 @@
+"""Adapters that are exchanged with PEFT, as data. Read by both sides, so it needs neither MLX nor torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cases import CASES
+
+SAME = 1e-4
+"""Largest difference of logits, in float32."""
+
+MOVED = 0.1
+"""Least difference that an adapter makes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """An adapter that one side writes and the other reads.
+
+    Attributes:
+        meaning: What it is, for the table's readers.
+        lora: The recipe's section.
+    """
+
+    meaning: str
+    lora: Mapping[str, Any] = field(default_factory=dict)
+
+
+EXCHANGES: Mapping[str, Exchange] = {
+    "lora": Exchange(
+        meaning="LoRA on all linear layers: language model, experts, tower and connector",
+        lora={"rank": 4, "alpha": 8.0, "targets": ("language", "vision", "connector")},
+    ),
+    "rslora": Exchange(
+        meaning="rsLoRA on the language model", lora={"rank": 4, "alpha": 6.0, "rslora": True, "targets": ("language",)}
+    ),
+    "dora": Exchange(meaning="DoRA on the language model", lora={"rank": 4, "alpha": 8.0, "method": "dora"}),
+    "pissa": Exchange(meaning="PiSSA on the language model", lora={"rank": 2, "alpha": 4.0, "init": "pissa"}),
+    "experts": Exchange(
+        meaning="LoRA on the experts of mixtures", lora={"rank": 4, "alpha": 8.0, "targets": ("experts",)}
+    ),
+    "tables": Exchange(
+        meaning="LoRA on attention, beside trained embeddings and head",
+        lora={"rank": 4, "alpha": 8.0, "targets": ("attention",), "train_embeddings": True, "train_head": True},
+    ),
+}
+
+LEFT_OUT = {
+    "deepseek_vl_v2": "transformers has only the family's language model",
+    "kimi_vl": "transformers has only the family's language model",
+}
+"""Families whose adapters PEFT cannot attach without the family's own code, and why."""
+
+FAMILIES = tuple(family for family in CASES if family not in LEFT_OUT)

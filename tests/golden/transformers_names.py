@@ -1,0 +1,119 @@
+"""What transformers calls the parameters of each family, and how it renames published ones; needs torch, not MLX.
+
+    .venv-reference/bin/python -m tests.golden.transformers_names
+
+It makes each architecture that reads images and writes text on torch's "meta" device, where weights take no memory,
+and writes `vlora/models/published/transformers_names.json`. The environment is that of `tests.golden.generate`.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import GroupWeightRename
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+TABLE = Path(__file__).parents[2] / "vlora" / "models" / "published" / "transformers_names.json"
+
+TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",), "llava_next": ("siglip_vision_model",)}
+"""Towers that published checkpoints of an architecture have besides its default."""
+
+
+SETTINGS = {"aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}}}
+"""What an architecture needs that its default configuration does not give."""
+
+UNUSED = re.compile(r"LayerNorm\.(gamma|beta)|\.weight_[gv]")
+"""Patterns of names that no family has."""
+
+UNADAPTED = re.compile(r"\.bias$|norm|inv_freq|running_|num_batches|ln_")
+"""Parameters that say nothing of where layers lie."""
+
+
+def described() -> set[str]:
+    """List what vlora's descriptions of families speak of, the names of the families among them."""
+    folder = TABLE.parents[1] / "families"
+    return set(re.findall(r'"([\w-]+)"', "".join(path.read_text() for path in folder.glob("*.py"))))
+
+
+def configurations() -> Iterator[tuple[str, Any]]:
+    """Yield the key and the configuration of every architecture, and of each with another tower."""
+    known = described()
+    for model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        if model_type not in CONFIG_MAPPING_NAMES or model_type not in known:
+            continue
+        yield model_type, AutoConfig.for_model(model_type, **SETTINGS.get(model_type, {}))
+        for tower in TOWERS.get(model_type, ()):
+            config = AutoConfig.for_model(model_type, vision_config={"model_type": tower})
+            yield f"{model_type}/{tower}", config
+
+
+def describe(config: Any) -> dict[str, Any]:
+    """Describe an architecture: its parameters, # for numbers, what is tied, and how it renames published names."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    templates = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name) for name in model.state_dict()}
+    steps = [serialize(step) for step in get_model_conversion_mapping(model)]
+    return {
+        "prefix": model.base_model_prefix,
+        "tied": dict(getattr(model, "_tied_weights_keys", None) or {}),
+        "renamings": [step for step in steps if not UNUSED.search(step["pattern"])],
+        "parameters": sorted(name for name in templates if not UNADAPTED.search(name)),
+    }
+
+
+def serialize(step: Any) -> dict[str, Any]:
+    """Write one renaming as data."""
+    found: dict[str, Any] = {"pattern": step.compiled_sources.pattern, "targets": step.target_patterns}
+    if step.scope_prefix is not None:
+        found["scope"] = [step.base_model_prefix or "", step.scope_prefix]
+    if isinstance(step, GroupWeightRename):
+        found["guard"] = step.source_patterns[0]
+    if operations := getattr(step, "operations", ()):
+        found["sources"] = step.source_patterns
+        found["operations"] = [[type(one).__name__, arguments(one)] for one in operations]
+    return found
+
+
+def arguments(operation: Any) -> dict[str, Any]:
+    """List the plain numbers of an operation."""
+    return {key: value for key, value in vars(operation).items() if isinstance(value, (int, str, bool))}
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.transformers_names", description=__doc__)
+    parser.add_argument("families", nargs="*", help="only print these")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found: dict[str, Any] = {}
+    for key, config in configurations():
+        if options.families and key.partition("/")[0] not in options.families:
+            continue
+        try:
+            found[key] = describe(config)
+        except Exception as error:  # noqa: BLE001 - some need packages or sizes that a default does not give
+            print(f"{key}: left out, {type(error).__name__}: {str(error)[:100]}", flush=True)
+    table = {"transformers": transformers.__version__, "architectures": found}
+    if options.families:
+        print(json.dumps(table, indent=1))
+        return
+    text = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
+    TABLE.write_text(f'{{"transformers": "{transformers.__version__}", "architectures": {{\n{text}\n}}}}\n')
+    print(len(list(itertools.chain(found))), "architectures", TABLE.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()

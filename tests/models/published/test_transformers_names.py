@@ -1,0 +1,55 @@
+"""Published names become those of transformers, by transformers' own rules."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from vlora.models.published.transformers_names import TransformersNames, find_transformers_names
+
+
+def names_of(model_type: str, tower: str | None = None) -> TransformersNames:
+    found = find_transformers_names({"model_type": model_type, "vision_config": {"model_type": tower} if tower else {}})
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model_type", "published", "expected"),
+    [
+        ("qwen2_vl", "visual.blocks.0.attn.qkv.weight", "model.visual.blocks.0.attn.qkv.weight"),
+        ("qwen2_vl", "model.layers.3.mlp.up_proj.weight", "model.language_model.layers.3.mlp.up_proj.weight"),
+        ("llava", "language_model.model.embed_tokens.weight", "model.language_model.embed_tokens.weight"),
+        ("llava", "language_model.lm_head.weight", "lm_head.weight"),
+        ("qwen3_vl", "lm_head.weight", "lm_head.weight"),
+        ("idefics3", "model.text_model.norm.weight", "model.text_model.norm.weight"),
+    ],
+)
+def test_names_are_renamed(model_type: str, published: str, expected: str) -> None:
+    """Published by whatever version of transformers, a weight gets the name of version 5."""
+    assert names_of(model_type).rename(published) == expected
+
+
+def test_other_towers_have_other_rules() -> None:
+    """LLaVA's published CLIP tower loses a part of its name, Pixtral's never had it."""
+    assert names_of("llava").knows("model.vision_tower.encoder.layers.0.mlp.fc1.weight")
+    assert names_of("llava", "pixtral").knows("model.vision_tower.transformer.layers.0.attention.q_proj.weight")
+    assert names_of("pixtral").knows("model.vision_tower.transformer.layers.0.attention.q_proj.weight")
+
+
+def test_experts_are_joined() -> None:
+    """Experts that were published one by one are stacked, gate and up behind each other."""
+    parts = {
+        f"model.language_model.layers.1.mlp.experts.{expert}.{kind}_proj.weight": mx.full((3, 2), 10.0 * expert + place)
+        for expert in range(12)
+        for place, kind in enumerate(("gate", "up", "down"))
+    }
+    made = names_of("glm4v_moe").convert(parts)
+    assert set(made) == {f"model.language_model.layers.1.mlp.experts.{part}_proj" for part in ("gate_up", "down")}
+    joined = np.array(made["model.language_model.layers.1.mlp.experts.gate_up_proj"])
+    assert joined.shape == (12, 6, 2)
+    np.testing.assert_array_equal(joined[11, :, 0], [110, 110, 110, 111, 111, 111])
+
+
+def test_unknown_architectures_have_none() -> None:
+    """What transformers opens by code of a repository keeps the names of its checkpoint."""
+    assert find_transformers_names({"model_type": "molmo"}) is None

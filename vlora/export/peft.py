@@ -1,0 +1,165 @@
+"""An adapter as PEFT writes it: `PeftModel.from_pretrained` opens the folder on the published base."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+
+from ..errors import CheckpointError, ModelError
+from ..models.published.links import assemble
+from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
+from ..models.published.places import Places, find_places
+from ..output.atomic import write_whole_folder
+from .saved import Saved
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
+
+PEFT_VERSION = "0.21.2"
+"""The release whose layout is written, and that tests compare with."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PeftAdapter:
+    """An adapter in PEFT's layout, before it is written.
+
+    Attributes:
+        arrays: What the file of arrays has.
+        config: What adapter_config.json says.
+        places: Where transformers has the parameters.
+        is_converted: Whether mlx-vlm converted the base that it names.
+        outside: transformers' modules outside of the language model that have adapters.
+    """
+
+    arrays: Mapping[str, Array]
+    config: Mapping[str, Any]
+    places: Places
+    is_converted: bool
+    outside: tuple[str, ...] = ()
+
+
+def to_peft(saved: Saved) -> PeftAdapter:
+    """Bring an adapter into PEFT's layout.
+
+    Raises:
+        ModelError: PEFT has no form for a part of it, or transformers no such parameter.
+    """
+    weights = [f"{layer}.weight" for layer in saved.layers]
+    places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
+    lost = [name for name in (*weights, *saved.whole) if name not in places.links]
+    if lost:
+        msg = (
+            f"{saved.path}: adapts {lost[0].removesuffix('.weight')}, whose published name is not found in "
+            f"{str(saved.files.path)!r}; name the model that it was converted from with --base"
+        )
+        raise ModelError(msg)
+    laid = lay_out({layer: places.links[f"{layer}.weight"] for layer in saved.layers}, saved.layers)
+    tables, modules, is_tied = _whole_modules(saved, places)
+    config = describe(laid, saved, modules, is_tied=is_tied)
+    beside = [f"{layer}.weight" for layer in saved.layers if not saved.backbone.is_language(layer)]
+    return PeftAdapter(
+        arrays={**laid.arrays, **tables},
+        config=config,
+        places=places,
+        is_converted=places.is_converted,
+        outside=tuple(link.other.removesuffix(".weight") for name in beside for link in places.links[name]),
+    )
+
+
+def _whole_modules(saved: Saved, places: Places) -> tuple[dict[str, Array], list[str], bool]:
+    """Give what was trained whole: arrays by PEFT's names, the modules that they are of, and whether one is tied."""
+    links = [link for name in saved.whole for link in places.links[name]]
+    arrays = assemble(links, saved.whole)
+    partial = {link.other for link in links} - set(arrays)
+    if partial:
+        msg = f"{saved.path}: trained only a part of transformers' {min(partial)}, and PEFT has no form for it; {FUSE}"
+        raise ModelError(msg)
+    modules = _owners(arrays)
+    is_tied = False
+    if _is_tied(saved):
+        for name, other in places.tied.items():
+            if other in arrays:
+                arrays[name], is_tied = arrays[other], True
+                modules.append(name.rpartition(".")[0])
+    return {f"{BEFORE}{name}": np.ascontiguousarray(value) for name, value in arrays.items()}, modules, is_tied
+
+
+def _owners(arrays: Mapping[str, Array]) -> list[str]:
+    """Name the modules that arrays are of: of an array that is no weight or bias of a layer, all of what it lies in."""
+    owners = {name.rpartition(".")[0] for name in arrays}
+    return sorted(name for name in owners if not any(name.startswith(f"{other}.") for other in owners if other != name))
+
+
+def _is_tied(saved: Saved) -> bool:
+    """Whether the head is the table of the embeddings."""
+    head = saved.backbone.head
+    return head is not None and head.is_tied
+
+
+def describe(laid: PeftArrays, saved: Saved, modules: Sequence[str], *, is_tied: bool) -> dict[str, Any]:
+    """Write an adapter's configuration."""
+    ranks = {**laid.modules, **laid.parameters}
+    common = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
+    others = {re.escape(name).replace(r"\_", "_"): rank for name, rank in ranks.items() if rank != common}
+    is_decoder = not saved.files.family.format.is_encoder_decoder
+    return {
+        "alpha_pattern": {name: _alpha(saved.scale, rank) for name, rank in others.items()},
+        "auto_mapping": None,
+        "base_model_name_or_path": saved.base,
+        "bias": "none",
+        "ensure_weight_tying": is_tied,
+        "exclude_modules": None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layer_replication": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": _alpha(saved.scale, common),
+        "lora_bias": False,
+        "lora_dropout": 0.0,
+        "modules_to_save": list(modules) or None,
+        "peft_type": "LORA",
+        "peft_version": PEFT_VERSION,
+        "r": common,
+        "rank_pattern": others,
+        "revision": saved.revision,
+        "target_modules": sorted(laid.modules),
+        "target_parameters": sorted(laid.parameters) or None,
+        "task_type": "CAUSAL_LM" if is_decoder else None,
+        "trainable_token_indices": None,
+        "use_dora": saved.is_dora,
+        "use_rslora": False,
+    }
+
+
+def _alpha(scale: float, rank: int) -> float:
+    """Give what PEFT divides by the rank: a whole number where it is one."""
+    alpha = scale * rank
+    return int(alpha) if alpha == int(alpha) else alpha
+
+
+def write_peft(adapter: PeftAdapter, folder: Path) -> None:
+    """Write the folder, which appears whole.
+
+    Raises:
+        CheckpointError: There is something else under its name.
+    """
+    if folder.exists() and not (folder / CONFIG_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        msg = f"{folder}: is there and holds no adapter; give another folder with --out"
+        raise CheckpointError(msg)
+
+    def write(partial: Path) -> None:
+        arrays = {name: mx.array(value) for name, value in sorted(adapter.arrays.items())}
+        mx.save_safetensors(str(partial / WEIGHTS_NAME), arrays, {"format": "pt"})
+        (partial / CONFIG_NAME).write_text(json.dumps(dict(adapter.config), indent=2) + "\n", encoding="utf-8")
+
+    write_whole_folder(folder, write)

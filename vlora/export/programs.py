@@ -1,0 +1,101 @@
+"""Adapters written for a program: what it takes is written, what it does not is refused before anything is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..errors import ModelError
+from .gguf import gguf_usage, to_gguf
+from .peft import PeftAdapter, to_peft, write_peft
+from .saved import open_saved
+from .vllm import check_vllm, vllm_usage
+
+PROGRAMS = ("peft", "vllm", "gguf")
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """A folder that was written.
+
+    Attributes:
+        folder: Where.
+        program: Who reads it.
+        base: What the folder names as its base.
+        rank: The largest rank.
+        n_layers: How many layers have an adapter.
+        n_whole: How many arrays were trained whole.
+        notes: What the user should know.
+        usage: How the folder is used, line by line.
+    """
+
+    folder: Path
+    program: str
+    base: str
+    rank: int
+    n_layers: int
+    n_whole: int
+    notes: tuple[str, ...]
+    usage: tuple[str, ...]
+
+
+def export(adapter: str, program: str, out: Path | None = None, base: str | None = None) -> Exported:
+    """Write an adapter for a program.
+
+    Args:
+        adapter: Its file or a run's folder.
+        program: Of `PROGRAMS`.
+        out: The folder; named after the program, beside the adapter, if None.
+        base: Another name of its base than the one that it records: the published model.
+
+    Raises:
+        VloraError: The adapter is damaged or of another model, or the program has no form for it.
+    """
+    if program not in PROGRAMS:
+        msg = f"export: found {program!r}, expected one of {', '.join(PROGRAMS)}"
+        raise ModelError(msg)
+    saved = open_saved(adapter, base)
+    made = to_peft(saved)
+    if program == "vllm":
+        check_vllm(made, saved.files.config)
+    elif program == "gguf":
+        made = to_gguf(made, saved.files.config)
+    folder = out if out is not None else saved.path.parent / program
+    write_peft(made, folder)
+    return Exported(
+        folder=folder,
+        program=program,
+        base=saved.base,
+        rank=_largest(made.config),
+        n_layers=len(saved.layers),
+        n_whole=len(saved.whole),
+        notes=tuple(_notes(made)),
+        usage=tuple(_usage(program, made, folder)),
+    )
+
+
+def _largest(config: Mapping[str, Any]) -> int:
+    return int(max([config["r"], *config["rank_pattern"].values()]))
+
+
+def _notes(made: PeftAdapter) -> list[str]:
+    notes = []
+    if made.is_converted:
+        notes.append(
+            f"{made.config['base_model_name_or_path']} was converted for MLX, and the folder names it as its base; "
+            "--base names the model that it was converted from"
+        )
+    if made.places.names is None:
+        notes.append(
+            "transformers knows this architecture by the code of its repository only; names are those of the checkpoint"
+        )
+    return notes
+
+
+def _usage(program: str, made: PeftAdapter, folder: Path) -> list[str]:
+    if program == "vllm":
+        return vllm_usage(made, folder)
+    if program == "gguf":
+        return gguf_usage(made, folder)
+    return [f"PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), {str(folder)!r})"]

@@ -1,0 +1,118 @@
+"""An adapter's files and the base that they were trained on, its shapes only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+
+from .. import models
+from ..errors import CheckpointError
+from ..models.load.trainable import read_adapter
+from ..models.published.peft_layout import Factors
+from ..output.base_identity import KEY, BaseIdentity, check_base
+from ..output.checkpoint import read_arrays
+from ..recipe.schema import ModelSection
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Saved:
+    """An adapter as its files have it.
+
+    Attributes:
+        path: The file of its arrays.
+        config: Its configuration.
+        base: How its base is called: a hub id or a folder.
+        revision: The commit of a hub id, if it is known.
+        files: The base.
+        backbone: The base, its shapes only.
+        layers: The factors of its layers.
+        scale: What the products of its factors are multiplied with.
+        whole: Parameters that were trained whole.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    base: str
+    revision: str | None
+    files: models.ModelFiles
+    backbone: models.MlxVlmBackbone
+    layers: Mapping[str, Factors]
+    scale: float
+    whole: Mapping[str, Array]
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether its layers have lengths of their own."""
+        return self.config.get("fine_tune_type") == "dora"
+
+
+def open_saved(adapter: str, base: str | None = None) -> Saved:
+    """Read an adapter's files and describe its base; weights are not read.
+
+    Args:
+        adapter: Its file or folder.
+        base: Another name of its base than the one that it records.
+
+    Raises:
+        VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
+    """
+    path, config = read_adapter(adapter)
+    recorded = config.get(KEY) or {}
+    name = base or recorded.get("path") or config.get("base_model")
+    if not name:
+        msg = f"{path}: does not say on which model it was trained; name that with --base"
+        raise CheckpointError(msg)
+    if config.get("fine_tune_type") not in ("lora", "dora"):
+        msg = f"{path}: found {config.get('fine_tune_type')!r}, which is no adapter; expected a LoRA or DoRA"
+        raise CheckpointError(msg)
+    if config.get("added_tokens"):
+        msg = (
+            f"{path}: was trained with {len(config['added_tokens'])} added tokens, for which an adapter of another "
+            "program has no place; `python -m vlora fuse` writes a model that has them"
+        )
+        raise CheckpointError(msg)
+    revision = None if base or Path(name).exists() else recorded.get("revision") or config.get("base_revision")
+    section = ModelSection(path=name, revision=revision)
+    files = models.find_model(section)
+    models.fetch_weights(files)
+    backbone, _ = models.abstract_backbone(files, section)
+    if backbone.base is not None:
+        check_base(BaseIdentity.load(recorded), backbone.base, path, is_strict=False, older=config.get("base_model"))
+    layers, whole = _read_factors(path, backbone)
+    scale = float((config.get("lora_parameters") or {}).get("scale", 0))
+    commit = revision or files.commit
+    return Saved(
+        path=path,
+        config=config,
+        base=name,
+        revision=commit,
+        files=files,
+        backbone=backbone,
+        layers=layers,
+        scale=scale,
+        whole=whole,
+    )
+
+
+def _read_factors(path: Path, backbone: models.MlxVlmBackbone) -> tuple[dict[str, Factors], dict[str, Array]]:
+    """Sort an adapter's arrays: factors by their layers, and the rest."""
+    arrays = {name: np.array(value.astype(mx.float32)) for name, value in read_arrays(path).items()}
+    broken = next((name for name, value in arrays.items() if not np.isfinite(value).all()), None)
+    if broken is not None:
+        msg = f"{path}: {broken} has numbers that are not finite; take another checkpoint"
+        raise CheckpointError(msg)
+    modules = dict(backbone.module.named_modules())
+    layers: dict[str, Factors] = {}
+    for name in [name for name in arrays if name.endswith(".lora_a")]:
+        layer = name.removesuffix(".lora_a")
+        if f"{layer}.lora_b" not in arrays or layer not in modules:
+            msg = f"{path}: adapts {layer}, which the model does not have, or with one factor only"
+            raise CheckpointError(msg)
+        a, b = arrays.pop(name), arrays.pop(f"{layer}.lora_b")
+        layers[layer] = Factors(a=a, b=b, m=arrays.pop(f"{layer}.m", None))
+    return layers, arrays

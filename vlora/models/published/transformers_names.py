@@ -1,0 +1,196 @@
+"""What transformers 5 calls the weights of a checkpoint: it renames some and joins others as it loads them.
+
+The rules are transformers' own, written into `transformers_names.json` by `tests/golden/transformers_names.py`, because
+transformers gives them only where torch is installed.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+
+TABLE = Path(__file__).with_name("transformers_names.json")
+
+Weights = Mapping[str, mx.array]
+
+
+@functools.cache
+def _architectures() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))["architectures"]
+    return found
+
+
+@attrs.frozen
+class _Step:
+    """One of transformers' rules.
+
+    Attributes:
+        pattern: What it finds in a name: one named group for each of its sources.
+        targets: What it puts there instead, for each source if there are as many, else the first.
+        scope: The names that it sees, and how they may begin; None if it sees all.
+        guard: A source without which the rule does not act on any name; None if it has no such.
+        sources: Its sources, where it computes.
+        operations: What it computes, and how.
+    """
+
+    pattern: re.Pattern[str]
+    targets: tuple[str, ...]
+    scope: tuple[str, str] | None
+    guard: str | None
+    sources: tuple[str, ...]
+    operations: tuple[tuple[str, Mapping[str, Any]], ...]
+
+    @classmethod
+    def load(cls, found: Mapping[str, Any]) -> "_Step":
+        return cls(
+            re.compile(found["pattern"]),
+            tuple(found["targets"]),
+            tuple(found["scope"]) if "scope" in found else None,
+            found.get("guard"),
+            tuple(found.get("sources", ())),
+            tuple((name, settings) for name, settings in found.get("operations", ())),
+        )
+
+    def match(self, name: str) -> tuple[str, str, re.Match[str]] | None:
+        """Find the pattern: what stands before the part that the rule sees, that part, and the match."""
+        before = ""
+        if self.scope is not None:
+            base, scope = (f"{part}." if part else "" for part in self.scope)
+            if name.startswith(base + scope):
+                before = base + scope
+            elif name.startswith(scope):
+                before = scope
+            else:
+                return None
+        seen = name[len(before) :]
+        found = self.pattern.search(seen)
+        return None if found is None else (before, seen, found)
+
+    def rename(self, name: str) -> tuple[str, str | None]:
+        """Rename one; the second is the source that was found, None if none was."""
+        matched = self.match(name)
+        if matched is None:
+            return name, None
+        before, seen, found = matched
+        group = next(key for key, value in found.groupdict().items() if value is not None)
+        number = int(group[1:])
+        target = self.targets[number] if self.guard is not None else self.targets[0]
+        start = self.pattern.groupindex[group]
+        target = re.sub(r"\\(\d+)", lambda place: found.group(start + int(place.group(1))), target).replace("\\.", ".")
+        source = self.sources[number] if self.sources else group
+        return before + seen.replace(found.group(0), target, 1), source
+
+
+class TransformersNames:
+    """How transformers reads one architecture."""
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        """Take an entry of the table."""
+        self._prefix: str = found["prefix"]
+        self.tied: Mapping[str, str] = found["tied"]
+        self._known = frozenset(found["parameters"])
+        steps = [_Step.load(step) for step in found["renamings"]]
+        self._renamings = [step for step in steps if not step.operations]
+        self._converters = [step for step in steps if step.operations]
+
+    def knows(self, name: str) -> bool:
+        """Whether a parameter of that name, whatever its numbers, is one of the architecture's."""
+        return re.sub(r"(?<=\.)\d+(?=\.)", "#", name) in self._known
+
+    def rename(self, name: str, among: Iterable[str] = ()) -> str:
+        """Give a weight the name that it has in transformers, where nothing is computed.
+
+        Args:
+            name: As it was published, by whatever version.
+            among: All names of the checkpoint, which decide whether some rules act.
+        """
+        return self._rename(name, self._acting(among))
+
+    def _acting(self, names: Iterable[str]) -> list[_Step]:
+        names = list(names)
+        return [
+            step for step in self._renamings if step.guard is None or any(re.search(step.guard, name) for name in names)
+        ]
+
+    def _rename(self, name: str, steps: list[_Step]) -> str:
+        for step in steps:
+            name, _ = step.rename(name)
+        if not self.knows(name):
+            shorter, longer = name.removeprefix(f"{self._prefix}."), f"{self._prefix}.{name}"
+            name = next((other for other in (shorter, longer) if self.knows(other)), name)
+        return name
+
+    def convert(self, weights: Weights) -> dict[str, mx.array]:
+        """Rename and join weights as transformers does.
+
+        Those that it computes in ways which are not known here are left out.
+        """
+        steps = self._acting(weights)
+        made: dict[str, mx.array] = {}
+        waiting: dict[str, tuple[_Step, dict[str, list[mx.array]]]] = {}
+        for name in sorted(weights, key=_in_order):
+            renamed = self._rename(name, steps)
+            for converter in self._converters:
+                target, source = converter.rename(renamed)
+                if source is not None:
+                    _, given = waiting.setdefault(target, (converter, {}))
+                    given.setdefault(source, []).append(weights[name])
+                    break
+            else:
+                made[renamed] = weights[name]
+        for target, (converter, given) in waiting.items():
+            made.update(_compute(converter, target, given))
+        return made
+
+
+def find_transformers_names(config: Mapping[str, Any]) -> TransformersNames | None:
+    """Find how transformers reads a model; None if it does not know the architecture without code from elsewhere.
+
+    Args:
+        config: Its config.json.
+    """
+    kind = config.get("model_type")
+    tower = (config.get("vision_config") or {}).get("model_type")
+    found = _architectures()
+    if kind == "pixtral":
+        # mlx-vlm's name of a LLaVA whose tower is Pixtral's.
+        kind, tower = "llava", "pixtral"
+    entry = found.get(f"{kind}/{tower}") or found.get(str(kind))
+    return None if entry is None else TransformersNames(entry)
+
+
+def _in_order(name: str) -> list[tuple[int, int, str]]:
+    """Sort numbers in names as numbers."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+
+
+def _compute(step: _Step, target: str, given: dict[str, list[mx.array]]) -> dict[str, mx.array]:
+    """Do what a rule computes; the first of its targets stands in the name."""
+    arrays = [value for source in step.sources for value in given.get(source, ())]
+    stacks = [given[source] for source in step.sources if source in given]
+    made = [arrays[0]]
+    for name, settings in step.operations:
+        axis = settings.get("dim", 0)
+        if name == "MergeModulelist":
+            arrays = [mx.stack(stack, axis=axis) for stack in stacks]
+            made = arrays[:1]
+        elif name == "Concatenate" and not settings.get("num_shards_attribute"):
+            made = [mx.concatenate(arrays, axis=axis)]
+        elif name == "Chunk" and not settings.get("num_shards_attribute"):
+            made = list(mx.split(made[0], len(step.targets), axis=axis))
+        elif name == "Transpose":
+            # Where it depends on the shape: which axis is which is told by the places of the numbers.
+            turned = made[0].swapaxes(settings["dim0"], settings["dim1"])
+            made = [made[0] if settings.get("check_dims") else turned]
+        else:
+            return {}
+    first = step.targets[0].replace("\\.", ".")
+    return {
+        target.replace(first, part.replace("\\.", "."), 1): value
+        for part, value in zip(step.targets, made, strict=True)
+    }

@@ -14,6 +14,7 @@ from .template.expressing import refuse_unexpressed
 from .template.named import PLAIN
 from .template.roles import find_role_spans, roles_of_tokens
 from .tokens import RowTokenizer, Span
+from .written_memory import WrittenMemory
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -43,6 +44,7 @@ class RowWriter:
         tokens: Tokenizes what is written.
         conversations: The chat template.
         template_origin: Whose the chat template is.
+        memory: Remembers rows that were written.
     """
 
     family: Family
@@ -50,6 +52,7 @@ class RowWriter:
     tokens: RowTokenizer
     conversations: Conversations
     template_origin: TemplateUse
+    memory: WrittenMemory[Written] = attrs.field(factory=WrittenMemory)
 
     def write(self, sample: Sample) -> Written:
         """Write a row whose boxes are written as text: what its processor is given, its tokens, and what is learned.
@@ -57,6 +60,9 @@ class RowWriter:
         Raises:
             SampleError: The row cannot be written.
         """
+        return self.memory.get_or_compute(sample, self._write)
+
+    def _write(self, sample: Sample) -> Written:
         refuse_unexpressed(sample, self.conversations.style)
         if self.family.format.is_prefix_lm and not sample.images:
             msg = f"{sample.source}: the row has no image; this model reads one in every row"

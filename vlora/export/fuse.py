@@ -12,7 +12,7 @@ import mlx.nn as nn
 from .. import models
 from ..adapters.merge import Rounding
 from ..errors import RecipeError
-from ..models.published.names import PublishedNames, read_published_names
+from ..models.published.loaded import trace_loading
 from ..output.atomic import write_whole_folder
 from ..run.origin import find_adapter_recipe
 from ..run.save import NOT_A_MODELS
@@ -120,8 +120,7 @@ class _Work:
         module = models.open_lazily(self.trained.files)
         own = dict(packed_layers(module))
         self.schemes, self.why_mlx = self._choose(module, own)
-        published = None if self.why_mlx else read_published_names(self.trained.files, module)
-        rewriter = None if published is None else self._make_rewriter(published, own)
+        rewriter = None if self.why_mlx else self._make_rewriter(module, own)
         if rewriter is not None and (name := rewriter.unwritable()) is not None:
             self.why_mlx, rewriter = f"the base's files do not have {name} by itself", None
         config = self._copy_companions(folder)
@@ -158,10 +157,12 @@ class _Work:
         """Say why mlx-vlm would not read the base's own files; None if it does."""
         return "mlx-vlm does not read the base's own files as they are" if self.trained.files.is_translated else None
 
-    def _make_rewriter(self, published: PublishedNames, own: Mapping[str, models.Scheme]) -> Rewriter:
+    def _make_rewriter(self, module: nn.Module, own: Mapping[str, models.Scheme]) -> Rewriter:
         paths = models.list_weights(self.trained.files.path)
         places = {name: path for path in paths for name in name_arrays(path)}
-        return Rewriter(trained=self.trained, schemes=own, pieces=published.pieces, places=places)
+        return Rewriter(
+            trained=self.trained, schemes=own, pieces=trace_loading(self.trained.files, module), places=places
+        )
 
     def _form(self) -> str:
         """Say what the metadata of the base's files calls their format."""

@@ -1,0 +1,95 @@
+"""The fused folder of every family, opened by mlx-vlm, has the trained logits."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_vlm.utils import load_model, save_weights
+
+import vlora
+from tests.families import FAMILIES, build, examples
+from tests.training import randomize
+from vlora import Example, collate, init_state, make_optimizer, models
+from vlora.export.fuse import fuse
+from vlora.models.load.loading import prepare
+from vlora.output.base_identity import KEY
+from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
+from vlora.train.state import bound_params
+
+QUICK = ("qwen2_vl", "falcon_ocr")
+TOLERANCE = 1e-5
+LOOSE = {"gemma4_unified": 5e-5, "kimi_k3": 5e-5, "prism_hadamard_qwen35": 5e-5, "molmo_point": 2e-3}
+"""Families that amplify rounding: adding the update to the weights in memory moves their logits by as much."""
+NOT_IN_FOLDERS = {
+    "paddleocr_vl": "its tiny model has sizes that no config.json says",
+    "phi3_v": "its tiny model has sizes that no config.json says",
+    "step3p7": "its tiny model has a value for each layer where config.json has one number",
+    "llava_next": "its tiny model has sizes that mlx-vlm reads otherwise from a file; tests/golden fuses a larger one",
+}
+"""Tiny models that mlx-vlm does not open from a folder."""
+
+
+def write_base(name: str, folder: Path) -> models.MlxVlmBackbone:
+    """Write a family's tiny model as mlx-vlm's conversion does, and open it."""
+    family = FAMILIES[name]
+    save_weights(folder, build(family))
+    (folder / "config.json").write_text(json.dumps(dict(family.config)), encoding="utf-8")
+    return open_backbone(name, folder)
+
+
+def open_backbone(name: str, folder: Path) -> models.MlxVlmBackbone:
+    """Open a folder through mlx-vlm, ready to be trained."""
+    with FAMILIES[name].while_building():
+        section = ModelSection(path=str(folder))
+        files = models.find_model(section)
+        backbone, _ = prepare(load_model(folder), files.family, section)
+        backbone.base = models.load_backbone(files, section)[0].base
+    return backbone
+
+
+def logits(backbone: models.MlxVlmBackbone, rows: list[Example], params: Any = None) -> "np.ndarray[Any, Any]":
+    """Compute the logits of rows with a model's parameters, or others."""
+    batch = collate(rows)
+    with bound_params(backbone.module, params) if params else nullcontext(), backbone.overrides():
+        return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))
+
+
+def check(name: str, folder: Path) -> float:
+    """Fuse an adapter of all layers of the language model, and compare; how far the adapter moves the logits."""
+    backbone, rows = write_base(name, folder / "base"), examples(FAMILIES[name])
+    config = models.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized={})
+    params = init_state(backbone, make_optimizer(OptimSection())).params
+    params = {key: randomize(key, value) for key, value in params.items()}
+    before, expected = logits(backbone, rows), logits(backbone, rows, params)
+    assert backbone.base is not None
+    config |= {KEY: backbone.base.dump(), "base_model": str(folder / "base")}
+    vlora.save_adapter(folder / "run" / "adapters.safetensors", params, config)
+    with FAMILIES[name].while_building():
+        fused = fuse(str(folder / "run"))
+    found = logits(open_backbone(name, fused.folder), rows)
+    largest = max(1.0, float(np.abs(expected).max()))
+    assert float(np.abs(found - expected).max()) < LOOSE.get(name, TOLERANCE) * largest
+    base, written = (
+        {key: value.shape for key, value in tree_flatten(open_backbone(name, path).module.parameters())}
+        for path in (folder / "base", fused.folder)
+    )
+    assert base == written
+    return float(np.abs(expected - before).max())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.families)
+        for name in FAMILIES
+        if name not in NOT_IN_FOLDERS
+    ],
+)
+def test_fused(name: str, tmp_path: Path) -> None:
+    """A folder in mlx-vlm's layout, whose adapter moves the logits by a tenth at least."""
+    assert check(name, tmp_path) > 0.1

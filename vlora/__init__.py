@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from .train.objectives.sft import loss_fn
     from .train.objectives.sums import sum_by_example, sum_by_group
     from .train.optimizers import make_optimizer
+    from .train.ranks import open_ranks
     from .train.schedules import make_schedule
     from .train.state import bind, init_state, unbind
     from .train.step import make_train_step
@@ -136,6 +137,7 @@ __all__ = [
     "make_schedule",
     "make_train_step",
     "mask_completions",
+    "open_ranks",
     "open_trackers",
     "parse_recipe",
     "predict",
@@ -173,6 +175,7 @@ _PLACES: dict[str, str | None] = {
     "evaluate": "train.eval_step",
     "loss_fn": "train.objectives.sft",
     "mask_completions": "data.masking",
+    "open_ranks": "train.ranks",
     "open_trackers": "trackers.opening",
     "make_optimizer": "train.optimizers",
     "first_fit_decreasing": "data.packing",

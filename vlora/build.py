@@ -26,6 +26,7 @@ from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
 from .train.objectives.named import find_objective
 from .train.optimizers import lr_multipliers, undecayed
+from .train.ranks import Ranks
 from .train.reference import Reference
 from .train.rules import FIRST, Rules
 from .train.step import TrainStep, make_train_step
@@ -267,6 +268,7 @@ def make_recipe_step(
     *,
     reference: Reference | None = None,
     rules: Rules | None = None,
+    ranks: Ranks | None = None,
     compiled: bool = True,
 ) -> TrainStep:
     """Make the training step as the recipe has it.
@@ -278,6 +280,7 @@ def make_recipe_step(
         state: Names the trained parameters; not kept.
         reference: As for `make_train_step`.
         rules: As for `make_train_step`.
+        ranks: As for `make_train_step`.
         compiled: As for `make_train_step`.
 
     Raises:
@@ -297,6 +300,7 @@ def make_recipe_step(
         checkpoint_part=train.checkpoint_part,
         seed=train.seed,
         rules=rules,
+        ranks=ranks,
         compiled=compiled,
     )
 

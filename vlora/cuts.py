@@ -50,6 +50,17 @@ class CutCounts:
             is_losing=is_losing,
         )
 
+    def join(self, others: "CutCounts") -> "CutCounts":
+        """Add what was counted elsewhere."""
+        is_others = not self.first or (others.is_losing and not self.is_losing)
+        return CutCounts(
+            n_rows=self.n_rows + others.n_rows,
+            n_losing=self.n_losing + others.n_losing,
+            n_lost=self.n_lost + others.n_lost,
+            first=others.first if is_others else self.first,
+            is_losing=self.is_losing or others.is_losing,
+        )
+
     def describe(self) -> str:
         """Say how many rows were cut, and name one."""
         rows = "1 row was" if self.n_rows == 1 else f"{self.n_rows:,} rows were"

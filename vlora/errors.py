@@ -54,6 +54,10 @@ class CheckpointError(VloraError):
     """An adapter or a training state that does not belong to the model."""
 
 
+class RanksError(VloraError):
+    """Processes that cannot carry out one run together."""
+
+
 class CheckError(VloraError):
     """A check of `vlora.doctor` found something other than it should be."""
 

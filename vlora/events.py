@@ -8,6 +8,7 @@ import attrs
 
 from .cuts import CutCounts
 from .facts import Columns, FeatureStorage, HeadUse, TemplateUse
+from .facts import Device as Device  # noqa: PLC0414 - a fact that events tell
 from .measured import StepReport as StepReport  # noqa: PLC0414 - one event among the others
 from .scores import Scored as Scored  # noqa: PLC0414 - one event among the others
 
@@ -42,21 +43,6 @@ class FeatureCounts:
             "features_memory_gb": self.memory_bytes / 1e9,
             "features_disk_gb": self.disk_bytes / 1e9,
         }
-
-
-@attrs.frozen(kw_only=True)
-class Device:
-    """What a run computes on.
-
-    Attributes:
-        kind: "cpu", "metal" or "cuda".
-        name: The chip's or the card's.
-        memory_bytes: There for arrays.
-    """
-
-    kind: str
-    name: str
-    memory_bytes: int
 
 
 @attrs.frozen(kw_only=True)
@@ -120,6 +106,7 @@ class Started:
         template: What writes the conversations, and how answers end.
         head: How the language model's head runs.
         held_out: The rows to validate on, each read when it is asked for.
+        n_devices: Devices among which the rows are shared out, each with a process of its own.
     """
 
     device: Device
@@ -137,6 +124,7 @@ class Started:
     template: TemplateUse
     head: HeadUse
     held_out: "HeldOut" = attrs.field(default=(), repr=False, eq=False)
+    n_devices: int = 1
 
 
 @attrs.frozen(kw_only=True)

@@ -95,3 +95,18 @@ class HeadUse:
 
     extent: Literal["chunks", "supervised", "all"]
     module: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Device:
+    """What a run computes on.
+
+    Attributes:
+        kind: "cpu", "metal" or "cuda".
+        name: The chip's or the card's.
+        memory_bytes: There for arrays.
+    """
+
+    kind: str
+    name: str
+    memory_bytes: int

@@ -296,6 +296,7 @@ class StepOutput(NamedTuple):
         n_terms: f32[], what the sum is divided by: of fine-tuning the supervised targets, of an objective over pairs
             the pairs.
         metrics: What an objective measures beside the loss, by name: (f32[] sum, f32[] what it is divided by).
+        others: f32[] each, further numbers that were given to the step, added up over its ranks.
     """
 
     nll_sum: mx.array
@@ -303,3 +304,4 @@ class StepOutput(NamedTuple):
     grad_norm: mx.array
     n_terms: mx.array
     metrics: Mapping[str, tuple[mx.array, mx.array]] = MappingProxyType({})
+    others: tuple[mx.array, ...] = ()

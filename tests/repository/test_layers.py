@@ -37,6 +37,7 @@ IMPURE = (
     "ops/cuda_sources",
     "ops/nvrtc",
     "train/loop",
+    "train/ranks",
     "data/readers",
     "data/rows",
     "data/opening",

@@ -4,17 +4,20 @@ import argparse
 import functools
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..events import Finished, StepReport, Working
+from ..errors import RecipeError
+from ..events import Event, Finished, StepReport, Working
 from ..recipe.legacy import idle_options
 from ..recipe.schema import Recipe
 from ..system.signals import EndedError, Signals, stop_on_signals
 from .arguments import Parser, make_recipe_parser
 from .consumers import open_consumers
+from .devices import is_other_rank, is_rank, launch_ranks
 from .importing import importing
 from .status import DONE
 
@@ -25,6 +28,7 @@ EXAMPLES = (
     "my.toml",
     "my.toml --resume # go on where it stopped",
     "my.toml --set train.epochs=1 --set output.path=runs/short # other values",
+    "my.toml --devices 2 # on two devices of this machine",
     "my.toml --json # one event a line, for programs",
     "--dataset rows.jsonl --lora-rank 16 # without a recipe",
 )
@@ -46,11 +50,26 @@ def make_parser() -> Parser:
         default=False,
         help="go on where the run stopped, and begin anew where there is nothing to go on from",
     )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share out the rows among N devices of this machine; train.batch_size is that of one device",
+    )
     return parser
 
 
 def prepare(parsed: argparse.Namespace) -> "Callable[[Screen], int]":
     """Give what carries out the command."""
+    if parsed.devices < 1:
+        msg = f"--devices: found {parsed.devices}, must be at least 1"
+        raise RecipeError(msg)
+    if parsed.devices > 1 and not is_rank():
+        return lambda _: launch_ranks(parsed.devices, parsed.typed)
+    if is_other_rank():
+        # The first one shows the run of all.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     again = [word for word in parsed.typed if word not in ("--resume", "--resume-or-start")]
     go_on = shlex.join(["python", "-m", "vlora", *again, "--resume"])
     return functools.partial(
@@ -95,11 +114,12 @@ def train(
                 from ..compilation.known_kernels import begin
 
                 view.show(Working(what="importing MLX, mlx-vlm and transformers"))
-                # Before the slow imports, so that workers compile meanwhile.
-                begin(recipe.model.path)
+                if not is_other_rank():
+                    # Before the slow imports, so that workers compile meanwhile.
+                    begin(recipe.model.path)
                 from ..run.fit import fit
                 from .ending import show_end
-            with open_consumers(recipe, view.warn, go_on) as consume:
+            with nullcontext(_ignore) if is_other_rank() else open_consumers(recipe, view.warn, go_on) as consume:
                 for note in notes:
                     view.warn(note)
                 for event in fit(recipe, resume=resume, or_start=or_start, should_stop=signals.is_asked):
@@ -137,6 +157,10 @@ def _stop_on_signals(console: "Screen") -> Iterator[Signals]:
     with stop_on_signals(say, hush, leave) as signals:
         console.when_unread = signals.go_unread
         yield signals
+
+
+def _ignore(_: Event) -> None:
+    """Take an event of a rank that another one shows."""
 
 
 def _describe_end(ended: EndedError) -> str:

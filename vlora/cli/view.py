@@ -116,7 +116,8 @@ class EventView:
 
     def _show_start(self, event: Started) -> None:
         device = event.device
-        self._print(f"device: {device.kind}, {escape(device.name)}, {format_bytes(device.memory_bytes)}")
+        n_devices = "device" if event.n_devices == 1 else f"{event.n_devices} devices, each"
+        self._print(f"{n_devices}: {device.kind}, {escape(device.name)}, {format_bytes(device.memory_bytes)}")
         share = event.n_trainable / event.n_params
         counts = f"{format_count(event.n_trainable)} of {format_count(event.n_params)}"
         self._print(f"{event.model_type}: {counts} parameters trained ({share:.2%})")

@@ -131,13 +131,21 @@ class DataLoader:
         self._n_told = len(self.skipped)
         return new
 
-    def prime(self, batches: Iterator[list[Batch]], n_steps: int, *, is_new: bool) -> Iterator[list[Batch]]:
+    def prime(
+        self,
+        batches: Iterator[list[Batch]],
+        n_steps: int,
+        *,
+        is_new: bool,
+        agree: Callable[[bool], bool] = lambda is_found: is_found,
+    ) -> Iterator[list[Batch]]:
         """Read now, before anything is validated, up to the first step that has a row to learn from.
 
         Args:
             batches: Of each step.
             n_steps: Steps to read at most, those of an epoch.
             is_new: Whether the run begins with them.
+            agree: Is told whether such a step was found, and says whether one was on any of several ranks.
 
         Raises:
             SampleError: A row cannot be learned from; or, where such rows are skipped, a new run finds no other.
@@ -148,11 +156,10 @@ class DataLoader:
             if found:
                 break
         self.first_cuts = tuple(find_cuts(itertools.chain.from_iterable(ahead)))
-        if is_new and not ahead[-1]:
-            msg = (
-                f"{self.train.name}: none of the first {len(self.skipped)} rows that were read can be learned "
-                f"from; the last one was {self.skipped[-1]}"
-            )
+        if not agree(bool(ahead and ahead[-1])) and is_new:
+            last = f"; the last one was {self.skipped[-1]}" if self.skipped else ""
+            n_read = len(self.skipped)
+            msg = f"{self.train.name}: none of the first {n_read} rows that were read can be learned from{last}"
             raise SampleError(msg)
         return itertools.chain(ahead, batches)
 

@@ -1,7 +1,7 @@
 """Orders of rows that (seed, epoch) fixes: batches of an epoch, rows of like length together, steps of a run. Pure."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -114,6 +114,28 @@ def step_batches(
                     n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first
                 )
         yield list(itertools.islice(batches, accumulation))
+
+
+def share_steps(
+    steps: Iterable[Sequence[Sequence[int]]], rank: int, n_ranks: int, batch_size: int
+) -> Iterator[list[list[int]]]:
+    """Yield one rank's rows of each step; of all ranks together they are those of the step, each once.
+
+    Of every microbatch a rank takes each `n_ranks`-th row, so that rows sorted by length are shared out evenly. Behind
+    the last rows of an epoch a rank may have none.
+
+    Args:
+        steps: Row indices: microbatches of each step.
+        rank: Whose rows; from 0.
+        n_ranks: Ranks among which the rows are shared out.
+        batch_size: Rows of one of its microbatches at most; where it has more, they are divided.
+
+    Yields:
+        Row indices: microbatches of rows, none of them empty.
+    """
+    for batches in steps:
+        shares = (batch[rank::n_ranks] for batch in batches)
+        yield [list(rows[start : start + batch_size]) for rows in shares for start in range(0, len(rows), batch_size)]
 
 
 def steps_per_epoch(n_rows: int, batch_size: int, accumulation: int) -> int:

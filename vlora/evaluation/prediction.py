@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -54,7 +55,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int))
 
 
-def dump_prediction(prediction: Prediction, scores: Mapping[str, float]) -> str:
+def dump_prediction(prediction: Prediction, scores: Mapping[str, float] = MappingProxyType({})) -> str:
     """Write a line of predictions.jsonl, its line break included.
 
     Args:

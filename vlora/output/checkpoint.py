@@ -42,6 +42,7 @@ class RunMetadata:
         commits: The versions of the hub's files, as `json.dumps` writes {"model": ..., "data": ...}; None if there are
             none.
         base: The model that is trained, as `BaseIdentity.dumps` writes it.
+        ranks: Ranks that its steps are planned for.
     """
 
     recipe: str | None = None
@@ -57,6 +58,7 @@ class RunMetadata:
     choice: str | None = None
     commits: str | None = None
     base: str | None = None
+    ranks: int = 1
 
     def dump(self) -> dict[str, str]:
         """Give the strings that a file has of it: nothing of what is not known."""
@@ -65,6 +67,7 @@ class RunMetadata:
             "sums": json.dumps(self.sums) if any(self.sums) else None,
             "learned": self.learned or None,
             "position": self.position or None,
+            "ranks": self.ranks if self.ranks > 1 else None,
         }
         return {KEYS.get(name, name): str(value) for name, value in found.items() if value is not None}
 
@@ -92,6 +95,7 @@ class RunMetadata:
                 choice=texts["choice"],
                 commits=texts["commits"],
                 base=texts["base"],
+                ranks=int(texts["ranks"] or 1),
             )
         except (ValueError, TypeError) as error:
             msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"

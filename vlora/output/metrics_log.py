@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..cuts import NAMED, measure_cuts
 from ..events import Device, FeatureCounts, Reported, StepReport
 from ..measured import Measured, add_measured, find_means
 from ..scores import Score
+from ..types import Cut
 from . import atomic
 
 OF_THE_LAST = ("step", "running_loss", "learning_rate", "grad_norm", "n_traces", "trace_s")
@@ -63,11 +64,15 @@ class Interval:
         self.tokens += report.tokens
         self.places += report.places
         self.wait_s += report.wait_s
-        self.n_cut += len(report.cuts)
-        self.n_lost += sum(cut.n_lost for cut in report.cuts)
-        self.cut = [*self.cut, *(cut.source for cut in report.cuts)][:NAMED]
+        self.add_cuts(report.cuts)
         self.measured = add_measured(self.measured, report.measured)
         self.last = {name: getattr(report, name) for name in OF_THE_LAST}
+
+    def add_cuts(self, cuts: Sequence[Cut]) -> None:
+        """Count rows that were cut."""
+        self.n_cut += len(cuts)
+        self.n_lost += sum(cut.n_lost for cut in cuts)
+        self.cut = [*self.cut, *(cut.source for cut in cuts)][:NAMED]
 
 
 @attrs.frozen(kw_only=True)

@@ -1,5 +1,6 @@
 """Rounds of answers: held-out rows answered by the newest state, scored and written."""
 
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
@@ -8,7 +9,7 @@ import attrs
 from .. import models
 from ..errors import AnswerError, EvaluationError, SampleError
 from ..evaluation.metrics import score
-from ..evaluation.prediction import Prediction, dump_prediction
+from ..evaluation.prediction import Prediction, dump_prediction, parse_prediction
 from ..events import Event, Generated, Scored, Warned, Working
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
@@ -122,7 +123,9 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
     """Answer the rows of a round; whether it was left off."""
     rows = run.data.valid
     assert rows is not None  # noqa: S101 - `answer` has asked
-    indices = range(found.total)
+    # Each rank answers its share; afterwards every one has all answers, in the order of the rows.
+    indices = range(run.ranks.rank, found.total, run.ranks.size)
+    found.total = len(indices)
 
     def skip(error: SampleError) -> None:
         run.loader.skip(error)
@@ -145,8 +148,25 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
                 prediction = next(predictions, None)
             yield from run.drain_events()
             if should_stop() or prediction is None:
-                return should_stop()
+                break
             yield from found.add(prediction)
+    if run.ranks.size > 1:
+        return _join(run, found, is_left=should_stop())
+    return should_stop()
+
+
+def _join(run: RunContext, found: Round, *, is_left: bool) -> bool:
+    """Take in the answers of all ranks; whether any was left off."""
+    told = run.ranks.gather(([dump_prediction(prediction) for prediction in found.predictions], found.total, is_left))
+    shares = [[parse_prediction(line, "another rank")[0] for line in lines] for lines, _, _ in told]
+    found.predictions = [each for row in itertools.zip_longest(*shares) for each in row if each is not None]
+    found.total = sum(total for _, total, _ in told)
+    found.right = sum(each.expected == each.answer for each in found.predictions)
+    if found.last is not None:
+        done = len(found.predictions)
+        accuracy = found.right / max(1, done)
+        found.last = attrs.evolve(found.last, done=done, total=found.total, accuracy=accuracy)
+    return any(was_left for _, _, was_left in told)
 
 
 def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:

@@ -1,5 +1,7 @@
 """The batches of a recipe's run, shuffled, grouped by length or packed, and what reads its rows."""
 
+import attrs
+
 from .. import models
 from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
@@ -7,10 +9,11 @@ from ..data.loader import DataLoader, flatten
 from ..data.packing import packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
-from ..data.sampler import step_batches, steps_per_epoch
-from ..errors import CheckpointError
+from ..data.sampler import share_steps, step_batches, steps_per_epoch
+from ..errors import CheckpointError, RecipeError
 from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
+from ..train.ranks import Ranks
 from ..train.schedules import count_steps
 from ..types import Example, Sample
 from . import consumed
@@ -36,8 +39,18 @@ def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wor
     )
 
 
-def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int, position: str) -> BatchSource:
+def make_source(
+    recipe: Recipe,
+    loader: DataLoader,
+    encoder: Encoder,
+    first: int,
+    position: str,
+    ranks: Ranks | None = None,
+    n_planned: int = 1,
+) -> BatchSource:
     """Plan the steps after those that were done before, and read up to the first that has a row.
+
+    Several ranks plan the same steps, whose microbatches have the rows of all of them, and read their own shares.
 
     Args:
         recipe: The recipe.
@@ -45,24 +58,31 @@ def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int
         encoder: Says how long rows are where they are grouped by length.
         first: Steps done before.
         position: What the training state remembers of them (`BatchSource.position`).
+        ranks: Those that take the steps together.
+        n_planned: Ranks for which the steps are planned: those with which the run began. A microbatch has
+            `train.batch_size` rows for each.
 
     Raises:
         SampleError: A row cannot be learned from, or none of a new run can.
         CheckpointError: The steps done before were of another kind.
     """
+    ranks = ranks or Ranks()
     train, data, n_rows = recipe.train, recipe.data, len(loader.train)
+    planned = attrs.evolve(train, batch_size=train.batch_size * n_planned)
     # Rows of a whole step at least: while it runs nothing else makes room for more.
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
     _check_kind(train.batching, first, position)
+    if max(ranks.size, n_planned) > 1:
+        _refuse_on_several(recipe)
     if train.batching == "packed":
         packed = packed_source(recipe, n_rows, first, position or None)
         batches = loader.pack(loader.train, packed, n_ahead)
         # How many steps the epochs take shows with the first one.
         return PackedSource(batches=loader.prime(batches, 1, is_new=not first), packed=packed)
-    n_steps = count_steps(train, n_rows)
+    n_steps = count_steps(planned, n_rows)
     plan = step_batches(
         n_rows,
-        train.batch_size,
+        planned.batch_size,
         accumulation=train.gradient_accumulation_steps,
         seed=train.seed,
         shuffle=data.shuffle,
@@ -70,9 +90,14 @@ def make_source(recipe: Recipe, loader: DataLoader, encoder: Encoder, first: int
         first_step=first,
         measure=loader.measure(LengthEstimator(encoder)) if train.batching == "grouped" else None,
     )
-    per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
-    batches = loader.collate(loader.train, plan, n_ahead)
-    return PlannedSource(batches=loader.prime(batches, per_epoch, is_new=not first), total=n_steps)
+    per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
+    own = share_steps(plan, ranks.rank, ranks.size, train.batch_size)
+    batches = loader.collate(loader.train, own, n_ahead)
+
+    def agree(is_found: bool) -> bool:
+        return ranks.sum(float(is_found))[0] > 0
+
+    return PlannedSource(batches=loader.prime(batches, per_epoch, is_new=not first, agree=agree), total=n_steps)
 
 
 def _check_kind(batching: str, first: int, position: str) -> None:
@@ -83,3 +108,16 @@ def _check_kind(batching: str, first: int, position: str) -> None:
             f"{'packed' if position else 'other'} rows; go on with the recipe of that run, or begin anew"
         )
         raise CheckpointError(msg)
+
+
+def _refuse_on_several(recipe: Recipe) -> None:
+    """Refuse what is not shared out among devices."""
+    if recipe.train.batching == "packed":
+        msg = "train.batching: found 'packed', which runs on one device only; use 'grouped', or leave --devices out"
+        raise RecipeError(msg)
+    if needs_mismatched(recipe):
+        msg = (
+            f"train.objective: found {recipe.train.objective!r}, whose loss joins the rows of a whole microbatch and "
+            "runs on one device only; leave --devices out"
+        )
+        raise RecipeError(msg)

@@ -7,7 +7,7 @@ size and the time of each file that it names. It is only ever added to, and a st
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ class Learned:
 def begin(path: Path, n_rows: int) -> Learned:
     """Begin without a row."""
     return Learned(path, np.zeros(n_rows, dtype=np.bool_))
+
+
+def parse_mark(index: int, digest: str, files: Iterable[Sequence[Any]]) -> RowMark:
+    """Give the mark of which JSON has kept the parts."""
+    return RowMark(index=int(index), digest=digest, files=tuple((name, size, time) for name, size, time in files))
 
 
 def mark_row(index: int, row: Row, sample: Sample) -> RowMark:

@@ -20,12 +20,13 @@ from ..output.paths import OutputPaths
 from ..output.predictions_log import PredictionsLog
 from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
+from ..train.ranks import Ranks
 from ..train.reference import Reference
 from ..train.rules import Rules
 from ..train.state import bind, unbind
 from ..types import Cut
 from .choice import Choice
-from .consumed import Learned
+from .consumed import Learned, parse_mark
 from .validator import Validator
 
 
@@ -45,6 +46,8 @@ class RunContext:
         features: The features of images that it keeps.
         loader: Reads its rows.
         answer_metrics: What its answers are measured by.
+        ranks: Those that carry it out together; all hold the same of what follows but for rows and batches.
+        n_planned: Ranks that its steps are planned for: those with which it began.
         source: Its batches.
         reference: What its objective compares with in each step; None if with nothing, or rows bring it.
         loop: Takes the steps, and holds the state.
@@ -72,6 +75,8 @@ class RunContext:
     features: Features
     loader: DataLoader
     answer_metrics: Sequence[Metric]
+    ranks: Ranks = attrs.field(factory=Ranks)
+    n_planned: int = 1
     source: BatchSource = attrs.field(init=False)
     reference: Reference | None = attrs.field(default=None, init=False)
     loop: TrainLoop = attrs.field(init=False)
@@ -86,6 +91,8 @@ class RunContext:
     choice: Choice = attrs.field(factory=Choice, init=False)
     has_told_untrained: bool = attrs.field(default=False, init=False)
     unasked: str | None = attrs.field(default=None, init=False)
+    _untold: list[StepReport] = attrs.field(factory=list, init=False)
+    _n_told: int = attrs.field(default=0, init=False)
 
     @property
     def metadata(self) -> RunMetadata:
@@ -145,8 +152,26 @@ class RunContext:
             return
         self.metrics.add(report)
         self.learned.add(report.rows)
+        if self.ranks.size > 1:
+            self._untold.append(report)
         yield attrs.evolve(report, n_steps=self.n_steps)
         yield from self._count_cuts(report.cuts)
+
+    def share_rows(self) -> Iterator[Warned]:
+        """Let every rank know which rows the others have learned, cut and skipped since this was last called."""
+        if self.ranks.size == 1:
+            return
+        marks = [attrs.astuple(mark) for report in self._untold for mark in report.rows]
+        cuts = [attrs.asdict(cut) for report in self._untold for cut in report.cuts]
+        skipped = self.loader.skipped[self._n_told :]
+        self._untold.clear()
+        for other_marks, other_cuts, other_skipped in self.ranks.gather_others((marks, cuts, skipped)):
+            self.learned.add(parse_mark(*mark) for mark in other_marks)
+            found = [Cut(**cut) for cut in other_cuts]
+            self.metrics.interval.add_cuts(found)
+            yield from self._count_cuts(found)
+            self.loader.skipped.extend(other_skipped)
+        self._n_told = len(self.loader.skipped)
 
     def _count_cuts(self, cuts: Sequence[Cut]) -> Iterator[Warned]:
         """Count the rows of a step that were cut; the first ones of a run are told where they are met."""

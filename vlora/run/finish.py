@@ -19,7 +19,7 @@ READ_ROWS = 32
 
 def finish(run: RunContext) -> Finished:
     """Sum up a run that is over, or was stopped."""
-    image, question = _write_example(run)
+    image, question = _write_example(run) if run.ranks.is_first else (None, ANY_QUESTION)
     is_full, files = run.recipe.model.full_finetune, run.data.files
     base = str(run.paths.base) if files.added else run.recipe.model.path
     return Finished(

@@ -109,6 +109,7 @@ def _after_step(run: RunContext, step: int, report: StepReport | None) -> Iterat
 
 def _after_steps(run: RunContext) -> Iterator[Event]:
     """Save the run under its own name, answer if it is over, and sum it up."""
+    yield from run.share_rows()
     if run.metrics.has_steps:
         yield run.metrics.write_interval(run.features.counts, is_provisional=True)
     if run.is_early:
@@ -126,6 +127,9 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
 def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
     """Report, validate, answer and save behind a step what is due there; again only what has not been done."""
     train, step, n_steps = run.recipe.train, run.done, run.n_steps
+    shared = train.steps_per_report, train.steps_per_eval, train.steps_per_save
+    if any(is_due(step, every, n_steps) for every in shared):
+        yield from run.share_rows()
     if run.metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
         yield run.metrics.write_interval(run.features.counts)
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):

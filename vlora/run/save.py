@@ -56,6 +56,8 @@ def save_numbered(run: RunContext, *, is_again: bool = False) -> Iterator[Event]
         run.numbered.add(step)
         if not (is_again and is_listed and path.exists()):
             yield save(run, path)
+    if not run.ranks.is_first:
+        return
     spared = starts_from(section) | {expand(section.model.path).resolve()}
     for problem in run.numbered.keep_newest(section.output.keep_last, run.paths, spared):
         yield Warned(message=problem)
@@ -80,6 +82,10 @@ def save(run: RunContext, path: Path) -> Saved:
         if run.paths.is_numbered(path):
             run.numbered.files = tuple(sorted(file.name for file in folder.iterdir()))
 
+    if not run.ranks.is_first:
+        # The first one writes for all.
+        run.saved = step
+        return Saved(path=path, step=step)
     if run.recipe.model.full_finetune:
         write_whole_folder(path, write_model)
     else:
@@ -95,7 +101,7 @@ def save_best(run: RunContext) -> Iterator[Saved]:
 
     The training state comes first: one that is gone on from knows which state is the best, and it can be written anew.
     """
-    if run.recipe.output.keep_best is not None and run.choice.step == run.done:
+    if run.ranks.is_first and run.recipe.output.keep_best is not None and run.choice.step == run.done:
         yield _save_best(run)
 
 
@@ -104,8 +110,9 @@ def save_last_choice(run: RunContext) -> Iterator[Saved]:
 
     The training state stays that of the last step before them: a run that goes on from it asks for them once more.
     """
-    metadata = attrs.evolve(run.saved_as or run.metadata, choice=run.choice.dumps())
-    checkpoint.save_state(run.paths.state, run.loop.state, metadata)
+    if run.ranks.is_first:
+        metadata = attrs.evolve(run.saved_as or run.metadata, choice=run.choice.dumps())
+        checkpoint.save_state(run.paths.state, run.loop.state, metadata)
     yield from save_best(run)
 
 
@@ -162,6 +169,7 @@ def _save_state(run: RunContext, step: int) -> None:
         choice=run.choice.dumps() if run.data.valid is not None else None,
         commits=json.dumps(run.commits) if run.commits else None,
         base=None if run.backbone.base is None else run.backbone.base.dumps(),
+        ranks=run.n_planned,
     )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()

@@ -8,43 +8,32 @@ import attrs
 import mlx.core as mx
 
 from .. import models
-from ..build import Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
+from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
 from ..compilation import known_kernels
-from ..cuts import CutCounts
 from ..data.examples import first_examples, raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
-from ..data.rows import RowDataset
-from ..errors import CheckpointError, SampleError
+from ..errors import CheckpointError, RanksError, SampleError
 from ..evaluation.metrics import find_metrics
-from ..events import Compiled, Event, Warned, Working
+from ..events import Compiled, Compiling, Event, Warned, Working
 from ..memory.limits import check_weights_fit, memory_limits, naming_shortage
 from ..output import checkpoint
-from ..output.archive import archive_previous_run, complete_setting_aside, refuse_links, remove_partials
-from ..output.atomic import write_text
 from ..output.base_identity import BaseIdentity, check_base
 from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
-from ..output.metrics_log import MetricsLog
-from ..output.metrics_resume import resume_metrics
-from ..output.numbered import Numbered
-from ..output.paths import RECIPE_NAME, OutputPaths, output_paths
-from ..output.predictions_log import PredictionsLog
+from ..output.paths import OutputPaths, output_paths
 from ..output.resume import check_resumable, pin_revisions
-from ..recipe.parse import dump_recipe
-from ..recipe.schema import DataSection, Recipe
+from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
 from ..train.optimizers import make_optimizer
+from ..train.ranks import Ranks, open_ranks
 from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
-from . import consumed, unchanged
 from .batches import make_loader, make_source
-from .choose import begin_choice
-from .consumed import Learned
 from .context import RunContext
+from .files import clear_up, find_learned, open_files
 from .preferences import check_start, make_reference
-from .save import NOT_A_MODELS
-from .started import describe_added, describe_earlier, describe_start
+from .started import describe_added, describe_start
 from .validator import Validator
 
 PROBE_ROWS = 3
@@ -78,39 +67,39 @@ def start(
     yield Working(what="preparing the first step")
     first = _make_loop(run, should_stop)
     unbind(run.backbone)
-    warnings = _open_files(run, first)
+    # The first one is going to rename what the others read.
+    run.ranks.wait()
+    warnings = open_files(run, first, stack)
     started = describe_start(run, first)
     yield started
     run.metrics.write_start(started.device, first, run.commits)
     yield from warnings
     yield from run.first_cuts()
     if run.data.valid is not None:
-        run.validator = Validator(recipe, run.data.valid, run.loader, run.backbone, run.reference)
+        run.validator = Validator(
+            recipe, run.data.valid, run.loader, run.backbone, run.reference, run.ranks, run.n_planned
+        )
     run.done, run.saved = first, None if run.found is None else first
     return run
 
 
 def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> Generator[Event, None, RunContext]:
     """Take the folder, find the state to go on from, and load rows and model."""
-    paths, metrics = output_paths(recipe), find_metrics(recipe.eval.metrics)
-    stack.enter_context(exclusive_run_lock(paths.folder))
+    paths, metrics, ranks = output_paths(recipe), find_metrics(recipe.eval.metrics), open_ranks()
+    compilation = known_kernels.Compilation(paths.folder)
+    if ranks.is_first:
+        stack.enter_context(exclusive_run_lock(paths.folder))
     stack.enter_context(memory_limits(recipe.memory))
-    resume = yield from _clear_up(paths, resume=resume, or_start=or_start)
-    compilation = known_kernels.begin(recipe.model.path)
-    if compilation.note is not None:
-        yield Warned(message=compilation.note)
-    if compilation.announced is not None:
-        yield compilation.announced
+    if ranks.is_first:
+        resume = yield from clear_up(paths, resume=resume, or_start=or_start)
+        compilation = yield from _begin_to_compile(recipe)
+    resume = ranks.sum(float(resume and ranks.is_first)) > (0.0,)
     yield Working(what="reading the rows")
-    found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
-    data = load_data(recipe if found is None else pin_revisions(found.metadata, recipe))
-    if found is not None:
-        check_resumable(found.metadata, recipe, len(data.train), found.path, data.encoder.template)
-        rules = parse_rules(found.metadata.rules, found.path)
-        data = follow_rules(data, rules)
-    learned, warnings = _find_learned(recipe.data, paths, found, data.train)
+    found, rules, data = yield from _load_rows(recipe, paths, ranks, resume=resume)
+    learned, warnings = find_learned(recipe.data, paths, found, data.train)
     yield from warnings
     yield from _wait_for(compilation)
+    ranks.wait()
     yield Working(what="loading the model")
     with naming_shortage("loading the model"):
         backbone, config = load_model(recipe, data.files)
@@ -135,7 +124,27 @@ def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> 
         features=features,
         loader=make_loader(recipe, data, backbone, workers),
         answer_metrics=metrics,
+        ranks=ranks,
+        n_planned=ranks.size if found is None else found.metadata.ranks,
     )
+
+
+def _load_rows(
+    recipe: Recipe, paths: OutputPaths, ranks: Ranks, *, resume: bool
+) -> Generator[Warned, None, tuple[Found | None, Rules, Data]]:
+    """Find the state to go on from, and load the rows by the rules that the run began with."""
+    found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
+    pinned = recipe if found is None else pin_revisions(found.metadata, recipe)
+    data = ranks.behind_first(lambda: load_data(pinned))
+    if len(data.train) < ranks.size:
+        msg = f"{data.train.name}: found {len(data.train)} rows for {ranks.size} devices; use fewer devices"
+        raise RanksError(msg)
+    if found is not None:
+        yield from _tell_other_ranks(found.metadata.ranks, ranks.size)
+        check_resumable(found.metadata, recipe, len(data.train), found.path, data.encoder.template)
+        rules = parse_rules(found.metadata.rules, found.path)
+        data = follow_rules(data, rules)
+    return found, rules, data
 
 
 def _check_base(recipe: Recipe, backbone: models.MlxVlmBackbone, found: Found | None) -> Iterator[Warned]:
@@ -155,58 +164,32 @@ def _check_base(recipe: Recipe, backbone: models.MlxVlmBackbone, found: Found | 
         yield Warned(message=note)
 
 
+def _tell_other_ranks(then: int, now: int) -> Iterator[Warned]:
+    """Say that a run goes on with another number of devices: its steps keep their rows."""
+    if then != now:
+        message = (
+            f"the run began on {then} device{'s' * (then > 1)} and goes on on {now}: its steps have the same rows as "
+            "before, and sums differ in rounding"
+        )
+        yield Warned(message=message)
+
+
+def _begin_to_compile(recipe: Recipe) -> Generator[Warned | Compiling, None, known_kernels.Compilation]:
+    """Let workers compile kernels; of several ranks the first one does it for all."""
+    compilation = known_kernels.begin(recipe.model.path)
+    if compilation.note is not None:
+        yield Warned(message=compilation.note)
+    if compilation.announced is not None:
+        yield compilation.announced
+    return compilation
+
+
 def _wait_for(compilation: known_kernels.Compilation) -> Iterator[Working | Compiled]:
     """Wait for kernels that workers compile."""
     if compilation.announced is not None:
         yield Working(what="compiling kernels")
     if (compiled := compilation.wait()) is not None:
         yield compiled
-
-
-def _clear_up(paths: OutputPaths, *, resume: bool, or_start: bool) -> Generator[Warned, None, bool]:
-    """Complete or remove what a killed run has left in the folder, and say what is not proven of this one.
-
-    Returns:
-        Whether the run goes on from a state: what was being set aside is none to go on from.
-    """
-    completed = complete_setting_aside(paths.folder)
-    remove_partials(paths)
-    if completed is not None:
-        yield Warned(message=describe_earlier(paths, completed))
-    if (unproven := models.describe_unproven()) is not None:
-        yield Warned(message=unproven)
-    resume = resume and (checkpoint.has_state(paths.state) or not or_start)
-    if resume:
-        refuse_links(paths)
-    return resume
-
-
-def _find_learned(
-    section: DataSection, paths: OutputPaths, found: Found | None, rows: RowDataset
-) -> tuple[Learned, list[Warned]]:
-    """Find the rows that a resumed run has learned, and check that they are unchanged.
-
-    Raises:
-        CheckpointError: They are not, and the recipe does not allow it.
-    """
-    path, allows = paths.state.with_name(consumed.NAME), section.allow_changed_rows
-    if found is None:
-        return consumed.begin(path, len(rows)), []
-    try:
-        learned, changed = unchanged.go_on(path, found.metadata.learned, rows)
-    except CheckpointError as error:
-        if not allows:
-            raise
-        return consumed.begin(path, len(rows)), [Warned(message=str(error))]
-    if not changed:
-        return learned, []
-    named = unchanged.describe_changes(changed, rows.name)
-    what = f"{len(changed):,} of the rows that were learned have changed since, {named}"
-    if not allows:
-        remedy = "put them back, begin anew without --resume, or go on all the same with"
-        msg = f"{found.path}: {what}; {remedy} --set data.allow_changed_rows=true"
-        raise CheckpointError(msg)
-    return learned, [Warned(message=f"{what}; the run goes on all the same, as data.allow_changed_rows has it")]
 
 
 @naming_shortage("trying the model on the first rows")
@@ -241,7 +224,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
     if run.found is not None:
         state = checkpoint.load_state(run.found.path, state, is_checked=True)
     first = int(state.step)
-    source = make_source(recipe, run.loader, run.data.encoder, first, run.metadata.position)
+    source = make_source(recipe, run.loader, run.data.encoder, first, run.metadata.position, run.ranks, run.n_planned)
     _refuse_fewer(run, source.n_steps(first), first)
     validates, every, rules = run.data.valid is not None, recipe.train, run.rules
     answer_every = recipe.eval.answer_every if validates and recipe.eval.answer_rows else 0
@@ -258,7 +241,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
 
     # The only reference to the state: another one would keep the old state alive during the next step.
     run.loop = TrainLoop(
-        make_recipe_step(recipe, run.backbone, optimizer, state, reference=reference, rules=rules),
+        make_recipe_step(recipe, run.backbone, optimizer, state, reference=reference, rules=rules, ranks=run.ranks),
         state,
         lambda step: learning_rate_at(step, source.n_steps(step), recipe.optim, rules),
         needs_sync=needs_sync,
@@ -266,6 +249,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         hold=run.loader.workers.hold,
         release=run.loader.workers.release,
         sums=run.metadata.sums,
+        ranks=run.ranks,
     )
     run.source, run.reference = source, reference
     if not first:
@@ -278,33 +262,6 @@ def _refuse_fewer(run: RunContext, n_steps: int, first: int) -> None:
         key = "train.iters" if run.recipe.train.epochs is None else "train.epochs"
         msg = f"{key}: the recipe has {n_steps} steps, of which {first} are done ({run.paths.state}); raise it"
         raise CheckpointError(msg)
-
-
-def _open_files(run: RunContext, first: int) -> list[Warned]:
-    """Begin the files of a run, or go on with them; the warnings say what became of those of an earlier one."""
-    found, paths, warnings = run.found, run.paths, []
-    if found is not None:
-        checkpoint.settle_state(found, paths.state)
-        if found.damaged is not None:
-            warnings.append(Warned(message=f"{found.damaged}; going on from the one before it, after step {first}"))
-        run.cuts = CutCounts() if found.metadata.cuts is None else CutCounts.loads(found.metadata.cuts)
-        if found.metadata.numbered is not None:
-            run.numbered = Numbered.loads(found.metadata.numbered)
-    else:
-        is_full = run.recipe.model.full_finetune
-        model_files = [file.name for file in models.companions(run.data.files, NOT_A_MODELS)] if is_full else []
-        if (earlier := archive_previous_run(run.recipe, paths, model_files)) is not None:
-            warnings.append(Warned(message=describe_earlier(paths, earlier)))
-    warnings += begin_choice(run, first)
-    if found is None:
-        run.metrics = MetricsLog.begin(paths.metrics)
-    else:
-        stopped = run.choice.has_stopped(run.recipe.train.early_stopping_patience)
-        is_over = stopped or first == run.source.n_steps(first)
-        run.metrics = resume_metrics(paths.metrics, first, run.metadata.metrics, is_over=is_over)
-    run.predictions = PredictionsLog.open(paths.predictions, run.metrics, None if found is None else first)
-    write_text(paths.folder / RECIPE_NAME, dump_recipe(run.recipe))
-    return warnings
 
 
 @contextmanager

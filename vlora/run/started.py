@@ -39,6 +39,7 @@ def describe_start(run: RunContext, first: int) -> Started:
         features=run.features.storage,
         template=data.encoder.template_use(),
         head=models.head_use(run.backbone.head),
+        n_devices=run.ranks.size,
     )
 
 

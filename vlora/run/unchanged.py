@@ -7,7 +7,7 @@ from pathlib import Path
 from ..data.rows import RowDataset
 from ..errors import CheckpointError, SampleError
 from ..types import RowMark
-from .consumed import Learned, begin, digest_row, look_at
+from .consumed import Learned, begin, digest_row, look_at, parse_mark
 
 NAMED = 4
 """Rows that have changed that an error names."""
@@ -62,8 +62,7 @@ def _read(path: Path, n_bytes: int, n_rows: int) -> list[RowMark]:
 
 
 def _parse(line: bytes) -> RowMark:
-    index, digest, files = json.loads(line)
-    return RowMark(index=int(index), digest=digest, files=tuple((name, size, time) for name, size, time in files))
+    return parse_mark(*json.loads(line))
 
 
 def _find_change(mark: RowMark, rows: RowDataset) -> str | None:

@@ -11,14 +11,15 @@ from ..cuts import CutCounts, find_cuts
 from ..data.loader import DataLoader
 from ..data.packing import packed_eval_source
 from ..data.rows import RowDataset
-from ..data.sampler import epoch_batches
+from ..data.sampler import epoch_batches, share_steps
 from ..errors import NonFiniteError
 from ..estimate.foresight import foresee
-from ..measured import Measured
+from ..measured import Measured, add_measured
 from ..memory.limits import naming_shortage
 from ..recipe.schema import Recipe
-from ..train.eval_step import Measures, make_measuring_step, measure_all
+from ..train.eval_step import Measures, make_measuring_step, measure_sums
 from ..train.objectives.named import find_objective
+from ..train.ranks import Ranks
 from ..train.reference import Reference
 from ..types import Batch, TrainState
 
@@ -52,6 +53,8 @@ class Validator:
         loader: Reads them.
         backbone: The model.
         reference: What the objective compares with, where rows do not bring it.
+        ranks: Those that validate together, each its share of the rows.
+        n_planned: Ranks for which the batches are planned.
         has_told_cuts: Whether it was said which of the rows are cut.
     """
 
@@ -60,6 +63,8 @@ class Validator:
     loader: DataLoader
     backbone: models.MlxVlmBackbone
     reference: Reference | None = None
+    ranks: Ranks = attrs.field(factory=Ranks)
+    n_planned: int = 1
     has_told_cuts: bool = attrs.field(default=False, init=False)
     _step: Callable[[TrainState, Batch], Measures] = attrs.field(init=False)
     _plan: list[list[int]] = attrs.field(init=False)
@@ -72,7 +77,8 @@ class Validator:
             loss=find_objective(train.objective, self.recipe.preference),
             reference=self.reference,
         )
-        plan = epoch_batches(len(self.rows), train.batch_size, seed=train.seed, epoch=0, shuffle=True)
+        n_rows = train.batch_size * self.n_planned
+        plan = epoch_batches(len(self.rows), n_rows, seed=train.seed, epoch=0, shuffle=True)
         self._plan = plan[: self._n_batches]
 
     @property
@@ -85,7 +91,7 @@ class Validator:
 
         Args:
             state: The state.
-            should_stop: Asked before each batch; True ends the validation.
+            should_stop: Asked before each batch; True ends the validation, on all ranks.
 
         Returns:
             What was found; None if it was ended before.
@@ -98,7 +104,7 @@ class Validator:
 
         def batches() -> Iterator[Batch]:
             nonlocal n_rows, cuts
-            for found in itertools.islice(foresee(self.recipe, self.backbone, self._read()), self._n_batches):
+            for found in foresee(self.recipe, self.backbone, self._read()):
                 if should_stop():
                     return
                 n_rows += sum(batch.n_groups for batch in found)
@@ -106,17 +112,24 @@ class Validator:
                 yield from found
 
         with naming_shortage("validation"):
-            loss, n_tokens, measured = measure_all(self._step, state, batches())
-        if should_stop():
+            *own, measured = measure_sums(self._step, state, batches())
+        total, n_terms, n_tokens, n_read, n_stopped = self.ranks.sum(*own, n_rows, float(should_stop()))
+        if n_stopped:
             # Of some of the rows only, perhaps.
             return None
+        loss = total / max(1.0, n_terms)
         if not math.isfinite(loss):
             msg = f"validation: the loss is {loss}; lower optim.learning_rate or set optim.grad_clip"
             raise NonFiniteError(msg)
-        return Validated(loss=loss, n_tokens=n_tokens, n_rows=n_rows, cuts=cuts, measured=measured)
+        for text, others in self.ranks.gather_others((cuts.dumps(), dict(measured))):
+            cuts, measured = cuts.join(CutCounts.loads(text)), add_measured(measured, others)
+        return Validated(loss=loss, n_tokens=int(n_tokens), n_rows=int(n_read), cuts=cuts, measured=measured)
 
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch
         if self.recipe.train.batching == "packed":
-            return self.loader.pack(self.rows, packed_eval_source(self.recipe, len(self.rows)), n_ahead)
-        return self.loader.collate(self.rows, ([indices] for indices in self._plan), n_ahead)
+            packed = self.loader.pack(self.rows, packed_eval_source(self.recipe, len(self.rows)), n_ahead)
+            return itertools.islice(packed, self._n_batches)
+        plan = ([indices] for indices in self._plan)
+        own = share_steps(plan, self.ranks.rank, self.ranks.size, self.recipe.train.batch_size)
+        return self.loader.collate(self.rows, own, n_ahead)

@@ -7,13 +7,13 @@ import mlx.core as mx
 from ..measured import Measured, add_measured
 from ..memory.limits import naming_shortage
 from ..types import Batch, Inputs, Targets, TrainState
+from .accumulation import Sums, read_metrics, targets_for
 from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
 from .objectives.objective import LossFn, Metrics, Objective
 from .objectives.sft import loss_fn
 from .reference import Reference, lacks_reference
 from .state import bound_params
-from .step import Sums, read_metrics, targets_for
 
 Measures = tuple[mx.array, mx.array, Metrics]
 """f32[] summed loss, f32[] what it is divided by, and what an objective measures beside it."""
@@ -93,14 +93,17 @@ def evaluate(
     Raises:
         OutOfMemoryError: There is no memory for a batch.
     """
-    loss, n_supervised, _ = measure_all(lambda *given: (*eval_step(*given), {}), state, batches)
-    return loss, n_supervised
+    nll, n_terms, n_supervised, _ = measure_sums(lambda *given: (*eval_step(*given), {}), state, batches)
+    return nll / max(1.0, n_terms), n_supervised
 
 
-def measure_all(
+def measure_sums(
     step: Callable[[TrainState, Batch], Measures], state: TrainState, batches: Iterable[Batch]
-) -> tuple[float, int, Measured]:
-    """Validate with a step of `make_measuring_step`: what `evaluate` gives, and sums of what is measured beside it.
+) -> tuple[float, float, int, Measured]:
+    """Validate with a step of `make_measuring_step`, in sums.
+
+    Returns:
+        The summed loss, its number of terms, the number of supervised tokens, and sums of what is measured beside it.
 
     Raises:
         OutOfMemoryError: There is no memory for a batch.
@@ -124,4 +127,4 @@ def measure_all(
         before, n_supervised = sums, n_supervised + batch.n_supervised
     if before is not None:
         read(before)
-    return nll / max(1.0, n_terms), n_supervised, measured
+    return nll, n_terms, n_supervised, measured

@@ -18,7 +18,9 @@ from ..errors import NonFiniteError
 from ..events import StepReport
 from ..memory.limits import naming_shortage
 from ..types import Batch, Cut, RowMark, StepOutput, TrainState
-from .step import TrainStep, read_metrics
+from .accumulation import read_metrics
+from .ranks import Ranks
+from .step import TrainStep
 
 WAITING = 0.1
 """Share of a step's time from which on the host has waited for the device, and not only read what there was."""
@@ -56,6 +58,8 @@ class TrainLoop:
         hold: Called before a step is prepared: other threads should not ask for the interpreter.
         release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
         sums: Summed losses and their terms of all steps so far, those of the run that this one goes on from included.
+        ranks: Those that take the steps together. Each has as many steps; they stop behind the same one, whichever of
+            them is asked to.
         is_stopped: Whether the loop ends with the step that it has yielded; who iterates may say so, too.
         trace_s: Seconds that the host spent in steps that traced a new shape, compiling included.
     """
@@ -68,11 +72,13 @@ class TrainLoop:
     hold: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
     sums: tuple[float, float] = (0.0, 0.0)
+    ranks: Ranks = attrs.field(factory=Ranks)
     is_stopped: bool = attrs.field(default=False, init=False)
     trace_s: float = attrs.field(default=0.0, init=False)
     _began: float = attrs.field(default=0.0, init=False)
     _asked: float = attrs.field(default=0.0, init=False)
     _begun: deque[_InFlight] = attrs.field(factory=deque, init=False)
+    _is_asked: bool = attrs.field(default=False, init=False)
 
     def run(self, microbatches: Iterable[Sequence[Batch]]) -> Iterator[tuple[int, StepReport | None]]:
         """Take steps for as long as there are microbatches; an empty sequence passes a step over.
@@ -96,13 +102,13 @@ class TrainLoop:
                     yield from self.read_begun()
                 with naming_shortage(f"step {step}", _largest(batches)):
                     begun, output = self._describe(step, batches), None
-                    if batches:
+                    if batches or self.ranks.size > 1:
                         # Bound before it is computed: the old arrays are given up as the new ones come to be.
-                        self.state, output = self.train_step(self.state, batches, begun.rate)
+                        self.state, output = self.train_step(self.state, batches, begun.rate, *self._shared(begun))
                     self._commit(attrs.evolve(begun, output=output))
                 del batches, begun
                 yield from self.read_begun(but=1)
-                self.is_stopped = self.should_stop()
+                self.is_stopped = self._is_asked if self.ranks.size > 1 else self.should_stop()
                 if self.is_stopped or needs_sync:
                     yield from self.read_begun()
                     # What the caller does meanwhile (validating, saving) is not the next step's time.
@@ -140,7 +146,7 @@ class TrainLoop:
             began=began,
             n_traces=self.train_step.n_traces,
             largest=_largest(batches),
-            rate=self.learning_rate(step) if batches else 0.0,
+            rate=self.learning_rate(step) if batches or self.ranks.size > 1 else 0.0,
             sources=tuple(row.source for row in rows),
             cuts=tuple(find_cuts(batches)),
             rows=tuple(row.mark for row in rows if row.mark is not None),
@@ -148,6 +154,10 @@ class TrainLoop:
             n_places=sum(batch.tokens.size for batch in batches),
             wait_s=began - self._asked,
         )
+
+    def _shared(self, begun: _InFlight) -> tuple[tuple[float, ...], ...]:
+        """Give what a step adds up over several ranks, as its last argument; nothing for one alone."""
+        return () if self.ranks.size == 1 else ((begun.n_tokens, begun.n_places, float(self.should_stop())),)
 
     def _commit(self, begun: _InFlight) -> None:
         """Give the device a step whose graph has been built; count one without a row to learn from."""
@@ -182,8 +192,17 @@ class TrainLoop:
             return None
         asked = time.perf_counter()
         with naming_shortage(f"step {begun.step}", begun.largest):
-            nll, supervised, norm, n_terms = (float(value) for value in begun.output[:4])
+            with self.ranks.watched():
+                nll, supervised, norm, n_terms = (float(value) for value in begun.output[:4])
             measured = read_metrics(begun.output.metrics)
+            n_tokens, n_places = begun.n_tokens, begun.n_places
+            if begun.output.others:
+                n_tokens, n_places, n_asked = (int(value) for value in begun.output.others)
+                self._is_asked |= n_asked > 0
+        if not n_terms:
+            # No rank had a row to learn from.
+            self._began = self._find_end(asked)
+            return None
         if not (math.isfinite(nll) and math.isfinite(norm)):
             raise NonFiniteError(_describe_non_finite(begun, nll / n_terms, norm))
         self.sums = self.sums[0] + nll, self.sums[1] + n_terms
@@ -194,8 +213,8 @@ class TrainLoop:
             running_loss=self.sums[0] / self.sums[1],
             learning_rate=begun.rate,
             grad_norm=norm,
-            tokens=begun.n_tokens,
-            places=begun.n_places,
+            tokens=n_tokens,
+            places=n_places,
             supervised_tokens=int(supervised),
             n_terms=n_terms,
             step_s=self._began - began,

@@ -14,29 +14,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol, cast
 
-import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 
 from ..adapters.attached import compute_dtypes
-from ..errors import BatchError
 from ..types import Batch, Inputs, StepOutput, Targets, TrainState, Tree
+from .accumulation import Accumulation, Sums
 from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
 from .dropout import KEYS, MakeKey, dropout_keys
 from .flat_params import FLAT, FlatParams, Unpacked
 from .grad_checkpoint import CheckpointPart, checkpointed
-from .objectives.objective import LossFn, Objective, Packed
-from .objectives.preference import REFERENCE
+from .objectives.objective import LossFn, Objective
 from .objectives.sft import loss_fn
+from .ranks import Ranks
 from .reference import Reference, lacks_reference
 from .rules import Rules
-from .state import bound_params
 from .update import Update
-
-Sums = tuple[mx.array, mx.array, Packed]
-"""f32[] summed loss, f32[] what it is divided by, and what an objective measures beside it."""
 
 
 class TrainStep(Protocol):
@@ -46,9 +41,13 @@ class TrainStep(Protocol):
     """How many shapes have been traced so far."""
 
     def __call__(
-        self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
+        self,
+        state: TrainState,
+        microbatches: Batch | Sequence[Batch],
+        learning_rate: float,
+        others: Sequence[float] = (),
     ) -> tuple[TrainState, StepOutput]:
-        """Take one optimizer step over all supervised tokens of the microbatches."""
+        """Take one optimizer step over all supervised tokens of the microbatches, those of other ranks included."""
 
 
 def make_train_step(
@@ -65,6 +64,7 @@ def make_train_step(
     checkpoint_part: CheckpointPart = "layer",
     seed: int = 0,
     rules: Rules | None = None,
+    ranks: Ranks | None = None,
     compiled: bool = True,
 ) -> "CompiledStep":
     """Make the training step.
@@ -88,11 +88,13 @@ def make_train_step(
         checkpoint_part: With it: of whole layers, or of their MLPs only.
         seed: With the step's number it fixes the dropout; nothing random is carried from step to step.
         rules: Which versions of what has changed the step follows; the newest if not given.
+        ranks: As `open_ranks` gives them: each calls the step with its own microbatches, of which there may be none,
+            and all get the same new state. Gradients, losses and counts are added up over them once a step.
         compiled: False runs the same code eagerly.
 
     Returns:
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
-        the device.
+        the device. Behind them it takes numbers to add up over the ranks (`StepOutput.others`).
     """
     return CompiledStep(
         backbone,
@@ -100,6 +102,7 @@ def make_train_step(
         Update(optimizer, max_grad_norm, lr_multipliers or {}, frozenset(undecayed)),
         backbone.checkpoint_modules(checkpoint_every, checkpoint_part) if grad_checkpoint else ((), ()),
         KEYS[(rules or Rules()).dropout_keys](seed),
+        ranks or Ranks(),
         reference=reference,
         compiled=compiled,
     )
@@ -115,13 +118,14 @@ class CompiledStep:
         update: Update,
         checkpoint_modules: tuple[Sequence[nn.Module], Sequence[nn.Module]],
         make_key: MakeKey,
+        ranks: Ranks,
         *,
         reference: Reference | None = None,
         compiled: bool,
     ) -> None:
         """Compile it; the arguments are explained at `make_train_step`."""
         self.n_traces, self.reference = 0, reference
-        self.backbone, self.loss, self.make_key = backbone, loss, make_key
+        self.backbone, self.loss, self.make_key, self.ranks = backbone, loss, make_key, ranks
         self.checkpointed, self.checkpointed_in_tower = checkpoint_modules
         self.embed_names = backbone.embed_param_names()
         self._update = update
@@ -132,12 +136,17 @@ class CompiledStep:
         self._apply = wrap(update.apply)
 
     def __call__(
-        self, state: TrainState, microbatches: Batch | Sequence[Batch], learning_rate: float
+        self,
+        state: TrainState,
+        microbatches: Batch | Sequence[Batch],
+        learning_rate: float,
+        others: Sequence[float] = (),
     ) -> tuple[TrainState, StepOutput]:
-        """Take one optimizer step over all supervised tokens of the microbatches."""
+        """Take one optimizer step over all supervised tokens of the microbatches, those of other ranks included."""
         total = self.begin(state)
         for batch in as_batches(microbatches):
             total.add(batch, self.grad_step(*total.arguments(batch)))
+        total.add_ranks(others)
         rate = mx.array(learning_rate, dtype=mx.float32)
         given = state._replace(params=total.packed)
         new, packed_params, norm = self._apply(given, total.gradients, total.loss, total.count, rate)
@@ -146,11 +155,15 @@ class CompiledStep:
         self._known = self._update.packing.remember(packed_params, new.params)
         return new, total.output(norm)
 
-    def begin(self, state: TrainState) -> "_Accumulation":
+    def begin(self, state: TrainState) -> "Accumulation":
         """Begin to add up the gradients of a state."""
         self._update.packing = FlatParams.of(state.params, self._update.optimizer)
         packed = self._update.packing.pack(state.params, self._known)
-        return _Accumulation(self, state, packed)
+        return Accumulation(self, state, packed)
+
+    def pack(self, gradients: Params) -> Params:
+        """Pack summed gradients as the optimizer takes them."""
+        return gradients if FLAT in gradients else self._update.packing.pack(gradients)
 
     def unpack(self, gradients: Params) -> Params:
         """Give summed gradients one by one."""
@@ -199,100 +212,6 @@ class CompiledStep:
         return self._compute_dtypes
 
 
-@attrs.define(eq=False)
-class _Accumulation:
-    """The gradients of a step's microbatches, added up one after the other.
-
-    Attributes:
-        step: The step.
-        state: What the gradients are of.
-        packed: Its parameters, the small ones packed.
-        gradients: Their summed gradients; packed too, unless some have to be added to one by one.
-        loss: f32[], summed.
-        count: f32[], what the sums are divided by.
-        metrics: What an objective measures beside the loss, summed.
-        n_supervised: Supervised targets; not counted where `count` is their number.
-    """
-
-    step: CompiledStep
-    state: TrainState
-    packed: Params
-    gradients: Params = attrs.field(factory=dict, init=False)
-    loss: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
-    count: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
-    metrics: Packed = attrs.field(default=(), init=False)
-    n_supervised: int = attrs.field(default=0, init=False)
-    _n_added: int = attrs.field(default=0, init=False)
-
-    def arguments(self, batch: Batch) -> tuple[Params, Inputs, Targets, mx.array]:
-        """Embed a microbatch: what its gradients are computed from."""
-        if self._n_added:
-            # One microbatch's activations at a time: otherwise all of them are alive at once.
-            mx.async_eval(self.gradients, self.loss, self.count)
-        backbone = self.step.backbone
-        with self._bound():
-            inputs = Inputs(batch.tokens, *backbone.embed(batch))
-        key = self.step.make_key(self._n_added, self.state.step)
-        given = self.state.params if self.step.embed_names else self.packed
-        return given, inputs, targets_for(self.step.loss, batch, self.step.reference), key
-
-    def add(self, batch: Batch, found: tuple[Sums, Params, Tree]) -> None:
-        """Add what was found for a microbatch, and carry its inputs' gradients on."""
-        (loss, count, metrics), gradients, cotangents = found
-        if self.step.embed_names:
-            with self._bound():
-                carried = self.step.backbone.embed_vjp(batch, cotangents, self.step.checkpointed_in_tower)
-            for name, gradient in carried.items():
-                gradients[name] = gradients[name] + gradient.astype(mx.float32)
-        self.gradients = {k: self.gradients[k] + gradients[k] for k in gradients} if self._n_added else gradients
-        self.loss, self.count = self.loss + loss, self.count + count
-        self.metrics = tuple(map(mx.add, self.metrics, metrics)) if self._n_added else metrics
-        if self._has_objective:
-            self.n_supervised += batch.n_supervised
-        self._n_added += 1
-
-    def output(self, norm: mx.array) -> StepOutput:
-        """Give what was measured: sums, counts and the norm of the mean gradient."""
-        n_supervised = mx.array(float(self.n_supervised)) if self._has_objective else self.count
-        loss = self.step.loss
-        metrics = loss.unpack(self.metrics) if isinstance(loss, Objective) else {}
-        return StepOutput(self.loss, n_supervised, norm, self.count, metrics)
-
-    @property
-    def _has_objective(self) -> bool:
-        """Whether what is minimised is no sum over tokens, so that its terms need not be tokens."""
-        return isinstance(self.step.loss, Objective)
-
-    def _bound(self) -> Any:
-        names = self.step.embed_names
-        return bound_params(self.step.backbone.module, {name: self.state.params[name] for name in names})
-
-
 def as_batches(microbatches: Batch | Sequence[Batch]) -> list[Batch]:
     """Give the microbatches of a step, which may be a single one."""
     return [cast("Batch", microbatches)] if isinstance(microbatches, Batch) else list(microbatches)
-
-
-def read_metrics(metrics: Mapping[str, tuple[mx.array, mx.array]]) -> dict[str, tuple[float, float]]:
-    """Wait for what was measured, and give it as numbers."""
-    return {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
-
-
-def targets_for(loss: LossFn | Objective, batch: Batch, reference: Reference | None = None) -> Targets:
-    """Give the targets as a loss needs them: of a sum over tokens the number of examples is no part of the trace.
-
-    Raises:
-        BatchError: An objective reads a column that the batch's examples do not have.
-    """
-    targets = batch.targets
-    if not isinstance(loss, Objective):
-        empty = mx.zeros((0,))
-        return targets._replace(example=empty, example_weights=empty, group=empty, columns={})
-    missing = [name for name in loss.columns if name not in targets.columns]
-    if reference is None and lacks_reference(loss, targets):
-        missing.append(REFERENCE)
-    if missing:
-        source = batch.rows[0].source if batch.rows else "a batch"
-        msg = f"{source}: the objective reads the columns {missing}, which the example lacks; set Example.columns"
-        raise BatchError(msg)
-    return targets

@@ -1,0 +1,153 @@
+"""`--devices N`: what is refused, and whole runs on several devices, which are processes of a CPU here."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from tests.commands import complaint
+from vlora.memory import limits
+from vlora.output.checkpoint import read_arrays
+
+RECIPE = """
+[model]
+path = "builtin:tiny-qwen3-vl"
+train_vision = true
+full_finetune = true
+[data]
+path = "builtin:digits"
+config = "digit"
+split = "train[:75]"
+valid_split = "test[:21]"
+train_on_completions = true
+[optim]
+name = "sgd"
+learning_rate = 1e-3
+grad_clip = 1.0
+[train]
+gradient_accumulation_steps = 2
+epochs = 2
+steps_per_report = 1
+steps_per_eval = 3
+val_batches = -1
+[eval]
+answer_rows = 5
+max_new_tokens = 3
+[output]
+report = false
+path = "model"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe whose rows no number of devices divides."""
+    path = tmp_path / "my.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("n_devices", "kind", "expected"),
+    [
+        ("0", "cpu", "--devices: found 0, must be at least 1"),
+        ("x", "cpu", "invalid int value"),
+        ("2", "metal", "a Mac has one GPU"),
+        ("9", "cuda", "found 9, and there are"),
+    ],
+)
+def test_refused(
+    n_devices: str,
+    kind: str,
+    expected: str,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Numbers that are none, and more devices than there are."""
+    monkeypatch.setattr(limits, "device_kind", lambda: kind)
+
+    assert expected in complaint([str(recipe), "--devices", n_devices], capsys)
+
+
+def test_packed_rows_are_refused(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before anything is trained, by one sentence."""
+    done = start(recipe, recipe.parent / "packed", 2, "train.batching=packed", "data.max_seq_length=64").wait()
+
+    assert done == 2
+    assert "train.batching: found 'packed', which runs on one device only" in capfd.readouterr().err
+
+
+def start(recipe: Path, output: Path, n_devices: int, *sets: str, resume: bool = False) -> "subprocess.Popen[bytes]":
+    """Start a run."""
+    given = itertools.chain.from_iterable(("--set", each) for each in (f"output.path={output}", *sets))
+    command = [sys.executable, "-m", "vlora", str(recipe), "--devices", str(n_devices), *given]
+    return subprocess.Popen(
+        [*command, *(["--resume"] if resume else [])],
+        cwd=recipe.parent,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+
+
+def lines_of(output: Path, key: str) -> list[Any]:
+    """Give a number of every line of metrics.jsonl that has it."""
+    lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    return [line[key] for line in lines if key in line]
+
+
+def weights_of(output: Path) -> dict[str, Any]:
+    """Read the trained weights."""
+    return read_arrays(output / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", ["shuffled", "grouped"])
+def test_devices_equal_one_with_larger_batches(batching: str, recipe: Path) -> None:
+    """Losses, counts, answers and weights; the last step of an epoch is a short one."""
+    one, three = recipe.parent / "one" / "model", recipe.parent / "three" / "model"
+    for output, n_devices, size in ((one, 1, 12), (three, 3, 4)):
+        assert start(recipe, output, n_devices, f"train.batching={batching}", f"train.batch_size={size}").wait() == 0
+
+    for key in ("loss", "valid_loss", "grad_norm"):
+        assert lines_of(one, key) == pytest.approx(lines_of(three, key), rel=1e-5), key
+    for key in ("step", "supervised_tokens", "valid_rows", "accuracy_after", "eval_rows", "learning_rate"):
+        assert lines_of(one, key) == lines_of(three, key), key
+    rows = [line.split(",")[0] for line in (three / "training" / "learned.jsonl").read_text().splitlines()]
+    assert len(set(rows)) == len(rows) == 75
+    answers = [(output / "predictions.jsonl").read_text().splitlines() for output in (one, three)]
+    assert [json.loads(line)["row"] for line in answers[0]] == [json.loads(line)["row"] for line in answers[1]]
+    trained, expected = weights_of(three), weights_of(one)
+    assert all(mx.allclose(trained[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_killed_device_ends_all_and_the_run_goes_on(recipe: Path) -> None:
+    """The run goes on to the last bit with as many devices, and with the same rows on one."""
+    whole, killed = recipe.parent / "whole" / "model", recipe.parent / "killed" / "model"
+    sets = ("train.batch_size=4", "train.steps_per_save=2", "train.epochs=3", "eval.answer_rows=0")
+    assert start(recipe, whole, 2, *sets).wait() == 0
+    run = start(recipe, killed, 2, *sets)
+    while not (killed / "training" / "state.safetensors").is_file():
+        time.sleep(0.05)
+        assert run.poll() is None
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    began = time.monotonic()
+
+    assert run.wait() == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 60
+    assert start(recipe, killed, 2, *sets, resume=True).wait() == 0
+    expected, found = weights_of(whole), weights_of(killed)
+    assert all(mx.array_equal(found[name], expected[name]) for name in expected)
+    assert lines_of(killed, "loss") == lines_of(whole, "loss")
+    assert start(recipe, killed, 1, *sets, "train.epochs=4", resume=True).wait() == 0
+    assert start(recipe, whole, 2, *sets, "train.epochs=4", resume=True).wait() == 0
+    assert lines_of(killed, "loss") == pytest.approx(lines_of(whole, "loss"), rel=1e-5)

@@ -1,0 +1,54 @@
+"""The gradients of a step, over microbatches and ranks; what several ranks add up is in test_ranks.py."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from tests.training import make_trainable
+from vlora import collate, make_train_step
+from vlora.train.backbone import Params
+from vlora.train.ranks import Ranks
+
+CheckpointFactory = Callable[[str], Path]
+
+
+class TwoRanks(Ranks):
+    """Two ranks, the other one of which has found the same."""
+
+    @property
+    def size(self) -> int:
+        """Count the ranks."""
+        return 2
+
+    def sum_step(self, gradients: Params, numbers: Sequence[mx.array | float]) -> tuple[Params, tuple[mx.array, ...]]:
+        """Give twice what this rank has found."""
+        return {name: 2 * value for name, value in gradients.items()}, tuple(2 * mx.array(each) for each in numbers)
+
+
+def test_what_ranks_find_is_added(checkpoint: CheckpointFactory) -> None:
+    """Sums are twice as large, means and the step are the same; further numbers are added up as they are."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    batch = collate(trainable.examples[:2], 2)
+    alone, other = (
+        make_train_step(trainable.backbone, trainable.optimizer, ranks=ranks) for ranks in (None, TwoRanks())
+    )
+    expected, measured = alone(trainable.state, batch, 1e-3)
+    found, together = other(trainable.state, batch, 1e-3, (3.0, 5.0))
+
+    assert float(together.nll_sum) == 2 * float(measured.nll_sum)
+    assert float(together.n_supervised) == 2 * float(measured.n_supervised)
+    assert [float(number) for number in together.others] == [6.0, 10.0]
+    for name, value in expected.params.items():
+        np.testing.assert_allclose(found.params[name], value, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_a_rank_without_rows_takes_part(checkpoint: CheckpointFactory) -> None:
+    """Its gradients are zero, and its step is counted."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    step = make_train_step(trainable.backbone, trainable.optimizer, ranks=TwoRanks())
+    state, output = step(trainable.state, [], 1e-3)
+
+    assert (float(output.n_terms), float(output.grad_norm), int(state.step)) == (0.0, 0.0, 1)
+    assert all(mx.array_equal(value, trainable.state.params[name]) for name, value in state.params.items())

@@ -1,0 +1,151 @@
+"""The gradients of a step, added up over its microbatches and its ranks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import BatchError
+from ..types import Batch, Inputs, StepOutput, Targets, TrainState, Tree
+from .backbone import Backbone, Params
+from .dropout import MakeKey
+from .objectives.objective import LossFn, Objective, Packed
+from .objectives.preference import REFERENCE
+from .ranks import KEY_STRIDE, Ranks
+from .reference import Reference, lacks_reference
+from .state import bound_params
+
+Sums = tuple[mx.array, mx.array, Packed]
+"""f32[] summed loss, f32[] what it is divided by, and what an objective measures beside it."""
+
+
+class Step(Protocol):
+    """What is asked of a step; `make_train_step` makes one."""
+
+    backbone: Backbone
+    loss: LossFn | Objective
+    make_key: MakeKey
+    ranks: Ranks
+    reference: Reference | None
+    embed_names: frozenset[str]
+    checkpointed_in_tower: Sequence[nn.Module]
+
+    def pack(self, gradients: Params) -> Params:
+        """Pack summed gradients as the optimizer takes them."""
+
+
+@attrs.define(eq=False)
+class Accumulation:
+    """The gradients of a step's microbatches, added up one after the other.
+
+    Attributes:
+        step: The step.
+        state: What the gradients are of.
+        packed: Its parameters, the small ones packed.
+        gradients: Their summed gradients; packed too, unless some have to be added to one by one.
+        loss: f32[], summed.
+        count: f32[], what the sums are divided by.
+        metrics: What an objective measures beside the loss, summed.
+        n_supervised: Supervised targets; not counted where `count` is their number.
+        others: f32[] each, further numbers, added up over the ranks.
+    """
+
+    step: Step
+    state: TrainState
+    packed: Params
+    gradients: Params = attrs.field(factory=dict, init=False)
+    loss: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
+    count: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
+    metrics: Packed = attrs.field(default=(), init=False)
+    n_supervised: mx.array | int = attrs.field(default=0, init=False)
+    others: tuple[mx.array, ...] = attrs.field(default=(), init=False)
+    _n_added: int = attrs.field(default=0, init=False)
+
+    def arguments(self, batch: Batch) -> tuple[Params, Inputs, Targets, mx.array]:
+        """Embed a microbatch: what its gradients are computed from."""
+        if self._n_added:
+            # One microbatch's activations at a time: otherwise all of them are alive at once.
+            mx.async_eval(self.gradients, self.loss, self.count)
+        backbone = self.step.backbone
+        with self._bound():
+            inputs = Inputs(batch.tokens, *backbone.embed(batch))
+        key = self.step.make_key(self._n_added + KEY_STRIDE * self.step.ranks.rank, self.state.step)
+        given = self.state.params if self.step.embed_names else self.packed
+        return given, inputs, targets_for(self.step.loss, batch, self.step.reference), key
+
+    def add(self, batch: Batch, found: tuple[Sums, Params, Tree]) -> None:
+        """Add what was found for a microbatch, and carry its inputs' gradients on."""
+        (loss, count, metrics), gradients, cotangents = found
+        if self.step.embed_names:
+            with self._bound():
+                carried = self.step.backbone.embed_vjp(batch, cotangents, self.step.checkpointed_in_tower)
+            for name, gradient in carried.items():
+                gradients[name] = gradients[name] + gradient.astype(mx.float32)
+        self.gradients = {k: self.gradients[k] + gradients[k] for k in gradients} if self._n_added else gradients
+        self.loss, self.count = self.loss + loss, self.count + count
+        self.metrics = tuple(map(mx.add, self.metrics, metrics)) if self._n_added else metrics
+        if self._has_objective:
+            self.n_supervised += batch.n_supervised
+        self._n_added += 1
+
+    def add_ranks(self, others: Sequence[float]) -> None:
+        """Add up what all ranks have found; a rank whose rows could not be learned from has added nothing."""
+        ranks = self.step.ranks
+        if ranks.size == 1:
+            self.others = tuple(mx.array(number, dtype=mx.float32) for number in others)
+            return
+        found = self.gradients or {name: mx.zeros(value.shape) for name, value in self.packed.items()}
+        metrics = self.metrics or self._no_metrics()
+        measured = [number for array in metrics for number in array.flatten()]
+        numbers = (self.loss, self.count, self.n_supervised, *others, *measured)
+        gradients, (self.loss, self.count, self.n_supervised, *rest) = ranks.sum_step(self.step.pack(found), numbers)
+        self.gradients, self.others = gradients, tuple(rest[: len(others)])
+        self.metrics = tuple(mx.stack(rest[len(others) :]).reshape(array.shape) for array in metrics)
+
+    def _no_metrics(self) -> Packed:
+        """Give what an objective measures of no row."""
+        loss = self.step.loss
+        return (mx.zeros((len(loss.metrics), 2)),) if isinstance(loss, Objective) and loss.metrics else ()
+
+    def output(self, norm: mx.array) -> StepOutput:
+        """Give what was measured: sums, counts and the norm of the mean gradient."""
+        n_supervised = mx.array(self.n_supervised, dtype=mx.float32) if self._has_objective else self.count
+        loss = self.step.loss
+        metrics = loss.unpack(self.metrics) if isinstance(loss, Objective) else {}
+        return StepOutput(self.loss, n_supervised, norm, self.count, metrics, self.others)
+
+    @property
+    def _has_objective(self) -> bool:
+        """Whether what is minimised is no sum over tokens, so that its terms need not be tokens."""
+        return isinstance(self.step.loss, Objective)
+
+    def _bound(self) -> Any:
+        names = self.step.embed_names
+        return bound_params(self.step.backbone.module, {name: self.state.params[name] for name in names})
+
+
+def read_metrics(metrics: Mapping[str, tuple[mx.array, mx.array]]) -> dict[str, tuple[float, float]]:
+    """Wait for what was measured, and give it as numbers."""
+    return {name: (float(total), float(count)) for name, (total, count) in metrics.items()}
+
+
+def targets_for(loss: LossFn | Objective, batch: Batch, reference: Reference | None = None) -> Targets:
+    """Give the targets as a loss needs them: of a sum over tokens the number of examples is no part of the trace.
+
+    Raises:
+        BatchError: An objective reads a column that the batch's examples do not have.
+    """
+    targets = batch.targets
+    if not isinstance(loss, Objective):
+        empty = mx.zeros((0,))
+        return targets._replace(example=empty, example_weights=empty, group=empty, columns={})
+    missing = [name for name in loss.columns if name not in targets.columns]
+    if reference is None and lacks_reference(loss, targets):
+        missing.append(REFERENCE)
+    if missing:
+        source = batch.rows[0].source if batch.rows else "a batch"
+        msg = f"{source}: the objective reads the columns {missing}, which the example lacks; set Example.columns"
+        raise BatchError(msg)
+    return targets

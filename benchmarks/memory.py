@@ -1,10 +1,11 @@
-"""Predicted peak memory of a training step beside the measured one.
+"""Predicted peak memory of a training step, of a validation and of answers, beside the measured one.
 
     python -m benchmarks.memory                       # what suits this machine
     python -m benchmarks.memory --cases 'qlora*'
     python -m benchmarks.memory --kind nvidia         # the 2B and 8B shapes; their weights have to fit
 
-Every case is measured in a process of its own: random weights, two steps, the peak of the second. Predicted is what
+Every case is measured in a process of its own: random weights, two steps, the peak of the second; or a validation, or
+answers to the tokens before the supervised ones, beside the state of the training. Predicted is what
 `python -m vlora plan` says, from the shapes alone. The last line is one JSON object.
 """
 
@@ -55,6 +56,7 @@ class Case:
         supervised: Of them at the end.
         dtype: Of the weights.
         keys: Keys of the recipe.
+        phase: What is run: "step", "validation" or "answers".
     """
 
     shape: Shape
@@ -63,6 +65,7 @@ class Case:
     supervised: int
     dtype: str
     keys: Mapping[str, Any] = attrs.field(factory=dict)
+    phase: str = "step"
 
 
 def _ordinary() -> dict[str, Case]:
@@ -70,7 +73,22 @@ def _ordinary() -> dict[str, Case]:
     middle = attrs.evolve(small, shape=MIDDLE, rows=1, tokens=513)
     qlora = {"model.quantize_bits": 4}
     full = {"model.full_finetune": True}
+    validation = attrs.evolve(small, phase="validation")
+    answers = attrs.evolve(small, phase="answers", supervised=16)
+    beside = {
+        "lora-validation/small": validation,
+        "lora-validation/middle-bf16": attrs.evolve(validation, shape=MIDDLE, rows=1, tokens=513, dtype="bfloat16"),
+        "full-validation/small-8x129": attrs.evolve(validation, rows=8, tokens=129, keys=full),
+        "lora-answers/small": answers,
+        "lora-answers/small-16x257": attrs.evolve(answers, rows=16),
+        "lora-answers/middle-8x513": attrs.evolve(answers, shape=MIDDLE, rows=8, tokens=513),
+        "lora-answers/middle-bf16": attrs.evolve(answers, shape=MIDDLE, rows=8, tokens=513, dtype="bfloat16"),
+        "qlora-answers/middle-8x513": attrs.evolve(answers, shape=MIDDLE, rows=8, tokens=513, keys=qlora),
+        "full-answers/middle-bf16": attrs.evolve(answers, shape=MIDDLE, tokens=513, dtype="bfloat16", keys=full),
+        "lora-answers/small-drawn": attrs.evolve(answers, rows=16, keys={"eval.temperature": 1.0}),
+    }
     return {
+        **beside,
         "lora/small": small,
         "lora/small-4x129": attrs.evolve(small, rows=4, tokens=129),
         "lora/middle": middle,
@@ -103,6 +121,7 @@ def _large() -> dict[str, Case]:
         "lora/2b-16x513": two,
         "lora-recomputed/2b-16x513": attrs.evolve(two, keys={**two.keys, **RECOMPUTED}),
         "qlora/2b-16x513": attrs.evolve(two, keys=qlora),
+        "lora-answers/2b-16x513": attrs.evolve(two, phase="answers", supervised=64),
         "lora/2b-4x1601": attrs.evolve(two, rows=4, tokens=1601, supervised=512),
         "qlora-recomputed/8b-1x2049": attrs.evolve(eight, keys={**qlora, **RECOMPUTED}),
     }
@@ -117,43 +136,23 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
 
     # isort: split
     import mlx.core as mx
-    import numpy as np
-    from mlx.utils import tree_map
-    from mlx_vlm.models import qwen3_vl
 
-    from vlora import Example, collate, init_state, make_train_step, models, parse_recipe, unbind
-    from vlora.estimate.plan import Planner
+    from vlora import parse_recipe
+    from vlora.estimate.phases import plan_answers, plan_validation
+    from vlora.estimate.planner import Planner
     from vlora.memory.limits import memory_limit, set_max_mb_per_buffer
-    from vlora.models.families.registry import describe_family
-    from vlora.models.load.loading import prepare
 
-    recipe = parse_recipe("", {"data.path": "none", **case.keys})
+    recipe = parse_recipe("", {"data.path": "none", "eval.max_new_tokens": case.supervised, **case.keys})
     set_max_mb_per_buffer(recipe.memory)
-    dtype = getattr(mx, case.dtype)
-
-    def make(*, is_abstract: bool) -> models.MlxVlmBackbone:
-        module = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(case.shape.config()))
-        module.update(tree_map(lambda value: value.astype(dtype), module.parameters()))
-        backbone, quantized = prepare(module, describe_family("qwen3_vl"), recipe.model, is_abstract=is_abstract)
-        if recipe.model.full_finetune:
-            models.unfreeze_language(backbone)
-        else:
-            models.add_lora(backbone, recipe.lora, seed=0, quantized=quantized)
-        return backbone
-
-    def row(number: int) -> Example:
-        tokens = np.random.default_rng(number).integers(2, case.shape.words - 20, case.tokens).astype(np.int32)
-        return Example(
-            source=f"row {number}",
-            tokens=tokens,
-            supervised=np.arange(case.tokens) >= case.tokens - case.supervised,
-            placeholders=np.zeros(case.tokens, dtype=np.bool_),
-        )
-
-    batch = collate([row(number) for number in range(case.rows)])
+    batch, prompts = _make_rows(case)
     began = time.perf_counter()
-    planner = Planner(recipe, make(is_abstract=True), memory_limit())
-    parts = planner.parts(batch)
+    planner = Planner(recipe, _make_backbone(case, recipe, is_abstract=True), memory_limit())
+    if case.phase == "step":
+        parts = planner.parts(batch)
+    elif case.phase == "validation":
+        parts = {case.phase: plan_validation(planner, batch, "").nbytes}
+    else:
+        parts = {case.phase: plan_answers(planner, prompts, case.supervised, "").nbytes}
     predicted = sum(parts.values()) / 1e9
     result = {
         "predicted_gb": predicted,
@@ -166,14 +165,68 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
     gc.collect()
     # What the process held before: nothing, but in a test.
     held = mx.get_active_memory()
-    backbone = make(is_abstract=False)
-    mx.eval(backbone.module.parameters())
-    from vlora import make_optimizer
+    measured = (_measure(case, recipe, batch, prompts) - held) / 1e9
+    return {**result, "measured_gb": measured, "ratio": round(predicted / measured, 3)}
 
+
+def _make_rows(case: Case) -> tuple[Any, list[Any]]:
+    """Make the batch, and the same as questions that are followed by what is supervised."""
+    import numpy as np
+
+    from vlora import Example, collate, models
+
+    def row(number: int) -> Example:
+        tokens = np.random.default_rng(number).integers(2, case.shape.words - 20, case.tokens).astype(np.int32)
+        return Example(
+            source=f"row {number}",
+            tokens=tokens,
+            supervised=np.arange(case.tokens) >= case.tokens - case.supervised,
+            placeholders=np.zeros(case.tokens, dtype=np.bool_),
+        )
+
+    batch = collate([row(number) for number in range(case.rows)])
+    return batch, [models.Prompt(example, case.tokens - case.supervised) for example in batch.rows]
+
+
+def _make_backbone(case: Case, recipe: Any, *, is_abstract: bool) -> Any:
+    """Make the model with what is trained of it."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_vlm.models import qwen3_vl
+
+    from vlora import models
+    from vlora.models.families.registry import describe_family
+    from vlora.models.load.loading import prepare
+
+    dtype = getattr(mx, case.dtype)
+    module = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(case.shape.config()))
+    module.update(tree_map(lambda value: value.astype(dtype), module.parameters()))
+    backbone, quantized = prepare(module, describe_family("qwen3_vl"), recipe.model, is_abstract=is_abstract)
+    if recipe.model.full_finetune:
+        models.unfreeze_language(backbone)
+    else:
+        models.add_lora(backbone, recipe.lora, seed=0, quantized=quantized)
+    return backbone
+
+
+def _measure(case: Case, recipe: Any, batch: Any, prompts: Sequence[Any]) -> int:
+    """Run a case on random weights, and give MLX's peak in bytes."""
+    import mlx.core as mx
+
+    from vlora import init_state, make_optimizer, make_train_step, unbind
+    from vlora.build import answer_options
+    from vlora.estimate.measure import run_answers, run_validation
+
+    backbone = _make_backbone(case, recipe, is_abstract=False)
+    mx.eval(backbone.module.parameters())
     optimizer = make_optimizer(recipe.optim)
     state = init_state(backbone, optimizer)
     mx.eval(state)
     unbind(backbone)
+    if case.phase == "validation":
+        return run_validation(backbone, state, batch)
+    if case.phase == "answers":
+        return run_answers(backbone, state, prompts, answer_options(recipe, 0))
     train = recipe.train
     step = make_train_step(
         backbone,
@@ -187,8 +240,7 @@ def run_case(case: Case, *, only_predict: bool = False) -> dict[str, Any]:
         mx.reset_peak_memory()
         state, output = step(state, batch, 1e-4)
         mx.eval(state, output)
-    measured = (mx.get_peak_memory() - held) / 1e9
-    return {**result, "measured_gb": measured, "ratio": round(predicted / measured, 3)}
+    return int(mx.get_peak_memory())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tests.runs import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
-from vlora.build import load_data
+from vlora.build import answer_options, load_data
 from vlora.cuts import NAMED, CutCounts, measure_cuts
 from vlora.data.format.samples import format_sample
 from vlora.errors import CheckpointError, LongRowError, SampleError
-from vlora.estimate import plan
+from vlora.estimate.longest import find_longest_rows
 from vlora.events import Event, Finished, Reported, Skipped, Warned
 from vlora.models import Encoder
 from vlora.recipe.schema import DataSection
@@ -192,8 +192,8 @@ def test_inspecting_and_planning_tell_them(checkpoint: CheckpointFactory, tmp_pa
 
     assert tuple(found) == LONG
     assert all(cut.n_kept == LIMIT and cut.n_lost == cut.n_tokens - LIMIT - 1 for cut in found.values())
-    _, origin = plan._sample_rows(recipe)
-    assert "of those 2 rows were cut by data.max_seq_length" in origin
+    source = find_longest_rows(recipe, answer_options(recipe, 0)).train_source
+    assert "of those 2 rows were cut by data.max_seq_length" in source
 
 
 def test_images_are_not_cut(encoder: Callable[..., Encoder]) -> None:

@@ -1,5 +1,6 @@
 """The command that says what memory a recipe needs."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,3 +22,30 @@ def test_it_shows_the_parts(checkpoint: Checkpoint, capsys: pytest.CaptureFixtur
         assert word in text
     assert main(["plan", *keys, "--memory-gb", "1e-4"]) == 2
     assert "does not fit into 100.00 kB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["--json", "text"])
+def test_validation_and_answers_stand_beside_the_step(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with its shape, and with what decides."""
+    settings = (
+        *("model.path=builtin:tiny-qwen3-vl", "data.path=builtin:digits", "data.config=digit", "data.split=train[:20]"),
+        *("data.valid_split=test[:20]", "eval.answer_rows=12", "eval.batch_size=12", "eval.max_new_tokens=4"),
+        *("train.batch_size=2", f"output.path={tmp_path / 'out'}"),
+    )
+    typed = ["plan", *(word for setting in settings for word in ("--set", setting)), "--memory-gb", "0.001"]
+
+    assert main([*typed, *((mode,) if mode == "--json" else ())]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    if mode == "--json":
+        (told,) = map(json.loads, lines)
+        assert [phase["name"] for phase in told["phases"]] == ["validation", "answers"]
+        assert told["peak"] == max(phase["nbytes"] for phase in told["phases"])
+        return
+    (validation,) = (line for line in lines if line.startswith("  validation"))
+    (answers,) = (line for line in lines if line.startswith("  answers"))
+    assert validation.endswith("2 rows of 32 tokens (the longest of all 20 rows)")
+    assert "12 questions of " in answers
+    assert "(the longest of 12), 4 new ones each; " in answers
+    assert any(line.startswith("  peak") and line.endswith(", in the answers") for line in lines)

@@ -15,7 +15,7 @@ from vlora import parse_recipe
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import measure
-from vlora.estimate.measure import fill_randomly, measure_step
+from vlora.estimate.measure import fill_randomly, measure_phase, measure_step
 from vlora.estimate.plan import Plan, make_plan
 from vlora.memory.limits import device_kind
 from vlora.recipe.schema import Recipe
@@ -57,6 +57,23 @@ def test_measured_is_planned(keys: dict[str, Any], recipe: Callable[..., Recipe]
     assert mx.get_active_memory() <= held + 2**16
 
 
+def test_phases_are_measured(tmp_path: Path) -> None:
+    """A validation and answers, beside the state of the training; nothing of them is left in memory."""
+    keys = {"model.path": "builtin:tiny-qwen3-vl", "model.full_finetune": True, "data.path": "builtin:digits"}
+    rows = {"data.config": "digit", "data.split": "train[:20]", "data.valid_split": "test[:20]"}
+    answers = {"eval.answer_rows": 16, "eval.max_new_tokens": 3, "output.path": str(tmp_path / "out")}
+    recipe = parse_recipe("", {**keys, **rows, **answers, "train.batch_size": 16})
+    plan = make_plan(recipe, SOME_GB)
+    gc.collect()
+    held = mx.get_active_memory()
+    measured = {phase.name: measure_phase(recipe, plan, phase) for phase in plan.phases}
+    gc.collect()
+
+    assert measured == {phase.name: pytest.approx(phase.nbytes, rel=TOLERANCE) for phase in plan.phases}
+    assert list(measured) == ["validation", "answers"]
+    assert mx.get_active_memory() <= held + 2**16
+
+
 def test_weights_take_memory_and_are_not_read() -> None:
     """Each is as large as it was, in its own type; they are the same for a seed, and not all alike."""
     layers = [nn.Linear(64, 32), nn.Linear(64, 32)]
@@ -85,7 +102,8 @@ def test_the_command(recipe: Callable[..., Recipe], capsys: pytest.CaptureFixtur
     assert main(["plan", str(file), "--measure", "--memory-gb", "0.000001"]) == 2
     printed = capsys.readouterr().out
     assert "does not fit into" in printed
-    assert "(one step on random weights; the plan is " in printed
+    assert "measured on random weights:\n  a training step" in printed
+    assert "(the plan is " in printed
     assert main(["plan", str(file), "--memory-gb", str(SOME_GB)]) == 0
     assert "measured" not in capsys.readouterr().out
 
@@ -95,6 +113,6 @@ def test_what_does_not_fit_is_not_run(recipe: Callable[..., Recipe], monkeypatch
     """MLX would crash on a CPU: the plan is believed, in one sentence."""
     plan: Plan = make_plan(recipe(), SOME_GB)
     monkeypatch.setattr(measure, "process_memory", lambda: plan.peak - 1)
-    monkeypatch.setattr(measure, "_run_step", lambda *_: pytest.fail("the step was run"))
+    monkeypatch.setattr(measure, "_make_model", lambda *_: pytest.fail("the step was run"))
     with pytest.raises(OutOfMemoryError, match=r"^measuring a step: out of memory with 2 rows .* may have .*; lower"):
         measure_step(recipe(), plan)

@@ -14,12 +14,11 @@ from benchmarks.shapes import SHAPES
 from tests.families import FAMILIES, build
 from vlora import parse_recipe
 from vlora.build import find_model, load_model
-from vlora.estimate.plan import Planner, blank_example, find_queue, make_plan
-from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
+from vlora.estimate.plan import make_plan
+from vlora.estimate.planner import Planner
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
 from vlora.ops.parameters import count_parameters
-from vlora.recipe.resources import MemorySection
 from vlora.recipe.schema import ModelSection
 
 Checkpoint = Callable[[str], Path]
@@ -168,55 +167,14 @@ def test_heads_are_found_unseen(family: str) -> None:
     assert real.head == blank.head
 
 
-@pytest.mark.parametrize(
-    ("capability", "memory", "key", "environment", "expected"),
-    [
-        ((9, 0), 80, None, {}, (100, 400)),
-        ((9, 0), 80, 200, {MB_VARIABLE: "300"}, (100, 200)),
-        ((9, 0), 80, None, {MB_VARIABLE: "300", OPS_VARIABLE: "7"}, (7, 300)),
-        ((9, 0), 80, None, {MB_VARIABLE: "none"}, (100, 0)),
-        ((12, 0), 32, None, {}, (100, 160)),
-        ((8, 0), 80, None, {}, (20, 400)),
-        ((12, 1), 128, None, {}, (20, 25)),
-        ((8, 9), 24, None, {}, (20, 100)),
-    ],
-)
-def test_the_queue_of_a_run(
-    capability: tuple[int, int],
-    memory: int,
-    key: int | None,
-    environment: dict[str, str],
-    expected: tuple[int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A plan counts on the command buffers that a run on this machine will have."""
-    info = {"compute_capability_major": capability[0], "compute_capability_minor": capability[1]}
-    monkeypatch.setattr("vlora.estimate.plan.device_kind", lambda: "cuda")
-    monkeypatch.setattr(mx, "device_info", lambda: {**info, "total_memory": memory * 2**30})
-    for name in (MB_VARIABLE, OPS_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    queue = find_queue(MemorySection(max_mb_per_buffer=key))
+def test_the_fullest_phase_decides(tmp_path: Path) -> None:
+    """A run needs what its steps, its validations and its answers need at most."""
+    keys = {"model__path": "builtin:tiny-qwen3-vl", "data__path": "builtin:digits", "data__config": "digit"}
+    keys |= {"data__valid_split": "test", "output__path": str(tmp_path / "a")}
+    plan = make_plan(recipe_of(tmp_path, **keys, eval__answer_rows=40, eval__batch_size=40), memory_gb=0.001, n_rows=60)
+    validation, answers = plan.phases
 
-    # One more operation, or a whole "MB" of numbers more, ends one.
-    assert (queue.n_operations, queue.n_elements) == (expected[0], (expected[1] + 1) * 2**20 - 1)
-    assert not queue.counts_buffers
-
-
-@pytest.mark.parametrize(("letter", "expected"), [("p", (20, 40)), ("g", (40, 40)), ("s", (50, 50)), ("d", (50, 50))])
-def test_the_queue_of_a_mac(letter: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Mac's command buffers go by its kind of chip, and not by the recipe."""
-    monkeypatch.setattr("vlora.estimate.plan.device_kind", lambda: "metal")
-    monkeypatch.setattr(mx, "device_info", lambda: {"architecture": f"applegpu_g16{letter}"})
-    for name in (MB_VARIABLE, OPS_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-    queue = find_queue(MemorySection(max_mb_per_buffer=7))
-
-    assert (queue.n_operations, queue.n_elements) == (expected[0], (expected[1] + 1) * 2**20 - 1)
-    assert queue.counts_buffers
-
-
-def test_the_first_token_is_never_supervised() -> None:
-    """Nothing predicts it."""
-    assert not blank_example(8, 0.5).supervised[0]
+    assert [validation.name, answers.name] == ["validation", "answers"]
+    assert (validation.n_rows, answers.n_rows, answers.n_new_tokens) == (2, 40, 32)
+    assert plan.fullest == "answers"
+    assert plan.peak == answers.nbytes > plan.step_peak == sum(plan.parts.values()) > validation.nbytes

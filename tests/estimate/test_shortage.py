@@ -16,7 +16,7 @@ from vlora import TrainLoop, build, collate
 from vlora.build import load_model
 from vlora.cli.main import main
 from vlora.errors import OutOfMemoryError
-from vlora.estimate import plan as plans
+from vlora.estimate import planner as plans
 from vlora.estimate import shortage
 from vlora.estimate.shortage import advise
 from vlora.models.generation import answering

@@ -2,7 +2,7 @@
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..recipe.schema import Recipe
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "plan my.toml --memory-gb 24 # does it fit into 24 GB?",
     "plan my.toml --set train.grad_checkpoint=true",
-    "plan my.toml --measure # run a step on random weights, too",
+    "plan my.toml --measure # run it on random weights, too",
 )
 
 
@@ -33,7 +33,7 @@ def make_parser() -> Parser:
         "--measure",
         action="store_true",
         default=False,
-        help="run one step on random weights too, and show the peak that MLX counts",
+        help="run it on random weights too, and show the peaks that MLX counts",
     )
     return parser
 
@@ -50,7 +50,7 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measu
         recipe: What is to be trained.
         memory_gb: Available memory in gigabytes; None for that of this machine.
         console: Where it is shown.
-        measures: Whether to run a step as well, and print its peak.
+        measures: Whether to run what was planned as well, and print the peaks.
 
     Returns:
         0, or 2 if it does not fit.
@@ -72,7 +72,9 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measu
     fits = plan.peak <= plan.memory
     verdict = "fits into" if fits else "does not fit into"
     with console.result():
-        console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB", style="bold")
+        for line in describe_phases(plan):
+            console.print(line, soft_wrap=True)
+        console.print(f"  {'peak':<16}{plan.peak / 1e9:>9.3f} GB{_say_what_decides(plan)}", style="bold")
         console.print(f"{verdict} {format_bytes(plan.memory)}", style="" if fits else "bold red")
     if plan.longest is not None:
         least = "at least " if plan.longest == LONGEST else ""
@@ -82,15 +84,40 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measu
     return DONE if fits else USER_ERROR
 
 
-def show_measured(recipe: Recipe, plan: "Plan", console: Screen) -> None:
-    """Run one step of a recipe on random weights, and show its peak beside the plan's."""
-    from ..estimate.measure import measure_step
+def describe_phases(plan: "Plan") -> Iterator[str]:
+    """Say what a step, a validation and answers take, where there is more than the step."""
+    if not plan.phases:
+        return
+    yield _write_phase("a training step", plan.step_peak)
+    for phase in plan.phases:
+        if phase.unplanned:
+            yield f"  {phase.name:<16}not planned: {phase.unplanned}"
+            continue
+        rows = f"{phase.n_rows} rows of {phase.n_tokens} tokens ({phase.rows})"
+        if phase.n_new_tokens:
+            rows = f"{phase.n_rows} questions of {phase.n_tokens} tokens ({phase.rows}), {phase.n_new_tokens} new ones"
+            rows += f" each; {phase.kept / 1e9:.3f} GB of keys and values" if phase.kept else " each; nothing is kept"
+        yield f"{_write_phase(phase.name, phase.nbytes)}  {rows}"
 
-    measured = measure_step(recipe, plan)
-    apart = plan.peak / measured - 1
-    console.tell("Measured", peak=measured)
-    console.print(
-        f"  {'measured':<16}{measured / 1e9:>9.3f} GB (one step on random weights; the plan is {apart:+.1%} from it)",
-        style="bold",
-        soft_wrap=True,
-    )
+
+def _write_phase(name: str, nbytes: int) -> str:
+    return f"  {name:<16}{nbytes / 1e9:>9.3f} GB"
+
+
+def _say_what_decides(plan: "Plan") -> str:
+    return f", in the {plan.fullest}" if plan.phases else ""
+
+
+def show_measured(recipe: Recipe, plan: "Plan", console: Screen) -> None:
+    """Run what was planned on random weights, and show each peak beside the plan's."""
+    from ..estimate.measure import measure_phase, measure_step
+
+    found = {"a training step": (plan.step_peak, measure_step(recipe, plan))}
+    found |= {phase.name: (phase.nbytes, measure_phase(recipe, plan, phase)) for phase in plan.phases if phase.nbytes}
+    console.tell("Measured", peak=max(measured for _, measured in found.values()), phases=found)
+    console.print("measured on random weights:")
+    for name, (planned, measured) in found.items():
+        apart = planned / measured - 1
+        console.print(
+            f"{_write_phase(name, measured)} (the plan is {apart:+.1%} from it)", style="bold", soft_wrap=True
+        )

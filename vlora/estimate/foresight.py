@@ -11,7 +11,7 @@ from ..errors import OutOfMemoryError
 from ..memory.limits import device_kind, process_memory
 from ..recipe.schema import Recipe
 from ..types import Batch
-from .plan import Planner
+from .planner import Planner
 from .search import format_size
 
 ARRAYS_OF_A_LAYER, COPIES_OF_TRAINED, FLOAT_BYTES = 60, 20, 4

@@ -322,7 +322,7 @@ def _view_size(node: Node, shape: Sequence[int], strides: Sequence[int], source:
 
 def _reshaped(shape: Sequence[int], strides: Sequence[int], result: Sequence[int]) -> tuple[int, ...] | None:
     """Strides of the same data in another shape; None if it has to be copied."""
-    if is_row_by_row(shape, strides):
+    if is_row_by_row(shape, strides) or 0 in result:
         return row_strides(result)
     # Adjacent dimensions without a gap are merged.
     runs: list[list[int]] = []

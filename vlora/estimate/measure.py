@@ -1,19 +1,26 @@
-"""One step of a recipe, run on random weights: the peak memory that MLX counts, for comparison with the plan."""
+"""What a recipe does, run on random weights: the peak memory that MLX counts, for comparison with the plan."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..build import find_model, load_model, make_recipe_step
+from .. import models
+from ..build import answer_options, find_model, load_model, make_recipe_step
 from ..errors import OutOfMemoryError
 from ..memory.limits import device_kind, memory_limits, naming_shortage, process_memory
 from ..recipe.schema import Recipe
+from ..train.eval_step import evaluate, make_eval_step
+from ..train.objectives.named import OBJECTIVES
+from ..train.objectives.objective import LossFn, Objective
+from ..train.objectives.sft import loss_fn
 from ..train.optimizers import make_optimizer
-from ..train.state import init_state, unbind
-from ..types import Batch
+from ..train.state import bind, init_state, unbind
+from ..types import Batch, TrainState
+from .phases import ANSWERS, Phase
 from .plan import Plan
 from .search import format_size
 
@@ -39,32 +46,106 @@ def measure_step(recipe: Recipe, plan: Plan) -> int:
     Raises:
         OutOfMemoryError: The step does not fit. On a CPU, where MLX would crash, the plan says so before.
     """
-    where = "measuring a step"
-    usable = process_memory() if device_kind() == "cpu" else plan.peak
-    if plan.peak > usable:
-        found = f"by the plan it takes {format_size(plan.peak)}, and this process may have {format_size(usable)}"
+    n_microbatches = min(MOST_MICROBATCHES, recipe.train.gradient_accumulation_steps)
+
+    def run() -> int:
+        backbone, state, optimizer = _make_model(recipe)
+        step = make_recipe_step(recipe, backbone, optimizer, state)
+        _begin()
+        # One name, as in a run: what the step no longer needs of the first state is free.
+        state, output = step(state, [plan.batch] * n_microbatches, recipe.optim.learning_rate)
+        mx.eval(state, output)
+        return _end()
+
+    return _measure(recipe, plan, "measuring a step", plan.step_peak, run)
+
+
+def measure_phase(recipe: Recipe, plan: Plan, phase: Phase) -> int:
+    """Run a validation's batch, or a batch of answers, likewise.
+
+    Args:
+        recipe: The recipe.
+        plan: Its plan on this machine.
+        phase: One of the plan's.
+
+    Returns:
+        Bytes in use at the fullest moment, less what this process held before.
+
+    Raises:
+        OutOfMemoryError: As for `measure_step`.
+    """
+    rows = plan.longest_rows
+
+    def run() -> int:
+        backbone, state, _ = _make_model(recipe)
+        if phase.name == ANSWERS:
+            return run_answers(backbone, state, rows.prompts, answer_options(recipe, 0))
+        if rows.valid is None:
+            msg = "the plan has no rows to validate on"
+            raise ValueError(msg)
+        return run_validation(backbone, state, rows.valid, OBJECTIVES[recipe.train.objective])
+
+    return _measure(recipe, plan, f"measuring {phase.name}", phase.nbytes, run)
+
+
+def run_validation(
+    backbone: models.MlxVlmBackbone, state: TrainState, batch: Batch, loss: LossFn | Objective = loss_fn
+) -> int:
+    """Validate on a batch, twice; give MLX's peak in bytes."""
+    step = make_eval_step(backbone, loss=loss)
+    _begin()
+    evaluate(step, state, [batch, batch])
+    return _end()
+
+
+def run_answers(
+    backbone: models.MlxVlmBackbone,
+    state: TrainState,
+    prompts: Sequence[models.Prompt],
+    options: models.AnswerOptions,
+) -> int:
+    """Answer questions together, each to its last token; give MLX's peak in bytes."""
+    banned = models.media_tokens(backbone.module, -1)
+    choose = models.Sampler(names=[""] * len(prompts), temperature=options.temperature, banned=banned)
+    bind(backbone, state)
+    try:
+        with models.generating(backbone):
+            _begin()
+            models.decode(backbone, prompts, options.max_new_tokens, choose, ())
+            return _end()
+    finally:
+        unbind(backbone)
+
+
+def _measure(recipe: Recipe, plan: Plan, where: str, planned: int, run: Callable[[], int]) -> int:
+    usable = process_memory() if device_kind() == "cpu" else planned
+    if planned > usable:
+        found = f"by the plan it takes {format_size(planned)}, and this process may have {format_size(usable)}"
         raise OutOfMemoryError(where, found, plan.batch)
     with memory_limits(recipe.memory), naming_shortage(where, plan.batch):
         gc.collect()
         mx.clear_cache()
         held = mx.get_active_memory()
-        n_microbatches = min(MOST_MICROBATCHES, recipe.train.gradient_accumulation_steps)
-        return _run_step(recipe, [plan.batch] * n_microbatches) - held
+        return run() - held
 
 
-def _run_step(recipe: Recipe, batches: Sequence[Batch]) -> int:
+def _make_model(recipe: Recipe) -> tuple[models.MlxVlmBackbone, TrainState, optim.Optimizer]:
+    """Make the model of random weights, the state and the optimizer that a run begins with."""
     backbone, _ = load_model(recipe, find_model(recipe), is_abstract=True)
     fill_randomly(backbone.module, recipe.train.seed)
     optimizer = make_optimizer(recipe.optim)
     state = init_state(backbone, optimizer)
     mx.eval(state)
     unbind(backbone)
-    step = make_recipe_step(recipe, backbone, optimizer, state)
+    return backbone, state, optimizer
+
+
+def _begin() -> None:
     mx.synchronize()
     mx.reset_peak_memory()
-    # Rebound as in a run, so that arrays of the first state are freed when the step no longer needs them.
-    state, output = step(state, batches, recipe.optim.learning_rate)
-    mx.eval(state, output)
+
+
+def _end() -> int:
     mx.synchronize()
     return int(mx.get_peak_memory())
 

@@ -19,7 +19,7 @@ from ..ops.buckets import bucket_length
 from ..output.resume import RESUME_MUTABLE_KEYS
 from ..recipe.schema import Recipe
 from ..types import Batch, Example
-from .plan import UNPLANNABLE, Planner
+from .planner import UNPLANNABLE, Planner
 
 USABLE = 0.95
 """Usable share of a device's memory: MLX's own limit on a GPU, and the error of a plan."""

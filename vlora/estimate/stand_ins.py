@@ -6,7 +6,7 @@ keeps for its gradient is declared with `vlora.ops.custom_vjp`.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ class Marks:
     """Scalars by which the arguments and results of recomputed functions are multiplied while they are traced."""
 
     def __init__(self) -> None:
-        self.scalars = {f"mark {number}": mx.array(1.0) for number in range(MAX_MARKS)}
+        self.scalars = _make_scalars()
         self.given: dict[str, mx.array] = {}
         self.regions: list[RematRegion] = []
         self._n_used = 0
@@ -56,6 +56,12 @@ class Marks:
         if not isinstance(value, mx.array) or value.dtype not in MARK_TYPES:
             return value
         return value * self.given[name].astype(value.dtype)
+
+
+@functools.cache
+def _make_scalars() -> Mapping[str, mx.array]:
+    """Make the marks, which no trace changes."""
+    return {f"mark {number}": mx.array(1.0) for number in range(MAX_MARKS)}
 
 
 class _ForeignFunction:
@@ -164,6 +170,8 @@ def _stand_ins(marks: Marks) -> list[tuple[Any, str, Any]]:
         (mx, "compile", lambda function, **_: function),
         (mx, "custom_function", lambda function: _ForeignFunction(function, marks)),
         (mx, "depends", only_after),
+        # MLX does not export it; what it copies are states of single tokens.
+        (mx, "contiguous", lambda array, *_, **__: array),
         (CustomVjp, "__call__", lambda function, *arrays: _run_declared(marks, function, *arrays)),
         (cpu_exp, "raw_exponential", exponential_in_passes),
         (cpu_exp, "raw_sigmoid", mx.sigmoid),

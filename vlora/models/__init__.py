@@ -21,6 +21,9 @@ from .families.registry import FAMILIES, describe_family
 from .forward.metal_kernels import without_metal_kernels
 from .forward.tied_head import tied_heads
 from .generation.answering import Answered, Answerer, AnswerOptions
+from .generation.decode import Prompt, Reader, decode, make_reader, with_room
+from .generation.questions import Questions, split_question
+from .generation.sampling import Sampler, media_tokens
 from .generation.upstream import check_question
 from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens, write_tokenizer
 from .load.conversion import Scheme, choose_schemes, quantized_config, scheme_of
@@ -46,7 +49,11 @@ __all__ = [
     "ModelFiles",
     "Numbered",
     "ProcessedCache",
+    "Prompt",
+    "Questions",
+    "Reader",
     "RowMeasurer",
+    "Sampler",
     "Scheme",
     "ShardStore",
     "abstract_backbone",
@@ -58,6 +65,7 @@ __all__ = [
     "check_question",
     "choose_schemes",
     "companions",
+    "decode",
     "describe_family",
     "describe_unproven",
     "detach",
@@ -77,6 +85,8 @@ __all__ = [
     "load_processor",
     "load_tokenizer",
     "make_encoder",
+    "make_reader",
+    "media_tokens",
     "name_content",
     "name_saved",
     "name_tokens",
@@ -89,9 +99,11 @@ __all__ = [
     "sample_content",
     "save_model",
     "scheme_of",
+    "split_question",
     "tied_heads",
     "unfreeze_language",
     "unfreeze_vision",
+    "with_room",
     "without_metal_kernels",
     "write_tokenizer",
 ]

@@ -6,20 +6,16 @@ from contextlib import closing
 
 import attrs
 
-from .. import models
+from ..build import answer_options
 from ..errors import AnswerError, EvaluationError, SampleError
 from ..evaluation.metrics import score
 from ..evaluation.prediction import Prediction, dump_prediction, parse_prediction
 from ..events import Event, Generated, Scored, Warned, Working
 from ..memory.limits import naming_shortage
-from ..recipe.schema import Recipe
 from ..train.schedules import is_due
 from .choice import OF_ANSWERS
 from .context import RunContext
 from .predict import predict
-
-FEWEST_TOGETHER = 8
-"""Questions that are answered together where memory has room for fewer rows with their gradients."""
 
 FEWER_ANSWERS = (
     "lower eval.batch_size, eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
@@ -106,17 +102,6 @@ def answer_between(run: RunContext, should_stop: Callable[[], bool]) -> Iterator
         is_left = yield from answer(run, "during", should_stop)
         run.loop.is_stopped |= is_left
         run.metrics.answered = run.metrics.answered if is_left else step
-
-
-def answer_options(recipe: Recipe, step: int) -> models.AnswerOptions:
-    """Say how a recipe has rows answered after some steps."""
-    section = recipe.eval
-    return models.AnswerOptions(
-        max_new_tokens=section.max_new_tokens,
-        temperature=section.temperature,
-        batch_size=section.batch_size or max(FEWEST_TOGETHER, recipe.train.batch_size),
-        seed=f"{recipe.train.seed} {step}",
-    )
 
 
 def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:

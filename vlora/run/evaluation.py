@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from .. import models
-from ..build import Data, attach_feature_cache, load_data, load_model
+from ..build import Data, answer_options, attach_feature_cache, load_data, load_model
 from ..data.examples import raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
@@ -23,7 +23,6 @@ from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths
 from ..output.recorded import pin_recorded
 from ..recipe.schema import Recipe
 from ..system.files import expand
-from .answers import answer_options
 from .predict import predict
 
 FEWER = "lower eval.batch_size, eval.max_new_tokens or data.max_pixels"

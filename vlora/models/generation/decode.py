@@ -151,6 +151,7 @@ class Rows:
         ends: i32[B], the last place of each question among the batch's tokens.
         places: i32[B], the same among the places that the language model sees.
         room: Tokens that an answer has at most.
+        caches: What the layers keep of the tokens that were read, if anything.
     """
 
     backbone: MlxVlmBackbone
@@ -159,6 +160,7 @@ class Rows:
     ends: IntArray
     places: IntArray
     room: int
+    caches: list[Any] = attrs.field(factory=list, init=False)
 
     @property
     def layouts(self) -> Layouts:
@@ -207,8 +209,6 @@ class Anew(Rows):
 class Kept(Rows):
     """Reads each token once, and keeps what the layers have made of it at the place that it has in training."""
 
-    caches: list[KeptKeys]
-
     def prompts(self) -> mx.array:
         """Read the questions."""
         length = _length(self.fields, self.batch)
@@ -227,8 +227,6 @@ class Kept(Rows):
 
 class Equal(Rows):
     """Reads each token once, of questions that are equally long, with the caches that the model itself makes."""
-
-    caches: list[Any]
 
     def prompts(self) -> mx.array:
         """Read the questions."""

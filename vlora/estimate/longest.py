@@ -1,0 +1,192 @@
+"""The rows that decide what a run needs: the longest to train on, to validate on and to answer.
+
+They are found by their text and the headers of their images; only those that are chosen are encoded.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import attrs
+import numpy as np
+
+from .. import models
+from ..build import Data, load_data
+from ..cuts import CutCounts
+from ..data.collate import collate, collate_packed
+from ..data.examples import first_examples, is_skipped
+from ..data.prefetch import count_workers
+from ..data.rows import RowDataset
+from ..errors import SampleError, VloraError
+from ..recipe.schema import Recipe
+from ..types import Batch, Example, Sample, Turn
+
+Made = TypeVar("Made")
+
+HALF = 0.5
+
+TRIED = 2
+"""Rows that are encoded for each one that is wanted: some may be bad."""
+
+
+@attrs.frozen(kw_only=True)
+class LongestRows:
+    """Full batches of the longest rows.
+
+    Attributes:
+        train: A microbatch.
+        train_source: Where its rows come from.
+        valid: A batch of a validation; None where no rows are held out.
+        valid_source: Likewise.
+        prompts: Questions that are answered together; none where none are answered.
+        prompts_source: Likewise.
+    """
+
+    train: Batch
+    train_source: str
+    valid: Batch | None = None
+    valid_source: str = ""
+    prompts: tuple[models.Prompt, ...] = ()
+    prompts_source: str = ""
+
+
+def blank_example(n_tokens: int, supervised_share: float) -> Example:
+    """Make a row of text of a length, its last tokens supervised."""
+    supervised = np.arange(n_tokens) >= n_tokens - max(1, round(n_tokens * supervised_share))
+    supervised[0] = False
+    return Example(
+        source="a row of the plan",
+        tokens=np.full(n_tokens, 2, dtype=np.int32),
+        supervised=supervised,
+        placeholders=np.zeros(n_tokens, dtype=np.bool_),
+    )
+
+
+def find_longest_rows(recipe: Recipe, options: models.AnswerOptions, n_rows: int | None = None) -> LongestRows:
+    """Find the rows that decide what a run of a recipe needs.
+
+    Args:
+        recipe: The recipe.
+        options: How it has questions answered.
+        n_rows: How many of the first rows of each kind are looked at; None for all of them.
+    """
+    is_packed = recipe.train.batching == "packed"
+    if is_packed and not has_held_out(recipe):
+        return _blank_rows(recipe, options, "")
+    try:
+        data = load_data(recipe)
+        finder = _Finder(recipe, data, n_rows)
+        train, source = finder.find_batch(data.train)
+        found = LongestRows(train=train, train_source=source)
+        if data.valid is not None:
+            valid, source = finder.find_batch(data.valid)
+            prompts, asked = finder.find_prompts(data.valid, options.batch_size)
+            found = attrs.evolve(found, valid=valid, valid_source=source, prompts=prompts, prompts_source=asked)
+    except VloraError as error:
+        return _blank_rows(recipe, options, str(error).splitlines()[0])
+    if not is_packed:
+        return found
+    blank = _blank_rows(recipe, options, "")
+    return attrs.evolve(blank, prompts=found.prompts, prompts_source=found.prompts_source)
+
+
+def has_held_out(recipe: Recipe) -> bool:
+    """Whether a recipe names rows to validate on."""
+    data = recipe.data
+    return bool(data.valid_fraction or data.valid_split or data.valid_path)
+
+
+def _blank_rows(recipe: Recipe, options: models.AnswerOptions, reason: str) -> LongestRows:
+    """Give rows as long as they may be; packed ones are full whatever the data."""
+    size, length = recipe.train.batch_size, recipe.data.max_seq_length
+    if recipe.train.batching == "packed":
+        packed = recipe.train.pack_length or length
+        pack = [blank_example(packed // 2, HALF)] * 2
+        batch = collate_packed([pack] * size, size)
+        source = f"full packs of {packed} tokens, half of them supervised"
+    else:
+        batch = collate([blank_example(length, HALF)] * size, size)
+        source = f"of data.max_seq_length, half of it supervised, since rows could not be read: {reason}"
+    found = LongestRows(train=batch, train_source=source)
+    if not has_held_out(recipe):
+        return found
+    found = attrs.evolve(found, valid=batch, valid_source=source)
+    if not recipe.eval.answer_rows:
+        return found
+    n_asked = options.batch_size if recipe.eval.answer_rows == -1 else min(options.batch_size, recipe.eval.answer_rows)
+    prompt = models.Prompt(blank_example(length, 1 / length), length - 1)
+    asked = f"of data.max_seq_length, since rows could not be read: {reason}" if reason else "of data.max_seq_length"
+    return attrs.evolve(found, prompts=(prompt,) * n_asked, prompts_source=asked)
+
+
+@attrs.frozen(eq=False)
+class _Finder:
+    """Finds the longest rows of some data."""
+
+    recipe: Recipe
+    data: Data
+    n_rows: int | None
+
+    def find_batch(self, rows: RowDataset) -> tuple[Batch, str]:
+        """Make a full batch of the longest rows, and describe where they come from."""
+        size = self.recipe.train.batch_size
+        looked = rows if self.n_rows is None else attrs.evolve(rows, indices=rows.indices[: self.n_rows])
+        examples = self._longest(looked, size, models.LengthEstimator(self.data.encoder), self.data.encoder)
+        cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
+        told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
+        which = "all" if len(looked) == len(rows) else "the first"
+        return collate(examples, size), f"the longest of {which} {len(looked):,} rows{told}"
+
+    def find_prompts(self, rows: RowDataset, size: int) -> tuple[tuple[models.Prompt, ...], str]:
+        """Make the longest questions that are answered together; say where they come from."""
+        wanted = self.recipe.eval.answer_rows
+        if not wanted:
+            return (), ""
+        looked = rows if wanted == -1 else attrs.evolve(rows, indices=rows.indices[:wanted])
+        if self.n_rows is not None:
+            looked = attrs.evolve(looked, indices=looked.indices[: self.n_rows])
+        estimate, questions = models.LengthEstimator(self.data.encoder), models.Questions(self.data.encoder)
+
+        def measure(sample: Sample) -> int:
+            asked, _ = models.split_question(sample)
+            return estimate(attrs.evolve(asked, turns=(*asked.turns, Turn("assistant", (".",)))))
+
+        found = [question.prompt for question in self._longest(looked, size, measure, questions)]
+        return tuple(found), f"the longest of {len(looked):,}"
+
+    def _longest(
+        self, rows: RowDataset, size: int, measure: Callable[[Sample], int], encode: Callable[[Sample], Made]
+    ) -> list[Made]:
+        """Encode the longest rows.
+
+        Raises:
+            SampleError: None of those that are tried can be read, or a bad one ends the run.
+        """
+        skipped: list[SampleError] = []
+
+        def skip(_: int, error: SampleError) -> None:
+            if not is_skipped(error, self.recipe.data):
+                raise error
+            skipped.append(error)
+
+        longest = attrs.evolve(rows, indices=_by_length(rows, measure, self.recipe.data.workers)[: TRIED * size])
+        found: list[Made] = list(islice(first_examples(longest, len(longest), encode, skip), size))
+        if not found:
+            raise skipped[-1]
+        return found
+
+
+def _by_length(rows: RowDataset, measure: Callable[[Sample], int], n_workers: int | None) -> Sequence[int]:
+    """Return row numbers, the longest row first, from text and image headers alone; no image is decoded."""
+
+    def find_length(index: int) -> int:
+        try:
+            return measure(rows[index])
+        except SampleError:
+            # The run decides about such rows; here they come last.
+            return -1
+
+    with ThreadPoolExecutor(max(1, count_workers(n_workers))) as pool:
+        lengths = list(pool.map(find_length, range(len(rows)), chunksize=64))
+    return [int(rows.indices[place]) for place in sorted(range(len(rows)), key=lambda place: -lengths[place])]

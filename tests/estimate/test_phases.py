@@ -65,8 +65,7 @@ def check(family: str) -> None:
     weights = sum(value.nbytes for value in before)
     kept = count_kept(backbone, prompts)
 
-    assert validation.nbytes > weights
-    assert phase.nbytes > weights or phase.unplanned
+    assert all(planned.nbytes > weights or planned.unplanned for planned in (phase, validation))
     assert kept <= phase.kept <= 1.5 * kept + 64
     assert (phase.n_rows, phase.n_new_tokens) == (len(prompts), ROOM)
     assert modes == [child.training for child in backbone.module.modules()]

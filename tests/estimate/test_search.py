@@ -14,7 +14,7 @@ from tests.runs import make_recipe
 from tests.training import picture
 from vlora import Example, build, collate, collate_packed
 from vlora.errors import OutOfMemoryError
-from vlora.estimate import plan as plans
+from vlora.estimate import planner as plans
 from vlora.estimate import search as search_module
 from vlora.estimate.search import Search, first_rows
 from vlora.estimate.shortage import advise

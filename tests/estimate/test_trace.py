@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from vlora.errors import ModelError
 from vlora.estimate.trace import trace
 from vlora.ops.custom_vjp import Keeps, custom_vjp
 
@@ -63,3 +64,9 @@ def test_what_stood_in_is_gone_afterwards() -> None:
 
     assert (mx.custom_function, mx.depends, mx.checkpoint) == held
     assert mx.grad(run)(mx.array(1.0)).item() == 7.0
+
+
+def test_a_model_that_looks_at_values_is_told() -> None:
+    """In words, and not as MLX's error."""
+    with pytest.raises(ModelError, match="looks at values while it runs"):
+        trace(lambda given: given["x"] * given["x"].sum().item(), {"x": mx.ones((2,))})

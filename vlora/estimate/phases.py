@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import models
 from ..data.collate import collate
-from ..errors import OutOfMemoryError
+from ..errors import ModelError, OutOfMemoryError
 from ..memory.limits import naming_shortage
 from ..train.eval_step import make_eval_step
 from ..train.objectives.named import OBJECTIVES
@@ -22,9 +22,6 @@ from .trace import trace, trace_embedding, trace_step
 
 VALIDATION, ANSWERS = "validation", "answers"
 """Names of phases."""
-
-NEEDS_VALUES = "Attempting to eval an array"
-"""What MLX says of a function that cannot be traced on shapes alone."""
 
 
 @attrs.frozen(kw_only=True)
@@ -73,12 +70,14 @@ def plan_validation(planner: Planner, batch: Batch, rows: str) -> Phase:
         held = [*step.weights, *step.state]
         return max(planner.peak(graph, held).nbytes, _embedding(planner, batch, embedded[0]))
 
+    nbytes, why = _or_unplannable(measure)
     return Phase(
         name=VALIDATION,
-        nbytes=_or_unplannable(measure),
+        nbytes=nbytes,
         n_rows=int(batch.tokens.shape[0]),
         n_tokens=int(batch.tokens.shape[1]),
         rows=rows,
+        unplanned=why,
     )
 
 
@@ -104,12 +103,7 @@ def plan_answers(planner: Planner, prompts: Sequence[models.Prompt], n_new_token
                 peak, found[0] = asked.measure(prompts)
             return max(peak, _embedding(planner, asked.batch, asked.differentiable))
 
-        try:
-            nbytes, why = _or_unplannable(measure), ""
-        except ValueError as error:
-            if NEEDS_VALUES not in str(error):
-                raise
-            nbytes, why = 0, "this model looks at the tokens' values while it reads them"
+        nbytes, why = _or_unplannable(measure)
     return Phase(
         name=ANSWERS,
         nbytes=nbytes,
@@ -122,11 +116,14 @@ def plan_answers(planner: Planner, prompts: Sequence[models.Prompt], n_new_token
     )
 
 
-def _or_unplannable(measure: Callable[[], int]) -> int:
+def _or_unplannable(measure: Callable[[], int]) -> tuple[int, str]:
+    """Give the bytes of a phase, or why they cannot be planned."""
     try:
-        return measure()
+        return measure(), ""
     except OutOfMemoryError:
-        return UNPLANNABLE
+        return UNPLANNABLE, ""
+    except ModelError as error:
+        return 0, str(error)
 
 
 def _embedding(planner: Planner, batch: Batch, differentiable: Any) -> int:

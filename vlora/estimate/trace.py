@@ -1,6 +1,7 @@
 """Traces a training step: the graph that MLX would run, exported without running it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -8,10 +9,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from ..errors import ModelError
 from ..types import Batch, TrainState
 from .graph import Array, Graph, Node
 from .rematerialize import RematRegion, rematerialize
 from .stand_ins import Marks, written_plainly
+
+NEEDS_VALUES = "Attempting to eval an array"
+"""What MLX says of a function that cannot be traced on shapes alone."""
 
 
 def trace(
@@ -25,6 +30,9 @@ def trace(
 
     Returns:
         The graph, and its name of each input.
+
+    Raises:
+        ModelError: The function looks at values.
     """
     marks = Marks()
     names = [*inputs, *marks.scalars]
@@ -35,7 +43,7 @@ def trace(
         marks.given = {name: given[name] for name in marks.scalars}
         return [value for _, value in tree_flatten(function({name: given[name] for name in inputs}))]
 
-    with written_plainly(marks):
+    with written_plainly(marks), naming_values():
         mx.export_function(events.append, run, *inputs.values(), *marks.scalars.values())
     graph, graph_names = _read_graph(events, names)
     used = [
@@ -47,6 +55,22 @@ def trace(
         for region in marks.regions
     ]
     return rematerialize(graph, used), {name: graph_names[name] for name in inputs}
+
+
+@contextmanager
+def naming_values() -> Iterator[None]:
+    """Say in words that a model cannot be traced on shapes alone.
+
+    Raises:
+        ModelError: MLX says so.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if NEEDS_VALUES not in str(error):
+            raise
+        msg = "this model looks at values while it runs, so that its memory cannot be planned"
+        raise ModelError(msg) from None
 
 
 def _read_graph(events: list[dict[str, Any]], names: list[str]) -> tuple[Graph, dict[str, str]]:

@@ -17,6 +17,33 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 11, 29, 12, 30, tzinfo=UTC)
 
 
+HOSTILE = (
+    "</style><img src=x onerror=alert(1)><script>document.title = 'taken'</script>",
+    "\u202egnp.exe\u202c and \u2066on\u2069",
+    "עברית (then) العربية 3.5%",
+    "w" * 3_000,
+    "a long text. " * 8_000,
+)
+
+
+def test_hostile_recipes_are_text(browser: "Browser", tmp_path: Path) -> None:
+    """Markup, other directions, endless words and 100 kB, side by side; the page stays small and reads well."""
+    places = [tmp_path / f"run {number}" for number in range(len(HOSTILE))]
+    for place, text in zip(places, HOSTILE, strict=True):
+        make_run(place, 100, **{"data.system": text})
+    path = tmp_path / "out.html"
+    path.write_text(make_comparison_page(compare_runs(places), NOW), encoding="utf-8")
+
+    assert find_faults(browser, path, pictures=0) == []
+    assert path.stat().st_size < 1_000_000
+    shown = browser.new_page()
+    shown.goto(path.as_uri())
+    assert shown.title() == f"{len(HOSTILE)} runs compared"
+    assert not shown.query_selector_all("script, [onerror], main img")
+    assert HOSTILE[2] in shown.inner_text("main")
+    shown.close()
+
+
 @pytest.mark.parametrize("n_runs", [2, 8])
 def test_in_a_browser(n_runs: int, browser: "Browser", tmp_path: Path) -> None:
     """Names that look like markup are text; wide tables scroll by themselves."""

@@ -214,8 +214,8 @@ def _measure(case: Case, recipe: Any, batch: Any, prompts: Sequence[Any]) -> int
     import mlx.core as mx
 
     from vlora import init_state, make_optimizer, make_train_step, unbind
-    from vlora.build import answer_options
     from vlora.estimate.measure import run_answers, run_validation
+    from vlora.models import answer_options
 
     backbone = _make_backbone(case, recipe, is_abstract=False)
     mx.eval(backbone.module.parameters())

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.runs import losses, make_recipe, run
 from tests.training import picture
 from vlora import fit
-from vlora.build import answer_options, load_data
+from vlora.build import load_data
 from vlora.cuts import NAMED, CutCounts, measure_cuts
 from vlora.data.format.samples import format_sample
 from vlora.errors import CheckpointError, LongRowError, SampleError
 from vlora.estimate.longest import find_longest_rows
 from vlora.events import Event, Finished, Reported, Skipped, Warned
-from vlora.models import Encoder
+from vlora.models import Encoder, answer_options
 from vlora.recipe.schema import DataSection
 from vlora.report.inspect import inspect_rows
 from vlora.report.rows.choice import Choice, choose_rows

@@ -36,9 +36,6 @@ BUILTIN_MODEL = "builtin:tiny-qwen3-vl"
 
 ROUNDED = "without features on disk a run that goes on with --resume equals one that was not stopped up to rounding"
 
-FEWEST_TOGETHER = 8
-"""Questions that are answered together where memory has room for fewer rows with their gradients."""
-
 LEAST_MEMORY_GB, MEMORY_SHARE = 1.0, 16
 """Without `features.memory_gb`: gigabytes for features, and which part of the device's memory may be more."""
 
@@ -305,17 +302,6 @@ def make_recipe_step(
         rules=rules,
         ranks=ranks,
         compiled=compiled,
-    )
-
-
-def answer_options(recipe: Recipe, step: int) -> models.AnswerOptions:
-    """Say how a recipe has rows answered after some steps."""
-    section = recipe.eval
-    return models.AnswerOptions(
-        max_new_tokens=section.max_new_tokens,
-        temperature=section.temperature,
-        batch_size=section.batch_size or max(FEWEST_TOGETHER, recipe.train.batch_size),
-        seed=f"{recipe.train.seed} {step}",
     )
 
 

@@ -100,7 +100,7 @@ def test_a_project_by_commands(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert second_score > first_score + 0.2
     assert f"{second_score:.3f}" in compared
     for file in ("rows.html", "worst.html", "compared.html"):
-        assert (here / file).read_text().startswith("<!doctype html>")
+        assert (here / file).read_text().startswith("<!DOCTYPE html>")
     for folder in (first, second):
         files = {file.name for file in folder.iterdir()}
         assert {"metrics.jsonl", "predictions.jsonl", "report.html", "loss.png", "recipe.toml", "best"} <= files

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from vlora import parse_recipe
-from vlora.build import answer_options
 from vlora.estimate.longest import LongestRows, blank_example, find_longest_rows
+from vlora.models import answer_options
 
 CheckpointFactory = Callable[[str], Path]
 

@@ -9,7 +9,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import models
-from ..build import answer_options, find_model, load_model, make_recipe_step
+from ..build import find_model, load_model, make_recipe_step
 from ..errors import OutOfMemoryError
 from ..memory.limits import device_kind, memory_limits, naming_shortage, process_memory
 from ..recipe.schema import Recipe
@@ -79,7 +79,7 @@ def measure_phase(recipe: Recipe, plan: Plan, phase: Phase) -> int:
     def run() -> int:
         backbone, state, _ = _make_model(recipe)
         if phase.name == ANSWERS:
-            return run_answers(backbone, state, rows.prompts, answer_options(recipe, 0))
+            return run_answers(backbone, state, rows.prompts, models.answer_options(recipe, 0))
         if rows.valid is None:
             msg = "the plan has no rows to validate on"
             raise ValueError(msg)

@@ -7,7 +7,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .. import models
-from ..build import answer_options, find_model, load_model
+from ..build import find_model, load_model
 from ..errors import BatchError
 from ..memory.limits import GIGA, device_memory
 from ..ops.buckets import SMALLEST_BUCKET
@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None, *, n_rows: int | N
     """
     files = find_model(recipe)
     backbone, _ = load_model(recipe, files, is_abstract=True)
-    options = answer_options(recipe, 0)
+    options = models.answer_options(recipe, 0)
     rows = find_longest_rows(recipe, options, n_rows)
     memory = memory_gb or recipe.memory.limit_gb
     available = device_memory() if memory is None else int(memory * GIGA)

@@ -20,7 +20,7 @@ from .families.family import Family
 from .families.registry import FAMILIES, describe_family
 from .forward.metal_kernels import without_metal_kernels
 from .forward.tied_head import tied_heads
-from .generation.answering import Answered, Answerer, AnswerOptions
+from .generation.answering import Answered, Answerer, AnswerOptions, answer_options
 from .generation.decode import Prompt, Reader, decode, make_reader, with_room
 from .generation.questions import Questions, split_question
 from .generation.sampling import Sampler, media_tokens
@@ -59,6 +59,7 @@ __all__ = [
     "abstract_backbone",
     "add_lora",
     "add_mismatched",
+    "answer_options",
     "build_tiny_qwen3_vl",
     "check_family",
     "check_packing",

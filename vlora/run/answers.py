@@ -6,7 +6,7 @@ from contextlib import closing
 
 import attrs
 
-from ..build import answer_options
+from .. import models
 from ..errors import AnswerError, EvaluationError, SampleError
 from ..evaluation.metrics import score
 from ..evaluation.prediction import Prediction, dump_prediction, parse_prediction
@@ -120,7 +120,7 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
         run.backbone,
         run.data.encoder,
         rows,
-        answer_options(run.recipe, found.step),
+        models.answer_options(run.recipe, found.step),
         indices=indices,
         step=found.step,
         on_bad_row=skip,

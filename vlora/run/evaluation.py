@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from .. import models
-from ..build import Data, answer_options, attach_feature_cache, load_data, load_model
+from ..build import Data, attach_feature_cache, load_data, load_model
 from ..data.examples import raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
@@ -130,7 +130,7 @@ def evaluate_answers(
             backbone,
             features.encoder,
             rows,
-            answer_options(recipe, steps),
+            models.answer_options(recipe, steps),
             indices=range(total),
             step=steps,
             on_bad_row=skip,

@@ -7,6 +7,7 @@ import attrs
 
 from ...data.prefetch import WorkerPool
 from ...errors import AnswerError, SampleError
+from ...recipe.schema import Recipe
 from ...types import Sample
 from ..backbone.backbone import MlxVlmBackbone
 from ..encode.encoder import Encoder
@@ -21,6 +22,10 @@ Asked = tuple[int, Question | SampleError]
 
 BATCHES_AHEAD = 4
 """Batches of which questions are read together, so that those of like length share one."""
+
+
+FEWEST_TOGETHER = 8
+"""Questions that are answered together where memory has room for fewer rows with their gradients."""
 
 
 def never() -> bool:
@@ -43,6 +48,17 @@ class AnswerOptions:
     temperature: float = 0.0
     batch_size: int = 8
     seed: str = ""
+
+
+def answer_options(recipe: Recipe, step: int) -> AnswerOptions:
+    """Say how a recipe has rows answered after some steps."""
+    section = recipe.eval
+    return AnswerOptions(
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+        batch_size=section.batch_size or max(FEWEST_TOGETHER, recipe.train.batch_size),
+        seed=f"{recipe.train.seed} {step}",
+    )
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -16,9 +17,10 @@ from vlora import Example, build, collate, collate_packed
 from vlora.errors import OutOfMemoryError
 from vlora.estimate import planner as plans
 from vlora.estimate import search as search_module
-from vlora.estimate.search import Search, first_rows
+from vlora.estimate.search import Search, _encode_again, count_rows, first_rows
 from vlora.estimate.shortage import advise
 from vlora.recipe.schema import Recipe
+from vlora.train.objectives.preference import PREFERRED
 from vlora.types import Batch
 
 
@@ -122,3 +124,46 @@ def test_a_search_that_is_late(recipe: Recipe) -> None:
 
     assert [list(option.keys) for option in found] in ([], [["train.grad_checkpoint"]])
     assert calls == ["asked"]
+
+
+def make_pairs(n_rows: int) -> Batch:
+    """Make a batch of pairs, the later ones longer; the worse answer is the longer one."""
+    examples = [
+        attrs.evolve(make_example(20 + 10 * row + 5 * place), group=row, columns={PREFERRED: 1.0 - place})
+        for row in range(n_rows)
+        for place in range(2)
+    ]
+    return collate(examples, 2 * n_rows)
+
+
+def test_a_row_may_be_several_examples() -> None:
+    """The two answers of a pair stay together, and the longest pair is the one with the longest answer."""
+    batch = make_pairs(4)
+    fewer = first_rows(batch, 2)
+
+    assert (count_rows(batch), count_rows(fewer), count_rows(collate([make_example(9)] * 3, 4))) == (4, 2, 4)
+    assert [row.source for row in fewer.rows] == ["row of 50", "row of 55", "row of 40", "row of 45"]
+    assert fewer.tokens.shape[0] == 4
+    assert fewer.n_groups == 2
+
+
+def test_fewer_pairs_are_fewer_rows_of_the_recipe(recipe: Recipe) -> None:
+    """train.batch_size counts pairs: half of four is two, of which a step takes twice as many microbatches."""
+    pairs = attrs.evolve(recipe, train=attrs.evolve(recipe.train, objective="orpo", batch_size=4))
+    search = Search(pairs, make_pairs(4), 10**9, 0, lambda: False)
+    options = [option.keys for option in search._fewer_rows()]
+
+    assert options[0] == {"train.batch_size": 2, "train.gradient_accumulation_steps": 2}
+    assert options[-1] == {"train.batch_size": 1, "train.gradient_accumulation_steps": 4}
+
+
+def test_images_of_pairs_are_made_smaller(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Both answers are encoded anew, in one group and with the column that says which is better."""
+    picture(96, 96).save(tmp_path / "large.png")
+    row = {"prompt": "What?", "chosen": "so", "rejected": "no", "images": ["large.png"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    recipe = make_recipe(checkpoint("qwen3_vl"), tmp_path / "rows.jsonl", tmp_path / "o", train__objective="orpo")
+    found = _encode_again(recipe, {f"{build.load_data(recipe).train.name} row 0"})
+
+    assert [example.columns[PREFERRED] for example in found] == [1.0, 0.0]
+    assert {example.group for example in found} == {0}

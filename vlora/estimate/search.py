@@ -1,7 +1,7 @@
 """Searches smaller values of a recipe with which a failed step fits, by planning the step with each of them."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -171,7 +171,7 @@ class Search:
 
     @property
     def _n_rows(self) -> int:
-        return 1 if self.batch is None else int(self.batch.tokens.shape[0])
+        return 1 if self.batch is None else count_rows(self.batch)
 
     def _with_rows(self, n_rows: int, others: Mapping[str, Any]) -> Option:
         """Use a divisor of the batch size, and more microbatches, so that a step has as many rows as before."""
@@ -185,14 +185,14 @@ class Search:
         if batch is None or batch.segment_starts or self.recipe.data.image_resize_shape is not None:
             return
         pixels = max((width * height for row in batch.rows for width, height in row.image_sizes), default=0)
-        rows = first_rows(batch, min(MOST_ROWS, self._n_rows)).rows
-        need = self.need
+        fewer = first_rows(batch, min(MOST_ROWS, self._n_rows))
+        need, n_times = self.need, self._n_rows / count_rows(fewer)
         while (pixels := pixels // 2) >= SMALLEST_PIXELS:
             keys = {"data.max_pixels": pixels}
-            examples = _encode_again(_changed(self.recipe, keys), {row.source for row in rows})
-            if len(examples) < len(rows):
+            examples = _encode_again(_changed(self.recipe, keys), {row.source for row in fewer.rows})
+            if len(examples) < len(fewer.rows):
                 return
-            option = self._option(keys, collate(examples), self._n_rows / len(rows))
+            option = self._option(keys, collate(examples), n_times)
             yield option
             # The processor scales images up again.
             if option.need >= need:
@@ -250,16 +250,17 @@ class Search:
         Args:
             keys: What is changed.
             batch: The microbatch then; None for the model alone.
-            n_times: So many times its rows are meant.
+            n_times: How many times as many rows the planned microbatch has.
         """
         recipe = _changed(self.recipe, keys)
         planner = attrs.evolve(self._planner(recipe.model.quantize_bits), recipe=recipe)
         if batch is None:
             weights = tree_flatten(planner.backbone.module.parameters())
             return Option(keys, sum(value.nbytes for _, value in weights), 0)
-        n_rows = int(batch.tokens.shape[0])
-        if n_rows > MOST_ROWS:
-            return self._option(keys, first_rows(batch, MOST_ROWS), n_times * n_rows / MOST_ROWS)
+        n_rows = count_rows(batch)
+        most = max(1, MOST_ROWS * n_rows // int(batch.tokens.shape[0]))
+        if n_rows > most:
+            return self._option(keys, first_rows(batch, most), n_times * n_rows / most)
         return Option(keys, _need(planner, batch, n_times), int(n_times * batch.tokens.size))
 
     def _planner(self, bits: int | None = None) -> Planner:
@@ -272,7 +273,7 @@ class Search:
 
 
 def _need(planner: Planner, batch: Batch, n_times: float) -> int:
-    """Predict the bytes in use at the fullest moment of a step on so many times a batch's rows."""
+    """Predict the peak bytes of a step on `n_times` as many rows as a batch has."""
     try:
         parts = planner.parts(batch)
     except OutOfMemoryError:
@@ -280,11 +281,29 @@ def _need(planner: Planner, batch: Batch, n_times: float) -> int:
     return int(sum(size * (1.0 if part in SHARED_PARTS else n_times) for part, size in parts.items()))
 
 
+def _join_groups(examples: Sequence[Example]) -> list[list[Example]]:
+    """Join the examples of each row of data: those of one group, such as the two answers of a pair."""
+    groups: dict[tuple[bool, int], list[Example]] = {}
+    for place, example in enumerate(examples):
+        is_alone = example.group is None
+        groups.setdefault((is_alone, place if example.group is None else example.group), []).append(example)
+    return list(groups.values())
+
+
+def count_rows(batch: Batch) -> int:
+    """Count the rows that a microbatch has room for: packed ones, or rows of data, which may be several examples."""
+    n_rows = int(batch.tokens.shape[0])
+    if batch.segment_starts:
+        return n_rows
+    return n_rows // max(map(len, _join_groups(batch.rows)), default=1)
+
+
 def first_rows(batch: Batch, n_rows: int) -> Batch:
-    """Make a batch of the longest `n_rows` rows of another one."""
+    """Make a batch of the longest `n_rows` rows of another one, as `count_rows` counts them."""
     if not batch.segment_starts:
-        longest = sorted(batch.rows, key=lambda row: -len(row.tokens))[:n_rows]
-        return collate(longest, n_rows)
+        groups = sorted(_join_groups(batch.rows), key=lambda row: -max(len(example.tokens) for example in row))
+        n_examples = n_rows * max(map(len, groups), default=1)
+        return collate([example for group in groups[:n_rows] for example in group], n_examples)
     packs: dict[int, list[Example]] = {}
     for (row, _), example in zip(batch.segment_starts, batch.rows, strict=True):
         packs.setdefault(row, []).append(example)
@@ -294,12 +313,14 @@ def first_rows(batch: Batch, n_rows: int) -> Batch:
 
 def _encode_again(recipe: Recipe, sources: set[str]) -> list[Example]:
     data = load_data(recipe)
-    found = []
+    found: list[Example] = []
     for rows in (data.train, data.valid):
         for index, number in enumerate(() if rows is None else rows.indices):
             if rows is not None and f"{rows.name} row {number}" in sources:
                 with contextlib.suppress(SampleError):
-                    found.append(data.encoder(rows[index]))
+                    examples = data.encode(rows[index])
+                    group = index if len(examples) > 1 else None
+                    found += [attrs.evolve(example, group=group) for example in examples]
     return found
 
 

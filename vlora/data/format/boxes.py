@@ -1,10 +1,10 @@
-"""Boxes and points that stand in texts, written as each family has learned to write them. Pure.
+"""Boxes and points in texts, written in the format of each model family. Pure.
 
-A row holds them apart, in `objects`, as ms-swift has it: `bbox`, a list of [x1, y1, x2, y2] or [x, y]; `ref`, a list of
+A row has them in the column `objects`, as in ms-swift: `bbox`, a list of [x1, y1, x2, y2] or [x, y]; `ref`, a list of
 names; `bbox_type`, "real" for pixels of the image as it is stored, upright (the default), or "norm1" for shares of its
 sides; `image_id`, the number of each box's image from 0 on. In its texts `<bbox>` stands for the next box and
-`<ref-object>` for the next name. Resizing the image moves no share of a side, so that boxes are kept as shares until
-they are written.
+`<ref-object>` for the next name. Boxes are kept as shares of the sides, which resizing does not change, until they are
+written.
 """
 
 import math
@@ -21,7 +21,7 @@ from .json_text import parse_if_json, show
 
 BOX_MARK, NAME_MARK = "<bbox>", "<ref-object>"
 SLACK = 1.0
-"""Pixels by which a box may lie beyond the image, as rounding leaves them."""
+"""Pixels by which a box may exceed the image, for rounding errors."""
 
 KEYS = ("bbox", "ref", "bbox_type", "image_id")
 REAL, NORM = "real", "norm1"
@@ -34,12 +34,12 @@ class BoxStyle:
     """How a family writes boxes.
 
     Attributes:
-        name: What the way is called where answers are compared (`vlora.evaluation.measures.boxes`).
-        scale: What the whole side of an image is; None for its pixels as the model is given it.
+        name: Name of the format, for the comparison of answers (`vlora.evaluation.measures.boxes`).
+        scale: Coordinate of the far side of an image; None for pixels of the image that the model gets.
         write_box: Writes [x1, y1, x2, y2] or [x, y], in whole numbers.
-        write_name: Writes the name of what is in a box.
-        has_points: Whether there is a way to write [x, y].
-        in_bins: A number is the bin that a place falls into, from 0 to `scale` - 1; else the nearest whole one.
+        write_name: Writes the name of a box's object.
+        has_points: Whether the format can write points [x, y].
+        in_bins: Whether a coordinate is the index of a bin, from 0 to `scale` - 1; else it is rounded to an integer.
     """
 
     name: str
@@ -76,7 +76,7 @@ QWEN25_BOXES = BoxStyle(name="qwen25", scale=None, write_box=_in_list)
 """Qwen2.5-VL: pixels of the image as it is resized for the tower."""
 
 QWEN3_BOXES = BoxStyle(name="qwen3", scale=1000, write_box=_in_list)
-"""Qwen3-VL and what came after it: thousandths again, as plain text."""
+"""Qwen3-VL and later models: thousandths again, as plain text."""
 
 INTERNVL_BOXES = BoxStyle(
     name="internvl",
@@ -107,7 +107,7 @@ FLORENCE_BOXES = BoxStyle(
 
 
 def has_marks(text: str) -> bool:
-    """Whether a text has a place for a box or for a name."""
+    """Whether a text has a mark for a box or a name."""
     return _MARKS.search(text) is not None
 
 
@@ -119,7 +119,7 @@ def read_objects(value: Any, source: str) -> Objects:
         source: The row, for errors.
 
     Raises:
-        SampleError: Something in it is no box, no name, or unknown.
+        SampleError: A box, a name or a key is invalid.
     """
     if isinstance(value, str):
         value = parse_if_json(value, "{")
@@ -145,17 +145,17 @@ def read_objects(value: Any, source: str) -> Objects:
 
 
 def texts_of(turns: Sequence[Turn]) -> Iterator[str]:
-    """Give the texts in which marks may stand, as they are read: a thought before its answer."""
+    """Return the texts that may contain marks, in the order of the conversation: a thought comes before its answer."""
     for turn in turns:
         yield turn.thought or ""
         yield from (part for part in turn.parts if isinstance(part, str))
 
 
 def check_marks(turns: Sequence[Turn], objects: Objects, source: str) -> None:
-    """Count the marks of a conversation against what there is to stand for them.
+    """Check that a conversation has as many marks as boxes and names.
 
     Raises:
-        SampleError: There are more or fewer.
+        SampleError: The numbers differ.
     """
     texts = list(texts_of(turns))
     for mark, n_given, key in ((BOX_MARK, len(objects.boxes), "bbox"), (NAME_MARK, len(objects.names), "ref")):
@@ -171,17 +171,17 @@ def check_marks(turns: Sequence[Turn], objects: Objects, source: str) -> None:
 def write_objects(
     turns: Sequence[Turn], objects: Objects, sizes: Sequence[tuple[Size, Size]], style: BoxStyle, source: str
 ) -> tuple[Turn, ...]:
-    """Write boxes and names where the texts have marks for them.
+    """Replace the marks of the texts by boxes and names.
 
     Args:
         turns: A conversation.
         objects: Its boxes and names.
-        sizes: Of each image as it is stored, upright, and as the model is given it.
+        sizes: Sizes of each image: as stored (upright), and as the model gets it.
         style: How the family writes them.
         source: The row, for errors.
 
     Raises:
-        SampleError: A box has no image, or does not lie in it; or the family has no way to write it.
+        SampleError: A box has no image, exceeds it, or cannot be written by the family.
     """
     check_marks(turns, objects, source)
     boxes = (
@@ -197,7 +197,7 @@ def write_objects(
 
 
 def _fill_turn(turn: Turn, fill: Callable[[str], str]) -> Turn:
-    # A thought stands before the answer.
+    # A thought comes before the answer.
     thought = turn.thought and fill(turn.thought)
     parts = tuple(fill(part) if isinstance(part, str) else part for part in turn.parts)
     return attrs.evolve(turn, parts=parts, thought=thought)
@@ -233,7 +233,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_places(value: Mapping[str, Any], n_boxes: int, source: str) -> tuple[int, ...]:
-    """Give the number of each box's image; where the row says none it is the first."""
+    """Return the number of each box's image; the first one where the row has none."""
     found = _list(value, "image_id", source)
     if len(found) > n_boxes or not all(isinstance(place, int) and _is_number(place) and place >= 0 for place in found):
         msg = (

@@ -1,4 +1,4 @@
-"""The content of a message: texts, images and thoughts among its parts. Pure."""
+"""Parses the content of a message into texts, images and thoughts. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from .pictures import list_images, repeats, unread_beside
 
 _TEXT_KEYS = ("text", "content")
 _THOUGHT_TYPES = ("thinking", "reasoning")
-"""Types of the part of a content that is a thought; its text stands under the same name."""
+"""Types of content parts that are thoughts; the text is under the same key."""
 _PICTURE_KEYS = ("image", "image_url", "url", "path")
 _INDEX = "index"
 _TEXT_TYPES = ("text", "input_text", "output_text")
@@ -24,11 +24,11 @@ _PART_KEYS = {"type", "bytes", *_TEXT_KEYS, *_PICTURE_KEYS, *SIZE_KEYS, *VIDEO_K
 
 @attrs.frozen(eq=False)
 class Given:
-    """An image that a content names itself.
+    """An image that a content contains itself.
 
     Attributes:
         image: The image.
-        asked: The size that the row asks for it.
+        asked: The size that the row requests for it.
     """
 
     image: Any
@@ -36,7 +36,7 @@ class Given:
 
 
 def unread_of_content(content: Any) -> dict[str, Any]:
-    """Give what nothing reads of a content's parts: names as "content.detail"."""
+    """Return the keys of content parts that are not read, as "content.detail"."""
     unread: dict[str, Any] = {}
     parts = content if isinstance(content, (list, tuple)) else [content]
     numbers = _number_parts(parts)
@@ -48,9 +48,9 @@ def unread_of_content(content: Any) -> dict[str, Any]:
 
 
 def _number_parts(parts: Sequence[Any]) -> dict[int, int]:
-    """Give the parts that say by "index" which of the row's images they show, from 0: by place, the image's number.
+    """Return the parts that choose an image of the row by "index", from 0: place of the part to number of the image.
 
-    Where texts have an index too it counts the parts.
+    If texts have an index too, it counts the parts, and chooses no image.
     """
     images, others = dict[int, int](), False
     for place, part in enumerate(parts):
@@ -89,7 +89,7 @@ def _is_thought(part: Any) -> bool:
 
 
 def take_thought(content: Any, where: str) -> tuple[Any, Any]:
-    """Take the part that is a thought out of a content; it stands before what is said."""
+    """Remove the thought from a content; it has to be the first part."""
     if not isinstance(content, (list, tuple)) or not any(map(_is_thought, content)):
         return content, None
     first, *rest = content
@@ -100,12 +100,12 @@ def take_thought(content: Any, where: str) -> tuple[Any, Any]:
 
 
 def first_of(message: Mapping[str, Any], *keys: str) -> Any:
-    """Give the first value that is there; Arrow fills in None for keys that only other rows have."""
+    """Return the first value that is not None; Arrow fills in None for keys that only other rows have."""
     return next((message[key] for key in keys if message.get(key) is not None), None)
 
 
 def only_one(message: Mapping[str, Any], keys: Sequence[str], where: str) -> Any:
-    """Give the value that stands under one of some keys; of different ones under several one would be lost."""
+    """Return the value under one of several keys; different values under several of them are an error."""
     found = {key: message[key] for key in keys if message.get(key) is not None}
     values = list(found.values())
     if any(not repeats(values[:1], [value]) for value in values[1:]):
@@ -120,17 +120,17 @@ def read_content(content: Any, where: str, depth: int = 0) -> Iterator[str | Mar
     Args:
         content: A text, a part, a list of parts, or data of the row's own.
         where: The row and the turn, for errors.
-        depth: How many lists it stands in.
+        depth: Number of lists around it.
 
     Raises:
-        SampleError: It is none of these, or a part is not understood.
+        SampleError: The content has another type, or a part is not understood.
     """
     if content is None:
         return
     if isinstance(content, str):
         yield from split_marks(content)
     elif depth == 0 and _is_data(content):
-        # An answer that is an object or a list of objects, not in a text.
+        # An answer that is an object or a list of objects, and not a text.
         yield from split_marks(write_text(content, where))
     elif isinstance(content, Mapping):
         yield from _read_part(content, where)
@@ -150,7 +150,7 @@ def read_content(content: Any, where: str, depth: int = 0) -> Iterator[str | Mar
 
 
 def _is_data(content: Any) -> bool:
-    """Whether a content is an object of its own, or a list of such, and no part or list of parts."""
+    """Whether a content is data, an object or a list of objects, and not a part or a list of parts."""
     if isinstance(content, Mapping):
         there = {key for key, value in content.items() if value is not None}
         return bool(there) and (there - _PART_KEYS != set()) and not isinstance(content.get("type"), str)
@@ -186,7 +186,7 @@ def _picture_of(part: Mapping[str, Any], where: str) -> Any:
 
 
 def merge_texts(parts: Iterable[str | Mark | Given]) -> list[str | Mark | Given]:
-    """Make one text of those that follow each other, and leave out empty ones."""
+    """Join adjacent texts, and drop empty ones."""
     merged: list[str | Mark | Given] = []
     for part in parts:
         last = merged[-1] if merged else None

@@ -1,7 +1,7 @@
-"""Sizes that a row asks for its images, within an image part, as Qwen's own loader takes them (qwen-vl-utils). Pure.
+"""Sizes that a row requests within an image part, in the format of Qwen's own loader (qwen-vl-utils). Pure.
 
-Either both sides are asked for, or bounds of the number of pixels; what comes out are whole patches. Sizes that the
-model's processor would change again are refused, so that what is asked for is what the model sees.
+A row requests either both sides or bounds of the number of pixels; results are rounded to whole patches. Sizes that
+the model's processor would change again are refused, so that the model sees the requested size.
 """
 
 import math
@@ -15,13 +15,13 @@ from ...errors import SampleError
 SIDES = ("resized_height", "resized_width")
 BOUNDS = ("min_pixels", "max_pixels")
 SIZE_KEYS = (*SIDES, *BOUNDS)
-"""Keys of an image part that ask for a size."""
+"""Keys of an image part that request a size."""
 
 VIDEO_KEYS = ("nframes", "fps", "min_frames", "max_frames", "total_pixels")
-"""Keys of the same loader that ask something of a video."""
+"""Keys of the same loader for videos."""
 
 LONGEST_SHAPE = 200
-"""How many times as long as its shorter side a picture's longer one may be."""
+"""Largest ratio of a picture's longer side to its shorter one."""
 LARGEST_NUMBER = 2**31
 
 Size = tuple[int, int]
@@ -30,7 +30,7 @@ Size = tuple[int, int]
 
 @attrs.frozen
 class Asked:
-    """What a row asks for an image; None for what it does not.
+    """The size that a row requests for an image; None for values that it does not request.
 
     Attributes:
         resized_height: Pixels, rounded to whole patches.
@@ -45,18 +45,18 @@ class Asked:
     max_pixels: int | None = None
 
     def __str__(self) -> str:
-        """Name what is asked for, as the row does."""
+        """Describe the request in the row's own keys."""
         found = attrs.asdict(self, filter=lambda _, value: value is not None)
         return ", ".join(f"{key} = {value}" for key, value in found.items())
 
 
 @attrs.frozen(eq=False)
 class SizedImage:
-    """An image for which a row asks a size.
+    """An image with a requested size.
 
     Attributes:
         image: As in `Sample.images`.
-        asked: The size.
+        asked: The requested size.
     """
 
     image: Any
@@ -65,7 +65,7 @@ class SizedImage:
 
 @attrs.frozen
 class Budget:
-    """What sizes a processor leaves as they are.
+    """The sizes that a processor does not change.
 
     Attributes:
         factor: Sides are multiples of it.
@@ -79,14 +79,14 @@ class Budget:
 
 
 def read_asked(part: Mapping[str, Any], where: str) -> Asked | None:
-    """Read what an image part asks for; None if nothing.
+    """Read the size that an image part requests; None if it requests none.
 
     Args:
-        part: The part, whatever else is in it.
+        part: The part; other keys are ignored.
         where: The row and its turn, for errors.
 
     Raises:
-        SampleError: A size is none, one side is asked for without the other or beside bounds, or a video is meant.
+        SampleError: A size is invalid, a side is requested alone or together with bounds, or a key is for videos.
     """
     found = {key: part[key] for key in (*SIZE_KEYS, *VIDEO_KEYS) if part.get(key) is not None}
     videos = [key for key in found if key in VIDEO_KEYS]
@@ -114,7 +114,7 @@ def read_asked(part: Mapping[str, Any], where: str) -> Asked | None:
 
 
 def fit_to_patches(size: Size, factor: int, min_pixels: int, max_pixels: int) -> Size:
-    """Give the size of whole patches that is nearest in shape, within bounds; as qwen-vl-utils' `smart_resize`.
+    """Return the nearest size of whole patches within bounds, like `smart_resize` of qwen-vl-utils.
 
     Args:
         size: Of the picture.
@@ -123,7 +123,7 @@ def fit_to_patches(size: Size, factor: int, min_pixels: int, max_pixels: int) ->
         max_pixels: Pixels at most.
 
     Raises:
-        ValueError: The picture is much longer than wide, or wider than long.
+        ValueError: The picture is too elongated.
     """
     width, height = size
     if max(size) > LONGEST_SHAPE * min(size):
@@ -141,21 +141,21 @@ def fit_to_patches(size: Size, factor: int, min_pixels: int, max_pixels: int) ->
 
 
 def settle_size(size: Size, asked: Asked, budget: Budget) -> Size:
-    """Say what size an image gets for which one is asked.
+    """Return the size that an image with a request gets.
 
     Args:
         size: Of the picture.
-        asked: What the row asks.
-        budget: The processor's; what it would change again is refused.
+        asked: The row's request.
+        budget: The processor's limits; sizes that it would change again are refused.
 
     Raises:
-        ValueError: The size cannot be given; why, and what to do.
+        ValueError: The request cannot be met; the message says why, and what to do.
     """
     low, high = asked.min_pixels or 1, asked.max_pixels or budget.max_pixels
     if asked.resized_height is not None and asked.resized_width is not None:
         wanted = fit_to_patches((asked.resized_width, asked.resized_height), budget.factor, 1, LARGEST_NUMBER**2)
     else:
-        # Both the row's and the processor's bounds are to hold.
+        # Both the row's and the processor's bounds have to hold.
         low, high = max(low, budget.min_pixels), min(high, budget.max_pixels)
         wanted = fit_to_patches(size, budget.factor, low, high)
     n_pixels = wanted[0] * wanted[1]

@@ -18,7 +18,7 @@ def parse_json(text: str, what: str, source: str) -> Any:
         source: The row, for the error.
 
     Raises:
-        SampleError: It is no JSON.
+        SampleError: It is not JSON.
     """
     try:
         return written_json.parse_json(text)
@@ -28,11 +28,11 @@ def parse_json(text: str, what: str, source: str) -> Any:
 
 
 def parse_if_json(text: str, opening: str) -> Any:
-    """Parse a text that may be JSON; None if it is none.
+    """Parse a text that may be JSON; None if it is not.
 
     Args:
         text: The text.
-        opening: The brackets, one of which such JSON begins with: "[", "{" or "[{".
+        opening: Brackets that such JSON may begin with: "[", "{" or "[{".
     """
     if not text.lstrip()[:1] or text.lstrip()[0] not in opening:
         return None

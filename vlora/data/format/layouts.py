@@ -1,6 +1,6 @@
-"""Which columns of a row make a conversation, and which of them are used. Pure.
+"""Finds the columns of a row that make a conversation, and reads them as messages. Pure.
 
-A layout is a table entry: the columns that it needs, those that it takes besides, and how they become messages.
+A layout is a table entry: required columns, optional columns, and a function that makes messages of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from .messages import ROLES, Message, find_content, find_role
 from .pictures import IMAGE_COLUMNS, row_images
 
 BESIDES = (*IMAGE_COLUMNS, "system", "tools", "objects")
-"""Columns that stand beside every conversation."""
+"""Columns that every layout may have besides its own."""
 
 
 @attrs.frozen
@@ -44,8 +44,8 @@ class Layout:
     """Columns that make a conversation.
 
     Attributes:
-        needs: Columns that have to be there.
-        takes: Columns that are read where they are there.
+        needs: Required columns.
+        takes: Optional columns.
         read: Makes messages of a row; the second argument is the row's name in errors.
     """
 
@@ -58,7 +58,7 @@ def read_conversation(row: Row, source: str) -> Conversation:
     """Find the layout of a row and read its messages.
 
     Raises:
-        SampleError: There is no conversation in it, or a column of it is not understood.
+        SampleError: The row has no conversation, or a column is not understood.
     """
     for layout in LAYOUTS:
         if all(_is_there(row, column) for column in layout.needs):
@@ -82,7 +82,7 @@ def _suggest_preference(row: Row) -> str:
 
 
 def _describe_lack(row: Row, captions: Sequence[str]) -> str:
-    """Say what a row lacks of a conversation."""
+    """Describe what a row lacks for a conversation."""
     for layout in LAYOUTS:
         lacking = [column for column in layout.needs if not _is_there(row, column)]
         if len(lacking) == 1 < len(layout.needs) and lacking[0] in row:
@@ -126,16 +126,16 @@ def _open_message(item: Any, source: str) -> Iterator[Message]:
     if not said or any(message.get(key) is not None for key in ("role", "from", "content", "value")):
         yield message
         return
-    # One object of role to content. The keys of an object have no order: who asks speaks before who answers.
+    # One object of role to content. Keys of an object have no order: the user speaks before the assistant.
     said.sort(key=lambda key: _TURNS.get(ROLES[str(key).strip().lower()], len(_TURNS)))
-    # What stands beside them goes with the first, so that it is named if it is not read.
+    # Other keys go with the first message, so that they are named if they are not read.
     rest = {key: value for key, value in message.items() if key not in said}
     for number, key in enumerate(said):
         yield {"role": key, "content": message[key], **(rest if number == 0 else {})}
 
 
 def _open_contents(messages: list[Message]) -> list[Message]:
-    """Open contents that are JSON of parts, if a question is; an answer alone may be about such JSON."""
+    """Parse contents that are JSON of parts, provided that a question is; an answer alone may be about such JSON."""
     opened = [parse_parts(find_content(message)) for message in messages]
     asked = [find_role(message) == "user" for message in messages]
     if not any(parts is not None and is_asked for parts, is_asked in zip(opened, asked, strict=True)):
@@ -147,7 +147,7 @@ def _open_contents(messages: list[Message]) -> list[Message]:
 
 
 def _is_there(row: Row, column: str) -> bool:
-    # A question may be empty, a list of messages is then none.
+    # A question may be empty; an empty list of messages is no conversation.
     value = row.get(column)
     return is_there(value) if column in LISTED else value is not None
 
@@ -169,7 +169,7 @@ def _read_pair(question: str, answer: str) -> Callable[[Row, str], Sequence[Mess
 
 
 def _read_instruction(row: Row, source: str) -> Sequence[Message]:
-    """Read Alpaca's layout: the input stands in a line of its own behind the instruction."""
+    """Read Alpaca's layout: the input follows the instruction on a line of its own."""
     asked = [text_of(row, column, source) for column in ("instruction", "input") if is_there(row.get(column))]
     said = text_of(row, "output", source)
     question = make_message("user", "\n".join(asked))
@@ -216,7 +216,7 @@ def read_history(row: Row, source: str) -> Sequence[Message]:
 
 _PAIR = ("user", "assistant")
 _TURNS = {"system": 0, "user": 1}
-"""Who speaks first in an object of roles; the others in their order."""
+"""Roles that come first in an object of roles; the others keep their order."""
 
 
 def _is_pair(value: Any) -> bool:

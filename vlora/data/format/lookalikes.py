@@ -1,4 +1,4 @@
-"""Values that look like images, by their names or by what they hold. Pure: no image is opened."""
+"""Recognizes values that look like images, by their names or contents. Pure: no image is opened."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ _DEPTH = 4
 
 
 def looks_like_pictures(column: str, value: Any) -> bool:
-    """Whether a column holds images, by its name or by what is in it."""
+    """Whether a column holds images, judged by its name or its values."""
     if value is None or (isinstance(value, (str, bytes, Sequence, Mapping)) and not value):
         return False
     named = _NAMES.fullmatch(column.strip()) is not None and not isinstance(value, (bool, int, float))
@@ -37,7 +37,7 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
     if depth and isinstance(value, Mapping):
         yield from (leaf for item in value.values() for leaf in _leaves(item, depth - 1))
     elif depth and isinstance(value, (list, tuple)):
-        # Lists of numbers may be long; images are seen at their beginning.
+        # Lists of numbers may be long; images show in the first items.
         yield from (leaf for item in value[:8] for leaf in _leaves(item, depth - 1))
     else:
         yield value
@@ -48,7 +48,7 @@ def _is_picture(value: Any) -> bool:
         return begins_picture(bytes(value[:HEAD]))
     if isinstance(value, str):
         return _names_picture(value) or is_inline(value)
-    # Pillow's images, without an import of Pillow.
+    # Images of Pillow, without importing Pillow.
     return hasattr(value, "getbands") and hasattr(value, "size")
 
 

@@ -1,4 +1,4 @@
-r"""Marks in texts that stand for images and other media, told from words. Pure.
+r"""Finds marks in texts that stand for images and other media. Pure.
 
 `<image>` and `<ImageHere>` stand for the next image of a row, `<image 1>` for its first. A backslash before a mark
 makes it a word: `\<image>` is read as the text "<image>".
@@ -32,9 +32,9 @@ class Mark:
 
     Attributes:
         text: As it is written.
-        number: Which image of the row it stands for, from 1; None for the next one.
-        is_foreign: Whether it is of a medium that rows do not bring, or a token of some model.
-        asked: The size that the row asks for its image.
+        number: Number of the row's image that it stands for, from 1; None for the next one.
+        is_foreign: Whether it stands for a medium that rows cannot have, or is a token of some model.
+        asked: The size that the row requests for its image.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Mark:
 
 
 def split_marks(text: str) -> Iterator[str | Mark]:
-    """Divide a text at its marks; what is escaped is text."""
+    """Split a text at its marks; escaped marks are text."""
     written, place = "", 0
     for found in _MARK.finditer(text):
         written += text[place : found.start()]

@@ -1,6 +1,6 @@
-"""Messages of a conversation, read one by one: who speaks, the parts of the content, what stands beside it. Pure.
+"""Reads the messages of a conversation one by one: role, parts of the content, and other keys. Pure.
 
-Which image stands at a mark is settled later (`vlora.data.format.placement`): it depends on the messages before.
+`vlora.data.format.placement` assigns images to marks later: that depends on the earlier messages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,11 +35,11 @@ ROLES = {
     "tool_response": "tool",
 }
 CALLING_ROLES = ("function_call", "tool_call")
-"""Roles whose text is the call of a tool, as JSON."""
+"""Roles whose text is a tool call as JSON."""
 MARK_KEYS = ("loss", "loss_mask", "loss_scale", "weight", "train", "training", "trainable")
 """Keys of messages that say whether a turn is learned: 1 and true that it is, 0 and false that it is not."""
 UNCLEAR_MARK_KEYS = ("mask", "masked", "assistant_mask")
-"""Keys that trainers read as the one and as the other."""
+"""Keys that different trainers read in opposite ways."""
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Keys of messages that hold what the assistant thinks before it answers."""
 
@@ -50,7 +50,7 @@ _MESSAGE_KEYS = {
     *(*MARK_KEYS, *THOUGHT_KEYS, *IMAGE_COLUMNS, *UNCLEAR_MARK_KEYS),
 }
 _TOOL_KEYS = {"name", "tool_call_id"}
-"""What a tool's message may say of itself."""
+"""Keys that a tool's message may have."""
 
 Message = Mapping[str, Any]
 
@@ -62,7 +62,7 @@ class Draft:
     Attributes:
         role: As in `Turn`.
         parts: Texts, marks of images, and images.
-        images: Those that stand in the message beside its content.
+        images: Images in the message beside its content.
         thought: As in `Turn`, as are the next four.
         calls: See above.
         learned: See above.
@@ -81,7 +81,7 @@ class Draft:
 
 
 def unread_keys(messages: Sequence[Message]) -> dict[str, Any]:
-    """Give what nothing reads of messages and of the parts of their contents: names as "name", "content.detail"."""
+    """Return the keys of messages and of their content parts that are not read, as "name", "content.detail"."""
     unread: dict[str, Any] = {}
     for message in messages:
         read = _MESSAGE_KEYS | _TOOL_KEYS if find_role(message) == "tool" else _MESSAGE_KEYS
@@ -136,7 +136,7 @@ def _name_role(message: Message) -> str:
 
 
 def find_role(message: Message) -> str | None:
-    """Give the role of a message, as turns have it; None if it is none."""
+    """Return the role of a message, in the names of `Turn`; None if it has no known role."""
     return ROLES.get(_name_role(message))
 
 
@@ -178,7 +178,7 @@ def _read_thought(message: Message, inner: Any, where: str) -> str | None:
 
 
 def _read_mark(message: Message, where: str) -> bool:
-    """Say whether a message may be learned."""
+    """Return whether a message may be learned: True unless it is marked otherwise."""
     for key in UNCLEAR_MARK_KEYS:
         if message.get(key) is not None:
             msg = (
@@ -198,5 +198,5 @@ def _read_mark(message: Message, where: str) -> bool:
 
 
 def find_content(message: Message) -> Any:
-    """Give the content of a message, under whatever name; None if it has none."""
+    """Return the content of a message, under any of its names; None if it has none."""
     return first_of(message, *_CONTENT_KEYS)

@@ -1,4 +1,4 @@
-"""Images as rows spell them. Pure: no image is opened."""
+"""The forms in which rows give images. Pure: no image is opened."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from .json_text import parse_if_json
 
 IMAGE_COLUMNS = ("images", "image")
 _NAME_KEYS = ("url", "path", "image", "image_url")
-"""Keys of an object that stands for an image, under which its name is."""
+"""Keys for the name of an image in an object that stands for it."""
 _OBJECT_KEYS = {*_NAME_KEYS, "bytes", "type"}
 
 
 def list_images(value: Any) -> list[Any]:
-    """Give the images of a value, in order: lists in lists and JSON of lists are opened, nothing and "" left out."""
+    """List the images of a value: nested lists and JSON of lists are flattened, None and "" are left out."""
     if isinstance(value, str):
         found = parse_if_json(value, "[{")
         value = value if found is None else found
@@ -25,18 +25,18 @@ def list_images(value: Any) -> list[Any]:
 
 
 def row_images(row: Row) -> list[tuple[str, list[Any]]]:
-    """Give the columns of a row, or the keys of a message, that hold images, with their images."""
+    """Return the columns of a row, or the keys of a message, that hold images, with their images."""
     found = ((column, list_images(row.get(column))) for column in IMAGE_COLUMNS)
     return [(column, images) for column, images in found if images]
 
 
 def are_same(one: Any, other: Any) -> bool:
-    """Whether two values may be the same image; of bytes and of pictures that are decoded that is not known."""
+    """Whether two values may be the same image; for bytes and decoded pictures this is unknown, and True."""
     return not (isinstance(one, str) and isinstance(other, str)) or file_name(one) == file_name(other)
 
 
 def file_name(image: Any) -> str | None:
-    """Give the last part of an image's name; None if it has none."""
+    """Return the last part of an image's name; None if it has none."""
     if isinstance(image, Mapping):
         image = image.get("path")
     if not isinstance(image, str) or not image or is_inline(image):
@@ -45,7 +45,7 @@ def file_name(image: Any) -> str | None:
 
 
 def unread_beside(value: Any) -> dict[str, Any]:
-    """Give what objects that name an image hold besides it ({"url", "detail"}), and nothing reads."""
+    """Return the keys beside an image's name in an object ({"url", "detail"}) that are not read."""
     if isinstance(value, str):
         value = parse_if_json(value, "[{")
     if isinstance(value, (list, tuple)):
@@ -67,12 +67,12 @@ def repeats(images: Sequence[Any], other: Sequence[Any]) -> bool:
     try:
         return len(other) <= len(images) and all(bool(one == two) for one, two in zip(images, other, strict=False))
     except ValueError:
-        # Arrays, which are equal number by number.
+        # Arrays compare element by element.
         return False
 
 
 def _is_array(value: Sequence[Any]) -> bool:
-    """Whether lists in lists are one picture's numbers, which who reads images refuses as a whole."""
+    """Whether nested lists are the numbers of one picture, which are refused when images are read."""
     first = value[0] if value else None
     return isinstance(first, (list, tuple)) and bool(first) and _begins_with_number(first)
 
@@ -88,7 +88,7 @@ def _unwrap(image: Any) -> Any:
     if isinstance(image, Mapping) and image.get("bytes") is None:
         name = next((image[key] for key in _NAME_KEYS if image.get(key)), None)
         if name is None:
-            # What is of another form is refused by who reads images.
+            # Other forms are refused when images are read.
             return image if any(value is not None for value in image.values()) else None
         return _unwrap(name)
     return image

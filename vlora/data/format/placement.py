@@ -1,4 +1,4 @@
-"""Where the images of a row stand: at marks, where a content names them, or before the first question. Pure."""
+"""Assigns the images of a row to places: marks, contents that name them, or the first question. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from .pictures import are_same
 def place_images(
     drafts: Sequence[Draft], images: Sequence[Any], source: str
 ) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
-    """Give every image of a row its place.
+    """Assign every image of a row to its place.
 
     A mark takes the next image, a mark with a number the one of that number. Images within a message, or named in its
     content, stand for the row's own if the row repeats them. Images that no mark takes stand at the start of their
@@ -53,7 +53,7 @@ def place_images(
 def _place_in_turn(
     draft: Draft, waiting: list[Any], placed: list[Any], source: str
 ) -> tuple[Turn, list[Any], list[Any]]:
-    """Give a turn, the row's images that still wait after it, and the images that it shows."""
+    """Return a turn, the row's images that are left after it, and the images that it shows."""
     inside = list(draft.images)
     rest = _without_same(waiting, inside, source)
     queue, shown = [*inside, *rest], list[Any]()
@@ -75,7 +75,7 @@ def _place_in_turn(
     if 0 < n_unplaced < len(inside):
         raise SampleError(_describe_unplaced(len(inside) - n_unplaced, n_unplaced, source))
     if n_unplaced > 0:
-        # Nothing was shown here yet: the message's images stand before all that it says.
+        # No mark took an image here: the message's images stand before its text.
         shown, queue = inside, queue[n_unplaced:]
         parts = [*(ImageSlot(len(placed) + index) for index in range(len(inside))), *parts]
     return _turn_of(draft, parts), queue, shown
@@ -90,7 +90,7 @@ def _turn_of(draft: Draft, parts: Sequence[str | ImageSlot]) -> Turn:
 
 
 def _without_same(waiting: list[Any], shown: Sequence[Any], source: str) -> list[Any]:
-    """Leave out images of the row that a message repeats."""
+    """Drop images of the row that a message repeats."""
     for own, image in zip(waiting, shown, strict=False):
         if not are_same(own, image):
             msg = (
@@ -102,7 +102,7 @@ def _without_same(waiting: list[Any], shown: Sequence[Any], source: str) -> list
 
 
 def _settle_marks(draft: Draft, number: int, source: str) -> Draft:
-    """Refuse marks of what a turn cannot show; in answers only `<image>` is one, other marks are words."""
+    """Refuse marks that a turn cannot show; in answers only `<image>` is a mark, others are words."""
     if draft.role == "assistant":
         parts = [part.text if isinstance(part, Mark) and _is_word(part) else part for part in draft.parts]
         for part in parts:

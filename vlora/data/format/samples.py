@@ -1,7 +1,7 @@
-"""From a dataset row to a `Sample`: who said what, and where the images stand. Pure.
+"""Converts a row of a data set to a `Sample`: turns with the places of images. Pure.
 
-Every layout that data sets and other trainers use comes in here; none goes further, so that the model
-side has one format to render. Images are not opened.
+All layouts of data sets and other trainers are converted here, so that later code has one format to render. Images are
+not opened.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,10 +37,10 @@ class Reading:
         custom_prompt_format: As in the recipe, as are the next two.
         columns: See above.
         system: See above.
-        kinds: What columns hold that have a declared type; see `vlora.data.readers.typed_tables.kind_of`.
+        kinds: Kinds of columns with a declared type; see `vlora.data.readers.typed_tables.kind_of`.
         preferences: "pairs" for rows with a better and a worse answer, "marks" for those that say whether their answer
             is wanted; None for rows with one answer.
-        fills_gaps: Whether objects have nothing under keys that only other rows have; see
+        fills_gaps: Whether objects have None under keys that only other rows have; see
         `vlora.data.readers.table.fills_gaps`.
     """
 
@@ -92,7 +92,7 @@ def format_sample(
 
 
 def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, ColumnUse]:
-    """Read a row, and say what became of its columns.
+    """Read a row, and return which of its columns were used.
 
     Args:
         row: As for `format_sample`.
@@ -163,15 +163,15 @@ def _place(
 def _own_objects(
     row: Row, turns: Sequence[Turn], images: Sequence[Any], placed: Sequence[Any], source: str
 ) -> Objects | None:
-    """Read the boxes of a row; None if it has none, or if no text has a mark for one."""
+    """Read the boxes of a row; None if it has none, or if no text has a mark."""
     value = row.get("objects")
-    # Typed tables fill in nothing for keys that only other rows have.
+    # Typed tables fill in None for keys that only other rows have.
     is_empty = isinstance(value, Mapping) and not any(map(is_there, value.values()))
     if not is_there(value) or is_empty or not any(map(has_marks, texts_of(turns))):
         return None
     objects = read_objects(value, source)
     check_marks(turns, objects, source)
-    # A row counts its images as its column has them; marks with numbers may show them in another order.
+    # Rows number images in the order of their column; numbered marks may show them in another order.
     shown = [image.image if isinstance(image, SizedImage) else image for image in placed]
     places = {
         index: next((place for place, image in enumerate(shown) if image is own), index)
@@ -192,7 +192,7 @@ def _find_use(row: Row, talk: Conversation, unread: Mapping[str, Any], reading: 
 
 
 def _refuse_lost_pictures(row: Row, use: ColumnUse, unread: Mapping[str, Any], reading: Reading, source: str) -> None:
-    """Refuse a row with images that nothing reads, but for those that the recipe sets aside."""
+    """Refuse a row with images that are not read, unless the recipe marks their column as unused."""
     for key, value in unread.items():
         name = key.rpartition(".")[2]
         if name in SIZE_KEYS:

@@ -1,4 +1,4 @@
-"""Tools: what a row says of those that may be called, and the calls that its answers make. Pure."""
+"""Reads descriptions of tools, and the tool calls of answers. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ CALL_KEYS = ("tool_calls", "function_call")
 
 
 def drop_gaps(value: Any) -> Any:
-    """Leave out of objects what is nothing, at whatever depth; JSON in a text stays as it is.
+    """Remove None values from objects at any depth; JSON in a text is left unchanged.
 
-    A typed table gives all objects of a column the keys of all of them: of a tool the parameters of the others.
+    A typed table gives every object of a column the keys of all of them: a tool gets the parameters of the others.
     """
     if isinstance(value, Mapping):
         return {key: drop_gaps(inner) for key, inner in value.items() if inner is not None}
@@ -23,7 +23,7 @@ def drop_gaps(value: Any) -> Any:
 
 
 def drop_gaps_of_calls(message: Call) -> Call:
-    """Leave out of a message's calls what is nothing."""
+    """Remove None values from a message's calls."""
     return {key: drop_gaps(value) if key in CALL_KEYS else value for key, value in message.items()}
 
 
@@ -36,7 +36,7 @@ def read_tools(value: Any, source: str) -> tuple[Call, ...]:
         source: The row, for errors.
 
     Raises:
-        SampleError: It is something else.
+        SampleError: The value has another form.
     """
     if isinstance(value, str) and value.strip():
         value = parse_json(value, "the tools, expected a list of descriptions", source)
@@ -71,7 +71,7 @@ def read_calls(value: Any, source: str) -> tuple[Call, ...]:
         {"name": ..., "arguments": ...} of each, the arguments as JSON values, and the "id" if it has one.
 
     Raises:
-        SampleError: It is something else.
+        SampleError: The value has another form.
     """
     if isinstance(value, str) and value.strip():
         value = parse_json(value, "tool calls, expected a list of calls", source)
@@ -86,7 +86,7 @@ def read_calls(value: Any, source: str) -> tuple[Call, ...]:
 
 
 def find_calls(text: str) -> tuple[Call, ...]:
-    """Read a text that may be JSON of calls, as LLaMA-Factory's function_call turns are; none if it is another text."""
+    """Read calls from a text that is JSON, as in LLaMA-Factory's function_call turns; no calls from another text."""
     found = parse_if_json(text, "[{")
     calls = [found] if isinstance(found, Mapping) else found
     if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):

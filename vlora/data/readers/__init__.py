@@ -1,1 +1,1 @@
-"""Where rows come from: files, folders, saved data sets, the hub. What is read is what is written."""
+"""Reads rows from files, folders, saved data sets and the hub, with values as they are written."""

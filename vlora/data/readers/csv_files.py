@@ -1,4 +1,4 @@
-"""Rows of files of separated values: all values are text, as they are written."""
+"""Rows of CSV and similar files; all values are text, as they are written."""
 
 import functools
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from .text_table import SAMPLE_BYTES, TextTable, describe_bytes, locate, map_fil
 CSV_SUFFIXES = (".csv", ".tsv")
 SEPARATORS = (",", "\t", ";", "|")
 _NO_SEPARATOR = "\n"
-"""Stands in no record outside of quotes, so that a record is one value."""
+"""A separator that no record contains outside of quotes, so that a record is one value."""
 
 
 def open_csv(
     path: Path, *, name: str | None = None, separator: str | None = None, columns: Sequence[str] | None = None
 ) -> TextTable:
-    """Find the rows of a file of separated values; all of them are text, and an empty cell is an empty text.
+    """Find the rows of a file of separated values; all values are text, and an empty cell is an empty text.
 
     Args:
         path: The file.
-        name: How it is called, where it does not lie under its name.
+        name: Its name in messages, where the file lies under another one.
         separator: What separates values; without it the one of `SEPARATORS` with which the first rows have as many
             values as the header. A file in which none separates anything has a single column.
         columns: Names of the columns, if the file has no header.
 
     Raises:
-        ValueError: It is another encoding, a column has no name of its own, or a quote is never closed.
+        ValueError: The encoding is not UTF-8, two columns have one name, or a quote is never closed.
         OSError: It cannot be read.
     """
     name = name or path.name

@@ -27,11 +27,11 @@ HELD_OUT_EVERY = 6
 """Every sixth digit is held out: 300 of 1,797."""
 
 DIGITS_FILE = "datasets/data/digits.csv.gz"
-"""Where scikit-learn keeps them, below its folder."""
+"""Their file within scikit-learn's folder."""
 
 
 def check_question(split: str, config: str | None, key: str = "data.split") -> None:
-    """Check what is asked of the digits; nothing is read.
+    """Check the names of split and question without reading anything.
 
     Args:
         split: As for `load_digit_rows`.
@@ -92,7 +92,7 @@ def read_table() -> npt.NDArray[np.float64]:
     """
     spec = importlib.util.find_spec("sklearn")
     for root in (spec.submodule_search_locations if spec is not None else None) or ():
-        # Importing scikit-learn, and scipy under it, takes longer than all the rest of reading the rows.
+        # Importing scikit-learn with scipy takes longer than everything else here.
         file = Path(root) / DIGITS_FILE
         if file.is_file():
             return np.loadtxt(file, delimiter=",")

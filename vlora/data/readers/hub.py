@@ -1,4 +1,4 @@
-"""Repositories of the hub: asked once whether it can be reached, and read from its cache where it cannot."""
+"""Repositories of the hub; read from its cache if the hub cannot be reached, which is tested once."""
 
 import contextlib
 import re
@@ -9,13 +9,13 @@ from typing import Any
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 LONGEST_WAIT = 10.0
-"""Seconds for which the hub is waited for until it has answered at all."""
+"""Seconds to wait for the hub's first answer."""
 
 
 def find_repository(path: str, config: str | None, revision: str | None = None) -> Any:
-    """Find a repository of the hub; without a connection, what has been downloaded of it.
+    """Find a repository of the hub; without a connection, its downloaded files.
 
-    `datasets` would take the tables that it has made of the files once, in which values have the types that it guessed.
+    `datasets` would use the tables that it once made of the files, whose values have the types that it guessed.
     """
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
@@ -43,13 +43,13 @@ def find_repository(path: str, config: str | None, revision: str | None = None) 
 
 
 def find_commit(path: str, revision: str | None) -> str | None:
-    """Find the commit that a branch or a tag of a repository is; None where neither the hub nor its cache says it."""
+    """Find the commit of a branch or tag of a repository; None if neither the hub nor its cache knows it."""
     import huggingface_hub
 
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     if not huggingface_hub.is_offline_mode() and not _reach_hub():
-        # What is wrong with it is said where its rows are opened.
+        # Errors are reported when its rows are opened.
         with contextlib.suppress(Exception):
             return huggingface_hub.HfApi().dataset_info(path, revision=revision).sha
     snapshot = _find_snapshot(path, revision)
@@ -57,7 +57,7 @@ def find_commit(path: str, revision: str | None) -> str | None:
 
 
 def _reach_hub() -> str:
-    """Say why the hub is not to be reached; empty if it is. Its client would ask for half a minute."""
+    """Return why the hub cannot be reached; empty if it can. Its client would retry for half a minute."""
     import huggingface_hub
 
     if huggingface_hub.is_offline_mode():
@@ -71,7 +71,7 @@ def _reach_hub() -> str:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let `datasets` take what has been downloaded, as with HF_HUB_OFFLINE=1."""
+    """Let `datasets` use downloaded files only, as with HF_HUB_OFFLINE=1."""
     import datasets
     from huggingface_hub import constants
 

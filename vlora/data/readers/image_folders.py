@@ -16,9 +16,9 @@ from .json_files import open_json
 from .table import Table, columns_in, join_tables, kinds_in, parts_of
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-"""Names of the files that say more of the images in their folder."""
+"""Names of metadata files for the images of their folder."""
 MOST_NAMED = 20_000
-"""Rows of metadata of which all are asked which images they name."""
+"""Most rows of metadata that are read to find images that none of them names."""
 _NAME_ENDINGS = {"file_name": "image", "file_names": "images"}
 
 
@@ -27,8 +27,8 @@ class FolderFile:
     """A file of a folder, an archive or a repository.
 
     Attributes:
-        name: Where it is there, its folders joined by slashes.
-        path: Where it lies on this machine.
+        name: Its path there, with slashes.
+        path: Its path on this machine.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ClassTable:
 
     Attributes:
         files: The images.
-        depth: Folders down to which there are no classes yet; -1 if there are none at all.
+        depth: Number of leading folders that are not classes; -1 if there are no classes.
     """
 
     files: Sequence[FolderFile]
@@ -52,7 +52,7 @@ class ClassTable:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Row:
-        """Give an image and its label; without one if it lies beside the folders of classes."""
+        """Return an image and its label; without a label if it lies beside the folders of classes."""
         file = self.files[index]
         folders = _folders_of(file.name)
         label = {"label": folders[-1]} if 0 <= self.depth < len(folders) else {}
@@ -60,7 +60,7 @@ class ClassTable:
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """What the columns hold."""
+        """Kinds of the columns."""
         return {"image": "image"} if self.depth < 0 else {"image": "image", "label": "label"}
 
     @property
@@ -74,10 +74,10 @@ class DescribedTable:
     """The rows of a metadata file, with the images that they name.
 
     Attributes:
-        table: The rows as they are in the file.
+        table: The rows of the file.
         file: The file.
-        paths: Of all files of the folder, where they lie.
-        is_complete: Whether there can be no others.
+        paths: Paths of all files of the folder.
+        is_complete: Whether the folder has no other files.
     """
 
     table: Table
@@ -93,14 +93,14 @@ class DescribedTable:
         """Read a row: `file_name` becomes `image`, `file_names` `images`, and likewise with a name before it.
 
         Raises:
-            SampleError: It names an image that is not there, or under the name of another column.
+            SampleError: It names an image that does not exist, or its column has the name of another one.
         """
         row: Row = self._read(self.table[index])
         return row
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """What the columns hold; those of images are known by the first row's names."""
+        """Kinds of the columns; those with images are found by the names of the first row."""
         declared = kinds_in(self.table)
         try:
             names = [*declared] if declared or not len(self.table) else [*self.table[0]]
@@ -112,7 +112,7 @@ class DescribedTable:
 
     @property
     def columns(self) -> Sequence[str] | None:
-        """The columns of the rows, if the file says them before its rows."""
+        """The columns of the rows, if the file has them before its rows."""
         columns = columns_in(self.table)
         return None if columns is None else [_column_of(column) for column in columns]
 
@@ -131,12 +131,12 @@ class DescribedTable:
         return read
 
     def named_by(self, index: int) -> Iterator[str]:
-        """Yield what a row may name of the files, as `paths` has them; nothing of a row that cannot be read."""
+        """Yield the files that a row may name, as in `paths`; none for a row that cannot be read."""
         with contextlib.suppress(SampleError):
             yield from self._names_in(self.table[index])
 
     def _names_in(self, value: Any) -> Iterator[str]:
-        # Under whatever name: images may stand in a column of their own, too.
+        # In any column: images may have a column of their own, too.
         for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
             yield from self._names_in(inner)
         if isinstance(value, str) and (name := self._place(value)) in self.paths:
@@ -180,7 +180,7 @@ def open_images(
         )
     folders = {name: {_folders_of(image) for image in images} for name, images in splits.items() if images}
     depth = min((_common_depth(found) for found in folders.values()), default=-1)
-    # A folder of a single class says nothing: it may be that of the split, within those of the classes.
+    # A single folder is not a class: it may be the split's, within folders of classes.
     labels = [{found[-1] for found in split if len(found) > depth} for split in folders.values()]
     return ClassTable(files, depth if with_labels and max(map(len, labels), default=0) > 1 else -1)
 
@@ -191,7 +191,7 @@ def find_unnamed(table: Table) -> UnnamedImages | None:
     images = {name for part in tables for name in part.paths if posixpath.basename(name) not in METADATA}
     n_rows = sum(map(len, tables))
     if n_rows > MOST_NAMED:
-        # So many rows are not read before the first step.
+        # More rows are not read before the first step.
         return UnnamedImages(n_images=len(images), n_rows=n_rows, n_unnamed=None) if len(images) > n_rows else None
     named = {name for part in tables for index in range(len(part)) for name in part.named_by(index)}
     left = sorted(images - named)
@@ -207,7 +207,7 @@ def _open_metadata(file: FolderFile) -> Table:
 
 
 def _column_of(name: str) -> str:
-    """Give the column of what a metadata file calls the name of a file."""
+    """Return the column of images for a metadata column of file names."""
     for ending, column in _NAME_ENDINGS.items():
         if name == ending:
             return column

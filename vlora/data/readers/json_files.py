@@ -15,7 +15,7 @@ from .text_table import SAMPLE_BYTES, ColumnError, TextTable, locate, map_file, 
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 _SPLIT_NAMES = ("train", "validation", "test")
-"""By one of them an object with several lists of objects is told to be one of splits."""
+"""Keys by which an object with several lists of objects is recognized as one of splits."""
 _MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
 
 
@@ -28,12 +28,12 @@ def open_json(path: Path, *, name: str | None = None, field: str | None = None, 
 
     Args:
         path: The file.
-        name: How it is called, where it does not lie under its name.
-        field: Under which key of the document the list is; without it, under the only one that holds objects.
-        split: Which list is wanted where there is one for each split.
+        name: Its name in messages, where the file lies under another one.
+        field: Key of the list in the document; without it the only one that holds objects.
+        split: The list to read where there is one for each split.
 
     Raises:
-        ValueError: It is another encoding, or a document without rows or without that split.
+        ValueError: The encoding is not UTF-8, or the document has no rows or not that split.
         OSError: It cannot be read.
     """
     name = name or path.name
@@ -58,7 +58,7 @@ def _first_byte(data: Bytes, start: int, end: int) -> bytes:
 
 
 def _is_lines(data: Bytes, start: int, end: int, *, has_lines: bool) -> bool:
-    """Whether a file is one row per line; its name may say so, but a list that spans lines is one all the same."""
+    """Whether a file has one row per line, judged by its name and its beginning."""
     first = _first_byte(data, start, end)
     if first not in (b"[", b"{") or (has_lines and first == b"{"):
         return True
@@ -79,7 +79,7 @@ def _find_line_end(data: Bytes, start: int, end: int) -> int:
 
 
 def _open_object(table: TextTable, data: Bytes, document: Document, field: str | None, split: str | None) -> TextTable:
-    """Find the rows in a document that is an object; as a table, it is of its members."""
+    """Find the rows in a document that is an object."""
     names, lists = _find_lists(data, document)
     of_objects = [name for name, spans in lists.items() if _holds_objects(data, spans)]
     if field is None and split is not None and _are_splits(lists, of_objects, split):
@@ -117,13 +117,13 @@ def has_splits(path: Path) -> bool:
 
 
 def _find_lists(data: Bytes, document: Document) -> tuple[list[str], dict[str, Spans]]:
-    """Give the keys of an object, and its lists by theirs."""
+    """Return the keys of an object, and its lists by key."""
     names = [_name_member(data, int(first), int(last)) for first, last in zip(*document.members, strict=True)]
     return names, {names[number]: spans for number, spans in document.lists.items()}
 
 
 def _are_splits(lists: Mapping[str, Spans], of_objects: Sequence[str], split: str) -> bool:
-    """Whether lists are a split each: a row, too, may hold several lists of objects, its messages and its tools."""
+    """Whether lists are splits: a row may also have several lists of objects, its messages and its tools."""
     return len(lists) > 1 and bool(of_objects) and any(name in lists for name in (*_SPLIT_NAMES, split))
 
 
@@ -141,7 +141,7 @@ def _holds_objects(data: Bytes, spans: Spans) -> bool:
 
 
 def _holds_messages(data: Bytes, spans: Spans) -> bool:
-    """Whether the objects of a list are the messages of one row, and no rows."""
+    """Whether the objects of a list are the messages of one row, and not rows."""
     try:
         first = parse_json(bytes(data[int(spans.starts[0]) : int(spans.ends[0])]).decode())
     except ValueError:

@@ -1,6 +1,6 @@
-"""Where the records of text files begin and end, in bytes, and the values of a record. Pure.
+"""Finds the byte ranges of records in text files, and splits a record into values. Pure.
 
-Files may have millions of rows: what is done for each of them here is done by numpy, a chunk of the file at a time.
+Files may have millions of rows, so work per row is done with NumPy, a chunk of the file at a time.
 """
 
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 
 CHUNK_BYTES = 1 << 24
-"""Bytes that are looked at together."""
+"""Bytes per chunk."""
 LINE_END, CARRIAGE, QUOTE, BACKSLASH, COMMA = b'\n\r"\\,'
 _OPENING, _CLOSING = b"[{", b"]}"
 _DEEPEST = 2
-"""Of the nesting of a document, what is looked at: its own object, and the list in it."""
+"""Levels of a document's nesting that are parsed: its own object, and a list in it."""
 
 
 class Spans(NamedTuple):
-    """Records, each from a start up to an end.
+    """Byte ranges of records.
 
     Attributes:
-        starts: i64[N], first byte.
-        ends: i64[N], the byte behind the last.
+        starts: i64[N], first bytes.
+        ends: i64[N], exclusive.
     """
 
     starts: Places
@@ -33,18 +33,18 @@ class Spans(NamedTuple):
 
 
 def find_lines(data: Bytes, start: int, end: int) -> Spans:
-    """Find the lines between two places; what stands behind the last line end is one too."""
+    """Find the lines between two positions; the rest behind the last line end is a line, too."""
     return _between(_places_of(data, start, end, LINE_END), start, end)
 
 
 def find_records(data: Bytes, start: int, end: int, separator: int) -> Spans:
-    """Find the records of a CSV: lines, but for line ends within quotes.
+    """Find the records of a CSV file: lines, where line ends within quotes do not count.
 
     A quote opens a value where the value begins, and closes it where the next byte is no quote; elsewhere it is a
     character like any other, as in Python's `csv`.
 
     Raises:
-        ValueError: A value is opened and never closed; the second argument is where.
+        ValueError: A quote is never closed; the second argument is its position.
     """
     lines = _places_of(data, start, end, LINE_END)
     quotes = _places_of(data, start, end, QUOTE)
@@ -69,13 +69,13 @@ def _places_of(data: Bytes, start: int, end: int, byte: int) -> Places:
 
 
 def _quoted_values(data: Bytes, quotes: Places, start: int, separator: int) -> tuple[Places, Places]:
-    """Give the quotes that open values, and those that close them."""
+    """Return the quotes that open values, and those that close them."""
     before = data[np.maximum(quotes - 1, 0)]
     begins = (before == separator) | (before == LINE_END) | (quotes == start)
     after = data[np.minimum(quotes + 1, len(data) - 1)]
     follows = np.append(False, np.diff(quotes) == 1)
     ends = (after == separator) | (after == LINE_END) | (after == CARRIAGE) | (quotes == len(data) - 1)
-    # In a well-formed file quotes open and close by turns: one within a value is doubled, closes it and opens it anew.
+    # In a well-formed file quotes alternate: a doubled one within a value closes it and opens it again.
     opens, closes = slice(0, None, 2), slice(1, None, 2)
     if (
         len(quotes) % 2 == 0
@@ -111,12 +111,12 @@ def split_record(record: str, separator: str, *, is_strict: bool = False) -> lis
 
     Args:
         record: The record.
-        separator: What separates values.
+        separator: The separator of values.
         is_strict: Whether a value is refused that goes on behind the quote that closes it. Such a value
             was meant to have a quote within it (after a backslash, say), which `csv` would leave out in silence.
 
     Raises:
-        ValueError: There is such a value.
+        ValueError: A value goes on behind its closing quote.
     """
     record = record.removesuffix("\r")
     values, place = [], 0
@@ -151,8 +151,8 @@ class Document(NamedTuple):
 
     Attributes:
         is_list: It is a list, otherwise an object.
-        members: Of the list, or of the object: key, colon and value.
-        lists: Of an object's members that are lists, by number: theirs.
+        members: Members of the list, or of the object (key, colon and value).
+        lists: Members of those lists that are members of an object, by the member's number.
     """
 
     is_list: bool
@@ -164,7 +164,7 @@ def find_members(data: Bytes, start: int, end: int) -> Document:
     """Find the members of a document that is a list or an object, and those of the lists in an object.
 
     Raises:
-        ValueError: It is neither, it ends too early, or something stands behind it; the second argument is where.
+        ValueError: It is neither, it is cut off, or followed by more; the second argument is the position.
     """
     places, bytes_, depths = _outline(data, start, end)
     if not len(places) or bytes_[0] not in _OPENING:
@@ -237,7 +237,7 @@ def _structure(data: Bytes, start: int, end: int) -> Iterator[tuple[Places, Byte
 
 
 def _escaped(backslashes: Places, n_bytes: int, *, after_backslash: bool) -> tuple[npt.NDArray[np.bool_], bool]:
-    """Mark the bytes that a backslash stands before, one that is not itself behind one."""
+    """Mark the bytes that are escaped by a backslash."""
     marked = np.zeros(n_bytes + 1, np.bool_)
     marked[0] = after_backslash
     if len(backslashes):

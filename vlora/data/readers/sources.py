@@ -1,7 +1,7 @@
-"""Where rows come from: files, folders, saved data sets, repositories of the hub.
+"""Opens sources of rows: files, folders, saved data sets, repositories of the hub.
 
-Files of text are read as they are written wherever they lie; only typed ones are read by Hugging Face `datasets`, which
-also says which files a split has. It takes most of a second to import, with pandas under it: what needs it imports it.
+Text files are read here as they are written; Hugging Face `datasets` reads typed ones only, and lists the files of a
+split. Importing it, with pandas, takes most of a second, so only functions that need it import it.
 """
 
 import contextlib
@@ -34,18 +34,18 @@ _CSV_SETTINGS = (
     *("na_values", "keep_default_na", "na_filter", "true_values", "false_values", "thousands", "decimal"),
     *("float_precision", "date_format", "converters", "error_bad_lines", "warn_bad_lines", "mangle_dupe_cols"),
 )
-"""Settings of a data set of the hub that its rows do not depend on, or that are obeyed."""
+"""Settings of a hub data set that are obeyed, or on which its rows do not depend."""
 
 _REPOSITORY = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}")
 """Names that a repository of the hub may have: NAME or OWNER/NAME."""
 
 
 def check_path(path: str) -> None:
-    """Look for what `open_source` reads, without `datasets`.
+    """Check that the source of `open_source` exists, without `datasets`.
 
     Raises:
-        ValueError: A path leads to nothing, or to nothing that is read.
-        OSError: It cannot be looked at.
+        ValueError: The path does not exist, or has a type that is not read.
+        OSError: It cannot be accessed.
     """
     local = expand(path)
     suffix = local.suffix.lower()
@@ -62,7 +62,7 @@ def check_path(path: str) -> None:
 
 
 def has_one_split(path: Path) -> bool:
-    """Whether a local path has one split, whatever it is called."""
+    """Whether a local path has a single split, under any name."""
     return (path.is_file() and not has_splits(path)) or (path / "state.json").is_file()
 
 
@@ -70,12 +70,12 @@ def open_source(path: str, split: str, config: str | None, revision: str | None 
     """Read the rows of a split.
 
     Returns:
-        The rows, and the folder from which on they name images; None if those are not files of this machine.
+        The rows, and the folder to which their image paths are relative; None if they are not files of this machine.
 
     Raises:
         ValueError: There is no such split, or a file cannot be read.
-        OSError: Likewise, or the hub is not to be reached.
-        ImportError: The data set needs a package that is not there.
+        OSError: Likewise, or the hub cannot be reached.
+        ImportError: The data set needs a package that is not installed.
     """
     local = expand(path)
     if local.is_file() and local.suffix.lower() not in TYPED_SUFFIXES:
@@ -87,19 +87,19 @@ def open_source(path: str, split: str, config: str | None, revision: str | None 
         with _quiet():
             return _open_stored(path, local, split, config, revision), folder
     except DatasetGenerationError as error:
-        # Of a file that does not parse it says no more than that.
+        # For a file that does not parse, its message has no details.
         msg = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
         raise ValueError(msg) from None
     except DatasetsError as error:
         raise ValueError(str(error)) from None
     except (StopIteration, IndexError):
-        # What it raises for an empty file, and for an empty saved data set.
+        # Raised for an empty file, and for an empty saved data set.
         return [], None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep `datasets` and the hub's client from writing lines of their own about what they raise as well."""
+    """Silence the log lines of `datasets` and of the hub's client about errors that they also raise."""
     import datasets
     from huggingface_hub.utils import logging
 
@@ -153,7 +153,7 @@ def _is_image_folder(folder: Path) -> bool:
 
 
 def _find_beside_images(folder: Path) -> list[str]:
-    """Find the files with rows in a folder in which most files are images.
+    """Find the files with rows in a folder whose files are mostly images.
 
     Raises:
         ValueError: They are of several kinds.
@@ -171,7 +171,7 @@ def _find_beside_images(folder: Path) -> list[str]:
 
 
 def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
-    """Read a split of what `datasets` has found: by its own reader only if the files are typed."""
+    """Read a split whose files `datasets` has found; with its own reader only if they are typed."""
     from datasets.packaged_modules.csv.csv import Csv
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
     from datasets.packaged_modules.json.json import Json
@@ -184,7 +184,7 @@ def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
         )
     if isinstance(builder, Csv):
         _check_settings(config, _CSV_SETTINGS)
-        # A comma is what `datasets` has where nothing is said.
+        # A comma is the default of `datasets`.
         separator = None if config.sep == "," else config.sep
         columns = config.names
         return _open_texts(
@@ -197,7 +197,7 @@ def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
 
 
 def _check_settings(config: Any, known: Sequence[str]) -> None:
-    """Refuse what a data set says of how to read its files and what is not obeyed here."""
+    """Refuse settings of a data set for reading its files that are not obeyed here."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in ("encoding", "encoding_errors"):
@@ -225,7 +225,7 @@ def _files_of(builder: Any, split: str) -> list[str]:
 
 
 def _download(builder: Any, names: Sequence[str]) -> list[FolderFile]:
-    """Bring files onto this machine and unpack them; those of archives are named by their place there."""
+    """Download and unpack files; members of archives are named by their paths there."""
     import datasets
 
     settings = datasets.DownloadConfig(use_etag=False, token=builder.token, storage_options=builder.storage_options)
@@ -295,7 +295,7 @@ def _open_image_folder(builder: Any, split: str, folder: Path | None) -> Table:
 
 
 def _refuse_left_images(folder: Path, read: tuple[str, ...]) -> None:
-    """Refuse a folder whose images are its rows if it has some that would be none of them, as telephones write them."""
+    """Refuse a folder of images with files of other image formats, such as telephones write, that would be left out."""
     left = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.suffix.lower() not in read]
     left = sorted(file for file in left if not file.name.startswith("."))
     if left:

@@ -1,7 +1,7 @@
-"""Rows by number, whatever reads them, and several such tables one after another.
+"""Tables: rows by number, and concatenations of several tables.
 
-A table may say what its columns are (`columns`), what they hold (`kinds`) and whether its objects have gaps that are
-filled (`fills_gaps`); a list of rows says none of that.
+A table may declare its columns (`columns`), their kinds (`kinds`) and whether objects have None for missing keys
+(`fills_gaps`); a list of rows declares nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,18 +25,18 @@ class Table(Protocol):
 
 
 def kinds_in(table: Table) -> Mapping[str, str]:
-    """Give the declared kinds of a table's columns, see `kind_of`; none if it declares none."""
+    """Return the declared kinds of a table's columns, see `kind_of`; empty if it declares none."""
     return getattr(table, "kinds", {})
 
 
 def columns_in(table: Table) -> Sequence[str] | None:
-    """Give the columns of a table whose rows all have the same; None if only reading them all would tell."""
+    """Return the columns that all rows of a table have; None if that is not known without reading all."""
     columns: Sequence[str] | None = getattr(table, "columns", None)
     return columns
 
 
 def fills_gaps(table: Table) -> bool:
-    """Whether a table's objects have nothing under keys that only others of their column have, as Arrow's do."""
+    """Whether a table's objects have None under keys that only other objects of the column have, as in Arrow."""
     return any(getattr(part, "fills_gaps", False) for part in parts_of(table))
 
 
@@ -47,17 +47,17 @@ def names_images(table: Table) -> bool:
 
 @attrs.frozen(eq=False)
 class JoinedTable:
-    """Tables, one after another.
+    """A concatenation of tables.
 
     Attributes:
-        tables: Them.
+        tables: The tables.
     """
 
     tables: Sequence[Table]
     _ends: npt.NDArray[np.int64] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Note where each one ends."""
+        """Compute where each table ends."""
         object.__setattr__(self, "_ends", np.cumsum([len(table) for table in self.tables]))
 
     def __len__(self) -> int:
@@ -73,24 +73,24 @@ class JoinedTable:
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """What the columns hold."""
+        """Kinds of the columns."""
         return {column: kind for table in reversed(self.tables) for column, kind in kinds_in(table).items()}
 
     @property
     def columns(self) -> Sequence[str] | None:
-        """The columns of all tables, if all can say theirs."""
+        """The columns of all tables; None if one does not declare its columns."""
         columns = [columns_in(table) for table in self.tables]
         known = [found for found in columns if found is not None]
         return [*dict.fromkeys(column for found in known for column in found)] if len(known) == len(columns) else None
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
-    """Put tables one after another."""
+    """Concatenate tables."""
     return tables[0] if len(tables) == 1 else JoinedTable(tables)
 
 
 def parts_of(table: Table) -> Iterator[Table]:
-    """Yield the tables that a table was joined of; itself, if it was not joined."""
+    """Yield the tables that a table was joined from; the table itself if it was not joined."""
     for part in table.tables if isinstance(table, JoinedTable) else ():
         yield from parts_of(part)
     if not isinstance(table, JoinedTable):

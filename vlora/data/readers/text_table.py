@@ -1,7 +1,7 @@
-"""Rows of files of text, read from the disk when they are asked for; a row that cannot be read is that row's error.
+"""Rows of text files, read from disk on access; an unreadable row is an error of that row only.
 
-A file is gone through once for where its records are (`vlora.data.readers.record_spans`): no type is guessed, no file
-is loaded.
+A file is scanned once for the positions of its records (`vlora.data.readers.record_spans`). No types are guessed, and
+no file is loaded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from ..values import Row
 from .record_spans import CHUNK_BYTES, LINE_END, Bytes, Spans
 
 SAMPLE_BYTES = 1 << 18
-"""Bytes by which a file is judged."""
+"""Bytes from which the type of a file is recognized."""
 
 _MARKS = (
     (b"\xff\xfe\x00\x00", "UTF-32"),
@@ -30,7 +30,7 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class ColumnError(ValueError):
-    """A value that cannot be read, of a document with its rows by column."""
+    """A value that cannot be read, in a document that is stored by columns."""
 
     def __init__(self, message: str, number: int) -> None:
         """Note of which column it is."""
@@ -43,9 +43,9 @@ class TextTable:
     """The rows of one file.
 
     Attributes:
-        path: Where it lies.
+        path: Its path.
         name: How errors name it.
-        spans: Where its records are, in bytes; several per row where a document has its rows by column.
+        spans: Byte ranges of its records; several per row where a document is stored by columns.
         parse: Makes a row of its records' texts.
         kinds: Of a CSV, "text" for every column.
     """
@@ -64,7 +64,7 @@ class TextTable:
         """Read a row.
 
         Raises:
-            SampleError: It is no row; the message names the line.
+            SampleError: It is not a row; the message names the line.
         """
         try:
             with self.path.open("rb") as file:
@@ -84,7 +84,7 @@ class TextTable:
         return [*self.kinds] or None
 
     def _place(self, index: int, number: int) -> int:
-        """Give the first byte of a row, or of its value in a column, that is not blank, as far as it is looked for."""
+        """Return the position of the first byte of a row, or of its value in a column, that is not blank."""
         start, end = int(self.spans[number].starts[index]), int(self.spans[number].ends[index])
         with self.path.open("rb") as file:
             file.seek(start)
@@ -93,7 +93,7 @@ class TextTable:
 
 
 def map_file(path: Path) -> tuple[Bytes, int]:
-    """Map a file for the search of its records; rows are read from the disk, which a file that shrinks cannot crash."""
+    """Map a file into memory to find its records. Rows are read from disk instead: the file may shrink."""
     if not path.stat().st_size:
         return np.empty(0, np.uint8), 0
     data: Bytes = np.memmap(path, np.uint8, "r")
@@ -109,7 +109,7 @@ def map_file(path: Path) -> tuple[Bytes, int]:
 
 
 def trim(data: Bytes, blank: bytes) -> int:
-    """Give the end of what the file says: blank lines at its end are no rows."""
+    """Return the end of the content: blank lines at the end are not rows."""
     end = len(data)
     while end:
         first = max(0, end - 4096)
@@ -129,20 +129,20 @@ def _read_text(file: Any, start: int, end: int) -> str:
 
 
 def describe_bytes(error: UnicodeDecodeError) -> str:
-    """Say which bytes of a text are not UTF-8."""
+    """Describe the bytes of a text that are not UTF-8."""
     found = error.object[error.start : error.end].hex(" ")
     return f"found the bytes {found}, which are no UTF-8; write the file as UTF-8"
 
 
 def locate(error: ValueError, data: Bytes, name: str) -> ValueError:
-    """Name the line of an error that has a place in a file's bytes: its arguments are the problem and the place."""
+    """Add the line number to an error whose arguments are the problem and a byte position."""
     what, place = error.args
     line = int(np.count_nonzero(data[:place] == LINE_END)) + 1
     return ValueError(f"line {line:,} of {name}: {what}")
 
 
 def _line_at(path: Path, place: int) -> int:
-    """Count the lines up to a place; only for an error, since it reads the file."""
+    """Count the lines up to a position; only for errors, since it reads the file."""
     n_lines = 1
     with path.open("rb") as file:
         while place > 0 and (chunk := file.read(min(place, CHUNK_BYTES))):

@@ -1,7 +1,7 @@
 """Rows of typed tables (Parquet, Arrow, saved data sets) as they are stored: nothing in them is decoded.
 
-An image, a sound, a video or a document is its bytes and its path until it is opened. So a column that is not used
-costs nothing, and a broken value is one row's error. Class labels are their names.
+Images, sounds, videos and documents stay bytes and paths until they are opened, so an unused column costs nothing, and
+a broken value is an error of one row. Class labels become their names.
 """
 
 import math
@@ -26,12 +26,12 @@ _BYTES = ("binary", "large_binary", "binary_view")
 
 @attrs.frozen(eq=False)
 class LabelledTable:
-    """Rows of files of text whose data set declares that columns are class labels, and names them.
+    """Rows of text files whose data set declares class labels for columns.
 
     Attributes:
         table: The rows, with names or numbers of labels.
-        names: Of such columns, the names.
-        kinds: What the columns hold.
+        names: Names of the labels of such columns.
+        kinds: Kinds of the columns.
     """
 
     table: Table
@@ -46,7 +46,7 @@ class LabelledTable:
         """Read a row.
 
         Raises:
-            SampleError: A value is no label, or a label has no name.
+            SampleError: A value is not a label, or a label has no name.
         """
         row = self.table[index]
         try:
@@ -76,7 +76,7 @@ class LabelledTable:
 
 
 def declare(table: Table, features: Mapping[str, Any] | None) -> Table:
-    """Give a file's rows the labels and kinds that their data set declares for its columns."""
+    """Apply the labels and kinds that a data set declares for its columns to a file's rows."""
     if not features:
         return table
     names = {
@@ -93,9 +93,9 @@ class TypedTable:
     """The rows of a `datasets.Dataset`.
 
     Attributes:
-        stored: Them, as Arrow.
-        kinds: Column to what it holds, see `kind_of`.
-        readers: Of the columns whose values are not what is stored, how they are read.
+        stored: The Arrow table.
+        kinds: Column to its kind, see `kind_of`.
+        readers: Column to a function that converts stored values, where they are converted.
         fills_gaps: See `vlora.data.readers.table.fills_gaps`.
     """
 
@@ -112,7 +112,7 @@ class TypedTable:
         """Read a row.
 
         Raises:
-            SampleError: A value has no meaning: a label without a name, a date that no calendar has, broken JSON.
+            SampleError: A value is invalid: a label without a name, an impossible date, broken JSON.
         """
         try:
             row: dict[str, Any] = self.stored[index].to_pylist()[0]
@@ -128,7 +128,7 @@ class TypedTable:
 
 
 def open_table(table: "datasets.Dataset") -> TypedTable:
-    """Read a data set's rows as they are stored; `Dataset.cast` would write all of it anew."""
+    """Read a data set's rows as they are stored; `Dataset.cast` would rewrite all of it."""
     features: Mapping[str, Any] = table.features
     readers = {column: read for column, feature in features.items() if (read := _reader_of(feature)) is not None}
     kinds = {column: kind_of(feature) for column, feature in features.items()}
@@ -136,7 +136,7 @@ def open_table(table: "datasets.Dataset") -> TypedTable:
 
 
 def kind_of(feature: Any) -> str:
-    """Say what a column holds.
+    """Return the kind of a column.
 
     Returns:
         "image", "audio", "video", "pdf" or another thing that `datasets` would decode, at whatever depth it stands;
@@ -162,12 +162,12 @@ def _leaves(feature: Any) -> list[Any]:
 
 
 def _item_of(feature: Any) -> Any:
-    """Give the feature of a list's items; None if it is no list."""
+    """Return the feature of a list's items; None if it is not a list."""
     return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
 def _reader_of(feature: Any) -> _Read | None:
-    """Make what reads stored values of a feature; None where they are as they are stored. Not called with None."""
+    """Make the function that converts stored values of a feature; None if they need no conversion."""
     name = type(feature).__name__
     if name == "ClassLabel":
         return lambda value: _name_label(value, feature.names)
@@ -191,7 +191,7 @@ def _read_fields(value: Mapping[str, Any], fields: Mapping[str, _Read]) -> dict[
 
 
 def _name_label(number: int, names: Sequence[str]) -> str | None:
-    """Give a label's name; -1 is how `datasets` writes that there is none."""
+    """Return a label's name; `datasets` writes -1 for a missing label."""
     if number == -1:
         return None
     if not 0 <= number < len(names):

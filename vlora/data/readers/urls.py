@@ -1,9 +1,8 @@
-"""Pictures behind addresses, fetched only where a recipe allows it, and only from the public internet.
+"""Fetches pictures from URLs, only if the recipe allows it, and only from the public internet.
 
-An address comes from a data set, so that it may have been written to reach what only this machine can: services of its
-own, of its network, or a cloud's metadata. Every address that a name resolves to is checked, the connection goes to
-the very address that was checked, and each redirection is checked anew. Proxies are not used: what one connects to
-could not be checked.
+URLs come from data sets, and may be meant to reach services that only this machine can reach: its own, those of its
+network, or a cloud's metadata. Every address of a host is checked, the connection goes to a checked address, and each
+redirection is checked again. Proxies are not used, since their targets could not be checked.
 """
 
 import contextlib
@@ -22,52 +21,52 @@ from ...system.files import LARGEST_FILE
 from ...system.leaving import told
 
 LONGEST_S = 30.0
-"""Seconds for one picture, redirections and further attempts included."""
+"""Time limit for one picture in seconds, including redirections and retries."""
 
 CONNECT_S = 5.0
 """Seconds for a server to take a connection."""
 
 WATCH_S = 0.2
-"""Seconds between two looks at whether there is reason to break off."""
+"""Seconds between two checks for a reason to cancel."""
 
 LARGEST_DOWNLOAD = min(64 * 2**20, LARGEST_FILE)
-"""Bytes of a picture behind an address."""
+"""Largest picture in bytes."""
 
 MOST_REDIRECTIONS = 5
 PAUSES_S = (1.0, 4.0)
-"""Seconds between attempts, where the network or the server may be better a moment later."""
+"""Seconds before each retry after a temporary failure."""
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
 _MOVED = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _PORTS = {"http": 80, "https": 443}
 _OWN = (ipaddress.ip_address("168.63.129.16"),)
-"""Addresses of the public internet that a cloud answers at from within; this one is Azure's."""
+"""Public addresses at which a cloud's own services answer; this one is Azure's."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HEADERS = {"User-Agent": "vlora", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
 _QUOTED = "%/:=&?~#+!$,;'@()*[]|"
-"""Characters that stay in what is asked for; others are written as bytes of UTF-8."""
+"""Characters of a path that are not percent-encoded; others are encoded as UTF-8."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class PassingError(OSError):
-    """A failure that may pass."""
+    """A temporary failure."""
 
 
 def is_url(text: str) -> bool:
-    """Whether a text that stands for an image is an address of any scheme but that of files."""
+    """Whether a text for an image is a URL of any scheme except file."""
     found = _SCHEME.match(text)
     return found is not None and found[1].lower() != "file"
 
 
 def fetch(url: str) -> bytes:
-    """Fetch what is behind an address.
+    """Fetch a URL.
 
     Raises:
         OSError: The server cannot be reached, or answers something else.
-        ValueError: The address is none, leads to where nothing is fetched from, or to more than is taken.
+        ValueError: The URL is invalid, leads to a place that is not allowed, or the picture is too large.
     """
     deadline = time.monotonic() + LONGEST_S
     for pause in PAUSES_S:
@@ -93,7 +92,7 @@ def _follow(url: str, deadline: float) -> bytes:
 
 
 def _ask(url: str, deadline: float) -> bytes | str:
-    """Ask a server once; give what it has, or where it sends one to."""
+    """Send one request; return the content, or the target of a redirection."""
     scheme, host, port, target = _take_apart(url)
     addresses = _resolve(host, port)
     secure = scheme == "https"
@@ -104,7 +103,7 @@ def _ask(url: str, deadline: float) -> bytes | str:
     )
     try:
         with _opened(addresses, port, deadline) as plain, contextlib.closing(connection):
-            # A connection that has a socket makes none of its own, to who knows where.
+            # A connection with a socket does not open its own, to an address that was not checked.
             connection.sock = _context().wrap_socket(plain, server_hostname=host) if secure else plain
             connection.request("GET", target, headers=_HEADERS)
             with connection.getresponse() as response:
@@ -120,7 +119,7 @@ def _ask(url: str, deadline: float) -> bytes | str:
 
 
 def _take_apart(url: str) -> tuple[str, str, int, str]:
-    """Give scheme, host, port, and what to ask for."""
+    """Return scheme, host, port and path."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in _PORTS:
         msg = f"found the scheme {parts.scheme!r}; pictures are fetched over http and https only"
@@ -135,7 +134,7 @@ def _take_apart(url: str) -> tuple[str, str, int, str]:
 
 
 def _resolve(host: str, port: int) -> list[Address]:
-    """Give the addresses of a host, all of them public."""
+    """Return the addresses of a host, all of them public."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -150,7 +149,7 @@ def _resolve(host: str, port: int) -> list[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the internet has the same at this address; one that wraps another is what it wraps."""
+    """Whether an address is public; an IPv6 address that embeds an IPv4 one is judged by that."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
@@ -165,9 +164,9 @@ def is_public(address: Address) -> bool:
 
 @contextlib.contextmanager
 def _opened(addresses: list[Address], port: int, deadline: float) -> Iterator[socket.socket]:
-    """Connect to addresses that were checked, and break off at the deadline, whatever the server does until then.
+    """Connect to checked addresses, and close the connection at the deadline.
 
-    The connection is also broken off once its result is no longer wanted.
+    The connection is also closed when its result is no longer needed.
     """
     plain = _connect(addresses, port, deadline)
     done, expired, is_left = threading.Event(), threading.Event(), told()

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlora.data.format.samples import Reading
 from vlora.data.rows import RowDataset
 from vlora.errors import SampleError
 from vlora.report.inspect import Piece, describe, divide, inspect_rows
@@ -94,3 +95,25 @@ def test_bad_rows_are_among_the_others() -> None:
     assert [row.problem for row in found] == ["rows row 1: is bad", None]
     assert found[1].pieces == (Piece(text="a", kind="supervised"),)
     assert "question" in found[1].columns.used
+
+
+def test_pairs_and_marks_are_shown() -> None:
+    """The worse answer from where it begins, and whether an answer is wanted."""
+
+    class PairEncoder(LetterEncoder):
+        def __call__(self, sample: Sample) -> Example:
+            letter = ord(sample.turns[-1].text)
+            return make_example([(97, "context", "user", False), (letter, "learned", "assistant", False)])
+
+    table: list[dict[str, Any]] = [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "completion": "b", "label": False},
+    ]
+    reading = Reading(preferences="marks")
+    rows = RowDataset(name="rows", table=table, indices=[0, 1], reading=reading)
+    data: Any = SimpleNamespace(encoder=PairEncoder())
+    pair, marked = inspect_rows(data, [Chosen(rows=rows, index=index) for index in (0, 1)])
+
+    assert [piece.text for piece in pair.pieces] == ["a", "b"]
+    assert pair.rejected == (Piece(text="c", kind="supervised"),)
+    assert (pair.is_wanted, marked.is_wanted, marked.rejected) == (None, False, ())

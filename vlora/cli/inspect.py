@@ -3,7 +3,7 @@
 import argparse
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -21,7 +21,7 @@ from .status import DONE, USER_ERROR
 if TYPE_CHECKING:
     from ..build import Data
     from ..report.census import Census
-    from ..report.inspect import Inspected
+    from ..report.inspect import Inspected, Piece
     from ..report.rows.choice import Choice, Chosen
 
 EXAMPLES = (
@@ -274,11 +274,20 @@ def _show_row(row: "Inspected", console: Screen) -> None:
     console.print(
         f"  {row.n_text} text tokens, {row.n_image} image tokens, {row.n_supervised} supervised; images: {sizes}"
     )
+    if row.is_wanted is not None:
+        console.print(f"  the answer is {'wanted' if row.is_wanted else 'not wanted'}")
+    console.print(_write_pieces(row.pieces, console), soft_wrap=True)
+    if row.rejected:
+        console.print("  the worse answer:")
+        console.print(_write_pieces(row.rejected, console), soft_wrap=True)
+
+
+def _write_pieces(pieces: "Sequence[Piece]", console: Screen) -> Text:
     line = Text()
-    for piece in row.pieces:
+    for piece in pieces:
         mark = "{}" if console.is_terminal and piece.kind != "image" else MARKS[piece.kind]
         line.append(mark.format(piece.text), style=STYLES[piece.kind])
-    console.print(line, soft_wrap=True)
+    return line
 
 
 def _show_counts(census: "Census", console: Screen) -> None:

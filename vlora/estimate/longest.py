@@ -21,6 +21,7 @@ from ..data.rows import RowDataset
 from ..errors import SampleError, VloraError
 from ..recipe.schema import Recipe
 from ..types import Batch, Example, Sample, Turn
+from .comparing import compare_blanks, join_rows
 
 Made = TypeVar("Made")
 
@@ -102,11 +103,12 @@ def _blank_rows(recipe: Recipe, options: models.AnswerOptions, reason: str) -> L
     size, length = recipe.train.batch_size, recipe.data.max_seq_length
     if recipe.train.batching == "packed":
         packed = recipe.train.pack_length or length
-        pack = [blank_example(packed // 2, HALF)] * 2
+        row = compare_blanks(recipe, blank_example(packed // 2, HALF))
+        pack = join_rows(recipe, [row] * (2 // len(row)))
         batch = collate_packed([pack] * size, size)
         source = f"full packs of {packed} tokens, half of them supervised"
     else:
-        batch = collate([blank_example(length, HALF)] * size, size)
+        batch = collate(join_rows(recipe, [compare_blanks(recipe, blank_example(length, HALF))] * size))
         source = f"of data.max_seq_length, half of it supervised, since rows could not be read: {reason}"
     found = LongestRows(train=batch, train_source=source)
     if not has_held_out(recipe):
@@ -132,11 +134,12 @@ class _Finder:
         """Make a full batch of the longest rows, and describe where they come from."""
         size = self.recipe.train.batch_size
         looked = rows if self.n_rows is None else attrs.evolve(rows, indices=rows.indices[: self.n_rows])
-        examples = self._longest(looked, size, models.LengthEstimator(self.data.encoder), self.data.encoder)
+        found = self._longest(looked, size, models.LengthEstimator(self.data.encoder), self.data.encode)
+        examples = join_rows(self.recipe, found)
         cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
         told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
         which = "all" if len(looked) == len(rows) else "the first"
-        return collate(examples, size), f"the longest of {which} {len(looked):,} rows{told}"
+        return collate(examples, max(size, len(examples))), f"the longest of {which} {len(looked):,} rows{told}"
 
     def find_prompts(self, rows: RowDataset, size: int) -> tuple[tuple[models.Prompt, ...], str]:
         """Make the longest questions that are answered together; say where they come from."""

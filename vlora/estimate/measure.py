@@ -14,10 +14,11 @@ from ..errors import OutOfMemoryError
 from ..memory.limits import device_kind, memory_limits, naming_shortage, process_memory
 from ..recipe.schema import Recipe
 from ..train.eval_step import evaluate, make_eval_step
-from ..train.objectives.named import OBJECTIVES
+from ..train.objectives.named import find_objective
 from ..train.objectives.objective import LossFn, Objective
 from ..train.objectives.sft import loss_fn
 from ..train.optimizers import make_optimizer
+from ..train.reference import Reference, make_reference
 from ..train.state import bind, init_state, unbind
 from ..types import Batch, TrainState
 from .phases import ANSWERS, Phase
@@ -50,7 +51,8 @@ def measure_step(recipe: Recipe, plan: Plan) -> int:
 
     def run() -> int:
         backbone, state, optimizer = _make_model(recipe)
-        step = make_recipe_step(recipe, backbone, optimizer, state)
+        reference = make_reference(recipe, backbone, state.params)
+        step = make_recipe_step(recipe, backbone, optimizer, state, reference=reference)
         _begin()
         # One name, as in a run: what the step no longer needs of the first state is free.
         state, output = step(state, [plan.batch] * n_microbatches, recipe.optim.learning_rate)
@@ -83,16 +85,22 @@ def measure_phase(recipe: Recipe, plan: Plan, phase: Phase) -> int:
         if rows.valid is None:
             msg = "the plan has no rows to validate on"
             raise ValueError(msg)
-        return run_validation(backbone, state, rows.valid, OBJECTIVES[recipe.train.objective])
+        loss = find_objective(recipe.train.objective, recipe.preference)
+        reference = make_reference(recipe, backbone, state.params)
+        return run_validation(backbone, state, rows.valid, loss, reference)
 
     return _measure(recipe, plan, f"measuring {phase.name}", phase.nbytes, run)
 
 
 def run_validation(
-    backbone: models.MlxVlmBackbone, state: TrainState, batch: Batch, loss: LossFn | Objective = loss_fn
+    backbone: models.MlxVlmBackbone,
+    state: TrainState,
+    batch: Batch,
+    loss: LossFn | Objective = loss_fn,
+    reference: Reference | None = None,
 ) -> int:
     """Validate on a batch, twice; give MLX's peak in bytes."""
-    step = make_eval_step(backbone, loss=loss)
+    step = make_eval_step(backbone, loss=loss, reference=reference)
     _begin()
     evaluate(step, state, [batch, batch])
     return _end()

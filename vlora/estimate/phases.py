@@ -13,7 +13,8 @@ from ..data.collate import collate
 from ..errors import ModelError, OutOfMemoryError
 from ..memory.limits import naming_shortage
 from ..train.eval_step import make_eval_step
-from ..train.objectives.named import OBJECTIVES
+from ..train.objectives.named import find_objective
+from ..train.reference import make_reference
 from ..types import Batch
 from .caches import find_arrays, put_arrays
 from .planner import UNPLANNABLE, Planner
@@ -57,10 +58,12 @@ def plan_validation(planner: Planner, batch: Batch, rows: str) -> Phase:
         batch: The batch.
         rows: Where its rows come from.
     """
-    loss = OBJECTIVES[planner.recipe.train.objective]
+    recipe = planner.recipe
+    loss = find_objective(recipe.train.objective, recipe.preference)
 
     def make_step(backbone: Any) -> Callable[..., Any]:
-        step = make_eval_step(backbone, loss=loss, compiled=False)
+        reference = make_reference(recipe, backbone, planner.state.params)
+        step = make_eval_step(backbone, loss=loss, reference=reference, compiled=False)
         return lambda state, fed, _: step(state, fed)
 
     def measure() -> int:

@@ -22,8 +22,10 @@ from ..recipe.resources import MemorySection
 from ..recipe.schema import Recipe
 from ..train.flat_params import FlatParams
 from ..train.optimizers import make_optimizer
+from ..train.reference import make_reference
 from ..train.state import init_state
 from ..types import Batch, TrainState
+from .comparing import compare_blanks, join_rows
 from .graph import Graph
 from .liveness import Peak, Queue, peak_memory
 from .longest import blank_example
@@ -70,7 +72,8 @@ class Planner:
 
     def rows_of(self, n_tokens: int, supervised_share: float) -> Batch:
         """Make a microbatch of rows of text of a length."""
-        return collate([blank_example(n_tokens, supervised_share)] * self.recipe.train.batch_size)
+        row = compare_blanks(self.recipe, blank_example(n_tokens, supervised_share))
+        return collate(join_rows(self.recipe, [row] * self.recipe.train.batch_size))
 
     def total(self, batch: Batch) -> int:
         """Predict the peak bytes of a step; `UNPLANNABLE` if an array is too large for MLX."""
@@ -124,7 +127,8 @@ class Planner:
         return peak_memory(graph, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
 
     def _make_step(self, backbone: Any) -> Any:
-        return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, compiled=False)
+        reference = make_reference(self.recipe, backbone, self.state.params)
+        return make_recipe_step(self.recipe, backbone, self.optimizer, self.state, reference=reference, compiled=False)
 
     def _tower_bytes(self, batch: Batch, embedded: Any) -> int:
         """Predict the peak memory of embedding and of its gradient, weights excluded."""

@@ -229,7 +229,8 @@ def _image_keys(sample: Sample) -> tuple[int, ...]:
 
 def _fingerprint(sample: Sample) -> int:
     """Stand for a row's text and images: files by their paths, since their bytes are not read."""
-    written = repr((sample.turns, sample.tools, sample.objects))
+    compared = (sample.rejected, sample.is_wanted) if sample.rejected or sample.is_wanted is not None else ()
+    written = repr((sample.turns, sample.tools, sample.objects, *compared))
     found = hashlib.blake2b(written.encode("utf-8", "surrogatepass"), digest_size=8)
     for image in sample.images:
         found.update(b"\0image" + models.name_content(image))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 import numpy as np
 
+from .. import models
 from ..build import Data
 from ..errors import SampleError
 from ..facts import Columns
@@ -43,6 +44,8 @@ class Inspected:
         image_sizes: (width, height) in pixels as the processor gets them.
         problem: Why the row cannot be learned from; None if it can.
         cut: What `data.max_seq_length` has left out; None if the row is whole.
+        rejected: The tokens of a worse answer to the same question; empty without one.
+        is_wanted: Whether the row says that its answer is wanted; None if it does not say.
         columns: Which columns of the rows up to this one are used, and which are not.
     """
 
@@ -54,6 +57,8 @@ class Inspected:
     image_sizes: tuple[tuple[int, int], ...] = ()
     problem: str | None = None
     cut: Cut | None = None
+    rejected: tuple[Piece, ...] = ()
+    is_wanted: bool | None = None
     columns: Columns = attrs.field(factory=Columns)
 
 
@@ -70,7 +75,10 @@ def inspect_rows(data: Data, chosen: Sequence[Chosen]) -> Iterator[Inspected]:
 
     for row in chosen:
         try:
-            found = describe(data.encoder(row.rows[row.index]), decode)
+            sample = row.rows[row.index]
+            example, *others = models.encode_answers(data.encoder, sample)
+            found = describe(example, decode)
+            found = attrs.evolve(found, is_wanted=sample.is_wanted, rejected=divide_answer(others, decode))
         except SampleError as error:
             found = Inspected(source=row.source, problem=str(error))
         yield attrs.evolve(found, columns=row.rows.columns())
@@ -93,6 +101,18 @@ def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:
         image_sizes=example.image_sizes,
         cut=example.cut,
     )
+
+
+def divide_answer(examples: Sequence[Example], decode: Callable[[list[int]], str]) -> tuple[Piece, ...]:
+    """Divide the answers of examples into runs of tokens; what stands before them is left out. Pure."""
+    return tuple(piece for example in examples for piece in divide(from_answer(example), decode))
+
+
+def from_answer(example: Example) -> Example:
+    """Give an example from its first token on that is learned. Pure."""
+    start = int(np.flatnonzero(example.supervised)[0])
+    parts = (example.tokens[start:], example.supervised[start:], example.placeholders[start:])
+    return Example(example.source, *parts)
 
 
 def divide(

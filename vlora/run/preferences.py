@@ -11,14 +11,12 @@ from ..data.collate import collate
 from ..data.examples import first_examples, raise_unless_skipped
 from ..errors import PreferenceError, SampleError
 from ..memory.limits import naming_shortage
-from ..recipe.schema import Recipe
-from ..train.backbone import Backbone, Params
 from ..train.eval_step import make_measuring_step
 from ..train.objectives.named import find_objective
 from ..train.objectives.objective import Objective
 from ..train.objectives.preference import REFERENCE
 from ..train.objectives.sums import sum_by_example
-from ..train.reference import Reference, can_be_taken_back
+from ..train.reference import Reference
 from ..types import Batch, Targets
 from .context import RunContext
 
@@ -29,29 +27,6 @@ LOSS_TOLERANCE = {mx.float32: 1e-3, mx.float16: 0.05, mx.bfloat16: 0.1}
 """By how much a loss may differ from its own value, as a share."""
 
 ROWS_READ = 32
-
-
-def make_reference(recipe: Recipe, backbone: Backbone, params: Params) -> Reference | None:
-    """Make what a recipe's objective compares with in each step; None if there is nothing, or rows bring it.
-
-    Args:
-        recipe: The recipe.
-        backbone: As `load_model` returns it.
-        params: The trained parameters before the first step.
-
-    Raises:
-        PreferenceError: More is trained than adapters of the language model.
-    """
-    loss = find_objective(recipe.train.objective, recipe.preference)
-    if not isinstance(loss, Objective) or not loss.has_reference or recipe.preference.precompute:
-        return None
-    if not can_be_taken_back(backbone, params):
-        msg = (
-            "preference.precompute: found false, and more is trained than adapters of the language model, so that the "
-            "model that training starts from is not there in a step; set it to true"
-        )
-        raise PreferenceError(msg)
-    return Reference.of_start(backbone, params, are_adapters_new=recipe.model.adapter_path is None)
 
 
 @naming_shortage("comparing the model with its reference")

@@ -26,13 +26,14 @@ from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
 from ..train.optimizers import make_optimizer
 from ..train.ranks import Ranks, open_ranks
+from ..train.reference import make_reference
 from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
 from .batches import make_loader, make_source
 from .context import RunContext
 from .files import clear_up, find_learned, open_files
-from .preferences import check_start, make_reference
+from .preferences import check_start
 from .started import describe_added, describe_start
 from .validator import Validator
 

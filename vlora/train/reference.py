@@ -8,9 +8,12 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..adapters.attached import lora_layers, switched_off
+from ..errors import PreferenceError
+from ..recipe.schema import Recipe
 from ..types import Inputs, Targets
 from .backbone import Backbone, Params
 from .chunked_head import token_logprobs
+from .objectives.named import find_objective
 from .objectives.objective import LossFn, Objective
 from .objectives.preference import REFERENCE
 from .objectives.sums import sum_by_example
@@ -73,6 +76,29 @@ def can_be_taken_back(backbone: Backbone, params: Params) -> bool:
     """
     own = {f"{name}.{factor}" for name, _ in lora_layers(backbone.module) for factor in ("lora_a", "lora_b", "m")}
     return not backbone.embed_param_names() and params.keys() <= own
+
+
+def make_reference(recipe: Recipe, backbone: Backbone, params: Params) -> Reference | None:
+    """Make what a recipe's objective compares with in each step; None if there is nothing, or rows bring it.
+
+    Args:
+        recipe: The recipe.
+        backbone: As `load_model` returns it.
+        params: The trained parameters before the first step.
+
+    Raises:
+        PreferenceError: More is trained than adapters of the language model.
+    """
+    loss = find_objective(recipe.train.objective, recipe.preference)
+    if not isinstance(loss, Objective) or not loss.has_reference or recipe.preference.precompute:
+        return None
+    if not can_be_taken_back(backbone, params):
+        msg = (
+            "preference.precompute: found false, and more is trained than adapters of the language model, so that the "
+            "model that training starts from is not there in a step; set it to true"
+        )
+        raise PreferenceError(msg)
+    return Reference.of_start(backbone, params, are_adapters_new=recipe.model.adapter_path is None)
 
 
 def lacks_reference(loss: LossFn | Objective, targets: Targets) -> bool:

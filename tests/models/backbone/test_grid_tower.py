@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from tests.models.backbone.test_patch_bins import MERGE
 from tests.training import make_trainable
@@ -15,6 +16,7 @@ from vlora import (
     collate,
     make_train_step,
 )
+from vlora.features.cache import FeatureCache
 from vlora.models.backbone import grid_tower
 from vlora.models.backbone.grid_tower import KEPT_SIZES, GridTower
 from vlora.models.backbone.patch_bins import (
@@ -72,3 +74,20 @@ def test_places_of_sizes_are_kept(checkpoint: Callable[[str], Any]) -> None:
     for rows in range(2, 2 * KEPT_SIZES, 2):
         lay_out_one((1, rows, 4))
     assert len(tower._sizes) <= KEPT_SIZES
+
+
+def test_an_image_of_several_rows_is_embedded_once(checkpoint: Callable[[str], Any]) -> None:
+    """As the two answers of a pair show it: the tower runs once, and the inputs are those of a tower without memory."""
+    subject = make_trainable(checkpoint("qwen3_vl"))
+    rows = [subject.examples[0], subject.examples[1], subject.examples[0]]
+    batch = collate(rows)
+    expected = subject.backbone.embed(batch)[0]
+    subject.backbone.keep_features(cache := FeatureCache(10**9))
+
+    laid = subject.backbone.prepare_batch(batch)
+    found = subject.backbone.embed(laid)[0]
+
+    assert sum(len(own.members) for own in laid.ahead.passes) == 3
+    assert cache.counts.n_computed == 3
+    for name, value in tree_flatten(expected):
+        np.testing.assert_allclose(dict(tree_flatten(found))[name], value, atol=1e-5, err_msg=name)

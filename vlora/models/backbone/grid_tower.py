@@ -109,7 +109,8 @@ class GridTower:
             positions[:, row, start : start + count] = mrope_positions(own, grids, self._merge_size)
         images = grid_images(batch.rows)
         cache, keys = self._cache(batch.rows, images)
-        wanted = [number for number in range(len(images)) if cache is None or keys[number] not in cache]
+        firsts = _find_firsts(keys) if cache is not None else range(len(images))
+        wanted = [number for number in firsts if cache is None or keys[number] not in cache]
         return LaidOut(is_image, positions, wanted, self._lay_out_passes(images, wanted))
 
     def embed(self, batch: Batch) -> LMInputs:
@@ -145,16 +146,20 @@ class GridTower:
         """
         images = grid_images(rows)
         cache, keys = self._cache(rows, images)
+        # One that several rows show, such as the two answers of a pair, goes through the tower once.
+        firsts = _find_firsts(keys) if cache is not None else range(len(images))
         kept: dict[int, Entry] = {}
         if cache is not None:
-            found = {index: cache.get(key, int(counted)) for index, key in enumerate(keys)}
+            found = {index: cache.get(keys[index], int(counted)) for index in firsts}
             kept = {index: entry for index, entry in found.items() if entry is not None}
-        wanted = [index for index in range(len(images)) if index not in kept]
+        wanted = [index for index in firsts if index not in kept]
         # Another batch may have had an image of this one since.
         computed = self._run(laid.passes if wanted == laid.wanted else self._lay_out_passes(images, wanted), images)
         kept |= computed
         if cache is not None:
             cache.put({keys[index]: entry for index, entry in computed.items()})
+            own = {keys[index]: entry for index, entry in kept.items()}
+            kept = {index: own[key] for index, key in enumerate(keys)}
         ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in range(len(images))]
         return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
 
@@ -332,3 +337,8 @@ def grid_images(rows: Sequence[Example]) -> list[Image]:
 def _patches(example: Example, span: slice) -> Pixels | mx.array:
     patches: Pixels | mx.array = example.inputs["pixel_values"][span]
     return patches
+
+
+def _find_firsts(keys: Sequence[str]) -> list[int]:
+    """Give the place of each key where it stands first."""
+    return sorted({key: place for place, key in reversed(list(enumerate(keys)))}.values())

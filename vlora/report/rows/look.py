@@ -11,7 +11,7 @@ from ...build import Data
 from ...data.truncate import truncate
 from ...errors import SampleError
 from ...types import Cut, Example, Sample
-from ..inspect import Piece, divide
+from ..inspect import Piece, divide, divide_answer
 from ..pictures import MOST_BYTES, Picture, make_picture
 from .choice import Chosen
 
@@ -54,6 +54,8 @@ class RowLook:
         n_text: Text tokens that are kept.
         n_image: Image tokens.
         n_supervised: Tokens that are learned.
+        rejected: The tokens of a worse answer to the same question; empty without one.
+        is_wanted: Whether the row says that its answer is wanted; None if it does not say.
         images: Its images.
         inputs: The processor's outputs for the model: name, and numbers or shape.
     """
@@ -67,6 +69,8 @@ class RowLook:
     n_text: int = 0
     n_image: int = 0
     n_supervised: int = 0
+    rejected: tuple[Piece, ...] = ()
+    is_wanted: bool | None = None
     images: tuple[ImageLook, ...] = ()
     inputs: tuple[tuple[str, str], ...] = ()
 
@@ -86,6 +90,7 @@ def look_at(data: Data, chosen: Chosen, most_bytes: int = MOST_BYTES) -> RowLook
         is_pair = encoder.family.format.is_encoder_decoder
         whole = encoder(sample) if is_pair else encoder.encode_untruncated(sample)
         opened = encoder.open_images(sample)
+        _, *others = models.encode_answers(encoder, sample) if sample.rejected else (whole,)
     except SampleError as error:
         return attrs.evolve(look, problem=_without_name(error, chosen))
     look = attrs.evolve(look, images=_look_at_images(encoder, sample, whole, opened, most_bytes))
@@ -106,6 +111,8 @@ def look_at(data: Data, chosen: Chosen, most_bytes: int = MOST_BYTES) -> RowLook
         n_text=n_kept - n_image,
         n_image=n_image,
         n_supervised=int(kept.supervised.sum()),
+        rejected=divide_answer(others, decode),
+        is_wanted=sample.is_wanted,
     )
 
 

@@ -176,6 +176,12 @@ def test_recipes_that_extend_others(
     assert "extends: found '../base.toml', and base.toml cannot be read (No such file or directory)" in message
     assert "from beside more/a.toml" in message
 
+    for wanted, problem in (("~no-such-user/a.toml", "No such file or directory"), ("/dev/zero", "it is a device")):
+        (tmp_path / "c.toml").write_text(f'extends = "{wanted}"')
+        assert f"extends: found '{wanted}', and " in (message := complaint(["c.toml"], capsys))
+        assert problem in message
+    assert "cannot read the recipe (it is a device; expected a file)" in complaint(["/dev/zero"], capsys)
+
 
 def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder, or a file that is no text, is no recipe."""

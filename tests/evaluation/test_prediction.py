@@ -75,6 +75,8 @@ def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
     assert list(read_predictions(file)) == [(each, {"cer": 0.5}) for each in predictions]
     with pytest.raises(EvaluationError, match=r"nowhere: cannot be read \(No such file or directory\)"):
         list(read_predictions(tmp_path / "nowhere"))
+    with pytest.raises(EvaluationError, match=r"/dev/zero: cannot be read \(it is a device; expected a file\)"):
+        list(read_predictions(Path("/dev/zero")))
 
 
 def test_plain_columns() -> None:

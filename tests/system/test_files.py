@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from vlora.errors import SampleError
 from vlora.models.encode.images.headers import read_size
 from vlora.recipe.schema import DataSection
 from vlora.system import files
-from vlora.system.files import expand, is_file, open_regular, read_regular
+from vlora.system.files import expand, is_file, open_regular, open_text, read_regular
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 
@@ -49,6 +50,21 @@ def refusal(image: Any) -> str:
 def pipe(tmp_path: Path) -> Path:
     os.mkfifo(tmp_path / "pipe.png")
     return tmp_path / "pipe.png"
+
+
+def test_texts_are_files_or_pipes(tmp_path: Path, pipe: Path) -> None:
+    """A pipe is read to its end, and a device, which may have none, is refused; UTF-8 is what is read."""
+    (tmp_path / "text").write_text("\u00e4\n", encoding="utf-8")
+    with open_text(tmp_path / "text") as file:
+        assert file.read() == "\u00e4\n"
+    writer = threading.Thread(target=pipe.write_text, args=("piped",))
+    writer.start()
+    with open_text(pipe) as file:
+        assert file.read() == "piped"
+    writer.join()
+    for name, kind in ((tmp_path, "a folder"), ("/dev/zero", "a device"), (tmp_path / "none", "No such file")):
+        with pytest.raises(OSError, match=kind):
+            open_text(name)
 
 
 def test_only_regular_files_are_opened(tmp_path: Path, pipe: Path) -> None:

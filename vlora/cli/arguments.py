@@ -13,6 +13,7 @@ from ..recipe.legacy import OPTIONS, overrides_from
 from ..recipe.parse import all_keys, parse_recipe, parse_value
 from ..recipe.schema import Recipe
 from ..recipe.synonyms import explain_name, find_key
+from ..system.files import expand, open_text, read_regular
 from ..system.redaction import redact
 from .packaged_recipes import list_recipes
 from .status import USER_ERROR
@@ -210,7 +211,8 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
         return parse_recipe("", overrides)
     path = Path(parsed.recipes[0])
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_text(path) as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         known = path.stem in list_recipes()
         hint = f"init --recipe {path.stem}` writes it" if known else "init` lists those that come with vlora"
@@ -234,11 +236,11 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
 
 def _read_base(name: str, wanted: str) -> tuple[str, str]:
     """Read the recipe that another one extends, from beside it."""
-    path = Path(name).parent / Path(wanted).expanduser()
+    path = Path(name).parent / expand(wanted)
     try:
         # The same file gets the same name, by whichever path it is reached.
         path = Path(os.path.relpath(path.resolve()))
-        return str(path), path.read_text(encoding="utf-8")
+        return str(path), read_regular(path).decode()
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         msg = f"extends: found {wanted!r}, and {path} cannot be read ({found}); name a recipe, from beside {name}"

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from ..errors import EvaluationError
+from ..system.files import open_text
 
 
 @attrs.frozen(kw_only=True)
@@ -127,7 +128,7 @@ def read_predictions(path: Path) -> Iterator[tuple[Prediction, dict[str, float]]
         EvaluationError: A line is no answer, or the file cannot be read.
     """
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        with open_text(path, errors="replace", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield parse_prediction(line, f"{path}:{number}")

@@ -8,7 +8,7 @@ import os
 import stat
 import urllib.parse
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 LARGEST_FILE = 512 * 2**20
 """Largest file in bytes, and largest picture in any other form."""
@@ -79,6 +79,23 @@ def read_regular(path: str | Path) -> bytes:
     return data
 
 
+def open_text(path: str | Path, **options: Any) -> IO[str]:
+    """Open a text that the user names for reading: a regular file, or a pipe that another program fills.
+
+    Args:
+        path: The file.
+        **options: As for `open`; UTF-8 without them.
+
+    Raises:
+        OSError: It does not exist, or is a folder, a socket or a device, which need not end.
+        ValueError: The name is not a valid file name.
+    """
+    found = os.stat(path)  # noqa: PTH116 - as in `open_regular`
+    if not stat.S_ISFIFO(found.st_mode):
+        _check_kind(found, path)
+    return open(path, **{"encoding": "utf-8", **options})  # noqa: PTH123 - the caller closes it
+
+
 def check_length(n_bytes: int) -> None:
     """Refuse a picture of too many bytes.
 
@@ -91,8 +108,12 @@ def check_length(n_bytes: int) -> None:
 
 
 def _check(found: os.stat_result, path: str | Path) -> None:
+    _check_kind(found, path)
+    check_length(found.st_size)
+
+
+def _check_kind(found: os.stat_result, path: str | Path) -> None:
     if stat.S_ISREG(found.st_mode):
-        check_length(found.st_size)
         return
     kind = next((name for holds, name in _KINDS if holds(found.st_mode)), "no regular file")
     raise OSError(errno.EINVAL, f"it is {kind}; expected a file", str(path))

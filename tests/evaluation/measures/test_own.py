@@ -35,6 +35,12 @@ def too_few(predictions, references, rows):
 def a_text(predictions, references, rows):
     return "good"
 
+def ending(predictions, references, rows):
+    raise SystemExit(3)
+
+def too_large(predictions, references, rows):
+    return [10**400] * len(rows)
+
 def not_finite(predictions, references, rows):
     return [float("nan")] * len(rows)
 
@@ -52,6 +58,7 @@ PREDICTIONS = [
 def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "own_scores.py").write_text(MODULE)
     (tmp_path / "broken_scores.py").write_text("1 / 0")
+    (tmp_path / "script.py").write_text("raise SystemExit('usage: script FILE')")
     (tmp_path / "needy_scores.py").write_text("import a_package_that_is_not_there")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
@@ -103,6 +110,8 @@ def test_a_dict_has_values_over_all_rows() -> None:
         ("failing", r"'own_scores:failing' raised KeyError: 'kind'; mend the function"),
         ("too_few", r"'own_scores:too_few' gave 1 values, expected a list of 3 numbers or a dict of numbers"),
         ("a_text", r"'own_scores:a_text' gave str, expected a list of 3 numbers"),
+        ("ending", r"'own_scores:ending' raised SystemExit: 3; mend the function"),
+        ("too_large", r"'own_scores:too_large' gave 1000.*, expected a finite number"),
         ("not_finite", r"'own_scores:not_finite' gave nan, expected a finite number, or None"),
     ],
 )
@@ -120,6 +129,7 @@ def test_faults_of_functions_are_one_sentence(function: str, message: str) -> No
         ("own_scores:number", "own_scores has no function 'number'"),
         ("own_scores:", "own_scores has no function ''"),
         ("broken_scores:f", "importing broken_scores raised ZeroDivisionError: division by zero; mend the module"),
+        ("script:f", "importing script raised SystemExit: usage: script FILE; mend the module"),
         ("needy_scores:f", "needy_scores imports a_package_that_is_not_there, which is not installed; install it"),
     ],
 )

@@ -39,7 +39,7 @@ def load_metric(name: str) -> Metric:
         else:
             msg = f"{where}, and there is no module {module_name}; run the command in the folder of {module_name}.py"
         raise RecipeError(msg) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         msg = f"{where}, and importing {module_name} raised {_describe(error)}; mend the module"
         raise RecipeError(msg) from error
     function = getattr(module, function_name, None)
@@ -67,7 +67,8 @@ def _measure(name: str, short: str, function: Callable[..., Any], predictions: S
             [prediction.expected for prediction in predictions],
             [dict(prediction.columns) for prediction in predictions],
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A script's function may end its process; a training is not to end with it.
         msg = f"eval.metrics: {name!r} raised {_describe(error)}; mend the function"
         raise EvaluationError(msg) from error
     if isinstance(found, Mapping):
@@ -85,7 +86,7 @@ def _measure(name: str, short: str, function: Callable[..., Any], predictions: S
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         msg = f"eval.metrics: {name!r} gave {value!r:.80}, expected a finite number, or None where it does not apply"

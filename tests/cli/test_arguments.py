@@ -183,6 +183,15 @@ def test_recipes_that_extend_others(
     assert "cannot read the recipe (it is a device; expected a file)" in complaint(["/dev/zero"], capsys)
 
 
+def test_recipes_may_begin_with_a_mark_of_their_encoding(tmp_path: Path, recipes: list[Recipe]) -> None:
+    """As editors on Windows write it, also in a recipe that another one extends."""
+    (tmp_path / "a.toml").write_text('[data]\npath = "rows"\n', encoding="utf-8-sig")
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n', encoding="utf-8-sig")
+
+    assert main([str(tmp_path / "a.toml")]) == main([str(tmp_path / "b.toml")]) == 0
+    assert [recipe.data.path for recipe in recipes] == ["rows", "rows"]
+
+
 def test_recipe_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder, or a file that is no text, is no recipe."""
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe\x00")

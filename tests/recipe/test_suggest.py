@@ -28,6 +28,8 @@ def test_reasons_are_beside_the_keys() -> None:
     """The memory, the longest row, and what is not known."""
     assert "# a step needs 9.0 of 16.0 GB by the plan" in suggest_recipe(ROWS, "m", FIT, "o")
     assert "take a smaller model" in suggest_recipe(ROWS, "m", attrs.evolve(FIT, fits=False), "o")
+    some = suggest_recipe(attrs.evolve(ROWS, unused=("id", "n\note")), "m", FIT, "o")
+    assert '\npath = "rows.jsonl"  # columns that are not used: id, n ote\n' in some
     unknown = suggest_recipe(ROWS, "m", "the hub cannot be reached", "o")
     assert "# what fits was not found out" in unknown
     assert "max_seq_length" not in unknown

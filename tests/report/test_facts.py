@@ -18,7 +18,7 @@ from vlora.events import StepReport
 from vlora.models.load.tiny import build_tiny_qwen3_vl
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.suggest import RowFacts
-from vlora.report.facts import look_at_rows
+from vlora.report.facts import look_at_fit, look_at_rows
 
 N = 12
 ANSWERS = ("four wheels", "two doors", "a tree", "red", "no", "yes")
@@ -243,6 +243,47 @@ def test_what_is_not_understood_is_named(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "new.toml").exists()
 
 
+@pytest.mark.parametrize(
+    ("row", "columns", "unused"),
+    [
+        # The layout reads `input`, too.
+        ({"picture": "", "instruction": "do", "input": "this", "output": "o"}, {"picture": "image"}, ()),
+        (
+            {"pic": "", "task": "vqa", "q": "why", "reply": "so"},
+            {"pic": "image", "q": "question", "reply": "answer"},
+            ("task",),
+        ),
+        ({"img": "", "desc": "long", "title": "short"}, {"img": "image", "desc": "caption"}, ("title",)),
+        ({"pics": "", "q": "why", "a": "so"}, {"pics": "image", "q": "question", "a": "answer"}, ()),
+        ({"file": "a.pdf", "q": "why", "a": "so"}, {"q": "question", "a": "answer"}, ("file",)),
+        (
+            {"b": "", "a": "", "ask": "why", "reply": "so"},
+            {"b": "image", "a": "image", "ask": "question", "reply": "answer"},
+            (),
+        ),
+        ({"image": "", "question": "why", "answer": "so", "note": "n"}, {}, ("note",)),
+    ],
+)
+def test_columns_are_taken_for_the_likeliest(
+    row: dict[str, str], columns: dict[str, str], unused: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Where a layout reads more than the names would, it does; what is not used is named."""
+    picture = draw(tmp_path, "picture.png")
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{name: value or picture for name, value in row.items()}] * N)
+    found = look_at_rows(str(rows))
+
+    assert found.columns == columns
+    assert list(found.columns) == list(columns)
+    assert found.unused == unused
+
+
+def test_lists_are_no_answers(tmp_path: Path) -> None:
+    """Answers of several people are not learned as one text that looks like JSON."""
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"image": "a.png", "q": "why", "answers": ["so", "so"]}] * N)
+    with pytest.raises(RecipeError, match="of which 'answers' holds lists, and their names do not say which is which"):
+        look_at_rows(str(rows))
+
+
 def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe is written all the same, and says why lengths and batch are not known."""
     monkeypatch.chdir(tmp_path)
@@ -254,4 +295,10 @@ def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: 
 
     assert recipe.train.batch_size == 1
     assert recipe.train.gradient_accumulation_steps == 8
-    assert isinstance(look_at_rows(str(rows)), RowFacts)
+    facts = look_at_rows(str(rows))
+    assert isinstance(facts, RowFacts)
+
+    for picture in tmp_path.glob("*.png"):
+        picture.write_bytes(b"no picture")
+    build_tiny_qwen3_vl(tmp_path / "model")
+    assert "cannot read the image" in str(look_at_fit(facts, str(tmp_path / "model"), "out"))

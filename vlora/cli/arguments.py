@@ -211,7 +211,7 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
         return parse_recipe("", overrides)
     path = Path(parsed.recipes[0])
     try:
-        with open_text(path) as file:
+        with open_text(path, encoding="utf-8-sig") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         known = path.stem in list_recipes()
@@ -240,7 +240,7 @@ def _read_base(name: str, wanted: str) -> tuple[str, str]:
     try:
         # The same file gets the same name, by whichever path it is reached.
         path = Path(os.path.relpath(path.resolve()))
-        return str(path), read_regular(path).decode()
+        return str(path), read_regular(path).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         msg = f"extends: found {wanted!r}, and {path} cannot be read ({found}); name a recipe, from beside {name}"

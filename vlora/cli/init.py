@@ -97,6 +97,8 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
     yield f"written to {file}, for {rows.n_rows:,} rows of {rows.path}"
     if rows.columns:
         yield f"columns: {', '.join(f'{name} is the {meaning}' for name, meaning in rows.columns.items())}"
+    if rows.unused:
+        yield f"columns that are not used: {', '.join(rows.unused)}"
     if rows.question is not None:
         yield f"the rows have no question; each is asked: {rows.question!r}"
     if isinstance(fit, str):

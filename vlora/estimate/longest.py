@@ -42,6 +42,7 @@ class LongestRows:
         valid_source: Likewise.
         prompts: Questions that are answered together; none where none are answered.
         prompts_source: Likewise.
+        unread: Why rows of data.max_seq_length stand for those of the data; empty if these could be read.
     """
 
     train: Batch
@@ -50,6 +51,7 @@ class LongestRows:
     valid_source: str = ""
     prompts: tuple[models.Prompt, ...] = ()
     prompts_source: str = ""
+    unread: str = ""
 
 
 def blank_example(n_tokens: int, supervised_share: float) -> Example:
@@ -110,7 +112,7 @@ def _blank_rows(recipe: Recipe, options: models.AnswerOptions, reason: str) -> L
     else:
         batch = collate(join_rows(recipe, [compare_blanks(recipe, blank_example(length, HALF))] * size))
         source = f"of data.max_seq_length, half of it supervised, since rows could not be read: {reason}"
-    found = LongestRows(train=batch, train_source=source)
+    found = LongestRows(train=batch, train_source=source, unread=reason)
     if not has_held_out(recipe):
         return found
     found = attrs.evolve(found, valid=batch, valid_source=source)

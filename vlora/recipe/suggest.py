@@ -42,6 +42,7 @@ class RowFacts:
         valid_path: A file beside it to validate on.
         n_rows: Rows to train on.
         columns: What `data.columns` has to map, and to what.
+        unused: Columns that nothing is read from.
         question: A question for rows that have an image and an answer only.
         answer: The column with the answer of such rows.
         classes: The distinct answers of rows that are classes.
@@ -56,6 +57,7 @@ class RowFacts:
     valid_path: str | None = None
     n_rows: int
     columns: Mapping[str, str] = attrs.field(factory=dict)
+    unused: Sequence[str] = ()
     question: str | None = None
     answer: str | None = None
     classes: Sequence[str] = ()
@@ -168,7 +170,7 @@ def _write_model(model: str, fit: FitFacts | str) -> Keys:
 
 
 def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
-    yield "path", rows.path, ""
+    yield "path", rows.path, f"columns that are not used: {', '.join(rows.unused)}" if rows.unused else ""
     if rows.split is not None:
         yield "split", rows.split, ""
     if rows.valid_path is not None:

@@ -73,7 +73,8 @@ def look_at_rows(path: str) -> RowFacts:
     train, _ = read_rows(data)
     samples = list(_samples(train))
     answers = [_last_answer(sample) for sample in samples]
-    used = train.columns().used
+    found = train.columns()
+    used = found.used
     column = _answer_alone(used)
     is_class = column is not None and (column == "label" or _are_classes(answers))
     classes = sorted(set(answers)) if is_class else ()
@@ -85,6 +86,7 @@ def look_at_rows(path: str) -> RowFacts:
         split=split,
         n_rows=len(train),
         columns=columns,
+        unused=found.unused,
         question=question,
         answer=column,
         classes=classes,
@@ -130,6 +132,8 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         plan = make_plan(recipe, memory_gb, n_rows=FIRST)
     except OutOfMemoryError:
         return None
+    if plan.longest_rows.unread:
+        raise RecipeError(plan.longest_rows.unread)
     return FitFacts(
         n_tokens=plan.n_tokens,
         batch_size=recipe.train.batch_size,
@@ -181,13 +185,19 @@ def _find_columns(rows: RowDataset, path: str, split: str | None) -> dict[str, s
     if problem is None:
         return {}
     raw = [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
-    columns = _guess(raw, rows.kinds)
-    mapped, _ = read_rows(DataSection(path=path, split=split or "train", columns=columns)) if columns else (rows, None)
-    problem = _first_problem(mapped)
-    if problem is None:
-        return columns
+    whole = _guess(raw, rows.kinds)
+    images = {name: meaning for name, meaning in whole.items() if meaning == "image"}
+    # Where images alone have to be named, a layout reads the other columns, and may read more of them.
+    for columns in (images, whole):
+        mapped, _ = read_rows(DataSection(path=path, split=split or "train", columns=columns))
+        problem = _first_problem(mapped)
+        is_last = columns == whole
+        if problem is None and (is_last or not any(map(_meaning, mapped.columns().unused))):
+            return columns
+    lists = [str(name) for name in raw[0] if _meaning(str(name)) and _holds_lists(raw, str(name))]
     msg = (
-        f"{problem}; its columns are {', '.join(map(str, raw[0]))}, and their names do not say which is which: rename "
+        f"{problem}; its columns are {', '.join(map(str, raw[0]))}, "
+        f"{f'of which {lists[0]!r} holds lists, ' if lists else ''}and their names do not say which is which: rename "
         'them, or write a recipe with data.columns = {yours = "question", ...} (init --recipe forkme FILE)'
     )
     raise RecipeError(msg)
@@ -207,12 +217,18 @@ def _first_problem(rows: RowDataset) -> SampleError | None:
 
 
 def _guess(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[str, str]:
-    """Map columns by what their names mean elsewhere; images by their kind or values too."""
-    names = [str(name) for name in raw[0]]
+    """Map columns by what their names mean elsewhere, the likeliest first; images by their kind or values too."""
+    names = sorted(map(str, raw[0]), key=_likelihood)
     found = {name: _meaning(name) for name in names}
+    found = {
+        name: None if meaning in MEANINGS.keys() - {"image"} and _holds_lists(raw, name) else meaning
+        for name, meaning in found.items()
+    }
     for name in names:
         if kinds.get(name) == "image" or all(_names_image(row.get(name)) for row in raw):
             found[name] = "image"
+        elif found[name] == "image" and name not in IMAGE_COLUMNS and all(_names_other(row.get(name)) for row in raw):
+            found[name] = None
     meanings = [meaning for meaning in found.values() if meaning is not None]
     if "question" not in meanings and "answer" in meanings:
         # An answer to the image alone.
@@ -225,11 +241,27 @@ def _guess(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[s
         taken.add(meaning)
         if meaning != name:
             columns[name] = meaning
-    return columns
+    # As they stand in the rows: images are in this order.
+    return {name: columns[name] for name in map(str, raw[0]) if name in columns}
+
+
+def _likelihood(name: str) -> int:
+    """Give the place of a column's name among those of its meaning."""
+    plain = _plain(name)
+    return next((names.index(plain) for names in MEANINGS.values() if plain in names), -1)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s\-]+", "_", name.strip().lower())
+
+
+def _holds_lists(raw: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether values of a column are lists or objects, which are no question or answer."""
+    return any(isinstance(row.get(name), (list, tuple, Mapping)) for row in raw)
 
 
 def _meaning(name: str) -> str | None:
-    plain = re.sub(r"[\s\-]+", "_", name.strip().lower())
+    plain = _plain(name)
     if plain in ("question", "answer", *IMAGE_COLUMNS, "caption", "label", "text"):
         return plain
     return next((meaning for meaning, names in MEANINGS.items() if plain in names), None)
@@ -237,6 +269,11 @@ def _meaning(name: str) -> str | None:
 
 def _names_image(value: object) -> bool:
     return isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _names_other(value: object) -> bool:
+    """Whether a value names a file that is no picture."""
+    return isinstance(value, str) and not _names_image(value) and re.search(r"\.\w{1,5}$", value) is not None
 
 
 def _samples(rows: RowDataset) -> Iterator[Sample]:

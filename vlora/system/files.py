@@ -8,7 +8,7 @@ import os
 import stat
 import urllib.parse
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO, TextIO
 
 LARGEST_FILE = 512 * 2**20
 """Largest file in bytes, and largest picture in any other form."""
@@ -79,12 +79,16 @@ def read_regular(path: str | Path) -> bytes:
     return data
 
 
-def open_text(path: str | Path, **options: Any) -> IO[str]:
+def open_text(
+    path: str | Path, *, encoding: str = "utf-8", errors: str | None = None, newline: str | None = None
+) -> TextIO:
     """Open a text that the user names for reading: a regular file, or a pipe that another program fills.
 
     Args:
         path: The file.
-        **options: As for `open`; UTF-8 without them.
+        encoding: As for `open`, as are the others.
+        errors: What becomes of bytes that are no text.
+        newline: What ends lines.
 
     Raises:
         OSError: It does not exist, or is a folder, a socket or a device, which need not end.
@@ -93,7 +97,7 @@ def open_text(path: str | Path, **options: Any) -> IO[str]:
     found = os.stat(path)  # noqa: PTH116 - as in `open_regular`
     if not stat.S_ISFIFO(found.st_mode):
         _check_kind(found, path)
-    return open(path, **{"encoding": "utf-8", **options})  # noqa: PTH123 - the caller closes it
+    return Path(path).open(encoding=encoding, errors=errors, newline=newline)
 
 
 def check_length(n_bytes: int) -> None:

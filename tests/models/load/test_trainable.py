@@ -20,13 +20,18 @@ def test_an_adapter_that_does_not_fit(checkpoint: Callable[[str], Path], tmp_pat
     before = {name: value.shape for name, value in vlora.init_state(made.backbone, made.optimizer).params.items()}
     path = tmp_path / "adapters.safetensors"
     vlora.save_adapter(path, {name: value[:-1] for name, value in made.state.params.items()}, made.config)
-    quantized = {**made.config, "base_quantization": {"a": {"bits": 4, "group_size": 64, "mode": "affine"}}}
+    scheme = {"bits": 4, "group_size": 64, "mode": "affine"}
+    elsewhere = {**made.config, "base_quantization": {"a.layer": scheme}}
+    quantized = {**made.config, "base_quantization": {made.config["lora_parameters"]["keys"][0]: scheme}}
     del quantized["base"]
 
     with pytest.raises(CheckpointError, match=r"adapters\.safetensors: does not fit the model at"):
         vlora.load_adapter(made.backbone, path)
     (tmp_path / "adapter_config.json").write_text(json.dumps(quantized), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"quantized to 4 bits; set model\.quantize_bits = 4"):
+        vlora.load_adapter(made.backbone, path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(elsewhere), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"base_quantization has a\.layer, which the model has not; was it"):
         vlora.load_adapter(made.backbone, path)
     after = vlora.init_state(made.backbone, made.optimizer).params
     assert {name: value.shape for name, value in after.items()} == before

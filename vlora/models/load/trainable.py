@@ -251,6 +251,9 @@ def _settle_quantization(
         CheckpointError: It was quantized otherwise, and no record of the base lets that be told.
     """
     saved = config.get("base_quantization") or {}
+    if (foreign := next((name for name in saved if name not in known), None)) is not None:
+        msg = f"{path}: base_quantization has {foreign}, which the model has not; was it trained on another model?"
+        raise CheckpointError(msg)
     if quantized is None:
         packed = {name: known[name] for name in saved if hasattr(known.get(name), "bits")}
         quantized = {name: {key: getattr(packed[name], key) for key in SCHEME} for name in packed}

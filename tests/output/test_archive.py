@@ -18,6 +18,7 @@ from vlora.output import atomic, checkpoint
 from vlora.output.archive import (
     archive_previous_run,
     complete_setting_aside,
+    refuse_among_rows,
     refuse_links,
     refuse_model_folder,
     remove_partials,
@@ -267,6 +268,71 @@ def test_links_in_the_way_of_the_lock_and_of_metrics(tmp_path: Path) -> None:
         metrics.write({"step": 1})
     assert caught.value.errno == errno.ELOOP
     assert not victim.exists()
+
+
+@pytest.mark.parametrize("key", ["path", "valid_path"])
+def test_a_run_does_not_write_among_its_rows(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of rows, itself or deeper, by whatever name it is called; beside it, and beside a file, it does."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "rows.jsonl").touch()
+    (tmp_path / "link").symlink_to("pets")
+    for output, data, is_refused in (
+        ("pets/run", "pets", True),
+        ("pets/adapters.safetensors", "pets", True),
+        ("link/cat/run/a.safetensors", "pets", True),
+        ("pets/run", "link", True),
+        ("adapters.safetensors", ".", True),
+        ("pets-run", "pets", False),
+        ("pets/run", "pets/cat", False),
+        ("pets/run", "pets/rows.jsonl", False),
+        ("pets/run", "some/hub-id", False),
+    ):
+        section: dict[str, Any] = {"path": "-", key: data}
+        recipe = Recipe(data=DataSection(**section), output=OutputSection(path=output))
+        if not is_refused:
+            refuse_among_rows(recipe, output_paths(recipe))
+            continue
+        with pytest.raises(RecipeError, match=rf"^output\.path: .* lies in the folder of data\.{key}, where"):
+            refuse_among_rows(recipe, output_paths(recipe))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("path", "predictions.jsonl"),
+        ("path", "training/rows.jsonl"),
+        ("valid_path", "best/x.csv"),
+        ("path", "report.html"),
+    ],
+)
+def test_a_run_does_not_read_what_it_writes(key: str, name: str, tmp_path: Path) -> None:
+    """It would be moved away before it is read; an earlier run's is none of it."""
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).touch()
+    (tmp_path / "out" / "earlier-1").mkdir()
+    (tmp_path / "out" / "earlier-1" / "predictions.jsonl").touch()
+    for given, is_refused in ((name, True), ("earlier-1/predictions.jsonl", False)):
+        section: dict[str, Any] = {"path": "-", key: str(tmp_path / "out" / given)}
+        recipe = Recipe(data=DataSection(**section), output=OutputSection(path=str(tmp_path / "out")))
+        if is_refused:
+            with pytest.raises(RecipeError, match=rf"^data\.{key}: .* is what the run itself writes"):
+                refuse_among_rows(recipe, output_paths(recipe))
+        else:
+            refuse_among_rows(recipe, output_paths(recipe))
+
+
+def test_answers_of_an_earlier_run_go_with_it(tmp_path: Path) -> None:
+    """Those that `eval` has written: the next `eval` would write over them. Without a run they stay."""
+    recipe = recipe_for(tmp_path)
+    (tmp_path / "predictions-eval.jsonl").write_text("answers")
+    assert archive_previous_run(recipe, output_paths(recipe)) is None
+    (tmp_path / "metrics.jsonl").write_text("metrics")
+
+    earlier = archive_previous_run(recipe, output_paths(recipe))
+    assert earlier is not None
+    assert (earlier / "predictions-eval.jsonl").read_text() == "answers"
+    assert not (tmp_path / "predictions-eval.jsonl").exists()
 
 
 def test_an_adapter_does_not_go_into_a_models_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.arrays import load_arrays
 from tests.runs import make_recipe, run
 from vlora import init_state, make_optimizer
 from vlora.build import load_data, load_model
-from vlora.errors import CheckpointError, ModelError
+from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Warned
 from vlora.output.checkpoint import load_state
 from vlora.output.paths import STATE_NAME
@@ -32,6 +32,15 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
     backbone, _ = load_model(other, load_data(other).files)
     with pytest.raises(CheckpointError, match="has shape"):
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
+
+
+def test_no_run_begins_among_its_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """Its own files would be rows when it goes on; no folder is made."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows.parent, tmp_path / "out")
+    for resume in (False, True):
+        with pytest.raises(RecipeError, match=r"lies in the folder of data\.path, where its files would"):
+            run(recipe, resume=resume)
+    assert not (tmp_path / "out").exists()
 
 
 def test_adapter_of_another_model_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

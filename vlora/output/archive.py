@@ -15,6 +15,7 @@ from .paths import (
     ADAPTER_NAME,
     BEST_NAME,
     DERIVED_NAMES,
+    EVALUATION_NAME,
     EXAMPLE_NAME,
     METRICS_NAME,
     PREDICTIONS_NAME,
@@ -28,6 +29,8 @@ from .setting_aside import JOURNAL_NAME, Journal, complete, next_number, set_asi
 
 OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, *TRACKER_NAMES)
 """Of files in a run's folder besides weights, state and what describes them."""
+
+_RUN_NAMES = {*OWN_NAMES, EVALUATION_NAME, CONFIG_NAME, BEST_NAME, Path(STATE_NAME).parts[0]}
 
 INDEX_NAME = f"model{WEIGHTS_SUFFIX}.index.json"
 
@@ -111,6 +114,28 @@ def refuse_links(paths: OutputPaths) -> None:
             raise CheckpointError(msg)
 
 
+def refuse_among_rows(recipe: Recipe, paths: OutputPaths) -> None:
+    """Refuse to begin a run that would write among the files that it reads, or move them away.
+
+    Raises:
+        RecipeError: Its folder lies in a folder of rows, which are read anew when it goes on; or a file of rows, or a
+            chat template, has the name of what it writes.
+    """
+    data, folder = recipe.data, paths.folder.resolve()
+    for key, name in (("path", data.path), ("valid_path", data.valid_path), ("chat_template", data.chat_template)):
+        if name is None:
+            continue
+        place = expand(name).resolve()
+        if place.is_dir() and folder.is_relative_to(place):
+            what = f"lies in the folder of data.{key}, where its files would be read as rows"
+            msg = f"output.path: {folder} {what}; give a folder elsewhere"
+            raise RecipeError(msg)
+        if place.is_file() and place.is_relative_to(folder) and place.relative_to(folder).parts[0] in _RUN_NAMES:
+            what = "is what the run itself writes, by output.path"
+            msg = f"data.{key}: {name!r} {what}; give another output.path, or the file another name"
+            raise RecipeError(msg)
+
+
 def refuse_model_folder(paths: OutputPaths) -> None:
     """Refuse an adapter among the files of a model, which would be loaded with its weights.
 
@@ -133,6 +158,9 @@ def _find(paths: OutputPaths, base: Path, starts: Collection[Path], model_files:
         names += [*model_files, MODEL_NAME, INDEX_NAME]
     if paths.best.resolve() not in {*starts, base.resolve()}:
         names.append(BEST_NAME)
+    if os.path.lexists(paths.metrics):
+        # Without a run it is what somebody has asked of the untrained model.
+        names.append(EVALUATION_NAME)
     for name in names:
         if os.path.lexists(paths.folder / name):
             yield name

@@ -17,6 +17,7 @@ from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
 from ..memory.limits import check_weights_fit, memory_limits, naming_shortage
 from ..output import checkpoint
+from ..output.archive import refuse_among_rows
 from ..output.base_identity import BaseIdentity, check_base
 from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
@@ -87,6 +88,8 @@ def start(
 def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> Generator[Event, None, RunContext]:
     """Take the folder, find the state to go on from, and load rows and model."""
     paths, metrics, ranks = output_paths(recipe), find_metrics(recipe.eval.metrics), open_ranks()
+    if not (resume and checkpoint.has_state(paths.state)):
+        refuse_among_rows(recipe, paths)
     compilation = known_kernels.Compilation(paths.folder)
     if ranks.is_first:
         stack.enter_context(exclusive_run_lock(paths.folder))

@@ -228,7 +228,9 @@ def load_model(
         models.unfreeze_language(backbone)
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
-        config = models.load_adapter(backbone, section.adapter_path, lora, quantized, is_strict=section.strict_base)
+        config = models.load_adapter(
+            backbone, section.adapter_path, lora, quantized, files=files, is_strict=section.strict_base
+        )
         if new is not None:
             models.grow_tables(backbone, new, is_abstract=is_abstract)
     else:

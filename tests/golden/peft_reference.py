@@ -76,7 +76,9 @@ def write_own(path: Path, case: Case, folder: Path, rows: list[Any], base: list[
             break
         spread *= 2
     model.save_pretrained(str(folder))
-    save_file({str(number): np.ascontiguousarray(value) for number, value in enumerate(found)}, folder / "logits.st")
+    save_file(
+        {str(number): np.ascontiguousarray(value) for number, value in enumerate(found)}, folder / "logits.safetensors"
+    )
     return difference(found, base)
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": "ask what was trained, once or in a conversation",
     "fuse": "write an adapter and its base as one model",
     "export": "write an adapter as PEFT, vLLM or llama.cpp read it",
+    "import": "write an adapter of PEFT or mlx-lm as vlora's own",
     "compare": "put runs beside one another",
     "schema": "print a JSON Schema of recipes, for editors",
     "completion": "print what completes `vlora` in bash, zsh or fish",

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import models
 from ..errors import CheckpointError
-from ..models.load.trainable import read_adapter
+from ..models.load.adapter_files import read_adapter
 from ..models.published.peft_layout import Factors
 from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from ..errors import CheckpointError, RecipeError
-from ..models.load.trainable import read_adapter
+from ..models.load.adapter_files import read_adapter
 from ..output.base_identity import KEY
 from ..output.checkpoint import CONFIG_NAME
 from ..output.paths import RECIPE_NAME, WEIGHTS_SUFFIX

@@ -25,7 +25,7 @@ from vlora.models import build_tiny_qwen3_vl, describe_family
 from vlora.models.backbone.head import find_module
 from vlora.models.load.added_tokens import Numbered, grow_tables
 from vlora.models.load.loading import prepare
-from vlora.models.load.trainable import find_tables
+from vlora.models.load.tables import find_tables
 from vlora.output.paths import output_paths
 from vlora.recipe.schema import ModelSection
 

@@ -18,7 +18,8 @@ from ...errors import ModelError
 from ...recipe.schema import ModelSection
 from ..backbone.backbone import MlxVlmBackbone
 from ..backbone.head import find_module
-from .trainable import find_tables, read_adapter
+from .adapter_files import read_adapter
+from .tables import find_tables
 from .weights import build_module
 
 KEY, SAVED = "model.add_tokens", "added_tokens"

@@ -13,14 +13,14 @@ from ...adapters import targets
 from ...adapters.attach import attach_lora
 from ...adapters.attached import lora_layers
 from ...adapters.layers import Adapter
-from ...adapters.names import EMBEDDINGS
 from ...errors import CheckpointError, ModelError
 from ...output.base_identity import KEY, BaseIdentity, check_base
-from ...output.checkpoint import read_arrays
 from ...recipe.schema import LoraSection
-from ...system.files import expand
 from ..backbone.backbone import MlxVlmBackbone
-from .documents import read_object
+from .adapter_files import named_base, read_adapter
+from .model_files import ModelFiles
+from .saved_adapters import open_adapter
+from .tables import find_tables
 from .unfreeze import refuse_quantized
 
 SCHEME = ("group_size", "bits", "mode")
@@ -104,17 +104,6 @@ def lora_config(
     return {**config, "base_quantization": dict(quantized)} if quantized else config
 
 
-def find_tables(backbone: MlxVlmBackbone) -> list[str]:
-    """Name the language model's tables of token embeddings."""
-    return [
-        name
-        for name, module in backbone.module.named_modules()
-        if name.rpartition(".")[2] in EMBEDDINGS
-        and backbone.is_language(name)
-        and isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
-    ]
-
-
 def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -> list[str]:
     """Make the token embeddings and the head trainable, all of their weights.
 
@@ -150,6 +139,7 @@ def load_adapter(
     lora: LoraSection | None = None,
     quantized: Mapping[str, Any] | None = None,
     *,
+    files: ModelFiles | None = None,
     is_strict: bool = False,
 ) -> dict[str, Any]:
     """Attach a saved adapter, to be trained on, in place of one that the model has.
@@ -163,6 +153,7 @@ def load_adapter(
         path: The adapter's file, `adapter_config.json` beside it, or the folder of both.
         lora: The recipe's section.
         quantized: How the base was quantized on loading; without it the model's layers tell.
+        files: Where the model comes from; an adapter that PEFT wrote needs it.
         is_strict: Refuse an adapter of other weights, and one that does not say of which it is.
 
     Returns:
@@ -175,10 +166,10 @@ def load_adapter(
     if backbone.base is not None:
         file, config = read_adapter(str(path))
         recorded = BaseIdentity.load(config.get(KEY) or {})
-        note = check_base(recorded, backbone.base, file, is_strict=is_strict, older=config.get("base_model"))
+        note = check_base(recorded, backbone.base, file, is_strict=is_strict, older=named_base(config))
     before = detach(backbone.module)
     try:
-        config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized)
+        config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized, files)
         backbone.base_note = note
         return config if backbone.base is None else {**config, KEY: backbone.base.dump()}
     except BaseException:
@@ -199,9 +190,13 @@ def _put(module: nn.Module, chosen: Mapping[str, nn.Module]) -> None:
 
 
 def _attach_saved(
-    backbone: MlxVlmBackbone, path: str, lora: LoraSection, quantized: Mapping[str, Any] | None
+    backbone: MlxVlmBackbone,
+    path: str,
+    lora: LoraSection,
+    quantized: Mapping[str, Any] | None,
+    files: ModelFiles | None,
 ) -> dict[str, Any]:
-    weights_path, config = read_adapter(path)
+    weights, config = open_adapter(backbone, path, files)
     settings = config.get("lora_parameters") or {}
     names = list(dict.fromkeys(config.get("adapted_layers") or settings.get("keys") or ()))
     saved_tables = config.get("trained_tables") or ()
@@ -221,7 +216,6 @@ def _attach_saved(
     dropout = settings.get("dropout", 0.0) if lora.dropout == LoraSection().dropout else lora.dropout
     refuse_dropout_in_tower(backbone, names, attrs.evolve(lora, dropout=dropout))
     attach_lora(backbone.module, names, rank=rank, scale=scale, dropout=dropout, method=method)
-    weights = read_arrays(weights_path)
     current = dict(tree_flatten(backbone.module.parameters()))
     wrong = [name for name, value in weights.items() if not _fits(value, current.get(name))]
     absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]
@@ -294,20 +288,3 @@ def _refuse_changes(
             key = "targets" if asked.targets else "last_layers"
             msg = f"lora.{key}: names {len(wanted)} layers, the adapter {path} has {len(names)}; leave it out"
             raise CheckpointError(msg)
-
-
-def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
-    """Find an adapter's weights and its configuration beside them.
-
-    Raises:
-        CheckpointError: One of the two is missing, or the configuration is none.
-    """
-    weights = expand(path)
-    if weights.is_dir():
-        weights = weights / "adapters.safetensors"
-    config = weights.parent / "adapter_config.json"
-    for file in (weights, config):
-        if not file.is_file():
-            msg = f"model.adapter_path: found no {file}; give the adapter's file, adapter_config.json beside it"
-            raise CheckpointError(msg)
-    return weights, read_object(config, CheckpointError, "model.adapter_path")

@@ -73,7 +73,9 @@ def lay_out(links: Mapping[str, Sequence[Link]], factors: Mapping[str, Factors])
     arrays: dict[str, Array] = {}
     modules: dict[str, int] = {}
     stacks: dict[str, tuple[Array, Array]] = {}
-    for other, parts in by_other.items():
+    for other, found in by_other.items():
+        # Joined in the order of transformers' own rows.
+        parts = sorted(found, key=lambda part: [place.start for place in part[1].other_box[-2:]])
         shape = parts[0][1].shape
         if len(shape) == 3:  # noqa: PLR2004 - experts, outputs, inputs in some order
             stacks[other] = _stack(parts, factors)

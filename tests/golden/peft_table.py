@@ -1,0 +1,135 @@
+"""Third stage of the exchange with PEFT, in vlora's environment: reads PEFT's folders, and writes the table."""
+
+import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
+
+# isort: split
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.arrays import load_arrays
+from vlora import init_state, make_optimizer, models
+from vlora.errors import VloraError
+from vlora.models.load.saved_adapters import open_adapter
+from vlora.models.proven_versions import PROVEN
+from vlora.recipe.schema import ModelSection, OptimSection
+
+from .mlx_side import encode_rows
+from .peft_cases import EXCHANGES, FAMILIES, LEFT_OUT, MOVED, SAME
+from .peft_prepare import logits
+
+TABLE = Path(__file__).parents[2] / "vlora" / "export" / "parity.md"
+
+
+def read_back(model: Path, folder: Path, name: str) -> dict[str, Any]:
+    """Read one adapter of PEFT's own and compare logits; read vlora's own back and compare arrays."""
+    section = ModelSection(path=str(model))
+    files = models.find_model(section)
+    rows = encode_rows(model.parent.name, model).examples
+    found: dict[str, Any] = {}
+    backbone, _ = models.load_backbone(files, section)
+    own = load_arrays(folder / "own" / "adapters.safetensors")
+    config = json.loads((folder / "own" / "adapter_config.json").read_text())
+    back, read = open_adapter(backbone, str(folder / "peft"), files)
+    same = set(back) == set(own) and all(np.array_equal(np.array(back[key]), np.array(own[key])) for key in own)
+    scale, expected = read["lora_parameters"]["scale"], config["lora_parameters"]["scale"]
+    found["bitwise"] = bool(same and abs(scale - expected) <= np.spacing(expected))
+    if (folder / "theirs").exists():
+        models.load_adapter(backbone, folder / "theirs", files=files)
+        state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
+        theirs = load_arrays(folder / "theirs" / "logits.safetensors")
+        pairs = zip(logits(backbone, state, rows), (np.array(theirs[str(n)]) for n in range(len(rows))), strict=True)
+        found["read"] = max(float(np.abs(a[: len(b)] - b[: len(a)]).max()) for a, b in pairs)
+    del name
+    return found
+
+
+def compare(family: str, work: Path) -> dict[str, dict[str, Any]]:
+    """Gather what all stages found of a family."""
+    prepared = json.loads((work / "exchange" / "prepared.json").read_text())
+    reference = json.loads((work / "exchange" / "reference.json").read_text())
+    found: dict[str, dict[str, Any]] = {}
+    for name in EXCHANGES:
+        if name not in reference:
+            found[name] = {"refused": prepared.get(name, {}).get("refused", "")}
+            continue
+        found[name] = {**reference[name]}
+        try:
+            found[name] |= read_back(work / "model", work / "exchange" / name, name)
+        except VloraError as error:
+            found[name]["failed"] = str(error)
+        print(f"{family} {name}: {found[name]}", flush=True)
+    return found
+
+
+def holds(cell: Mapping[str, Any]) -> bool:
+    """Whether an adapter means the same on both sides."""
+    is_written = cell.get("difference", 1) <= SAME and cell.get("moved", 0) >= MOVED and not cell.get("problems")
+    is_read = cell.get("read", 1) <= SAME and cell.get("made", 0) >= MOVED
+    return bool(is_written and is_read and cell.get("bitwise") and "failed" not in cell)
+
+
+def describe(cell: Mapping[str, Any]) -> str:
+    """Write one cell."""
+    if "refused" in cell:
+        return "-"
+    text = f"{cell.get('difference', float('nan')):.0e} / {cell.get('read', float('nan')):.0e}"
+    return text if holds(cell) else f"**{text}**"
+
+
+def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Write the table."""
+    cells = [cell for cells in found.values() for cell in cells.values() if "refused" not in cell]
+    lines = [
+        "# Adapters exchanged with PEFT",
+        "",
+        "Written by `python -m tests.golden.peft_table --write`; `tests/golden/peft_prepare.py` lists its stages.",
+        "",
+        "Each family is a tiny checkpoint, laid out like a published one, in float32. vlora writes an adapter with",
+        "`vlora export --to peft`, and `PeftModel.from_pretrained` opens it; PEFT writes one of its own, scaled as",
+        "rsLoRA is, and vlora reads it through `model.adapter_path`. A cell holds the largest difference of a logit,",
+        "first of vlora's adapter in PEFT, then of PEFT's adapter in vlora, on rows with images. They count as",
+        f"the same up to {SAME:g}; every adapter moves the logits by {MOVED:g} at least, PEFT names no missing and no",
+        "unexpected array, and vlora's adapter read back from PEFT's folder is the same to the bit:",
+        f"{sum(map(holds, cells))} of {len(cells)} hold. vlora ran on mlx {PROVEN['mlx']} (CPU) and mlx-vlm",
+        f"{PROVEN['mlx-vlm']}, the reference on torch 2.13.0 (CPU), transformers 5.23.0, peft 0.21.2.",
+        "",
+        *(f"- **{name}**: {exchange.meaning}." for name, exchange in EXCHANGES.items()),
+        "",
+        f"| family | {' | '.join(EXCHANGES)} |",
+        f"|---|{'---|' * len(EXCHANGES)}",
+    ]
+    for family, row in found.items():
+        lines.append(f"| {family} | {' | '.join(describe(row.get(name, {'refused': ''})) for name in EXCHANGES)} |")
+    lines += ["", "A dash: the family has no such layers, or no adapter may have them together.", ""]
+    lines += [f"- {family} is left out: {why}." for family, why in LEFT_OUT.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Compare the named families, or all, and print or write the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.peft_table", description=__doc__)
+    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
+    parser.add_argument("--work", required=True, type=Path, help="what the stages before wrote")
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name} into the package")
+    options = parser.parse_args()
+    names = [
+        name for name in options.families or FAMILIES if (options.work / name / "exchange/reference.json").exists()
+    ]
+    found = {family: compare(family, options.work / family) for family in names}
+    text = document(found)
+    if options.write:
+        TABLE.write_text(text)
+    else:
+        print(text)
+    cells = [cell for row in found.values() for cell in row.values() if "refused" not in cell]
+    return int(not cells or not all(map(holds, cells)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,51 @@
+"""Files of adapters, as vlora, mlx-vlm, mlx-lm and PEFT write them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from ...output.checkpoint import CONFIG_NAME
+from ...system.files import expand
+from .documents import read_object
+
+WHERE = "model.adapter_path"
+OWN_NAME, PEFT_NAME = "adapters.safetensors", "adapter_model.safetensors"
+PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
+
+
+def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
+    """Find an adapter's weights and its configuration beside them.
+
+    Raises:
+        CheckpointError: One of the two is missing, the configuration is none, or the weights are pickled.
+    """
+    weights = expand(path)
+    if weights.is_dir():
+        folder = weights
+        weights = folder / OWN_NAME
+        if not weights.exists() and (folder / PEFT_NAME).exists():
+            weights = folder / PEFT_NAME
+        pickled = next((folder / name for name in PICKLED if (folder / name).exists()), None)
+        if not weights.exists() and pickled is not None:
+            weights = pickled
+    if weights.suffix in (".bin", ".pt", ".pth", ".pkl"):
+        msg = f"{WHERE}: {weights} is pickled, and reading it would run code; save it as safetensors"
+        raise CheckpointError(msg)
+    config = weights.parent / CONFIG_NAME
+    for file in (weights, config):
+        if not file.is_file():
+            msg = f"{WHERE}: found no {file}; give the adapter's file, adapter_config.json beside it"
+            raise CheckpointError(msg)
+    return weights, read_object(config, CheckpointError, WHERE)
+
+
+def named_base(config: Mapping[str, Any]) -> str | None:
+    """Give the name of the model that an adapter says it was trained on; None if it says none."""
+    found = config.get("base_model") or config.get("base_model_name_or_path")
+    return found if isinstance(found, str) else None
+
+
+def is_peft(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is PEFT's."""
+    return "peft_type" in config

@@ -1,0 +1,105 @@
+"""Adapters of vlora, mlx-vlm, mlx-lm and PEFT, read in the model's own names; every array is used or refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ...adapters.names import EMBEDDINGS, HEADS
+from ...adapters.targets import is_experts
+from ...errors import CheckpointError
+from ...output.checkpoint import read_arrays
+from ..backbone.backbone import MlxVlmBackbone
+from ..published.peft_reading import from_peft
+from ..published.places import find_places
+from .adapter_files import is_peft, read_adapter
+from .model_files import ModelFiles
+
+FACTORS = (".lora_a", ".lora_b", ".m")
+
+
+def open_adapter(
+    backbone: MlxVlmBackbone, path: str, files: ModelFiles | None = None
+) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """Read an adapter's arrays and configuration in the model's own names.
+
+    Args:
+        backbone: The model, without an adapter.
+        path: The adapter's file or folder.
+        files: Where the model comes from; an adapter of PEFT needs it.
+
+    Raises:
+        CheckpointError: It cannot be read, or has an array that fits nowhere.
+        ModelError: The model's own files cannot be read.
+    """
+    weights, config = read_adapter(path)
+    arrays = read_arrays(weights)
+    _refuse_infinite(arrays, str(weights))
+    if not is_peft(config):
+        return _complete(arrays, config, backbone.module, str(weights))
+    if files is None:
+        msg = f"{path}: was written by PEFT, whose names are found by the model's files only; give them as `files`"
+        raise CheckpointError(msg)
+    places = find_places(files, backbone.module, _adaptable(backbone.module))
+    plain = {name: np.array(value.astype(mx.float32)) for name, value in arrays.items()}
+    found, own = from_peft(plain, config, places, str(weights))
+    return {name: mx.array(value) for name, value in found.items()}, own
+
+
+def _refuse_infinite(arrays: Mapping[str, mx.array], where: str) -> None:
+    sums = {name: mx.isfinite(value).all() for name, value in arrays.items() if mx.issubdtype(value.dtype, mx.floating)}
+    mx.eval(sums)
+    broken = next((name for name, is_finite in sums.items() if not is_finite.item()), None)
+    if broken is not None:
+        msg = f"{where}: {broken} has numbers that are not finite; take another checkpoint"
+        raise CheckpointError(msg)
+
+
+def _adaptable(module: nn.Module) -> list[str]:
+    """Name the weights that adapters are of, and those of tables and heads."""
+    kinds = (nn.Linear, nn.QuantizedLinear, nn.Embedding, nn.QuantizedEmbedding)
+    return [
+        f"{name}.weight"
+        for name, child in module.named_modules()
+        if isinstance(child, kinds) or is_experts(child) or name.rpartition(".")[2] in (*EMBEDDINGS, *HEADS)
+        if "weight" in child
+    ]
+
+
+def _complete(
+    arrays: Mapping[str, mx.array], config: Mapping[str, Any], module: nn.Module, where: str
+) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    """Say what mlx-lm leaves out: the names of the layers, which its arrays have, as the language model calls them."""
+    settings = config.get("lora_parameters") or {}
+    if "rank" not in settings and isinstance(config.get("rank"), int):
+        # mlx-vlm's first adapters.
+        alpha = config.get("alpha", config["rank"])
+        settings = {"rank": config["rank"], "scale": alpha / config["rank"], "dropout": config.get("dropout", 0.0)}
+    known = {name for name, _ in module.named_modules()}
+    listed = config.get("adapted_layers") or settings.get("keys") or ()
+    if listed and all(name in known for name in listed) and "fine_tune_type" in config:
+        return dict(arrays), dict(config)
+    within = "language_model" if isinstance(module.get("language_model"), nn.Module) else ""
+    renamed = {_within(name, known, within): value for name, value in arrays.items()}
+    layers = list(dict.fromkeys(name.removesuffix(".lora_a") for name in renamed if name.endswith(".lora_a")))
+    if not layers or not settings or config.get("fine_tune_type", "lora") not in ("lora", "dora"):
+        msg = (
+            f"{where}: found an adapter of type {config.get('fine_tune_type')!r} without a list of layers; expected a "
+            "LoRA or DoRA"
+        )
+        raise CheckpointError(msg)
+    return renamed, {
+        "num_layers": -1,
+        **config,
+        "fine_tune_type": config.get("fine_tune_type", "lora"),
+        "lora_parameters": {**{key: value for key, value in settings.items() if key != "keys"}, "keys": layers},
+    }
+
+
+def _within(name: str, known: set[str], language: str) -> str:
+    """Spell an array's name as the whole model does, where it is the language model's."""
+    owner = next((name.removesuffix(end) for end in FACTORS if name.endswith(end)), name.rpartition(".")[0])
+    longer = f"{language}.{owner}" if language else owner
+    return name if owner in known or longer not in known else f"{language}.{name}"

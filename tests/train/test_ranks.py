@@ -89,6 +89,19 @@ def test_a_run_goes_on_with_other_ranks() -> None:
     assert list(share_steps(steps, 1, 3, 4)) == [[[1, 4, 7]]]
 
 
+@given(st.integers(2, 4), st.integers(0, 99))
+def test_most_rows_stay_with_their_rank(n_ranks: int, seed: int) -> None:
+    """From one epoch to the next, whose order is another one."""
+    homes: list[dict[int, int]] = [{}, {}]
+    for epoch, home in enumerate(homes):
+        for rank in range(n_ranks):
+            steps = step_batches(64 * n_ranks, 16 * n_ranks, accumulation=1, seed=seed + epoch, shuffle=True, n_steps=4)
+            home |= {row: rank for batches in share_steps(steps, rank, n_ranks, 16) for rows in batches for row in rows}
+
+    assert len(homes[0]) == 64 * n_ranks
+    assert sum(homes[1][row] == rank for row, rank in homes[0].items()) > 0.6 * len(homes[0])
+
+
 def test_a_loop_on_two_ranks_equals_one(tmp_path: Path) -> None:
     """Losses and weights of a loop of one's own, whose last batch leaves a rank without a row."""
     command = [sys.executable, "-m", "tests.train.own_loop_on_ranks"]

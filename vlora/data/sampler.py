@@ -121,8 +121,8 @@ def share_steps(
 ) -> Iterator[list[list[int]]]:
     """Yield one rank's rows of each step; of all ranks together they are those of the step, each once.
 
-    Of every microbatch a rank takes each `n_ranks`-th row, so that rows sorted by length are shared out evenly. Behind
-    the last rows of an epoch a rank may have none.
+    A row goes to the same rank in every epoch wherever shares stay even, so that the rank that keeps the features of
+    its images needs no other's. Behind the last rows of an epoch a rank may have none.
 
     Args:
         steps: Row indices: microbatches of each step.
@@ -134,8 +134,23 @@ def share_steps(
         Row indices: microbatches of rows, none of them empty.
     """
     for batches in steps:
-        shares = (batch[rank::n_ranks] for batch in batches)
-        yield [list(rows[start : start + batch_size]) for rows in shares for start in range(0, len(rows), batch_size)]
+        shares = (_share_out(batch, n_ranks)[rank] for batch in batches)
+        yield [rows[start : start + batch_size] for rows in shares for start in range(0, len(rows), batch_size)]
+
+
+def _share_out(rows: Sequence[int], n_ranks: int) -> list[list[int]]:
+    """Divide rows evenly among ranks: each to the one that its number names, as long as that has room."""
+    room = [len(rows[rank::n_ranks]) for rank in range(n_ranks)]
+    chosen: dict[int, int] = {}
+    for place, row in enumerate(rows):
+        if room[row % n_ranks]:
+            chosen[place] = row % n_ranks
+            room[row % n_ranks] -= 1
+    for place in range(len(rows)):
+        if place not in chosen:
+            chosen[place] = next(rank for rank in range(n_ranks) if room[rank])
+            room[chosen[place]] -= 1
+    return [[row for place, row in enumerate(rows) if chosen[place] == rank] for rank in range(n_ranks)]
 
 
 def steps_per_epoch(n_rows: int, batch_size: int, accumulation: int) -> int:

@@ -127,8 +127,8 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
 def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
     """Report, validate, answer and save behind a step what is due there; again only what has not been done."""
     train, step, n_steps = run.recipe.train, run.done, run.n_steps
-    shared = train.steps_per_report, train.steps_per_eval, train.steps_per_save
-    if any(is_due(step, every, n_steps) for every in shared):
+    if any(is_due(step, every, n_steps) for every in (train.steps_per_eval, train.steps_per_save)):
+        # The device is waited for there anyway; behind every report it would be left without work.
         yield from run.share_rows()
     if run.metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
         yield run.metrics.write_interval(run.features.counts)

@@ -1,5 +1,4 @@
 """A model as the training step needs it.
 
-`backbone` is what the step calls; every other file answers one question about a model or its tower, and is read by
-itself. So there are more of them than in other folders.
+`backbone` is what the step calls; every other file answers one question about a model or its tower.
 """

@@ -1,9 +1,9 @@
 """An mlx-vlm model as the `Backbone` that the training step needs.
 
 mlx-vlm's own batch path gives images to the wrong row in some families, keeps positions on the module between
-batches in others, and cannot be traced. So the two halves are driven apart: rows are embedded here one by one, on
-the host where values decide, and only then stacked; the language model gets dense arrays, keywords only, no 2-D mask
-(it would replace the causal one), no cache.
+batches in others, and cannot be traced. So the two halves run separately: rows are embedded one by one here, with
+values read on the host, and then stacked; the language model gets dense arrays by keyword, no 2-D mask (which would
+replace the causal one) and no cache.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +69,7 @@ class MlxVlmBackbone:
 
     @property
     def layout(self) -> ModelParts:
-        """Where its parts lie."""
+        """The places of its parts."""
         return find_layout(self.family, self.language_prefix)
 
     @property
@@ -132,21 +132,21 @@ class MlxVlmBackbone:
     def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses: all outside the language model, and its embeddings.
 
-        Found once: what is trainable is settled before the first step is made.
+        Found once: the trainable parameters are fixed before the first step is made.
         """
         if self._embed_names is None:
             self._embed_names = frozenset(self._used_by_embed(dict(tree_flatten(self.module.trainable_parameters()))))
         return self._embed_names
 
     def feature_weights(self) -> Params:
-        """Give the weights that decide what `keep_features` keeps: the tower's, or all that embedding uses."""
+        """Return the weights that kept features depend on: the tower's, or all that embedding uses."""
         params = dict(tree_flatten(self.module.parameters()))
         if self.family.forward.has_grid_tower:
             return {name: value for name, value in params.items() if name.startswith("vision_tower.")}
         return {name: params[name] for name in self._used_by_embed(params)}
 
     def why_features_change(self) -> str | None:
-        """Say what is trained that features depend on, so that they cannot be kept; None if nothing is."""
+        """Describe the trained parts that features depend on, so that they cannot be kept; None if there are none."""
         trained = self.embed_param_names()
         if any(not self.is_language(name) for name in trained):
             return "the vision tower or the connector is trained"
@@ -158,12 +158,12 @@ class MlxVlmBackbone:
         return used_by_embed(self.module, self.layout, self.family.parts.embedding_parts, names)
 
     def embed_vjp(self, batch: Batch, cotangents: Tree, checkpoint_modules: Sequence[nn.Module] = ()) -> Params:
-        """Carry the gradients of `embed`'s features on to the parameters behind them.
+        """Compute the gradients of the parameters behind `embed` from those of its features.
 
         Args:
-            batch: What was embedded.
+            batch: The embedded batch.
             cotangents: The gradients of the features, as `embed` returns them.
-            checkpoint_modules: Modules that keep no activations for it.
+            checkpoint_modules: Modules whose activations are recomputed.
         """
         names = sorted(self.embed_param_names())
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
@@ -226,7 +226,7 @@ class MlxVlmBackbone:
         return found[0]
 
     def project(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, hidden: mx.array) -> mx.array:
-        """Run the head, and whatever the model does behind it, on some hidden states; safe to trace.
+        """Run the head, and what the model does behind it, on some hidden states; safe to trace.
 
         Args:
             tokens: As for `hidden`, as are the next two; the layers that they would enter do not run.
@@ -270,18 +270,18 @@ class MlxVlmBackbone:
             )
 
     def vocabulary(self) -> Vocabulary:
-        """Count the tokens that the model reads and writes, once."""
+        """Count the tokens that the model can read and write, once."""
         if self._vocabulary is None:
             self._vocabulary = count_vocabulary(self.module, self.is_language, self.head)
         return self._vocabulary
 
     def keep_features(self, cache: FeatureCache | None) -> None:
-        """Keep what the tower makes of images, for as long as nothing that it depends on is trained."""
+        """Keep the tower's features of images; nothing that they depend on may be trained."""
         self._features = cache
         self._grid_tower = None
 
     def has_features(self, example: Example) -> bool:
-        """Whether everything that the tower would make for a row is kept; safe to call from any thread."""
+        """Whether all features of a row's images are kept; safe to call from any thread."""
         cache = self._features
         if cache is None or self.why_features_change() is not None:
             return False
@@ -289,9 +289,9 @@ class MlxVlmBackbone:
         return bool(example.image_keys) and all(key in cache for key in keys)
 
     def prepare(self, example: Example, spell: Callable[[int], str] = str) -> Example:
-        """Do ahead what embedding a row would wait for; safe to call from any thread.
+        """Prepare the embedding of a row in advance; safe to call from any thread.
 
-        Features that are on disk only are read, and pixels are packed.
+        Kept features are read from disk, and pixels are packed.
 
         Args:
             example: The row.
@@ -308,7 +308,7 @@ class MlxVlmBackbone:
         return pack_pixels(self.module.vision_tower, example) if self.family.forward.has_grid_tower else example
 
     def prepare_batch(self, batch: Batch) -> Batch:
-        """Do ahead what embedding a batch would wait for; safe to call from any thread.
+        """Prepare the embedding of a batch in advance; safe to call from any thread.
 
         Raises:
             BatchError: A row's image tokens do not match its grids.
@@ -316,17 +316,17 @@ class MlxVlmBackbone:
         if not self.family.forward.has_grid_tower:
             return batch
         laid = self._grids().lay_out(batch)
-        # Arrays that another thread is to take must not wait for this one's stream.
+        # Evaluated here, so that another thread does not wait for this one's stream.
         mx.eval([own.inputs for own in laid.passes])
         return batch._replace(ahead=laid)
 
     def forget_traces(self) -> None:
-        """Forget how the tower was traced; what was traced for a plan knows arrays that were never there."""
+        """Drop the tower's traces; those made for a memory plan refer to arrays without data."""
         self._grid_tower = None
 
     def overrides(self) -> AbstractContextManager[None]:
-        """Correct the language model for as long as `logits` and its gradient run."""
-        # The family's own corrections come last: where both replace a part, theirs holds.
+        """Apply the corrections of the language model while `logits` and its gradient run."""
+        # The family's corrections come last: they win where both replace a part.
         return chain(lambda _: running_fused(self.fused_modules), self.family.forward.train_overrides)(self.module)
 
     def _forward(self, tokens: mx.array, inputs: LMInputs) -> mx.array:

@@ -1,4 +1,4 @@
-"""One row's inputs of the language model: embedded alone, without padding, as the model does when it generates."""
+"""Embeds one row alone, without padding, as the model does when it generates."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ PROBE_TOKENS = 6
 
 
 def kept_row(module: nn.Module, family: Family, example: Example, cache: FeatureCache | None) -> LMInputs:
-    """Find a row's inputs among those that are kept, or embed it and keep them; a row without images is embedded.
+    """Return a row's kept inputs, or embed it and keep them; rows without images are always embedded.
 
     Args:
         module: The model.
         family: Its family.
         example: The row.
-        cache: What is kept; None to keep nothing.
+        cache: Keeps inputs; None to keep nothing.
 
     Raises:
         BatchError: As for `embed_row`.
@@ -40,7 +40,7 @@ def kept_row(module: nn.Module, family: Family, example: Example, cache: Feature
         return tree
     fields = embed_row(module, family, example)
     flat = dict(tree_flatten(fields))
-    # Not where a field is no array, or an empty list, which a flat tree does not show.
+    # Not if a field is not an array, or is an empty list, which a flat tree does not show.
     if (
         all(isinstance(value, mx.array) for value in flat.values())
         and fields.keys() == tree_unflatten(list(flat.items())).keys()
@@ -50,7 +50,7 @@ def kept_row(module: nn.Module, family: Family, example: Example, cache: Feature
 
 
 def probe_inputs(module: nn.Module, family: Family) -> tuple[mx.array, LMInputs]:
-    """Make two rows of a few tokens without images, i32[2, T], and the language model's inputs of them."""
+    """Make two short rows without images, i32[2, T], and the language model's inputs of them."""
     tokens = np.arange(2, 2 + 2 * PROBE_TOKENS, dtype=np.int32).reshape(2, -1)
     blank = np.zeros(PROBE_TOKENS, dtype=np.bool_)
     examples = [Example(source="head", tokens=row, supervised=blank, placeholders=blank) for row in tokens]
@@ -82,7 +82,7 @@ def embed_row(module: nn.Module, family: Family, example: Example) -> LMInputs:
 
 
 def embed_alone(module: nn.Module, family: Family, example: Example) -> LMInputs:
-    """Embed one row, of data or not: an encoder-decoder's need not have an image.
+    """Embed one row, which need not be a row of data: those of encoder-decoders may lack an image.
 
     Args:
         module: The model.
@@ -98,7 +98,7 @@ def embed_alone(module: nn.Module, family: Family, example: Example) -> LMInputs
     forget_last_batch(module)
     forward = family.forward
     inputs = {name: to_device(value) for name, value in forward.fix_inputs(dict(example.inputs)).items()}
-    # As it comes from the host, no view of it: families that read ids back do not wait for the device then.
+    # From the host, not a view: families that read ids back then do not wait for the device.
     tokens = mx.array(example.tokens[None])
     try:
         fields = forward.embed(module, tokens, inputs)
@@ -123,14 +123,14 @@ def embed_alone(module: nn.Module, family: Family, example: Example) -> LMInputs
 
 
 def row_key(example: Example) -> str:
-    """Make the key of a row's fields: its tokens, which of them are answers, its prompt, its images in their order."""
+    """Make the key of a row's inputs from its tokens, its supervised tokens, its prompt and its images."""
     prompt = np.asarray(example.inputs.get(PROMPT, ()))
     parts = [example.tokens.tobytes(), example.supervised.tobytes(), prompt.tobytes()]
     return digest([*parts, *(key.encode() for key in example.image_keys)])
 
 
 def forget_last_batch(module: nn.Module) -> None:
-    """Clear what some families leave on the module for the next batch: positions and image features."""
+    """Clear positions and image features that some families leave on the module for the next batch."""
     for owner, names in (
         (module.language_model, ("_position_ids", "_rope_deltas")),
         (module, ("_image_cache",)),
@@ -141,7 +141,7 @@ def forget_last_batch(module: nn.Module) -> None:
 
 
 def to_device(value: Any) -> Any:
-    """Turn host arrays into device arrays, lists of them included; leave the rest."""
+    """Convert host arrays to device arrays, also in lists; other values are left unchanged."""
     if isinstance(value, np.ndarray):
         return mx.array(value)
     if isinstance(value, list) and value and isinstance(value[0], np.ndarray):

@@ -1,7 +1,7 @@
-"""Parts of mlx-vlm's models, run with fewer passes over memory, and less kept for the backward pass.
+"""Fused forwards for parts of mlx-vlm's models: fewer passes over memory, fewer arrays kept for the backward pass.
 
-The numbers are the model's own, and that is checked, part by part, when a model is set up: what does not give what the
-part gives is left as it is. Each replacement is of one instance and only while vlora runs it.
+The results equal the model's own. That is checked part by part when a model is set up, and a part whose results differ
+is not replaced. A replacement concerns one instance, and only while vlora runs it.
 """
 
 import functools
@@ -28,11 +28,11 @@ from .outcomes import Outcomes
 from .patch_tower import rotate_part
 
 TOLERANCE = 0.02
-"""Of the spread of a part's outputs: the root of the mean squared difference. bfloat16 rounds otherwise where it rounds
-less often."""
+"""Largest root mean square of the difference, relative to the spread of a part's outputs: with fewer passes bfloat16
+rounds less often."""
 
 GATE_SPREADS = (3.0, 40.0)
-"""Standard deviations of a gate when it is checked: an activation's bend, and whether it is bounded."""
+"""Standard deviations of a gate when it is checked: small for the activation's curvature, large for bounds."""
 
 
 Replacement = Callable[[], AbstractContextManager[Any]]
@@ -43,15 +43,15 @@ class FusedModules:
     """The parts of a language model that have a fused forward.
 
     Attributes:
-        replacements: For each part a function that makes a context in which it is.
-        angles: What the parts that rotate share; None if none does.
+        replacements: For each part a function that makes the context of its fused forward.
+        angles: Angles that the rotating parts share; None if there are none.
     """
 
     replacements: Sequence[Replacement] = ()
     angles: "Angles | None" = None
 
     def expect(self, hidden: mx.Dtype) -> None:
-        """Say of what type the hidden states are going to be: models compute their angles in it."""
+        """Set the type of the hidden states, in which models compute their angles."""
         if self.angles is not None:
             self.angles.dtype = hidden
 
@@ -63,8 +63,8 @@ def find_fused_modules(
 
     Args:
         module: The language model, weights loaded.
-        is_verified: Whether each part's numbers are compared with its own; without weights they cannot be.
-        outcomes: What was found for this model before; None if nothing is remembered.
+        is_verified: Whether results are compared with those of the part; without weights they cannot be.
+        outcomes: Results of earlier checks of this model; None for none.
     """
     outcomes = Outcomes() if outcomes is None else outcomes
 
@@ -86,7 +86,7 @@ def find_fused_modules(
                 rotaries.append(part)
     if not rotaries:
         return FusedModules(found)
-    # Angles are the same in all layers, if they are computed from the same frequencies.
+    # Layers with the same frequencies have the same angles.
     angles = Angles(rotaries[0])
     same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
     return FusedModules([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
@@ -131,7 +131,7 @@ def _multiplying(parent: nn.Module, name: str, layer: nn.Module) -> Replacement:
 
     def context() -> AbstractContextManager[Any]:
         if parent.get(name) is not layer or type(layer) is not cls:
-            # An adapter has taken its place, and unpacks it itself; or it is no longer quantized.
+            # Replaced by an adapter, which unpacks it itself, or no longer quantized.
             return nullcontext()
         return override_call(layer, run) if cls is nn.QuantizedLinear else override_attributes(layer, as_linear=run)
 
@@ -161,7 +161,7 @@ def is_on_cpu() -> bool:
 
 
 def is_gate_recomputed() -> bool:
-    """Whether a gate's exponentials are taken again rather than kept; on a CPU they take longer than reading them."""
+    """Whether the backward pass recomputes a gate's exponentials; on a CPU that takes longer than reading them."""
     return not is_on_cpu()
 
 
@@ -181,7 +181,7 @@ def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
         width = width * 32 // mlp.gate_proj.bits
     dtype = mlp.gate_proj.get("scales", mlp.gate_proj.weight).dtype
     if not mx.issubdtype(dtype, mx.floating):
-        # Scales of mxfp4 and nvfp4 are packed.
+        # The scales of mxfp4 and nvfp4 are packed.
         dtype = mx.bfloat16
     x = mx.random.normal((2, width), key=mx.random.key(0)).astype(dtype)
     for spread in GATE_SPREADS:
@@ -196,10 +196,10 @@ def is_swiglu(mlp: nn.Module, *, is_verified: bool) -> bool:
 
 
 class Angles:
-    """Cosines and sines of some positions, computed once for all layers that are given the same.
+    """Cosines and sines of positions, computed once for all layers with the same positions.
 
     Attributes:
-        dtype: In which they are given; None for that of what is rotated.
+        dtype: Their type; None for that of the rotated array.
     """
 
     def __init__(self, rotary: MRoPERotaryEmbedding) -> None:
@@ -218,14 +218,14 @@ class Angles:
         return self._found
 
     def forget(self) -> None:
-        """Release the arrays of a finished trace."""
+        """Drop the arrays of a finished trace."""
         self._positions = self._found = None
 
 
 def _rotation(angles: Angles) -> Callable[..., tuple[mx.array, mx.array]]:
     def apply(q: mx.array, k: mx.array, positions: mx.array, **_: Any) -> tuple[mx.array, mx.array]:
         cosines, sines = angles(k, positions)
-        # Token by token, as they come from their projections and as attention gives its result: without copies.
+        # In the layout of the projections and of attention's result, so that nothing is copied.
         rotated = [rotate_part(x.transpose(0, 2, 1, 3), cosines, sines).transpose(0, 2, 1, 3) for x in (q, k)]
         return rotated[0], rotated[1]
 
@@ -235,7 +235,7 @@ def _rotation(angles: Angles) -> Callable[..., tuple[mx.array, mx.array]]:
 def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
     @contextmanager
     def context() -> Iterator[None]:
-        # "Fused" sends the positions to every layer instead of the angles.
+        # In "fused" mode every layer gets the positions instead of the angles.
         with override_attributes(rotary, fused_apply=True, apply_rotary=_rotation(angles)):
             try:
                 yield
@@ -246,7 +246,7 @@ def _rotating(rotary: MRoPERotaryEmbedding, angles: Angles) -> Replacement:
 
 
 def _rotates_halves(rotary: MRoPERotaryEmbedding) -> bool:
-    """Whether a rotary embedding turns whole heads by halves."""
+    """Whether a rotary embedding rotates whole heads, first half against second."""
     q, k = (mx.random.normal((1, 2, 5, rotary.dim), key=mx.random.key(number)) for number in range(2))
     positions = mx.array([[[0, 1, 2, 3, 4]], [[0, 1, 1, 2, 4]], [[0, 1, 2, 2, 4]]])
     try:

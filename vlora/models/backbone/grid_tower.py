@@ -28,23 +28,23 @@ from .patch_tower import Inputs, TowerShape, in_bins, lay_out_pixels, lay_out_si
 from .pixels import Pixels, pixel_layout
 
 TOWER_TRACES = 256
-"""Compiled towers kept, one per number and length of bins; further ones run eagerly."""
+"""Most compiled traces of a tower, one per number and length of bins; further shapes run eagerly."""
 
 KEPT_SIZES = 16
-"""Passes whose places are kept on the device: images of one size, or of one order of sizes, need them in every step."""
+"""Most passes whose layouts are kept on the device: data sets of few image sizes need the same ones in every step."""
 
 Image = tuple[Grid, Callable[[], Pixels | mx.array]]
-"""A grid in patches, and what gives the patches [n, C]."""
+"""A grid in patches, and a function that returns the patches [n, C]."""
 
 
 @attrs.frozen(eq=False)
 class LaidOutPass:
-    """Images that go through the tower together, and what it takes of them.
+    """A pass of images through the tower, with its inputs.
 
     Attributes:
-        found: Where each lies.
+        found: The places of the images.
         members: Their numbers in the batch.
-        shape: What the tower's trace is made for.
+        shape: The shape of the tower's trace.
         inputs: Its arrays, pixels packed.
     """
 
@@ -56,13 +56,13 @@ class LaidOutPass:
 
 @attrs.frozen(eq=False)
 class LaidOut:
-    """What embedding takes of a batch's rows; made by `GridTower.lay_out`, in whatever thread.
+    """The layout of a batch for embedding; made by `GridTower.lay_out` in any thread.
 
     Attributes:
         is_image: bool[B, T], marks the tokens that stand for images.
         positions: i32[3, B, T].
-        wanted: Numbers of the images whose features were not kept.
-        passes: Of those images.
+        wanted: Numbers of the images without kept features.
+        passes: Passes of those images.
     """
 
     is_image: BoolArray
@@ -90,7 +90,7 @@ class GridTower:
     _sizes: dict[tuple[Pass, tuple[Grid, ...]], tuple[TowerShape, Inputs]] = attrs.field(factory=dict, init=False)
 
     def lay_out(self, batch: Batch) -> LaidOut:
-        """Do what of embedding needs no step before it; safe to call from any thread.
+        """Do the part of embedding that does not depend on earlier steps; safe to call from any thread.
 
         Raises:
             BatchError: A row's image tokens do not match its grids.
@@ -126,7 +126,7 @@ class GridTower:
         return batch.ahead if isinstance(batch.ahead, LaidOut) else self.lay_out(batch)
 
     def _cache(self, rows: Sequence[Example], images: Sequence[Image]) -> tuple[FeatureCache | None, list[str]]:
-        """Say where features of a batch's images are kept, if they are, and under which keys."""
+        """Return the cache of a batch's images and their keys; None if features are not kept."""
         keys = [key for example in rows for key in example.image_keys]
         is_kept = len(keys) == len(images) and not self._trains_tower
         return (self.features if is_kept else None), keys
@@ -134,12 +134,12 @@ class GridTower:
     def _features(
         self, rows: Sequence[Example], laid: LaidOut, *, counted: bool = True
     ) -> tuple[list[mx.array], list[list[mx.array]]]:
-        """Run the tower over a batch's images, or find their features.
+        """Return the features of a batch's images, kept ones or the tower's.
 
         Args:
             rows: The batch's.
-            laid: What was made of them.
-            counted: The images enter the count of those found and computed.
+            laid: Their layout.
+            counted: Whether the images count in the statistics of kept and computed features.
 
         Returns:
             For each image in order: its features f[n, D], and the deepstack's, one per layer.
@@ -153,7 +153,7 @@ class GridTower:
             found = {index: cache.get(keys[index], int(counted)) for index in firsts}
             kept = {index: entry for index, entry in found.items() if entry is not None}
         wanted = [index for index in firsts if index not in kept]
-        # Another batch may have had an image of this one since.
+        # Another batch may have computed one of these images since.
         computed = self._run(laid.passes if wanted == laid.wanted else self._lay_out_passes(images, wanted), images)
         kept |= computed
         if cache is not None:
@@ -164,7 +164,7 @@ class GridTower:
         return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
 
     def _run(self, passes: Sequence[LaidOutPass], images: Sequence[Image]) -> dict[int, Entry]:
-        """Run the tower over some of the images: number to features, then the deepstack's."""
+        """Run the tower on some of the images: number to features, then those of the deepstack."""
         results: dict[int, Entry] = {}
         unit = self._merge_size**2
         for own in passes:
@@ -175,7 +175,7 @@ class GridTower:
         return results
 
     def _lay_out_passes(self, images: Sequence[Image], wanted: Sequence[int]) -> list[LaidOutPass]:
-        """Plan the passes of some of the images, and make what the tower takes of each."""
+        """Plan passes for some of the images, and make the tower's inputs for each."""
         tower = self.module.vision_tower
         laid: list[LaidOutPass] = []
         for found in plan_passes([images[number][0] for number in wanted], self._merge_size**2):
@@ -186,7 +186,7 @@ class GridTower:
         return laid
 
     def _lay_out_sizes(self, found: Pass, grids: Sequence[Grid]) -> tuple[TowerShape, Inputs]:
-        """Make what the tower takes of a pass besides pixels; of the last passes of other sizes it is still there."""
+        """Make the tower's inputs of a pass except pixels; those of the last sizes are kept."""
         key = (attrs.evolve(found, members=()), tuple(grids))
         known = self._sizes.get(key)
         if known is None:
@@ -218,9 +218,9 @@ class GridTower:
         return fields
 
     def gradients(self, batch: Batch, trainable: Params, cotangents: Tree, *, is_recomputed: bool = False) -> Params:
-        """The gradients behind `embed`: of the embedding table directly, of the tower pass by pass.
+        """Compute the gradients behind `embed`: directly for the embedding table, pass by pass for the tower.
 
-        `is_recomputed` tells apart what is traced while the tower's layers are checkpointed.
+        `is_recomputed` distinguishes traces with checkpointed layers.
         """
         names = sorted(self.trained)
         tower_names = [name for name in names if not name.startswith(f"{self.language_prefix}.")]
@@ -250,7 +250,7 @@ class GridTower:
             return {**gradients, **zeros}
         tower_params = {name: trainable[name] for name in tower_names}
         unit = self._merge_size**2
-        # A tower that is trained keeps no features: all images are wanted.
+        # With a trained tower no features are kept: all images are computed.
         for own in laid.passes:
             towards = [place(own.found, [pulled[n_table + index] for index in own.members], unit)]
             for layer in range(n_layers):
@@ -289,7 +289,7 @@ class GridTower:
                 return self._run_tower(shape, params, inputs)
 
         if self.trained:
-            # A trained tower's weights change: pass them in, rather than bake them into the trace.
+            # The weights of a trained tower change: they are arguments of the trace, and not constants.
             names = [name for name in self.trained if not name.startswith(f"{self.language_prefix}.")]
             compiled = self._compiled(("forward", shape), run)
             trainable = dict(tree_flatten(self.module.trainable_parameters()))
@@ -318,7 +318,7 @@ class GridTower:
 
 
 def grid_images(rows: Sequence[Example]) -> list[Image]:
-    """List the images of some rows in order: (grid in patches, what gives the patches [n, C])."""
+    """List the images of some rows in order: (grid in patches, function that returns the patches [n, C])."""
     images: list[Image] = []
     for example in rows:
         grids = example.inputs.get("image_grid_thw")
@@ -328,7 +328,7 @@ def grid_images(rows: Sequence[Example]) -> list[Image]:
         for frames, rows_of_patches, columns in np.asarray(grids).tolist():
             grid = (frames, rows_of_patches, columns)
             span = slice(start, start + count_patches(grid))
-            # Asked for only if the tower runs: a row whose features are kept may have no pixels yet.
+            # Read only if the tower runs: rows with kept features may have no pixels yet.
             images.append((grid, functools.partial(_patches, example, span)))
             start += count_patches(grid)
     return images

@@ -1,8 +1,8 @@
 """The language model's head, run at given positions only.
 
 The logits of a long row over a large vocabulary are the largest array of a training step, and most of them predict
-nothing that is learned. The head is left where it is, and only sees the places that count: whatever the model does
-behind it (softcaps, scales) still happens. `head_search.py` finds where it stands.
+nothing that is learned. The head gets the needed places only, and stays within the model, so that later operations
+(softcaps, scales) still apply. `head_search.py` finds the head.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ from ...facts import HeadUse
 from ..forward.overrides import override_attributes, override_call
 
 Tap = Callable[[Callable[[mx.array], mx.array], mx.array], mx.array]
-"""(the head, its input) -> what the model gets for its output."""
+"""(the head, its input) -> the output that the model gets."""
 
 
 @attrs.frozen
 class Head:
-    """Where a model turns hidden states into logits.
+    """The module that turns hidden states into logits.
 
     Attributes:
         name: The module's qualified name.
@@ -37,14 +37,14 @@ class Head:
 
 
 def head_use(head: Head | None) -> HeadUse:
-    """Say at which tokens a head runs, and whether in chunks."""
+    """Describe at which tokens a head runs, and whether in chunks."""
     if head is None:
         return HeadUse(extent="all")
     return HeadUse(extent="supervised" if head.stack is None else "chunks", module=head.name)
 
 
 def sound_head(head: Head | None) -> Head:
-    """Give a head that can be run apart from its layers.
+    """Return a head that can run without the layers before it.
 
     Raises:
         RuntimeError: There is none.
@@ -66,7 +66,7 @@ def unpack_head(packed: dict[str, Any] | None) -> Head | None:
 
 
 def is_packed_head(packed: Any, module: nn.Module) -> bool:
-    """Whether something is what `pack_head` may have written for a model."""
+    """Whether a value may be the result of `pack_head` for a model."""
     if packed is None:
         return True
     if not isinstance(packed, dict) or packed.keys() != attrs.fields_dict(Head).keys():
@@ -78,7 +78,7 @@ def is_packed_head(packed: Any, module: nn.Module) -> bool:
 
 @contextmanager
 def tapped(module: nn.Module, head: Head, tap: Tap) -> Iterator[None]:
-    """Put a function between the model and its head, in this one model."""
+    """Insert a function between a model and its head, in this instance only."""
     target = find_module(module, head.name)
     if head.is_tied:
         original = target.as_linear
@@ -116,7 +116,7 @@ def gather_before_head(module: nn.Module, head: Head, places: mx.array) -> Itera
         places: i32[N], flat places in [B, T'].
 
     Raises:
-        RuntimeError: The head is called more or less than once, so that the logits would be others than asked for.
+        RuntimeError: The head was not called exactly once, so that the logits would be wrong.
     """
     calls = 0
 
@@ -134,7 +134,7 @@ def gather_before_head(module: nn.Module, head: Head, places: mx.array) -> Itera
 
 @contextmanager
 def run_head_only(module: nn.Module, head: Head, hidden: mx.array) -> Iterator[None]:
-    """Let the layers before the head give these hidden states instead of running.
+    """Replace the output of the layers before the head by these hidden states.
 
     Args:
         module: The model.
@@ -151,7 +151,7 @@ class _Taken(Exception):  # noqa: N818 - no error: it ends a forward whose rest 
 
 @contextmanager
 def capture_hidden(module: nn.Module, head: Head, places: mx.array, into: list[mx.array]) -> Iterator[None]:
-    """Put the head's input at some places into a list, f[N, D], and let the head and what is behind it not run."""
+    """Append the head's input at some places, f[N, D], to a list; the head and later operations do not run."""
 
     def tap(_: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
         into.append(hidden.reshape(-1, hidden.shape[-1])[places])

@@ -1,6 +1,7 @@
-"""Where a model's head stands.
+"""Finds a model's head.
 
-It is found by watching one small forward, and believed only if the logits at some positions are the model's own.
+The calls of one small forward are recorded, and a head is accepted only if its logits at some positions are those of
+the model.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ TOLERANCE = 0.02
 bfloat16, and one logit of a hundred thousand may be off by several times that."""
 
 LARGEST = 5
-"""How many times the tolerance a single logit may be off."""
+"""Multiple of the tolerance by which a single logit may differ."""
 
 
 def find_head(
@@ -70,7 +71,7 @@ def find_head(
 
 
 def _watch(module: nn.Module, run: Callable[[], mx.array], full: mx.array) -> tuple[list[Head], dict[Head, list[str]]]:
-    """Run a forward and note which heads are called, and which modules gave what they were called with."""
+    """Run a forward and record which heads are called, and which modules returned their inputs."""
     candidates = list(_candidates(module))
     inside = {name for head in candidates if not head.is_tied for name in (head.name,)}
     outputs: list[tuple[str, mx.array]] = []
@@ -81,7 +82,7 @@ def _watch(module: nn.Module, run: Callable[[], mx.array], full: mx.array) -> tu
         def tap(run: Callable[[mx.array], mx.array], hidden: mx.array) -> mx.array:
             if hidden.ndim == full.ndim and hidden.shape[:2] == full.shape[:2]:
                 calls.append(head)
-                # The outermost first: it ends last.
+                # The outermost module first: it ends last.
                 stacks[head] = [name for name, output in reversed(outputs) if output is hidden]
             return run(hidden)
 

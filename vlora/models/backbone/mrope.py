@@ -1,7 +1,7 @@
 """M-RoPE positions of Qwen-VL models, computed on the host. Pure.
 
 mlx-vlm computes them with device synchronizations per image and leaves them on the module, where a text-only
-batch after an image batch finds stale ones; here they are a row's own data.
+batch after an image batch finds stale ones. Here they are computed for each row.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from ...types import BoolArray, IntArray
 
 
 def mrope_positions(is_image: BoolArray, grids: Sequence[tuple[int, int, int]], merge: int) -> IntArray:
-    """Give every token its temporal, vertical and horizontal position.
+    """Compute the temporal, vertical and horizontal position of every token.
 
-    Text counts on, all three alike. An image's tokens share the position at which it starts, plus their place in
-    the merged grid; the text after it goes on from the largest.
+    Text counts on in all three alike. An image's tokens have the position at which it starts plus their place in the
+    merged grid; the text after it continues behind the largest position.
 
     Args:
         is_image: bool[T], marks image placeholders.

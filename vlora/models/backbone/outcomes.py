@@ -1,8 +1,8 @@
-"""What the checks of a model's setup found, remembered for the next run of the same model on the same kind of device.
+"""Caches the results of a model's setup checks for later runs of the same model on the same kind of device.
 
-A check computes on the device, and compiles for it. What it finds depends on the model's configuration and types, on
-the code and on the device, not on the numbers of its weights. All of that is the key: where any of it is another, or
-the file is damaged, the check is made again.
+A check compiles and computes on the device. Its result depends on the model's configuration and types, the code and the
+device, but not on the values of the weights. These form the key: if one of them changes, or the file is damaged, the
+check runs again.
 """
 
 import functools
@@ -27,12 +27,12 @@ PACKAGES = ("mlx", "mlx-vlm")
 
 @attrs.define(eq=False)
 class Outcomes:
-    """Answers to questions about one model.
+    """Results of checks of one model.
 
     Attributes:
-        path: The file that holds them; None for a model that is not remembered.
-        key: What they depend on.
-        found: Answers by question; whatever JSON holds.
+        path: Their file; None if they are not cached.
+        key: The key that they depend on.
+        found: Results by name, as JSON values.
     """
 
     path: Path | None = None
@@ -41,12 +41,12 @@ class Outcomes:
     _is_new: bool = attrs.field(default=False, init=False)
 
     def settle(self, question: str, find: Callable[[], Any], *, is_valid: Callable[[Any], bool]) -> Any:
-        """Give the answer to a question, found before or now.
+        """Return the result of a check, cached or computed now.
 
         Args:
-            question: What is asked; unique for the model.
-            find: Finds the answer, which JSON can hold.
-            is_valid: Whether a remembered answer can be one.
+            question: The name of the check; unique for the model.
+            find: Runs the check; returns a JSON value.
+            is_valid: Whether a cached value can be a result.
         """
         if question in self.found and is_valid(self.found[question]):
             return self.found[question]
@@ -55,7 +55,7 @@ class Outcomes:
         return self.found[question]
 
     def save(self) -> None:
-        """Write the answers, if there are new ones; a folder that cannot be written remembers nothing."""
+        """Write the results if there are new ones; errors of writing are ignored."""
         if self.path is None or not self._is_new:
             return
         content = json.dumps({"key": self.key, "found": self.found}, indent=1).encode()
@@ -67,11 +67,11 @@ class Outcomes:
 
 
 def open_outcomes(config: Mapping[str, Any], module: nn.Module) -> Outcomes:
-    """Read what was found for a model before.
+    """Read the cached results for a model.
 
     Args:
         config: Its config.json.
-        module: The model, as it is going to be checked.
+        module: The model that will be checked.
     """
     device = describe_device()
     types = {name: [list(value.shape), str(value.dtype)] for name, value in tree_flatten(module.parameters())}

@@ -1,4 +1,4 @@
-"""Where a model's parts lie, what embedding uses of them, and which layers gradient checkpointing recomputes."""
+"""Finds a model's parts: those that embedding uses, and the layers that gradient checkpointing recomputes."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +11,7 @@ from ..families.family import Family
 
 
 def find_layout(family: Family, language_prefix: str) -> ModelParts:
-    """Say where the parts of a family's model lie."""
+    """Return the places of the parts of a family's model."""
     return ModelParts(
         language=language_prefix,
         beside_language=family.parts.beside_language,
@@ -34,7 +34,7 @@ def used_by_embed(
     """
 
     def is_table(name: str, part: nn.Module) -> bool:
-        # By name too: quantized tables, and those of some families, are of a class of their own.
+        # By name, too: quantized tables, and those of some families, have classes of their own.
         is_one = isinstance(part, nn.Embedding) or "Embedding" in type(part).__name__
         return is_one or name.endswith(tuple(embedding_parts))
 
@@ -44,7 +44,7 @@ def used_by_embed(
 
 
 def language_layers(module: nn.Module, layout: ModelParts) -> Sequence[nn.Module]:
-    """Find the language model's layers: the list of modules nearest to its root, the longest of several."""
+    """Find the language model's layers: the longest of the lists of modules nearest to its root."""
     stacks = [
         (-name.count("."), len(value), value)
         for name, part in module.named_modules()
@@ -55,7 +55,7 @@ def language_layers(module: nn.Module, layout: ModelParts) -> Sequence[nn.Module
 
 
 def tower_layers(module: nn.Module, layout: ModelParts) -> Sequence[Sequence[nn.Module]]:
-    """Find the stacks of like layers outside the language model, the outermost of those within one another."""
+    """Find the outermost stacks of equal layers outside the language model."""
     stacks: list[tuple[str, list[nn.Module]]] = []
     for name, part in sorted(module.named_modules(), key=lambda named: named[0].count(".")):
         if layout.part(name) in ("vision", "connector") and not name.startswith(tuple(s for s, _ in stacks)):
@@ -68,7 +68,7 @@ def tower_layers(module: nn.Module, layout: ModelParts) -> Sequence[Sequence[nn.
 def choose_language(
     layers: Sequence[nn.Module], every: int, part: CheckpointPart, limited: str | None
 ) -> list[nn.Module]:
-    """Choose what is recomputed of the language model.
+    """Choose the modules of the language model to recompute.
 
     Args:
         layers: Its layers.
@@ -93,7 +93,7 @@ def choose_language(
 
 
 def choose_towers(towers: Sequence[Sequence[nn.Module]], every: int, part: CheckpointPart) -> list[nn.Module]:
-    """Choose what is recomputed of the stacks of layers outside the language model."""
+    """Choose the modules outside the language model to recompute."""
     return [
         module
         for stack in towers

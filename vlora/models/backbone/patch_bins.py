@@ -1,9 +1,8 @@
-"""Where images lie when several go through a tower of the Qwen-VL lineage together: bins of one length. Pure.
+"""Places several images into bins of one length for a joint pass through a Qwen-VL tower. Pure.
 
-Patches of different images are put one behind the other into bins, and bins into a pass; attention runs within a bin,
-and where a bin holds more than one image, or is not full, a mask keeps them apart. Bins have few lengths, and passes
-few numbers of bins, so that images of any sizes need few traces. What depends on an image's place or size enters a
-trace as an array.
+Patches of several images are concatenated in bins, and bins form a pass. Attention runs within a bin; a mask separates
+images where a bin has several of them or is not full. Lengths and numbers of bins take few values, so that images of
+any sizes need few traces. Values that depend on an image's place or size enter a trace as arrays.
 """
 
 import functools
@@ -21,22 +20,22 @@ Grid = tuple[int, int, int]
 Floats = npt.NDArray[np.float32]
 
 SMALL_BIN = 64
-"""Patches. Up to it bins are as long as the longest image."""
+"""Length in patches up to which bins are as long as the longest image."""
 
 BINS_PER_OCTAVE = 4
-"""Lengths of bins between a length and its double."""
+"""Number of bin lengths between a length and its double."""
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Bins of a pass: one of these, the last ones empty if need be."""
+"""Possible numbers of bins of a pass; the last bins may be empty."""
 
 MOST_SCORES = 2**26
-"""Numbers of a pass's mask: 134 MB in bfloat16. A bin alone may have more."""
+"""Most elements of a pass's mask: 134 MB in bfloat16. A single bin may have more."""
 
 MOST_PATCHES = 2**17
-"""Patches of a pass without a mask; an image alone may have more."""
+"""Most patches of a pass without a mask; a single image may have more."""
 
 KEPT_GRIDS = 128
-"""Sizes of images whose coordinates and corners are kept on the host."""
+"""Number of image sizes whose coordinates and corners are cached on the host."""
 
 
 @attrs.frozen
@@ -45,10 +44,10 @@ class Pass:
 
     Attributes:
         members: Their numbers.
-        starts: Where the patches of each begin, in the pass's bins one behind the other.
+        starts: First place of each image's patches in the concatenated bins.
         n_bins: Bins, empty ones included.
         length: Patches of a bin.
-        is_full: Every bin is filled by one frame of an image, or empty: nothing has to be kept apart.
+        is_full: Every bin is filled by one frame of an image, or empty: no mask is needed.
     """
 
     members: tuple[int, ...]
@@ -59,7 +58,7 @@ class Pass:
 
     @property
     def n_patches(self) -> int:
-        """Patches of all bins."""
+        """Places of all bins, in patches."""
         return self.n_bins * self.length
 
 
@@ -77,10 +76,10 @@ def bin_length(n_patches: int, unit: int) -> int:
 
 
 def plan_passes(grids: Sequence[Grid], unit: int) -> list[Pass]:
-    """Put images into bins, the largest first, each into the first bin that has room.
+    """Put images into bins by first-fit decreasing.
 
     Args:
-        grids: Of each image.
+        grids: Grid of each image.
         unit: Patches that become one token; a bin's length is a multiple of it.
 
     Returns:
@@ -125,7 +124,7 @@ def lay_out_segments(found: Pass, grids: Sequence[Grid]) -> IntArray:
 
     Args:
         found: The pass.
-        grids: Of its members.
+        grids: Grids of its members.
 
     Returns:
         i32[n_bins, length]: 0 where there is no patch.
@@ -141,7 +140,7 @@ def lay_out_segments(found: Pass, grids: Sequence[Grid]) -> IntArray:
 
 
 def lay_out(found: Pass, parts: Sequence[npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
-    """Put what images have for each patch where their patches lie: [..., own patches] to [..., n_patches]."""
+    """Put values per patch at the places of the patches: [..., own patches] to [..., n_patches]."""
     result = np.zeros((*parts[0].shape[:-1], found.n_patches), dtype=parts[0].dtype)
     for start, part in zip(found.starts, parts, strict=True):
         result[..., start : start + part.shape[-1]] = part
@@ -150,7 +149,7 @@ def lay_out(found: Pass, parts: Sequence[npt.NDArray[np.generic]]) -> npt.NDArra
 
 @functools.lru_cache(KEPT_GRIDS)
 def coordinates(grid: Grid, merge: int) -> IntArray:
-    """Give the row and the column of every patch, in the processor's order: the patches of a token together.
+    """Return the row and the column of every patch, in the processor's order: patches of a token are adjacent.
 
     Returns:
         i32[2, patches].
@@ -163,7 +162,7 @@ def coordinates(grid: Grid, merge: int) -> IntArray:
 
 @functools.lru_cache(KEPT_GRIDS)
 def corners(grid: Grid, merge: int, side: int) -> tuple[IntArray, Floats]:
-    """Find between which entries of a square table of positions every patch lies.
+    """Find the entries of a square table of positions around every patch, and their bilinear weights.
 
     Args:
         grid: The image's.
@@ -171,7 +170,7 @@ def corners(grid: Grid, merge: int, side: int) -> tuple[IntArray, Floats]:
         side: Entries of the table along each side; the image's corners lie on its corners.
 
     Returns:
-        (i32[4, patches] entries, f32[4, patches] their shares), bilinear.
+        (i32[4, patches] entries, f32[4, patches] their weights).
 
     Source:
         Qwen3-VL, `fast_pos_embed_interpolate` of its published model.

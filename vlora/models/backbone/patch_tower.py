@@ -1,9 +1,9 @@
-"""Towers of the Qwen-VL lineage, run on images of different sizes as one batch.
+"""Runs towers of the Qwen-VL lineage on images of different sizes as one batch.
 
-mlx-vlm's towers take each image's size from a grid on the host: a trace of them holds for these images in this order
-only, and they attend image by image (qwen2_vl/vision.py, qwen2_5_vl/vision.py, qwen3_vl/vision.py:125). Here images lie
-in bins (`models/backbone/patch_bins.py`), sizes enter as arrays, and attention runs over all bins at once. The tower's
-own layers run; what depends on sizes is replaced in this one instance and only while it runs.
+mlx-vlm's towers read the image sizes from a grid on the host, so that a trace holds for these images in this order
+only, and they compute attention image by image (qwen2_vl/vision.py, qwen2_5_vl/vision.py, qwen3_vl/vision.py:125). Here
+images lie in bins (`models/backbone/patch_bins.py`), sizes enter as arrays, and attention runs over all bins at once.
+The tower's own layers run; parts that depend on sizes are replaced, in this instance and only while it runs.
 """
 
 import functools
@@ -25,20 +25,20 @@ from .patch_bins import Grid, Pass, coordinates, corners, lay_out, lay_out_segme
 from .pixels import Pixels
 
 TANH = ("tanh", "precise")
-"""What MLX calls the approximation of GELU by a hyperbolic tangent."""
+"""MLX's names of GELU's tanh approximation."""
 
 Inputs = dict[str, mx.array]
 
 
 @attrs.frozen
 class TowerShape:
-    """What a trace of a tower is made for.
+    """The shape of a tower's trace.
 
     Attributes:
         n_bins: Bins of a pass.
         length: Patches of a bin.
-        is_full: Nothing within a bin has to be kept apart.
-        window: Patches of a window where all are alike and fill the bins; None otherwise, and without windows.
+        is_full: No mask is needed within a bin.
+        window: Patches of a window if all windows are equal and fill the bins; None otherwise.
     """
 
     n_bins: int
@@ -48,12 +48,12 @@ class TowerShape:
 
 
 def merge_size(tower: nn.Module) -> int:
-    """Say how many patches of a token there are along each side."""
+    """Return the number of patches per token along each side."""
     return int(tower.spatial_merge_size)
 
 
 def lay_out_sizes(tower: nn.Module, found: Pass, grids: Sequence[Grid]) -> tuple[TowerShape, Inputs]:
-    """Make what a tower takes of a pass besides pixels, in whatever thread.
+    """Make the tower's inputs of a pass except pixels; safe to call from any thread.
 
     Args:
         tower: The tower.
@@ -80,11 +80,11 @@ def lay_out_sizes(tower: nn.Module, found: Pass, grids: Sequence[Grid]) -> tuple
 
 
 def lay_out_pixels(found: Pass, pixels: Sequence[Pixels] | Sequence[mx.array]) -> mx.array:
-    """Put the patches of images where they lie in a pass.
+    """Put the patches of images at their places in a pass.
 
     Args:
         found: The pass.
-        pixels: Of its members: [patches, C], packed all alike, all on the host or all on the device.
+        pixels: Patches of its members, [patches, C], packed in one way, all on the host or all on the device.
 
     Returns:
         [N, C], still packed.
@@ -100,7 +100,7 @@ def lay_out_pixels(found: Pass, pixels: Sequence[Pixels] | Sequence[mx.array]) -
 
 
 def _lay_out_windows(host: dict[str, Any], found: Pass, grids: Sequence[Grid], merge: int, side: int) -> int | None:
-    """Add the tokens' order by windows, and the windows; give the patches of one if all are alike and fill the bins."""
+    """Add the tokens' order by windows, and the windows; return the patches of one if equal windows fill the bins."""
     unit = merge**2
     order = np.arange(found.n_patches // unit, dtype=np.int32)
     numbers = np.zeros(found.n_patches // unit, dtype=np.int32)
@@ -121,11 +121,11 @@ def _lay_out_windows(host: dict[str, Any], found: Pass, grids: Sequence[Grid], m
 
 
 def place(found: Pass, parts: Sequence[mx.array], unit: int) -> mx.array:
-    """Put rows of images where their patches lie, zeros between them.
+    """Put rows of images at the places of their patches, with zeros in between.
 
     Args:
         found: The pass.
-        parts: Of its members: [patches / unit, D].
+        parts: Rows of its members, [patches / unit, D].
         unit: Patches of a row.
 
     Returns:
@@ -149,13 +149,13 @@ def run_tower(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array
 
     Args:
         tower: The tower.
-        shape: As `lay_out_inputs` gives it, as are the arrays.
+        shape: As returned by `lay_out_sizes`, as are the arrays.
         inputs: See above.
 
     Returns:
         f[N / unit, D]: the features, then those of the deepstack, one for each of its layers.
     """
-    # What the tower reads of sizes: frames that are the bins.
+    # The tower gets the bins as its frames.
     merge = merge_size(tower)
     grid = mx.array([[shape.n_bins, merge, shape.length // merge]])
     output = tower(inputs["pixels"], grid)
@@ -167,9 +167,9 @@ def run_tower(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array
 
 @contextmanager
 def in_bins(tower: nn.Module, shape: TowerShape, inputs: Mapping[str, mx.array]) -> Iterator[None]:
-    """Let a tower run on a pass, as `lay_out_inputs` describes it.
+    """Let a tower run on a pass with these inputs while the `with` lasts.
 
-    Around the backward pass too: a checkpointed layer runs its forward again there.
+    It has to enclose the backward pass, too, in which checkpointed layers run their forward again.
     """
     with ExitStack() as stack:
         attending = _Attending(shape, inputs)
@@ -205,8 +205,8 @@ class _Attending:
 
         Args:
             attention: The tower's module.
-            x: Of all bins.
-            cu_seqlens: Only how many there are counts.
+            x: Hidden states of all bins.
+            cu_seqlens: Only its length is used.
             rotary_pos_emb: f[N, D / 2], angles.
         """
         length, segments = self._shape.length, self._inputs.get("segments")
@@ -218,7 +218,7 @@ class _Attending:
         sines = mx.concatenate([-mx.sin(angles), mx.sin(angles)], axis=-2)
         cosines = mx.broadcast_to(mx.cos(angles), sines.shape)
         parts = rotate_part(qkv[:, :, 0], cosines, sines), rotate_part(qkv[:, :, 1], cosines, sines), qkv[:, :, 2]
-        # Nothing is padded to the width of a kernel where there is none.
+        # Without a kernel nothing is padded to its width.
         is_plain = cpu_exp.has_slow_exponentials() and x.dtype == mx.float32
         attending: Callable[..., mx.array] = attend if is_plain else ensure_fused_sdpa
         mask = None if segments is None else _mask(segments, None if is_plain else x.dtype)
@@ -228,9 +228,9 @@ class _Attending:
 
 
 def _mask(segments: mx.array, dtype: mx.Dtype | None) -> mx.array:
-    """Let patches see those of their segment: i32[n, L] to [n, 1, L, L], bool, or numbers to add for a kernel.
+    """Make the mask of segments: i32[n, L] to [n, 1, L, L], bool, or an additive mask for a kernel.
 
-    MLX's CUDA attention makes a copy for every head of a boolean mask.
+    MLX's CUDA attention copies a boolean mask for every head.
     """
     is_same = segments[:, None, :, None] == segments[:, None, None, :]
     if dtype is None:
@@ -239,7 +239,7 @@ def _mask(segments: mx.array, dtype: mx.Dtype | None) -> mx.array:
 
 
 def rotate_part(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
-    """Rotate the first part of every head, f[B, T, H, D], or all of it, by halves."""
+    """Apply a rotary embedding to the first part of every head, f[B, T, H, D], or to all of it."""
     width = 2 * cosines.shape[-1]
     if width == x.shape[-1]:
         return rotate(x, cosines, sines)
@@ -247,13 +247,13 @@ def rotate_part(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
 
 
 def _angles(rotary: nn.Module, places: mx.array) -> mx.array:
-    """Give every patch its angles, those of its row and then those of its column: i32[2, N] to f32[N, D / 2]."""
+    """Compute the angles of every patch, for its row and then its column: i32[2, N] to f32[N, D / 2]."""
     frequencies = mx.power(rotary.theta, -mx.arange(0, rotary.dim, 2, dtype=mx.float32) / rotary.dim)
     return (places.T[..., None].astype(mx.float32) * frequencies).reshape(places.shape[1], -1)
 
 
 def _between_corners(table: nn.Module, inputs: Mapping[str, mx.array]) -> mx.array:
-    """Give every patch its learned position, between those of the table: f[N, C]."""
+    """Interpolate the learned position of every patch from the table: f[N, C]."""
     entries = table(inputs["corners"])
     shares = inputs["shares"].astype(entries.dtype)[..., None]
     first, second, third, fourth = (mx.multiply(entries[corner], shares[corner]) for corner in range(4))
@@ -261,17 +261,17 @@ def _between_corners(table: nn.Module, inputs: Mapping[str, mx.array]) -> mx.arr
 
 
 def _parts_images(part: nn.Module) -> bool:
-    """Whether a part makes a vector of every patch, by a convolution whose steps are as wide as its kernel."""
+    """Whether a part embeds patches by a convolution whose stride equals its kernel."""
     projection = part.get("proj")
     sizes = [getattr(part, name, None) for name in ("temporal_patch_size", "patch_size", "patch_size", "in_channels")]
     return type(projection) is nn.Conv3d and list(projection.weight.shape[1:]) == sizes
 
 
 def _patches(part: nn.Module) -> Callable[[mx.array], mx.array]:
-    """Multiply patches with the convolution's weights, put into the order of a patch's numbers.
+    """Multiply patches by the convolution's weights, transposed into the order of a patch's elements.
 
-    The model puts the patches, which are more, into the weights' order (qwen3_vl/vision.py:88), and a convolution of
-    every number of patches is set up anew on CUDA.
+    The model transposes the patches, which are larger, instead (qwen3_vl/vision.py:88), and on CUDA each number of
+    patches needs another setup of the convolution.
     """
 
     def run(patches: mx.array) -> mx.array:

@@ -1,8 +1,8 @@
-"""Pixels of images as they wait for a tower: in the type that it takes them in, every picture once.
+"""Packs pixels of images for a tower: in the tower's type, and every picture only once.
 
 Processors of the Qwen-VL lineage write float32, and a still image twice, as two frames (`temporal_patch_size`). A tower
-in bfloat16 needs a quarter of that. It is found in NumPy, whose loops leave the interpreter to other threads; MLX would
-take device memory for it, while the thread of the training step waits for the device's lock. Pure.
+in bfloat16 needs a quarter of that. NumPy does the packing, since it releases the interpreter lock; MLX would use
+device memory, and make the training step wait for the device's lock. Pure.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from ...types import Example
 Pixels = npt.NDArray[Any]
 
 HOST_TYPES = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16}
-"""What numbers of a type are on the host; those of bfloat16, which NumPy does not have, are their bits."""
+"""Host types for MLX types; bfloat16, which NumPy does not have, is stored as its bits."""
 
 
 @attrs.frozen
 class PixelLayout:
-    """How a tower takes the numbers of a patch: by channel, by frame, by place.
+    """The order of a patch's elements: by channel, by frame, by pixel.
 
     Attributes:
-        dtype: Of the tower's weights.
-        n_channels: Colours.
-        n_frames: Pictures of a patch.
-        n_places: Pixels of a patch in one picture.
+        dtype: Type of the tower's weights.
+        n_channels: Number of colours.
+        n_frames: Frames of a patch.
+        n_places: Pixels of a patch in one frame.
     """
 
     dtype: mx.Dtype
@@ -40,7 +40,7 @@ class PixelLayout:
 
     @property
     def width(self) -> int:
-        """Numbers of a patch."""
+        """Elements of a patch."""
         return self.n_channels * self.n_frames * self.n_places
 
     def pack(self, pixels: Pixels) -> Pixels:
@@ -61,9 +61,9 @@ class PixelLayout:
         return to_host_type((first if is_still else pictures).reshape(len(pixels), -1), self.dtype)
 
     def alike(self, parts: Sequence[Pixels | mx.array]) -> list[Pixels] | list[mx.array]:
-        """Pack the patches of several images, and write all pictures out if those of one image are not the same.
+        """Pack the patches of several images in one way: with all frames if those of one image differ.
 
-        Where some are on the device, all go there, unpacked.
+        If some are on the device, all are put there, unpacked.
         """
         if any(isinstance(part, mx.array) for part in parts):
             return [self.unpack(mx.array(part)) for part in parts]
@@ -73,7 +73,7 @@ class PixelLayout:
         return [self._write_out(part) if part.shape[-1] != self.width else part for part in packed]
 
     def unpack(self, packed: mx.array) -> mx.array:
-        """Give the tower what was packed: f[n, width] of `dtype`."""
+        """Unpack patches on the device: f[n, width] of `dtype`."""
         typed = packed.view(self.dtype) if packed.dtype == mx.uint16 else packed.astype(self.dtype)
         if typed.shape[-1] == self.width:
             return typed
@@ -87,14 +87,14 @@ class PixelLayout:
 
 
 def pixel_layout(tower: nn.Module) -> PixelLayout:
-    """Say how a tower of the Qwen-VL lineage takes pixels."""
+    """Return the pixel layout of a tower of the Qwen-VL lineage."""
     part = tower.patch_embed
     weight = part.proj.weight
     return PixelLayout(weight.dtype, part.in_channels, part.temporal_patch_size, part.patch_size**2)
 
 
 def to_host_type(values: npt.NDArray[np.float32], dtype: mx.Dtype) -> Pixels:
-    """Give float32 numbers in the host's type for another one, rounded to the nearest, and to even between two."""
+    """Convert float32 to the host type for another type, rounding to nearest even."""
     if dtype != mx.bfloat16:
         return np.ascontiguousarray(values, dtype=HOST_TYPES[dtype])
     bits = np.ascontiguousarray(values).view(np.uint32)

@@ -1,4 +1,4 @@
-"""Checks on the first real rows, before anything is trained: of a family without a proof, and of packed rows."""
+"""Checks on the first rows before training: for a family without a proof, and for packed rows."""
 
 import itertools
 import sys
@@ -15,11 +15,11 @@ from ..forward.lm_inputs import LOGIT_PLACES
 from .backbone import MlxVlmBackbone
 
 TOLERANCE = 0.02
-"""Of the logits' spread; bfloat16 kernels of different shapes differ by less, a wrong mask by more."""
+"""Tolerance relative to the logits' spread: bfloat16 kernels of other shapes differ by less, a wrong mask by more."""
 
 PACKED_TOLERANCE = 0.1
-"""Of the logits' spread, for the root of the mean square: another place in the row rounds rotations in bfloat16
-otherwise, by up to 0.02; what is seen of another row changes logits by 0.7 and more."""
+"""Tolerance for the root mean square, relative to the logits' spread: bfloat16 rotations at another place of the row
+change it by up to 0.02, tokens of another row by 0.7 and more."""
 
 PROBED_PLACES = 64
 
@@ -59,7 +59,7 @@ def check_family(backbone: MlxVlmBackbone, examples: Sequence[Example], model_ty
 
 
 def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length: int, model_type: str) -> None:
-    """Check that packed rows have the logits of rows apart: a model may be configured otherwise than the one proved.
+    """Check that packed rows have the logits of single rows: a model's configuration may differ from the proved one.
 
     Args:
         backbone: The model.
@@ -99,10 +99,10 @@ def check_packing(backbone: MlxVlmBackbone, examples: Sequence[Example], length:
 
 
 def _farthest_position(backbone: MlxVlmBackbone) -> int:
-    """Find from where on a model treats positions otherwise, by the length of a row or in steps of a length."""
+    """Find the first position that a model treats differently, by the row's length or in steps."""
     module = backbone.module
     with backbone.overrides():
-        # A class of its own where a correction lets each example have its own length.
+        # A subclass where a correction lets each example have its own length.
         ropes = [part for part in module.modules() if type(part) is SuScaledRoPE]
     limits = [int(rope.original_max_position_embeddings) for rope in ropes]
     scaling = getattr(getattr(backbone.language_model, "config", None), "rope_parameters", None) or {}
@@ -112,7 +112,7 @@ def _farthest_position(backbone: MlxVlmBackbone) -> int:
 
 
 def _with_another(tokens: mx.array, differentiable: Tree, auxiliary: Tree, place: int) -> tuple[mx.array, Tree]:
-    """Put another token at a place of one row: the first one's embedding, or its id where a decoder embeds by itself.
+    """Replace one token of a row by the first one: its embedding, or its id where the decoder embeds by itself.
 
     Args:
         tokens: i32[1, T].

@@ -1,4 +1,4 @@
-"""The tokens that a model has: those that a tokenizer has besides would be read beyond the end of a table. Pure."""
+"""Refuses tokens beyond a model's tables, which a tokenizer may have. Pure."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ...types import Example
 from .head import Head, find_module
 
 TABLE = "embed_tokens"
-"""What most models call the table of their tokens; others are not compared with the ids of rows."""
+"""Usual name of the table of token embeddings; tables of other names are not checked."""
 
 
 @attrs.frozen
@@ -19,7 +19,7 @@ class Vocabulary:
     """How many tokens a model has.
 
     Attributes:
-        n_read: Rows of its embedding table; None where there is not one table alone.
+        n_read: Rows of its embedding table; None if there is not exactly one table.
         n_written: Outputs of its head; None where the head is not one layer.
     """
 
@@ -27,10 +27,10 @@ class Vocabulary:
     n_written: int | None
 
     def check(self, example: Example, spell: Callable[[int], str]) -> None:
-        """Refuse tokens beyond a table: MLX would read, and in a gradient write, memory that is not the table's.
+        """Refuse tokens beyond a table: MLX would read, and in the gradient write, memory outside of it.
 
         Args:
-            example: A row. What stands for an image is replaced, and some families have ids for it that no table has.
+            example: A row. Image placeholders are not checked: they are replaced, and may have ids that no table has.
             spell: Names a token.
 
         Raises:

@@ -1,1 +1,1 @@
-"""How the models of mlx-vlm are called, and what they are given."""
+"""Calls of mlx-vlm's models, their inputs, and corrections that several families share."""

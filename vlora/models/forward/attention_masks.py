@@ -21,20 +21,19 @@ MASK_MAKER = "create_attention_mask"
 ATTENTION = scaled_dot_product_attention.__name__
 
 ADDED = (mx.bfloat16, mx.float16)
-"""Types that attention's CUDA kernel takes."""
+"""Types that the CUDA kernel of attention supports."""
 
 TILE = 128
-"""Places of which the kernel of attention's gradient takes whole multiples."""
+"""The kernel of attention's gradient supports lengths that are multiples of this."""
 
 WIDEST_HEAD = 128
-"""Numbers of a head that the kernels take."""
+"""Widest head that the kernels support."""
 
 FEWEST_PADDED = TILE // 2
-"""Places from which rows are padded to a tile."""
+"""Length from which rows are padded to a tile."""
 
 UNSEEN = -30000.0
-"""What is added to the score of a key that is not seen: no exponential of it is more than 0, and half precision has it.
-"""
+"""Added to the score of a key that is not seen: its exponential is 0, and half precision can represent it."""
 
 
 def number_runs(marked: BoolArray) -> mx.array:
@@ -51,7 +50,7 @@ def block_mask(
     Args:
         blocks: i32[B, T].
         window: How many places back a token sees, itself included; None for all.
-        whole_blocks: Whether a token sees what of its own block is beyond the window.
+        whole_blocks: Whether a token sees all of its block, also beyond the window.
         segments: i32[B, T] of packed rows, whose examples do not see one another; None for rows of one example.
 
     Returns:
@@ -81,7 +80,7 @@ def row_mask(cache: Any, blocks: mx.array, window: int | None = None, **options:
 
 
 def in_one_segment(segments: mx.array) -> mx.array:
-    """Say which places belong to one example: i32[B, T] to bool[B, 1, T, T]."""
+    """Mark pairs of places of one example: i32[B, T] to bool[B, 1, T, T]."""
     return (segments[:, :, None] == segments[:, None, :])[:, None]
 
 
@@ -92,7 +91,7 @@ def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
 
 @contextmanager
 def own_masks(attentions: dict[str, list[nn.Module]]) -> Iterator[None]:
-    """Let each attention take its own mask where a dict of masks is passed through the model.
+    """Let each attention module select its mask from a dict of masks that is passed through the model.
 
     Args:
         attentions: Name of a mask to the attention modules that take it, as their second argument.
@@ -131,7 +130,7 @@ def masks_within(module: nn.Module, segments: mx.array) -> Iterator[None]:
 
     def narrowed(make: Callable[..., Any]) -> Callable[..., mx.array]:
         def narrow(*args: Any, **kwargs: Any) -> mx.array:
-            # Else it is None or "causal".
+            # Otherwise it is None or "causal".
             mask = make(*args, **kwargs)
             return mask & causal if isinstance(mask, mx.array) else causal
 
@@ -149,20 +148,19 @@ def masks_within(module: nn.Module, segments: mx.array) -> Iterator[None]:
 def attend_fused(
     queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any = None, sinks: Any = None
 ) -> mx.array:
-    """Attend as mlx-vlm does, so that MLX's CUDA kernels take it, forward and backward.
+    """Compute attention as mlx-vlm does, in a form that MLX's CUDA kernels support, forward and backward.
 
-    A mask is made of numbers, which are added: of truth values the kernel makes numbers for every head; with one mask
-    of numbers for all of them it takes 0.6 times as long (an H100, 16 rows of 512, 16 heads). Only here: some models
-    choose by the mask themselves, before they attend (deepseek_v3/language.py:122), and numbers would be true where it
-    is not.
+    Boolean masks are converted to additive ones: the kernel would convert them for every head; with one additive mask
+    for all heads it takes 0.6 times as long (an H100, 16 rows of 512, 16 heads). They are converted only here, since
+    some models select by the boolean mask before attention (deepseek_v3/language.py:122).
 
-    Rows are padded to whole tiles: of other lengths the gradient has no kernel, and all scores are written out
+    Rows are padded to whole tiles: for other lengths the gradient has no kernel, and all scores are written to memory
     (`use_fallback` in cuda/scaled_dot_product_attention.cpp).
     """
     is_bool = isinstance(mask, mx.array) and mask.dtype == mx.bool_
     n_places = queries.shape[2]
     missing = -n_places % TILE
-    # What a model adds to its scores may be trained, and the kernel has no gradient for it.
+    # An additive bias may be trained, and the kernel has no gradient for it.
     is_square = mask.shape[-2:] == (n_places, n_places) if is_bool else isinstance(mask, str) and mask == "causal"
     if is_bool and queries.dtype in ADDED:
         mask = mx.where(mask, 0, UNSEEN).astype(queries.dtype)
@@ -172,7 +170,7 @@ def attend_fused(
         mixed: mx.array = scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
         return mixed
     if isinstance(mask, mx.array):
-        # No place sees what is added; what is added sees all, since there has to be something.
+        # No place sees the padding; padding sees all places, since it has to see something.
         around = [(0, 0)] * (mask.ndim - 1)
         mask = mx.pad(mask, [*around, (0, missing)], constant_values=UNSEEN)
         mask = mx.pad(mask, [*around[1:], (0, missing), (0, 0)])
@@ -182,5 +180,5 @@ def attend_fused(
 
 
 def _pad_places(x: mx.array, missing: int) -> mx.array:
-    """Put zeros behind the places of f[B, H, T, D], which lie in memory one after the other, with all their heads."""
+    """Pad f[B, H, T, D] with zeros along T; in memory the heads of a place are adjacent."""
     return mx.pad(x.transpose(0, 2, 1, 3), [(0, 0), (0, missing), (0, 0), (0, 0)]).transpose(0, 2, 1, 3)

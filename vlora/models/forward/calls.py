@@ -11,7 +11,7 @@ from .attention_masks import masks_within
 from .lm_inputs import SEGMENTS, LMInputs
 
 NOT_PASSED = ("attention_mask", "attention_mask_4d", "decoder_inputs_embeds", "rope_deltas")
-"""What `get_input_embeddings` returns and causal language models must not get: masks of a single row that are not
+"""Results of `get_input_embeddings` that causal language models must not get: masks of a single row that are not
 causal, and positions of the next token."""
 
 
@@ -24,7 +24,7 @@ def embed_alone(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> 
         inputs: The processor's other outputs, on the device.
 
     Returns:
-        All that the model returns, and the positions that some families only leave on the language model.
+        Everything that the model returns, and positions that some families only leave on the language model.
     """
     others = {name: value for name, value in inputs.items() if name != "pixel_values"}
     features = module.get_input_embeddings(tokens, inputs.get("pixel_values"), mask=mx.ones_like(tokens), **others)
@@ -50,9 +50,9 @@ def keep_inputs(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInput
 
 
 def call_language_model(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run the language model: the ids first, under whatever name, the rest by keyword, no 2-D mask and no cache.
+    """Run the language model: ids as first argument, the rest by keyword, without a 2-D mask and without a cache.
 
-    Packed rows are kept apart by the masks that the model makes; one that is given has to do so itself.
+    The masks that the model makes separate packed rows; a mask that is passed has to do so itself.
     """
     fields = dict(fields)
     segments = fields.pop(SEGMENTS, None)

@@ -1,4 +1,4 @@
-"""How one row's inputs of the language model become a batch's, or those of a packed row. Pure."""
+"""Combines the language model's inputs of single rows to those of a batch, or of a packed row. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ def collate_inputs(
     """Pad rows' fields on the right and stack them; filler rows repeat the last row.
 
     Args:
-        rows: Per row: field name to array with a batch dimension of 1, or to a list of such arrays. What a
-            row without one of them has, its layout says.
+        rows: Per row: field name to array with a batch dimension of 1, or to a list of such arrays. The layout
+            says what a row without a field gets.
         n_rows: B, at least as many as there are rows.
         length: T of the batch's tokens. Where images expand within the model, the fields are longer than that, and
             padded to a bucket of their own.
@@ -32,10 +32,10 @@ def collate_inputs(
         Field name to array (or list of arrays), B first (second to last in position ids).
 
     Raises:
-        BatchError: A field whose layout is not known, or rows that cannot stand in one batch.
+        BatchError: A field has no layout, or rows cannot be in one batch.
     """
     filled = [*rows, *([rows[-1]] * (n_rows - len(rows)))]
-    # In one order, whichever row comes first: another order would be another trace.
+    # In a fixed order: another order would need another trace.
     names = sorted({name for row in filled for name in row})
     width = length
     if LOGIT_PLACES in names:
@@ -70,10 +70,10 @@ def _collate_one(rows: Sequence[Mapping[str, Any]], name: str, layout: PadSpec, 
 def concat_inputs(
     examples: Sequence[Mapping[str, Any]], spans: Sequence[tuple[int, int, int]], layouts: Layouts = LAYOUTS
 ) -> list[LMInputs]:
-    """Put the fields of packed examples one behind the other, row by row.
+    """Concatenate the fields of packed examples, row by row.
 
     Args:
-        examples: Per example, what `collate_inputs` takes per row.
+        examples: Per example, the fields that `collate_inputs` takes per row.
         spans: (row, first place, places) of each example, as `Batch.spans`.
         layouts: How each field is padded and joined.
 
@@ -81,7 +81,7 @@ def concat_inputs(
         The rows' fields, for `collate_inputs`.
 
     Raises:
-        BatchError: A field that does not follow the tokens.
+        BatchError: A field does not follow the tokens.
     """
     rows: dict[int, list[tuple[Mapping[str, Any], int, int]]] = {}
     for fields, (row, start, count) in zip(examples, spans, strict=True):
@@ -115,7 +115,7 @@ def _join(parts: Sequence[tuple[mx.array, int, int]], layout: PadSpec) -> mx.arr
         cut = [(value + start, start) for value, start in cut]
     if len(layout.token_axes) == 1:
         return mx.concatenate([value for value, _ in cut], axis=layout.token_axes[0])
-    # A mask over two axes: its blocks along the diagonal, nothing seen beside them.
+    # A mask over two axes: blocks along the diagonal, False elsewhere.
     length = sum(count for _, _, count in parts)
     closed: Any = False if cut[0][0].dtype == mx.bool_ else MASKED
     rows = []
@@ -127,12 +127,12 @@ def _join(parts: Sequence[tuple[mx.array, int, int]], layout: PadSpec) -> mx.arr
 
 
 def _widest(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
-    """Find a row's value of a field, the one with most axes: positions of text alone may have fewer than others."""
+    """Return a row's value of a field with the most axes: positions of text alone may have fewer."""
     return max((row[name] for row in rows if name in row), key=lambda value: getattr(value, "ndim", 0))
 
 
 def _part(row: Mapping[str, Any], name: str, layout: PadSpec, layer: int | None, like: mx.array) -> mx.array:
-    """One row's array of a field, with as many axes as another row's; see `PadSpec.absent` for a row without it."""
+    """Return a row's array of a field with as many axes as another row's; `PadSpec.absent` for a row without it."""
     if name in row:
         value: mx.array = row[name] if layer is None else row[name][layer]
         return value if value.ndim == like.ndim else mx.broadcast_to(value, (*like.shape[:-1], value.shape[-1]))
@@ -163,7 +163,7 @@ def _stack(values: Sequence[mx.array], layout: PadSpec, length: int) -> mx.array
 def _pad(array: mx.array, layout: PadSpec, length: int) -> mx.array:
     own = array.shape[layout.token_axes[0]]
     if own > length:
-        # The longest row's last token, which a batch leaves out.
+        # The last token of the longest row, which a batch leaves out.
         for axis in layout.token_axes:
             array = mx.take(array, mx.arange(length), axis=axis)
         return array
@@ -187,7 +187,7 @@ def _pad(array: mx.array, layout: PadSpec, length: int) -> mx.array:
 
 
 def pad_edge(array: mx.array, length: int, axis: int) -> mx.array:
-    """Repeat the last place along an axis up to a length, or leave out what is behind it."""
+    """Pad an axis to a length by repeating its last place, or cut it."""
     missing = length - array.shape[axis]
     if missing <= 0:
         return array if not missing else mx.take(array, mx.arange(length), axis=axis)

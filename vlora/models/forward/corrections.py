@@ -1,4 +1,4 @@
-"""Corrections of what mlx-vlm's models get wrong in several families.
+"""Corrections of errors that several families of mlx-vlm share.
 
 Every correction names what it works around, with file and line of mlx-vlm 0.7.10, so that it can be removed when
 upstream mends it.
@@ -17,8 +17,8 @@ from .overrides import Override, replaced_functions
 def sliced_splits(_: nn.Module) -> AbstractContextManager[None]:
     """Split arrays by slicing.
 
-    The M-RoPE of GLM-4V and PaddleOCR-VL takes one cosine apart twice (rope_utils.py:1365), and `mx.compile` of MLX
-    0.32 ends with an IndexError on repeated `mx.split` of one array on the CPU.
+    The M-RoPE of GLM-4V and PaddleOCR-VL splits one array of cosines twice (rope_utils.py:1365), and `mx.compile` of
+    MLX 0.32 ends with an IndexError on repeated `mx.split` of one array on the CPU.
     """
 
     def split(array: mx.array, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[mx.array]:
@@ -57,7 +57,7 @@ def undifferentiated_indices(_: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def approximate_gelu(approximation: str, *parts: nn.Module) -> Iterator[None]:
-    """Let activations be approximated so ("none": not at all), and as they were afterwards."""
+    """Set the approximation of activations ("none" for the exact one), and restore it afterwards."""
     activations = [module for part in parts for _, module in part.named_modules() if isinstance(module, nn.GELU)]
     before = [activation._approx for activation in activations]  # noqa: SLF001 - it has no other switch
     try:
@@ -70,15 +70,15 @@ def approximate_gelu(approximation: str, *parts: nn.Module) -> Iterator[None]:
 
 
 def forget_attributes(*names: str) -> Override:
-    """Let a model keep nothing that it has made of weights which are trained.
+    """Clear arrays that a model caches and that depend on trained weights.
 
     Kimi-K3's layers keep the product of a norm and a projection (kimi_k3/language.py:747, :822), Inkling's a scale
-    (inkling/language.py:749), Molmo-Point's head its two tables as one (molmo_point/language.py:209), and make them
-    once: a traced step would leave a tracer there, on which the next answer fails, and an answer would leave what the
-    weights were then.
+    (inkling/language.py:749), Molmo-Point's head its two tables as one (molmo_point/language.py:209), and compute
+    them once: a traced step would leave a tracer there, with which the next answer fails, and an answer would leave the
+    values of the weights at that time.
 
     Args:
-        names: The attributes in which modules keep it; None means that it is to be made.
+        names: The attributes with cached arrays; None means that they are to be computed.
     """
 
     def forget(model: nn.Module) -> None:

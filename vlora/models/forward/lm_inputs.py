@@ -1,4 +1,4 @@
-"""What a language model takes besides token ids: names, and how each of them is laid out. Pure."""
+"""Inputs of a language model besides token ids: their names and layouts. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -17,18 +17,17 @@ MASKED = -1e9
 
 @attrs.frozen(kw_only=True)
 class PadSpec:
-    """How rows' arrays of one field are padded on the right and stacked.
+    """The layout of a field: how rows' arrays are padded on the right and stacked.
 
     Attributes:
-        batch_axis: The axis of length 1 along which rows are put together.
+        batch_axis: The axis of length 1 along which rows are concatenated.
         token_axes: The axes padded to the batch's length; none where all rows have one shape.
         padding: "edge" repeats the last place; "zero" writes zeros or False; "causal" lets an added query see
             itself and all before it, and no other query an added key.
-        absent: What a row without the field has: zeros, its places counted from 0, or a mask under which each place
-            sees itself and all before it.
-        carries_gradient: Gradients flow through it to what made it.
-        is_prompt: It belongs to an encoder's prompt, whose length is its own.
-        counts_places: Its values are places of the row.
+        absent: Value for a row without the field: zeros, places counted from 0, or a causal mask.
+        carries_gradient: Whether gradients flow through it.
+        is_prompt: Whether it belongs to an encoder's prompt, which has its own length.
+        counts_places: Whether its values are places of the row.
     """
 
     batch_axis: int = 0
@@ -41,12 +40,12 @@ class PadSpec:
 
     @property
     def follows_tokens(self) -> bool:
-        """Whether it has a place for each token of a row, so that those of several rows can stand in one."""
+        """Whether it has an entry per token, so that several rows can be packed into one."""
         return bool(self.token_axes) and not self.is_prompt
 
 
 Layouts = Mapping[str, PadSpec]
-"""By the names of inputs."""
+"""Name of an input to its layout."""
 
 StackInputs = Callable[[Sequence[Mapping[str, Any]], int], LMInputs]
 """Stacks inputs of a family that cannot be padded one by one: (each row's inputs, T) to those of the batch."""
@@ -80,13 +79,13 @@ def stack_nothing(_: Sequence[Mapping[str, Any]], __: int) -> LMInputs:
 
 
 def partition_inputs(fields: Mapping[str, Any], layouts: Layouts = LAYOUTS) -> tuple[Tree, Tree]:
-    """Divide a batch's fields into those that gradients flow through and the others."""
+    """Partition a batch's fields into those that gradients flow through, and the others."""
     carrying = {name: value for name, value in fields.items() if name in layouts and layouts[name].carries_gradient}
     return carrying, {name: value for name, value in fields.items() if name not in carrying}
 
 
 def leaves(tree: Tree) -> list[mx.array]:
-    """List a tree's arrays in the order of their names, which `mx.compile` does not keep."""
+    """List a tree's arrays sorted by their names; `mx.compile` does not keep the order."""
     return [value for _, value in sorted(tree_flatten(tree), key=lambda leaf: leaf[0])]
 
 

@@ -1,4 +1,4 @@
-"""Image features put where their tokens stand, so that they have a gradient.
+"""Puts image features at the places of their tokens in a way that has a gradient.
 
 Every correction names what it works around, with file and line of mlx-vlm 0.7.10, so that it can be removed when
 upstream mends it.
@@ -33,8 +33,8 @@ def merge_by_gather(method: str) -> Override:
     aya_vision/aya_vision.py:153, kimi_k25/kimi_k25.py:131, llmjpvl/llmjpvl.py:102, plamo2vl/plamo2vl.py:132.
 
     Args:
-        method: The model's method that merges: (features, embeddings, tokens, ...) to embeddings. What follows are
-            ids that the processor found to stand for image features; they count, if there are any.
+        method: The model's method that merges: (features, embeddings, tokens, ...) to embeddings. Further arguments are
+            ids of image tokens that the processor found; if there are any, they are used.
     """
 
     def correction(model: nn.Module) -> AbstractContextManager[None]:
@@ -53,7 +53,7 @@ merge_features = merge_by_gather("_merge_input_ids_with_image_features")
 
 
 def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray[Any, Any]") -> mx.array:
-    """Put features, in order, where the image tokens stand.
+    """Put features, in order, at the places of the image tokens.
 
     Args:
         embeds: f[B, T, D].
@@ -72,7 +72,7 @@ def scatter_features(embeds: mx.array, features: mx.array, is_image: "np.ndarray
 def scatter_layers(
     onto: Sequence[mx.array], layers: Sequence[mx.array], is_image: "np.ndarray[Any, Any]"
 ) -> list[mx.array]:
-    """Put several layers' features where the image tokens stand, as `scatter_features` does with one.
+    """Put several layers' features at the places of the image tokens, as `scatter_features` does for one.
 
     Args:
         onto: For each layer f[B, T, D].

@@ -1,4 +1,4 @@
-"""mlx-vlm's and MLX's Metal kernels that have no gradient, and what takes their place.
+"""Replaces Metal kernels of mlx-vlm and MLX that have no gradient.
 
 Files and lines are those of mlx-vlm 0.7.10.
 """
@@ -13,18 +13,18 @@ import mlx.nn as nn
 from mlx_vlm.models import kernels, rope_utils
 
 MOST_VECTORS = 8
-"""Queries up to which MLX takes the vector kernels on Metal."""
+"""Most queries for which MLX uses its vector kernels on Metal."""
 
 
 @contextmanager
 def without_metal_kernels(_: nn.Module) -> Iterator[None]:
-    """Let a model take the operations that it has for other devices, instead of Metal kernels.
+    """Let a model use its operations for other devices instead of Metal kernels.
 
-    They are what every family is proven with, and have gradients. Of mlx-vlm's kernels only those of rotations do
-    (rope_utils.py:716, :940). Those of interpolation have none (kernels.py:25, :194, :473, :590), and are asked for
+    All families are proved with these operations, and they have gradients. Of mlx-vlm's kernels only those of rotations
+    have one (rope_utils.py:716, :940). Those of interpolation have none (kernels.py:25, :194, :473, :590), and are used
     whether the tower is trained or not; nor have those of routing, banded masks and sparse attention
     (inkling/language.py:752, :165, :180, minimax_m3_vl/language.py:450, qwen4_exp/qsa_kernel.py:254,
-    sparse_attention.py:187 for glm5_next). Where there is no Metal nothing changes.
+    sparse_attention.py:187 for glm5_next). Without Metal nothing changes.
     """
     if not mx.metal.is_available():
         yield
@@ -56,11 +56,11 @@ def attend_with_gradient(
     mask: mx.array | str | None = None,
     **others: Any,
 ) -> mx.array:
-    """Attend with an array for a mask where MLX 0.32.4 fails on the gradient without one, on Metal.
+    """Compute attention on Metal with an array as mask where the gradient fails in MLX 0.32.4 without one.
 
-    With few queries it takes the vector kernels, which "do not produce a logsumexp", which the gradient needs; with
-    sinks the gradient is "NYI". With an array for a mask it takes operations that have a gradient. Few queries have the
-    windows at the edge of an image, in a trained tower.
+    For few queries MLX uses vector kernels, which "do not produce a logsumexp" that the gradient needs; with sinks the
+    gradient is "NYI". With an array as mask it uses operations with a gradient. Windows at the edge of an image, in a
+    trained tower, have few queries.
 
     Args:
         attend: MLX's own attention.

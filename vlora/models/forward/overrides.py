@@ -1,4 +1,4 @@
-"""Parts of one model's instance replaced, and only while it runs."""
+"""Replaces parts of one model instance while it runs."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ def override_call(target: nn.Module, function: Callable[..., Any]) -> Iterator[N
 
 @contextmanager
 def attending(module: nn.Module, attend: Callable[..., mx.array]) -> Iterator[None]:
-    """Let a model's layers attend otherwise: each of their files imports mlx-vlm's attention."""
+    """Replace the attention of a model's layers in each of their files, which import mlx-vlm's attention."""
     with ExitStack() as stack:
         for file in {sys.modules[type(child).__module__] for child in module.modules()}:
             if getattr(file, ATTENTION, None) is scaled_dot_product_attention:

@@ -1,4 +1,4 @@
-"""Pictures of features resized by products of matrices, whose gradients exist on every device. Pure; safe to trace."""
+"""Resizes grids of features by matrix products, which have gradients on every device. Pure; safe to trace."""
 
 from typing import Any
 

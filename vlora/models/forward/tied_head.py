@@ -27,13 +27,13 @@ class TiedHead(nn.Module):  # type: ignore[misc]
         return getattr(self._owner, self._table)
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        """Run it: f[..., D] to f[..., V]."""
+        """Compute logits: f[..., D] to f[..., V]."""
         logits: mx.array = getattr(self._owner, self._table).as_linear(hidden)
         return logits
 
 
 def tied_heads(module: nn.Module) -> Mapping[str, str]:
-    """Name the heads of a model that are embeddings, with the names of these."""
+    """Return the heads of a model that are embeddings: name of the head to that of the embedding."""
     modules = dict(module.named_modules())
     names = {id(layer): name for name, layer in modules.items()}
     return {name: names[id(head.table)] for name, head in modules.items() if isinstance(head, TiedHead)}

@@ -1,6 +1,5 @@
 """What differs between model families: one file per lineage, with its families' records and corrections.
 
 A file that has `FAMILIES` adds them to the registry. `family` has the records. What several lineages share is in
-`encoder_decoders`, `expanding`, `pieces`, `siglip` and `tiles`. The folder has more files than others have, because a
-lineage is looked for by its name.
+`encoder_decoders`, `expanding`, `pieces`, `siglip` and `tiles`.
 """

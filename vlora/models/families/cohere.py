@@ -15,7 +15,7 @@ from .family import Family, Forward
 
 
 def finish_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Spread the features that go into deeper layers over the row: f[N, D] per layer to f[1, T, D]."""
+    """Put the features for deeper layers at their places in the row: f[N, D] per layer to f[1, T, D]."""
     if "deepstack_visual_embeds" not in fields:
         return fields
     # Cohere Compass keeps them with their places.
@@ -28,7 +28,7 @@ def finish_deepstack(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LM
 
 @contextmanager
 def batched_rows(_: nn.Module) -> Iterator[None]:
-    """Let Cohere Compass run rows together, its head included, not one by one (cohere_compass/language.py:134)."""
+    """Let Cohere Compass run rows together, head included, instead of one by one (cohere_compass/language.py:134)."""
     from mlx_vlm.models.cohere_compass import language as compass
 
     rowwise = compass._rowwise_batch  # noqa: SLF001

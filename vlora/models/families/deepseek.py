@@ -36,11 +36,11 @@ Inputs = dict[str, Any]
 
 
 def fix_deepseek(module: nn.Module) -> None:
-    """Give DeepSeek-VL2's latent attention the rotation and the epsilon that it was trained with.
+    """Correct the rotation and the epsilon of DeepSeek-VL2's latent attention.
 
-    Its pairs to rotate lie side by side; mlx-vlm rotates the first half against the second, unless config.json says
-    `rope_traditional`, which no published one does (deepseek_vl_v2/config.py:35, language.py:150). The latents' norms
-    have mlx's epsilon (language.py:123, :133), where the published model's is 1e-6. The smallest model, without
+    The elements of a rotated pair are adjacent; mlx-vlm rotates the first half against the second, unless config.json
+    says `rope_traditional`, which no published one does (deepseek_vl_v2/config.py:35, language.py:150). The latents'
+    norms have mlx's epsilon (language.py:123, :133), where the published model's is 1e-6. The smallest model, without
     latents, is a Llama and right.
 
     Raises:
@@ -101,7 +101,7 @@ def forward_with_fresh_cache(module: nn.Module, tokens: mx.array, fields: LMInpu
 
 
 def label_answers(example: Example) -> LMInputs:
-    """Say for each token where the answer that it belongs to starts; a token outside of answers is its own start."""
+    """Return for each token the start of its answer; a token outside of answers is its own start."""
     place = np.arange(len(example.tokens))
     opens = example.supervised & ~np.concatenate([[False], example.supervised[:-1]])
     starts = np.where(example.supervised, np.maximum.accumulate(np.where(opens, place, 0)), place)
@@ -109,7 +109,7 @@ def label_answers(example: Example) -> LMInputs:
 
 
 def forward_windowed_answers(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Unlimited-OCR's language model: an answer sees all that is before it, and a window of itself.
+    """Run Unlimited-OCR's language model: an answer sees everything before it, and a window of itself.
 
     mlx-vlm does so only token by token, with a cache (unlimited_ocr/language.py:12); without one the window is missing.
     """

@@ -1,4 +1,4 @@
-"""Models that read with an encoder and write with a decoder: Florence-2, and Nemotron-Parse, which encodes images only.
+"""Encoder-decoders: Florence-2, and Nemotron-Parse, which encodes only images.
 
 A row's tokens are the decoder's. Files and lines are those of mlx-vlm 0.7.10.
 """
@@ -29,9 +29,9 @@ ENCODES = "the encoder and the decoder run together, and neither keeps anything"
 
 
 def fix_table(module: nn.Module) -> None:
-    """Give the table that encoder, decoder and head share one name.
+    """Let encoder, decoder and head share their table under one name.
 
-    A forward hangs it into both once more (florence2/language.py:374, nemotron_parse/language.py:244), so that it
+    A forward assigns it to both again (florence2/language.py:374, nemotron_parse/language.py:244), so that it
     would be trained under two names and saved under names that loading does not know; and the head of a published
     model is a copy of it (florence2/florence2.py:398, nemotron_parse/nemotron_parse.py:152), whose training would be
     lost.
@@ -62,7 +62,7 @@ def _with_unlisted_table(cls: type) -> type:
 
 def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed the prompt and image of an encoder-decoder; the encoder itself runs with the decoder."""
-    if not inputs:  # no row of data, but one on which the head is looked for
+    if not inputs:  # not a row of data: the head is searched with it
         own = module.language_model.model.shared(tokens)
         return {"encoder_embeds": own, "encoder_mask": mx.ones(own.shape[:2], dtype=mx.bool_)}
     others = {name: value for name, value in inputs.items() if name not in ("pixel_values", PROMPT)}
@@ -73,13 +73,13 @@ def embed_prompt(module: nn.Module, tokens: mx.array, inputs: dict[str, Any]) ->
 
 def embed_states(module: nn.Module, _: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Encode the image of a model whose encoder is the tower."""
-    if not inputs:  # no row of data, but one on which the head is looked for
+    if not inputs:  # not a row of data: the head is searched with it
         return {STATES: mx.ones((1, 1, module.language_model.config.d_model))}
     return {STATES: module.vision_tower(inputs["pixel_values"])}
 
 
 class NoCache:
-    """What a decoder that insists on a cache gets: it holds nothing, so that a layer may run twice.
+    """An empty cache for decoders that require one, so that a layer can run twice.
 
     Caches of mlx-vlm's own would keep the keys of the first run of a recomputed layer (florence2/language.py:103,
     nemotron_parse/language.py:84).
@@ -89,7 +89,7 @@ class NoCache:
     offset = 0
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Give back what is passed."""
+        """Return the arguments."""
         return keys, values
 
 

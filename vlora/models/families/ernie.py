@@ -13,7 +13,7 @@ from .family import Family, Forward
 
 
 def finish_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Find the positions and token types that ERNIE's forward computes from the image grid, reading values back."""
+    """Add positions and token types; ERNIE's forward would read values of the image grid back to find them."""
     positions, _ = module.language_model.get_rope_index(tokens, inputs.get("image_grid_thw"), None, None)
     token_types = (tokens == module.config.image_token_id).astype(mx.int32)
     return {**fields, "position_ids": mx.moveaxis(positions, -1, 0), "token_type_ids": token_types}

@@ -1,6 +1,6 @@
-"""Families in which one token stands for an image and becomes all its features within the model.
+"""Families in which one token stands for an image, and the model replaces it by all features of the image.
 
-The text keeps its order, but no longer its places: with the embeddings goes where each token's logit stands.
+Text tokens keep their order, but not their places: the embeddings come with the place of each token's logit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ WITHOUT_TOKEN: Mapping[str, Any] = {"image_mark": "<image>", "image_id": -200}
 
 
 def expand_features(table: nn.Module, tokens: mx.array, features: Sequence[mx.array], image_id: int) -> LMInputs:
-    """Put each image's features in the place of its token.
+    """Replace each image's token by its features.
 
     Args:
         table: The embedding of text.
@@ -26,10 +26,10 @@ def expand_features(table: nn.Module, tokens: mx.array, features: Sequence[mx.ar
         image_id: The id that stands for an image.
 
     Returns:
-        The embeddings f[1, T', D], and where in them the logit stands that predicts the token after each, i32[1, T].
+        The embeddings f[1, T', D], and the places in them of the logits that predict the next tokens, i32[1, T].
 
     Raises:
-        ValueError: The images are not as many as their tokens.
+        ValueError: The numbers of images and of their tokens differ.
     """
     ids = np.array(tokens[0])
     marks = np.flatnonzero(ids == image_id).tolist()

@@ -19,7 +19,7 @@ FALCON_TEMPLATE = ONE_QUESTION.replace("QUESTION", IMAGES_THEN_TEXT + "{{ '\n<|O
 
 
 def process_falcon_ocr(processor: Any, text: str, images: list[Image.Image]) -> Mapping[str, Any]:
-    """Run Falcon-OCR's processor but for its prompt, one of a few by name (processing_falcon_ocr.py:31)."""
+    """Run Falcon-OCR's processor without its prompt, which is one of a few (processing_falcon_ocr.py:31)."""
     from mlx_vlm.models.falcon_ocr.processing_falcon_ocr import preprocess_image
 
     read = [preprocess_image(image.convert("RGB"), processor.spatial_patch_size) for image in images]
@@ -39,7 +39,7 @@ def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
     outside of generation (:323).
 
     Raises:
-        ValueError: The image tokens are not as many as the patches.
+        ValueError: The numbers of image tokens and of patches differ.
     """
     embeds = model.language_model.model.embed_tokens(tokens)
     pixels = inputs.get("pixel_values")
@@ -54,7 +54,7 @@ def embed_falcon_ocr(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
 
 
 def forward_falcon_ocr(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Falcon-OCR's language model: an image sees itself whole.
+    """Run Falcon-OCR's language model with bidirectional attention within an image.
 
     mlx-vlm casts logits to the type in which embeddings are kept, integers where they are quantized
     (falcon_ocr/language.py:428).

@@ -1,4 +1,4 @@
-"""What one family needs, as three records with one reader each: its format, its parts, its forward."""
+"""The description of a family in three records, each with one reader: format, parts, forward."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -18,8 +18,8 @@ from ..forward.overrides import Override
 Inputs = dict[str, Any]
 
 Reading = Literal["kept", "equal", "anew"]
-"""How answers are read while they grow: each token once, what the layers make of it kept at its place; with the caches
-that the model makes itself, which hold prompts of one length; or the whole row for each token."""
+"""How the model reads a growing answer: "kept" reads each token once and keeps keys and values at their places; "equal"
+uses the model's own caches, for prompts of one length; "anew" reads the whole row for each token."""
 
 
 STATES = "its layers keep states of whole rows, in which padding would take part"
@@ -40,9 +40,9 @@ class Format:
         opens_with_eos: A conversation begins with the end-of-sequence token where the tokenizer has no BOS.
         process: Runs the processor on a written conversation, where it would write a prompt of its own around it:
             (processor, text, images) to its outputs.
-        takes_sizes: Its published loader takes the size of an image from the row (qwen-vl-utils).
-        boxes: How it has learned to write boxes; None if that is not known.
-        is_prefix_lm: The prompt sees itself whole, and the processor takes it and the answer apart.
+        takes_sizes: Its published loader reads image sizes from the row (qwen-vl-utils).
+        boxes: Its format of boxes; None if that is not known.
+        is_prefix_lm: Attention within the prompt is bidirectional, and the processor takes prompt and answer apart.
         is_encoder_decoder: An encoder reads, a decoder writes; the tokens are the decoder's.
         is_prompted_decoder: The prompt is the first of those tokens; else the encoder reads it.
     """
@@ -63,14 +63,14 @@ class Format:
 
 @attrs.frozen(kw_only=True)
 class Parts:
-    """What the parts of a family's model are called; read where adapters are attached and weights are frozen.
+    """Names of the parts of a family's model; read where adapters are attached and weights are frozen.
 
     Attributes:
         language_model: The language model's name where the model is its own; None where `model.language_model` is it.
         beside_language: Names of parts that lie within the language model but are not of it: towers, projectors.
         embedding_parts: Last parts of the names of language model layers that embedding uses besides `nn.Embedding`.
         no_adapter: Last parts of the names of layers whose weights the model reads directly; no adapters.
-        selectors: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
+        selectors: Parts of the names of layers that only select keys for attention; no gradient, and no adapters.
         tables: Names of arrays among a model's parameters that are computed and not learned, the published
             model's buffers; no training changes them.
         without_experts: Why layers of experts get no adapters; None if they do.
@@ -102,12 +102,12 @@ class Forward:
             itself; None if prompts of any length are.
         rereads: Why a row is read from its beginning for every token of an answer; None if what its layers have made
             of earlier tokens can be kept.
-        config_keys: Keys of config.json that mlx-vlm's configuration drops and embedding needs.
-        fix_weights: Corrects a model once it is loaded, for good.
+        config_keys: Keys of config.json that embedding needs and mlx-vlm's configuration drops.
+        fix_weights: Corrects a loaded model permanently.
         fix_inputs: Corrects a row's processor output before the model sees it.
         embed: Embeds one row: (model, i32[1, T], inputs) to the language model's inputs.
-        label_inputs: Adds what the row itself decides, not the model: (row) to the language model's inputs.
-        finish_inputs: Adds what the language model needs besides, and takes away what it must not see.
+        label_inputs: Inputs of the language model that depend on the row alone: (row) to inputs.
+        finish_inputs: Adds missing inputs of the language model, and removes those that it must not get.
         forward: Runs the language model on a batch: (model, i32[B, T], inputs) to f[B, T, V]; safe to trace.
         embed_overrides: Overrides of the model while rows are embedded.
         train_overrides: Overrides of the model while the language step is traced or run.
@@ -139,7 +139,7 @@ class Forward:
 
     @property
     def reading(self) -> Reading:
-        """How answers are read while they grow."""
+        """How the model reads a growing answer."""
         if self.rereads is not None:
             return "anew"
         return "kept" if self.equal_prompts is None else "equal"
@@ -160,10 +160,10 @@ class Family:
         format: How its rows are written and tokenized.
         parts: What its parts are called.
         forward: How its model is run.
-        upstream_differs: Why mlx-vlm predicts another next token when it generates; None if it does not. vlora trains
-            what transformers, or the family's own publication, computes. `python -m tests.prove` demands that there is
-            a difference as long as a reason stands here.
-        differs_if: The models of the family of which that holds: (config.json) to bool.
+        upstream_differs: Why mlx-vlm predicts other tokens when it generates; None if it does not. vlora trains the
+            model that transformers, or the family's own publication, computes. `python -m tests.prove` fails if a
+            reason is given and there is no difference.
+        differs_if: Whether that holds for a model of the family: (config.json) to bool.
     """
 
     refused: str | None = None
@@ -175,5 +175,5 @@ class Family:
     differs_if: Callable[[Mapping[str, Any]], bool] = always
 
     def difference(self, config: Mapping[str, Any]) -> str | None:
-        """Say why mlx-vlm generates otherwise with a model of this config.json; None if it does not."""
+        """Return why mlx-vlm generates differently with a model of this config.json; None if it does not."""
         return self.upstream_differs if self.differs_if(config) else None

@@ -25,10 +25,10 @@ def fix_gemma3(module: nn.Module) -> None:
 
 
 def tie_head(module: nn.Module) -> None:
-    """Make the head and the embedding one where they are alike.
+    """Tie the head to the embedding if they are equal.
 
-    Gemma's are one, and `sanitize` (gemma3/language.py:266) makes the head a copy of the embedding whatever a
-    checkpoint holds: trained apart, the head's training would be lost on loading.
+    In Gemma they are tied, and `sanitize` (gemma3/language.py:266) makes the head a copy of the embedding for every
+    checkpoint: training of a separate head would be lost on loading.
     """
     language = module.language_model
     parts = (language.lm_head, language.model.embed_tokens)

@@ -34,7 +34,7 @@ class SharedKeys:
 
 
 def hold_padding(fields: LMInputs, is_padding: BoolArray) -> LMInputs:
-    """Let the layers' own inputs of some tokens, bool[T], not train the table that they are from."""
+    """Stop the gradient of the per-layer embeddings of some tokens, bool[T]."""
     inputs = fields.get("per_layer_inputs")
     if inputs is None:
         return fields
@@ -43,10 +43,10 @@ def hold_padding(fields: LMInputs, is_padding: BoolArray) -> LMInputs:
 
 
 def upright_images(module: nn.Module) -> AbstractContextManager[None]:
-    """Put an image's features in the order in which it is read: along rows.
+    """Put an image's features into row order.
 
-    mlx-vlm's fusion of the tower's features exchanges rows and columns and not back (gemma3n/vision.py:102), so that
-    Gemma 3n would see every image mirrored at its diagonal.
+    mlx-vlm's fusion of the tower's features transposes rows and columns once (gemma3n/vision.py:102), so that Gemma 3n
+    would see every image mirrored at its diagonal.
     """
     original = type(module).get_image_features
 
@@ -64,11 +64,11 @@ MOBILENET_EPSILON = 1e-6
 
 @contextmanager
 def match_reference_mobilenet(module: nn.Module) -> Iterator[None]:
-    """Give Gemma 3n's tower the padding, the activation and the epsilon that it was trained with.
+    """Correct the padding, the activation and the epsilon of Gemma 3n's tower.
 
-    Keys and values are thinned out with padding below and to the right; mlx-vlm pads on all sides
+    Keys and values are downsampled with padding below and to the right; mlx-vlm pads on all sides
     (gemma3n/vision.py:572), so that they lie a pixel off. Its activation is exact (:147) and its norms' epsilon larger
-    (:198). So corrected, the blocks are timm's to 1e-5 with the same weights.
+    (:198). The corrected blocks agree with timm's to 1e-5.
     """
     tower = module.vision_tower
     norms = [(child, child.eps) for child in tower.modules() if hasattr(child, "eps")]
@@ -119,14 +119,14 @@ def scaled_embeddings(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def finish_gemma3n(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Let the padding token, whose entry images have in the tables of the layers' own inputs, not be trained."""
+    """Keep the per-layer embeddings of the padding token, which images use, untrained."""
     ids = np.array(tokens)[0]
     return hold_padding(fields, (ids >= module.config.text_config.vocab_size_per_layer_input) | (ids == 0))
 
 
 @contextmanager
 def kept_coefficients(module: nn.Module) -> Iterator[None]:
-    """Let a forward not change AltUp's weights.
+    """Prevent a forward from changing AltUp's weights.
 
     mlx-vlm writes them back in float32, and clipped (gemma3n/language.py:249, :278); a trace would leave tracers there.
     transformers clips in training mode alone, at a bound (120) that no published weight comes near.

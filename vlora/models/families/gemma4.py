@@ -22,16 +22,15 @@ GEMMA4_BUFFERS = (
 
 
 def sees_images_whole(config: Mapping[str, Any]) -> bool:
-    """Whether images see themselves whole in a Gemma 4 of this config.json; those of mixtures of experts do."""
+    """Whether attention within images is bidirectional in a Gemma 4 of this config.json, as in mixtures of experts."""
     text = config.get("text_config") or {}
     return bool(text.get("use_bidirectional_attention") == "vision")
 
 
 def finish_gemma4(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Mark each image as a block, where images see themselves whole.
+    """Mark each image as a block, if attention within images is bidirectional.
 
-    In the tables of the layers' own inputs, images have the entry of the padding token, which transformers does not
-    train.
+    Images use the per-layer embeddings of the padding token, which transformers does not train.
     """
     is_image = np.array(tokens)[0] == module.config.image_token_id
     fields = hold_padding(fields, is_image)
@@ -49,7 +48,7 @@ def gemma4_masks(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def forward_gemma4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Gemma 4's language model, in whose sliding layers alone images see themselves, within the window.
+    """Run Gemma 4's language model with bidirectional attention within images, in sliding layers and within the window.
 
     mlx-vlm lets images see themselves in all layers and beyond the window (gemma4/language.py:546), and reads values
     back to find out whether there are images (gemma4/language.py:494), which a trace cannot.

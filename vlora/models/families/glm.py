@@ -34,7 +34,7 @@ def _add_positions(
 
 @contextmanager
 def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
-    """Give GLM-4.1V's and GLM-4.5V's tower the positions and the epsilon that it was trained with.
+    """Correct the positions and the epsilon of the towers of GLM-4.1V and GLM-4.5V.
 
     mlx-vlm interpolates the learned positions linearly, as if there were nothing beyond the border
     (glm4v/vision.py:126, glm4v_moe/vision.py:126, models/kernels.py:493; on Metal a kernel without gradient), where
@@ -69,10 +69,10 @@ def match_reference_glm_tower(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def chosen_without_gradient(model: nn.Module) -> Iterator[None]:
-    """Let no gradient flow into the choice of earlier tokens.
+    """Stop the gradient into the selection of earlier tokens.
 
-    GLM-5's indexer names the tokens that are attended to (glm5_next/language.py, Glm5NextIndexer) as integers, but
-    made by arithmetic, through which MLX would differentiate.
+    GLM-5's indexer returns the selected tokens as integers (glm5_next/language.py, Glm5NextIndexer), but computes them
+    by arithmetic that MLX would differentiate.
     """
 
     def stopped(indexer: nn.Module) -> AbstractContextManager[None]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from .family import Family, Format, Forward
 
 GOT_IMAGE = f"<img>{'<imgpad>' * 256}</img>"
-"""What GOT's processor would write for an image: it leaves text alone that is a conversation already."""
+"""The text of an image: GOT's processor does not insert it into text that is a conversation already."""
 
 
 GOT_TEMPLATE = (

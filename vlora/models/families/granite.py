@@ -22,7 +22,7 @@ def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
     first (:37), and repeats the last feature where it has fewer than tokens (:257).
 
     Raises:
-        ValueError: The image tokens are not as many as the features.
+        ValueError: The numbers of image tokens and of features differ.
     """
     embeds = model.language_model.model.embed_tokens(tokens)
     if inputs.get("pixel_values") is None:
@@ -52,7 +52,7 @@ def embed_granite4(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
 
 
 class AlongTokens:
-    """Features f[B, T, D] that are sliced along T where a model written for one row slices its first axis."""
+    """Features f[B, T, D] that are sliced along T by code for single rows, which slices the first axis."""
 
     def __init__(self, features: mx.array) -> None:
         self._features = features
@@ -65,7 +65,7 @@ class AlongTokens:
 def forward_granite4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
     """Add each row's own image features in the layers; mlx-vlm takes row 0's (granite4_vision/language.py:176).
 
-    Which layers is said here: mlx-vlm leaves it on the module when it embeds (granite4_vision/granite4_vision.py:276).
+    The layers are passed here: mlx-vlm sets them on the module when it embeds (granite4_vision/granite4_vision.py:276).
     """
     config = module.config
     targets = [layer for _, layer in config.deepstack_layer_map or ()]

@@ -12,7 +12,7 @@ from .family import Family, Forward
 
 
 def finish_hunyuan(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Give every row positions along all axes, which the language model would read back from the ids; i32[R, 1, T]."""
+    """Add positions along all axes, i32[R, 1, T]; the language model would read values of the ids back to find them."""
     n_axes = len(module.config.text_config.rope_scaling["xdrope_section"])
     count = mx.broadcast_to(mx.arange(tokens.shape[1]), (1, n_axes, tokens.shape[1]))
     return {**fields, "position_ids": mx.swapaxes(fields.get("position_ids", count), 0, 1)}

@@ -42,7 +42,7 @@ def embed_idefics2(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
 
 
 def bucket_positions(n_patches: int, n_per_side: int) -> IntArray:
-    """Say at which learned positions the patches of one side stand.
+    """Find the learned positions of the patches along one side.
 
     Args:
         n_patches: How many patches the image has along the side.

@@ -41,7 +41,7 @@ def embed_internvl(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -
 
 
 def match_reference_intern_vit(model: nn.Module) -> AbstractContextManager[None]:
-    """Give InternVL's tower the exact activation that it was trained with (internvl_chat/vision.py:70)."""
+    """Use the exact activation in InternVL's tower (internvl_chat/vision.py:70)."""
     return approximate_gelu("none", model.vision_model)
 
 

@@ -14,8 +14,8 @@ from .family import Family, Forward, Parts
 def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
     """Embed a row of Jina-VLM: features are added to the tokens at the places that the processor writes.
 
-    mlx-vlm adds them one by one, reading every place back (jina_vlm/jina_vlm.py:249), and takes a second image of a
-    row for another row (:237).
+    mlx-vlm adds them one by one, reading every place back (jina_vlm/jina_vlm.py:249), and treats a second image of a
+    row as another row's (:237).
     """
     embeds = model.language_model.embedding(tokens)
     pixels = inputs.get("pixel_values")
@@ -23,7 +23,7 @@ def embed_jina(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LM
         return {"inputs_embeds": embeds}
     features = model.get_image_features(pixels, inputs.get("image_masks"))
     places = np.array(inputs["image_input_idx"]).reshape(-1)
-    # Overlapping crops have features for places that another one's stand at; they have no place.
+    # Overlapping crops have several features for one place; only one of them has it.
     taken = np.flatnonzero((places >= 0) & (places < tokens.shape[1]))
     source = np.zeros(tokens.shape[1], dtype=np.int32)
     source[places[taken]] = taken

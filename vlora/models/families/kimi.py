@@ -24,7 +24,7 @@ _MIXED_WEIGHTS = forget_attributes("_attn_res_w_eff", "_mlp_res_w_eff", "_output
 
 @contextmanager
 def match_reference_moonvit(model: nn.Module) -> Iterator[None]:
-    """Give Kimi-VL's tower the activation, the epsilon and the interpolation that it was trained with.
+    """Correct the activation, the epsilon and the interpolation of Kimi-VL's tower.
 
     mlx-vlm has the exact activation (kimi_vl/vision.py:228), a smaller epsilon (:241, :409), and positions that are
     interpolated as if there were nothing beyond the border (models/kernels.py:166; on Metal a kernel without gradient).
@@ -40,9 +40,9 @@ def match_reference_moonvit(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def match_reference_moonvit_3d(model: nn.Module) -> Iterator[None]:
-    """Give Kimi K2.5's tower the activation, the epsilon and the interpolation that it was trained with.
+    """Correct the activation, the epsilon and the interpolation of Kimi K2.5's tower.
 
-    As Kimi-VL's: kimi_k25/vision.py:245 (activation), :258, :444 (epsilon), :101 (positions). Videos keep mlx-vlm's.
+    As for Kimi-VL: kimi_k25/vision.py:245 (activation), :258, :444 (epsilon), :101 (positions). Videos use mlx-vlm's.
     """
     table = model.vision_tower.patch_embed.pos_emb
     own = type(table).__call__

@@ -22,8 +22,8 @@ LLAVA_ONEVISION_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""LLaVA-OneVision's published template, but for a space: it writes answers after "assistant \\n" and asks for them
-after "assistant\\n", so that a model would learn to answer what it is never asked."""
+"""LLaVA-OneVision's published template without one space: it writes answers after "assistant \\n" and asks for them
+after "assistant\\n", so that training and generation would have different prompts."""
 
 
 def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
@@ -33,7 +33,7 @@ def embed_llava_onevision(model: nn.Module, tokens: mx.array, inputs: dict[str, 
     give more features than the processor writes tokens. Videos are embedded by the model itself.
 
     Raises:
-        ValueError: The image tokens are not as many as the features.
+        ValueError: The numbers of image tokens and of features differ.
     """
     n_kept = int(str(model.config.vision_aspect_ratio).removeprefix("anyres_max_"))
     return embed_packed(model, tokens, inputs, model.config.image_grid_pinpoints, n_kept)
@@ -46,7 +46,7 @@ def embed_fastvlm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) ->
     (fastvlm/fastvlm.py:134), so that every image after the first stands too late.
 
     Raises:
-        ValueError: The images are not as many as their tokens.
+        ValueError: The numbers of images and of their tokens differ.
     """
     features: list[mx.array] = []
     pixels = inputs.get("pixel_values")
@@ -64,7 +64,7 @@ def embed_llava_bunny(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]
     embeddings of negative ids (:109), which lie outside of the table.
 
     Raises:
-        ValueError: The images are not as many as their tokens.
+        ValueError: The numbers of images and of their tokens differ.
     """
     features: list[mx.array] = []
     pixels = inputs.get("pixel_values")

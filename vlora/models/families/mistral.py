@@ -13,9 +13,9 @@ from .family import Family, Forward
 
 
 def forward_ignoring_ids(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run a language model that drops the embeddings it is given and embeds the ids (deepseek_v3/language.py:510).
+    """Run a language model that ignores given embeddings and embeds the ids (deepseek_v3/language.py:510).
 
-    Mistral Large 3 would not see its images otherwise, in mlx-vlm's own generation too.
+    Otherwise Mistral Large 3 would not see its images, as in mlx-vlm's own generation.
     """
     table = module.language_model.model.embed_tokens
     embedded = override_call(table, lambda *_: fields["inputs_embeds"])

@@ -44,7 +44,7 @@ def finish_molmo_point(_: nn.Module, __: mx.array, inputs: dict[str, Any], field
 
 
 def forward_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run Molmo 2's or Molmo-Point's language model: image tokens see each other whole, as in the published models.
+    """Run Molmo 2's or Molmo-Point's language model with bidirectional attention among image tokens, as published.
 
     mlx-vlm's prefill is causal (molmo2/language.py:175, molmo_point/language.py:179), though Molmo-Point's processor
     marks the tokens (processing_molmo_point.py:207).

@@ -11,7 +11,7 @@ from .family import Family, Forward
 
 
 def finish_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Pass the mask under which the image sees itself whole."""
+    """Pass the mask with bidirectional attention within the image."""
     if "attention_mask_4d" not in fields:
         return fields
     return {**fields, "mask": fields["attention_mask_4d"]}

@@ -65,9 +65,9 @@ def paligemma_masks(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def forward_paligemma(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.array:
-    """Run a prefix language model: the prompt sees itself whole, the answer what is before it.
+    """Run a prefix language model: bidirectional attention within the prompt, causal attention in the answer.
 
-    mlx-vlm's 2-D mask lets every token see all (paligemma/paligemma.py:134).
+    With mlx-vlm's 2-D mask every token sees all others (paligemma/paligemma.py:134).
     """
     fields = dict(fields)
     blocks, segments = fields.pop("blocks"), fields.pop(SEGMENTS, None)

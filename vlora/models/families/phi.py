@@ -25,7 +25,7 @@ def embed_phi4_siglip(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]
     mlx-vlm's tower gets no mask, so that patches attend to padding (phi4_siglip/vision.py:134).
 
     Raises:
-        ValueError: The images are not as many as their tokens.
+        ValueError: The numbers of images and of their tokens differ.
     """
     features = []
     pixels = inputs.get("pixel_values")
@@ -41,10 +41,10 @@ def embed_phi4_siglip(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]
 
 
 def embed_phi4mm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> LMInputs:
-    """Embed a row of Phi-4-multimodal with images; mlx-vlm's own does not say where the text went.
+    """Embed a row of Phi-4-multimodal with images; mlx-vlm's own function does not return the new places of the text.
 
     Raises:
-        ValueError: The images are not as many as their tokens.
+        ValueError: The numbers of images and of their tokens differ.
     """
     features: list[mx.array] = []
     pixels = inputs.get("pixel_values")
@@ -55,7 +55,7 @@ def embed_phi4mm(model: nn.Module, tokens: mx.array, inputs: dict[str, Any]) -> 
 
 
 def finish_phi3(module: nn.Module, tokens: mx.array, _: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Say of a row whether it is longer than what the rotary embedding's short factors are for; bool[1, T]."""
+    """Mark rows that are longer than the range of the rotary embedding's short factors; bool[1, T]."""
     return {
         **fields,
         "is_long": mx.full(tokens.shape, tokens.shape[1] > module.config.original_max_position_embeddings),
@@ -70,10 +70,10 @@ def forward_phi3(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.ar
 
 @contextmanager
 def rotated_by_own_length(module: nn.Module) -> Iterator[None]:
-    """Let each example of a batch have the rotary embedding of its own length, whatever the longest row's is.
+    """Use the rotary embedding for the length of each example, and not for that of the longest row.
 
-    The published model chooses between short and long factors by the batch's length (rope_utils.py:169). Layers that
-    are recomputed run after `forward_phi3`, so that what it was given stays until the gradient is done.
+    The published model chooses between short and long factors by the batch's length (rope_utils.py:169). Recomputed
+    layers run after `forward_phi3`, so its arguments are kept until the gradient is computed.
     """
     is_long: list[mx.array] = []
 

@@ -1,4 +1,4 @@
-"""Families that need nothing of their own; their rows can be packed."""
+"""Families without corrections; their rows can be packed."""
 
 from collections.abc import Mapping
 

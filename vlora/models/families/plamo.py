@@ -16,11 +16,11 @@ PLAMO2_TEMPLATE = ONE_QUESTION.replace(
     "した入力とペアになっています。要求を適切に"
     "補完するよう応答を書いてください。\n\n### 指示:\n' }}" + IMAGES_THEN_TEXT + "{{ '\n\n### 応答:\n' }}",
 )
-"""What PLaMo 2's processor writes around a question (plamo2vl/processing.py, `_apply_ja01_template`)."""
+"""The prompt that PLaMo 2's processor writes around a question (plamo2vl/processing.py, `_apply_ja01_template`)."""
 
 
 def process_plamo2(processor: Any, text: str, images: list[Image.Image]) -> Mapping[str, Any]:
-    """Run PLaMo 2's processor but for its prompt, written around every text (plamo2vl/processing.py, `process`)."""
+    """Run PLaMo 2's processor without the prompt that it writes around texts (plamo2vl/processing.py, `process`)."""
     written, tiles = processor._split_images_into_tiles(text, images)  # noqa: SLF001 - the family's own
     return {
         "input_ids": processor.tokenizer(written, add_special_tokens=False)["input_ids"],

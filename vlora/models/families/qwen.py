@@ -19,10 +19,10 @@ from .family import STATES, Family, Format, Forward, Parts
 
 @contextmanager
 def match_reference_qwen3_activations(model: nn.Module) -> Iterator[None]:
-    """Give the tower of Qwen3-VL's mixtures the activations that it was trained with.
+    """Correct the activations in the tower of Qwen3-VL's mixtures.
 
-    The layers approximate (`hidden_act` of the configuration), the mergers do not. mlx-vlm has it the other way round
-    in qwen3_vl_moe (qwen3_vl_moe/vision.py:109, :163) and exact everywhere in qwen3_omni_moe
+    The layers use the approximation (`hidden_act` of the configuration), the mergers do not. mlx-vlm exchanges them in
+    qwen3_vl_moe (qwen3_vl_moe/vision.py:109, :163) and exact everywhere in qwen3_omni_moe
     (qwen3_omni_moe/vision.py:163).
     """
     parts = dict(model.named_modules())
@@ -33,7 +33,7 @@ def match_reference_qwen3_activations(model: nn.Module) -> Iterator[None]:
 
 
 def unevaluated(_: nn.Module) -> AbstractContextManager[None]:
-    """Let the language model not evaluate its positions, which a trace cannot (qwen3_omni_moe/language.py:648)."""
+    """Prevent the language model from evaluating its positions: a trace cannot (qwen3_omni_moe/language.py:648)."""
     return replaced_functions(eval=lambda *_: None)
 
 

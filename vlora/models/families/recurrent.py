@@ -1,4 +1,4 @@
-"""Families that need nothing of their own, but that prompts which are answered together are of one length."""
+"""Families without corrections that answer only prompts of one length together."""
 
 from collections.abc import Mapping
 

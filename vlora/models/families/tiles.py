@@ -1,7 +1,7 @@
-"""Images of a small view and a picture of tiles, as LLaVA-NeXT and its descendants embed them.
+"""Images as a small view and a grid of tiles, as LLaVA-NeXT and its descendants embed them.
 
-All is differentiable with respect to the tower, the connector and the separators of image rows. What the published
-models compute is described in their papers and defined by transformers, with which they agree to rounding.
+Everything is differentiable with respect to the tower, the connector and the separators of image rows. Results agree
+with transformers up to rounding.
 Files and lines are those of mlx-vlm 0.7.10.
 """
 
@@ -43,7 +43,7 @@ def embed_llava_next(model: nn.Module, tokens: mx.array, inputs: dict[str, Any])
 def embed_packed(
     model: nn.Module, tokens: mx.array, inputs: dict[str, Any], pinpoints: Sequence[Sequence[int]], n_kept: int | None
 ) -> LMInputs:
-    """Embed a row whose images are a small view and a picture of tiles; `n_kept` tiles are not pooled."""
+    """Embed a row whose images are a small view and a grid of tiles; up to `n_kept` tiles are not pooled."""
     pixels = inputs.get("pixel_values")
     if pixels is None:
         fields: LMInputs = model.get_input_embeddings(tokens, None, **inputs).to_dict()
@@ -73,7 +73,7 @@ def encode_views(
     """Run the tower on all views of all images: (every layer's f[views, P, D], the images)."""
     sizes = [(int(height), int(width)) for height, width in np.array(inputs["image_sizes"]).reshape(-1, 2)]
     grids = [_choose_grid(size, pinpoints, model.config.vision_config.image_size) for size in sizes]
-    # Several images in one conversation are not cut, if the processor was given them as one conversation's.
+    # Images are not tiled if the processor got several of them as one conversation.
     n_together = np.array(inputs.get("batch_num_images", np.ones(len(sizes)))).astype(np.int64)
     is_cut = np.repeat(n_together == 1, n_together)
     images = [
@@ -88,7 +88,7 @@ def encode_views(
 
 
 def without_class_token(config: Any, features: mx.array) -> mx.array:
-    """Leave a tower's first token out where the configuration says so: f[views, P, D]."""
+    """Drop a tower's first token if the configuration says so: f[views, P, D]."""
     return features[:, 1:] if config.vision_feature_select_strategy == "default" else features
 
 
@@ -107,7 +107,7 @@ def _choose_grid(size: tuple[int, int], pinpoints: Sequence[Sequence[int]], tile
 
 
 def unpadded_slice(grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[slice, slice]:
-    """Find the part of a picture of features that is not padding.
+    """Find the part of a grid of features that is not padding.
 
     Args:
         grid: (rows, columns) of the features of a canvas into whose middle the image was scaled.
@@ -119,7 +119,7 @@ def unpadded_slice(grid: tuple[int, int], image_size: tuple[int, int]) -> tuple[
     rows, columns = grid
     height, width = image_size
     if width / height > columns / rows:
-        # Rounded as the processor rounds when it counts tokens.
+        # Rounded like the processor's count of tokens.
         margin = (rows - int(round(height * (columns / width), 7))) // 2
         return slice(margin, rows - margin), slice(None)
     margin = (columns - int(round(width * (rows / height), 7))) // 2

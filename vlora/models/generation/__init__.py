@@ -1,1 +1,1 @@
-"""Answers of a batch of prompts, token by token, by the forward that is trained."""
+"""Generates answers to batches of prompts with the forward that is trained."""

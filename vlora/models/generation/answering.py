@@ -1,4 +1,4 @@
-"""Answers to the questions of rows, a batch at a time."""
+"""Answers the questions of rows, a batch at a time."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +18,10 @@ from .questions import Question, Questions
 from .sampling import Sampler, media_tokens
 
 Asked = tuple[int, Question | SampleError]
-"""A row's place, and its question or why it has none."""
+"""A row's place, and its question or the error."""
 
 BATCHES_AHEAD = 4
-"""Batches of which questions are read together, so that those of like length share one."""
+"""Number of batches whose questions are read together, so that similar lengths share a batch."""
 
 
 FEWEST_TOGETHER = 8
@@ -29,7 +29,7 @@ FEWEST_TOGETHER = 8
 
 
 def never() -> bool:
-    """Go on to the end."""
+    """Never stop."""
     return False
 
 
@@ -38,10 +38,10 @@ class AnswerOptions:
     """How questions are answered.
 
     Attributes:
-        max_new_tokens: Tokens that an answer has at most.
-        temperature: 0 for the likeliest tokens; higher is more even.
-        batch_size: Questions that are answered together, at most.
-        seed: What is drawn depends on this text, on the row and on nothing else.
+        max_new_tokens: Longest answer in tokens.
+        temperature: 0 for the likeliest tokens; higher values draw more evenly.
+        batch_size: Most questions that are answered together.
+        seed: Random choices depend on this text and on the row only.
     """
 
     max_new_tokens: int = 32
@@ -63,7 +63,7 @@ def answer_options(recipe: Recipe, step: int) -> AnswerOptions:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Answered:
-    """A question and what the model has answered.
+    """A question and the model's answer.
 
     Attributes:
         index: The row's place among the rows.
@@ -78,14 +78,14 @@ class Answered:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Answerer:
-    """Answers questions with a model as it is bound now.
+    """Answers questions with the currently bound model.
 
     Attributes:
-        backbone: The model; in the mode in which it answers (`generating`) while it does.
-        encoder: Encodes rows in training.
+        backbone: The model, within `generating`.
+        encoder: The encoder of training rows.
         options: How questions are answered.
-        should_stop: Asked before each token; True ends the answers, and those that are not whole are left out.
-        workers: Threads that read questions ahead; None to read them when they are asked.
+        should_stop: Called before each token; True ends the answers, and incomplete ones are dropped.
+        workers: Threads that read questions ahead; None to read them in turn.
     """
 
     backbone: MlxVlmBackbone
@@ -95,14 +95,14 @@ class Answerer:
     workers: WorkerPool | None = None
 
     def answer(self, rows: Iterable[int], read: Callable[[int], Sample]) -> Iterator[Answered | SampleError]:
-        """Answer the first question of each row, in their order.
+        """Answer the first question of each row, in order.
 
         Args:
             rows: Places of rows.
-            read: Gives the row at a place.
+            read: Returns the row at a place.
 
         Yields:
-            The answer, or why the row has none.
+            The answer, or the error.
 
         Raises:
             AnswerError: The model cannot answer.
@@ -112,7 +112,7 @@ class Answerer:
         def ask(index: int) -> Asked:
             try:
                 question = asked(read(index))
-                # Pixels are packed, or features read, so that many rows may wait.
+                # Pixels are packed, or features read, so that many rows can be held.
                 example = self.backbone.prepare(question.prompt.example, spell)
             except SampleError as error:
                 return index, error
@@ -124,7 +124,7 @@ class Answerer:
             yield from self._settle(waiting)
 
     def _settle(self, waiting: Sequence[Asked]) -> Iterator[Answered | SampleError]:
-        """Answer the questions that were read, and give all in the order in which they were."""
+        """Answer the questions that were read, and return the answers in their order."""
         found: dict[int, Answered | SampleError] = {}
         questions = []
         for index, question in waiting:
@@ -141,7 +141,7 @@ class Answerer:
         yield from (found[index] for index, _ in waiting)
 
     def _batches(self, questions: Sequence[tuple[int, Question]]) -> Iterator[Sequence[tuple[int, Question]]]:
-        """Divide questions into batches of like length, or of one length where the family needs it."""
+        """Divide questions into batches of similar length, or of equal length if the family needs it."""
         is_equal = self.backbone.family.forward.reading == "equal"
         batch: list[tuple[int, Question]] = []
         for index, question in sorted(questions, key=lambda found: found[1].prompt.length):
@@ -179,12 +179,12 @@ def answer(
     """Ask a trained model the first question of a sample.
 
     Args:
-        backbone: The model; `bind` a state before, if the model does not hold what was learned.
-        encoder: As `load_data` gives it: it renders the question as in training.
-        sample: A conversation as `format_sample` gives it. What stands behind the first question is not shown to the
-            model; a `Sample` of your own may end with the question.
-        max_new_tokens: How long the answer may be.
-        temperature: 0 for the likeliest tokens; higher is more even.
+        backbone: The model; `bind` the trained state first.
+        encoder: As returned by `load_data`; it renders the question as in training.
+        sample: A conversation as returned by `format_sample`. The model does not see what follows the first question; a
+            `Sample` of your own may end with the question.
+        max_new_tokens: Longest answer in tokens.
+        temperature: 0 for the likeliest tokens; higher values draw more evenly.
 
     Returns:
         The answer, stripped.

@@ -1,7 +1,7 @@
-"""A batch of prompts, answered token by token by the forward that is trained.
+"""Answers a batch of prompts token by token with the forward that is trained.
 
-Prompts are embedded with room for their answers, so that every place has the position, the mask and the marks that it
-has in training. What then differs is what is read anew for each token; see `Reading`.
+Prompts are embedded with room for their answers, so that every place has the same position, mask and marks as in
+training. Families differ in what is read again for each token; see `Reading`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +24,10 @@ from .kept_keys import KeptKeys
 from .words import embed_words
 
 HELD_POSITIONS = "_position_ids"
-"""Where models with positions in three dimensions keep those of the last prompt."""
+"""Attributes in which models with three-dimensional positions keep those of the last prompt."""
 
 Choose = Callable[[mx.array, int], IntArray]
-"""Chooses the next token of each row: (f[B, V], which token of the answer it is) to i32[B]."""
+"""Chooses the next token of each row: (f[B, V], number of the answer's token) to i32[B]."""
 
 
 @attrs.frozen(eq=False)
@@ -35,7 +35,7 @@ class Prompt:
     """A question as the model reads it.
 
     Attributes:
-        example: The question, and behind it the row's own answer.
+        example: The question, followed by the row's own answer.
         length: Tokens of the question.
     """
 
@@ -44,15 +44,15 @@ class Prompt:
 
 
 def with_room(prompt: Prompt, room: int) -> Example:
-    """Put places for an answer behind a question, where the row has its own.
+    """Replace a row's own answer by places for an answer.
 
     Args:
         prompt: The question.
-        room: How many.
+        room: Number of places.
     """
     example, length = prompt.example, prompt.length
     n_tokens = len(example.tokens)
-    # Behind the question everything is as at the first token of the row's own answer.
+    # These places get the inputs of the first token of the row's own answer.
     index = np.concatenate([np.arange(length), np.full(room, length)])
     inputs = {
         name: value[:, index] if _is_per_token(value, n_tokens) else value for name, value in example.inputs.items()
@@ -68,7 +68,7 @@ def with_room(prompt: Prompt, room: int) -> Example:
 
 
 def _is_per_token(value: Any, n_tokens: int) -> bool:
-    """Whether an array has one number of each token; packed pixels, whole numbers too, begin with more than one row."""
+    """Whether an array has one value per token; packed pixels, which are integers too, have more than one row."""
     return isinstance(value, np.ndarray) and value.shape[:2] == (1, n_tokens) and value.dtype.kind in "iub"
 
 
@@ -84,16 +84,16 @@ def decode(
     """Answer some questions together.
 
     Args:
-        backbone: The model, in the mode in which it answers.
+        backbone: The model, within `generating`.
         prompts: The questions; of equal length where the family's `Reading` is "equal".
-        room: Tokens that an answer has at most.
+        room: Longest answer in tokens.
         choose: Chooses each next token.
-        stop_ids: Tokens behind which an answer ends.
-        reading: Another way to read answers than the family's.
-        should_stop: Asked before each token; True leaves the answers as they are.
+        stop_ids: Tokens that end an answer.
+        reading: Overrides the family's `Reading`.
+        should_stop: Called before each token; True ends the answers as they are.
 
     Returns:
-        The tokens of each answer, that at which it ends included.
+        The tokens of each answer, including the one that ends it.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     is_over = np.zeros(len(prompts), dtype=np.bool_)
@@ -121,7 +121,7 @@ def stream(
     """Answer one question, as `decode` does.
 
     Args:
-        backbone: The model, in the mode in which it answers.
+        backbone: The model, within `generating`.
         prompt: The question.
         room: Tokens that the answer has at most.
         choose: Chooses each next token.
@@ -150,7 +150,7 @@ class Rows:
         fields: The language model's inputs.
         ends: i32[B], the last place of each question among the batch's tokens.
         places: i32[B], the same among the places that the language model sees.
-        room: Tokens that an answer has at most.
+        room: Longest answer in tokens.
         caches: What the layers keep of the tokens that were read, if anything.
     """
 
@@ -164,7 +164,7 @@ class Rows:
 
     @property
     def layouts(self) -> Layouts:
-        """How the fields lie along tokens."""
+        """The layouts of the fields."""
         return self.backbone.family.forward.layouts
 
     def run(self, tokens: mx.array, fields: LMInputs, positions: IntArray) -> mx.array:
@@ -183,14 +183,14 @@ class Rows:
 
 
 class Anew(Rows):
-    """Reads rows from the beginning for every token."""
+    """Reads the whole rows again for every token."""
 
     def prompts(self) -> mx.array:
         """Read the questions."""
         return self._read(0)
 
     def after(self, tokens: IntArray, number: int) -> mx.array:
-        """Write the answers' tokens of a number at their places, and read all again."""
+        """Write the answers' tokens of this number at their places, and read the rows again."""
         self.batch = self.batch._replace(
             tokens=_write(self.batch.tokens, self.ends + 1 + number, mx.array(tokens)[:, None])
         )
@@ -199,7 +199,7 @@ class Anew(Rows):
         return self._read(number + 1)
 
     def _read(self, number: int) -> mx.array:
-        # As in training no positions are left of the batch before, which here was shorter.
+        # As in training: positions of the previous, shorter batch must not be left.
         forget_last_batch(self.backbone.module)
         length = _rounded(self.places + number, self.fields)
         n_tokens = min(bucket_length(int(self.ends.max()) + 1 + number), self.batch.tokens.shape[1])
@@ -207,7 +207,7 @@ class Anew(Rows):
 
 
 class Kept(Rows):
-    """Reads each token once, and keeps what the layers have made of it at the place that it has in training."""
+    """Reads each token once, and keeps keys and values at the places that they have in training."""
 
     def prompts(self) -> mx.array:
         """Read the questions."""
@@ -217,7 +217,7 @@ class Kept(Rows):
         return self.read(_rounded(self.places, self.fields), n_tokens, self.ends, cache=self.caches)
 
     def after(self, tokens: IntArray, number: int) -> mx.array:
-        """Read the answers' tokens of a number."""
+        """Read the answers' tokens of this number."""
         places, reach = mx.array(self.places + 1 + number), int(self.places.max()) + 2 + number
         for cache in self.caches:
             cache.places, cache.reach = places, reach
@@ -226,7 +226,7 @@ class Kept(Rows):
 
 
 class Equal(Rows):
-    """Reads each token once, of questions that are equally long, with the caches that the model itself makes."""
+    """Reads each token once with the model's own caches, for questions of equal length."""
 
     def prompts(self) -> mx.array:
         """Read the questions."""
@@ -234,7 +234,7 @@ class Equal(Rows):
         return self.read(int(self.places[0]) + 1, int(self.ends[0]) + 1, self.ends, cache=self.caches)
 
     def after(self, tokens: IntArray, number: int) -> mx.array:
-        """Read the answers' tokens of a number."""
+        """Read the answers' tokens of this number."""
         places = self.places + 1 + number
         picked = pick_fields(self.fields, self.layouts, mx.array(places), int(places[0]) + 1)
         fields = {**picked, **self.words(tokens), "cache": self.caches}
@@ -247,7 +247,7 @@ READERS: Mapping[Reading, type[Reader]] = {"anew": Anew, "kept": Kept, "equal": 
 
 
 def embed_prompts(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, reading: Reading) -> Reader:
-    """Embed questions, and give what reads them."""
+    """Embed questions, and return their reader."""
     batch = collate([with_room(prompt, room) for prompt in prompts])
     features, others = backbone.embed(batch)
     return make_reader(backbone, batch, {**features, **others}, prompts, room, reading)
@@ -261,19 +261,19 @@ def make_reader(
     room: int,
     reading: Reading,
 ) -> Reader:
-    """Give what reads questions that are embedded; it waits for nothing, and can be traced.
+    """Return the reader of embedded questions, without synchronizing; safe to trace.
 
     Args:
         backbone: The model.
         batch: The questions with room for their answers.
-        fields: What `backbone.embed` makes of them.
+        fields: The result of `backbone.embed` for them.
         prompts: The questions.
-        room: Tokens that an answer has at most.
-        reading: How answers are read while they grow.
+        room: Longest answer in tokens.
+        reading: How growing answers are read.
     """
     counts_itself = reading == "anew" or not hasattr(backbone.language_model, HELD_POSITIONS)
     if "position_ids" not in fields and not counts_itself:
-        # Rows of text alone: the model would count from positions that it keeps itself, and keep them.
+        # Rows of text: the model would continue from positions that it keeps itself.
         n_rows, length = batch.tokens.shape
         fields = {**fields, "position_ids": mx.broadcast_to(mx.arange(length), (3, n_rows, length))}
     ends = np.array([prompt.length - 1 for prompt in prompts], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The language model's inputs of some places of a batch's rows. Pure."""
+"""Selects the language model's inputs at some places of a batch's rows. Pure."""
 
 import functools
 from collections.abc import Callable
@@ -9,17 +9,17 @@ import mlx.core as mx
 from ..forward.lm_inputs import LOGIT_PLACES, Layouts, LMInputs, PadSpec
 
 OF_IMAGES = ("deepstack_visual_embeds", "visual_pos_masks")
-"""Inputs that are nothing where no image stands."""
+"""Inputs that are absent at places without an image."""
 
 
 def cut_fields(fields: LMInputs, layouts: Layouts, length: int, n_tokens: int) -> LMInputs:
-    """Leave out what stands behind some place.
+    """Cut the inputs to a number of places.
 
     Args:
         fields: A batch's.
         layouts: The family's.
         length: Places to keep of the rows that the language model sees.
-        n_tokens: Places to keep of the batch's tokens; the same, but where images expand within the model.
+        n_tokens: Places to keep of the batch's tokens; another number only if images expand within the model.
     """
     found: LMInputs = {}
     for name, value in fields.items():
@@ -29,13 +29,13 @@ def cut_fields(fields: LMInputs, layouts: Layouts, length: int, n_tokens: int) -
 
 
 def pick_fields(fields: LMInputs, layouts: Layouts, places: mx.array, seen: int | None = None) -> LMInputs:
-    """Take the inputs of one place of each row, at which no image stands.
+    """Select the inputs at one place of each row, where there is no image.
 
     Args:
         fields: A batch's.
         layouts: The family's.
         places: i32[B], places within the rows that the language model sees.
-        seen: Keys of which a mask that is among them speaks; None for all.
+        seen: Number of keys that a mask among the inputs covers; None for all.
     """
     return {
         name: _each(value, functools.partial(_pick, spec=layouts[name], places=places, seen=seen))

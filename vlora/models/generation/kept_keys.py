@@ -1,8 +1,8 @@
-"""Keys and values of the tokens that a batch's rows have read, each at the place that it has in training.
+"""Keeps keys and values of a batch's rows, each at the place that it has in training.
 
-mlx-vlm's caches put rows of unequal length against their ends, and a layer's mask and positions have to follow. Here a
-row stands as it does in a batch that is trained on, from place 0 on, padded behind: while prompts are read the layers
-do what they do in training, and an answer's tokens are written over the padding.
+mlx-vlm's caches align rows of different lengths at their ends, and masks and positions have to follow. Here rows begin
+at place 0 and are padded at the end, as in a training batch: prompts are read as in training, and an answer's tokens
+overwrite the padding.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ EVERYTHING = 1 << 30
 
 @attrs.define(eq=False)
 class KeptKeys:
-    """What one layer has made of a batch's tokens; what mlx-vlm's models take for a cache.
+    """Keys and values of one layer, with the interface of mlx-vlm's caches.
 
     Attributes:
-        length: Places of a row, the longest answer's included.
-        places: i32[B], where the one token of each row stands that is read now; None while prompts are read.
-        reach: Places that any of the tokens read now sees.
+        length: Places of a row, including the longest answer.
+        places: i32[B], place of the token of each row that is being read; None while prompts are read.
+        reach: Number of places that the tokens being read can see.
         keys: f[B, H, length, D], None before prompts are read.
         values: As the keys.
     """
@@ -35,11 +35,11 @@ class KeptKeys:
 
     @property
     def offset(self) -> int | mx.array:
-        """Places before those that are read now."""
+        """Number of places before those that are being read."""
         return 0 if self.places is None else self.places
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Keep what a layer has made of the tokens that are read now, and give all that they see."""
+        """Keep the keys and values of the tokens being read, and return all that they can see."""
         if self.places is None or self.keys is None or self.values is None:
             self.keys, self.values = (self._padded(part) for part in (keys, values))
             self.reach = keys.shape[2]
@@ -51,18 +51,18 @@ class KeptKeys:
 
     @property
     def state(self) -> tuple[mx.array, mx.array]:
-        """Keys and values as far as they are seen, for layers that have none of their own."""
+        """The visible keys and values, for layers that share those of another layer."""
         if self.keys is None or self.values is None:
             msg = "a layer reads keys before they are made"
             raise RuntimeError(msg)
         return self.keys[:, :, : self.reach], self.values[:, :, : self.reach]
 
     def seen(self, window: int | None = None) -> mx.array | None:
-        """Say what the one token of each row sees, bool[B, 1, 1, reach]; None while prompts are read."""
+        """Return the mask of each row's token, bool[B, 1, 1, reach]; None while prompts are read."""
         return None if self.places is None else seen_from(self.places, self.reach, window)
 
     def make_mask(self, n_tokens: int, *, return_array: bool = False, window_size: int | None = None) -> Any:
-        """Make the mask of the tokens that are read now, as mlx-vlm's `create_attention_mask` asks for it."""
+        """Make the mask of the tokens being read, for mlx-vlm's `create_attention_mask`."""
         if self.places is not None:
             return self.seen(window_size)
         if n_tokens == 1:
@@ -76,6 +76,6 @@ class KeptKeys:
 
 
 def seen_from(places: mx.array, length: int, window: int | None = None) -> mx.array:
-    """Say what single tokens see of their rows: i32[B] to bool[B, 1, 1, length]."""
+    """Make the masks of single tokens: i32[B] to bool[B, 1, 1, length]."""
     distance = places[:, None] - mx.arange(length)[None]
     return ((distance >= 0) & (distance < (window or EVERYTHING)))[:, None, None]

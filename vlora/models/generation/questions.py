@@ -1,4 +1,4 @@
-"""The questions of rows as they are trained: what stands before the first token of an answer that is learned."""
+"""The questions of rows as in training: everything before the first supervised token of the answer."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ from ..encode.images.headers import look_at_image
 from .decode import Prompt
 
 UNKNOWN = "?"
-"""Stands where the answer of a question is not known."""
+"""Stands for the answer of a question without one."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -23,12 +23,12 @@ class Question:
     """The first question of a row.
 
     Attributes:
-        source: The row's, as in `Sample`.
+        source: The row's source, as in `Sample`.
         prompt: The question as the model reads it.
-        text: The same as text.
+        text: The question as text.
         expected: The row's answer, stripped.
         images: The images that the question shows, by path or address where the row names them.
-        image_sizes: (width, height) of each as it is stored.
+        image_sizes: (width, height) of each image as stored.
     """
 
     source: str
@@ -44,13 +44,13 @@ class Questions:
     """Makes the questions of a model's rows.
 
     Attributes:
-        encoder: Encodes the rows in training.
+        encoder: The encoder of training rows.
     """
 
     encoder: Encoder
 
     def __call__(self, sample: Sample) -> Question:
-        """Encode the first question of a sample; what follows its answer is left out.
+        """Encode the first question of a sample; later turns are dropped.
 
         Raises:
             SampleError: It has no question, or it or one of its images cannot be read.
@@ -84,7 +84,7 @@ class Questions:
 
     @functools.cached_property
     def _masking(self) -> Encoder:
-        """The encoder, as it is where answers alone are learned."""
+        """The encoder with supervision of answers only."""
         if self.encoder.data.train_on_completions:
             return self.encoder
         return attrs.evolve(self.encoder, data=attrs.evolve(self.encoder.data, train_on_completions=True))
@@ -95,7 +95,7 @@ class Questions:
 
 
 def split_question(sample: Sample) -> tuple[Sample, Turn]:
-    """Divide a conversation into its first question and the answer, which is to be learned; leave out the rest.
+    """Split a conversation into its first question and the supervised answer; the rest is dropped.
 
     Raises:
         SampleError: There is no question.
@@ -104,7 +104,7 @@ def split_question(sample: Sample) -> tuple[Sample, Turn]:
     if not first or not sample.turns:
         msg = f"{sample.source}: there is no turn to answer; give one of the role 'user'"
         raise SampleError(msg)
-    # Templates show where an answer begins by one that stands there.
+    # The template shows where an answer begins by writing one.
     answer = sample.turns[first] if first < len(sample.turns) else Turn("assistant", (UNKNOWN,))
     turns = sample.turns[:first]
     n_images = sum(isinstance(part, ImageSlot) for turn in turns for part in turn.parts)

@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or one that is drawn."""
+"""Chooses the next token: the likeliest, or a random one."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -18,11 +18,11 @@ OTHER_MEDIA = ("video_token_id", "video_token_index", "audio_token_id", "audio_t
 class Sampler:
     """Chooses the next tokens of the rows of a batch.
 
-    What is drawn for a row depends on the row's name alone, and not on the rows beside it.
+    Random choices for a row depend on its name, and not on the other rows.
 
     Attributes:
-        names: What each row is drawn by; of no meaning at temperature 0.
-        temperature: 0 for the likeliest token; higher is more even.
+        names: Seeds of the rows' random choices; unused at temperature 0.
+        temperature: 0 for the likeliest token; higher values draw more evenly.
         banned: Tokens that are never chosen.
     """
 
@@ -31,7 +31,7 @@ class Sampler:
     banned: Collection[int] = ()
 
     def __call__(self, logits: mx.array, number: int) -> IntArray:
-        """Choose a token for each row: f[B, V], which token of the answers it is, to i32[B]."""
+        """Choose a token for each row: (f[B, V], number of the answers' token) to i32[B]."""
         return np.array(self.draw(logits, number)).astype(np.int32)
 
     def draw(self, logits: mx.array, number: int) -> mx.array:
@@ -46,7 +46,7 @@ class Sampler:
 
 
 def media_tokens(module: nn.Module, image_id: int) -> frozenset[int]:
-    """Find the tokens that stand for images, videos and sounds, which no answer has.
+    """Find the tokens of images, videos and sounds, which answers must not contain.
 
     Args:
         module: The model.

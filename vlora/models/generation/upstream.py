@@ -1,4 +1,4 @@
-"""Questions as mlx-vlm's own generation prepares them, which a user asks when the run is over."""
+"""Prepares questions as mlx-vlm's own generation does, which users run after training."""
 
 import mlx.nn as nn
 from mlx_vlm.utils import prepare_inputs
@@ -14,13 +14,13 @@ def check_question(module: nn.Module, encoder: Encoder, sample: Sample) -> None:
     """Prepare a question as mlx-vlm's generation does, without asking it.
 
     Args:
-        module: The model, whatever it holds.
+        module: The model, with any weights.
         encoder: Renders the question as in training.
         sample: A conversation; what follows the first answer is left out.
 
     Raises:
         SampleError: The question or one of its images cannot be read.
-        AnswerError: mlx-vlm fails before its model is asked, and so it will when the user asks.
+        AnswerError: mlx-vlm fails before it calls the model, and will fail for the user, too.
     """
     question, answer = split_question(encoder.write_boxes(sample))
     prompt, _ = encoder.ask(question, answer)

@@ -1,4 +1,4 @@
-"""Words that were generated, embedded as what the language model reads next."""
+"""Embeds generated tokens as the language model's next inputs."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,11 +10,11 @@ from ..families.family import Family
 from ..forward.lm_inputs import LMInputs
 
 OF_WORDS = ("inputs_embeds", "per_layer_inputs")
-"""The language model's inputs that a token decides by itself."""
+"""Inputs of the language model that depend on the token alone."""
 
 
 def embed_words(module: nn.Module, family: Family, tokens: IntArray) -> LMInputs:
-    """Embed single words of text, each the next one of another row.
+    """Embed single text tokens, the next one of each row.
 
     Args:
         module: The model.
@@ -22,7 +22,7 @@ def embed_words(module: nn.Module, family: Family, tokens: IntArray) -> LMInputs
         tokens: i32[B].
 
     Returns:
-        What of the language model's inputs a word decides: name to f[B, 1, ...].
+        The inputs that depend on the token alone: name to f[B, 1, ...].
     """
     if family.format.is_encoder_decoder:
         return {}

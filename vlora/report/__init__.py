@@ -1,1 +1,1 @@
-"""What people look at: rows as the model sees them, counts of all rows."""
+"""Views of rows and runs: rows as the model sees them, counts of all rows, pages and charts."""

@@ -1,4 +1,4 @@
-"""All rows of a recipe, counted as training would see them; no picture is decoded and no weights are loaded."""
+"""Counts all rows of a recipe as training sees them; no picture is decoded and no weights are loaded."""
 
 import hashlib
 import re
@@ -18,10 +18,10 @@ from ..types import Cut, Sample
 from .tally import Answers, Repeats, RowNumbers
 
 ROWS_AHEAD = 8
-"""Rows for each thread that are counted before they are asked for."""
+"""Rows per thread that are counted ahead."""
 
 _VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|(?:\S*[\d/]\S*?|\S+\.\w{2,5})(?=[:;,.)]*(?:\s|$))")
-"""What differs between rows that are refused for one reason: what is quoted, numbers, paths and names of files."""
+"""Parts of reasons that differ between rows: quoted values, numbers, paths and file names."""
 
 
 @attrs.define
@@ -29,8 +29,8 @@ class Refusal:
     """Rows that are refused for one reason.
 
     Attributes:
-        first: Why the first of them is, in full.
-        n_rows: How many they are.
+        first: The full reason of the first row.
+        n_rows: Number of rows.
     """
 
     first: str
@@ -117,7 +117,7 @@ class Census:
             self.longest, self.longest_source = whole, row.source
 
     def _keep(self, row: "_Counted") -> int:
-        """Keep a row's numbers and what may occur again, and give the tokens of the whole row."""
+        """Record a row's numbers and contents, and return the tokens of the whole row."""
         whole = row.n_tokens if row.cut is None else row.cut.n_tokens
         numbers = self.numbers
         numbers.rows.append(row.index)
@@ -228,7 +228,7 @@ def _image_keys(sample: Sample) -> tuple[int, ...]:
 
 
 def _fingerprint(sample: Sample) -> int:
-    """Stand for a row's text and images: files by their paths, since their bytes are not read."""
+    """Return a key of a row's text and images; files are identified by their paths, and not read."""
     compared = (sample.rejected, sample.is_wanted) if sample.rejected or sample.is_wanted is not None else ()
     written = repr((sample.turns, sample.tools, sample.objects, *compared))
     found = hashlib.blake2b(written.encode("utf-8", "surrogatepass"), digest_size=8)

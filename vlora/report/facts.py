@@ -1,6 +1,6 @@
-"""What rows and a model are like, as far as a recipe for them needs it: columns, splits, lengths, memory.
+"""Finds the facts about rows and a model that a recipe for them needs: columns, splits, lengths, memory.
 
-A row that the layouts read needs nothing; other columns are told apart by their names, and images by their values.
+Rows that the layouts read need no mapping; other columns are recognized by their names, and images by their values.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from ..system.files import expand
 from ..types import Sample
 
 FIRST = 64
-"""Rows that are looked at."""
+"""Number of rows that are read."""
 
 VALID_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 """Names of splits and files with rows to validate on, the likeliest first."""
@@ -40,7 +40,7 @@ MEANINGS = {
     "caption": ("description", "desc", "alt", "alt_text", "title", "captions", "transcription", "transcript"),
     "label": ("class", "category", "species", "labels", "tag", "type"),
 }
-"""Names of columns in other people's rows, by what vlora calls the column."""
+"""Column of vlora to names that other data sets have for it."""
 
 LONGEST_CLASS = 40
 ROWS_OF_A_CLASS = 2
@@ -54,12 +54,12 @@ RELIEFS: tuple[Mapping[str, Any], ...] = (
     {"model.quantize_bits": QUANTIZED_BITS},
     {"model.quantize_bits": QUANTIZED_BITS, "train.grad_checkpoint": True},
 )
-"""Keys that save memory, the cheapest first."""
+"""Settings that save memory, the cheapest first."""
 CAPTION_QUESTION = "Describe this image."
 
 
 def look_at_rows(path: str) -> RowFacts:
-    """Look at the first rows of a data set.
+    """Read the first rows of a data set.
 
     Args:
         path: A file, a folder or a hub id, as `data.path` takes it.
@@ -98,7 +98,7 @@ def look_at_rows(path: str) -> RowFacts:
 
 
 def look_at_fit(rows: RowFacts, model: str, output: str, memory_gb: float | None = None) -> FitFacts | str:
-    """Find how many rows a machine holds at once, and what has to be saved for that.
+    """Find how many rows fit into a machine's memory at once, and with which settings.
 
     Args:
         rows: What the rows are like.
@@ -176,10 +176,10 @@ def _find_validation(path: str, split: str | None) -> dict[str, str]:
 
 
 def _find_columns(rows: RowDataset, path: str, split: str | None) -> dict[str, str]:
-    """Say what columns have to be mapped, so that all rows that are looked at can be read.
+    """Return the mapping of columns with which all first rows can be read.
 
     Raises:
-        RecipeError: No names that are known make conversations of them.
+        RecipeError: No known names make conversations of the rows.
     """
     problem = _first_problem(rows)
     if problem is None:
@@ -204,7 +204,7 @@ def _find_columns(rows: RowDataset, path: str, split: str | None) -> dict[str, s
 
 
 def _first_problem(rows: RowDataset) -> SampleError | None:
-    """Give what is wrong with the first rows if none of them can be read, or if images of theirs are not."""
+    """Return the error of the first rows if none of them can be read, or if their images are not read."""
     problem: SampleError | None = None
     for index in range(min(FIRST, len(rows))):
         try:
@@ -288,7 +288,7 @@ def _last_answer(sample: Sample) -> str:
 
 
 def _answer_alone(used: Mapping[str, str]) -> str | None:
-    """Give the column that is the answer to an image alone; None if the rows have questions."""
+    """Return the column that is the answer to an image alone; None if the rows have questions."""
     return next((name for name in ("label", "caption", "text") if name in used), None)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 352, 190
-"""Pixels: two stand side by side on a wide page, and one fits a narrow one without being scaled."""
+"""Width and height in pixels: two fit side by side on a wide page, and one fits a narrow page unscaled."""
 LEFT, RIGHT, TOP, GROUND = 8, 8, 24, 150
 """Where bars stand; the title is above them, and below them the axis."""
 LEAST_HEIGHT = 1.5
@@ -59,14 +59,14 @@ def _nice(step: float) -> float:
 def draw_histogram(
     values: Sequence[float], title: str, unit: str, *, whole: bool = True, limit: float | None = None
 ) -> Markup:
-    """Draw how often values occur; a sentence if all are alike, and empty if there are none.
+    """Draw a histogram; a sentence if all values are equal, and empty if there are none.
 
     Args:
         values: The values.
         title: What they are.
         unit: What is counted along the axis ("tokens", "%").
         whole: They are whole numbers.
-        limit: A value at which a line stands, if one is near: what lies beyond is cut.
+        limit: A value to mark with a line, if values are near; larger ones are cut.
     """
     if not len(values):
         return Markup()

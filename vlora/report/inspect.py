@@ -1,4 +1,4 @@
-"""What the model will see of a recipe's rows, as text to look at. Nothing is trained, no weights are loaded."""
+"""Shows rows as the model will see them, as text. Nothing is trained, no weights are loaded."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ class Piece:
     Attributes:
         text: The tokens decoded; for image placeholders their number.
         kind: "supervised", "context" or "image".
-        role: Whose they are, as `Encoder.find_roles` says it; empty where it was not asked.
-        is_special: They are tokens of their own, and not of words.
+        role: Their role, as in `Encoder.find_roles`; empty if roles were not requested.
+        is_special: Whether they are special tokens.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Inspected:
         n_supervised: Tokens that are learned.
         image_sizes: (width, height) in pixels as the processor gets them.
         problem: Why the row cannot be learned from; None if it can.
-        cut: What `data.max_seq_length` has left out; None if the row is whole.
+        cut: The part that `data.max_seq_length` cut off; None if the row is whole.
         rejected: The tokens of a worse answer to the same question; empty without one.
         is_wanted: Whether the row says that its answer is wanted; None if it does not say.
         columns: Which columns of the rows up to this one are used, and which are not.
@@ -85,7 +85,7 @@ def inspect_rows(data: Data, chosen: Sequence[Chosen]) -> Iterator[Inspected]:
 
 
 def describe(example: Example, decode: Callable[[list[int]], str]) -> Inspected:
-    """Divide an example into runs of supervised, context and image tokens. Pure.
+    """Split an example into runs of supervised, context and image tokens. Pure.
 
     Args:
         example: The row.
@@ -121,13 +121,13 @@ def divide(
     roles: Sequence[str] | None = None,
     special: BoolArray | None = None,
 ) -> tuple[Piece, ...]:
-    """Divide an example's tokens into runs that are alike. Pure.
+    """Split an example's tokens into runs of one kind. Pure.
 
     Args:
         example: The row.
         decode: Token ids to text.
-        roles: Whose each token is; None if it does not matter.
-        special: bool[T], marks tokens that are no words; None if it does not matter.
+        roles: Role of each token; None to ignore roles.
+        special: bool[T], marks special tokens; None to ignore them.
     """
     kinds = np.where(example.placeholders, "image", np.where(example.supervised, "supervised", "context"))
     owners = np.asarray([""] * len(kinds) if roles is None else roles)

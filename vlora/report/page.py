@@ -1,4 +1,4 @@
-"""Pages of one HTML file: no script, no request, and what rows hold is text, whatever it looks like.
+"""Renders pages as single HTML files without scripts or requests; contents of rows are always escaped.
 
 Templates lie in `templates/`. Each extends `base.html.j2`; `macros.html.j2` has what they share.
 """
@@ -19,19 +19,19 @@ TEMPLATES = Path(__file__).with_name("templates")
 BASE_STYLE = "base.css"
 
 GENERATOR = '<meta name="generator" content="vlora">'
-"""What every page has in its head."""
+"""The head of every page."""
 
 FOLDED_FROM = 1_500
-"""Characters of a text that stand open; of a longer one the beginning does, and the rest is folded."""
+"""Longest text that is shown completely; of a longer one only the beginning is, and the rest is folded."""
 OPEN_PART = 600
-"""Characters of that beginning."""
+"""Length of that beginning in characters."""
 MOST_CHARACTERS = 20_000
-"""Characters of one text that a page holds: fifty rows of endless texts are to stay below 5 MB."""
+"""Most characters of a text in a page, so that a page of fifty very long rows stays below 5 MB."""
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
-"""Control characters, what changes the direction of text or has no width, and halves of surrogate pairs."""
+"""Control characters, characters that change the direction of text or have no width, and lone surrogates."""
 
 
 def render(template: str, *styles: str, **values: Any) -> str:
@@ -40,7 +40,7 @@ def render(template: str, *styles: str, **values: Any) -> str:
     Args:
         template: Its file in `templates/`.
         styles: Files of `templates/` with the rules of its own, after those of all pages.
-        values: What the template reads. Strings are text: only `Markup` is HTML.
+        values: The template's variables. Strings are escaped; only `Markup` is HTML.
 
     Returns:
         The document, which UTF-8 can encode.
@@ -57,7 +57,7 @@ def is_page(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    r"""Show characters that are not seen or that move others by their code points. Pure.
+    r"""Replace invisible characters, and those that reorder text, by their code points. Pure.
 
     >>> visible("a\x00b\u202ec")
     'a⟨U+0000⟩b⟨U+202E⟩c'

@@ -1,4 +1,4 @@
-"""Pictures in a page: scaled to what can be looked at, and written into it."""
+"""Scales pictures and embeds them in a page."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ from PIL import Image
 LONGEST_SIDE = 512
 """Pixels; larger pictures are scaled."""
 MOST_BYTES = 64_000
-"""Of one picture, before it is written in base64."""
+"""Most bytes of a picture, before base64."""
 SMALLER = 0.75
-"""What the sides are multiplied by until a picture has no more bytes."""
+"""Factor by which the sides are scaled repeatedly until a picture is small enough."""
 SHORTEST_SIDE = 32
-"""Pixels of the longer side that a picture keeps, whatever its bytes."""
+"""Smallest longer side in pixels, even if the picture has more bytes."""
 QUALITY = 80
 """Of a JPEG."""
 SMALL_SIDE, FEW_COLOURS = 128, 1_024
@@ -49,11 +49,11 @@ def make_picture(
     longest_side: int = LONGEST_SIDE,
     least_side: int = 1,
 ) -> Picture:
-    """Write a picture as a page holds it. Pure.
+    """Prepare a picture for a page. Pure.
 
     Args:
         image: The picture, of any size and mode.
-        about: What it shows, for readers who do not see it.
+        about: Its description, for readers who cannot see it.
         most_bytes: What it may take, before base64; it is scaled down until it does, or is very small.
         longest_side: Pixels; a larger picture is scaled.
         least_side: Pixels; the longer side of a smaller picture is shown at most that large, in whole times its size.
@@ -76,7 +76,7 @@ def make_picture(
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Give a picture in RGB; what is transparent is white, as on paper."""
+    """Convert a picture to RGB, on a white background."""
     if image.mode == "RGB":
         return image
     if not image.has_transparency_data:
@@ -94,10 +94,10 @@ def _scale(image: Image.Image, side: int) -> Image.Image:
 
 
 def _write(image: Image.Image) -> tuple[bytes, str]:
-    """Give a picture's bytes and their kind: PNG, which has every pixel, where that is small, or else JPEG."""
+    """Encode a picture, and return bytes and type: PNG if that is small, else JPEG."""
     png, jpeg = io.BytesIO(), io.BytesIO()
     image.save(jpeg, "JPEG", quality=QUALITY)
-    # Of a photo a PNG takes long to make and is larger.
+    # PNG files of photos are slow to make, and larger.
     if max(image.size) > SMALL_SIDE and image.getcolors(FEW_COLOURS) is None:
         return jpeg.getvalue(), "jpeg"
     image.save(png, "PNG", optimize=True)

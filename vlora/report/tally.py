@@ -1,4 +1,4 @@
-"""What is kept of every row of a data set while all are counted: numbers, and what occurs again. Pure."""
+"""Data of every row that are kept while rows are counted: numbers, and contents that repeat. Pure."""
 
 from array import array
 from collections import Counter
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import attrs
 
 MOST_ANSWERS = 10_000
-"""Different answers that are counted; a data set of more has no classes."""
+"""Most different answers that are counted; a data set with more has no classes."""
 CLASS_LENGTH = 40
-"""Characters of the longest answer that may be a class."""
+"""Longest answer that may be a class, in characters."""
 
 
 def _numbers() -> "array[int]":
@@ -21,7 +21,7 @@ class RowNumbers:
     """Numbers of the rows that can be learned from, in their order.
 
     Attributes:
-        rows: Their own numbers.
+        rows: Row numbers.
         n_tokens: Tokens of each whole row.
         n_kept: Those that `data.max_seq_length` leaves; the next two are of these.
         n_image_tokens: Those that stand for images.
@@ -39,25 +39,25 @@ class RowNumbers:
     heights: "array[int]" = attrs.field(factory=_numbers)
 
     def longest(self, n: int) -> list[int]:
-        """Give the numbers of the longest rows, the longest first."""
+        """Return the numbers of the longest rows, the longest first."""
         order = sorted(range(len(self.rows)), key=lambda place: (-self.n_tokens[place], self.rows[place]))
         return [self.rows[place] for place in order[:n]]
 
 
 @attrs.define
 class Repeats:
-    """Things by a key, and the rows in which they occur.
+    """Contents by key, and the rows in which they occur.
 
     Attributes:
         first: Key to the first row.
-        again: Key to the other rows, of things that occur more than once.
+        again: Key to the other rows, for contents that occur more than once.
     """
 
     first: dict[int, int] = attrs.field(factory=dict)
     again: "dict[int, array[int]]" = attrs.field(factory=dict)
 
     def add(self, key: int, row: int) -> int:
-        """Count a thing of a row, and give the row in which it occurred first."""
+        """Count a content of a row, and return the row in which it occurred first."""
         first = self.first.setdefault(key, row)
         if first != row:
             self.again.setdefault(key, _numbers()).append(row)
@@ -65,16 +65,16 @@ class Repeats:
 
     @property
     def n_again(self) -> int:
-        """How often a thing occurred that had occurred before."""
+        """Number of repeated occurrences."""
         return sum(map(len, self.again.values()))
 
     def groups(self) -> list[list[int]]:
-        """Give the rows of each thing that occurs in several, those of the most first."""
+        """Return the rows of each repeated content, the most frequent one first."""
         found = [list(dict.fromkeys([self.first[key], *rows])) for key, rows in self.again.items()]
         return sorted(found, key=lambda rows: (-len(rows), rows[0]))
 
     def shared(self, other: "Repeats") -> Iterator[tuple[int, int]]:
-        """Yield the rows of things that occur in another collection too: (row, first row there)."""
+        """Yield the rows of contents that also occur in another collection: (row, first row there)."""
         for key, row in self.first.items():
             if key in other.first:
                 for each in dict.fromkeys([row, *self.again.get(key, ())]):
@@ -104,5 +104,5 @@ class Answers:
             self.counts[answer] += 1
 
     def are_classes(self) -> bool:
-        """Whether the answers are few for their rows, each in several of them on average."""
+        """Whether the answers are classes: few, and each with several rows on average."""
         return bool(self.counts) and self.n_other <= self.n_rows // 2 and 2 * len(self.counts) <= self.n_rows

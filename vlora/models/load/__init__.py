@@ -1,4 +1,4 @@
-"""`[model]`: models and processors found, checked, loaded, and what of them is trained.
+"""`[model]`: finds, checks and loads models and processors, and makes their parts trainable.
 
-Most files are about one kind of file that a model consists of; there are more of those than a folder has otherwise.
+Most files are about one kind of file of a model's folder.
 """

@@ -1,4 +1,4 @@
-"""Tokens that a recipe adds to a model: in its tokenizer, in its embedding table and head, in its files."""
+"""Adds tokens to a model: to its tokenizer, its embedding table, its head and its files."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ TEXT_PARTS = ("text_config", "language_config", "llm_config")
 """Parts of config.json that describe the language model."""
 
 CONTEXTS = ("{}", "Z{}Z")
-"""In which a token is looked for."""
+"""Text in which a token is searched."""
 
 
 @attrs.frozen
@@ -45,24 +45,24 @@ class Numbered:
     known: frozenset[str]
 
     def of(self, tokens: Collection[str]) -> "Numbered":
-        """Leave out all tokens but these."""
+        """Keep only these tokens."""
         return Numbered({token: number for token, number in self.ids.items() if token in tokens}, self.known)
 
 
 def name_saved(section: ModelSection) -> tuple[str, ...]:
-    """Name the tokens of the adapter that a model goes on from.
+    """Return the tokens of the adapter that training starts from.
 
     Raises:
-        CheckpointError: There is no such adapter.
+        CheckpointError: The adapter does not exist.
     """
     return () if section.adapter_path is None else tuple(read_adapter(section.adapter_path)[1].get(SAVED) or ())
 
 
 def name_tokens(section: ModelSection) -> tuple[str, ...]:
-    """Name the tokens that a model gets: those of the adapter that it goes on from, then the recipe's others.
+    """Return the tokens that a model gets: those of the adapter that training starts from, then those of the recipe.
 
     Raises:
-        CheckpointError: There is no such adapter.
+        CheckpointError: The adapter does not exist.
         ModelError: They cannot be added to a language model that is quantized on loading.
     """
     tokens = tuple(dict.fromkeys([*name_saved(section), *section.add_tokens]))
@@ -79,13 +79,13 @@ def extend_tokenizer(processor: Any, tokens: Sequence[str]) -> Numbered:
     """Add tokens to a processor's tokenizer, in their order; those that it has keep their ids.
 
     Raises:
-        ModelError: It takes none, or does not keep one whole.
+        ModelError: The tokenizer cannot be extended, or splits one of the tokens.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     try:
         vocabulary = tokenizer.get_vocab()
         fresh = [token for token in tokens if token not in vocabulary]
-        # As it is written, and not as the tokenizer would spell other text.
+        # Exactly as written, without the normalization of other text.
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in fresh])
     except (AttributeError, NotImplementedError, TypeError):
         msg = f"{KEY}: the model's tokenizer ({type(tokenizer).__name__}) takes no further tokens; leave it out"
@@ -98,7 +98,7 @@ def extend_tokenizer(processor: Any, tokens: Sequence[str]) -> Numbered:
             msg = f"{KEY}: the model's tokenizer does not keep {token!r} whole; give another spelling"
             raise ModelError(msg)
     if fresh and hasattr(processor, "detokenizer"):
-        # It has listed the tokens when it was made.
+        # The tokenizer caches the list of its tokens.
         processor.detokenizer = type(processor.detokenizer)(tokenizer)
     return Numbered({token: vocabulary[token] for token in tokens}, frozenset(tokens) - frozenset(fresh))
 
@@ -106,7 +106,7 @@ def extend_tokenizer(processor: Any, tokens: Sequence[str]) -> Numbered:
 def grow_tables(
     backbone: MlxVlmBackbone, numbered: Numbered, *, has_saved: bool = False, is_abstract: bool = False
 ) -> None:
-    """Give the embedding table and the head a row for each new token: the mean of the rows of the tokens before them.
+    """Add a row for each new token to the embedding table and the head: the mean of the existing rows.
 
     A quantized table is unpacked. Rows that a padded table has for the new ids are set to that mean, too.
 
@@ -114,10 +114,10 @@ def grow_tables(
         backbone: The model.
         numbered: The new tokens.
         has_saved: Whether they are those of an adapter, and the model may have them already.
-        is_abstract: Whether only shapes count; see `abstract_backbone`.
+        is_abstract: Whether the model has shapes only; see `abstract_backbone`.
 
     Raises:
-        ModelError: The model has one already, or its table or its head is not known.
+        ModelError: The model has one of the tokens already, or its table or head is not known.
     """
     if not numbered.ids:
         return
@@ -145,7 +145,7 @@ def grow_tables(
 
 
 def _unpack(model: nn.Module, name: str) -> nn.Module:
-    """Give a table or a head; a quantized one is replaced by one that is not."""
+    """Return a table or a head; a quantized one is replaced by a dequantized one."""
     module = find_module(model, name)
     if isinstance(module, (nn.Embedding, nn.Linear)):
         return module
@@ -179,15 +179,15 @@ def _grow(rows: mx.array, first: int, end: int, *, is_abstract: bool) -> mx.arra
 
 
 def grow_config(config: Mapping[str, Any], backbone: MlxVlmBackbone, path: Path) -> dict[str, Any]:
-    """Write in a model's configuration how many tokens it has now.
+    """Return a model's configuration with its new number of tokens.
 
     Args:
-        config: Of the model before, in mlx-vlm's words.
+        config: The configuration before, in mlx-vlm's format.
         backbone: The model.
-        path: The folder that it comes from.
+        path: The model's folder.
 
     Raises:
-        ModelError: No configuration says so to mlx-vlm.
+        ModelError: The number cannot be expressed for mlx-vlm.
     """
     names = dict.fromkeys([*find_tables(backbone), *([backbone.head.name] if backbone.head else [])])
     n_rows = {name: find_module(backbone.module, name).weight.shape[0] for name in names}
@@ -214,8 +214,8 @@ def write_tokenizer(tokenizer: Any, tokens: Sequence[str], folder: Path) -> None
 
     Args:
         tokenizer: Has the tokens.
-        tokens: Those that the folder's may lack.
-        folder: A copy of the model's files; what does not concern the tokens stays as it is.
+        tokens: Tokens that the folder's tokenizer may lack.
+        folder: A copy of the model's files; only the tokens are changed.
     """
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.is_file():
@@ -226,7 +226,7 @@ def write_tokenizer(tokenizer: Any, tokens: Sequence[str], folder: Path) -> None
     written.add_tokens([AddedToken(token, normalized=False, special=False) for token in fresh])
     vocabulary = tokenizer.get_vocab()
     if any(written.token_to_id(token) != vocabulary[token] for token in tokens):
-        # The folder has others that its tokenizer.json does not name.
+        # The folder may have tokens that its tokenizer.json does not contain.
         tokenizer.save_pretrained(folder)
         return
     written.save(str(file))
@@ -239,7 +239,7 @@ def write_tokenizer(tokenizer: Any, tokens: Sequence[str], folder: Path) -> None
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """Let a model have its own layers again for the time being, in the place of adapters."""
+    """Restore a model's own layers in place of adapters while the `with` lasts."""
     layers = list(lora_layers(module))
     try:
         module.update_modules(tree_unflatten([(name, layer.linear) for name, layer in layers]))

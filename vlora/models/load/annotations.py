@@ -1,4 +1,4 @@
-"""Whether a configuration has values of the types that a family's classes in mlx-vlm say they have. Pure."""
+"""Compares the values of a configuration with the type annotations of a family's classes in mlx-vlm. Pure."""
 
 import dataclasses
 import math
@@ -9,17 +9,17 @@ from ...recipe.converter import show
 
 PARTS = {"text_config": "TextConfig", "vision_config": "VisionConfig"}
 BEYOND = 2**31
-"""What no integer reaches that MLX is given; those of an array's places are 32 bits wide."""
+"""Exclusive upper bound of integers for MLX, whose array dimensions have 32 bits."""
 
 LONG = ("max_position_embeddings", "model_max_length", "seq_length", "max_pixels", "longest_edge")
-"""Lengths that may be as good as none."""
+"""Keys of lengths that may be practically unlimited."""
 
 
 def find_misfits(package: Any, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the keys whose values no class can mean, each with the value found and what is expected.
+    """Yield the keys with impossible values, each with the value found and the expected type.
 
-    Only what is wrong in any case: an integer in the place of a float, a list where there is one for each layer and
-    null for what is absent are found in published files.
+    Published files have integers for floats, lists with a value per layer, and null for absent values; these are
+    accepted.
 
     Args:
         package: The family's package in mlx-vlm.
@@ -48,7 +48,7 @@ def _compare(found: Mapping[str, Any], fields: Mapping[str, Any], prefix: str) -
 
 
 def _expect(kind: Any, value: Any) -> str | None:
-    """Say what is expected of a value that is nothing of the kind; None if it may be one."""
+    """Return the expected type of a value that does not have it; None if the value is possible."""
     kinds = {kind, *get_args(kind)} & {int, float, str, bool}
     if len(kinds) != 1 or (get_args(kind) and type(None) not in get_args(kind)):
         return None

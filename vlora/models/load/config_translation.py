@@ -1,9 +1,9 @@
-"""A config.json in the words that mlx-vlm reads, whichever transformers wrote it. Pure.
+"""Translates a config.json of any version of transformers into the format that mlx-vlm reads. Pure.
 
 transformers 5 writes the rotary embedding as `rope_parameters`, one dict or one per type of layer; transformers 4
-wrote `rope_theta`, `rope_scaling` and a few more. mlx-vlm 0.7.10 knows the newer spelling in some families; in the
-others it drops what it does not know and falls back to its defaults without a word. Here every family gets the spelling
-that its classes read, beside the one that was written, or the checkpoint is refused.
+wrote `rope_theta`, `rope_scaling` and a few more. mlx-vlm 0.7.10 reads the newer keys in some families; in
+the others it silently drops unknown keys and uses its defaults. Here every family gets the keys that its classes read,
+besides those that were written, or the checkpoint is refused.
 """
 
 import copy
@@ -20,16 +20,16 @@ TEXT_AT_ROOT = frozenset({"qwen2_vl", "qwen2_5_vl", "paddleocr_vl"})
 transformers 4 wrote it; transformers 5 writes `text_config`."""
 
 TOWERS_NAMED_AS_FAMILY = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "paddleocr_vl"})
-"""Families whose tower mlx-vlm takes under the family's own name only; transformers 5 writes "qwen3_vl_vision"."""
+"""Families whose tower has the family's name as model_type in mlx-vlm; transformers 5 writes "qwen3_vl_vision"."""
 
 
 @attrs.frozen(kw_only=True)
 class LMInputs:
-    """The names of the configuration that a family's mlx-vlm classes read.
+    """The keys of the configuration that a family's mlx-vlm classes read.
 
     Attributes:
-        text: Those of the language model.
-        vision: Those of the tower; None where the tower is not described by fields.
+        text: Keys of the language model.
+        vision: Keys of the tower; None if the tower's class has no fields.
     """
 
     text: frozenset[str]
@@ -37,7 +37,7 @@ class LMInputs:
 
 
 def read_fields(package: Any) -> LMInputs:
-    """Read the names off a family's package in mlx-vlm."""
+    """Read the keys from the classes of a family's package in mlx-vlm."""
     text = getattr(package, "TextConfig", None) or getattr(package, "ModelConfig", None)
     vision = getattr(package, "VisionConfig", None)
     return LMInputs(
@@ -47,23 +47,23 @@ def read_fields(package: Any) -> LMInputs:
 
 
 def translate_config(config: Mapping[str, Any], model_type: str, fields: LMInputs, name: str) -> Config:
-    """Write a configuration in the words that mlx-vlm reads; one that is in them comes back as it is.
+    """Translate a configuration into the format that mlx-vlm reads; one in that format is returned unchanged.
 
     Args:
         config: A config.json.
         model_type: mlx-vlm's name of the family.
-        fields: What its classes read.
+        fields: The keys that its classes read.
         name: What the user calls the model, for errors.
 
     Raises:
-        ModelError: Something the family's classes have no word for.
+        ModelError: The family's classes have no key for a setting.
     """
     translated: Config = copy.deepcopy(dict(config))
     quantized = translated.get("quantization_config") or {}
     if "quantization" not in translated and "quant_method" not in quantized and "bits" in quantized:
-        # MLX's own; mlx-vlm writes it under both keys and reads only this one.
+        # MLX's format: mlx-vlm writes it under both keys and reads only this one.
         translated["quantization"] = quantized
-    # Omni models keep what reads and writes text beside what speaks.
+    # Omni models have a "thinker" for text beside a part for speech.
     root: Config = translated.get("thinker_config") or translated
     text, tower = root.get("text_config") or {}, root.get("vision_config") or {}
     if not any(isinstance(part.get("rope_parameters"), Mapping) for part in (root, text, tower)):

@@ -1,4 +1,4 @@
-"""JSON files that people and programs write: read whole, refused in a sentence, before anything is made of them."""
+"""Reads JSON files of models, and reports errors in one sentence before anything else uses the files."""
 
 import codecs
 import json
@@ -10,26 +10,26 @@ from ...errors import VloraError
 from .schemas import SCHEMAS, find_problems
 
 LARGEST = 1 << 28
-"""Bytes of a JSON file at most."""
+"""Largest JSON file in bytes."""
 
 NAMED = 3
-"""Problems of a file that are told at once."""
+"""Most problems of a file that are reported at once."""
 
 
 class _UnfitError(ValueError):
-    """What is wrong with a file, in words that follow its name."""
+    """A fault of a file; the message follows the file's name."""
 
 
 def read_object(path: Path, error: type[VloraError], where: str) -> dict[str, Any]:
-    """Read a JSON object; if the file's name is known, what it says is checked too.
+    """Read a JSON object; if the file's name is known, its values are checked, too.
 
     Args:
         path: The file.
-        error: What is raised.
+        error: The class of the error to raise.
         where: The recipe's key that led there.
 
     Raises:
-        VloraError: It cannot be read, is no JSON object, or says what cannot be.
+        VloraError: It cannot be read, is not a JSON object, or has invalid values.
     """
     try:
         found = _parse(path)
@@ -48,7 +48,7 @@ def read_object(path: Path, error: type[VloraError], where: str) -> dict[str, An
 def _parse(path: Path) -> dict[str, Any]:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        # A pipe would be waited for.
+        # Reading a pipe would block.
         msg = "is no regular file"
         raise _UnfitError(msg)
     if status.st_size > LARGEST:
@@ -79,5 +79,5 @@ def _explain(problem: Exception) -> str:
         return f"is not UTF-8 (byte {problem.start})"
     if isinstance(problem, json.JSONDecodeError):
         return f"is not JSON ({problem})"
-    # Of a number with thousands of digits Python says how to allow it.
+    # Python's message about a number with thousands of digits says how to allow it.
     return "is not JSON (a huge number)"

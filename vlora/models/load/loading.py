@@ -1,4 +1,4 @@
-"""Models loaded, frozen, quantized and checked; the modes in which they train and answer."""
+"""Loads, freezes, quantizes and checks models, and switches them between training and generation."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -34,11 +34,11 @@ def abstract_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmB
         As `load_backbone`.
 
     Raises:
-        ModelError: What is there of the weights does not fit the configuration.
+        ModelError: Existing weights do not fit the configuration.
     """
     with blaming(f"cannot build the model of {section.path!r}", files.path):
         if any(files.path.glob("*.safetensors")):
-            # Their headers say how each layer is stored; the arrays are only promised.
+            # The headers say how each layer is stored; arrays are loaded lazily.
             check_weights(files.path)
             module = _load_module(files, is_lazy=True)
         else:
@@ -78,13 +78,13 @@ def fetch_weights(files: ModelFiles) -> None:
     """
     with blaming(f"cannot load the weights of {files.hub_id or str(files.path)!r}", files.path, BELONGING):
         if files.hub_id is not None:
-            # A snapshot's folder is named by its commit: the weights are those that the configuration came with.
+            # A snapshot's folder has the name of its commit, so that weights and configuration are of one version.
             mlx_vlm_utils.get_model_path(files.hub_id, revision=files.path.name)
         check_weights(files.path)
 
 
 def open_lazily(files: ModelFiles) -> nn.Module:
-    """Make a model as mlx-vlm reads it, its weights only promised: each is read when it is computed with.
+    """Make a model as mlx-vlm reads it, with lazy weights: each is read when it is first used.
 
     Raises:
         ModelError: There are no weights, or they do not fit the configuration.
@@ -94,14 +94,14 @@ def open_lazily(files: ModelFiles) -> nn.Module:
 
 
 def _load_module(files: ModelFiles, *, is_lazy: bool = False) -> nn.Module:
-    """Load a model's weights, or only promise them; see `load_translated`."""
+    """Load a model's weights, lazily or at once; see `load_translated`."""
     if files.is_translated:
         return load_translated(files.path, files.config, files.model_type, is_lazy=is_lazy)
     return mlx_vlm_utils.load_model(files.path, lazy=is_lazy)
 
 
 def restore(module: nn.Module, family: Family, config: Mapping[str, Any]) -> None:
-    """Give a model the keys of config.json that mlx-vlm's configuration drops and its family needs."""
+    """Restore keys of config.json that mlx-vlm's configuration drops and the family needs."""
     for key in family.forward.config_keys:
         if key in config:
             setattr(module.config, key, config[key])
@@ -115,14 +115,14 @@ def prepare(
     is_abstract: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[MlxVlmBackbone, dict[str, Any]]:
-    """Freeze a model, quantize it if the recipe says so, and put each part into the mode in which it is trained.
+    """Freeze a model, quantize it if the recipe says so, and set each part's training mode.
 
     Args:
         module: The model.
         family: Its description.
-        section: What the recipe says of it.
-        is_abstract: Whether only its shapes count: nothing is computed, and its head is believed unseen.
-        config: Its config.json, by which what its checks find is remembered; None if it is not to be.
+        section: The recipe's section.
+        is_abstract: Whether the model has shapes only: nothing is computed, and its head is not verified.
+        config: Its config.json, the key of the cached check results; None to cache nothing.
 
     Returns:
         As `load_backbone`.
@@ -150,7 +150,7 @@ def quantize_loaded(backbone: MlxVlmBackbone, section: ModelSection) -> tuple[Ml
     """Quantize a model that is loaded and has no adapter, in place, as `prepare` quantizes it.
 
     Args:
-        backbone: The model; of no use afterwards.
+        backbone: The model; it must not be used afterwards.
         section: Says how many bits, and how many weights share a scale.
 
     Returns:
@@ -180,14 +180,14 @@ def _quantize(
 
 
 def _set_modes(backbone: MlxVlmBackbone) -> None:
-    """Let the language model train; the tower stays in evaluation mode, as batch norms and dropped layers need it."""
+    """Put the language model into training mode; batch norms and dropped layers of the tower need evaluation mode."""
     for name, child in backbone.module.named_modules():
         trains = backbone.is_language(name) and not isinstance(child, nn.Dropout)
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
 
 
 def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:
-    """Find the head of a model and its fused parts, by computing or as they were found before."""
+    """Find the head of a model and its fused parts, by computing or from cached results."""
 
     def find() -> dict[str, Any] | None:
         backbone.detect_head()
@@ -200,7 +200,7 @@ def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:
 
 
 def blank(module: nn.Module) -> None:
-    """Let every weight be 0, one number that all places share."""
+    """Replace every weight by a broadcast 0, which takes no memory."""
     module.update(tree_map(lambda value: mx.broadcast_to(mx.zeros((), value.dtype), value.shape), module.parameters()))
 
 
@@ -212,9 +212,9 @@ def _refuse_quantizing_again(module: nn.Module, prefix: str, path: str) -> None:
 
 
 def complete_modules(module: nn.Module) -> None:
-    """Let parts be modules whose constructors forget to say so; without it they can neither be frozen nor trained.
+    """Initialize modules whose constructors do not call `nn.Module.__init__`; they could not be frozen or trained.
 
-    `nn.Module.__init__` is missing in MiMo-V2's hearing (mimo_v2/audio.py:10, :40, :54).
+    The call is missing in MiMo-V2's audio tower (mimo_v2/audio.py:10, :40, :54).
     """
     for child in module.modules():
         if not hasattr(child, "_no_grad"):
@@ -222,7 +222,7 @@ def complete_modules(module: nn.Module) -> None:
 
 
 def find_prefix(module: nn.Module, family: Family) -> str:
-    """Name the language model within a model; the empty name is the model itself."""
+    """Return the name of the language model within a model; empty if it is the model itself."""
     if family.parts.language_model is not None:
         return family.parts.language_model
     language_model = module.language_model
@@ -231,7 +231,7 @@ def find_prefix(module: nn.Module, family: Family) -> str:
 
 @contextlib.contextmanager
 def generating(backbone: MlxVlmBackbone) -> Iterator[nn.Module]:
-    """Put the model into the mode in which it answers, and back into the one in which it trains."""
+    """Put the model into evaluation mode while the `with` lasts, and restore the training mode."""
     modes = [(child, child.training) for _, child in backbone.module.named_modules()]
     backbone.module.eval()
     try:

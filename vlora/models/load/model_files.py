@@ -1,4 +1,4 @@
-"""A model's files: found, described, and its processor loaded."""
+"""Finds a model's files, describes them, and loads its processor."""
 
 import contextlib
 import io
@@ -23,22 +23,22 @@ from .rope_scaling import find_scaling
 from .weights import reads_alike
 
 MEDIA_KEYS = tuple(f"{kind}_token_{what}" for kind in ("image", "video", "audio") for what in ("id", "index"))
-"""Keys of config.json with ids that stand for other things than text."""
+"""Keys of config.json with ids that do not stand for text."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class ModelFiles:
-    """A model's folder and what its configuration says.
+    """A model's folder and its configuration.
 
     Attributes:
         path: The folder.
-        config: Its config.json, in the words that mlx-vlm reads.
+        config: Its config.json, in mlx-vlm's format.
         model_type: mlx-vlm's name of the architecture.
         family: How vlora runs it.
-        hub_id: Where its weights come from; None if they are in the folder.
-        is_translated: Whether the folder's own config.json says it in other words.
-        config_differs_upstream: Whether mlx-vlm, given the folder, would read something else, or nothing.
-        added: Tokens that it gets besides its own.
+        hub_id: The hub id of its weights; None if they are in the folder.
+        is_translated: Whether the folder's own config.json has another format.
+        config_differs_upstream: Whether mlx-vlm would read another configuration from the folder, or fail.
+        added: Tokens that are added to its own.
     """
 
     path: Path
@@ -52,12 +52,12 @@ class ModelFiles:
 
     @property
     def commit(self) -> str | None:
-        """The version of the hub's files; None of a folder. A snapshot's folder is named by it."""
+        """The commit of the hub's files, which is the name of a snapshot's folder; None for a local folder."""
         return None if self.hub_id is None else self.path.name
 
 
 def find_model(section: ModelSection) -> ModelFiles:
-    """Find a model's files and check that it can be trained; of a hub id all but the weights is downloaded.
+    """Find a model's files and check that it can be trained; for a hub id everything except the weights is downloaded.
 
     Raises:
         ModelError: There is no such model, it brings its own code, or its family is refused.
@@ -93,7 +93,7 @@ def find_model(section: ModelSection) -> ModelFiles:
 
 
 def _find_folder(section: ModelSection) -> Path:
-    """Find a model's folder, and check what describes it."""
+    """Find a model's folder, and check its JSON files."""
     local, found = Path(section.path), f"there is no folder {section.path!r}"
     if section.revision is not None and local.exists():
         msg = (
@@ -111,7 +111,7 @@ def _find_folder(section: ModelSection) -> Path:
                 found = f"the hub's {section.path!r} is no model, it has no {CONFIG_NAME}"
     except (OSError, ValueError) as error:
         is_model = False
-        # What cannot be a hub id is a folder that somebody expected, and the hub was not asked.
+        # An invalid hub id is meant as a folder; the hub was not asked.
         if not isinstance(error, HFValidationError):
             version = "none" if section.revision is None else f"no version {section.revision!r}"
             found += f", and the hub gives {version} ({str(error).strip().splitlines()[0].rstrip('.')})"
@@ -138,7 +138,7 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
     """Load a model's processor; its tokenizer has the tokens that the model gets.
 
     Raises:
-        ModelError: The folder has none that works here, or its tokenizer does not take the tokens.
+        ModelError: The folder has no processor that works here, or its tokenizer cannot be extended.
     """
     processor = _load_processor(files, section)
     if files.added:
@@ -147,7 +147,7 @@ def load_processor(files: ModelFiles, section: ModelSection) -> Any:
 
 
 def number_added(files: ModelFiles, section: ModelSection) -> Numbered:
-    """Say which ids the tokens have that a model gets; where it gets none, its processor is not loaded.
+    """Return the ids of a model's added tokens; without any, its processor is not loaded.
 
     Raises:
         ModelError: As for `load_processor`, or an id stands for images in the model.
@@ -180,7 +180,7 @@ def _load_processor(files: ModelFiles, section: ModelSection) -> Any:
     eos = files.config.get("eos_token_id")
     check_tokenizer(files.path)
     what = f"{section.path!r} has no processor that can be loaded"
-    # Some processors print while they load; what a program says is the command line's to decide.
+    # Some processors print while they load; only the command line prints.
     with blaming(what, files.path), contextlib.redirect_stdout(io.StringIO()):
         processor = mlx_vlm_utils.load_processor(
             files.path, True, eos_token_ids=eos, trust_remote_code=section.trust_remote_code

@@ -1,4 +1,4 @@
-"""A model's folder, looked at before anything is made of it: what describes the model, and its weights' headers."""
+"""Checks a model's folder before it is loaded: its JSON files and the headers of its weights."""
 
 import fnmatch
 import json
@@ -15,43 +15,43 @@ from .documents import read_object
 from .schemas import SCHEMAS
 
 DESCRIBING = ["*.json", "*.jsonl", "*.py", "*.model", "*.tiktoken", "*.txt", "*.jinja"]
-"""What describes a model and its processor on the hub: all that mlx-vlm downloads, but for the weights."""
+"""Patterns of the files that mlx-vlm downloads from the hub, without those of weights."""
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model.safetensors.index.json"
 APART = "consolidated.safetensors"
-"""The same weights once more, in another layout, beside the shards."""
+"""A second copy of the weights in another layout, beside the shards."""
 
 VOCABULARY = re.compile(r"tokeni[sz]er|vocab|merges|spiece|sentencepiece|tekken|\.bpe|\.tiktoken|\.model$")
-"""What names of files have that tokenizers are in."""
+"""Parts of the names of tokenizer files."""
 
 LONGEST = 300
-"""Characters of another library's error that are repeated."""
+"""Longest part of another library's error that is repeated, in characters."""
 
 WHERE = "model.path"
 
 OBJECTS = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", "vocab.json")
-"""Files of a tokenizer that are objects. Others may be lists."""
+"""Tokenizer files that have to be objects. Others may be lists."""
 
 
 def check_folder(folder: Path) -> None:
-    """Check the files that say what a model and its processor are.
+    """Check the files that describe a model and its processor.
 
     Raises:
-        ModelError: One of them is none, or says what cannot be.
+        ModelError: One of them is not a regular file, or has invalid values.
     """
     for path in sorted(folder.iterdir()):
         is_named = any(fnmatch.fnmatch(path.name, pattern) for pattern in DESCRIBING)
         if path.name in SCHEMAS and path.name != INDEX_NAME:
             read_object(path, ModelError, WHERE)
         elif is_named and not path.is_dir() and not _is_regular(path):
-            # A pipe would be waited for.
+            # Reading a pipe would block.
             msg = f"{WHERE}: {path} is no regular file; give a folder with the files of one model"
             raise ModelError(msg)
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Check that there is a vocabulary: transformers makes a tokenizer without one, whose rows have no tokens.
+    """Check that there is a vocabulary: without one transformers makes a tokenizer that returns no tokens.
 
     Raises:
         ModelError: There is none.
@@ -63,7 +63,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _is_regular(path: Path) -> bool:
-    """Whether a path leads to a file with an end; a link may lead nowhere."""
+    """Whether a path leads to a regular file; a link may be broken."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -74,7 +74,7 @@ def check_weights(folder: Path) -> None:
     """Check the headers of the weights that mlx-vlm would read, and the index that leads to them.
 
     Raises:
-        ModelError: A file is missing, no safetensors, not whole, or outside of the folder.
+        ModelError: A file is missing, not a safetensors file, incomplete, or outside of the folder.
     """
     for path in list_weights(folder):
         try:
@@ -100,28 +100,28 @@ def list_weights(folder: Path) -> list[Path]:
     if missing and len(missing) < len(names):
         msg = f"{WHERE}: {index} names {missing[0]}, which is not there; download the model again"
         raise ModelError(msg)
-    # The index of another layout of the same weights: mlx-vlm goes by what lies there, too.
+    # An index of another layout of the same weights: like mlx-vlm, use the files that exist.
     return lying if missing else [folder / name for name in names]
 
 
 @contextmanager
 def blaming(what: str, folder: Path, remedy: str = "") -> Iterator[None]:
-    """Let whatever a model's or a processor's own code raises be the folder's fault.
+    """Convert any error of a model's or a processor's own code to an error about the folder.
 
-    That code is many libraries', each with its own way to say what it cannot read.
+    That code is of many libraries, each with its own errors.
 
     Args:
-        what: What cannot be done, for the error.
-        folder: What it is done with.
+        what: What cannot be done, for the message.
+        folder: The folder.
         remedy: What to do.
 
     Raises:
-        ModelError: It could not be done.
+        ModelError: The code raised an error.
     """
 
     def name(error: Exception) -> ModelError:
         told = _find_broken(folder) or explain(error)
-        # What transformers raises of a key of config.json: it names the key, and not the file.
+        # transformers' errors about keys of config.json name the key, but not the file.
         file = f"{folder / CONFIG_NAME}: " if type(error).__name__.startswith("StrictDataclass") else ""
         return ModelError(f"{WHERE}: {what}: {file}{told}{remedy and f'; {remedy}'}")
 
@@ -130,8 +130,8 @@ def blaming(what: str, folder: Path, remedy: str = "") -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Say on one line what another library has raised."""
-    # The rest of what mlx-vlm says where there are no weights is how to convert them.
+    """Describe another library's error in one line."""
+    # The rest of mlx-vlm's message about missing weights is how to convert them.
     text = str(error).strip().partition("\n")[0] if isinstance(error, OSError) else str(error)
     text = " ".join(text.split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
@@ -139,7 +139,7 @@ def explain(error: BaseException) -> str:
 
 
 def _find_broken(folder: Path) -> str | None:
-    """Name a file that is no JSON though it is called so, or holds what it cannot; None if there is none."""
+    """Describe a JSON file that cannot be read or has the wrong type; None if there is none."""
     for path in sorted(folder.glob("*.json")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))

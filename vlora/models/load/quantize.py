@@ -1,4 +1,4 @@
-"""A language model quantized when it is loaded."""
+"""Quantizes a language model when it is loaded."""
 
 from typing import Any
 

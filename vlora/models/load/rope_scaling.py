@@ -9,15 +9,15 @@ from mlx_vlm.models.rope_utils import initialize_rope
 from ...errors import ModelError
 
 PLAIN_TYPES = ("default", "mrope", "axial")
-"""Types of rotary embedding without a scaling: only theta, and which part of it turns with which axis, are given."""
+"""Types of rotary embedding without scaling: they give only theta, and the axis of each part."""
 
 
 MENDED_TYPES = ("linear", "llama3")
-"""Types of scaling that are put in here where mlx-vlm's classes have none."""
+"""Types of scaling that are applied here where mlx-vlm's classes do not."""
 
 
 SCALED_TYPES = (*MENDED_TYPES, "yarn", "longrope")
-"""All that are known to change what a model computes within the context that it was made for."""
+"""All types that change a model's results within its original context."""
 
 
 def rope_type(rope: Mapping[str, Any]) -> str:
@@ -26,7 +26,7 @@ def rope_type(rope: Mapping[str, Any]) -> str:
 
 
 def find_scaling(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Give a language model's rotary embedding if the same scaling acts on all its layers; None if none does.
+    """Return a language model's rotary embedding if all layers have the same scaling; None otherwise.
 
     Args:
         config: A config.json of either version.
@@ -42,7 +42,7 @@ def find_scaling(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def scale_rotations(language_model: nn.Module, scaling: Mapping[str, Any], name: str) -> None:
     """Scale a language model's rotary embeddings as its configuration says, if none of them is.
 
-    Classes without a field for it drop the scaling without a word: idefics2/language.py:32, idefics3/language.py:32
+    Classes without a field for the scaling silently drop it: idefics2/language.py:32, idefics3/language.py:32
     (which the published Llama 3.1 checkpoints need), aya_vision/language.py:41, paligemma's and others. Where mlx-vlm
     scales at least one layer, it is left as it is.
 

@@ -1,4 +1,4 @@
-"""A complete model written into a folder."""
+"""Writes a complete model into a folder."""
 
 import json
 import shutil
@@ -19,14 +19,14 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors
 def save_model(
     backbone: MlxVlmBackbone, base: ModelFiles, folder: Path, leave: Collection[str] = (), tokenizer: Any = None
 ) -> None:
-    """Write a complete model: the base's configuration and processor, the weights as they are now, but no adapters.
+    """Write a complete model: the base's configuration and processor, and the current weights without adapters.
 
     Args:
         backbone: The model, trained weights bound.
-        base: The base model; its configuration is written in the words that mlx-vlm reads.
+        base: The base model; its configuration is written in mlx-vlm's format.
         folder: An empty folder.
         leave: Names of files of the base's folder that are not the model's.
-        tokenizer: Has the tokens that the model got; only asked if it did.
+        tokenizer: The tokenizer with the added tokens; used only if there are any.
     """
     for file in companions(base, leave):
         shutil.copy(file, folder / file.name)
@@ -35,7 +35,7 @@ def save_model(
         config = grow_config(base.config, backbone, base.path)
         write_tokenizer(tokenizer, base.added, folder)
     elif base.is_translated:
-        # mlx-vlm has put the other file's content under that name.
+        # mlx-vlm has added the content of generation_config.json under that key.
         config = {key: value for key, value in base.config.items() if key != "generation_config"}
     if config is not None:
         (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What the JSON files of models and adapters may say, as far as anything here depends on it. Pure.
+"""Schemas of the JSON files of models and adapters, for the keys that vlora depends on. Pure.
 
-Keys that are not listed here are their families' own, and stay as they are. What is known is checked as recipes are:
-nothing is coerced, and all that is wrong is said at once.
+Other keys are specific to families, and are not checked. Known keys are checked like recipes: nothing is coerced, and
+all errors are reported at once.
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ class VisionPart:
 
 @attrs.frozen(kw_only=True)
 class Quantization:
-    """How a model's weights are packed; layers of their own stand under their names."""
+    """The quantization of a model; layers with their own settings have their names as keys."""
 
     bits: Any = _key(None, value_checks.count(16))
     group_size: Any = _key(None, value_checks.count(value_checks.WIDEST))
@@ -79,7 +79,7 @@ class Quantization:
 
 @attrs.frozen(kw_only=True)
 class Parts(TextPart):
-    """What a model is made of; what is said of the language model may stand beside its parts."""
+    """The parts of a model; keys of the language model may also be at the top."""
 
     text_config: TextPart | None = _key()
     llm_config: TextPart | None = _key()
@@ -104,7 +104,7 @@ class ModelFile(Parts):
 
 @attrs.frozen(kw_only=True)
 class ImageProcessorFile:
-    """preprocessor_config.json, and the part of processor_config.json that says the same."""
+    """preprocessor_config.json, and the same part of processor_config.json."""
 
     image_processor_type: Any = _key(None, value_checks.text)
     processor_class: Any = _key(None, value_checks.text)
@@ -163,7 +163,7 @@ class IndexFile:
 
 @attrs.frozen(kw_only=True)
 class LoraParameters:
-    """What the adapters of an adapter's configuration share."""
+    """The parameters that all adapters of a configuration share."""
 
     rank: int = _key(attrs.NOTHING, checks.within(1, 2**16))
     scale: float = _key(attrs.NOTHING)
@@ -195,7 +195,7 @@ SCHEMAS: Mapping[str, type] = {
     "model.safetensors.index.json": IndexFile,
     "adapter_config.json": AdapterFile,
 }
-"""Names of files to what they may say."""
+"""Name of a file to its schema."""
 
 _CONVERTER = make_converter(
     [TextPart, VisionPart, Parts, Quantization, LoraParameters, *dict.fromkeys(SCHEMAS.values())], is_open=True
@@ -203,7 +203,7 @@ _CONVERTER = make_converter(
 
 
 def find_problems(found: Mapping[str, Any], schema: type) -> list[str]:
-    """Say what is wrong with what a file says, each with its key, the value found and what is expected."""
+    """Return the errors of a file's content, each with its key, the value found and the expected one."""
     try:
         _CONVERTER.structure(found, schema)
     except ClassValidationError as error:

@@ -1,7 +1,7 @@
-"""A Qwen3-VL small enough to be trained from nothing in minutes: the base model of the quickstart.
+"""Builds a Qwen3-VL that is small enough to be trained from scratch in minutes: the quickstart's base model.
 
-Everything about it is real but its size: mlx-vlm's architecture and processor, a byte-level tokenizer built here, a
-ChatML template. Its folder has the layout of published checkpoints, and any program that opens those opens it.
+Only its size is unusual: it has mlx-vlm's architecture and processor, a byte-level tokenizer that is trained here, and
+a ChatML template. Its folder has the layout of published checkpoints, and any program that opens those can open it.
 """
 
 import json
@@ -47,10 +47,10 @@ VISION_WIDTH, N_VISION_LAYERS = 96, 3
 
 
 def build_tiny_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
-    """Write the model's folder, unless it is there.
+    """Write the model's folder, unless it exists.
 
     Args:
-        folder: Where; made if need be.
+        folder: The folder; created if necessary.
         seed: Fixes the random weights.
 
     Returns:
@@ -58,7 +58,7 @@ def build_tiny_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    # Whole or not at all: what is called so is never built again.
+    # Atomically: an existing folder is never built again.
     write_whole_folder(folder, lambda partial: _write(partial, seed))
     return folder
 
@@ -102,7 +102,7 @@ def _make_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=N_TOKENS - len(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # it comes in any order
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),  # its order is arbitrary
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
@@ -166,7 +166,7 @@ def _make_text_config(n_tokens: int) -> dict[str, Any]:
 
 
 def _make_weights(config: dict[str, Any], seed: int) -> dict[str, mx.array]:
-    """Draw matrices at random, scaled by their width; biases are zero, norms as the architecture makes them."""
+    """Draw random matrices, scaled by their width; biases are zero, norms are as initialized."""
     # from_dict writes into its argument.
     model = qwen3_vl.Model(qwen3_vl.ModelConfig.from_dict(json.loads(json.dumps(config))))
     names = [name for name, _ in tree_flatten(model.parameters())]
@@ -174,7 +174,7 @@ def _make_weights(config: dict[str, Any], seed: int) -> dict[str, mx.array]:
 
     def draw(name: str, value: mx.array) -> mx.array:
         if value.ndim <= 1:
-            # Norms begin as ones. MLX draws biases from its global state, which no seed of ours fixes.
+            # Norms begin as ones. MLX draws biases from its global random state, which the seed does not fix.
             return mx.zeros_like(value) if name.endswith("bias") else value
         std = 0.5 if "embed_tokens" in name else (value.size // value.shape[0]) ** -0.5
         return std * mx.random.normal(value.shape, key=keys[name])

@@ -1,4 +1,4 @@
-"""The adapters that are trained, attached or loaded, and the tables that are trained beside them."""
+"""Attaches or loads adapters, and makes tables trainable beside them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,17 +24,17 @@ from .tables import find_tables
 from .unfreeze import refuse_quantized
 
 SCHEME = ("group_size", "bits", "mode")
-"""What an adapter's configuration says of each layer of a quantized base."""
+"""Keys of an adapter's configuration for each layer of a quantized base."""
 
 
 def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]) -> dict[str, Any]:
-    """Attach a LoRA to the layers that a recipe names, and unfreeze the tables that it trains whole.
+    """Attach a LoRA to the layers that a recipe names, and unfreeze the tables that it trains completely.
 
     Returns:
-        The adapter's configuration: what mlx-vlm needs to attach the same layers.
+        The adapter's configuration, with which mlx-vlm attaches the same layers.
 
     Raises:
-        ModelError: A target that matches nothing, or an adapter that cannot be made.
+        ModelError: A target matches nothing, or an adapter cannot be made.
     """
     names = targets.resolve_target_modules(backbone.module, backbone.layout, lora)
     refuse_dropout_in_tower(backbone, names, lora)
@@ -53,7 +53,7 @@ def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantize
 
 
 def scale_of(lora: LoraSection) -> float:
-    """Say what the product of an adapter's factors is multiplied with.
+    """Return the scale of the product of an adapter's factors.
 
     rsLoRA (Kalajdzievski, 2023, arXiv 2312.03732) divides by the root of the rank, so that the size of the update does
     not fall with it.
@@ -62,10 +62,10 @@ def scale_of(lora: LoraSection) -> float:
 
 
 def refuse_dropout_in_tower(backbone: MlxVlmBackbone, names: Iterable[str], lora: LoraSection) -> None:
-    """Refuse what would be ignored: embedding runs twice in a step, and would drop other inputs each time.
+    """Refuse dropout outside of the language model: embedding runs twice in a step, and would drop other inputs.
 
     Raises:
-        ModelError: Dropout is asked for together with adapters outside of the language model.
+        ModelError: The recipe has dropout and adapters outside of the language model.
     """
     outside = [name for name in names if not backbone.is_language(name)]
     if lora.dropout and outside:
@@ -83,10 +83,10 @@ def lora_config(
     quantized: Mapping[str, Any],
     tables: list[str],
 ) -> dict[str, Any]:
-    """Write an adapter's configuration as mlx-vlm reads it.
+    """Make an adapter's configuration in mlx-vlm's format.
 
-    mlx-vlm attaches layers that are named one by one, or all layers of the stack; only in the second way it knows
-    experts (adapter_utils.py:43, peft/utils.py:45). Layers of the stack that were not adapted then add nothing.
+    mlx-vlm attaches either single named layers or all layers of the stack; only in the second way it supports experts
+    (adapter_utils.py:43, peft/utils.py:45). Layers of the stack that were not adapted then add nothing.
     """
     modules = dict(lora_layers(backbone.module))
     parameters: dict[str, Any] = {
@@ -105,13 +105,13 @@ def lora_config(
 
 
 def unfreeze_tables(backbone: MlxVlmBackbone, *, embeddings: bool, head: bool) -> list[str]:
-    """Make the token embeddings and the head trainable, all of their weights.
+    """Make all weights of the token embeddings and the head trainable.
 
     Returns:
         The names of the modules; one for both where the head is the embeddings' table.
 
     Raises:
-        ModelError: There is none, or it is quantized.
+        ModelError: A table is missing or quantized.
     """
     modules = dict(backbone.module.named_modules())
     names: list[str] = []
@@ -142,25 +142,25 @@ def load_adapter(
     files: ModelFiles | None = None,
     is_strict: bool = False,
 ) -> dict[str, Any]:
-    """Attach a saved adapter, to be trained on, in place of one that the model has.
+    """Attach a saved adapter for further training, in place of the model's current one.
 
-    Its rank, scale and layers are its own; a recipe may repeat them, not change them. The dropout may change.
-    Call it before `init_state`: a state holds the parameters that the model has then.
+    Rank, scale and layers come from the adapter; a recipe may repeat them, but not change them. The dropout may change.
+    Call it before `init_state`, which takes the model's current parameters.
     Where it was trained on other weights, or does not say on which, `backbone.base_note` names both models.
 
     Args:
-        backbone: The model. It keeps the adapter that it has if the saved one does not fit.
+        backbone: The model. It keeps its current adapter if the saved one does not fit.
         path: The adapter's file, `adapter_config.json` beside it, or the folder of both.
         lora: The recipe's section.
-        quantized: How the base was quantized on loading; without it the model's layers tell.
+        quantized: How the base was quantized on loading; by default it is read from the model's layers.
         files: Where the model comes from; an adapter that PEFT wrote needs it.
         is_strict: Refuse an adapter of other weights, and one that does not say of which it is.
 
     Returns:
-        Its configuration, as `save_adapter` takes it.
+        Its configuration, for `save_adapter`.
 
     Raises:
-        CheckpointError: No such adapter, or one for another model.
+        CheckpointError: The adapter does not exist, or is for another model.
     """
     note = None
     if backbone.base is not None:
@@ -179,7 +179,7 @@ def load_adapter(
 
 
 def detach(module: nn.Module) -> dict[str, Adapter]:
-    """Put the frozen layers back in place of their adapters, and give those by name."""
+    """Replace adapters by their frozen layers, and return the adapters by name."""
     adapters = dict(lora_layers(module))
     _put(module, {name: adapter.linear for name, adapter in adapters.items()})
     return adapters
@@ -239,10 +239,10 @@ def _settle_quantization(
     *,
     has_base: bool,
 ) -> dict[str, Any]:
-    """Record in an adapter's configuration how its base is quantized on loading now.
+    """Record the current quantization of the base in an adapter's configuration.
 
     Raises:
-        CheckpointError: It was quantized otherwise, and no record of the base lets that be told.
+        CheckpointError: The adapter was trained on another quantization.
     """
     saved = config.get("base_quantization") or {}
     if (foreign := next((name for name in saved if name not in known), None)) is not None:
@@ -260,7 +260,7 @@ def _settle_quantization(
 
 
 def _fits(value: mx.array, current: mx.array | None) -> bool:
-    """Whether a saved array can take the place of a model's."""
+    """Whether a saved array can replace a model's."""
     is_number = mx.issubdtype(value.dtype, mx.floating)
     return current is not None and is_number and current.shape == value.shape
 
@@ -272,10 +272,10 @@ def _can_adapt(module: nn.Module | None) -> bool:
 def _refuse_changes(
     path: str, names: list[str], config: Mapping[str, Any], asked: LoraSection, backbone: MlxVlmBackbone
 ) -> None:
-    """Refuse what a recipe says of a saved adapter that is not so."""
+    """Refuse keys of a recipe that contradict a saved adapter."""
     default, settings = LoraSection(), config["lora_parameters"]
     own = {"rank": settings["rank"], "method": config["fine_tune_type"]}
-    # What alpha was, if it was divided by what the recipe divides it by.
+    # The alpha that gives the saved scale with the recipe's divisor.
     own["alpha"] = settings["scale"] * (settings["rank"] ** 0.5 if asked.rslora else settings["rank"])
     for key, found in own.items():
         wanted = getattr(asked, key)

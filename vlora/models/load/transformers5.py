@@ -1,4 +1,4 @@
-"""The parts of a config.json of transformers 5, in the words that a family's mlx-vlm classes read. Pure."""
+"""Translates parts of a config.json of transformers 5 into the keys that a family's mlx-vlm classes read. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,17 +9,17 @@ from .rope_scaling import MENDED_TYPES, PLAIN_TYPES, rope_type
 Config = dict[str, Any]
 
 RENAMED = {"num_local_experts": "num_experts", "attention_heads": "num_attention_heads"}
-"""Keys of a part: transformers' name to the one that mlx-vlm's class has. The first is a mixture's, the other that of
-Mllama's tower, whose published sizes are mlx-vlm's defaults (mllama/config.py:41)."""
+"""Keys of transformers to those of mlx-vlm's classes. The first is for mixtures of experts, the second for Mllama's
+tower, whose published sizes are mlx-vlm's defaults (mllama/config.py:41)."""
 
 
 FULL_LAYERS = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
-"""What transformers 5 gives layer by layer (`per_layer_config`), to what Gemma 4's classes have for all layers of full
+"""Keys that transformers 5 gives per layer (`per_layer_config`), to those of Gemma 4's classes for all layers of full
 attention."""
 
 
 TOWER_THETA = 10_000.0
-"""What towers have whose mlx-vlm classes have no field for it."""
+"""Theta of towers whose mlx-vlm classes have no field for it."""
 
 
 def rename_keys(part: Config, fields: frozenset[str]) -> None:
@@ -48,7 +48,7 @@ def translate_text(text: Config, root: Mapping[str, Any], fields: frozenset[str]
     """
     rename_keys(text, fields)
     if "tie_word_embeddings" in root and "tie_word_embeddings" in fields:
-        # transformers 5 goes by the top one; the language model's own stays at its default.
+        # transformers 5 uses the top one; the language model's own key keeps its default.
         text["tie_word_embeddings"] = root["tie_word_embeddings"]
     if "sliding_window_pattern" in fields and "layer_types" not in fields and "layer_types" in text:
         text["sliding_window_pattern"] = _find_pattern(text["layer_types"], name)
@@ -61,7 +61,7 @@ def translate_text(text: Config, root: Mapping[str, Any], fields: frozenset[str]
 
 
 def _join_layers(text: Config, fields: frozenset[str], name: str) -> None:
-    """Say once what single layers say, if they are those of full attention and say the same."""
+    """Replace equal settings of all full-attention layers by one."""
     layers = text["per_layer_config"]
     full = {str(place) for place, kind in enumerate(text.get("layer_types", ())) if kind == "full_attention"}
     first, *others = layers.values()
@@ -73,7 +73,7 @@ def _join_layers(text: Config, fields: frozenset[str], name: str) -> None:
 
 
 def _spell_rope(rope: Config, fields: frozenset[str], name: str) -> Iterator[tuple[str, Any]]:
-    """Yield what an older configuration would say, for a family that has these fields."""
+    """Yield the keys and values of an older configuration, for a family with these fields."""
     knows = "rope_parameters" in fields
     if any(isinstance(value, Mapping) for value in rope.values()):
         if knows:
@@ -132,7 +132,7 @@ def translate_tower(tower: Config, fields: frozenset[str] | None, name: str) -> 
 
 
 def _find_pattern(layer_types: list[str], name: str) -> int:
-    """Say after how many layers one sees everything, if it is always as many."""
+    """Return the period of full-attention layers, if they are periodic."""
     full = [place for place, kind in enumerate(layer_types, start=1) if kind == "full_attention"]
     pattern = full[0] if full else len(layer_types) + 1
     if full != list(range(pattern, len(layer_types) + 1, pattern)):
@@ -141,7 +141,7 @@ def _find_pattern(layer_types: list[str], name: str) -> int:
 
 
 def _scaling(rope: Mapping[str, Any]) -> str | None:
-    """Name the type of a scaled rotary embedding; None for one that is not."""
+    """Return the type of a scaled rotary embedding; None for an unscaled one."""
     kind = rope_type(rope)
     return None if kind in PLAIN_TYPES else kind
 

@@ -1,4 +1,4 @@
-"""Whole parts of a model made trainable: the language model, the vision tower and the connector."""
+"""Makes whole parts of a model trainable: the language model, the vision tower and the connector."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,12 +9,12 @@ from ..backbone.backbone import MlxVlmBackbone
 
 
 def unfreeze_language(backbone: MlxVlmBackbone) -> None:
-    """Make all of the language model trainable but what only chooses: it has no gradient, and would only decay.
+    """Make the language model trainable, except its selectors, which have no gradient and would only decay.
 
-    Towers that lie within the language model are not of it.
+    Towers within the language model are excluded.
 
     Raises:
-        ModelError: Its weights are quantized.
+        ModelError: The weights are quantized.
     """
     selectors = set(backbone.layout.selectors)
     fixed = {*BALANCING, *backbone.family.parts.tables}
@@ -35,7 +35,7 @@ def unfreeze_vision(backbone: MlxVlmBackbone) -> None:
     """Make the vision tower and the connector trainable.
 
     Raises:
-        ModelError: Those weights are quantized.
+        ModelError: The weights are quantized.
     """
     for name, child in backbone.module.named_modules():
         if backbone.layout.part(name) in ("vision", "connector"):
@@ -48,15 +48,15 @@ def refuse_quantized(module: nn.Module, key: str, *, recurse: bool = True) -> No
     """Refuse to train packed weights.
 
     Args:
-        module: Would be trained.
-        key: The recipe's, which asks for it.
-        recurse: Whether what lies within the module would be trained, too.
+        module: The module to train.
+        key: The recipe's key for that.
+        recurse: Whether submodules would be trained, too.
 
     Raises:
-        ModelError: They are quantized.
+        ModelError: The weights are quantized.
     """
     for name, child in module.named_modules() if recurse else [("", module)]:
-        # Not by class: models bring quantized layers of their own.
+        # Not by class: some models have their own quantized layers.
         if {"weight", "scales"} <= set(child):
             msg = (
                 f"{key}: {name or 'the module'} is quantized, and packed weights cannot be trained; use a base in bf16"

@@ -1,7 +1,7 @@
-"""What single values in the JSON files of models may be. Pure.
+"""Checks of single values in the JSON files of models. Pure.
 
-Each check gives what a value must be, in words that follow the key and the value found, or None if it is that. Null is
-said to be absent.
+Each check returns what a value must be, in words that follow the key and the value found, or None if the value is
+valid. Null counts as absent.
 """
 
 import math
@@ -14,13 +14,13 @@ from ...recipe.converter import Check, show
 MOST_LAYERS = 10_000
 MOST_EXPERTS = 100_000
 WIDEST = 2**24
-"""Beyond what any model has. A width of MLX's own arrays is at most 2**31 - 1."""
+"""Larger than in any model; a dimension of MLX's arrays is at most 2**31 - 1."""
 
 MOST = 2**31 - 1
 
 
 def count(most: int, *, least: int = 1) -> Check:
-    """A count; null is said to be absent."""
+    """A count; null counts as absent."""
 
     def check(value: Any) -> str | None:
         is_one = value is None or (type(value) is int and least <= value <= most)
@@ -88,7 +88,7 @@ def texts(value: Any) -> str | None:
 
 
 def token(value: Any) -> str | None:
-    """A token, or what a tokenizer says of one."""
+    """A token, or an object that describes one."""
     is_right = value is None or isinstance(value, (str, Mapping))
     return None if is_right else "must be a string, or an object of an added token"
 
@@ -103,7 +103,7 @@ def ids(value: Any) -> str | None:
 def size(value: Any) -> str | None:
     """The size of an image: a number of pixels, or several under their names."""
     if isinstance(value, Mapping):
-        # Of a shortest and a longest edge, say, one may be left open.
+        # One of the shortest and the longest edge may be absent.
         items = [item for item in value.values() if item is not None]
     else:
         items = value if isinstance(value, list) else [] if value is None else [value]
@@ -132,7 +132,7 @@ def _templates(value: Any) -> str | None:
 
 
 def shards(value: Any) -> str | None:
-    """The file of each array: within the folder, wherever that is."""
+    """The file of each array, which has to be within the folder."""
     if not isinstance(value, Mapping) or not value:
         return "must be an object with the file of each array"
     for array, file in value.items():
@@ -148,7 +148,7 @@ def rope(value: Any) -> str | None:
         return problem
     for key, item in (value or {}).items():
         if key not in _ROPE and (item is None or isinstance(item, (str, bool))):
-            # A family's own words and switches.
+            # Types and switches of single families.
             continue
         check = _ROPE.get(key, rope if isinstance(item, Mapping) else numbers)
         if problem := check(item):

@@ -1,4 +1,4 @@
-"""Weights read by mlx-vlm under the configuration that vlora gives it, and under the names that its classes have."""
+"""Lets mlx-vlm load weights with a translated configuration, and with the names that its classes have."""
 
 import copy
 import re
@@ -19,29 +19,29 @@ RENAMED = (
     (re.compile(r"^lm_head\."), "language_model.lm_head."),
     (re.compile(r"^vision_tower\.(?!vision_model\.)"), "vision_tower.vision_model."),
 )
-"""transformers 5's names of parameters to those of transformers 4, which the older of mlx-vlm's families read."""
+"""Parameter names of transformers 5 to those of transformers 4, which older families of mlx-vlm read."""
 
 
 def load_translated(path: Path, config: Mapping[str, Any], model_type: str, *, is_lazy: bool = False) -> nn.Module:
     """Load a model's weights under another configuration than its folder's.
 
-    The weights too are transformers 5's then, and may have to be spelled as transformers 4 did.
+    The weights then are of transformers 5, too, and may have to be renamed to those of transformers 4.
 
     Args:
         path: The model's folder.
-        config: Its configuration, in mlx-vlm's words.
+        config: Its configuration, in mlx-vlm's format.
         model_type: mlx-vlm's name of its family.
-        is_lazy: Only promise the arrays, instead of reading them.
+        is_lazy: Whether arrays are read only when they are used.
 
     Raises:
-        OSError: There are none.
+        OSError: There are no weights.
         ValueError: They do not fit the configuration.
     """
     try:
         with _reading(config):
             return mlx_vlm_utils.load_model(path, lazy=is_lazy)
     except ValueError as error:
-        # A name or a shape that the model does not have; nothing has been read into memory yet.
+        # An unknown name or shape; nothing has been read into memory yet.
         older = turn_experts if model_type == "qwen3_vl_moe" else rename_parameters
         try:
             with _reading(config, lambda weights: older(weights, config)):
@@ -51,7 +51,7 @@ def load_translated(path: Path, config: Mapping[str, Any], model_type: str, *, i
 
 
 def build_module(path: Path, config: Mapping[str, Any]) -> nn.Module:
-    """Build a model as its configuration describes it, where there are no weights yet that would say more.
+    """Build a model from its configuration alone, without weights.
 
     Its type is the configuration's, bfloat16 if it names none. Where it says that the model is quantized, that is taken
     to hold for all layers of the language model that can be, but for those that it says otherwise of.
@@ -85,7 +85,7 @@ def build_module(path: Path, config: Mapping[str, Any]) -> nn.Module:
 
 
 def reads_alike(package: Any, config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether a family's classes in mlx-vlm take the same from two configurations.
+    """Whether a family's classes in mlx-vlm read the same from two configurations.
 
     Args:
         package: The family's package in mlx-vlm.
@@ -101,14 +101,14 @@ def reads_alike(package: Any, config: Mapping[str, Any], other: Mapping[str, Any
         return mlx_vlm_utils.update_module_configs(parsed, package, settings, ["text", "vision"])
 
     try:
-        # `dataclass` gives each of them an equality by value.
+        # Data classes compare by value.
         return bool(read(config) == read(other))
     except (TypeError, ValueError, KeyError, AttributeError):
         return False
 
 
 def rename_parameters(weights: Weights, _: Mapping[str, Any] | None = None) -> dict[str, mx.array]:
-    """Give parameters the names that transformers 4 wrote."""
+    """Rename parameters to the names of transformers 4."""
     renamed = {}
     for name, value in weights.items():
         for pattern, replacement in RENAMED:
@@ -118,10 +118,10 @@ def rename_parameters(weights: Weights, _: Mapping[str, Any] | None = None) -> d
 
 
 def turn_experts(weights: Weights, config: Mapping[str, Any]) -> dict[str, mx.array]:
-    """Lay out the experts of a Qwen3-VL mixture as they were published.
+    """Transpose the experts of a Qwen3-VL mixture into the published layout.
 
-    transformers 5 writes what multiplies from the left: gate_up_proj f[E, 2 I, D], down_proj f[E, D, I]; published are
-    f[E, D, 2 I] and f[E, I, D], the only layout that mlx-vlm reads (qwen3_vl_moe.py:168).
+    transformers 5 writes matrices that multiply from the left: gate_up_proj f[E, 2 I, D], down_proj f[E, D, I];
+    published are f[E, D, 2 I] and f[E, I, D], the only layout that mlx-vlm reads (qwen3_vl_moe.py:168).
     """
     width = config["text_config"]["hidden_size"]
 
@@ -134,9 +134,9 @@ def turn_experts(weights: Weights, config: Mapping[str, Any]) -> dict[str, mx.ar
 
 @contextmanager
 def _reading(config: Mapping[str, Any], spell: Callable[[Weights], Weights] = dict) -> Iterator[None]:
-    """Let mlx-vlm read this configuration instead of the folder's, and its weights spelled in another way.
+    """Let mlx-vlm read this configuration instead of the folder's, and rename the weights.
 
-    `load_model` (utils.py:363) takes neither as an argument, and reads both with functions of its own module.
+    `load_model` (utils.py:363) has no arguments for that, and reads both with functions of its module.
     """
     read = mlx_vlm_utils._load_safetensors  # noqa: SLF001
     kept = {"load_config": mlx_vlm_utils.load_config, "_load_safetensors": read}

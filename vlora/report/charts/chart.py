@@ -1,4 +1,4 @@
-"""What a line chart shows: its lines, and how many of their points are worth drawing. Pure."""
+"""Line charts: their lines, and the points that are drawn. Pure."""
 
 import itertools
 import math
@@ -8,10 +8,10 @@ import attrs
 import numpy as np
 
 MOST_POINTS = 400
-"""Of a line that are drawn: more than a screen has columns for show nothing more."""
+"""Most points of a line that are drawn; a screen has no room for more."""
 
 WIDE_RATIO = 20.0
-"""Between the largest and the smallest value: from here on a logarithmic axis shows more."""
+"""Ratio of the largest to the smallest value from which the axis is logarithmic."""
 
 
 @attrs.frozen(kw_only=True)
@@ -37,12 +37,12 @@ class Line:
 
 @attrs.frozen(kw_only=True)
 class Mark:
-    """A point that is pointed out.
+    """A marked point.
 
     Attributes:
         x: Where it is.
         y: Where it is.
-        text: What is said of it.
+        text: Its label.
     """
 
     x: float
@@ -86,7 +86,7 @@ class Chart:
         return max(values) / min(values) >= WIDE_RATIO if self.is_log is None else self.is_log
 
     def describe(self) -> str:
-        """Say in words what the lines show, for people who do not see them."""
+        """Describe the lines in words, for people who cannot see them."""
         return ". ".join(_describe(line) for line in self.lines if line.xs)
 
 
@@ -114,7 +114,7 @@ def thin(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> l
 
 
 def thin_line(line: Line, most: int = MOST_POINTS) -> Line:
-    """Leave out the points of a line that show nothing more."""
+    """Drop points of a line that do not change its drawing."""
     places = thin(line.xs, line.ys, most)
 
     def choose(values: tuple[float, ...]) -> tuple[float, ...]:

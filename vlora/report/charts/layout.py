@@ -1,4 +1,4 @@
-"""Where everything of a chart is drawn: what SVG and PNG have in common. Pure."""
+"""Layout of a chart, shared by SVG and PNG. Pure."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from .ticks import Axis, make_axis
 Point = tuple[float, float]
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (7, 4), (2, 3), (9, 3, 2, 3), (14, 4), (4, 2))
-"""How lines are broken, and what their points look like below, so that a legend does not depend on colours."""
+"""Dashes of lines, and shapes of their points below, so that the legend does not depend on colours."""
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 
@@ -117,7 +117,7 @@ class Layout:
 
 @attrs.frozen(kw_only=True)
 class _Plane:
-    """The part of a chart in which its lines are.
+    """The plotting area of a chart.
 
     Attributes:
         left: Its place.
@@ -136,7 +136,7 @@ class _Plane:
     y_axis: Axis
 
     def at(self, x: float, y: float) -> Point:
-        """Give the place of values."""
+        """Return the place of values."""
         return (
             self.left + self.x_axis.place(x) * (self.right - self.left),
             self.bottom - self.y_axis.place(y) * (self.bottom - self.top),
@@ -190,12 +190,12 @@ def lay_out(chart: Chart, width: float, height: float, size: float = 12.0) -> La
 
 
 def dashes_of(style: int) -> tuple[float, ...]:
-    """Say how a line is broken; where colours come again, it is broken in another way."""
+    """Return the dashes of a line; where colours repeat, the dashes differ."""
     return DASHES[(style + style // N_STYLES) % N_STYLES]
 
 
 def shape_of(style: int) -> str:
-    """Say what the points of a line look like; likewise."""
+    """Return the shape of a line's points; where colours repeat, the shapes differ."""
     return SHAPES[(style + style // N_STYLES) % N_STYLES]
 
 
@@ -222,7 +222,7 @@ def _lay_out_legend(
     top: float,
     drawn: tuple[list[Text], list[Stroke], list[Dot]],
 ) -> float:
-    """Draw a piece of each line beside its name, in as many rows as it takes; give where they end."""
+    """Draw the legend in as many rows as necessary; return where it ends."""
     texts, strokes, dots = drawn
     sample, gap, row = size * 2.6, size * 0.5, size * 1.45
     x, y = 0.0, top
@@ -241,7 +241,7 @@ def _lay_out_legend(
 
 
 def shorten(text: str, most: int) -> str:
-    """Leave out the middle of a text that is longer than there is room for."""
+    """Replace the middle of a text that is too long by an ellipsis."""
     if len(text) <= most:
         return text
     head = max(1, (most - 1) // 2)
@@ -283,7 +283,7 @@ def _write_axes(chart: Chart, plane: _Plane, size: float, height: float) -> Iter
 
 
 def _write_mark(text: str, at: Point, plane: _Plane, size: float) -> Text:
-    """Write beside a point what is said of it: above it, or below where there is no room, and within the plane."""
+    """Write a point's label above it, or below if there is no room, within the plotting area."""
     x, y = at
     half = measure(text, size) / 2
     x = min(max(x, plane.left + half + size * 0.3), plane.right - half)
@@ -292,7 +292,7 @@ def _write_mark(text: str, at: Point, plane: _Plane, size: float) -> Text:
 
 
 def _style_of(chart: Chart, x: float, y: float) -> int:
-    """Find the line that a point is of."""
+    """Find the line of a point."""
     return next(
         (
             style

@@ -12,7 +12,7 @@ SEVERAL = "*"
 
 
 def letter_of(number: int) -> str:
-    """Give the letter of a line: its own among 26."""
+    """Return the letter of a line, which is unique among 26 lines."""
     return LETTERS[number % len(LETTERS)]
 
 
@@ -44,7 +44,7 @@ def draw_text(chart: Chart, width: int, height: int) -> list[str]:
 
 
 def _trace(line: Line, y_axis: Axis, x_axis: Axis, height: int, n_columns: int) -> set[tuple[int, int]]:
-    """Give (row, column) of all that a line goes through: its points, and in each column the way between them."""
+    """Return (row, column) of all cells of a line: its points and the segments between them."""
     points = zip(line.xs, line.ys, strict=True)
     places = [(_place(x_axis, x, n_columns), _place(y_axis, y, height)) for x, y in points]
     found = {(row, column) for column, row in places}
@@ -63,7 +63,7 @@ def _ticks(axis: Axis) -> Sequence[tuple[float, str]]:
 
 
 def _write_steps(axis: Axis, margin: int, n_columns: int) -> str:
-    """Write the steps below the plane, those that have room."""
+    """Write the steps that have room below the plotting area."""
     written = " " * margin
     for tick, label in _ticks(axis):
         start = margin + _place(axis, tick, n_columns) - len(label) // 2

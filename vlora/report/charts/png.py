@@ -1,4 +1,4 @@
-"""Charts as PNG, by Pillow alone: drawn larger than they become, which smooths their edges."""
+"""Charts as PNG with Pillow alone, drawn larger and scaled down for smooth edges."""
 
 import functools
 import itertools

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 import attrs
 
 MARGIN = 0.04
-"""Of an axis, that is left free beside the outermost values."""
+"""Share of an axis that is left free beside the outermost values."""
 
 TINY = 1e-300
-"""What values differ by no more than is no difference."""
+"""Differences of values up to this count as rounding errors."""
 
 LEAST_PLAIN, MOST_PLAIN = 1e-2, 1e7
-"""Axes whose largest number is between are written without powers of ten."""
+"""Axes whose largest number is within this range are written without powers of ten."""
 
 
 @attrs.frozen(kw_only=True)
 class Axis:
-    """What places values along a side of a chart.
+    """An axis, which maps values to places along a side of a chart.
 
     Attributes:
         low: Its first value.
         high: Its last one.
         ticks: Round values between.
         labels: As they are written.
-        is_log: Whether equal ratios, and not equal differences, are equally far apart.
+        is_log: Whether the axis is logarithmic.
     """
 
     low: float
@@ -34,7 +34,7 @@ class Axis:
     is_log: bool = False
 
     def place(self, value: float) -> float:
-        """Give a value's place: 0 for `low`, 1 for `high`."""
+        """Return a value's place: 0 for `low`, 1 for `high`."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -43,10 +43,10 @@ class Axis:
 def make_axis(
     values: Sequence[float], n_ticks: int, *, is_log: bool = False, is_whole: bool = False, from_zero: bool = False
 ) -> Axis:
-    """Lay an axis around values.
+    """Make an axis for values.
 
     Args:
-        values: What has to find a place, at least one.
+        values: The values, at least one.
         n_ticks: How many ticks there is room for; there may be one more.
         is_log: Whether it is logarithmic; all values are positive then.
         is_whole: Whether it counts: its ticks are whole numbers, and nothing is left free beside its values.
@@ -61,7 +61,7 @@ def make_axis(
         low, high = (low, high + pad) if is_whole or from_zero else (low - pad, high + pad)
     elif not is_whole:
         pad = (high - low) * MARGIN
-        # Nothing negative is promised where nothing is.
+        # No negative range if no value is negative.
         low, high = max(0.0, low - pad) if low >= 0 else low - pad, high + pad
     step = _round_step((high - low) / (n_ticks + 0.5), is_whole=is_whole)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

@@ -1,1 +1,1 @@
-"""What people look at of a run: its numbers, its charts, its page."""
+"""Views of a run: its numbers, its charts, its page."""

@@ -1,4 +1,4 @@
-"""The same held-out rows, answered again and again while a run goes on."""
+"""Answers to the same held-out rows over the course of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from ...types import HeldOut
 from ..pictures import Picture, make_picture
 
 N_ROWS = 8
-"""Rows whose answers are shown."""
+"""Number of rows whose answers are shown."""
 
 MOST_ROUNDS = 6
-"""Rounds of answers that are shown of each: the first, the last, and some between."""
+"""Most answers that are shown per row: the first, the last, and some between."""
 
 MOST_READ = 64
-"""Held-out rows that are looked at to find those that were answered."""
+"""Most held-out rows that are searched for those that were answered."""
 
 SIDE, BYTES = 256, 24_000
 """Of a picture: pixels of its longer side at most, and bytes."""
@@ -27,13 +27,13 @@ SIDE, BYTES = 256, 24_000
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """What a row was answered after some steps.
+    """The answer to a row after some steps.
 
     Attributes:
-        step: How many.
+        step: Number of steps.
         text: The answer.
-        scores: What metrics say of it.
-        is_expected: Whether it is the row's answer to the letter.
+        scores: Its scores by metric.
+        is_expected: Whether it equals the row's answer exactly.
     """
 
     step: int
@@ -48,7 +48,7 @@ class AnsweredRow:
 
     Attributes:
         row: Its name.
-        question: What was asked.
+        question: Its question.
         expected: Its own answer.
         answers: The model's, by steps.
         pictures: Its images.
@@ -62,7 +62,7 @@ class AnsweredRow:
 
 
 def read_answers(file: Path, n_rows: int = N_ROWS) -> list[AnsweredRow]:
-    """Read what the first rows of a predictions.jsonl were answered; lines that are none are passed over.
+    """Read the answers to the first rows of a predictions.jsonl; damaged lines are ignored.
 
     Args:
         file: The file; there need not be one.
@@ -76,7 +76,7 @@ def read_answers(file: Path, n_rows: int = N_ROWS) -> list[AnsweredRow]:
             try:
                 prediction, scores = parse_prediction(text, "")
             except EvaluationError:
-                # A run that was killed, or is under way, may have written a part of it.
+                # A killed or running process may have written a part of the last line.
                 continue
             if prediction.row in found or len(found) < n_rows:
                 found.setdefault(prediction.row, {})[prediction.step] = (prediction, scores)
@@ -122,7 +122,7 @@ class RowPictures:
     _n_read: int = attrs.field(default=0, init=False)
 
     def add(self, answered: AnsweredRow) -> AnsweredRow:
-        """Add a row's pictures, and its question as it stands there; nothing to a row that is not found."""
+        """Add the pictures and the question of a row, if it is found."""
         while answered.row not in self._found and self._n_read < min(len(self.rows), MOST_READ):
             self._read(self._n_read)
             self._n_read += 1

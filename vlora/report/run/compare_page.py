@@ -1,4 +1,4 @@
-"""The page that shows several runs beside one another."""
+"""The page that compares several runs."""
 
 from datetime import datetime
 

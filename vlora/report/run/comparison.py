@@ -1,4 +1,4 @@
-"""Several runs beside one another: in what their recipes differ, how good they became, and what that took."""
+"""Compares runs: different keys of their recipes, results, time and memory."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -33,10 +33,10 @@ class Row:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Comparison:
-    """Runs beside one another.
+    """A comparison of runs.
 
     Attributes:
-        names: What tells them apart.
+        names: Short distinct names.
         runs: The runs.
         recipe: Keys whose values differ, with all values.
         numbers: Scores, speed, memory and time.
@@ -51,13 +51,13 @@ class Comparison:
 
 
 def compare_runs(places: Sequence[Path | str]) -> Comparison:
-    """Read runs and put them beside one another.
+    """Read runs and compare them.
 
     Args:
         places: Folders of runs, or adapters in them.
 
     Raises:
-        RunError: There are fewer than two, one is no run, or one is given twice.
+        RunError: There are fewer than two runs, one is not a run, or one is given twice.
     """
     if len(places) < FEWEST_RUNS:
         msg = f"found {len(places)} run to compare; give the folders of two or more"
@@ -81,7 +81,7 @@ def compare_runs(places: Sequence[Path | str]) -> Comparison:
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:
-    """Name folders by as many of the last parts of their paths as tell them apart."""
+    """Name folders by the shortest ends of their paths that are distinct."""
     parts = [folder.resolve().parts for folder in folders]
     names = [""] * len(parts)
     for count in range(1, max(map(len, parts)) + 1):
@@ -132,7 +132,7 @@ def _compare_score(name: str, runs: Sequence[RunRecord]) -> Iterable[Row]:
 def _row(
     name: str, values: Sequence[float | None], write: Callable[[float], str], *, is_higher_better: bool = False
 ) -> Row:
-    """Write a number of all runs, and find the best; of equal ones none is."""
+    """Format a number of all runs, and find the best one; None if several are equal."""
     known = [value for value in values if value is not None]
     best = (max if is_higher_better else min)(known, default=None)
     is_one = best is not None and len(known) > 1 and known.count(best) == 1
@@ -152,7 +152,7 @@ def _waited(run: RunRecord) -> float | None:
 
 
 def _draw_over(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterable[Chart]:
-    """Yield the charts that have something of at least one run."""
+    """Yield the charts with data of at least one run."""
     charts = [
         _chart("Validation loss", UNITS, VALID_LOSS, runs, names),
         _chart("Train loss, per report", UNITS, "loss", runs, names),

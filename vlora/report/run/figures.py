@@ -1,4 +1,4 @@
-"""Which charts show a run. Pure."""
+"""The charts of a run. Pure."""
 
 from collections.abc import Iterator, Mapping
 
@@ -29,7 +29,7 @@ OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 FROM_ZERO = frozenset({"Learning rate", "Speed", "Memory", "Waiting for rows", "Padding"})
 
 EVAL, LOW, HIGH = "eval_", "_low", "_high"
-"""How the numbers of a round of answers are called, and the ends of their intervals."""
+"""Prefix of the numbers of a round of answers, and suffixes of the ends of their intervals."""
 
 NOT_METRICS = frozenset({"eval_rows", "eval_seconds", "eval_s"})
 
@@ -38,7 +38,7 @@ OLDER_METRIC, OLDER_NAMES = "accuracy", ("accuracy_before", "accuracy_after")
 
 
 def loss_chart(run: RunRecord) -> Chart:
-    """Show the losses of a run: of each report, their mean so far, and on validation rows, the best pointed out."""
+    """Make the chart of losses: of reports, their running mean, and of validations with the best one marked."""
     best = run[VALID_LOSS].best()
     marks = () if best is None else (Mark(x=best[0], y=best[1], text=f"best {best[1]:.4f} at step {best[0]:,}"),)
     return Chart(
@@ -54,27 +54,27 @@ def loss_chart(run: RunRecord) -> Chart:
 
 
 def metric_names(run: RunRecord) -> list[str]:
-    """Name the metrics of a run's answers, as metrics.jsonl has them."""
+    """Return the names of the metrics of a run's answers in metrics.jsonl."""
     return sorted(name for name in run.series if name.startswith(EVAL) and not _is_end(name, run))
 
 
 def score_names(run: RunRecord) -> list[str]:
-    """Name the numbers of a run that say how good it is, as metrics.jsonl has them."""
+    """Return the names of a run's scores in metrics.jsonl."""
     names = [VALID_LOSS, *(metric_names(run) or [OLDER_METRIC])]
     return [name for name in names if score_series(name, run).steps]
 
 
 def score_series(name: str, run: RunRecord) -> Series:
-    """Give a number that says how good a run is, over its steps."""
+    """Return a score over the steps of a run."""
     if name != OLDER_METRIC:
         return run[name]
     before, after = (run[older] for older in OLDER_NAMES)
-    # What was right before training stands once more beside what is right after it.
+    # The accuracy before training is repeated beside the one after it.
     return Series(before.steps[:1] + after.steps[-1:], before.values[:1] + after.values[-1:])
 
 
 def is_higher_better(name: str) -> bool:
-    """Whether a score is the better the higher it is: of losses and of error rates the lower ones are."""
+    """Whether higher values of a score are better; not so for losses and error rates."""
     if name == VALID_LOSS:
         return False
     metric = METRICS.get(name.removeprefix(EVAL))
@@ -82,7 +82,7 @@ def is_higher_better(name: str) -> bool:
 
 
 def metric_charts(run: RunRecord) -> Iterator[Chart]:
-    """Show what the answers to held-out rows scored, each metric with its interval."""
+    """Make the charts of answers' metrics, each with its interval."""
     for name in metric_names(run):
         yield Chart(title=name_score(name), lines=(_metric_line(name, run),), is_log=False)
     older = score_series(OLDER_METRIC, run)
@@ -92,7 +92,7 @@ def metric_charts(run: RunRecord) -> Iterator[Chart]:
 
 
 def other_charts(run: RunRecord) -> Iterator[Chart]:
-    """Show the rates, the gradient, the speed, the memory and the waiting of a run."""
+    """Make the charts of learning rate, gradient norm, speed, memory and waiting times."""
     for title, unit, names in OTHERS:
         lines = tuple(_line(label, run[name]) for name, label in names.items() if run[name].steps)
         if lines:
@@ -103,13 +103,13 @@ def other_charts(run: RunRecord) -> Iterator[Chart]:
 
 
 def name_score(name: str) -> str:
-    """Write the name of a score as people read it."""
+    """Return the readable name of a score."""
     known = {OLDER_METRIC: "exact answers", VALID_LOSS: "validation loss"}
     return known.get(name) or name.removeprefix(EVAL).replace("_", " ")
 
 
 def _is_end(name: str, run: RunRecord) -> bool:
-    """Whether a number says how far an interval goes, or how many rows there were, and is no metric itself."""
+    """Whether a number is an end of an interval or a count of rows, and not a metric."""
     if name in NOT_METRICS:
         return True
     return any(name.endswith(end) and name.removesuffix(end) in run.series for end in (LOW, HIGH))

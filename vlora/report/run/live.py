@@ -1,4 +1,4 @@
-"""The report of a run that goes on: written again while it trains, seldom enough that training is not slower for it."""
+"""Writes the report of a run while it trains, rarely enough not to slow down the training."""
 
 import time
 from collections.abc import Callable
@@ -25,27 +25,27 @@ from .run_page import RunFacts, make_page
 from .versions import find_versions
 
 LEAST_SECONDS = 5.0
-"""Between two versions of a report."""
+"""Shortest time between two versions of a report in seconds."""
 
 SHARE = 0.005
-"""Of the run's time that its report takes at most, but for the first and the last version."""
+"""Largest share of the run's time for its report, without the first and the last version."""
 
 WIDTH, HEIGHT, SIZE = 800, 460, 13
 """Of loss.png, before it is enlarged."""
 
 MOST_NOTES = 50
-"""Warnings and rows passed over that a report names."""
+"""Most warnings and skipped rows that a report names."""
 
 
 @attrs.define(eq=False)
 class LiveReport:
-    """Takes the events of a run and keeps its report up to date. A context: the last version is written at its end.
+    """Updates the report of a run from its events; as a context manager it writes the last version at its end.
 
     Attributes:
-        recipe: What is carried out.
-        go_on: The command that goes on with it.
+        recipe: The recipe.
+        go_on: The command that resumes it.
         clock: Seconds of any origin.
-        log: What was reported so far.
+        log: The reports so far.
     """
 
     recipe: Recipe
@@ -66,7 +66,7 @@ class LiveReport:
         return output_paths(self.recipe).folder
 
     def __call__(self, event: Event) -> None:
-        """Take an event in, and write the report if there is something new and it is time."""
+        """Process an event, and write the report if there is news and enough time has passed."""
         if isinstance(event, StepReport):
             self._n_steps = event.n_steps or self._n_steps
         elif isinstance(event, Started):
@@ -100,16 +100,16 @@ class LiveReport:
     def _start(self, event: Started) -> None:
         self._started, self._n_steps = event, event.n_steps
         if event.first_step:
-            # What stands behind the state that the run goes on from has been removed by now.
+            # Lines behind the state that the run is resumed from have been removed by now.
             self.log = read_log(self.folder)
         self.log.begin(event.first_step, describe_device(event.device.kind, event.device.name))
         self._answers = _LiveAnswers(self.folder / PREDICTIONS_NAME, RowPictures(event.held_out, self.recipe.data))
         self.write("training")
-        # The first version waits for what is imported, and says nothing of how long others take.
+        # The first version includes imports, so its duration does not predict that of others.
         self._next = self.clock() + LEAST_SECONDS
 
     def write(self, status: str) -> None:
-        """Write the report as far as the run is.
+        """Write the report of the run's current progress.
 
         Args:
             status: As in `RunFacts`.
@@ -142,7 +142,7 @@ class LiveReport:
             ),
             versions=find_versions(),
             notes=(*self._notes, *([f"and {more:,} more"] if more > 0 else [])),
-            # Values that were typed with --set stand there.
+            # It includes values given with --set.
             go_on=redact(self.go_on) if status != "over" else "",
             ask=ask,
             ask_best=ask_best,
@@ -151,7 +151,7 @@ class LiveReport:
 
 
 def _write_commands(finished: Finished | None) -> tuple[str, str]:
-    """Write what asks the trained model, and what asks the best one where that was kept and is another."""
+    """Return the commands that ask the last model and, if it is another one, the best model."""
     if finished is None or finished.unasked is not None:
         return "", ""
     best = finished.best
@@ -162,7 +162,7 @@ def _write_commands(finished: Finished | None) -> tuple[str, str]:
 
 @attrs.define(eq=False)
 class _LiveAnswers:
-    """The answers of a run that goes on, read again when there are new ones."""
+    """The answers of a running process, read again when there are new ones."""
 
     file: Path
     pictures: RowPictures
@@ -170,7 +170,7 @@ class _LiveAnswers:
     _rows: list[AnsweredRow] = attrs.field(factory=list)
 
     def read(self) -> list[AnsweredRow]:
-        """Give what the first rows were answered so far."""
+        """Return the answers to the first rows so far."""
         if self.file.is_file():
             found = self.file.stat()
             if (version := (found.st_size, found.st_mtime_ns)) != self._version:
@@ -180,7 +180,7 @@ class _LiveAnswers:
 
 
 def write_plot(run: RunRecord, file: Path) -> None:
-    """Draw the losses of a run into a file; none without a loss."""
+    """Draw the losses of a run into a file; no file without a loss."""
     chart = loss_chart(run)
     if chart.has_points:
         write_whole(file, draw_png(lay_out(chart, WIDTH, HEIGHT, SIZE)).save)

@@ -1,6 +1,6 @@
-"""A run's folder, read: its numbers over its steps and its recipe, whether it is under way, over, or was gone on with.
+"""Reads a run's folder: its numbers over steps and its recipe, whether it is running, finished or was resumed.
 
-A line that is not whole is counted, and passed over.
+Damaged lines are counted and ignored.
 """
 
 import json
@@ -18,7 +18,7 @@ from ...recipe.parse import flatten_recipe
 
 
 class RunError(VloraError):
-    """A folder that no run has written."""
+    """A folder is not that of a run."""
 
 
 @attrs.frozen
@@ -39,7 +39,7 @@ class Series:
         return self.values[-1] if self.values else None
 
     def best(self, *, is_higher_better: bool = False) -> tuple[int, float] | None:
-        """Give the step of the lowest or highest value, and the value: the first of equal ones, None without any."""
+        """Return the step of the lowest or highest value, and the value: the first of equal ones, None without any."""
         if not self.values:
             return None
         choose = max if is_higher_better else min
@@ -49,14 +49,14 @@ class Series:
 
 @attrs.frozen(kw_only=True, eq=False)
 class RunRecord:
-    """A run as its files have it.
+    """A run as recorded in its files.
 
     Attributes:
         folder: Where they are.
-        recipe: Values by dotted key, those that are defaults too; empty if there is no recipe that can be read.
+        recipe: Values by dotted key, including defaults; empty if there is no readable recipe.
         series: Numbers over steps, by their names in metrics.jsonl.
-        device: What it computes on, as the newest line has it; empty if none does.
-        resumed: Steps behind which it went on.
+        device: Its device, from the newest line that has it; empty if none has.
+        resumed: Steps after which it was resumed.
         n_damaged: Lines that could not be read.
     """
 
@@ -68,7 +68,7 @@ class RunRecord:
     n_damaged: int = 0
 
     def __getitem__(self, name: str) -> Series:
-        """Give a number over steps; an empty series if the run has none of that name."""
+        """Return a number over steps; an empty series if the run has none of that name."""
         return self.series.get(name, Series())
 
     @property
@@ -93,7 +93,7 @@ class RunLog:
     _series: dict[str, tuple[list[int], list[float]]] = attrs.field(factory=dict, init=False)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take a line in. What a run that went on reports once more replaces what stood there."""
+        """Add a line. Steps that a resumed run reports again replace earlier ones."""
         step = int(line["step"])
         if isinstance(device := line.get("device"), str):
             self.begin(step, describe_device(device, str(line.get("device_name", ""))))
@@ -111,13 +111,13 @@ class RunLog:
             values.append(float(value))
 
     def begin(self, step: int, device: str) -> None:
-        """Note that a process has begun, or gone on behind a step."""
+        """Record that a process began, or resumed after a step."""
         self.device = device
         if step:
             self.resumed = (*self.resumed, step)
 
     def freeze(self, folder: Path, recipe: Mapping[str, Any]) -> RunRecord:
-        """Give what was gathered so far."""
+        """Return the lines so far."""
         return RunRecord(
             folder=folder,
             recipe=recipe,
@@ -135,17 +135,17 @@ def read_run(place: Path | str) -> RunRecord:
         place: Its folder, or an adapter or another file in it.
 
     Raises:
-        RunError: There are no metrics of a run.
+        RunError: The folder has no metrics of a run.
     """
     folder = find_folder(Path(place))
     return read_log(folder).freeze(folder, read_recipe(folder))
 
 
 def find_folder(place: Path) -> Path:
-    """Find the folder of a run by itself or by one of its files.
+    """Find the folder of a run from its path or that of one of its files.
 
     Raises:
-        RunError: There are no metrics of a run.
+        RunError: The folder has no metrics of a run.
     """
     is_named_file = place.suffix in (WEIGHTS_SUFFIX, Path(METRICS_NAME).suffix, Path(RECIPE_NAME).suffix)
     folder = place.parent if place.is_file() or (is_named_file and not place.is_dir()) else place
@@ -167,7 +167,7 @@ def read_log(folder: Path) -> RunLog:
 
 
 def _read_lines(file: Path) -> Iterator[Any]:
-    """Yield what is in each line; None for one that is not whole."""
+    """Yield the content of each line; None for a damaged one."""
     if not file.is_file():
         return
     with file.open(encoding="utf-8", errors="replace") as opened:
@@ -179,7 +179,7 @@ def _read_lines(file: Path) -> Iterator[Any]:
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
-    """Read the recipe of a run, with today's defaults for keys that it does not name; {} if that cannot be."""
+    """Read the recipe of a run, with current defaults for other keys; {} if it cannot be read."""
     try:
         return flatten_recipe((folder / RECIPE_NAME).read_text(encoding="utf-8"), with_defaults=True)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
@@ -187,5 +187,5 @@ def read_recipe(folder: Path) -> dict[str, Any]:
 
 
 def describe_device(kind: str, name: str) -> str:
-    """Name what a run computes on."""
+    """Return the name of a run's device."""
     return f"{kind}, {name}" if name else kind

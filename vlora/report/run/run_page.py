@@ -1,4 +1,4 @@
-"""The page of a run: what it has reported, what it answered, how it was asked for, and how it goes on."""
+"""The page of a run: its reports, its answers, its recipe, and the command that resumes it."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,21 +31,21 @@ from .figures import (
 from .run_files import RunRecord
 
 NARROW, WIDE = (352, 230), (820, 400)
-"""Width and height of charts: of all on a small screen, of the losses on a large one. They are never scaled, so that
-their texts can be read."""
+"""Widths and heights of charts: of all charts on a small screen, of the losses on a large one. They are never scaled,
+so that their texts stay readable."""
 
 
 @attrs.frozen(kw_only=True)
 class RunFacts:
-    """What is known of a run besides its files.
+    """Facts about a run besides its files.
 
     Attributes:
         status: "training", "over", "stopped" or "failed".
         n_steps: Steps of the whole run; 0 where that is not known.
         facts: Pairs of a name and a value.
-        versions: Of the programs that take part, by their names.
-        notes: What went otherwise than meant.
-        go_on: The command that goes on with it.
+        versions: Versions of programs by name.
+        notes: Warnings.
+        go_on: The command that resumes it.
         ask: The command that asks the trained model; empty if there is none.
         ask_best: The command that asks the best one, where that is kept and is another.
         unasked: Why it cannot be asked; empty if it can.
@@ -64,7 +64,7 @@ class RunFacts:
 
 @attrs.frozen(kw_only=True)
 class Score:
-    """What became of a number that is to get better.
+    """The course of a score.
 
     Attributes:
         name: Its name.
@@ -84,7 +84,7 @@ def make_page(run: RunRecord, facts: RunFacts, answers: Sequence[AnsweredRow], n
 
     Args:
         run: Its numbers and recipe.
-        facts: What else is known of it.
+        facts: Further facts about it.
         answers: Held-out rows with their answers.
         now: When that was.
     """
@@ -115,7 +115,7 @@ def draw_chart(chart: Chart, name: str, *, is_main: bool = False) -> Markup | No
     Args:
         chart: The chart.
         name: Its own among those of the page, a word.
-        is_main: Draw it once more for large screens, of which a page shows that or the other.
+        is_main: Whether to draw it for large screens, too; a page shows one of the two.
     """
     if not chart.has_points:
         return None
@@ -127,7 +127,7 @@ def draw_chart(chart: Chart, name: str, *, is_main: bool = False) -> Markup | No
 
 
 def split_recipe(recipe: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Divide a recipe's keys.
+    """Partition a recipe's keys.
 
     Args:
         recipe: Values by dotted key, defaults too.
@@ -149,13 +149,13 @@ def split_recipe(recipe: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]],
 
 
 def default_values() -> dict[str, Any]:
-    """Give the defaults of all keys that have one, by dotted key."""
+    """Return the defaults of all keys that have one, by dotted key."""
     found = flatten_recipe(dump_recipe(Recipe(data=DataSection(path="-"))))
     return {key: value for key, value in found.items() if key != "data.path"}
 
 
 def write_value(value: Any) -> str:
-    """Write a value of a recipe, much as TOML does, without secrets: pages are shown to others."""
+    """Format a value of a recipe like TOML, without secrets: pages are shown to others."""
     return redact(json.dumps(value, ensure_ascii=False))
 
 
@@ -169,7 +169,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def _summarize(run: RunRecord, facts: RunFacts) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of a name and a value that stand first."""
+    """Yield the pairs of name and value at the top of the page."""
     total = f" of {facts.n_steps:,}" if facts.n_steps else ""
     yield "steps", f"{run.step:,}{total}"
     if (seconds := run["seconds"].last) is not None:
@@ -190,7 +190,7 @@ def _summarize(run: RunRecord, facts: RunFacts) -> Iterator[tuple[str, str]]:
 
 
 def list_scores(run: RunRecord) -> Iterator[Score]:
-    """Yield what became of the validation loss and of each metric."""
+    """Yield the course of the validation loss and of each metric."""
     for name in score_names(run):
         series = score_series(name, run)
         best = series.best(is_higher_better=is_higher_better(name))

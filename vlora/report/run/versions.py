@@ -1,4 +1,4 @@
-"""The versions of what takes part in a run."""
+"""Versions of the programs that a run uses."""
 
 import functools
 import importlib
@@ -11,7 +11,7 @@ PACKAGES = ("mlx", "mlx-vlm", "transformers", "datasets", "numpy", "pillow")
 
 @functools.cache
 def find_versions() -> Mapping[str, str]:
-    """Give the versions of vlora, of the packages that it stands on, of Python and of the system."""
+    """Return the versions of vlora, of its dependencies, of Python and of the system."""
     # What stands above cannot be imported from here; it is there, since this is a part of it.
     found = {"vlora": str(importlib.import_module(__name__.partition(".")[0]).__version__)}
     for package in PACKAGES:

@@ -70,6 +70,10 @@ class AnswerError(VloraError):
     """A model, or mlx-vlm for the user, cannot answer a question; it says why."""
 
 
+class HubError(VloraError):
+    """The Hugging Face hub does not take what is pushed; it says why."""
+
+
 class NonFiniteError(VloraError):
     """A loss or a gradient became NaN or infinite; nothing of that step was kept."""
 

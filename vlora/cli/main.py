@@ -30,6 +30,7 @@ COMMANDS = {
     "fuse": "write an adapter and its base as one model",
     "export": "write an adapter as PEFT, vLLM or llama.cpp read it",
     "import": "write an adapter of PEFT or mlx-lm as vlora's own",
+    "push": "upload what was trained to the Hugging Face hub",
     "compare": "put runs beside one another",
     "schema": "print a JSON Schema of recipes, for editors",
     "completion": "print what completes `vlora` in bash, zsh or fish",

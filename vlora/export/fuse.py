@@ -126,6 +126,8 @@ class _Work:
         config = self._copy_companions(folder)
         if rewriter is not None:
             writer = ShardWriter(folder, self._form(), self.largest)
+            if self.trained.files.config_differs_upstream:
+                _write_config(folder, both_words(_read_config(folder), config))
             rewrite(rewriter, models.list_weights(self.trained.files.path), writer)
             self.rounding = rewriter.rounding
         else:
@@ -141,21 +143,17 @@ class _Work:
         """Say which layers are quantized, and why the base's own layout cannot have them; None if it can."""
         on_loading, tied = self.trained.on_loading, models.tied_heads(self.trained.backbone.module)
         if self.quantize == "none":
-            return {}, "the base's own files are quantized" if own else self._why_not_read()
+            return {}, "the base's own files are quantized" if own else None
         if self.quantize == "keep":
             # A table that got rows for tokens was unpacked for it.
             tables = {name.rpartition(".")[0] for name in self.trained.whole}
             schemes = {name: scheme for name, scheme in {**own, **on_loading}.items() if name not in tables}
-            why = "its layers are quantized as they were for training" if on_loading else self._why_not_read()
+            why = "its layers are quantized as they were for training" if on_loading else None
         else:
             schemes = models.choose_schemes(module, int(self.quantize))
             why = f"its layers are quantized to {self.quantize} bits"
         copies = {head: schemes[table] for head, table in tied.items() if table in schemes}
         return {name: scheme for name, scheme in schemes.items() if name not in tied} | copies, why
-
-    def _why_not_read(self) -> str | None:
-        """Say why mlx-vlm would not read the base's own files; None if it does."""
-        return "mlx-vlm does not read the base's own files as they are" if self.trained.files.is_translated else None
 
     def _make_rewriter(self, module: nn.Module, own: Mapping[str, models.Scheme]) -> Rewriter:
         paths = models.list_weights(self.trained.files.path)
@@ -183,6 +181,26 @@ class _Work:
             models.write_tokenizer(models.load_tokenizer(trained.files), trained.files.added, folder)
             _write_config(folder, config)
         return config
+
+
+def both_words(published: Mapping[str, Any], translated: Mapping[str, Any]) -> dict[str, Any]:
+    """Join a configuration as it was published with the same in mlx-vlm's words, which hold where both say something.
+
+    Each library reads its own words and leaves the others alone.
+    """
+    joined = dict(published)
+    for key, value in translated.items():
+        if key == "generation_config":
+            # Of another file.
+            continue
+        own = joined.get(key)
+        joined[key] = both_words(own, value) if isinstance(own, dict) and isinstance(value, Mapping) else value
+    return joined
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:

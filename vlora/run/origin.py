@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from ..errors import CheckpointError, RecipeError
-from ..models.load.adapter_files import read_adapter
+from ..models.load.adapter_files import named_base, read_adapter
 from ..output.base_identity import KEY
 from ..output.checkpoint import CONFIG_NAME
 from ..output.paths import RECIPE_NAME, WEIGHTS_SUFFIX
@@ -33,7 +33,7 @@ def find_adapter_recipe(adapter: str, base: str | None = None) -> Recipe:
     """
     weights, config = read_adapter(adapter)
     recorded = config.get(KEY) or {}
-    path = base or recorded.get("path") or config.get("base_model")
+    path = base or recorded.get("path") or named_base(config)
     if not path:
         msg = f"{weights}: does not say on which model it was trained; name that with --base"
         raise CheckpointError(msg)

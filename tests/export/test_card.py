@@ -1,0 +1,53 @@
+"""Cards: places of the machine are named by their last part, and metadata by the hub's keys."""
+
+import pytest
+
+from vlora.export.card import Described, make_metadata, name_place, without_places, write_card
+
+CARD = Described(
+    repo="me/cats", base="some/model", has_hub_base=True, is_adapter=True, method="LoRA of rank 8 on 14 layers (sft)"
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "exists", "expected"),
+    [
+        ("some/model", False, ("some/model", True)),
+        ("runs/first", True, ("first", False)),
+        ("/home/me/rows.jsonl", False, ("rows.jsonl", False)),
+        ("https://me:word@some.where/rows.jsonl?key=1", False, ("rows.jsonl?***", False)),
+        ("builtin:digits", False, ("builtin:digits", False)),
+    ],
+)
+def test_places(place: str, exists: bool, expected: tuple[str, bool]) -> None:
+    """A hub id is told as it is, whatever else only by its last part."""
+    assert name_place(place, exists=exists) == expected
+
+
+def test_recipes() -> None:
+    """Paths and secrets go, and everything else stays."""
+    recipe = {
+        "data.path": "/home/me/rows.jsonl",
+        "data.system": "hf_" + "Zz09" * 8,
+        "lora.rank": 8,
+        "model.path": "a/b",
+    }
+    assert without_places(recipe, []) == {
+        "data.path": "rows.jsonl",
+        "data.system": "***",
+        "lora.rank": 8,
+        "model.path": "a/b",
+    }
+
+
+def test_metadata() -> None:
+    """An adapter and a whole model are told apart; nothing is said of a base that is not on the hub."""
+    adapter = dict(make_metadata(CARD).__dict__)
+    assert (adapter["base_model_relation"], "lora" in adapter["tags"]) == ("adapter", True)
+    local = Described(repo="me/cats", base="base", has_hub_base=False, is_adapter=False, method="full fine-tuning")
+    whole = {key: value for key, value in make_metadata(local).__dict__.items() if value is not None}
+    assert not {"base_model", "base_model_relation", "datasets", "license"} & set(whole)
+    text = write_card(local)
+    assert 'load("me/cats")' in text
+    assert "## Scores" not in text
+    assert text.startswith("---\n")

@@ -9,7 +9,6 @@ import mlx.optimizers as optim
 
 from . import models
 from .adapters.attached import lora_layers
-from .compilation.known_kernels import keep
 from .data.format.samples import Preferences
 from .data.opening import read_rows, wrap_rows
 from .data.rows import RowDataset
@@ -213,8 +212,6 @@ def load_model(
     Raises:
         VloraError: The weights, the targets or the adapter do not fit.
     """
-    # What follows computes: MLX's own folder for kernels is the first user's of the machine.
-    keep()
     section = recipe.model
     load = models.abstract_backbone if is_abstract else models.load_backbone
     backbone, quantized = load(files, section)

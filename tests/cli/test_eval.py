@@ -1,5 +1,6 @@
 """`python -m vlora eval` shows metrics with their intervals and the worst answers, and says where all of them are."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.runs import make_recipe, run, write_image_rows
 from vlora.cli import eval as command
 from vlora.cli.main import main
 from vlora.cli.screen import Screen
+from vlora.compilation import known_kernels
 from vlora.evaluation.metrics import find_metrics, score
 from vlora.evaluation.prediction import Prediction
 from vlora.recipe.parse import dump_recipe
@@ -115,3 +117,20 @@ def test_hostile_answers_are_shown_as_text(tmp_path: Path, capsys: pytest.Captur
 
     assert "  [red]row[/]: 0.000\n" in shown
     assert f"answered '[bold]{'x' * (command.LONGEST - 6)}...'" in shown
+
+
+def test_kernels_that_are_compiled_are_said(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where known ones are missing, workers compile them side by side before a question is asked, and lines say so."""
+    worker = subprocess.Popen(["true"])
+    compilation = known_kernels.Compilation(tmp_path, None, [Path("none.so")], [worker])
+    monkeypatch.setattr(known_kernels, "begin", lambda _: compilation)
+    status = main(["eval", str(recipe_file), "--rows", "1"])
+    shown = capsys.readouterr().out.splitlines()
+
+    assert status == 0
+    assert shown[0] == "compiling 1 kernels, 1 at a time"
+    assert shown[1].startswith("compiled 0 kernels in 0.0 s, kept in ")
+    assert shown[2].startswith("model: ")
+    assert not compilation.workers

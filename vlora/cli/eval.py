@@ -85,6 +85,10 @@ def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) ->
         0.
     """
     with importing(recipe):
+        from ..compilation.known_kernels import begin
+
+        # Before the slow imports, so that workers compile meanwhile.
+        begin(recipe.model.path)
         from ..run.evaluation import Chosen
     evaluated = _evaluate(recipe, Chosen(**options), console)
     _show(evaluated, console)
@@ -92,8 +96,9 @@ def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) ->
 
 
 def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
-    from ..events import Skipped, Warned
+    from ..events import Compiled, Compiling, Skipped, Warned
     from ..run.evaluation import Opened, evaluate_answers
+    from .view import describe_compilation
 
     run = evaluate_answers(recipe, chosen)
     with console.counting() as bar:
@@ -113,6 +118,8 @@ def _evaluate(recipe: Recipe, chosen: "Chosen", console: Screen) -> "Evaluated":
                     _say(console, f"versions: those of the run, {pinned}")
                 if bar is not None:
                     bar.add_task("answering", total=event.n_rows)
+            elif isinstance(event, Compiling | Compiled):
+                console.print(describe_compilation(event), soft_wrap=True)
             elif isinstance(event, Warned):
                 console.print(f"[yellow]note[/] {escape(event.message)}", soft_wrap=True)
             elif isinstance(event, Skipped):

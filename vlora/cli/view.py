@@ -87,7 +87,7 @@ class EventView:
             # Rounds of answers have been printed answer by answer.
             return self._write_report(event)
         if isinstance(event, Compiling | Compiled):
-            return _describe_compilation(event)
+            return describe_compilation(event)
         if isinstance(event, Scored):
             return describe_scores(event, self.state.n_steps)
         return _write_note(event)
@@ -162,7 +162,8 @@ def _describe_warning(message: str) -> str:
     return f"[yellow]note[/] {escape(message)}"
 
 
-def _describe_compilation(event: Compiling | Compiled) -> str:
+def describe_compilation(event: Compiling | Compiled) -> str:
+    """Describe kernels that are being compiled, or were."""
     if isinstance(event, Compiling):
         return f"compiling {event.n_kernels} kernels, {event.n_workers} at a time"
     return f"compiled {event.n_kernels} kernels in {event.seconds:.1f} s, kept in {escape(str(event.folder))}"

@@ -9,6 +9,7 @@ import attrs
 
 from .. import models
 from ..build import Data, attach_feature_cache, load_data, load_model
+from ..compilation import known_kernels
 from ..data.examples import raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
@@ -16,7 +17,7 @@ from ..errors import EvaluationError, RecipeError, SampleError
 from ..evaluation.metric import Metric
 from ..evaluation.metrics import Scores, find_metrics, score
 from ..evaluation.prediction import Prediction, dump_prediction, is_prediction
-from ..events import Skipped, Warned
+from ..events import Compiled, Compiling, Skipped, Warned
 from ..memory.limits import memory_limits, naming_shortage
 from ..output.named_files import open_named, write_named
 from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
@@ -86,7 +87,7 @@ class Evaluated:
 
 def evaluate_answers(
     recipe: Recipe, chosen: Chosen
-) -> Generator[Opened | Skipped | Warned | Prediction, None, Evaluated]:
+) -> Generator[Compiling | Compiled | Opened | Skipped | Warned | Prediction, None, Evaluated]:
     """Answer rows of a recipe with a model of it, and measure the answers.
 
     Args:
@@ -94,8 +95,8 @@ def evaluate_answers(
         chosen: What is evaluated.
 
     Yields:
-        That the adapter was trained on other weights, if it was; what is evaluated, once it is loaded; then each
-        answer, and each row that was passed over.
+        That kernels are compiled, where known ones are missing; that the adapter was trained on other weights, if it
+        was; what is evaluated, once it is loaded; then each answer, and each row that was passed over.
 
     Returns:
         What was found; it is written, too.
@@ -111,7 +112,7 @@ def evaluate_answers(
     with ExitStack() as stack:
         stack.enter_context(memory_limits(recipe.memory))
         workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
-        data, rows = _open_rows(section, chosen.split)
+        data, rows = yield from _open_meanwhile(known_kernels.begin(recipe.model.path), section, chosen.split)
         with naming_shortage("loading the model"):
             backbone = _load(section, data, is_bare=weights is None or not paths.is_adapter)
         if backbone.base_note is not None:
@@ -186,6 +187,18 @@ def _choose_model(recipe: Recipe, paths: OutputPaths, chosen: Chosen) -> tuple[R
     if not is_full:
         return attrs.evolve(recipe, model=attrs.evolve(model, adapter_path=str(weights)), output=unwritten), weights
     return attrs.evolve(recipe, model=attrs.evolve(frozen, path=str(weights), revision=None), output=unwritten), weights
+
+
+def _open_meanwhile(
+    compilation: known_kernels.Compilation, recipe: Recipe, split: str | None
+) -> Generator[Compiling | Compiled, None, tuple[Data, RowDataset]]:
+    """Open the rows while workers compile kernels."""
+    if compilation.announced is not None:
+        yield compilation.announced
+    found = _open_rows(recipe, split)
+    if (compiled := compilation.wait()) is not None:
+        yield compiled
+    return found
 
 
 def _open_rows(recipe: Recipe, split: str | None) -> tuple[Data, RowDataset]:

@@ -1,9 +1,15 @@
-"""Models loaded and prepared: parts without a constructor are completed."""
+"""Models loaded and prepared: parts without a constructor are completed, and kernels are kept where they should be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from mlx.utils import tree_flatten
 
 from tests.families import FAMILIES, build
+from tests.runs import make_recipe
+from vlora.build import find_model
 from vlora.models.load import loading
 
 
@@ -15,3 +21,26 @@ def test_parts_without_a_constructor_are_completed() -> None:
     loading.complete_modules(module)
     module.freeze()
     assert not tree_flatten(module.trainable_parameters())
+
+
+@pytest.mark.parametrize("loads", [loading.load_backbone, loading.abstract_backbone])
+def test_kernels_are_kept_where_only_the_user_writes(
+    loads: Callable[..., Any],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However a model is loaded, MLX is told its folder of kernels before anything is computed."""
+    told: list[str] = []
+    load = loading._load_module
+
+    def open_it(*arguments: Any, **options: Any) -> Any:
+        told.append("loaded")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(loading, "keep", lambda: told.append("told"))
+    monkeypatch.setattr(loading, "_load_module", open_it)
+    recipe = make_recipe(checkpoint("qwen3_vl"), tmp_path / "rows.jsonl", tmp_path / "o")
+    loads(find_model(recipe), recipe.model)
+
+    assert told == ["told", "loaded"]

@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 from mlx_vlm import utils as mlx_vlm_utils
 
+from ...compilation.known_kernels import keep
 from ...errors import ModelError
 from ...recipe.schema import ModelSection
 from ..backbone.backbone import MlxVlmBackbone
@@ -36,6 +37,8 @@ def abstract_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmB
     Raises:
         ModelError: Existing weights do not fit the configuration.
     """
+    # What follows computes: MLX's own folder for kernels is the first user's of the machine.
+    keep()
     with blaming(f"cannot build the model of {section.path!r}", files.path):
         if any(files.path.glob("*.safetensors")):
             # The headers say how each layer is stored; arrays are loaded lazily.
@@ -58,6 +61,8 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     Raises:
         ModelError: There are no weights, or they do not fit the configuration.
     """
+    # What follows computes: MLX's own folder for kernels is the first user's of the machine.
+    keep()
     fetch_weights(files)
     with blaming(f"cannot load the weights of {section.path!r}", files.path, BELONGING):
         module = _load_module(files)

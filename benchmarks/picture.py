@@ -25,6 +25,14 @@ class RecordedScreen(screen.Screen):
         super().__init__(**options, record=True, width=WIDTH, force_terminal=False)
         made.append(self)
 
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Break long lines as a terminal of that width has them; what is wider is not drawn."""
+        self._force_terminal = True
+        try:
+            super().print(*objects, **settings)
+        finally:
+            self._force_terminal = False
+
 
 made: list[RecordedScreen] = []
 

@@ -66,7 +66,7 @@ def check(family: str) -> None:
     kept = count_kept(backbone, prompts)
 
     assert all(planned.nbytes > weights or planned.unplanned for planned in (phase, validation))
-    assert kept <= phase.kept <= 1.5 * kept + 64
+    assert kept <= phase.kept <= 1.5 * kept + 64 or phase.unplanned
     assert (phase.n_rows, phase.n_new_tokens) == (len(prompts), ROOM)
     assert modes == [child.training for child in backbone.module.modules()]
     after = [value for _, value in tree_flatten(backbone.module.parameters())]

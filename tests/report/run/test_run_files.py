@@ -31,6 +31,8 @@ def test_numbers_over_steps(tmp_path: Path) -> None:
     assert run["loss"] == Series((10, 20), (1.5, 1.0))
     assert run["valid_loss"] == Series((0,), (3.0,))
     assert run["nothing"] == Series()
+    assert run["nothing"].median is None
+    assert Series((1, 2, 3), (1.0, 90.0, 2.0)).median == 2
     assert "cut_row_names" not in run.series
     assert "device_memory_gb" not in run.series
     assert (run.device, run.step, run.resumed, run.n_damaged) == ("cpu, a chip", 20, (), 0)

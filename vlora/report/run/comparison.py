@@ -106,7 +106,7 @@ def _compare_numbers(runs: Sequence[RunRecord]) -> Iterable[Row]:
         yield from _compare_score(name, runs)
     yield _row("last train loss", [run["loss"].last for run in runs], "{:.4f}".format)
     yield _row("mean train loss", [run["running_loss"].last for run in runs], "{:.4f}".format)
-    speeds = [_median(run["tokens_per_s"]) for run in runs]
+    speeds = [run["tokens_per_s"].median for run in runs]
     yield _row("tokens/s, median", speeds, "{:,.0f}".format, is_higher_better=True)
     peaks = [max(run["peak_memory_gb"].values, default=None) for run in runs]
     yield _row("peak memory, GB", peaks, "{:.2f}".format)
@@ -141,10 +141,6 @@ def _row(
         cells=tuple("" if value is None else write(value) for value in values),
         best=list(values).index(best) if is_one else None,
     )
-
-
-def _median(series: Series) -> float | None:
-    return sorted(series.values)[len(series.values) // 2] if series.values else None
 
 
 def _waited(run: RunRecord) -> float | None:

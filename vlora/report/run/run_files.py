@@ -5,6 +5,7 @@ Damaged lines are counted and ignored.
 
 import json
 import math
+import statistics
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,11 @@ class Series:
     def last(self) -> float | None:
         """The last value; None without any."""
         return self.values[-1] if self.values else None
+
+    @property
+    def median(self) -> float | None:
+        """The value in the middle, which a report of a few slow or fast steps does not move; None without any."""
+        return statistics.median(self.values) if self.values else None
 
     def best(self, *, is_higher_better: bool = False) -> tuple[int, float] | None:
         """Return the step of the lowest or highest value, and the value: the first of equal ones, None without any."""

@@ -178,8 +178,8 @@ def _summarize(run: RunRecord, facts: RunFacts) -> Iterator[tuple[str, str]]:
         yield "loss", f"{loss:.4f}"
     if (best := run[VALID_LOSS].best()) is not None:
         yield "best validation loss", f"{best[1]:.4f} at step {best[0]:,}"
-    if (speed := run["tokens_per_s"].last) is not None:
-        yield "speed", f"{speed:,.0f} tokens/s"
+    if (speed := run["tokens_per_s"].median) is not None:
+        yield "median speed", f"{speed:,.0f} tokens/s"
     if (memory := run["peak_memory_gb"].last) is not None:
         yield "peak memory", f"{memory:.2f} GB"
     if run.device:

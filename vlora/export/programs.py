@@ -10,7 +10,7 @@ from ..errors import ModelError
 from .gguf import gguf_usage, to_gguf
 from .peft import PeftAdapter, to_peft, write_peft
 from .saved import open_saved
-from .vllm import check_vllm, vllm_usage
+from .vllm import to_vllm, vllm_usage
 
 PROGRAMS = ("peft", "vllm", "gguf")
 
@@ -58,7 +58,7 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
     saved = open_saved(adapter, base)
     made = to_peft(saved)
     if program == "vllm":
-        check_vllm(made, saved.files.config)
+        made = to_vllm(made, saved.files.config)
     elif program == "gguf":
         made = to_gguf(made, saved.files.config)
     folder = out if out is not None else saved.path.parent / program

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from ..errors import ModelError
 from ..models.published.peft_layout import FUSE
 from .peft import PeftAdapter
@@ -13,23 +15,78 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 WITHOUT_LORA = frozenset(
     {
-        *("cohere2_vision", "deepseek_vl_v2", "gemma3n", "kimi_k25", "kimi_vl", "llava_onevision", "moondream3"),
-        *("ovis2", "paddleocr_vl", "phi3_v"),
+        *(
+            "cohere2_vision",
+            "deepseek_vl_v2",
+            "gemma3n",
+            "gemma4_unified",
+            "glm_ocr",
+            "hunyuan_vl",
+            "kimi_k25",
+            "kimi_vl",
+        ),
+        *("llava_onevision", "moondream3", "ovis2", "paddleocr_vl", "phi3_v", "step3p7"),
     }
 )
 """Architectures whose classes in vLLM 0.33 take no adapters."""
 
-UNSERVED = frozenset({"mllama"})
-"""Architectures that vLLM had and has no more."""
+UNSERVED = frozenset({"aya_vision", "florence2", "idefics2", "mllama"})
+"""Architectures that vLLM 0.33 has no class for."""
 
 TOWERS = frozenset(
     {
-        *("gemma3", "gemma4", "glm4v", "idefics3", "internvl", "lfm2_vl", "llama4", "llava", "llava_next", "paligemma"),
-        *("pixtral", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_omni_moe", "qwen3_vl", "smolvlm", "dots_ocr"),
+        *(
+            "dots_ocr",
+            "gemma3",
+            "gemma4",
+            "glm4v",
+            "glm4v_moe",
+            "idefics3",
+            "internvl_chat",
+            "lfm2_vl",
+            "llama4",
+            "llava",
+        ),
+        *("llava_next", "paligemma", "pixtral", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe"),
+        *("qwen3_vl", "qwen3_vl_moe", "smolvlm"),
     }
 )
 """Architectures whose towers and connectors vLLM adapts, with `--enable-tower-connector-lora`; in others it passes them
 over."""
+
+NESTED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
+"""Towers whose layers lie one level deeper in vLLM than in transformers 5: as they were published."""
+
+TOWER, DEEPER = "model.vision_tower.", "model.vision_tower.vision_model."
+
+
+def to_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> PeftAdapter:
+    """Call modules as vLLM finds them; a name that it does not find it passes over.
+
+    Args:
+        adapter: In PEFT's layout.
+        config: The base's config.json.
+
+    Raises:
+        ModelError: What vLLM does not take, and what to do.
+    """
+    check_vllm(adapter, config)
+    if (config.get("vision_config") or {}).get("model_type") not in NESTED:
+        return adapter
+
+    def deeper(name: str) -> str:
+        return name if DEEPER in name else name.replace(TOWER, DEEPER, 1)
+
+    found = adapter.config
+    changed = {
+        **found,
+        "target_modules": [deeper(name) for name in found["target_modules"]],
+        **{
+            key: {deeper(name.replace("\\.", ".")).replace(".", "\\."): value for name, value in found[key].items()}
+            for key in ("rank_pattern", "alpha_pattern")
+        },
+    }
+    return attrs.evolve(adapter, arrays={deeper(name): value for name, value in adapter.arrays.items()}, config=changed)
 
 
 def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
@@ -50,7 +107,7 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
         (found["modules_to_save"], "vLLM takes no embeddings, heads or other layers that were trained whole"),
         (largest > RANKS[-1], f"vLLM takes ranks up to {RANKS[-1]}, and the adapter has {largest}"),
         (kind in WITHOUT_LORA, f"vLLM takes no adapters of {kind} models"),
-        (kind in UNSERVED, f"vLLM serves no {kind} models any more"),
+        (kind in UNSERVED, f"vLLM serves no {kind} models"),
         (
             outside and kind not in TOWERS,
             f"vLLM passes over adapters of {kind} towers and connectors, as on {next(iter(outside), '')}",

@@ -66,7 +66,8 @@ def forward_gemma4(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.
 FAMILIES: Mapping[str, Family] = {
     "gemma4": Family(
         is_proven=True,
-        parts=Parts(tables=GEMMA4_BUFFERS),
+        # The tower asks it for its weights' type (gemma4/vision.py:314).
+        parts=Parts(tables=GEMMA4_BUFFERS, no_adapter=("input_proj",)),
         forward=Forward(packs=True, finish_inputs=finish_gemma4, forward=forward_gemma4, train_overrides=gemma4_masks),
         upstream_differs="images see themselves in full layers too, and beyond the window (gemma4/language.py:546)",
         differs_if=sees_images_whole,

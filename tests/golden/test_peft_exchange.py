@@ -1,0 +1,32 @@
+"""Adapters mean the same in vlora and in PEFT, in both directions. Needs the environment of `tests.golden.generate`.
+
+VLORA_REFERENCE=.venv-reference/bin/python python -m pytest -m reference
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REFERENCE = os.environ.get("VLORA_REFERENCE")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.reference
+@pytest.mark.skipif(REFERENCE is None, reason="VLORA_REFERENCE names no Python with torch, transformers and PEFT")
+@pytest.mark.parametrize("family", ["qwen3_vl", "gemma4_moe", "glm4v"])
+def test_adapters_mean_the_same_in_peft(tmp_path: Path, family: str) -> None:
+    """A tied table, a mixture of experts, and a family whose gate and up projections are one layer in MLX."""
+    arguments = ["--work", str(tmp_path), family]
+    stages = {
+        "prepare": sys.executable,
+        "peft_prepare": sys.executable,
+        "peft_reference": str(REFERENCE),
+        "peft_table": sys.executable,
+    }
+    for stage, python in stages.items():
+        command = [python, "-W", "ignore", "-m", f"tests.golden.{stage}", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{stage}: {done.stdout[-2000:]}{done.stderr[-2000:]}"

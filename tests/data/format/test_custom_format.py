@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlora.data.format.custom_format import fill_row, own_images
+from vlora.data.format.custom_format import fill_row
 from vlora.errors import SampleError
 
 FORMAT = json.dumps(
@@ -16,20 +16,11 @@ def test_columns_stand_for_their_values() -> None:
     """A value that is an image's placeholder alone gives the images, one within a text its words."""
     talk = fill_row(FORMAT, {"images": ["a.png"], "what": 7, "a": "yes"}, "row 1")
 
-    assert talk is not None
     assert [message["content"] for message in talk.messages] == [[["a.png"], "Is it 7?"], "yes"]
     assert talk.used == ("what", "a")
-    assert fill_row(None, {}, "row 1") is None
 
 
 def test_what_lacks_a_value_is_named() -> None:
     """With the columns that the row has."""
     with pytest.raises(SampleError, match=r"row 1: data.custom_prompt_format names the column 'what'"):
         fill_row(FORMAT, {"a": "yes"}, "row 1")
-
-
-def test_two_columns_of_images_have_to_agree() -> None:
-    """One that repeats the other is no second one."""
-    assert own_images({"image": "a.png", "images": ["a.png"]}, "row 1") == ["a.png"]
-    with pytest.raises(SampleError, match=r"both hold images"):
-        own_images({"image": "a.png", "images": ["b.png"]}, "row 1")

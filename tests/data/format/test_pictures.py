@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from vlora import format_sample
-from vlora.data.format.pictures import file_name, list_images, unread_beside
+from vlora.data.format.pictures import file_name, list_images, own_images, unread_beside
+from vlora.errors import SampleError
 
 
 def test_pixels_are_one_image() -> None:
@@ -40,3 +41,10 @@ def test_what_stands_beside_an_image_is_named() -> None:
     assert unread_beside([{"image_url": {"url": "a.png", "detail": "low"}}]) == {"detail": "low"}
     assert unread_beside({"path": "a.png", "bytes": b"x"}) == {}
     assert unread_beside({"text": "no image"}) == {}
+
+
+def test_two_columns_of_images_have_to_agree() -> None:
+    """One that repeats the other is no second one."""
+    assert own_images({"image": "a.png", "images": ["a.png"]}, "row 1") == ["a.png"]
+    with pytest.raises(SampleError, match=r"both hold images"):
+        own_images({"image": "a.png", "images": ["b.png"]}, "row 1")

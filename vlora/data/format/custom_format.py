@@ -5,35 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import SampleError
-from ...recipe.columns import PLACEHOLDER, UNUSED
+from ...recipe.columns import PLACEHOLDER
 from ...system.written_json import parse_json
 from ..values import Row, write_text
 from .layouts import Conversation, list_messages
 from .marks import IMAGE_TAG
-from .pictures import IMAGE_COLUMNS, repeats, row_images
+from .pictures import IMAGE_COLUMNS, own_images
 
 
-def own_images(row: Row, source: str) -> list[Any]:
-    """List a row's images.
-
-    Raises:
-        SampleError: Two columns hold them, and not the same.
-    """
-    found = row_images(row)
-    if len(found) > 1 and not repeats(found[0][1], found[1][1]):
-        names = " and ".join(repr(column) for column, _ in found)
-        msg = (
-            f"{source}: the columns {names} both hold images, and not the same; map both to 'images' in data.columns, "
-            f'or one to "{UNUSED}"'
-        )
-        raise SampleError(msg)
-    return found[0][1] if found else []
-
-
-def fill_row(prompt_format: str | None, row: Row, source: str) -> Conversation | None:
-    """Make the messages that a custom format asks for; None without one."""
-    if prompt_format is None:
-        return None
+def fill_row(prompt_format: str, row: Row, source: str) -> Conversation:
+    """Make messages of a row with a custom format, in which `{column}` stands for a column's value."""
     template = parse_json(prompt_format)
     names = tuple(dict.fromkeys(PLACEHOLDER.findall(prompt_format)))
     messages = list_messages(_fill_format(template, row, source), source)
@@ -45,13 +26,13 @@ def _fill_format(template: Any, row: Row, source: str) -> Any:
         return {key: _fill_format(value, row, source) for key, value in template.items()}
     if isinstance(template, list):
         filled = [_fill_format(value, row, source) for value in template]
-        # A text-only row has nothing to put into the format's image parts.
+        # A row without images leaves the format's image parts out.
         return [part for part in filled if not _is_empty_image_part(part)]
     if not isinstance(template, str):
         return template
     name = PLACEHOLDER.fullmatch(template)
     if name and name[1] in IMAGE_COLUMNS:
-        # Either spelling stands for the row's images, whichever column it has.
+        # Both placeholders stand for the row's images, whichever column has them.
         return own_images(row, source)
 
     def value_of(match: re.Match[str]) -> str:

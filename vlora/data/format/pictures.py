@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...errors import SampleError
+from ...recipe.columns import UNUSED
 from ..readers.inline_images import is_inline
 from ..values import Row
 from .json_text import parse_if_json
@@ -92,3 +94,20 @@ def _unwrap(image: Any) -> Any:
             return image if any(value is not None for value in image.values()) else None
         return _unwrap(name)
     return image
+
+
+def own_images(row: Row, source: str) -> list[Any]:
+    """List a row's images.
+
+    Raises:
+        SampleError: Two columns hold different images.
+    """
+    found = row_images(row)
+    if len(found) > 1 and not repeats(found[0][1], found[1][1]):
+        names = " and ".join(repr(column) for column, _ in found)
+        msg = (
+            f"{source}: the columns {names} both hold images, and not the same; map both to 'images' in data.columns, "
+            f'or one to "{UNUSED}"'
+        )
+        raise SampleError(msg)
+    return found[0][1] if found else []

@@ -14,13 +14,13 @@ from ...recipe.columns import COLUMNS, UNUSED, ColumnUse, is_there, original_use
 from ...types import Objects, Sample, Turn
 from ..values import Row
 from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
-from .custom_format import fill_row, own_images
+from .custom_format import fill_row
 from .image_sizes import SIZE_KEYS, SizedImage
 from .json_text import show
 from .layouts import Conversation, read_conversation
 from .lookalikes import looks_like_pictures
 from .messages import Draft, Message, read_message, unread_keys
-from .pictures import IMAGE_COLUMNS, file_name, row_images, unread_beside
+from .pictures import IMAGE_COLUMNS, file_name, own_images, row_images, unread_beside
 from .placement import place_images
 from .preferences import WANTED, read_preference, refuse_pictures
 from .tool_calls import drop_gaps, drop_gaps_of_calls, read_tools
@@ -138,7 +138,8 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
 def _read_talk(row: Row, source: str, reading: Reading) -> Conversation:
     """Read the messages of a row, whose columns have the names that are read."""
     if reading.preferences is None:
-        talk = fill_row(reading.custom_prompt_format, row, source) or read_conversation(row, source)
+        own = reading.custom_prompt_format
+        talk = read_conversation(row, source) if own is None else fill_row(own, row, source)
     else:
         talk = read_preference(row, source, is_paired=reading.preferences == "pairs")
     if not reading.fills_gaps:
@@ -152,7 +153,8 @@ def _place(
 ) -> tuple[tuple[Turn, ...], tuple[Any, ...]]:
     """Make turns of messages, and give images their places; where an answer is compared, only that is learned."""
     drafts = [read_message(message, f"{source}: turn {number}") for number, message in enumerate(messages, 1)]
-    refuse_pictures(drafts[len(drafts) - n_answer :], source)
+    if n_answer:
+        refuse_pictures(drafts[-n_answer:], source)
     turns, placed = place_images(_put_system_first(drafts, system, source, reading.system), images, source)
     if n_answer:
         question = [attrs.evolve(turn, learned=turn.role != "assistant") for turn in turns[: len(turns) - n_answer]]

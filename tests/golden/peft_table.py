@@ -23,6 +23,20 @@ from .mlx_side import encode_rows
 from .peft_cases import EXCHANGES, FAMILIES, LEFT_OUT, MOVED, SAME
 from .peft_prepare import logits
 
+PROGRAMS = """
+## vLLM and llama.cpp
+
+Read with vLLM 0.33.0's own source, without a GPU: `parse_fine_tuned_lora_name` and each class's `hf_to_vllm_mapper`
+take all 2,514 names of the folders that `--to vllm` writes of the adapters above, of the 19 families that it serves and
+whose classes take adapters, and give names that begin as its modules do. Refused with a sentence, and not written: DoRA
+and trained tables of all families; all adapters of mllama, idefics2 and aya_vision, which it does not serve, and of
+llava_onevision, whose class takes none; towers of mistral3 and internvl, which it passes over.
+
+llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folder that `--to gguf` writes of
+qwen3_vl's rsLoRA adapter: 28 of 28 tensors.
+"""
+"""What was seen with programs that are no part of the tests."""
+
 TABLE = Path(__file__).parents[2] / "vlora" / "export" / "parity.md"
 
 
@@ -108,7 +122,7 @@ def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         lines.append(f"| {family} | {' | '.join(describe(row.get(name, {'refused': ''})) for name in EXCHANGES)} |")
     lines += ["", "A dash: the family has no such layers, or no adapter may have them together.", ""]
     lines += [f"- {family} is left out: {why}." for family, why in LEFT_OUT.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + PROGRAMS
 
 
 def main() -> int:

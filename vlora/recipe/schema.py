@@ -29,7 +29,7 @@ class ModelSection:
         revision: Which version of a hub id's: a branch, a tag or a commit; that of its main branch without one.
         full_finetune: Train all of the language model instead of a LoRA.
         train_vision: Train the vision tower and its projector too.
-        adapter_path: An adapter to go on from.
+        adapter_path: An adapter to go on from, as vlora, mlx-vlm, mlx-lm or PEFT write it.
         strict_base: Refuse adapters and training states that were made with other weights than the model's, or that do
             not say with which.
         trust_remote_code: Let the model's repository run its own Python code.

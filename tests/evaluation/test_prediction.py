@@ -66,6 +66,12 @@ def test_other_lines_are_named(text: str) -> None:
         parse_prediction(text, "here:7")
 
 
+def test_what_a_line_lacks_is_named() -> None:
+    """In the file's words."""
+    with pytest.raises(EvaluationError, match=r"\(it has no 'expected' and no 'answer'\)"):
+        parse_prediction('{"row": "r"}\n', "here:7")
+
+
 def test_a_file_is_read_line_by_line(tmp_path: Path) -> None:
     """Characters that some take for line breaks are none, and empty lines are passed over."""
     predictions = [Prediction(row=f"r:{n}", expected="a\u2028b", answer="\x85\x1c") for n in range(3)]

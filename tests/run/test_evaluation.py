@@ -107,6 +107,24 @@ def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -
     assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
 
 
+def test_answers_stay_where_a_metric_fails(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answering takes longer than mending a function: the answers are written without scores, and the error says so."""
+    (tmp_path / "failing_metric.py").write_text("def fail(predictions, references, rows):\n    raise KeyError('no')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = {"eval__max_new_tokens": 1, "eval__metrics": ["failing_metric:fail"]}
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **keys)
+    file = tmp_path / "answers.jsonl"
+    with pytest.raises(EvaluationError, match=r"raised KeyError.*answers are in .*answers\.jsonl, without scores"):
+        evaluate(recipe, is_base=True, split="train", n_rows=2, file=file)
+
+    assert [(prediction.row, scores) for prediction, scores in read_predictions(file)] == [
+        ("rows.jsonl train row 0", {}),
+        ("rows.jsonl train row 1", {}),
+    ]
+
+
 def test_what_is_not_there_is_said(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """Nothing trained yet, no such adapter, an adapter of what has none, and nothing that can be answered."""
     recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", data__valid_path=str(rows))

@@ -92,8 +92,8 @@ def parse_prediction(text: str, where: str) -> tuple[Prediction, dict[str, float
         return _read_fields(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
         msg = (
-            f"{where}: found {text[:80]!r}, expected an answer as vlora writes it, with 'row', 'expected' and 'answer' "
-            f"({' '.join(str(error).split())}); write the file anew with `python -m vlora eval`"
+            f"{where}: found {text.rstrip()[:80]!r}, expected an answer as vlora writes it, with 'row', 'expected' and "
+            f"'answer' ({' '.join(str(error).split())}); write the file anew with `python -m vlora eval`"
         )
         raise EvaluationError(msg) from None
 
@@ -114,6 +114,10 @@ def _read_fields(found: Any) -> tuple[Prediction, dict[str, float]]:
     values = {key: value for key, value in found.items() if key in known}
     values["images"] = tuple(map(str, values.get("images", ())))
     values["image_sizes"] = tuple((int(width), int(height)) for width, height in values.get("image_sizes", ()))
+    missing = [name for name in ("row", "expected", "answer") if name not in values]
+    if missing:
+        msg = f"it has no {' and no '.join(map(repr, missing))}"
+        raise TypeError(msg)
     prediction = Prediction(**values)
     if not all(isinstance(getattr(prediction, name), str) for name in ("row", "expected", "answer")):
         msg = "'row', 'expected' or 'answer' is no text"

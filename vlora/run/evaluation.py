@@ -142,7 +142,13 @@ def evaluate_answers(
     if not predictions:
         msg = f"none of the {total:,} rows of {rows.name} was answered, so that there is nothing to measure"
         raise EvaluationError(msg)
-    scores = score(metrics, predictions)
+    try:
+        scores = score(metrics, predictions)
+    except EvaluationError as error:
+        # They took longer than mending a metric does.
+        write_named(file, "".join(map(dump_prediction, predictions, score((), predictions).rows)))
+        msg = f"{error}; the answers are in {file}, without scores"
+        raise EvaluationError(msg) from None
     write_named(file, "".join(map(dump_prediction, predictions, scores.rows)))
     return Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=file)
 

@@ -92,7 +92,7 @@ def _choose_worst(choice: Choice, path: Path, data_sets: Sequence[RowDataset]) -
     """Find the rows of the worst answers, the worst first."""
     answered = list(_find_answered(path, data_sets))
     if not answered:
-        names = " and ".join(rows.name for rows in data_sets)
+        names = " and ".join(dict.fromkeys(rows.name for rows in data_sets))
         msg = f"--worst: no answer of {path} is to a row of {names}; give answers to rows of this recipe"
         raise RecipeError(msg)
     scored = list(dict.fromkeys(name for row in answered for name in row.scores))

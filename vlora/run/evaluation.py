@@ -142,6 +142,16 @@ def evaluate_answers(
     if not predictions:
         msg = f"none of the {total:,} rows of {rows.name} was answered, so that there is nothing to measure"
         raise EvaluationError(msg)
+    scores = _score_into(file, metrics, predictions)
+    return Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=file)
+
+
+def _score_into(file: Path, metrics: tuple[Metric, ...], predictions: list[Prediction]) -> Scores:
+    """Score answers and write them to a file.
+
+    Raises:
+        EvaluationError: A metric fails; the answers are written without scores.
+    """
     try:
         scores = score(metrics, predictions)
     except EvaluationError as error:
@@ -150,7 +160,7 @@ def evaluate_answers(
         msg = f"{error}; the answers are in {file}, without scores"
         raise EvaluationError(msg) from None
     write_named(file, "".join(map(dump_prediction, predictions, scores.rows)))
-    return Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=file)
+    return scores
 
 
 def _gather(

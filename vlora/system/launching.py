@@ -36,7 +36,7 @@ FIRST_FAILS_S = 2.0
 
 POLL_S = 0.2
 SHOWN_BYTES = 4000
-GOES_ON = "What was saved last is whole: --resume goes on from there"
+GOES_ON = "What was saved last is whole: --resume-or-start goes on from there"
 FAILED = 1
 
 

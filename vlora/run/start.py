@@ -34,6 +34,7 @@ from ..train.state import init_state, unbind
 from .batches import make_loader, make_source
 from .context import RunContext
 from .files import clear_up, find_learned, open_files
+from .kept_reference import keep_reference
 from .preferences import check_start
 from .started import describe_added, describe_start
 from .validator import Validator
@@ -66,6 +67,7 @@ def start(
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":
         yield Working(what="trying the model on the first rows")
         _probe(run)
+    yield from keep_reference(run)
     yield Working(what="preparing the first step")
     first = _make_loop(run, should_stop)
     unbind(run.backbone)

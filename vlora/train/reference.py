@@ -1,6 +1,6 @@
 """The model that training starts from, without a second one: adapters switched off, or a copy of what is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -10,13 +10,14 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..adapters.attached import lora_layers, switched_off
 from ..errors import PreferenceError
 from ..recipe.schema import Recipe
-from ..types import Inputs, Targets
+from ..types import Batch, Inputs, Targets, TrainState
 from .backbone import Backbone, Params
 from .chunked_head import token_logprobs
 from .objectives.named import find_objective
 from .objectives.objective import LossFn, Objective
 from .objectives.preference import REFERENCE
 from .objectives.sums import sum_by_example
+from .state import bound_params
 
 
 @attrs.frozen(eq=False)
@@ -67,6 +68,35 @@ class Reference:
             return
         with switched_off(self.backbone.module):
             yield
+
+
+def make_reference_step(backbone: Backbone, *, compiled: bool = True) -> Callable[[TrainState, Batch], mx.array]:
+    """Make what finds the summed log-probabilities of a batch's examples, f32[S]; without dropout, and no gradient.
+
+    Args:
+        backbone: The model.
+        compiled: False runs the same code eagerly.
+
+    Returns:
+        `step(state, batch)`; numbers behind those of the batch's examples mean nothing.
+    """
+    names = backbone.embed_param_names()
+
+    def sums(params: Params, inputs: Inputs, targets: Targets) -> mx.array:
+        with backbone.overrides():
+            found = token_logprobs(params, backbone=backbone, inputs=inputs, targets=targets)
+        return sum_by_example(found, targets)
+
+    run: Callable[[Params, Inputs, Targets], mx.array] = (
+        mx.compile(sums) if compiled and backbone.is_traceable else sums
+    )
+
+    def step(state: TrainState, batch: Batch) -> mx.array:
+        with bound_params(backbone.module, {name: state.params[name] for name in names}):
+            inputs = Inputs(batch.tokens, *backbone.embed(batch))
+        return run(state.params, inputs, batch.targets._replace(columns={}))
+
+    return step
 
 
 def can_be_taken_back(backbone: Backbone, params: Params) -> bool:

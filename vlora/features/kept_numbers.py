@@ -1,6 +1,7 @@
 """Numbers of rows, kept in one file of a folder: what a model that does not change has found for each of them."""
 
 import contextlib
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -41,7 +42,8 @@ class KeptNumbers:
         if not path.is_file():
             return cls(path)
         try:
-            with np.load(path, allow_pickle=False) as found:
+            # Read whole: of a file that is none NumPy leaves it open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 keys, values = found["keys"].tolist(), found["values"].astype(np.float32).tolist()
         except BROKEN as error:
             return cls(path, note=f"{path}: cannot be read and is made anew ({error})")

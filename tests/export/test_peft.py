@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from tests.arrays import load_arrays
+from tests.checkpoints import build_checkpoint
 from tests.export.adapters import write_adapter
-from vlora.errors import CheckpointError
+from vlora.errors import CheckpointError, ModelError
 from vlora.export.peft import to_peft, write_peft
 from vlora.export.saved import open_saved
 
@@ -47,6 +49,15 @@ def test_experts_are_stacks_of_transformers(tmp_path: Path) -> None:
     ranks = {name: made.config["rank_pattern"].get(name.replace(".", r"\."), made.config["r"]) for name in parameters}
     assert {name.rpartition(".")[2]: rank for name, rank in ranks.items()} == {"gate_up_proj": 4, "down_proj": 2}
     assert sum(".experts.base_layer.lora_A" in name for name in made.arrays) == len(parameters) // 2
+
+
+def test_experts_of_a_converted_base_need_the_published_one(tmp_path: Path) -> None:
+    """mlx-vlm's stacks have no name elsewhere: nothing is written under it."""
+    file = build_checkpoint("qwen3_vl_moe", tmp_path / "model") / "model.safetensors"
+    mx.save_safetensors(str(file), load_arrays(file), {"format": "mlx"})
+    own = write_adapter(tmp_path, model=tmp_path / "model", rank=2, targets=("experts",))
+    with pytest.raises(ModelError, match=r"published name is not found .* with --base"):
+        to_peft(open_saved(str(own)))
 
 
 def test_the_folder_appears_whole_and_beside_nothing_else(tmp_path: Path) -> None:

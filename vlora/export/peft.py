@@ -53,7 +53,7 @@ def to_peft(saved: Saved) -> PeftAdapter:
     """
     weights = [f"{layer}.weight" for layer in saved.layers]
     places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
-    lost = [name for name in (*weights, *saved.whole) if name not in places.links]
+    lost = [name for name in (*weights, *saved.whole) if name not in places.links or _is_own_stack(name, places)]
     if lost:
         msg = (
             f"{saved.path}: adapts {lost[0].removesuffix('.weight')}, whose published name is not found in "
@@ -71,6 +71,13 @@ def to_peft(saved: Saved) -> PeftAdapter:
         is_converted=places.is_converted,
         outside=tuple(link.other.removesuffix(".weight") for name in beside for link in places.links[name]),
     )
+
+
+def _is_own_stack(name: str, places: Places) -> bool:
+    """Whether experts have no other name than mlx-vlm's, which stacks them and nothing else does."""
+    first = places.links[name][0]
+    is_known = places.names is not None and places.names.knows(first.other)
+    return places.is_converted and len(first.own_box) == 3 and not is_known  # noqa: PLR2004 - experts
 
 
 def _whole_modules(saved: Saved, places: Places) -> tuple[dict[str, Array], list[str], bool]:

@@ -22,7 +22,7 @@ STEP = {"float32": 1e-3, "tf32": 2e-2, "rounded": 0.1}
 QUOTIENT = {"float32": 0.05, "tf32": 0.1, "rounded": 0.25}
 """By how much a difference quotient may differ from the gradient, as a share of it."""
 
-CHANGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+CHANGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Of the loss, that differences are to make: a small one drowns in rounding, along a long one the gradient changes."""
 
 
@@ -79,7 +79,8 @@ def compare_slopes(
 ) -> tuple[str, float]:
     """Compare the largest gradient with a difference of losses; of mixtures of experts one of the last layer will do.
 
-    The loss of such a mixture jumps where a token goes to another expert, however little a parameter before it changes.
+    The loss of such a mixture jumps where a token goes to another expert, however little a parameter before it changes;
+    so does that of a model that selects what is attended to.
 
     Returns:
         The parameter, and its slope.
@@ -88,8 +89,9 @@ def compare_slopes(
         CheckError: The gradient is not that of the loss.
     """
     candidates = [max(sizes, key=lambda name: sizes[name])]
-    if any(is_experts(module) for module in subject.backbone.module.modules()):
-        last = [name for name, _ in lora_layers(subject.backbone.module) if subject.backbone.is_language(name)][-1:]
+    backbone = subject.backbone
+    if backbone.family.parts.selectors or any(is_experts(module) for module in backbone.module.modules()):
+        last = [name for name, _ in lora_layers(backbone.module) if backbone.is_language(name)][-1:]
         layer = re.sub(r"(.*\.\d+\.).*", r"\1", "".join(last))
         behind = [name for name in sizes if sizes[name] and name.startswith(layer)]
         candidates += sorted(behind, key=lambda name: -sizes[name])

@@ -57,7 +57,9 @@ def test_any_names_are_written_as_toml(path: str, columns: dict[str, str], class
     """Quotes, dots, line ends and braces in paths, columns and classes come back as they were."""
     question = ask_about_classes(classes) if classes else None
     rows = attrs.evolve(ROWS, path=path, columns=columns, question=question, answer="label" if question else None)
+    rows = attrs.evolve(rows, reasons=dict.fromkeys(columns, "by its name"), unused=(*classes, path))
     recipe = parse_recipe(suggest_recipe(rows, "m", FIT, "runs/x"))
 
     assert recipe.data.path == path
-    assert dict(recipe.data.columns) == ({} if question else columns)
+    kept = {name: what for name, what in columns.items() if what == "image" or not question}
+    assert dict(recipe.data.columns) == kept

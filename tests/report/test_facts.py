@@ -128,6 +128,19 @@ def _other_names(folder: Path) -> Path:
     return write_jsonl(folder / "own.jsonl", rows_of(folder, image="photo", question="ask", answer="reply"))
 
 
+def _unnamed(folder: Path) -> Path:
+    rows = [{"id": f"row_{i}", **row} for i, row in enumerate(rows_of(folder, answer="p3", image="p1", question="p2"))]
+    return write_jsonl(folder / "unnamed.jsonl", rows)
+
+
+def _pictures_aside(folder: Path) -> Path:
+    return write_jsonl(folder / "aside.jsonl", rows_of(folder, image="snapshot", question="question", answer="answer"))
+
+
+def _captions_aside(folder: Path) -> Path:
+    return write_jsonl(folder / "captioned.jsonl", rows_of(folder, image="a", answer="b"))
+
+
 def _train_and_valid(folder: Path) -> Path:
     rows = rows_of(folder, image="picture", question="problem", answer="solution")
     write_jsonl(folder / "val.jsonl", rows[:3])
@@ -178,6 +191,14 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     ),
     "folders per split and class": (_split_classes, {"valid_split": "test", "classes": ["elm", "oak"], "n_rows": 8}),
     "other names": (_other_names, {"columns": {"photo": "image", "ask": "question", "reply": "answer"}}),
+    "names that say nothing": (
+        _unnamed,
+        {"columns": {"p1": "image", "p2": "question", "p3": "answer"}, "question": None, "unused": ("id",)},
+    ),
+    "captions under another name": (
+        _captions_aside,
+        {"columns": {"a": "image", "b": "caption"}, "question": "Describe this image.", "answer": "caption"},
+    ),
     "a file to validate on": (
         _train_and_valid,
         {"columns": {"picture": "image", "problem": "question", "solution": "answer"}, "n_rows": N - 3},
@@ -232,8 +253,8 @@ def test_recipes_train_unchanged(
 
 def test_what_is_not_understood_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Columns without a meaning, a data set that is not there, a file that is there: a sentence each."""
-    rows = write_jsonl(tmp_path / "odd.jsonl", [{"x": "a", "y": "b"}] * N)
-    with pytest.raises(RecipeError, match="its columns are x, y, and their names do not say which is which"):
+    rows = write_jsonl(tmp_path / "odd.jsonl", [{"x": f"a{row}", "y": row} for row in range(N)])
+    with pytest.raises(RecipeError, match="its columns are x, y, and neither their names nor their values say"):
         look_at_rows(str(rows))
     target = tmp_path / "there.toml"
     target.write_text("")
@@ -280,8 +301,35 @@ def test_columns_are_taken_for_the_likeliest(
 def test_lists_are_no_answers(tmp_path: Path) -> None:
     """Answers of several people are not learned as one text that looks like JSON."""
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"image": "a.png", "q": "why", "answers": ["so", "so"]}] * N)
-    with pytest.raises(RecipeError, match="of which 'answers' holds lists, and their names do not say which is which"):
+    with pytest.raises(RecipeError, match="of which 'answers' holds lists, and neither their names nor"):
         look_at_rows(str(rows))
+
+
+def test_pictures_beside_questions_are_not_left_out(tmp_path: Path) -> None:
+    """Rows that can be read without their pictures get them all the same, under whatever name."""
+    facts = look_at_rows(str(_pictures_aside(tmp_path)))
+
+    assert dict(facts.columns) == {"snapshot": "image"}
+    assert facts.question is None
+
+
+def test_what_was_guessed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """On the screen and in the recipe's comments: each column, what it is taken for, and why; those left out, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["init", str(_unnamed(tmp_path)), "my.toml", "--model", str(tmp_path / "no-model")]) == 0
+    printed = capsys.readouterr().out
+    comments = " ".join(line.strip("# ") for line in (tmp_path / "my.toml").read_text().splitlines() if line[:1] == "#")
+
+    for said in (
+        "'p1' is the image: its values name picture files",
+        "'p2' is the question: 12 of 12 end with a question mark",
+        "'p3' is the answer: the longest and most varied text (12 different values in 12, ",
+        "columns that are not used: id",
+    ):
+        assert said in printed
+        assert said in comments
+    assert "change what was guessed wrong" in comments
 
 
 def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

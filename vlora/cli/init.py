@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import RecipeError
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import Recipe
-from ..recipe.suggest import DEFAULT_MODEL, suggest_recipe
+from ..recipe.suggest import DEFAULT_MODEL, explain_columns, suggest_recipe
 from ..system.redaction import redact
 from .arguments import Parser, positive
 from .arguments import make_parser as make_plain_parser
@@ -96,7 +96,8 @@ def suggest(data: str, model: str | None, target: Path | None, memory_gb: float 
 def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[str]:
     yield f"written to {file}, for {rows.n_rows:,} rows of {rows.path}"
     if rows.columns:
-        yield f"columns: {', '.join(f'{name} is the {meaning}' for name, meaning in rows.columns.items())}"
+        yield "guessed of the columns (data.columns):"
+        yield from (f"  {line}" for line in explain_columns(rows))
     if rows.unused:
         yield f"columns that are not used: {', '.join(rows.unused)}"
     if rows.question is not None:

@@ -42,6 +42,7 @@ class RowFacts:
         valid_path: A file beside it to validate on.
         n_rows: Rows to train on.
         columns: What `data.columns` has to map, and to what.
+        reasons: Of each column that was guessed, why it is taken for what it is; those included that need no mapping.
         unused: Columns that nothing is read from.
         question: A question for rows that have an image and an answer only.
         answer: The column with the answer of such rows.
@@ -57,6 +58,7 @@ class RowFacts:
     valid_path: str | None = None
     n_rows: int
     columns: Mapping[str, str] = attrs.field(factory=dict)
+    reasons: Mapping[str, str] = attrs.field(factory=dict)
     unused: Sequence[str] = ()
     question: str | None = None
     answer: str | None = None
@@ -132,6 +134,12 @@ def suggest_recipe(rows: RowFacts, model: str, fit: FitFacts | str, output: str)
 Keys = Iterator[tuple[str, object, str]]
 
 
+def explain_columns(rows: RowFacts) -> Iterator[str]:
+    """Say of each column that was guessed what it is taken for, and why."""
+    for name, why in rows.reasons.items():
+        yield f"{name!r} is the {rows.columns.get(name, name)}: {why}"
+
+
 def _write_section(name: str, keys: Sequence[tuple[str, object, str]]) -> str:
     lines = [f"[{name}]"]
     for key, value, why in keys:
@@ -186,8 +194,10 @@ def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
         user = [{"type": "image", "image": "{image}"}, rows.question]
         layout = {"user": user, "assistant": f"{{{rows.answer}}}"}
         yield "custom_prompt_format", json.dumps(layout, ensure_ascii=False), "the rows have no question of their own"
-    elif rows.columns:
-        yield "columns", rows.columns, "what the columns are; change it if a name was misread"
+    read = ("image", "images", rows.answer)
+    columns = {name: what for name, what in rows.columns.items() if rows.question is None or what in read}
+    if columns:
+        yield "columns", columns, "; ".join([*explain_columns(rows), "change what was guessed wrong"])
     yield "train_on_completions", True, "learn the answers, not the questions"
     if isinstance(fit, str):
         return

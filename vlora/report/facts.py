@@ -1,6 +1,6 @@
 """Finds the facts about rows and a model that a recipe for them needs: columns, splits, lengths, memory.
 
-Rows that the layouts read need no mapping; other columns are recognized by their names, and images by their values.
+Rows that the layouts read need no mapping; what other columns mean is guessed (`vlora.report.guessing`).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import attrs
 
 from ..data.format.pictures import IMAGE_COLUMNS
 from ..data.opening import read_rows
-from ..data.readers.sources import FILE_SUFFIXES, IMAGE_SUFFIXES, has_one_split
+from ..data.readers.sources import FILE_SUFFIXES, has_one_split
 from ..data.rows import RowDataset
 from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, VloraError
 from ..estimate.plan import make_plan
@@ -23,24 +23,13 @@ from ..recipe.schema import DataSection, Recipe
 from ..recipe.suggest import FitFacts, RowFacts, ask_about_classes, suggest_recipe
 from ..system.files import expand
 from ..types import Sample
+from .guessing import Guess, find_images, find_meaning, guess_columns, holds_lists
 
 FIRST = 64
 """Number of rows that are read."""
 
 VALID_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 """Names of splits and files with rows to validate on, the likeliest first."""
-
-MEANINGS = {
-    "image": ("photo", "picture", "pic", "img", "image_path", "img_path", "file", "filename", "file_name", "path"),
-    "question": ("ask", "asked", "q", "query", "problem", "task", "instruction", "prompt", "input", "user", "request"),
-    "answer": (
-        *("reply", "a", "solution", "target", "ground_truth", "gt", "expected", "response", "completion", "output"),
-        *("assistant", "answers", "reference", "result"),
-    ),
-    "caption": ("description", "desc", "alt", "alt_text", "title", "captions", "transcription", "transcript"),
-    "label": ("class", "category", "species", "labels", "tag", "type"),
-}
-"""Column of vlora to names that other data sets have for it."""
 
 LONGEST_CLASS = 40
 ROWS_OF_A_CLASS = 2
@@ -68,24 +57,27 @@ def look_at_rows(path: str) -> RowFacts:
         RecipeError: There is no such data set, or its rows hold no conversation under any names that are known.
     """
     split, rows = _find_training_rows(path)
-    columns = _find_columns(rows, path, split)
+    guesses = _find_columns(rows, path, split)
+    columns = _map(guesses)
     data = DataSection(path=path, split=split or "train", columns=columns)
     train, _ = read_rows(data)
     samples = list(_samples(train))
     answers = [_last_answer(sample) for sample in samples]
+    # Columns by the names under which they are read.
     found = train.columns()
-    used = found.used
+    used = {columns.get(name, name): name for name in found.used}
     column = _answer_alone(used)
     is_class = column is not None and (column == "label" or _are_classes(answers))
     classes = sorted(set(answers)) if is_class else ()
     question = None
-    if column is not None and set(used) == {column, "image"} and not columns:
+    if column is not None and set(used) == {column, "image"}:
         question = ask_about_classes(classes) if is_class else CAPTION_QUESTION
     return RowFacts(
         path=path,
         split=split,
         n_rows=len(train),
         columns=columns,
+        reasons={guess.column: guess.why for guess in guesses},
         unused=found.unused,
         question=question,
         answer=column,
@@ -132,8 +124,6 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         plan = make_plan(recipe, memory_gb, n_rows=FIRST)
     except OutOfMemoryError:
         return None
-    if plan.longest_rows.unread:
-        raise RecipeError(plan.longest_rows.unread)
     return FitFacts(
         n_tokens=plan.n_tokens,
         batch_size=recipe.train.batch_size,
@@ -175,32 +165,39 @@ def _find_validation(path: str, split: str | None) -> dict[str, str]:
     return {}
 
 
-def _find_columns(rows: RowDataset, path: str, split: str | None) -> dict[str, str]:
-    """Return the mapping of columns with which all first rows can be read.
+def _find_columns(rows: RowDataset, path: str, split: str | None) -> list[Guess]:
+    """Return the guesses with which all first rows can be read with their images.
 
     Raises:
-        RecipeError: No known names make conversations of the rows.
+        RecipeError: Neither names nor values make conversations of them.
     """
+    raw = [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
     problem = _first_problem(rows)
     if problem is None:
-        return {}
-    raw = [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
-    whole = _guess(raw, rows.kinds)
-    images = {name: meaning for name, meaning in whole.items() if meaning == "image"}
+        # The layouts read names; pictures under other names would be left out.
+        own = rows.columns().used
+        images = find_images(raw, rows.kinds)
+        return [] if any(guess.column in own for guess in images) or set(own) & set(IMAGE_COLUMNS) else images
+    images, whole = find_images(raw, rows.kinds), guess_columns(raw, rows.kinds)
     # Where images alone have to be named, a layout reads the other columns, and may read more of them.
-    for columns in (images, whole):
-        mapped, _ = read_rows(DataSection(path=path, split=split or "train", columns=columns))
+    for guesses in (images, whole):
+        mapped, _ = read_rows(DataSection(path=path, split=split or "train", columns=_map(guesses)))
         problem = _first_problem(mapped)
-        is_last = columns == whole
-        if problem is None and (is_last or not any(map(_meaning, mapped.columns().unused))):
-            return columns
-    lists = [str(name) for name in raw[0] if _meaning(str(name)) and _holds_lists(raw, str(name))]
+        if problem is None and (guesses is whole or not any(map(find_meaning, mapped.columns().unused))):
+            return guesses
+    lists = [str(name) for name in raw[0] if find_meaning(str(name)) and holds_lists(raw, str(name))]
     msg = (
         f"{problem}; its columns are {', '.join(map(str, raw[0]))}, "
-        f"{f'of which {lists[0]!r} holds lists, ' if lists else ''}and their names do not say which is which: rename "
-        'them, or write a recipe with data.columns = {yours = "question", ...} (init --recipe forkme FILE)'
+        f"{f'of which {lists[0]!r} holds lists, ' if lists else ''}and neither their names nor their values say which "
+        'is which: rename them, or write a recipe with data.columns = {yours = "question", ...} (init --recipe forkme '
+        "FILE)"
     )
     raise RecipeError(msg)
+
+
+def _map(guesses: Sequence[Guess]) -> dict[str, str]:
+    """Return the mapping of `data.columns` for guesses."""
+    return {guess.column: guess.meaning for guess in guesses if guess.column != guess.meaning}
 
 
 def _first_problem(rows: RowDataset) -> SampleError | None:
@@ -214,66 +211,6 @@ def _first_problem(rows: RowDataset) -> SampleError | None:
         else:
             return None
     return problem
-
-
-def _guess(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[str, str]:
-    """Map columns by what their names mean elsewhere, the likeliest first; images by their kind or values too."""
-    names = sorted(map(str, raw[0]), key=_likelihood)
-    found = {name: _meaning(name) for name in names}
-    found = {
-        name: None if meaning in MEANINGS.keys() - {"image"} and _holds_lists(raw, name) else meaning
-        for name, meaning in found.items()
-    }
-    for name in names:
-        if kinds.get(name) == "image" or all(_names_image(row.get(name)) for row in raw):
-            found[name] = "image"
-        elif found[name] == "image" and name not in IMAGE_COLUMNS and all(_names_other(row.get(name)) for row in raw):
-            found[name] = None
-    meanings = [meaning for meaning in found.values() if meaning is not None]
-    if "question" not in meanings and "answer" in meanings:
-        # An answer to the image alone.
-        found = {name: "caption" if meaning == "answer" else meaning for name, meaning in found.items()}
-    taken: set[str] = set()
-    columns: dict[str, str] = {}
-    for name, meaning in found.items():
-        if meaning is None or (meaning in taken and meaning != "image"):
-            continue
-        taken.add(meaning)
-        if meaning != name:
-            columns[name] = meaning
-    # As they stand in the rows: images are in this order.
-    return {name: columns[name] for name in map(str, raw[0]) if name in columns}
-
-
-def _likelihood(name: str) -> int:
-    """Give the place of a column's name among those of its meaning."""
-    plain = _plain(name)
-    return next((names.index(plain) for names in MEANINGS.values() if plain in names), -1)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", name.strip().lower())
-
-
-def _holds_lists(raw: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Whether values of a column are lists or objects, which are no question or answer."""
-    return any(isinstance(row.get(name), (list, tuple, Mapping)) for row in raw)
-
-
-def _meaning(name: str) -> str | None:
-    plain = _plain(name)
-    if plain in ("question", "answer", *IMAGE_COLUMNS, "caption", "label", "text"):
-        return plain
-    return next((meaning for meaning, names in MEANINGS.items() if plain in names), None)
-
-
-def _names_image(value: object) -> bool:
-    return isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _names_other(value: object) -> bool:
-    """Whether a value names a file that is no picture."""
-    return isinstance(value, str) and not _names_image(value) and re.search(r"\.\w{1,5}$", value) is not None
 
 
 def _samples(rows: RowDataset) -> Iterator[Sample]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 import pytest
 from mlx_vlm import load as load_with_mlx_vlm
 
+from tests.arrays import load_arrays
 from tests.run.test_bad_rows import write_rows
 from tests.run.test_save import read_metrics, short_recipe, weights_of
 from tests.runs import run
@@ -24,6 +26,7 @@ from vlora.events import Event, Finished, Generated, Saved, StepReport, StoppedE
 from vlora.output.checkpoint import load_metadata
 from vlora.output.paths import STATE_NAME
 from vlora.run import answers, start
+from vlora.run.evaluation import Chosen, Opened, evaluate_answers
 from vlora.run.validator import Validated, Validator
 from vlora.scores import Score
 from vlora.types import TrainState
@@ -201,6 +204,27 @@ def test_the_best_adapter_is_one(
     (best,), numbered = weights_of(out / "best").values(), weights_of(tmp_path / "out")
 
     assert best == numbered["0000004_adapters.safetensors"]
+    run(short_recipe(checkpoint, tmp_path, "more", model__adapter_path=str(out / "best"), train__iters=1))
+
+
+def test_the_best_adapter_has_the_tokens_that_were_added(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """It holds the tables of its step; mlx-vlm loads it on the model beside the run, eval and a further run do, too."""
+    keys = {"train__early_stopping_patience": None, "output__keep_last": None, "train__iters": 6}
+    added = {"model__add_tokens": ["<place_7>"], "train__steps_per_save": 4}
+    recipe = choosing_recipe(checkpoint, tmp_path, **keys, **added)
+    end, out = last(run(recipe)), tmp_path / "out"
+    (best,), numbered = weights_of(out / "best").values(), weights_of(out)
+
+    assert best == numbered["0000004_adapters.safetensors"] != numbered["adapters.safetensors"]
+    assert json.loads((out / "best" / "adapter_config.json").read_text())["added_tokens"] == ["<place_7>"]
+    assert end.model == str(out / "adapters-model")
+    model, processor = load_with_mlx_vlm(end.model, adapter_path=str(out / "best"))
+    (number,) = processor.tokenizer.encode("<place_7>", add_special_tokens=False)
+    learned = load_arrays(out / "best" / "adapters.safetensors")["language_model.model.embed_tokens.weight"]
+    assert mx.array_equal(model.language_model.model.embed_tokens.weight[number], learned[number])
+    opened = next(evaluate_answers(recipe, Chosen(adapter=str(out / "best"))))
+    assert isinstance(opened, Opened)
+    assert opened.step == 4
     run(short_recipe(checkpoint, tmp_path, "more", model__adapter_path=str(out / "best"), train__iters=1))
 
 

@@ -13,7 +13,7 @@ from vlora.recipe.parse import all_keys
 BASH = """
 source {script}
 COMP_WORDS=({words}) COMP_CWORD={place}
-_vlora
+{function}
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
@@ -28,7 +28,8 @@ def complete(shell: str, line: str, folder: Path) -> list[str]:
     if shell == "bash":
         words = line.split(" ")
         quoted = " ".join(f"'{word}'" for word in words)
-        code = BASH.format(script=script, words=quoted, place=len(words) - 1)
+        function = "_vlora" if words[0] == "vlora" else "_vlora_module"
+        code = BASH.format(script=script, words=quoted, place=len(words) - 1, function=function)
     else:
         code = f"source {script}; complete -C '{line}'"
     done = subprocess.run([program, "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
@@ -53,6 +54,41 @@ def test_what_is_offered(shell: str, tmp_path: Path) -> None:
     assert complete(shell, "vlora train mine.toml --set optim.learn", tmp_path) == ["optim.learning_rate="]
     assert complete(shell, "vlora init --recipe fork", tmp_path) == ["forkme"]
     assert complete(shell, "vlora completion fi", tmp_path) == ["fish"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_the_module_is_completed_as_the_command(shell: str, tmp_path: Path) -> None:
+    """Behind `python -m vlora` and `python3 -m vlora`; what else python is given is left alone."""
+    (tmp_path / "mine.toml").touch()
+
+    assert complete(shell, "python -m vlora pl", tmp_path) == ["plan"]
+    assert complete(shell, "python3 -m vlora plan --mea", tmp_path) == ["--measure"]
+    assert complete(shell, "python -m vlora train mine.toml --set optim.learn", tmp_path) == ["optim.learning_rate="]
+    assert "plan" not in complete(shell, "python -m other pl", tmp_path)
+    assert "plan" not in complete(shell, "python pl", tmp_path)
+
+
+def test_bash_keeps_what_completed_python_before(tmp_path: Path) -> None:
+    """A completion of python's own goes on for everything else, and reading the script twice changes nothing."""
+    program = shutil.which("bash")
+    if program is None:
+        pytest.skip("bash is not installed")
+    script = tmp_path / "vlora.bash"
+    script.write_text(WRITERS["bash"](find_words(COMMANDS)))
+    code = f"""
+_own() {{ COMPREPLY=(own); }}
+complete -F _own python
+source {script}; source {script}
+COMP_WORDS=(python fi) COMP_CWORD=1
+_vlora_module
+echo "${{COMPREPLY[@]}}"
+COMP_WORDS=(python -m vlora ins) COMP_CWORD=3
+_vlora_module
+echo "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run([program, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+
+    assert (done.stdout.split(), done.stderr) == (["own", "inspect"], "")
 
 
 def test_zsh_takes_the_script(tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ class Words:
 
 def make_parser() -> Parser:
     """Make the parser of the command's arguments."""
-    about = "Print what completes commands, options, recipes and the keys of --set for the command `vlora` in a shell."
+    about = (
+        "Print what completes commands, options, recipes and the keys of --set in a shell, for the command `vlora` and "
+        "for `python -m vlora`. In zsh the latter completes once the former has."
+    )
     parser = make_plain_parser("completion", about, EXAMPLES)
     parser.add_argument("shell", choices=tuple(WRITERS), help="which one")
     return parser
@@ -112,7 +115,24 @@ _vlora() {{
     fi
     return 0
 }}
-complete -F _vlora vlora"""
+complete -F _vlora vlora
+# `python -m vlora` as the command; anything else that python is given, as before.
+_vlora_module() {{
+    if [[ $COMP_CWORD -gt 2 && ${{COMP_WORDS[1]}} == -m && ${{COMP_WORDS[2]}} == vlora ]]; then
+        COMP_WORDS=(vlora "${{COMP_WORDS[@]:3}}")
+        ((COMP_CWORD -= 2))
+        compopt +o bashdefault +o default 2>/dev/null
+        _vlora
+    else
+        COMPREPLY=()
+        if [[ -n $_vlora_of_python ]]; then "$_vlora_of_python" "$@"; fi
+    fi
+}}
+_vlora_found=$(complete -p python 2>/dev/null)
+_vlora_found=${{_vlora_found##*-F }}
+_vlora_found=${{_vlora_found%% *}}
+[[ $_vlora_found != _vlora_module ]] && _vlora_of_python=$_vlora_found
+complete -o bashdefault -o default -F _vlora_module python python3"""
 
 
 def write_zsh(words: Words) -> str:
@@ -148,6 +168,17 @@ _vlora() {{
         _files -g '*.toml'
     fi
 }}
+# `python -m vlora` as the command; anything else that python is given, as before.
+_vlora_module() {{
+    if [[ $CURRENT -gt 3 && "${{words[2]}} ${{words[3]}}" == "-m vlora" ]]; then
+        words=(vlora "${{(@)words[4,-1]}}")
+        ((CURRENT -= 2))
+        _vlora
+    else
+        _python "$@"
+    fi
+}}
+compdef _vlora_module python python3
 if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _vlora "$@"; else compdef _vlora vlora; fi"""
 
 
@@ -171,6 +202,15 @@ def write_fish(words: Words) -> str:
             kind = f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
             lines.append(f"complete -c vlora -n '{seen}' {kind}{given} -d {_quote(_short(what))}")
     lines.append(f"complete -c vlora -n '__fish_seen_subcommand_from completion' -a '{' '.join(WRITERS)}'")
+    # `python -m vlora` as the command.
+    lines += [
+        "function __vlora_is_module",
+        "    set -l words (commandline -opc)",
+        "    test (count $words) -ge 3; and test \"$words[2] $words[3]\" = '-m vlora'",
+        "end",
+    ]
+    typed = r"(complete -C (commandline -cp | string replace -r '^\S+\s+-m\s+vlora' vlora))"
+    lines += [f'complete -c {name} -n __vlora_is_module -f -a "{typed}"' for name in ("python", "python3")]
     return "\n".join(lines)
 
 

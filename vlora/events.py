@@ -159,6 +159,7 @@ class Generated:
         accuracy: Share of exact answers so far.
         expected: The row's answer.
         found: The model's.
+        row: The row's name: its file and its place there.
     """
 
     when: str
@@ -167,6 +168,7 @@ class Generated:
     accuracy: float
     expected: str
     found: str
+    row: str = ""
 
 
 @attrs.frozen(kw_only=True)

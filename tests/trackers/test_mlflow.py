@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trackers.tracked import make_run
+from tests.trackers.tracked import make_answers, make_run
 from vlora.errors import RecipeError
 from vlora.trackers.mlflow import Mlflow
 
@@ -43,6 +43,18 @@ def test_numbers_are_logged(ending: Any, status: str, tmp_path: Path) -> None:
     assert run.data.params["data.shuffle"] == "True"
     assert (run.info.run_name, run.info.status) == ("first", status)
     assert mlflow.MlflowClient().get_experiment(run.info.experiment_id).name == "vlora"
+
+
+def test_answers_are_a_file(tmp_path: Path) -> None:
+    """Of its own for each round, among the run's artifacts."""
+    tracker = Mlflow.open()
+    key = tracker.start(make_run(tmp_path)).key
+    tracker.show_answers(make_answers(), 20)
+    tracker.end("finished")
+
+    (file,) = (tmp_path / "mlruns").rglob("*.md")
+    assert str(file).endswith(f"{key}/artifacts/answers/0000020-during.md")
+    assert file.read_text(encoding="utf-8") == make_answers().write_table()
 
 
 def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trackers.tracked import ENDINGS, make_run, read_events, scalars
+from tests.trackers.tracked import ENDINGS, make_answers, make_run, read_events, scalars
 from vlora.trackers.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboardX")
@@ -28,6 +28,22 @@ def test_numbers_are_scalars(ending: Any, tmp_path: Path) -> None:
     assert len(scalars(events)) == 3
     texts = [value for event in events for value in event.summary.value if value.tag.startswith("recipe")]
     assert b"iters = 3" in texts[0].tensor.string_val[0]
+
+
+def test_answers_are_a_text(tmp_path: Path) -> None:
+    """A table behind its step."""
+    tracker = TensorBoard.open()
+    tracker.start(make_run(tmp_path))
+    tracker.show_answers(make_answers(), 20)
+    tracker.end("finished")
+
+    events = read_events(tmp_path / "tensorboard")
+    found = [
+        (event.step, value) for event in events for value in event.summary.value if value.tag.startswith("answers")
+    ]
+    ((step, value),) = found
+    assert step == 20
+    assert value.tensor.string_val[0].decode() == make_answers().write_table()
 
 
 def test_a_run_that_goes_on_purges_what_it_does_anew(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.trackers.tracked import make_answers
 from vlora.errors import RecipeError
 from vlora.trackers.tracker import import_package
 
@@ -23,3 +24,15 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch
 
     assert str(raised.value).startswith("output.trackers: 'tensorboard' needs tensorboardX, which cannot be imported")
     assert str(raised.value).endswith("`python -m pip install tensorboardX` brings it")
+
+
+def test_answers_are_a_table_whatever_stands_in_them() -> None:
+    """Bars, line ends, HTML and quoted code stay in their cell, as text."""
+    assert make_answers().write_table() == (
+        "| row | expected | answer |\n"
+        "|---|---|---|\n"
+        "| ` rows.jsonl:1 ` | ` a \\| b <script> ` | `` `x` `` |\n"
+        "| ` rows.jsonl:2 ` | ` größe ` |  |\n"
+        "\n"
+        "and 3 more\n"
+    )

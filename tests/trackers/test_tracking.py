@@ -12,7 +12,7 @@ from tests.run_events import FINISHED, STARTED
 from vlora import events
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.schema import Recipe
-from vlora.trackers.tracker import Ending, Tracked, TrackedRun
+from vlora.trackers.tracker import Answers, Ending, Tracked, TrackedRun
 from vlora.trackers.tracking import Tracking
 
 
@@ -25,6 +25,7 @@ class Notes:
     runs: list[TrackedRun] = attrs.field(factory=list)
     logged: list[tuple[int, dict[str, float]]] = attrs.field(factory=list)
     endings: list[Ending] = attrs.field(factory=list)
+    answers: list[tuple[int, Answers]] = attrs.field(factory=list)
 
     def start(self, run: TrackedRun) -> Tracked:
         """Note a run."""
@@ -34,6 +35,10 @@ class Notes:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Note numbers."""
         self.logged.append((step, dict(numbers)))
+
+    def show_answers(self, answers: Answers, step: int) -> None:
+        """Note answers."""
+        self.answers.append((step, answers))
 
     def end(self, ending: Ending) -> None:
         """Note the end."""
@@ -61,6 +66,68 @@ def finished(step: int, *, stopped_early: bool = False) -> events.Finished:
 def report(**metrics: Any) -> events.Reported:
     """Make the event of a line."""
     return events.Reported(metrics={"unix_time": 1.0, **metrics})
+
+
+def answered(when: str, total: int) -> list[events.Generated]:
+    """Make the events of a round."""
+    return [
+        events.Generated(
+            when=when,
+            done=number,
+            total=total,
+            accuracy=0.5,
+            expected=f"a{number}" * 400,
+            found="https://user:secret@example.org/",
+            row=f"rows.jsonl:{number}",
+        )
+        for number in range(1, total + 1)
+    ]
+
+
+def test_answers_follow_the_numbers_of_their_round(tmp_path: Path) -> None:
+    """The first of each round, shortened and without secrets; what is left off comes with the end."""
+    notes = Notes()
+    with Tracking(make_recipe(tmp_path), "wandb", lambda: notes) as take:
+        take(started())
+        for event in answered("before", 30):
+            take(event)
+        take(report(step=0, exact_match=0.5))
+        take(report(step=5, loss=1.5))
+        for event in answered("after", 2):
+            take(event)
+        take(finished(7))
+
+    (first_step, first), (last_step, last) = notes.answers
+    assert (first_step, first.when, first.n_answers, len(first.rows)) == (0, "before", 30, 20)
+    assert (last_step, last.when, last.n_answers, len(last.rows)) == (7, "after", 2, 2)
+    row, expected, answer = first.rows[0]
+    assert row == "rows.jsonl:1"
+    assert (expected[:4], len(expected)) == ("a1a1", 503)
+    assert "secret" not in answer
+
+
+def test_answers_that_fail_end_no_numbers(tmp_path: Path) -> None:
+    """A tracker that cannot take texts says so once, and goes on with numbers."""
+
+    class Wordless(Notes):
+        def show_answers(self, answers: Answers, step: int) -> None:
+            msg = f"no tables here ({answers.when}, {step})"
+            raise TypeError(msg)
+
+    notes, said = Wordless(), list[str]()
+    with Tracking(make_recipe(tmp_path), "wandb", lambda: notes, said.append) as take:
+        take(started())
+        for round_ in ("before", "during"):
+            for event in answered(round_, 2):
+                take(event)
+            take(report(step=5, loss=1.5))
+        take(finished(7))
+
+    assert [step for step, _ in notes.logged] == [5, 5]
+    assert [line for line in said if "answers" in line] == [
+        "wandb: answers are left out (TypeError: no tables here (before, 5))"
+    ]
+    assert notes.endings == ["finished"]
 
 
 def test_a_run(tmp_path: Path) -> None:

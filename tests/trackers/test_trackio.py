@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.trackers.tracked import ENDINGS, make_run
+from tests.trackers.tracked import ENDINGS, make_answers, make_run
+from vlora.trackers.tracker import ANSWER_COLUMNS
 from vlora.trackers.trackio import Trackio
 
 trackio = pytest.importorskip("trackio")
@@ -48,6 +49,18 @@ def test_numbers_are_logged(ending: Any, tmp_path: Path, capsys: pytest.CaptureF
     ]
     assert "trackio show --project vlora" in tracked.where
     assert capsys.readouterr().out == ""
+
+
+def test_answers_are_a_table(tmp_path: Path) -> None:
+    """Of rows by their columns, logged at its step."""
+    tracker = Trackio.open()
+    tracked = tracker.start(make_run(tmp_path))
+    tracker.show_answers(make_answers(), 20)
+    tracker.end("finished")
+
+    (line,) = read_logs("vlora", tracked.key)
+    assert line["step"] == 20
+    assert line["answers"]["_value"] == [dict(zip(ANSWER_COLUMNS, row, strict=True)) for row in make_answers().rows]
 
 
 def test_a_run_that_goes_on_is_the_same_run(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.trackers.tracked import make_run
+from tests.trackers.tracked import make_answers, make_run
 from vlora.errors import RecipeError
+from vlora.trackers.tracker import ANSWER_COLUMNS
 from vlora.trackers.wandb import Wandb
 
 wandb = pytest.importorskip("wandb")
@@ -86,6 +87,22 @@ def test_numbers_are_logged_offline(ending: Any, code: int, tmp_path: Path, capf
     assert codes == [code]
     assert tracked.where.endswith("`wandb sync` sends it")
     assert capfd.readouterr().out == ""
+
+
+def test_answers_are_a_table(tmp_path: Path) -> None:
+    """Of rows and columns, logged over its step."""
+    tracker = Wandb.open()
+    tracker.start(make_run(tmp_path))
+    tracker.show_answers(make_answers(), 20)
+    tracker.end("finished")
+
+    history, *_ = read_run(tmp_path)
+    (line,) = history
+    (file,) = (tmp_path / "wandb").rglob("answers_*.table.json")
+    table = json.loads(file.read_text(encoding="utf-8"))
+    assert line["step"] == 20
+    assert table["columns"] == list(ANSWER_COLUMNS)
+    assert table["data"] == [list(row) for row in make_answers().rows]
 
 
 def test_a_run_that_goes_on_has_the_same_id(tmp_path: Path) -> None:

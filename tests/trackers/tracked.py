@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from vlora.trackers.tracker import TrackedRun
+from vlora.trackers.tracker import Answers, TrackedRun
 
 ENDINGS = ("finished", "stopped", "failed")
 
@@ -20,6 +20,12 @@ def make_run(folder: Path, *, first_step: int = 0, key: str | None = None, proje
         first_step=first_step,
         key=key,
     )
+
+
+def make_answers() -> Answers:
+    """Make answers with what tables of Markdown would misread."""
+    rows = (("rows.jsonl:1", "a | b\n<script>", "`x`"), ("rows.jsonl:2", "größe", ""))
+    return Answers(when="during", rows=rows, n_answers=5)
 
 
 def read_events(folder: Path) -> list[Any]:

@@ -55,6 +55,7 @@ class Round:
             accuracy=self.right / len(self.predictions),
             expected=prediction.expected,
             found=prediction.answer,
+            row=prediction.row,
         )
 
     def tell_last(self) -> Iterator[Generated]:

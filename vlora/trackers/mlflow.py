@@ -13,7 +13,7 @@ import attrs
 
 from ..errors import RecipeError
 from ..system.redaction import redact
-from .tracker import Ending, Tracked, TrackedRun, import_package
+from .tracker import Answers, Ending, Tracked, TrackedRun, import_package
 
 EXPERIMENT = "vlora"
 STATES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
@@ -83,6 +83,11 @@ class Mlflow:
         while self.waiting and self.waiting[0].done():
             # What it has failed with is raised here.
             self.waiting.popleft().result()
+
+    def show_answers(self, answers: Answers, step: int) -> None:
+        """Write a file with a table, without waiting for the server."""
+        file = f"answers/{step:07d}-{answers.when}.md"
+        self.waiting.append(self.sender.submit(self.client.log_text, self.key, answers.write_table(), file))
 
     def end(self, ending: Ending) -> None:
         """Wait until all is sent."""

@@ -6,7 +6,7 @@ from typing import Any, Self
 import attrs
 
 from ..output.paths import TENSORBOARD_NAME
-from .tracker import Ending, Tracked, TrackedRun, import_package
+from .tracker import Answers, Ending, Tracked, TrackedRun, import_package
 
 FLUSH_SECONDS = 10
 
@@ -45,6 +45,10 @@ class TensorBoard:
         """Write scalars."""
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
+
+    def show_answers(self, answers: Answers, step: int) -> None:
+        """Write a table as text."""
+        self.writer.add_text("answers", answers.write_table(), step)
 
     def end(self, ending: Ending) -> None:
         """Write what is waiting."""

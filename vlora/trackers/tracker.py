@@ -1,7 +1,8 @@
 """What a tracker is, and what it is told."""
 
 import importlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,6 +12,10 @@ from ..errors import RecipeError
 
 Ending = Literal["finished", "stopped", "failed"]
 """No step is left to be taken; the run was stopped in order, and may go on; anything else."""
+
+
+ANSWER_COLUMNS = ("row", "expected", "answer")
+"""Of a table of answers."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +54,35 @@ class Tracked:
     where: str
 
 
+@attrs.frozen(kw_only=True)
+class Answers:
+    """Some answers of a round.
+
+    Attributes:
+        when: "before", "during" or "after" training.
+        rows: (row, expected, answer) of each.
+        n_answers: How many answers the round had.
+    """
+
+    when: str
+    rows: Sequence[tuple[str, str, str]]
+    n_answers: int
+
+    def write_table(self) -> str:
+        """Write them as a table of Markdown, whatever stands in them."""
+        lines = [f"| {' | '.join(ANSWER_COLUMNS)} |", "|---" * len(ANSWER_COLUMNS) + "|"]
+        lines += [f"| {' | '.join(map(_write_cell, row))} |" for row in self.rows]
+        rest = self.n_answers - len(self.rows)
+        return "\n".join(lines) + (f"\n\nand {rest:,} more" if rest else "") + "\n"
+
+
+def _write_cell(text: str) -> str:
+    """Write a text as code, in which Markdown and HTML mean nothing; lines and bars would end the cell."""
+    plain = " ".join(text.split()).replace("|", "\\|")
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    return f"{fence} {plain} {fence}" if plain else ""
+
+
 class Tracker(Protocol):
     """Takes the numbers of a run. Whatever it raises switches it off."""
 
@@ -58,6 +92,10 @@ class Tracker(Protocol):
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Take numbers of a step."""
+        ...
+
+    def show_answers(self, answers: "Answers", step: int) -> None:
+        """Take some answers of a round behind a step, for people; what this raises ends answers, not the tracker."""
         ...
 
     def end(self, ending: Ending) -> None:

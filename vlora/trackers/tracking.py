@@ -9,16 +9,19 @@ from typing import Any, Self
 
 import attrs
 
-from ..events import Event, Finished, Reported, Started
+from ..events import Event, Finished, Generated, Reported, Started
 from ..output.atomic import write_text
 from ..output.paths import STATE_NAME, output_paths
 from ..recipe.parse import dump_recipe, flatten_recipe
 from ..recipe.schema import Recipe
 from ..system.redaction import redact
-from .tracker import Ending, TrackedRun, Tracker
+from .tracker import Answers, Ending, TrackedRun, Tracker
 
 KEYS_NAME = "trackers.json"
 """Beside the training state, with which it moves: what trackers know the run by."""
+
+MOST_ANSWERS, LONGEST_TEXT = 20, 500
+"""Answers of a round that a tracker gets, and characters of each text."""
 
 LEFT_OUT = ("step", "unix_time", "first_step_unix_time", "device_memory_gb")
 """Of a line of metrics.jsonl: they are no measures."""
@@ -44,14 +47,22 @@ class Tracking:
     _tracker: Tracker | None = attrs.field(default=None, init=False)
     _has_started: bool = attrs.field(default=False, init=False)
     _has_ended: bool = attrs.field(default=False, init=False)
+    _answers: list[tuple[str, str, str]] = attrs.field(factory=list, init=False)
+    _round: tuple[str, int] = attrs.field(default=("", 0), init=False)
+    _hides_answers: bool = attrs.field(default=False, init=False)
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
         if isinstance(event, Started):
             self.start(event.first_step, _facts(event))
+        elif isinstance(event, Generated):
+            self._collect(event)
         elif isinstance(event, Reported):
-            self.log(event.metrics, int(event.metrics["step"]))
+            step = int(event.metrics["step"])
+            self.log(event.metrics, step)
+            self._show_answers(step)
         elif isinstance(event, Finished):
+            self._show_answers(event.step)
             self._end("finished" if event.is_over else "stopped")
 
     def __enter__(self) -> Self:
@@ -100,10 +111,38 @@ class Tracking:
         if measures and self._tracker is not None:
             self._tracker.log(measures, step)
 
+    def _collect(self, event: Generated) -> None:
+        """Keep the first answers of a round; it is shown with the numbers that come next, which know its step."""
+        if event.done == 1:
+            self._answers = []
+        if len(self._answers) < MOST_ANSWERS:
+            self._answers.append((_shorten(event.row), _shorten(event.expected), _shorten(event.found)))
+        self._round = (event.when, event.done)
+
+    def _show_answers(self, step: int) -> None:
+        """Show the answers that have been kept. What they fail with ends them, and no numbers."""
+        if self._tracker is None or not self._answers or self._hides_answers:
+            return
+        when, n_answers = self._round
+        answers = Answers(when=when, rows=tuple(self._answers), n_answers=n_answers)
+        self._answers = []
+        try:
+            self._tracker.show_answers(answers, step)
+        except Exception as error:  # noqa: BLE001 - whatever the tracker has against texts, its numbers go on
+            self._hides_answers = True
+            said = redact(" ".join(str(error).split()))
+            self.say(f"{self.name}: answers are left out ({type(error).__name__}: {said})")
+
     def _end(self, ending: Ending) -> None:
         if self._tracker is not None and not self._has_ended:
             self._has_ended = True
             self._tracker.end(ending)
+
+
+def _shorten(text: str) -> str:
+    """Give a text without secrets, and not at any length."""
+    text = redact(text)
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
 
 
 def _facts(event: Started) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import attrs
 
-from .tracker import Ending, Tracked, TrackedRun, import_package
+from .tracker import ANSWER_COLUMNS, Answers, Ending, Tracked, TrackedRun, import_package
 
 PROJECT = "vlora"
 
@@ -48,6 +48,11 @@ class Trackio:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log numbers of a step."""
         self.run.log(dict(numbers), step=step)
+
+    def show_answers(self, answers: Answers, step: int) -> None:
+        """Log a table."""
+        table = self.package.Table(columns=list(ANSWER_COLUMNS), data=[list(row) for row in answers.rows])
+        self.run.log({"answers": table}, step=step)
 
     def end(self, ending: Ending) -> None:
         """Wait until all is written."""

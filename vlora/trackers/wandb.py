@@ -9,7 +9,7 @@ from typing import Any, Self
 import attrs
 
 from ..errors import RecipeError
-from .tracker import Ending, Tracked, TrackedRun, import_package
+from .tracker import ANSWER_COLUMNS, Answers, Ending, Tracked, TrackedRun, import_package
 
 PROJECT = "vlora"
 
@@ -61,6 +61,11 @@ class Wandb:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Log numbers over their step."""
         self.run.log({**numbers, "step": step})
+
+    def show_answers(self, answers: Answers, step: int) -> None:
+        """Log a table."""
+        table = self.package.Table(columns=list(ANSWER_COLUMNS), data=[list(row) for row in answers.rows])
+        self.run.log({"answers": table, "step": step})
 
     def end(self, ending: Ending) -> None:
         """Wait until all is sent."""

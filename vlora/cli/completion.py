@@ -21,6 +21,26 @@ EXAMPLES = (
 )
 
 
+BASH_OF_MODULE = """# `python -m vlora` as the command; anything else that python is given, as before.
+_vlora_module() {
+    if [[ $COMP_CWORD -gt 2 && ${COMP_WORDS[1]} == -m && ${COMP_WORDS[2]} == vlora ]]; then
+        COMP_WORDS=(vlora "${COMP_WORDS[@]:3}")
+        ((COMP_CWORD -= 2))
+        compopt +o bashdefault +o default 2>/dev/null
+        _vlora
+    else
+        COMPREPLY=()
+        if [[ -n $_vlora_of_python ]]; then "$_vlora_of_python" "$@"; fi
+    fi
+}
+_vlora_found=$(complete -p python 2>/dev/null)
+_vlora_found=${_vlora_found##*-F }
+_vlora_found=${_vlora_found%% *}
+[[ $_vlora_found != _vlora_module ]] && _vlora_of_python=$_vlora_found
+complete -o bashdefault -o default -F _vlora_module python python3"""
+"""What completes `python -m vlora` in bash, too."""
+
+
 @attrs.frozen
 class Words:
     """The words that can be completed.
@@ -116,23 +136,7 @@ _vlora() {{
     return 0
 }}
 complete -F _vlora vlora
-# `python -m vlora` as the command; anything else that python is given, as before.
-_vlora_module() {{
-    if [[ $COMP_CWORD -gt 2 && ${{COMP_WORDS[1]}} == -m && ${{COMP_WORDS[2]}} == vlora ]]; then
-        COMP_WORDS=(vlora "${{COMP_WORDS[@]:3}}")
-        ((COMP_CWORD -= 2))
-        compopt +o bashdefault +o default 2>/dev/null
-        _vlora
-    else
-        COMPREPLY=()
-        if [[ -n $_vlora_of_python ]]; then "$_vlora_of_python" "$@"; fi
-    fi
-}}
-_vlora_found=$(complete -p python 2>/dev/null)
-_vlora_found=${{_vlora_found##*-F }}
-_vlora_found=${{_vlora_found%% *}}
-[[ $_vlora_found != _vlora_module ]] && _vlora_of_python=$_vlora_found
-complete -o bashdefault -o default -F _vlora_module python python3"""
+{BASH_OF_MODULE}"""
 
 
 def write_zsh(words: Words) -> str:

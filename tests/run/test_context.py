@@ -16,7 +16,7 @@ from vlora.types import Cut
 
 def make_run(**recipe: Any) -> RunContext:
     """Make a run of ten steps of which only the recipe, the batches and the paths are there."""
-    keys = {"model.path": "m", "data.path": "d", "output.path": "o", **recipe}
+    keys = {"model.path": "m", "data.path": "d", "data.valid_path": "v", "output.path": "o", **recipe}
     rest = ("found", "rules", "learned", "data", "backbone", "config", "features", "loader", "answer_metrics")
     absent: dict[str, Any] = dict.fromkeys(rest)
     run = RunContext(recipe=parse_recipe("", keys), paths=cast("Any", SimpleNamespace(best=Path("best"))), **absent)

@@ -193,7 +193,7 @@ def test_features_do_not_hide_it(
     ("owner", "name", "where", "words"),
     [
         (start, "load_model", "loading the model", ["the model's weights need"]),
-        (validator, "evaluate", "validation", ["model.quantize_bits=4"]),
+        (validator, "measure_sums", "validation", ["model.quantize_bits=4"]),
         (answering, "decode", "answering rows before training", ["--set eval.answer_rows=0"]),
         (checkpoint, "save_state", "saving", ["nothing has been saved yet"]),
     ],
@@ -215,7 +215,7 @@ def test_everywhere(
         data__valid_fraction=0.3,
         eval__answer_rows=1,
         eval__max_new_tokens=2,
-        **({} if name == "evaluate" else {"train__val_batches": 1}),
+        **({} if name == "measure_sums" else {"train__val_batches": 1}),
         train__steps_per_eval=100,
     )
     with pytest.raises(OutOfMemoryError) as caught:

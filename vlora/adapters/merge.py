@@ -72,12 +72,22 @@ class Rounding:
             trained: The same with what was learned.
             quantized: The same quantized, and unpacked again.
         """
-        pairs = ((trained, quantized), (before, trained), (trained, mx.zeros(())))
-        sums = [mx.square(a.astype(mx.float32) - b.astype(mx.float32)).sum() for a, b in pairs]
-        error, update, weights = (float(value) for value in sums)
+        return self.count(name, *squares(before, trained, quantized))
+
+    def count(self, name: str, error: float, update: float, weights: float) -> "Rounding":
+        """Count a layer by the sums that `squares` gives of it."""
         share = (error / weights) ** 0.5 if weights else 0.0
         worst = self.worst if self.worst is not None and self.worst[1] >= share else (name, share)
         return Rounding(self.n_layers + 1, self.error + error, self.update + update, self.weights + weights, worst)
+
+
+def squares(before: mx.array, trained: mx.array, quantized: mx.array) -> tuple[float, float, float]:
+    """Sum up what quantizing has changed of some weights, what training has, and the weights, each squared."""
+    pairs = ((trained, quantized), (before, trained), (trained, mx.zeros(())))
+    sums = [mx.square(a.astype(mx.float32) - b.astype(mx.float32)).sum() for a, b in pairs]
+    mx.eval(sums)
+    error, update, weights = (float(value) for value in sums)
+    return error, update, weights
 
 
 def quantized_parts(weight: mx.array, scheme: Mapping[str, Any]) -> dict[str, mx.array]:

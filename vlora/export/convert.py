@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -48,6 +47,8 @@ def convert(trained: Trained, module: nn.Module, schemes: Mapping[str, models.Sc
             array = value if whole is None else whole.astype(value.dtype)
             mx.eval(array)
             writer.add(f"{name}.{part}" if name else part, array)
+        # MLX would keep what each layer was computed with for the next ones.
+        mx.clear_cache()
     return rounding
 
 
@@ -98,15 +99,14 @@ def _written(
 ) -> tuple[dict[str, mx.array], Rounding]:
     """Give the arrays of a layer that is written otherwise than the base has it."""
     own = models.scheme_of(layer)
-    before = arrays["weight"] if own is None else unpacked(arrays, own)
     others = {part: value for part, value in arrays.items() if part not in PARTS}
     if scheme is None:
+        before = arrays["weight"] if own is None else unpacked(arrays, own)
         weight = trained.after(f"{name}.weight", before)
         return {"weight": weight.astype(_dtype_of(arrays, dtype)), **others}, rounding
-    is_trained = name in trained.layers
-    like: dict[str, Any] = {"weight": mx.zeros((), _dtype_of(arrays, dtype))}
-    parts, counted = requantized(trained, name, before, scheme, like, rounding)
-    return {**parts, **others}, counted if is_trained or own is not None else rounding
+    parts, sums = requantized(trained, name, arrays, own, scheme, _dtype_of(arrays, dtype))
+    is_counted = name in trained.layers or own is not None
+    return {**parts, **others}, rounding.count(name, *sums) if is_counted else rounding
 
 
 def _dtype_of(arrays: Mapping[str, mx.array], otherwise: mx.Dtype) -> mx.Dtype:

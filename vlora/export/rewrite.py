@@ -1,5 +1,6 @@
 """A base's own files written again, with what was trained in them: names, layouts and types stay as they are."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -9,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import models
-from ..adapters.merge import Rounding, quantized_parts, unpacked
+from ..adapters.merge import Rounding, quantized_parts, squares, unpacked
 from ..errors import ModelError
 from ..models.published.tracing import Piece
 from ..output.checkpoint import read_arrays
@@ -17,6 +18,9 @@ from .shards import ShardWriter
 from .trained import Trained
 
 PARTS = ("weight", "scales", "biases")
+
+MOST_AT_ONCE = 1 << 21
+"""Numbers of a layer that are unpacked and packed at a time: 8 MB in float32."""
 
 
 @attrs.define(eq=False)
@@ -100,6 +104,8 @@ class Rewriter:
                 new[piece.source] = laid_out.astype(old.dtype)
         if new is not old:
             mx.eval(new)
+            # MLX would keep what it was computed with for the next ones.
+            mx.clear_cache()
         return new
 
     def _packed(self, layer: str) -> dict[str, mx.array]:
@@ -114,12 +120,13 @@ class Rewriter:
         else:
             scheme = self.schemes[layer]
             old = {part: self._read(f"{layer}.{part}") for part in PARTS if f"{layer}.{part}" in self.pieces}
-            before = unpacked(old, scheme)
-            parts, counted = requantized(self.trained, layer, before, scheme, old, self.rounding)
+            scales = old["scales"].dtype
+            dtype = scales if mx.issubdtype(scales, mx.floating) else None
+            parts, sums = requantized(self.trained, layer, old, scheme, scheme, dtype)
             if layer not in self._counted:
                 # Its parts may lie in several files, each of which computes it.
                 self._counted.add(layer)
-                self.rounding = counted
+                self.rounding = self.rounding.count(layer, *sums)
         mx.eval(parts)
         self._last = (layer, parts)
         return parts
@@ -134,30 +141,47 @@ class Rewriter:
 def requantized(
     trained: Trained,
     layer: str,
-    before: mx.array,
+    base: Mapping[str, mx.array],
+    own: models.Scheme | None,
     scheme: models.Scheme,
-    like: Mapping[str, mx.array],
-    rounding: Rounding,
-) -> tuple[dict[str, mx.array], Rounding]:
-    """Quantize a layer's trained weights.
+    dtype: mx.Dtype | None,
+) -> tuple[dict[str, mx.array], tuple[float, float, float]]:
+    """Quantize a layer's trained weights, some rows at a time.
 
     Args:
         trained: What was trained.
         layer: Its name.
-        before: Its weights as the base has them, unpacked.
+        base: Its parts as the base has them.
+        own: How they are quantized; None if they are not.
         scheme: How it is to be quantized.
-        like: Has scales of the type that the new ones are to have, if they are numbers.
-        rounding: What was changed in layers before it.
+        dtype: Of the new scales, where they are numbers.
 
     Returns:
-        Its parts, and what was changed so far.
+        Its parts, and what quantizing has changed; see `squares`. Nothing is counted of what was not trained.
     """
-    weight = trained.after(f"{layer}.weight", before).astype(mx.float32)
-    dtype = like["scales"].dtype if "scales" in like else like["weight"].dtype
-    is_number = mx.issubdtype(dtype, mx.floating)
-    parts = quantized_parts(weight.astype(dtype) if is_number else weight, scheme)
-    again = unpacked(parts, scheme)
-    return parts, rounding.add(layer, trained.before(f"{layer}.weight", before), weight, again)
+    count, *others = base["weight"].shape
+    step = max(1, MOST_AT_ONCE // max(1, math.prod(others)))
+    is_counted = trained.changes(f"{layer}.weight") or own is not None
+    found: dict[str, list[mx.array]] = {}
+    sums = [0.0, 0.0, 0.0]
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        index = (rows, *(slice(None) for _ in others))
+        parts = {part: value[rows] for part, value in base.items() if part in PARTS}
+        weight = parts["weight"] if own is None else unpacked(parts, own)
+        after = trained.after(f"{layer}.weight", weight, index).astype(mx.float32)
+        new = quantized_parts(after if dtype is None else after.astype(dtype), scheme)
+        mx.eval(new)
+        if is_counted:
+            before = trained.before(f"{layer}.weight", weight, index)
+            sums = [sum(pair) for pair in zip(sums, squares(before, after, unpacked(new, scheme)), strict=True)]
+        for part, value in new.items():
+            found.setdefault(part, []).append(value)
+        del parts, weight, after, new
+        mx.clear_cache()
+    joined = {part: mx.concatenate(values) if len(values) > 1 else values[0] for part, values in found.items()}
+    mx.eval(joined)
+    return joined, (sums[0], sums[1], sums[2])
 
 
 def _has_whole_rows(piece: Piece, pieces: tuple[Piece, ...]) -> bool:

@@ -14,6 +14,9 @@ from .trials import Trial
 CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 METHODS = ("lora", "dora", "tables")
 
+ACCEPTED: tuple[str, tuple[str, ...]] = ("accepted", ())
+REFUSED: tuple[str, tuple[str, ...]] = ("refused", ("adapter",))
+
 Way = Callable[[random.Random, Path], tuple[str, str, tuple[str, ...]]]
 
 
@@ -74,10 +77,13 @@ def no_value(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str, ...
     }
     if rng.random() < 0.15 and key != "dropout":  # noqa: PLR2004 - now and then
         _write(folder, drop(config, place))
-        return f"{CONFIG} without {key}", "refused", ("adapter",)
+        # As mlx-lm writes them: the arrays name the layers, and those of a LoRA are no others.
+        is_known = key == "keys" or (key == "fine_tune_type" and config[key] == "lora")
+        return f"{CONFIG} without {key}", *(ACCEPTED if is_known else REFUSED)
     value = wrong[key]()
     _write(folder, put(config, place, value))
-    return f"{CONFIG} {'.'.join(place)} = {show(value)}", "refused", ("adapter",)
+    is_known = key == "keys" and value in (None, [])
+    return f"{CONFIG} {'.'.join(place)} = {show(value)}", *(ACCEPTED if is_known else REFUSED)
 
 
 def no_others(rng: random.Random, folder: Path) -> tuple[str, str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from vlora.events import StepReport
 from vlora.models.load.tiny import build_tiny_qwen3_vl
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.suggest import RowFacts
-from vlora.report.facts import look_at_fit, look_at_rows
+from vlora.report.facts import FIRST, look_at_fit, look_at_rows
 
 N = 12
 ANSWERS = ("four wheels", "two doors", "a tree", "red", "no", "yes")
@@ -296,6 +296,23 @@ def test_columns_are_taken_for_the_likeliest(
     assert found.columns == columns
     assert list(found.columns) == list(columns)
     assert found.unused == unused
+
+
+@pytest.mark.parametrize("names", [("ash", "elm", "oak"), tuple(f"leaf {number}" for number in range(30))])
+def test_a_question_names_all_classes_or_none(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Also those that come behind the rows that are looked at, as in a folder for each class; many are not listed."""
+    picture = draw(tmp_path, "picture.png")
+    rows = [{"image": picture, "label": name} for name in names for _ in range(FIRST)]
+    found = look_at_rows(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+
+    assert found.classes == sorted(names)
+    listed = "Answer with one of: ash, elm, oak." if len(names) < 20 else "Answer with its class."
+    assert found.question == f"What is shown in this image? {listed}"
+
+    texts = ["blurred"] * FIRST + [f"{number}" for number in range(99)]
+    captions = [{"image": picture, "caption": text} for text in texts]
+    found = look_at_rows(str(write_jsonl(tmp_path / "captions.jsonl", captions)))
+    assert found.question == "Describe this image."
 
 
 def test_lists_are_no_answers(tmp_path: Path) -> None:

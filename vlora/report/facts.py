@@ -32,6 +32,8 @@ VALID_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 """Names of splits and files with rows to validate on, the likeliest first."""
 
 LONGEST_CLASS = 40
+MOST_OF_CLASSES = 20_000
+"""Rows that are read for the names of their classes."""
 ROWS_OF_A_CLASS = 2
 BATCHES = (8, 4, 2, 1)
 USABLE = 0.9
@@ -68,10 +70,17 @@ def look_at_rows(path: str) -> RowFacts:
     used = {columns.get(name, name): name for name in found.used}
     column = _answer_alone(used)
     is_class = column is not None and (column == "label" or _are_classes(answers))
+    is_asked = column is not None and set(used) == {column, "image"}
+    if is_class and is_asked:
+        # A folder per class has the rows of one class after another.
+        answers = [_last_answer(sample) for sample in _samples(train, MOST_OF_CLASSES)]
+        is_class = column == "label" or _are_classes(answers)
     classes = sorted(set(answers)) if is_class else ()
     question = None
-    if column is not None and set(used) == {column, "image"}:
-        question = ask_about_classes(classes) if is_class else CAPTION_QUESTION
+    if is_asked:
+        # Classes of rows that were not looked at would be missing from a list.
+        listed = classes if len(train) <= MOST_OF_CLASSES else ()
+        question = ask_about_classes(listed) if is_class else CAPTION_QUESTION
     return RowFacts(
         path=path,
         split=split,
@@ -213,8 +222,8 @@ def _first_problem(rows: RowDataset) -> SampleError | None:
     return problem
 
 
-def _samples(rows: RowDataset) -> Iterator[Sample]:
-    for index in range(min(FIRST, len(rows))):
+def _samples(rows: RowDataset, most: int = FIRST) -> Iterator[Sample]:
+    for index in range(min(most, len(rows))):
         with contextlib.suppress(SampleError):
             yield rows[index]
 

@@ -1,7 +1,7 @@
 """A model evaluated by its answers, apart from any run: nothing is trained, and only the answers are written."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -24,8 +24,10 @@ from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths
 from ..output.recorded import pin_recorded
 from ..recipe.schema import Recipe
 from ..system.files import expand
+from .leaks import count_learned
 from .predict import predict
 
+SINCE = "rows that are there twice, or the rows, data.valid_fraction or train.seed have changed since"
 FEWER = "lower eval.batch_size, eval.max_new_tokens or data.max_pixels"
 
 
@@ -96,7 +98,8 @@ def evaluate_answers(
 
     Yields:
         That kernels are compiled, where known ones are missing; that the adapter was trained on other weights, if it
-        was; what is evaluated, once it is loaded; then each answer, and each row that was passed over.
+        was; what is evaluated, once it is loaded, and how much of it was learned; then each answer, and each row that
+        was passed over.
 
     Returns:
         What was found; it is written, too.
@@ -121,6 +124,7 @@ def evaluate_answers(
         features.encoder.prepare(rows.first_samples())
         total = _count_rows(recipe, chosen, rows)
         yield Opened(name=_name(section, weights), step=steps, rows=rows.name, n_rows=total, commits=commits)
+        yield from _tell_learned(rows, total, None if rows is data.train else weights)
         skipped: list[Skipped] = []
 
         def skip(error: SampleError) -> None:
@@ -161,6 +165,12 @@ def _score_into(file: Path, metrics: tuple[Metric, ...], predictions: list[Predi
         raise EvaluationError(msg) from None
     write_named(file, "".join(map(dump_prediction, predictions, scores.rows)))
     return scores
+
+
+def _tell_learned(rows: RowDataset, total: int, weights: Path | None) -> Iterator[Warned]:
+    """Say how many of the rows that are answered were learned, if they are held out and something was."""
+    if weights is not None and (n_learned := count_learned(rows, total, weights)):
+        yield Warned(message=f"{n_learned:,} of these {total:,} rows are among those that the run has learned: {SINCE}")
 
 
 def _gather(

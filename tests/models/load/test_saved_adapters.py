@@ -68,6 +68,16 @@ def test_adapters_without_a_list_of_layers_are_read(own: Path, tmp_path: Path, n
     models.load_adapter(backbone, tmp_path, files=files)
     assert {layer.scale for _, layer in lora_layers(backbone.module)} == {1.5}
     assert len(list(lora_layers(backbone.module))) == 4
+    if names == "mlx-lm":
+        # It lists ends of names, of which some may be of no layer.
+        for keys, is_refused in ((["q_proj", "none"], False), (["no.such.layer"], True)):
+            listed = {**config, "lora_parameters": {**config["lora_parameters"], "keys": keys}}
+            (tmp_path / "adapter_config.json").write_text(json.dumps(listed))
+            if is_refused:
+                with pytest.raises(VloraError, match=r"lists 'no\.such\.layer', and the arrays are of others"):
+                    models.load_adapter(backbone, tmp_path, files=files)
+            else:
+                models.load_adapter(backbone, tmp_path, files=files)
 
 
 def settings(**changes: Any) -> Change:

@@ -90,6 +90,9 @@ def _complete(
             "LoRA or DoRA"
         )
         raise CheckpointError(msg)
+    if listed and not any(f".{layer}".endswith(f".{name}") for layer in layers for name in listed):
+        msg = f"{where}: lists {listed[0]!r}, and the arrays are of others, as {layers[0]}; do they belong together?"
+        raise CheckpointError(msg)
     return renamed, {
         "num_layers": -1,
         **config,

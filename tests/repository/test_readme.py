@@ -212,7 +212,7 @@ def test_commands(tmp_path: Path) -> None:
         file.name for file in (tmp_path / "runs" / "short").iterdir()
     }
     # What the README shows of a run are lines that a run prints.
-    shown_lines = [line for line in block("text", "qwen3_vl").splitlines() if not line.startswith(("step", "...", " "))]
+    shown_lines = [line for line in block("text", "device: ").splitlines() if not line.startswith(("step", "...", " "))]
     heads = {line.split()[0] for line in trained.stdout.splitlines() if line}
     assert {line.split()[0] for line in shown_lines} <= heads
 

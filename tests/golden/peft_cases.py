@@ -48,7 +48,8 @@ EXCHANGES: Mapping[str, Exchange] = {
 LEFT_OUT = {
     "deepseek_vl_v2": "transformers has only the family's language model",
     "kimi_vl": "transformers has only the family's language model",
+    "gemma3n": "its tower has one size, of 294 million parameters, and was not compared",
 }
-"""Families whose adapters PEFT cannot attach without the family's own code, and why."""
+"""Families that are not compared, and why."""
 
 FAMILIES = tuple(family for family in CASES if family not in LEFT_OUT)

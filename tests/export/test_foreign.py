@@ -8,7 +8,7 @@ import pytest
 
 from tests.arrays import load_arrays
 from tests.export.adapters import write_adapter
-from vlora.errors import CheckpointError
+from vlora.errors import CheckpointError, RecipeError
 from vlora.export.foreign import import_adapter
 from vlora.export.programs import export
 
@@ -40,5 +40,5 @@ def test_a_base_has_to_be_named(tmp_path: Path) -> None:
         import_adapter(str(folder))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x.txt").write_text("x")
-    with pytest.raises(CheckpointError, match="holds no adapter"):
+    with pytest.raises(RecipeError, match="there already"):
         import_adapter(str(folder), str(tmp_path / "model"), tmp_path / "out")

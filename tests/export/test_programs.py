@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.adapters import write_adapter
-from vlora.errors import ModelError
+from vlora.errors import ModelError, RecipeError
 from vlora.export.programs import export
 
 
@@ -24,3 +24,13 @@ def test_each_program_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"--to gguf: llama\.cpp takes no adapters of towers"):
         export(str(tower), "gguf")
     assert not (tower / "gguf").exists()
+
+
+def test_an_adapter_is_not_written_over(tmp_path: Path) -> None:
+    """Neither the one that is exported nor another: a run's own configuration would be lost."""
+    own = write_adapter(tmp_path, rank=2, targets=("q_proj",))
+    before = {file.name: file.read_bytes() for file in own.iterdir() if file.is_file()}
+    for program in ("peft", "vllm", "gguf"):
+        with pytest.raises(RecipeError, match=r"^--out: .* is there already; give another folder, or remove it$"):
+            export(str(own), program, own)
+    assert {file.name: file.read_bytes() for file in own.iterdir() if file.is_file()} == before

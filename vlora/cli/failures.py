@@ -32,7 +32,7 @@ def _find_words(error: BaseException, typed: Sequence[str], recipe: Recipe | Non
         return str(OutOfMemoryError("this command", found, is_host=True)), USER_ERROR
     if isinstance(error, OSError) and error.filename is not None:
         problem = f"{error.filename}: cannot be read or written ({error.strerror})"
-        return redact(f"{problem}; see output.path, or the path in the recipe that leads there"), USER_ERROR
+        return redact(f"{problem}; see --out or output.path, or the path in the recipe that leads there"), USER_ERROR
     return unforeseen.report(error, typed, _find_output(recipe)), UNFORESEEN
 
 

@@ -12,6 +12,7 @@ from ..output.atomic import write_whole_folder
 from ..output.base_identity import KEY
 from ..output.checkpoint import save_adapter
 from ..recipe.schema import ModelSection
+from .destination import find_destination
 
 WEIGHTS_NAME = "adapters.safetensors"
 
@@ -47,8 +48,10 @@ def import_adapter(path: str, model: str | None = None, out: Path | None = None)
 
     Raises:
         VloraError: It cannot be read, does not fit the base, or has something for which there is no form.
+        RecipeError: Something is in the folder already.
     """
     weights, config = read_adapter(path)
+    folder = find_destination(out, weights.parent / "mlx")
     base = model or named_base(config)
     if base is None:
         msg = f"{weights}: does not say on which model it was trained; name that with --model"
@@ -63,10 +66,6 @@ def import_adapter(path: str, model: str | None = None, out: Path | None = None)
     identity = {} if backbone.base is None else {KEY: backbone.base.dump()}
     version = {} if files.commit is None else {"base_revision": files.commit}
     own = {**found, "base_model": base, **version, **identity}
-    folder = out if out is not None else weights.parent / "mlx"
-    if folder.exists() and not (folder / WEIGHTS_NAME).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"{folder}: is there and holds no adapter; give another folder with --out"
-        raise CheckpointError(msg)
     write_whole_folder(folder, lambda partial: save_adapter(partial / WEIGHTS_NAME, trained, own))
     settings = found["lora_parameters"]
     return Imported(

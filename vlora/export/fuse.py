@@ -11,7 +11,6 @@ import mlx.nn as nn
 
 from .. import models
 from ..adapters.merge import Rounding
-from ..errors import RecipeError
 from ..models.published.loaded import trace_loading
 from ..output.atomic import write_whole_folder
 from ..run.origin import find_adapter_recipe
@@ -19,6 +18,7 @@ from ..run.save import NOT_A_MODELS
 from ..system.files import expand
 from ..system.safetensors_header import name_arrays, read_metadata
 from .convert import convert
+from .destination import find_destination
 from .rewrite import Rewriter, packed_layers, rewrite
 from .shards import LARGEST, ShardWriter
 from .trained import Trained, open_trained
@@ -80,10 +80,7 @@ def fuse(
         VloraError: The adapter or its base cannot be read, they do not fit, or there is a folder already.
     """
     recipe = find_adapter_recipe(adapter, base)
-    folder = out or expand(str(recipe.model.adapter_path)).parent / FOLDER
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"--out: {folder} is there already; give another folder, or remove it"
-        raise RecipeError(msg)
+    folder = find_destination(out, expand(str(recipe.model.adapter_path)).parent / FOLDER)
     # Nothing is trained: where the run would write does not matter.
     recipe = attrs.evolve(recipe, output=attrs.evolve(recipe.output, path=str(folder.with_name(f"{folder.name}-run"))))
     trained = open_trained(recipe)

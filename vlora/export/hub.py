@@ -33,6 +33,7 @@ from ..run.save import NOT_A_MODELS
 from ..system.files import expand
 from ..system.redaction import redact
 from .card import CURVES, PATH_KEYS, Described, name_place, without_places, write_card
+from .destination import find_destination
 from .fuse import FOLDER as FUSED_NAME
 
 FOLDER = "hub"
@@ -106,10 +107,7 @@ def push(
         _write(name, repo, folder, has_adapter=has_adapter)
 
     if is_dry:
-        folder = out or near / FOLDER
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            msg = f"--out: {folder} is there already; give another folder, or remove it"
-            raise RecipeError(msg)
+        folder = find_destination(out, near / FOLDER)
         write_whole_folder(folder, write)
         return _pushed(repo, folder, None)
     # On the same disk, so that large files need not be copied.

@@ -11,7 +11,7 @@ import attrs
 import mlx.core as mx
 import numpy as np
 
-from ..errors import CheckpointError, ModelError
+from ..errors import ModelError
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
@@ -155,14 +155,7 @@ def _alpha(scale: float, rank: int) -> float:
 
 
 def write_peft(adapter: PeftAdapter, folder: Path) -> None:
-    """Write the folder, which appears whole.
-
-    Raises:
-        CheckpointError: There is something else under its name.
-    """
-    if folder.exists() and not (folder / CONFIG_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"{folder}: is there and holds no adapter; give another folder with --out"
-        raise CheckpointError(msg)
+    """Write the folder, which appears whole."""
 
     def write(partial: Path) -> None:
         arrays = {name: mx.array(value) for name, value in sorted(adapter.arrays.items())}

@@ -7,6 +7,8 @@ from typing import Any
 import attrs
 
 from ..errors import ModelError
+from ..models.load.adapter_files import read_adapter
+from .destination import find_destination
 from .gguf import gguf_usage, to_gguf
 from .peft import PeftAdapter, to_peft, write_peft
 from .saved import open_saved
@@ -50,18 +52,19 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
         base: Another name of its base than the one that it records: the published model.
 
     Raises:
-        VloraError: The adapter is damaged or of another model, or the program has no form for it.
+        VloraError: The adapter is damaged or of another model, the program has no form for it, or something is in the
+            folder already.
     """
     if program not in PROGRAMS:
         msg = f"export: found {program!r}, expected one of {', '.join(PROGRAMS)}"
         raise ModelError(msg)
+    folder = find_destination(out, read_adapter(adapter)[0].parent / program)
     saved = open_saved(adapter, base)
     made = to_peft(saved)
     if program == "vllm":
         made = to_vllm(made, saved.files.config)
     elif program == "gguf":
         made = to_gguf(made, saved.files.config)
-    folder = out if out is not None else saved.path.parent / program
     write_peft(made, folder)
     return Exported(
         folder=folder,

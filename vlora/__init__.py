@@ -42,6 +42,7 @@ Training:
     sum_by_group          values of examples added up for each pair, or other group
     bind, unbind          give a state's parameters to the model, and take them back
     TrainLoop, evaluate   steps with reports; the loss of rows that are held out
+    open_ranks            the processes, each with a device, that take the steps together
 
 Files:
 

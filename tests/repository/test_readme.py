@@ -91,7 +91,9 @@ def test_commands_in_the_text() -> None:
     """Every command of vlora that the text names is one, with options that it has and recipes that there are."""
     # What a shell does with their output is its business.
     typed = [command.partition(" > ")[0] for command in COMMAND.findall(README) if "-m vlora" in command]
-    commands = [words for command in typed if (words := shlex.split(command)[3:])]
+    # A launcher may stand before it.
+    words_of = (shlex.split(command.partition("-m vlora")[2]) for command in typed)
+    commands = [words for words in words_of if words]
 
     assert len(commands) >= 8
     for words in commands:

@@ -133,6 +133,8 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         plan = make_plan(recipe, memory_gb, n_rows=FIRST)
     except OutOfMemoryError:
         return None
+    if plan.longest_rows.unread:
+        raise RecipeError(plan.longest_rows.unread)
     return FitFacts(
         n_tokens=plan.n_tokens,
         batch_size=recipe.train.batch_size,

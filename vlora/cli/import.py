@@ -12,7 +12,7 @@ from .status import DONE
 
 EXAMPLES = (
     "import some/peft-folder # as TRL, LLaMA-Factory, ms-swift and Unsloth write them",
-    "import some/peft-folder --model mlx-community/Qwen3-VL-2B-Instruct-4bit --out mine",
+    "import some/peft-folder --model me/base-4bit --out mine",
 )
 
 

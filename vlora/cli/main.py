@@ -43,18 +43,13 @@ HELP, VERSION = ("-h", "--help"), "--version"
 OVERVIEW_START = """usage: python -m vlora COMMAND [options]
        python -m vlora RECIPE [options]
 
-Fine-tune vision-language models.
-
 commands:"""
 OVERVIEW_END = """
   python -m vlora COMMAND --help  a command's options, with examples
-  python -m vlora --help-all      those of training, with mlx-vlm's lora.py's
+  python -m vlora --help-all      those of training, and of mlx-vlm's lora.py
   python -m vlora --version       the versions of vlora and of what it runs on
 
-begin with:
-  python -m vlora init --recipe forkme my.toml
-  python -m vlora inspect my.toml
-  python -m vlora my.toml"""
+begin with: python -m vlora init --recipe forkme my.toml"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "run runs/first --image cat.png --prompt 'What is it?'",
-    "run runs/first --image a.png --image b.png --prompt 'What differs?'",
+    "run runs/first --image a.png --image b.png --prompt 'Which?'",
     "run runs/first # a conversation; /image FILE shows an image",
-    "run mlx-community/Qwen2-VL-2B-Instruct-4bit --temperature 0.7",
+    "run me/some-model --temperature 0.7",
 )
 
 HELP = "/image FILE shows an image with the next question, /new begins anew, /exit ends; Ctrl-C ends an answer"

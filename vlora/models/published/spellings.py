@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ...adapters.names import HEADS
 from .sanitizing import PARTS
 from .words import Words, read_words
 
@@ -18,7 +19,7 @@ Sanitize = Callable[[Mapping[str, mx.array]], dict[str, mx.array]]
 
 KINDS = ("Model", *(kind for kind, _ in PARTS))
 
-PREFERRED = ("model.language_model.", "model.visual.", "model.vision_tower.", "model.", "lm_head")
+PREFERRED = ("model.language_model.", "model.visual.", "model.vision_tower.", "model.", HEADS[0])
 """How names begin in checkpoints, the more recent spelling first."""
 
 DEEPEST = 5

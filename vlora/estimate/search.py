@@ -1,6 +1,7 @@
 """Searches smaller values of a recipe with which a failed step fits, by planning the step with each of them."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -186,7 +187,8 @@ class Search:
             return
         pixels = max((width * height for row in batch.rows for width, height in row.image_sizes), default=0)
         fewer = first_rows(batch, min(MOST_ROWS, self._n_rows))
-        need, n_times = self.need, self._n_rows / count_rows(fewer)
+        # The first option may need more than what failed: the model's own processor takes fewer pixels without the key.
+        need, n_times = math.inf, self._n_rows / count_rows(fewer)
         while (pixels := pixels // 2) >= SMALLEST_PIXELS:
             keys = {"data.max_pixels": pixels}
             examples = _encode_again(_changed(self.recipe, keys), {row.source for row in fewer.rows})

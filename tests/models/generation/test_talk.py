@@ -33,9 +33,10 @@ def test_pieces_are_the_whole_answer(family: str, checkpoint: Callable[[str], Pa
     row = {"image": str(tmp_path / "a.png"), "question": "What is it?", "answer": "?"}
     expected = answer(made.backbone, encoder, format_sample(row), max_new_tokens=12)
     assert "".join(pieces) == expected
-    assert len(pieces) > 1
+    # A model with random weights may end its answer at once.
+    assert len(pieces) > 1 or not expected
     assert talk.n_tokens <= 12
-    assert talk.turns[-1] == Turn("assistant", (expected,))
+    assert talk.turns[-1:] == ([Turn("assistant", (expected,))] if expected else [])
 
 
 def test_what_was_said_is_context(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

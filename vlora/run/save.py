@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from .. import models
 from ..adapters.attached import adapter_state_dict
-from ..errors import NonFiniteError, OutOfMemoryError, VloraError
+from ..errors import NonFiniteError, OutOfMemoryError, RanksError, VloraError
 from ..events import Event, Saved, Warned
 from ..memory.limits import naming_shortage
 from ..output import checkpoint
@@ -37,6 +37,9 @@ from ..train.state import all_finite
 from .context import RunContext
 
 OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, EVALUATION_NAME, RECIPE_NAME, EXAMPLE_NAME, BEST_FILE, *DERIVED_NAMES)
+LOST_PEER = "connection to a peer was lost"
+"""What MLX's ring says when another process has ended."""
+
 NOT_A_MODELS = (*OWN_NAMES, LOCK_NAME, JOURNAL_NAME)
 """Names of files of a run in a model's folder: the base may be the folder of another one."""
 
@@ -186,6 +189,9 @@ def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None
     Raises:
         VloraError: The error, with that in its message; others have a note added.
     """
+    if run.ranks.size > 1:
+        _refuse_to_save_alone(run, error)
+        return
     if isinstance(error, OutOfMemoryError):
         _release_frames(error)
     # What the device failed with, it may fail with again.
@@ -201,6 +207,19 @@ def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None
             if int(run.loop.state.step) == step:
                 yield save(run, run.paths.weights)
     _add_note(error, _describe_saved(step, run.saved))
+
+
+def _refuse_to_save_alone(run: RunContext, error: BaseException) -> None:
+    """Say what `resume` goes on from where a rank has failed, and save nothing.
+
+    A sum that another rank has not completed may look whole: of the steps since the last save none is to be trusted.
+    """
+    note = _describe_saved(run.done, run.saved)
+    if isinstance(error, RuntimeError) and LOST_PEER in str(error):
+        end = "" if note is None else f"; {note}"
+        msg = f"step {run.done + 1}: the process of another device was lost ({error}){end}"
+        raise RanksError(msg) from None
+    _add_note(error, note)
 
 
 def _describe_saved(step: int, saved: int | None) -> str | None:

@@ -1,23 +1,23 @@
 """A run taken to the Hugging Face hub: its adapter or model, a card, a picture of its losses, and its recipe."""
 
+import functools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
-import httpx
 import tomli_w
 from huggingface_hub import HfApi, ModelCard, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
 
 from ..errors import CheckpointError, HubError, RecipeError
+from ..models.foreign import foreign
 from ..models.load.adapter_files import is_peft, read_adapter
 from ..models.load.documents import read_object
 from ..output.atomic import PARTIAL, write_whole_folder
@@ -131,26 +131,20 @@ def _pushed(repo: str, folder: Path, address: str | None) -> Pushed:
 
 
 def _upload(repo: str, folder: Path, *, is_private: bool) -> str:
-    with _blaming_hub(repo):
+    with foreign(functools.partial(_blame_hub, repo)):
         api = HfApi()
         full = api.create_repo(repo, private=is_private or None, exist_ok=True).repo_id
         info = api.upload_folder(repo_id=full, folder_path=folder, commit_message="Upload with vlora")
         return str(info.repo_url)
 
 
-@contextmanager
-def _blaming_hub(repo: str) -> Iterator[None]:
-    """Let whatever the client raises be an error in one sentence."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-        # The client names the file, and as its cause what has happened.
-        reasons = [
-            " ".join(redact(str(found)).split())[:300] for found in (error, error.__cause__) if found is not None
-        ]
-        said = ": ".join(reason.rstrip(".") for reason in reasons if reason) or type(error).__name__
-        msg = f"{repo}: the hub did not take it ({said}); see `hf auth whoami`, or write the folder with --dry-run"
-        raise HubError(msg) from None
+def _blame_hub(repo: str, error: Exception) -> HubError:
+    """Say what the client has raised, of whichever HTTP library it uses."""
+    # The client names the file, and as its cause what has happened.
+    reasons = [" ".join(redact(str(found)).split())[:300] for found in (error, error.__cause__) if found is not None]
+    said = ": ".join(reason.rstrip(".") for reason in reasons if reason) or type(error).__name__
+    msg = f"{repo}: the hub did not take it ({said}); see `hf auth whoami`, or write the folder with --dry-run"
+    return HubError(msg)
 
 
 def _write(name: str, repo: str, folder: Path, *, has_adapter: bool) -> None:

@@ -60,6 +60,7 @@ def recipe(tmp_path: Path) -> Path:
     [
         ("0", "cpu", "--devices: found 0, must be at least 1"),
         ("x", "cpu", "invalid int value"),
+        ("5000", "cpu", "found 5000, and processes of a CPU share its cores"),
         ("2", "metal", "a Mac has one GPU"),
         ("9", "cuda", "found 9, and there are"),
     ],

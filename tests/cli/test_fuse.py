@@ -27,4 +27,4 @@ def test_what_is_printed(checkpoint: Callable[[str], Path], tmp_path: Path, caps
     assert (found["event"], found["layout"], found["n_layers"]) == ("Fused", "published", 14)
     assert found["folder"] == str(tmp_path / "dense")
     assert "--out: " in complaint(["fuse", str(tmp_path), "--out", str(tmp_path)], capsys)
-    assert "model.adapter_path: found no" in complaint(["fuse", str(tmp_path / "none")], capsys)
+    assert "adapter: found no" in complaint(["fuse", str(tmp_path / "none")], capsys)

@@ -10,6 +10,9 @@ from ..errors import RanksError
 from ..system.launching import launch
 from ..system.rank_environment import VISIBLE, find_rank, make_environments
 
+MOST_ON_A_CPU = 8
+"""Processes, for trying things out: a CPU is not shared out among them faster."""
+
 HOSTS = "mlx.launch --hostfile connects several machines (README, several devices)"
 
 
@@ -43,6 +46,9 @@ def launch_ranks(n_devices: int, typed: Sequence[str]) -> int:
     kind = device_kind()
     if kind == "metal":
         msg = f"--devices: found {n_devices}, and a Mac has one GPU; {HOSTS}"
+        raise RanksError(msg)
+    if kind == "cpu" and n_devices > (most := max(MOST_ON_A_CPU, os.cpu_count() or 1)):
+        msg = f"--devices: found {n_devices}, and processes of a CPU share its cores; give {most} at most"
         raise RanksError(msg)
     if kind == "cuda" and n_devices > (there := mx.device_count(mx.Device(mx.gpu).type)):
         msg = f"--devices: found {n_devices}, and there are {there}; {HOSTS}"

@@ -7,7 +7,7 @@ from mlx.utils import tree_flatten
 
 from .. import models
 from ..errors import CheckpointError
-from ..models.load.adapter_files import is_peft, named_base, read_adapter
+from ..models.load.adapter_files import ARGUMENT, is_peft, named_base, read_adapter
 from ..output.atomic import write_whole_folder
 from ..output.base_identity import KEY
 from ..output.checkpoint import save_adapter
@@ -50,7 +50,7 @@ def import_adapter(path: str, model: str | None = None, out: Path | None = None)
         VloraError: It cannot be read, does not fit the base, or has something for which there is no form.
         RecipeError: Something is in the folder already.
     """
-    weights, config = read_adapter(path)
+    weights, config = read_adapter(path, ARGUMENT)
     folder = find_destination(out, weights.parent / "mlx")
     base = model or named_base(config)
     if base is None:

@@ -18,7 +18,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # typ
 
 from ..errors import CheckpointError, HubError, RecipeError
 from ..models.foreign import foreign
-from ..models.load.adapter_files import is_peft, read_adapter
+from ..models.load.adapter_files import ARGUMENT, is_peft, read_adapter
 from ..models.load.documents import read_object
 from ..output.atomic import PARTIAL, write_whole_folder
 from ..output.base_identity import KEY
@@ -96,7 +96,7 @@ def push(
     if not has_adapter and not (source / "config.json").is_file():
         msg = f"{source}: is neither an adapter nor a model's folder; give the folder of a run"
         raise CheckpointError(msg)
-    if has_adapter and is_peft(read_adapter(name)[1]):
+    if has_adapter and is_peft(read_adapter(name, ARGUMENT)[1]):
         msg = (
             f"{source}: is in PEFT's layout; `hf upload {repo} {name}` takes it, and `python -m vlora import` reads it"
         )
@@ -150,7 +150,7 @@ def _blame_hub(repo: str, error: Exception) -> HubError:
 def _write(name: str, repo: str, folder: Path, *, has_adapter: bool) -> None:
     """Fill the folder that is uploaded."""
     if has_adapter:
-        weights, config = read_adapter(name)
+        weights, config = read_adapter(name, ARGUMENT)
         run = _find_run(weights.parent)
         _put(weights, folder / ADAPTER_NAME)
         (folder / CONFIG_NAME).write_text(json.dumps(_without_places(config), indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from ..errors import ModelError
-from ..models.load.adapter_files import read_adapter
+from ..models.load.adapter_files import ARGUMENT, read_adapter
 from .destination import find_destination
 from .gguf import gguf_usage, to_gguf
 from .peft import PeftAdapter, to_peft, write_peft
@@ -58,7 +58,7 @@ def export(adapter: str, program: str, out: Path | None = None, base: str | None
     if program not in PROGRAMS:
         msg = f"export: found {program!r}, expected one of {', '.join(PROGRAMS)}"
         raise ModelError(msg)
-    folder = find_destination(out, read_adapter(adapter)[0].parent / program)
+    folder = find_destination(out, read_adapter(adapter, ARGUMENT)[0].parent / program)
     saved = open_saved(adapter, base)
     made = to_peft(saved)
     if program == "vllm":

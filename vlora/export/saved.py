@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import models
 from ..errors import CheckpointError
-from ..models.load.adapter_files import read_adapter
+from ..models.load.adapter_files import ARGUMENT, read_adapter
 from ..models.published.peft_layout import Factors
 from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays
@@ -61,7 +61,7 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     Raises:
         VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
     """
-    path, config = read_adapter(adapter)
+    path, config = read_adapter(adapter, ARGUMENT)
     recorded = config.get(KEY) or {}
     name = base or recorded.get("path") or config.get("base_model")
     if not name:

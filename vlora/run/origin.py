@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from ..errors import CheckpointError, RecipeError
-from ..models.load.adapter_files import named_base, read_adapter
+from ..models.load.adapter_files import ARGUMENT, named_base, read_adapter
 from ..output.base_identity import KEY
 from ..output.checkpoint import CONFIG_NAME
 from ..output.paths import RECIPE_NAME, WEIGHTS_SUFFIX
@@ -31,7 +31,7 @@ def find_adapter_recipe(adapter: str, base: str | None = None) -> Recipe:
     Raises:
         CheckpointError: There is no such adapter, or nothing says what its base is.
     """
-    weights, config = read_adapter(adapter)
+    weights, config = read_adapter(adapter, ARGUMENT)
     recorded = config.get(KEY) or {}
     path = base or recorded.get("path") or named_base(config)
     if not path:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlora.errors import CheckpointError
-from vlora.models.load.adapter_files import is_peft, named_base, read_adapter
+from vlora.models.load.adapter_files import ARGUMENT, is_peft, named_base, read_adapter
 
 
 def test_both_names_are_known_and_vloras_own_comes_first(tmp_path: Path) -> None:
@@ -25,3 +25,12 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     for path in (tmp_path, file):
         with pytest.raises(CheckpointError, match="is pickled, and reading it would run code"):
             read_adapter(str(path))
+
+
+def test_a_model_is_no_adapter(tmp_path: Path) -> None:
+    """A whole model's folder is told as such, and errors begin with what has named it."""
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"^adapter: .* is a model's folder, and no adapter; give the folder of"):
+        read_adapter(str(tmp_path), ARGUMENT)
+    with pytest.raises(CheckpointError, match=r"^model\.adapter_path: found no "):
+        read_adapter(str(tmp_path / "nothere"))

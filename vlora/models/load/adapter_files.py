@@ -5,17 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
+from ...output.atomic import MODEL_NAME
 from ...output.checkpoint import CONFIG_NAME
 from ...system.files import expand
 from .documents import read_object
 
-WHERE = "model.adapter_path"
+WHERE, ARGUMENT = "model.adapter_path", "adapter"
+"""How people name an adapter: in a recipe, and as the argument of a command."""
+
 OWN_NAME, PEFT_NAME = "adapters.safetensors", "adapter_model.safetensors"
 PICKLED = ("adapter_model.bin", "adapter_model.pt", "pytorch_model.bin")
 
 
-def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
+def read_adapter(path: str, where: str = WHERE) -> tuple[Path, dict[str, Any]]:
     """Find an adapter's weights and its configuration beside them.
+
+    Args:
+        path: Its file or folder.
+        where: How errors begin: what has named it.
 
     Raises:
         CheckpointError: One of the two is missing, the configuration is none, or the weights are pickled.
@@ -30,14 +37,17 @@ def read_adapter(path: str) -> tuple[Path, dict[str, Any]]:
         if not weights.exists() and pickled is not None:
             weights = pickled
     if weights.suffix in (".bin", ".pt", ".pth", ".pkl"):
-        msg = f"{WHERE}: {weights} is pickled, and reading it would run code; save it as safetensors"
+        msg = f"{where}: {weights} is pickled, and reading it would run code; save it as safetensors"
         raise CheckpointError(msg)
     config = weights.parent / CONFIG_NAME
+    if weights != expand(path) and not weights.is_file() and (weights.parent / MODEL_NAME).is_file():
+        msg = f"{where}: {weights.parent} is a model's folder, and no adapter; give the folder of a LoRA's run"
+        raise CheckpointError(msg)
     for file in (weights, config):
         if not file.is_file():
-            msg = f"{WHERE}: found no {file}; give the adapter's file, adapter_config.json beside it"
+            msg = f"{where}: found no {file}; give the adapter's file, adapter_config.json beside it"
             raise CheckpointError(msg)
-    return weights, read_object(config, CheckpointError, WHERE)
+    return weights, read_object(config, CheckpointError, where)
 
 
 def named_base(config: Mapping[str, Any]) -> str | None:

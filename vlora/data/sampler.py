@@ -134,11 +134,11 @@ def share_steps(
         Row indices: microbatches of rows, none of them empty.
     """
     for batches in steps:
-        shares = (_share_out(batch, n_ranks)[rank] for batch in batches)
+        shares = (share_out(batch, n_ranks)[rank] for batch in batches)
         yield [rows[start : start + batch_size] for rows in shares for start in range(0, len(rows), batch_size)]
 
 
-def _share_out(rows: Sequence[int], n_ranks: int) -> list[list[int]]:
+def share_out(rows: Sequence[int], n_ranks: int) -> list[list[int]]:
     """Divide rows evenly among ranks: each to the one that its number names, as long as that has room."""
     room = [len(rows[rank::n_ranks]) for rank in range(n_ranks)]
     chosen: dict[int, int] = {}

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ import attrs
 import tomli_w
 from huggingface_hub import HfApi, ModelCard, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
 
 from ..errors import CheckpointError, HubError, RecipeError
 from ..models.foreign import foreign
@@ -114,9 +119,21 @@ def push(
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=near) as place:
         folder = Path(place)
         write(folder)
-        if not shows_progress:
-            disable_progress_bars()
-        return _pushed(repo, folder, _upload(repo, folder, is_private=is_private))
+        with nullcontext() if shows_progress else _without_progress():
+            return _pushed(repo, folder, _upload(repo, folder, is_private=is_private))
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Let the client be silent while the context lasts: it has one setting for the whole process."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _pushed(repo: str, folder: Path, address: str | None) -> Pushed:

@@ -18,6 +18,7 @@ import attrs
 import mlx.core as mx
 import numpy as np
 
+from ..data.sampler import share_out
 from ..errors import RanksError
 from ..system import heartbeat
 from ..system.rank_environment import NCCL_PORT, find_rank
@@ -63,9 +64,9 @@ class Ranks:
         """Whether this rank writes the run's files and shows how it goes."""
         return self.rank == 0
 
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """Choose this rank's items: every `size`-th, so that items sorted by length are shared out evenly."""
-        return list(items[self.rank :: self.size])
+    def share(self, rows: Sequence[int]) -> list[int]:
+        """Choose this rank's rows of a batch, as a run does (`vlora.data.sampler.share_out`)."""
+        return share_out(rows, self.size)[self.rank]
 
     def sum_step(self, gradients: Params, numbers: Sequence[mx.array | float]) -> tuple[Params, tuple[mx.array, ...]]:
         """Add up the gradients of a step and what was counted, over all ranks.

@@ -40,7 +40,8 @@ class Plan:
         parts: Memory in use at the peak of a step, by part.
         phases: Validation and answers, where there are some.
         memory: The device's memory, or what the recipe or the caller allows.
-        longest: Tokens of the longest rows of text of which a full microbatch fits; None if unknown.
+        longest: Tokens of the longest rows of text of which a full microbatch fits; None if unknown or not
+            asked for.
         longest_rows: The rows that were planned.
     """
 
@@ -79,13 +80,16 @@ class Plan:
         return TRAINING if found is None or found.nbytes <= self.step_peak else found.name
 
 
-def make_plan(recipe: Recipe, memory_gb: float | None = None, *, n_rows: int | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe, memory_gb: float | None = None, *, n_rows: int | None = None, with_longest: bool = True
+) -> Plan:
     """Plan a recipe's run.
 
     Args:
         recipe: The recipe.
         memory_gb: Gigabytes (1e9 bytes) available; by default the recipe's limit, or the device's memory.
         n_rows: How many of the first rows are looked at for the longest; None for all of them.
+        with_longest: Find the longest rows of text that fit, which takes several times as long as the rest.
 
     Raises:
         VloraError: The recipe names a model, layers or an adapter that do not exist.
@@ -111,7 +115,7 @@ def make_plan(recipe: Recipe, memory_gb: float | None = None, *, n_rows: int | N
         parts=planner.parts(rows.train),
         phases=tuple(_plan_phases(planner, rows, options)),
         memory=available,
-        longest=_find_longest(planner, share, available),
+        longest=_find_longest(planner, share, available) if with_longest else None,
         longest_rows=rows,
     )
 

@@ -130,7 +130,7 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         section, _, name = key.partition(".")
         recipe = attrs.evolve(recipe, **{section: attrs.evolve(getattr(recipe, section), **{name: value})})
     try:
-        plan = make_plan(recipe, memory_gb, n_rows=FIRST)
+        plan = make_plan(recipe, memory_gb, n_rows=FIRST, with_longest=False)
     except OutOfMemoryError:
         return None
     if plan.longest_rows.unread:

@@ -267,6 +267,8 @@ class Finished:
         cuts: Rows that were cut by data.max_seq_length, in all epochs together, those before a resume included.
         stopped_early: Whether the run is over before its last step.
         best: The best state, where states were judged.
+        left_off: What a run that was asked to end has left off behind its last step: "validation", "answers after
+            training", or both. Going on does it.
     """
 
     step: int
@@ -288,11 +290,17 @@ class Finished:
     cuts: CutCounts = attrs.field(factory=CutCounts)
     stopped_early: bool = False
     best: Best | None = None
+    left_off: tuple[str, ...] = ()
 
     @property
     def is_over(self) -> bool:
         """Whether no step is left to be done."""
         return self.stopped_early or self.step == self.n_steps
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be done: no step, and nothing behind the last one."""
+        return self.is_over and not self.left_off
 
 
 OfRun = Compiling | Compiled | Started | Untrained | StepReport | Reported | StoppedEarly | Finished

@@ -105,3 +105,13 @@ def test_what_there_is_to_know(changes: dict[str, Any], words: str) -> None:
 def test_a_template_of_the_recipes_own_is_not_known_to_others() -> None:
     """mlx-vlm's programs would ask otherwise."""
     assert "know nothing of data.chat_template" in shown(FINISHED, chat_template="plain")
+
+
+def test_what_was_left_off_behind_the_last_step() -> None:
+    """The command that does it is printed, and none that asks the model as if the run were over."""
+    printed = shown(attrs.evolve(FINISHED, left_off=("answers after training",)))
+
+    assert printed.endswith(
+        "stopped after step 10 of 10, without answers after training; this goes on:\n"
+        "  python -m vlora r.toml --resume\n"
+    )

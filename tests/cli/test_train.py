@@ -13,21 +13,28 @@ import pytest
 from tests.commands import complaint
 from vlora import lora
 from vlora.cli.main import main
-from vlora.events import Event, Started, StepReport
+from vlora.events import Event, Reported, Started, StepReport
 from vlora.output.paths import METRICS_NAME, RECIPE_NAME
 from vlora.run.fit import fit
 
 CheckpointFactory = Callable[[str], Path]
+LASTING = {"step", "loss", "valid_loss", "valid_tokens", "accuracy_before", "accuracy_after", "eval_rows"}
+"""Names of metrics that are the same whenever they are measured."""
 
 
 def interrupt_after(step: int, patch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C when a step has been reported."""
+    send_when(lambda event: isinstance(event, StepReport) and event.step == step, patch, signal.SIGINT)
+
+
+def send_when(is_moment: Callable[[Event], bool], patch: pytest.MonkeyPatch, number: int) -> None:
+    """Send a signal behind certain events."""
 
     def interrupted(*args: Any, **kwargs: Any) -> Iterator[Event]:
         for event in fit(*args, **kwargs):
             yield event
-            if isinstance(event, StepReport) and event.step == step:
-                signal.raise_signal(signal.SIGINT)
+            if is_moment(event):
+                signal.raise_signal(number)
 
     # Where the command line finds it when it needs it.
     patch.setattr("vlora.run.fit.fit", interrupted)
@@ -59,6 +66,62 @@ def test_interrupted_run_goes_on(
     assert main(command[3:]) == 0
     assert "3 steps, going on after step 2" in capsys.readouterr().out
     assert [json.loads(line)["step"] for line in (out / METRICS_NAME).read_text().splitlines()][-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "last", "n_answers", "without"),
+    [
+        ("SIGTERM", 143, "loss", 2, "validation and answers after training"),
+        ("SIGTERM", 143, "valid_loss", 2, "answers after training"),
+        ("SIGINT", 130, "loss", 0, "validation"),
+    ],
+)
+def test_a_signal_behind_the_last_step(
+    name: str,
+    status: int,
+    last: str,
+    n_answers: int,
+    without: str,
+    checkpoint: CheckpointFactory,
+    rows: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What it leaves off is done by going on, so that a scheduler has to: all of it is then as it would have been."""
+    keys = {"data.valid_path": rows, "eval.answer_rows": n_answers, "eval.max_new_tokens": 2, "train.iters": 1}
+    sets = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
+    sets += ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows)]
+
+    def read(name: str) -> tuple[bytes, list[dict[str, float]]]:
+        out = tmp_path / name
+        lines = [json.loads(line) for line in (out / METRICS_NAME).read_text().splitlines()]
+        timeless = [{key: line[key] for key in line if key in LASTING} for line in lines]
+        # Every start writes a line of its own times.
+        return (out / "adapters.safetensors").read_bytes(), [line for line in timeless if len(line) > 1]
+
+    def is_last(event: Event) -> bool:
+        return isinstance(event, Reported) and event.metrics["step"] == 1 and last in event.metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        send_when(is_last, patch, getattr(signal, name))
+        assert main([*sets, "--output-path", str(tmp_path / "left")]) == status
+    printed = capsys.readouterr().out
+    assert f"stopped after step 1 of 1, without {without}; this goes on:" in printed
+    left = read("left")
+    assert main([*sets, "--output-path", str(tmp_path / "left"), "--resume"]) == 0
+    assert main([*sets, "--output-path", str(tmp_path / "whole")]) == 0
+
+    assert left != read("left") == read("whole")
+
+
+def test_a_signal_when_all_is_done(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """A run with nothing behind its last step is complete, also if it is asked to end there."""
+    out = tmp_path / "out"
+    options = ["--model-path", str(checkpoint("qwen3_vl")), "--dataset", str(rows), "--output-path", str(out)]
+    with pytest.MonkeyPatch.context() as patch:
+        send_when(lambda event: isinstance(event, StepReport) and event.step == 2, patch, signal.SIGTERM)
+        assert main([*options, "--set", "train.iters=2"]) == 0
+    assert (out / "adapters.safetensors").is_file()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

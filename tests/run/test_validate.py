@@ -88,6 +88,7 @@ def test_a_run_that_is_asked_to_end_leaves_validation_and_answers(
     assert not any("accuracy_after" in found for found in metrics)
     assert any(isinstance(event, Warned) and "stopped after 0 of 2" in event.message for event in events)
     assert isinstance(events[-1], Finished)
+    assert events[-1].left_off == ("validation", "answers after training")
     assert (tmp_path / "out" / "adapters.safetensors").is_file()
 
 

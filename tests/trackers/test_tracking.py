@@ -224,9 +224,21 @@ def do_enough(take: Tracking) -> None:
     take(finished(3, stopped_early=True))
 
 
+def do_all_but_answers(take: Tracking) -> None:
+    """Stop in order behind the last step."""
+    take(started())
+    take(attrs.evolve(finished(7), left_off=("answers after training",)))
+
+
 @pytest.mark.parametrize(
     ("act", "endings"),
-    [(do_nothing, ["failed"]), (do_a_step, ["failed"]), (do_half, ["stopped"]), (do_enough, ["finished"])],
+    [
+        (do_nothing, ["failed"]),
+        (do_a_step, ["failed"]),
+        (do_half, ["stopped"]),
+        (do_all_but_answers, ["stopped"]),
+        (do_enough, ["finished"]),
+    ],
 )
 def test_endings(act: Callable[[Tracking], None], endings: list[str], tmp_path: Path) -> None:
     """A tracker is ended once, and knows how."""
@@ -236,7 +248,7 @@ def test_endings(act: Callable[[Tracking], None], endings: list[str], tmp_path: 
         with Tracking(make_recipe(tmp_path), "wandb", lambda: notes) as take:
             act(take)
 
-    if act in (do_half, do_enough):
+    if act in (do_half, do_all_but_answers, do_enough):
         run()
     else:
         with pytest.raises(RuntimeError):

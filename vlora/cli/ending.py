@@ -36,8 +36,9 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
         say(f"report: {report}")
     if event.best is not None and (event.best.path is not None or event.best.step < event.step):
         say(describe_choice(event.best, event.step))
-    if not event.is_over:
-        say(f"stopped after step {event.step} of {event.n_steps}; this goes on:\n  {go_on}")
+    if not event.is_complete:
+        without = f", without {' and '.join(event.left_off)}" if event.left_off else ""
+        say(f"stopped after step {event.step} of {event.n_steps}{without}; this goes on:\n  {go_on}")
         return
     if recipe.data.chat_template is not None:
         say(

@@ -102,8 +102,8 @@ def train(
         notes: Notes on the options, printed first.
 
     Returns:
-        0; after a signal that ended the run 128 and its number: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
-        141 if the output has no reader any more.
+        0 if nothing is left to be done, also after a signal; otherwise 128 and the signal's number: 130 after Ctrl-C,
+        143 after SIGTERM, 129 after SIGHUP, 141 if the output has no reader any more.
     """
     from .view import open_view
 
@@ -137,7 +137,7 @@ def train(
         raise RuntimeError(msg)
     with console.result():
         show_end(finished, recipe, console, go_on)
-    return DONE if finished.is_over else signals.status
+    return DONE if finished.is_complete else signals.status
 
 
 @contextmanager

@@ -89,6 +89,7 @@ def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Gener
     if is_left:
         done = len(found.predictions)
         yield Warned(message=f"answers {when} training: stopped after {done} of {found.total} rows")
+        run.left_off += (f"answers {when} training",)
         return True
     if found.last is not None:
         yield from found.tell_last()

@@ -61,6 +61,7 @@ class RunContext:
         saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
         has_told_untrained: Whether it was said what the loss is before the first step.
+        left_off: What was left off, as in `Finished`.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
     """
 
@@ -90,6 +91,7 @@ class RunContext:
     saved_as: RunMetadata | None = attrs.field(default=None, init=False)
     choice: Choice = attrs.field(factory=Choice, init=False)
     has_told_untrained: bool = attrs.field(default=False, init=False)
+    left_off: tuple[str, ...] = attrs.field(default=(), init=False)
     unasked: str | None = attrs.field(default=None, init=False)
     _untold: list[StepReport] = attrs.field(factory=list, init=False)
     _n_told: int = attrs.field(default=0, init=False)

@@ -42,6 +42,7 @@ def finish(run: RunContext) -> Finished:
         cuts=run.cuts,
         stopped_early=run.is_early,
         best=run.best,
+        left_off=run.left_off,
     )
 
 

@@ -25,6 +25,7 @@ def validate(run: RunContext, should_stop: Callable[[], bool]) -> Generator[Even
     yield Working(what="validating")
     found = validator.measure(run.loop.state, should_stop)
     if found is None:
+        run.left_off += ("validation",)
         return True
     yield from run.drain_events()
     if found.cuts.n_rows and not validator.has_told_cuts:

@@ -63,7 +63,7 @@ class Tracking:
             self._show_answers(step)
         elif isinstance(event, Finished):
             self._show_answers(event.step)
-            self._end("finished" if event.is_over else "stopped")
+            self._end("finished" if event.is_complete else "stopped")
 
     def __enter__(self) -> Self:
         """Import what the tracker needs.

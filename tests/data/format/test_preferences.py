@@ -146,6 +146,8 @@ BAD: list[tuple[Preferences, dict[str, Any], str]] = [
     ("pairs", {"question": "a", "answer": "b"}, r"needs a better and a worse answer"),
     ("pairs", {"prompt": "a", "chosen": "", "rejected": "b"}, r"no value under 'chosen'"),
     ("pairs", {"prompt": "a", "chosen": " ", "rejected": "b"}, r"column 'chosen': the answer is empty"),
+    ("pairs", {"prompt": "a", "chosen": "b", "rejected": [{**SIX, "content": "\n"}]}, "turns have no text"),
+    ("marks", {"prompt": "a", "completion": "  ", "label": True}, "turns have no text"),
     ("pairs", {"prompt": "a", "chosen": None, "rejected": "b"}, r"no value under 'chosen'"),
     ("pairs", {"prompt": "a", "chosen": [], "rejected": "b"}, r"no value under 'chosen'"),
     ("pairs", {"chosen": "a", "rejected": "b"}, r"no column holds the question"),

@@ -265,6 +265,11 @@ LAYOUTS: dict[str, tuple[dict[str, Any], Any]] = {
         {"messages": [{"role": "user", "content": ["", "What ", "is it?"]}, ANSWER]},
         TEXT_ONLY,
     ),
+    "a question that is empty beside an image": (
+        {"image": "a.png", "question": "", "answer": "A cat."},
+        [("user", ["a.png"]), ("assistant", ["A cat."])],
+    ),
+    "a prompt that is empty": ({"prompt": "", "completion": "A cat."}, [("user", []), ("assistant", ["A cat."])]),
     "multi-turn with an empty answer": (
         {"messages": [QUESTION, {"role": "assistant", "content": ""}, QUESTION, ANSWER]},
         [("user", ["What is it?"]), ("assistant", []), *TEXT_ONLY],
@@ -383,7 +388,7 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "an answer that is an image of the row": (
         {"images": ["a"], "messages": [QUESTION, {"role": "assistant", "content": [{"type": "image", "index": 0}]}]},
-        ["no assistant turn with text"],
+        ["turns have no text"],
     ),
     "messages that are no JSON": ({"messages": "What?"}, ["'What?'"]),
     "no messages": ({"messages": []}, ["columns messages hold no conversation"]),
@@ -392,7 +397,17 @@ ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown role": ({"messages": [{"role": "narrator", "content": "x"}]}, ["'narrator'", "assistant"]),
     "no role": ({"messages": [{"content": "x"}]}, ["None", "assistant"]),
     "no assistant turn": ({"messages": turns("What?")}, ["no assistant turn"]),
-    "empty assistant turn": ({"messages": turns("What?", "")}, ["no assistant turn"]),
+    "empty assistant turn": ({"messages": turns("What?", "")}, ["turns have no text"]),
+    "answer of spaces": (
+        {"question": "How deep?", "answer": " \t\u2003\n"},
+        ["turns have no text", "leave the row out"],
+    ),
+    "caption of spaces": ({"image": "reef.png", "caption": "  "}, ["turns have no text"]),
+    "parts of spaces": ({"messages": turns("What?", [{"type": "text", "text": "\u00a0"}])}, ["turns have no text"]),
+    "only a blank turn is learned": (
+        {"messages": [QUESTION, {**ANSWER, "loss": 0}, QUESTION, {"role": "assistant", "content": " "}]},
+        ["turns that are learned have no text"],
+    ),
     "content of another type": ({"messages": turns(b"3")}, ["3", "text or a list"]),
     "tag without an image": ({"messages": turns("<image>What?", "x")}, ["<image>", "0"]),
     "more tags than images": ({"images": ["a"], "messages": turns("<image><image>", "x")}, ["<image>", "1"]),

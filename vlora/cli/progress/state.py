@@ -57,7 +57,7 @@ class ProgressState:
             # A validation or a round of answers is over.
             self._train()
         elif isinstance(event, Finished):
-            self._begin(DONE if event.is_over else STOPPED, event.n_steps)
+            self._begin(DONE if event.is_complete else STOPPED, event.n_steps)
             self.done = event.step
 
     @property

@@ -118,9 +118,8 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
     if talk.rejected:
         n_question = len(talk.messages) - talk.n_answer
         rejected, _ = _place(talk.rejected, len(talk.rejected) - n_question, system, images, source, reading)
-    if not any(turn.role == "assistant" and (turn.text or turn.calls or turn.thought) for turn in turns):
-        msg = f"{source}: there is no assistant turn with text; there is nothing to learn from"
-        raise SampleError(msg)
+    for conversation in filter(None, (turns, rejected)):
+        _refuse_blank(conversation, source)
     described = named.get("tools")
     tools = read_tools(drop_gaps(described) if reading.fills_gaps else described, source) if described else ()
     objects = _own_objects(named, turns, images, placed, source)
@@ -160,6 +159,19 @@ def _place(
         question = [attrs.evolve(turn, learned=turn.role != "assistant") for turn in turns[: len(turns) - n_answer]]
         turns = (*question, *turns[len(turns) - n_answer :])
     return turns, placed
+
+
+def _refuse_blank(turns: Sequence[Turn], source: str) -> None:
+    """Refuse a row in which no answer says anything, or none of those that are learned: only ends would be learned."""
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    said = [turn for turn in answers if turn.calls or turn.text.strip() or (turn.thought or "").strip()]
+    if not said:
+        found = "the assistant's turns have no text" if answers else "there is no assistant turn"
+        msg = f"{source}: {found}; there is nothing to learn from, give an answer or leave the row out"
+        raise SampleError(msg)
+    if any(turn.learned for turn in answers) and not any(turn.learned for turn in said):
+        msg = f"{source}: the assistant's turns that are learned have no text; mark one with text, or leave the row out"
+        raise SampleError(msg)
 
 
 def _own_objects(

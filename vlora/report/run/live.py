@@ -95,7 +95,7 @@ class LiveReport:
         if self._finished is None:
             self.write("failed")
         else:
-            self.write("over" if self._finished.is_over else "stopped")
+            self.write("over" if self._finished.is_complete else "stopped")
 
     def _start(self, event: Started) -> None:
         self._started, self._n_steps = event, event.n_steps

@@ -238,3 +238,40 @@ def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]) -
         "usage: python -m vlora plan [options] [recipe]",
         "python -m vlora plan: error: unrecognized arguments: --memory-bg; --help lists the options",
     ]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "train ''",
+        "inspect rows.toml --html ''",
+        "inspect rows.toml --worst ' '",
+        "eval rows.toml --adapter ''",
+        "eval rows.toml --write ''",
+        "init ''",
+        "init rows ''",
+        "init rows --model ''",
+        "run ''",
+        "run run --image ''",
+        "run run --base ''",
+        "fuse ''",
+        "fuse run --out ''",
+        "fuse run --base ''",
+        "export '' --to peft",
+        "export run --to peft --out ''",
+        "export run --to vllm --base ''",
+        "import ''",
+        "import run --out ''",
+        "import run --model ''",
+        "push '' --repo me/model",
+        "push run --repo ''",
+        "push run --repo me/model --dry-run --out ''",
+        "compare '' ''",
+        "compare run --html ''",
+        "doctor ''",
+        "doctor --write ''",
+    ],
+)
+def test_empty_names_are_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file, folder, model or repository without a name: an empty path would be the current folder."""
+    assert "found an empty name" in complaint(shlex.split(typed), capsys)

@@ -130,6 +130,7 @@ def make_recipe_parser(
     parser.add_argument(
         "recipes",
         nargs="*",
+        type=named,
         default=[],
         metavar="recipe",
         help="a TOML file; `python -m vlora init --recipe forkme` writes one that explains every key",
@@ -185,6 +186,19 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     # argparse uses this name in its message about a text that is not a number.
     parse.__name__ = kind.__name__
     return parse
+
+
+def named(text: str) -> str:
+    """Read the name of a file, a folder, a model or a repository: an argparse type for texts that say something."""
+    if not text.strip():
+        msg = "found an empty name"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def named_path(text: str) -> Path:
+    """Read the path of a file or folder as `named` does: an empty one would be the current folder."""
+    return Path(named(text))
 
 
 def read_recipe(parsed: argparse.Namespace) -> Recipe:

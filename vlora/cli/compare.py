@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Parser
+from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE
@@ -34,8 +34,10 @@ def make_parser() -> Parser:
     parser = make_plain_parser(
         "compare", about, ("compare runs/first runs/second", "compare runs/* --html runs.html # a page with all curves")
     )
-    parser.add_argument("runs", nargs="+", metavar="run", help="the folder of a run, or an adapter in it; two or more")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all curves to this file")
+    parser.add_argument(
+        "runs", nargs="+", type=named, metavar="run", help="the folder of a run, or an adapter in it; two or more"
+    )
+    parser.add_argument("--html", type=named_path, metavar="FILE", help="write a page with all curves to this file")
     return parser
 
 

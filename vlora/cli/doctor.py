@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from .arguments import Parser
+from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE, FAILED_CHECK
@@ -29,8 +29,10 @@ def make_parser() -> Parser:
         "fails."
     )
     parser = make_plain_parser("doctor", about, EXAMPLES)
-    parser.add_argument("model", nargs="?", default=None, help="a model's folder or hub id")
-    parser.add_argument("--revision", default=None, help="which version of a hub id: a branch, a tag or a commit")
+    parser.add_argument("model", nargs="?", type=named, default=None, help="a model's folder or hub id")
+    parser.add_argument(
+        "--revision", type=named, default=None, help="which version of a hub id: a branch, a tag or a commit"
+    )
     parser.add_argument(
         "--set",
         dest="sets",
@@ -39,7 +41,9 @@ def make_parser() -> Parser:
         metavar="SECTION.KEY=VALUE",
         help="how the model is trained: keys of [model], [lora] and [memory], and some of [data]",
     )
-    parser.add_argument("--write", type=Path, default=None, metavar="FILE", help="write the outcome there, as JSON")
+    parser.add_argument(
+        "--write", type=named_path, default=None, metavar="FILE", help="write the outcome there, as JSON"
+    )
     return parser
 
 

@@ -3,13 +3,12 @@
 import argparse
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from ..recipe.schema import Recipe
-from .arguments import Parser, make_recipe_parser, positive
+from .arguments import Parser, make_recipe_parser, named, named_path, positive
 from .importing import importing
 from .screen import Screen
 from .status import DONE
@@ -41,7 +40,9 @@ def make_parser() -> Parser:
     # The older script's --split names the rows to train on.
     parser = make_recipe_parser("eval", about, EXAMPLES, conflict_handler="resolve")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--adapter", default=None, help="another adapter than the run's last: a file, or its folder")
+    which.add_argument(
+        "--adapter", type=named, default=None, help="another adapter than the run's last: a file, or its folder"
+    )
     which.add_argument("--base", action="store_true", default=False, help="the model as it is before training")
     parser.add_argument(
         "--split",
@@ -53,7 +54,7 @@ def make_parser() -> Parser:
     parser.add_argument("--rows", type=positive(int), default=None, help="how many; eval.answer_rows, else all")
     parser.add_argument(
         "--write",
-        type=Path,
+        type=named_path,
         default=None,
         metavar="FILE",
         help="where the answers are written (predictions-eval.jsonl beside the run's metrics)",

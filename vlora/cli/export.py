@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from .arguments import Parser
+from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE
@@ -25,13 +25,14 @@ def make_parser() -> Parser:
         "take. All methods become a LoRA or a DoRA on the published base; what a program cannot take is refused."
     )
     parser = make_plain_parser("export", about, EXAMPLES)
-    parser.add_argument("adapter", help="a run's folder, or an adapter's file")
+    parser.add_argument("adapter", type=named, help="a run's folder, or an adapter's file")
     parser.add_argument("--to", choices=("peft", "vllm", "gguf"), required=True, help="which program reads it")
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="DIR", help="the folder (peft, vllm or gguf beside the adapter)"
+        "--out", type=named_path, default=None, metavar="DIR", help="the folder (peft, vllm or gguf beside the adapter)"
     )
     parser.add_argument(
         "--base",
+        type=named,
         default=None,
         metavar="MODEL",
         help="the published base, where the adapter was trained on a converted or quantized copy of it",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import Parser
+from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE
@@ -30,15 +30,19 @@ def make_parser() -> Parser:
         "and chat template. mlx_vlm opens the folder, and so does transformers where nothing is quantized."
     )
     parser = make_plain_parser("fuse", about, EXAMPLES)
-    parser.add_argument("adapter", help="a run's folder, or an adapter's file")
+    parser.add_argument("adapter", type=named, help="a run's folder, or an adapter's file")
     parser.add_argument(
         "--quantize",
         choices=("keep", "none", "4", "8"),
         default="keep",
         help="bits of a weight: keep those that the adapter was trained on (the default), none, 4 or 8",
     )
-    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="the folder (fused beside the adapter)")
-    parser.add_argument("--base", default=None, metavar="MODEL", help="the base, if it is not where it was in training")
+    parser.add_argument(
+        "--out", type=named_path, default=None, metavar="DIR", help="the folder (fused beside the adapter)"
+    )
+    parser.add_argument(
+        "--base", type=named, default=None, metavar="MODEL", help="the base, if it is not where it was in training"
+    )
     return parser
 
 

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from .arguments import Parser
+from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE
@@ -23,9 +23,13 @@ def make_parser() -> Parser:
         "from it, and from such folders as they are. An array that fits nowhere is an error."
     )
     parser = make_plain_parser("import", about, EXAMPLES)
-    parser.add_argument("adapter", help="its folder, or its file of arrays")
-    parser.add_argument("--model", default=None, metavar="MODEL", help="the base, if not the one that it names")
-    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="the folder (mlx beside the adapter)")
+    parser.add_argument("adapter", type=named, help="its folder, or its file of arrays")
+    parser.add_argument(
+        "--model", type=named, default=None, metavar="MODEL", help="the base, if not the one that it names"
+    )
+    parser.add_argument(
+        "--out", type=named_path, default=None, metavar="DIR", help="the folder (mlx beside the adapter)"
+    )
     return parser
 
 

@@ -13,7 +13,7 @@ from ..recipe.parse import parse_recipe
 from ..recipe.schema import Recipe
 from ..recipe.suggest import DEFAULT_MODEL, explain_columns, suggest_recipe
 from ..system.redaction import redact
-from .arguments import Parser, positive
+from .arguments import Parser, named, named_path, positive
 from .arguments import make_parser as make_plain_parser
 from .packaged_recipes import SUFFIX, list_recipes, read_packaged
 from .status import DONE
@@ -36,12 +36,16 @@ def make_parser() -> Parser:
         "init --recipe forkme my.toml # every key explained, to change",
     )
     parser = make_plain_parser("init", about, examples)
-    parser.add_argument("--recipe", metavar="NAME", default=None, help="a recipe that comes with vlora")
-    parser.add_argument("--model", metavar="MODEL", default=None, help=f"hub id or folder ({DEFAULT_MODEL})")
-    parser.add_argument("--memory-gb", type=positive(float), default=None, help="of the machine that is to train")
-    parser.add_argument("data", nargs="?", default=None, help="rows: a file, a folder or a hub id; not with --recipe")
+    parser.add_argument("--recipe", type=named, metavar="NAME", default=None, help="a recipe that comes with vlora")
     parser.add_argument(
-        "file", nargs="?", type=Path, default=None, help="where to write it, a file or a folder (NAME.toml, here)"
+        "--model", type=named, metavar="MODEL", default=None, help=f"hub id or folder ({DEFAULT_MODEL})"
+    )
+    parser.add_argument("--memory-gb", type=positive(float), default=None, help="of the machine that is to train")
+    parser.add_argument(
+        "data", nargs="?", type=named, default=None, help="rows: a file, a folder or a hub id; not with --recipe"
+    )
+    parser.add_argument(
+        "file", nargs="?", type=named_path, default=None, help="where to write it, a file or a folder (NAME.toml, here)"
     )
     return parser
 

@@ -12,7 +12,7 @@ from ..errors import RecipeError
 from ..facts import Columns
 from ..recipe.schema import Recipe
 from ..system.files import expand
-from .arguments import Parser, make_recipe_parser, positive
+from .arguments import Parser, make_recipe_parser, named, positive
 from .importing import importing
 from .screen import Screen
 from .sentences import describe_columns, describe_template
@@ -57,10 +57,16 @@ def make_parser() -> Parser:
     parser = make_recipe_parser("inspect", about, EXAMPLES)
     parser.add_argument("--rows", type=row_numbers, default=None, help="how many rows (3), or which (3,7-9)")
     parser.add_argument("--longest", type=positive(int), default=None, metavar="N", help="the longest rows")
-    parser.add_argument("--worst", default=None, metavar="FILE", help="the worst answers of a predictions.jsonl")
-    parser.add_argument("--by", default=None, metavar="METRIC", help="by which they are the worst (its first)")
+    parser.add_argument(
+        "--worst", type=named, default=None, metavar="FILE", help="the worst answers of a predictions.jsonl"
+    )
+    parser.add_argument(
+        "--by", type=named, default=None, metavar="METRIC", help="by which they are the worst (its first)"
+    )
     parser.add_argument("--all", action="store_true", default=False, help="count all rows; decodes no images")
-    parser.add_argument("--html", default=None, metavar="FILE", help="write a page: the counts, and the rows")
+    parser.add_argument(
+        "--html", type=named, default=None, metavar="FILE", help="write a page: the counts, and the rows"
+    )
     return parser
 
 

@@ -3,9 +3,8 @@
 import argparse
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
-from .arguments import Parser
+from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE
@@ -25,12 +24,18 @@ def make_parser() -> Parser:
         "curves, versions and recipe. Rows, answers, logs and paths of this machine stay here."
     )
     parser = make_plain_parser("push", about, EXAMPLES)
-    parser.add_argument("model", metavar="adapter", help="a run's folder, an adapter's file, or a model's folder")
-    parser.add_argument("--repo", required=True, metavar="NAME", help="the repository: owner/name, or name")
+    parser.add_argument(
+        "model", type=named, metavar="adapter", help="a run's folder, an adapter's file, or a model's folder"
+    )
+    parser.add_argument("--repo", type=named, required=True, metavar="NAME", help="the repository: owner/name, or name")
     parser.add_argument("--private", action="store_true", default=False, help="make a new repository private")
     parser.add_argument("--dry-run", action="store_true", default=False, help="write the folder, and upload nothing")
     parser.add_argument(
-        "--out", type=Path, default=None, metavar="DIR", help="the folder of a dry run (hub beside the run's files)"
+        "--out",
+        type=named_path,
+        default=None,
+        metavar="DIR",
+        help="the folder of a dry run (hub beside the run's files)",
     )
     return parser
 

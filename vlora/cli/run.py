@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RecipeError, VloraError
-from .arguments import Parser, positive
+from .arguments import Parser, named, positive
 from .arguments import make_parser as make_plain_parser
 from .screen import Screen
 from .status import DONE
@@ -34,15 +34,19 @@ def make_parser() -> Parser:
         "--prompt. The chat template and the system prompt are those of training."
     )
     parser = make_plain_parser("run", about, EXAMPLES)
-    parser.add_argument("model", help="a run's folder, an adapter's file, a model's folder, or a hub id")
-    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
+    parser.add_argument("model", type=named, help="a run's folder, an adapter's file, a model's folder, or a hub id")
+    parser.add_argument(
+        "--image", type=named, action="append", default=[], metavar="FILE", help="an image; may be repeated"
+    )
     parser.add_argument("--prompt", default=None, help="the question; without one a conversation begins")
     parser.add_argument("--max-tokens", type=positive(int), default=512, help="tokens of an answer at most (512)")
     parser.add_argument(
         "--temperature", type=_temperature, default=0.0, help="0 (the default) for the likeliest tokens"
     )
     parser.add_argument("--system", default=None, help="another system prompt than that of training")
-    parser.add_argument("--base", default=None, metavar="MODEL", help="the base, if it is not where it was in training")
+    parser.add_argument(
+        "--base", type=named, default=None, metavar="MODEL", help="the base, if it is not where it was in training"
+    )
     return parser
 
 

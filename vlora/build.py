@@ -12,6 +12,7 @@ from .adapters.attached import lora_layers
 from .data.format.samples import Preferences
 from .data.opening import read_rows, wrap_rows
 from .data.rows import RowDataset
+from .data.stream_opening import read_streams
 from .data.values import Row
 from .errors import RecipeError
 from .events import FeatureCounts
@@ -46,7 +47,7 @@ class Data:
     Attributes:
         files: The model's folder and configuration.
         encoder: Turns samples into examples.
-        train: Rows to train on.
+        train: Rows to train on; of a stream the first ones.
         valid: Rows to validate on, if the recipe names any.
     """
 
@@ -161,7 +162,9 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
     """
     # The rows first: a slip in their path should not wait for a model to be downloaded.
     seed, preferences = recipe.train.seed, find_preferences(recipe)
-    if rows is None:
+    if rows is None and recipe.data.streaming:
+        train, valid = read_streams(recipe.data, preferences)
+    elif rows is None:
         train, valid = read_rows(recipe.data, seed=seed, preferences=preferences)
     else:
         train, valid = wrap_rows(recipe.data, rows, valid_rows, seed=seed, preferences=preferences)
@@ -320,6 +323,8 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     if in_memory is None:
         in_memory = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
     reason = None if section.cache else "features.cache = false"
+    if reason is None and recipe.data.streaming:
+        reason = "rows of a stream come again after all others"
     if reason is None and not (in_memory or section.disk_gb):
         reason = "features.memory_gb and features.disk_gb are 0"
     reason = reason or backbone.why_features_change()

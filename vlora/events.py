@@ -93,7 +93,7 @@ class Started:
     Attributes:
         device: What it computes on.
         model_type: mlx-vlm's name of the architecture.
-        n_rows: Rows to train on.
+        n_rows: Rows to train on; None where they are streamed.
         n_valid_rows: Rows to validate on.
         n_steps: Steps of the whole run.
         is_estimated: Whether that number is an estimate, which gets better as the run goes on (packed epochs).
@@ -106,12 +106,13 @@ class Started:
         template: What writes the conversations, and how answers end.
         head: How the language model's head runs.
         held_out: The rows to validate on, each read when it is asked for.
+        n_files: Files that rows are streamed from; 0 where they are not.
         n_devices: Devices among which the rows are shared out, each with a process of its own.
     """
 
     device: Device
     model_type: str
-    n_rows: int
+    n_rows: int | None
     n_valid_rows: int
     n_steps: int
     is_estimated: bool
@@ -124,6 +125,7 @@ class Started:
     template: TemplateUse
     head: HeadUse
     held_out: "HeldOut" = attrs.field(default=(), repr=False, eq=False)
+    n_files: int = 0
     n_devices: int = 1
 
 

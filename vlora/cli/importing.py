@@ -20,10 +20,10 @@ def importing(recipe: Recipe, *, needs_rows: bool = True) -> Iterator[None]:
     Raises:
         RecipeError: The rows are not there.
     """
-    from ..data.opening import check_paths
+    from ..data.stream_opening import check_rows
 
     if needs_rows:
-        check_paths(recipe.data)
+        check_rows(recipe.data)
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -188,13 +188,13 @@ def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
 
 def _find_missing(recipe: Recipe) -> Iterator[str]:
     """Name the paths of a recipe that do not exist: placeholders, and results of other recipes."""
-    from ..data.opening import check_paths
+    from ..data.stream_opening import check_rows
 
     for key, value in (("path", recipe.model.path), ("adapter_path", recipe.model.adapter_path)):
         is_local = value is not None and (key == "adapter_path" or value.count("/") > HUB_SLASHES)
         if value is not None and is_local and not Path(value).expanduser().exists():
             yield f"model.{key}: there is no {value!r} yet"
     try:
-        check_paths(recipe.data)
+        check_rows(recipe.data)
     except RecipeError as error:
         yield str(error)

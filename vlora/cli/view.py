@@ -126,7 +126,12 @@ class EventView:
         held_out = f", {event.n_valid_rows} to validate on" if event.n_valid_rows else ""
         resumed = f", going on after step {event.first_step}" if event.first_step else ""
         about = "about " if event.is_estimated else ""
-        self._print(f"{event.n_rows} rows{held_out}; {about}{event.n_steps} steps{resumed}")
+        rows = (
+            f"{event.n_rows} rows"
+            if event.n_rows is not None
+            else f"rows streamed from {event.n_files:,} file{'s' * (event.n_files > 1)}"
+        )
+        self._print(f"{rows}{held_out}; {about}{event.n_steps} steps{resumed}")
         self._print(f"columns: {escape(describe_columns(event.columns))}")
         self._print(f"chat template: {escape(describe_template(event.template))}")
         self._print(f"features of images: {escape(describe_storage(event.features))}")

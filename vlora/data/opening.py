@@ -37,7 +37,7 @@ def check_paths(data: DataSection) -> None:
                 continue
             from .readers.sources import check_path
 
-            with _naming(key, path, part.name):
+            with naming(key, path, part.name):
                 check_path(path)
 
 
@@ -54,9 +54,9 @@ def read_rows(
     Raises:
         RecipeError: There is no such data set, split or file, or it is empty.
     """
-    commit = _find_commit(data)
+    commit = find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
-    train, *valid = [prefer(_load(pinned, path, split, key), preferences) for key, path, split in _sources(data)]
+    train, *valid = [prefer(load_split(pinned, path, split, key), preferences) for key, path, split in _sources(data)]
     train = attrs.evolve(train, commit=commit)
     return (train, valid[0]) if valid else _hold_out(train, data.valid_fraction, seed)
 
@@ -66,13 +66,13 @@ def prefer(rows: RowDataset, preferences: Preferences | None) -> RowDataset:
     return attrs.evolve(rows, reading=attrs.evolve(rows.reading, preferences=preferences))
 
 
-def _find_commit(data: DataSection) -> str | None:
+def find_commit(data: DataSection) -> str | None:
     """Find the commit that a version of a hub data set is; None of what is no such data set, and where none is known.
 
     Raises:
         RecipeError: A version is named of what has none.
     """
-    with _naming("data.path", data.path, data.split):
+    with naming("data.path", data.path, data.split):
         is_local = data.path == BUILTIN_DIGITS or expand(data.path).exists()
     if data.revision is not None and is_local:
         what = "the built-in rows" if data.path == BUILTIN_DIGITS else f"{data.path!r}, which lies here"
@@ -83,7 +83,7 @@ def _find_commit(data: DataSection) -> str | None:
     from .readers.hub import find_commit
     from .readers.sources import check_path
 
-    with _naming("data.path", data.path, data.split):
+    with naming("data.path", data.path, data.split):
         check_path(data.path)
         return find_commit(data.path, data.revision)
 
@@ -126,7 +126,7 @@ def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
         if not isinstance(row, Mapping):
             msg = f"{name} row {index}: found a value of type {type(row).__name__}, expected a dict"
             raise SampleError(msg)
-    return _make_dataset(data, name, name, table, range(len(table)), None)
+    return make_dataset(data, name, name, table, range(len(table)), None)
 
 
 def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, RowDataset | None]:
@@ -145,7 +145,7 @@ def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, R
 
 def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
     """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
-    split = _parse_split("data.split", data.split)
+    split = parse_key("data.split", data.split)
     if len(split) > 1 and _has_one_split(data.path):
         msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one slice of it"
         raise RecipeError(msg)
@@ -155,7 +155,7 @@ def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...
         names = [part.name for part in split[: 1 if _has_one_split(data.valid_path) else None]]
         yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
     elif data.valid_split is not None:
-        valid = _parse_split("data.valid_split", data.valid_split)
+        valid = parse_key("data.valid_split", data.valid_split)
         if _has_one_split(data.path) and (len(valid) > 1 or valid[0].is_whole):
             msg = (
                 f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
@@ -179,7 +179,12 @@ def _has_one_split(path: str) -> bool:
     return has_one_split(expand(path))
 
 
-def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
+def parse_key(key: str, split: str) -> tuple[SplitPart, ...]:
+    """Read which split, or rows of it, a key names.
+
+    Raises:
+        RecipeError: It is written otherwise.
+    """
     try:
         return parse_split(split)
     except ValueError as error:
@@ -187,7 +192,12 @@ def _parse_split(key: str, split: str) -> tuple[SplitPart, ...]:
         raise RecipeError(msg) from None
 
 
-def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
+def load_split(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
+    """Read the rows of a split, or of several.
+
+    Raises:
+        RecipeError: There is no such split, or no row.
+    """
     tables, indices, n_before = [], [], 0
     folder = None
     for part in split:
@@ -203,12 +213,17 @@ def _load(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) 
         raise RecipeError(msg)
     all_indices = indices[0] if len(indices) == 1 else [index for part in indices for index in part]
     name = f"{Path(path).name} {name}" if path != name else path
-    return _make_dataset(data, path, name, join_tables(tables), all_indices, folder)
+    return make_dataset(data, path, name, join_tables(tables), all_indices, folder)
 
 
-def _make_dataset(
+def make_dataset(
     data: DataSection, path: str, name: str, table: Table, indices: Sequence[int], folder: Path | None
 ) -> RowDataset:
+    """Let rows of a table be read as the recipe has it.
+
+    Raises:
+        RecipeError: They lack a column that `data.columns` names, or there is no `data.image_root`.
+    """
     kinds = kinds_in(table)
     _check_columns(data, columns_in(table), path)
     return RowDataset(
@@ -233,13 +248,13 @@ def _open(path: str, part: SplitPart, config: str | None, key: str, revision: st
     # The readers of files and of the hub, which the built-in rows do without.
     from .readers.sources import check_path, open_source
 
-    with _naming(key, path, part.name):
+    with naming(key, path, part.name):
         check_path(path)
         return open_source(path, part.name, config, revision)
 
 
 @contextlib.contextmanager
-def _naming(key: str, path: str, split: str) -> Iterator[None]:
+def naming(key: str, path: str, split: str) -> Iterator[None]:
     """Add the name of the rows to an error."""
     try:
         yield

@@ -17,6 +17,7 @@ from ..types import Sample
 from .format.image_sizes import SizedImage
 from .format.samples import Reading, read_sample
 from .readers.inline_images import is_inline
+from .readers.stream import DrawnTable, PlacesTable, RowStream
 from .readers.table import Table, names_images
 from .readers.urls import is_url
 from .values import Row
@@ -51,6 +52,7 @@ class RowDataset:
         kinds: Of columns that have a declared type, what they hold ("image", "audio", "label", "text", ...; see
             `vlora.data.readers.typed_tables.kind_of`). Files of text declare nothing.
         commit: The version of a hub data set; None of others.
+        stream: What the rows are the first ones of, where a run streams them; None of rows that all have numbers.
     """
 
     name: str
@@ -60,11 +62,22 @@ class RowDataset:
     reading: Reading = attrs.field(factory=Reading)
     kinds: Mapping[str, str] = attrs.field(factory=dict)
     commit: str | None = None
+    stream: RowStream | None = None
     _seen: _Seen = attrs.field(factory=_Seen, alias="seen")
 
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.indices)
+
+    @property
+    def n_known(self) -> int | None:
+        """Count all rows; None where they are the first ones of a stream."""
+        return len(self) if self.stream is None else None
+
+    @property
+    def n_marks(self) -> int:
+        """Count what a run tells apart of what it has learned: rows, or the files of a stream."""
+        return len(self) if self.stream is None else len(self.stream.files)
 
     def __getitem__(self, index: int) -> Sample:
         """Read a row as a conversation.
@@ -81,7 +94,10 @@ class RowDataset:
             SampleError: There is no conversation in it.
         """
         table_index = int(self.indices[index])
-        source = f"{self.name} row {table_index}"
+        source, folder = f"{self.name} row {table_index}", self.folder
+        if isinstance(self.table, (PlacesTable, DrawnTable)):
+            source, own = self.table.place(table_index)
+            folder = folder or own
         try:
             row = self.table[table_index]
         except SampleError as error:
@@ -93,8 +109,8 @@ class RowDataset:
             msg = f"{source}: lists and objects are nested too deep"
             raise SampleError(msg) from None
         self._seen.add(use)
-        if self.folder is not None:
-            sample = attrs.evolve(sample, images=tuple(beside(image, self.folder) for image in sample.images))
+        if folder is not None:
+            sample = attrs.evolve(sample, images=tuple(beside(image, folder) for image in sample.images))
         return row, sample
 
     def first_samples(self, n_rows: int = FIRST_ROWS) -> Iterator[Sample]:

@@ -74,24 +74,24 @@ PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
 """Keys that may name the same file or folder in other words."""
 
 
-def run_metadata(recipe: Recipe, n_rows: int, template: str = "") -> RunMetadata:
+def run_metadata(recipe: Recipe, n_rows: int | None, template: str = "") -> RunMetadata:
     """Return the metadata of a run that `check_resumable` reads.
 
     Args:
         recipe: Its recipe.
-        n_rows: Rows that it trains on.
+        n_rows: Rows that it trains on; None of a stream.
         template: The chat template that writes them; nothing is said of it if it is empty.
     """
     return RunMetadata(recipe=dump_recipe(recipe), n_rows=n_rows, template=_fingerprint(template) if template else None)
 
 
-def check_resumable(then: RunMetadata, recipe: Recipe, n_rows: int, where: Path, template: str = "") -> None:
+def check_resumable(then: RunMetadata, recipe: Recipe, n_rows: int | None, where: Path, template: str = "") -> None:
     """Refuse to go on with another recipe, on other rows, or with another template than a run has begun with.
 
     Args:
         then: What `run_metadata` said of it. What is missing, as in a state of your own loop, is not checked.
         recipe: The recipe to go on with.
-        n_rows: Rows that it trains on.
+        n_rows: Rows that it trains on; None of a stream.
         where: The training state, for the error.
         template: As for `run_metadata`.
 

@@ -17,6 +17,7 @@ from .converter import Names, explain, make_converter, nearest, plain
 from .extending import EXTENDS, LENGTHS, ReadBase, read_extended
 from .rules import find_contradictions
 from .schema import DataSection, Recipe
+from .streaming_rules import find_missing
 
 _SECTIONS: dict[str, type] = {name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)}
 _CONVERTER = make_converter(_SECTIONS.values())
@@ -75,6 +76,7 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
         recipe = None  # type: ignore[assignment]
     else:
         problems += find_contradictions(recipe)
+        problems += find_missing(recipe, raw)
     if isinstance(train := raw.get("train"), Mapping) and train.keys() >= set(LENGTHS):
         problems.append(
             f"train.iters and train.epochs: found {train['iters']!r} and {train['epochs']!r}; either says how long the "

@@ -6,6 +6,7 @@ from .columns import find_mistakes, placeholders
 from .converter import plain
 from .preference_rules import find_preference_contradictions
 from .schema import WITHOUT_WEIGHT_DECAY, DataSection, LoraSection, Recipe, TrainSection
+from .streaming_rules import find_streaming_contradictions
 
 
 def held_out_keys(data: DataSection) -> list[str]:
@@ -40,6 +41,7 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _adapter_contradictions(recipe)
     yield from _batching_contradictions(recipe)
     yield from find_preference_contradictions(recipe)
+    yield from find_streaming_contradictions(recipe)
     yield from _choice_contradictions(recipe, is_validated=bool(held_out))
     if recipe.output.project is not None and not recipe.output.trackers:
         yield (

@@ -19,6 +19,9 @@ MOST_ROWS = 2**20
 
 MOST_RANK, MOST_THREADS = 2**16, 2**10
 
+MOST_WAITING = 2**17
+"""Of rows in a shuffle buffer: a training state names each of them."""
+
 
 @attrs.frozen(kw_only=True)
 class ModelSection:
@@ -71,6 +74,9 @@ class DataSection:
         learn_end: End answers with the token at which generation ends where the chat template does not end them; false
             leaves them as the template writes them.
         shuffle: Draw a new order every epoch.
+        streaming: Read rows one after another while training, without counting them first: JSON Lines, CSV, Parquet and
+            WebDataset tar files, several with a wildcard (shards/*.tar), and those of the hub. It needs train.iters.
+        shuffle_buffer: Rows of a stream that wait to be drawn from; those of Parquet and the hub are kept in memory.
         valid_path: Other rows to validate on.
         valid_split: Another split of `path` to validate on.
         valid_fraction: A share of the rows to hold out and validate on.
@@ -101,6 +107,8 @@ class DataSection:
     train_on_completions: bool = key(default=False)
     learn_end: bool = key(default=True)
     shuffle: bool = key(default=True)
+    streaming: bool = key(default=False)
+    shuffle_buffer: int = key(1000, checks.within(1, MOST_WAITING))
     valid_path: str | None = key(None, checks.place)
     valid_split: str | None = key(None, checks.place)
     valid_fraction: float = key(0.0, checks.fraction)

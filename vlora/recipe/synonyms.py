@@ -15,6 +15,8 @@ NAMES = {
     "model.quantize_bits": "load_in_4bit load_in_8bit quantization quantization_bit quantization_config quant_bits",
     "model.quantize_group_size": "group_size q_group_size",
     "model.add_tokens": "new_tokens additional_special_tokens special_tokens new_special_tokens added_tokens",
+    "data.streaming": "stream use_streaming iterable",
+    "data.shuffle_buffer": "buffer_size shuffle_buffer_size",
     "data.path": "dataset dataset_name dataset_path train_file train_path train_data data_path data_files datasets",
     "data.split": "dataset_split train_split",
     "data.config": "dataset_config dataset_config_name subset",
@@ -107,7 +109,6 @@ WORDS = {
     "push_to_hub hub_model_id hub_token hub_strategy": "nothing is pushed; share the run's folder",
     "per_device_eval_batch_size eval_batch_size": "a validation takes train.batch_size, and answers eval.batch_size",
     "min_lr lr_end min_learning_rate": "there is no such key, since optim.schedule falls to 0",
-    "streaming": "there is no such key; rows stay in their files and are read when they are due",
     "attn_implementation flash_attention use_flash_attention flash_attn use_liger_kernel": "there is no such key; "
     "attention and the loss have kernels of their own",
     "lr_scheduler_kwargs optim_args": "there is no such key; [optim] has what there is to set",

@@ -1,5 +1,7 @@
 """The batches of a recipe's run, shuffled, grouped by length or packed, and what reads its rows."""
 
+from collections.abc import Callable
+
 import attrs
 
 from .. import models
@@ -9,30 +11,45 @@ from ..data.loader import DataLoader, flatten
 from ..data.packing import packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
+from ..data.readers.stream import DrawnTable
 from ..data.sampler import share_steps, step_batches, steps_per_epoch
+from ..data.stream_opening import draw_rows
+from ..data.streaming import StreamSource, stream_steps
+from ..data.values import Row
 from ..errors import CheckpointError, RecipeError
 from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
 from ..train.ranks import Ranks
 from ..train.schedules import count_steps
-from ..types import Example, Sample
+from ..types import Example, RowMark, Sample
 from . import consumed
+
+PRIMED_STEPS = 32
+"""Of a stream: steps among whose rows one that can be learned from is looked for before the first one."""
 
 
 def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
     """Make what reads a recipe's rows: their answers, two of a pair, those of other rows where a loss needs them."""
+    train, mark = data.train, consumed.mark_row
+    if train.stream is not None:
+        train, table = draw_rows(train)
+
+        def mark(index: int, row: Row, sample: Sample) -> RowMark:
+            del row, sample
+            return table.mark(index)
+
     spell = data.encoder.tokenizer.convert_ids_to_tokens
 
     def encode(sample: Sample) -> tuple[Example, ...]:
         return tuple(backbone.prepare(example, spell) for example in data.encode(sample))
 
     return DataLoader(
-        train=data.train,
+        train=train,
         data=recipe.data,
         batch_size=recipe.train.batch_size,
         workers=workers,
         encode=encode,
-        mark=consumed.mark_row,
+        mark=mark,
         prepare_batch=backbone.prepare_batch,
         join=models.add_mismatched if needs_mismatched(recipe) else flatten,
         examples_per_row=count_examples(recipe, data.train),
@@ -67,13 +84,16 @@ def make_source(
         CheckpointError: The steps done before were of another kind.
     """
     ranks = ranks or Ranks()
-    train, data, n_rows = recipe.train, recipe.data, len(loader.train)
+    train, data = recipe.train, recipe.data
     planned = attrs.evolve(train, batch_size=train.batch_size * n_planned)
     # Rows of a whole step at least: while it runs nothing else makes room for more.
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
-    _check_kind(train.batching, first, position)
+    _check_kind(recipe, first, position)
     if max(ranks.size, n_planned) > 1:
         _refuse_on_several(recipe)
+    if loader.train.stream is not None:
+        return _make_streamed(recipe, loader, first, position, ranks, n_planned, n_ahead)
+    n_rows = len(loader.train)
     if train.batching == "packed":
         packed = packed_source(recipe, n_rows, first, position or None)
         batches = loader.pack(loader.train, packed, n_ahead)
@@ -93,16 +113,31 @@ def make_source(
     per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
     own = share_steps(plan, ranks.rank, ranks.size, train.batch_size)
     batches = loader.collate(loader.train, own, n_ahead)
-
-    def agree(is_found: bool) -> bool:
-        return ranks.sum(float(is_found))[0] > 0
-
-    return PlannedSource(batches=loader.prime(batches, per_epoch, is_new=not first, agree=agree), total=n_steps)
+    primed = loader.prime(batches, per_epoch, is_new=not first, agree=agreeing(ranks))
+    return PlannedSource(batches=primed, total=n_steps)
 
 
-def _check_kind(batching: str, first: int, position: str) -> None:
+def agreeing(ranks: Ranks) -> Callable[[bool], bool]:
+    """Make what says whether something was found on any of several ranks."""
+    return lambda is_found: ranks.sum(float(is_found))[0] > 0
+
+
+def _make_streamed(
+    recipe: Recipe, loader: DataLoader, first: int, position: str, ranks: Ranks, n_planned: int, n_ahead: int
+) -> StreamSource:
+    """Plan steps of streamed rows, see `make_source`."""
+    table = loader.train.table
+    assert isinstance(table, DrawnTable)  # noqa: S101 - `make_loader` has made it
+    steps = stream_steps(recipe, table, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=ranks.size)
+    batches = loader.collate(loader.train, steps.steps(), n_ahead)
+    primed = loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agreeing(ranks))
+    return StreamSource(batches=primed, steps=steps)
+
+
+def _check_kind(recipe: Recipe, first: int, position: str) -> None:
     """Refuse to go on with rows of their own after packed ones, or the other way round."""
-    if first and (batching == "packed") != bool(position):
+    batching = recipe.train.batching
+    if first and (batching == "packed" or recipe.data.streaming) != bool(position):
         msg = (
             f"train.batching: found {batching!r}, and the training state is of a run with "
             f"{'packed' if position else 'other'} rows; go on with the recipe of that run, or begin anew"

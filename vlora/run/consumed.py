@@ -61,9 +61,9 @@ class Learned:
         return self.n_bytes
 
 
-def begin(path: Path, n_rows: int) -> Learned:
-    """Begin without a row."""
-    return Learned(path, np.zeros(n_rows, dtype=np.bool_))
+def begin(path: Path, n_marks: int) -> Learned:
+    """Begin without a row; of a stream, without a file."""
+    return Learned(path, np.zeros(n_marks, dtype=np.bool_))
 
 
 def parse_mark(index: int, digest: str, files: Iterable[Sequence[Any]]) -> RowMark:

@@ -59,13 +59,13 @@ def find_learned(
     """
     path, allows = paths.state.with_name(consumed.NAME), section.allow_changed_rows
     if found is None:
-        return consumed.begin(path, len(rows)), []
+        return consumed.begin(path, rows.n_marks), []
     try:
         learned, changed = unchanged.go_on(path, found.metadata.learned, rows)
     except CheckpointError as error:
         if not allows:
             raise
-        return consumed.begin(path, len(rows)), [Warned(message=str(error))]
+        return consumed.begin(path, rows.n_marks), [Warned(message=str(error))]
     if not changed:
         return learned, []
     named = unchanged.describe_changes(changed, rows.name)

@@ -161,7 +161,7 @@ def _save_state(run: RunContext, step: int) -> None:
     if run.saved == step:
         return
     metadata = attrs.evolve(
-        run_metadata(run.recipe, len(run.data.train), run.data.encoder.template),
+        run_metadata(run.recipe, run.data.train.n_known, run.data.encoder.template),
         position=run.source.position(step),
         rules=run.rules.dumps(),
         metrics=run.metrics.mark(run.features.counts, run.predictions.n_bytes).dumps(),

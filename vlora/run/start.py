@@ -142,12 +142,12 @@ def _load_rows(
     found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
     pinned = recipe if found is None else pin_revisions(found.metadata, recipe)
     data = ranks.behind_first(lambda: load_data(pinned))
-    if len(data.train) < ranks.size:
+    if data.train.stream is None and len(data.train) < ranks.size:
         msg = f"{data.train.name}: found {len(data.train)} rows for {ranks.size} devices; use fewer devices"
         raise RanksError(msg)
     if found is not None:
         yield from _tell_other_ranks(found.metadata.ranks, ranks.size)
-        check_resumable(found.metadata, recipe, len(data.train), found.path, data.encoder.template)
+        check_resumable(found.metadata, recipe, data.train.n_known, found.path, data.encoder.template)
         rules = parse_rules(found.metadata.rules, found.path)
         data = follow_rules(data, rules)
     return found, rules, data

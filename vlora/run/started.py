@@ -26,7 +26,7 @@ def describe_start(run: RunContext, first: int) -> Started:
     return Started(
         device=describe_device(),
         model_type=data.files.model_type,
-        n_rows=len(data.train),
+        n_rows=data.train.n_known,
         n_valid_rows=0 if data.valid is None else len(data.valid),
         held_out=() if data.valid is None else data.valid,
         n_steps=run.source.n_steps(first + 1),
@@ -39,6 +39,7 @@ def describe_start(run: RunContext, first: int) -> Started:
         features=run.features.storage,
         template=data.encoder.template_use(),
         head=models.head_use(run.backbone.head),
+        n_files=0 if data.train.stream is None else len(data.train.stream.files),
         n_devices=run.ranks.size,
     )
 

@@ -27,13 +27,13 @@ def go_on(path: Path, n_bytes: int, rows: RowDataset) -> tuple[Learned, list[str
     Raises:
         CheckpointError: The file is not what was written then.
     """
-    learned = begin(path, len(rows))
+    learned = begin(path, rows.n_marks)
     learned.n_bytes = n_bytes
     changed = []
-    for mark in _read(path, learned.n_bytes, len(rows)):
+    for mark in _read(path, learned.n_bytes, rows.n_marks):
         learned.is_known[mark.index] = True
         if (what := _find_change(mark, rows)) is not None:
-            changed.append(f"row {int(rows.indices[mark.index])} ({what})")
+            changed.append(what)
     return learned, changed
 
 
@@ -66,10 +66,15 @@ def _parse(line: bytes) -> RowMark:
 
 
 def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
-    """Describe what has changed of a row; None if nothing has."""
+    """Name a row that has changed, and say what of it; None if nothing has."""
+    if rows.stream is not None:
+        # Of a stream a mark is that of a file.
+        return None if rows.stream.mark(mark.index) == mark else f"all of {rows.stream.files[mark.index].name}"
+    row = int(rows.indices[mark.index])
     try:
-        if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:
-            return "what stands in it"
+        if digest_row(rows.table[row]) != mark.digest:
+            return f"row {row} (what stands in it)"
     except SampleError:
-        return "it cannot be read"
-    return next((file[0] for file in mark.files if look_at(file[0]) != tuple(file)), None)
+        return f"row {row} (it cannot be read)"
+    changed = next((file[0] for file in mark.files if look_at(file[0]) != tuple(file)), None)
+    return None if changed is None else f"row {row} ({changed})"

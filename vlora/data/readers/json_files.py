@@ -40,17 +40,17 @@ def open_json(path: Path, *, name: str | None = None, field: str | None = None, 
     data, start = map_file(path)
     end = trim(data, b" \t\r\n")
     if field is None and _is_lines(data, start, end, has_lines=".json" not in Path(name.lower()).suffixes):
-        return TextTable(path, name, [find_lines(data, start, end)], _read_object)
+        return TextTable(path, name, [find_lines(data, start, end)], read_object)
     try:
         document = find_members(data, start, end)
     except ValueError as error:
         raise locate(error, data, name) from None
     if not document.is_list:
-        return _open_object(TextTable(path, name, [document.members], _read_object), data, document, field, split)
+        return _open_object(TextTable(path, name, [document.members], read_object), data, document, field, split)
     if field is not None:
         msg = f"it is a list and has no {field!r}"
         raise ValueError(msg)
-    return TextTable(path, name, [document.members], _read_object)
+    return TextTable(path, name, [document.members], read_object)
 
 
 def _first_byte(data: Bytes, start: int, end: int) -> bytes:
@@ -149,7 +149,12 @@ def _holds_messages(data: Bytes, spans: Spans) -> bool:
     return any(pair <= first.keys() for pair in _MESSAGE_KEYS)
 
 
-def _read_object(text: str) -> Row:
+def read_object(text: str) -> Row:
+    """Read a row.
+
+    Raises:
+        ValueError: The text is no JSON object.
+    """
     if not text.strip():
         msg = "the line is blank; take it out"
         raise ValueError(msg)

@@ -97,7 +97,15 @@ def map_file(path: Path) -> tuple[Bytes, int]:
     if not path.stat().st_size:
         return np.empty(0, np.uint8), 0
     data: Bytes = np.memmap(path, np.uint8, "r")
-    head = bytes(data[:4])
+    return data, check_encoding(bytes(data[:4]))
+
+
+def check_encoding(head: bytes) -> int:
+    """Check the first four bytes of a file, and give the place at which its text begins.
+
+    Raises:
+        ValueError: They are not those of a text in UTF-8.
+    """
     for mark, name in _MARKS:
         if head.startswith(mark):
             msg = f"the file is {name}; write it as UTF-8"
@@ -105,7 +113,7 @@ def map_file(path: Path) -> tuple[Bytes, int]:
     if b"\x00" in head:
         msg = "the file begins with NUL bytes, as UTF-16 and UTF-32 have; write it as UTF-8"
         raise ValueError(msg)
-    return data, len(_UTF8_MARK) if head.startswith(_UTF8_MARK) else 0
+    return len(_UTF8_MARK) if head.startswith(_UTF8_MARK) else 0
 
 
 def trim(data: Bytes, blank: bytes) -> int:

@@ -137,7 +137,7 @@ class LiveReport:
             facts=(
                 ("model", redact(f"{self.recipe.model.path} ({started.model_type})")),
                 ("parameters trained", trained),
-                ("rows", f"{started.n_rows:,}{held_out}"),
+                ("rows", f"{'streamed' if started.n_rows is None else f'{started.n_rows:,}'}{held_out}"),
                 *early,
             ),
             versions=find_versions(),

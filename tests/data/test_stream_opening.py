@@ -1,0 +1,79 @@
+"""Streams of a recipe: first rows by number, rows held out at the beginning, what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.streams import write_lines
+from vlora.data import stream_opening
+from vlora.data.rows import RowDataset
+from vlora.data.stream_opening import check_rows, draw_rows, read_streams
+from vlora.errors import RecipeError
+from vlora.recipe.schema import DataSection
+
+
+def section(path: str, **keys: Any) -> DataSection:
+    """Make the section of a recipe that streams rows."""
+    return DataSection(path=path, streaming=True, **keys)
+
+
+def answers(rows: RowDataset) -> list[str]:
+    """Read the answers of all rows that have numbers."""
+    return [rows[index].turns[-1].text for index in range(len(rows))]
+
+
+def test_the_first_rows_have_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They show and measure; the stream has all."""
+    monkeypatch.setattr(stream_opening, "HEAD_ROWS", 3)
+    train, valid = read_streams(section(write_lines(tmp_path, (2, 4))))
+
+    assert answers(train) == ["It is 0.", "It is 1.", "It is 2."]
+    assert train[2].source == "rows-1.jsonl row 0"
+    assert train.stream is not None
+    assert (train.n_known, train.n_marks, valid) == (None, 2, None)
+    drawn, table = draw_rows(train)
+    table.put(5, list(train.stream.find([1]))[3])
+    assert drawn[5].turns[-1].text == "It is 5."
+
+
+def test_first_rows_are_held_out_and_not_trained(tmp_path: Path) -> None:
+    """With slices that fit together; a slice of another kind is refused."""
+    path = write_lines(tmp_path, (2, 4))
+    train, valid = read_streams(section(path, split="train[3:]", valid_split="train[:2]"))
+
+    assert answers(train) == ["It is 3.", "It is 4.", "It is 5."]
+    assert valid is not None
+    assert answers(valid) == ["It is 0.", "It is 1."]
+    for keys, message in (
+        ({"valid_split": "train[:2]"}, r"would be trained on, too; set data\.split = 'train\[2:\]'"),
+        ({"split": "train[:2]"}, r"data\.split: found 'train\[:2\]'; a stream is cut at its beginning only"),
+        ({"split": "train[10%:]"}, "a stream is cut at its beginning only"),
+        ({"split": "train[9:]"}, r"has 6 rows, which leaves none"),
+        ({"split": "train+test"}, "a stream has one split"),
+        ({"valid_split": "train[2:4]"}, "of a stream the first rows are held out"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            read_streams(section(path, **keys))
+
+
+def test_other_files_are_validated_on(tmp_path: Path) -> None:
+    """A file is read as without a stream; several are all of their rows."""
+    path, other = write_lines(tmp_path / "train", (2,)), write_lines(tmp_path / "valid", (1, 2))
+    _, several = read_streams(section(path, valid_path=other))
+    _, one = read_streams(section(path, valid_path=str(tmp_path / "valid" / "rows-1.jsonl")))
+
+    assert several is not None
+    assert answers(several) == ["It is 0.", "It is 1.", "It is 2."]
+    assert one is not None
+    assert answers(one) == ["It is 1.", "It is 2."]
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    """The key is named; files without a row are refused when they are opened."""
+    with pytest.raises(RecipeError, match=r"data\.path: cannot read .*there is no such file"):
+        check_rows(section(str(tmp_path / "*.jsonl")))
+    path = write_lines(tmp_path, (0,))
+    check_rows(section(path, valid_path=path))
+    with pytest.raises(RecipeError, match=r"data\.path: cannot read .*it has no rows"):
+        read_streams(section(path))

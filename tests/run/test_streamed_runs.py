@@ -1,0 +1,85 @@
+"""Runs whose rows are streamed: exact resume inside the buffer, epochs, bad rows, changed files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.arrays import load_arrays
+from tests.runs import make_recipe, run, write_image_rows
+from vlora import Recipe
+from vlora.errors import CheckpointError, SampleError
+from vlora.events import Event, Skipped, Started, StepReport
+
+CheckpointFactory = Callable[[str], Path]
+
+
+def streamed(model: Path, rows: Path | str, output: Path, **overrides: Any) -> Recipe:
+    """Make the recipe of a run that passes seven rows twice and a half."""
+    keys = {"data__streaming": True, "data__shuffle_buffer": 4, "train__iters": 10, "train__steps_per_report": 10}
+    return make_recipe(model, Path(rows), output, **(keys | overrides))
+
+
+def reports(events: list[Event]) -> list[StepReport]:
+    """List the steps."""
+    return [event for event in events if isinstance(event, StepReport)]
+
+
+@pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2, 4, 5, 6, 8))])
+def test_resume_is_exact_inside_the_buffer(
+    checkpoint: CheckpointFactory, tmp_path: Path, stop: int, rows: Path
+) -> None:
+    """A run that was stopped goes on bit for bit: rows that waited, order, dropout, and with threads ahead of it."""
+    options: dict[str, Any] = {"lora__dropout": 0.2, "data__workers": 2, "data__prefetch": 3}
+    straight = streamed(checkpoint("llava"), rows, tmp_path / "straight", **options)
+    stopped = streamed(checkpoint("llava"), rows, tmp_path / "stopped", **options)
+    expected = reports(run(straight))
+    calls = iter([*[False] * (stop - 1), True])
+    found = [*reports(run(stopped, should_stop=lambda: next(calls))), *reports(run(stopped, resume=True))]
+    weights = [load_arrays(tmp_path / name / "adapters.safetensors") for name in ("straight", "stopped")]
+
+    assert [step.step for step in found] == list(range(1, 11))
+    assert [step.loss for step in found] == [step.loss for step in expected]
+    assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+
+
+def test_rows_held_out_at_the_beginning_are_not_trained(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """They are validated on, and the others are learned."""
+    recipe = streamed(
+        checkpoint("llava"), rows, tmp_path / "run", data__split="train[3:]", data__valid_split="train[:3]"
+    )
+    events = run(recipe)
+    (started,) = [event for event in events if isinstance(event, Started)]
+
+    assert (started.n_rows, started.n_files, started.n_valid_rows) == (None, 1, 3)
+    assert [step.supervised_tokens > 0 for step in reports(events)] == [True] * 10
+
+
+def test_a_bad_row_is_named_or_left_out(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """By its file and line."""
+    rows = write_image_rows(tmp_path)
+    with rows.open("a") as file:
+        file.write('\n{"question": }\n')
+    with pytest.raises(SampleError, match=r"rows\.jsonl row 7: line 8 of rows\.jsonl: "):
+        run(streamed(checkpoint("llava"), rows, tmp_path / "raises"))
+    events = run(streamed(checkpoint("llava"), rows, tmp_path / "skips", data__on_bad_row="skip"))
+
+    assert any("line 8 of rows.jsonl" in event.reason for event in events if isinstance(event, Skipped))
+
+
+def test_a_changed_file_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
+    """By its time, as pictures of rows are; unless the recipe allows it."""
+    recipe = streamed(checkpoint("llava"), rows, tmp_path / "run", data__shuffle_buffer=1)
+    run(recipe, should_stop=lambda: True)
+    os.utime(rows, ns=(1, 1))
+    with pytest.raises(CheckpointError, match=r"rows\.jsonl.*allow_changed_rows"):
+        run(recipe, resume=True)
+    allowed = streamed(
+        checkpoint("llava"), rows, tmp_path / "run", data__shuffle_buffer=1, data__allow_changed_rows=True
+    )
+
+    assert reports(run(allowed, resume=True))[-1].step == 10

@@ -1,0 +1,313 @@
+"""Streams: rows of files that are read one after another, without counting them first.
+
+A place says where a row is: its file, its number there, and where the file has to be read from to find it (a byte, or a
+group of rows). Places are found in the files' own order, which costs little where a row need not be read for it, and
+any of them can be read later, by several threads at once.
+"""
+
+import hashlib
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import attrs
+import numpy as np
+
+from ...errors import SampleError
+from ...types import RowMark
+from ..values import Row
+from .stream_files import StreamFile
+
+OPEN_READERS = 64
+"""Files whose header, or last group of rows, is kept."""
+
+
+class Place(NamedTuple):
+    """Where a row of a stream is.
+
+    Attributes:
+        shard: Which of the stream's files, by their sorted names.
+        number: Which row of the file, from 0.
+        offset: Where the file is read from to find it: the first byte of the row, or its group of rows.
+    """
+
+    shard: int
+    number: int
+    offset: int
+
+
+class Found(NamedTuple):
+    """A row that was found in a file.
+
+    Attributes:
+        number: As in `Place`.
+        offset: As in `Place`.
+        kept: What was read of it, where it had to be read to be found; None if it is read later.
+    """
+
+    number: int
+    offset: int
+    kept: Any = None
+
+
+class ShardReader(Protocol):
+    """Finds and reads the rows of one file. Called by several threads."""
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Kinds of columns that the file declares; see `vlora.data.rows.RowDataset`."""
+
+    def find(self, first: Found | None = None) -> Iterator[Found]:
+        """Yield the rows from one on, which was found before; from the first without it.
+
+        Raises:
+            ValueError, OSError: The file cannot be read, or not any further.
+        """
+
+    def keep(self, number: int, offset: int) -> Any:
+        """Read what `Found.kept` has of a row."""
+
+    def read(self, number: int, offset: int, kept: Any = None) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: It is no row; the message names the file and the line.
+        """
+
+
+DAMAGED = -1
+"""`Place.offset` of what stands for the rest of a file that cannot be read any further: a bad row."""
+
+
+@attrs.frozen
+class Damage:
+    """Why a file cannot be read any further."""
+
+    reason: str
+
+
+class Drawn(NamedTuple):
+    """A row that was drawn from a stream, and perhaps read.
+
+    Attributes:
+        place: Where it is.
+        kept: As in `Found`.
+    """
+
+    place: Place
+    kept: Any = None
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RowStream:
+    """The rows of several files, as a stream.
+
+    Attributes:
+        files: The files, sorted by name.
+        open_reader: Makes the reader of a file.
+        fills_gaps: See `vlora.data.readers.table.fills_gaps`.
+        first: Rows before this place, in the files' own order, are not of the stream.
+    """
+
+    files: Sequence[StreamFile]
+    open_reader: Callable[[StreamFile], ShardReader]
+    fills_gaps: bool = False
+    first: Place | None = None
+    _readers: "OrderedDict[int, ShardReader]" = attrs.field(factory=OrderedDict, init=False)
+    _lock: Any = attrs.field(factory=threading.Lock, init=False)
+
+    def order(self, *, seed: int, epoch: int, shuffle: bool) -> list[int]:
+        """Give the order in which an epoch reads the files: drawn anew for each, or that of their names."""
+        numbers: list[int] = list(range(len(self.files)))
+        if shuffle:
+            numbers = np.random.default_rng((seed, epoch)).permutation(len(self.files)).tolist()
+        return numbers
+
+    def find(self, order: Sequence[int], behind: Place | None = None) -> Iterator[Drawn]:
+        """Yield rows as they follow one another in files.
+
+        Args:
+            order: Which files, one after another.
+            behind: The row behind which to begin; it is one of them.
+        """
+        start = 0 if behind is None else order.index(behind.shard)
+        for shard in order[start:]:
+            number, first = 0, None
+            if behind is not None and shard == behind.shard:
+                if behind.offset == DAMAGED:
+                    continue
+                number, first = behind.number + 1, Found(behind.number, behind.offset)
+            elif self.first is not None and shard <= self.first.shard:
+                if shard < self.first.shard:
+                    continue
+                first = Found(self.first.number, self.first.offset)
+            try:
+                found = self.reader(shard).find(first)
+                for row in itertools.islice(found, int(number > 0), None):
+                    number = row.number + 1
+                    yield Drawn(Place(shard, row.number, row.offset), row.kept)
+            except (OSError, ValueError) as error:
+                yield Drawn(Place(shard, number, DAMAGED), Damage(str(error)))
+
+    def head(self, n_rows: int, *, is_whole: bool = False) -> list[Place]:
+        """Find the first rows in the files' own order.
+
+        Args:
+            n_rows: How many at most.
+            is_whole: Whether those before `first` are among them.
+        """
+        stream = attrs.evolve(self, first=None) if is_whole else self
+        return [row.place for row in itertools.islice(stream.find(range(len(self.files))), n_rows)]
+
+    def restore(self, places: Iterable[Place]) -> list[Drawn]:
+        """Give rows that were drawn before as `find` gives them; pictures stay closed."""
+        wanted = list(places)
+        # Sorted, so that a group of rows is read once.
+        whole = (place for place in sorted(wanted) if place.offset != DAMAGED)
+        kept = {place: self.reader(place.shard).keep(place.number, place.offset) for place in whole}
+        return [Drawn(place, kept.get(place)) for place in wanted]
+
+    def read(self, drawn: Drawn) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: It is no row.
+        """
+        place = drawn.place
+        if place.offset == DAMAGED:
+            reason = drawn.kept.reason if isinstance(drawn.kept, Damage) else "it is damaged"
+            msg = f"{self.files[place.shard].name} cannot be read from here on: {reason}"
+            raise SampleError(msg)
+        try:
+            return self.reader(place.shard).read(place.number, place.offset, drawn.kept)
+        except OSError as error:
+            msg = f"cannot read {self.files[place.shard].name}: {error}"
+            raise SampleError(msg) from None
+
+    def reader(self, shard: int) -> ShardReader:
+        """Give the reader of a file."""
+        with self._lock:
+            if shard not in self._readers:
+                self._readers[shard] = self.open_reader(self.files[shard])
+            self._readers.move_to_end(shard)
+            while len(self._readers) > OPEN_READERS:
+                self._readers.popitem(last=False)
+            return self._readers[shard]
+
+    def name_row(self, place: Place) -> str:
+        """Name a row as messages do."""
+        return f"{self.files[place.shard].name} row {place.number}"
+
+    def folder(self, place: Place) -> Path | None:
+        """Give the folder where the relative image paths of a row begin; None if it is not on this machine."""
+        return self.files[place.shard].folder
+
+    def mark(self, shard: int) -> RowMark:
+        """Return what a file is known by: its name, its size and the time of its last change."""
+        file = self.files[shard]
+        digest = hashlib.blake2b(file.name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        if file.folder is None:
+            # An address names the version.
+            return RowMark(index=shard, digest=digest)
+        try:
+            found = os.stat(file.path)  # noqa: PTH116 - for each row
+        except OSError:
+            return RowMark(index=shard, digest=digest)
+        return RowMark(index=shard, digest=digest, files=((file.path, found.st_size, found.st_mtime_ns),))
+
+    def fingerprint(self) -> str:
+        """Compute what the list of files is known by: their names, in order."""
+        names = "\n".join(file.name for file in self.files)
+        return hashlib.blake2b(names.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@attrs.frozen(eq=False)
+class PlacesTable:
+    """A table of rows of a stream whose places are known.
+
+    Attributes:
+        stream: The stream.
+        places: Of each row.
+    """
+
+    stream: RowStream
+    places: Sequence[Place]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row.
+
+        Raises:
+            SampleError: It is no row.
+        """
+        return self.stream.read(Drawn(self.places[index]))
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Kinds of the columns, as the first file declares them."""
+        return self.stream.reader(self.places[0].shard).kinds if self.places else {}
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns that the first file declares; None if it declares none."""
+        return [*self.kinds] or None
+
+    @property
+    def fills_gaps(self) -> bool:
+        """See `vlora.data.readers.table.fills_gaps`."""
+        return self.stream.fills_gaps
+
+    def place(self, index: int) -> tuple[str, Path | None]:
+        """Name a row, and give the folder where its image paths begin."""
+        return self.stream.name_row(self.places[index]), self.stream.folder(self.places[index])
+
+
+@attrs.define(eq=False)
+class DrawnTable:
+    """The rows that were drawn and are read by their numbers; a row's number counts those drawn before.
+
+    Attributes:
+        stream: The stream.
+    """
+
+    stream: RowStream
+    _drawn: dict[int, Drawn] = attrs.field(factory=dict, init=False)
+
+    def put(self, index: int, row: Drawn) -> None:
+        """Let a row be read by its number."""
+        self._drawn[index] = row
+
+    def drop(self, indices: Iterable[int]) -> None:
+        """Forget rows."""
+        for index in indices:
+            self._drawn.pop(index, None)
+
+    def __len__(self) -> int:
+        """Count the rows that can be read."""
+        return len(self._drawn)
+
+    def __getitem__(self, index: int) -> Row:
+        """Read a row; what was kept of it is given up.
+
+        Raises:
+            SampleError: It is no row.
+        """
+        drawn = self._drawn[index]
+        self._drawn[index] = Drawn(drawn.place)
+        return self.stream.read(drawn)
+
+    def mark(self, index: int) -> RowMark:
+        """Return what a row's file is known by."""
+        return self.stream.mark(self._drawn[index].place.shard)
+
+    def place(self, index: int) -> tuple[str, Path | None]:
+        """Name a row, and give the folder where its image paths begin."""
+        place = self._drawn[index].place
+        return self.stream.name_row(place), self.stream.folder(place)

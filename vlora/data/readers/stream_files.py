@@ -1,0 +1,64 @@
+"""The files of a stream: where they are, and how they are opened."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+
+from ...system.files import expand
+
+
+@attrs.frozen(kw_only=True)
+class StreamFile:
+    """A file of a stream.
+
+    Attributes:
+        path: Its path, or its address.
+        name: How messages name it.
+        folder: The folder that it lies in; None if it is not on this machine.
+    """
+
+    path: str
+    name: str
+    folder: Path | None = None
+
+    def open(self) -> BinaryIO:
+        """Open it for reading, at any byte.
+
+        Raises:
+            OSError: It cannot be opened.
+        """
+        return Path(self.path).open("rb")
+
+
+def has_wildcards(path: str) -> bool:
+    """Whether a path stands for several files."""
+    return any(character in path for character in "*?[")
+
+
+def find_local(path: str) -> list[StreamFile] | None:
+    """Find the files that a path of this machine names, sorted; None if it names no file."""
+    place = expand(path)
+    if place.is_file():
+        return [local_file(place, place.parent)]
+    if not has_wildcards(path):
+        return None
+    found = sorted(Path(name) for name in glob.glob(str(place), recursive=True))  # noqa: PTH207 - a whole path is a pattern
+    return name_files([file for file in found if file.is_file() and not file.name.startswith(".")])
+
+
+def name_files(paths: Sequence[Path]) -> list[StreamFile]:
+    """Name files by what their paths do not share."""
+    if not paths:
+        return []
+    shared = paths[0].parent
+    while not all(path.is_relative_to(shared) for path in paths):
+        shared = shared.parent
+    return [local_file(path, shared) for path in paths]
+
+
+def local_file(path: Path, shared: Path) -> StreamFile:
+    """Describe a file of this machine, named from a folder on."""
+    return StreamFile(path=str(path), name=path.relative_to(shared).as_posix(), folder=path.parent)

@@ -1,0 +1,128 @@
+"""Rows that a recipe streams, as those to train on and those to validate on: no file is read through."""
+
+import sys
+
+import attrs
+
+from ..errors import RecipeError
+from ..recipe.schema import DataSection
+from .format.samples import Preferences
+from .opening import check_paths, find_commit, load_split, make_dataset, naming, parse_key, prefer
+from .readers.stream import DrawnTable, PlacesTable, RowStream
+from .readers.stream_files import has_wildcards
+from .readers.stream_kinds import check_stream, find_files, is_read_by_number, reader_for
+from .rows import RowDataset
+from .splits import SplitPart
+
+HEAD_ROWS = 1024
+"""First rows of a stream that can be asked for by their numbers: for what shows or measures rows and trains nothing."""
+
+_START = "data.split: found {found!r}; a stream is cut at its beginning only, as in train[100:], or not at all"
+_FIRST = "data.valid_split: found {found!r}; of a stream the first rows are held out, as in train[:100]"
+
+
+def check_rows(data: DataSection) -> None:
+    """Check that the data which a recipe names is there, streamed or not; reading it would raise the same errors.
+
+    Raises:
+        RecipeError: It is not, or of a kind that is not read.
+    """
+    if not data.streaming:
+        check_paths(data)
+        return
+    for key, path in (("data.path", data.path), ("data.valid_path", data.valid_path)):
+        if path is not None and (key == "data.path" or not is_read_by_number(path)):
+            with naming(key, path, data.split):
+                check_stream(path)
+
+
+def read_streams(data: DataSection, preferences: Preferences | None = None) -> tuple[RowDataset, RowDataset | None]:
+    """Open the stream of the training rows, and read the places of the validation rows if the recipe names any.
+
+    Args:
+        data: The recipe's section.
+        preferences: As for `read_rows`.
+
+    Returns:
+        The first rows of the stream, which has all (`RowDataset.stream`), and the rows to validate on.
+
+    Raises:
+        RecipeError: There is no such file or split, or no row; or a slice of a stream cannot be had.
+    """
+    split = _parse_one("data.split", data.split)
+    commit = None if has_wildcards(data.path) and data.revision is None else find_commit(data)
+    pinned = data if commit is None else attrs.evolve(data, revision=commit)
+    if split.last is not None or not (split.first or "0").isdecimal():
+        raise RecipeError(_START.format(found=data.split))
+    n_left_out = int(split.first or 0)
+    stream = _open(pinned, data.path, split.name, "data.path")
+    if n_left_out:
+        places = stream.head(n_left_out + 1)
+        if len(places) <= n_left_out:
+            msg = f"data.split: found {data.split!r}, and {data.path!r} has {len(places)} rows, which leaves none"
+            raise RecipeError(msg)
+        stream = attrs.evolve(stream, first=places[n_left_out])
+    train = attrs.evolve(_make(pinned, data.path, stream, HEAD_ROWS), commit=commit)
+    valid = _open_valid(pinned, split, stream, n_left_out)
+    return prefer(train, preferences), None if valid is None else prefer(valid, preferences)
+
+
+def draw_rows(rows: RowDataset) -> tuple[RowDataset, DrawnTable]:
+    """Give the rows of a stream as they are read in the order in which they are drawn, and where they are put."""
+    assert rows.stream is not None  # noqa: S101 - the caller has asked
+    table = DrawnTable(rows.stream)
+    return attrs.evolve(rows, table=table, indices=range(sys.maxsize)), table
+
+
+def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_out: int) -> RowDataset | None:
+    if data.valid_path is not None:
+        if is_read_by_number(data.valid_path):
+            return load_split(data, data.valid_path, (SplitPart(split.name),), "data.valid_path")
+        other = _open(attrs.evolve(data, revision=None), data.valid_path, split.name, "data.valid_path")
+        return _make(data, data.valid_path, other, None)
+    if data.valid_split is None:
+        return None
+    valid = _parse_one("data.valid_split", data.valid_split)
+    if valid.name != split.name:
+        if not valid.is_whole:
+            raise RecipeError(_FIRST.format(found=data.valid_split))
+        return _make(data, data.path, _open(data, data.path, valid.name, "data.valid_split"), None)
+    last = valid.last or ""
+    n_rows = int(last) if valid.first in (None, "0") and last.isdecimal() else 0
+    if not n_rows:
+        raise RecipeError(_FIRST.format(found=data.valid_split))
+    if n_left_out < n_rows:
+        msg = (
+            f"data.valid_split: found {data.valid_split!r}, whose rows would be trained on, too; set "
+            f"data.split = '{split.name}[{n_rows}:]'"
+        )
+        raise RecipeError(msg)
+    return _make(data, data.path, attrs.evolve(stream, first=None), n_rows)
+
+
+def _open(data: DataSection, path: str, split: str, key: str) -> RowStream:
+    with naming(key, path, split):
+        files = find_files(path, split, data.config, data.revision)
+        open_reader = reader_for(files)
+        return RowStream(files=files, open_reader=open_reader, fills_gaps=files[0].name.endswith(".parquet"))
+
+
+def _make(data: DataSection, path: str, stream: RowStream, n_rows: int | None) -> RowDataset:
+    """Give the first rows of a stream; all of them if no number is given."""
+    key = "data.path" if path == data.path else "data.valid_path"
+    with naming(key, path, data.split):
+        places = stream.head(sys.maxsize if n_rows is None else n_rows)
+        if not places:
+            msg = "it has no rows"
+            raise ValueError(msg)
+        table = PlacesTable(stream, places)
+        rows = make_dataset(data, path, stream.files[0].name, table, range(len(places)), None)
+    return attrs.evolve(rows, stream=stream)
+
+
+def _parse_one(key: str, text: str) -> SplitPart:
+    parts = parse_key(key, text)
+    if len(parts) > 1:
+        msg = f"{key}: found {text!r}; a stream has one split, name one"
+        raise RecipeError(msg)
+    return parts[0]

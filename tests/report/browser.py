@@ -96,6 +96,13 @@ WIDE = """() => {
   return `${all} pixels of ${room}: ${widest.slice(0, 3).map(e => `${e.tagName}.${e.getAttribute("class")}`)}`;
 }"""
 
+CHARTS_END = """() => {
+  const right = Math.max(...[...document.querySelectorAll("svg.chart")].filter(e => e.checkVisibility())
+    .map(e => e.getBoundingClientRect().right));
+  return right / document.querySelector("main").getBoundingClientRect().right;
+}"""
+"""How much of the page's width its charts take, from 0 to 1."""
+
 PICTURES = """async () => {
   const images = [...document.images];
   await Promise.all(images.map(image => image.decode().catch(() => null)));
@@ -130,6 +137,16 @@ def open_browser() -> "Iterator[Browser]":
             yield browser
         finally:
             browser.close()
+
+
+def measure_charts(browser: "Browser", path: Path, width: int) -> float:
+    """Say how far to the right a page's charts reach, as a share of the page's width in pixels."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    try:
+        page.goto(path.as_uri())
+        return float(page.evaluate(CHARTS_END))
+    finally:
+        page.close()
 
 
 def find_faults(browser: "Browser", path: Path, pictures: int | None = None) -> list[str]:

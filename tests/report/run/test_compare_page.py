@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.report.browser import find_faults
+from tests.report.browser import find_faults, measure_charts
 from tests.report.run.test_run_page import make_run
 from vlora.report.run.compare_page import make_comparison_page
 from vlora.report.run.comparison import compare_runs
@@ -54,6 +54,7 @@ def test_in_a_browser(n_runs: int, browser: "Browser", tmp_path: Path) -> None:
     path.write_text(make_comparison_page(compare_runs(places), NOW), encoding="utf-8")
 
     assert find_faults(browser, path, pictures=0) == []
+    assert 0.95 < measure_charts(browser, path, 1280) <= 1
     shown = browser.new_page()
     shown.goto(path.as_uri())
     assert shown.title() == f"{n_runs} runs compared"

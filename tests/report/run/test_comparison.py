@@ -37,11 +37,20 @@ def test_which_is_better(tmp_path: Path) -> None:
     found = two_runs(tmp_path)
 
     assert row(found, "last train loss") == Row(name="last train loss", cells=("0.0968", "0.1429"), best=0)
-    assert row(found, "best anls") == Row(name="best anls", cells=("0.9967", "0.9950"), best=0)
+    assert row(found, "best ANLS") == Row(name="best ANLS", cells=("0.9967", "0.9950"), best=0)
     assert row(found, "time") == Row(name="time", cells=("5 min 00 s", "3 min 20 s"), best=1)
     assert row(found, "peak memory, GB").best is None
     assert row(found, "steps").cells == ("300", "200")
     assert not [row.name for row in found.numbers if not any(row.cells)]
+
+
+def test_what_is_written_alike_is_alike(tmp_path: Path) -> None:
+    """A difference that the page does not show makes no run the better one."""
+    for name, peak in (("a", 0.1041), ("b", 0.1039)):
+        write_run(tmp_path / name, {"step": 1, "loss": 1.0, "peak_memory_gb": peak})
+    found = compare_runs([tmp_path / "a", tmp_path / "b"])
+
+    assert row(found, "peak memory, GB") == Row(name="peak memory, GB", cells=("0.10", "0.10"), best=None)
 
 
 def test_of_error_rates_the_lower_one_is_better(tmp_path: Path) -> None:
@@ -50,7 +59,7 @@ def test_of_error_rates_the_lower_one_is_better(tmp_path: Path) -> None:
         write_run(tmp_path / name, *({"step": step, "eval_cer": rate} for step, rate in enumerate(rates)))
     found = compare_runs([tmp_path / "a", tmp_path / "b"])
 
-    assert row(found, "best cer") == Row(name="best cer", cells=("0.2000", "0.1000"), best=1)
+    assert row(found, "best CER") == Row(name="best CER", cells=("0.2000", "0.1000"), best=1)
     assert row(found, "  at step").cells == ("1", "2")
 
 
@@ -60,7 +69,7 @@ def test_a_run_that_lacks_a_number(tmp_path: Path) -> None:
     write_run(tmp_path / "b", START, {"step": 7, "loss": 3.0})
     found = compare_runs([tmp_path / "a", tmp_path / "b"])
 
-    assert row(found, "best anls") == Row(name="best anls", cells=("0.9967", ""), best=None)
+    assert row(found, "best ANLS") == Row(name="best ANLS", cells=("0.9967", ""), best=None)
     assert [(line.name, bool(line.xs)) for line in found.charts[0].lines] == [("a", True), ("b", False)]
     assert ("data.path", ('"rows.jsonl"', "")) in [(row.name, row.cells) for row in found.recipe]
 
@@ -72,7 +81,7 @@ def test_curves_over_each_other(tmp_path: Path) -> None:
     assert [chart.title for chart in charts] == [
         "Validation loss",
         "Train loss, per report",
-        "Anls",
+        "ANLS",
         "Learning rate",
         "Gradient norm",
         "Speed",

@@ -41,7 +41,7 @@ def test_metrics_have_their_intervals(tmp_path: Path) -> None:
     ]
     charts = list(metric_charts(read_run(write_run(tmp_path, *lines))))
 
-    assert [chart.title for chart in charts] == ["anls", "token f1"]
+    assert [chart.title for chart in charts] == ["ANLS", "token F1"]
     assert (charts[0].lines[0].low, charts[0].lines[0].high) == ((0.4, 0.4), (0.6, 0.6))
     assert charts[1].lines[0].low == ()
 

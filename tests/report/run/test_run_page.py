@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from tests.report.browser import find_faults
+from tests.report.browser import find_faults, measure_charts
 from tests.report.run.test_answers import DATA, Rows, write_answers
 from tests.report.run.test_run_files import START, write_run
 from tests.report.test_page import HOSTILE
@@ -65,6 +65,12 @@ def test_in_a_browser(browser: "Browser", tmp_path: Path) -> None:
 
     assert find_faults(browser, path, pictures=8) == []
     assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("width", [1280, 1000, 400])
+def test_charts_take_the_width_of_the_page(width: int, browser: "Browser", tmp_path: Path) -> None:
+    """No part of the screen is left empty beside them."""
+    assert 0.95 < measure_charts(browser, write_page(tmp_path), width) <= 1
 
 
 def test_hostile_rows_are_text(browser: "Browser", tmp_path: Path) -> None:
@@ -140,7 +146,7 @@ def test_scores_have_their_first_best_and_last_value(tmp_path: Path) -> None:
 
     assert (validation.name, validation.first) == ("validation loss", "3.0000 at step 0")
     assert validation.best.endswith("at step 250")
-    assert (anls.name, anls.best, anls.last) == ("anls", "0.9967 at step 300", "0.9967 (0.8967 to 1.0967) at step 300")
+    assert (anls.name, anls.best, anls.last) == ("ANLS", "0.9967 at step 300", "0.9967 (0.8967 to 1.0967) at step 300")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from datetime import datetime
 from ..charts.chart import Chart
 from ..page import render
 from .comparison import Comparison
-from .run_page import draw_chart
+from .run_page import N_ASIDE, draw_chart, draw_charts
 
 
 def make_comparison_page(comparison: Comparison, now: datetime) -> str:
@@ -16,14 +16,17 @@ def make_comparison_page(comparison: Comparison, now: datetime) -> str:
         now: When that was.
     """
     first, *others = comparison.charts or [Chart(title="", lines=())]
+    drawn = draw_charts(others, "other")
     return render(
         "compare.html.j2",
         "charts.css",
+        "compare.css",
         names=comparison.names,
         folders=[str(run.folder) for run in comparison.runs],
         written=f"{now:%Y-%m-%d %H:%M:%S}",
         numbers=comparison.numbers,
         recipe=comparison.recipe,
-        main=draw_chart(first, "chart-0", is_main=True),
-        charts=[draw_chart(chart, f"chart-{number}") for number, chart in enumerate(others, start=1)],
+        main=draw_chart(first, "main", is_main=True),
+        aside=drawn[:N_ASIDE],
+        charts=drawn[N_ASIDE:],
     )

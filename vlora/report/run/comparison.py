@@ -132,15 +132,12 @@ def _compare_score(name: str, runs: Sequence[RunRecord]) -> Iterable[Row]:
 def _row(
     name: str, values: Sequence[float | None], write: Callable[[float], str], *, is_higher_better: bool = False
 ) -> Row:
-    """Format a number of all runs, and find the best one; None if several are equal."""
+    """Format a number of all runs, and find the best one; None if several are equal as they are written."""
     known = [value for value in values if value is not None]
     best = (max if is_higher_better else min)(known, default=None)
-    is_one = best is not None and len(known) > 1 and known.count(best) == 1
-    return Row(
-        name=name,
-        cells=tuple("" if value is None else write(value) for value in values),
-        best=list(values).index(best) if is_one else None,
-    )
+    cells = tuple("" if value is None else write(value) for value in values)
+    is_one = best is not None and len(known) > 1 and cells.count(write(best)) == 1
+    return Row(name=name, cells=cells, best=list(values).index(best) if is_one else None)
 
 
 def _waited(run: RunRecord) -> float | None:
@@ -155,7 +152,8 @@ def _draw_over(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterable[Char
     ]
     for name in dict.fromkeys(name for run in runs for name in score_names(run) if name != VALID_LOSS):
         lines = [score_series(name, run) for run in runs]
-        charts.append(_over(name_score(name).capitalize(), "", lines, names, is_log=False))
+        title = name_score(name)
+        charts.append(_over(title[0].upper() + title[1:], "", lines, names, is_log=False))
     for title, unit, numbers in OTHERS:
         name = next(iter(numbers))
         charts.append(_chart(title, unit, name, runs, names))

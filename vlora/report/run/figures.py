@@ -31,6 +31,22 @@ FROM_ZERO = frozenset({"Learning rate", "Speed", "Memory", "Waiting for rows", "
 EVAL, LOW, HIGH = "eval_", "_low", "_high"
 """Prefix of the numbers of a round of answers, and suffixes of the ends of their intervals."""
 
+WRITTEN = {
+    "anls": "ANLS",
+    "bleu": "BLEU",
+    "box_acc_50": "boxes right at 0.5",
+    "box_iou": "box IoU",
+    "cer": "CER",
+    "chrf": "chrF",
+    "json_fields": "JSON fields",
+    "json_valid": "JSON valid",
+    "rouge_l": "ROUGE-L",
+    "token_f1": "token F1",
+    "vqa_accuracy": "VQA accuracy",
+    "wer": "WER",
+}
+"""Metrics whose readable names are not their own words."""
+
 NOT_METRICS = frozenset({"eval_rows", "eval_seconds", "eval_s"})
 
 OLDER_METRIC, OLDER_NAMES = "accuracy", ("accuracy_before", "accuracy_after")
@@ -105,7 +121,8 @@ def other_charts(run: RunRecord) -> Iterator[Chart]:
 def name_score(name: str) -> str:
     """Return the readable name of a score."""
     known = {OLDER_METRIC: "exact answers", VALID_LOSS: "validation loss"}
-    return known.get(name) or name.removeprefix(EVAL).replace("_", " ")
+    metric = name.removeprefix(EVAL)
+    return known.get(name) or WRITTEN.get(metric) or metric.replace("_", " ")
 
 
 def _is_end(name: str, run: RunRecord) -> bool:

@@ -1,7 +1,7 @@
 """The page of a run: its reports, its answers, its recipe, and the command that resumes it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -30,9 +30,12 @@ from .figures import (
 )
 from .run_files import RunRecord
 
-NARROW, WIDE = (352, 230), (820, 400)
-"""Widths and heights of charts: of all charts on a small screen, of the losses on a large one. They are never scaled,
-so that their texts stay readable."""
+NARROW, WIDE = (352, 230), (820, 472)
+"""Widths and heights of charts: of all charts on a small screen, of the losses on a large one, where two others are
+beside them. They are drawn no smaller, so that their texts stay readable."""
+
+N_ASIDE = 2
+"""Charts beside the main one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +92,10 @@ def make_page(run: RunRecord, facts: RunFacts, answers: Sequence[AnsweredRow], n
         now: When that was.
     """
     changed, defaults = split_recipe(run.recipe)
+    metrics = draw_charts(metric_charts(run), "metric")
+    others = draw_charts(other_charts(run), "other")
+    n_metrics = min(N_ASIDE, len(metrics))
+    n_others = min(N_ASIDE - n_metrics, len(others))
     return render(
         "run.html.j2",
         "charts.css",
@@ -101,8 +108,9 @@ def make_page(run: RunRecord, facts: RunFacts, answers: Sequence[AnsweredRow], n
         intervals=any(name.endswith(LOW) for name in run.series),
         scores=list(list_scores(run)),
         losses=draw_chart(loss_chart(run), "loss", is_main=True),
-        metrics=[draw_chart(chart, f"metric-{number}") for number, chart in enumerate(metric_charts(run))],
-        others=[draw_chart(chart, f"other-{number}") for number, chart in enumerate(other_charts(run))],
+        aside=metrics[:n_metrics] + others[:n_others],
+        metrics=metrics[n_metrics:],
+        others=others[n_others:],
         answers=answers,
         changed=changed,
         defaults=defaults,
@@ -124,6 +132,12 @@ def draw_chart(chart: Chart, name: str, *, is_main: bool = False) -> Markup | No
         large = draw_svg(lay_out(chart, *WIDE), f"{name}-wide")
         small = f'<div class="narrow">{small}</div><div class="wide">{large}</div>'
     return Markup(small)  # noqa: S704 - all texts in it are escaped
+
+
+def draw_charts(charts: Iterable[Chart], kind: str) -> list[Markup]:
+    """Draw charts that have points, as `draw_chart` does; `kind` begins their names."""
+    drawn = (draw_chart(chart, f"{kind}-{number}") for number, chart in enumerate(charts))
+    return [chart for chart in drawn if chart is not None]
 
 
 def split_recipe(recipe: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:

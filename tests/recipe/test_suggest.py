@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora.recipe.parse import parse_recipe
-from vlora.recipe.suggest import FitFacts, RowFacts, ask_about_classes, suggest_recipe
+from vlora.recipe.suggest import FitFacts, RowFacts, ask_about_classes, estimate_tokens, suggest_recipe
 
-ROWS = RowFacts(path="rows.jsonl", n_rows=1000, n_words=2, n_characters=30, n_read=64)
+ROWS = RowFacts(path="rows.jsonl", n_rows=1000, n_words=2, n_answer_tokens=15, n_read=64)
 FIT = FitFacts(n_tokens=600, batch_size=4, peak_gb=9.0, memory_gb=16.0)
 
 
@@ -34,6 +34,35 @@ def test_reasons_are_beside_the_keys() -> None:
     assert "# what fits was not found out" in unknown
     assert "max_seq_length" not in unknown
     assert all(len(line) <= 110 for line in unknown.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "n_new", "said"),
+    [(1, 16, "the longest answer fits"), (17, 32, "the longest"), (1025, 1024, "are cut")],
+)
+def test_answers_have_room(n_tokens: int, n_new: int, said: str) -> None:
+    """Or it is said that they do not."""
+    text = suggest_recipe(attrs.evolve(ROWS, n_answer_tokens=n_tokens), "m", FIT, "o")
+
+    assert f"max_new_tokens = {n_new}  # " in text
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("text", "n_tokens"), [("", 1), ("a red car", 6), ("[17, 4]", 8), ("2024-03-05", 11), ("größe", 5), ("赤い車", 6)]
+)
+def test_tokens_are_estimated(text: str, n_tokens: int) -> None:
+    """Digits and signs may be tokens of their own, and so may letters of other alphabets."""
+    assert estimate_tokens(text) == n_tokens
+
+
+def test_metrics_fit_the_answers() -> None:
+    """Boxes overlap, and objects have fields."""
+    boxes = parse_recipe(suggest_recipe(attrs.evolve(ROWS, kind="boxes"), "m", FIT, "o"))
+    objects = parse_recipe(suggest_recipe(attrs.evolve(ROWS, kind="json"), "m", FIT, "o"))
+
+    assert list(boxes.eval.metrics) == ["box_iou", "box_acc_50"]
+    assert list(objects.eval.metrics) == ["json_valid", "json_fields"]
 
 
 @pytest.mark.parametrize(("n_rows", "epochs", "held_out"), [(3, 3, 0), (10, 3, 1), (5_000, 2, 250), (10**6, 1, 500)])

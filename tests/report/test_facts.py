@@ -172,6 +172,26 @@ def _parquet(folder: Path) -> Path:
     return folder / "rows.parquet"
 
 
+def _boxes(folder: Path) -> Path:
+    rows = [
+        {
+            "images": [draw(folder, f"{number}.png")],
+            "messages": [
+                {"role": "user", "content": "<image>Where is the <ref-object>?"},
+                {"role": "assistant", "content": "<bbox>"},
+            ],
+            "objects": {"ref": ["car"], "bbox": [[1, 2, 3 + number, 20]]},
+        }
+        for number in range(N)
+    ]
+    return write_jsonl(folder / "boxes.jsonl", rows)
+
+
+def _objects(folder: Path) -> Path:
+    rows = rows_of(folder, image="image", question="question")
+    return write_jsonl(folder / "bills.jsonl", [{**row, "answer": '{"sum": "12.50"}'} for row in rows])
+
+
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "question and answer": (_question_answer, {"columns": {}, "question": None, "n_rows": N}),
     "messages": (_messages, {"columns": {}, "question": None}),
@@ -212,6 +232,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
             "columns": {"photo": "image", "ask": "question", "reply": "answer"},
         },
     ),
+    "boxes": (_boxes, {"columns": {}, "question": None, "kind": "boxes"}),
+    "JSON objects": (_objects, {"columns": {}, "question": None, "kind": "json"}),
     "Parquet": (_parquet, {"columns": {}, "question": None}),
 }
 
@@ -249,6 +271,17 @@ def test_recipes_train_unchanged(
     assert recipe.data.train_on_completions
     assert recipe.data.valid_path or recipe.data.valid_split or recipe.data.valid_fraction or facts.n_rows < 10
     assert recipe.data.max_seq_length >= 128
+
+
+@pytest.mark.parametrize("answers", [("A red car.", "A blue car."), ("one of the two red cars", "no car")])
+def test_sentences_are_no_classes(answers: tuple[str, ...], tmp_path: Path) -> None:
+    """Captions that come again are still captions."""
+    rows = rows_of(tmp_path, image="image")
+    captions = write_jsonl(tmp_path / "rows.jsonl", [{**row, "caption": answers[i % 2]} for i, row in enumerate(rows)])
+
+    facts = look_at_rows(str(captions))
+
+    assert (facts.question, facts.classes) == ("Describe this image.", ())
 
 
 def test_what_is_not_understood_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import attrs
 import tomli_w
@@ -22,13 +23,19 @@ ROWS_OF_A_STEP = 8
 SHORT_ANSWER = 5
 """Words up to which an answer is compared as a whole."""
 MOST_CLASSES = 20
+METRICS_OF = {
+    "boxes": (["box_iou", "box_acc_50"], "most answers are boxes"),
+    "json": (["json_valid", "json_fields"], "most answers are JSON objects"),
+}
+"""Metrics of answers that are no plain texts, and the reason."""
+FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 1024
 LENGTH_STEP = 128
 SPARE_LENGTH = 1.25
 UNKNOWN = "what fits was not found out when this was written; `python -m vlora plan` says it"
 WIDTH = 110
 """Characters of a line, its comment included."""
-CHARACTERS_OF_A_TOKEN = 2
-"""Rather too few: what an answer may be long in tokens is set from its characters."""
+LETTERS_OF_A_TOKEN, BYTES_OF_A_TOKEN = 2, 2
+"""Rather too few, of ASCII letters and of other alphabets; digits and signs count one each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +55,8 @@ class RowFacts:
         answer: The column with the answer of such rows.
         classes: The distinct answers of rows that are classes.
         n_words: Words of the median answer.
-        n_characters: Characters of the longest answer.
+        n_answer_tokens: Tokens of the longest answer, by an estimate that is rather too large.
+        kind: What most answers are: "text", "boxes" or "json" (objects).
         n_read: Rows that were looked at.
     """
 
@@ -64,7 +72,8 @@ class RowFacts:
     answer: str | None = None
     classes: Sequence[str] = ()
     n_words: int
-    n_characters: int
+    n_answer_tokens: int
+    kind: Literal["text", "boxes", "json"] = "text"
     n_read: int
 
 
@@ -89,6 +98,14 @@ class FitFacts:
     peak_gb: float
     memory_gb: float
     fits: bool = True
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate how many tokens a text and its end have, without a tokenizer and rather too many."""
+    letters = sum(character.isascii() and (character.isalpha() or character.isspace()) for character in text)
+    others = sum(character.isascii() for character in text) - letters
+    rest = sum(len(character.encode(errors="replace")) for character in text if not character.isascii())
+    return math.ceil(letters / LETTERS_OF_A_TOKEN + others + rest / BYTES_OF_A_TOKEN) + 1
 
 
 def ask_about_classes(classes: Sequence[str]) -> str:
@@ -230,8 +247,12 @@ def _write_eval(rows: RowFacts) -> Keys:
         return
     is_short = rows.n_words <= SHORT_ANSWER
     yield "answer_rows", 50 if is_short else 20, "held-out rows that the model answers before and after"
-    longest = rows.n_characters / CHARACTERS_OF_A_TOKEN
-    yield "max_new_tokens", min(1024, max(16, 2 ** math.ceil(math.log2(max(1.0, longest))))), "the longest answer fits"
+    wanted = max(FEWEST_NEW_TOKENS, 2 ** math.ceil(math.log2(max(1, rows.n_answer_tokens))))
+    fits = wanted <= MOST_NEW_TOKENS
+    yield "max_new_tokens", min(MOST_NEW_TOKENS, wanted), "the longest answer fits" if fits else "longer ones are cut"
+    if rows.kind != "text":
+        yield "metrics", *METRICS_OF[rows.kind]
+        return
     metrics = ["exact_match"] if is_short else ["exact_match", "token_f1"]
     yield "metrics", metrics, f"half of the answers have at most {rows.n_words} word{'s' * (rows.n_words != 1)}"
 

@@ -4,14 +4,16 @@ Rows that the layouts read need no mapping; what other columns mean is guessed (
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
+from ..data.format.boxes import BOX_MARK
 from ..data.format.pictures import IMAGE_COLUMNS
 from ..data.opening import read_rows
 from ..data.readers.sources import FILE_SUFFIXES, has_one_split
@@ -20,10 +22,10 @@ from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, Vlo
 from ..estimate.plan import make_plan
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import DataSection, Recipe
-from ..recipe.suggest import FitFacts, RowFacts, ask_about_classes, suggest_recipe
+from ..recipe.suggest import FitFacts, RowFacts, ask_about_classes, estimate_tokens, suggest_recipe
 from ..system.files import expand
 from ..types import Sample
-from .guessing import Guess, find_images, find_meaning, guess_columns, holds_lists
+from .guessing import MOST, Guess, find_images, find_meaning, guess_columns, holds_lists
 
 FIRST = 64
 """Number of rows that are read."""
@@ -31,7 +33,11 @@ FIRST = 64
 VALID_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
 """Names of splits and files with rows to validate on, the likeliest first."""
 
-LONGEST_CLASS = 40
+LONGEST_CLASS, WORDS_OF_A_CLASS = 40, 4
+ENDS = (".", "!", "?", "。")
+"""End a sentence, which is no class."""
+LONGEST_BOX = "<[1000, 1000, 1000, 1000]>"
+"""Stands for a box of any family, whose marks in rows are shorter."""
 MOST_OF_CLASSES = 20_000
 """Rows that are read for the names of their classes."""
 ROWS_OF_A_CLASS = 2
@@ -92,7 +98,8 @@ def look_at_rows(path: str) -> RowFacts:
         answer=column,
         classes=classes,
         n_words=int(median(len(answer.split()) for answer in answers)),
-        n_characters=max(map(len, answers)),
+        n_answer_tokens=max(map(estimate_tokens, answers)),
+        kind=_find_kind(samples, answers),
         n_read=len(samples),
         **_find_validation(path, split),
     )
@@ -232,7 +239,24 @@ def _samples(rows: RowDataset, most: int = FIRST) -> Iterator[Sample]:
 
 def _last_answer(sample: Sample) -> str:
     answers = [turn for turn in sample.turns if turn.role == "assistant"]
-    return "".join(part for part in answers[-1].parts if isinstance(part, str)).strip() if answers else ""
+    text = "".join(part for part in answers[-1].parts if isinstance(part, str)).strip() if answers else ""
+    return text if sample.objects is None else text.replace(BOX_MARK, LONGEST_BOX)
+
+
+def _find_kind(samples: Sequence[Sample], answers: Sequence[str]) -> Literal["text", "boxes", "json"]:
+    """Say what most answers are."""
+    pairs = zip(samples, answers, strict=True)
+    if sum(sample.objects is not None and LONGEST_BOX in text for sample, text in pairs) > MOST * len(answers):
+        return "boxes"
+    return "json" if sum(map(_is_object, answers)) > MOST * len(answers) else "text"
+
+
+def _is_object(text: str) -> bool:
+    """Whether a text is an object of JSON."""
+    try:
+        return text.startswith("{") and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _answer_alone(used: Mapping[str, str]) -> str | None:
@@ -241,5 +265,7 @@ def _answer_alone(used: Mapping[str, str]) -> str | None:
 
 
 def _are_classes(answers: Sequence[str]) -> bool:
-    is_short = all(len(answer) <= LONGEST_CLASS for answer in answers)
-    return is_short and len(answers) >= ROWS_OF_A_CLASS * len(set(answers))
+    """Whether answers are names that come again: short ones, and no sentences."""
+    is_short = all(len(answer) <= LONGEST_CLASS and not answer.endswith(ENDS) for answer in answers)
+    is_name = all(len(answer.split()) <= WORDS_OF_A_CLASS for answer in answers)
+    return is_short and is_name and len(answers) >= ROWS_OF_A_CLASS * len(set(answers))

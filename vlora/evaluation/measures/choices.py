@@ -12,7 +12,7 @@ from .text import normalize
 COLUMNS = ("choices", "options")
 """Columns that may hold the options."""
 
-_ALONE = re.compile(r"[\s(\[*\"'`]*([A-Za-z])[\s)\].:,*\"'`]*")
+_AROUND = string.whitespace + "()[].:,*\"'`"
 _LEADING = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])(?:[.):]|\s*[-\u2013]\s))\s*(?=\S)")
 _DECLARED = re.compile(
     r"\b(?i:answer|option|choice)\b(?:\s+is\b)?\s*[:=]?\s*[(\[*\"'`]*([A-Z](?![\w'-])|[a-z](?=\W*$))", re.MULTILINE
@@ -66,8 +66,9 @@ def choose(text: str, options: Mapping[str, str]) -> str | None:
     the only one.
     """
     allowed = set(options) or set(string.ascii_uppercase)
-    if (alone := _ALONE.fullmatch(text)) and alone[1].upper() in allowed:
-        return str(alone[1]).upper()
+    # ARC has numbers for some letters.
+    if (label := text.strip(_AROUND).upper()) in allowed:
+        return label
     plain = normalize(text).rstrip(".")
     same = [letter for letter, option in options.items() if normalize(option).rstrip(".") == plain]
     if len(same) == 1:

@@ -113,6 +113,10 @@ def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--dataset", "d", "--set", "train.itres=3"], ["train.itres", "train.iters"]),
         (["--dataset", "d", "--set", "lr=1e-4"], ["lr: unknown key; did you mean optim.learning_rate?"]),
         (["--dataset", "d", "--lr", "1e-4"], ["arguments: --lr; did you mean --learning-rate?"]),
+        (["--dataset", "d", "--learnin-rate", "3"], ["did you mean --learning-rate?"]),
+        (["inspect", "recipe.toml", "--longst", "3"], ["did you mean --longest?"]),
+        (["compare", "a", "b", "--htlm", "c"], ["did you mean --html?"]),
+        (["compare", "a", "b", "--lr", "3"], ["arguments: --lr 3; --help lists the options"]),
         (["--dataset", "d", "--warmup=3"], ["did you mean --set optim.warmup_steps=VALUE?"]),
         (["--dataset", "d", "--train.seed", "3"], ["did you mean --set train.seed=VALUE?"]),
         (["plan", "--dataset", "d", "--bf16"], ["--bf16; there is no such key", "model.path"]),
@@ -236,7 +240,7 @@ def test_a_wrong_option_points_to_the_list(capsys: pytest.CaptureFixture[str]) -
     assert exit_code(["plan", "--memory-bg", "3"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "usage: python -m vlora plan [options] [recipe]",
-        "python -m vlora plan: error: unrecognized arguments: --memory-bg; --help lists the options",
+        "python -m vlora plan: error: unrecognized arguments: --memory-bg; did you mean --memory-gb?",
     ]
 
 

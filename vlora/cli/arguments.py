@@ -1,6 +1,7 @@
 """The arguments that commands share: their parsers, and the recipe that they name."""
 
 import argparse
+import difflib
 import math
 import os
 import textwrap
@@ -27,6 +28,9 @@ WIDTH = 79
 
 EXAMPLES = "examples:"
 
+NEAR = 0.75
+"""Likeness, from 0 to 1, from which on an option may have been meant."""
+
 UNRECOGNIZED = "unrecognized arguments: "
 """Beginning of argparse's message about an unknown option."""
 
@@ -48,12 +52,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error with a hint at the option that was probably meant, and exit."""
-        meant = _find_meant(message) if message.startswith(UNRECOGNIZED) else None
+        meant = self._find_meant(message.removeprefix(UNRECOGNIZED)) if message.startswith(UNRECOGNIZED) else None
         problem = f"{redact(message)}; {'--help lists the options' if meant is None else meant}"
         try:
             super().error(problem)
         except SystemExit:
             raise UsageExit(problem) from None
+
+    def _find_meant(self, unrecognized: str) -> str | None:
+        """Name the known option nearest to the first one that is not recognized."""
+        typed = next((word for word in unrecognized.split() if word.startswith("--")), "").partition("=")[0]
+        # Keys of recipes mean nothing to a command that takes none.
+        hint = _find_key(typed.removeprefix("--")) if "--set" in self._option_string_actions else None
+        if hint is None and (near := difflib.get_close_matches(typed, self._option_string_actions, 1, NEAR)):
+            hint = f"did you mean {near[0]}?"
+        return hint
 
     def describe_options(self) -> dict[str, str]:
         """Return the options that `--help` lists, each with its description."""
@@ -61,10 +74,9 @@ class Parser(argparse.ArgumentParser):
         return {flag: str(action.help) for action in shown for flag in action.option_strings}
 
 
-def _find_meant(message: str) -> str | None:
-    """Name the known option nearest to the first one that is not recognized."""
-    typed = next((word for word in message.removeprefix(UNRECOGNIZED).split() if word.startswith("--")), "")
-    name, keys = typed.removeprefix("--").partition("=")[0], all_keys()
+def _find_key(name: str) -> str | None:
+    """Name the option that sets the recipe's key of a name, or of a name that means the same."""
+    keys = all_keys()
     flags = {option.key: option.flag for option in OPTIONS}
     key = name if name in keys else find_key(name, keys)
     if key is not None:

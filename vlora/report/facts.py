@@ -99,7 +99,7 @@ def look_at_rows(path: str) -> RowFacts:
         classes=classes,
         n_words=int(median(len(answer.split()) for answer in answers)),
         n_answer_tokens=max(map(estimate_tokens, answers)),
-        kind=_find_kind(samples, answers),
+        kind=_find_kind(samples),
         n_read=len(samples),
         **_find_validation(path, split),
     )
@@ -243,8 +243,9 @@ def _last_answer(sample: Sample) -> str:
     return text if sample.objects is None else text.replace(BOX_MARK, LONGEST_BOX)
 
 
-def _find_kind(samples: Sequence[Sample], answers: Sequence[str]) -> Literal["text", "boxes", "json"]:
+def _find_kind(samples: Sequence[Sample]) -> Literal["text", "boxes", "json"]:
     """Say what most answers are."""
+    answers = [_last_answer(sample) for sample in samples]
     pairs = zip(samples, answers, strict=True)
     if sum(sample.objects is not None and LONGEST_BOX in text for sample, text in pairs) > MOST * len(answers):
         return "boxes"

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from benchmarks.memory import Case, run_case
@@ -14,8 +16,9 @@ from benchmarks.shapes import SHAPES
 from tests.families import FAMILIES, build
 from vlora import parse_recipe
 from vlora.build import find_model, load_model
+from vlora.estimate import plan as planning
 from vlora.estimate.plan import make_plan
-from vlora.estimate.planner import Planner
+from vlora.estimate.planner import UNPLANNABLE, Planner
 from vlora.models.families.registry import describe_family
 from vlora.models.load.loading import prepare
 from vlora.ops.parameters import count_parameters
@@ -126,6 +129,31 @@ def test_a_plan_of_rows_that_are_all_bad(on_bad_row: str, checkpoint: Checkpoint
 
     assert "rows.jsonl train row" in plan.rows
     assert "none.png" in plan.rows
+
+
+@given(
+    fixed=st.integers(0, 2**34),
+    slope=st.integers(10**3, 10**7),
+    curvature=st.integers(0, 1000),
+    memory=st.integers(2**28, 2**37),
+    most=st.sampled_from([2**9, 2**14, 2**30]),
+)
+def test_the_longest_row_is_found_in_few_tries(fixed: int, slope: int, curvature: int, memory: int, most: int) -> None:
+    """What is found fits, one longer by a sixteenth does not, whether memory or MLX's largest array is the limit."""
+    tried: list[int] = []
+
+    class Needs:
+        def need(self, length: int, _: float) -> int:
+            tried.append(length)
+            return UNPLANNABLE if length > most else fixed + slope * length + curvature * length**2
+
+    found = planning._find_longest(cast("Planner", Needs()), 0.5, memory)
+    assert found is not None
+    n_tried = len(tried)
+
+    assert found in {0, planning.LONGEST} or Needs().need(found + 1, 0) <= memory
+    assert found == planning.LONGEST or Needs().need(max(128, found + max(64, found // 8)) + 1, 0) > memory
+    assert n_tried <= 15
 
 
 @pytest.mark.slow

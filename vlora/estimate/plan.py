@@ -1,6 +1,7 @@
 """Predicts what a recipe needs: memory by part and by phase, and the longest row that fits. No weights are loaded."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -16,10 +17,13 @@ from ..recipe.schema import Recipe
 from ..types import Batch
 from .longest import LongestRows, find_longest_rows
 from .phases import Phase, plan_answers, plan_validation
-from .planner import Planner
+from .planner import UNPLANNABLE, Planner
 
-LONGEST = 2**18
-"""Longest row that is tried, in tokens."""
+SHORTEST, LONGEST = 128, 2**18
+"""Rows that are tried, in tokens."""
+
+CLOSE, MOST_TRIES = 16, 8
+"""The longest row that fits is looked for until one longer by a sixteenth does not, or for as many tries."""
 
 TRAINING = "training step"
 """The phase of the steps."""
@@ -129,26 +133,44 @@ def _plan_phases(planner: Planner, rows: LongestRows, options: models.AnswerOpti
 
 
 def _find_longest(planner: Planner, share: float, memory: int) -> int | None:
-    """Find the longest rows of text that fit: by doubling, then on a line between the last two lengths tried.
+    """Find about the longest rows of text that fit, with few traces.
 
-    The need grows at least as fast as the length, so the line lies above it, except for chance effects of the queue.
+    The need grows at least as fast as the length. So a line through two lengths goes on too far rather than not far
+    enough, and between two lengths it lies above the need, except for chance effects of the queue.
     """
-    length, below = 128, (0, 0)
+    fitting: list[tuple[int, int]] = []
+    length, needed = SHORTEST, UNPLANNABLE
     try:
-        while length <= LONGEST:
-            found = planner.need(length + 1, share)
-            if found > memory:
+        while (needed := planner.need(length + 1, share)) <= memory:
+            fitting.append((length, needed))
+            if length == LONGEST:
+                return LONGEST
+            length = min(LONGEST, max(2 * length, _solve([(0, 0), *fitting][-2:], memory)))
+        for number in range(MOST_TRIES):
+            if not fitting or length - fitting[-1][0] <= max(SMALLEST_BUCKET, fitting[-1][0] // CLOSE):
                 break
-            below = length, found
-            length *= 2
-        else:
-            return LONGEST
+            # In turns: a curve finds most needs at once, and a length in the middle finds any.
+            tried = math.isqrt(fitting[-1][0] * length) // SMALLEST_BUCKET * SMALLEST_BUCKET
+            if needed != UNPLANNABLE and number % 2 == 0:
+                tried = _solve([*fitting[-2:], (length, needed)], memory)
+            if not fitting[-1][0] < tried < length:
+                break
+            found = planner.need(tried + 1, share)
+            if found <= memory:
+                fitting.append((tried, found))
+            else:
+                length, needed = tried, found
     except BatchError:
         return None
-    if not below[0]:
-        return 0
-    fits = below[0] + int((memory - below[1]) * (length - below[0]) / (found - below[1]))
-    fits -= fits % SMALLEST_BUCKET
-    while fits > below[0] and planner.need(fits + 1, share) > memory:
-        fits -= max(SMALLEST_BUCKET, (fits - below[0]) // 4)
-    return max(fits, below[0])
+    return fitting[-1][0] if fitting else 0
+
+
+def _solve(points: Sequence[tuple[int, int]], memory: int) -> int:
+    """Find the length, in whole buckets, that needs the memory on the curve through two or three lengths and needs."""
+    lengths, needs = np.array(points, dtype=np.float64).T
+    *bent, slope, _ = np.polyfit(lengths - lengths[-1], needs, len(points) - 1)
+    curvature, missing = (bent[0] if bent else 0.0), memory - needs[-1]
+    root = np.sqrt(max(0.0, slope * slope + 4 * curvature * missing))
+    # The same root as the usual formula gives, which divides by a curvature that may be none.
+    fits = int(lengths[-1] + 2 * missing / max(1.0, slope + root))
+    return fits - fits % SMALLEST_BUCKET

@@ -1,12 +1,23 @@
 """What a template expresses: every field of a row is trained, or refused."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.models.encode.template.talks import CALLED, IM_END, ROWS, TEMPLATES, answered, supervised_texts
+from tests.models.encode.template.talks import (
+    CALLED,
+    IM_END,
+    ROWS,
+    TEMPLATES,
+    answered,
+    assistant,
+    supervised_texts,
+    user,
+)
 from vlora.data.format.samples import format_sample
 from vlora.errors import SampleError
 from vlora.models import Encoder
@@ -64,6 +75,51 @@ SHOWN = {
 
 SIZES = {"resized_height, resized_width": [(64, 32)], "min_pixels, max_pixels": [(48, 48)]}
 """(width, height) of the images of rows that ask for one."""
+
+
+PARTS = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+LAID_OUT: Mapping[str, Mapping[str, Any]] = {
+    "prompt, completion": {"prompt": "What is it?", "completion": "A meter."},
+    "prompt, completion as messages": {"prompt": [user()], "completion": [assistant()]},
+    "query, response, history": {"query": "What is it?", "response": "A meter.", "history": [["Well?", "A meter."]]},
+    "instruction, input, output": {"instruction": "Say it.", "input": "What is it?", "output": "A meter."},
+    "texts": {"texts": [{"user": "What is it?", "assistant": "A meter.", "source": "dials"}]},
+    "question, answer": {"question": "What is it?", "answer": "A meter."},
+    "prefix, suffix": {"prefix": "What is it?", "suffix": "A meter."},
+    "caption": {"caption": "A meter."},
+    "text": {"text": "A meter."},
+    "from, value": {"conversations": [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A meter."}]},
+    "messages as JSON": {"messages": json.dumps([user(), assistant()])},
+    "contents as JSON": {"messages": [user(json.dumps(PARTS)), assistant()]},
+    "<image>": {"messages": [user("<image>What is it?"), assistant()]},
+    "<image> as a word": {"messages": [user("What is it?"), assistant("A meter: \\<image>.")]},
+}
+"""Rows in other layouts; each has one image."""
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_every_layout_is_trained(family: str, layout: str, encoder: Encoding) -> None:
+    """In whichever layout a row stands, its answers are learned and its question is read, for every template alike.
+
+    The name of a model's own token for images is no word to it: such a row is refused.
+    """
+    encode = answered(family, encoder, TEMPLATES[family])
+    sample = format_sample({**LAID_OUT[layout], "image": Image.new("RGB", (32, 32))}, "rows row 3")
+    if "word" in layout and encode.tokens.image_token == "<image>":
+        with pytest.raises(SampleError, match=r"^rows row 3: .* does the text hold '<image>' itself"):
+            encode(sample)
+        return
+
+    example = encode(sample)
+
+    found = [text.removeprefix(" ") for text in supervised_texts(example, encode)]
+    answer = "A meter: <image>." if "word" in layout else "A meter."
+    assert found == [answer + ENDS[family]] * (2 if "history" in layout else 1)
+    assert ("What is it?" in encode.tokenizer.decode(example.tokens[~example.supervised])) == (
+        layout not in ("caption", "text")
+    )
+    assert list(example.image_sizes) == [(32, 32)]
 
 
 @pytest.mark.parametrize("field", ROWS)

@@ -100,8 +100,13 @@ def draw_talk(rng: random.Random, *, n_images: int = 0, is_long: bool = True, ha
     return turns
 
 
-def spell_talk(turns: Sequence[Turn]) -> str:
-    """Spell a conversation as the template does; what is learned of it stands between marks."""
+def spell_talk(turns: Sequence[Turn]) -> str | None:
+    """Spell a conversation as the template does; what is learned of it stands between marks.
+
+    None for one whose answers are all blank: it is refused, since there is nothing to learn from it.
+    """
+    if not any(turn.text.strip() for turn in turns if turn.role == "assistant"):
+        return None
     return "".join(map(_spell_turn, turns))
 
 

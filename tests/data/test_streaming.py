@@ -1,6 +1,7 @@
 """Steps of streamed rows: each row once an epoch, exact restarts at any step, shares of ranks, changed files."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.streams import open_files, write_lines
+from tests.data.streams import open_files, write_csv, write_lines, write_parquet, write_shards
 from vlora.data.readers.stream import DrawnTable
 from vlora.data.streaming import StreamProgress, StreamSource, StreamSteps
 from vlora.errors import CheckpointError, RecipeError
@@ -25,6 +26,21 @@ FILES = settings(
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Write files of several lengths, one of them empty."""
     return write_lines(tmp_path_factory.mktemp("stream"), COUNTS)
+
+
+@pytest.mark.parametrize("write", [write_csv, write_parquet, write_shards])
+def test_all_kinds_of_files_go_on_at_any_step(tmp_path: Path, write: Callable[[Path, Sequence[int]], str]) -> None:
+    """With the same rows as lines of JSON."""
+    other, path = write_lines(tmp_path / "lines", COUNTS), write(tmp_path / "files", COUNTS)
+    straight = plan(path)
+    expected = read(straight, 14)
+
+    assert flat(expected) == flat(read(plan(other), 14))
+    for cut in (1, 4, 9, 11):
+        position = StreamSource(batches=iter(()), steps=straight).position(cut)
+        again = plan(path, first_step=cut)
+        again.start = StreamProgress.loads(position, again.table.stream, allows_changes=False)
+        assert read(again, 3) == expected[cut : cut + 3]
 
 
 def plan(path: str, **keys: Any) -> StreamSteps:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.arrays import load_arrays
+from tests.data.streams import write_shards, write_tar
 from tests.runs import make_recipe, run, write_image_rows
 from vlora import Recipe
 from vlora.errors import CheckpointError, SampleError
@@ -28,10 +29,9 @@ def reports(events: list[Event]) -> list[StepReport]:
 
 
 @pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2, 4, 5, 6, 8))])
-def test_resume_is_exact_inside_the_buffer(
-    checkpoint: CheckpointFactory, tmp_path: Path, stop: int, rows: Path
-) -> None:
+def test_resume_is_exact_inside_the_buffer(checkpoint: CheckpointFactory, tmp_path: Path, stop: int) -> None:
     """A run that was stopped goes on bit for bit: rows that waited, order, dropout, and with threads ahead of it."""
+    rows = write_shards(tmp_path / "shards", (3, 0, 4))
     options: dict[str, Any] = {"lora__dropout": 0.2, "data__workers": 2, "data__prefetch": 3}
     straight = streamed(checkpoint("llava"), rows, tmp_path / "straight", **options)
     stopped = streamed(checkpoint("llava"), rows, tmp_path / "stopped", **options)
@@ -69,6 +69,17 @@ def test_a_bad_row_is_named_or_left_out(checkpoint: CheckpointFactory, tmp_path:
     events = run(streamed(checkpoint("llava"), rows, tmp_path / "skips", data__on_bad_row="skip"))
 
     assert any("line 8 of rows.jsonl" in event.reason for event in events if isinstance(event, Skipped))
+
+
+def test_a_bad_picture_of_an_archive_is_named(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """By its archive and its member."""
+    members: list[tuple[str, bytes | str]] = [
+        ("a/1.json", '{"question": "q", "answer": "a"}'),
+        ("a/1.png", b"\x89PNG\r\n\x1a\nx"),
+    ]
+    rows = write_tar(tmp_path / "rows.tar", members)
+    with pytest.raises(SampleError, match=r"rows\.tar row 0 \(a/1\): cannot read the image"):
+        run(streamed(checkpoint("llava"), rows, tmp_path / "run"))
 
 
 def test_a_changed_file_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def open_csv(
     data, start = map_file(path)
     end = trim(data, b"\r\n")
     if separator is None:
-        separator = _recognize(data, start, end)
+        separator = recognize(data, start, end)
     try:
         records = find_records(data, start, end, ord(separator))
     except ValueError as error:
@@ -49,12 +49,17 @@ def open_csv(
             msg = "its lines end with a carriage return alone; write it with line feeds"
             raise ValueError(msg)
         records = Spans(records.starts[1:], records.ends[1:])
-    columns = _name_columns(columns or ())
-    parse = functools.partial(_read_record, columns=columns, separator=separator)
+    columns = name_columns(columns or ())
+    parse = functools.partial(read_record, columns=columns, separator=separator)
     return TextTable(path, name, [records], parse, dict.fromkeys(columns, "text"))
 
 
-def _read_record(text: str, columns: Sequence[str], separator: str) -> Row:
+def read_record(text: str, columns: Sequence[str], separator: str) -> Row:
+    """Read a row.
+
+    Raises:
+        ValueError: The record is blank, or has not as many values as there are columns.
+    """
     values = split_record(text, separator, is_strict=True)
     if not text.strip("\r") and len(columns) > 1:
         msg = "the line is blank; take it out"
@@ -70,7 +75,12 @@ def _read_record(text: str, columns: Sequence[str], separator: str) -> Row:
     return dict(zip(columns, values, strict=True))
 
 
-def _name_columns(names: Sequence[str]) -> list[str]:
+def name_columns(names: Sequence[str]) -> list[str]:
+    """Name columns as a header does, those without a name by their numbers.
+
+    Raises:
+        ValueError: Two have one name.
+    """
     columns = [name.strip() or f"column {number}" for number, name in enumerate(names, 1)]
     twice = next((name for number, name in enumerate(columns) if name in columns[:number]), None)
     if twice is not None:
@@ -79,7 +89,7 @@ def _name_columns(names: Sequence[str]) -> list[str]:
     return columns
 
 
-def _recognize(data: Bytes, start: int, end: int) -> str:
+def recognize(data: Bytes, start: int, end: int) -> str:
     """Find the separator with which the first records have as many values as the header, and more than one."""
     sample = data[start : min(end, start + SAMPLE_BYTES)]
     best, found = (0.0, 1), _NO_SEPARATOR

@@ -27,8 +27,8 @@ FILE_SUFFIXES = tuple(_READERS)
 """Endings of the files that are read."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _OWN = ("name", "version", "data_dir", "data_files", "description", "features")
-_JSON_SETTINGS = (*_OWN, "field", "use_threads", "block_size", "chunksize", "on_mixed_types", "parse_agent_traces")
-_CSV_SETTINGS = (
+JSON_SETTINGS = (*_OWN, "field", "use_threads", "block_size", "chunksize", "on_mixed_types", "parse_agent_traces")
+CSV_SETTINGS = (
     *(*_OWN, "sep", "delimiter", "names", "column_names", "chunksize", "engine", "memory_map", "verbose"),
     # How values are typed; they are not.
     *("na_values", "keep_default_na", "na_filter", "true_values", "false_values", "thousands", "decimal"),
@@ -178,12 +178,12 @@ def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
 
     config = builder.config
     if isinstance(builder, Json):
-        _check_settings(config, _JSON_SETTINGS)
+        check_settings(config, JSON_SETTINGS)
         return _open_texts(
             builder, split, lambda file: open_json(file.path, name=file.name, field=config.field, split=split)
         )
     if isinstance(builder, Csv):
-        _check_settings(config, _CSV_SETTINGS)
+        check_settings(config, CSV_SETTINGS)
         # A comma is the default of `datasets`.
         separator = None if config.sep == "," else config.sep
         columns = config.names
@@ -196,8 +196,12 @@ def _open_built(builder: Any, split: str, folder: Path | None) -> Table:
     return open_table(builder.as_dataset(split=split))
 
 
-def _check_settings(config: Any, known: Sequence[str]) -> None:
-    """Refuse settings of a data set for reading its files that are not obeyed here."""
+def check_settings(config: Any, known: Sequence[str]) -> None:
+    """Refuse settings of a data set for reading its files that are not obeyed here.
+
+    Raises:
+        ValueError: There are such settings.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in ("encoding", "encoding_errors"):
@@ -269,7 +273,7 @@ def _has_typed_metadata(builder: Any, split: str) -> bool:
 def _open_image_folder(builder: Any, split: str, folder: Path | None) -> Table:
     config = builder.config
     known = (*_OWN, "drop_labels", "drop_metadata", "decode_num_threads")
-    _check_settings(config, known)
+    check_settings(config, known)
     read = tuple(builder.EXTENSIONS)
     names = [
         name

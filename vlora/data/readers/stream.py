@@ -5,6 +5,7 @@ group of rows). Places are found in the files' own order, which costs little whe
 any of them can be read later, by several threads at once.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -184,7 +185,9 @@ class RowStream:
             raise SampleError(msg)
         try:
             return self.reader(place.shard).read(place.number, place.offset, drawn.kept)
-        except OSError as error:
+        except SampleError:
+            raise
+        except (OSError, ValueError) as error:
             msg = f"cannot read {self.files[place.shard].name}: {error}"
             raise SampleError(msg) from None
 
@@ -199,8 +202,13 @@ class RowStream:
             return self._readers[shard]
 
     def name_row(self, place: Place) -> str:
-        """Name a row as messages do."""
-        return f"{self.files[place.shard].name} row {place.number}"
+        """Name a row as messages do: by its file, its number, and the name of its members where it has some."""
+        name = f"{self.files[place.shard].name} row {place.number}"
+        with contextlib.suppress(OSError, ValueError):
+            find_key = getattr(self.reader(place.shard), "key", None) if place.offset != DAMAGED else None
+            key = None if find_key is None else find_key(place.offset)
+            return name if key is None else f"{name} ({key})"
+        return name
 
     def folder(self, place: Place) -> Path | None:
         """Give the folder where the relative image paths of a row begin; None if it is not on this machine."""

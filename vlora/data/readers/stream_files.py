@@ -3,11 +3,12 @@
 import glob
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import attrs
 
 from ...system.files import expand
+from .record_spans import CHUNK_BYTES
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +31,21 @@ class StreamFile:
         Raises:
             OSError: It cannot be opened.
         """
-        return Path(self.path).open("rb")
+        if self.folder is not None:
+            return Path(self.path).open("rb")
+        from datasets.utils.file_utils import xopen
+
+        return cast("BinaryIO", xopen(self.path, "rb"))
+
+
+def line_at(file: StreamFile, place: int) -> int:
+    """Count the lines up to a byte; only for errors, since it reads the file."""
+    n_lines = 1
+    with file.open() as opened:
+        while place > 0 and (chunk := opened.read(min(place, CHUNK_BYTES))):
+            n_lines += chunk.count(b"\n")
+            place -= len(chunk)
+    return n_lines
 
 
 def has_wildcards(path: str) -> bool:

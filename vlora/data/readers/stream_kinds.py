@@ -4,15 +4,23 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from ...system.files import expand
+from .csv_files import CSV_SUFFIXES
 from .digits import BUILTIN_DIGITS
 from .stream import ShardReader
+from .stream_csv import open_records
 from .stream_files import StreamFile, find_local, has_wildcards
+from .stream_hub import find_split
 from .stream_lines import LinesReader
+from .stream_parquet import open_parquet
+from .stream_tar import TarReader
 
 _READERS: dict[str, Callable[[StreamFile], ShardReader]] = {
     ".jsonl": LinesReader,
     ".ndjson": LinesReader,
     ".json": LinesReader,
+    **dict.fromkeys(CSV_SUFFIXES, open_records),
+    ".parquet": open_parquet,
+    ".tar": TarReader,
 }
 STREAM_SUFFIXES = tuple(_READERS)
 """Endings of the files that are streamed."""
@@ -42,13 +50,9 @@ def find_files(path: str, split: str, config: str | None, revision: str | None) 
         ValueError: There are none, or not of that split.
         OSError: They cannot be found.
     """
-    del split, config, revision
     check_stream(path)
     files = find_local(path)
-    if files is None:
-        msg = "name a file, or several with a wildcard"
-        raise ValueError(msg)
-    return files
+    return find_split(path, split, config, revision) if files is None else files
 
 
 def reader_for(files: Sequence[StreamFile]) -> Callable[[StreamFile], ShardReader]:

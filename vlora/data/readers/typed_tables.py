@@ -130,9 +130,14 @@ class TypedTable:
 def open_table(table: "datasets.Dataset") -> TypedTable:
     """Read a data set's rows as they are stored; `Dataset.cast` would rewrite all of it."""
     features: Mapping[str, Any] = table.features
-    readers = {column: read for column, feature in features.items() if (read := _reader_of(feature)) is not None}
+    readers = readers_of(features)
     kinds = {column: kind_of(feature) for column, feature in features.items()}
     return TypedTable(table.with_format("arrow"), kinds, readers)
+
+
+def readers_of(features: Mapping[str, Any]) -> dict[str, _Read]:
+    """Make the functions that convert stored values, by column; columns that need no conversion have none."""
+    return {column: read for column, feature in features.items() if (read := _reader_of(feature)) is not None}
 
 
 def kind_of(feature: Any) -> str:

@@ -215,13 +215,17 @@ class StoppedEarly:
         step: The last step.
         n_steps: Steps that were to be done.
         n_stale: How often in a row none was better.
-        best: The best one.
+        judged_by: The value of metrics.jsonl that judges them.
+        reference: What none was better than; None if no value was finite.
+        min_delta: By how much a state has to be better (train.early_stopping_min_delta).
     """
 
     step: int
     n_steps: int
     n_stale: int
-    best: Best | None
+    judged_by: str
+    reference: float | None
+    min_delta: float
 
 
 @attrs.frozen(kw_only=True)

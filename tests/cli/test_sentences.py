@@ -1,11 +1,20 @@
 """The sentences about what was found before the first step, to the letter."""
 
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from vlora.build import ROUNDED
-from vlora.cli.sentences import describe_columns, describe_head, describe_storage, describe_template
+from vlora.cli.sentences import (
+    describe_columns,
+    describe_early,
+    describe_head,
+    describe_storage,
+    describe_template,
+)
+from vlora.events import StoppedEarly
 from vlora.facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
 
 
@@ -91,3 +100,21 @@ def test_heads() -> None:
         "at all supervised tokens of a batch at once, not in chunks: what lm_head takes is not what one module of "
         "layers gives"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "the last 3 validations were not better than valid loss 0.1088 by more than 0.05; --resume"),
+        ({"min_delta": 0.0, "n_stale": 1}, "the last validation was not better than valid loss 0.1088; --resume"),
+        ({"judged_by": "eval_anls"}, "the last 3 rounds of answers were not better than eval anls 0.1088 by more"),
+        ({"reference": None}, "the last 3 validations were not better; --resume"),
+    ],
+)
+def test_why_a_run_stopped_early(changes: dict[str, Any], said: str) -> None:
+    """What none was better than, which a later one may be by less than was asked for."""
+    event = StoppedEarly(step=60, n_steps=200, n_stale=3, judged_by="valid_loss", reference=0.1088, min_delta=0.05)
+
+    assert describe_early(event).startswith("stopped early after step 60 of 200: the last ")
+    assert said in describe_early(attrs.evolve(event, **changes))
+    assert describe_early(event).endswith("with a larger train.early_stopping_patience goes on")

@@ -90,8 +90,9 @@ def describe_choice(best: Best, last: int) -> str:
 
 def describe_early(event: StoppedEarly) -> str:
     """Describe why a run stopped before its last step."""
-    than = "" if event.best is None else f" than {describe_best(event.best)} after step {event.best.step}"
-    of_loss = event.best is None or event.best.judged_by == "valid_loss"
+    than = "" if event.reference is None else f" than {event.judged_by.replace('_', ' ')} {event.reference:.4f}"
+    than += f" by more than {event.min_delta:g}" if than and event.min_delta else ""
+    of_loss = event.judged_by == "valid_loss"
     one, more = (
         ("validation was", "validations were") if of_loss else ("round of answers was", "rounds of answers were")
     )

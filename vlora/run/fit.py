@@ -113,7 +113,14 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
     if run.metrics.has_steps:
         yield run.metrics.write_interval(run.features.counts, is_provisional=True)
     if run.is_early:
-        yield StoppedEarly(step=run.done, n_steps=run.n_steps, n_stale=run.choice.n_stale, best=run.best)
+        yield StoppedEarly(
+            step=run.done,
+            n_steps=run.n_steps,
+            n_stale=run.choice.n_stale,
+            judged_by=run.choice.judged_by,
+            reference=run.choice.reference,
+            min_delta=run.recipe.train.early_stopping_min_delta,
+        )
     yield save(run, run.paths.weights)
     yield from run.drain_events()
     if run.is_over:

@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from ..types import Inputs, Targets, Tree
 from .backbone import Backbone, Params
-from .objectives.likelihood import token_nll
+from .objectives.likelihood import TOKEN_STATISTICS, token_nll, token_statistics
 from .objectives.objective import LossFn, Objective, Packed
 from .state import bound_params
 
@@ -136,18 +136,28 @@ class _Head:
 
     def logprobs(self) -> mx.array:
         """Run the head once for the log-probabilities of the targets, f32[N]; 0 at fillers."""
-        targets, found = self._targets, []
+        return self._look(has_statistics=False)[0]
+
+    def _look(self, *, has_statistics: bool) -> tuple[mx.array, mx.array]:
+        """Run the head once: (log-probabilities f32[N], statistics f32[N, 3], of no place where they are not asked)."""
+        targets, found, statistics = self._targets, [], [mx.zeros((0, len(TOKEN_STATISTICS)))]
         for own, part in self.parts():
-            self._last = -token_nll(self.logits(self.frozen, part), targets.ids[own])
+            logits = self.logits(self.frozen, part)
+            self._last = -token_nll(logits, targets.ids[own])
             found.append(self._last)
-        return mx.where(targets.weights > 0, mx.concatenate(found), 0)
+            if has_statistics:
+                statistics.append(token_statistics(logits, targets.ids[own]))
+                # The next chunk's logits wait for these to be read.
+                (self._last,) = mx.depends([self._last], [statistics[-1]])
+        return mx.where(targets.weights > 0, mx.concatenate(found), 0), mx.concatenate(statistics)
 
     def linearize(self, objective: Objective) -> tuple[tuple[mx.array, mx.array], mx.array, Packed]:
         """Run the head once for an objective: its sums, the weights of the tokens' losses in its gradient, metrics."""
-        logprobs, targets = self.logprobs(), self._targets
+        targets = self._targets
+        logprobs, statistics = self._look(has_statistics=objective.reads_statistics)
         outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
         weights = mx.where(targets.weights > 0, -gradient, 0)
-        return outcome, weights, objective.pack(logprobs, targets)
+        return outcome, weights, objective.pack(logprobs, targets, statistics if objective.reads_statistics else None)
 
     def total(self, outcome: tuple[mx.array, mx.array] | None) -> tuple[mx.array, mx.array]:
         """Give the sums of all chunks, or those of an objective, with the gradient that the chunks have."""
@@ -163,7 +173,8 @@ def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) ->
     """Apply what is minimised to the logits of all targets at once."""
     if isinstance(loss, Objective):
         logprobs = mx.where(targets.weights > 0, -token_nll(logits, targets.ids), 0)
-        return (*loss.function(logprobs, targets), loss.pack(logprobs, targets))
+        statistics = token_statistics(logits, targets.ids) if loss.reads_statistics else None
+        return (*loss.function(logprobs, targets), loss.pack(logprobs, targets, statistics))
     return (*loss(logits, targets.ids, targets.weights), ())
 
 

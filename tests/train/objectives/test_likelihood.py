@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vlora.train.objectives import likelihood
-from vlora.train.objectives.likelihood import token_nll
+from vlora.train.objectives.likelihood import token_nll, token_statistics
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,23 @@ def test_every_way_is_the_definition(way: Callable[[mx.array, mx.array], mx.arra
 
     np.testing.assert_allclose(found, -np.log((shares * own).sum(axis=-1)), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, np.array(towards)[:, None] * (shares - own), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("has_slow", [True, False])
+def test_statistics_are_those_of_the_distribution(has_slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean logit, entropy and whether the target is the likeliest, against NumPy in float64, far logits included."""
+    monkeypatch.setattr("vlora.ops.cpu_exp.has_slow_exponentials", lambda: has_slow)
+    generator = np.random.default_rng(3)
+    logits = (generator.standard_normal((6, 37)) * 8).astype(np.float32)
+    logits[0] += 300
+    ids = logits.argmax(axis=-1)
+    ids[3:] = (ids[3:] + 1) % 37
+    exact = logits.astype(np.float64)
+    shares = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+
+    found = np.asarray(token_statistics(mx.array(logits), mx.array(ids.astype(np.int32))))
+
+    np.testing.assert_allclose(found[:, 0], exact.mean(axis=-1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[:, 1], -(shares * np.log(shares)).sum(axis=-1), rtol=1e-3, atol=2e-4)
+    np.testing.assert_array_equal(found[:, 2], [1, 1, 1, 0, 0, 0])

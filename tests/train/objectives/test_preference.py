@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora.recipe.preference import LOSSES, PreferenceSection
+from vlora.train.objectives.likelihood import ENTROPY, IS_LIKELIEST, MEAN_LOGIT
 from vlora.train.objectives.objective import Objective
 from vlora.train.objectives.preference import (
     MISMATCHED,
@@ -46,6 +47,8 @@ def targets_of(
     columns = {
         PREFERRED: mx.array([answer.preferred for answer in answers] + blank),
         MISMATCHED: mx.array([answer.mismatched for answer in answers] + blank),
+        # Of the tokens: those of the first answer 0, of the second one 1, and so on; of fillers as well.
+        **{name: mx.array(example) + start for start, name in enumerate((MEAN_LOGIT, ENTROPY, IS_LIKELIEST))},
     }
     if has_reference:
         columns[REFERENCE] = mx.array([answer.reference for answer in answers] + blank)
@@ -182,11 +185,21 @@ def test_metrics_have_the_names_and_values_of_trl() -> None:
             "rewards/accuracies": 1.0,
             "logps/chosen": -10.0,
             "logps/rejected": -11.0,
+            "logits/chosen": 0.0,
+            "logits/rejected": 1.0,
+            "entropy": (4 * 1.0 + 5 * 2.0) / 9,
+            "mean_token_accuracy": 2.0,
         },
         rel=1e-5,
     )
     assert odds["log_odds_chosen"] == pytest.approx(-0.331786, rel=1e-5)
     assert odds["nll_loss"] == pytest.approx(2.5)
+    unpaired = [*WORKED, Answer((-1.0, -1.0), -2.3, 1.0, 0, mismatched=1.0)]
+    kto = {name: float(a) / float(b) for name, (a, b) in objective("kto").measure(*targets_of(unpaired)).items()}
+    assert (kto["logits/chosen"], kto["logits/rejected"]) == (0.0, 1.0)
+    assert kto["entropy"] == pytest.approx(14 / 9), "answers to other questions count for nothing"
+    assert kto["kl"] == pytest.approx(0.3)
+    assert set(objective("kto").metrics) == kto.keys()
     assert set(own.metrics) == odds.keys()
     assert set(dpo.metrics) == found.keys()
 
@@ -231,6 +244,29 @@ def test_neither_order_nor_division_changes_a_sum(found: list[tuple[Answer, Answ
         is_chosen = np.asarray(targets.columns[PREFERRED])[np.asarray(targets.example)]
         signs = np.where(is_chosen > 0, -1, 1)[:-1]
         assert (gradient[:-1] * signs >= 0).all(), "better answers become likelier, worse ones less likely"
+
+
+@given(found=pairs(), data=st.data())
+def test_kto_learns_of_each_answer_by_itself(found: list[tuple[Answer, Answer]], data: st.DataObject) -> None:
+    """Of whatever answers: any order gives the same sum, wanted ones become likelier, mismatched ones learn nothing."""
+    name = data.draw(st.sampled_from(LOSSES["kto"]))
+    own = objective("kto", name)
+    marks = st.floats(0, 1, width=32).map(round)
+    flat = [attrs.evolve(a, mismatched=float(data.draw(marks))) for pair in found for a in pair]
+    whole = own.function(*targets_of(flat))
+    mixed = own.function(*targets_of(data.draw(st.permutations(flat)), n_fillers=3))
+    logprobs, targets = targets_of(flat)
+    gradient = np.asarray(mx.grad(lambda values: own.function(values, targets)[0])(logprobs))
+    of_token = np.asarray(targets.example)[:-1]
+    is_own = 1 - np.array([answer.mismatched for answer in flat])[of_token]
+    signs = np.where(np.array([answer.preferred for answer in flat])[of_token] > 0, -1, 1)
+
+    assert float(whole[1]) == sum(1 - answer.mismatched for answer in flat)
+    assert 0 <= float(whole[0]) <= float(whole[1]) * (1 + 1e-6)
+    assert [float(value) for value in mixed] == pytest.approx([float(value) for value in whole], rel=1e-4, abs=1e-5)
+    assert np.isfinite(gradient).all()
+    assert (gradient[:-1] * signs * is_own >= 0).all()
+    np.testing.assert_array_equal(gradient[:-1][is_own == 0], 0)
 
 
 @given(st.floats(-60, -(2.0**-20), width=32))

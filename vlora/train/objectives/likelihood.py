@@ -1,4 +1,7 @@
-"""The negative log-likelihood of tokens, by whichever of three ways is fastest. Pure, and safe to trace."""
+"""The negative log-likelihood of tokens, by whichever of three ways is fastest, and what else their logits say.
+
+Pure, and safe to trace.
+"""
 
 from typing import cast
 
@@ -8,6 +11,33 @@ from ...ops import cpu_exp
 from ...ops.cpu_exp import along_rows, shifted_exp_rows
 from ...ops.cuda_kernels import can_read_whole, row_losses, row_losses_gradient
 from ...ops.custom_vjp import custom_vjp
+
+MEAN_LOGIT, ENTROPY, IS_LIKELIEST = TOKEN_STATISTICS = ("mean_logit", "entropy", "is_likeliest")
+"""What the logits of a place say: their mean, the entropy of the tokens that may follow (nats), and 1 where the target
+is the likeliest of them, 0 elsewhere."""
+
+
+def token_statistics(logits: mx.array, ids: mx.array) -> mx.array:
+    """Give the `TOKEN_STATISTICS` of each target, computed in f32; no gradient flows through them.
+
+    Args:
+        logits: f[n, V], each row predicts the token in its own place; any float type.
+        ids: i32[n].
+
+    Returns:
+        f32[n, 3].
+    """
+    logits = mx.stop_gradient(logits).astype(mx.float32)
+    if cpu_exp.has_slow_exponentials():
+        powers, total, top = shifted_exp_rows(logits)
+        total, top = total.reshape(-1), top.reshape(-1)
+    else:
+        top = logits.max(axis=-1)
+        powers = mx.exp(logits - top[:, None])
+        total = powers.sum(axis=-1)
+    entropy = mx.log(total) + top - (powers * logits).sum(axis=-1) / total
+    own = mx.take_along_axis(logits, ids[:, None], axis=-1).squeeze(-1)
+    return mx.stack([logits.mean(axis=-1), entropy, (own >= top).astype(mx.float32)], axis=-1)
 
 
 def token_nll(logits: mx.array, ids: mx.array) -> mx.array:

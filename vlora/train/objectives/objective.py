@@ -10,6 +10,7 @@ import attrs
 import mlx.core as mx
 
 from ...types import Targets
+from .likelihood import TOKEN_STATISTICS
 
 LossFn = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
 """A sum over tokens: (logits f[..., V], targets i32[...], weights f32[...]) -> (f32[] summed loss, f32[] summed
@@ -44,6 +45,8 @@ class Objective:
         columns: Names that `targets.columns` has to have, of each batch's examples.
         measure: What is told beside the loss, of the same arguments; no gradient flows through it.
         metrics: The names of what `measure` gives, in any order.
+        reads_statistics: Whether `measure` reads `TOKEN_STATISTICS` as columns f32[N] of its targets: what the logits of
+            each token say beside its log-probability.
         has_reference: Whether it reads the column "reference", f32[S]: the summed log-probabilities of the examples'
             targets in the model that training starts from. Examples bring it, or a step's `Reference` computes it.
     """
@@ -52,12 +55,22 @@ class Objective:
     columns: tuple[str, ...] = ()
     measure: Callable[[mx.array, Targets], Metrics] = measure_nothing
     metrics: tuple[str, ...] = ()
+    reads_statistics: bool = False
     has_reference: bool = False
 
-    def pack(self, logprobs: mx.array, targets: Targets) -> Packed:
-        """Measure, and give what was found as one array."""
+    def pack(self, logprobs: mx.array, targets: Targets, statistics: mx.array | None = None) -> Packed:
+        """Measure, and give what was found as one array.
+
+        Args:
+            logprobs: f32[N].
+            targets: Of the same tokens.
+            statistics: f32[N, 3], the `TOKEN_STATISTICS` of the same tokens, where they are read.
+        """
         if not self.metrics:
             return ()
+        if statistics is not None:
+            named = zip(TOKEN_STATISTICS, mx.stop_gradient(statistics).T, strict=True)
+            targets = targets._replace(columns={**targets.columns, **dict(named)})
         found = self.measure(mx.stop_gradient(logprobs), targets)
         return (mx.stack([mx.stack([value.astype(mx.float32) for value in found[name]]) for name in self.metrics]),)
 

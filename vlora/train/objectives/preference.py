@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from ...recipe.preference import REFERENCED, PreferenceSection, find_losses
 from ...types import Targets
+from .likelihood import ENTROPY, IS_LIKELIEST, MEAN_LOGIT
 from .objective import Metrics, Objective
 from .sums import sum_by_example, sum_by_group
 
@@ -72,6 +73,7 @@ class Pairs(NamedTuple):
 
 OF_BOTH = ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
 OF_PAIRS = ("rewards/margins", "rewards/accuracies")
+OF_TOKENS = ("logits/chosen", "logits/rejected", "entropy", "mean_token_accuracy")
 OF_ODDS = ("nll_loss", "log_odds_ratio", "log_odds_chosen")
 """What is told beside losses, under the names of TRL."""
 
@@ -214,7 +216,8 @@ def make_preference_objective(name: str, section: PreferenceSection) -> Objectiv
             function,
             columns=(PREFERRED, MISMATCHED),
             measure=functools.partial(_kto_metrics, section=section),
-            metrics=(*OF_BOTH, "kl"),
+            metrics=(*OF_BOTH, *OF_TOKENS[:-1], "kl"),
+            reads_statistics=True,
             has_reference=bool(reference),
         )
     if name in ("cpo", "orpo") and section.nll_weight:
@@ -223,7 +226,8 @@ def make_preference_objective(name: str, section: PreferenceSection) -> Objectiv
         functools.partial(_pair_sums, losses=losses, section=section),
         columns=(PREFERRED,),
         measure=functools.partial(_pair_metrics, section=section, has_odds=name == "orpo"),
-        metrics=(*OF_BOTH, *OF_PAIRS, *(OF_ODDS if name == "orpo" else ())),
+        metrics=(*OF_BOTH, *OF_PAIRS, *OF_TOKENS, *(OF_ODDS if name == "orpo" else ())),
+        reads_statistics=True,
         has_reference=bool(reference),
     )
 
@@ -279,7 +283,22 @@ def _pair_metrics(logprobs: mx.array, targets: Targets, *, section: PreferenceSe
             "log_odds_ratio": log_sigmoid(odds),
             "log_odds_chosen": odds,
         }
-    return {name: (mx.where(pairs.weights > 0, value, 0).sum(), count) for name, value in values.items()}
+    of_pairs = {name: (mx.where(pairs.weights > 0, value, 0).sum(), count) for name, value in values.items()}
+    is_chosen = targets.columns[PREFERRED] * targets.example_weights
+    return of_pairs | _token_metrics(targets, is_chosen, targets.example_weights - is_chosen)
+
+
+def _token_metrics(targets: Targets, is_chosen: mx.array, is_rejected: mx.array) -> Metrics:
+    """Find means over the tokens of answers, f32[S] each being 1 for those of a side."""
+    chosen, rejected = (side[targets.example] * targets.weights for side in (is_chosen, is_rejected))
+    values = targets.columns
+    found = {
+        "logits/chosen": (MEAN_LOGIT, chosen),
+        "logits/rejected": (MEAN_LOGIT, rejected),
+        "entropy": (ENTROPY, chosen + rejected),
+        "mean_token_accuracy": (IS_LIKELIEST, chosen),
+    }
+    return {name: ((values[value] * own).sum(), own.sum()) for name, (value, own) in found.items()}
 
 
 def _kto_terms(logprobs: mx.array, targets: Targets) -> tuple[Answers, mx.array, mx.array, mx.array]:
@@ -313,5 +332,6 @@ def _kto_metrics(logprobs: mx.array, targets: Targets, *, section: PreferenceSec
     for name, own in (("chosen", is_wanted), ("rejected", is_unwanted)):
         found[f"rewards/{name}"] = (section.beta * answers.ratios * own).sum(), own.sum()
         found[f"logps/{name}"] = (answers.logps * own).sum(), own.sum()
+    of_tokens = _token_metrics(targets, is_wanted, is_unwanted)
     count = (is_wanted + is_unwanted).sum()
-    return {**found, "kl": (divergence * count, count)}
+    return {**found, **{name: of_tokens[name] for name in OF_TOKENS[:-1]}, "kl": (divergence * count, count)}

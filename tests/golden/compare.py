@@ -137,13 +137,8 @@ def measure(family: str, run: str, result: Result) -> Difference:
             moved[name] = float(np.linalg.norm(expected - result.initial[name]))
             errors[name] = float(np.linalg.norm(expected - result.final[name]))
         else:
-            own = fingerprint(name, result.final[name] - result.initial[name])
-            moved[name] = float(expected[0])
-            errors[name] = float(np.sqrt(np.mean(np.square(expected[1:] - own[1:]))))
-    count = sum(value.size for value in result.final.values())
-    mean = np.sqrt(sum(value**2 for value in moved.values()) / count)
-    floor = {name: STILL * mean * np.sqrt(result.final[name].size) for name in arrays}
-    shares = {name: errors[name] / max(moved[name], floor[name]) for name in arrays}
+            moved[name], errors[name] = measure_change(name, expected, result.final[name] - result.initial[name])
+    shares = compare_changes(moved, errors, {name: value.size for name, value in result.final.items()})
     worst = max(shares, key=shares.__getitem__)
     return Difference(
         loss=float(np.abs(np.array(result.losses) - stored["losses"]).max()),
@@ -151,6 +146,28 @@ def measure(family: str, run: str, result: Result) -> Difference:
         change=shares[worst],
         worst=worst,
     )
+
+
+def measure_change(name: str, expected: Array, change: Array) -> tuple[float, float]:
+    """Say how far an array moved, and by how much its change differs from that of the reference.
+
+    Args:
+        name: The array's.
+        expected: f32[1 + PROJECTIONS], the reference's change as `fingerprint` condenses it.
+        change: How the array changed.
+    """
+    own = fingerprint(name, change)
+    return float(expected[0]), float(np.sqrt(np.mean(np.square(expected[1:] - own[1:]))))
+
+
+def compare_changes(
+    moved: Mapping[str, float], errors: Mapping[str, float], sizes: Mapping[str, int]
+) -> dict[str, float]:
+    """Relate differences of arrays to how far each moved, or to `STILL` of the mean movement where it hardly did."""
+    mean = np.sqrt(sum(value**2 for value in moved.values()) / sum(sizes.values()))
+    return {
+        name: error / max(moved[name], float(STILL * mean * np.sqrt(sizes[name]))) for name, error in errors.items()
+    }
 
 
 def table_lines(differences: Mapping[tuple[str, str], Difference]) -> list[str]:

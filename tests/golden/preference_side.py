@@ -1,5 +1,6 @@
 """vlora's side of the comparison with TRL: pairs encoded, and ten steps of a loss."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ import numpy as np
 
 from vlora import collate, init_state, make_optimizer, make_train_step, models
 from vlora.data.format.samples import Reading, read_sample
-from vlora.models.encode.answers import encode_answers
+from vlora.measured import find_means
+from vlora.models.encode.answers import add_mismatched, encode_answers
 from vlora.recipe.preference import PreferenceSection
 from vlora.recipe.schema import DataSection, ModelSection, OptimSection
+from vlora.train.accumulation import read_metrics
 from vlora.train.objectives.preference import make_preference_objective
 from vlora.train.reference import Reference
 from vlora.types import Example
 
-from .cases import CASES, ROWS, RUNS
+from .cases import CASES, ROWS, RUNS, Array
 from .mlx_side import initial_parameters, open_backbone
-from .preference_cases import IMAGES, LEARNING_RATE, LOSSES, LOWER_RATES, PAIRS_OF_A_STEP, STEPS, WORSE
+from .preference_cases import IMAGES, LOSSES, PAIRS_OF_A_STEP, PRECISIONS, ROWS_OF_A_STEP, STEPS, WORSE, Loss
 
 
 @dataclass(frozen=True)
@@ -63,29 +66,56 @@ def encode_pairs(encoder: models.Encoder) -> list[Pair]:
     return pairs
 
 
-def train(family: str, folder: Path, loss: str) -> tuple[list[float], list[float]]:
-    """Take ten steps by a loss, adapters on all linear layers of the language model.
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
 
-    Returns:
-        Losses of the steps, and their margins.
+    Attributes:
+        losses: Of its steps.
+        metrics: Means of each step by name; a step that has none of a value has NaN.
+        initial: The adapters' factors before.
+        final: And after.
     """
-    rate = LOWER_RATES.get(loss, LEARNING_RATE)
-    backbone = open_backbone(folder, CASES[family], RUNS["linears"])
-    optimizer = make_optimizer(OptimSection(name="sgd", learning_rate=rate, betas=(0.0, 0.0)))
+
+    losses: list[float]
+    metrics: dict[str, list[float]]
+    initial: dict[str, Array]
+    final: dict[str, Array]
+
+
+def train(family: str, folder: Path, precision: str, run: str) -> Result:
+    """Take ten steps by a loss, adapters on all linear layers of the language model."""
+    loss = LOSSES[run]
+    backbone = open_backbone(folder, CASES[family], RUNS[PRECISIONS[precision]])
+    optimizer = make_optimizer(OptimSection(name="sgd", learning_rate=loss.rate, betas=(0.0, 0.0)))
     state = init_state(backbone, optimizer)
-    state = state._replace(params={name: mx.array(value) for name, value in initial_parameters(state).items()})
-    section = PreferenceSection(loss=(loss,), **LOSSES[loss])
-    objective = make_preference_objective("dpo", section)
+    initial = initial_parameters(state)
+    state = state._replace(params={name: mx.array(value) for name, value in initial.items()})
+    section = PreferenceSection(loss=(loss.name,), **loss.keys)  # type: ignore[arg-type]
+    objective = make_preference_objective(loss.objective, section)
     step = make_train_step(backbone, optimizer, loss=objective, reference=Reference(backbone))
-    pairs = encode_pairs(open_encoder(folder))
-    losses, margins = [], []
-    for number in range(STEPS):
-        # TRL's last batch of an epoch is what is left.
-        start = PAIRS_OF_A_STEP * (number % math.ceil(len(pairs) / PAIRS_OF_A_STEP))
-        own = pairs[start : start + PAIRS_OF_A_STEP]
-        state, output = step(state, collate([example for pair in own for example in pair.examples]), rate)
+    losses, measured = [], []
+    for examples in itertools.islice(itertools.cycle(make_batches(open_encoder(folder), loss)), STEPS):
+        state, output = step(state, collate(examples), loss.rate)
         mx.eval(state, output)
         losses.append(float(output.nll_sum / output.n_terms))
-        total, count = output.metrics["rewards/margins"]
-        margins.append(float(np.asarray(total / count)))
-    return losses, margins
+        measured.append(find_means(read_metrics(output.metrics)))
+    names = {name for means in measured for name in means}
+    return Result(
+        losses=losses,
+        metrics={name: [means.get(name, math.nan) for means in measured] for name in names},
+        initial=initial,
+        final={name: np.array(value) for name, value in state.params.items()},
+    )
+
+
+def make_batches(encoder: models.Encoder, loss: Loss) -> list[list[Example]]:
+    """Make the examples of each step of an epoch; the last step has what is left, as TRL's has."""
+    pairs = encode_pairs(encoder)
+    if loss.objective != "kto":
+        return [
+            [example for pair in pairs[start : start + PAIRS_OF_A_STEP] for example in pair.examples]
+            for start in range(0, len(pairs), PAIRS_OF_A_STEP)
+        ]
+    rows = [(attrs.evolve(example, group=None),) for pair in pairs for example in pair.examples]
+    return [add_mismatched(rows[start : start + ROWS_OF_A_STEP]) for start in range(0, len(rows), ROWS_OF_A_STEP)]

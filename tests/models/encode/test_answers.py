@@ -53,6 +53,9 @@ def test_answers_of_a_pair_share_their_prompt(family: str, checkpoint: Checkpoin
         assert answer not in text_of(data, example, learned=False)
         assert int(example.tokens[np.flatnonzero(example.supervised)[-1]]) in data.encoder.stop_ids
     assert chosen.image_keys == rejected.image_keys
+    keyed = encode_answers(data.encoder.with_image_keys(), sample)
+    assert keyed[0].image_keys == keyed[1].image_keys != ()
+    assert keyed[0].inputs["pixel_values"] is keyed[1].inputs["pixel_values"], "pixels are held twice"
 
 
 def test_a_pair_is_not_cut(checkpoint: CheckpointFactory) -> None:

@@ -25,13 +25,14 @@ from ..families.family import Family
 from ..forward.collating import collate_inputs, concat_inputs
 from ..forward.lm_inputs import SEGMENTS, LMInputs, leaves, partition_inputs, place_logits
 from ..forward.overrides import chain
-from .embed import kept_row, probe_inputs, row_key
+from .embed import kept_rows, probe_inputs, row_key
 from .fused import FusedModules, running_fused
 from .grid_tower import GridTower
 from .head import Head, capture_hidden, find_module, gather_before_head, run_head_only, sound_head
 from .head_search import find_head
 from .parts import choose_language, choose_towers, find_layout, language_layers, tower_layers, used_by_embed
 from .pixels import pack_pixels
+from .shared_images import SharedTowers
 from .vocabulary import Vocabulary, count_vocabulary
 
 
@@ -57,6 +58,7 @@ class MlxVlmBackbone:
     base: BaseIdentity | None = attrs.field(default=None, init=False)
     base_note: str | None = attrs.field(default=None, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
+    _shared: SharedTowers = attrs.field(factory=SharedTowers, init=False)
     _embed_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _head_names: frozenset[str] | None = attrs.field(default=None, init=False)
     _features: FeatureCache | None = attrs.field(default=None, init=False)
@@ -121,7 +123,7 @@ class MlxVlmBackbone:
                 fields = self._grids().embed(batch)
             else:
                 cache = None if self.embed_param_names() else self._features
-                rows = [kept_row(self.module, self.family, example, cache) for example in batch.rows]
+                rows = kept_rows(self.module, self.family, self.layout, batch.rows, cache, self._shared)
                 if batch.segment_ids is not None:
                     rows = concat_inputs(rows, batch.spans, forward.layouts)
                 fields = collate_inputs(rows, n_rows, length, forward.layouts, forward.stack_inputs)
@@ -167,10 +169,9 @@ class MlxVlmBackbone:
         """
         names = sorted(self.embed_param_names())
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
-        values = [trainable[name] for name in names]
+        trained = {name: trainable[name] for name in names}
         if self.family.forward.has_grid_tower:
             with self.family.forward.embed_overrides(self.module), checkpointed(checkpoint_modules):
-                trained = dict(zip(names, values, strict=True))
                 return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(checkpoint_modules))
 
         def outputs(*values: mx.array) -> list[mx.array]:
@@ -179,7 +180,7 @@ class MlxVlmBackbone:
             return leaves(differentiable)
 
         with checkpointed(checkpoint_modules):
-            _, gradients = mx.vjp(outputs, values, leaves(cotangents))
+            _, gradients = mx.vjp(outputs, list(trained.values()), leaves(cotangents))
         return dict(zip(names, gradients, strict=True))
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:

@@ -1,5 +1,6 @@
 """Embeds one row alone, without padding, as the model does when it generates."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -7,6 +8,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ...adapters.model_parts import ModelParts
 from ...errors import BatchError
 from ...features.cache import FeatureCache
 from ...system.digests import digest
@@ -15,8 +17,21 @@ from ..families.family import Family
 from ..forward.calls import NOT_PASSED
 from ..forward.collating import collate_inputs
 from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs
+from .shared_images import SharedTowers
 
 PROBE_TOKENS = 6
+
+
+def kept_rows(
+    module: nn.Module,
+    family: Family,
+    parts: ModelParts,
+    rows: Sequence[Example],
+    cache: FeatureCache | None,
+    shared: SharedTowers,
+) -> list[LMInputs]:
+    """Give the inputs of each row as `kept_row` does; images that several rows show are looked at once."""
+    return shared.embed_rows(module, parts, rows, lambda row: kept_row(module, family, row, cache))
 
 
 def kept_row(module: nn.Module, family: Family, example: Example, cache: FeatureCache | None) -> LMInputs:

@@ -26,6 +26,7 @@ from .mrope import mrope_positions
 from .patch_bins import Grid, Pass, count_patches, plan_passes
 from .patch_tower import Inputs, TowerShape, in_bins, lay_out_pixels, lay_out_sizes, merge_size, place, run_tower
 from .pixels import Pixels, pixel_layout
+from .shared_images import add_up, find_owners, find_shown
 
 TOWER_TRACES = 256
 """Most compiled traces of a tower, one per number and length of bins; further shapes run eagerly."""
@@ -109,7 +110,7 @@ class GridTower:
             positions[:, row, start : start + count] = mrope_positions(own, grids, self._merge_size)
         images = grid_images(batch.rows)
         cache, keys = self._cache(batch.rows, images)
-        firsts = _find_firsts(keys) if cache is not None else range(len(images))
+        firsts = sorted(set(find_owners(keys, len(images))))
         wanted = [number for number in firsts if cache is None or keys[number] not in cache]
         return LaidOut(is_image, positions, wanted, self._lay_out_passes(images, wanted))
 
@@ -147,7 +148,8 @@ class GridTower:
         images = grid_images(rows)
         cache, keys = self._cache(rows, images)
         # One that several rows show, such as the two answers of a pair, goes through the tower once.
-        firsts = _find_firsts(keys) if cache is not None else range(len(images))
+        owners = find_owners(keys, len(images))
+        firsts = sorted(set(owners))
         kept: dict[int, Entry] = {}
         if cache is not None:
             found = {index: cache.get(keys[index], int(counted)) for index in firsts}
@@ -158,9 +160,7 @@ class GridTower:
         kept |= computed
         if cache is not None:
             cache.put({keys[index]: entry for index, entry in computed.items()})
-            own = {keys[index]: entry for index, entry in kept.items()}
-            kept = {index: own[key] for index, key in enumerate(keys)}
-        ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in range(len(images))]
+        ordered = [[kept[index][str(number)] for number in range(len(kept[index]))] for index in owners]
         return [layers[0] for layers in ordered], [layers[1:] for layers in ordered]
 
     def _run(self, passes: Sequence[LaidOutPass], images: Sequence[Image]) -> dict[int, Entry]:
@@ -250,12 +250,15 @@ class GridTower:
             return {**gradients, **zeros}
         tower_params = {name: trainable[name] for name in tower_names}
         unit = self._merge_size**2
+        shown = find_shown(find_owners(self._cache(batch.rows, grid_images(batch.rows))[1], n_images))
         # With a trained tower no features are kept: all images are computed.
         for own in laid.passes:
-            towards = [place(own.found, [pulled[n_table + index] for index in own.members], unit)]
+            members = [shown[index] for index in own.members]
+            towards = [place(own.found, [add_up([pulled[n_table + i] for i in same]) for same in members], unit)]
             for layer in range(n_layers):
-                places = [n_table + n_images + index * n_layers + layer for index in own.members]
-                towards.append(place(own.found, [pulled[index] for index in places], unit))
+                first = n_table + n_images + layer
+                parts = [add_up([pulled[first + i * n_layers] for i in same]) for same in members]
+                towards.append(place(own.found, parts, unit))
             run = self._tower_vjp(own.shape, is_recomputed)
             for name, gradient in run(tower_params, self._unpacked(own.inputs), towards).items():
                 gradients[name] = gradients[name] + gradient if name in gradients else gradient
@@ -337,8 +340,3 @@ def grid_images(rows: Sequence[Example]) -> list[Image]:
 def _patches(example: Example, span: slice) -> Pixels | mx.array:
     patches: Pixels | mx.array = example.inputs["pixel_values"][span]
     return patches
-
-
-def _find_firsts(keys: Sequence[str]) -> list[int]:
-    """Give the place of each key where it stands first."""
-    return sorted({key: place for place, key in reversed(list(enumerate(keys)))}.values())

@@ -37,6 +37,7 @@ def encode_answers(encoder: Encoder, sample: Sample) -> tuple[Example, ...]:
         )
         for answer, mark in zip(turns, marks, strict=True)
     )
+    examples = (examples[0], *(_with_pixels_of(examples[0], other) for other in examples[1:]))
     for example in examples:
         if example.cut is not None:
             msg = (
@@ -45,6 +46,18 @@ def encode_answers(encoder: Encoder, sample: Sample) -> tuple[Example, ...]:
             )
             raise SampleError(msg)
     return examples
+
+
+def _with_pixels_of(first: Example, second: Example) -> Example:
+    """Let the second answer of a row hold the arrays of the first one's images: they are held once then."""
+    if not first.image_keys or first.image_keys != second.image_keys or not isinstance(second.inputs, dict):
+        return second
+    known = first.inputs if isinstance(first.inputs, dict) else {}
+    inputs = {
+        name: known[name] if name in known and not is_per_token(value, len(second.tokens)) else value
+        for name, value in second.inputs.items()
+    }
+    return attrs.evolve(second, inputs=inputs)
 
 
 def add_mismatched(rows: Sequence[tuple[Example, ...]]) -> list[Example]:

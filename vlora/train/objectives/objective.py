@@ -45,8 +45,8 @@ class Objective:
         columns: Names that `targets.columns` has to have, of each batch's examples.
         measure: What is told beside the loss, of the same arguments; no gradient flows through it.
         metrics: The names of what `measure` gives, in any order.
-        reads_statistics: Whether `measure` reads `TOKEN_STATISTICS` as columns f32[N] of its targets: what the logits of
-            each token say beside its log-probability.
+        reads_statistics: Whether `measure` reads `TOKEN_STATISTICS` as columns f32[N] of its targets: what the logits
+            of each token say beside its log-probability.
         has_reference: Whether it reads the column "reference", f32[S]: the summed log-probabilities of the examples'
             targets in the model that training starts from. Examples bring it, or a step's `Reference` computes it.
     """

@@ -1,0 +1,160 @@
+"""Rows of a batch that show the same images, such as the two answers of a pair: their images go through the tower once.
+
+Where images go through the tower together it is said which are the same. Elsewhere a family's own code embeds each
+row, and calls the tower from within: what its modules give for the first row is taken again for the others that show
+the same images.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ...adapters.model_parts import ModelParts
+from ...data.truncate import is_per_token
+from ...types import Example
+from ..forward.overrides import override_call
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Of the arrays that a module is given, by their places among its arguments."""
+
+
+def find_owners(keys: Sequence[str], n_images: int) -> list[int]:
+    """Say of each image at which place it stands first; where not all have keys, all are taken for different ones."""
+    if len(keys) != n_images:
+        return list(range(n_images))
+    firsts: dict[str, int] = {}
+    return [firsts.setdefault(key, place) for place, key in enumerate(keys)]
+
+
+def find_shown(owners: Sequence[int]) -> dict[int, list[int]]:
+    """Say of each image that is computed at which places it is shown."""
+    shown: dict[int, list[int]] = {}
+    for place, owner in enumerate(owners):
+        shown.setdefault(owner, []).append(place)
+    return shown
+
+
+def add_up(arrays: Sequence[mx.array]) -> mx.array:
+    """Add arrays up; a single one is given as it is."""
+    total = arrays[0]
+    for array in arrays[1:]:
+        total = total + array
+    return total
+
+
+def share_key(example: Example) -> tuple[Any, ...] | None:
+    """Give what rows with the same images have in common; None of a row whose images are not known by keys."""
+    if not example.image_keys:
+        return None
+    n_tokens = len(example.tokens)
+    whole = {name: value for name, value in example.inputs.items() if not is_per_token(value, n_tokens)}
+    return (*example.image_keys, *((name, _shape_of(value)) for name, value in sorted(whole.items())))
+
+
+def _shape_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_shape_of(own) for own in value)
+    return np.shape(value) if hasattr(value, "shape") else None
+
+
+@attrs.frozen(eq=False)
+class _Call:
+    """A call of a module: what it was given, by shape, and what it gave."""
+
+    name: str
+    given: Shapes
+    result: Any
+
+
+@attrs.define(eq=False)
+class SharedTowers:
+    """Embeds rows one after the other, each set of images through the tower once."""
+
+    _calls: list[_Call] = attrs.field(factory=list, init=False)
+    _taken: Iterator[_Call] | None = attrs.field(default=None, init=False)
+    _n_tokens: int = attrs.field(default=0, init=False)
+    _is_inside: bool = attrs.field(default=False, init=False)
+    _called: set[str] = attrs.field(factory=set, init=False)
+
+    def embed_rows(
+        self, module: nn.Module, parts: ModelParts, rows: Sequence[Example], embed: Callable[[Example], Any]
+    ) -> list[Any]:
+        """Embed rows by a function that takes one.
+
+        Args:
+            module: The model, the same in every call.
+            parts: The places of its parts.
+            rows: Of a batch.
+            embed: Calls the model.
+
+        Returns:
+            What it gave, row by row.
+        """
+        keys = [share_key(example) for example in rows]
+        if len(set(keys) - {None}) == sum(key is not None for key in keys):
+            return [embed(example) for example in rows]
+        known: dict[tuple[Any, ...], list[_Call]] = {}
+        found = []
+        with self._watching(module, parts):
+            for key, example in zip(keys, rows, strict=True):
+                calls = known.get(key) if key is not None else None
+                self._calls, self._taken = [], None if calls is None else iter(calls)
+                self._n_tokens = len(example.tokens)
+                found.append(embed(example))
+                if key is not None and self._calls:
+                    known.setdefault(key, self._calls)
+                    self._called |= {call.name for call in self._calls}
+        self._calls, self._taken = [], None
+        return found
+
+    @contextmanager
+    def _watching(self, module: nn.Module, parts: ModelParts) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, part in module.named_modules():
+                is_of_tower = bool(name) and parts.part(name) == "vision" and not isinstance(part, nn.Embedding)
+                # Once it is known which of a tower's modules a family calls itself, the others are left alone.
+                if name in self._called or (not self._called and is_of_tower):
+                    stack.enter_context(override_call(part, self._make_call(name, part)))
+            yield
+
+    def _make_call(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        run = type(module).__call__
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # What reads the row's tokens as well is another for each answer; modules within it are looked at instead.
+            if self._is_inside or self._reads_tokens([list(args), kwargs]):
+                return run(module, *args, **kwargs)
+            given = _describe([list(args), kwargs])
+            if self._taken is not None:
+                before = next(self._taken, None)
+                if before is not None and (before.name, before.given) == (name, given):
+                    return before.result
+                # It is called otherwise for this row: nothing further is taken.
+                self._taken = None
+            self._is_inside = True
+            try:
+                result = run(module, *args, **kwargs)
+            finally:
+                self._is_inside = False
+            self._calls.append(_Call(name, given, result))
+            return result
+
+        return call
+
+    def _reads_tokens(self, tree: Any) -> bool:
+        shapes = [value.shape for _, value in tree_flatten(tree) if isinstance(value, mx.array)]
+        # Ids [1, T] or embeddings [1, T, D]; pixels have more dimensions.
+        return any(len(shape) < len("BHWC") and shape[:2] == (1, self._n_tokens) for shape in shapes)
+
+
+def _describe(tree: Any) -> Shapes:
+    return tuple(
+        (place, tuple(value.shape) if isinstance(value, (mx.array, np.ndarray)) else ())
+        for place, value in tree_flatten(tree)
+    )

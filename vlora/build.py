@@ -329,7 +329,6 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
         reason = "features.memory_gb and features.disk_gb are 0"
     reason = reason or backbone.why_features_change()
     if reason is not None:
-        # Two answers of a row share its images, which are told by their keys.
         encoder = data.encoder.with_image_keys() if recipe.train.objective in LOSSES else data.encoder
         return Features(cache=None, encoder=encoder, storage=FeatureStorage(reason=reason))
     shards = root = None

@@ -10,9 +10,9 @@ import mlx.optimizers as optim
 from . import models
 from .adapters.attached import lora_layers
 from .data.format.samples import Preferences
-from .data.opening import read_rows, wrap_rows
+from .data.opening import wrap_rows
 from .data.rows import RowDataset
-from .data.stream_opening import read_streams
+from .data.stream_opening import open_rows
 from .data.values import Row
 from .errors import RecipeError
 from .events import FeatureCounts
@@ -162,10 +162,8 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
     """
     # The rows first: a slip in their path should not wait for a model to be downloaded.
     seed, preferences = recipe.train.seed, find_preferences(recipe)
-    if rows is None and recipe.data.streaming:
-        train, valid = read_streams(recipe.data, preferences)
-    elif rows is None:
-        train, valid = read_rows(recipe.data, seed=seed, preferences=preferences)
+    if rows is None:
+        train, valid = open_rows(recipe.data, seed=seed, preferences=preferences)
     else:
         train, valid = wrap_rows(recipe.data, rows, valid_rows, seed=seed, preferences=preferences)
     files = find_model(recipe)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .cuts import CutCounts
-from .facts import Columns, FeatureStorage, HeadUse, TemplateUse
+from .facts import Columns, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse
 from .facts import Device as Device  # noqa: PLC0414 - a fact that events tell
 from .measured import StepReport as StepReport  # noqa: PLC0414 - one event among the others
 from .scores import Scored as Scored  # noqa: PLC0414 - one event among the others
@@ -108,6 +108,7 @@ class Started:
         held_out: The rows to validate on, each read when it is asked for.
         n_files: Files that rows are streamed from; 0 where they are not.
         n_devices: Devices among which the rows are shared out, each with a process of its own.
+        sources: How several sources are mixed; empty without them.
     """
 
     device: Device
@@ -127,6 +128,7 @@ class Started:
     held_out: "HeldOut" = attrs.field(default=(), repr=False, eq=False)
     n_files: int = 0
     n_devices: int = 1
+    sources: tuple[SourceShare, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -275,6 +277,7 @@ class Finished:
         best: The best state, where states were judged.
         left_off: What a run that was asked to end has left off behind its last step: "validation", "answers after
             training", or both. Going on does it.
+        sources: What was learned of each of several sources, in all steps; empty without them.
     """
 
     step: int
@@ -297,6 +300,7 @@ class Finished:
     stopped_early: bool = False
     best: Best | None = None
     left_off: tuple[str, ...] = ()
+    sources: tuple[SourceUse, ...] = ()
 
     @property
     def is_over(self) -> bool:

@@ -42,6 +42,43 @@ class Columns:
 
 
 @attrs.frozen(kw_only=True)
+class SourceShare:
+    """One of several sources of rows, and its part in what is learned. Rows are counted, not tokens.
+
+    Attributes:
+        name: How messages name its rows.
+        n_rows: Its rows.
+        wanted: Its share of the rows of an epoch of the mixture, as its weight has it; without weights that of its
+            rows.
+        real: The share that it has of them.
+        n_drawn: Rows of it in such an epoch.
+    """
+
+    name: str
+    n_rows: int
+    wanted: float
+    real: float
+    n_drawn: int
+
+
+@attrs.frozen(kw_only=True)
+class SourceUse:
+    """What was learned of a source.
+
+    Attributes:
+        name: How messages name its rows.
+        n_rows: Rows that were learned, each as often as it was.
+        epochs: How often that is all of its rows.
+        n_tokens: Their tokens.
+    """
+
+    name: str
+    n_rows: int
+    epochs: float
+    n_tokens: int
+
+
+@attrs.frozen(kw_only=True)
 class TemplateUse:
     """What writes the conversations, and how their answers end.
 

@@ -143,11 +143,13 @@ class RowMark:
         index: Its place among the rows to train on.
         digest: Of what stands in it.
         files: (path, size, time of the last change in nanoseconds) of each file that it names.
+        n_tokens: How many tokens it has become; not what it is known by.
     """
 
     index: int
     digest: str
     files: tuple[tuple[str, int, int], ...] = ()
+    n_tokens: int = attrs.field(default=0, eq=False)
 
 
 @attrs.frozen(eq=False)

@@ -33,7 +33,7 @@ def make_example(n_tokens: int) -> Example:
 def test_text_of_one_row_that_is_too_large(recipe: Recipe, tmp_path: Path) -> None:
     """It is cut to what MLX has, and not to half of it."""
     recipe = make_recipe(
-        Path(recipe.model.path), Path(recipe.data.path), tmp_path / "o.safetensors", train__batch_size=1
+        Path(recipe.model.path), Path(recipe.data.path or ""), tmp_path / "o.safetensors", train__batch_size=1
     )
     batch = collate([make_example(900)])
     message = advise(recipe, OutOfMemoryError("step 1", SHAPE, batch, dimension=2717908992), None)
@@ -68,7 +68,7 @@ def test_first_rows() -> None:
 )
 def test_text_of_one_row(keys: dict[str, Any], words: list[str], recipe: Recipe, tmp_path: Path) -> None:
     """What cannot be divided is cut, or the model is made smaller; what is there already is not proposed."""
-    recipe = make_recipe(Path(recipe.model.path), Path(recipe.data.path), tmp_path / "o.safetensors", **keys)
+    recipe = make_recipe(Path(recipe.model.path), Path(recipe.data.path or ""), tmp_path / "o.safetensors", **keys)
     batch = collate([make_example(900)])
     message = advise(recipe, OutOfMemoryError("step 1", MALLOC, batch), None)
 

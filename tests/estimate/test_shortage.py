@@ -210,7 +210,7 @@ def test_everywhere(
     monkeypatch.setattr(owner, name, fail)
     recipe = make_recipe(
         Path(recipe.model.path),
-        Path(recipe.data.path),
+        Path(recipe.data.path or ""),
         Path(recipe.output.path),
         data__valid_fraction=0.3,
         eval__answer_rows=1,

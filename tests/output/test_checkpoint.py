@@ -109,7 +109,7 @@ def test_states_without_a_checksum_are_read(tmp_path: Path) -> None:
         find_state(path)
 
 
-NEWER = {"base", "numbered", "choice", "commits", "ranks"}
+NEWER = {"base", "numbered", "choice", "commits", "ranks", "sources"}
 """Fields that older states say nothing of."""
 
 OLDER = {

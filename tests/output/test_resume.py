@@ -108,7 +108,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 
 def test_every_key_is_decided_on() -> None:
     """A new key has to be in one of the two lists: those that may change, and those that may not."""
-    assert RESUME_MUTABLE_KEYS | set(OTHERS) == set(all_keys())
+    assert RESUME_MUTABLE_KEYS | set(OTHERS) | {"data.sources"} == set(all_keys())
     assert not RESUME_MUTABLE_KEYS & set(OTHERS)
 
 
@@ -130,6 +130,32 @@ def test_what_steps_depend_on_may_not_change(key: str, is_back: bool) -> None:
 
     assert first.startswith("out/state: ")
     assert changed == [f"  {key}: {shown[0]} then, {shown[1]} now"]
+
+
+def test_sources_may_not_change() -> None:
+    """Neither which they are, nor their order, weights and columns; the same files in other words are the same."""
+    sources = [{"path": "a.jsonl", "weight": 1}, {"path": "b.jsonl", "weight": 2, "columns": {"q": "question"}}]
+    then = run_metadata(parse_recipe("", {"data.sources": sources}), 3)
+    moved = [{**source, "path": f"./x/../{source['path']}"} for source in sources]
+
+    check_resumable(then, parse_recipe("", {"data.sources": moved}), 3, Path("out/state"))
+    for changed in (sources[::-1], [{**source, "weight": 1} for source in sources], [{**sources[0], "rows": 5}]):
+        with pytest.raises(CheckpointError, match=r"\n  data.sources: "):
+            check_resumable(then, parse_recipe("", {"data.sources": changed}), 3, Path("out/state"))
+    with pytest.raises(CheckpointError, match=r"data.sources: 3 rows to train on then, 4 now"):
+        check_resumable(then, parse_recipe("", {"data.sources": sources}), 4, Path("out/state"))
+
+
+def test_versions_of_sources_are_pinned() -> None:
+    """Each by its place, if it names the same version as before."""
+    sources = [{"path": "owner/a"}, {"path": "owner/b", "revision": "v1"}, {"path": "c.jsonl"}]
+    recipe = parse_recipe("", {"data.sources": sources})
+    commits = {"data.sources[0]": "abc", "data.sources[1]": "def"}
+    then = attrs.evolve(run_metadata(recipe, 3), commits=json.dumps(commits))
+    other = parse_recipe("", {"data.sources": [{"path": "owner/z"}, *sources[1:]]})
+
+    assert [source.revision for source in pin_revisions(then, recipe).data.sources] == ["abc", "def", None]
+    assert [source.revision for source in pin_revisions(then, other).data.sources] == [None, "def", None]
 
 
 def test_what_steps_do_not_depend_on_may_change() -> None:

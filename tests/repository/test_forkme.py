@@ -21,7 +21,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 }
 """What an example only goes together with, as the comment above it says."""
 
-REPLACES = {"train.epochs": "iters = 1000"}
+REPLACES = {"train.epochs": "iters = 1000", "data.sources": f'path = "{PLACEHOLDER}"'}
 """The line that an example stands instead of, as the comment above it says."""
 
 

@@ -41,6 +41,7 @@ IMPURE = (
     "data/readers",
     "data/rows",
     "data/opening",
+    "data/mixing",
     "data/prefetch",
 )
 """Parts of these that do touch the disk, the clock, the network or threads."""

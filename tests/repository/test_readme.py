@@ -109,8 +109,9 @@ def test_commands_in_the_text() -> None:
 
 def test_own_recipe() -> None:
     """The ten lines are a recipe, and the keys that the text names exist."""
-    text = block("toml")
+    text = block("toml", "[model]")
     recipe = vlora.parse_recipe(text)
+    assert len(vlora.parse_recipe(block("toml", "[[data.sources]]")).data.sources) == 2
     named = set(re.findall(r"`(?:\[data\] )?(eval|features|lora|memory|model|optim|train)\.(\w+)(?: =[^`]*)?`", README))
     named |= {("data", key) for key in re.findall(r"`data\.(\w+)`", README)} - {("data", "train"), ("data", "encoder")}
 

@@ -8,7 +8,7 @@ from ..events import FeatureCounts, Finished
 from ..output.paths import REPORT_NAME
 from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
-from .sentences import describe_choice
+from .sentences import describe_choice, describe_use
 from .units import format_bytes
 
 
@@ -69,7 +69,9 @@ def _show_commands(event: Finished, say: Callable[[str], None]) -> None:
 
 
 def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
-    """Print how many rows were skipped, and how many were cut."""
+    """Print how much of each source was learned, how many rows were skipped, and how many were cut."""
+    if event.sources:
+        say("learned of each source:\n" + "\n".join(f"  {describe_use(use)}" for use in event.sources))
     if event.n_skipped:
         say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
     if event.cuts.n_rows:

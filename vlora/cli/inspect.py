@@ -311,6 +311,11 @@ def _show_counts(census: "Census", console: Screen) -> None:
         f"duplicates: {census.n_duplicates:,}" + (f"; first: {census.first_duplicate}" * bool(census.n_duplicates)),
     ):
         _say(console, f"  {line}")
+    for name, (n_rows, n_tokens) in census.by_source.items():
+        shares = (
+            f"{n_rows / max(1, census.n_rows):.1%} of the rows, {n_tokens / max(1, census.n_tokens):.1%} of the tokens"
+        )
+        _say(console, f"  {name}: {n_rows:,} rows, {n_tokens:,} tokens ({shares})")
     if census.left_out:
         _say(console, f'  left out: {census.left_out:,}, by data.on_long_row = "skip"')
     _say(console, f"  refused rows: {census.n_refused:,}")

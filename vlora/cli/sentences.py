@@ -1,7 +1,7 @@
 """Sentences about a run and its rows, as printed before the first step and by `inspect`."""
 
 from ..events import Best, StoppedEarly, Untrained
-from ..facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
+from ..facts import Columns, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse, UnnamedImages
 
 SHOWN = 40
 """Most unused columns that a line names."""
@@ -26,6 +26,19 @@ def _describe_unnamed(images: UnnamedImages) -> str:
         found = f"the folder has {images.n_images:,} images and its metadata {images.n_rows:,} rows"
         return f"{found}, so that some images may be in no row"
     return f"images that no row of the metadata names: {images.n_unnamed:,}, such as {images.first!r}"
+
+
+def describe_share(share: SourceShare) -> str:
+    """Describe a source's part in an epoch of a mixture."""
+    wanted = "" if f"{share.wanted:.1%}" == f"{share.real:.1%}" else f" (wanted {share.wanted:.1%})"
+    times = share.n_drawn / share.n_rows
+    drawn = "each once" if share.n_drawn == share.n_rows else f"{share.n_drawn:,} drawn, {times:.3g} times all of them"
+    return f"{share.name}: {share.n_rows:,} rows, {drawn}; {share.real:.1%} of the rows of an epoch{wanted}"
+
+
+def describe_use(use: SourceUse) -> str:
+    """Describe what was learned of a source."""
+    return f"{use.name}: {use.n_rows:,} rows, {use.epochs:.2f} epochs, {use.n_tokens:,} tokens"
 
 
 def describe_template(template: TemplateUse) -> str:

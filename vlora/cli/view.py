@@ -34,6 +34,7 @@ from .sentences import (
     describe_columns,
     describe_early,
     describe_head,
+    describe_share,
     describe_storage,
     describe_template,
     describe_untrained,
@@ -132,6 +133,8 @@ class EventView:
             else f"rows streamed from {event.n_files:,} file{'s' * (event.n_files > 1)}"
         )
         self._print(f"{rows}{held_out}; {about}{event.n_steps} steps{resumed}")
+        for source in event.sources:
+            self._print(f"  {escape(describe_share(source))}")
         self._print(f"columns: {escape(describe_columns(event.columns))}")
         self._print(f"chat template: {escape(describe_template(event.template))}")
         self._print(f"features of images: {escape(describe_storage(event.features))}")

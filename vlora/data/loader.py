@@ -71,6 +71,7 @@ class DataLoader:
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
     _n_told: int = attrs.field(default=0, init=False)
+    _n_encoded: Iterator[int] = attrs.field(factory=itertools.count, init=False)
 
     def collate(self, rows: RowDataset, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
@@ -172,7 +173,10 @@ class DataLoader:
             first, *others = self.encode(sample)
         except SampleError as error:
             return error
-        group = index if others else None
+        # A mixture may have a row more than once in a microbatch.
+        group = next(self._n_encoded) if others else None
+        if mark is not None:
+            mark = attrs.evolve(mark, n_tokens=sum(len(example.tokens) for example in (first, *others)))
         return (attrs.evolve(first, mark=mark, group=group), *(attrs.evolve(other, group=group) for other in others))
 
     def _take_good(self, found: Encoded) -> tuple[Example, ...] | None:

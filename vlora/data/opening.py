@@ -16,7 +16,9 @@ import numpy as np
 from ..errors import RecipeError, SampleError, SplitError
 from ..recipe.schema import DataSection
 from ..system.files import expand
+from ..system.globs import find_files, is_pattern, list_files
 from .format.samples import Preferences, Reading
+from .mixed_rows import mix_rows
 from .readers.digits import BUILTIN_DIGITS, check_question, load_digit_rows
 from .readers.table import Table, columns_in, fills_gaps, join_tables, kinds_in
 from .rows import RowDataset
@@ -38,7 +40,8 @@ def check_paths(data: DataSection) -> None:
             from .readers.sources import check_path
 
             with naming(key, path, part.name):
-                check_path(path)
+                for file in find_files(path) if is_pattern(path) else [path]:
+                    check_path(file)
 
 
 def read_rows(
@@ -56,14 +59,16 @@ def read_rows(
     """
     commit = find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
-    train, *valid = [prefer(load_split(pinned, path, split, key), preferences) for key, path, split in _sources(data)]
+    found = [load_split(pinned, path, split, key) for key, path, split in _sources(data)]
+    train, *valid = [rows.with_preferences(preferences) for rows in found]
     train = attrs.evolve(train, commit=commit)
-    return (train, valid[0]) if valid else _hold_out(train, data.valid_fraction, seed)
+    return (train, valid[0]) if valid else hold_out(train, data.valid_fraction, seed)
 
 
-def prefer(rows: RowDataset, preferences: Preferences | None) -> RowDataset:
-    """Let rows be read as preferences."""
-    return attrs.evolve(rows, reading=attrs.evolve(rows.reading, preferences=preferences))
+def read_other_rows(data: DataSection, *, preferences: Preferences | None = None) -> RowDataset:
+    """Read the rows of `data.valid_path`, which is given; errors and arguments as for `read_rows`."""
+    path, split = _find_other(data)
+    return load_split(data, path, split, "data.valid_path").with_preferences(preferences)
 
 
 def find_commit(data: DataSection) -> str | None:
@@ -72,10 +77,11 @@ def find_commit(data: DataSection) -> str | None:
     Raises:
         RecipeError: A version is named of what has none.
     """
-    with naming("data.path", data.path, data.split):
-        is_local = data.path == BUILTIN_DIGITS or expand(data.path).exists()
+    path = data.path or ""
+    with naming("data.path", path, data.split):
+        is_local = path == BUILTIN_DIGITS or is_pattern(path) or expand(path).exists()
     if data.revision is not None and is_local:
-        what = "the built-in rows" if data.path == BUILTIN_DIGITS else f"{data.path!r}, which lies here"
+        what = "the built-in rows" if path == BUILTIN_DIGITS else f"{path!r}, which lies here"
         msg = f"data.revision: found {data.revision!r} together with {what}: only a hub id has versions; leave it out"
         raise RecipeError(msg)
     if is_local:
@@ -83,9 +89,9 @@ def find_commit(data: DataSection) -> str | None:
     from .readers.hub import find_commit
     from .readers.sources import check_path
 
-    with naming("data.path", data.path, data.split):
-        check_path(data.path)
-        return find_commit(data.path, data.revision)
+    with naming("data.path", path, data.split):
+        check_path(path)
+        return find_commit(path, data.revision)
 
 
 def wrap_rows(
@@ -110,10 +116,10 @@ def wrap_rows(
         RecipeError: There are no rows, or they lack a column that `data.columns` names.
         SampleError: A row is no dict.
     """
-    train = prefer(_wrap(data, rows, "rows"), preferences)
+    train = _wrap(data, rows, "rows").with_preferences(preferences)
     if valid_rows:
-        return train, prefer(_wrap(data, valid_rows, "valid_rows"), preferences)
-    return _hold_out(train, data.valid_fraction, seed)
+        return train, _wrap(data, valid_rows, "valid_rows").with_preferences(preferences)
+    return hold_out(train, data.valid_fraction, seed)
 
 
 def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
@@ -129,7 +135,7 @@ def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
     return make_dataset(data, name, name, table, range(len(table)), None)
 
 
-def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, RowDataset | None]:
+def hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, RowDataset | None]:
     """Divide rows into those to train on and those to validate on."""
     if not share:
         return train, None
@@ -145,24 +151,30 @@ def _hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, R
 
 def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...]]]:
     """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
-    split = parse_key("data.split", data.split)
-    if len(split) > 1 and _has_one_split(data.path):
-        msg = f"data.split: found {data.split!r}, {data.path!r} has a single split; name one slice of it"
+    split, path = parse_key("data.split", data.split), data.path or ""
+    if len(split) > 1 and _has_one_split(path):
+        msg = f"data.split: found {data.split!r}, {path!r} has a single split; name one slice of it"
         raise RecipeError(msg)
-    yield "data.path", data.path, split
+    yield "data.path", path, split
     if data.valid_path is not None:
-        # A slice is one of the rows to train on; other rows are all for validation.
-        names = [part.name for part in split[: 1 if _has_one_split(data.valid_path) else None]]
-        yield "data.valid_path", data.valid_path, tuple(SplitPart(name) for name in dict.fromkeys(names))
+        yield "data.valid_path", *_find_other(data)
     elif data.valid_split is not None:
         valid = parse_key("data.valid_split", data.valid_split)
-        if _has_one_split(data.path) and (len(valid) > 1 or valid[0].is_whole):
+        if _has_one_split(path) and (len(valid) > 1 or valid[0].is_whole):
             msg = (
-                f"data.valid_split: found {data.valid_split!r}, {data.path!r} has a single split, which is trained on; "
+                f"data.valid_split: found {data.valid_split!r}, {path!r} has a single split, which is trained on; "
                 "give data.valid_path or data.valid_fraction, or slices of it (train[:90%] and train[90%:])"
             )
             raise RecipeError(msg)
-        yield "data.valid_split", data.path, valid
+        yield "data.valid_split", path, valid
+
+
+def _find_other(data: DataSection) -> tuple[str, tuple[SplitPart, ...]]:
+    """Give (path, split) of rows to validate on that are read by themselves."""
+    path, split = data.valid_path or "", parse_key("data.split", data.split)
+    # A slice is one of the rows to train on; other rows are all for validation.
+    names = [part.name for part in split[: 1 if _has_one_split(path) else None]]
+    return path, tuple(SplitPart(name) for name in dict.fromkeys(names))
 
 
 def _split_key(key: str) -> str:
@@ -176,7 +188,7 @@ def _has_one_split(path: str) -> bool:
         return False
     from .readers.sources import has_one_split
 
-    return has_one_split(expand(path))
+    return all(has_one_split(expand(file)) for file in list_files(path))
 
 
 def parse_key(key: str, split: str) -> tuple[SplitPart, ...]:
@@ -198,6 +210,8 @@ def load_split(data: DataSection, path: str, split: tuple[SplitPart, ...], key: 
     Raises:
         RecipeError: There is no such split, or no row.
     """
+    if is_pattern(path):
+        return _load_files(data, path, split, key)
     tables, indices, n_before = [], [], 0
     folder = None
     for part in split:
@@ -214,6 +228,24 @@ def load_split(data: DataSection, path: str, split: tuple[SplitPart, ...], key: 
     all_indices = indices[0] if len(indices) == 1 else [index for part in indices for index in part]
     name = f"{Path(path).name} {name}" if path != name else path
     return make_dataset(data, path, name, join_tables(tables), all_indices, folder)
+
+
+def _load_files(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
+    """Load the files of a pattern as one data set, each under its own name."""
+    with naming(key, path, "+".join(map(str, split))):
+        files = find_files(path)
+    found: list[RowDataset] = []
+    indices: list[range] = []
+    for part in split:
+        n_before = sum(map(len, found))
+        found += [load_split(data, file, (SplitPart(part.name),), key) for file in files]
+        chosen = part.choose(sum(map(len, found)) - n_before)
+        indices.append(range(n_before + chosen.start, n_before + chosen.stop))
+    if not any(indices):
+        msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
+        raise RecipeError(msg)
+    every = indices[0] if len(indices) == 1 else [index for each in indices for index in each]
+    return mix_rows(Path(path).name, found, indices=every, is_mixture=False)
 
 
 def make_dataset(

@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
-import numpy as np
 
 from ..errors import CheckpointError
 from ..recipe.schema import Recipe
 from ..types import Batch, Example, positions_of
 from .collate import collate_packed
+from .mixture import EpochOrder, plain_order
 
 LOOKAHEAD = 2
 """Microbatches' places that the rows at hand fill before one is made of them: with more, packs are hardly fuller."""
@@ -99,6 +99,7 @@ class PackedSteps:
         n_epochs: Epochs of the run, if `n_steps` is None.
         first_step: Steps done before.
         start: How far the run had come then.
+        order: Gives the order of an epoch instead of `seed` and `shuffle`, as a mixture with weights does.
     """
 
     n_rows: int
@@ -111,6 +112,7 @@ class PackedSteps:
     n_epochs: int | None = None
     first_step: int = 0
     start: Progress = attrs.field(factory=Progress)
+    order: EpochOrder | None = None
     _progress: dict[int, Progress] = attrs.field(factory=dict, init=False)
 
     def indices(self) -> Iterator[int]:
@@ -186,10 +188,9 @@ class PackedSteps:
         return max(step + 1, round(step * n_epochs * self.n_rows / max(1, learned)))
 
     def _order(self, epoch: int) -> list[int]:
-        if not self.shuffle:
-            return list(range(self.n_rows))
-        order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
-        return order
+        order = self.order or plain_order(self.n_rows, seed=self.seed, shuffle=self.shuffle)
+        found: list[int] = order(epoch).tolist()
+        return found
 
 
 def _positions_of(examples: Iterable[Example]) -> int:
@@ -197,7 +198,9 @@ def _positions_of(examples: Iterable[Example]) -> int:
     return sum(map(positions_of, examples))
 
 
-def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | None) -> PackedSteps:
+def packed_source(
+    recipe: Recipe, n_rows: int, first_step: int, found: str | None, order: EpochOrder | None = None
+) -> PackedSteps:
     """Lay out the steps of a recipe that packs rows.
 
     Args:
@@ -205,6 +208,7 @@ def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | Non
         n_rows: Rows to train on.
         first_step: Steps done before.
         found: What the training state has said of them, if anything: `Progress.dumps` of packed rows.
+        order: As for `PackedSteps`.
     """
     train = recipe.train
     return PackedSteps(
@@ -218,6 +222,7 @@ def packed_source(recipe: Recipe, n_rows: int, first_step: int, found: str | Non
         n_epochs=train.epochs,
         first_step=first_step,
         start=Progress() if found is None else Progress.loads(found),
+        order=order,
     )
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from ..errors import SampleError
-from ..facts import Columns, UnnamedImages
+from ..facts import Columns, SourceShare, UnnamedImages
 from ..recipe.columns import ColumnUse
 from ..system.files import expand, is_file
 from ..types import Sample
 from .format.image_sizes import SizedImage
-from .format.samples import Reading, read_sample
+from .format.samples import Preferences, Reading, read_sample
+from .mixture import EpochOrder, plain_order
 from .readers.inline_images import is_inline
 from .readers.stream import DrawnTable, PlacesTable, RowStream
 from .readers.table import Table, names_images
@@ -94,10 +96,9 @@ class RowDataset:
             SampleError: There is no conversation in it.
         """
         table_index = int(self.indices[index])
-        source, folder = f"{self.name} row {table_index}", self.folder
+        source, folder = self.name_row(index), self.folder
         if isinstance(self.table, (PlacesTable, DrawnTable)):
-            source, own = self.table.place(table_index)
-            folder = folder or own
+            folder = folder or self.table.place(table_index)[1]
         try:
             row = self.table[table_index]
         except SampleError as error:
@@ -112,6 +113,44 @@ class RowDataset:
         if folder is not None:
             sample = attrs.evolve(sample, images=tuple(beside(image, folder) for image in sample.images))
         return row, sample
+
+    def name_row(self, index: int) -> str:
+        """Name a row as messages do."""
+        number = int(self.indices[index])
+        if isinstance(self.table, (PlacesTable, DrawnTable)):
+            return self.table.place(number)[0]
+        return f"{self.name} row {number}"
+
+    def name_source(self, index: int) -> str | None:
+        """Name the source of a row; None of rows that are no mixture."""
+        del index
+        return None
+
+    def find_numbered(self, number: int) -> Iterator[int]:
+        """Find the row of a number, as messages have it."""
+        yield from np.flatnonzero(np.asarray(self.indices) == number).tolist()
+
+    def number_range(self) -> tuple[int, int]:
+        """The lowest and the highest number of a row."""
+        numbers = np.asarray(self.indices)
+        return int(numbers.min()), int(numbers.max())
+
+    def with_preferences(self, preferences: Preferences | None) -> "RowDataset":
+        """Let rows be read as preferences."""
+        return attrs.evolve(self, reading=attrs.evolve(self.reading, preferences=preferences))
+
+    def order(self, *, seed: int, shuffle: bool) -> EpochOrder:
+        """Make what gives the order of each epoch, as indices of rows."""
+        return plain_order(len(self), seed=seed, shuffle=shuffle)
+
+    def shares(self) -> tuple[SourceShare, ...]:
+        """Say how the sources of a mixture are mixed; nothing for other rows."""
+        return ()
+
+    @property
+    def commits(self) -> Mapping[str, str]:
+        """Versions of hub data sets by the key that names them."""
+        return {} if self.commit is None else {"data": self.commit}
 
     def first_samples(self, n_rows: int = FIRST_ROWS) -> Iterator[Sample]:
         """Yield the conversations of the first rows; rows without one are left out, and no column counts as read."""

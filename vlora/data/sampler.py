@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from .mixture import EpochOrder, Indices, plain_order
+
 WINDOW_BATCHES = 50
 """Batches whose rows are grouped by length together. More of them leave less padding (16 rows a batch, lengths spread
 by a factor of 2 around their median: 61 % shuffled, 16 % with 16, 8 % with 50, 6 % with 100), and their lengths have to
@@ -14,7 +16,9 @@ LengthFn = Callable[[Sequence[int]], Iterator[int]]
 """Row indices to their lengths in tokens, in order, drawn as they are needed. Estimates will do."""
 
 
-def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool) -> list[list[int]]:
+def epoch_batches(
+    n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, order: EpochOrder | None = None
+) -> list[list[int]]:
     """Divide one epoch's rows into batches: every row once, the last batch short if need be.
 
     Args:
@@ -23,23 +27,29 @@ def epoch_batches(n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffl
         seed: The run's seed.
         epoch: Counts from 0; with the seed it fixes the order.
         shuffle: Draw an order; otherwise the rows' own.
+        order: Gives the order instead, as that of a mixture with weights does (`vlora.data.mixture`).
 
     Returns:
         Row indices, batch by batch.
     """
-    return list(_cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle))
+    order = order or plain_order(n_rows, seed=seed, shuffle=shuffle)
+    return list(_cut_batches(order(epoch), batch_size))
 
 
-def _cut_batches(
-    n_rows: int, batch_size: int, *, seed: int, epoch: int, shuffle: bool, first_batch: int = 0
-) -> Iterator[list[int]]:
-    order = np.random.default_rng((seed, epoch)).permutation(n_rows) if shuffle else np.arange(n_rows)
-    for start in range(first_batch * batch_size, n_rows, batch_size):
+def _cut_batches(order: Indices, batch_size: int, first_batch: int = 0) -> Iterator[list[int]]:
+    for start in range(first_batch * batch_size, len(order), batch_size):
         yield order[start : start + batch_size].tolist()
 
 
 def length_grouped_batches(
-    n_rows: int, batch_size: int, *, seed: int, epoch: int, measure: LengthFn, first_batch: int = 0
+    n_rows: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    measure: LengthFn,
+    first_batch: int = 0,
+    order: EpochOrder | None = None,
 ) -> Iterator[list[int]]:
     """Divide one epoch's rows into batches of like length: every row once, as many batches as `epoch_batches`.
 
@@ -53,18 +63,19 @@ def length_grouped_batches(
         epoch: Counts from 0; with the seed it fixes the order.
         measure: Says how long rows are; those of the next window while this one's batches are drawn.
         first_batch: Batches to leave out; only the lengths of their own window are asked for.
+        order: As for `epoch_batches`.
 
     Yields:
         Row indices, batch by batch.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(n_rows).tolist()
+    own: list[int] = (order or plain_order(n_rows, seed=seed, shuffle=True))(epoch).tolist()
     size = WINDOW_BATCHES * batch_size
     window, skipped = divmod(first_batch, WINDOW_BATCHES)
     start = window * size
-    lengths = measure(order[start:])
+    lengths = measure(own[start:])
     known = list(itertools.islice(lengths, size))
     while known:
-        rows = [row for _, row in sorted(zip(known, order[start : start + len(known)], strict=True), reverse=True)]
+        rows = [row for _, row in sorted(zip(known, own[start : start + len(known)], strict=True), reverse=True)]
         batches = [rows[place : place + batch_size] for place in range(0, len(rows), batch_size)]
         ahead: list[int] = []
         for place in np.random.default_rng((seed, epoch, start)).permutation(len(batches)).tolist()[skipped:]:
@@ -84,6 +95,7 @@ def step_batches(
     n_steps: int,
     first_step: int = 0,
     measure: LengthFn | None = None,
+    order: EpochOrder | None = None,
 ) -> Iterator[list[list[int]]]:
     """Yield each step's microbatches, epoch after epoch, as long as there are steps.
 
@@ -98,20 +110,22 @@ def step_batches(
         n_steps: Steps of the whole run.
         first_step: Steps done before; they are passed over without reading a row.
         measure: Groups rows of like length if given; they are then shuffled always.
+        order: As for `epoch_batches`.
 
     Yields:
         Row indices: microbatches of rows.
     """
     per_epoch = steps_per_epoch(n_rows, batch_size, accumulation)
+    order = order or plain_order(n_rows, seed=seed, shuffle=shuffle or measure is not None)
     for step in range(first_step, n_steps):
         epoch, position = divmod(step, per_epoch)
         if position == 0 or step == first_step:
             first = position * accumulation
             if measure is None:
-                batches = _cut_batches(n_rows, batch_size, seed=seed, epoch=epoch, shuffle=shuffle, first_batch=first)
+                batches = _cut_batches(order(epoch), batch_size, first)
             else:
                 batches = length_grouped_batches(
-                    n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first
+                    n_rows, batch_size, seed=seed, epoch=epoch, measure=measure, first_batch=first, order=order
                 )
         yield list(itertools.islice(batches, accumulation))
 

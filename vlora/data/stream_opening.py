@@ -7,7 +7,8 @@ import attrs
 from ..errors import RecipeError
 from ..recipe.schema import DataSection
 from .format.samples import Preferences
-from .opening import check_paths, find_commit, load_split, make_dataset, naming, parse_key, prefer
+from .mixing import check_sources, read_sources
+from .opening import find_commit, load_split, make_dataset, naming, parse_key
 from .readers.stream import DrawnTable, PlacesTable, RowStream
 from .readers.stream_files import has_wildcards
 from .readers.stream_kinds import check_stream, find_files, is_read_by_number, reader_for
@@ -28,12 +29,21 @@ def check_rows(data: DataSection) -> None:
         RecipeError: It is not, or of a kind that is not read.
     """
     if not data.streaming:
-        check_paths(data)
+        check_sources(data)
         return
     for key, path in (("data.path", data.path), ("data.valid_path", data.valid_path)):
         if path is not None and (key == "data.path" or not is_read_by_number(path)):
             with naming(key, path, data.split):
                 check_stream(path)
+
+
+def open_rows(
+    data: DataSection, *, seed: int = 0, preferences: Preferences | None = None
+) -> tuple[RowDataset, RowDataset | None]:
+    """Open the rows that a recipe names, streamed or not, of one source or of several; see `read_sources`."""
+    if data.streaming:
+        return read_streams(data, preferences)
+    return read_sources(data, seed=seed, preferences=preferences)
 
 
 def read_streams(data: DataSection, preferences: Preferences | None = None) -> tuple[RowDataset, RowDataset | None]:
@@ -49,22 +59,22 @@ def read_streams(data: DataSection, preferences: Preferences | None = None) -> t
     Raises:
         RecipeError: There is no such file or split, or no row; or a slice of a stream cannot be had.
     """
-    split = _parse_one("data.split", data.split)
-    commit = None if has_wildcards(data.path) and data.revision is None else find_commit(data)
+    split, path = _parse_one("data.split", data.split), data.path or ""
+    commit = None if has_wildcards(path) and data.revision is None else find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
     if split.last is not None or not (split.first or "0").isdecimal():
         raise RecipeError(_START.format(found=data.split))
     n_left_out = int(split.first or 0)
-    stream = _open(pinned, data.path, split.name, "data.path")
+    stream = _open(pinned, path, split.name, "data.path")
     if n_left_out:
         places = stream.head(n_left_out + 1)
         if len(places) <= n_left_out:
-            msg = f"data.split: found {data.split!r}, and {data.path!r} has {len(places)} rows, which leaves none"
+            msg = f"data.split: found {data.split!r}, and {path!r} has {len(places)} rows, which leaves none"
             raise RecipeError(msg)
         stream = attrs.evolve(stream, first=places[n_left_out])
-    train = attrs.evolve(_make(pinned, data.path, stream, HEAD_ROWS), commit=commit)
+    train = attrs.evolve(_make(pinned, path, stream, HEAD_ROWS), commit=commit)
     valid = _open_valid(pinned, split, stream, n_left_out)
-    return prefer(train, preferences), None if valid is None else prefer(valid, preferences)
+    return train.with_preferences(preferences), None if valid is None else valid.with_preferences(preferences)
 
 
 def draw_rows(rows: RowDataset) -> tuple[RowDataset, DrawnTable]:
@@ -75,6 +85,7 @@ def draw_rows(rows: RowDataset) -> tuple[RowDataset, DrawnTable]:
 
 
 def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_out: int) -> RowDataset | None:
+    path = data.path or ""
     if data.valid_path is not None:
         if is_read_by_number(data.valid_path):
             return load_split(data, data.valid_path, (SplitPart(split.name),), "data.valid_path")
@@ -86,7 +97,7 @@ def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_o
     if valid.name != split.name:
         if not valid.is_whole:
             raise RecipeError(_FIRST.format(found=data.valid_split))
-        return _make(data, data.path, _open(data, data.path, valid.name, "data.valid_split"), None)
+        return _make(data, path, _open(data, path, valid.name, "data.valid_split"), None)
     last = valid.last or ""
     n_rows = int(last) if valid.first in (None, "0") and last.isdecimal() else 0
     if not n_rows:
@@ -97,7 +108,7 @@ def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_o
             f"data.split = '{split.name}[{n_rows}:]'"
         )
         raise RecipeError(msg)
-    return _make(data, data.path, attrs.evolve(stream, first=None), n_rows)
+    return _make(data, path, attrs.evolve(stream, first=None), n_rows)
 
 
 def _open(data: DataSection, path: str, split: str, key: str) -> RowStream:

@@ -317,8 +317,8 @@ def _encode_again(recipe: Recipe, sources: set[str]) -> list[Example]:
     data = load_data(recipe)
     found: list[Example] = []
     for rows in (data.train, data.valid):
-        for index, number in enumerate(() if rows is None else rows.indices):
-            if rows is not None and f"{rows.name} row {number}" in sources:
+        for index in range(0 if rows is None else len(rows)):
+            if rows is not None and rows.name_row(index) in sources:
                 with contextlib.suppress(SampleError):
                     examples = data.encode(rows[index])
                     group = index if len(examples) > 1 else None

@@ -8,6 +8,7 @@ from ..errors import CheckpointError, RecipeError
 from ..recipe.parse import dump_recipe
 from ..recipe.schema import Recipe
 from ..system.files import expand
+from ..system.globs import list_files
 from ..system.safetensors_header import HeaderError, name_arrays
 from .atomic import MODEL_NAME, PARTIAL, remove
 from .checkpoint import CONFIG_NAME
@@ -122,9 +123,10 @@ def refuse_among_rows(recipe: Recipe, paths: OutputPaths) -> None:
             chat template, has the name of what it writes.
     """
     data, folder = recipe.data, paths.folder.resolve()
-    for key, name in (("path", data.path), ("valid_path", data.valid_path), ("chat_template", data.chat_template)):
-        if name is None:
-            continue
+    named = {"path": data.path, "valid_path": data.valid_path, "chat_template": data.chat_template}
+    named |= {f"sources[{place}].path": source.path for place, source in enumerate(data.sources)}
+    files = [(key, file) for key, given in named.items() if given is not None for file in list_files(given)]
+    for key, name in files:
         place = expand(name).resolve()
         if place.is_dir() and folder.is_relative_to(place):
             what = f"lies in the folder of data.{key}, where its files would be read as rows"

@@ -43,6 +43,7 @@ class RunMetadata:
             none.
         base: The model that is trained, as `BaseIdentity.dumps` writes it.
         ranks: Ranks that its steps are planned for.
+        sources: What was learned of each source of a mixture, as `SourceCounts.dumps` writes it; None without one.
     """
 
     recipe: str | None = None
@@ -59,6 +60,7 @@ class RunMetadata:
     commits: str | None = None
     base: str | None = None
     ranks: int = 1
+    sources: str | None = None
 
     def dump(self) -> dict[str, str]:
         """Give the strings that a file has of it: nothing of what is not known."""
@@ -96,6 +98,7 @@ class RunMetadata:
                 commits=texts["commits"],
                 base=texts["base"],
                 ranks=int(texts["ranks"] or 1),
+                sources=texts["sources"],
             )
         except (ValueError, TypeError) as error:
             msg = f"{where}: what it says of its run is not understood ({error}); {OTHERWISE}"

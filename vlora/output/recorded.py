@@ -1,8 +1,10 @@
 """The versions of the hub's files that a run, or an adapter without its run, has recorded."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -10,6 +12,9 @@ from ..recipe.schema import Recipe
 from .checkpoint import CONFIG_NAME, RunMetadata
 from .paths import METRICS_NAME, RECIPE_NAME
 from .resume import pin_revisions
+
+_SECTIONS = ("model", "data")
+_PINNED = re.compile(r"model|data|data\.sources\[\d+\]")
 
 COMMIT = "_commit"
 """Ends the keys in the first line of the metrics, behind the recipe's section."""
@@ -31,7 +36,9 @@ def pin_recorded(recipe: Recipe, weights: Path) -> tuple[Recipe, dict[str, str]]
     folder = weights if weights.is_dir() else weights.parent
     found = next((run for run in (folder, folder.parent) if (run / RECIPE_NAME).is_file()), None)
     pinned = _pin_to_base(recipe, folder) if found is None else _pin_to_run(recipe, found)
-    sections = {name: (getattr(recipe, name), getattr(pinned, name)) for name in ("model", "data")}
+    sections: dict[str, tuple[Any, Any]] = {name: (getattr(recipe, name), getattr(pinned, name)) for name in _SECTIONS}
+    sources = enumerate(zip(recipe.data.sources, pinned.data.sources, strict=True))
+    sections |= {f"data.sources[{place}]": both for place, both in sources}
     return pinned, {name: now.revision for name, (before, now) in sections.items() if now.revision != before.revision}
 
 
@@ -41,7 +48,7 @@ def _pin_to_run(recipe: Recipe, folder: Path) -> Recipe:
         with (folder / METRICS_NAME).open(encoding="utf-8") as file:
             first = json.loads(file.readline())
         text = (folder / RECIPE_NAME).read_text(encoding="utf-8")
-        names = [key.removesuffix(COMMIT) for key in first if key in ("model" + COMMIT, "data" + COMMIT)]
+        names = [name for key in first if (name := key.removesuffix(COMMIT)) != key and _PINNED.fullmatch(name)]
         commits = {name: first[f"{name}{COMMIT}"] for name in names if isinstance(first[f"{name}{COMMIT}"], str)}
         return pin_revisions(RunMetadata(recipe=text, commits=json.dumps(commits)), recipe)
     except (OSError, ValueError, TypeError, AttributeError, tomllib.TOMLDecodeError):

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ OPEN = {"data.on_long_row": "raise"}
 IDLE = {"data.assistant_id": ("data.chat_template", "plain")}
 """Keys that nothing depends on but where another key has a certain value."""
 
+SOURCES = "data.sources"
+
+_SOURCE = re.compile(r"data\.sources\[(\d+)\]")
+"""A source, as the versions of the hub's files name it."""
+
 PLACES = ("model.path", "model.adapter_path", "data.path", "data.image_root")
 """Keys that may name the same file or folder in other words."""
 
@@ -100,7 +106,8 @@ def check_resumable(then: RunMetadata, recipe: Recipe, n_rows: int | None, where
     """
     changed = [] if then.recipe is None else list(_changes(then.recipe, recipe))
     if then.n_rows not in (None, n_rows) and not changed:
-        changed.append(f"{recipe.data.path!r} (data.path): {then.n_rows} rows to train on then, {n_rows} now")
+        named = "data.sources" if recipe.data.path is None else f"{recipe.data.path!r} (data.path)"
+        changed.append(f"{named}: {then.n_rows} rows to train on then, {n_rows} now")
     if template and then.template not in (None, _fingerprint(template)) and not changed:
         changed.append("the chat template (data.chat_template, or the model's own) was another one then")
     if changed:
@@ -125,11 +132,21 @@ def pin_revisions(then: RunMetadata, recipe: Recipe) -> Recipe:
     if then.commits is None or then.recipe is None:
         return recipe
     before = tomllib.loads(then.recipe)
+    sources, old_sources = list(recipe.data.sources), before.get("data", {}).get("sources", [])
     for name, commit in json.loads(then.commits).items():
-        section, old = getattr(recipe, name), before.get(name, {})
-        if (section.path, section.revision) == (old.get("path"), old.get("revision")):
+        if (listed := _SOURCE.fullmatch(name)) is not None:
+            place = int(listed[1])
+            if place < min(len(sources), len(old_sources)) and _is_same_version(sources[place], old_sources[place]):
+                sources[place] = attrs.evolve(sources[place], revision=commit)
+        elif _is_same_version(section := getattr(recipe, name), before.get(name, {})):
             recipe = attrs.evolve(recipe, **{name: attrs.evolve(section, revision=commit)})
+    if tuple(sources) != recipe.data.sources:
+        recipe = attrs.evolve(recipe, data=attrs.evolve(recipe.data, sources=tuple(sources)))
     return recipe
+
+
+def _is_same_version(section: Any, old: Mapping[str, Any]) -> bool:
+    return (section.path, section.revision) == (old.get("path"), old.get("revision"))
 
 
 def _changes(text: str, recipe: Recipe) -> Iterator[str]:
@@ -143,7 +160,17 @@ def _changes(text: str, recipe: Recipe) -> Iterator[str]:
             continue
         if key in RESUME_MUTABLE_KEYS or before == after or (key in PLACES and _is_same_place(before, after)):
             continue
+        if key == SOURCES and _settle(before) == _settle(after):
+            continue
         yield f"{key}: {_show(before)} then, {_show(after)} now"
+
+
+def _settle(sources: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Give sources with their places in the same words."""
+    places = {key.partition(".")[2] for key in PLACES}
+    return [
+        {key: _resolve(value) if key in places else value for key, value in source.items()} for source in sources or ()
+    ]
 
 
 def _fingerprint(template: str) -> str:

@@ -4,6 +4,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 import cattrs
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError
+from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
 from .synonyms import explain_name, explain_section, find_value
@@ -52,6 +54,9 @@ _WORDS: dict[Any, str] = {
 BEYOND = 2**63
 """What no integer of TOML reaches; Python's own have no end."""
 
+_LISTED = re.compile(r"(.+)\[\d+\]")
+"""A section that stands in a list: data.sources[0]."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 _SHORT.maxlong = 60
@@ -75,7 +80,7 @@ def make_converter(sections: Iterable[type], *, is_open: bool = False) -> Conver
     for kind in _WORDS:
         converter.register_structure_hook(kind, _strict(kind))
     for origin, hook in ((Literal, _structure_choice), (tuple, _structure_tuple), (Mapping, _structure_names)):
-        converter.register_structure_hook_func(functools.partial(_has_origin, origin), hook)
+        converter.register_structure_hook_func(functools.partial(_is_plain, origin), hook)
     for section in sections:
         hooks = {
             field.name: override(struct_hook=_structure_field(converter, field))
@@ -107,6 +112,8 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
         for inner, note in noted:
             name = getattr(note, "name", None)
             key = where if name is None else f"{where}.{name}".lstrip(".")
+            if isinstance(note, IterableValidationNote):
+                key = f"{where}[{note.index}]"
             yield from explain(inner, sections, keys, key)
         for inner in rest:
             yield from explain(inner, sections, keys, where)
@@ -114,7 +121,7 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
         for extra in sorted(error.extra_fields):
             key = f"{where}.{extra}".lstrip(".")
             if where:
-                yield f"{key}: unknown key; {nearest(key, keys)}"
+                yield f"{key}: unknown key; {_nearest_of_part(key, keys)}"
             else:
                 hint = explain_section(extra) or explain_name(extra, keys) or nearest(key, sections)
                 yield f"{key}: unknown section; {hint}"
@@ -123,6 +130,17 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
         yield f"{key}: missing; it has no default"
     else:
         yield f"{where}: {error}"
+
+
+def _nearest_of_part(key: str, known: list[str]) -> str:
+    """As `nearest`, also for a key of a section that stands in a list."""
+    place, name = key.rsplit(".", 1)
+    listed = _LISTED.fullmatch(place)
+    if listed is None:
+        return nearest(key, known)
+    own = [other for other in known if other.startswith(f"{listed[1]}.")]
+    close = difflib.get_close_matches(name, [other.rpartition(".")[2] for other in own], n=1)
+    return f"did you mean {place}.{close[0]}?" if close else f"known keys: {', '.join(own)}"
 
 
 def nearest(key: str, known: list[str]) -> str:
@@ -213,6 +231,9 @@ def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Cal
                 msg = f"found {show(respelled)} in a table, and TOML does not say how it is written; put it in quotes"
                 raise ValueError(msg)
             value = json.dumps(value)
+        if get_origin(kind) is tuple and attrs.has(get_args(kind)[0]) and not isinstance(value, (list, tuple)):
+            msg = f"found {show(value)}, expected tables [[...]]"
+            raise TypeError(msg)
         result = converter.structure(value, kind)
         if check and (problem := check(result)):
             msg = f"found {show(value)}, {problem}"
@@ -222,8 +243,9 @@ def _structure_field(converter: Converter, field: "attrs.Attribute[Any]") -> Cal
     return structure
 
 
-def _has_origin(origin: Any, kind: Any) -> bool:
-    return bool(get_origin(kind) is origin)
+def _is_plain(origin: Any, kind: Any) -> bool:
+    """Whether a type has an origin, and is no list of sections."""
+    return bool(get_origin(kind) is origin) and not any(map(attrs.has, get_args(kind)))
 
 
 def _only_tables(structure: Callable[[Any, Any], Any], words: str) -> Callable[[Any, Any], Any]:

@@ -1,7 +1,8 @@
 """Recipes that extend others: `extends = "base.toml"`, and the values of all of them together. Pure.
 
 Files are read by the function that is passed in. The key of the nearer recipe replaces that of the farther one as a
-whole, a list or a table too; of `train.iters` and `train.epochs` either replaces the other.
+whole, a list or a table too; of `train.iters` and `train.epochs`, and of `data.path` and `data.sources`, either
+replaces the other.
 """
 
 import tomllib
@@ -16,6 +17,9 @@ EXTENDS = "extends"
 
 LENGTHS = ("iters", "epochs")
 """The keys of [train] that say how long a run is; a recipe names one of them."""
+
+ALTERNATIVES = {"train": LENGTHS, "data": ("path", "sources")}
+"""Keys of sections of which a recipe names one."""
 
 ReadBase = Callable[[str, str], tuple[str, str]]
 """Takes a recipe's name and what it extends, and gives that one's name, the same however it was spelled, and text.
@@ -87,8 +91,9 @@ def _merge(base: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     for section, keys in later.items():
         before = merged.get(section)
         if isinstance(before, dict) and isinstance(keys, dict):
-            if section == "train" and keys.keys() & set(LENGTHS):
-                before = {key: value for key, value in before.items() if key not in LENGTHS}
+            names = ALTERNATIVES.get(section, ())
+            if keys.keys() & set(names):
+                before = {key: value for key, value in before.items() if key not in names}
             merged[section] = {**before, **keys}
         else:
             merged[section] = keys

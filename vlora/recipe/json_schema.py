@@ -74,6 +74,8 @@ def _describe_kind(kind: Any) -> dict[str, Any]:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return {"type": "string", "enum": list(inner)}
+    if origin is tuple and attrs.has(inner[0]):
+        return {"type": "array", "items": _describe_section(inner[0])}
     if origin is tuple:
         length = {} if inner[-1] is Ellipsis else {"minItems": len(inner), "maxItems": len(inner)}
         return {"type": "array", "items": _describe_kind(inner[0]), **length}

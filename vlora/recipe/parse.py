@@ -14,13 +14,16 @@ from cattrs import ClassValidationError
 
 from ..errors import RecipeError
 from .converter import Names, explain, make_converter, nearest, plain
-from .extending import EXTENDS, LENGTHS, ReadBase, read_extended
+from .extending import ALTERNATIVES, EXTENDS, LENGTHS, ReadBase, read_extended
 from .rules import find_contradictions
 from .schema import DataSection, Recipe
+from .sources import MISSING, SourceSection
 from .streaming_rules import find_missing
 
 _SECTIONS: dict[str, type] = {name: hint for name, hint in get_type_hints(Recipe).items() if attrs.has(hint)}
-_CONVERTER = make_converter(_SECTIONS.values())
+NOTHING: tuple[Any, ...] = (None, [], ())
+
+_CONVERTER = make_converter([SourceSection, *_SECTIONS.values()])
 
 
 def parse_recipe(
@@ -34,8 +37,8 @@ def parse_recipe(
 
     Args:
         text: TOML.
-        overrides: Values that replace those of the text, under dotted keys ("train.iters"). Of iters and epochs either
-            replaces the other, too.
+        overrides: Values that replace those of the text, under dotted keys ("train.iters"). Of iters and epochs, and of
+            path and sources of the data, either replaces the other, too.
         name: What it is known by to `read_base`.
         read_base: Reads what it extends; without it a recipe that extends another is refused.
 
@@ -45,9 +48,10 @@ def parse_recipe(
     raw = read_extended(text, name, read_base)
     problems = []
     overrides = overrides or {}
-    if isinstance(raw.get("train"), dict) and any(f"train.{name}" in overrides for name in LENGTHS):
-        # An override of one replaces the other; two overrides are a mistake that is reported below.
-        raw["train"] = {name: value for name, value in raw["train"].items() if name not in LENGTHS}
+    for section, names in ALTERNATIVES.items():
+        if isinstance(raw.get(section), dict) and any(f"{section}.{name}" in overrides for name in names):
+            # An override of one replaces the other; two overrides are a mistake that is reported below.
+            raw[section] = {name: value for name, value in raw[section].items() if name not in names}
     for key, value in overrides.items():
         section, _, name = key.partition(".")
         if section not in _SECTIONS or not name:
@@ -72,11 +76,15 @@ def structure_recipe(raw: Mapping[str, Any]) -> Recipe:
     try:
         recipe: Recipe = _CONVERTER.structure(raw, Recipe)
     except ClassValidationError as error:
-        problems += explain(error, [*_SECTIONS, EXTENDS], all_keys())
+        problems += explain(error, [*_SECTIONS, EXTENDS], [*all_keys(), *_keys_of_sources()])
         recipe = None  # type: ignore[assignment]
     else:
         problems += find_contradictions(recipe)
         problems += find_missing(recipe, raw)
+    if isinstance(data := raw["data"], Mapping) and not any(
+        data.get(name) not in NOTHING for name in ALTERNATIVES["data"]
+    ):
+        problems.append(MISSING)
     if isinstance(train := raw.get("train"), Mapping) and train.keys() >= set(LENGTHS):
         problems.append(
             f"train.iters and train.epochs: found {train['iters']!r} and {train['epochs']!r}; either says how long the "
@@ -92,12 +100,16 @@ def dump_recipe(recipe: Recipe) -> str:
     sections = attrs.asdict(recipe, value_serializer=lambda *args: plain(args[2]))
     if recipe.train.epochs is not None:
         del sections["train"]["iters"]
-    return tomli_w.dumps(
-        {
-            name: {key: value for key, value in section.items() if value is not None}
-            for name, section in sections.items()
-        }
-    )
+    if not recipe.data.sources:
+        del sections["data"]["sources"]
+    return tomli_w.dumps(_without_none(sections))
+
+
+def _without_none(value: Any) -> Any:
+    """Leave out keys without a value, for which TOML has no word."""
+    if isinstance(value, dict):
+        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value
 
 
 def flatten_recipe(text: str, *, with_defaults: bool = False) -> dict[str, Any]:
@@ -112,18 +124,24 @@ def flatten_recipe(text: str, *, with_defaults: bool = False) -> dict[str, Any]:
     """
     sections = tomllib.loads(text)
     found = {
-        # The order of names matters, too.
-        f"{section}.{key}": Names(value) if isinstance(value, dict) else value
+        f"{section}.{key}": _name_names(value)
         for section, keys in sections.items()
         if isinstance(keys, dict)
         for key, value in keys.items()
     }
     if not with_defaults:
         return found
-    defaults = flatten_recipe(dump_recipe(Recipe(data=DataSection(path="-"))))
+    defaults = flatten_recipe(dump_recipe(Recipe(data=DataSection())))
     if "train.epochs" in found:
         del defaults["train.iters"]
     return {**defaults, **found}
+
+
+def _name_names(value: Any) -> Any:
+    """Let tables of names be equal only in the same order, which matters."""
+    if isinstance(value, list) and all(isinstance(inner, dict) for inner in value):
+        return [{key: _name_names(inner) for key, inner in source.items()} for source in value]
+    return Names(value) if isinstance(value, dict) else value
 
 
 def parse_value(text: str) -> Any:
@@ -132,6 +150,10 @@ def parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
+
+
+def _keys_of_sources() -> list[str]:
+    return [f"data.sources.{field.name}" for field in attrs.fields(SourceSection)]
 
 
 def all_keys() -> list[str]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+import attrs
+
 from .columns import find_mistakes, placeholders
 from .converter import plain
 from .preference_rules import find_preference_contradictions
 from .schema import WITHOUT_WEIGHT_DECAY, DataSection, LoraSection, Recipe, TrainSection
+from .sources import find_source_contradictions
 from .streaming_rules import find_streaming_contradictions
 
 
@@ -18,6 +21,7 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
     """Yield a sentence for every contradiction."""
     data, model, optim = recipe.data, recipe.model, recipe.optim
     held_out = held_out_keys(data)
+    yield from find_source_contradictions(data.path, data.sources, attrs.asdict(data, recurse=False))
     if len(held_out) > 1:
         yield f"{' and '.join(held_out)}: they exclude one another; keep one"
     names = None if data.custom_prompt_format is None else placeholders(data.custom_prompt_format)

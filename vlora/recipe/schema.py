@@ -13,6 +13,7 @@ from . import checks
 from .converter import Names, key
 from .preference import PreferenceSection
 from .resources import MOST_IDS, FeaturesSection, MemorySection
+from .sources import SourceSection
 
 MOST_ROWS = 2**20
 """Of a microbatch. What fits into memory is far less, and is found when the rows are there."""
@@ -58,7 +59,9 @@ class DataSection:
     """Which rows are learned, and what of each row.
 
     Attributes:
-        path: Hub id, saved dataset, Parquet, JSON or CSV file, image folder, or "builtin:digits".
+        path: Hub id, saved dataset, Parquet, JSON or CSV file, several of them ("data/*.parquet"), image folder, or
+            "builtin:digits".
+        sources: Several sets of rows instead of path, each a table [[data.sources]] (`vlora.recipe.sources`).
         revision: Which version of a hub data set: a branch, a tag or a commit; that of its main branch without one.
         split: Which split of it, or rows of it (`vlora.data.splits`).
         config: Which configuration of a hub dataset.
@@ -92,7 +95,8 @@ class DataSection:
         prefetch: Batches that they are ahead at most.
     """
 
-    path: str = key(check=checks.place)
+    path: str | None = key(None, checks.place)
+    sources: tuple[SourceSection, ...] = key(())
     revision: str | None = key(None, checks.place)
     split: str = key("train", checks.place)
     config: str | None = key(None, checks.place)

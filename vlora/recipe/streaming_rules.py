@@ -23,13 +23,15 @@ def find_streaming_contradictions(recipe: Recipe) -> Iterator[str]:
     """Yield a sentence for every key that a stream of rows cannot have."""
     data, train = recipe.data, recipe.train
     if not data.streaming:
-        if data.shuffle_buffer != DataSection(path="-").shuffle_buffer:
+        if data.shuffle_buffer != DataSection().shuffle_buffer:
             yield (
                 f"data.shuffle_buffer: found {data.shuffle_buffer} without data.streaming = true, which it is a part "
                 "of; set both"
             )
         return
     together = "together with data.streaming = true"
+    if data.sources:
+        yield f"data.sources: found {len(data.sources)} {together}; streams are not mixed, give data.path"
     if train.epochs is not None:
         yield f"train.epochs: found {train.epochs} {together}; a stream's rows are not counted, give train.iters"
     if train.batching != "shuffled":

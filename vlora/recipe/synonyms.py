@@ -18,6 +18,7 @@ NAMES = {
     "data.streaming": "stream use_streaming iterable",
     "data.shuffle_buffer": "buffer_size shuffle_buffer_size",
     "data.path": "dataset dataset_name dataset_path train_file train_path train_data data_path data_files datasets",
+    "data.sources": "mixture dataset_mixture dataset_mixer interleave_probs interleave_prob mix_strategy data_mixture",
     "data.split": "dataset_split train_split",
     "data.config": "dataset_config dataset_config_name subset",
     "data.image_resize_shape": "image_size resolution image_resize resize resize_shape",

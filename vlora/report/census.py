@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -22,6 +22,10 @@ ROWS_AHEAD = 8
 
 _VARIABLE = re.compile(r"'[^']*'|\"[^\"]*\"|(?:\S*[\d/]\S*?|\S+\.\w{2,5})(?=[:;,.)]*(?:\s|$))")
 """Parts of reasons that differ between rows: quoted values, numbers, paths and file names."""
+
+
+def _name_number(number: int) -> str:
+    return f"row {number}"
 
 
 @attrs.define
@@ -59,6 +63,8 @@ class Census:
         left_out: Rows longer than data.max_seq_length, where data.on_long_row = "skip" leaves them out.
         n_duplicates: Rows equal to an earlier one.
         first_duplicate: The first row equal to an earlier one, and that one, in words; empty if there is none.
+        by_source: Rows that can be learned from, and their tokens, of each source of a mixture.
+        name_number: Names a row by its number.
         equal: Rows equal in all their text and in the files, or bytes, of their images.
         numbers: Of each row that can be learned from.
         images: Images by their content, where they are looked at.
@@ -82,6 +88,8 @@ class Census:
     left_out: int = 0
     n_duplicates: int = 0
     first_duplicate: str = ""
+    by_source: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    name_number: Callable[[int], str] = attrs.field(default=_name_number, repr=False)
     equal: Repeats = attrs.field(factory=Repeats, repr=False)
     numbers: RowNumbers = attrs.field(factory=RowNumbers, repr=False)
     images: Repeats = attrs.field(factory=Repeats, repr=False)
@@ -99,7 +107,7 @@ class Census:
             earlier = self.equal.add(row.fingerprint, row.index)
             self.n_duplicates += earlier != row.index
             if earlier != row.index and not self.first_duplicate:
-                self.first_duplicate = f"{row.source} equals row {earlier}"
+                self.first_duplicate = f"{row.source} equals {self.name_number(earlier)}"
         if row.is_left_out:
             self.left_out += 1
             return
@@ -110,6 +118,9 @@ class Census:
         self.n_image_tokens += row.n_image_tokens
         self.n_supervised += row.n_supervised
         self.n_images += row.n_images
+        if row.part is not None:
+            rows, tokens = self.by_source.get(row.part, (0, 0))
+            self.by_source[row.part] = rows + 1, tokens + row.n_tokens
         whole = self._keep(row)
         if row.cut is not None:
             self.cuts = self.cuts.add([row.cut])
@@ -145,6 +156,7 @@ class _Counted:
 
     source: str
     index: int
+    part: str | None = None
     fingerprint: int | None = None
     problem: str | None = None
     is_left_out: bool = False
@@ -182,6 +194,8 @@ def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: boo
             is_held_out = rows is not data.train and rows.name == data.train.name
             name = f"{rows.name}, held out to validate on" if is_held_out else rows.name
             census = Census(name=name, n_rows=len(rows), template=template, method=method)
+            if rows.shares():
+                census.name_number = rows.name_row
             yield census
 
             def count(index: int, rows: RowDataset = rows) -> _Counted:
@@ -199,7 +213,7 @@ def _count(
     rows: RowDataset, index: int, measure: models.RowMeasurer, *, may_leave_out: bool, compares_images: bool
 ) -> _Counted:
     own = int(rows.indices[index])
-    source, fingerprint = f"{rows.name} row {own}", None
+    source, fingerprint = rows.name_row(index), None
     try:
         sample = rows[index]
         fingerprint = _fingerprint(sample)
@@ -211,6 +225,7 @@ def _count(
         source=source,
         index=own,
         fingerprint=fingerprint,
+        part=rows.name_source(index),
         n_tokens=len(example.tokens),
         n_image_tokens=int(example.placeholders.sum()),
         n_supervised=int(example.supervised.sum()),

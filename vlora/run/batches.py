@@ -95,7 +95,8 @@ def make_source(
         return _make_streamed(recipe, loader, first, position, ranks, n_planned, n_ahead)
     n_rows = len(loader.train)
     if train.batching == "packed":
-        packed = packed_source(recipe, n_rows, first, position or None)
+        order = loader.train.order(seed=train.seed, shuffle=data.shuffle)
+        packed = packed_source(recipe, n_rows, first, position or None, order)
         batches = loader.pack(loader.train, packed, n_ahead)
         # How many steps the epochs take shows with the first one.
         return PackedSource(batches=loader.prime(batches, 1, is_new=not first), packed=packed)
@@ -109,6 +110,7 @@ def make_source(
         n_steps=n_steps,
         first_step=first,
         measure=loader.measure(LengthEstimator(encoder)) if train.batching == "grouped" else None,
+        order=loader.train.order(seed=train.seed, shuffle=data.shuffle),
     )
     per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
     own = share_steps(plan, ranks.rank, ranks.size, train.batch_size)

@@ -66,9 +66,10 @@ def begin(path: Path, n_marks: int) -> Learned:
     return Learned(path, np.zeros(n_marks, dtype=np.bool_))
 
 
-def parse_mark(index: int, digest: str, files: Iterable[Sequence[Any]]) -> RowMark:
+def parse_mark(index: int, digest: str, files: Iterable[Sequence[Any]], n_tokens: int = 0) -> RowMark:
     """Give the mark of which JSON has kept the parts."""
-    return RowMark(index=int(index), digest=digest, files=tuple((name, size, time) for name, size, time in files))
+    known = tuple((name, size, time) for name, size, time in files)
+    return RowMark(index=int(index), digest=digest, files=known, n_tokens=n_tokens)
 
 
 def mark_row(index: int, row: Row, sample: Sample) -> RowMark:

@@ -27,6 +27,7 @@ from ..train.state import bind, unbind
 from ..types import Cut
 from .choice import Choice
 from .consumed import Learned, parse_mark
+from .source_counts import SourceCounts
 from .validator import Validator
 
 
@@ -57,6 +58,7 @@ class RunContext:
         done: Steps done; their reports were yielded.
         saved: The step behind which a training state was saved last; None if there is none.
         cuts: Rows that were cut, in all steps done.
+        sources: What was learned of each source of a mixture, in all steps done.
         numbered: The numbered checkpoints that it has written, and that are there.
         saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
@@ -87,6 +89,7 @@ class RunContext:
     done: int = attrs.field(default=0, init=False)
     saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
+    sources: SourceCounts = attrs.field(init=False)
     numbered: Numbered = attrs.field(factory=Numbered, init=False)
     saved_as: RunMetadata | None = attrs.field(default=None, init=False)
     choice: Choice = attrs.field(factory=Choice, init=False)
@@ -104,8 +107,8 @@ class RunContext:
     @property
     def commits(self) -> dict[str, str]:
         """The versions of the hub's files that it has loaded, "model" and "data"."""
-        found = {"model": self.data.files.commit, "data": self.data.train.commit}
-        return {name: commit for name, commit in found.items() if commit is not None}
+        own = {} if self.data.files.commit is None else {"model": self.data.files.commit}
+        return {**own, **self.data.train.commits}
 
     @property
     def n_steps(self) -> int:
@@ -156,6 +159,8 @@ class RunContext:
         self.learned.add(report.rows)
         if self.ranks.size > 1:
             self._untold.append(report)
+        else:
+            self.sources.add(report.rows)
         yield attrs.evolve(report, n_steps=self.n_steps)
         yield from self._count_cuts(report.cuts)
 
@@ -163,12 +168,16 @@ class RunContext:
         """Let every rank know which rows the others have learned, cut and skipped since this was last called."""
         if self.ranks.size == 1:
             return
-        marks = [attrs.astuple(mark) for report in self._untold for mark in report.rows]
+        own = [mark for report in self._untold for mark in report.rows]
+        self.sources.add(own)
+        marks = [attrs.astuple(mark) for mark in own]
         cuts = [attrs.asdict(cut) for report in self._untold for cut in report.cuts]
         skipped = self.loader.skipped[self._n_told :]
         self._untold.clear()
         for other_marks, other_cuts, other_skipped in self.ranks.gather_others((marks, cuts, skipped)):
-            self.learned.add(parse_mark(*mark) for mark in other_marks)
+            others = [parse_mark(*mark) for mark in other_marks]
+            self.learned.add(others)
+            self.sources.add(others)
             found = [Cut(**cut) for cut in other_cuts]
             self.metrics.interval.add_cuts(found)
             yield from self._count_cuts(found)

@@ -28,6 +28,7 @@ from .choose import begin_choice
 from .consumed import Learned
 from .context import RunContext
 from .save import NOT_A_MODELS
+from .source_counts import SourceCounts
 from .started import describe_earlier
 
 
@@ -83,6 +84,7 @@ def open_files(run: RunContext, first: int, stack: ExitStack) -> list[Warned]:
     Only the first of several ranks does. What the others write is gone with them: each counts for itself.
     """
     found, paths, warnings = run.found, run.paths, []
+    run.sources = SourceCounts.begin(run.data.train, run.metadata.sources)
     if not run.ranks.is_first:
         paths = attrs.evolve(paths, folder=Path(stack.enter_context(TemporaryDirectory(prefix="vlora-rank-"))))
     if found is not None:

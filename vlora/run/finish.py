@@ -43,6 +43,7 @@ def finish(run: RunContext) -> Finished:
         stopped_early=run.is_early,
         best=run.best,
         left_off=run.left_off,
+        sources=run.sources.uses(),
     )
 
 

@@ -111,7 +111,7 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
     """Save the run under its own name, answer if it is over, and sum it up."""
     yield from run.share_rows()
     if run.metrics.has_steps:
-        yield run.metrics.write_interval(run.features.counts, is_provisional=True)
+        yield run.metrics.write_interval(run.features.counts, run.sources.measure(), is_provisional=True)
     if run.is_early:
         yield StoppedEarly(
             step=run.done,
@@ -138,7 +138,7 @@ def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
         # The device is waited for there anyway; behind every report it would be left without work.
         yield from run.share_rows()
     if run.metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
-        yield run.metrics.write_interval(run.features.counts)
+        yield run.metrics.write_interval(run.features.counts, run.sources.measure())
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
         is_left = yield from validate(run, _never if is_again else run.loop.should_stop)
         run.loop.is_stopped |= is_left

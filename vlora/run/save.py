@@ -173,6 +173,7 @@ def _save_state(run: RunContext, step: int) -> None:
         commits=json.dumps(run.commits) if run.commits else None,
         base=None if run.backbone.base is None else run.backbone.base.dumps(),
         ranks=run.n_planned,
+        sources=run.sources.dumps(),
     )
     # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
     run.features.flush()
@@ -202,7 +203,7 @@ def rescue(run: RunContext, error: BaseException) -> Generator[Event, None, None
     if step != run.saved and step:
         with suppress(OSError):
             if run.metrics.has_steps:
-                yield run.metrics.write_interval(run.features.counts, is_provisional=True)
+                yield run.metrics.write_interval(run.features.counts, run.sources.measure(), is_provisional=True)
         with suppress(OSError, RuntimeError, MemoryError, VloraError):
             if int(run.loop.state.step) == step:
                 yield save(run, run.paths.weights)

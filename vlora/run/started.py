@@ -41,6 +41,7 @@ def describe_start(run: RunContext, first: int) -> Started:
         head=models.head_use(run.backbone.head),
         n_files=0 if data.train.stream is None else len(data.train.stream.files),
         n_devices=run.ranks.size,
+        sources=data.train.shares(),
     )
 
 

@@ -70,11 +70,11 @@ def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
     if rows.stream is not None:
         # Of a stream a mark is that of a file.
         return None if rows.stream.mark(mark.index) == mark else f"all of {rows.stream.files[mark.index].name}"
-    row = int(rows.indices[mark.index])
+    name = rows.name_row(mark.index).removeprefix(f"{rows.name} ")
     try:
-        if digest_row(rows.table[row]) != mark.digest:
-            return f"row {row} (what stands in it)"
+        if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:
+            return f"{name} (what stands in it)"
     except SampleError:
-        return f"row {row} (it cannot be read)"
+        return f"{name} (it cannot be read)"
     changed = next((file[0] for file in mark.files if look_at(file[0]) != tuple(file)), None)
-    return None if changed is None else f"row {row} ({changed})"
+    return None if changed is None else f"{name} ({changed})"

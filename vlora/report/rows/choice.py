@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
-import numpy as np
 
 from ...data.rows import RowDataset
 from ...errors import RecipeError
@@ -51,7 +50,7 @@ class Chosen:
     @property
     def source(self) -> str:
         """Its name, as messages have it."""
-        return f"{self.rows.name} row {int(self.rows.indices[self.index])}"
+        return self.rows.name_row(self.index)
 
 
 def choose_rows(choice: Choice, data_sets: Sequence[RowDataset], longest: Iterable[int] = ()) -> list[Chosen]:
@@ -69,22 +68,22 @@ def choose_rows(choice: Choice, data_sets: Sequence[RowDataset], longest: Iterab
     if choice.worst is not None:
         return _choose_worst(choice, choice.worst, data_sets)
     if choice.n_longest is not None:
-        return [_find(number, data_sets[:1]) for number in longest]
+        places = {int(number): index for index, number in enumerate(data_sets[0].indices)}
+        return [Chosen(rows=data_sets[0], index=places[number]) for number in longest]
     if choice.numbers:
         # Rows that are held out are of the same table.
         own = [rows for rows in data_sets if rows is data_sets[0] or rows.name == data_sets[0].name]
-        return [_find(number, own) for number in choice.numbers]
+        return [chosen for number in choice.numbers for chosen in _find(number, own)]
     return [Chosen(rows=data_sets[0], index=index) for index in range(min(choice.n, len(data_sets[0])))]
 
 
-def _find(number: int, data_sets: Sequence[RowDataset]) -> Chosen:
-    for rows in data_sets:
-        places = np.flatnonzero(np.asarray(rows.indices) == number)
-        if len(places):
-            return Chosen(rows=rows, index=int(places[0]))
-    rows = data_sets[0]
-    numbers = np.concatenate([np.asarray(each.indices) for each in data_sets])
-    msg = f"--rows: {rows.name} has no row {number}; its rows are {numbers.min():,} to {numbers.max():,}"
+def _find(number: int, data_sets: Sequence[RowDataset]) -> list[Chosen]:
+    """Find the row of a number; of several sources the row of each that has one."""
+    found = [Chosen(rows=rows, index=index) for rows in data_sets for index in rows.find_numbered(number)]
+    if found:
+        return found
+    lowest, highest = zip(*(each.number_range() for each in data_sets), strict=True)
+    msg = f"--rows: {data_sets[0].name} has no row {number}; its rows are {min(lowest):,} to {max(highest):,}"
     raise RecipeError(msg)
 
 
@@ -117,14 +116,10 @@ def _choose_worst(choice: Choice, path: Path, data_sets: Sequence[RowDataset]) -
 
 def _find_answered(path: Path, data_sets: Sequence[RowDataset]) -> Iterator[Chosen]:
     """Yield the rows that predictions are of; the last answer to each."""
-    places: dict[str, dict[int, tuple[RowDataset, int]]] = {}
-    for rows in data_sets:
-        own = {int(number): (rows, index) for index, number in enumerate(rows.indices)}
-        places.setdefault(rows.name, {}).update(own)
+    places = {rows.name_row(index): (rows, index) for rows in data_sets for index in range(len(rows))}
     found: dict[str, Chosen] = {}
     for prediction, scores in read_predictions(path):
-        name, _, number = prediction.row.rpartition(" row ")
-        place = places.get(name, {}).get(int(number) if number.isdecimal() else -1)
+        place = places.get(prediction.row)
         if place is not None:
             rows, index = place
             found[prediction.row] = Chosen(rows=rows, index=index, prediction=prediction, scores=scores)

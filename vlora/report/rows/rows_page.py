@@ -119,7 +119,9 @@ def make_page(
         histograms=[draw_all(recipe, census) for census in censuses],
         classes=count_classes(censuses),
         overlap=overlap,
-        groups=[(_group(census.equal.groups()), _group(census.images.groups())) for census in censuses],
+        groups=[
+            tuple(_group(found.groups(), census) for found in (census.equal, census.images)) for census in censuses
+        ],
         looks=[(look, fold(look.pieces, HEAD, TAIL), fold(look.lost, HEAD, 0)) for look in looks],
         roles=[role for role in ROLES if any(piece.role == role for look in looks for piece in look.pieces)],
         most_text=most_text,
@@ -220,9 +222,9 @@ def find_findings(recipe: Recipe, censuses: Sequence[Census], overlap: Overlap |
     return found or [Finding(kind="good", text="no row is refused, cut or twice there")]
 
 
-def _group(groups: Sequence[Sequence[int]]) -> list[Group]:
+def _group(groups: Sequence[Sequence[int]], census: Census) -> list[Group]:
     return [
-        Group(rows=", ".join(f"row {row}" for row in rows[:MOST_NAMED]), n_more=max(0, len(rows) - MOST_NAMED))
+        Group(rows=", ".join(map(census.name_number, rows[:MOST_NAMED])), n_more=max(0, len(rows) - MOST_NAMED))
         for rows in groups[:MOST_GROUPS]
     ]
 

@@ -1,0 +1,41 @@
+"""What was learned of each source, counted over a run and over those that it goes on from."""
+
+from vlora.data.mixed_rows import mix_rows
+from vlora.data.rows import RowDataset
+from vlora.run.source_counts import SourceCounts
+from vlora.types import RowMark
+
+
+def make(name: str, n_rows: int) -> RowDataset:
+    return RowDataset(name=name, table=[{}] * n_rows, indices=range(n_rows))
+
+
+def test_rows_are_counted_by_source() -> None:
+    """Each as often as it was learned; a run that goes on counts on."""
+    rows = mix_rows("a + b", [make("a", 4), make("b", 2)])
+    counts = SourceCounts.begin(rows)
+    counts.add(RowMark(index=index, digest="", n_tokens=10 + index) for index in (0, 4, 5, 4))
+    text = counts.dumps()
+    counts = SourceCounts.begin(rows, text)
+    counts.add([RowMark(index=3, digest="", n_tokens=1)])
+
+    assert [(use.name, use.n_rows, use.epochs, use.n_tokens) for use in counts.uses()] == [
+        ("a", 2, 0.5, 11),
+        ("b", 3, 1.5, 43),
+    ]
+    assert counts.measure() == {
+        "epochs/a": 0.5,
+        "rows/a": 2,
+        "tokens/a": 11,
+        "epochs/b": 1.5,
+        "rows/b": 3,
+        "tokens/b": 43,
+    }
+
+
+def test_rows_that_are_no_mixture() -> None:
+    """Nothing is counted, and a training state says nothing of it."""
+    counts = SourceCounts.begin(make("a", 4), "[[1], [2]]")
+    counts.add([RowMark(index=0, digest="", n_tokens=3)])
+
+    assert (counts.uses(), counts.measure(), counts.dumps()) == ((), {}, None)

@@ -1,0 +1,158 @@
+"""Rows of several data sets one after the other, each read as its own data set has it."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+import numpy as np
+
+from ..facts import Columns, SourceShare
+from ..types import Sample
+from .format.samples import Preferences
+from .mixture import EpochOrder, Mixture
+from .readers.table import join_tables
+from .rows import FIRST_ROWS, RowDataset
+from .values import Row
+
+
+@attrs.frozen(eq=False)
+class _Chosen:
+    """The table of a data set's own rows only, numbered as they are in `indices` of its data set."""
+
+    rows: RowDataset
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows.table[int(self.rows.indices[index])]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class MixedRows(RowDataset):
+    """Rows of several data sets, numbered one set after the other. `mix_rows` makes one.
+
+    Attributes:
+        parts: The data sets.
+        mixture: How the sources of a recipe are mixed; None for files that are one source together.
+    """
+
+    parts: Sequence[RowDataset]
+    mixture: Mixture | None = None
+
+    def read(self, index: int) -> tuple[Row, Sample]:
+        """Read a row as its table has it, and as a conversation."""
+        part, own = self._find(index)
+        return part.read(own)
+
+    def name_row(self, index: int) -> str:
+        """Name a row as messages do."""
+        part, own = self._find(index)
+        return part.name_row(own)
+
+    def name_source(self, index: int) -> str | None:
+        """Name the source of a row; None of files that are one source together."""
+        return None if self.mixture is None else self._find(index)[0].name
+
+    def find_numbered(self, number: int) -> Iterator[int]:
+        """Find the rows of a number: one of each data set that has one."""
+        first = 0
+        for part in self.parts:
+            for own in part.find_numbered(number):
+                yield from np.flatnonzero(np.asarray(self.indices) == first + own).tolist()
+            first += len(part)
+
+    def number_range(self) -> tuple[int, int]:
+        """The lowest and the highest number of a row."""
+        lowest, highest = zip(*(part.number_range() for part in self.parts), strict=True)
+        return min(lowest), max(highest)
+
+    def first_samples(self, n_rows: int = FIRST_ROWS) -> Iterator[Sample]:
+        """Yield the conversations of the first rows of all data sets, which take turns."""
+        each = -(-n_rows // len(self.parts))
+        turns = itertools.zip_longest(*(part.first_samples(each) for part in self.parts))
+        return (sample for samples in turns for sample in samples if sample is not None)
+
+    def columns(self) -> Columns:
+        """Return which columns of the rows that were read so far are used, and which are not."""
+        found = [(part.name, part.columns()) for part in self.parts]
+        if self.mixture is None:
+            # Files of one source are alike.
+            used = {column: how for _, columns in reversed(found) for column, how in columns.used.items()}
+            unused = {column for _, columns in found for column in columns.unused} - used.keys()
+            missing = set.intersection(*(set(columns.missing) for _, columns in found))
+            return Columns(used=used, unused=tuple(sorted(unused)), missing=tuple(sorted(missing)))
+        return Columns(
+            used={f"{column} of {name}": how for name, columns in found for column, how in columns.used.items()},
+            unused=tuple(f"{column} of {name}" for name, columns in found for column in columns.unused),
+            missing=tuple(f"{column} of {name}" for name, columns in found for column in columns.missing),
+        )
+
+    def with_preferences(self, preferences: Preferences | None) -> "MixedRows":
+        """Let rows be read as preferences."""
+        return attrs.evolve(self, parts=[part.with_preferences(preferences) for part in self.parts])
+
+    def order(self, *, seed: int, shuffle: bool) -> EpochOrder:
+        """Make what gives the order of each epoch; see `Mixture`."""
+        if self.mixture is None:
+            return super().order(seed=seed, shuffle=shuffle)
+        return self.mixture.order(seed=seed, shuffle=shuffle)
+
+    def shares(self) -> tuple[SourceShare, ...]:
+        """Say how the sources are mixed; nothing for files of one source."""
+        mixture = self.mixture
+        if mixture is None:
+            return ()
+        found = zip(self.parts, mixture.shares, mixture.quotas, strict=True)
+        return tuple(
+            SourceShare(
+                name=part.name,
+                n_rows=len(part),
+                wanted=share,
+                n_drawn=quota,
+                real=quota / mixture.n_rows,
+            )
+            for part, share, quota in found
+        )
+
+    @property
+    def commits(self) -> Mapping[str, str]:
+        """Versions of hub data sets by the key that names them."""
+        found = enumerate(part.commit for part in self.parts)
+        return {f"data.sources[{place}]": commit for place, commit in found if commit is not None}
+
+    def _find(self, index: int) -> tuple[RowDataset, int]:
+        """Find the data set of a row, and its index there."""
+        number = int(self.indices[index])
+        for part in self.parts:
+            if number < len(part):
+                return part, number
+            number -= len(part)
+        raise IndexError(index)
+
+
+def mix_rows(
+    name: str,
+    parts: Sequence[RowDataset],
+    *,
+    indices: Sequence[int] | None = None,
+    weights: Sequence[float] | None = None,
+    is_mixture: bool = True,
+) -> MixedRows:
+    """Join data sets.
+
+    Args:
+        name: How messages name all rows together.
+        parts: The data sets.
+        indices: Which of the rows, numbered one set after the other; None for all of them.
+        weights: Shares of the rows that are learned, one for each data set; None for each row once per epoch.
+        is_mixture: Whether the data sets are sources, which are mixed and counted apart.
+    """
+    table = join_tables([_Chosen(part) for part in parts])
+    return MixedRows(
+        name=name,
+        table=table,
+        indices=range(len(table)) if indices is None else indices,
+        parts=tuple(parts),
+        mixture=Mixture(tuple(map(len, parts)), None if weights is None else tuple(weights)) if is_mixture else None,
+    )

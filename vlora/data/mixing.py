@@ -1,0 +1,123 @@
+"""Rows of one source or of several, as a recipe names them: `data.path`, or `[[data.sources]]`."""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..errors import RecipeError, SplitError
+from ..recipe.schema import DataSection
+from ..recipe.sources import SourceSection
+from .format.samples import Preferences
+from .mixed_rows import MixedRows, mix_rows
+from .opening import check_paths, hold_out, read_other_rows, read_rows
+from .rows import RowDataset
+
+OWN = ("path", "revision", "split", "config", "columns", "custom_prompt_format", "image_root", "system")
+"""Keys of a source that take the place of those of [data]."""
+
+_KEY = re.compile(r"data\.(\w+)")
+
+
+def check_sources(data: DataSection) -> None:
+    """Check that the data which a recipe names is there; see `check_paths`."""
+    if not data.sources:
+        check_paths(data)
+        return
+    for place, source in enumerate(data.sources):
+        with _naming(place, source):
+            check_paths(_section_of(data, source))
+
+
+def read_sources(
+    data: DataSection, *, seed: int = 0, preferences: Preferences | None = None
+) -> tuple[RowDataset, RowDataset | None]:
+    """Read the rows of all sources to train on, and those to validate on if the recipe names any.
+
+    Each source gives its own `valid_split` or `valid_fraction`; all rows to validate on are read once, without weights.
+
+    Args:
+        data: The recipe's section.
+        seed: Fixes which rows `valid_fraction` holds out.
+        preferences: As for `read_rows`.
+
+    Raises:
+        RecipeError: There is no such data set, split or file, or it is empty; or a weight leaves nothing of a source.
+    """
+    if not data.sources:
+        return read_rows(data, seed=seed, preferences=preferences)
+    found = []
+    for place, source in enumerate(data.sources):
+        with _naming(place, source):
+            train, valid = read_rows(_section_of(data, source), seed=seed, preferences=preferences)
+            train = _limit(train, source.rows)
+            found.append((train, valid) if valid is not None else hold_out(train, data.valid_fraction, seed))
+    names = _make_names([train for train, _ in found], data.sources)
+    trained = [attrs.evolve(train, name=name) for name, (train, _) in zip(names, found, strict=True)]
+    weights = [source.weight for source in data.sources if source.weight is not None]
+    train = mix_rows(_name(trained), trained, weights=weights or None)
+    _refuse_unlearned(train)
+    if data.valid_path is not None:
+        return train, read_other_rows(data, preferences=preferences)
+    held_out = [
+        attrs.evolve(valid, name=name if valid.name == before.name else valid.name)
+        for name, (before, valid) in zip(names, found, strict=True)
+        if valid is not None
+    ]
+    return train, mix_rows(_name(held_out), held_out) if held_out else None
+
+
+def _section_of(data: DataSection, source: SourceSection) -> DataSection:
+    """Give a section of one source only."""
+    own = {name: getattr(source, name) for name in OWN if getattr(source, name) is not None}
+    # What is held out is a share of the rows that are used.
+    return attrs.evolve(data, **own, sources=(), valid_path=None, valid_fraction=0.0)
+
+
+def _limit(rows: RowDataset, most: int | None) -> RowDataset:
+    return rows if most is None or most >= len(rows) else attrs.evolve(rows, indices=rows.indices[:most])
+
+
+def _make_names(found: Sequence[RowDataset], sources: Sequence[SourceSection]) -> list[str]:
+    """Name sources apart, by their paths where the names of their files are the same."""
+    times = Counter(rows.name for rows in found)
+    names = [
+        rows.name if times[rows.name] == 1 else rows.name.replace(Path(source.path).name, source.path, 1)
+        for rows, source in zip(found, sources, strict=True)
+    ]
+    again = Counter(names)
+    return [name if again[name] == 1 else f"{name} (source {place})" for place, name in enumerate(names)]
+
+
+def _name(found: Sequence[RowDataset]) -> str:
+    """Name all sources together."""
+    return " + ".join(rows.name for rows in found)
+
+
+def _refuse_unlearned(train: MixedRows) -> None:
+    """Refuse weights by which an epoch has no row of a source."""
+    for place, share in enumerate(train.shares()):
+        if not share.n_drawn:
+            msg = (
+                f"data.sources[{place}].weight: {share.wanted:.2g} of the {len(train):,} rows of an epoch is less than "
+                f"one row of {share.name}; give it more, or leave the source out"
+            )
+            raise RecipeError(msg)
+
+
+@contextlib.contextmanager
+def _naming(place: int, source: SourceSection) -> Iterator[None]:
+    """Let an error begin with the key of the source."""
+    try:
+        yield
+    except RecipeError as error:
+        key = _KEY.match(str(error))
+        is_own = key is not None and key[1] in OWN and getattr(source, key[1]) is not None
+        name, said = f"data.sources[{place}]", str(error)
+        msg = f"{name}.{said.removeprefix('data.')}" if is_own else f"{name}: {said}"
+        if isinstance(error, SplitError):
+            raise SplitError(msg, error.splits) from None
+        raise RecipeError(msg) from None

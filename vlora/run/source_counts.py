@@ -1,0 +1,75 @@
+"""What a run has learned of each source of a mixture: rows, and epochs of its own."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from ..data.mixture import count_by_source
+from ..data.rows import RowDataset
+from ..facts import SourceUse
+from ..types import RowMark
+
+
+@attrs.define(eq=False)
+class SourceCounts:
+    """The rows that were learned so far, by source; nothing is counted of rows that are no mixture.
+
+    Attributes:
+        names: The sources, as messages name their rows.
+        sizes: Rows of each.
+        n_rows: Rows of each that were learned, each row as often as it was.
+        n_tokens: Their tokens.
+    """
+
+    names: Sequence[str]
+    sizes: Sequence[int]
+    n_rows: list[int]
+    n_tokens: list[int]
+
+    @classmethod
+    def begin(cls, rows: RowDataset, found: str | None = None) -> "SourceCounts":
+        """Begin to count, or go on.
+
+        Args:
+            rows: The rows to train on.
+            found: What `dumps` gave for a training state; None if it says nothing.
+        """
+        shares = rows.shares()
+        counts = cls([share.name for share in shares], [share.n_rows for share in shares], [0] * len(shares), [])
+        counts.n_tokens = list(counts.n_rows)
+        if found is not None and shares:
+            counts.n_rows, counts.n_tokens = json.loads(found)
+        return counts
+
+    def add(self, marks: Iterable[RowMark]) -> None:
+        """Count rows of a step."""
+        if not self.names:
+            return
+        marks = list(marks)
+        indices = [mark.index for mark in marks]
+        self.n_rows = [sum(both) for both in zip(self.n_rows, count_by_source(self.sizes, indices), strict=True)]
+        tokens = [mark.n_tokens for mark in marks]
+        self.n_tokens = [
+            sum(both) for both in zip(self.n_tokens, count_by_source(self.sizes, indices, tokens), strict=True)
+        ]
+
+    def uses(self) -> tuple[SourceUse, ...]:
+        """Say what was learned of each source."""
+        found = zip(self.names, self.sizes, self.n_rows, self.n_tokens, strict=True)
+        return tuple(
+            SourceUse(name=name, n_rows=n_rows, epochs=n_rows / size, n_tokens=n_tokens)
+            for name, size, n_rows, n_tokens in found
+        )
+
+    def measure(self) -> Mapping[str, float]:
+        """Give what a line of the metrics has of it: epochs, rows and tokens since the run began."""
+        return {
+            f"{what}/{use.name}": value
+            for use in self.uses()
+            for what, value in (("epochs", use.epochs), ("rows", use.n_rows), ("tokens", use.n_tokens))
+        }
+
+    def dumps(self) -> str | None:
+        """Write it for a training state; None if there is nothing to write."""
+        return json.dumps([self.n_rows, self.n_tokens]) if self.names else None

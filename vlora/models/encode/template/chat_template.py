@@ -96,7 +96,10 @@ def find_content_style(template: str, names: Mapping[str, Any], image_token: str
         lead = _find_lead(template, names, write_message(turns[0], style), text[: places[2]])
         style = attrs.evolve(style, lists=style.lists | system, breaks_after_image=after.endswith("\n"), lead=lead)
         return style
-    msg = f"the model's chat template renders no conversation with an image: {problem}"
+    msg = (
+        f"the model's chat template renders no conversation with an image ({problem}); mend it, or name another one in "
+        "data.chat_template"
+    )
     raise ModelError(msg)
 
 

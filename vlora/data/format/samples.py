@@ -13,6 +13,7 @@ from ...errors import SampleError
 from ...recipe.columns import COLUMNS, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from ...types import Objects, Sample, Turn
 from ..values import Row
+from .blank_answers import refuse_blank
 from .boxes import BOX_MARK, NAME_MARK, check_marks, has_marks, read_objects, texts_of
 from .custom_format import fill_row
 from .image_sizes import SIZE_KEYS, SizedImage
@@ -119,7 +120,7 @@ def read_sample(row: Row, source: str, reading: Reading) -> tuple[Sample, Column
         n_question = len(talk.messages) - talk.n_answer
         rejected, _ = _place(talk.rejected, len(talk.rejected) - n_question, system, images, source, reading)
     for conversation in filter(None, (turns, rejected)):
-        _refuse_blank(conversation, source)
+        refuse_blank(conversation, source)
     described = named.get("tools")
     tools = read_tools(drop_gaps(described) if reading.fills_gaps else described, source) if described else ()
     objects = _own_objects(named, turns, images, placed, source)
@@ -159,19 +160,6 @@ def _place(
         question = [attrs.evolve(turn, learned=turn.role != "assistant") for turn in turns[: len(turns) - n_answer]]
         turns = (*question, *turns[len(turns) - n_answer :])
     return turns, placed
-
-
-def _refuse_blank(turns: Sequence[Turn], source: str) -> None:
-    """Refuse a row in which no answer says anything, or none of those that are learned: only ends would be learned."""
-    answers = [turn for turn in turns if turn.role == "assistant"]
-    said = [turn for turn in answers if turn.calls or turn.text.strip() or (turn.thought or "").strip()]
-    if not said:
-        found = "the assistant's turns have no text" if answers else "there is no assistant turn"
-        msg = f"{source}: {found}; there is nothing to learn from, give an answer or leave the row out"
-        raise SampleError(msg)
-    if any(turn.learned for turn in answers) and not any(turn.learned for turn in said):
-        msg = f"{source}: the assistant's turns that are learned have no text; mark one with text, or leave the row out"
-        raise SampleError(msg)
 
 
 def _own_objects(

@@ -144,7 +144,7 @@ def quantize_as_published(module: nn.Module, family: Family, bits: int) -> None:
 
     def is_packed(name: str, child: nn.Module) -> bool:
         fits = hasattr(child, "to_quantized") and layout.is_language(name) and child.weight.shape[-1] % 32 == 0
-        return fits and not is_router(name) and name.rpartition(".")[2] not in family.parts.no_adapter
+        return fits and not is_router(name) and not set(family.parts.no_adapter).intersection(name.split("."))
 
     nn.quantize(module, group_size=32, bits=bits, class_predicate=is_packed)
 

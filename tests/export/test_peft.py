@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,8 +13,12 @@ from tests.arrays import load_arrays
 from tests.checkpoints import build_checkpoint
 from tests.export.adapters import write_adapter
 from vlora.errors import ModelError
-from vlora.export.peft import to_peft, write_peft
+from vlora.export import peft
+from vlora.export.peft import _apart_from_experts, to_peft, write_peft
 from vlora.export.saved import open_saved
+from vlora.models.published.peft_layout import PeftArrays
+from vlora.models.published.places import Places
+from vlora.models.published.transformers_names import find_transformers_names
 
 
 def test_every_weight_is_changed_alike(tmp_path: Path) -> None:
@@ -70,3 +76,31 @@ def test_the_folder_appears_whole(tmp_path: Path) -> None:
     assert {name: value.shape for name, value in written.items()} == {
         name: value.shape for name, value in made.arrays.items()
     }
+
+
+def test_layers_that_peft_takes_for_experts_are_named_as_parameters() -> None:
+    """Of such architectures PEFT looks at the last part of a module's name only; DoRA is refused."""
+    laid = PeftArrays(arrays={}, modules={"m.gate_proj": 2, "m.q_proj": 4}, parameters={"m.experts.down_proj": 8})
+    taken = frozenset({"gate_proj"})
+    plain: Any = SimpleNamespace(is_dora=False, path="file")
+    found = _apart_from_experts(laid, plain, taken)
+    assert found.modules == {"m.q_proj": 4}
+    assert found.parameters == {"m.experts.down_proj": 8, "m.gate_proj.weight": 2}
+    dora: Any = SimpleNamespace(is_dora=True, path="file")
+    with pytest.raises(ModelError, match=r"DoRA on m\.gate_proj, which PEFT takes for a part of its experts"):
+        _apart_from_experts(laid, dora, taken)
+    names = find_transformers_names({"model_type": "glm4v_moe"})
+    assert names is not None
+    assert "gate_proj" in names.taken_for_experts
+
+
+def test_what_transformers_computes_in_its_own_way_is_to_be_fused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are permuted or split on loading have no place: another base than the published one has neither."""
+    saved = open_saved(str(write_adapter(tmp_path, "qwen3_vl", rank=2, targets=("attention",))))
+    names = find_transformers_names({"model_type": "qwen3_vl"})
+    nowhere = Places(links={}, shapes={}, tied={}, names=names, is_converted=False)
+    monkeypatch.setattr(peft, "find_places", lambda *_: nowhere)
+    with pytest.raises(ModelError, match=r"computes of published weights in a way of its own; `python -m vlora fuse`"):
+        to_peft(saved)

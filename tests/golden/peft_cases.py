@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .cases import CASES
+from .made_cases import MADE
 
 SAME = 1e-4
 """Largest difference of logits, in float32."""
@@ -52,4 +53,4 @@ LEFT_OUT = {
 }
 """Families that are not compared, and why."""
 
-FAMILIES = tuple(family for family in CASES if family not in LEFT_OUT)
+FAMILIES = tuple(family for family in (*CASES, *MADE) if family not in LEFT_OUT)

@@ -1,6 +1,6 @@
 """First stage of the exchange with PEFT, in vlora's environment: writes adapters, their PEFT folders and their logits.
 
-python -m tests.golden.prepare --work /tmp/golden FAMILY...
+python -m tests.golden.prepare --work /tmp/golden FAMILY...  # or those of made_side.py
 python -m tests.golden.peft_prepare --work /tmp/golden FAMILY...
 .venv-reference/bin/python -m tests.golden.peft_reference --work /tmp/golden FAMILY...
 python -m tests.golden.peft_table --work /tmp/golden FAMILY...
@@ -32,7 +32,7 @@ from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSec
 from vlora.train.state import bound_params
 
 from .cases import Array, random_numbers
-from .mlx_side import encode_rows
+from .made_side import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, MOVED, Exchange
 
 
@@ -90,12 +90,12 @@ def attach(model: Path, exchange: Exchange) -> tuple[models.MlxVlmBackbone, dict
 def prepare(family: str, work: Path) -> None:
     """Write everything of one family."""
     model = work / "model"
-    rows = encode_rows(family, model)
+    rows = read_rows(family, model)
     report: dict[str, Any] = {}
     for name, exchange in EXCHANGES.items():
         folder = work / "exchange" / name
         try:
-            found, change = make_adapter(model, exchange, folder / "own", rows.examples)
+            found, change = make_adapter(model, exchange, folder / "own", rows)
             adapter = to_peft(open_saved(str(folder / "own")))
             write_peft(adapter, folder / "peft")
         except VloraError as error:
@@ -116,7 +116,8 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path, help="what tests.golden.prepare wrote")
     options = parser.parse_args()
     for family in options.families or FAMILIES:
-        prepare(family, options.work / family)
+        with building(family):
+            prepare(family, options.work / family)
 
 
 if __name__ == "__main__":

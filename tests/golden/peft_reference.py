@@ -8,6 +8,8 @@ import argparse
 import json
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from peft.utils import load_peft_weights, set_peft_model_state_dict
 from safetensors.numpy import load_file, save_file
 
 from .cases import CASES, Array, Case
-from .generate import encode_rows, load_model, open_processor, reference_folder
+from .generate import TorchRow, encode_rows, load_model, open_processor, reference_folder
+from .made_cases import MADE
+from .made_reference import read_rows
 from .peft_cases import EXCHANGES, FAMILIES, MOVED
 
 
@@ -82,12 +86,22 @@ def write_own(path: Path, case: Case, folder: Path, rows: list[Any], base: list[
     return difference(found, base)
 
 
+@contextmanager
+def open_family(family: str, work: Path) -> Iterator[tuple[Path, Case, list[TorchRow]]]:
+    """Give a family's checkpoint as transformers opens it, what sets the family apart, and its rows."""
+    if family in MADE:
+        path, case = work / "reference", Case()
+        yield path, case, read_rows(family, work, load_model(path, case))
+        return
+    case = CASES[family]
+    with reference_folder(work / "model", case) as path:
+        yield path, case, encode_rows(family, work, open_processor(path, case))[0]
+
+
 def compare(family: str, work: Path) -> None:
     """Compare all adapters of a family, and write what was found."""
-    case = CASES[family]
     report: dict[str, Any] = {}
-    with reference_folder(work / "model", case) as path:
-        rows, _ = encode_rows(family, work, open_processor(path, case))
+    with open_family(family, work) as (path, case, rows):
         base = logits(load_model(path, case), rows, case)
         for name in EXCHANGES:
             folder = work / "exchange" / name

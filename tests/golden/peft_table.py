@@ -19,7 +19,7 @@ from vlora.models.load.saved_adapters import open_adapter
 from vlora.models.proven_versions import PROVEN
 from vlora.recipe.schema import ModelSection, OptimSection
 
-from .mlx_side import encode_rows
+from .made_side import building, read_rows
 from .peft_cases import EXCHANGES, FAMILIES, LEFT_OUT, MOVED, SAME
 from .peft_prepare import logits
 
@@ -40,11 +40,11 @@ qwen3_vl's rsLoRA adapter: 28 of 28 tensors.
 TABLE = Path(__file__).parents[2] / "vlora" / "export" / "parity.md"
 
 
-def read_back(model: Path, folder: Path, name: str) -> dict[str, Any]:
+def read_back(model: Path, folder: Path) -> dict[str, Any]:
     """Read one adapter of PEFT's own and compare logits; read vlora's own back and compare arrays."""
     section = ModelSection(path=str(model))
     files = models.find_model(section)
-    rows = encode_rows(model.parent.name, model).examples
+    rows = read_rows(model.parent.name, model)
     found: dict[str, Any] = {}
     backbone, _ = models.load_backbone(files, section)
     own = load_arrays(folder / "own" / "adapters.safetensors")
@@ -59,7 +59,6 @@ def read_back(model: Path, folder: Path, name: str) -> dict[str, Any]:
         theirs = load_arrays(folder / "theirs" / "logits.safetensors")
         pairs = zip(logits(backbone, state, rows), (np.array(theirs[str(n)]) for n in range(len(rows))), strict=True)
         found["read"] = max(float(np.abs(a[: len(b)] - b[: len(a)]).max()) for a, b in pairs)
-    del name
     return found
 
 
@@ -74,7 +73,8 @@ def compare(family: str, work: Path) -> dict[str, dict[str, Any]]:
             continue
         found[name] = {**reference[name]}
         try:
-            found[name] |= read_back(work / "model", work / "exchange" / name, name)
+            with building(family):
+                found[name] |= read_back(work / "model", work / "exchange" / name)
         except VloraError as error:
             found[name]["failed"] = str(error)
         print(f"{family} {name}: {found[name]}", flush=True)

@@ -20,6 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers
+from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import GroupWeightRename
@@ -61,16 +62,21 @@ def configurations() -> Iterator[tuple[str, Any]]:
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Describe an architecture: its parameters, # for numbers, what is tied, and how it renames published names."""
+    """Describe an architecture: its parameters, # for numbers, what is tied, and how it renames published names.
+
+    Beside them stand the modules that PEFT takes for experts wherever they lie, by the ends of their names.
+    """
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     templates = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name) for name in model.state_dict()}
     steps = [serialize(step) for step in get_model_conversion_mapping(model)]
+    moved = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(config.model_type, ""), {})
     return {
         "prefix": model.base_model_prefix,
         "tied": dict(getattr(model, "_tied_weights_keys", None) or {}),
         "renamings": [step for step in steps if not UNUSED.search(step["pattern"])],
         "parameters": sorted(name for name in templates if not UNADAPTED.search(name)),
+        **({"peft_moves": sorted(moved)} if moved else {}),
     }
 
 

@@ -21,7 +21,7 @@ class ModelParts:
     Attributes:
         language: The language model's name within the model; empty if the model is its own.
         beside_language: Names of parts that lie within the language model but are not of it.
-        no_adapter: Last parts of the names of layers whose weights the model reads directly; no adapters.
+        no_adapter: Parts of the names of layers whose weights the model reads directly; no adapters.
         selectors: Parts of the names of layers that only choose what is attended to; no gradient, and no adapters.
         without_experts: Why layers of experts get no adapters; None if they do.
     """

@@ -28,7 +28,8 @@ def to_gguf(adapter: PeftAdapter, config: Mapping[str, Any]) -> PeftAdapter:
         (found["modules_to_save"], "llama.cpp takes no embeddings, heads or other layers that were trained whole"),
         (outside, f"llama.cpp takes no adapters of towers and connectors, as on {next(iter(outside), '')}"),
         (
-            found["target_parameters"],
+            # Weights of layers may be named there, too, which are none.
+            any(not name.endswith(".weight") for name in found["target_parameters"] or ()),
             f"llama.cpp reads no adapters of {config.get('model_type')}'s experts",
         ),
     )
@@ -45,7 +46,7 @@ def to_gguf(adapter: PeftAdapter, config: Mapping[str, Any]) -> PeftAdapter:
     # With alpha = r its scale is 1 for layers of the common rank; of others it would be r / rank.
     patterns = found["rank_pattern"]
     for pattern, rank in patterns.items():
-        module = pattern.replace("\\.", ".")
+        module = pattern.replace("\\.", ".").removesuffix(".weight")
         name = f"base_model.model.{module}.lora_B.weight"
         arrays[name] = arrays[name] * arrays[name].dtype.type(rank / found["r"])
     return attrs.evolve(adapter, arrays=arrays, config={**found, "lora_alpha": found["r"], "alpha_pattern": {}})

@@ -55,12 +55,10 @@ def to_peft(saved: Saved) -> PeftAdapter:
     places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
     lost = [name for name in (*weights, *saved.whole) if name not in places.links or _is_own_stack(name, places)]
     if lost:
-        msg = (
-            f"{saved.path}: adapts {lost[0].removesuffix('.weight')}, whose published name is not found in "
-            f"{str(saved.files.path)!r}; name the model that it was converted from with --base"
-        )
-        raise ModelError(msg)
+        raise _lost(saved, lost[0].removesuffix(".weight"), places)
     laid = lay_out({layer: places.links[f"{layer}.weight"] for layer in saved.layers}, saved.layers)
+    if places.names is not None:
+        laid = _apart_from_experts(laid, saved, places.names.taken_for_experts)
     tables, modules, is_tied = _whole_modules(saved, places)
     config = describe(laid, saved, modules, is_tied=is_tied)
     beside = [f"{layer}.weight" for layer in saved.layers if not saved.backbone.is_language(layer)]
@@ -71,6 +69,32 @@ def to_peft(saved: Saved) -> PeftAdapter:
         is_converted=places.is_converted,
         outside=tuple(link.other.removesuffix(".weight") for name in beside for link in places.links[name]),
     )
+
+
+def _lost(saved: Saved, name: str, places: Places) -> ModelError:
+    """Say why transformers has no place for what an adapter changes, and what to do."""
+    where = f"{saved.path}: adapts {name},"
+    if not places.is_converted and places.names is not None:
+        return ModelError(f"{where} which transformers computes of published weights in a way of its own; {FUSE}")
+    return ModelError(
+        f"{where} whose published name is not found in {str(saved.files.path)!r}; name the model that it was converted "
+        "from with --base"
+    )
+
+
+def _apart_from_experts(laid: PeftArrays, saved: Saved, taken: frozenset[str]) -> PeftArrays:
+    """Name the weights of layers which PEFT would take for experts, were they named as modules.
+
+    Raises:
+        ModelError: They are DoRA's, which PEFT has for modules only.
+    """
+    found = {name: rank for name, rank in laid.modules.items() if name.rpartition(".")[2] in taken}
+    if found and saved.is_dora:
+        msg = f"{saved.path}: has DoRA on {next(iter(found))}, which PEFT takes for a part of its experts; {FUSE}"
+        raise ModelError(msg)
+    modules = {name: rank for name, rank in laid.modules.items() if name not in found}
+    weights = {f"{name}.weight": rank for name, rank in found.items()}
+    return attrs.evolve(laid, modules=modules, parameters={**laid.parameters, **weights})
 
 
 def _is_own_stack(name: str, places: Places) -> bool:

@@ -30,6 +30,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("config.json", "text_config.intermediate_size", [64, 0], "or a list"),
     ("config.json", "text_config.rms_norm_eps", float("nan"), "finite"),
     ("config.json", "text_config.rope_theta", 0, "greater than 0"),
+    ("config.json", "text_config.rope_theta", [10000.0, 0], "greater than 0"),
     ("config.json", "text_config.rope_parameters.factor", "eight", "finite"),
     ("config.json", "thinker_config.text_config.num_attention_heads", 1.5, "from 1 to"),
     ("config.json", "vision_config.patch_size", True, "from 1 to"),

@@ -144,3 +144,36 @@ def test_what_fits_nowhere_is_named(arrays: dict[str, Any], config: dict[str, An
     """One sentence, which begins with the file."""
     with pytest.raises(CheckpointError, match=f"^file: .*{told}"):
         from_peft(arrays, {**CONFIG, **config}, places(link("x", "a")), "file")
+
+
+def test_experts_that_were_published_one_by_one_are_read_back_to_the_bit() -> None:
+    """Each expert of the model's stack has a link of its own to transformers' stack."""
+    links = tuple(
+        Link(
+            f"{own}.weight",
+            (slice(expert, expert + 1), slice(0, 3), slice(0, 5)),
+            f"m.experts.{other}",
+            (slice(expert, expert + 1), slice(start, start + 3), slice(0, 5)),
+            (0, 1),
+            (2, total, 5),
+        )
+        for own, other, start, total in (("gate", "gate_up", 0, 6), ("up", "gate_up", 3, 6), ("down", "down", 0, 3))
+        for expert in (0, 1)
+    )
+    found = places(*links)
+    factors = {name: Factors(a=normal(2, 2, 5), b=normal(2, 3, 2)) for name in ("gate", "up", "down")}
+    laid = lay_out({name: found.links[f"{name}.weight"] for name in factors}, factors)
+    config = {**CONFIG, "target_parameters": ["m.experts.gate_up", "m.experts.down"]}
+    ranks = {"rank_pattern": {"m.experts.gate_up": 4}, "alpha_pattern": {"m.experts.gate_up": 8}}
+    arrays, _ = from_peft(laid.arrays, {**config, **ranks}, found, "file")
+    for name, one in factors.items():
+        np.testing.assert_array_equal(arrays[f"{name}.lora_a"], one.a)
+        np.testing.assert_array_equal(arrays[f"{name}.lora_b"], one.b)
+
+
+def test_a_matrix_that_is_named_as_a_parameter_has_the_rank_of_its_pattern() -> None:
+    """A layer beside experts is named so, because PEFT would take it for one of them."""
+    config = {**CONFIG, "target_parameters": ["a.weight"], "rank_pattern": {"a.weight": 4}}
+    found, own = from_peft(factors("a", rank=4), config, places(link("x", "a")), "file")
+    assert own["lora_parameters"]["rank"] == 4
+    assert found["x.lora_a"].shape == (5, 4)

@@ -149,8 +149,9 @@ FAMILIES: Mapping[str, Family] = {
         ),
         upstream_differs="halves are rotated against each other, where published ones rotate pairs (language.py:150)",
     ),
+    # The type of patches is that of `patch_embed.proj.weight` (deepseek_v4/deepseek_v4.py:32).
     "deepseek_v4": Family(
-        parts=Parts(selectors=("indexer",), checkpointed_part="ffn"),
+        parts=Parts(no_adapter=("patch_embed",), selectors=("indexer",), checkpointed_part="ffn"),
         forward=Forward(
             forward=forward_with_fresh_cache,
             train_overrides=undifferentiated_indices,

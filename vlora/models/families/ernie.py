@@ -9,7 +9,7 @@ import mlx.nn as nn
 from ..forward.calls import call_language_model
 from ..forward.corrections import sliced_splits
 from ..forward.lm_inputs import LMInputs, PadSpec
-from .family import Family, Forward
+from .family import Family, Forward, Parts
 
 
 def finish_ernie(module: nn.Module, tokens: mx.array, inputs: dict[str, Any], fields: LMInputs) -> LMInputs:
@@ -25,7 +25,9 @@ def forward_ernie(module: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.a
 
 
 FAMILIES: Mapping[str, Family] = {
+    # The type of patches is that of `patch_embed.proj.weight` (ernie4_5_moe_vl/ernie4_5_moe_vl.py:176).
     "ernie4_5_moe_vl": Family(
+        parts=Parts(no_adapter=("patch_embed",)),
         forward=Forward(
             packs=True, finish_inputs=finish_ernie, forward=forward_ernie, own_inputs={"token_type_ids": PadSpec()}
         ),

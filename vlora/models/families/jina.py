@@ -37,8 +37,9 @@ ONE_POSITION = "tokens of a batch are rotated by one position (jina_vlm/language
 """Why only prompts of one length are answered together."""
 
 FAMILIES: Mapping[str, Family] = {
+    # The type of patches is that of `patch_embed.proj.weight` (jina_vlm/jina_vlm.py:187).
     "jina_vlm": Family(
-        parts=Parts(embedding_parts=("language_model.embedding",)),
+        parts=Parts(embedding_parts=("language_model.embedding",), no_adapter=("patch_embed",)),
         forward=Forward(
             packs=True,
             embed=embed_jina,

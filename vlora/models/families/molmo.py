@@ -60,10 +60,13 @@ def forward_molmo2(model: nn.Module, tokens: mx.array, fields: LMInputs) -> mx.a
 
 
 FAMILIES: Mapping[str, Family] = {
-    "molmo": Family(parts=Parts(embedding_parts=("wte",)), forward=Forward(packs=True)),
+    # The type of patches is that of `patch_embedding.weight` (molmo/molmo.py:44, molmo2/molmo2.py:298).
+    "molmo": Family(
+        parts=Parts(embedding_parts=("wte",), no_adapter=("patch_embedding",)), forward=Forward(packs=True)
+    ),
     "molmo2": Family(
         format=Format(image_mark="<|image|>", image_id=-200),
-        parts=Parts(embedding_parts=("wte",)),
+        parts=Parts(embedding_parts=("wte",), no_adapter=("patch_embedding",)),
         forward=Forward(packs=True, finish_inputs=finish_molmo2, forward=forward_molmo2),
         upstream_differs="image tokens do not see later ones of their image (molmo2/language.py:175)",
     ),

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from .family import Family, Forward
+from .family import Family, Forward, Parts
 
 FAMILIES: Mapping[str, Family] = {
-    "muse_glimmer": Family(forward=Forward(packs=True)),
+    # The type of patches is that of `patch_embedding.weight` (muse_glimmer/muse_glimmer.py:61).
+    "muse_glimmer": Family(parts=Parts(no_adapter=("patch_embedding",)), forward=Forward(packs=True)),
     "muse_spark": Family(refused="its layers are Metal kernels without gradients"),
 }

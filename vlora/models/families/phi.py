@@ -114,10 +114,16 @@ FAMILIES: Mapping[str, Family] = {
             train_overrides=rotated_by_own_length,
         ),
     ),
+    # The type of patches is that of `patch_embedding.weight` (phi4_siglip/vision.py:104, phi4mm/vision.py:205).
     "phi4_siglip": Family(
         format=Format(**WITHOUT_TOKEN),
+        parts=Parts(no_adapter=("patch_embedding",)),
         forward=Forward(embed=embed_phi4_siglip),
         upstream_differs="patches attend to the padding behind an image (phi4_siglip/vision.py:134)",
     ),
-    "phi4mm": Family(format=Format(**WITHOUT_TOKEN), forward=Forward(embed=embed_phi4mm)),
+    "phi4mm": Family(
+        format=Format(**WITHOUT_TOKEN),
+        parts=Parts(no_adapter=("patch_embedding",)),
+        forward=Forward(embed=embed_phi4mm),
+    ),
 }

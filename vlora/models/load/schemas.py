@@ -37,7 +37,7 @@ class TextPart:
     rms_norm_eps: Any = _key(None, value_checks.positive)
     layer_norm_eps: Any = _key(None, value_checks.positive)
     norm_eps: Any = _key(None, value_checks.positive)
-    rope_theta: Any = _key(None, value_checks.positive)
+    rope_theta: Any = _key(None, value_checks.scales)
     partial_rotary_factor: Any = _key(None, value_checks.not_negative)
     attention_dropout: Any = _key(None, value_checks.not_negative)
     initializer_range: Any = _key(None, value_checks.not_negative)
@@ -63,7 +63,7 @@ class VisionPart:
     temporal_patch_size: Any = _key(None, value_checks.counts(value_checks.WIDEST))
     layer_norm_eps: Any = _key(None, value_checks.positive)
     rms_norm_eps: Any = _key(None, value_checks.positive)
-    rope_theta: Any = _key(None, value_checks.positive)
+    rope_theta: Any = _key(None, value_checks.scales)
     rope_parameters: Any = _key(None, value_checks.rope)
     model_type: Any = _key(None, value_checks.text)
 

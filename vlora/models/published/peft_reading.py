@@ -168,10 +168,9 @@ class _Reading:
 
     def finish(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Write the model's arrays and its configuration."""
-        layers = {parameter: self._layer(parameter, parts) for parameter, parts in self._parts.items()}
         own: dict[str, list[tuple[Link, _Layer]]] = {}
-        for parameter, layer in layers.items():
-            for link, part in self._divide(parameter, layer):
+        for parameter, parts in self._parts.items():
+            for link, part in self._divide(parameter, self._layer(parameter, parts)):
                 own.setdefault(link.own.removesuffix(".weight"), []).append((link, part))
         joined = {name: self._join(name, parts) for name, parts in own.items()}
         if not joined:
@@ -232,11 +231,10 @@ class _Reading:
 
     def _setting(self, key: str, parameter: str, default: float) -> int:
         """Read a layer's own rank or alpha, as PEFT does: the first pattern that its name ends with."""
-        module = parameter.removesuffix(".weight")
-        for pattern, value in (self._config.get(key) or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value  # type: ignore[no-any-return]
-        return default  # type: ignore[return-value]
+        named = (parameter, parameter.removesuffix(".weight"))
+        patterns = (self._config.get(key) or {}).items()
+        fits = (value for end, value in patterns if any(re.match(rf"(.*\.)?({end})$", name) for name in named))
+        return next(fits, default)  # type: ignore[return-value]
 
     def _divide(self, parameter: str, layer: _Layer) -> list[tuple[Link, _Layer]]:
         """Divide a layer of transformers between the model's."""
@@ -255,28 +253,45 @@ class _Reading:
         """Join what one layer of the model is of transformers' layers."""
         if len(parts) == 1 and all(slice_.start == 0 for slice_ in parts[0][0].own_box):
             return parts[0][1]
-        links = self._places.links[f"{name}.weight"]
-        if len(parts) != len(links):
-            msg = f"{self._where}: adapts only a part of {name}, which is {len(links)} layers in transformers"
+        count = len(self._places.links[f"{name}.weight"])
+        if len(parts) != count:
+            msg = f"{self._where}: adapts only a part of {name}, which is {count} layers in transformers"
             raise CheckpointError(msg)
         first = parts[0][1]
-        if any(layer.scale != first.scale for _, layer in parts) or first.a.ndim != 2:  # noqa: PLR2004 - matrices
-            msg = f"{self._where}: adapts {name} in parts of several scales, or expert by expert, which is not read"
+        if any(layer.scale != first.scale for _, layer in parts):
+            msg = f"{self._where}: adapts {name} in parts of several scales, which is not read"
             raise CheckpointError(msg)
+        if len(parts[0][0].own_box) == 3:  # noqa: PLR2004 - a stack
+            return self._join_experts(name, parts)
         n_outputs = max(link.own_box[0].stop for link, _ in parts)
         rank = sum(layer.a.shape[0] for _, layer in parts)
         a, b = np.concatenate([layer.a for _, layer in parts]), np.zeros((n_outputs, rank), first.b.dtype)
         m = None if first.m is None else np.zeros(n_outputs, first.b.dtype)
         start = 0
         for link, layer in parts:
-            b[link.own_box[0], start : start + layer.a.shape[0]] = layer.b
-            start += layer.a.shape[0]
+            b[link.own_box[0], start : (start := start + layer.a.shape[0])] = layer.b
             if m is not None:
                 m[link.own_box[0]] = layer.m
         if all(np.array_equal(layer.a, first.a) for _, layer in parts):
             # One factor A that was repeated.
             a, b = first.a, sum(b[:, part : part + len(first.a)] for part in range(0, rank, len(first.a)))  # type: ignore[assignment]
         return _Layer(a, b, first.scale, m)
+
+    def _join_experts(self, name: str, parts: Sequence[tuple[Link, _Layer]]) -> _Layer:
+        """Stack what the experts have of transformers' layers or stacks."""
+        first = parts[0][1]
+        shapes = {(layer.a.shape[-2:], layer.b.shape[-1]) for _, layer in parts}
+        if len(shapes) > 1 or first.m is not None:
+            msg = f"{self._where}: adapts the experts of {name} with several ranks, or with DoRA, which is not read"
+            raise CheckpointError(msg)
+        count, n_outputs = (max(link.own_box[axis].stop for link, _ in parts) for axis in (0, 1))
+        a = np.zeros((count, *first.a.shape[-2:]), first.a.dtype)
+        b = np.zeros((count, n_outputs, first.b.shape[-1]), first.b.dtype)
+        for link, layer in parts:
+            experts, outputs = link.own_box[:2]
+            others = link.other_box[0] if layer.a.ndim == 3 else np.newaxis  # noqa: PLR2004 - of a stack
+            a[experts], b[experts, outputs] = layer.a[others], layer.b[others]
+        return _Layer(a, b, first.scale)
 
     def _tables(self) -> dict[str, Array]:
         """Give what was trained whole, by the model's names; a tied head is the table that it is tied to."""
@@ -290,8 +305,7 @@ class _Reading:
                 if len(self._places.links[link.own]) != 1:
                     msg = f"{self._where}: {said} is only a part of {link.own}, which is not read"
                     raise CheckpointError(msg)
-                taken = link.take(value)
-                found[link.own] = taken
+                found[link.own] = link.take(value)
         return found
 
 

@@ -87,12 +87,19 @@ class _Step:
 
 
 class TransformersNames:
-    """How transformers reads one architecture."""
+    """How transformers reads one architecture.
+
+    Attributes:
+        tied: Parameters that are others.
+        taken_for_experts: Last parts of the names of modules that PEFT takes for parts of its experts, wherever they
+            lie (peft/utils/transformers_weight_conversion.py, `_MOE_TARGET_MODULE_MAPPING`).
+    """
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         """Take an entry of the table."""
         self._prefix: str = found["prefix"]
         self.tied: Mapping[str, str] = found["tied"]
+        self.taken_for_experts: frozenset[str] = frozenset(found.get("peft_moves", ()))
         self._known = frozenset(found["parameters"])
         steps = [_Step.load(step) for step in found["renamings"]]
         self._renamings = [step for step in steps if not step.operations]

@@ -1,0 +1,39 @@
+"""Families whose tiny checkpoint transformers writes, as data. Read by both sides, so it needs neither MLX nor torch.
+
+The families of `cases.CASES` are compared on rows that both programs' processors encode. These here are compared on
+rows in their processor's format, as tests/families makes them: what is compared is where adapters lie, not images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What sets a family apart when transformers makes its checkpoint.
+
+    Attributes:
+        settings: What its configuration has in transformers otherwise than in tests/families, by section.
+        reads: Which rows of tests/families: images, text, or both.
+        renamed: Inputs of mlx-vlm's that transformers knows by another name.
+        image_token: What stands for images, where transformers is told which tokens do.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reads: tuple[int, ...] = (0, 1, 2)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    image_token: int = 120
+
+
+TEXT = (2,)
+"""The row without an image: what the two programs' towers make of images differs, or takes other inputs."""
+
+MADE: Mapping[str, Made] = {
+    "glm4v_moe": Made(),
+    "glm_ocr": Made(),
+    "muse_glimmer": Made(),
+    "qwen3_5_moe": Made(),
+    "hunyuan_vl": Made(settings={"text_config": {"rope_scaling": {"factor": 1.0}}}, reads=TEXT),
+    "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
+}

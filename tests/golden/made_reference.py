@@ -1,0 +1,97 @@
+"""Checkpoints that transformers writes, with random weights, for families of `made_cases`. Needs no MLX."""
+
+import argparse
+import inspect
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from .generate import TorchRow
+from .made_cases import MADE, Made
+
+
+def make_checkpoint(family: str, work: Path) -> None:
+    """Write the weights as transformers publishes them beside the family's configuration, and transformers' own."""
+    case = MADE[family]
+    written = json.loads((work / "model" / "config.json").read_text())
+    settings = join(written, case.settings)
+    kind = settings.pop("model_type")
+    config = AutoConfig.for_model(kind, **settings)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    draw_weights(model)
+    model.save_pretrained(work / "reference")
+    for file in (work / "reference").glob("*.safetensors"):
+        (work / "model" / file.name).write_bytes(file.read_bytes())
+
+
+def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Overwrite entries of a nested configuration; None takes one away."""
+    joined = dict(one)
+    for key, value in other.items():
+        own = joined.get(key)
+        joined[key] = join(own, value) if isinstance(own, dict) and isinstance(value, Mapping) else value
+    return {key: value for key, value in joined.items() if value is not None or key not in other}
+
+
+def draw_weights(model: nn.Module) -> None:
+    """Draw every weight by its name: norms around what they are made with, matrices so that activations keep size."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(tuple(parameter.shape))
+            if parameter.ndim <= 1:
+                start = parameter.numpy()
+                value = np.where(np.abs(start - 1) < 1e-6, start, 0.0) + 0.1 * draw
+            else:
+                inputs = parameter.shape[-1] if parameter.ndim == 3 else int(np.prod(parameter.shape[1:]))
+                value = draw / np.sqrt(inputs)
+            parameter.copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
+
+
+def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
+    """Read the rows as transformers' model takes them."""
+    case, arrays = MADE[family], load_file(work / "rows.safetensors")
+    known = inspect.signature(model.forward).parameters
+    rows = []
+    for number in range(len(case.reads)):
+        tokens = torch.from_numpy(arrays[f"{number}.tokens"].astype(np.int64))[None]
+        before = f"{number}.inputs."
+        inputs: dict[str, Tensor] = {"input_ids": tokens}
+        for key, value in arrays.items():
+            if key.startswith(before):
+                inputs |= as_torch(key.removeprefix(before), value, case)
+        if "mm_token_type_ids" in known:
+            inputs["mm_token_type_ids"] = (tokens == case.image_token).long()
+        rows.append(TorchRow(inputs, torch.zeros(tokens.shape[1], dtype=torch.bool)))
+    return rows
+
+
+def as_torch(name: str, value: "np.ndarray[Any, Any]", case: Made) -> dict[str, Tensor]:
+    """Give an input the name and the type that transformers has."""
+    tensor = torch.from_numpy(value)
+    return {case.renamed.get(name, name): tensor if tensor.is_floating_point() else tensor.long()}
+
+
+def main() -> None:
+    """Make the checkpoints of the named families, or of all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.made_reference", description=__doc__)
+    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
+    parser.add_argument("--work", required=True, type=Path, help="what tests.golden.made_side wrote")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for family in options.families or MADE:
+        make_checkpoint(family, options.work / family)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""vlora's rows of all families that are exchanged with PEFT, and what transformers needs to make a checkpoint.
+
+python -m tests.golden.made_side --work /tmp/golden FAMILY...
+.venv-reference/bin/python -m tests.golden.made_reference --work /tmp/golden FAMILY...
+"""
+
+import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
+
+# isort: split
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from tests.families import FAMILIES, examples
+from vlora import Example
+
+from .made_cases import MADE
+from .mlx_side import encode_rows
+
+
+def read_rows(family: str, model: Path) -> tuple[Example, ...]:
+    """List a family's rows as vlora encodes them."""
+    if family not in MADE:
+        return encode_rows(family, model).examples
+    rows = examples(FAMILIES[family])
+    return tuple(rows[number] for number in MADE[family].reads)
+
+
+@contextmanager
+def building(family: str) -> Iterator[None]:
+    """Let a family's tiny model have sizes that no config.json says."""
+    if family not in MADE:
+        yield
+        return
+    with FAMILIES[family].while_building():
+        yield
+
+
+def write(family: str, folder: Path) -> None:
+    """Write a family's configuration and rows for the other side."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    (folder / "model" / "config.json").write_text(json.dumps(dict(FAMILIES[family].config)))
+    arrays = {}
+    for number, row in enumerate(read_rows(family, folder / "model")):
+        arrays[f"{number}.tokens"] = mx.array(row.tokens)
+        for name, value in row.inputs.items():
+            if hasattr(value, "shape"):
+                arrays[f"{number}.inputs.{name}"] = mx.array(np.asarray(value))
+    mx.save_safetensors(str(folder / "rows.safetensors"), arrays)
+
+
+def main() -> None:
+    """Write the named families, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.made_side", description=__doc__)
+    parser.add_argument("families", nargs="*", help="families; all of them if none is named")
+    parser.add_argument("--work", required=True, type=Path, help="where to write")
+    options = parser.parse_args()
+    for family in options.families or MADE:
+        write(family, options.work / family)
+
+
+if __name__ == "__main__":
+    main()

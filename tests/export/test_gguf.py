@@ -41,7 +41,7 @@ def test_what_it_has_no_form_for_is_refused(config: dict[str, Any], outside: tup
 def test_a_layer_that_is_named_as_a_parameter_is_no_expert() -> None:
     """PEFT is given dense layers beside experts so; their rank is baked in as that of others."""
     arrays = {"base_model.model.x.gate_proj.lora_B.weight": np.ones((3, 8), np.float32)}
-    named = {"target_parameters": ["x.gate_proj.weight"], "rank_pattern": {r"x\.gate_proj\.weight": 8}}
+    named: dict[str, Any] = {"target_parameters": ["x.gate_proj.weight"], "rank_pattern": {r"x\.gate_proj\.weight": 8}}
     made = to_gguf(attrs.evolve(adapter(**named), arrays=arrays), {"model_type": "x"})
     found = made.arrays["base_model.model.x.gate_proj.lora_B.weight"]
     np.testing.assert_allclose(found * made.config["lora_alpha"] / 8, 2.0, rtol=1e-6)

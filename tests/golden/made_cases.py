@@ -15,16 +15,18 @@ class Made:
 
     Attributes:
         settings: What its configuration has in transformers otherwise than in tests/families, by section.
+        reads_saved: Whether mlx-vlm is given the configuration that transformers saves, where the one of tests/families
+            leaves entries out that the two programs take otherwise.
         reads: Which rows of tests/families: images, text, or both.
-        renamed: Inputs of mlx-vlm's that transformers knows by another name.
-        image_token: What stands for images, where transformers is told which tokens do.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     reads: tuple[int, ...] = (0, 1, 2)
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    image_token: int = 120
+    reads_saved: bool = False
 
+
+IMAGE_TOKEN = 120
+"""What stands for images in all of them."""
 
 TEXT = (2,)
 """The row without an image: what the two programs' towers make of images differs, or takes other inputs."""
@@ -32,7 +34,7 @@ TEXT = (2,)
 MADE: Mapping[str, Made] = {
     "glm4v_moe": Made(),
     "glm_ocr": Made(),
-    "muse_glimmer": Made(),
+    "muse_glimmer": Made(reads_saved=True),
     "qwen3_5_moe": Made(),
     "hunyuan_vl": Made(settings={"text_config": {"rope_scaling": {"factor": 1.0}}}, reads=TEXT),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from .generate import TorchRow
-from .made_cases import MADE, Made
+from .made_cases import IMAGE_TOKEN, MADE
 
 
 def make_checkpoint(family: str, work: Path) -> None:
@@ -31,17 +31,20 @@ def make_checkpoint(family: str, work: Path) -> None:
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
     draw_weights(model)
     model.save_pretrained(work / "reference")
-    for file in (work / "reference").glob("*.safetensors"):
+    files = list((work / "reference").glob("*.safetensors"))
+    if case.reads_saved:
+        files.append(work / "reference" / "config.json")
+    for file in files:
         (work / "model" / file.name).write_bytes(file.read_bytes())
 
 
 def join(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Overwrite entries of a nested configuration; None takes one away."""
+    """Overwrite entries of a nested configuration."""
     joined = dict(one)
     for key, value in other.items():
         own = joined.get(key)
-        joined[key] = join(own, value) if isinstance(own, dict) and isinstance(value, Mapping) else value
-    return {key: value for key, value in joined.items() if value is not None or key not in other}
+        joined[key] = join(own, value) if isinstance(own, Mapping) and isinstance(value, Mapping) else value
+    return joined
 
 
 def draw_weights(model: nn.Module) -> None:
@@ -69,17 +72,12 @@ def read_rows(family: str, work: Path, model: nn.Module) -> list[TorchRow]:
         inputs: dict[str, Tensor] = {"input_ids": tokens}
         for key, value in arrays.items():
             if key.startswith(before):
-                inputs |= as_torch(key.removeprefix(before), value, case)
+                tensor = torch.from_numpy(value)
+                inputs[key.removeprefix(before)] = tensor if tensor.is_floating_point() else tensor.long()
         if "mm_token_type_ids" in known:
-            inputs["mm_token_type_ids"] = (tokens == case.image_token).long()
+            inputs["mm_token_type_ids"] = (tokens == IMAGE_TOKEN).long()
         rows.append(TorchRow(inputs, torch.zeros(tokens.shape[1], dtype=torch.bool)))
     return rows
-
-
-def as_torch(name: str, value: "np.ndarray[Any, Any]", case: Made) -> dict[str, Tensor]:
-    """Give an input the name and the type that transformers has."""
-    tensor = torch.from_numpy(value)
-    return {case.renamed.get(name, name): tensor if tensor.is_floating_point() else tensor.long()}
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ import mlx.optimizers as optim
 
 from . import models
 from .adapters.attached import lora_layers
-from .data.format.samples import Preferences
 from .data.opening import wrap_rows
+from .data.pairing import find_preferences
 from .data.rows import RowDataset
-from .data.stream_opening import open_rows
+from .data.stream_opening import open_rows, refuse_stream
 from .data.values import Row
 from .errors import RecipeError
 from .events import FeatureCounts
@@ -21,7 +21,6 @@ from .memory.limits import device_memory
 from .output.archive import refuse_model_folder, starts_from
 from .output.base_identity import KEY as BASE
 from .output.paths import OutputPaths, expand_home, output_paths
-from .recipe.preference import LOSSES, UNPAIRED
 from .recipe.schema import ModelSection, Recipe
 from .system.cache import cache_folder
 from .train.objectives.named import find_objective
@@ -150,7 +149,17 @@ def _refuse_to_overwrite(recipe: Recipe, paths: OutputPaths, base: Path) -> None
 
 
 def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Iterable[Row] | None = None) -> Data:
-    """Open the rows of a recipe and the processor of its model.
+    """Open the rows of a recipe by their numbers, and the processor of its model; arguments and errors of `load_rows`.
+
+    A recipe that streams its rows is refused: they have no numbers.
+    """
+    if rows is None:
+        refuse_stream(recipe.data)
+    return load_rows(recipe, rows, valid_rows)
+
+
+def load_rows(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Iterable[Row] | None = None) -> Data:
+    """Open the rows of a recipe, of a stream the first ones with the stream, and the processor of its model.
 
     Args:
         recipe: The recipe.
@@ -178,14 +187,6 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
     section = attrs.evolve(recipe.data, train_on_completions=True) if preferences else recipe.data
     encoder = models.make_encoder(processor, files.config, files.family, section)
     return Data(files=files, encoder=encoder, train=train, valid=valid)
-
-
-def find_preferences(recipe: Recipe) -> Preferences | None:
-    """Say what the rows of a recipe have beside one answer."""
-    objective = recipe.train.objective
-    if objective not in LOSSES:
-        return None
-    return "marks" if objective in UNPAIRED else "pairs"
 
 
 def follow_rules(data: Data, rules: Rules) -> Data:
@@ -321,13 +322,12 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     if in_memory is None:
         in_memory = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
     reason = None if section.cache else "features.cache = false"
-    if reason is None and recipe.data.streaming:
-        reason = "rows of a stream come again after all others"
+    reason = "rows of a stream come again after all others" if recipe.data.streaming else reason
     if reason is None and not (in_memory or section.disk_gb):
         reason = "features.memory_gb and features.disk_gb are 0"
     reason = reason or backbone.why_features_change()
     if reason is not None:
-        encoder = data.encoder.with_image_keys() if recipe.train.objective in LOSSES else data.encoder
+        encoder = data.encoder.with_image_keys() if find_preferences(recipe) else data.encoder
         return Features(cache=None, encoder=encoder, storage=FeatureStorage(reason=reason))
     shards = root = None
     if section.disk_gb:

@@ -139,6 +139,21 @@ class Reported:
 
 
 @attrs.frozen(kw_only=True)
+class EpochEnded:
+    """All rows of a stream were given to steps once more.
+
+    Attributes:
+        step: The step with the last of them.
+        epoch: Epochs that are over.
+        n_rows: Rows of this one, on all devices together.
+    """
+
+    step: int
+    epoch: int
+    n_rows: int
+
+
+@attrs.frozen(kw_only=True)
 class Skipped:
     """A row was passed over (data.on_bad_row or data.on_long_row = "skip")."""
 
@@ -313,5 +328,5 @@ class Finished:
         return self.is_over and not self.left_off
 
 
-OfRun = Compiling | Compiled | Started | Untrained | StepReport | Reported | StoppedEarly | Finished
+OfRun = Compiling | Compiled | Started | Untrained | StepReport | EpochEnded | Reported | StoppedEarly | Finished
 Event = OfRun | Working | Skipped | Warned | Generated | Scored | Saved

@@ -116,7 +116,7 @@ def test_a_metric_is_looked_for_before_anything_is_loaded(
     answering: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that no metric has is an error of the recipe; no model was loaded for it."""
-    monkeypatch.setattr(start, "load_data", lambda _: pytest.fail("rows were opened"))
+    monkeypatch.setattr(start, "load_rows", lambda _: pytest.fail("rows were opened"))
     with pytest.raises(RecipeError, match=r"eval\.metrics: found 'exakt'"):
         run(answering("out", eval__metrics=["exakt"]))
 

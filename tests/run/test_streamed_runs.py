@@ -12,7 +12,7 @@ from tests.data.streams import write_shards, write_tar
 from tests.runs import make_recipe, run, write_image_rows
 from vlora import Recipe
 from vlora.errors import CheckpointError, SampleError
-from vlora.events import Event, Skipped, Started, StepReport
+from vlora.events import EpochEnded, Event, Skipped, Started, StepReport
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -35,12 +35,14 @@ def test_resume_is_exact_inside_the_buffer(checkpoint: CheckpointFactory, tmp_pa
     options: dict[str, Any] = {"lora__dropout": 0.2, "data__workers": 2, "data__prefetch": 3}
     straight = streamed(checkpoint("llava"), rows, tmp_path / "straight", **options)
     stopped = streamed(checkpoint("llava"), rows, tmp_path / "stopped", **options)
-    expected = reports(run(straight))
+    events = run(straight)
+    expected, ended = reports(events), [event for event in events if isinstance(event, EpochEnded)]
     calls = iter([*[False] * (stop - 1), True])
     found = [*reports(run(stopped, should_stop=lambda: next(calls))), *reports(run(stopped, resume=True))]
     weights = [load_arrays(tmp_path / name / "adapters.safetensors") for name in ("straight", "stopped")]
 
     assert [step.step for step in found] == list(range(1, 11))
+    assert {(event.step, event.epoch, event.n_rows) for event in ended} == {(4, 1, 7), (8, 2, 7)}
     assert [step.loss for step in found] == [step.loss for step in expected]
     assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
 
@@ -50,13 +52,19 @@ def test_rows_held_out_at_the_beginning_are_not_trained(
 ) -> None:
     """They are validated on, and the others are learned."""
     recipe = streamed(
-        checkpoint("llava"), rows, tmp_path / "run", data__split="train[3:]", data__valid_split="train[:3]"
+        checkpoint("llava"),
+        rows,
+        tmp_path / "run",
+        data__split="train[3:]",
+        data__valid_split="train[:3]",
+        train__iters=3,
     )
     events = run(recipe)
     (started,) = [event for event in events if isinstance(event, Started)]
 
     assert (started.n_rows, started.n_files, started.n_valid_rows) == (None, 1, 3)
-    assert [step.supervised_tokens > 0 for step in reports(events)] == [True] * 10
+    assert [step.supervised_tokens > 0 for step in reports(events)] == [True] * 3
+    assert started.features.reason == "rows of a stream come again after all others"
 
 
 def test_a_bad_row_is_named_or_left_out(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
@@ -65,8 +73,8 @@ def test_a_bad_row_is_named_or_left_out(checkpoint: CheckpointFactory, tmp_path:
     with rows.open("a") as file:
         file.write('\n{"question": }\n')
     with pytest.raises(SampleError, match=r"rows\.jsonl row 7: line 8 of rows\.jsonl: "):
-        run(streamed(checkpoint("llava"), rows, tmp_path / "raises"))
-    events = run(streamed(checkpoint("llava"), rows, tmp_path / "skips", data__on_bad_row="skip"))
+        run(streamed(checkpoint("llava"), rows, tmp_path / "raises", train__iters=4))
+    events = run(streamed(checkpoint("llava"), rows, tmp_path / "skips", data__on_bad_row="skip", train__iters=4))
 
     assert any("line 8 of rows.jsonl" in event.reason for event in events if isinstance(event, Skipped))
 
@@ -84,13 +92,18 @@ def test_a_bad_picture_of_an_archive_is_named(checkpoint: CheckpointFactory, tmp
 
 def test_a_changed_file_is_refused(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:
     """By its time, as pictures of rows are; unless the recipe allows it."""
-    recipe = streamed(checkpoint("llava"), rows, tmp_path / "run", data__shuffle_buffer=1)
+    recipe = streamed(checkpoint("llava"), rows, tmp_path / "run", data__shuffle_buffer=1, train__iters=2)
     run(recipe, should_stop=lambda: True)
     os.utime(rows, ns=(1, 1))
     with pytest.raises(CheckpointError, match=r"rows\.jsonl.*allow_changed_rows"):
         run(recipe, resume=True)
     allowed = streamed(
-        checkpoint("llava"), rows, tmp_path / "run", data__shuffle_buffer=1, data__allow_changed_rows=True
+        checkpoint("llava"),
+        rows,
+        tmp_path / "run",
+        data__shuffle_buffer=1,
+        data__allow_changed_rows=True,
+        train__iters=2,
     )
 
-    assert reports(run(allowed, resume=True))[-1].step == 10
+    assert reports(run(allowed, resume=True))[-1].step == 2

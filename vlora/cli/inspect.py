@@ -143,10 +143,10 @@ def show_rows(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> in
         0, or 2 if a row cannot be learned from.
     """
     with importing(recipe):
-        from ..build import load_data
+        from ..build import load_rows
         from ..report.inspect import inspect_rows
         from ..report.rows.choice import choose_rows
-    choice, data = _choose(parsed, FEW), load_data(recipe)
+    choice, data = _choose(parsed, FEW), load_rows(recipe)
     sets = [data.train, *([] if data.valid is None else [data.valid])]
     template = data.encoder.template_use()
     counted = _count_all(recipe, data, console)[:1] if choice.n_longest is not None else []
@@ -178,13 +178,13 @@ def write_page(recipe: Recipe, parsed: argparse.Namespace, console: Screen) -> i
         0, or 2 if a row cannot be learned from.
     """
     with importing(recipe):
-        from ..build import load_data
+        from ..build import load_rows
         from ..output.named_files import open_named, write_named
         from ..report.page import is_page
         from ..report.rows.choice import choose_rows
         from ..report.rows.rows_page import find_findings, find_overlap, make_page
     path = open_named(parsed.html, "--html", is_page)
-    choice, data = _choose(parsed, MANY), load_data(recipe)
+    choice, data = _choose(parsed, MANY), load_rows(recipe)
     sets = [data.train, *([] if data.valid is None else [data.valid])]
     if choice.n_longest is None:
         # Before all rows are counted, so that a missing file is reported at once.
@@ -227,8 +227,8 @@ def show_census(recipe: Recipe, console: Screen) -> int:
         0, or 2 if a row cannot be learned from.
     """
     with importing(recipe):
-        from ..build import load_data
-    shown = _count_all(recipe, load_data(recipe), console)
+        from ..build import load_rows
+    shown = _count_all(recipe, load_rows(recipe), console)
     for census in shown:
         console.tell(census)
         _show_counts(census, console)

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..events import (
     Compiled,
     Compiling,
+    EpochEnded,
     Event,
     Generated,
     Reported,
@@ -89,6 +90,8 @@ class EventView:
             return self._write_report(event)
         if isinstance(event, Compiling | Compiled):
             return describe_compilation(event)
+        if isinstance(event, EpochEnded):
+            return f"epoch {event.epoch:,} of the stream has ended with step {event.step:,}: {event.n_rows:,} rows"
         if isinstance(event, Scored):
             return describe_scores(event, self.state.n_steps)
         return _write_note(event)

@@ -2,7 +2,16 @@
 
 from ..recipe.preference import LOSSES, UNPAIRED, find_losses
 from ..recipe.schema import Recipe
+from .format.samples import Preferences
 from .rows import RowDataset
+
+
+def find_preferences(recipe: Recipe) -> Preferences | None:
+    """Say what the rows of a recipe have beside one answer."""
+    objective = recipe.train.objective
+    if objective not in LOSSES:
+        return None
+    return "marks" if objective in UNPAIRED else "pairs"
 
 
 def needs_mismatched(recipe: Recipe) -> bool:

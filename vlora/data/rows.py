@@ -77,6 +77,11 @@ class RowDataset:
         return len(self) if self.stream is None else None
 
     @property
+    def title(self) -> str:
+        """Name the rows that have numbers: of a stream the first ones."""
+        return self.name if self.stream is None else f"the beginning of {self.name} ({len(self):,} rows of a stream)"
+
+    @property
     def n_marks(self) -> int:
         """Count what a run tells apart of what it has learned: rows, or the files of a stream."""
         return len(self) if self.stream is None else len(self.stream.files)

@@ -72,9 +72,23 @@ def read_streams(data: DataSection, preferences: Preferences | None = None) -> t
             msg = f"data.split: found {data.split!r}, and {path!r} has {len(places)} rows, which leaves none"
             raise RecipeError(msg)
         stream = attrs.evolve(stream, first=places[n_left_out])
-    train = attrs.evolve(_make(pinned, path, stream, HEAD_ROWS), commit=commit)
+    train = attrs.evolve(_make(pinned, path, stream, HEAD_ROWS), commit=commit, stream=stream)
     valid = _open_valid(pinned, split, stream, n_left_out)
     return train.with_preferences(preferences), None if valid is None else valid.with_preferences(preferences)
+
+
+def refuse_stream(data: DataSection) -> None:
+    """Refuse a recipe that streams its rows where rows are asked for by their numbers.
+
+    Raises:
+        RecipeError: It does.
+    """
+    if data.streaming:
+        msg = (
+            "data.streaming: found true, and load_data gives rows by their numbers, which those of a stream do not "
+            "have; fit streams them, or give load_data rows of your own"
+        )
+        raise RecipeError(msg)
 
 
 def draw_rows(rows: RowDataset) -> tuple[RowDataset, DrawnTable]:
@@ -127,8 +141,7 @@ def _make(data: DataSection, path: str, stream: RowStream, n_rows: int | None) -
             msg = "it has no rows"
             raise ValueError(msg)
         table = PlacesTable(stream, places)
-        rows = make_dataset(data, path, stream.files[0].name, table, range(len(places)), None)
-    return attrs.evolve(rows, stream=stream)
+        return make_dataset(data, path, path.rpartition("/")[2] or path, table, range(len(places)), None)
 
 
 def _parse_one(key: str, text: str) -> SplitPart:

@@ -263,6 +263,12 @@ class StreamSource:
         del step
         return self.steps.n_steps
 
+    def ended(self, step: int) -> tuple[int, int] | None:
+        """Give the epochs that are over, and the rows of the last one, if a step has ended it."""
+        before, after = self.steps.progress_at(step - 1), self.steps.progress_at(step)
+        n_rows = after.n_given - before.n_given + before.position
+        return (after.epoch, n_rows) if after.epoch > before.epoch else None
+
     def position(self, step: int) -> str:
         """Return how far the stream was read after a step, and which rows wait."""
         return self.steps.progress_at(step).dumps(self.steps.table.stream)

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from .. import models
-from ..build import Data, load_data
+from ..build import Data, load_rows
 from ..cuts import CutCounts
 from ..data.collate import collate, collate_packed
 from ..data.examples import first_examples, is_skipped
@@ -78,7 +78,7 @@ def find_longest_rows(recipe: Recipe, options: models.AnswerOptions, n_rows: int
     if is_packed and not has_held_out(recipe):
         return _blank_rows(recipe, options, "")
     try:
-        data = load_data(recipe)
+        data = load_rows(recipe)
         finder = _Finder(recipe, data, n_rows)
         train, source = finder.find_batch(data.train)
         found = LongestRows(train=train, train_source=source)
@@ -140,7 +140,7 @@ class _Finder:
         examples = join_rows(self.recipe, found)
         cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
         told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
-        which = "all" if len(looked) == len(rows) else "the first"
+        which = "all" if len(looked) == len(rows) and rows.stream is None else "the first"
         return collate(examples, max(size, len(examples))), f"the longest of {which} {len(looked):,} rows{told}"
 
     def find_prompts(self, rows: RowDataset, size: int) -> tuple[tuple[models.Prompt, ...], str]:

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..build import find_model, load_data, load_model
+from ..build import find_model, load_model, load_rows
 from ..data.collate import collate, collate_packed
 from ..errors import OutOfMemoryError, SampleError
 from ..memory.command_buffers import default_max_mb_per_buffer
@@ -314,7 +314,7 @@ def first_rows(batch: Batch, n_rows: int) -> Batch:
 
 
 def _encode_again(recipe: Recipe, sources: set[str]) -> list[Example]:
-    data = load_data(recipe)
+    data = load_rows(recipe)
     found: list[Example] = []
     for rows in (data.train, data.valid):
         for index in range(0 if rows is None else len(rows)):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from .. import models
-from ..build import Data, load_data
+from ..build import Data, load_rows
 from ..cuts import CutCounts
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
@@ -175,7 +175,7 @@ def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: boo
 
     Args:
         recipe: The recipe.
-        data: As `load_data` gives it; None to load it.
+        data: As `load_rows` gives it; None to load it.
         compares_images: Read the beginning and the end of each image, by which equal ones are found.
 
     Yields:
@@ -184,7 +184,7 @@ def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: boo
     Raises:
         VloraError: The recipe names something that is not there.
     """
-    data = load_data(recipe) if data is None else data
+    data = load_rows(recipe) if data is None else data
     data.encoder.prepare(data.train.first_samples())
     measure = models.RowMeasurer(data.encoder)
     template, method = data.encoder.template_use(), measure.describe()
@@ -192,7 +192,7 @@ def count_rows(recipe: Recipe, data: Data | None = None, *, compares_images: boo
     with WorkerPool(n_workers) as workers:
         for rows in (data.train, *([] if data.valid is None else [data.valid])):
             is_held_out = rows is not data.train and rows.name == data.train.name
-            name = f"{rows.name}, held out to validate on" if is_held_out else rows.name
+            name = f"{rows.name}, held out to validate on" if is_held_out else rows.title
             census = Census(name=name, n_rows=len(rows), template=template, method=method)
             if rows.shares():
                 census.name_number = rows.name_row

@@ -17,6 +17,7 @@ from ..data.format.boxes import BOX_MARK
 from ..data.format.pictures import IMAGE_COLUMNS
 from ..data.opening import read_rows
 from ..data.readers.sources import FILE_SUFFIXES, has_one_split
+from ..data.readers.stream_kinds import is_read_by_number
 from ..data.rows import RowDataset
 from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, VloraError
 from ..estimate.plan import make_plan
@@ -64,6 +65,7 @@ def look_at_rows(path: str) -> RowFacts:
     Raises:
         RecipeError: There is no such data set, or its rows hold no conversation under any names that are known.
     """
+    _refuse_stream(path)
     split, rows = _find_training_rows(path)
     guesses = _find_columns(rows, path, split)
     columns = _map(guesses)
@@ -151,6 +153,15 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
         memory_gb=plan.memory / 1e9,
         fits=plan.peak <= USABLE * plan.memory,
     )
+
+
+def _refuse_stream(path: str) -> None:
+    if not is_read_by_number(path):
+        msg = (
+            f"init: {path!r} is streamed, and a stream needs keys that its first rows do not say; write a recipe with "
+            "init --recipe forkme FILE, and set data.streaming and train.iters"
+        )
+        raise RecipeError(msg)
 
 
 def _find_training_rows(path: str) -> tuple[str | None, RowDataset]:

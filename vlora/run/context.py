@@ -11,8 +11,9 @@ from ..build import Data, Features
 from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
+from ..data.streaming import StreamSource
 from ..evaluation.metric import Metric
-from ..events import Best, Event, Skipped, StepReport, Warned
+from ..events import Best, EpochEnded, Event, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
@@ -153,6 +154,8 @@ class RunContext:
     def count(self, step: int, report: StepReport | None) -> Iterator[Event]:
         """Count a step as done, and yield what it was; None for one that was passed over."""
         self.done = step
+        if isinstance(self.source, StreamSource) and (ended := self.source.ended(step)) is not None:
+            yield EpochEnded(step=step, epoch=ended[0], n_rows=ended[1])
         if report is None:
             return
         self.metrics.add(report)

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from .. import models
-from ..build import Data, attach_feature_cache, load_data, load_model
+from ..build import Data, attach_feature_cache, load_model, load_rows
 from ..compilation import known_kernels
 from ..data.examples import raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
@@ -236,7 +236,7 @@ def _open_rows(recipe: Recipe, split: str | None) -> tuple[Data, RowDataset]:
     if split is not None and split not in ("train", recipe.data.split, recipe.data.valid_split):
         section = attrs.evolve(recipe.data, valid_split=split, valid_path=None, valid_fraction=0.0)
         recipe = attrs.evolve(recipe, data=section)
-    data = load_data(recipe)
+    data = load_rows(recipe)
     if split in ("train", recipe.data.split):
         return data, data.train
     if data.valid is None:

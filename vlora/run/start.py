@@ -8,7 +8,7 @@ import attrs
 import mlx.core as mx
 
 from .. import models
-from ..build import Data, Features, attach_feature_cache, follow_rules, load_data, load_model, make_recipe_step
+from ..build import Data, Features, attach_feature_cache, follow_rules, load_model, load_rows, make_recipe_step
 from ..compilation import known_kernels
 from ..data.examples import first_examples, raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
@@ -141,7 +141,7 @@ def _load_rows(
     """Find the state to go on from, and load the rows by the rules that the run began with."""
     found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
     pinned = recipe if found is None else pin_revisions(found.metadata, recipe)
-    data = ranks.behind_first(lambda: load_data(pinned))
+    data = ranks.behind_first(lambda: load_rows(pinned))
     if data.train.stream is None and len(data.train) < ranks.size:
         msg = f"{data.train.name}: found {len(data.train)} rows for {ranks.size} devices; use fewer devices"
         raise RanksError(msg)

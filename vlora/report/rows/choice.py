@@ -83,7 +83,7 @@ def _find(number: int, data_sets: Sequence[RowDataset]) -> list[Chosen]:
     if found:
         return found
     lowest, highest = zip(*(each.number_range() for each in data_sets), strict=True)
-    msg = f"--rows: {data_sets[0].name} has no row {number}; its rows are {min(lowest):,} to {max(highest):,}"
+    msg = f"--rows: {data_sets[0].title} has no row {number}; its rows are {min(lowest):,} to {max(highest):,}"
     raise RecipeError(msg)
 
 

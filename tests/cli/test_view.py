@@ -19,26 +19,29 @@ METRICS = {"step": 123456, "loss": 18.36992, "running_loss": 18.36992, "learning
 METRICS |= {"grad_norm": 121.0521, "tokens_per_s": 52345.1, "peak_memory_gb": 101.234}
 
 
-@pytest.mark.parametrize(("width", "is_whole"), [(None, True), (119, True), (79, False)])
-def test_a_report_fits_its_terminal(width: int | None, is_whole: bool) -> None:
+@pytest.mark.parametrize(("width", "is_whole"), [(120, True), (119, True), (79, False)])
+def test_a_report_fits_its_terminal(width: int, is_whole: bool) -> None:
     """Where a report is wider than the terminal, it leaves out what the bar below it shows."""
-    line = write_report(Reported(metrics=METRICS), 200000, None, width)
+    line = write_report(Reported(metrics=METRICS), 200000, None, width, has_bar=True)
 
-    assert len(line) <= (width or 120)
+    assert len(line) <= width
     assert line.startswith("step 123456")
     assert "loss 18.3699  " in line
     assert "grad norm 121.052  52,345 tokens/s" in line
     assert ("mean 18.3699" in line, "101.23 GB" in line, "/200000" in line) == (is_whole, is_whole, is_whole)
-    short = write_report(Reported(metrics={**METRICS, "step": 20}), 282, None, 79)
+    short = write_report(Reported(metrics={**METRICS, "step": 20}), 282, None, 79, has_bar=True)
     assert short.startswith("step  20/282  loss")
 
 
-def test_a_report_of_a_pipe_has_the_time_left() -> None:
-    """And the steps of the whole run."""
-    line = write_report(Reported(metrics={**METRICS, "step": 20}), 282, 83.0)
+@pytest.mark.parametrize(("step", "n_steps"), [(20, 282), (123456, 200000)])
+def test_a_report_of_a_pipe_fits_a_screen(step: int, n_steps: int) -> None:
+    """And has the steps of the whole run and the time left."""
+    line = write_report(Reported(metrics={**METRICS, "step": step}), n_steps, 83.0, 79)
 
-    assert line.startswith("step  20/282  loss 18.3699")
+    assert len(line) <= 79
+    assert re.match(rf"step +{step}/{n_steps}  loss 18.3699  ", line)
     assert line.endswith("  1:23 left")
+    assert "52,345 tokens/s" in line
 
 
 def events_of_a_run() -> Iterator[Event]:
@@ -76,6 +79,10 @@ def test_a_pipe_is_told_what_goes_on() -> None:
     assert any(re.fullmatch(r"answering before training \d+/300, about \d+:\d\d left", line) for line in lines)
     assert any(re.fullmatch(r"step \d+/100, about \d:\d\d left", line) for line in lines)
     assert "compiling the first step ..." in lines
+    # A path stays whole, so that it is found in a file.
+    whole = [line for line in lines if not line.startswith("  /runs/with/a/folder/")]
+    assert len(whole) == len(lines) - 1
+    assert max(map(len, whole)) <= 79
 
 
 @pytest.mark.parametrize("width", [80, 120])

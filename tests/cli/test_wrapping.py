@@ -35,6 +35,8 @@ def test_paths_are_broken_at_separators() -> None:
     """And only if they are longer than a line."""
     assert wrapped("saved runs/first/adapters after", 20) == ["saved", "  runs/first/", "  adapters after"]
     assert wrapped("saved /aaaa/bbbb/cccc/dddd", 12) == ["saved", "  /aaaa/", "  bbbb/cccc/", "  dddd"]
+    whole = wrap(Text("saved /aaaa/bbbb/cccc/dddd after"), 12, in_paths=False)
+    assert whole.plain.split("\n") == ["saved", "  /aaaa/bbbb/cccc/dddd", "  after"]
     assert wrapped("a veryveryverylongword b", 10) == ["a", "  veryveryverylongword", "  b"]
 
 

@@ -42,11 +42,15 @@ from .sentences import (
     explain_guessing,
 )
 from .units import format_bytes, format_count
+from .wrapping import wrap
 
 SECONDS = 30
 """Seconds without output after which a progress line is printed, where there is no bar."""
 
 COUNTED = (StepReport, Generated)
+
+BESIDE_A_BAR, IN_A_PIPE = ("memory", "mean", "total"), ("mean", "rate", "memory", "norm")
+"""What a report that is too long leaves out, in this order."""
 
 
 @attrs.define
@@ -105,7 +109,11 @@ class EventView:
 
     def _print(self, line: str) -> None:
         self._printed = self.clock()
-        self.console.print(line, soft_wrap=True)
+        if self.console.is_terminal:
+            self.console.print(line, soft_wrap=True)
+        else:
+            # Paths stay whole, so that they are found in a file.
+            self.console.print(wrap(Text.from_markup(line), self.console.width - 1, in_paths=False), soft_wrap=True)
 
     def _show_progress(self, event: Event) -> None:
         """Without a bar, print each new activity, and the progress if none was printed for a while."""
@@ -145,9 +153,10 @@ class EventView:
             self._print(f"head: {escape(head)}")
 
     def _write_report(self, event: Reported) -> str:
-        left = None if self.show_bar is not None else self.state.seconds_left
-        width = self.console.width - 1 if self.show_bar is not None and self.console.is_terminal else None
-        return write_report(event, self.state.n_steps, left, width)
+        width = self.console.width - 1
+        if self.show_bar is None:
+            return write_report(event, self.state.n_steps, self.state.seconds_left, width)
+        return write_report(event, self.state.n_steps, None, width, has_bar=True)
 
 
 def _write_note(event: Event) -> str | None:
@@ -191,14 +200,17 @@ def describe_scores(event: Scored, n_steps: int | None = None) -> str:
     return f"{_name_step(event.step, n_steps)}  {'  '.join(found)}"
 
 
-def write_report(event: Reported, n_steps: int | None, seconds_left: float | None, width: int | None = None) -> str:
-    """Write a report in one line.
+def write_report(
+    event: Reported, n_steps: int | None, seconds_left: float | None, width: int, *, has_bar: bool = False
+) -> str:
+    """Write a report in one line, without what metrics.jsonl alone may say where the line would be too long.
 
     Args:
         event: The report.
         n_steps: Steps of the whole run, if known.
         seconds_left: Remaining seconds, if they are to be printed.
-        width: The terminal's width, if a bar below shows what the line leaves out: total steps, memory, mean loss.
+        width: Columns that there are.
+        has_bar: Whether a bar below the line shows the total of steps and the memory.
     """
     metrics = event.metrics
     step = _name_step(int(metrics["step"]), n_steps)
@@ -210,16 +222,22 @@ def write_report(event: Reported, n_steps: int | None, seconds_left: float | Non
     parts = {
         "loss": f"loss {metrics['loss']:.4f}{_describe_rewards(metrics)}",
         "mean": f"mean {metrics['running_loss']:.4f}",
-        "rate": f"lr {metrics['learning_rate']:.2e}  grad norm {metrics['grad_norm']:.3f}",
+        "rate": f"lr {metrics['learning_rate']:.2e}",
+        "norm": f"grad norm {metrics['grad_norm']:.3f}",
         "speed": f"{metrics['tokens_per_s']:,.0f} tokens/s",
         "memory": f"{metrics['peak_memory_gb']:.2f} GB",
         "left": "" if seconds_left is None else f"{format_seconds(seconds_left)} left",
     }
-    for left_out in ((), ("memory",), ("memory", "mean")):
-        line = "  ".join([step, *(part for name, part in parts.items() if part and name not in left_out)])
-        if width is None or len(line) <= width:
-            return line
-    return "  ".join([step.partition("/")[0], *(parts[name] for name in ("loss", "rate", "speed"))])
+    line = ""
+    for left_out in [None, *(BESIDE_A_BAR if has_bar else IN_A_PIPE)]:
+        if left_out == "total":
+            step = step.partition("/")[0]
+        elif left_out is not None:
+            del parts[left_out]
+        line = "  ".join([step, *filter(None, parts.values())])
+        if len(line) <= width:
+            break
+    return line
 
 
 def _describe_rewards(metrics: Mapping[str, float | str], prefix: str = "") -> str:

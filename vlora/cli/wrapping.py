@@ -17,32 +17,39 @@ PATHS = re.compile(r"[^/]*/|[^/]+")
 INDENT = 2
 
 
-def wrap(text: Text, width: int) -> Text:
+def wrap(text: Text, width: int, *, in_paths: bool = True) -> Text:
     """Wrap a text to a width; continuation lines are indented further.
 
     A word wider than that is not broken if it has no path separator.
+
+    Args:
+        text: The text.
+        width: Columns.
+        in_paths: Whether words may be broken at path separators.
     """
-    return Text("\n").join(piece for line in text.split("\n", allow_blank=True) for piece in _wrap_line(line, width))
+    lines = text.split("\n", allow_blank=True)
+    return Text("\n").join(piece for line in lines for piece in _wrap_line(line, width, in_paths=in_paths))
 
 
-def _wrap_line(line: Text, width: int) -> Iterator[Text]:
+def _wrap_line(line: Text, width: int, *, in_paths: bool) -> Iterator[Text]:
     if cell_len(line.plain) <= width:
         yield line
         return
     is_command = COMMAND.match(line.plain) is not None
     indent = len(line.plain) - len(line.plain.lstrip()) + INDENT
     end = " \\" if is_command else ""
-    starts = list(_find_breaks(line.plain, width - len(end), indent, PIECES if is_command else WORDS))
-    pieces = line.divide(starts)
-    for number, piece in enumerate(pieces):
-        is_last = number == len(pieces) - 1
+    pieces = PIECES if is_command else WORDS
+    starts = list(_find_breaks(line.plain, width - len(end), indent, pieces, in_paths=in_paths and not is_command))
+    parts = line.divide(starts)
+    for number, piece in enumerate(parts):
+        is_last = number == len(parts) - 1
         if not is_last:
             piece.rstrip()
             piece.append(end)
         yield piece if not number else Text(" " * indent) + piece
 
 
-def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str]) -> Iterator[int]:
+def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str], *, in_paths: bool) -> Iterator[int]:
     """Yield the positions at which lines begin, except the first."""
     column, is_empty = 0, True
     for found in pieces.finditer(plain):
@@ -54,7 +61,7 @@ def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str]) -
             yield found.start()
             column = indent
         is_empty = False
-        if column + size > width and "/" in found[0] and pieces is WORDS:
+        if column + size > width and "/" in found[0] and in_paths:
             for part in PATHS.finditer(found[0]):
                 if column + cell_len(part[0]) > width and part.start():
                     yield found.start() + part.start()

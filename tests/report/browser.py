@@ -97,7 +97,7 @@ WIDE = """() => {
 }"""
 
 CHARTS_END = """() => {
-  const right = Math.max(...[...document.querySelectorAll("svg.chart")].filter(e => e.checkVisibility())
+  const right = Math.max(...[...document.querySelectorAll("svg.chart, svg.histogram")].filter(e => e.checkVisibility())
     .map(e => e.getBoundingClientRect().right));
   return right / document.querySelector("main").getBoundingClientRect().right;
 }"""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.commands import exit_code
-from tests.report.browser import find_faults, open_page
+from tests.report.browser import find_faults, measure_charts, open_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -89,6 +89,7 @@ def test_a_page_of_everything(
     assert "rows.jsonl train: 1 row equal to an earlier one" in printed
     assert printed.endswith(f"14 rows of 16 shown in {page}\n")
     assert not find_faults(browser, page)
+    assert 0.95 < measure_charts(browser, page, 1280) <= 1
     with open_page(browser, page, 1280, "light") as shown:
         text = shown.inner_text("body")
         assert shown.title() == f"{path}, as the model sees it"

@@ -47,6 +47,9 @@ path = "model"
 """
 
 
+LORA = ("model.full_finetune=false", "model.train_vision=false")
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe whose rows no number of devices divides."""
@@ -79,12 +82,14 @@ def test_refused(
     assert expected in complaint([str(recipe), "--devices", n_devices], capsys)
 
 
-def test_packed_rows_are_refused(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Before anything is trained, by one sentence."""
-    done = start(recipe, recipe.parent / "packed", 2, "train.batching=packed", "data.max_seq_length=64").wait()
+def test_kto_is_refused(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before anything is loaded, by one sentence."""
+    done = start(recipe, recipe.parent / "kto", 2, *LORA, "train.objective=kto").wait()
+    said = capfd.readouterr()
 
     assert done == 2
-    assert "train.batching: found 'packed', which runs on one device only" in capfd.readouterr().err
+    assert "train.objective: found 'kto', whose loss joins the rows of a whole microbatch" in said.err
+    assert "reading the rows" not in said.out
 
 
 def start(recipe: Path, output: Path, n_devices: int, *sets: str, resume: bool = False) -> "subprocess.Popen[bytes]":
@@ -110,12 +115,15 @@ def weights_of(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batching", ["shuffled", "grouped"])
+@pytest.mark.parametrize("batching", ["shuffled", "grouped", "packed"])
 def test_devices_equal_one_with_larger_batches(batching: str, recipe: Path) -> None:
     """Losses, counts, answers and weights; the last step of an epoch is a short one."""
     one, three = recipe.parent / "one" / "model", recipe.parent / "three" / "model"
-    for output, n_devices, size in ((one, 1, 12), (three, 3, 4)):
-        assert start(recipe, output, n_devices, f"train.batching={batching}", f"train.batch_size={size}").wait() == 0
+    # A packed row has several of the data.
+    size, *sets = (1, "data.max_seq_length=60") if batching == "packed" else (4,)
+    for output, n_devices, n_rows in ((one, 1, 3 * size), (three, 3, size)):
+        given = (f"train.batching={batching}", f"train.batch_size={n_rows}", *sets)
+        assert start(recipe, output, n_devices, *given).wait() == 0
 
     for key in ("loss", "valid_loss", "grad_norm"):
         assert lines_of(one, key) == pytest.approx(lines_of(three, key), rel=1e-5), key

@@ -7,7 +7,8 @@ exactly is small: how far it has read, and which rows wait.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import attrs
 
@@ -22,6 +23,13 @@ LOOKAHEAD = 2
 
 REMEMBERED = 64
 """Steps of which is known how far the run had come behind them: batches may be made ahead of the step in hand."""
+
+
+Item = TypeVar("Item")
+"""What is known of a row: its examples, or how many places it takes."""
+
+Pack = list[tuple[int, Item]]
+"""Rows of a pack: (index, what is known of it)."""
 
 
 def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -135,31 +143,47 @@ class PackedSteps:
         Yields:
             Microbatches; none if all rows left in an epoch could not be learned from.
         """
-        rows, wanted = iter(encoded), LOOKAHEAD * self.batch_size * self.capacity
+        for microbatches in self.plan(encoded, count_positions):
+            joined = (
+                [[example for _, examples in pack for example in examples] for pack in packs] for packs in microbatches
+            )
+            yield [collate_packed(packs, self.batch_size) for packs in joined]
+
+    def plan(self, found: Iterable[Item | None], count: Callable[[Item], int]) -> Iterator[list[list[Pack[Item]]]]:
+        """Choose each step's packs.
+
+        Args:
+            found: What is known of each row of `indices`, in the same order; None for a row that cannot be learned
+                from.
+            count: Gives the places that such a row takes.
+
+        Yields:
+            Microbatches of packs, each of (index of a row, what is known of it).
+        """
+        rows, wanted = iter(found), LOOKAHEAD * self.batch_size * self.capacity
         progress, step = self.start, self.first_step
-        held = [(index, examples) for index in progress.waiting if (examples := next(rows)) is not None]
+        held = [(index, row) for index in progress.waiting if (row := next(rows)) is not None]
         while (self.n_steps is None or step < self.n_steps) and (
             self.n_epochs is None or progress.epoch < self.n_epochs
         ):
             epoch, n_read = progress.epoch, progress.n_read
             order = self._order(epoch)
-            microbatches: list[Batch] = []
+            microbatches: list[list[Pack[Item]]] = []
             while len(microbatches) < self.accumulation:
-                n_positions = sum(_positions_of(examples) for _, examples in held)
+                n_positions = sum(count(row) for _, row in held)
                 while n_read < self.n_rows and n_positions < wanted:
-                    examples = next(rows)
-                    if examples is not None:
-                        held.append((order[n_read], examples))
-                        n_positions += _positions_of(examples)
+                    row = next(rows)
+                    if row is not None:
+                        held.append((order[n_read], row))
+                        n_positions += count(row)
                     n_read += 1
                 if not held:
                     break
-                lengths = [_positions_of(examples) for _, examples in held]
+                lengths = [count(row) for _, row in held]
                 packs = first_fit_decreasing(lengths, self.capacity)[: self.batch_size]
-                chosen = [[example for row in pack for example in held[row][1]] for pack in packs]
-                microbatches.append(collate_packed(chosen, self.batch_size))
-                taken = {row for pack in packs for row in pack}
-                held = [pair for row, pair in enumerate(held) if row not in taken]
+                microbatches.append([[held[place] for place in pack] for pack in packs])
+                taken = {place for pack in packs for place in pack}
+                held = [pair for place, pair in enumerate(held) if place not in taken]
             if n_read == self.n_rows and not held:
                 epoch, n_read = epoch + 1, 0
             step += 1
@@ -193,13 +217,38 @@ class PackedSteps:
         return found
 
 
-def _positions_of(examples: Iterable[Example]) -> int:
+def count_positions(examples: Iterable[Example]) -> int:
     """Count the places that a row's examples take."""
     return sum(map(positions_of, examples))
 
 
+def share_packs(
+    steps: Iterable[list[list[Pack[Item]]]], rank: int, n_ranks: int, batch_size: int
+) -> Iterator[list[list[list[int]]]]:
+    """Yield one rank's packs of each step; of all ranks together they are those of the step, each once.
+
+    Args:
+        steps: As `PackedSteps.plan` gives them.
+        rank: Whose packs; from 0.
+        n_ranks: Ranks among which the packs are shared out. They take turns: the fullest come first.
+        batch_size: Packs of one of its microbatches at most; where it has more, they are divided.
+
+    Yields:
+        Microbatches of packs of row indices, none of them empty.
+    """
+    for microbatches in steps:
+        shares = ([[index for index, _ in pack] for pack in packs[rank::n_ranks]] for packs in microbatches)
+        yield [own[start : start + batch_size] for own in shares for start in range(0, len(own), batch_size)]
+
+
 def packed_source(
-    recipe: Recipe, n_rows: int, first_step: int, found: str | None, order: EpochOrder | None = None
+    recipe: Recipe,
+    n_rows: int,
+    first_step: int,
+    found: str | None,
+    order: EpochOrder | None = None,
+    *,
+    n_planned: int = 1,
 ) -> PackedSteps:
     """Lay out the steps of a recipe that packs rows.
 
@@ -209,12 +258,13 @@ def packed_source(
         first_step: Steps done before.
         found: What the training state has said of them, if anything: `Progress.dumps` of packed rows.
         order: As for `PackedSteps`.
+        n_planned: Ranks for which the steps are planned; a microbatch has `train.batch_size` packs for each.
     """
     train = recipe.train
     return PackedSteps(
         n_rows=n_rows,
         capacity=train.pack_length or recipe.data.max_seq_length,
-        batch_size=train.batch_size,
+        batch_size=train.batch_size * n_planned,
         accumulation=train.gradient_accumulation_steps,
         seed=train.seed,
         shuffle=recipe.data.shuffle,
@@ -226,10 +276,11 @@ def packed_source(
     )
 
 
-def packed_eval_source(recipe: Recipe, n_rows: int) -> PackedSteps:
+def packed_eval_source(recipe: Recipe, n_rows: int, n_planned: int = 1) -> PackedSteps:
     """Lay out one pass over the rows to validate on, the same every time.
 
     The order is drawn: the first rows of a sorted set would not stand for it.
     """
     shuffled = attrs.evolve(recipe, data=attrs.evolve(recipe.data, shuffle=True))
-    return attrs.evolve(packed_source(shuffled, n_rows, 0, None), accumulation=1, n_steps=None, n_epochs=1)
+    source = packed_source(shuffled, n_rows, 0, None, n_planned=n_planned)
+    return attrs.evolve(source, accumulation=1, n_steps=None, n_epochs=1)

@@ -1,17 +1,18 @@
 """The batches of a recipe's run, shuffled, grouped by length or packed, and what reads its rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 
 from .. import models
 from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
-from ..data.loader import DataLoader, flatten
-from ..data.packing import packed_source
+from ..data.loader import DataLoader, PackShare, flatten
+from ..data.packing import PackedSteps, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
 from ..data.readers.stream import DrawnTable
+from ..data.rows import RowDataset
 from ..data.sampler import share_steps, step_batches, steps_per_epoch
 from ..data.stream_opening import draw_rows
 from ..data.streaming import StreamSource, stream_steps
@@ -21,7 +22,7 @@ from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
 from ..train.ranks import Ranks
 from ..train.schedules import count_steps
-from ..types import Example, RowMark, Sample
+from ..types import Batch, Example, RowMark, Sample
 from . import consumed
 
 PRIMED_STEPS = 32
@@ -89,17 +90,15 @@ def make_source(
     # Rows of a whole step at least: while it runs nothing else makes room for more.
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
     _check_kind(recipe, first, position)
-    if max(ranks.size, n_planned) > 1:
-        _refuse_on_several(recipe)
     if loader.train.stream is not None:
         return _make_streamed(recipe, loader, first, position, ranks, n_planned, n_ahead)
     n_rows = len(loader.train)
     if train.batching == "packed":
         order = loader.train.order(seed=train.seed, shuffle=data.shuffle)
-        packed = packed_source(recipe, n_rows, first, position or None, order)
-        batches = loader.pack(loader.train, packed, n_ahead)
+        packed = packed_source(recipe, n_rows, first, position or None, order, n_planned=n_planned)
+        batches = read_packed(loader, loader.train, packed, encoder, ranks, n_planned, n_ahead)
         # How many steps the epochs take shows with the first one.
-        return PackedSource(batches=loader.prime(batches, 1, is_new=not first), packed=packed)
+        return PackedSource(batches=loader.prime(batches, 1, is_new=not first, agree=agreeing(ranks)), packed=packed)
     n_steps = count_steps(planned, n_rows)
     plan = step_batches(
         n_rows,
@@ -136,6 +135,30 @@ def _make_streamed(
     return StreamSource(batches=primed, steps=steps)
 
 
+def read_packed(
+    loader: DataLoader,
+    rows: RowDataset,
+    packed: PackedSteps,
+    encoder: Encoder,
+    ranks: Ranks,
+    n_planned: int,
+    n_ahead: int,
+) -> Iterator[list[Batch]]:
+    """Read packed rows; of several ranks this one's share.
+
+    One rank alone packs rows as it encodes them. Several have to choose the same packs, and a row is to be encoded by
+    one of them only: each finds the lengths of all rows, without their pixels.
+    """
+    if max(ranks.size, n_planned) == 1:
+        return loader.pack(rows, packed, n_ahead)
+    measurer = models.RowMeasurer(encoder)
+
+    def count(sample: Sample) -> int:
+        return count_positions(models.encode_answers(measurer, sample))
+
+    return loader.pack_share(rows, packed, n_ahead, PackShare(rank=ranks.rank, n_ranks=ranks.size, count=count))
+
+
 def _check_kind(recipe: Recipe, first: int, position: str) -> None:
     """Refuse to go on with rows of their own after packed ones, or the other way round."""
     batching = recipe.train.batching
@@ -147,12 +170,16 @@ def _check_kind(recipe: Recipe, first: int, position: str) -> None:
         raise CheckpointError(msg)
 
 
-def _refuse_on_several(recipe: Recipe) -> None:
-    """Refuse what is not shared out among devices."""
-    if recipe.train.batching == "packed":
-        msg = "train.batching: found 'packed', which runs on one device only; use 'grouped', or leave --devices out"
-        raise RecipeError(msg)
-    if needs_mismatched(recipe):
+def refuse_on_several(recipe: Recipe, n_devices: int) -> None:
+    """Refuse what is not shared out among devices.
+
+    KTO puts to each question of a microbatch the answer of the row before, of the first one that of the last. With N
+    devices that row is another device's, which alone has read it.
+
+    Raises:
+        RecipeError: The recipe cannot be carried out on several devices.
+    """
+    if n_devices > 1 and needs_mismatched(recipe):
         msg = (
             f"train.objective: found {recipe.train.objective!r}, whose loss joins the rows of a whole microbatch and "
             "runs on one device only; leave --devices out"

@@ -31,13 +31,15 @@ from ..train.reference import make_reference
 from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
-from .batches import make_loader, make_source
+from .batches import make_loader, make_source, refuse_on_several
 from .context import RunContext
 from .files import clear_up, find_learned, open_files
 from .kept_reference import keep_reference
 from .preferences import check_start
 from .started import describe_added, describe_start
 from .validator import Validator
+
+_Opening = Generator[Event, None, RunContext]
 
 PROBE_ROWS = 3
 PROBE_READS = 32
@@ -61,7 +63,8 @@ def start(
     Raises:
         VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
     """
-    run = yield from _open(recipe, stack, resume=resume, or_start=or_start)
+    refuse_on_several(recipe, (ranks := open_ranks()).size)
+    run = yield from _open(recipe, stack, ranks, resume=resume, or_start=or_start)
     yield Working(what="reading the first rows")
     run.data.encoder.prepare(run.data.train.first_samples())
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":
@@ -80,16 +83,15 @@ def start(
     yield from warnings
     yield from run.first_cuts()
     if run.data.valid is not None:
-        run.validator = Validator(
-            recipe, run.data.valid, run.loader, run.backbone, run.reference, run.ranks, run.n_planned
-        )
+        own = (run.backbone, run.reference, run.ranks, run.n_planned)
+        run.validator = Validator(recipe, run.data.valid, run.loader, run.data.encoder, *own)
     run.done, run.saved = first, None if run.found is None else first
     return run
 
 
-def _open(recipe: Recipe, stack: ExitStack, *, resume: bool, or_start: bool) -> Generator[Event, None, RunContext]:
+def _open(recipe: Recipe, stack: ExitStack, ranks: Ranks, *, resume: bool, or_start: bool) -> _Opening:
     """Take the folder, find the state to go on from, and load rows and model."""
-    paths, metrics, ranks = output_paths(recipe), find_metrics(recipe.eval.metrics), open_ranks()
+    paths, metrics = output_paths(recipe), find_metrics(recipe.eval.metrics)
     if not (resume and checkpoint.has_state(paths.state)):
         refuse_among_rows(recipe, paths)
     compilation = known_kernels.Compilation(paths.folder)

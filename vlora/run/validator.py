@@ -22,6 +22,7 @@ from ..train.objectives.named import find_objective
 from ..train.ranks import Ranks
 from ..train.reference import Reference
 from ..types import Batch, TrainState
+from .batches import read_packed
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +52,7 @@ class Validator:
         recipe: The run's.
         rows: The rows to validate on.
         loader: Reads them.
+        encoder: Says how long packed rows are, where several ranks share them out.
         backbone: The model.
         reference: What the objective compares with, where rows do not bring it.
         ranks: Those that validate together, each its share of the rows.
@@ -61,6 +63,7 @@ class Validator:
     recipe: Recipe
     rows: RowDataset
     loader: DataLoader
+    encoder: models.Encoder
     backbone: models.MlxVlmBackbone
     reference: Reference | None = None
     ranks: Ranks = attrs.field(factory=Ranks)
@@ -128,7 +131,8 @@ class Validator:
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch
         if self.recipe.train.batching == "packed":
-            packed = self.loader.pack(self.rows, packed_eval_source(self.recipe, len(self.rows)), n_ahead)
+            source = packed_eval_source(self.recipe, len(self.rows), self.n_planned)
+            packed = read_packed(self.loader, self.rows, source, self.encoder, self.ranks, self.n_planned, n_ahead)
             return itertools.islice(packed, self._n_batches)
         plan = ([indices] for indices in self._plan)
         own = share_steps(plan, self.ranks.rank, self.ranks.size, self.recipe.train.batch_size)

@@ -1,6 +1,6 @@
 """From a row to the examples that a step takes of it: one, or the two answers of a pair. The encoder does the work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -11,17 +11,16 @@ from ...data.truncate import is_per_token
 from ...errors import SampleError
 from ...train.objectives.preference import MISMATCHED, PREFERRED
 from ...types import Example, Sample
-from .encoder import Encoder
 
 
-def encode_answers(encoder: Encoder, sample: Sample) -> tuple[Example, ...]:
+def encode_answers(encoder: Callable[[Sample], Example], sample: Sample) -> tuple[Example, ...]:
     """Encode a row: its answer, or the better one and the worse one, in this order.
 
     A row with two answers, or with a mark of its one, says in the column `PREFERRED` which an example is. Of their
     prompts nothing is learned, and they are not cut.
 
     Args:
-        encoder: The model's; with such rows its section has `train_on_completions`.
+        encoder: The model's, or what measures rows for it; with such rows its section has `train_on_completions`.
         sample: The row.
 
     Raises:

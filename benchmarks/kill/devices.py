@@ -1,0 +1,187 @@
+"""Runs on several devices of which one process is killed: all end, and the run goes on to the same bits.
+
+    python -m benchmarks.kill --devices 2 --random 20 --seed 7
+
+A process for each device trains an adapter of the built-in model on pictures of noise; on a CPU MLX's ring connects
+them. One of them, drawn at random, is killed with SIGKILL at a random moment: so many lines of the run's output, and a
+part of a second more, both drawn. All have to be gone within 60 seconds, and the run, gone on with, has to leave the
+weights of the run that was not killed, byte by byte. Linux.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .modes import ROWS_NAME, write_rows
+
+LAST_LINES, POLL_S = 5, 0.05
+
+MOST_S = 60.0
+"""Within which all processes have to have ended."""
+
+RECIPE = f"""
+[model]
+path = "builtin:tiny-qwen3-vl"
+[data]
+path = "{ROWS_NAME}"
+train_on_completions = true
+[lora]
+rank = 2
+dropout = 0.1
+[train]
+batch_size = 2
+iters = 6
+steps_per_report = 1
+steps_per_save = 2
+[features]
+cache = false
+[output]
+report = false
+path = "adapters.safetensors"
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Killed:
+    """What became of a run of which one process was killed.
+
+    Attributes:
+        rank: Which one.
+        after: When: behind so many lines of its output, and so many seconds more.
+        is_killed: Whether it was still running then.
+        ended_s: How long it took until all had ended.
+        status: The run's exit status.
+        is_gone: Whether none of its processes was left.
+        resumed: The exit status of the run that went on.
+        is_equal: Whether that left what the run that was not killed has left.
+    """
+
+    rank: int
+    after: tuple[int, float]
+    is_killed: bool
+    ended_s: float
+    status: int
+    is_gone: bool
+    resumed: int
+    is_equal: bool
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether all is as it has to be."""
+        ended = self.ended_s <= MOST_S and self.is_gone and (not self.is_killed or self.status != 0)
+        return ended and self.resumed == 0 and self.is_equal
+
+
+def kill_ranks(root: Path, n_devices: int, n_kills: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Kill one process of each of several runs.
+
+    Args:
+        root: A folder for the runs.
+        n_devices: Processes of a run.
+        n_kills: How many runs.
+        seed: Fixes which process is killed, and when.
+        say: Is given a line for each.
+
+    Returns:
+        Counts, and the longest time until all had ended.
+    """
+    write_rows(root)
+    (root / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    began = time.perf_counter()
+    whole = root / "whole"
+    if status := _start(root, whole, n_devices).wait():
+        sys.exit(f"the run that nobody kills ended with status {status}")
+    n_lines, draw = _count_lines(whole), random.Random(seed)  # noqa: S311 - no secrets
+    say(f"a run takes {time.perf_counter() - began:.1f} s and prints {n_lines} lines")
+    found = []
+    for number in range(n_kills):
+        # Its last lines come when all is over.
+        after = draw.randrange(n_lines - LAST_LINES), round(draw.uniform(0, 1), 2)
+        killed = _kill(root / f"killed-{number}", n_devices, draw.randrange(n_devices), after, whole)
+        found.append(killed)
+        say(f"{number + 1}: {'fine' if killed.is_fine else 'WRONG'} {json.dumps(attrs.asdict(killed))}")
+    return {
+        "devices": n_devices,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - began),
+        "runs": len(found),
+        "killed": sum(one.is_killed for one in found),
+        "ended_within_60_s": sum(one.ended_s <= MOST_S and one.is_gone for one in found),
+        "longest_s": round(max((one.ended_s for one in found), default=0.0), 1),
+        "equal": sum(one.resumed == 0 and one.is_equal for one in found),
+        "fine": sum(one.is_fine for one in found),
+    }
+
+
+def _kill(output: Path, n_devices: int, rank: int, after: tuple[int, float], whole: Path) -> Killed:
+    run = _start(output.parent, output, n_devices)
+    ranks: dict[int, int] = {}
+    while (len(ranks) < n_devices or _count_lines(output) < after[0]) and run.poll() is None:
+        time.sleep(POLL_S)
+        ranks |= dict(_find_ranks(run.pid))
+    time.sleep(after[1])
+    is_killed = run.poll() is None
+    if is_killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(ranks[rank], signal.SIGKILL)
+    began = time.monotonic()
+    status = run.wait()
+    ended_s = time.monotonic() - began
+    is_gone = not any(Path(f"/proc/{process}").exists() for process in ranks.values())
+    resumed = _start(output.parent, output, n_devices, "--resume-or-start").wait()
+    return Killed(
+        rank=rank,
+        after=after,
+        is_killed=is_killed,
+        ended_s=round(ended_s, 1),
+        status=status,
+        is_gone=is_gone,
+        resumed=resumed,
+        is_equal=resumed == 0 and read_result(output) == read_result(whole),
+    )
+
+
+def _start(root: Path, output: Path, n_devices: int, *options: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "vlora", "recipe.toml", "--devices", str(n_devices), *options]
+    output.mkdir(exist_ok=True)
+    with (output.parent / f"{output.name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, "--set", f"output.path={output / 'adapters.safetensors'}"],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _count_lines(output: Path) -> int:
+    """Count what a run has printed."""
+    return len((output.parent / f"{output.name}.log").read_bytes().splitlines())
+
+
+def _find_ranks(process: int) -> Iterator[tuple[int, int]]:
+    """Find the processes of a run: (rank, number of the process)."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            for name, _, value in (variable.partition(b"=") for variable in variables):
+                if name == b"MLX_RANK":
+                    yield int(value), int(child)
+
+
+def read_result(output: Path) -> tuple[bytes, Sequence[tuple[int, float]]]:
+    """Read what has to be equal: the adapter's bytes, and each step's loss."""
+    lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    return (output / "adapters.safetensors").read_bytes(), losses

@@ -14,20 +14,24 @@ from vlora.output.checkpoint import save_adapter
 from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSection, Recipe
 
 
-def write_adapter(folder: Path, family: str = "qwen3_vl", *, model: Path | None = None, **lora: Any) -> Path:
+def write_adapter(
+    folder: Path, family: str = "qwen3_vl", *, model: Path | None = None, train_vision: bool = False, **lora: Any
+) -> Path:
     """Write an adapter with random factors, and its base beside it.
 
     Args:
         folder: Where; the base becomes `folder / "model"`.
         family: Of the base.
         model: A base that is there already.
+        train_vision: Whether the tower and its projector are trained whole.
         lora: Keys of the recipe's section.
 
     Returns:
         The adapter's folder.
     """
     model = write_folder(family, folder / "model") if model is None else model
-    recipe = Recipe(model=ModelSection(path=str(model)), data=DataSection(path="rows"), lora=LoraSection(**lora))
+    section = ModelSection(path=str(model), train_vision=train_vision)
+    recipe = Recipe(model=section, data=DataSection(path="rows"), lora=LoraSection(**lora))
     backbone, config = load_model(recipe, models.find_model(recipe.model))
     state = init_state(backbone, make_optimizer(OptimSection(name="sgd")))
     generator = np.random.default_rng(0)

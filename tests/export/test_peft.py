@@ -16,9 +16,9 @@ from vlora.errors import ModelError
 from vlora.export import peft
 from vlora.export.peft import _apart_from_experts, to_peft, write_peft
 from vlora.export.saved import open_saved
-from vlora.models.published.peft_layout import PeftArrays
+from vlora.models.published.peft_layout import BEFORE, PeftArrays
 from vlora.models.published.places import Places
-from vlora.models.published.transformers_names import find_transformers_names
+from vlora.models.published.transformers_names import UNNAMED, find_transformers_names
 
 
 def test_every_weight_is_changed_alike(tmp_path: Path) -> None:
@@ -104,3 +104,25 @@ def test_what_transformers_computes_in_its_own_way_is_to_be_fused(
     monkeypatch.setattr(peft, "find_places", lambda *_: nowhere)
     with pytest.raises(ModelError, match=r"computes of published weights in a way of its own; `python -m vlora fuse`"):
         to_peft(saved)
+
+
+def test_a_tower_that_was_trained_whole_is_saved_whole(tmp_path: Path) -> None:
+    """Its arrays stand in transformers' layout beside the factors, each in a module that the configuration names."""
+    own = write_adapter(tmp_path, "qwen3_vl", train_vision=True, rank=2, targets=("attention",))
+    trained = load_arrays(own / "adapters.safetensors")
+    made = to_peft(open_saved(str(own)))
+    whole = {name.removeprefix(BEFORE): value for name, value in made.arrays.items() if ".visual." in name}
+    assert len(whole) == sum(name.startswith("vision_tower.") for name in trained) > 0
+    modules = made.config["modules_to_save"]
+    assert [name for name in whole if not any(name.startswith(f"{module}.") for module in modules)] == []
+    norm = trained["vision_tower.blocks.0.norm1.weight"]
+    np.testing.assert_array_equal(whole["model.visual.blocks.0.norm1.weight"], np.array(norm))
+
+
+def test_an_architecture_whose_names_are_not_known_is_refused() -> None:
+    """The names of the checkpoint would match nothing in transformers' model."""
+    files = SimpleNamespace(config={"model_type": "hunyuan_vl"})
+    saved: Any = SimpleNamespace(files=files, path="file", layers={}, whole={})
+    with pytest.raises(ModelError, match=r"^file: adapts a model of the type hunyuan_vl, .*vlora fuse"):
+        to_peft(saved)
+    assert all(find_transformers_names({"model_type": kind}) is None for kind in UNNAMED)

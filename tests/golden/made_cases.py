@@ -36,6 +36,5 @@ MADE: Mapping[str, Made] = {
     "glm_ocr": Made(),
     "muse_glimmer": Made(reads_saved=True),
     "qwen3_5_moe": Made(),
-    "hunyuan_vl": Made(settings={"text_config": {"rope_scaling": {"factor": 1.0}}}, reads=TEXT),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
 }

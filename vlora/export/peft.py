@@ -15,6 +15,7 @@ from ..errors import ModelError
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
+from ..models.published.transformers_names import UNNAMED
 from ..output.atomic import write_whole_folder
 from .saved import Saved
 
@@ -51,6 +52,10 @@ def to_peft(saved: Saved) -> PeftAdapter:
     Raises:
         ModelError: PEFT has no form for a part of it, or transformers no such parameter.
     """
+    kind = saved.files.config.get("model_type")
+    if kind in UNNAMED:
+        msg = f"{saved.path}: adapts a model of the type {kind}, whose names in transformers are not known; {FUSE}"
+        raise ModelError(msg)
     weights = [f"{layer}.weight" for layer in saved.layers]
     places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
     lost = [name for name in (*weights, *saved.whole) if name not in places.links or _is_own_stack(name, places)]

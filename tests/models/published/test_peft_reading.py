@@ -171,6 +171,18 @@ def test_experts_that_were_published_one_by_one_are_read_back_to_the_bit() -> No
         np.testing.assert_array_equal(arrays[f"{name}.lora_b"], one.b)
 
 
+def test_a_stack_whose_matrices_multiply_from_the_right_is_read_back_to_the_bit() -> None:
+    """PEFT takes the axis of its inputs for the outputs, and has the two factors the other way round."""
+    own, other = (whole(2, 3, 5), whole(2, 5, 3))
+    found = places(Link("down.weight", own, "m.experts.down", other, (0, 2, 1), (2, 5, 3)))
+    one = Factors(a=normal(2, 2, 5), b=normal(2, 3, 2))
+    laid = lay_out({"down": found.links["down.weight"]}, {"down": one})
+    assert laid.arrays["base_model.model.m.experts.lora_A.weight"].shape == (4, 3)
+    arrays, _ = from_peft(laid.arrays, {**CONFIG, "target_parameters": ["m.experts.down"]}, found, "file")
+    np.testing.assert_array_equal(arrays["down.lora_a"], one.a)
+    np.testing.assert_array_equal(arrays["down.lora_b"], one.b)
+
+
 def test_a_matrix_that_is_named_as_a_parameter_has_the_rank_of_its_pattern() -> None:
     """A layer beside experts is named so, because PEFT would take it for one of them."""
     config = {**CONFIG, "target_parameters": ["a.weight"], "rank_pattern": {"a.weight": 4}}

@@ -14,6 +14,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 BEFORE = "base_model.model."
 """Begins the names of PEFT's arrays."""
 
+TURNED = (2, 1)
+"""The axes of outputs and inputs in a stack of experts whose matrices multiply from the right, as Llama 4's do."""
+
 FUSE = "`python -m vlora fuse` writes a model that has it"
 
 
@@ -143,7 +146,11 @@ def _join(parts: Sequence[tuple[str, Link]], factors: Mapping[str, Factors]) -> 
 
 
 def _stack(parts: Sequence[tuple[str, Link]], factors: Mapping[str, Factors]) -> tuple[Array, Array]:
-    """Make the factors of a stack of experts: f[experts R, inputs], f[outputs, R experts], R of one expert."""
+    """Make the factors of a stack of experts: f[experts R, inputs], f[outputs, R experts], R of one expert.
+
+    PEFT takes the second axis of each stack for the outputs (peft/tuners/lora/layer.py, `ParamWrapper`). Where it is
+    the inputs, the two factors change places.
+    """
     starts: dict[str, int] = {}
     rank = 0
     for layer, _ in parts:
@@ -162,6 +169,8 @@ def _stack(parts: Sequence[tuple[str, Link]], factors: Mapping[str, Factors]) ->
         for own, other in zip(_numbers(link.own_box[0]), _numbers(link.other_box[0]), strict=True):
             a[other, span] = found.a[own]
             b[rows, span, other] = found.b[own][own_rows]
+    if (out, inner) == TURNED:
+        a, b, n_outputs, n_inputs = b.transpose(2, 1, 0), a.transpose(2, 1, 0), n_inputs, n_outputs
     return a.reshape(n_experts * rank, n_inputs), b.reshape(n_outputs, rank * n_experts)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import CheckpointError
 from .links import Link
+from .peft_layout import TURNED
 from .places import Places
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -218,16 +219,15 @@ class _Reading:
             raise CheckpointError(msg)
         if len(shape) == 3:  # noqa: PLR2004 - a stack
             a, b = a.reshape(n_experts, rank, inputs), b.reshape(outputs, rank, n_experts).transpose(2, 0, 1)
+            if axes_of(self._links[parameter][0]) == TURNED:
+                a, b = b.swapaxes(1, 2), a.swapaxes(1, 2)
         scale = float(alpha) / (rank**0.5 if self._config.get("use_rslora") else rank)
         return _Layer(a, b, scale, parts.get("m"))
 
     def _sizes(self, parameter: str) -> tuple[int, int]:
-        """Give outputs and inputs of one of transformers' parameters."""
-        link = self._links[parameter][0]
-        if len(link.shape) == 2:  # noqa: PLR2004 - a matrix
-            return link.shape[0], link.shape[1]
-        out, inner = axes_of(link)
-        return link.shape[out], link.shape[inner]
+        """Give what PEFT takes for outputs and inputs of one of transformers' parameters; see `lay_out`."""
+        *_, outputs, inputs = self._links[parameter][0].shape
+        return outputs, inputs
 
     def _setting(self, key: str, parameter: str, default: float) -> int:
         """Read a layer's own rank or alpha, as PEFT does: the first pattern that its name ends with."""

@@ -1,6 +1,6 @@
 """Draw the upper part of a page, as the picture of a report in the README.
 
-    python -m benchmarks.report_picture benchmarks/report.png runs/quickstart/model/report.html 1280 1530
+    python -m benchmarks.report_picture benchmarks/report.png runs/quickstart/model/report.html 1280 1200
 
 opens the page in headless Chromium and writes what is in its upper left corner, of that width and height, as PNG.
 """

@@ -2,6 +2,7 @@
 
     python -m benchmarks.kill
     python -m benchmarks.kill --modes lora,full --random 20 --seed 7 --write kill.json
+    python -m benchmarks.kill --devices 2 --random 20
 
 Each kind of run is made without being killed first, to learn which calls change its folders: every write, fsync,
 rename and unlink, by Python or by C++. It is then killed with SIGKILL before the first, the second and the last call of
@@ -22,10 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .devices import kill_ranks
 from .modes import MODES
 from .runs import Expected, Kill, Slot, Verdict, build_shim, expect, try_kill
 
-N_RANDOM = 100
+N_RANDOM, N_OF_DEVICES = 100, 20
 
 CHANGES = ("write ", "fsync ", "rename ", "unlink ")
 """Calls before which runs are killed; with `--every` also before those that make empty files and folders."""
@@ -34,6 +36,8 @@ CHANGES = ("write ", "fsync ", "rename ", "unlink ")
 def main() -> int:
     """Run; 1 if a resumed run was not equal, or something could not be loaded."""
     options = _options()
+    if options.devices > 1:
+        return _kill_devices(options)
     names = options.modes.split(",") if options.modes else list(MODES)
     if unknown := [name for name in names if name not in MODES]:
         sys.exit(f"--modes: {unknown[0]!r} is none of {', '.join(MODES)}")
@@ -45,7 +49,8 @@ def main() -> int:
             sys.exit("this benchmark needs Linux and a C compiler (gcc)")
         slots = [stack.enter_context(Slot.open(root / f"slot-{n}", shim)) for n in range(options.workers)]
         expected = {name: expect(slots[0], MODES[name], root / "expected") for name in names}
-        kills = plan_kills(expected, options.random, options.seed, is_whole=options.every)
+        n_random = N_RANDOM if options.random is None else options.random
+        kills = plan_kills(expected, n_random, options.seed, is_whole=options.every)
         _say(f"{len(kills)} kills of {', '.join(names)}; a run takes {_seconds(expected)}")
         began = time.perf_counter()
         verdicts = try_all(slots, kills, expected)
@@ -56,6 +61,18 @@ def main() -> int:
         Path(options.write).write_text(text + "\n", encoding="utf-8")
     _say(text)
     return int(any(part["unequal"] or part["unloadable"] for part in outcome["modes"].values()))
+
+
+def _kill_devices(options: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory(prefix="vlora-kill-") as made:
+        root = Path(options.folder or made).resolve()
+        root.mkdir(parents=True, exist_ok=True)
+        outcome = kill_ranks(root, options.devices, options.random or N_OF_DEVICES, options.seed, _say)
+    text = json.dumps(outcome)
+    if options.write:
+        Path(options.write).write_text(text + "\n", encoding="utf-8")
+    _say(text)
+    return int(outcome["fine"] < outcome["runs"])
 
 
 def plan_kills(expected: dict[str, Expected], n_random: int, seed: int, *, is_whole: bool = False) -> list[Kill]:
@@ -143,7 +160,10 @@ def _say(line: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--modes", help=f"some of {','.join(MODES)}; all by default")
-    parser.add_argument("--random", type=int, default=N_RANDOM, help="kills at random moments")
+    parser.add_argument(
+        "--random", type=int, help=f"kills at random moments; {N_RANDOM}, of several devices {N_OF_DEVICES} by default"
+    )
+    parser.add_argument("--devices", type=int, default=1, help="kill one process of runs on so many devices instead")
     parser.add_argument("--every", action="store_true", help="kill before open, mkdir, link and truncate, too")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")

@@ -118,22 +118,22 @@ def weights_of(output: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("batching", ["shuffled", "grouped", "packed"])
 def test_devices_equal_one_with_larger_batches(batching: str, recipe: Path) -> None:
     """Losses, counts, answers and weights; the last step of an epoch is a short one."""
-    one, three = recipe.parent / "one" / "model", recipe.parent / "three" / "model"
+    one, four = recipe.parent / "one" / "model", recipe.parent / "four" / "model"
     # A packed row has several of the data.
-    size, *sets = (1, "data.max_seq_length=60") if batching == "packed" else (4,)
-    for output, n_devices, n_rows in ((one, 1, 3 * size), (three, 3, size)):
+    size, *sets = (1, "data.max_seq_length=60") if batching == "packed" else (3,)
+    for output, n_devices, n_rows in ((one, 1, 4 * size), (four, 4, size)):
         given = (f"train.batching={batching}", f"train.batch_size={n_rows}", *sets)
         assert start(recipe, output, n_devices, *given).wait() == 0
 
     for key in ("loss", "valid_loss", "grad_norm"):
-        assert lines_of(one, key) == pytest.approx(lines_of(three, key), rel=1e-5), key
+        assert lines_of(one, key) == pytest.approx(lines_of(four, key), rel=1e-5), key
     for key in ("step", "supervised_tokens", "valid_rows", "accuracy_after", "eval_rows", "learning_rate"):
-        assert lines_of(one, key) == lines_of(three, key), key
-    rows = [line.split(",")[0] for line in (three / "training" / "learned.jsonl").read_text().splitlines()]
+        assert lines_of(one, key) == lines_of(four, key), key
+    rows = [line.split(",")[0] for line in (four / "training" / "learned.jsonl").read_text().splitlines()]
     assert len(set(rows)) == len(rows) == 75
-    answers = [(output / "predictions.jsonl").read_text().splitlines() for output in (one, three)]
+    answers = [(output / "predictions.jsonl").read_text().splitlines() for output in (one, four)]
     assert [json.loads(line)["row"] for line in answers[0]] == [json.loads(line)["row"] for line in answers[1]]
-    trained, expected = weights_of(three), weights_of(one)
+    trained, expected = weights_of(four), weights_of(one)
     assert all(mx.allclose(trained[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
 
 

@@ -40,6 +40,21 @@ def test_recipes() -> None:
     }
 
 
+def test_sources() -> None:
+    """Those of a mixture, too: only the last part of a path is told, and an id of the hub whole."""
+    sources = [
+        {"path": "/home/me/rows.jsonl", "weight": 2.0, "image_root": "/home/me/pictures"},
+        {"path": "secret/rows", "columns": {"q": "question"}},
+        {"path": "owner/charts", "system": "hf_" + "Zz09" * 8},
+    ]
+
+    assert without_places({"data.sources": sources}, ["data.sources[1].path"])["data.sources"] == [
+        {"path": "rows.jsonl", "weight": 2.0, "image_root": "pictures"},
+        {"path": "rows", "columns": {"q": "question"}},
+        {"path": "owner/charts", "system": "***"},
+    ]
+
+
 def test_metadata() -> None:
     """An adapter and a whole model are told apart; nothing is said of a base that is not on the hub."""
     adapter = dict(make_metadata(CARD).__dict__)

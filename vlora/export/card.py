@@ -23,6 +23,9 @@ PATH_KEYS = (
 )
 """Keys of a recipe that may lead to places of a machine."""
 
+SOURCES, SOURCE_PATHS = "data.sources", ("path", "image_root")
+"""The key of several sources, and those of theirs that may lead to places of a machine."""
+
 PIPELINE = "image-text-to-text"
 
 
@@ -84,13 +87,30 @@ def without_places(recipe: Mapping[str, Any], exists: Sequence[str]) -> dict[str
 
     Args:
         recipe: Values by dotted key.
-        exists: Keys whose values are files or folders here.
+        exists: Keys whose values are files or folders here; those of a source as `source_key` writes them.
     """
     found = dict(recipe)
     for key, value in recipe.items():
         if isinstance(value, str):
             found[key] = name_place(value, exists=key in exists)[0] if key in PATH_KEYS else redact(value)
+    if isinstance(sources := recipe.get(SOURCES), list):
+        found[SOURCES] = [
+            {
+                name: value
+                if not isinstance(value, str)
+                else name_place(value, exists=source_key(place, name) in exists)[0]
+                if name in SOURCE_PATHS
+                else redact(value)
+                for name, value in source.items()
+            }
+            for place, source in enumerate(sources)
+        ]
     return found
+
+
+def source_key(place: int, name: str) -> str:
+    """Write the key of a source."""
+    return f"{SOURCES}[{place}].{name}"
 
 
 def make_metadata(card: Described) -> ModelCardData:

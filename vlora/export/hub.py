@@ -36,8 +36,19 @@ from ..report.run.versions import find_versions
 from ..run.origin import is_adapter
 from ..run.save import NOT_A_MODELS
 from ..system.files import expand
+from ..system.globs import is_pattern
 from ..system.redaction import redact
-from .card import CURVES, PATH_KEYS, Described, name_place, without_places, write_card
+from .card import (
+    CURVES,
+    PATH_KEYS,
+    SOURCE_PATHS,
+    SOURCES,
+    Described,
+    name_place,
+    source_key,
+    without_places,
+    write_card,
+)
 from .destination import find_destination
 from .fuse import FOLDER as FUSED_NAME
 
@@ -246,14 +257,17 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(place: str) -> tuple[str, bool]:
-    return name_place(place, exists=expand(place).exists())
+    return name_place(place, exists=expand(place).exists() or is_pattern(place))
 
 
 def _shown_recipe(values: Mapping[str, Any]) -> str | None:
     """Write a recipe without places of the machine; None where there is none."""
     if not values:
         return None
-    exists = [key for key in PATH_KEYS if isinstance(values.get(key), str) and expand(values[key]).exists()]
+    places = {key: values[key] for key in PATH_KEYS if isinstance(values.get(key), str)}
+    for place, source in enumerate(values.get(SOURCES) or ()):
+        places |= {source_key(place, name): source[name] for name in SOURCE_PATHS if isinstance(source.get(name), str)}
+    exists = [key for key, value in places.items() if expand(value).exists() or is_pattern(value)]
     sections: dict[str, dict[str, Any]] = {}
     for key, value in without_places(values, exists).items():
         section, _, name = key.partition(".")
@@ -270,6 +284,8 @@ def _describe(
         recorded.get("path") or config.get("base_model") or values.get("model.path") or "a model"
     )
     data, has_hub_data = _named(values["data.path"]) if isinstance(values.get("data.path"), str) else (None, False)
+    if sources := values.get(SOURCES):
+        data = ", ".join(_named(source["path"])[0] for source in sources)
     n_rows = None
     with suppress(CheckpointError):
         n_rows = find_state(run / STATE_NAME).metadata.n_rows

@@ -124,6 +124,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             "pack_length": st.none(),
             "grad_checkpoint": st.just(recomputes),
             "checkpoint_every": counts if recomputes else st.just(1),
+            "shard": st.just("none"),
             "checkpoint_part": st.sampled_from(["layer", "mlp"] if recomputes else ["layer"]),
             "seed": st.integers(0, 2**32),
             "val_batches": st.just(-1) | counts,

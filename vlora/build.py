@@ -1,5 +1,6 @@
 """From a recipe to the things a run is made of: rows, encoder, model. Reads disk; trains nothing."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def follow_rules(data: Data, rules: Rules) -> Data:
 
 
 def load_model(
-    recipe: Recipe, files: models.ModelFiles, *, is_abstract: bool = False
+    recipe: Recipe, files: models.ModelFiles, *, is_abstract: bool = False, is_lazy: bool = False
 ) -> tuple[models.MlxVlmBackbone, dict[str, Any]]:
     """Load the model and make trainable what the recipe trains.
 
@@ -206,6 +207,7 @@ def load_model(
         recipe: The recipe.
         files: Its model, as `find_model` found it.
         is_abstract: Give the model its shapes only; no weights are read.
+        is_lazy: Leave weights to be read when they are first used, but for an adapter's start.
 
     Returns:
         The backbone, and the adapter's configuration (after full fine-tuning only its type). `backbone.base_note` is
@@ -215,11 +217,11 @@ def load_model(
         VloraError: The weights, the targets or the adapter do not fit.
     """
     section = recipe.model
-    load = models.abstract_backbone if is_abstract else models.load_backbone
+    load = models.abstract_backbone if is_abstract else functools.partial(models.load_backbone, is_lazy=is_lazy)
     backbone, quantized = load(files, section)
-    lora = recipe.lora
+    reread = {"on_wrapped": models.unread_weights(files, section)} if is_lazy else {}
     # With added tokens both are trained; full fine-tuning trains them anyway.
-    lora = attrs.evolve(lora, train_embeddings=True, train_head=True) if files.added else lora
+    lora = attrs.evolve(recipe.lora, train_embeddings=True, train_head=True) if files.added else recipe.lora
     new = _grow_tables(backbone, files, section, is_abstract=is_abstract) if _may_add_tokens(section) else None
     if section.train_vision:
         models.unfreeze_vision(backbone)
@@ -228,15 +230,15 @@ def load_model(
         config: dict[str, Any] = {"fine_tune_type": "full"}
     elif section.adapter_path is not None:
         config = models.load_adapter(
-            backbone, section.adapter_path, lora, quantized, files=files, is_strict=section.strict_base
+            backbone, section.adapter_path, lora, quantized, files=files, is_strict=section.strict_base, **reread
         )
         if new is not None:
             models.grow_tables(backbone, new, is_abstract=is_abstract)
     else:
         # Where weights have no principal part, an adapter is shaped as if they had.
-        lora = attrs.evolve(lora, init="default") if is_abstract else lora
-        config = models.add_lora(backbone, lora, seed=recipe.train.seed, quantized=quantized)
-        if lora.init != recipe.lora.init:
+        shaped = attrs.evolve(lora, init="default") if is_abstract else lora
+        config = models.add_lora(backbone, shaped, seed=recipe.train.seed, quantized=quantized, **reread)
+        if shaped.init != lora.init:
             for _, layer in lora_layers(backbone.module):
                 layer.set_initial_factors(layer.lora_a, layer.lora_b)
     if files.added:
@@ -244,9 +246,8 @@ def load_model(
         models.grow_config(files.config, backbone, files.path)
     added = {"added_tokens": list(files.added)} if files.added else {}
     version = {} if files.commit is None else {"base_revision": files.commit}
-    base = {} if backbone.base is None else {BASE: backbone.base.dump()}
     named = {"base_model": section.path, "train_vision": section.train_vision}
-    return backbone, {**config, **added, **version, **named, **base}
+    return backbone, {**config, **added, **version, **named, **({BASE: backbone.base.dump()} if backbone.base else {})}
 
 
 def _grow_tables(

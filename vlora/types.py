@@ -239,6 +239,7 @@ class Batch(NamedTuple):
         segment_ids: i32[B, T] where rows are packed: 1, 2, ... for the places of a row's examples, 0 for padding. A
             place sees none of another segment.
         ahead: What the backbone did ahead for it (`MlxVlmBackbone.prepare_batch`); None if nothing.
+        is_stand_in: Whether it is run and not counted: a rank without a row takes part where all gather weights.
     """
 
     tokens: mx.array
@@ -248,6 +249,7 @@ class Batch(NamedTuple):
     segment_starts: tuple[tuple[int, int], ...] = ()
     segment_ids: mx.array | None = None
     ahead: Any = None
+    is_stand_in: bool = False
 
     @property
     def n_supervised(self) -> int:

@@ -160,3 +160,46 @@ def test_a_killed_device_ends_all_and_the_run_goes_on(recipe: Path) -> None:
     assert start(recipe, killed, 1, *sets, "train.epochs=4", resume=True).wait() == 0
     assert start(recipe, whole, 2, *sets, "train.epochs=4", resume=True).wait() == 0
     assert lines_of(killed, "loss") == pytest.approx(lines_of(whole, "loss"), rel=1e-5)
+
+
+DIVIDED = ("train.shard=params", "train.grad_checkpoint=true", "eval.answer_rows=0", "train.batch_size=2")
+"""A run with divided weights; its steps leave a device without a row now and then."""
+
+ADAPTER = (
+    *("model.full_finetune=false", "model.train_vision=false", "features.cache=false", "optim.name=adamw"),
+    *("data.split=train[:13]", "data.valid_split=test[:5]", "train.epochs=1"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sets",
+    [(), ("model.quantize_bits=4",), ("lora.method=dora", "lora.init=pissa")],
+    ids=["lora", "qlora", "dora"],
+)
+def test_divided_weights_change_nothing(sets: tuple[str, ...], recipe: Path) -> None:
+    """Losses, validation and adapter are those of whole weights, to the last bit."""
+    whole, divided = recipe.parent / "whole" / "model", recipe.parent / "divided" / "model"
+    sets = (*ADAPTER, *DIVIDED, *sets)
+    assert start(recipe, whole, 2, *sets, "train.shard=none").wait() == 0
+    assert start(recipe, divided, 2, *sets).wait() == 0
+
+    for key in ("loss", "grad_norm", "valid_loss", "valid_tokens", "supervised_tokens"):
+        assert lines_of(divided, key) == lines_of(whole, key), key
+    found, expected = (read_arrays(output / "adapters.safetensors") for output in (divided, whole))
+    assert all(mx.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_run_with_divided_weights_goes_on(recipe: Path) -> None:
+    """To the last bit, and also with whole weights on one device."""
+    whole, stopped = recipe.parent / "whole" / "model", recipe.parent / "stopped" / "model"
+    sets = (*ADAPTER, *DIVIDED, "train.steps_per_save=2")
+    assert start(recipe, whole, 2, *sets, "train.epochs=2").wait() == 0
+    assert start(recipe, stopped, 2, *sets, "train.epochs=1").wait() == 0
+    assert start(recipe, stopped, 2, *sets, "train.epochs=2", resume=True).wait() == 0
+
+    found, expected = (read_arrays(output / "adapters.safetensors") for output in (stopped, whole))
+    assert all(mx.array_equal(found[name], expected[name]) for name in expected)
+    assert lines_of(stopped, "loss") == lines_of(whole, "loss")
+    assert start(recipe, stopped, 1, *sets, "train.epochs=3", resume=True).wait() == 0

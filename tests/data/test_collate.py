@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import examples
 from vlora import Example, bucket_length, collate, collate_packed
+from vlora.data.collate import make_stand_in
 from vlora.errors import BatchError
 from vlora.ops.buckets import bucket_targets
 
@@ -149,3 +150,12 @@ def test_groups_are_numbered(groups: list[int | None], n_fillers: int, is_packed
     assert sorted(set(numbers)) == list(range(batch.n_groups))
     assert not any(found[len(rows) :])
     assert batch.targets.group.shape == batch.targets.example_weights.shape
+
+
+def test_a_stand_in_is_a_batch_of_its_own() -> None:
+    """It has a target, so that all that a batch runs is run."""
+    batch = make_stand_in(7)
+
+    assert batch.is_stand_in
+    assert set(np.array(batch.tokens).flatten().tolist()) == {7}
+    assert batch.n_supervised > 0

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vlora.data.collate import make_stand_in
 from vlora.data.loader import DataLoader, PackShare
 from vlora.data.packing import PackedSteps, count_positions
 from vlora.data.prefetch import WorkerPool
@@ -199,3 +200,15 @@ def packs_of(batch: Batch) -> list[list[str]]:
     for (row, _), example in zip(batch.segment_starts, batch.rows, strict=True):
         packs.setdefault(row, []).append(example.source)
     return list(packs.values())
+
+
+def test_stand_ins_take_the_place_of_missing_batches(workers: WorkerPool) -> None:
+    """Of those that have no row by plan, and of those whose rows are bad; a run does not begin with one."""
+    rows = make_rows()
+    loader = attrs.evolve(make_loader(workers, rows), stand_in=lambda: make_stand_in(1))
+    plan = [[[BAD], []], [[0], []]]
+    primed = loader.prime(loader.collate(rows, plan, 1), 2, is_new=True)
+
+    assert [[batch.is_stand_in for batch in step] for step in primed] == [[True, True], [False, True]]
+    with pytest.raises(SampleError, match="none of the first"):
+        loader.prime(loader.collate(rows, plan[:1], 1), 1, is_new=True)

@@ -75,6 +75,7 @@ def test_a_limit_below_the_weights(checkpoint: Callable[[str], Path]) -> None:
         RecipeError, match=r"memory\.limit_gb: found 1e-06, but the model's weights alone take 0\.\d*[1-9]\d* GB"
     ):
         check_weights_fit(MemorySection(limit_gb=1e-6), module)
+    check_weights_fit(MemorySection(limit_gb=1e-6), module, n_elsewhere=2**30)
 
 
 def test_fit_puts_them_back(tmp_path: Path) -> None:

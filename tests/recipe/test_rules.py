@@ -7,6 +7,8 @@ import pytest
 from tests.recipe.reading import MINIMAL, problems_of
 from vlora import dump_recipe, parse_recipe
 
+DIVIDED = {"train.shard": "params", "train.grad_checkpoint": True}
+
 
 @pytest.mark.parametrize(
     ("overrides", "keys"),
@@ -54,6 +56,14 @@ from vlora import dump_recipe, parse_recipe
         ({"memory.limit_gb": 2, "memory.cache_gb": 3.0}, ["memory.cache_gb", "memory.limit_gb"]),
         ({"train.checkpoint_every": 2}, ["train.checkpoint_every", "train.grad_checkpoint"]),
         ({"train.checkpoint_part": "mlp"}, ["train.checkpoint_part", "train.grad_checkpoint"]),
+        ({"train.shard": "params"}, ["train.shard", "train.grad_checkpoint = true"]),
+        ({**DIVIDED, "train.checkpoint_every": 2}, ["train.shard", "train.checkpoint_every"]),
+        ({**DIVIDED, "model.full_finetune": True}, ["train.shard", "model.full_finetune"]),
+        ({**DIVIDED, "model.add_tokens": ["<a>"]}, ["train.shard", "model.add_tokens"]),
+        ({**DIVIDED, "train.objective": "orpo"}, ["train.shard", "train.objective"]),
+        ({**DIVIDED, "data.streaming": True, "train.iters": 9}, ["train.shard", "data.streaming"]),
+        ({**DIVIDED, "train.batching": "packed"}, ["train.shard", "train.batching"]),
+        ({**DIVIDED, "data.valid_fraction": 0.1, "eval.answer_rows": 3}, ["train.shard", "eval.answer_rows"]),
     ],
 )
 def test_contradiction(overrides: dict[str, Any], keys: list[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.training import make_trainable
 from vlora import collate, make_train_step
+from vlora.data.collate import make_stand_in
 from vlora.train.backbone import Params
 from vlora.train.ranks import Ranks
 
@@ -52,3 +53,16 @@ def test_a_rank_without_rows_takes_part(checkpoint: CheckpointFactory) -> None:
 
     assert (float(output.n_terms), float(output.grad_norm), int(state.step)) == (0.0, 0.0, 1)
     assert all(mx.array_equal(value, trainable.state.params[name]) for name, value in state.params.items())
+
+
+def test_a_stand_in_is_not_counted(checkpoint: CheckpointFactory) -> None:
+    """Beside a batch, and in place of one: the step is that of the others, and the rank that has none takes part."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    batch, stand_in = collate(trainable.examples[:2], 2), make_stand_in(5)
+    step = make_train_step(trainable.backbone, trainable.optimizer, ranks=TwoRanks(), compiled=False)
+    expected, measured = step(trainable.state, [batch], 1e-3)
+    for given in ([batch, stand_in], [stand_in, batch]):
+        found, output = step(trainable.state, given, 1e-3)
+        assert (float(output.nll_sum), float(output.n_terms)) == (float(measured.nll_sum), float(measured.n_terms))
+        assert all(mx.array_equal(value, expected.params[name]) for name, value in found.params.items())
+    assert float(step(trainable.state, [stand_in], 1e-3)[1].n_terms) == 0

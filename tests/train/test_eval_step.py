@@ -39,3 +39,5 @@ def test_evaluation_reads_all_sums() -> None:
 
     assert evaluate(eval_step, start(), (make_batch(number) for number in sums)) == (2.0, 6)
     assert evaluate(eval_step, start(), ()) == (0.0, 0)
+    batches = [make_batch(1), make_batch(2)._replace(is_stand_in=True), make_batch(3)]
+    assert evaluate(eval_step, start(), batches) == (7.0 / 3.0, 4)

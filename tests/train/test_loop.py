@@ -241,6 +241,7 @@ class DeepBackbone:
     """As much of a backbone as the step needs."""
 
     is_traceable = True
+    gathers = False
     has_separable_head = False
     layers = ()
 

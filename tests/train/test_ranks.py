@@ -81,6 +81,17 @@ def test_ranks_share_the_rows_of_a_step(
     assert max(len(share) for share in shares) == min(len(share) for share in shares)
 
 
+@given(st.integers(1, 9), st.integers(2, 4), st.integers(1, 3))
+def test_ranks_may_have_as_many_microbatches(n_rows: int, n_ranks: int, batch_size: int) -> None:
+    """Some of them empty; the rows are the same."""
+    steps = [[list(range(n_rows)), [n_rows]]]
+    plain = [next(share_steps(steps, rank, n_ranks, batch_size)) for rank in range(n_ranks)]
+    even = [next(share_steps(steps, rank, n_ranks, batch_size, is_even=True)) for rank in range(n_ranks)]
+
+    assert {len(batches) for batches in even} == {max(map(len, plain))}
+    assert [[batch for batch in batches if batch] for batches in even] == plain
+
+
 def test_a_run_goes_on_with_other_ranks() -> None:
     """Fewer ranks than the steps were planned for divide their shares into more microbatches."""
     steps = [[[0, 1, 2, 3, 4, 5, 6, 7]]]

@@ -1,6 +1,6 @@
 """Adapters attached to a model: which kind each layer gets, and what its factors start from. Changes the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import mlx.core as mx
@@ -29,6 +29,7 @@ def attach_lora(
     method: Method = "lora",
     init: Init = "default",
     seed: int = 0,
+    on_wrapped: Callable[[str, nn.Module], None] | None = None,
 ) -> None:
     """Wrap the named layers in place. Freeze the model before, so that only adapters train.
 
@@ -41,6 +42,7 @@ def attach_lora(
         method: "dora" trains the length of every adapted row too.
         init: "pissa" starts from the principal part of each layer's weights.
         seed: Fixes the factors' start.
+        on_wrapped: Is told the name of each layer that was wrapped, and the layer; its weights may have been read.
 
     Raises:
         ModelError: DoRA on a layer of experts, or a rank larger than a layer is wide with "pissa".
@@ -60,6 +62,8 @@ def attach_lora(
         if init == "pissa":
             layer.set_initial_factors(*_principal_start(module, name, rank, scale, key))
         wrapped.append((name, layer))
+        if on_wrapped is not None:
+            on_wrapped(name, module)
     model.update_modules(tree_unflatten(wrapped))
     share_inputs(model)
 

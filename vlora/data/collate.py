@@ -37,6 +37,18 @@ def collate(
     return _fill(examples, [(row, 0) for row in range(len(examples))], (n_rows, length), pad_id)
 
 
+def make_stand_in(token: int) -> Batch:
+    """Make a short batch that is run and not counted.
+
+    Args:
+        token: Any that the model can read, and that stands for no image.
+    """
+    tokens = np.full(SMALLEST_BUCKET, token, dtype=np.int32)
+    marks = np.zeros(len(tokens), dtype=np.bool_)
+    example = Example(source="a stand-in", tokens=tokens, supervised=~marks, placeholders=marks)
+    return collate([example])._replace(is_stand_in=True)
+
+
 def collate_packed(
     packs: Sequence[Sequence[Example]], batch_size: int | None = None, pad_id: int = 0, multiple: int = SMALLEST_BUCKET
 ) -> Batch:

@@ -70,6 +70,7 @@ class DataLoader:
         train: The rows to train on.
         data: The recipe's section; it says what becomes of rows that cannot be learned from.
         batch_size: Rows of a batch.
+        stand_in: Makes the batch that a rank without a row runs; without one there is no batch then.
         examples_per_row: Examples of a row, as a rule at most: what is made of a batch has room for them.
         workers: Threads that encode ahead.
         encode: Makes the examples of a sample; called by several threads. Several of them belong together, such as the
@@ -89,6 +90,7 @@ class DataLoader:
     mark: Callable[[int, Row, Sample], RowMark | None] = _unmarked
     prepare_batch: Callable[[Batch], Batch] = _unprepared
     join: Callable[[list[tuple[Example, ...]]], list[Example]] = flatten
+    stand_in: Callable[[], Batch] | None = None
     examples_per_row: int = 1
     skipped: list[str] = attrs.field(factory=list, init=False)
     first_cuts: tuple[Cut, ...] = attrs.field(default=(), init=False)
@@ -115,8 +117,9 @@ class DataLoader:
         """Make batches of the rows that were encoded, and give the rows that were read with them."""
         n_rows = self.batch_size * self.examples_per_row
         kept = [self.join([row for row in rows if isinstance(row, tuple)]) for rows in found]
-        made = [collate(examples, max(n_rows, len(examples))) for examples in kept if examples]
-        return found, [self.prepare_batch(batch) for batch in made]
+        made = [collate(examples, max(n_rows, len(examples))) if examples else self.stand_in for examples in kept]
+        batches = [batch() if callable(batch) else batch for batch in made if batch is not None]
+        return found, [self.prepare_batch(batch) for batch in batches]
 
     def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
@@ -203,12 +206,14 @@ class DataLoader:
             SampleError: A row cannot be learned from; or, where such rows are skipped, a new run finds no other.
         """
         ahead: list[list[Batch]] = []
+        is_found = False
         for found in itertools.islice(batches, n_steps):
             ahead.append(found)
-            if found:
+            is_found = any(not batch.is_stand_in for batch in found)
+            if is_found:
                 break
         self.first_cuts = tuple(find_cuts(itertools.chain.from_iterable(ahead)))
-        if not agree(bool(ahead and ahead[-1])) and is_new:
+        if not agree(is_found) and is_new:
             last = f"; the last one was {self.skipped[-1]}" if self.skipped else ""
             n_read = len(self.skipped)
             msg = f"{self.train.name}: none of the first {n_read} rows that were read can be learned from{last}"

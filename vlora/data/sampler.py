@@ -131,7 +131,7 @@ def step_batches(
 
 
 def share_steps(
-    steps: Iterable[Sequence[Sequence[int]]], rank: int, n_ranks: int, batch_size: int
+    steps: Iterable[Sequence[Sequence[int]]], rank: int, n_ranks: int, batch_size: int, *, is_even: bool = False
 ) -> Iterator[list[list[int]]]:
     """Yield one rank's rows of each step; of all ranks together they are those of the step, each once.
 
@@ -143,13 +143,19 @@ def share_steps(
         rank: Whose rows; from 0.
         n_ranks: Ranks among which the rows are shared out.
         batch_size: Rows of one of its microbatches at most; where it has more, they are divided.
+        is_even: Whether all ranks have as many microbatches, some of them empty.
 
     Yields:
-        Row indices: microbatches of rows, none of them empty.
+        Row indices: microbatches of rows, none of them empty unless `is_even`.
     """
     for batches in steps:
-        shares = (share_out(batch, n_ranks)[rank] for batch in batches)
-        yield [rows[start : start + batch_size] for rows in shares for start in range(0, len(rows), batch_size)]
+        shares = [share_out(batch, n_ranks) for batch in batches]
+        sizes = [max(map(len, each)) if is_even else len(each[rank]) for each in shares]
+        yield [
+            each[rank][start : start + batch_size]
+            for each, size in zip(shares, sizes, strict=True)
+            for start in range(0, size, batch_size)
+        ]
 
 
 def share_out(rows: Sequence[int], n_ranks: int) -> list[list[int]]:

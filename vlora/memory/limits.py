@@ -150,15 +150,20 @@ def process_memory() -> int:
     return min(found, limit - pages * resource.getpagesize() + mx.get_active_memory())
 
 
-def check_weights_fit(section: MemorySection, module: nn.Module) -> None:
+def check_weights_fit(section: MemorySection, module: nn.Module, n_elsewhere: int = 0) -> None:
     """Refuse a limit that the model's weights alone exceed.
+
+    Args:
+        section: The limits.
+        module: The model.
+        n_elsewhere: Bytes of its weights that other devices keep.
 
     Raises:
         RecipeError: They do.
     """
     if section.limit_gb is None:
         return
-    weights = sum(value.nbytes for _, value in tree_flatten(module.parameters())) / GIGA
+    weights = (sum(value.nbytes for _, value in tree_flatten(module.parameters())) - n_elsewhere) / GIGA
     if weights > section.limit_gb:
         msg = (
             f"memory.limit_gb: found {section.limit_gb:g}, but the model's weights alone take {weights:.3g} GB; "

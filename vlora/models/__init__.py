@@ -6,6 +6,7 @@ from ..features.cache import FeatureCache
 from ..features.processed import ProcessedCache
 from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
+from .backbone.dividing import divide
 from .backbone.head import head_use
 from .backbone.startup_checks import check_family, check_packing
 from .encode.answers import add_mismatched, encode_answers
@@ -27,7 +28,15 @@ from .generation.sampling import Sampler, media_tokens
 from .generation.upstream import check_question
 from .load.added_tokens import Numbered, grow_config, grow_tables, name_saved, name_tokens, write_tokenizer
 from .load.conversion import Scheme, choose_schemes, quantized_config, scheme_of
-from .load.loading import abstract_backbone, fetch_weights, generating, load_backbone, open_lazily, quantize_loaded
+from .load.loading import (
+    abstract_backbone,
+    fetch_weights,
+    generating,
+    load_backbone,
+    open_lazily,
+    quantize_loaded,
+    unread_weights,
+)
 from .load.model_files import ModelFiles, find_model, load_processor, load_tokenizer, number_added
 from .load.model_folder import list_weights
 from .load.saving import companions, save_model
@@ -70,6 +79,7 @@ __all__ = [
     "describe_family",
     "describe_unproven",
     "detach",
+    "divide",
     "encode_answers",
     "features_fingerprint",
     "fetch_weights",
@@ -104,6 +114,7 @@ __all__ = [
     "tied_heads",
     "unfreeze_language",
     "unfreeze_vision",
+    "unread_weights",
     "with_room",
     "without_metal_kernels",
     "write_tokenizer",

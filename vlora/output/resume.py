@@ -49,6 +49,7 @@ RESUME_MUTABLE_KEYS = frozenset(
         "train.grad_checkpoint",
         "train.checkpoint_every",
         "train.checkpoint_part",
+        "train.shard",
         "memory.limit_gb",
         "memory.cache_gb",
         "memory.wired_gb",

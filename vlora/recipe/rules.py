@@ -44,6 +44,7 @@ def find_contradictions(recipe: Recipe) -> Iterator[str]:
     yield from _memory_contradictions(recipe)
     yield from _adapter_contradictions(recipe)
     yield from _batching_contradictions(recipe)
+    yield from _shard_contradictions(recipe)
     yield from find_preference_contradictions(recipe)
     yield from find_streaming_contradictions(recipe)
     yield from _choice_contradictions(recipe, is_validated=bool(held_out))
@@ -107,6 +108,33 @@ def _batching_contradictions(recipe: Recipe) -> Iterator[str]:
         yield (
             f"train.pack_length: found {length}, less than data.max_seq_length = {shortest}; a row of data has to fit "
             "into a packed one"
+        )
+
+
+def _shard_contradictions(recipe: Recipe) -> Iterator[str]:
+    train, model = recipe.train, recipe.model
+    if train.shard == "none":
+        return
+    found = f"train.shard: found {train.shard!r} together with"
+    if (train.grad_checkpoint, train.checkpoint_every, train.checkpoint_part) != (True, 1, "layer"):
+        yield (
+            f"train.shard: found {train.shard!r}, which needs every layer to be recomputed; set "
+            "train.grad_checkpoint = true, and leave train.checkpoint_every and train.checkpoint_part out"
+        )
+    if model.full_finetune:
+        yield f"{found} model.full_finetune = true, which leaves nothing frozen to divide; leave it out"
+    if model.add_tokens:
+        yield f"{found} model.add_tokens, for which the whole model is written; leave one of the two out"
+    if train.objective != "sft":
+        yield f"{found} train.objective = {train.objective!r}; only 'sft' runs with divided weights"
+    if recipe.data.streaming:
+        yield f"{found} data.streaming = true, whose devices may differ in batches; leave one out"
+    if train.batching == "packed":
+        yield f"{found} train.batching = 'packed', whose devices may differ in batches; use 'grouped'"
+    if recipe.eval.answer_rows:
+        yield (
+            f"{found} eval.answer_rows = {recipe.eval.answer_rows}; devices cannot answer rows of their own with "
+            "divided weights, so set it to 0, and ask the finished adapter with `python -m vlora eval`"
         )
 
 

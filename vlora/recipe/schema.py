@@ -215,6 +215,8 @@ class TrainSection:
             layers, and of the tower's where it is trained.
         checkpoint_every: Recompute those of every k-th layer only.
         checkpoint_part: "layer" recomputes whole layers, "mlp" their MLPs only.
+        shard: "params" divides the frozen weights among the devices of a run with several; each gathers those of a
+            layer when it runs. It needs grad_checkpoint. "none" leaves them whole on each device.
         seed: Fixes the order of the rows, the adapter's start and the dropout.
         steps_per_report: Steps between reports.
         steps_per_eval: Steps between validations.
@@ -235,6 +237,7 @@ class TrainSection:
     grad_checkpoint: bool = key(default=False)
     checkpoint_every: int = key(1, checks.at_least(1))
     checkpoint_part: Literal["layer", "mlp"] = key("layer")
+    shard: Literal["none", "params"] = key("none")
     seed: int = key(0, checks.at_least(0))
     steps_per_report: int = key(10, checks.at_least(1))
     steps_per_eval: int = key(200, checks.at_least(1))

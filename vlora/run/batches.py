@@ -7,6 +7,7 @@ import attrs
 from .. import models
 from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
+from ..data.collate import make_stand_in
 from ..data.loader import DataLoader, PackShare, flatten
 from ..data.packing import PackedSteps, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
@@ -44,6 +45,7 @@ def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wor
     def encode(sample: Sample) -> tuple[Example, ...]:
         return tuple(backbone.prepare(example, spell) for example in data.encode(sample))
 
+    token = data.encoder.tokenizer.eos_token_id
     return DataLoader(
         train=train,
         data=recipe.data,
@@ -53,6 +55,8 @@ def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wor
         mark=mark,
         prepare_batch=backbone.prepare_batch,
         join=models.add_mismatched if needs_mismatched(recipe) else flatten,
+        # Layers whose weights are divided run on all ranks or on none.
+        stand_in=None if backbone.shards is None else lambda: make_stand_in(token or 0),
         examples_per_row=count_examples(recipe, data.train),
     )
 
@@ -112,7 +116,7 @@ def make_source(
         order=loader.train.order(seed=train.seed, shuffle=data.shuffle),
     )
     per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
-    own = share_steps(plan, ranks.rank, ranks.size, train.batch_size)
+    own = share_steps(plan, ranks.rank, ranks.size, train.batch_size, is_even=loader.stand_in is not None)
     batches = loader.collate(loader.train, own, n_ahead)
     primed = loader.prime(batches, per_epoch, is_new=not first, agree=agreeing(ranks))
     return PlannedSource(batches=primed, total=n_steps)

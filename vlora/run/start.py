@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import attrs
 import mlx.core as mx
@@ -12,7 +13,7 @@ from ..build import Data, Features, attach_feature_cache, follow_rules, load_mod
 from ..compilation import known_kernels
 from ..data.examples import first_examples, raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
-from ..errors import CheckpointError, RanksError, SampleError
+from ..errors import CheckpointError, RanksError, RecipeError, SampleError
 from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
 from ..memory.limits import check_weights_fit, memory_limits, naming_shortage
@@ -109,13 +110,9 @@ def _open(recipe: Recipe, stack: ExitStack, ranks: Ranks, *, resume: bool, or_st
     yield from _wait_for(compilation)
     ranks.wait()
     yield Working(what="loading the model")
-    with naming_shortage("loading the model"):
-        backbone, config = load_model(recipe, data.files)
-    yield from _check_base(recipe, backbone, found)
+    backbone, config, features = yield from _load_model(recipe, data, ranks, found)
     if recipe.model.add_tokens and not resume:
         yield Warned(message=describe_added(recipe.model.add_tokens))
-    check_weights_fit(recipe.memory, backbone.module)
-    features = attach_feature_cache(recipe, data, backbone)
     stack.enter_context(_flushed(features))
     workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
     stack.enter_context(_synchronized())
@@ -135,6 +132,42 @@ def _open(recipe: Recipe, stack: ExitStack, ranks: Ranks, *, resume: bool, or_st
         ranks=ranks,
         n_planned=ranks.size if found is None else found.metadata.ranks,
     )
+
+
+def _load_model(
+    recipe: Recipe, data: Data, ranks: Ranks, found: Found | None
+) -> Generator[Warned, None, tuple[models.MlxVlmBackbone, dict[str, Any], Features]]:
+    """Load the model and what keeps its features, and divide its weights if the recipe says so."""
+    is_divided = yield from _choose_division(recipe, data, ranks)
+    with naming_shortage("loading the model"):
+        backbone, config = load_model(recipe, data.files, is_lazy=is_divided)
+    yield from _check_base(recipe, backbone, found)
+    features = attach_feature_cache(recipe, data, backbone)
+    if is_divided and ranks.group is not None:
+        with naming_shortage("dividing the model's weights"):
+            # Behind what needs the weights themselves.
+            models.divide(backbone, ranks.group)
+    check_weights_fit(recipe.memory, backbone.module, backbone.shards.n_elsewhere if backbone.shards else 0)
+    return backbone, config, features
+
+
+def _choose_division(recipe: Recipe, data: Data, ranks: Ranks) -> Generator[Warned, None, bool]:
+    """Say whether the devices divide the frozen weights.
+
+    Raises:
+        RecipeError: The whole model has to be written.
+    """
+    if recipe.train.shard == "none":
+        return False
+    if data.files.added:
+        msg = (
+            "train.shard: found 'params', and model.adapter_path brings tokens, for which the whole model is written; "
+            "leave one of the two out"
+        )
+        raise RecipeError(msg)
+    if ranks.size == 1:
+        yield Warned(message="train.shard: found 'params', which changes nothing on one device; --devices gives more")
+    return ranks.size > 1
 
 
 def _load_rows(

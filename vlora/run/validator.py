@@ -108,9 +108,9 @@ class Validator:
         def batches() -> Iterator[Batch]:
             nonlocal n_rows, cuts
             for found in foresee(self.recipe, self.backbone, self._read()):
-                if should_stop():
+                if self._agree(should_stop()):
                     return
-                n_rows += sum(batch.n_groups for batch in found)
+                n_rows += sum(batch.n_groups for batch in found if not batch.is_stand_in)
                 cuts = cuts.add(list(find_cuts(found)))
                 yield from found
 
@@ -128,6 +128,12 @@ class Validator:
             cuts, measured = cuts.join(CutCounts.loads(text)), add_measured(measured, others)
         return Validated(loss=loss, n_tokens=int(n_tokens), n_rows=int(n_read), cuts=cuts, measured=measured)
 
+    def _agree(self, is_stopped: bool) -> bool:
+        """Whether to leave off the validation here; ranks whose weights are divided go on or stop together."""
+        if self.loader.stand_in is None:
+            return is_stopped
+        return self.ranks.sum(float(is_stopped)) > (0.0,)
+
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch
         if self.recipe.train.batching == "packed":
@@ -135,5 +141,6 @@ class Validator:
             packed = read_packed(self.loader, self.rows, source, self.encoder, self.ranks, self.n_planned, n_ahead)
             return itertools.islice(packed, self._n_batches)
         plan = ([indices] for indices in self._plan)
-        own = share_steps(plan, self.ranks.rank, self.ranks.size, self.recipe.train.batch_size)
+        train, is_even = self.recipe.train, self.loader.stand_in is not None
+        own = share_steps(plan, self.ranks.rank, self.ranks.size, train.batch_size, is_even=is_even)
         return self.loader.collate(self.rows, own, n_ahead)

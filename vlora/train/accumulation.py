@@ -61,34 +61,39 @@ class Accumulation:
     metrics: Packed = attrs.field(default=(), init=False)
     n_supervised: mx.array | int = attrs.field(default=0, init=False)
     others: tuple[mx.array, ...] = attrs.field(default=(), init=False)
-    _n_added: int = attrs.field(default=0, init=False)
+    _n_run: int = attrs.field(default=0, init=False)
 
     def arguments(self, batch: Batch) -> tuple[Params, Inputs, Targets, mx.array]:
         """Embed a microbatch: what its gradients are computed from."""
-        if self._n_added:
+        if self._n_run:
             # One microbatch's activations at a time: otherwise all of them are alive at once.
             mx.async_eval(self.gradients, self.loss, self.count)
         backbone = self.step.backbone
         with self._bound():
             inputs = Inputs(batch.tokens, *backbone.embed(batch))
-        key = self.step.make_key(self._n_added + KEY_STRIDE * self.step.ranks.rank, self.state.step)
+        key = self.step.make_key(self._n_run + KEY_STRIDE * self.step.ranks.rank, self.state.step)
         given = self.state.params if self.step.embed_names else self.packed
         return given, inputs, targets_for(self.step.loss, batch, self.step.reference), key
 
     def add(self, batch: Batch, found: tuple[Sums, Params, Tree]) -> None:
         """Add what was found for a microbatch, and carry its inputs' gradients on."""
         (loss, count, metrics), gradients, cotangents = found
+        self._n_run += 1
+        if batch.is_stand_in:
+            # It has to run, and nothing of it is added.
+            self.loss, self.count = mx.depends([self.loss, self.count], [loss, *gradients.values()])
+            return
+        is_first = not self.gradients
         if self.step.embed_names:
             with self._bound():
                 carried = self.step.backbone.embed_vjp(batch, cotangents, self.step.checkpointed_in_tower)
             for name, gradient in carried.items():
                 gradients[name] = gradients[name] + gradient.astype(mx.float32)
-        self.gradients = {k: self.gradients[k] + gradients[k] for k in gradients} if self._n_added else gradients
+        self.gradients = gradients if is_first else {k: self.gradients[k] + gradients[k] for k in gradients}
         self.loss, self.count = self.loss + loss, self.count + count
-        self.metrics = tuple(map(mx.add, self.metrics, metrics)) if self._n_added else metrics
+        self.metrics = metrics if is_first else tuple(map(mx.add, self.metrics, metrics))
         if self._has_objective:
             self.n_supervised += batch.n_supervised
-        self._n_added += 1
 
     def add_ranks(self, others: Sequence[float]) -> None:
         """Add up what all ranks have found; a rank whose rows could not be learned from has added nothing."""
@@ -96,6 +101,9 @@ class Accumulation:
         if ranks.size == 1:
             self.others = tuple(mx.array(number, dtype=mx.float32) for number in others)
             return
+        if self._gathers:
+            # Before the sums are sent, so that what layers gather comes first, in whichever order gradients come.
+            mx.async_eval(self.gradients, self.loss, self.count)
         found = self.gradients or {name: mx.zeros(value.shape) for name, value in self.packed.items()}
         metrics = self.metrics or self._no_metrics()
         measured = [number for array in metrics for number in array.flatten()]
@@ -115,6 +123,11 @@ class Accumulation:
         loss = self.step.loss
         metrics = loss.unpack(self.metrics) if isinstance(loss, Objective) else {}
         return StepOutput(self.loss, n_supervised, norm, self.count, metrics, self.others)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether layers gather weights that are divided among ranks."""
+        return self.step.backbone.gathers
 
     @property
     def _has_objective(self) -> bool:

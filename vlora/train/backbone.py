@@ -50,6 +50,10 @@ class Backbone(Protocol):
         """Name the trainable parameters that `project` uses."""
 
     @property
+    def gathers(self) -> bool:
+        """Whether ranks have divided the frozen weights, and gather them where they are used."""
+
+    @property
     def is_traceable(self) -> bool:
         """Whether `logits` can be compiled."""
 

@@ -124,7 +124,9 @@ def measure_sums(
             mx.async_eval(sums)
             if before is not None:
                 read(before)
-        before, n_supervised = sums, n_supervised + batch.n_supervised
+        # A stand-in only takes part in what ranks do together.
+        before = None if batch.is_stand_in else sums
+        n_supervised += 0 if batch.is_stand_in else batch.n_supervised
     if before is not None:
         read(before)
     return nll, n_terms, n_supervised, measured

@@ -139,6 +139,7 @@ class TrainLoop:
 
     def _describe(self, step: int, batches: Sequence[Batch]) -> _InFlight:
         began = time.perf_counter()
+        batches = [batch for batch in batches if not batch.is_stand_in]
         rows = [row for batch in batches for row in batch.rows]
         return _InFlight(
             step=step,

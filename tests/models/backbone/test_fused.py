@@ -59,6 +59,23 @@ def test_only_what_is_a_swiglu_is_taken_for_one(kind: type[SwiGLUMLP], found: bo
     assert is_swiglu(model.part, is_verified=True) == found
 
 
+def test_parts_that_are_alike_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another width, type or activation are tried by themselves."""
+    asked: list[nn.Module] = []
+
+    def ask(part: nn.Module, *, is_verified: bool) -> bool:
+        asked.append(part)
+        return is_swiglu(part, is_verified=is_verified)
+
+    monkeypatch.setattr(fused, "is_swiglu", ask)
+    parts = [SwiGLUMLP(WIDTH, 96), SwiGLUMLP(WIDTH, 96), SwiGLUMLP(WIDTH, 64), Gelu(WIDTH, 96)]
+    model = nn.Sequential(*parts)
+    found = find_fused_modules(model, is_each_tried=False)
+
+    assert len(asked) == 3
+    assert len(find_fused_modules(model).replacements) == len(found.replacements)
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_trained_norm_keeps_its_gradient(frozen: bool) -> None:
     """Only a frozen norm runs without the gradient of its weight."""

@@ -7,7 +7,7 @@ replace the causal one) and no cache.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import attrs
 import mlx.core as mx
@@ -19,19 +19,19 @@ from ...features.cache import FeatureCache
 from ...output.base_identity import BaseIdentity
 from ...train.backbone import Params
 from ...train.grad_checkpoint import CheckpointPart, checkpointed
-from ...train.state import bound_params
 from ...types import Batch, Example, Tree
 from ..families.family import Family
 from ..forward.collating import collate_inputs, concat_inputs
-from ..forward.lm_inputs import SEGMENTS, LMInputs, leaves, partition_inputs, place_logits
+from ..forward.lm_inputs import SEGMENTS, LMInputs, partition_inputs, place_logits
 from ..forward.overrides import chain
-from .embed import kept_rows, probe_inputs, row_key
+from .embed import kept_rows, probe_inputs, pull_embedding, row_key
 from .fused import FusedModules, running_fused
 from .grid_tower import GridTower
 from .head import Head, capture_hidden, find_module, gather_before_head, run_head_only, sound_head
 from .head_search import find_head
 from .parts import choose_language, choose_towers, find_layout, language_layers, tower_layers, used_by_embed
 from .pixels import pack_pixels
+from .shards import Shards
 from .shared_images import SharedTowers
 from .vocabulary import Vocabulary, count_vocabulary
 
@@ -46,6 +46,7 @@ class MlxVlmBackbone:
         language_prefix: The language model's name within it; empty if the whole model is one.
         head: The head, if it can be run at given positions; see `detect_head`.
         fused_modules: Parts of the language model that have a fused forward; see `find_fused_modules`.
+        shards: This rank's parts of its frozen weights, if they are divided; see `divide`.
         base: Which model it is; None where it was not loaded from files.
         base_note: A line that names the base of the adapter that was loaded, if it may be another one.
     """
@@ -55,6 +56,7 @@ class MlxVlmBackbone:
     language_prefix: str
     head: Head | None = attrs.field(default=None, init=False)
     fused_modules: FusedModules = attrs.field(factory=FusedModules, init=False)
+    shards: Shards | None = attrs.field(default=None, init=False)
     base: BaseIdentity | None = attrs.field(default=None, init=False)
     base_note: str | None = attrs.field(default=None, init=False)
     _grid_tower: GridTower | None = attrs.field(default=None, init=False)
@@ -96,7 +98,14 @@ class MlxVlmBackbone:
             ModelError: There are no such layers, or they have no MLP of their own.
         """
         limited = self.family.parts.checkpointed_part
-        return choose_language(self.layers, every, part, limited), choose_towers(self.tower_layers, every, part)
+        language = choose_language(self.layers, every, part, limited)
+        others = self.shards.others(language) if self.shards else language
+        return others, choose_towers(self.tower_layers, every, part)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether ranks have divided its frozen weights."""
+        return self.shards is not None
 
     @property
     def is_traceable(self) -> bool:
@@ -118,7 +127,7 @@ class MlxVlmBackbone:
             BatchError: A row's image tokens do not match its image features.
         """
         (n_rows, length), forward = batch.tokens.shape, self.family.forward
-        with forward.embed_overrides(self.module):
+        with forward.embed_overrides(self.module), self.shards.embeds() if self.shards else nullcontext():
             if forward.has_grid_tower:
                 fields = self._grids().embed(batch)
             else:
@@ -127,15 +136,12 @@ class MlxVlmBackbone:
                 if batch.segment_ids is not None:
                     rows = concat_inputs(rows, batch.spans, forward.layouts)
                 fields = collate_inputs(rows, n_rows, length, forward.layouts, forward.stack_inputs)
-        if batch.segment_ids is not None:
-            fields[SEGMENTS] = batch.segment_ids
-        return partition_inputs(fields, forward.layouts)
+        segments = {} if batch.segment_ids is None else {SEGMENTS: batch.segment_ids}
+        return partition_inputs({**fields, **segments}, forward.layouts)
 
     def embed_param_names(self) -> frozenset[str]:
-        """Name the trainable parameters that `embed` uses: all outside the language model, and its embeddings.
-
-        Found once: the trainable parameters are fixed before the first step is made.
-        """
+        """Name the trainable parameters that `embed` uses: all outside the language model, and its embeddings."""
+        # Once: the trainable parameters are fixed before the first step is made.
         if self._embed_names is None:
             self._embed_names = frozenset(self._used_by_embed(dict(tree_flatten(self.module.trainable_parameters()))))
         return self._embed_names
@@ -167,21 +173,13 @@ class MlxVlmBackbone:
             cotangents: The gradients of the features, as `embed` returns them.
             checkpoint_modules: Modules whose activations are recomputed.
         """
-        names = sorted(self.embed_param_names())
         trainable = dict(tree_flatten(self.module.trainable_parameters()))
-        trained = {name: trainable[name] for name in names}
+        params = {name: trainable[name] for name in sorted(self.embed_param_names())}
         if self.family.forward.has_grid_tower:
             with self.family.forward.embed_overrides(self.module), checkpointed(checkpoint_modules):
-                return self._grids().gradients(batch, trained, cotangents, is_recomputed=bool(checkpoint_modules))
-
-        def outputs(*values: mx.array) -> list[mx.array]:
-            with bound_params(self.module, dict(zip(names, values, strict=True))):
-                differentiable, _ = self.embed(batch)
-            return leaves(differentiable)
-
+                return self._grids().gradients(batch, params, cotangents, is_recomputed=bool(checkpoint_modules))
         with checkpointed(checkpoint_modules):
-            _, gradients = mx.vjp(outputs, list(trained.values()), leaves(cotangents))
-        return dict(zip(names, gradients, strict=True))
+            return pull_embedding(self.module, lambda: self.embed(batch)[0], params, cotangents)
 
     def logits(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, positions: mx.array) -> mx.array:
         """Run the language model on embedded rows, its head at the given positions; safe to trace.
@@ -197,10 +195,10 @@ class MlxVlmBackbone:
         """
         fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
         if self.head is None:
-            logits = self._forward(tokens, fields)
+            logits = self.run(tokens, fields)
             return logits.reshape(-1, logits.shape[-1])[places]
         with gather_before_head(self.module, self.head, places):
-            logits = self._forward(tokens, fields)
+            logits = self.run(tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
 
     @property
@@ -223,7 +221,7 @@ class MlxVlmBackbone:
         fields, places = self._lined_up(tokens, differentiable, auxiliary, positions)
         found: list[mx.array] = []
         with capture_hidden(self.module, sound_head(self.head), places, found):
-            self._forward(tokens, fields)
+            self.run(tokens, fields)
         return found[0]
 
     def project(self, tokens: mx.array, differentiable: Tree, auxiliary: Tree, hidden: mx.array) -> mx.array:
@@ -240,7 +238,7 @@ class MlxVlmBackbone:
         """
         fields, _ = self._lined_up(tokens, differentiable, auxiliary, mx.array([0]))
         with run_head_only(self.module, sound_head(self.head), hidden[None]):
-            logits = self._forward(tokens, fields)
+            logits = self.run(tokens, fields)
         return logits.reshape(-1, logits.shape[-1])
 
     def head_names(self) -> frozenset[str]:
@@ -267,7 +265,7 @@ class MlxVlmBackbone:
         ids, inputs = probe_inputs(self.module, self.family)
         with self.overrides():
             self.head = find_head(
-                self.module, lambda: self._forward(ids, dict(inputs)), ids.shape[1], is_verified=is_verified
+                self.module, lambda: self.run(ids, dict(inputs)), ids.shape[1], is_verified=is_verified
             )
 
     def vocabulary(self) -> Vocabulary:
@@ -328,9 +326,11 @@ class MlxVlmBackbone:
     def overrides(self) -> AbstractContextManager[None]:
         """Apply the corrections of the language model while `logits` and its gradient run."""
         # The family's corrections come last: they win where both replace a part.
-        return chain(lambda _: running_fused(self.fused_modules), self.family.forward.train_overrides)(self.module)
+        corrections = [lambda _: running_fused(self.fused_modules), self.family.forward.train_overrides]
+        return chain(*corrections, *([] if self.shards is None else [self.shards.running]))(self.module)
 
-    def _forward(self, tokens: mx.array, inputs: LMInputs) -> mx.array:
+    def run(self, tokens: mx.array, inputs: LMInputs) -> mx.array:
+        """Run the language model on inputs of its family; i32[B, T] -> f[B, T, V]."""
         return self.family.forward.forward(self.module, tokens, inputs)
 
     def _lined_up(
@@ -345,5 +345,6 @@ class MlxVlmBackbone:
     def _grids(self) -> GridTower:
         trained = self.embed_param_names()
         if self._grid_tower is None or self._grid_tower.trained != trained:
-            self._grid_tower = GridTower(self.module, self.language_prefix, trained, self._features)
+            given = () if self.shards is None else self.shards.embedding_names
+            self._grid_tower = GridTower(self.module, self.language_prefix, trained, self._features, given)
         return self._grid_tower

@@ -1,6 +1,6 @@
 """Embeds one row alone, without padding, as the model does when it generates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -12,11 +12,13 @@ from ...adapters.model_parts import ModelParts
 from ...errors import BatchError
 from ...features.cache import FeatureCache
 from ...system.digests import digest
-from ...types import Example
+from ...train.backbone import Params
+from ...train.state import bound_params
+from ...types import Example, Tree
 from ..families.family import Family
 from ..forward.calls import NOT_PASSED
 from ..forward.collating import collate_inputs
-from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs
+from ..forward.lm_inputs import LOGIT_PLACES, PROMPT, LMInputs, leaves
 from .shared_images import SharedTowers
 
 PROBE_TOKENS = 6
@@ -135,6 +137,24 @@ def embed_alone(module: nn.Module, family: Family, example: Example) -> LMInputs
     # A copy: some language models scale their input in place.
     fields["inputs_embeds"] = mx.array(fields["inputs_embeds"])
     return fields
+
+
+def pull_embedding(module: nn.Module, embed: Callable[[], Tree], params: Params, cotangents: Tree) -> Params:
+    """Compute the gradients of parameters behind an embedding from those of what it makes.
+
+    Args:
+        module: The model.
+        embed: Embeds a batch.
+        params: The parameters by name.
+        cotangents: The gradients of what `embed` makes.
+    """
+
+    def outputs(*values: mx.array) -> list[mx.array]:
+        with bound_params(module, dict(zip(params, values, strict=True))):
+            return leaves(embed())
+
+    _, gradients = mx.vjp(outputs, list(params.values()), leaves(cotangents))
+    return dict(zip(params, gradients, strict=True))
 
 
 def row_key(example: Example) -> str:

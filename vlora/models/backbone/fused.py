@@ -57,7 +57,7 @@ class FusedModules:
 
 
 def find_fused_modules(
-    module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None
+    module: nn.Module, *, is_verified: bool = True, outcomes: Outcomes | None = None, is_each_tried: bool = True
 ) -> FusedModules:
     """Find the parts of a language model that have a fused forward.
 
@@ -65,19 +65,23 @@ def find_fused_modules(
         module: The language model, weights loaded.
         is_verified: Whether results are compared with those of the part; without weights they cannot be.
         outcomes: Results of earlier checks of this model; None for none.
+        is_each_tried: Whether each part is tried by itself; otherwise those that differ in their weights alone share
+            what one of them has shown, so that few weights are read.
     """
     outcomes = Outcomes() if outcomes is None else outcomes
 
     def holds(question: str, find: Callable[[], bool]) -> bool:
         return bool(outcomes.settle(question, find, is_valid=lambda answer: isinstance(answer, bool)))
 
+    each = functools.partial(is_swiglu, is_verified=is_verified)
+    is_gated = each if is_each_tried else _once_a_kind(each)
     found = [*_quantized(module), *_attention(module)]
     rotaries: list[MRoPERotaryEmbedding] = []
     for name, part in module.named_modules():
         if type(part) is nn.RMSNorm:
             found.append(_replacing(part, _norm(part)))
         elif has_gate(part):
-            if holds(f"gated {name}", functools.partial(is_swiglu, part, is_verified=is_verified)):
+            if holds(f"gated {name}", functools.partial(is_gated, part)):
                 found.append(_replacing(part, _gated(part)))
         elif isinstance(part, MRoPERotaryEmbedding):
             # As on other devices, instead of mlx-vlm's Metal kernel.
@@ -90,6 +94,32 @@ def find_fused_modules(
     angles = Angles(rotaries[0])
     same = [rotary for rotary in rotaries if mx.array_equal(rotary.inv_freq, rotaries[0].inv_freq).item()]
     return FusedModules([*found, *(_rotating(rotary, angles) for rotary in same)], angles)
+
+
+def _once_a_kind(ask: Callable[[nn.Module], bool]) -> Callable[[nn.Module], bool]:
+    """Let parts that differ in nothing but the values of their weights share an answer."""
+    answers: dict[str, bool] = {}
+
+    def find(part: nn.Module) -> bool:
+        kind = _describe_kind(part)
+        if kind not in answers:
+            answers[kind] = ask(part)
+        return answers[kind]
+
+    return find
+
+
+def _describe_kind(part: nn.Module) -> str:
+    """Describe all of a part but the values of its weights."""
+    inside = {
+        name: f"{value.shape} {value.dtype}"
+        if isinstance(value, mx.array)
+        else _describe_kind(value)
+        if isinstance(value, nn.Module)
+        else repr(value)
+        for name, value in {**vars(part), **part}.items()
+    }
+    return f"{type(part)} {sorted(inside.items())}"
 
 
 @contextmanager

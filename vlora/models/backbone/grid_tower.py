@@ -81,12 +81,14 @@ class GridTower:
         language_prefix: The language model's name within it.
         trained: Names of the trainable parameters that embedding uses.
         features: Keeps the features of images while the tower is frozen.
+        gathered: Names of frozen parameters of the tower that are there only while it runs.
     """
 
     module: nn.Module
     language_prefix: str
     trained: frozenset[str]
     features: FeatureCache | None = None
+    gathered: Sequence[str] = ()
     _traces: dict[tuple[Any, ...], Callable[..., Any]] = attrs.field(factory=dict, init=False)
     _sizes: dict[tuple[Pass, tuple[Grid, ...]], tuple[TowerShape, Inputs]] = attrs.field(factory=dict, init=False)
 
@@ -291,12 +293,12 @@ class GridTower:
             with self._in_bins(shape, inputs):
                 return self._run_tower(shape, params, inputs)
 
-        if self.trained:
-            # The weights of a trained tower change: they are arguments of the trace, and not constants.
+        if self.trained or self.gathered:
+            # Weights that change, or come and go, are arguments of the trace, and not constants.
             names = [name for name in self.trained if not name.startswith(f"{self.language_prefix}.")]
             compiled = self._compiled(("forward", shape), run)
-            trainable = dict(tree_flatten(self.module.trainable_parameters()))
-            return lambda _, inputs: compiled({name: trainable[name] for name in names}, inputs)
+            held = dict(tree_flatten(self.module.parameters()))
+            return lambda _, inputs: compiled({name: held[name] for name in (*names, *self.gathered)}, inputs)
         return self._compiled(("frozen", shape), run)
 
     def _tower_vjp(self, shape: TowerShape, is_recomputed: bool) -> Callable[..., Params]:

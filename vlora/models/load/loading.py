@@ -1,7 +1,7 @@
 """Loads, freezes, quantizes and checks models, and switches them between training and generation."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import mlx.core as mx
@@ -52,8 +52,16 @@ def abstract_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmB
     return backbone, quantized
 
 
-def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackbone, dict[str, Any]]:
+def load_backbone(
+    files: ModelFiles, section: ModelSection, *, is_lazy: bool = False
+) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Load a model's weights, frozen, and quantize them if the recipe says so; those of a hub id are downloaded first.
+
+    Args:
+        files: The model.
+        section: The recipe's section.
+        is_lazy: Leave weights to be read, and quantized, when they are first used. Of its parts only one of each kind
+            is tried then, and its head is what shapes say.
 
     Returns:
         The backbone, and how the base was quantized here (empty if it was not), as an adapter records it.
@@ -65,14 +73,28 @@ def load_backbone(files: ModelFiles, section: ModelSection) -> tuple[MlxVlmBackb
     keep()
     fetch_weights(files)
     with blaming(f"cannot load the weights of {section.path!r}", files.path, BELONGING):
-        module = _load_module(files)
+        module = _load_module(files, is_lazy=is_lazy)
     if scaling := find_scaling(files.config):
         parts = dict(module.named_modules())
         scale_rotations(parts[find_prefix(module, files.family)], scaling, section.path)
     restore(module, files.family, files.config)
-    backbone, quantized = prepare(module, files.family, section, config=files.config)
+    backbone, quantized = prepare(module, files.family, section, config=files.config, is_lazy=is_lazy)
     backbone.base = describe_base(backbone.module, files, section.path)
     return backbone, quantized
+
+
+def unread_weights(files: ModelFiles, section: ModelSection) -> Callable[[str, nn.Module], None]:
+    """Make what gives a layer of a lazy model its weights as they were before they were read.
+
+    The starts of DoRA and PiSSA read the weights of every layer, all of which would be held.
+    """
+    unread, _ = load_backbone(files, section, is_lazy=True)
+    named = dict(unread.module.named_modules())
+
+    def put_back(name: str, layer: nn.Module) -> None:
+        layer.update(named[name].parameters())
+
+    return put_back
 
 
 def fetch_weights(files: ModelFiles) -> None:
@@ -118,6 +140,7 @@ def prepare(
     section: ModelSection,
     *,
     is_abstract: bool = False,
+    is_lazy: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> tuple[MlxVlmBackbone, dict[str, Any]]:
     """Freeze a model, quantize it if the recipe says so, and set each part's training mode.
@@ -127,6 +150,7 @@ def prepare(
         family: Its description.
         section: The recipe's section.
         is_abstract: Whether the model has shapes only: nothing is computed, and its head is not verified.
+        is_lazy: As for `load_backbone`.
         config: Its config.json, the key of the cached check results; None to cache nothing.
 
     Returns:
@@ -140,14 +164,14 @@ def prepare(
     prefix = find_prefix(module, family)
     quantized: dict[str, Any] = {}
     if section.quantize_bits is not None:
-        quantized = _quantize(module, family, prefix, section, is_abstract=is_abstract)
+        quantized = _quantize(module, family, prefix, section, is_abstract=is_abstract, is_lazy=is_lazy)
     backbone = MlxVlmBackbone(module, family, prefix)
     _set_modes(backbone)
     if is_abstract:
         backbone.detect_head(is_verified=False)
         backbone.fused_modules = find_fused_modules(backbone.language_model, is_verified=False)
     else:
-        _check(backbone, Outcomes() if config is None else open_outcomes(config, module))
+        _check(backbone, Outcomes() if config is None else open_outcomes(config, module), is_lazy=is_lazy)
     return backbone, quantized
 
 
@@ -174,12 +198,21 @@ def quantize_loaded(backbone: MlxVlmBackbone, section: ModelSection) -> tuple[Ml
 
 
 def _quantize(
-    module: nn.Module, family: Family, prefix: str, section: ModelSection, *, is_abstract: bool
+    module: nn.Module,
+    family: Family,
+    prefix: str,
+    section: ModelSection,
+    *,
+    is_abstract: bool,
+    is_lazy: bool = False,
 ) -> dict[str, Any]:
     _refuse_quantizing_again(module, prefix, section.path)
     bits = cast("int", section.quantize_bits)
     quantized = quantize_language(module, find_layout(family, prefix), bits, section.quantize_group_size)
-    blank(module) if is_abstract else mx.eval(module.parameters())
+    if is_abstract:
+        blank(module)
+    elif not is_lazy:
+        mx.eval(module.parameters())
     module.freeze()
     return quantized
 
@@ -191,8 +224,20 @@ def _set_modes(backbone: MlxVlmBackbone) -> None:
         child._training = trains  # noqa: SLF001 - `train()` would change its children too
 
 
-def _check(backbone: MlxVlmBackbone, outcomes: Outcomes) -> None:
-    """Find the head of a model and its fused parts, by computing or from cached results."""
+def _check(backbone: MlxVlmBackbone, outcomes: Outcomes, *, is_lazy: bool = False) -> None:
+    """Find the head of a model and its fused parts, by computing or from cached results.
+
+    Of a lazy model as little as can be is computed: the head's shapes alone, and one of the parts that are alike.
+    """
+    if is_lazy:
+        if is_packed_head(outcomes.found.get("head", False), backbone.module):
+            backbone.head = unpack_head(outcomes.found["head"])
+        else:
+            backbone.detect_head(is_verified=False)
+        # Not saved: the next run may try each.
+        known = Outcomes(found=dict(outcomes.found))
+        backbone.fused_modules = find_fused_modules(backbone.language_model, outcomes=known, is_each_tried=False)
+        return
 
     def find() -> dict[str, Any] | None:
         backbone.detect_head()

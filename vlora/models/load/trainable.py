@@ -1,6 +1,6 @@
 """Attaches or loads adapters, and makes tables trainable beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,29 @@ from .saved_adapters import open_adapter
 from .tables import find_tables
 from .unfreeze import refuse_quantized
 
+OnWrapped = Callable[[str, nn.Module], None]
+"""Is told a layer that got an adapter, and its name."""
+
 SCHEME = ("group_size", "bits", "mode")
 """Keys of an adapter's configuration for each layer of a quantized base."""
 
 
-def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantized: Mapping[str, Any]) -> dict[str, Any]:
+def add_lora(
+    backbone: MlxVlmBackbone,
+    lora: LoraSection,
+    *,
+    seed: int,
+    quantized: Mapping[str, Any],
+    on_wrapped: OnWrapped | None = None,
+) -> dict[str, Any]:
     """Attach a LoRA to the layers that a recipe names, and unfreeze the tables that it trains completely.
+
+    Args:
+        backbone: The model.
+        lora: The recipe's section.
+        seed: Fixes the factors' start.
+        quantized: How the base was quantized on loading.
+        on_wrapped: As for `attach_lora`.
 
     Returns:
         The adapter's configuration, with which mlx-vlm attaches the same layers.
@@ -47,6 +64,7 @@ def add_lora(backbone: MlxVlmBackbone, lora: LoraSection, *, seed: int, quantize
         method=lora.method,
         init=lora.init,
         seed=seed,
+        on_wrapped=on_wrapped,
     )
     tables = unfreeze_tables(backbone, embeddings=lora.train_embeddings, head=lora.train_head)
     return lora_config(backbone, names, lora, quantized, tables)
@@ -141,6 +159,7 @@ def load_adapter(
     *,
     files: ModelFiles | None = None,
     is_strict: bool = False,
+    on_wrapped: OnWrapped | None = None,
 ) -> dict[str, Any]:
     """Attach a saved adapter for further training, in place of the model's current one.
 
@@ -155,6 +174,7 @@ def load_adapter(
         quantized: How the base was quantized on loading; by default it is read from the model's layers.
         files: Where the model comes from; an adapter that PEFT wrote needs it.
         is_strict: Refuse an adapter of other weights, and one that does not say of which it is.
+        on_wrapped: As for `attach_lora`.
 
     Returns:
         Its configuration, for `save_adapter`.
@@ -169,7 +189,7 @@ def load_adapter(
         note = check_base(recorded, backbone.base, file, is_strict=is_strict, older=named_base(config))
     before = detach(backbone.module)
     try:
-        config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized, files)
+        config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized, files, on_wrapped)
         backbone.base_note = note
         return config if backbone.base is None else {**config, KEY: backbone.base.dump()}
     except BaseException:
@@ -195,6 +215,7 @@ def _attach_saved(
     lora: LoraSection,
     quantized: Mapping[str, Any] | None,
     files: ModelFiles | None,
+    on_wrapped: OnWrapped | None,
 ) -> dict[str, Any]:
     weights, config = open_adapter(backbone, path, files)
     settings = config.get("lora_parameters") or {}
@@ -215,7 +236,8 @@ def _attach_saved(
     _refuse_changes(path, names, config, lora, backbone)
     dropout = settings.get("dropout", 0.0) if lora.dropout == LoraSection().dropout else lora.dropout
     refuse_dropout_in_tower(backbone, names, attrs.evolve(lora, dropout=dropout))
-    attach_lora(backbone.module, names, rank=rank, scale=scale, dropout=dropout, method=method)
+    settled = {"rank": rank, "scale": scale, "dropout": dropout, "method": method}
+    attach_lora(backbone.module, names, **settled, on_wrapped=on_wrapped)
     current = dict(tree_flatten(backbone.module.parameters()))
     wrong = [name for name, value in weights.items() if not _fits(value, current.get(name))]
     absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]

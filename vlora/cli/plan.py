@@ -59,6 +59,8 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measu
         from ..estimate.plan import LONGEST, make_plan
     plan = make_plan(recipe, memory_gb)
     console.tell(plan, peak=plan.peak, fits=plan.peak <= plan.memory)
+    if recipe.train.shard != "none":
+        console.print("counted for one device; of several each holds its part of the frozen weights (train.shard)")
     share = plan.n_trainable / plan.n_params
     counts = f"{format_count(plan.n_trainable)} of {format_count(plan.n_params)}"
     console.print(f"{plan.model_type}: {counts} parameters trained ({share:.2%})")

@@ -6,7 +6,7 @@ from ..features.cache import FeatureCache
 from ..features.processed import ProcessedCache
 from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
-from .backbone.dividing import divide
+from .backbone.dividing import divide, frozen_bytes
 from .backbone.head import head_use
 from .backbone.startup_checks import check_family, check_packing
 from .encode.answers import add_mismatched, encode_answers
@@ -86,6 +86,7 @@ __all__ = [
     "find_image_tokens",
     "find_model",
     "find_roles",
+    "frozen_bytes",
     "generating",
     "grow_config",
     "grow_tables",

@@ -183,8 +183,17 @@ class MetricsLog:
             self._has_stepped, self.first_step_at = True, time.time()
         self.interval.add(report)
 
-    def write_start(self, device: Device, step: int, commits: Mapping[str, str] | None = None) -> Reported:
-        """Write what the run computes on, after which step it begins, and from which versions of the hub's files."""
+    def write_start(
+        self, device: Device, step: int, commits: Mapping[str, str] | None = None, n_frozen: int | None = None
+    ) -> Reported:
+        """Write what the run computes on, after which step it begins, and from which versions of the hub's files.
+
+        Args:
+            device: What it computes on.
+            step: Steps done before.
+            commits: The versions, by what they are of.
+            n_frozen: Bytes of frozen weights that this device holds; None not to say.
+        """
         return self.write(
             {
                 "step": step,
@@ -192,6 +201,7 @@ class MetricsLog:
                 "device_name": device.name,
                 "device_memory_gb": device.memory_bytes / 1e9,
                 **{f"{name}_commit": commit for name, commit in (commits or {}).items()},
+                **({} if n_frozen is None else {"frozen_gb": n_frozen / 1e9}),
             }
         )
 

@@ -80,7 +80,8 @@ def start(
     warnings = open_files(run, first, stack)
     started = describe_start(run, first)
     yield started
-    run.metrics.write_start(started.device, first, run.commits)
+    n_frozen = models.frozen_bytes(run.backbone) if run.ranks.size > 1 else None
+    run.metrics.write_start(started.device, first, run.commits, n_frozen)
     yield from warnings
     yield from run.first_cuts()
     if run.data.valid is not None:

@@ -23,7 +23,7 @@ KEYS_NAME = "trackers.json"
 MOST_ANSWERS, LONGEST_TEXT = 20, 500
 """Answers of a round that a tracker gets, and characters of each text."""
 
-LEFT_OUT = ("step", "unix_time", "first_step_unix_time", "device_memory_gb")
+LEFT_OUT = ("step", "unix_time", "first_step_unix_time", "device_memory_gb", "frozen_gb")
 """Of a line of metrics.jsonl: they are no measures."""
 
 

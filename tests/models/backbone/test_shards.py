@@ -51,5 +51,10 @@ def test_bytes_that_other_ranks_keep(checkpoint: Callable[[str], Path]) -> None:
     other = make_trainable(checkpoint("qwen3_vl")).backbone
     two: Any = SimpleNamespace(rank=lambda: 0, size=lambda: 2)
 
+    trained = sum(value.nbytes for _, value in tree_flatten(other.module.trainable_parameters()))
+
+    assert models.frozen_bytes(other) == total - trained
     assert models.divide(backbone, mx.distributed.init()).n_elsewhere <= 0
-    assert 0.45 * total < models.divide(other, two).n_elsewhere < 0.5 * total
+    n_elsewhere = models.divide(other, two).n_elsewhere
+    assert 0.45 * total < n_elsewhere < 0.5 * total
+    assert models.frozen_bytes(other) == total - trained - n_elsewhere

@@ -74,6 +74,13 @@ def divide(backbone: MlxVlmBackbone, group: mx.distributed.Group) -> Shards:
     return backbone.shards
 
 
+def frozen_bytes(backbone: MlxVlmBackbone) -> int:
+    """Count the bytes of frozen weights that this device holds."""
+    params, trained = (backbone.module.parameters(), backbone.module.trainable_parameters())
+    whole, own = (sum(int(value.nbytes) for _, value in tree_flatten(tree)) for tree in (params, trained))
+    return whole - own - (backbone.shards.n_elsewhere if backbone.shards else 0)
+
+
 def _find_units(backbone: MlxVlmBackbone) -> dict[str, list[Place]]:
     """Find the frozen arrays of each layer that every row runs, and in the same order.
 

@@ -38,6 +38,8 @@ Training:
     make_schedule         step -> learning rate, as a recipe has it
     loss_fn               (logits, targets, weights) -> (sum, count)
     Objective             any function of token log-probabilities, in a loss's place
+    find_objective        what train.objective names: of preferences with what [preference] says
+    make_reference        the model that training starts from, which some objectives compare with
     sum_by_example        values of tokens added up for each example, for such functions
     sum_by_group          values of examples added up for each pair, or other group
     bind, unbind          give a state's parameters to the model, and take them back
@@ -85,11 +87,13 @@ if TYPE_CHECKING:
     from .train.eval_step import evaluate, make_eval_step
     from .train.gradients import step_gradients
     from .train.loop import TrainLoop
+    from .train.objectives.named import find_objective
     from .train.objectives.objective import Objective
     from .train.objectives.sft import loss_fn
     from .train.objectives.sums import sum_by_example, sum_by_group
     from .train.optimizers import make_optimizer
     from .train.ranks import open_ranks
+    from .train.reference import make_reference
     from .train.schedules import make_schedule
     from .train.state import bind, init_state, unbind
     from .train.step import make_train_step
@@ -124,6 +128,7 @@ __all__ = [
     "evaluate",
     "events",
     "find_metrics",
+    "find_objective",
     "first_fit_decreasing",
     "fit",
     "format_sample",
@@ -135,6 +140,7 @@ __all__ = [
     "loss_fn",
     "make_eval_step",
     "make_optimizer",
+    "make_reference",
     "make_schedule",
     "make_train_step",
     "mask_completions",
@@ -163,6 +169,8 @@ _PLACES: dict[str, str | None] = {
     "predict": "run.predict",
     "Prediction": "evaluation.prediction",
     "find_metrics": "evaluation.metrics",
+    "find_objective": "train.objectives.named",
+    "make_reference": "train.reference",
     "score": "evaluation.metrics",
     "events": None,
     "load_adapter": "models.load.trainable",

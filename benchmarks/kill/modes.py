@@ -13,6 +13,7 @@ OUTPUT, FEATURES = "out", "features"
 
 RECIPE_NAME = "run.toml"
 ROWS_NAME = "rows.jsonl"
+PAIRS_NAME = "pairs.jsonl"
 
 N_ROWS = 12
 """Three steps of an epoch, so that every run begins a second one."""
@@ -72,15 +73,17 @@ class Mode:
 
 
 def write_rows(slot: Path) -> None:
-    """Write rows of pictures of two sizes and answers of several lengths into a folder."""
+    """Write rows of pictures of two sizes and answers of several lengths into a folder, and pairs of the same."""
     draw = np.random.default_rng(0)
-    lines = []
+    lines, pairs = [], []
     for number in range(N_ROWS):
         side = 24 + 16 * (number % 2)
         Image.fromarray(draw.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(slot / f"{number}.png")
         answer = " ".join(["seven", "is", "the", "digit", "here"][: 1 + number % 5])
         lines.append({"image": f"{number}.png", "question": "Which digit?", "answer": answer})
-    (slot / ROWS_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        pairs.append({"image": f"{number}.png", "prompt": "Which digit?", "chosen": answer, "rejected": "no digit"})
+    for name, own in ((ROWS_NAME, lines), (PAIRS_NAME, pairs)):
+        (slot / name).write_text("".join(f"{json.dumps(line)}\n" for line in own), encoding="utf-8")
 
 
 def _recipe(**parts: str) -> str:
@@ -111,6 +114,19 @@ def _choosing(**parts: str) -> str:
     )
 
 
+def _comparing(objective: str, section: str = "", **parts: str) -> str:
+    """Write the recipe of a run that learns from pairs."""
+    return _recipe(
+        lora="rank = 4",
+        rows=PAIRS_NAME,
+        data=f'valid_path = "{PAIRS_NAME}"',
+        train=f'objective = "{objective}"\n[preference]\n{section}',
+        **parts,
+    )
+
+
+KEPT = f'path = "{FEATURES}"\ndisk_gb = 0.1'
+
 MODES: Mapping[str, Mode] = {
     mode.name: mode
     for mode in (
@@ -129,7 +145,10 @@ MODES: Mapping[str, Mode] = {
             name="grouped",
             recipe=_recipe(lora=LORA, train='batching = "grouped"\ngradient_accumulation_steps = 2'),
         ),
-        Mode(name="features", recipe=_recipe(lora=LORA, features=f'path = "{FEATURES}"\ndisk_gb = 0.1')),
+        Mode(name="features", recipe=_recipe(lora=LORA, features=KEPT)),
+        Mode(name="dpo", recipe=_comparing("dpo", 'loss = ["sigmoid", "bco_pair", "sft"]')),
+        Mode(name="dpo-kept", recipe=_comparing("dpo", "precompute = true", features=KEPT)),
+        Mode(name="kto", recipe=_comparing("kto")),
         Mode(
             name="again",
             recipe=_recipe(lora=f"{LORA}\nalpha = 3.0", train="seed = 1", output=f"{OUTPUT}/second.safetensors"),

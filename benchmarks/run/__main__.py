@@ -52,7 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=description.splitlines()[0])
     parser.add_argument("recipes", nargs="*", type=Path, help="recipes to compare, instead of the benchmark's own rows")
     parser.add_argument("--kind", choices=KINDS, help="the machine's kind: what is trained, and on which device")
-    parser.add_argument("--sets", default="mixed,one,all,long", help="row sets, separated by commas (all four)")
+    parser.add_argument(
+        "--sets",
+        default="mixed,one,all,long",
+        help="row sets, separated by commas: of mixed, one, all, long (these four), and pairs",
+    )
     parser.add_argument("--programs", default="vlora,mlx-vlm,trl", help="programs, separated by commas (all three)")
     parser.add_argument("--rows", type=positive, metavar="N", help="rows of every set")
     parser.add_argument("--batch", type=positive, metavar="N", help="rows of a step")
@@ -203,6 +207,7 @@ def make_job(rows: RowSet, options: argparse.Namespace, kind: Kind, place: Place
         learning_rate=LEARNING_RATE,
         batch=rows.batch,
         epochs=EPOCHS,
+        objective=rows.objective,
     )
     found = place.ask(f"{rows.name}-tokens", "benchmarks.sides.counting", "rows", str(model), str(path))
     return Job(
@@ -214,6 +219,7 @@ def make_job(rows: RowSet, options: argparse.Namespace, kind: Kind, place: Place
         rows=path,
         peer_steps=options.peer_steps or kind.peer_steps,
         max_seq_length=rows.max_seq_length,
+        objective=rows.objective,
     )
 
 

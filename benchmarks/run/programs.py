@@ -44,6 +44,7 @@ class Job:
         rows: The JSONL file, for the peers.
         peer_steps: After which the peers' runs are cut.
         max_seq_length: Tokens of a row at most.
+        objective: What is minimised, "sft" or "dpo".
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job:
     rows: Path | None = None
     peer_steps: int = 0
     max_seq_length: int = 2048
+    objective: str = "sft"
 
 
 @attrs.frozen(kw_only=True)
@@ -112,7 +114,9 @@ def _command_mlx_vlm(job: Job, folder: Path, steps: int) -> list[str]:
         "output-path": folder / "adapters.safetensors",
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "mlx_vlm.train", *flags, "--train-on-completions"]
+    # Of pairs the answers alone are learned in any case; its reference is a second model.
+    mode = ["--train-mode", "dpo"] if job.objective == "dpo" else ["--train-on-completions"]
+    return [sys.executable, "-m", "mlx_vlm.train", *mode, *flags]
 
 
 def read_peer(lines: Sequence[tuple[float, str]]) -> Trace:
@@ -132,7 +136,7 @@ def read_peer(lines: Sequence[tuple[float, str]]) -> Trace:
 def _command_trl(job: Job, folder: Path, steps: int) -> list[str]:
     batch = "" if job.course is None else str(job.course.batch)
     arguments = [str(job.model), str(job.rows), batch, str(steps), str(folder / "trl.json")]
-    return [sys.executable, "-m", "benchmarks.sides.trl_sft", *arguments]
+    return [sys.executable, "-m", f"benchmarks.sides.trl_{job.objective}", *arguments]
 
 
 def _trace_trl(folder: Path, _: Ended) -> Trace:

@@ -23,7 +23,7 @@ BLOCK = 32
 """Pixels between two random colours of an image. What lies between is interpolated: smooth, like a photo."""
 
 ROWS_NAME, SPEC_NAME = "rows.jsonl", "rows.json"
-SET_NAMES = ("mixed", "one", "all", "long")
+SET_NAMES = ("mixed", "one", "all", "long", "pairs")
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +38,7 @@ class RowSet:
         sides: Instead of sizes: (least, most) of the sides, drawn so that no two images have the same size.
         words: (least, most) of an answer.
         max_seq_length: Tokens of a row at most, for all programs; nothing is cut.
+        is_paired: Each has a second answer, and programs learn which one is preferred (DPO).
     """
 
     name: str
@@ -47,6 +48,12 @@ class RowSet:
     sides: tuple[int, int] | None = None
     words: tuple[int, int]
     max_seq_length: int = 2048
+    is_paired: bool = False
+
+    @property
+    def objective(self) -> str:
+        """What programs minimise, as vlora names it."""
+        return "dpo" if self.is_paired else "sft"
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +96,8 @@ KINDS: Mapping[str, Kind] = {
             RowSet(name="all", rows=960, batch=16, sides=(224, 1024), words=(12, 40)),
             # As many tokens a step as in the others, or the peers' activations would fit no card.
             RowSet(name="long", rows=240, batch=4, sizes=_PHOTOS, words=(200, 400), max_seq_length=4096),
+            # Two answers of some 513 tokens each, 256 of them the image's.
+            RowSet(name="pairs", rows=240, batch=8, sizes=_PHOTOS[:1], words=(50, 54), is_paired=True),
         ),
         peer_steps=40,
     ),
@@ -102,6 +111,7 @@ KINDS: Mapping[str, Kind] = {
             RowSet(name="one", rows=80, batch=4, sizes=_SMALL_PHOTOS[:1], words=(4, 12)),
             RowSet(name="all", rows=80, batch=4, sides=(56, 256), words=(4, 12)),
             RowSet(name="long", rows=40, batch=2, sizes=_SMALL_PHOTOS, words=(50, 100)),
+            RowSet(name="pairs", rows=40, batch=2, sizes=_SMALL_PHOTOS[:1], words=(4, 12), is_paired=True),
         ),
         peer_steps=10,
     ),
@@ -115,10 +125,12 @@ class Drawn:
     Attributes:
         size: Of its image.
         answer: Its text.
+        rejected: That of the worse answer; empty without one.
     """
 
     size: Size
     answer: str
+    rejected: str = ""
 
 
 def draw_rows(rows: RowSet, seed: int) -> list[Drawn]:
@@ -130,10 +142,13 @@ def draw_rows(rows: RowSet, seed: int) -> list[Drawn]:
     generator = _generator(rows.name, seed)
     sizes = _draw_sizes(rows, generator)
     least, most = rows.words
-    return [
-        Drawn(size=size, answer=" ".join(generator.choice(WORDS, generator.integers(least, most + 1)).tolist()))
-        for size in sizes
-    ]
+
+    def draw_answer() -> str:
+        return " ".join(generator.choice(WORDS, generator.integers(least, most + 1)).tolist())
+
+    if rows.is_paired:
+        return [Drawn(size=size, answer=draw_answer(), rejected=draw_answer()) for size in sizes]
+    return [Drawn(size=size, answer=draw_answer()) for size in sizes]
 
 
 def _draw_sizes(rows: RowSet, generator: np.random.Generator) -> list[Size]:
@@ -171,8 +186,7 @@ def write_rows(rows: RowSet, seed: int, folder: Path) -> Path:
     drawn = draw_rows(rows, seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"image": f"images/{number}.jpg", "question": QUESTION, "answer": row.answer}) + "\n"
-        for number, row in enumerate(drawn)
+        json.dumps({"image": f"images/{number}.jpg", **write_texts(row)}) + "\n" for number, row in enumerate(drawn)
     ]
 
     def draw(number: int) -> None:
@@ -186,6 +200,13 @@ def write_rows(rows: RowSet, seed: int, folder: Path) -> Path:
     # Last: a folder that has it is whole.
     spec.write_text(wanted, encoding="utf-8")
     return path
+
+
+def write_texts(row: Drawn) -> dict[str, str]:
+    """Give the columns of a row's texts, as all programs read them."""
+    if row.rejected:
+        return {"prompt": QUESTION, "chosen": row.answer, "rejected": row.rejected}
+    return {"question": QUESTION, "answer": row.answer}
 
 
 def draw_image(size: Size, generator: np.random.Generator) -> Image.Image:
@@ -216,6 +237,7 @@ alpha = {alpha}
 learning_rate = {learning_rate}
 
 [train]
+objective = {objective}
 batch_size = {batch}
 epochs = {epochs}
 steps_per_save = 1000000

@@ -32,14 +32,19 @@ def count_rows(model: Path, rows: Path) -> dict[str, Any]:
 
     def count(line: str) -> int:
         row = json.loads(line)
+        question = row["prompt"] if "prompt" in row else row["question"]
+        answers = [row[name] for name in ("answer", "chosen", "rejected") if name in row]
+        with Image.open(rows.parent / row["image"]) as opened:
+            image = opened.convert("RGB")
+        return sum(count_answer(image, question, answer) for answer in answers)
+
+    def count_answer(image: Image.Image, question: str, answer: str) -> int:
         messages = [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": row["question"]}]},
-            {"role": "assistant", "content": [{"type": "text", "text": row["answer"]}]},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
         ]
         text = processor.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-        with Image.open(rows.parent / row["image"]) as image:
-            found = processor(text=[text], images=[image.convert("RGB")])
-        return len(found["input_ids"][0])
+        return len(processor(text=[text], images=[image])["input_ids"][0])
 
     lines = rows.read_text(encoding="utf-8").splitlines()
     # The first alone: tokenizers settle how they pad when they are first asked.
@@ -60,7 +65,7 @@ def count_recipe(path: Path, folder: Path) -> dict[str, Any]:
 
     def count(number: int) -> int:
         try:
-            return len(data.encoder(data.train[number]).tokens)
+            return sum(len(example.tokens) for example in data.encode(data.train[number]))
         except SampleError:
             if recipe.data.on_bad_row == "raise":
                 raise

@@ -25,6 +25,7 @@ from vlora import (
     load_data,
     load_model,
     make_optimizer,
+    make_reference,
     models,
     parse_recipe,
     unbind,
@@ -35,6 +36,7 @@ from vlora.data.loader import DataLoader
 from vlora.data.prefetch import WorkerPool, count_workers
 from vlora.data.sampler import step_batches, steps_per_epoch
 from vlora.memory.limits import describe_device, memory_limits
+from vlora.models.encode.answers import encode_answers
 
 # isort: split
 import mlx.core as mx
@@ -68,9 +70,10 @@ def measure(recipe: Recipe) -> dict[str, Any]:
         steps = prepare(recipe, data, backbone)
         optimizer = make_optimizer(recipe.optim)
         state = init_state(backbone, optimizer)
+        reference = make_reference(recipe, backbone, state.params)
         unbind(backbone)
         loop = TrainLoop(
-            make_recipe_step(recipe, backbone, optimizer, state),
+            make_recipe_step(recipe, backbone, optimizer, state, reference=reference),
             state,
             lambda _: recipe.optim.learning_rate,
             # As between two checkpoints: nobody waits for the step that was begun last.
@@ -79,7 +82,7 @@ def measure(recipe: Recipe) -> dict[str, Any]:
         # The loop's alone, as in `fit`: else a second one is there during the next step.
         del state
         figures: dict[str, Any] = {"device": describe_device().kind}
-        rows = sum(len(batch.rows) for batches in steps for batch in batches)
+        rows = sum(batch.n_groups for batches in steps for batch in batches)
         tokens = sum(len(row.tokens) for batches in steps for batch in batches for row in batch.rows)
         for epoch in (1, 2):
             if epoch > 1 and recipe.features.cache and backbone.why_features_change() is None:
@@ -107,7 +110,7 @@ def take(loop: TrainLoop, steps: Sequence[Sequence[Batch]]) -> float:
 
 def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list[list[Batch]]:
     """Encode and collate the batches of the first epoch, and put them onto the device."""
-    train, n_rows = recipe.train, len(data.train)
+    train, n_rows, encoder = recipe.train, len(data.train), data.encoder.with_image_keys()
     per_epoch = steps_per_epoch(n_rows, train.batch_size, train.gradient_accumulation_steps)
     with WorkerPool(count_workers(recipe.data.workers)) as workers:
         reader = DataLoader(
@@ -115,7 +118,8 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
             data=recipe.data,
             batch_size=train.batch_size,
             workers=workers,
-            encode=lambda sample: (backbone.prepare(data.encoder(sample)),),
+            # Both answers of a pair show one image, by its key.
+            encode=lambda sample: tuple(map(backbone.prepare, encode_answers(encoder, sample))),
             prepare_batch=backbone.prepare_batch,
         )
         plan = step_batches(

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,14 @@ def read_rows(path: Path) -> Any:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     columns = {
         "images": [[str(path.parent / row["image"])] for row in rows],
-        "prompt": [[_say("user", row["question"], with_image=True)] for row in rows],
-        "completion": [[_say("assistant", row["answer"])] for row in rows],
+        "prompt": [[say("user", row["question"], with_image=True)] for row in rows],
+        "completion": [[say("assistant", row["answer"])] for row in rows],
     }
     return Dataset.from_dict(columns).cast_column("images", ListOf(Image()))
 
 
-def _say(role: str, text: str, *, with_image: bool = False) -> dict[str, Any]:
+def say(role: str, text: str, *, with_image: bool = False) -> dict[str, Any]:
+    """Write a turn as TRL reads it."""
     # A column's entries all have the same keys.
     image = [{"type": "image", "text": None}] if with_image else []
     return {"role": role, "content": [*image, {"type": "text", "text": text}]}
@@ -117,7 +118,10 @@ def open_processor(model: Path) -> Any:
     )
 
 
-def main(arguments: Sequence[str]) -> None:
+Train = Callable[[Path, Path, int, int, Path], dict[str, Any]]
+
+
+def run_side(train: Train, arguments: Sequence[str]) -> None:
     """Train as the command line says, where everything for it is installed."""
     model, rows, batch, steps, file = arguments
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -130,4 +134,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_side(train, sys.argv[1:])

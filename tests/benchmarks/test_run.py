@@ -68,6 +68,7 @@ def test_rows_of_a_gpu() -> None:
         "one": 960,
         "all": 960,
         "long": 240,
+        "pairs": 240,
     }
     assert set(NVIDIA.sets["mixed"].sizes) == {(512, 512), (640, 384), (480, 512), (384, 640), (576, 448)}
     assert NVIDIA.sets["all"].sides == (224, 1024)
@@ -85,7 +86,7 @@ def test_as_many_sizes_as_there_are() -> None:
 def test_choosing() -> None:
     (chosen,) = choose_sets(CPU, ["one"], 12, None)
     assert (chosen.name, chosen.rows, chosen.batch) == ("one", 12, CPU.sets["one"].batch)
-    with pytest.raises(ValueError, match=r"--sets: found 'none', expected some of mixed, one, all, long"):
+    with pytest.raises(ValueError, match=r"--sets: found 'none', expected some of mixed, one, all, long, pairs"):
         choose_sets(CPU, ["one", "none"], None, None)
 
 

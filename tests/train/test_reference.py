@@ -1,5 +1,8 @@
 """The reference of a step is the model that training starts from, computed within the step; nothing is loaded twice."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,17 @@ import pytest
 
 from tests.train.objectives.test_objective import whole_logprob
 from tests.training import Trainable, make_trainable
-from vlora import Batch, Example, collate, collate_packed, make_eval_step, make_train_step, step_gradients
+from vlora import (
+    Batch,
+    Example,
+    Targets,
+    bind,
+    collate,
+    collate_packed,
+    make_eval_step,
+    make_train_step,
+    step_gradients,
+)
 from vlora.adapters.attached import lora_layers
 from vlora.errors import BatchError
 from vlora.recipe.preference import PreferenceSection
@@ -19,8 +32,10 @@ from vlora.train import chunked_head
 from vlora.train.eval_step import make_measuring_step
 from vlora.train.objectives.preference import PREFERRED, REFERENCE, make_preference_objective
 from vlora.train.reference import Reference, can_be_taken_back
+from vlora.types import Inputs
 
 CheckpointFactory = Callable[[str], Path]
+ROOT = Path(__file__).parents[2]
 DPO = make_preference_objective("dpo", PreferenceSection(loss=("sigmoid", "ipo"), weights=(1.0, 0.01), beta=0.3))
 
 
@@ -159,3 +174,47 @@ def test_without_a_reference_the_row_is_named(checkpoint: CheckpointFactory) -> 
 
     with pytest.raises(BatchError, match=r"row 0: the objective reads the columns \['reference'\]"):
         step(trainable.state, batches_of(make_pairs(trainable), is_packed=False)[0], 1.0)
+
+
+FRESH = """
+import json, sys
+import vlora
+import mlx.core as mx
+from vlora import TrainState, models
+from vlora.recipe.schema import ModelSection
+from tests.train.test_reference import own_batch
+from vlora.train.reference import make_reference_step
+section = ModelSection(path=sys.argv[1])
+backbone, _ = models.load_backbone(models.find_model(section), section)
+backbone.module.freeze()
+print(json.dumps(make_reference_step(backbone)(TrainState({}, {}, mx.array(0)), own_batch(sys.argv[1])).tolist()))
+"""
+
+
+def own_batch(folder: str) -> Batch:
+    """Make the pairs that both processes compare."""
+    return collate([row for pair in make_pairs(make_trainable(Path(folder))) for row in pair], 6)
+
+
+@pytest.mark.slow
+def test_after_fifty_steps_the_live_reference_is_the_base_in_a_fresh_process(checkpoint: CheckpointFactory) -> None:
+    """Its log-probabilities are those of the model opened without adapters, though the adapters have moved."""
+    folder = str(checkpoint("qwen3_vl"))
+    trainable, batch = make_trainable(Path(folder), optim__learning_rate=1e-2), own_batch(folder)
+    backbone, reference = trainable.backbone, Reference(trainable.backbone)
+    step = make_train_step(backbone, trainable.optimizer, loss=DPO, reference=reference)
+    state, losses = trainable.state, []
+    for _ in range(50):
+        state, output = step(state, batch, 1e-2)
+        losses.append(float(output.nll_sum / output.n_terms))
+    bind(backbone, state)
+
+    def find(inputs: Inputs, targets: Targets) -> mx.array:
+        with backbone.overrides():
+            return reference.completed(inputs, targets)[1].columns[REFERENCE]
+
+    live = mx.compile(find)(Inputs(batch.tokens, *backbone.embed(batch)), batch.targets)
+    fresh = subprocess.run([sys.executable, "-c", FRESH, folder], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert losses[-1] < losses[0]
+    np.testing.assert_allclose(np.asarray(live)[:6], json.loads(fresh.stdout)[:6], rtol=0, atol=1e-6)

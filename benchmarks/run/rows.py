@@ -251,7 +251,8 @@ def write_recipe(path: Path, **values: str | float) -> Path:
         path: Where.
         values: What `RECIPE` leaves open. JSON strings and numbers are TOML.
     """
-    path.write_text(RECIPE.format_map({name: json.dumps(value) for name, value in values.items()}), encoding="utf-8")
+    known = {"objective": "sft", **values}
+    path.write_text(RECIPE.format_map({name: json.dumps(value) for name, value in known.items()}), encoding="utf-8")
     return path
 
 

@@ -127,3 +127,23 @@ def test_a_run_that_was_set_aside_is_compared(tmp_path: Path) -> None:
     (tmp_path / "b").rename(folder / "earlier-1")
 
     assert compare_runs([folder, folder / "earlier-1"]).names == ("a", "earlier-1")
+
+
+def test_runs_over_preferences_have_margins(tmp_path: Path) -> None:
+    """Margins and the share of better answers ahead are scores, higher ones better; losses are means over pairs."""
+    for name, margin in (("a", 0.5), ("b", 0.75)):
+        write_run(
+            tmp_path / name,
+            {"step": 0, "valid_loss": 0.69, "valid_rewards/margins": 0.0, "valid_rewards/accuracies": 0.0},
+            {"step": 4, "loss": 0.6, "rewards/margins": margin, "rewards/accuracies": 0.5, "rewards/chosen": 1.0},
+            {"step": 4, "valid_loss": 0.6, "valid_rewards/margins": margin, "valid_rewards/accuracies": 0.5},
+        )
+    found = compare_runs([tmp_path / "a", tmp_path / "b"])
+
+    assert row(found, "best validation margin") == Row(
+        name="best validation margin", cells=("0.5000", "0.7500"), best=1
+    )
+    assert row(found, "last better answers ahead, validation").best is None
+    titles = {chart.title: chart for chart in found.charts}
+    assert titles["Validation loss"].y_label == "mean over pairs"
+    assert [line.ys for line in titles["Validation margin"].lines] == [(0.0, 0.5), (0.0, 0.75)]

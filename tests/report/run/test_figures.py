@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.report.run.test_run_files import write_run
-from vlora.report.run.figures import loss_chart, metric_charts, other_charts
+from vlora.report.run.figures import loss_chart, metric_charts, other_charts, preference_charts
 from vlora.report.run.run_files import read_run
 
 
@@ -61,3 +61,24 @@ def test_other_numbers(tmp_path: Path) -> None:
 
     assert [chart.title for chart in charts] == ["Learning rate", "Memory", "Waiting for rows"]
     assert [line.name for line in charts[1].lines] == ["peak", "in use"]
+
+
+def test_preferences_have_their_charts(tmp_path: Path) -> None:
+    """Margins and shares of training and validation, rewards and log-probabilities of both sides; none without them."""
+    report = {"step": 4, "loss": 0.6, "rewards/margins": 0.5, "rewards/accuracies": 1.0, "entropy": 2.0}
+    sides = {f"{kind}/{side}": 1.0 for kind in ("rewards", "logps") for side in ("chosen", "rejected")}
+    lines = [report | sides, {"step": 4, "valid_loss": 0.6, "valid_rewards/margins": 0.25}]
+    run = read_run(write_run(tmp_path / "pairs", *lines))
+    charts = {chart.title: [line.name for line in chart.lines] for chart in preference_charts(run)}
+
+    assert charts == {
+        "Margin of rewards": ["train", "validation"],
+        "Better answers ahead": ["train"],
+        "Rewards": ["better answers", "worse answers"],
+        "Log-probabilities": ["better answers", "worse answers"],
+        "Entropy": ["of the next token"],
+    }
+    assert loss_chart(run).y_label == "mean over pairs"
+    plain = read_run(write_run(tmp_path / "plain", {"step": 4, "loss": 0.6}))
+    assert not list(preference_charts(plain))
+    assert loss_chart(plain).y_label == "nats per supervised token"

@@ -9,7 +9,7 @@ import attrs
 
 from ...recipe.parse import all_keys
 from ..charts.chart import Chart, Line
-from .figures import OTHERS, UNITS, VALID_LOSS, is_higher_better, name_score, score_names, score_series
+from .figures import OTHERS, VALID_LOSS, is_higher_better, loss_unit, name_score, score_names, score_series
 from .run_files import RunError, RunRecord, Series, read_run
 from .run_page import format_seconds, write_value
 
@@ -146,9 +146,11 @@ def _waited(run: RunRecord) -> float | None:
 
 def _draw_over(runs: Sequence[RunRecord], names: Sequence[str]) -> Iterable[Chart]:
     """Yield the charts with data of at least one run."""
+    units = {loss_unit(run) for run in runs}
+    unit = units.pop() if len(units) == 1 else ""
     charts = [
-        _chart("Validation loss", UNITS, VALID_LOSS, runs, names),
-        _chart("Train loss, per report", UNITS, "loss", runs, names),
+        _chart("Validation loss", unit, VALID_LOSS, runs, names),
+        _chart("Train loss, per report", unit, "loss", runs, names),
     ]
     for name in dict.fromkeys(name for run in runs for name in score_names(run) if name != VALID_LOSS):
         lines = [score_series(name, run) for run in runs]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from ...evaluation.metrics import METRICS
+from ...measured import ACCURACIES, CHOSEN, MARGINS, REJECTED
 from ..charts.chart import Chart, Line, Mark
 from .run_files import RunRecord, Series
 
@@ -10,7 +11,28 @@ VALID_LOSS = "valid_loss"
 
 LOSSES = "Loss"
 
-UNITS = "nats per supervised token"
+UNITS, OF_PAIRS, OF_ANSWERS = "nats per supervised token", "mean over pairs", "mean over answers"
+"""What losses are: of fine-tuning, and over preferences."""
+
+VALID = "valid_"
+
+PREFERENCES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("Margin of rewards", "better answer ahead", {MARGINS: "train", VALID + MARGINS: "validation"}),
+    ("Better answers ahead", "share of pairs", {ACCURACIES: "train", VALID + ACCURACIES: "validation"}),
+    ("Rewards", "train", {CHOSEN: "better answers", REJECTED: "worse answers"}),
+    ("Log-probabilities", "train, summed", {"logps/chosen": "better answers", "logps/rejected": "worse answers"}),
+    ("Entropy", "train, nats", {"entropy": "of the next token"}),
+    ("Divergence", "train, nats", {"kl": "from the reference"}),
+)
+"""As `OTHERS`, of runs over preferences."""
+
+SCORED = {
+    MARGINS: "margin",
+    ACCURACIES: "better answers ahead",
+    VALID + MARGINS: "validation margin",
+    VALID + ACCURACIES: "better answers ahead, validation",
+}
+"""Numbers of preferences that are scores of a run, those of training where there is no validation."""
 
 OTHERS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("Learning rate", "", {"learning_rate": "learning rate"}),
@@ -59,7 +81,7 @@ def loss_chart(run: RunRecord) -> Chart:
     marks = () if best is None else (Mark(x=best[0], y=best[1], text=f"best {best[1]:.4f} at step {best[0]:,}"),)
     return Chart(
         title=LOSSES,
-        y_label=UNITS,
+        y_label=loss_unit(run),
         lines=(
             _line("train, per report", run["loss"], is_faint=len(run[VALID_LOSS].steps) > 0),
             _line("train, mean so far", run["running_loss"]),
@@ -69,6 +91,13 @@ def loss_chart(run: RunRecord) -> Chart:
     )
 
 
+def loss_unit(run: RunRecord) -> str:
+    """Say what a run's losses are."""
+    if run[ACCURACIES].steps:
+        return OF_PAIRS
+    return OF_ANSWERS if run[CHOSEN].steps or run[REJECTED].steps else UNITS
+
+
 def metric_names(run: RunRecord) -> list[str]:
     """Return the names of the metrics of a run's answers in metrics.jsonl."""
     return sorted(name for name in run.series if name.startswith(EVAL) and not _is_end(name, run))
@@ -76,7 +105,9 @@ def metric_names(run: RunRecord) -> list[str]:
 
 def score_names(run: RunRecord) -> list[str]:
     """Return the names of a run's scores in metrics.jsonl."""
-    names = [VALID_LOSS, *(metric_names(run) or [OLDER_METRIC])]
+    has_validation = len(run[VALID + MARGINS].steps) > 0
+    preferences = [name for name in SCORED if name.startswith(VALID) == has_validation]
+    names = [VALID_LOSS, *preferences, *(metric_names(run) or [OLDER_METRIC])]
     return [name for name in names if score_series(name, run).steps]
 
 
@@ -95,6 +126,14 @@ def is_higher_better(name: str) -> bool:
         return False
     metric = METRICS.get(name.removeprefix(EVAL))
     return metric is None or metric.is_higher_better
+
+
+def preference_charts(run: RunRecord) -> Iterator[Chart]:
+    """Make the charts of margins, rewards, log-probabilities and the like of a run over preferences."""
+    for title, unit, names in PREFERENCES:
+        lines = tuple(_line(label, run[name]) for name, label in names.items() if run[name].steps)
+        if lines:
+            yield Chart(title=title, y_label=unit, lines=lines, is_log=False)
 
 
 def metric_charts(run: RunRecord) -> Iterator[Chart]:
@@ -120,7 +159,7 @@ def other_charts(run: RunRecord) -> Iterator[Chart]:
 
 def name_score(name: str) -> str:
     """Return the readable name of a score."""
-    known = {OLDER_METRIC: "exact answers", VALID_LOSS: "validation loss"}
+    known = {OLDER_METRIC: "exact answers", VALID_LOSS: "validation loss", **SCORED}
     metric = name.removeprefix(EVAL)
     return known.get(name) or WRITTEN.get(metric) or metric.replace("_", " ")
 

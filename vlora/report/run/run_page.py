@@ -25,6 +25,7 @@ from .figures import (
     metric_charts,
     name_score,
     other_charts,
+    preference_charts,
     score_names,
     score_series,
 )
@@ -92,7 +93,7 @@ def make_page(run: RunRecord, facts: RunFacts, answers: Sequence[AnsweredRow], n
         now: When that was.
     """
     changed, defaults = split_recipe(run.recipe)
-    metrics = draw_charts(metric_charts(run), "metric")
+    metrics = draw_charts([*preference_charts(run), *metric_charts(run)], "metric")
     others = draw_charts(other_charts(run), "other")
     n_metrics = min(N_ASIDE, len(metrics))
     n_others = min(N_ASIDE - n_metrics, len(others))

@@ -80,7 +80,7 @@ def test_a_pipe_is_told_what_goes_on() -> None:
     assert any(re.fullmatch(r"step \d+/100, about \d:\d\d left", line) for line in lines)
     assert "compiling the first step ..." in lines
     # A path stays whole, so that it is found in a file.
-    whole = [line for line in lines if not line.startswith("  /runs/with/a/folder/")]
+    whole = [line for line in lines if not line.startswith("saved /runs/with/a/folder/")]
     assert len(whole) == len(lines) - 1
     assert max(map(len, whole)) <= 79
 

@@ -36,7 +36,7 @@ def test_paths_are_broken_at_separators() -> None:
     assert wrapped("saved runs/first/adapters after", 20) == ["saved", "  runs/first/", "  adapters after"]
     assert wrapped("saved /aaaa/bbbb/cccc/dddd", 12) == ["saved", "  /aaaa/", "  bbbb/cccc/", "  dddd"]
     whole = wrap(Text("saved /aaaa/bbbb/cccc/dddd after"), 12, in_paths=False)
-    assert whole.plain.split("\n") == ["saved", "  /aaaa/bbbb/cccc/dddd", "  after"]
+    assert whole.plain.split("\n") == ["saved /aaaa/bbbb/cccc/dddd", "  after"]
     assert wrapped("a veryveryverylongword b", 10) == ["a", "  veryveryverylongword", "  b"]
 
 

@@ -15,6 +15,8 @@ PIECES = re.compile(r"\s+|(?:'[^']*'|\"[^\"]*\"|[^\s'\"])+|['\"]")
 WORDS = re.compile(r"\s+|\S+")
 PATHS = re.compile(r"[^/]*/|[^/]+")
 INDENT = 2
+SLASHES_OF_A_PATH = 2
+"""From which on a word is a path, where paths stay behind the word before them."""
 
 
 def wrap(text: Text, width: int, *, in_paths: bool = True) -> Text:
@@ -25,7 +27,7 @@ def wrap(text: Text, width: int, *, in_paths: bool = True) -> Text:
     Args:
         text: The text.
         width: Columns.
-        in_paths: Whether words may be broken at path separators.
+        in_paths: Whether words may be broken at path separators; if not, paths stay behind the word before them.
     """
     lines = text.split("\n", allow_blank=True)
     return Text("\n").join(piece for line in lines for piece in _wrap_line(line, width, in_paths=in_paths))
@@ -57,7 +59,8 @@ def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str], *
         if found[0].isspace():
             column += size
             continue
-        if column + size > width and not is_empty:
+        stays = not in_paths and found[0].count("/") >= SLASHES_OF_A_PATH
+        if column + size > width and not is_empty and not stays:
             yield found.start()
             column = indent
         is_empty = False

@@ -21,7 +21,6 @@ SOME = (
     "idefics3",
     "idefics2",
     "lfm2_vl",
-    "kimi_vl",
     "gemma3",
 )
 """One of each layout of pixels: patches in Qwen's order, a square, a padded one, tiles alone, tiles and a whole, ..."""

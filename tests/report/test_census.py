@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from vlora.cli.main import main
 from vlora.errors import LongRowError, SampleError
 from vlora.facts import TemplateUse
 from vlora.recipe.schema import Recipe
+from vlora.recipe.sources import SourceSection
 from vlora.report.census import Census, Refusal, count_rows
 
 CheckpointFactory = Callable[[str], Path]
@@ -140,3 +142,18 @@ def test_reasons_do_not_depend_on_names(names: list[tuple[str, int, str]]) -> No
 
     assert sorted(refusal.n_rows for refusal in census.refused.values()) == [len(names), 2 * len(names)]
     assert all(isinstance(refusal, Refusal) for refusal in census.refused.values())
+
+
+def test_sources_are_counted_apart(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Rows and tokens of each source of a mixture; an equal row of another source is named as its own."""
+    first = write_rows(tmp_path, "first.jsonl", GOOD[:2])
+    second = write_rows(tmp_path, "second.jsonl", [*GOOD[1:2], *BAD[:1]])
+    recipe = make_recipe(checkpoint("qwen3_vl"), first, tmp_path / "out")
+    sources = tuple(SourceSection(path=str(path)) for path in (first, second))
+    (census,) = last(attrs.evolve(recipe, data=attrs.evolve(recipe.data, path=None, sources=sources)))
+    found = census.by_source
+
+    assert {name: n_rows for name, (n_rows, _) in found.items()} == {"first.jsonl train": 2, "second.jsonl train": 1}
+    assert sum(n_tokens for _, n_tokens in found.values()) == census.n_tokens
+    assert census.first_duplicate == "second.jsonl train row 0 equals first.jsonl train row 1"
+    assert next(iter(census.refused.values())).first.startswith("second.jsonl train row 1: ")

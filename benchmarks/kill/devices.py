@@ -130,7 +130,7 @@ def _kill(output: Path, n_devices: int, rank: int, after: tuple[int, float], who
         time.sleep(POLL_S)
         ranks |= dict(_find_ranks(run.pid))
     time.sleep(after[1])
-    is_killed = run.poll() is None
+    is_killed = run.poll() is None and _is_running(ranks[rank])
     if is_killed:
         with contextlib.suppress(ProcessLookupError):
             os.kill(ranks[rank], signal.SIGKILL)
@@ -163,6 +163,13 @@ def _start(root: Path, output: Path, n_devices: int, *options: str) -> "subproce
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process has not ended by itself."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 def _count_lines(output: Path) -> int:

@@ -33,6 +33,7 @@ from vlora import (
 from vlora.build import Data, make_recipe_step
 from vlora.compilation.known_kernels import begin
 from vlora.data.loader import DataLoader
+from vlora.data.measuring import measure_rows
 from vlora.data.prefetch import WorkerPool, count_workers
 from vlora.data.sampler import step_batches, steps_per_epoch
 from vlora.memory.limits import describe_device, memory_limits
@@ -129,7 +130,7 @@ def prepare(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> list
             seed=train.seed,
             shuffle=recipe.data.shuffle,
             n_steps=min(per_epoch, MOST_STEPS),
-            measure=reader.measure(models.LengthEstimator(data.encoder)) if train.batching == "grouped" else None,
+            measure=measure_rows(reader, models.LengthEstimator(data.encoder)) if train.batching == "grouped" else None,
         )
         return [
             [place(batch) for batch in batches] for batches in reader.collate(data.train, plan, recipe.data.prefetch)

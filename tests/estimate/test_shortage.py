@@ -156,8 +156,8 @@ def test_the_failed_run_is_let_go_of_first(
     left: list[bool] = []
     real = load_model
 
-    def opening(*arguments: Any) -> Any:
-        backbone, config = real(*arguments)
+    def opening(*arguments: Any, **keys: Any) -> Any:
+        backbone, config = real(*arguments, **keys)
         models.append(weakref.ref(backbone.module))
         return backbone, config
 

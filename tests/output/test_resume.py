@@ -50,6 +50,8 @@ OTHERS: dict[str, Any] = {
     "data.learn_end": False,
     "data.on_long_row": "skip",
     "data.shuffle": False,
+    "data.streaming": True,
+    "data.shuffle_buffer": 10,
     "data.valid_fraction": 0.1,
     "data.chat_template": "plain",
     "data.assistant_id": 5,
@@ -96,6 +98,8 @@ DPO, CPO, KTO = ({"train.objective": objective} for objective in ("dpo", "cpo", 
 
 NEEDS: dict[str, dict[str, Any]] = {
     "data.assistant_id": {"data.chat_template": "plain"},
+    "data.streaming": {"train.iters": 5},
+    "data.shuffle_buffer": {"train.iters": 5, "data.streaming": True},
     "optim.connector_rate": {"lora.targets": ["all-linear"]},
     "optim.vision_rate": {"lora.targets": ["all-linear"]},
     "train.pack_length": {"train.batching": "packed"},

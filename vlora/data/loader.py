@@ -5,18 +5,16 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
-import numpy as np
 
 from ..cuts import find_cuts
 from ..errors import SampleError
 from ..recipe.schema import DataSection
 from ..types import Batch, Cut, Example, RowMark, Sample
-from .collate import collate, collate_packed
+from .collate import collate
 from .examples import raise_unless_skipped
-from .packing import PackedSteps, share_packs
+from .packing import PackedSteps
 from .prefetch import WorkerPool
 from .rows import RowDataset
-from .sampler import LengthFn
 from .values import Row
 
 ROWS_OF_A_PACK = 4
@@ -38,28 +36,6 @@ def flatten(rows: list[tuple[Example, ...]]) -> list[Example]:
 
 def _unprepared(batch: Batch) -> Batch:
     return batch
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class PackShare:
-    """One rank's part in packed rows.
-
-    Attributes:
-        rank: Which one, from 0.
-        n_ranks: How many there are.
-        count: Gives the places that a row takes, without its pixels.
-    """
-
-    rank: int
-    n_ranks: int
-    count: Callable[[Sample], int]
-
-    def measure(self, rows: RowDataset, index: int) -> int | SampleError:
-        """Give the places that a row takes, or why it cannot be learned from."""
-        try:
-            return self.count(rows[index])
-        except SampleError as error:
-            return error
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -121,59 +97,13 @@ class DataLoader:
         batches = [batch() if callable(batch) else batch for batch in made if batch is not None]
         return found, [self.prepare_batch(batch) for batch in batches]
 
+    def read(self, rows: RowDataset, indices: Iterable[int], n_ahead: int) -> Iterator[tuple[Example, ...] | None]:
+        """Encode rows ahead, and give the examples of each in its turn; None of those that are skipped."""
+        return map(self._take_good, self.workers.map(functools.partial(self._encode, rows), indices, n_ahead))
+
     def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
-        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
-        encoded = self.workers.map(functools.partial(self._encode, rows), packed.indices(), n_ahead)
-        return packed.steps(map(self._take_good, encoded))
-
-    def pack_share(
-        self, rows: RowDataset, packed: PackedSteps, n_ahead: int, share: PackShare
-    ) -> Iterator[list[Batch]]:
-        """Plan packs by the lengths of all rows, which are not encoded for it, and encode those of one rank.
-
-        All ranks plan the same packs. A row that cannot be learned from is told by the first one; so is one whose image
-        turns out to be damaged by the rank that it belongs to, with a gap in its pack.
-        """
-        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
-        measured = self.workers.map(functools.partial(share.measure, rows), packed.indices(), n_ahead)
-        steps = packed.plan(map(functools.partial(self._take_measured, share), measured), int)
-        plan, drawn = itertools.tee(share_packs(steps, share.rank, share.n_ranks, self.batch_size))
-        indices = (index for packs in drawn for own in packs for pack in own for index in pack)
-        encoded = map(self._take_good, self.workers.map(functools.partial(self._encode, rows), indices, n_ahead))
-        for microbatches in plan:
-            read = [[list(itertools.islice(encoded, len(pack))) for pack in packs] for packs in microbatches]
-            kept = [[flatten([row for row in pack if row is not None]) for pack in packs] for packs in read]
-            whole = [list(filter(None, packs)) for packs in kept]
-            yield [collate_packed(packs, self.batch_size) for packs in whole if packs]
-
-    def _take_measured(self, share: PackShare, found: int | SampleError) -> int | None:
-        if isinstance(found, int):
-            return found
-        if share.rank == 0:
-            self.skip(found)
-        else:
-            raise_unless_skipped(found, self.data)
-        return None
-
-    def measure(self, estimate: Callable[[Sample], int]) -> LengthFn:
-        """Make what says how long rows to train on are.
-
-        Args:
-            estimate: Says how many tokens a sample has; called once a row, whatever the number of epochs.
-        """
-        known = np.full(len(self.train), -1, dtype=np.int32)
-
-        def measure(index: int) -> int:
-            if known[index] < 0:
-                try:
-                    known[index] = estimate(self.train[index])
-                except SampleError:
-                    # No conversation in it: encoding says so in its turn.
-                    known[index] = 0
-            return int(known[index])
-
-        return lambda indices: self.workers.map(measure, indices, self.data.prefetch * self.batch_size)
+        return packed.steps(self.read(rows, packed.indices(), n_ahead * packed.batch_size * ROWS_OF_A_PACK))
 
     def skip(self, error: SampleError) -> None:
         """Count a row that cannot be learned from, or is too long; or raise, as the recipe has it."""

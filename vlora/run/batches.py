@@ -8,7 +8,9 @@ from .. import models
 from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
 from ..data.collate import make_stand_in
-from ..data.loader import DataLoader, PackShare, flatten
+from ..data.loader import DataLoader, flatten
+from ..data.measuring import measure_rows
+from ..data.pack_sharing import PackShare
 from ..data.packing import PackedSteps, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
@@ -112,7 +114,7 @@ def make_source(
         shuffle=data.shuffle,
         n_steps=n_steps,
         first_step=first,
-        measure=loader.measure(LengthEstimator(encoder)) if train.batching == "grouped" else None,
+        measure=measure_rows(loader, LengthEstimator(encoder)) if train.batching == "grouped" else None,
         order=loader.train.order(seed=train.seed, shuffle=data.shuffle),
     )
     per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
@@ -160,7 +162,8 @@ def read_packed(
     def count(sample: Sample) -> int:
         return count_positions(models.encode_answers(measurer, sample))
 
-    return loader.pack_share(rows, packed, n_ahead, PackShare(rank=ranks.rank, n_ranks=ranks.size, count=count))
+    share = PackShare(rank=ranks.rank, n_ranks=ranks.size, count=count)
+    return share.pack(loader, rows, packed, n_ahead)
 
 
 def _check_kind(recipe: Recipe, first: int, position: str) -> None:

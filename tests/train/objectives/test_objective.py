@@ -12,6 +12,7 @@ from tests.train.test_loop import as_step
 from tests.training import Trainable, make_trainable
 from vlora import Batch, Example, collate, collate_packed, make_eval_step, make_train_step, step_gradients
 from vlora.data.loader import DataLoader
+from vlora.data.measuring import measure_rows
 from vlora.data.packing import PackedSteps
 from vlora.data.prefetch import WorkerPool
 from vlora.data.rows import RowDataset
@@ -127,7 +128,7 @@ def read_steps(batching: str, loader: DataLoader) -> Iterator[list[Batch]]:
             n_rows=n_rows, capacity=96, batch_size=2, accumulation=2, seed=0, shuffle=True, n_steps=None, n_epochs=1
         )
         return loader.pack(loader.train, packed, 1)
-    measure = loader.measure(lambda sample: len(sample.turns[-1].text)) if batching == "grouped" else None
+    measure = measure_rows(loader, lambda sample: len(sample.turns[-1].text)) if batching == "grouped" else None
     n_steps = steps_per_epoch(n_rows, 2, 2)
     plan = step_batches(n_rows, 2, accumulation=2, seed=0, shuffle=True, n_steps=n_steps, measure=measure)
     return loader.collate(loader.train, plan, 1)

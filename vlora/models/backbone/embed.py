@@ -33,7 +33,11 @@ def kept_rows(
     shared: SharedTowers,
 ) -> list[LMInputs]:
     """Give the inputs of each row as `kept_row` does; images that several rows show are looked at once."""
-    return shared.embed_rows(module, parts, rows, lambda row: kept_row(module, family, row, cache))
+
+    def is_kept(row: Example) -> bool:
+        return cache is not None and bool(row.image_keys) and row_key(row) in cache
+
+    return shared.embed_rows(module, parts, rows, lambda row: kept_row(module, family, row, cache), is_kept)
 
 
 def kept_row(module: nn.Module, family: Family, example: Example, cache: FeatureCache | None) -> LMInputs:

@@ -5,6 +5,7 @@ row, and calls the tower from within: what its modules give for the first row is
 the same images.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -83,7 +84,12 @@ class SharedTowers:
     _called: set[str] = attrs.field(factory=set, init=False)
 
     def embed_rows(
-        self, module: nn.Module, parts: ModelParts, rows: Sequence[Example], embed: Callable[[Example], Any]
+        self,
+        module: nn.Module,
+        parts: ModelParts,
+        rows: Sequence[Example],
+        embed: Callable[[Example], Any],
+        is_kept: Callable[[Example], bool] = lambda _: False,
     ) -> list[Any]:
         """Embed rows by a function that takes one.
 
@@ -92,11 +98,14 @@ class SharedTowers:
             parts: The places of its parts.
             rows: Of a batch.
             embed: Calls the model.
+            is_kept: Whether a row's features are kept: it does not need the tower, and its pixels are not read.
 
         Returns:
             What it gave, row by row.
         """
-        keys = [share_key(example) for example in rows]
+        n_shown = Counter(tuple(example.image_keys) for example in rows if example.image_keys and not is_kept(example))
+        # A key looks at the pixels, which are made when they are first looked at.
+        keys = [share_key(example) if n_shown[tuple(example.image_keys)] > 1 else None for example in rows]
         if len(set(keys) - {None}) == sum(key is not None for key in keys):
             return [embed(example) for example in rows]
         known: dict[tuple[Any, ...], list[_Call]] = {}

@@ -1,0 +1,74 @@
+"""Packed rows on several devices: every rank plans the same packs, and encodes the rows of its own."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from ..errors import SampleError
+from ..types import Batch, Sample
+from .collate import collate_packed
+from .examples import raise_unless_skipped
+from .loader import ROWS_OF_A_PACK, DataLoader, flatten
+from .packing import PackedSteps, share_packs
+from .rows import RowDataset
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PackShare:
+    """One rank's part in packed rows.
+
+    Attributes:
+        rank: Which one, from 0.
+        n_ranks: How many there are.
+        count: Gives the places that a row takes, without its pixels.
+    """
+
+    rank: int
+    n_ranks: int
+    count: Callable[[Sample], int]
+
+    def pack(self, loader: DataLoader, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
+        """Plan packs by the lengths of all rows, which are not encoded for it, and encode those of this rank.
+
+        A row that cannot be learned from is told by the first rank. One whose image turns out to be damaged is told by
+        the rank that it belongs to, and leaves a gap in its pack.
+
+        Args:
+            loader: Reads the rows.
+            rows: The rows.
+            packed: Plans the packs of all ranks.
+            n_ahead: About how many batches are encoded ahead.
+
+        Yields:
+            The packs of each step, batch by batch.
+        """
+        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
+        measured = loader.workers.map(functools.partial(self._measure, rows), packed.indices(), n_ahead)
+        steps = packed.plan(map(functools.partial(self._take_measured, loader), measured), int)
+        plan, drawn = itertools.tee(share_packs(steps, self.rank, self.n_ranks, loader.batch_size))
+        encoded = loader.read(
+            rows, (index for packs in drawn for own in packs for pack in own for index in pack), n_ahead
+        )
+        for microbatches in plan:
+            read = [[list(itertools.islice(encoded, len(pack))) for pack in packs] for packs in microbatches]
+            kept = [[flatten([row for row in pack if row is not None]) for pack in packs] for packs in read]
+            whole = [list(filter(None, packs)) for packs in kept]
+            yield [collate_packed(packs, loader.batch_size) for packs in whole if packs]
+
+    def _measure(self, rows: RowDataset, index: int) -> int | SampleError:
+        """Give the places that a row takes, or why it cannot be learned from."""
+        try:
+            return self.count(rows[index])
+        except SampleError as error:
+            return error
+
+    def _take_measured(self, loader: DataLoader, found: int | SampleError) -> int | None:
+        if isinstance(found, int):
+            return found
+        if self.rank == 0:
+            loader.skip(found)
+        else:
+            raise_unless_skipped(found, loader.data)
+        return None

@@ -31,6 +31,9 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("config.json", "text_config.rms_norm_eps", float("nan"), "finite"),
     ("config.json", "text_config.rope_theta", 0, "greater than 0"),
     ("config.json", "text_config.rope_theta", [10000.0, 0], "greater than 0"),
+    ("config.json", "text_config.rope_theta", [10000.0], "greater than 0"),
+    ("config.json", "thinker_config.text_config.rope_theta", [10000.0], "greater than 0"),
+    ("config.json", "vision_config.rope_theta", [10000.0], "a finite number"),
     ("config.json", "text_config.rope_parameters.factor", "eight", "finite"),
     ("config.json", "thinker_config.text_config.num_attention_heads", 1.5, "from 1 to"),
     ("config.json", "vision_config.patch_size", True, "from 1 to"),
@@ -54,6 +57,21 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("adapter_config.json", "lora_parameters.dropout", 1, "less than 1"),
     ("adapter_config.json", "adapted_layers", [3], "a list of strings"),
 ]
+
+
+def test_thetas_of_layers_are_those_of_a_model_that_reads_them() -> None:
+    """Step 3.7 has one for each layer, also for layers that are left out; fewer than there are layers are refused."""
+
+    def problems(model_type: str, n_thetas: int) -> list[str]:
+        text = {"num_hidden_layers": 2, "rope_theta": [1e4] * n_thetas}
+        return find_problems({"model_type": model_type, "text_config": text}, SCHEMAS["config.json"])
+
+    assert not problems("step3p7", 2)
+    assert not problems("step3p7", 3)
+    assert problems("step3p7", 1) == [
+        "text_config.rope_theta: found [10000.0], must be a number greater than 0, or one for each of 2 layers"
+    ]
+    assert problems("gemma3", 2)
 
 
 @pytest.mark.parametrize(("name", "key", "value", "said"), WRONG)

@@ -4,7 +4,7 @@ Other keys are specific to families, and are not checked. Known keys are checked
 all errors are reported at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -63,7 +63,7 @@ class VisionPart:
     temporal_patch_size: Any = _key(None, value_checks.counts(value_checks.WIDEST))
     layer_norm_eps: Any = _key(None, value_checks.positive)
     rms_norm_eps: Any = _key(None, value_checks.positive)
-    rope_theta: Any = _key(None, value_checks.scales)
+    rope_theta: Any = _key(None, value_checks.positive)
     rope_parameters: Any = _key(None, value_checks.rope)
     model_type: Any = _key(None, value_checks.text)
 
@@ -185,6 +185,9 @@ class AdapterFile:
     base: Any = _key(None, value_checks.mapping)
 
 
+WITH_THETA_PER_LAYER = frozenset({"step3p7"})
+"""Models whose layers may have a theta each (step3p7/language.py:162); others would read a list as a number."""
+
 SCHEMAS: Mapping[str, type] = {
     "config.json": ModelFile,
     "preprocessor_config.json": ImageProcessorFile,
@@ -208,4 +211,15 @@ def find_problems(found: Mapping[str, Any], schema: type) -> list[str]:
         _CONVERTER.structure(found, schema)
     except ClassValidationError as error:
         return list(explain(error, [], []))
-    return []
+    return list(_find_lists(found, found.get("model_type"))) if schema is ModelFile else []
+
+
+def _find_lists(part: Mapping[str, Any], model_type: Any, name: str = "") -> Iterator[str]:
+    """Yield an error for each list of thetas that a model does not read, or that is too short for its layers."""
+    theta, n_layers = part.get("rope_theta"), part.get("num_hidden_layers") or 0
+    if isinstance(theta, list) and (model_type not in WITH_THETA_PER_LAYER or len(theta) < n_layers):
+        each = f", or one for each of {n_layers} layers" if model_type in WITH_THETA_PER_LAYER else ""
+        yield f"{name}rope_theta: found {theta!r}, must be a number greater than 0{each}"
+    for inner in ("text_config", "thinker_config"):
+        if isinstance(part.get(inner), Mapping):
+            yield from _find_lists(part[inner], model_type, f"{name}{inner}.")

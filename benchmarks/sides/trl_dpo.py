@@ -6,73 +6,20 @@ The reference is the model with its adapters off. As for `trl_sft` otherwise: wh
 versions.
 """
 
+import functools
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from ..cases import LEARNING_RATE, RANK, TARGETS
-from .trl_sft import LOADER_WORKERS, open_processor, run_side, say
+from .trl_sft import run_side, say, train_with
 
 
 def train(model: Path, rows: Path, batch: int, steps: int, output: Path) -> dict[str, Any]:
-    """Train for some steps.
-
-    Returns:
-        `marks`: Unix time at the end of each; the device, its name, and the peak of what torch allocated on it.
-    """
-    import torch
-    from peft import LoraConfig
-    from transformers import Qwen3VLForConditionalGeneration, TrainerCallback
+    """Train for some steps; see `trl_sft.train_with`."""
     from trl import DPOConfig, DPOTrainer
 
-    on_gpu = torch.cuda.is_available()
-    marks: list[float] = []
-
-    class Clock(TrainerCallback):
-        """Marks the end of every step."""
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if on_gpu:
-                torch.cuda.synchronize()
-            marks.append(time.time())
-
-    settings = DPOConfig(
-        output_dir=str(output),
-        per_device_train_batch_size=batch,
-        max_steps=steps,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        bf16=on_gpu,
-        gradient_checkpointing=False,
-        max_length=None,
-        beta=0.1,
-        dataloader_num_workers=LOADER_WORKERS,
-        logging_steps=10,
-        save_strategy="no",
-        report_to=[],
-    )
-    where = r".*language_model.*\.(" + "|".join(TARGETS) + ")"
-    dtype = torch.bfloat16 if on_gpu else torch.float32
-    opened = Qwen3VLForConditionalGeneration.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
-    trainer = DPOTrainer(
-        model=opened.to("cuda" if on_gpu else "cpu"),
-        args=settings,
-        train_dataset=read_pairs(rows),
-        processing_class=open_processor(model),
-        peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=where),
-        callbacks=[Clock()],
-    )
-    trainer.train()
-    return {
-        "marks": marks,
-        "device": "cuda" if on_gpu else "cpu",
-        "device_name": torch.cuda.get_device_name() if on_gpu else "",
-        "peak_device_gb": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None,
-        "n_trainable": opened.num_parameters(only_trainable=True),
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-    }
+    return train_with(DPOTrainer, functools.partial(DPOConfig, beta=0.1), read_pairs(rows), model, batch, steps, output)
 
 
 def read_pairs(path: Path) -> Any:

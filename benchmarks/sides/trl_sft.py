@@ -6,6 +6,7 @@ Written for torch 2.11, transformers 5.17, TRL 1.16 and PEFT 0.21: sdpa, bfloat1
 has the Unix time at the end of every step, or says which package is missing.
 """
 
+import functools
 import importlib.util
 import json
 import sys
@@ -23,7 +24,26 @@ SETTINGS = ("patch_size", "merge_size", "temporal_patch_size", "size", "image_me
 
 
 def train(model: Path, rows: Path, batch: int, steps: int, output: Path) -> dict[str, Any]:
-    """Train for some steps.
+    """Train for some steps; see `train_with`."""
+    from trl import SFTConfig, SFTTrainer
+
+    settings = functools.partial(SFTConfig, completion_only_loss=True)
+    return train_with(SFTTrainer, settings, read_rows(rows), model, batch, steps, output)
+
+
+def train_with(
+    trainer_class: Any, make_settings: Callable[..., Any], rows: Any, model: Path, batch: int, steps: int, output: Path
+) -> dict[str, Any]:
+    """Train for some steps with one of TRL's trainers.
+
+    Args:
+        trainer_class: The trainer.
+        make_settings: Makes its settings from those that all trainers have.
+        rows: A data set as the trainer takes it.
+        model: The model's folder.
+        batch: Rows of a step.
+        steps: How many.
+        output: Where the trainer may write.
 
     Returns:
         `marks`: Unix time at the end of each; the device, its name, and the peak of what torch allocated on it.
@@ -31,7 +51,6 @@ def train(model: Path, rows: Path, batch: int, steps: int, output: Path) -> dict
     import torch
     from peft import LoraConfig
     from transformers import Qwen3VLForConditionalGeneration, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
 
     on_gpu = torch.cuda.is_available()
     marks: list[float] = []
@@ -44,7 +63,7 @@ def train(model: Path, rows: Path, batch: int, steps: int, output: Path) -> dict
                 torch.cuda.synchronize()
             marks.append(time.time())
 
-    settings = SFTConfig(
+    settings = make_settings(
         output_dir=str(output),
         per_device_train_batch_size=batch,
         max_steps=steps,
@@ -53,7 +72,6 @@ def train(model: Path, rows: Path, batch: int, steps: int, output: Path) -> dict
         bf16=on_gpu,
         gradient_checkpointing=False,
         max_length=None,
-        completion_only_loss=True,
         dataloader_num_workers=LOADER_WORKERS,
         logging_steps=10,
         save_strategy="no",
@@ -62,10 +80,10 @@ def train(model: Path, rows: Path, batch: int, steps: int, output: Path) -> dict
     where = r".*language_model.*\.(" + "|".join(TARGETS) + ")"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     opened = Qwen3VLForConditionalGeneration.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
-    trainer = SFTTrainer(
+    trainer = trainer_class(
         model=opened.to("cuda" if on_gpu else "cpu"),
         args=settings,
-        train_dataset=read_rows(rows),
+        train_dataset=rows,
         processing_class=open_processor(model),
         peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=where),
         callbacks=[Clock()],

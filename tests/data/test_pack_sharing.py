@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.data.loading import encode, make_loader
 from vlora.data.pack_sharing import PackShare
-from vlora.data.packing import PackedSteps, count_positions
+from vlora.data.packing import REMEMBERED, PackedSteps, count_positions
 from vlora.data.prefetch import WorkerPool
 from vlora.data.rows import RowDataset
 from vlora.types import Batch, Example, Sample
@@ -76,3 +76,26 @@ def packs_of(batch: Batch) -> list[list[str]]:
     for (row, _), example in zip(batch.segment_starts, batch.rows, strict=True):
         packs.setdefault(row, []).append(example.source)
     return list(packs.values())
+
+
+def test_positions_are_those_of_steps_long_before_what_is_planned() -> None:
+    """A rank of many plans far ahead of the step that it takes; the position of that step is still known."""
+    rows = RowDataset(name="rows", table=[{"question": "a", "answer": "9"}] * 4000, indices=range(4000))
+
+    def make() -> PackedSteps:
+        return PackedSteps(
+            n_rows=4000, capacity=20, batch_size=8, accumulation=1, seed=0, shuffle=True, n_steps=300, n_epochs=None
+        )
+
+    expected = make()
+    plan = expected.plan(((index,) for index in expected.indices()), lambda _: 17)
+    packed = make()
+    with WorkerPool(2) as pool:
+        loader = attrs.evolve(make_loader(pool, rows), batch_size=1)
+        found = PackShare(rank=0, n_ranks=8, count=lambda _: 17).pack(loader, rows, packed, 16)
+        for step in range(1, 20):
+            next(plan)
+            next(found)
+            assert packed.progress_at(step) == expected.progress_at(step) != packed.start
+        assert len(packed._progress) > REMEMBERED
+    assert packed.progress_at(0) == packed.start

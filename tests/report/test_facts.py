@@ -400,3 +400,13 @@ def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: 
         picture.write_bytes(b"no picture")
     build_tiny_qwen3_vl(tmp_path / "model")
     assert "cannot read the image" in str(look_at_fit(facts, str(tmp_path / "model"), "out"))
+
+
+@pytest.mark.parametrize("name", ["part-*.jsonl", "c[1].jsonl"])
+def test_several_files_and_odd_names_are_looked_at(name: str, tmp_path: Path) -> None:
+    """Rows that a recipe reads by their numbers are looked at, whatever stands in the path."""
+    made = ("part-1.jsonl", "part-2.jsonl") if "*" in name else (name,)
+    for file in made:
+        write_jsonl(tmp_path / file, rows_of(tmp_path, image="image", question="question", answer="answer"))
+
+    assert look_at_rows(str(tmp_path / name)).n_rows == len(made) * N

@@ -107,3 +107,14 @@ def test_a_changed_file_is_refused(checkpoint: CheckpointFactory, rows: Path, tm
     )
 
     assert reports(run(allowed, resume=True))[-1].step == 2
+
+
+def test_the_same_files_may_be_named_in_other_words(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path may be written from another folder on when a run goes on."""
+    run(streamed(checkpoint("llava"), rows, tmp_path / "run", train__iters=2), should_stop=lambda: True)
+    monkeypatch.chdir(rows.parent)
+    recipe = streamed(checkpoint("llava"), rows.name, tmp_path / "run", train__iters=2)
+
+    assert reports(run(recipe, resume=True))[-1].step == 2

@@ -62,7 +62,7 @@ def attach_lora(
         if init == "pissa":
             layer.set_initial_factors(*_principal_start(module, name, rank, scale, key))
         wrapped.append((name, layer))
-        if on_wrapped is not None:
+        if on_wrapped is not None and (method == "dora" or init == "pissa"):
             on_wrapped(name, module)
     model.update_modules(tree_unflatten(wrapped))
     share_inputs(model)

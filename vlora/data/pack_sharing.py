@@ -44,13 +44,12 @@ class PackShare:
         Yields:
             The packs of each step, batch by batch.
         """
-        n_ahead *= packed.batch_size * ROWS_OF_A_PACK
-        measured = loader.workers.map(functools.partial(self._measure, rows), packed.indices(), n_ahead)
+        n_measured, n_encoded = (size * n_ahead * ROWS_OF_A_PACK for size in (packed.batch_size, loader.batch_size))
+        measured = loader.workers.map(functools.partial(self._measure, rows), packed.indices(), n_measured)
         steps = packed.plan(map(functools.partial(self._take_measured, loader), measured), int)
         plan, drawn = itertools.tee(share_packs(steps, self.rank, self.n_ranks, loader.batch_size))
-        encoded = loader.read(
-            rows, (index for packs in drawn for own in packs for pack in own for index in pack), n_ahead
-        )
+        indices = (index for packs in drawn for own in packs for pack in own for index in pack)
+        encoded = loader.read(rows, indices, n_encoded)
         for microbatches in plan:
             read = [[list(itertools.islice(encoded, len(pack))) for pack in packs] for packs in microbatches]
             kept = [[flatten([row for row in pack if row is not None]) for pack in packs] for packs in read]

@@ -122,6 +122,7 @@ class PackedSteps:
     start: Progress = attrs.field(factory=Progress)
     order: EpochOrder | None = None
     _progress: dict[int, Progress] = attrs.field(factory=dict, init=False)
+    _orders: dict[int, list[int]] = attrs.field(factory=dict, init=False)
 
     def indices(self) -> Iterator[int]:
         """Yield the indices of the rows to read: those that wait, the rest of the epoch, and the epochs after it."""
@@ -189,12 +190,15 @@ class PackedSteps:
             step += 1
             progress = Progress(epoch=epoch, n_read=n_read, waiting=tuple(index for index, _ in held))
             self._progress[step] = progress
-            self._progress.pop(step - REMEMBERED, None)
             yield microbatches
 
     def progress_at(self, step: int) -> Progress:
-        """Return the progress after a step that `steps` has yielded."""
-        return self._progress.get(step, self.start)
+        """Return the progress after a step that was planned.
+
+        Steps are planned any number ahead of those that are asked for; steps long before those are forgotten.
+        """
+        self._forget(step - REMEMBERED)
+        return self.start if step == self.first_step else self._progress[step]
 
     def count_at(self, step: int) -> int:
         """Count the steps of the run, as far as their number is known after a step that `steps` has yielded.
@@ -202,6 +206,7 @@ class PackedSteps:
         Where epochs end the run it is an estimate, by the share of rows learned so far, until the last step. Of a step
         that was not yielded is known what was known at first.
         """
+        self._forget(step - REMEMBERED)
         if self.n_steps is not None:
             return self.n_steps
         step = step if step in self._progress else self.first_step
@@ -211,10 +216,18 @@ class PackedSteps:
         learned = progress.epoch * self.n_rows + progress.n_read - len(progress.waiting)
         return max(step + 1, round(step * n_epochs * self.n_rows / max(1, learned)))
 
+    def _forget(self, last: int) -> None:
+        for step in [step for step in list(self._progress) if step <= last]:
+            self._progress.pop(step, None)
+
     def _order(self, epoch: int) -> list[int]:
-        order = self.order or plain_order(self.n_rows, seed=self.seed, shuffle=self.shuffle)
-        found: list[int] = order(epoch).tolist()
-        return found
+        # Two are kept: rows are read ahead into the next epoch while steps of this one are planned.
+        if epoch not in self._orders:
+            order = self.order or plain_order(self.n_rows, seed=self.seed, shuffle=self.shuffle)
+            self._orders[epoch] = order(epoch).tolist()
+            for old in [known for known in self._orders if known < epoch - 1]:
+                del self._orders[old]
+        return self._orders[epoch]
 
 
 def count_positions(examples: Iterable[Example]) -> int:

@@ -10,7 +10,6 @@ from .format.samples import Preferences
 from .mixing import check_sources, read_sources
 from .opening import find_commit, load_split, make_dataset, naming, parse_key
 from .readers.stream import DrawnTable, PlacesTable, RowStream
-from .readers.stream_files import has_wildcards
 from .readers.stream_kinds import check_stream, find_files, is_read_by_number, reader_for
 from .rows import RowDataset
 from .splits import SplitPart
@@ -60,7 +59,7 @@ def read_streams(data: DataSection, preferences: Preferences | None = None) -> t
         RecipeError: There is no such file or split, or no row; or a slice of a stream cannot be had.
     """
     split, path = _parse_one("data.split", data.split), data.path or ""
-    commit = None if has_wildcards(path) and data.revision is None else find_commit(data)
+    commit = find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
     if split.last is not None or not (split.first or "0").isdecimal():
         raise RecipeError(_START.format(found=data.split))

@@ -17,7 +17,6 @@ from ..data.format.boxes import BOX_MARK
 from ..data.format.pictures import IMAGE_COLUMNS
 from ..data.opening import read_rows
 from ..data.readers.sources import FILE_SUFFIXES, has_one_split
-from ..data.readers.stream_kinds import is_read_by_number
 from ..data.rows import RowDataset
 from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, VloraError
 from ..estimate.plan import make_plan
@@ -25,6 +24,7 @@ from ..recipe.parse import parse_recipe
 from ..recipe.schema import DataSection, Recipe
 from ..recipe.suggest import FitFacts, RowFacts, ask_about_classes, estimate_tokens, suggest_recipe
 from ..system.files import expand
+from ..system.globs import list_files
 from ..types import Sample
 from .guessing import MOST, Guess, find_images, find_meaning, guess_columns, holds_lists
 
@@ -156,7 +156,7 @@ def _plan(base: Recipe, keys: Mapping[str, Any], memory_gb: float | None) -> Fit
 
 
 def _refuse_stream(path: str) -> None:
-    if not is_read_by_number(path):
+    if Path(path).suffix.lower() == ".tar":
         msg = (
             f"init: {path!r} is streamed, and a stream needs keys that its first rows do not say; write a recipe with "
             "init --recipe forkme FILE, and set data.streaming and train.iters"
@@ -166,7 +166,7 @@ def _refuse_stream(path: str) -> None:
 
 def _find_training_rows(path: str) -> tuple[str | None, RowDataset]:
     """Find the split to train on: "train" where there is one, else the first that is none to validate on."""
-    if has_one_split(expand(path)):
+    if all(has_one_split(expand(file)) for file in list_files(path)):
         return None, read_rows(DataSection(path=path))[0]
     try:
         return "train", read_rows(DataSection(path=path))[0]

@@ -134,11 +134,14 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
 def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
     """Report, validate, answer and save behind a step what is due there; again only what has not been done."""
     train, step, n_steps = run.recipe.train, run.done, run.n_steps
-    if any(is_due(step, every, n_steps) for every in (train.steps_per_eval, train.steps_per_save)):
+    is_shared = any(is_due(step, every, n_steps) for every in (train.steps_per_eval, train.steps_per_save))
+    if is_shared:
         # The device is waited for there anyway; behind every report it would be left without work.
         yield from run.share_rows()
     if run.metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
-        yield run.metrics.write_interval(run.features.counts, run.sources.measure())
+        # What other ranks have learned of each source is not known in between.
+        sources = run.sources.measure() if is_shared or run.ranks.size == 1 else None
+        yield run.metrics.write_interval(run.features.counts, sources)
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
         is_left = yield from validate(run, _never if is_again else run.loop.should_stop)
         run.loop.is_stopped |= is_left

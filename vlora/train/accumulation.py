@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import attrs
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..errors import BatchError
 from ..types import Batch, Inputs, StepOutput, Targets, TrainState, Tree
@@ -79,6 +80,10 @@ class Accumulation:
         """Add what was found for a microbatch, and carry its inputs' gradients on."""
         (loss, count, metrics), gradients, cotangents = found
         self._n_run += 1
+        if self._gathers:
+            # Ranks gather alike only if all run back to their inputs, whether or not their rows have a use for it.
+            back = [*gradients.values(), *(value for _, value in tree_flatten(cotangents))]
+            loss, count = mx.depends([loss, count], back)
         if batch.is_stand_in:
             # It has to run, and nothing of it is added.
             self.loss, self.count = mx.depends([self.loss, self.count], [loss, *gradients.values()])

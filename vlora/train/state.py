@@ -58,7 +58,7 @@ def bound_params(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[
     if not params:
         yield
         return
-    held = {name: _read(module, name) for name in params}
+    held = {name: read_param(module, name) for name in params}
     try:
         typed = {
             # What is of another type has been cast to the one that it is used in.
@@ -71,7 +71,7 @@ def bound_params(module: nn.Module, params: Mapping[str, mx.array]) -> Iterator[
         _write(module, held)
 
 
-def _read(module: nn.Module, name: str) -> mx.array:
+def read_param(module: nn.Module, name: str) -> mx.array:
     """Find a parameter by its qualified name; faster than listing all of them, which every trace would do."""
     found: Any = module
     for part in name.split("."):

@@ -35,5 +35,7 @@ def test_files_of_one_kind_are_found(tmp_path: Path) -> None:
 
     assert [file.name for file in find_files(str(tmp_path / "*"), "train", None, None)] == ["a.jsonl", "b.ndjson"]
     assert is_read_by_number(str(tmp_path / "a.jsonl"))
-    assert not is_read_by_number(str(tmp_path / "*.jsonl"))
+    assert is_read_by_number(str(tmp_path / "*.jsonl"))
+    (tmp_path / "c.tar").write_bytes(b"")
+    assert not any(is_read_by_number(str(tmp_path / name)) for name in ("c.tar", "*.tar", "none-*.tar"))
     assert not is_read_by_number("valid.tar")

@@ -1,13 +1,16 @@
 """Parquet as a stream: the same rows as read by number, group by group, any row found again."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from vlora.data.readers import stream_parquet
-from vlora.data.readers.stream import Found
+from vlora.data.readers.stream import Damage, Found, Place, RowStream
 from vlora.data.readers.stream_files import local_file
 from vlora.data.readers.stream_parquet import open_parquet
 from vlora.data.readers.typed_tables import open_table
@@ -71,3 +74,34 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     file.write_text("no parquet at all, whatever its name")
     with pytest.raises(ValueError, match="Parquet"):
         open_parquet(local_file(file, tmp_path))
+
+
+def test_rows_before_a_damage_are_found_again(tmp_path: Path) -> None:
+    """A group that is damaged in its middle has its first rows; one that is gone is an error of its rows."""
+    file, noise = tmp_path / "rows.parquet", np.random.default_rng(0)
+    table = pa.table({"text": [noise.bytes(2000).hex() for _ in range(600)]})
+    pq.write_table(table, file, row_group_size=600, compression="none", data_page_size=20_000, use_dictionary=False)
+    column = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    with file.open("r+b") as opened:
+        opened.seek(column.data_page_offset + column.total_compressed_size * 6 // 10)
+        opened.write(b"\xff" * 60_000)
+    stream = RowStream(files=[local_file(file, tmp_path)], open_reader=open_parquet)
+    *good, last = stream.find([0])
+
+    assert isinstance(last.kept, Damage)
+    assert len(good) > stream_parquet.ROWS_AT_ONCE
+    assert stream.restore([row.place for row in good]) == good
+    (restored,) = stream.restore([Place(0, 599, 0)])
+    with pytest.raises(SampleError, match=r"row 599 of rows\.parquet cannot be read, or is not there any more"):
+        stream.read(restored)
+
+
+def test_a_group_is_read_once_for_threads_that_ask_for_its_rows(path: Path) -> None:
+    """In file order, whatever the number of threads."""
+    reader = open_parquet(local_file(path, path.parent))
+    once = stream_parquet._read_group_once
+    once.cache_clear()
+    places = list(reader.find())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda row: reader.read(row.number, row.offset), places))
+    assert once.cache_info().misses <= len(reader.starts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.streams import write_tar
-from vlora.data.readers.stream import Found
+from vlora.data.readers.stream import Drawn, Found, RowStream
 from vlora.data.readers.stream_files import local_file
 from vlora.data.readers.stream_tar import TarReader, find_members, make_row
 from vlora.errors import SampleError
@@ -118,3 +118,16 @@ def test_pictures_among_the_members_are_those_that_the_row_names() -> None:
 
     assert row == {"text": "t", "image": {"bytes": b"a", "path": "1.jpg"}}
     assert make_row([("1.json", b'[{"role": "user"}]')]) == {"messages": [{"role": "user"}]}
+
+
+def test_rows_that_are_gone_are_errors_and_no_end(tmp_path: Path) -> None:
+    """An archive that has become shorter since its rows were found ends no iterator in silence."""
+    write_tar(tmp_path / "rows.tar", [(f"{n}.txt", b"text") for n in range(4)])
+    stream = RowStream(files=[local_file(tmp_path / "rows.tar", tmp_path)], open_reader=TarReader)
+    places = stream.head(4)
+    write_tar(tmp_path / "rows.tar", [("0.txt", b"text")])
+
+    assert stream.read(Drawn(places[0])) == {"text": "text"}
+    assert stream.name_row(places[3]) == "rows.tar row 3"
+    with pytest.raises(SampleError, match=r"rows\.tar.*has changed|has changed.*rows\.tar"):
+        stream.read(Drawn(places[3]))

@@ -1,5 +1,6 @@
 """A model's frozen weights divided: steps, features and validation are those of the whole model."""
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +110,29 @@ def test_a_model_that_reads_an_image_in_every_row(checkpoint: CheckpointFactory)
 
     with pytest.raises(ModelError, match="reads an image in every row"):
         models.divide(backbone, mx.distributed.init())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"model__train_vision": True, "lora__last_layers": 1}, {"lora__targets": ["vision"]}],
+    ids=["last layer", "tower"],
+)
+def test_all_rows_gather_alike(
+    keys: dict[str, Any], checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row without an image runs back through as many layers as one with an image: ranks would wait for each other."""
+    subject = make_trainable(checkpoint("qwen3_vl"), **keys)
+    models.divide(subject.backbone, mx.distributed.init())
+    # Of one process nothing is gathered: something else that a graph shows stands for it.
+    monkeypatch.setattr(mx.distributed, "all_gather", lambda x, **_: mx.stop_gradient(x + 0 * mx.sort(x)))
+    step = make_train_step(subject.backbone, subject.optimizer, compiled=False)
+    counts = []
+    for has_image in (True, False):
+        batch = collate([next(row for row in subject.examples if bool(row.inputs) == has_image)])
+        total = step.begin(subject.state)
+        total.add(batch, step.grad_step(*total.arguments(batch)))
+        graph = io.StringIO()
+        mx.export_to_dot(graph, total.loss, total.count, *total.gradients.values())
+        counts.append(graph.getvalue().count('"Sort"') or graph.getvalue().count("Sort"))
+
+    assert counts[0] == counts[1] > 0

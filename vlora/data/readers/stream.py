@@ -168,8 +168,13 @@ class RowStream:
         """Give rows that were drawn before as `find` gives them; pictures stay closed."""
         wanted = list(places)
         # Sorted, so that a group of rows is read once.
-        whole = (place for place in sorted(wanted) if place.offset != DAMAGED)
-        kept = {place: self.reader(place.shard).keep(place.number, place.offset) for place in whole}
+        kept: dict[Place, Any] = {}
+        for place in sorted(place for place in wanted if place.offset != DAMAGED):
+            try:
+                kept[place] = self.reader(place.shard).keep(place.number, place.offset)
+            except (OSError, ValueError) as error:
+                # Told when the row is due, as of other rows that cannot be read.
+                kept[place] = Damage(str(error))
         return [Drawn(place, kept.get(place)) for place in wanted]
 
     def read(self, drawn: Drawn) -> Row:
@@ -179,7 +184,7 @@ class RowStream:
             SampleError: It is no row.
         """
         place = drawn.place
-        if place.offset == DAMAGED:
+        if place.offset == DAMAGED or isinstance(drawn.kept, Damage):
             reason = drawn.kept.reason if isinstance(drawn.kept, Damage) else "it is damaged"
             msg = f"{self.files[place.shard].name} cannot be read from here on: {reason}"
             raise SampleError(msg)

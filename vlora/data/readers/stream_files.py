@@ -1,6 +1,5 @@
 """The files of a stream: where they are, and how they are opened."""
 
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -8,6 +7,7 @@ from typing import BinaryIO, cast
 import attrs
 
 from ...system.files import expand
+from ...system.globs import is_pattern, list_files
 from .record_spans import CHUNK_BYTES
 
 
@@ -48,20 +48,12 @@ def line_at(file: StreamFile, place: int) -> int:
     return n_lines
 
 
-def has_wildcards(path: str) -> bool:
-    """Whether a path stands for several files."""
-    return any(character in path for character in "*?[")
-
-
 def find_local(path: str) -> list[StreamFile] | None:
     """Find the files that a path of this machine names, sorted; None if it names no file."""
     place = expand(path)
-    if place.is_file():
-        return [local_file(place, place.parent)]
-    if not has_wildcards(path):
-        return None
-    found = sorted(Path(name) for name in glob.glob(str(place), recursive=True))  # noqa: PTH207 - a whole path is a pattern
-    return name_files([file for file in found if file.is_file() and not file.name.startswith(".")])
+    if is_pattern(path):
+        return name_files([Path(file) for file in list_files(path)])
+    return [local_file(place, place.parent)] if place.is_file() else None
 
 
 def name_files(paths: Sequence[Path]) -> list[StreamFile]:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from ...system.files import expand
+from ...system.globs import list_files
 from .csv_files import CSV_SUFFIXES
 from .digits import BUILTIN_DIGITS
 from .stream import ShardReader
 from .stream_csv import open_records
-from .stream_files import StreamFile, find_local, has_wildcards
+from .stream_files import StreamFile, find_local
 from .stream_hub import find_split
 from .stream_lines import LinesReader
 from .stream_parquet import open_parquet
@@ -38,7 +39,7 @@ def check_stream(path: str) -> None:
     files = find_local(path)
     if files:
         reader_for(files)
-    elif files is not None or has_wildcards(path) or expand(path).suffix.lower() in STREAM_SUFFIXES:
+    elif files is not None or (expand(path).suffix.lower() in STREAM_SUFFIXES and not expand(path).is_dir()):
         msg = "there is no such file"
         raise ValueError(msg)
 
@@ -80,4 +81,4 @@ def suffix_of(file: StreamFile) -> str:
 
 def is_read_by_number(path: str) -> bool:
     """Whether rows to validate on are read as those of a recipe without a stream."""
-    return not has_wildcards(path) and expand(path).suffix.lower() != ".tar"
+    return all(expand(file).suffix.lower() != ".tar" for file in (path, *list_files(path)))

@@ -1,7 +1,9 @@
 """Parquet as a stream: rows are read by groups, the unit in which the file has them, and kept as they are stored."""
 
+import contextlib
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,6 +24,9 @@ ROWS_AT_ONCE = 64
 
 BUFFER_BYTES = 1 << 20
 """Bytes of each column that are read together, instead of all that a group has of it."""
+
+KEPT_GROUPS = 2
+_READING = threading.Lock()
 
 
 @attrs.frozen(eq=False)
@@ -55,8 +60,18 @@ class ParquetReader:
                     number += batch.num_rows
 
     def keep(self, number: int, offset: int) -> Any:
-        """Read a row as it is stored."""
-        return _read_group(self.file, offset).slice(number - self.starts[offset], 1).to_pylist()[0]
+        """Read a row as it is stored.
+
+        Raises:
+            ValueError: It cannot be read, or the file has changed and does not have it any more.
+        """
+        rows = []
+        if offset + 1 < len(self.starts):
+            rows = _read_group(self.file, offset).slice(number - self.starts[offset], 1).to_pylist()
+        if not rows:
+            msg = f"row {number:,} of {self.file.name} cannot be read, or is not there any more"
+            raise ValueError(msg)
+        return rows[0]
 
     def read(self, number: int, offset: int, kept: Any = None) -> Row:
         """Read a row.
@@ -95,8 +110,20 @@ def _open(file: BinaryIO) -> "pq.ParquetFile":
     return pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
 
 
-@functools.lru_cache(maxsize=1)
 def _read_group(file: StreamFile, group: int) -> "pa.Table":
-    """Read a group; the last one is kept, since rows of one are asked for one after another."""
+    """Read a group; the last ones are kept, since rows of one are asked for one after another, by several threads."""
+    with _READING:
+        return _read_group_once(file, group)
+
+
+@functools.lru_cache(maxsize=KEPT_GROUPS)
+def _read_group_once(file: StreamFile, group: int) -> "pa.Table":
+    """Read a group up to where it is damaged: the rows before are good, as `find` gives them."""
+    import pyarrow as pa
+
+    batches: list[pa.RecordBatch] = []
     with file.open() as opened:
-        return _open(opened).read_row_group(group)
+        parquet = _open(opened)
+        with contextlib.suppress(ValueError):
+            batches.extend(parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group]))
+        return pa.Table.from_batches(batches, parquet.schema_arrow)

@@ -100,13 +100,18 @@ class TarReader:
         if self.file.folder is None:
             return None
         with contextlib.suppress(OSError, ValueError), self.file.open() as file:
-            parts = next(find_members(file, offset)).parts
+            member = next(find_members(file, offset), None)
+            parts = None if member is None else member.parts
             return None if parts is None else parts[0]
         return None
 
     def _members(self, offset: int) -> list[tuple[str, bytes]]:
         with self.file.open() as file:
-            return self._load(file, next(_rows(file, offset)))
+            members = next(_rows(file, offset), None)
+            if members is None:
+                msg = f"nothing stands at its byte {offset:,} any more; it has changed while rows of it were waiting"
+                raise ValueError(msg)
+            return self._load(file, members)
 
     def _load(self, file: BinaryIO, members: Sequence[Member]) -> list[tuple[str, bytes]]:
         found = []

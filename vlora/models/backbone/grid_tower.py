@@ -13,12 +13,11 @@ import attrs
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 
 from ...errors import BatchError
 from ...features.cache import Entry, FeatureCache
 from ...train.backbone import Params
-from ...train.state import bound_params
+from ...train.state import bound_params, read_param
 from ...types import Batch, BoolArray, Example, IntArray, Tree
 from ..forward.lm_inputs import LMInputs, leaves, partition_inputs
 from ..forward.merging import scatter_layers
@@ -297,8 +296,8 @@ class GridTower:
             # Weights that change, or come and go, are arguments of the trace, and not constants.
             names = [name for name in self.trained if not name.startswith(f"{self.language_prefix}.")]
             compiled = self._compiled(("forward", shape), run)
-            held = dict(tree_flatten(self.module.parameters()))
-            return lambda _, inputs: compiled({name: held[name] for name in (*names, *self.gathered)}, inputs)
+            held = {name: read_param(self.module, name) for name in (*names, *self.gathered)}
+            return lambda _, inputs: compiled(held, inputs)
         return self._compiled(("frozen", shape), run)
 
     def _tower_vjp(self, shape: TowerShape, is_recomputed: bool) -> Callable[..., Params]:

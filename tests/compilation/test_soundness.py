@@ -1,7 +1,8 @@
 """Damaged kernels are found and deleted; sound ones, and those that are being written, stay."""
 
-import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -47,11 +48,18 @@ def test_no_part_of_a_library_is_whole(n_bytes: int) -> None:
     assert not soundness.is_whole(b".visible .entry f() { {}")
 
 
-def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+def test_a_kernel_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process's compiler is about to finish it."""
     library = Path(str(__import__("_ctypes").__file__)).read_bytes()
     (tmp_path / "made.so").write_bytes(library[:100])
-    writer = threading.Timer(0.3, lambda: (tmp_path / "made.so").write_bytes(library))
-    writer.start()
+    waits: list[float] = []
+
+    def go_on(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "made.so").write_bytes(library)
+
+    clock = SimpleNamespace(sleep=go_on, monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(soundness, "time", clock)
     assert soundness.drop_damaged(tmp_path, tmp_path / "sums.json", "*.so") == []
-    writer.join()
+    assert len(waits) == 3

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -17,7 +18,7 @@ from tests.checkpoints import FAMILIES
 from tests.training import picture, rows_for
 from vlora import fit, models, parse_recipe
 from vlora.data.format.samples import format_sample
-from vlora.data.prefetch import WorkerPool, count_workers
+from vlora.data.prefetch import Prefetcher, WorkerPool, count_workers
 from vlora.events import Event, Skipped, StepReport
 from vlora.types import Example, Sample
 
@@ -27,6 +28,12 @@ CheckpointFactory = Callable[[str], Path]
 def alive() -> list[threading.Thread]:
     """List the threads that work ahead."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("vlora")]
+
+
+def await_begun(results: Prefetcher[Any, Any]) -> None:
+    """Wait until everything that was handed to the threads is done."""
+    while not all(future.done() for future in results._begun):
+        time.sleep(0.001)
 
 
 @given(st.integers(0, 4), st.integers(1, 6), st.lists(st.integers(0, 3), max_size=30))
@@ -95,14 +102,14 @@ def test_what_is_needed_next_does_not_queue() -> None:
     begin = threading.Event()
     with WorkerPool(1) as workers:
         far = workers.submit(lambda _: begin.wait(), 0)
-        assert workers.submit(lambda item: item + 1, 1, is_next=True).result(timeout=10) == 2
+        assert workers.submit(lambda item: item + 1, 1, is_next=True).result(timeout=100) == 2
         workers.hold()
         held = workers.submit(lambda item: item + 1, 2, is_next=True)
         assert not held.done()
         assert workers.wait(held) == 3
         begin.set()
         workers.release()
-        assert far.result(timeout=10)
+        assert far.result(timeout=100)
 
 
 def test_threads_begin_together() -> None:
@@ -110,7 +117,7 @@ def test_threads_begin_together() -> None:
     together = threading.Barrier(3)
 
     def work(item: int) -> int:
-        together.wait(timeout=10)
+        together.wait(timeout=100)
         return item
 
     with WorkerPool(3) as workers:
@@ -134,8 +141,7 @@ def test_only_the_first_batch_is_waited_for() -> None:
             )
             waits.append(rows.n_waits)
             # A step that takes as long as the encoding of a batch: two batches are encoded by its end, if there are.
-            while sum(future.done() for future in rows._begun) < len(rows._begun):
-                time.sleep(0.001)
+            await_begun(rows)
 
     assert waits[0] > 0
     assert waits[-1] == waits[0]
@@ -265,18 +271,15 @@ def test_held_workers_begin_nothing() -> None:
     with WorkerPool(2) as workers:
         results = workers.map(work, range(8), 3)
         assert next(results) == 0
+        # No thread is about to begin anything when they are held.
+        await_begun(results)
         workers.hold()
-        assert next(results) == 1
+        assert [next(results) for _ in range(3)] == [1, 2, 3]
         time.sleep(0.05)
-        seen = len(begun)
-        assert next(results) == 2
-        time.sleep(0.05)
-        assert len(begun) <= seen + 3
-        n_held = len(begun)
-        time.sleep(0.05)
-        assert len(begun) == n_held
+        assert sorted(begun) == [0, 1, 2, 3]
+        assert next(results) == 4
         workers.release()
-        assert list(results) == [3, 4, 5, 6, 7]
+        assert list(results) == [5, 6, 7]
     assert sorted(begun) == list(range(8))
 
 

@@ -86,14 +86,14 @@ def test_nothing_to_score() -> None:
 
 
 def test_many_rows_take_little_time() -> None:
-    """10,000 rows, their intervals included, in a few seconds even on a slow machine."""
+    """10,000 rows, their intervals included, take a few seconds of computing even on a slow machine."""
     predictions = make_predictions(*[("a", "ab"[n % 2]) for n in range(10_000)])
-    began = time.perf_counter()
+    began = time.process_time()
 
     scores = score(find_metrics(["exact_match"]), predictions)
 
     assert scores.summary["exact_match"].mean == 0.5
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_a_missing_package_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:

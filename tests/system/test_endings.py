@@ -311,8 +311,12 @@ def test_let_go_of(recipe: Recipe, tmp_path: Path) -> None:
     holder: dict[str, Any] = {"run": run}
     holder["me"] = holder
     found = weakref.ref(run)
-    del run, holder
-    assert own_threads()
+    gc.disable()
+    try:
+        del run, holder
+        assert own_threads()
+    finally:
+        gc.enable()
     collector = threading.Thread(target=gc.collect)
     collector.start()
     collector.join()

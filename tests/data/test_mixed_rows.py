@@ -38,3 +38,13 @@ def test_some_of_the_rows() -> None:
     assert sorted(rows.order(seed=0, shuffle=True)(0).tolist()) == [0, 1]
     with pytest.raises(IndexError):
         rows[2]
+
+
+def test_first_samples_are_of_the_chosen_rows() -> None:
+    """The data sets take turns; rows that `indices` leaves out are none, and no column counts as read."""
+    whole = mix_rows("a + b", [make("a", [1, 3, 5]), make("b", [5, 0])])
+    cut = mix_rows("a-*", [make("a-0", [0, 1, 2]), make("a-1", [4, 5])], indices=[2, 4, 1], is_mixture=False)
+
+    assert [sample.source for sample in whole.first_samples(3)] == ["a row 1", "b row 5", "a row 3", "b row 0"]
+    assert [sample.source for sample in cut.first_samples()] == ["a-0 row 2", "a-1 row 5", "a-0 row 1"]
+    assert not cut.columns().used

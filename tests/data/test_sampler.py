@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora import bucket_length, epoch_batches
-from vlora.data.sampler import WINDOW_BATCHES, length_grouped_batches, step_batches, steps_per_epoch
+from vlora.data.sampler import WINDOW_BATCHES, length_grouped_batches, sort_batches, step_batches, steps_per_epoch
 
 small = st.integers(1, 40)
 
@@ -152,3 +152,13 @@ def test_grouped_steps(n_rows: int, batch_size: int, accumulation: int, seed: in
         epoch = steps[start : start + per_epoch]
         assert sorted(row for step in epoch for batch in step for row in batch) == list(range(n_rows))
     assert list(step_batches(n_rows, batch_size, **settings, measure=by_number, first_step=first)) == steps[first:]
+
+
+@given(st.integers(0, 60), small, seeds)
+def test_sorted_batches_have_the_same_rows(n_rows: int, batch_size: int, seed: int) -> None:
+    """Their rows rise from the first batch to the last, and each batch is as long as before."""
+    plan = epoch_batches(n_rows, batch_size, seed=seed, epoch=0, shuffle=True)[:3]
+    found = sort_batches(plan)
+
+    assert list(itertools.chain(*found)) == sorted(itertools.chain(*plan))
+    assert list(map(len, found)) == list(map(len, plan))

@@ -1,7 +1,10 @@
 """What was learned of each source, counted over a run and over those that it goes on from."""
 
+import pytest
+
 from vlora.data.mixed_rows import mix_rows
 from vlora.data.rows import RowDataset
+from vlora.errors import CheckpointError
 from vlora.run.source_counts import SourceCounts
 from vlora.types import RowMark
 
@@ -39,3 +42,11 @@ def test_rows_that_are_no_mixture() -> None:
     counts.add([RowMark(index=0, digest="", n_tokens=3)])
 
     assert (counts.uses(), counts.measure(), counts.dumps()) == ((), {}, None)
+
+
+@pytest.mark.parametrize("found", ["", "[[1, 2]]", "[[1], [2]]", "[[1, 2], [3, 4], [5, 6]]", '[["a", 2], [3, 4]]', "7"])
+def test_counts_of_other_sources_are_refused(found: str) -> None:
+    """A training state that says something else is named, and what to do."""
+    rows = mix_rows("a + b", [make("a", 4), make("b", 2)])
+    with pytest.raises(CheckpointError, match="which is not understood of 2 sources; begin anew"):
+        SourceCounts.begin(rows, found)

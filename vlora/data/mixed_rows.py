@@ -76,7 +76,12 @@ class MixedRows(RowDataset):
     def first_samples(self, n_rows: int = FIRST_ROWS) -> Iterator[Sample]:
         """Yield the conversations of the first rows of all data sets, which take turns."""
         each = -(-n_rows // len(self.parts))
-        turns = itertools.zip_longest(*(part.first_samples(each) for part in self.parts))
+        numbers = np.asarray(self.indices)
+        first = self._ends - [len(part) for part in self.parts]
+        found = (numbers[(begin <= numbers) & (numbers < end)] for begin, end in zip(first, self._ends, strict=True))
+        chosen = [(own[:each] - begin).tolist() for own, begin in zip(found, first, strict=True)]
+        samples = (part.unseen_samples(own) for part, own in zip(self.parts, chosen, strict=True))
+        turns = itertools.zip_longest(*samples)
         return (sample for samples in turns for sample in samples if sample is not None)
 
     def columns(self) -> Columns:

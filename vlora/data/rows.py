@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,12 @@ class RowDataset:
 
     def first_samples(self, n_rows: int = FIRST_ROWS) -> Iterator[Sample]:
         """Yield the conversations of the first rows; rows without one are left out, and no column counts as read."""
+        return self.unseen_samples(range(min(n_rows, len(self))))
+
+    def unseen_samples(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """Yield the conversations of rows; rows without one are left out, and no column counts as read."""
         unseen = attrs.evolve(self, seen=_Seen())
-        for index in range(min(n_rows, len(self))):
+        for index in indices:
             with contextlib.suppress(SampleError):
                 yield unseen[index]
 

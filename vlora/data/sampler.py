@@ -36,6 +36,12 @@ def epoch_batches(
     return list(_cut_batches(order(epoch), batch_size))
 
 
+def sort_batches(batches: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Put the rows of batches in the order of their numbers; the batches stay as long as they are."""
+    rows = iter(sorted(itertools.chain.from_iterable(batches)))
+    return [list(itertools.islice(rows, len(batch))) for batch in batches]
+
+
 def _cut_batches(order: Indices, batch_size: int, first_batch: int = 0) -> Iterator[list[int]]:
     for start in range(first_batch * batch_size, len(order), batch_size):
         yield order[start : start + batch_size].tolist()

@@ -167,13 +167,12 @@ def read_packed(
 
 
 def _check_kind(recipe: Recipe, first: int, position: str) -> None:
-    """Refuse to go on with rows of their own after packed ones, or the other way round."""
-    batching = recipe.train.batching
-    if first and (batching == "packed" or recipe.data.streaming) != bool(position):
-        msg = (
-            f"train.batching: found {batching!r}, and the training state is of a run with "
-            f"{'packed' if position else 'other'} rows; go on with the recipe of that run, or begin anew"
-        )
+    """Refuse to go on with rows of their own after packed or streamed ones, or the other way round."""
+    batching, is_streamed = recipe.train.batching, recipe.data.streaming
+    if first and (batching == "packed" or is_streamed) != bool(position):
+        found = "data.streaming: found true" if is_streamed else f"train.batching: found {batching!r}"
+        then = "whose rows were packed or streamed" if position else "whose rows were neither packed nor streamed"
+        msg = f"{found}, and the training state is of a run {then}; go on with the recipe of that run, or begin anew"
         raise CheckpointError(msg)
 
 

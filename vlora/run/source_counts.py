@@ -7,6 +7,7 @@ import attrs
 
 from ..data.mixture import count_by_source
 from ..data.rows import RowDataset
+from ..errors import CheckpointError
 from ..facts import SourceUse
 from ..types import RowMark
 
@@ -34,12 +35,15 @@ class SourceCounts:
         Args:
             rows: The rows to train on.
             found: What `dumps` gave for a training state; None if it says nothing.
+
+        Raises:
+            CheckpointError: It is something else, or of other sources.
         """
         shares = rows.shares()
         counts = cls([share.name for share in shares], [share.n_rows for share in shares], [0] * len(shares), [])
         counts.n_tokens = list(counts.n_rows)
         if found is not None and shares:
-            counts.n_rows, counts.n_tokens = json.loads(found)
+            counts.n_rows, counts.n_tokens = _parse(found, len(shares))
         return counts
 
     def add(self, marks: Iterable[RowMark]) -> None:
@@ -73,3 +77,17 @@ class SourceCounts:
     def dumps(self) -> str | None:
         """Write it for a training state; None if there is nothing to write."""
         return json.dumps([self.n_rows, self.n_tokens]) if self.names else None
+
+
+def _parse(found: str, n_sources: int) -> list[list[int]]:
+    try:
+        counts = [[int(number) for number in numbers] for numbers in json.loads(found)]
+        if list(map(len, counts)) == [n_sources] * 2:
+            return counts
+    except (ValueError, TypeError):
+        pass
+    msg = (
+        f"the training state says {found[:200]!r} of what was learned of each source, which is not understood of "
+        f"{n_sources} sources; begin anew without --resume"
+    )
+    raise CheckpointError(msg)

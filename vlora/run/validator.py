@@ -11,7 +11,7 @@ from ..cuts import CutCounts, find_cuts
 from ..data.loader import DataLoader
 from ..data.packing import packed_eval_source
 from ..data.rows import RowDataset
-from ..data.sampler import epoch_batches, share_steps
+from ..data.sampler import epoch_batches, share_steps, sort_batches
 from ..errors import NonFiniteError
 from ..estimate.foresight import foresee
 from ..measured import Measured, add_measured
@@ -83,6 +83,9 @@ class Validator:
         n_rows = train.batch_size * self.n_planned
         plan = epoch_batches(len(self.rows), n_rows, seed=train.seed, epoch=0, shuffle=True)
         self._plan = plan[: self._n_batches]
+        if self.recipe.data.streaming:
+            # Rows of a stream are read as they stand in its files: a group of a Parquet file once.
+            self._plan = sort_batches(self._plan)
 
     @property
     def _n_batches(self) -> int | None:

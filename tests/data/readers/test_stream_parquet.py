@@ -54,6 +54,10 @@ def test_rows_are_those_of_the_table(path: Path, monkeypatch: pytest.MonkeyPatch
         assert list(reader.find(Found(row.number, row.offset))) == found[place:]
         assert reader.keep(row.number, row.offset) == row.kept
         assert reader.read(row.number, row.offset) == table[place]
+        unread = [found._replace(kept=None) for found in found[place:]]
+        assert list(reader.find(Found(row.number, row.offset), keeps=False)) == unread
+    monkeypatch.setattr(stream_parquet, "_open", None)
+    assert [row[:2] for row in reader.find(keeps=False)] == [row[:2] for row in found]
 
 
 def test_a_bad_value_is_an_error_of_its_row(tmp_path: Path) -> None:

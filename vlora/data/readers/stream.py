@@ -62,8 +62,12 @@ class ShardReader(Protocol):
     def kinds(self) -> Mapping[str, str]:
         """Kinds of columns that the file declares; see `vlora.data.rows.RowDataset`."""
 
-    def find(self, first: Found | None = None) -> Iterator[Found]:
+    def find(self, first: Found | None = None, *, keeps: bool = True) -> Iterator[Found]:
         """Yield the rows from one on, which was found before; from the first without it.
+
+        Args:
+            first: The row from which on.
+            keeps: Whether to read of each row what `Found.kept` has.
 
         Raises:
             ValueError, OSError: The file cannot be read, or not any further.
@@ -128,12 +132,13 @@ class RowStream:
             numbers = np.random.default_rng((seed, epoch)).permutation(len(self.files)).tolist()
         return numbers
 
-    def find(self, order: Sequence[int], behind: Place | None = None) -> Iterator[Drawn]:
+    def find(self, order: Sequence[int], behind: Place | None = None, *, keeps: bool = True) -> Iterator[Drawn]:
         """Yield rows as they follow one another in files.
 
         Args:
             order: Which files, one after another.
             behind: The row behind which to begin; it is one of them.
+            keeps: Whether to read of each row what `Found.kept` has.
         """
         start = 0 if behind is None else order.index(behind.shard)
         for shard in order[start:]:
@@ -147,7 +152,7 @@ class RowStream:
                     continue
                 first = Found(self.first.number, self.first.offset)
             try:
-                found = self.reader(shard).find(first)
+                found = self.reader(shard).find(first, keeps=keeps)
                 for row in itertools.islice(found, int(number > 0), None):
                     number = row.number + 1
                     yield Drawn(Place(shard, row.number, row.offset), row.kept)
@@ -155,14 +160,14 @@ class RowStream:
                 yield Drawn(Place(shard, number, DAMAGED), Damage(str(error)))
 
     def head(self, n_rows: int, *, is_whole: bool = False) -> list[Place]:
-        """Find the first rows in the files' own order.
+        """Find the first rows in the files' own order. A row is not read where it is found without that.
 
         Args:
             n_rows: How many at most.
             is_whole: Whether those before `first` are among them.
         """
         stream = attrs.evolve(self, first=None) if is_whole else self
-        return [row.place for row in itertools.islice(stream.find(range(len(self.files))), n_rows)]
+        return [row.place for row in itertools.islice(stream.find(range(len(self.files)), keeps=False), n_rows)]
 
     def restore(self, places: Iterable[Place]) -> list[Drawn]:
         """Give rows that were drawn before as `find` gives them; pictures stay closed."""

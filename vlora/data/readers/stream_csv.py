@@ -38,7 +38,7 @@ class CsvReader:
         """Of every column "text"."""
         return dict.fromkeys(self.columns, "text")
 
-    def find(self, first: Found | None = None) -> Iterator[Found]:
+    def find(self, first: Found | None = None, *, keeps: bool = True) -> Iterator[Found]:
         """Yield the records; blank lines at the end are none.
 
         Raises:
@@ -49,7 +49,7 @@ class CsvReader:
             file.seek(offset)
             blank: list[Found] = []
             while record := _next_record(file, self.separator, self.file, offset):
-                found = Found(number, offset, record if self.file.folder is None else None)
+                found = Found(number, offset, record if keeps and self.file.folder is None else None)
                 number, offset = number + 1, offset + len(record)
                 if not record.strip(b"\r\n"):
                     blank.append(found)

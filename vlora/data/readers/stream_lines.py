@@ -25,14 +25,14 @@ class LinesReader:
     file: StreamFile
     kinds: Mapping[str, str] = attrs.field(factory=dict, init=False)
 
-    def find(self, first: Found | None = None) -> Iterator[Found]:
+    def find(self, first: Found | None = None, *, keeps: bool = True) -> Iterator[Found]:
         """Yield the lines; blank ones at the end are none."""
         with self.file.open() as file:
             number, offset = (0, self._begin(file)) if first is None else first[:2]
             file.seek(offset)
             blank: list[Found] = []
             while line := file.readline():
-                found = Found(number, offset, line if self.file.folder is None else None)
+                found = Found(number, offset, line if keeps and self.file.folder is None else None)
                 number, offset = number + 1, offset + len(line)
                 if not line.strip():
                     blank.append(found)

@@ -45,9 +45,14 @@ class ParquetReader:
     readers: Mapping[str, Callable[[Any], Any]]
     starts: tuple[int, ...]
 
-    def find(self, first: Found | None = None) -> Iterator[Found]:
-        """Yield the rows."""
+    def find(self, first: Found | None = None, *, keeps: bool = True) -> Iterator[Found]:
+        """Yield the rows. Where nothing is kept of them, what the file says of its groups is enough to find them."""
         first = first or Found(0, 0)
+        if not keeps:
+            for group in range(first.offset, len(self.starts) - 1):
+                numbers = range(max(first.number, self.starts[group]), self.starts[group + 1])
+                yield from (Found(number, group) for number in numbers)
+            return
         with self.file.open() as file:
             opened = _open(file)
             for group in range(first.offset, len(self.starts) - 1):

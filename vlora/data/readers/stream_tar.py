@@ -64,7 +64,7 @@ class TarReader:
     file: StreamFile
     kinds: Mapping[str, str] = attrs.field(factory=dict, init=False)
 
-    def find(self, first: Found | None = None) -> Iterator[Found]:
+    def find(self, first: Found | None = None, *, keeps: bool = True) -> Iterator[Found]:
         """Yield the rows.
 
         Raises:
@@ -73,7 +73,7 @@ class TarReader:
         with self.file.open() as file:
             number, offset = (0, 0) if first is None else first[:2]
             for members in _rows(file, offset):
-                kept = self._load(file, members) if self.file.folder is None else None
+                kept = self._load(file, members) if keeps and self.file.folder is None else None
                 yield Found(number, members[0].offset, kept)
                 number += 1
 

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from tests.train import test_reference
 from tests.train.test_grad_checkpoint import SETUPS, assert_same, gradients
 from tests.training import make_trainable
-from vlora import collate, make_eval_step, make_train_step
+from vlora import collate, make_eval_step, make_train_step, models, step_gradients
+from vlora.recipe.preference import PreferenceSection
 from vlora.train import chunked_head
+from vlora.train.objectives.preference import make_preference_objective
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -35,6 +39,37 @@ def test_the_head_in_chunks(
     assert_same(found, expected)
     if setup == "full":
         assert float(nll / n) == pytest.approx(float(expected["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("setup", "n_runs"), [("dropout", 1), ("full", 2)])
+def test_how_often_an_objective_runs_the_head(
+    setup: str, n_runs: int, checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once where its places are one chunk, or it is not trained, and otherwise twice; the numbers are the same."""
+    trainable = make_trainable(checkpoint("qwen3_vl"), optim__name="sgd", optim__betas=[0.0, 0.0], **SETUPS[setup])
+    batch = collate([row for pair in test_reference.make_pairs(trainable) for row in pair])
+    objective = make_preference_objective("cpo", PreferenceSection())
+    calls: list[int] = []
+    project = models.MlxVlmBackbone.project
+
+    def counted(*given: Any) -> mx.array:
+        calls[-1] += 1
+        return project(*given)
+
+    monkeypatch.setattr(models.MlxVlmBackbone, "project", counted)
+    monkeypatch.setattr(chunked_head, "HEAD_BYTES", 0)
+    results = []
+    for n_rows in (1000, 3):
+        monkeypatch.setattr(chunked_head, "FEWEST_HEAD_ROWS", n_rows)
+        calls.append(0)
+        step = make_train_step(trainable.backbone, trainable.optimizer, loss=objective, compiled=False)
+        means, output = step_gradients(step, trainable.state, [batch])
+        measured = {name: total for name, (total, _) in output.metrics.items()}
+        results.append({name: np.array(value) for name, value in {**means, **measured, "": output.nll_sum}.items()})
+
+    # Once more for the number of words.
+    assert calls == [2, 1 + n_runs * -(-batch.targets.positions.size // 3)]
+    assert_same(results[1], results[0])
 
 
 def test_chunks_follow_one_another(checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """The language model and its loss, the head in chunks so that the logits of many places never exist at once. Pure.
 
 The chunks run one after the other, and where a gradient is asked for, the gradient of each chunk is computed with it:
-of a sum over tokens nothing has to be computed twice. Of an objective the chunks run once for the log-probabilities,
-and once more for their gradients.
+nothing has to be computed twice. What an objective gives each token's loss for a weight is known only behind all
+chunks; the gradient of each place is multiplied by it then. Only where the head itself is trained, and its places are
+several chunks, do these run once more.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import mlx.core as mx
 
 from ..types import Inputs, Targets, Tree
 from .backbone import Backbone, Params
-from .objectives.likelihood import TOKEN_STATISTICS, token_nll, token_statistics
+from .objectives.likelihood import token_nll, token_nll_with_statistics
 from .objectives.objective import LossFn, Objective, Packed
 from .state import bound_params
 
@@ -51,25 +52,10 @@ def language_model_loss(
         with bound_params(backbone.module, params):
             return _whole_loss(loss, backbone.logits(*inputs, targets.positions), targets)
     head = _Head(backbone, inputs, params, targets, is_trained=is_trained)
-    metrics: Packed = ()
     if isinstance(loss, Objective):
-        outcome, weights, metrics = head.linearize(loss)
-        if not is_trained:
-            return (*outcome, metrics)
-        token_loss: LossFn = _weighted_nll
-    else:
-        outcome, weights, token_loss = None, targets.weights, loss
-
-    def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
-        return token_loss(head.logits(head_params, hidden), targets.ids[own], weights[own])
-
-    differentiate = mx.value_and_grad(chunk_loss, argnums=(0, 1))
-    for own, part in head.parts():
-        if is_trained:
-            head.add(*differentiate(head.frozen, part, own))
-        else:
-            head.add(chunk_loss(head.frozen, part, own))
-    return (*head.total(outcome), metrics)
+        return head.apply(loss)
+    head.add_up(loss, targets.weights)
+    return (*head.total(), ())
 
 
 def token_logprobs(params: Params, *, backbone: Backbone, inputs: Inputs, targets: Targets) -> mx.array:
@@ -123,7 +109,77 @@ class _Head:
                 (part,) = mx.depends([part], [self._last])
             yield own, part
 
-    def add(self, sums: tuple[mx.array, mx.array], gradients: tuple[Params, mx.array] | None = None) -> None:
+    def logprobs(self) -> mx.array:
+        """Run the head once for the log-probabilities of the targets, f32[N]; 0 at fillers."""
+        targets, found = self._targets, []
+        for own, part in self.parts():
+            self._last = -token_nll(self.logits(self.frozen, part), targets.ids[own])
+            found.append(self._last)
+        return mx.where(targets.weights > 0, mx.concatenate(found), 0)
+
+    def add_up(self, loss: LossFn, weights: mx.array) -> None:
+        """Run the head once for a sum over tokens, with weights f32[N], and where it is trained for its gradients."""
+
+        def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
+            return loss(self.logits(head_params, hidden), self._targets.ids[own], weights[own])
+
+        differentiate = mx.value_and_grad(chunk_loss, argnums=(0, 1))
+        for own, part in self.parts():
+            if self._is_trained:
+                self._add(*differentiate(self.frozen, part, own))
+            else:
+                self._add(chunk_loss(self.frozen, part, own))
+
+    def apply(self, objective: Objective) -> tuple[mx.array, mx.array, Packed]:
+        """Find an objective's sums, with their gradients where it is trained, and what it measures."""
+        if self._is_trained and len(self._chunks) == 1:
+            return self._apply_at_once(objective)
+        targets, is_trained = self._targets, self._is_trained
+        logprobs, statistics, gradients = self._look(objective, is_pulled=is_trained and not self._params)
+        outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
+        weights = mx.where(targets.weights > 0, -gradient, 0)
+        if is_trained and self._params:
+            self.add_up(_weighted_nll, weights)
+        self._pulled.extend(each.astype(mx.float32) * weights[:, None] for each in gradients)
+        return (*self.total(outcome), objective.pack(logprobs, targets, statistics))
+
+    def _apply_at_once(self, objective: Objective) -> tuple[mx.array, mx.array, Packed]:
+        def whole(head_params: Params, hidden: mx.array) -> tuple[mx.array, mx.array, Packed]:
+            return _whole_loss(objective, self.logits(head_params, hidden), self._targets)
+
+        (loss, count, metrics), gradients = mx.value_and_grad(whole, argnums=(0, 1))(self.frozen, self._given)
+        self._add((loss, count), gradients)
+        return (*self.total(), metrics)
+
+    def _look(self, objective: Objective, *, is_pulled: bool) -> tuple[mx.array, mx.array | None, tuple[mx.array, ...]]:
+        """Run the head once: log-probabilities f32[N], statistics f32[N, 3], and one f[N, D] of each loss's gradient.
+
+        Args:
+            objective: Says whether it reads statistics.
+            is_pulled: Whether gradients with regard to the hidden states are wanted.
+        """
+        found: list[list[mx.array]] = []
+
+        def run(hidden: mx.array, own: slice) -> tuple[mx.array, ...]:
+            logits, ids, weights = self.logits(self.frozen, hidden), self._targets.ids[own], self._targets.weights[own]
+            nll, statistics = _measure(objective, logits, ids)
+            nll = mx.where(weights > 0, nll, 0)
+            return (nll.sum(), -nll, *statistics)
+
+        for own, part in self.parts():
+            if is_pulled:
+                (_, *values), gradient = mx.value_and_grad(run)(part, own)
+                values.append(gradient)
+            else:
+                _, *values = run(part, own)
+            found.append(values)
+            # The next chunk's logits wait for these to be read.
+            (self._last,) = mx.depends(values[:1], values[1:]) if values[1:] else values
+        logprobs, *rest = (mx.concatenate(list(parts)) for parts in zip(*found, strict=True))
+        statistics = rest.pop(0) if objective.reads_statistics else None
+        return logprobs, statistics, tuple(rest)
+
+    def _add(self, sums: tuple[mx.array, mx.array], gradients: tuple[Params, mx.array] | None = None) -> None:
         """Add a chunk's sums, and its gradients with regard to the head's parameters and the hidden states."""
         self._totals.append(sums[0])
         self._counts.append(sums[1])
@@ -134,32 +190,7 @@ class _Head:
             known = self._gradients
             self._gradients = {name: known[name] + value if known else value for name, value in more.items()}
 
-    def logprobs(self) -> mx.array:
-        """Run the head once for the log-probabilities of the targets, f32[N]; 0 at fillers."""
-        return self._look(has_statistics=False)[0]
-
-    def _look(self, *, has_statistics: bool) -> tuple[mx.array, mx.array]:
-        """Run the head once: (log-probabilities f32[N], statistics f32[N, 3], of no place where they are not asked)."""
-        targets, found, statistics = self._targets, [], [mx.zeros((0, len(TOKEN_STATISTICS)))]
-        for own, part in self.parts():
-            logits = self.logits(self.frozen, part)
-            self._last = -token_nll(logits, targets.ids[own])
-            found.append(self._last)
-            if has_statistics:
-                statistics.append(token_statistics(logits, targets.ids[own]))
-                # The next chunk's logits wait for these to be read.
-                (self._last,) = mx.depends([self._last], [statistics[-1]])
-        return mx.where(targets.weights > 0, mx.concatenate(found), 0), mx.concatenate(statistics)
-
-    def linearize(self, objective: Objective) -> tuple[tuple[mx.array, mx.array], mx.array, Packed]:
-        """Run the head once for an objective: its sums, the weights of the tokens' losses in its gradient, metrics."""
-        targets = self._targets
-        logprobs, statistics = self._look(has_statistics=objective.reads_statistics)
-        outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
-        weights = mx.where(targets.weights > 0, -gradient, 0)
-        return outcome, weights, objective.pack(logprobs, targets, statistics if objective.reads_statistics else None)
-
-    def total(self, outcome: tuple[mx.array, mx.array] | None) -> tuple[mx.array, mx.array]:
+    def total(self, outcome: tuple[mx.array, mx.array] | None = None) -> tuple[mx.array, mx.array]:
         """Give the sums of all chunks, or those of an objective, with the gradient that the chunks have."""
         loss, count = outcome or (mx.stack(self._totals).sum(), mx.stack(self._counts).sum())
         if self._is_trained:
@@ -172,10 +203,18 @@ class _Head:
 def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) -> tuple[mx.array, mx.array, Packed]:
     """Apply what is minimised to the logits of all targets at once."""
     if isinstance(loss, Objective):
-        logprobs = mx.where(targets.weights > 0, -token_nll(logits, targets.ids), 0)
-        statistics = token_statistics(logits, targets.ids) if loss.reads_statistics else None
-        return (*loss.function(logprobs, targets), loss.pack(logprobs, targets, statistics))
+        nll, statistics = _measure(loss, logits, targets.ids)
+        logprobs = mx.where(targets.weights > 0, -nll, 0)
+        return (*loss.function(logprobs, targets), loss.pack(logprobs, targets, *statistics))
     return (*loss(logits, targets.ids, targets.weights), ())
+
+
+def _measure(objective: Objective, logits: mx.array, ids: mx.array) -> tuple[mx.array, tuple[mx.array, ...]]:
+    """Find the losses of targets, f32[n], and the statistics, f32[n, 3], if they are read."""
+    if not objective.reads_statistics:
+        return token_nll(logits, ids), ()
+    nll, statistics = token_nll_with_statistics(logits, ids)
+    return nll, (statistics,)
 
 
 def _weighted_nll(logits: mx.array, ids: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vlora.train.objectives import likelihood
-from vlora.train.objectives.likelihood import token_nll, token_statistics
+from vlora.train.objectives.likelihood import token_nll, token_nll_with_statistics
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_every_way_is_the_definition(way: Callable[[mx.array, mx.array], mx.arra
 
 @pytest.mark.parametrize("has_slow", [True, False])
 def test_statistics_are_those_of_the_distribution(has_slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mean logit, entropy and whether the target is the likeliest, against NumPy in float64, far logits included."""
+    """Against NumPy in float64, far logits included; no gradient flows through them, and the loss is that without."""
     monkeypatch.setattr("vlora.ops.cpu_exp.has_slow_exponentials", lambda: has_slow)
     generator = np.random.default_rng(3)
     logits = (generator.standard_normal((6, 37)) * 8).astype(np.float32)
@@ -40,8 +40,18 @@ def test_statistics_are_those_of_the_distribution(has_slow: bool, monkeypatch: p
     shares = np.exp(exact - exact.max(axis=-1, keepdims=True))
     shares /= shares.sum(axis=-1, keepdims=True)
 
-    found = np.asarray(token_statistics(mx.array(logits), mx.array(ids.astype(np.int32))))
+    given = mx.array(logits), mx.array(ids.astype(np.int32))
+    nll, statistics = token_nll_with_statistics(*given)
+    found = np.asarray(statistics)
 
+    def summed(each: mx.array) -> mx.array:
+        both = token_nll_with_statistics(each, given[1])
+        return both[0].sum() + both[1].sum()
+
+    gradient = mx.grad(summed)(given[0])
+
+    assert mx.array_equal(nll, token_nll(*given))
+    assert mx.array_equal(gradient, mx.grad(lambda each: token_nll(each, given[1]).sum())(given[0]))
     np.testing.assert_allclose(found[:, 0], exact.mean(axis=-1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found[:, 1], -(shares * np.log(shares)).sum(axis=-1), rtol=1e-3, atol=2e-4)
     np.testing.assert_array_equal(found[:, 2], [1, 1, 1, 0, 0, 0])

@@ -12,8 +12,8 @@ from . import models
 from .adapters.attached import lora_layers
 from .data.opening import wrap_rows
 from .data.pairing import find_preferences
+from .data.recipe_rows import open_rows, refuse_stream
 from .data.rows import RowDataset
-from .data.stream_opening import open_rows, refuse_stream
 from .data.values import Row
 from .errors import RecipeError
 from .events import FeatureCounts

@@ -146,11 +146,13 @@ class EpochEnded:
         step: The step with the last of them.
         epoch: Epochs that are over.
         n_rows: Rows of this one, on all devices together.
+        source: The name of the stream where several are mixed; empty of a single one.
     """
 
     step: int
     epoch: int
     n_rows: int
+    source: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -47,18 +47,18 @@ class SourceShare:
 
     Attributes:
         name: How messages name its rows.
-        n_rows: Its rows.
+        n_rows: Its rows; None of a stream.
         wanted: Its share of the rows of an epoch of the mixture, as its weight has it; without weights that of its
             rows.
         real: The share that it has of them.
-        n_drawn: Rows of it in such an epoch.
+        n_drawn: Rows of it in such an epoch; None of a stream.
     """
 
     name: str
-    n_rows: int
     wanted: float
     real: float
-    n_drawn: int
+    n_rows: int | None = None
+    n_drawn: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -68,13 +68,13 @@ class SourceUse:
     Attributes:
         name: How messages name its rows.
         n_rows: Rows that were learned, each as often as it was.
-        epochs: How often that is all of its rows.
+        epochs: How often that is all of its rows; None of a stream that has not been read through yet.
         n_tokens: Their tokens.
     """
 
     name: str
     n_rows: int
-    epochs: float
+    epochs: float | None
     n_tokens: int
 
 

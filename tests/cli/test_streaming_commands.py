@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.commands import complaint
-from tests.data.streams import write_lines, write_shards
+from tests.data.streams import write_lines, write_parquet, write_shards
 from tests.runs import make_recipe
 from vlora import load_data, parse_recipe
 from vlora.cli.main import main
@@ -71,35 +71,115 @@ def test_init_and_own_loops_say_one_sentence(recipe_file: Path, capsys: pytest.C
         load_data(parse_recipe(recipe_file.read_text()))
 
 
-@pytest.mark.slow
-def test_two_devices_share_a_stream(tmp_path: Path) -> None:
-    """Losses are those of one device and twice the batch, and a run that goes on equals one that was not stopped."""
-    rows = write_lines(tmp_path / "rows", (7, 12, 4))
+@pytest.fixture
+def mixture_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write the recipe of two streams, of which the first three rows of each have numbers and one is held out."""
+    monkeypatch.setattr(stream_opening, "HEAD_ROWS", 3)
+    shards, lines = write_shards(tmp_path / "shards", (3, 4)), write_lines(tmp_path / "lines", (2, 3))
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        "[model]\npath = 'builtin:tiny-qwen3-vl'\n"
+        f"[[data.sources]]\npath = {shards!r}\nweight = 3\n[[data.sources]]\npath = {lines!r}\nweight = 1\n"
+        "[data]\nstreaming = true\nshuffle_buffer = 4\nsplit = 'train[1:]'\nvalid_split = 'train[:1]'\n"
+        f"[train]\niters = 3\nsteps_per_report = 1\nbatch_size = 2\n[output]\npath = '{tmp_path / 'out'}/'\n"
+    )
+    return file
 
-    def train(name: str, n_devices: int, size: int, *sets: str, resume: bool = False) -> list[float]:
-        given = (
-            *("model.path=builtin:tiny-qwen3-vl", f"data.path={rows}", "data.streaming=true", "data.shuffle_buffer=6"),
-            *("data.train_on_completions=true", "train.iters=8", "train.steps_per_report=1", "output.report=false"),
-            *(f"output.path={tmp_path / name}/", f"train.batch_size={size}", "lora.dropout=0.0", *sets),
-        )
-        recipe = tmp_path / "recipe.toml"
-        recipe.write_text("")
-        options = [part for each in given for part in ("--set", each)]
-        command = [sys.executable, "-m", "vlora", str(recipe), "--devices", str(n_devices), *options]
-        done = subprocess.run(
-            [*command, *(["--resume"] if resume else [])],
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-        )
-        assert done.returncode == 0
-        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
-        return [line["loss"] for line in lines if "loss" in line]
+
+def test_a_mixture_of_streams_goes_through_every_command(
+    mixture_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`inspect` and `plan` look at the first rows of each; the run says wanted shares, and what it learned of each."""
+
+    def say(*arguments: str) -> str:
+        assert main([*arguments]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "rows-0.tar row 1 (000001)" in say("inspect", str(mixture_file), "--rows", "0-0")
+    assert "(6 rows of 2 streams)" in say("inspect", str(mixture_file), "--all")
+    recipe = parse_recipe(mixture_file.read_text())
+    assert find_longest_rows(recipe, answer_options(recipe, 0)).train_source == "the longest of the first 6 rows"
+    said = say("train", str(mixture_file))
+    assert "rows streamed from 4 files, 2 to validate on; 3 steps" in said
+    assert "rows-*.tar: a stream; 75.0% of the rows" in said
+    assert "rows-*.jsonl: a stream; 25.0% of the rows" in said
+    assert "learned of each source:" in said
+    assert "rows, its first epoch not over, " in said
+    error = complaint(["train", str(mixture_file), "--set", "data.sources=[{path='a.jsonl'}]"], capsys)
+    assert "data.sources[0].weight: missing together with data.streaming = true" in " ".join(error.split())
+
+
+def describe_sources(folder: Path, kind: str) -> str:
+    """Write the rows of a run, and give the lines of its recipe that name them: a stream, or a mixture of two."""
+    one = write_lines(folder / "rows", (7, 12, 4))
+    if kind == "stream":
+        return f"[data]\npath = {one!r}\n"
+    two = write_parquet(folder / "table", (5, 4))
+    return "".join(f"[[data.sources]]\npath = {path!r}\nweight = {weight}\n" for path, weight in ((one, 1), (two, 2)))
+
+
+def start_run(folder: Path, name: str, sources: str, n_devices: int, size: int, *options: str) -> subprocess.Popen[str]:
+    """Start a run of eight steps through the command."""
+    given = (
+        *("model.path=builtin:tiny-qwen3-vl", "data.streaming=true", "data.shuffle_buffer=6"),
+        *("data.train_on_completions=true", "train.iters=8", "train.steps_per_report=1", "output.report=false"),
+        *(f"output.path={folder / name}/", f"train.batch_size={size}", "lora.dropout=0.0", "train.steps_per_save=1"),
+    )
+    recipe = folder / "recipe.toml"
+    recipe.write_text(sources)
+    sets = [part for each in given for part in ("--set", each)]
+    command = [sys.executable, "-m", "vlora", str(recipe), "--devices", str(n_devices), *sets, *options]
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(Path.cwd())}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def read_losses(folder: Path) -> list[float]:
+    """Read the losses of a run."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stream", "mixture"])
+def test_two_devices_share_streams(tmp_path: Path, kind: str) -> None:
+    """Losses are those of one device and twice the batch, and a run that goes on equals one that was not stopped."""
+    sources = describe_sources(tmp_path, kind)
+
+    def train(name: str, n_devices: int, size: int, *options: str) -> list[float]:
+        process = start_run(tmp_path, name, sources, n_devices, size, *options)
+        process.communicate()
+        assert process.returncode == 0
+        return read_losses(tmp_path / name)
 
     two = train("two", 2, 2)
-    train("stopped", 2, 2, "train.iters=3")
+    train("stopped", 2, 2, "--set", "train.iters=3")
 
     assert train("one", 1, 4) == pytest.approx(two, rel=1e-5)
-    assert train("stopped", 2, 2, resume=True) == two
+    assert train("stopped", 2, 2, "--resume") == two
     assert (tmp_path / "stopped/adapters.safetensors").read_bytes() == (
         tmp_path / "two/adapters.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_run_over_mixed_streams_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Wherever it was killed: within an epoch of one source, and behind several of another."""
+    sources = describe_sources(tmp_path, "mixture")
+    start_run(tmp_path, "whole", sources, 1, 3).communicate()
+    for n_steps in (2, 6):
+        killed = start_run(tmp_path, f"killed{n_steps}", sources, 1, 3)
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if f"step {n_steps}/8" in " ".join(line.split()):
+                break
+        killed.kill()
+        killed.communicate()
+        resumed = start_run(tmp_path, f"killed{n_steps}", sources, 1, 3, "--resume")
+        resumed.communicate()
+
+        assert resumed.returncode == 0
+        assert read_losses(tmp_path / f"killed{n_steps}") == read_losses(tmp_path / "whole")
+        assert (tmp_path / f"killed{n_steps}/adapters.safetensors").read_bytes() == (
+            tmp_path / "whole/adapters.safetensors"
+        ).read_bytes()

@@ -16,10 +16,10 @@ from vlora.data.readers.stream_files import find_local
 from vlora.data.readers.stream_kinds import reader_for
 
 
-def write_lines(folder: Path, counts: Sequence[int], stem: str = "rows") -> str:
+def write_lines(folder: Path, counts: Sequence[int], stem: str = "rows", first: int = 0) -> str:
     """Write files of JSON Lines with so many rows each, numbered through; return a path with a wildcard."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 0
+    number = first
     for shard, count in enumerate(counts):
         lines = []
         for _ in range(count):

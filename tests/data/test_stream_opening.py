@@ -8,7 +8,7 @@ import pytest
 from tests.data.streams import write_lines
 from vlora.data import stream_opening
 from vlora.data.rows import RowDataset
-from vlora.data.stream_opening import check_rows, draw_rows, read_streams
+from vlora.data.stream_opening import check_streams, read_streams
 from vlora.errors import RecipeError
 from vlora.recipe.schema import DataSection
 
@@ -32,9 +32,6 @@ def test_the_first_rows_have_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert train[2].source == "rows-1.jsonl row 0"
     assert train.stream is not None
     assert (train.n_known, train.n_marks, valid) == (None, 2, None)
-    drawn, table = draw_rows(train)
-    table.put(5, list(train.stream.find([1]))[3])
-    assert drawn[5].turns[-1].text == "It is 5."
 
 
 def test_first_rows_are_held_out_and_not_trained(tmp_path: Path) -> None:
@@ -72,8 +69,8 @@ def test_other_files_are_validated_on(tmp_path: Path) -> None:
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     """The key is named; files without a row are refused when they are opened."""
     with pytest.raises(RecipeError, match=r"data\.path: cannot read .*there is no such file"):
-        check_rows(section(str(tmp_path / "*.jsonl")))
+        check_streams(section(str(tmp_path / "*.jsonl")))
     path = write_lines(tmp_path, (0,))
-    check_rows(section(path, valid_path=path))
+    check_streams(section(path, valid_path=path))
     with pytest.raises(RecipeError, match=r"data\.path: cannot read .*it has no rows"):
         read_streams(section(path))

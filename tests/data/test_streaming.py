@@ -1,6 +1,7 @@
 """Steps of streamed rows: each row once an epoch, exact restarts at any step, shares of ranks, changed files."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.streams import open_files, write_csv, write_lines, write_parquet, write_shards
-from vlora.data.readers.stream import DrawnTable
-from vlora.data.streaming import StreamProgress, StreamSource, StreamSteps
+from vlora.data.drawn_rows import DrawnRows, draw_rows
+from vlora.data.mixed_rows import mix_rows
+from vlora.data.mixture import own_seed
+from vlora.data.rows import RowDataset
+from vlora.data.stream_cursor import StreamCursor, StreamProgress
+from vlora.data.streaming import StreamSource, StreamSteps, load_progress
+from vlora.data.turns import Turns
 from vlora.errors import CheckpointError, RecipeError
 
 COUNTS = (5, 0, 1, 7, 4)
@@ -38,22 +44,47 @@ def test_all_kinds_of_files_go_on_at_any_step(tmp_path: Path, write: Callable[[P
     assert flat(expected) == flat(read(plan(other), 14))
     for cut in (1, 4, 9, 11):
         position = StreamSource(batches=iter(()), steps=straight).position(cut)
-        again = plan(path, first_step=cut)
-        again.start = StreamProgress.loads(position, again.table.stream, allows_changes=False)
-        assert read(again, 3) == expected[cut : cut + 3]
+        assert read(plan(path, first_step=cut, position=position), 3) == expected[cut : cut + 3]
 
 
-def plan(path: str, **keys: Any) -> StreamSteps:
-    """Plan steps of a stream."""
-    given = {"batch_size": 2, "accumulation": 1, "seed": 0, "shuffle": True, "buffer_size": 4, "n_steps": 1000}
+def draw(*paths: str, weights: Sequence[float] | None = None) -> DrawnRows:
+    """Let the rows of streams be drawn."""
+    each = [RowDataset(name=path, table=[], indices=(), stream=open_files(path)) for path in paths]
+    return draw_rows(each[0] if weights is None else mix_rows("all", each, weights=weights))
+
+
+def load(position: str, *paths: str, allows_changes: bool = False) -> list[StreamProgress]:
+    """Read how far streams were read."""
+    weights = None if len(paths) == 1 else [1] * len(paths)
+    keys = [f"data.sources[{place}]" for place in range(len(paths))] if weights else ["data"]
+    return load_progress(position, draw(*paths, weights=weights), keys, allows_changes=allows_changes)
+
+
+def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = "", **keys: Any) -> StreamSteps:
+    """Plan steps of a stream, or of a mixture of several."""
+    seed, shuffle = keys.pop("seed", 0), keys.pop("shuffle", True)
+    drawn, size = draw(*paths, weights=weights), keys.pop("buffer_size", 4)
+    cursors = [
+        StreamCursor(
+            stream=stream,
+            seed=seed if weights is None else own_seed(seed, place),
+            shuffle=shuffle,
+            buffer_size=size,
+            start=start,
+        )
+        for place, (stream, start) in enumerate(zip(drawn.streams, load(position, *paths), strict=True))
+    ]
+    given = {"batch_size": 2, "accumulation": 1, "n_steps": 1000}
     given |= {"n_ahead": 8, "own_batch_size": keys.get("batch_size", 2)} | keys
-    return StreamSteps(table=DrawnTable(open_files(path)), **given)  # type: ignore[arg-type]
+    turns = None if weights is None else Turns(weights=weights, seed=seed, shuffle=shuffle)
+    return StreamSteps(drawn=drawn, cursors=cursors, turns=turns, **given)
 
 
 def read(steps: StreamSteps, n: int) -> list[list[list[str]]]:
     """Read the answers of the next steps."""
+    rows = steps.drawn.rows
     return [
-        [[steps.table[index]["answer"] for index in batch] for batch in step]
+        [[rows[index].turns[-1].text for index in batch] for batch in step]
         for step in itertools.islice(steps.steps(), n)
     ]
 
@@ -75,7 +106,12 @@ def test_every_row_comes_once_an_epoch(
     path: str, batch_size: int, accumulation: int, buffer_size: int, seed: int, shuffle: bool
 ) -> None:
     """No step crosses epochs; the last step of one is short, and every epoch has another order."""
-    keys = {"batch_size": batch_size, "accumulation": accumulation, "buffer_size": buffer_size, "seed": seed}
+    keys: dict[str, Any] = {
+        "batch_size": batch_size,
+        "accumulation": accumulation,
+        "buffer_size": buffer_size,
+        "seed": seed,
+    }
     per_epoch = -(-N_ROWS // (batch_size * accumulation))
     steps = read(plan(path, shuffle=shuffle, **keys), 2 * per_epoch)
     first, second = flat(steps[:per_epoch]), flat(steps[per_epoch:])
@@ -105,8 +141,7 @@ def test_a_stream_goes_on_at_any_step(
         straight = plan(path, rank=rank, **keys)
         expected = read(straight, cut + 12)
         position = StreamSource(batches=iter(()), steps=straight).position(cut)
-        again = plan(path, rank=rank, first_step=cut, **keys)
-        again.start = StreamProgress.loads(position, again.table.stream, allows_changes=False)
+        again = plan(path, rank=rank, first_step=cut, position=position, **keys)
 
         assert read(again, 12) == expected[cut:]
 
@@ -133,10 +168,11 @@ def test_rows_of_old_steps_are_forgotten(path: str) -> None:
     for _ in itertools.islice(steps.steps(), 600):
         pass
 
-    assert len(steps.table) < 600
+    assert len(steps.drawn) < 600
+    assert len(steps.drawn.rows.table) == len(steps.drawn)
     with pytest.raises(KeyError):
         steps.progress_at(1)
-    assert steps.progress_at(599).n_given
+    assert steps.progress_at(599)[0].n_given
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -147,13 +183,13 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     position = StreamSource(batches=iter(()), steps=steps).position(1)
     write_lines(tmp_path, (4, 3))
     with pytest.raises(CheckpointError, match=r"rows-0\.jsonl has changed since.*allow_changed_rows=true"):
-        StreamProgress.loads(position, open_files(path), allows_changes=False)
-    allowed = StreamProgress.loads(position, open_files(path), allows_changes=True)
+        load(position, path)
+    allowed = load(position, path, allows_changes=True)
     write_lines(tmp_path, (3, 3, 1))
     with pytest.raises(CheckpointError, match="other names than then, or others were added"):
-        StreamProgress.loads(position, open_files(path), allows_changes=True)
+        load(position, path, allows_changes=True)
     with pytest.raises(CheckpointError, match="which is not understood"):
-        StreamProgress.loads('{"epoch": 1}', open_files(path), allows_changes=True)
+        load('{"epoch": 1}', path)
 
     assert allowed == steps.progress_at(1)
 
@@ -163,3 +199,95 @@ def test_an_epoch_without_rows_ends_the_run(tmp_path: Path) -> None:
     path = write_lines(tmp_path, (0, 0))
     with pytest.raises(RecipeError, match=r"data\.path: the stream has no rows any more"):
         read(plan(path), 1)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Write three sources of several files, whose rows are of different numbers; one source is very small."""
+    folder, first = tmp_path_factory.mktemp("sources"), 0
+    found = []
+    for place, counts in enumerate(((5, 0, 9), (2,), (7, 4))):
+        found.append(write_lines(folder / str(place), counts, first=first))
+        first += 100
+    return found
+
+
+SIZES = (14, 2, 11)
+
+
+@FILES
+@given(
+    weights=st.tuples(*[st.floats(0.05, 3)] * 3),
+    batch_size=st.integers(1, 5),
+    buffer_size=st.integers(1, 30),
+    seed=st.integers(0, 5),
+    shuffle=st.booleans(),
+)
+def test_sources_have_shares_and_epochs_of_their_own(
+    paths: list[str], weights: tuple[float, float, float], batch_size: int, buffer_size: int, seed: int, shuffle: bool
+) -> None:
+    """All steps are whole; no row of a source comes again before all of its rows have come, and its epochs are told."""
+    steps = plan(*paths, weights=weights, batch_size=batch_size, buffer_size=buffer_size, seed=seed, shuffle=shuffle)
+    found = read(steps, 60)
+    numbers = [int(row.removeprefix("It is ").rstrip(".")) for row in flat(found)]
+    ended = [end for step in range(1, 61) for end in steps.ended(step)]
+
+    assert {len(batch) for step in found for batch in step} == {batch_size}
+    for source, (size, weight) in enumerate(zip(SIZES, weights, strict=True)):
+        own, share = [number % 100 for number in numbers if number // 100 == source], weight / sum(weights)
+        assert abs(len(own) - share * len(numbers)) < 3 + 3 * share
+        epochs = [own[start : start + size] for start in range(0, len(own), size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs[: len(own) // size])
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        assert shuffle or all(epoch == list(range(len(epoch))) for epoch in epochs)
+        told = [(end.epoch, end.n_rows) for end in ended if end.source == source]
+        assert told == [(number + 1, size) for number in range(len(own) // size)]
+
+
+@FILES
+@given(
+    cut=st.integers(0, 40),
+    weights=st.tuples(*[st.floats(0.05, 3)] * 3),
+    batch_size=st.integers(1, 3),
+    buffer_size=st.integers(1, 12),
+    n_ranks=st.integers(1, 3),
+    shuffle=st.booleans(),
+)
+def test_a_mixture_goes_on_at_any_step(
+    paths: list[str],
+    cut: int,
+    weights: tuple[float, float, float],
+    batch_size: int,
+    buffer_size: int,
+    n_ranks: int,
+    shuffle: bool,
+) -> None:
+    """On each rank with the same rows; of all ranks together they are those of one with as many times the batch."""
+    keys: dict[str, Any] = {"batch_size": batch_size * n_ranks, "buffer_size": buffer_size, "shuffle": shuffle}
+    alone = [Counter(flat([step])) for step in read(plan(*paths, weights=weights, **keys), cut + 12)]
+    shared = [Counter[str]() for _ in alone]
+    for rank in range(n_ranks):
+        own: dict[str, Any] = {**keys, "rank": rank, "n_ranks": n_ranks, "own_batch_size": batch_size}
+        straight = plan(*paths, weights=weights, **own)
+        expected = read(straight, cut + 12)
+        position = StreamSource(batches=iter(()), steps=straight).position(cut)
+        again = plan(*paths, weights=weights, first_step=cut, position=position, **own)
+        for counts, step in zip(shared, expected, strict=True):
+            counts.update(flat([step]))
+
+        assert read(again, 12) == expected[cut:]
+        assert [again.dumps(cut + step) for step in range(13)] == [straight.dumps(cut + step) for step in range(13)]
+    assert shared == alone
+
+
+def test_other_sources_are_refused(paths: list[str]) -> None:
+    """The key of the source is named; a state of another number of sources is not understood."""
+    steps = plan(*paths, weights=(1, 1, 1))
+    read(steps, 2)
+    position = steps.dumps(2)
+    with pytest.raises(CheckpointError, match=r"data\.sources\[1\]\.path: its files have other names than then"):
+        load(position, paths[0], paths[2], paths[2])
+    with pytest.raises(CheckpointError, match="which is not understood"):
+        load(position, *paths[:2])
+    with pytest.raises(CheckpointError, match="which is not understood"):
+        load(position, paths[0])

@@ -29,6 +29,18 @@ def test_contradictions_have_a_sentence(keys: dict[str, Any], message: str) -> N
         parse_recipe("", given | keys)
 
 
+def test_streamed_sources_need_weights() -> None:
+    """Their rows are not counted; with weights they are mixed."""
+    stream: dict[str, Any] = {"data.streaming": True, "train.iters": 10}
+    with pytest.raises(RecipeError, match=r"data\.sources\[0\]\.weight: missing together with data\.streaming = true"):
+        parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]})
+    with pytest.raises(RecipeError, match=r"data\.sources\[1\]\.weight: missing, and other sources have one"):
+        parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl", "weight": 1}, {"path": "b.jsonl"}]})
+    recipe = parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl", "weight": 1}]})
+
+    assert recipe.data.sources[0].weight == 1
+
+
 def test_a_stream_needs_iters() -> None:
     """A default would end it somewhere; a recipe that was written out names it."""
     recipe = parse_recipe("", STREAM | {"data.shuffle_buffer": 5})

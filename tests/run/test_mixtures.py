@@ -1,6 +1,7 @@
 """Runs on several sources: proportions as they are told, epochs of each, exact resume in every order of rows."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from tests.arrays import load_arrays
 from tests.runs import make_recipe, run, write_image_rows
 from tests.training import picture
 from vlora import Recipe
-from vlora.events import Event, Finished, Reported, Started, StepReport
+from vlora.errors import CheckpointError
+from vlora.events import EpochEnded, Event, Finished, Reported, Started, StepReport
 from vlora.output.paths import STATE_NAME
 from vlora.recipe.sources import SourceSection
 
@@ -87,3 +89,57 @@ def test_without_weights(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     ]
     assert sorted(rows) == list(range(8))
     assert [use.epochs for use in finished(events).sources] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2, 3, 5, 6, 8))])
+def test_streamed_sources_resume_exactly_inside_their_buffers(
+    stop: int, checkpoint: CheckpointFactory, tmp_path: Path
+) -> None:
+    """A run that was stopped ends in the same bits: order, dropout, counts, epochs of each source and their rows."""
+    keys: dict[str, Any] = {"data__streaming": True, "data__shuffle_buffer": 3, "train__iters": 10}
+    keys |= {"lora__dropout": 0.2, "data__workers": 2, "data__prefetch": 3, "train__steps_per_report": 5}
+    recipes = [
+        mixture(checkpoint("qwen2_vl"), tmp_path / "rows", tmp_path / name / "a.safetensors", (3, 2), **keys)
+        for name in ("one", "two")
+    ]
+    whole = run(recipes[0])
+    asked = iter([*[False] * (stop - 1), True])
+    parts = [*run(recipes[1], should_stop=lambda: next(asked)), *run(recipes[1], resume=True)]
+    states = [load_arrays(tmp_path / name / STATE_NAME) for name in ("one", "two")]
+    started = next(event for event in whole if isinstance(event, Started))
+    ended = [[event for event in events if isinstance(event, EpochEnded)] for events in (whole, parts)]
+    ends = [finished(events) for events in (whole, parts)]
+
+    assert (started.n_rows, started.n_files) == (None, 2)
+    assert [(share.name, share.real) for share in started.sources] == [("rows.jsonl", 0.6), ("chats.jsonl", 0.4)]
+    assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
+    assert ended[0] == ended[1]
+    assert {(event.source, event.epoch, event.n_rows) for event in ended[0]} >= {
+        ("rows.jsonl", 1, 7),
+        ("chats.jsonl", 1, 3),
+        ("chats.jsonl", 2, 3),
+    }
+    assert ends[0].sources == ends[1].sources
+    assert sum(use.n_rows for use in ends[0].sources) == 20
+    assert abs(ends[0].sources[0].n_rows - 12) <= 2
+    assert [use.epochs for use in ends[0].sources] == [
+        use.n_rows / size for use, size in zip(ends[0].sources, (7, 3), strict=True)
+    ]
+
+
+def test_a_changed_file_of_a_streamed_source_is_refused(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """By the key of its source; and a mixture does not go on from a single stream."""
+    keys: dict[str, Any] = {"data__streaming": True, "data__shuffle_buffer": 1, "train__iters": 4}
+    output = tmp_path / "out" / "a.safetensors"
+    recipe = mixture(checkpoint("qwen2_vl"), tmp_path / "rows", output, (1, 1), **keys)
+    asked = iter([False, True])
+    run(recipe, should_stop=lambda: next(asked))
+    os.utime(tmp_path / "rows" / "chats.jsonl", ns=(1, 1))
+    with pytest.raises(CheckpointError, match=r"chats\.jsonl.*allow_changed_rows"):
+        run(recipe, resume=True)
+    single = attrs.evolve(recipe, data=attrs.evolve(recipe.data, path=recipe.data.sources[0].path, sources=()))
+    with pytest.raises(CheckpointError, match=r"data\.path: not given then"):
+        run(single, resume=True)
+    allowed = attrs.evolve(recipe, data=attrs.evolve(recipe.data, allow_changed_rows=True))
+
+    assert finished(run(allowed, resume=True)).step == 4

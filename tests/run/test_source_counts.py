@@ -1,7 +1,12 @@
 """What was learned of each source, counted over a run and over those that it goes on from."""
 
+from pathlib import Path
+
+import attrs
 import pytest
 
+from tests.data.streams import open_files, write_lines
+from vlora.data.batch_source import EndedEpoch
 from vlora.data.mixed_rows import mix_rows
 from vlora.data.rows import RowDataset
 from vlora.errors import CheckpointError
@@ -50,3 +55,23 @@ def test_counts_of_other_sources_are_refused(found: str) -> None:
     rows = mix_rows("a + b", [make("a", 4), make("b", 2)])
     with pytest.raises(CheckpointError, match="which is not understood of 2 sources; begin anew"):
         SourceCounts.begin(rows, found)
+
+
+def test_epochs_of_streams_are_known_once_one_is_over(tmp_path: Path) -> None:
+    """Rows belong to the source of their file; what a training state says goes on, also of a stream of one file."""
+    each = [
+        attrs.evolve(make(name, 1), stream=open_files(write_lines(tmp_path / name, sizes)))
+        for name, sizes in (("a", (2, 2)), ("b", (1,)))
+    ]
+    rows = mix_rows("a + b", each, weights=[1, 1])
+    counts = SourceCounts.begin(rows)
+    counts.add(RowMark(index=index, digest="", n_tokens=5) for index in (0, 1, 2, 2, 2))
+    counts = SourceCounts.begin(rows, counts.dumps())
+
+    assert [(use.n_rows, use.epochs) for use in counts.uses()] == [(2, None), (3, None)]
+    assert "epochs/a" not in counts.measure()
+    assert counts.end_epoch(EndedEpoch(epoch=1, n_rows=1, source=1)) == "b"
+    assert counts.end_epoch(EndedEpoch(epoch=1, n_rows=4)) == ""
+    counts = SourceCounts.begin(rows, counts.dumps())
+    assert [use.epochs for use in counts.uses()] == [None, 3.0]
+    assert counts.measure()["epochs/b"] == 3.0

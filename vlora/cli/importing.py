@@ -20,7 +20,7 @@ def importing(recipe: Recipe, *, needs_rows: bool = True) -> Iterator[None]:
     Raises:
         RecipeError: The rows are not there.
     """
-    from ..data.stream_opening import check_rows
+    from ..data.recipe_rows import check_rows
 
     if needs_rows:
         check_rows(recipe.data)

@@ -188,7 +188,7 @@ def write_recipe(name: str, target: Path | None, console: "Screen") -> int:
 
 def _find_missing(recipe: Recipe) -> Iterator[str]:
     """Name the paths of a recipe that do not exist: placeholders, and results of other recipes."""
-    from ..data.stream_opening import check_rows
+    from ..data.recipe_rows import check_rows
 
     for key, value in (("path", recipe.model.path), ("adapter_path", recipe.model.adapter_path)):
         is_local = value is not None and (key == "adapter_path" or value.count("/") > HUB_SLASHES)

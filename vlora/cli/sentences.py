@@ -29,7 +29,9 @@ def _describe_unnamed(images: UnnamedImages) -> str:
 
 
 def describe_share(share: SourceShare) -> str:
-    """Describe a source's part in an epoch of a mixture."""
+    """Describe a source's part in an epoch of a mixture, or of one without epochs."""
+    if share.n_rows is None or share.n_drawn is None:
+        return f"{share.name}: a stream; {share.real:.1%} of the rows"
     wanted = "" if f"{share.wanted:.1%}" == f"{share.real:.1%}" else f" (wanted {share.wanted:.1%})"
     times = share.n_drawn / share.n_rows
     drawn = "each once" if share.n_drawn == share.n_rows else f"{share.n_drawn:,} drawn, {times:.3g} times all of them"
@@ -38,7 +40,8 @@ def describe_share(share: SourceShare) -> str:
 
 def describe_use(use: SourceUse) -> str:
     """Describe what was learned of a source."""
-    return f"{use.name}: {use.n_rows:,} rows, {use.epochs:.2f} epochs, {use.n_tokens:,} tokens"
+    epochs = "its first epoch not over" if use.epochs is None else f"{use.epochs:.2f} epochs"
+    return f"{use.name}: {use.n_rows:,} rows, {epochs}, {use.n_tokens:,} tokens"
 
 
 def describe_template(template: TemplateUse) -> str:

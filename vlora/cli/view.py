@@ -95,7 +95,8 @@ class EventView:
         if isinstance(event, Compiling | Compiled):
             return describe_compilation(event)
         if isinstance(event, EpochEnded):
-            return f"epoch {event.epoch:,} of the stream has ended with step {event.step:,}: {event.n_rows:,} rows"
+            name = escape(event.source) or "the stream"
+            return f"epoch {event.epoch:,} of {name} has ended with step {event.step:,}: {event.n_rows:,} rows"
         if isinstance(event, Scored):
             return describe_scores(event, self.state.n_steps)
         return _write_note(event)

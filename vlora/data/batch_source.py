@@ -29,8 +29,23 @@ class BatchSource(Protocol):
     def position(self, step: int) -> str:
         """Return what a training state has to store to resume after a step; "" if the step's number is enough."""
 
-    def ended(self, step: int) -> tuple[int, int] | None:
-        """Give the epochs that are over, and the rows of the last one, if a step of a stream has ended it."""
+    def ended(self, step: int) -> "tuple[EndedEpoch, ...]":
+        """Give the epochs of streams that have ended with a step; of other rows it is known when they will."""
+
+
+@attrs.frozen(kw_only=True)
+class EndedEpoch:
+    """An epoch of a stream that has ended.
+
+    Attributes:
+        epoch: Epochs of the stream that are over.
+        n_rows: Rows of this one, those of all ranks together.
+        source: Which of a mixture's sources the stream is; None of a single one.
+    """
+
+    epoch: int
+    n_rows: int
+    source: int | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -60,9 +75,10 @@ class PlannedSource:
         del step
         return ""
 
-    def ended(self, step: int) -> None:
-        """Return None: how many rows an epoch has is known from the beginning."""
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Return (): how many rows an epoch has is known from the beginning."""
         del step
+        return ()
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -94,6 +110,7 @@ class PackedSource:
         """Return how many rows were read after a step, and which of them wait."""
         return self.packed.progress_at(step).dumps()
 
-    def ended(self, step: int) -> None:
-        """Return None: how many rows an epoch has is known from the beginning."""
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Return (): how many rows an epoch has is known from the beginning."""
         del step
+        return ()

@@ -11,6 +11,7 @@ from ..errors import SampleError
 from ..recipe.schema import DataSection
 from ..types import Batch, Cut, Example, RowMark, Sample
 from .collate import collate
+from .drawn_rows import DrawnRows
 from .examples import raise_unless_skipped
 from .packing import PackedSteps
 from .prefetch import WorkerPool
@@ -44,6 +45,7 @@ class DataLoader:
 
     Attributes:
         train: The rows to train on.
+        drawn: Where the rows to train on are put where they are streamed.
         data: The recipe's section; it says what becomes of rows that cannot be learned from.
         batch_size: Rows of a batch.
         stand_in: Makes the batch that a rank without a row runs; without one there is no batch then.
@@ -65,6 +67,7 @@ class DataLoader:
     encode: Callable[[Sample], tuple[Example, ...]]
     mark: Callable[[int, Row, Sample], RowMark | None] = _unmarked
     prepare_batch: Callable[[Batch], Batch] = _unprepared
+    drawn: DrawnRows | None = None
     join: Callable[[list[tuple[Example, ...]]], list[Example]] = flatten
     stand_in: Callable[[], Batch] | None = None
     examples_per_row: int = 1

@@ -1,5 +1,6 @@
 """Rows of several data sets one after the other, each read as its own data set has it."""
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from ..facts import Columns, SourceShare
 from ..types import Sample
 from .format.samples import Preferences
 from .mixture import EpochOrder, Mixture
+from .readers.stream import RowStream
 from .readers.table import join_tables
 from .rows import FIRST_ROWS, RowDataset
 from .values import Row
@@ -40,25 +42,20 @@ class MixedRows(RowDataset):
 
     parts: Sequence[RowDataset]
     mixture: Mixture | None = None
-    _ends: Any = attrs.field(init=False)
-
-    @_ends.default
-    def _count_up(self) -> Any:
-        return np.cumsum([len(part) for part in self.parts])
 
     def read(self, index: int) -> tuple[Row, Sample]:
         """Read a row as its table has it, and as a conversation."""
-        part, own = self._find(index)
+        part, own = self.find_part(index)
         return part.read(own)
 
     def name_row(self, index: int) -> str:
         """Name a row as messages do."""
-        part, own = self._find(index)
+        part, own = self.find_part(index)
         return part.name_row(own)
 
     def name_source(self, index: int) -> str | None:
         """Name the source of a row; None of files that are one source together."""
-        return None if self.mixture is None else self._find(index)[0].name
+        return None if self.mixture is None else self.find_part(index)[0].name
 
     def find_numbered(self, number: int) -> Iterator[int]:
         """Find the rows of a number: one of each data set that has one."""
@@ -114,6 +111,11 @@ class MixedRows(RowDataset):
         mixture = self.mixture
         if mixture is None:
             return ()
+        if self.streams:
+            return tuple(
+                SourceShare(name=part.name, wanted=share, real=share)
+                for part, share in zip(self.parts, mixture.shares, strict=True)
+            )
         found = zip(self.parts, mixture.shares, mixture.quotas, strict=True)
         return tuple(
             SourceShare(
@@ -132,7 +134,16 @@ class MixedRows(RowDataset):
         found = enumerate(part.commit for part in self.parts)
         return {f"data.sources[{place}]": commit for place, commit in found if commit is not None}
 
-    def _find(self, index: int) -> tuple[RowDataset, int]:
+    @property
+    def streams(self) -> tuple[RowStream, ...]:
+        """What the rows are the first ones of, source by source."""
+        return tuple(stream for part in self.parts for stream in part.streams)
+
+    @functools.cached_property
+    def _ends(self) -> Any:
+        return np.cumsum([len(part) for part in self.parts])
+
+    def find_part(self, index: int) -> tuple[RowDataset, int]:
         """Find the data set of a row, and its index there."""
         number = int(self.indices[index])
         place = int(np.searchsorted(self._ends, number, side="right"))

@@ -28,8 +28,8 @@ def check_sources(data: DataSection) -> None:
         check_paths(data)
         return
     for place, source in enumerate(data.sources):
-        with _naming(place, source):
-            check_paths(_section_of(data, source))
+        with naming_source(place, source):
+            check_paths(section_of(data, source))
 
 
 def read_sources(
@@ -51,26 +51,36 @@ def read_sources(
         return read_rows(data, seed=seed, preferences=preferences)
     found = []
     for place, source in enumerate(data.sources):
-        with _naming(place, source):
-            train, valid = read_rows(_section_of(data, source), seed=seed, preferences=preferences)
+        with naming_source(place, source):
+            train, valid = read_rows(section_of(data, source), seed=seed, preferences=preferences)
             train = _limit(train, source.rows)
             found.append((train, valid) if valid is not None else hold_out(train, data.valid_fraction, seed))
-    names = _make_names([train for train, _ in found], data.sources)
+    names = name_sources([train for train, _ in found], data.sources)
     trained = [attrs.evolve(train, name=name) for name, (train, _) in zip(names, found, strict=True)]
     weights = [source.weight for source in data.sources if source.weight is not None]
-    train = mix_rows(_name(trained), trained, weights=weights or None)
+    train = mix_rows(join_names(trained), trained, weights=weights or None)
     _refuse_unlearned(train)
     if data.valid_path is not None:
         return train, read_other_rows(data, preferences=preferences)
+    return train, name_held_out(names, found)
+
+
+def name_held_out(names: Sequence[str], found: Sequence[tuple[RowDataset, RowDataset | None]]) -> MixedRows | None:
+    """Join the rows of each source that are held out, under the names of their sources.
+
+    Args:
+        names: Of the sources.
+        found: Their rows to train on, and those that are held out.
+    """
     held_out = [
         attrs.evolve(valid, name=name if valid.name == before.name else valid.name)
         for name, (before, valid) in zip(names, found, strict=True)
         if valid is not None
     ]
-    return train, mix_rows(_name(held_out), held_out) if held_out else None
+    return mix_rows(join_names(held_out), held_out) if held_out else None
 
 
-def _section_of(data: DataSection, source: SourceSection) -> DataSection:
+def section_of(data: DataSection, source: SourceSection) -> DataSection:
     """Give a section of one source only."""
     own = {name: getattr(source, name) for name in OWN if getattr(source, name) is not None}
     # What is held out is a share of the rows that are used.
@@ -81,7 +91,7 @@ def _limit(rows: RowDataset, most: int | None) -> RowDataset:
     return rows if most is None or most >= len(rows) else attrs.evolve(rows, indices=rows.indices[:most])
 
 
-def _make_names(found: Sequence[RowDataset], sources: Sequence[SourceSection]) -> list[str]:
+def name_sources(found: Sequence[RowDataset], sources: Sequence[SourceSection]) -> list[str]:
     """Name sources apart, by their paths where the names of their files are the same."""
     times = Counter(rows.name for rows in found)
     names = [
@@ -92,7 +102,7 @@ def _make_names(found: Sequence[RowDataset], sources: Sequence[SourceSection]) -
     return [name if again[name] == 1 else f"{name} (source {place})" for place, name in enumerate(names)]
 
 
-def _name(found: Sequence[RowDataset]) -> str:
+def join_names(found: Sequence[RowDataset]) -> str:
     """Name all sources together."""
     return " + ".join(rows.name for rows in found)
 
@@ -109,7 +119,7 @@ def _refuse_unlearned(train: MixedRows) -> None:
 
 
 @contextlib.contextmanager
-def _naming(place: int, source: SourceSection) -> Iterator[None]:
+def naming_source(place: int, source: SourceSection) -> Iterator[None]:
     """Let an error begin with the key of the source."""
     try:
         yield

@@ -19,7 +19,7 @@ Indices = npt.NDArray[np.int64]
 EpochOrder = Callable[[int], Indices]
 """Gives the order of an epoch, which counts from 0: i64[rows of an epoch], indices of rows."""
 
-_TIMES, _ROWS = 1, 2
+_TIMES, _ROWS, _STREAM = 1, 2, 3
 """Keep the draws of a mixture apart from others of the same seed."""
 
 
@@ -51,12 +51,7 @@ class Mixture:
         """Rows that an epoch has of each source: its share to the nearest row, `n_rows` of all together."""
         if self.weights is None:
             return self.sizes
-        exact = [share * self.n_rows for share in self.shares]
-        quotas = [int(number) for number in exact]
-        by_remainder = sorted(range(len(exact)), key=lambda source: (quotas[source] - exact[source], source))
-        for source in by_remainder[: self.n_rows - sum(quotas)]:
-            quotas[source] += 1
-        return tuple(quotas)
+        return apportion(self.shares, self.n_rows)
 
     def order(self, *, seed: int, shuffle: bool) -> EpochOrder:
         """Make what gives the order of each epoch.
@@ -78,15 +73,11 @@ class Mixture:
         return order
 
     def _interleave(self, seed: int, epoch: int, *, shuffle: bool) -> Indices:
-        times, rows, first = [], [], 0
+        rows, first = [], 0
         for source, (size, quota) in enumerate(zip(self.sizes, self.quotas, strict=True)):
-            # Each row has an equal part of the epoch, in which it comes at a random time.
-            rng = np.random.default_rng((seed, epoch, _TIMES, source))
-            within = rng.random(quota) if shuffle else np.full(quota, 0.5)
-            times.append((np.arange(quota) + within) / max(1, quota))
             rows.append(first + self._draw(source, epoch * quota, quota, seed, shuffle=shuffle))
             first += size
-        return np.concatenate(rows)[np.argsort(np.concatenate(times), kind="stable")]
+        return np.concatenate(rows)[spread(self.quotas, seed=seed, epoch=epoch, shuffle=shuffle)]
 
     def _draw(self, source: int, n_before: int, n_drawn: int, seed: int, *, shuffle: bool) -> Indices:
         """Give the rows of a source that are drawn after others, epoch after epoch of its own."""
@@ -96,6 +87,39 @@ class Mixture:
             own = rng.permutation(size) if shuffle else np.arange(size)
             found.append(own[max(0, n_before - epoch * size) : end - epoch * size])
         return np.concatenate(found)
+
+
+def own_seed(seed: int, source: int) -> int:
+    """Give a source whose rows are streamed a seed of its own."""
+    return int(np.random.default_rng((seed, _STREAM, source)).integers(1 << 63))
+
+
+def apportion(shares: Sequence[float], n_rows: int) -> tuple[int, ...]:
+    """Divide a number of rows among sources: each gets its share to the nearest row, and all together `n_rows`."""
+    exact = [share * n_rows for share in shares]
+    quotas = [int(number) for number in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda source: (quotas[source] - exact[source], source))
+    for source in by_remainder[: n_rows - sum(quotas)]:
+        quotas[source] += 1
+    return tuple(quotas)
+
+
+def spread(quotas: Sequence[int], *, seed: int, epoch: int, shuffle: bool) -> Indices:
+    """Let sources take turns: i64[rows of all], numbers of rows that are counted one source after the other.
+
+    Args:
+        quotas: Rows of each source.
+        seed: The run's seed.
+        epoch: With the seed it fixes the turns.
+        shuffle: Draw when each row comes within its part of the whole; otherwise sources take turns evenly.
+    """
+    times = []
+    for source, quota in enumerate(quotas):
+        # Each row has an equal part of the epoch, in which it comes at a random time.
+        rng = np.random.default_rng((seed, epoch, _TIMES, source))
+        within = rng.random(quota) if shuffle else np.full(quota, 0.5)
+        times.append((np.arange(quota) + within) / max(1, quota))
+    return np.argsort(np.concatenate(times), kind="stable")
 
 
 def draw_order(n_rows: int, *, seed: int, epoch: int, shuffle: bool) -> Indices:

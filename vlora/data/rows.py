@@ -74,17 +74,24 @@ class RowDataset:
     @property
     def n_known(self) -> int | None:
         """Count all rows; None where they are the first ones of a stream."""
-        return len(self) if self.stream is None else None
+        return None if self.streams else len(self)
 
     @property
     def title(self) -> str:
         """Name the rows that have numbers: of a stream the first ones."""
-        return self.name if self.stream is None else f"the beginning of {self.name} ({len(self):,} rows of a stream)"
+        streams = self.streams
+        what = "a stream" if len(streams) == 1 else f"{len(streams)} streams"
+        return f"the beginning of {self.name} ({len(self):,} rows of {what})" if streams else self.name
 
     @property
     def n_marks(self) -> int:
-        """Count what a run tells apart of what it has learned: rows, or the files of a stream."""
-        return len(self) if self.stream is None else len(self.stream.files)
+        """Count what a run tells apart of what it has learned: rows, or the files of streams."""
+        return sum(len(stream.files) for stream in self.streams) if self.streams else len(self)
+
+    @property
+    def streams(self) -> tuple[RowStream, ...]:
+        """What the rows are the first ones of: a stream, or one for each source; none of rows that all have numbers."""
+        return () if self.stream is None else (self.stream,)
 
     def __getitem__(self, index: int) -> Sample:
         """Read a row as a conversation.

@@ -7,9 +7,8 @@ import attrs
 from ..errors import RecipeError
 from ..recipe.schema import DataSection
 from .format.samples import Preferences
-from .mixing import check_sources, read_sources
 from .opening import find_commit, load_split, make_dataset, naming, parse_key
-from .readers.stream import DrawnTable, PlacesTable, RowStream
+from .readers.stream import PlacesTable, RowStream
 from .readers.stream_kinds import check_stream, find_files, is_read_by_number, reader_for
 from .rows import RowDataset
 from .splits import SplitPart
@@ -21,36 +20,27 @@ _START = "data.split: found {found!r}; a stream is cut at its beginning only, as
 _FIRST = "data.valid_split: found {found!r}; of a stream the first rows are held out, as in train[:100]"
 
 
-def check_rows(data: DataSection) -> None:
-    """Check that the data which a recipe names is there, streamed or not; reading it would raise the same errors.
+def check_streams(data: DataSection) -> None:
+    """Check that the files which a section streams are there; reading them would raise the same errors.
 
     Raises:
-        RecipeError: It is not, or of a kind that is not read.
+        RecipeError: They are not, or of a kind that is not streamed.
     """
-    if not data.streaming:
-        check_sources(data)
-        return
     for key, path in (("data.path", data.path), ("data.valid_path", data.valid_path)):
         if path is not None and (key == "data.path" or not is_read_by_number(path)):
             with naming(key, path, data.split):
                 check_stream(path)
 
 
-def open_rows(
-    data: DataSection, *, seed: int = 0, preferences: Preferences | None = None
+def read_streams(
+    data: DataSection, preferences: Preferences | None = None, *, most: int | None = None
 ) -> tuple[RowDataset, RowDataset | None]:
-    """Open the rows that a recipe names, streamed or not, of one source or of several; see `read_sources`."""
-    if data.streaming:
-        return read_streams(data, preferences)
-    return read_sources(data, seed=seed, preferences=preferences)
-
-
-def read_streams(data: DataSection, preferences: Preferences | None = None) -> tuple[RowDataset, RowDataset | None]:
     """Open the stream of the training rows, and read the places of the validation rows if the recipe names any.
 
     Args:
         data: The recipe's section.
         preferences: As for `read_rows`.
+        most: How many rows are used at most, the first ones behind those that are left out; None for all.
 
     Returns:
         The first rows of the stream, which has all (`RowDataset.stream`), and the rows to validate on.
@@ -64,46 +54,30 @@ def read_streams(data: DataSection, preferences: Preferences | None = None) -> t
     if split.last is not None or not (split.first or "0").isdecimal():
         raise RecipeError(_START.format(found=data.split))
     n_left_out = int(split.first or 0)
-    stream = _open(pinned, path, split.name, "data.path")
-    if n_left_out:
-        places = stream.head(n_left_out + 1)
-        if len(places) <= n_left_out:
-            msg = f"data.split: found {data.split!r}, and {path!r} has {len(places)} rows, which leaves none"
-            raise RecipeError(msg)
-        stream = attrs.evolve(stream, first=places[n_left_out])
+    stream = _cut(_open(pinned, path, split.name, "data.path"), data, n_left_out, most)
     train = attrs.evolve(_make(pinned, path, stream, HEAD_ROWS), commit=commit, stream=stream)
-    valid = _open_valid(pinned, split, stream, n_left_out)
+    valid = _open_valid(pinned, split, attrs.evolve(stream, first=None, end=None), n_left_out)
     return train.with_preferences(preferences), None if valid is None else valid.with_preferences(preferences)
 
 
-def refuse_stream(data: DataSection) -> None:
-    """Refuse a recipe that streams its rows where rows are asked for by their numbers.
-
-    Raises:
-        RecipeError: It does.
-    """
-    if data.streaming:
-        msg = (
-            "data.streaming: found true, and load_data gives rows by their numbers, which those of a stream do not "
-            "have; fit streams them, or give load_data rows of your own"
-        )
-        raise RecipeError(msg)
-
-
-def draw_rows(rows: RowDataset) -> tuple[RowDataset, DrawnTable]:
-    """Give the rows of a stream as they are read in the order in which they are drawn, and where they are put."""
-    assert rows.stream is not None  # noqa: S101 - the caller has asked
-    table = DrawnTable(rows.stream)
-    return attrs.evolve(rows, table=table, indices=range(sys.maxsize)), table
+def _cut(stream: RowStream, data: DataSection, n_left_out: int, most: int | None) -> RowStream:
+    """Leave out the first rows, and those behind the ones that are used."""
+    if n_left_out:
+        places = stream.head(n_left_out + 1)
+        if len(places) <= n_left_out:
+            msg = f"data.split: found {data.split!r}, and {data.path!r} has {len(places)} rows, which leaves none"
+            raise RecipeError(msg)
+        stream = attrs.evolve(stream, first=places[n_left_out])
+    if most is not None:
+        places = stream.head(most + 1)
+        stream = attrs.evolve(stream, end=places[most] if len(places) > most else None)
+    return stream
 
 
 def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_out: int) -> RowDataset | None:
     path = data.path or ""
     if data.valid_path is not None:
-        if is_read_by_number(data.valid_path):
-            return load_split(data, data.valid_path, (SplitPart(split.name),), "data.valid_path")
-        other = _open(attrs.evolve(data, revision=None), data.valid_path, split.name, "data.valid_path")
-        return _make(data, data.valid_path, other, None)
+        return _read_other(data, split)
     if data.valid_split is None:
         return None
     valid = _parse_one("data.valid_split", data.valid_split)
@@ -121,7 +95,21 @@ def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_o
             f"data.split = '{split.name}[{n_rows}:]'"
         )
         raise RecipeError(msg)
-    return _make(data, path, attrs.evolve(stream, first=None), n_rows)
+    return _make(data, path, stream, n_rows)
+
+
+def read_other_stream(data: DataSection, preferences: Preferences | None = None) -> RowDataset:
+    """Read the places of the rows of `data.valid_path`, which is given; errors as for `read_streams`."""
+    split, *_ = parse_key("data.split", data.split)
+    return _read_other(data, split).with_preferences(preferences)
+
+
+def _read_other(data: DataSection, split: SplitPart) -> RowDataset:
+    path = data.valid_path or ""
+    if is_read_by_number(path):
+        return load_split(data, path, (SplitPart(split.name),), "data.valid_path")
+    other = _open(attrs.evolve(data, revision=None), path, split.name, "data.valid_path")
+    return _make(data, path, other, None)
 
 
 def _open(data: DataSection, path: str, split: str, key: str) -> RowStream:

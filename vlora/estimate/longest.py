@@ -140,7 +140,7 @@ class _Finder:
         examples = join_rows(self.recipe, found)
         cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
         told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
-        which = "all" if len(looked) == len(rows) and rows.stream is None else "the first"
+        which = "all" if len(looked) == len(rows) and not rows.streams else "the first"
         return collate(examples, max(size, len(examples))), f"the longest of {which} {len(looked):,} rows{told}"
 
     def find_prompts(self, rows: RowDataset, size: int) -> tuple[tuple[models.Prompt, ...], str]:

@@ -79,7 +79,7 @@ class DataSection:
         shuffle: Draw a new order every epoch.
         streaming: Read rows one after another while training, without counting them first: JSON Lines, CSV, Parquet and
             WebDataset tar files, several with a wildcard (shards/*.tar), and those of the hub. It needs train.iters.
-        shuffle_buffer: Rows of a stream that wait to be drawn from; those of Parquet and the hub are kept in memory.
+        shuffle_buffer: Rows of each stream that wait to be drawn from; those of Parquet and the hub are kept in memory.
         valid_path: Other rows to validate on.
         valid_split: Another split of `path` to validate on.
         valid_fraction: A share of the rows to hold out and validate on.

@@ -30,8 +30,11 @@ def find_streaming_contradictions(recipe: Recipe) -> Iterator[str]:
             )
         return
     together = "together with data.streaming = true"
-    if data.sources:
-        yield f"data.sources: found {len(data.sources)} {together}; streams are not mixed, give data.path"
+    if data.sources and all(source.weight is None for source in data.sources):
+        yield (
+            f"data.sources[0].weight: missing {together}; rows of streams are not counted, give each source its share "
+            "of the rows"
+        )
     if train.epochs is not None:
         yield f"train.epochs: found {train.epochs} {together}; a stream's rows are not counted, give train.iters"
     if train.batching != "shuffled":

@@ -8,16 +8,15 @@ from .. import models
 from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
 from ..data.collate import make_stand_in
+from ..data.drawn_rows import DrawnRows, draw_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_rows
 from ..data.pack_sharing import PackShare
 from ..data.packing import PackedSteps, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
-from ..data.readers.stream import DrawnTable
 from ..data.rows import RowDataset
 from ..data.sampler import share_steps, step_batches, steps_per_epoch
-from ..data.stream_opening import draw_rows
 from ..data.streaming import StreamSource, stream_steps
 from ..data.values import Row
 from ..errors import CheckpointError, RecipeError
@@ -35,12 +34,13 @@ PRIMED_STEPS = 32
 def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
     """Make what reads a recipe's rows: their answers, two of a pair, those of other rows where a loss needs them."""
     train, mark = data.train, consumed.mark_row
-    if train.stream is not None:
-        train, table = draw_rows(train)
+    drawn = draw_rows(train) if train.streams else None
+    if drawn is not None:
+        train, mark_drawn = drawn.rows, drawn.mark
 
         def mark(index: int, row: Row, sample: Sample) -> RowMark:
             del row, sample
-            return table.mark(index)
+            return mark_drawn(index)
 
     spell = data.encoder.tokenizer.convert_ids_to_tokens
 
@@ -50,6 +50,7 @@ def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wor
     token = data.encoder.tokenizer.eos_token_id
     return DataLoader(
         train=train,
+        drawn=drawn,
         data=recipe.data,
         batch_size=recipe.train.batch_size,
         workers=workers,
@@ -96,8 +97,8 @@ def make_source(
     # Rows of a whole step at least: while it runs nothing else makes room for more.
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
     _check_kind(recipe, first, position)
-    if loader.train.stream is not None:
-        return _make_streamed(recipe, loader, first, position, ranks, n_planned, n_ahead)
+    if loader.drawn is not None:
+        return _make_streamed(recipe, loader, loader.drawn, first, position, ranks, n_planned, n_ahead)
     n_rows = len(loader.train)
     if train.batching == "packed":
         order = loader.train.order(seed=train.seed, shuffle=data.shuffle)
@@ -130,12 +131,17 @@ def agreeing(ranks: Ranks) -> Callable[[bool], bool]:
 
 
 def _make_streamed(
-    recipe: Recipe, loader: DataLoader, first: int, position: str, ranks: Ranks, n_planned: int, n_ahead: int
+    recipe: Recipe,
+    loader: DataLoader,
+    drawn: DrawnRows,
+    first: int,
+    position: str,
+    ranks: Ranks,
+    n_planned: int,
+    n_ahead: int,
 ) -> StreamSource:
     """Plan steps of streamed rows, see `make_source`."""
-    table = loader.train.table
-    assert isinstance(table, DrawnTable)  # noqa: S101 - `make_loader` has made it
-    steps = stream_steps(recipe, table, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=ranks.size)
+    steps = stream_steps(recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=ranks.size)
     batches = loader.collate(loader.train, steps.steps(), n_ahead)
     primed = loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agreeing(ranks))
     return StreamSource(batches=primed, steps=steps)

@@ -153,8 +153,9 @@ class RunContext:
     def count(self, step: int, report: StepReport | None) -> Iterator[Event]:
         """Count a step as done, and yield what it was; None for one that was passed over."""
         self.done = step
-        if (ended := self.source.ended(step)) is not None:
-            yield EpochEnded(step=step, epoch=ended[0], n_rows=ended[1])
+        for ended in self.source.ended(step):
+            name = self.sources.end_epoch(ended)
+            yield EpochEnded(step=step, epoch=ended.epoch, n_rows=ended.n_rows, source=name)
         if report is None:
             return
         self.metrics.add(report)

@@ -178,7 +178,7 @@ def _load_rows(
     found, rules = checkpoint.find_state(paths.state) if resume else None, Rules()
     pinned = recipe if found is None else pin_revisions(found.metadata, recipe)
     data = ranks.behind_first(lambda: load_rows(pinned))
-    if data.train.stream is None and len(data.train) < ranks.size:
+    if not data.train.streams and len(data.train) < ranks.size:
         msg = f"{data.train.name}: found {len(data.train)} rows for {ranks.size} devices; use fewer devices"
         raise RanksError(msg)
     if found is not None:

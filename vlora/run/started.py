@@ -39,7 +39,7 @@ def describe_start(run: RunContext, first: int) -> Started:
         features=run.features.storage,
         template=data.encoder.template_use(),
         head=models.head_use(run.backbone.head),
-        n_files=0 if data.train.stream is None else len(data.train.stream.files),
+        n_files=sum(len(stream.files) for stream in data.train.streams),
         n_devices=run.ranks.size,
         sources=data.train.shares(),
     )

@@ -67,11 +67,15 @@ def _parse(line: bytes) -> RowMark:
 
 def _find_change(mark: RowMark, rows: RowDataset) -> str | None:
     """Name a row that has changed, and say what of it; None if nothing has."""
-    if rows.stream is not None:
+    shard = mark.index
+    for stream in rows.streams:
+        if shard >= len(stream.files):
+            shard -= len(stream.files)
+            continue
         # Of a stream a mark is that of a file, whose path may be written in other words.
-        now = rows.stream.mark(mark.index)
+        now = stream.mark(shard)
         is_same = now.digest == mark.digest and [file[1:] for file in now.files] == [file[1:] for file in mark.files]
-        return None if is_same else f"all of {rows.stream.files[mark.index].name}"
+        return None if is_same else f"all of {stream.files[shard].name}"
     name = rows.name_row(mark.index).removeprefix(f"{rows.name} ")
     try:
         if digest_row(rows.table[int(rows.indices[mark.index])]) != mark.digest:

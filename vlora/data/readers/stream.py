@@ -116,12 +116,14 @@ class RowStream:
         open_reader: Makes the reader of a file.
         fills_gaps: See `vlora.data.readers.table.fills_gaps`.
         first: Rows before this place, in the files' own order, are not of the stream.
+        end: Neither are the row at this place and those behind it.
     """
 
     files: Sequence[StreamFile]
     open_reader: Callable[[StreamFile], ShardReader]
     fills_gaps: bool = False
     first: Place | None = None
+    end: Place | None = None
     _readers: "OrderedDict[int, ShardReader]" = attrs.field(factory=OrderedDict, init=False)
     _lock: Any = attrs.field(factory=threading.Lock, init=False)
 
@@ -142,6 +144,8 @@ class RowStream:
         """
         start = 0 if behind is None else order.index(behind.shard)
         for shard in order[start:]:
+            if self.end is not None and shard > self.end.shard:
+                continue
             number, first = 0, None
             if behind is not None and shard == behind.shard:
                 if behind.offset == DAMAGED:
@@ -154,6 +158,8 @@ class RowStream:
             try:
                 found = self.reader(shard).find(first, keeps=keeps)
                 for row in itertools.islice(found, int(number > 0), None):
+                    if self.end is not None and (shard, row.number) >= self.end[:2]:
+                        break
                     number = row.number + 1
                     yield Drawn(Place(shard, row.number, row.offset), row.kept)
             except (OSError, ValueError) as error:

@@ -1,0 +1,51 @@
+"""Rows of streams by the number of rows drawn before: read, named, known by their files, forgotten."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.streams import open_files, write_lines
+from vlora.data.drawn_rows import draw_rows
+from vlora.data.mixed_rows import mix_rows
+from vlora.data.rows import RowDataset
+
+
+def head(folder: Path, counts: tuple[int, ...], first: int = 0) -> RowDataset:
+    """Give the rows of a stream, of which none has a number."""
+    stream = open_files(write_lines(folder, counts, first=first))
+    return RowDataset(name=folder.name, table=[], indices=(), stream=stream)
+
+
+def test_rows_of_one_stream(tmp_path: Path) -> None:
+    """They are read by any number that they were given, until they are dropped."""
+    rows = head(tmp_path / "a", (2, 4))
+    drawn = draw_rows(rows)
+    (stream,) = rows.streams
+    drawn.put(5, 0, list(stream.find([1]))[3])
+
+    assert (drawn.weights, len(drawn), drawn.streams) == (None, 1, [stream])
+    assert drawn.rows[5].turns[-1].text == "It is 5."
+    assert drawn.rows[5].source == "rows-1.jsonl row 3"
+    assert drawn.mark(5) == stream.mark(1)
+    drawn.drop([5])
+    with pytest.raises(KeyError):
+        drawn.rows[5]
+    assert len(drawn) == 0
+
+
+def test_rows_of_several_streams(tmp_path: Path) -> None:
+    """They are numbered together; their files are, too, one source after the other."""
+    parts = [head(tmp_path / "a", (2, 4)), head(tmp_path / "b", (3,), first=100)]
+    drawn = draw_rows(mix_rows("a + b", parts, weights=[3, 1]))
+    for index, source in ((0, 1), (1, 0)):
+        drawn.put(index, source, next(drawn.streams[source].find([0])))
+
+    assert drawn.weights == (3, 1)
+    assert [drawn.rows[index].turns[-1].text for index in (0, 1)] == ["It is 100.", "It is 0."]
+    assert [drawn.rows.name_source(index) for index in (0, 1)] == ["b", "a"]
+    assert [drawn.mark(index).index for index in (0, 1)] == [2, 0]
+    assert [drawn.mark(index).digest for index in (0, 1)] == [
+        parts[place].streams[0].mark(0).digest for place in (1, 0)
+    ]
+    assert (drawn.rows.n_known, drawn.rows.n_marks) == (None, 3)
+    assert parts[0].columns().used

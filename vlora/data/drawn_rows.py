@@ -1,0 +1,94 @@
+"""Rows of streams as they are read in the order in which they are drawn: by the number of rows drawn before."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from ..types import RowMark
+from .mixed_rows import MixedRows
+from .readers.stream import Drawn, DrawnTable, RowStream
+from .rows import RowDataset
+
+NUMBERS = range(sys.maxsize)
+"""Numbers of the rows of a stream, which has no end."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class DrawnMixedRows(MixedRows):
+    """Rows of several streams that were drawn.
+
+    Attributes:
+        source_of: Of each row that can be read, which source it is of.
+    """
+
+    source_of: Mapping[int, int]
+
+    def find_part(self, index: int) -> tuple[RowDataset, int]:
+        """Give the source of a row; rows of all sources are numbered together."""
+        return self.parts[self.source_of[index]], index
+
+
+@attrs.define(eq=False, kw_only=True)
+class DrawnRows:
+    """Where the rows of streams are put when they are drawn.
+
+    Attributes:
+        rows: Reads them.
+        weights: The shares of several sources; None of a single stream.
+    """
+
+    rows: RowDataset
+    weights: tuple[float, ...] | None
+    _tables: Sequence[DrawnTable]
+    _source_of: dict[int, int]
+
+    @property
+    def streams(self) -> list[RowStream]:
+        """The streams, source by source."""
+        return [table.stream for table in self._tables]
+
+    def put(self, index: int, source: int, row: Drawn) -> None:
+        """Let a row of a source be read by its number."""
+        self._source_of[index] = source
+        self._tables[source].put(index, row)
+
+    def drop(self, indices: Iterable[int]) -> None:
+        """Forget rows."""
+        for index in indices:
+            self._tables[self._source_of.pop(index)].drop([index])
+
+    def mark(self, index: int) -> RowMark:
+        """Return what a row's file is known by; files are numbered one source after the other."""
+        source = self._source_of[index]
+        mark = self._tables[source].mark(index)
+        n_before = sum(len(table.stream.files) for table in self._tables[:source])
+        return attrs.evolve(mark, index=n_before + mark.index)
+
+    def __len__(self) -> int:
+        """Count the rows that can be read."""
+        return len(self._source_of)
+
+
+def draw_rows(rows: RowDataset) -> DrawnRows:
+    """Let the rows of streams be read as they are drawn.
+
+    Args:
+        rows: The first rows of a stream or of several, which have all of them (`RowDataset.streams`).
+    """
+    tables = [DrawnTable(stream) for stream in rows.streams]
+    source_of: dict[int, int] = {}
+    if not isinstance(rows, MixedRows):
+        drawn = attrs.evolve(rows, table=tables[0], indices=NUMBERS)
+        return DrawnRows(rows=drawn, weights=None, tables=tables, source_of=source_of)
+    parts = [attrs.evolve(part, table=table, indices=NUMBERS) for part, table in zip(rows.parts, tables, strict=True)]
+    mixed = DrawnMixedRows(
+        name=rows.name,
+        table=rows.table,
+        indices=NUMBERS,
+        parts=parts,
+        mixture=rows.mixture,
+        source_of=source_of,
+    )
+    weights = None if rows.mixture is None else rows.mixture.weights
+    return DrawnRows(rows=mixed, weights=weights, tables=tables, source_of=source_of)

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vlora.compilation import soundness
@@ -38,6 +38,7 @@ def test_damaged_kernels_are_compiled_again(tmp_path: Path, monkeypatch: pytest.
     assert drop() == set()
 
 
+@example(4)
 @given(st.integers(0, 10**6))
 def test_no_part_of_a_library_is_whole(n_bytes: int) -> None:
     """Wherever it ends."""

@@ -68,6 +68,8 @@ def is_whole(content: bytes) -> bool:
 
 
 def _is_whole_library(content: bytes) -> bool:
+    if len(content) < len(ELF):
+        return False
     if not content.startswith(ELF):
         return True
     try:

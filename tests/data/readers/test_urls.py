@@ -1,5 +1,6 @@
 """Pictures behind addresses: only with leave, only from the public internet, and not at any length."""
 
+import contextlib
 import http.server
 import ipaddress
 import socket
@@ -90,10 +91,12 @@ class Server:
 def trickle(handler: http.server.BaseHTTPRequestHandler) -> None:
     """Answer with headers for half a minute."""
     handler.send_response(200)
-    for _ in range(600):
-        handler.send_header("X-Slow", "1")
-        handler.flush_headers()
-        time.sleep(0.05)
+    # Until nobody listens any more.
+    with contextlib.suppress(OSError):
+        for _ in range(600):
+            handler.send_header("X-Slow", "1")
+            handler.flush_headers()
+            time.sleep(0.05)
 
 
 @pytest.fixture

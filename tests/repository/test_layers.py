@@ -1,10 +1,9 @@
 """The rules of the package: which folder imports from which, who may print, who may touch the disk."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[2] / "vlora"
 ORDER = (
@@ -71,10 +70,16 @@ def room_of(module: Path) -> str:
     return name_of(module).partition("/")[0]
 
 
+@functools.cache
+def nodes_of(module: Path) -> tuple[ast.AST, ...]:
+    """Parse a file; give all nodes of its tree."""
+    return tuple(ast.walk(ast.parse(module.read_text(encoding="utf-8"))))
+
+
 def relative_imports(module: Path) -> Iterator[tuple[int, Path]]:
     """Yield (line, file) of every import within the package, inside functions too."""
     folder = module.parent
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in nodes_of(module):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         base = folder if node.level == 1 else folder.parents[node.level - 2]
@@ -86,11 +91,21 @@ def relative_imports(module: Path) -> Iterator[tuple[int, Path]]:
 
 def absolute_imports(module: Path) -> Iterator[str]:
     """Yield the top-level name of every absolute import."""
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in nodes_of(module):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module.partition(".")[0]
+
+
+def calls_of(module: Path) -> list[ast.Call]:
+    """List the calls in a file."""
+    return [node for node in nodes_of(module) if isinstance(node, ast.Call)]
+
+
+def called_names(module: Path) -> set[str]:
+    """Collect the plain names that a file calls."""
+    return {call.func.id for call in calls_of(module) if isinstance(call.func, ast.Name)}
 
 
 def test_every_folder_has_a_place() -> None:
@@ -98,14 +113,13 @@ def test_every_folder_has_a_place() -> None:
     assert {room_of(module) for module in MODULES} == set(RANKS)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_imports_go_down(module: Path) -> None:
+def test_imports_go_down() -> None:
     """A file imports from its own folder and from earlier entries of the order only."""
-    room = room_of(module)
     wrong = [
         f"{name_of(module)}:{line} imports {name_of(file)}"
+        for module in MODULES
         for line, file in relative_imports(module)
-        if room_of(file) != room and RANKS[room_of(file)] >= RANKS[room]
+        if room_of(file) != room_of(module) and RANKS[room_of(file)] >= RANKS[room_of(module)]
     ]
 
     assert not wrong
@@ -122,65 +136,68 @@ def test_no_circle() -> None:
     assert not sorted(map(name_of, left))
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_one_place_talks_to_mlx_vlm(module: Path) -> None:
+def test_one_place_talks_to_mlx_vlm() -> None:
     """Only `models` imports mlx-vlm or transformers, only `data.readers` datasets, nothing imports vlora absolutely."""
-    imports = set(absolute_imports(module))
-
-    assert room_of(module) == "models" or not imports & {"mlx_vlm", "transformers", "tokenizers"}
-    assert is_in(module, ("data/readers",)) or "datasets" not in imports
-    assert "vlora" not in imports
-
-
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_only_the_command_line_prints(module: Path) -> None:
-    """No module but the command line prints or knows of consoles."""
-    if room_of(module) in ("cli", "lora"):
-        return
-    calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
-
-    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
-    assert not {"rich", "argparse"} & set(absolute_imports(module)) or name_of(module) == "recipe/legacy"
-
-
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_nothing_process_wide_is_changed(module: Path) -> None:
-    """The default device and stream stay as they are, but on lines that say why another one is safe."""
-    text = module.read_text()
-    lines = text.splitlines()
-    found = [
-        node.lineno
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in PROCESS_WIDE
+    imports = {module: set(absolute_imports(module)) for module in MODULES}
+    outside = [module for module in MODULES if room_of(module) != "models"]
+    of_transformers = [
+        name_of(module) for module in outside if imports[module] & {"mlx_vlm", "transformers", "tokenizers"}
+    ]
+    of_datasets = [
+        name_of(module) for module in MODULES if not is_in(module, ("data/readers",)) and "datasets" in imports[module]
     ]
 
-    assert not [line for line in found if REASON not in lines[line - 1]]
+    assert not of_transformers
+    assert not of_datasets
+    assert not [name_of(module) for module in MODULES if "vlora" in imports[module]]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
+def test_only_the_command_line_prints() -> None:
+    """No module but the command line prints or knows of consoles."""
+    silent = [module for module in MODULES if room_of(module) not in ("cli", "lora")]
+    of_consoles = {name_of(module) for module in silent if {"rich", "argparse"} & set(absolute_imports(module))}
+
+    assert not [name_of(module) for module in silent if "print" in called_names(module)]
+    assert of_consoles <= {"recipe/legacy"}
+
+
+def test_nothing_process_wide_is_changed() -> None:
+    """The default device and stream stay as they are, but on lines that say why another one is safe."""
+    last_names = {name.rpartition(".")[2] for name in PROCESS_WIDE}
+    wrong = []
+    for module in MODULES:
+        lines = module.read_text(encoding="utf-8").splitlines()
+        wrong += [
+            f"{name_of(module)}:{node.lineno}"
+            for node in nodes_of(module)
+            if isinstance(node, ast.Attribute)
+            and node.attr in last_names
+            and ast.unparse(node) in PROCESS_WIDE
+            and REASON not in lines[node.lineno - 1]
+        ]
+
+    assert not wrong
+
+
+def test_pure_modules_are_pure() -> None:
+    """Pure modules know no disk, network, clock or global random state."""
+    pure = [
         module
         for module in MODULES
         if (is_in(module, PURE) and not is_in(module, IMPURE))
         or is_in(module, PURE_AFTER_ALL)
         or name_of(module) == "types"
-    ],
-    ids=name_of,
-)
-def test_pure_modules_are_pure(module: Path) -> None:
-    """Pure modules know no disk, network, clock or global random state."""
-    tree = ast.parse(module.read_text())
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    ]
     drawn = [
-        ast.unparse(node)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func).startswith(("mx.random.", "np.random."))
-        and not ast.unparse(node.func).startswith(("np.random.default_rng", "mx.random.key", "mx.random.split"))
-        and not any(keyword.arg == "key" for keyword in node.keywords)
+        f"{name_of(module)}:{call.lineno}"
+        for module in pure
+        for call in calls_of(module)
+        if ast.unparse(call.func).startswith(("mx.random.", "np.random."))
+        and not ast.unparse(call.func).startswith(("np.random.default_rng", "mx.random.key", "mx.random.split"))
+        and not any(keyword.arg == "key" for keyword in call.keywords)
     ]
 
-    assert not set(absolute_imports(module)) & IMPURE_MODULES
-    assert not called & IMPURE_CALLS
+    assert len(pure) > 50
+    assert not [name_of(module) for module in pure if set(absolute_imports(module)) & IMPURE_MODULES]
+    assert not [name_of(module) for module in pure if called_names(module) & IMPURE_CALLS]
     assert not drawn

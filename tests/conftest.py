@@ -115,6 +115,14 @@ def begin(model: str) -> known_kernels.Compilation:
     return known_kernels.begin(model, (kernel_list.KNOWN_KERNELS, KNOWN_KERNELS))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Wait for no disk: no test loses power. Processes that tests start do wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Give the folder of a family's tiny checkpoint; read it, do not write into it."""

@@ -230,7 +230,7 @@ def test_commands(tmp_path: Path) -> None:
         shlex.split(line)[1:] for line in LINES if "vlora inspect recipes/" in line or "runs/short" in line
     )
     shown = run(inspect, tmp_path)
-    trained = run([*short, "--set", "train.epochs=1", "--set", "eval.answer_rows=10"], tmp_path)
+    trained = run([*short, "--set", "data.split=train[:160]", "--set", "eval.answer_rows=10"], tmp_path)
 
     assert not shown.returncode, shown.stderr
     assert "[1<|im_end|>]" in shown.stdout
@@ -240,8 +240,11 @@ def test_commands(tmp_path: Path) -> None:
     }
     # What the README shows of a run are lines that a run prints.
     shown_lines = [line for line in block("text", "device: ").splitlines() if not line.startswith(("step", "...", " "))]
-    heads = {line.split()[0] for line in trained.stdout.splitlines() if line}
-    assert {line.split()[0] for line in shown_lines} <= heads
+    shown_heads, heads = (
+        {re.sub(r"\d+", "0", line.split()[0]) for line in lines if line}
+        for lines in (shown_lines, trained.stdout.splitlines())
+    )
+    assert shown_heads <= heads
 
 
 @pytest.mark.slow

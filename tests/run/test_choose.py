@@ -116,7 +116,9 @@ def test_a_run_stops_early(straight: tuple[Path, list[Event]]) -> None:
     assert json.loads((out / "best" / "best.json").read_text()) == {"step": 4, "valid_loss": 1.0}
 
 
-@pytest.mark.parametrize("stop", range(1, 9))
+@pytest.mark.parametrize(
+    "stop", [stop if stop not in (1, 7) else pytest.param(stop, marks=pytest.mark.slow) for stop in range(1, 9)]
+)
 def test_stopping_between_changes_nothing(
     stop: int, straight: tuple[Path, list[Event]], checkpoint: CheckpointFactory, tmp_path: Path
 ) -> None:

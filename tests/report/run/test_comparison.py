@@ -147,3 +147,17 @@ def test_runs_over_preferences_have_margins(tmp_path: Path) -> None:
     titles = {chart.title: chart for chart in found.charts}
     assert titles["Validation loss"].y_label == "mean over pairs"
     assert [line.ys for line in titles["Validation margin"].lines] == [(0.0, 0.5), (0.0, 0.75)]
+
+
+def test_runs_over_mixtures_say_what_they_learned_of_each_source(tmp_path: Path) -> None:
+    """The last numbers; a stream that has not ended once has no epochs, and a run without the source has no number."""
+    for name, source, epochs in (("a", "photos", {"epochs/photos": 1.5}), ("b", "photos", {}), ("c", "charts", {})):
+        write_run(
+            tmp_path / name,
+            {"step": 1, "loss": 1.0, f"rows/{source}": 1},
+            {"step": 2, "loss": 0.9, f"rows/{source}": 1200, **epochs},
+        )
+    found = compare_runs([tmp_path / name for name in "abc"])
+
+    assert row(found, "rows of photos").cells == ("1,200 (1.50 epochs)", "1,200", "")
+    assert row(found, "rows of charts").cells == ("", "", "1,200")

@@ -14,6 +14,8 @@ from .run_files import RunError, RunRecord, Series, read_run
 from .run_page import format_seconds, write_value
 
 FEWEST_RUNS = 2
+ROWS_OF, EPOCHS_OF = "rows/", "epochs/"
+"""Prefixes of what was learned of each source of a mixture."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +108,9 @@ def _compare_numbers(runs: Sequence[RunRecord]) -> Iterable[Row]:
         yield from _compare_score(name, runs)
     yield _row("last train loss", [run["loss"].last for run in runs], "{:.4f}".format)
     yield _row("mean train loss", [run["running_loss"].last for run in runs], "{:.4f}".format)
+    for name in dict.fromkeys(name for run in runs for name in run.series if name.startswith(ROWS_OF)):
+        source = name.removeprefix(ROWS_OF)
+        yield Row(name=f"rows of {source}", cells=tuple(_write_use(run, source) for run in runs))
     speeds = [run["tokens_per_s"].median for run in runs]
     yield _row("tokens/s, median", speeds, "{:,.0f}".format, is_higher_better=True)
     peaks = [max(run["peak_memory_gb"].values, default=None) for run in runs]
@@ -116,6 +121,14 @@ def _compare_numbers(runs: Sequence[RunRecord]) -> Iterable[Row]:
         yield Row(name="went on behind", cells=tuple(", ".join(f"{step:,}" for step in run.resumed) for run in runs))
     if any(run.device != runs[0].device for run in runs):
         yield Row(name="device", cells=tuple(run.device for run in runs))
+
+
+def _write_use(run: RunRecord, source: str) -> str:
+    """Write how many rows of a source a run has learned, and how many epochs they are if it says so."""
+    rows, epochs = run[ROWS_OF + source].last, run[EPOCHS_OF + source].last
+    if rows is None:
+        return ""
+    return f"{rows:,.0f}" if epochs is None else f"{rows:,.0f} ({epochs:.2f} epochs)"
 
 
 def _compare_score(name: str, runs: Sequence[RunRecord]) -> Iterable[Row]:

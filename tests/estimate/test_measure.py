@@ -47,7 +47,7 @@ def recipe(checkpoint: Checkpoint, tmp_path: Path) -> Callable[..., Recipe]:
 )
 def test_measured_is_planned(keys: dict[str, Any], recipe: Callable[..., Recipe]) -> None:
     """Nearly, and nothing of it is left in memory."""
-    plan = make_plan(recipe(**keys), SOME_GB)
+    plan = make_plan(recipe(**keys), with_longest=False)
     gc.collect()
     held = mx.get_active_memory()
     measured = measure_step(recipe(**keys), plan)
@@ -63,7 +63,7 @@ def test_phases_are_measured(tmp_path: Path) -> None:
     rows = {"data.config": "digit", "data.split": "train[:20]", "data.valid_split": "test[:20]"}
     answers = {"eval.answer_rows": 16, "eval.max_new_tokens": 3, "output.path": str(tmp_path / "out")}
     recipe = parse_recipe("", {**keys, **rows, **answers, "train.batch_size": 16})
-    plan = make_plan(recipe, SOME_GB)
+    plan = make_plan(recipe, with_longest=False)
     gc.collect()
     held = mx.get_active_memory()
     measured = {phase.name: measure_phase(recipe, plan, phase) for phase in plan.phases}
@@ -111,7 +111,7 @@ def test_the_command(recipe: Callable[..., Recipe], capsys: pytest.CaptureFixtur
 @pytest.mark.skipif(device_kind() != "cpu", reason="elsewhere MLX says so itself")
 def test_what_does_not_fit_is_not_run(recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     """MLX would crash on a CPU: the plan is believed, in one sentence."""
-    plan: Plan = make_plan(recipe(), SOME_GB)
+    plan: Plan = make_plan(recipe(), with_longest=False)
     monkeypatch.setattr(measure, "process_memory", lambda: plan.peak - 1)
     monkeypatch.setattr(measure, "_make_model", lambda *_: pytest.fail("the step was run"))
     with pytest.raises(OutOfMemoryError, match=r"^measuring a step: out of memory with 2 rows .* may have .*; lower"):

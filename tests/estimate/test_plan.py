@@ -97,7 +97,7 @@ def test_a_plan_without_rows(checkpoint: Checkpoint) -> None:
 def test_a_frozen_tower_is_planned(tmp_path: Path) -> None:
     """Rows with images are planned where the tower is frozen, too."""
     keys = {"model__path": "builtin:tiny-qwen3-vl", "data__path": "builtin:digits", "data__config": "digit"}
-    plan = make_plan(recipe_of(tmp_path, **keys, output__path=str(tmp_path / "a")), memory_gb=0.001)
+    plan = make_plan(recipe_of(tmp_path, **keys, output__path=str(tmp_path / "a")), memory_gb=0.001, with_longest=False)
 
     assert plan.rows == "the longest of all 1,497 rows"
     assert plan.n_trainable < plan.n_params / 10
@@ -111,8 +111,8 @@ def test_the_longest_row_is_found_wherever_it_stands(checkpoint: Checkpoint, tmp
     lines += ['{"nothing": 1}', json.dumps({"question": "q", "answer": "word " * 100})]
     rows.write_text("\n".join(lines))
     recipe = recipe_of(checkpoint("qwen3_vl"), data__path=str(rows), train__batch_size=1, data__max_seq_length=1024)
-    plan = make_plan(recipe, memory_gb=0.03)
-    early = make_plan(recipe, memory_gb=0.03, n_rows=20)
+    plan = make_plan(recipe, memory_gb=0.03, with_longest=False)
+    early = make_plan(recipe, memory_gb=0.03, n_rows=20, with_longest=False)
 
     assert plan.rows == "the longest of all 52 rows"
     assert early.rows == "the longest of the first 20 rows"
@@ -125,7 +125,7 @@ def test_a_plan_of_rows_that_are_all_bad(on_bad_row: str, checkpoint: Checkpoint
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"image": "none.png", "question": "q", "answer": "a"}\n' * 3)
     keys = {"data__path": str(rows), "data__on_bad_row": on_bad_row}
-    plan = make_plan(recipe_of(checkpoint("qwen3_vl"), **keys), memory_gb=0.03)
+    plan = make_plan(recipe_of(checkpoint("qwen3_vl"), **keys), with_longest=False)
 
     assert "rows.jsonl train row" in plan.rows
     assert "none.png" in plan.rows
@@ -199,7 +199,8 @@ def test_the_fullest_phase_decides(tmp_path: Path) -> None:
     """A run needs what its steps, its validations and its answers need at most."""
     keys = {"model__path": "builtin:tiny-qwen3-vl", "data__path": "builtin:digits", "data__config": "digit"}
     keys |= {"data__valid_split": "test", "output__path": str(tmp_path / "a")}
-    plan = make_plan(recipe_of(tmp_path, **keys, eval__answer_rows=40, eval__batch_size=40), memory_gb=0.001, n_rows=60)
+    recipe = recipe_of(tmp_path, **keys, eval__answer_rows=40, eval__batch_size=40)
+    plan = make_plan(recipe, memory_gb=0.001, n_rows=60, with_longest=False)
     validation, answers = plan.phases
 
     assert [validation.name, answers.name] == ["validation", "answers"]

@@ -372,7 +372,7 @@ def test_the_command(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -77,7 +77,7 @@ def test_step_beside_the_peer(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -109,7 +109,7 @@ def table(*arguments: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -220,7 +220,7 @@ def test_offline_parts(tmp_path: Path) -> None:
 
     def run(*command: object) -> str:
         done = subprocess.run(
-            list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=120
+            list(map(str, command)), env=environment, capture_output=True, text=True, check=False, timeout=600
         )
         assert not done.returncode, done.stderr
         return done.stdout

@@ -32,7 +32,7 @@ def complete(shell: str, line: str, folder: Path) -> list[str]:
         code = BASH.format(script=script, words=quoted, place=len(words) - 1, function=function)
     else:
         code = f"source {script}; complete -C '{line}'"
-    done = subprocess.run([program, "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([program, "-c", code], cwd=folder, capture_output=True, text=True, check=True, timeout=600)
     assert not done.stderr
     return [offered.partition("\t")[0] for offered in done.stdout.splitlines()]
 
@@ -86,7 +86,7 @@ COMP_WORDS=(python -m vlora ins) COMP_CWORD=3
 _vlora_module
 echo "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run([program, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([program, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=600)
 
     assert (done.stdout.split(), done.stderr) == (["own", "inspect"], "")
 
@@ -99,7 +99,7 @@ def test_zsh_takes_the_script(tmp_path: Path) -> None:
     script = tmp_path / "_vlora"
     script.write_text(WRITERS["zsh"](find_words(COMMANDS)))
     code = f"autoload -U compinit; compinit -u -D; source {script}; print $_comps[vlora]"
-    done = subprocess.run([program, "-f", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([program, "-f", "-c", code], capture_output=True, text=True, check=True, timeout=600)
 
     assert (done.stdout.strip(), done.stderr) == ("_vlora", "")
 

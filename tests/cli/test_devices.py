@@ -82,6 +82,7 @@ def test_refused(
     assert expected in complaint([str(recipe), "--devices", n_devices], capsys)
 
 
+@pytest.mark.slow
 def test_kto_is_refused(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Before anything is loaded, by one sentence."""
     done = start(recipe, recipe.parent / "kto", 2, *LORA, "train.objective=kto").wait()

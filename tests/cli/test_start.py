@@ -51,7 +51,7 @@ def run_fresh(code: str, arguments: list[str], folder: Path) -> tuple[set[str], 
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     printed, _, modules = done.stdout.rstrip().rpartition("\n")
     return set(json.loads(modules)), printed, done.stderr

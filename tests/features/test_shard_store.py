@@ -78,7 +78,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), f"ready{which}"], cwd=Path(__file__).parents[2])
         for which in "ab"
     ]
-    assert [process.wait(timeout=100) for process in started] == [0, 0]
+    assert [process.wait(timeout=600) for process in started] == [0, 0]
     after = ShardStore(tmp_path, "0" * 40, 10**9)
 
     for number in range(60):

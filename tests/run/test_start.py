@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import mlx.core as mx
@@ -32,6 +33,17 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
     backbone, _ = load_model(other, load_data(other).files)
     with pytest.raises(CheckpointError, match="has shape"):
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
+
+
+def test_what_is_not_shared_out_among_devices(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KTO's loss joins the rows of a microbatch: with several devices a run ends before a model is looked for."""
+    recipe = make_recipe(tmp_path / "none", rows, tmp_path / "out", train__objective="kto")
+    with pytest.raises(ModelError):
+        run(recipe)
+    monkeypatch.setattr("vlora.run.start.open_ranks", lambda: SimpleNamespace(size=2))
+    with pytest.raises(RecipeError, match=r"train\.objective: found 'kto', .* one device only; leave --devices out"):
+        run(recipe)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_begins_among_its_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from vlora.system.leaving import heed
 from vlora.system.signals import stop_on_signals
 
 N_ROWS = 24
-LIMIT_S = 120
+LIMIT_S = 600
 CheckpointFactory = Callable[[str], Path]
 
 HEAD = """

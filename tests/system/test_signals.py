@@ -74,7 +74,7 @@ def test_a_call_that_does_not_return_keeps_nobody(
         for _ in range(n_signals):
             process.send_signal(number)
             await_delivery(process, number)
-        rest, _ = process.communicate(timeout=120)
+        rest, _ = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     # Behind the call the signal's own error ends the process.
     assert rest.splitlines()[-1] == printed

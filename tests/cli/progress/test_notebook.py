@@ -82,7 +82,7 @@ def test_a_run_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     cell = nbformat.v4.new_code_cell(CODE.format(out=str(tmp_path / "out")))
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     outputs = notebook.cells[0].outputs
 
     (bar,) = [output for output in outputs if output.output_type == "display_data"]

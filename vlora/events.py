@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .cuts import CutCounts
-from .facts import Columns, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse
+from .facts import Columns, DeviceUse, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse
 from .facts import Device as Device  # noqa: PLC0414 - a fact that events tell
 from .measured import StepReport as StepReport  # noqa: PLC0414 - one event among the others
 from .scores import Scored as Scored  # noqa: PLC0414 - one event among the others
@@ -295,6 +295,7 @@ class Finished:
         left_off: What a run that was asked to end has left off behind its last step: "validation", "answers after
             training", or both. Going on does it.
         sources: What was learned of each of several sources, in all steps; empty without them.
+        devices: What each of several devices has done, by its rank; empty for one.
     """
 
     step: int
@@ -318,6 +319,7 @@ class Finished:
     best: Best | None = None
     left_off: tuple[str, ...] = ()
     sources: tuple[SourceUse, ...] = ()
+    devices: tuple[DeviceUse, ...] = ()
 
     @property
     def is_over(self) -> bool:

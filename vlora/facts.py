@@ -79,6 +79,19 @@ class SourceUse:
 
 
 @attrs.frozen(kw_only=True)
+class DeviceUse:
+    """What a device of several has done since the run began, or went on.
+
+    Attributes:
+        n_rows: Rows that it has learned, each as often as it was.
+        n_computed: Images that a tower ran for there; None if no features are kept.
+    """
+
+    n_rows: int
+    n_computed: int | None = None
+
+
+@attrs.frozen(kw_only=True)
 class TemplateUse:
     """What writes the conversations, and how their answers end.
 

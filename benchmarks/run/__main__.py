@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from ..ending import end_in_order
 from ..machine import describe_host
 from ..table import rounded, say
 from . import __doc__ as description
+from .devices import compare_devices, count_devices, find_distance, name_program, show_devices, spread_programs
 from .figures import Course, DeviceError, MeasureError, Trace, check_device, compare, show_table, sum_up
 from .processes import ProgramError, make_environment, run
-from .programs import PROGRAMS, Job, Place, SkippedError, Start
+from .programs import PROGRAMS, Job, Place, Program, SkippedError, Start, find_program
 from .rows import KINDS, Kind, RowSet, choose_sets, write_recipe, write_rows
 
 EPOCHS = 2
@@ -47,6 +48,11 @@ def positive(text: str) -> int:
     return at_least(1, text)
 
 
+def numbers(text: str) -> list[int]:
+    """Read numbers from 1 on, separated by commas."""
+    return [positive(part) for part in text.split(",")]
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=description.splitlines()[0])
@@ -58,6 +64,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="row sets, separated by commas: of mixed, one, all, long (these four), and pairs",
     )
     parser.add_argument("--programs", default="vlora,mlx-vlm,trl", help="programs, separated by commas (all three)")
+    parser.add_argument(
+        "--devices",
+        type=numbers,
+        default=[1],
+        metavar="N,...",
+        help="numbers of devices that vlora runs on (1), each with a batch of its own",
+    )
+    parser.add_argument("--full", action="store_true", help="full fine-tuning with recomputed layers; vlora alone")
     parser.add_argument("--rows", type=positive, metavar="N", help="rows of every set")
     parser.add_argument("--batch", type=positive, metavar="N", help="rows of a step")
     parser.add_argument("--seed", type=count, default=0, metavar="S", help="fixes sizes, images and answers (0)")
@@ -76,7 +90,7 @@ class Measuring:
 
     Attributes:
         place: Where runs are made.
-        programs: Names of those to measure.
+        programs: Those to measure, by their names.
         cold: Cold runs of each.
         repeat: Warm runs of each.
         failed: Whether something failed that is not merely missing here.
@@ -84,7 +98,7 @@ class Measuring:
     """
 
     place: Place
-    programs: Sequence[str]
+    programs: Mapping[str, Program]
     cold: int
     repeat: int
     failed: bool = attrs.field(default=False, init=False)
@@ -114,9 +128,29 @@ class Measuring:
         order.insert(order.index("vlora warm") + 1 if "vlora" in self.programs else 0, ON_DEVICE)
         figures = {name: figures[name] for name in [*order, *figures] if name in figures}
         result = {"course": None if job.course is None else attrs.asdict(job.course), "figures": figures}
-        ratios = compare(figures)
+        ratios = compare(figures) | compare_devices(figures)
         print("", *show_table(describe(job), figures, ratios), sep="\n", flush=True)
-        return result | {"ratios": ratios}
+        devices = {str(count): self._look_at_devices(job, count, runs) for count in self._count_devices(runs)}
+        return result | {"ratios": ratios} | ({"devices": devices} if devices else {})
+
+    def _count_devices(self, runs: Iterable[str]) -> list[int]:
+        """Give the numbers of several devices that vlora has run on."""
+        found = (count_devices(name.removesuffix(" warm")) for name in runs if name.endswith(" warm"))
+        return [number for number in found if number is not None and number > 1]
+
+    def _look_at_devices(self, job: Job, count: int, runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Say what each of several devices did, and how far the first losses are from those of one device."""
+        found = {"shares": runs[f"{name_program(count)} warm"][-1].get("shares", {})}
+        try:
+            ours, theirs = (self.place.find_losses(job, *numbers) for numbers in ((count, 1), (1, count)))
+        except (MeasureError, ProgramError) as error:
+            self.failed = True
+            found["failed"] = str(error)
+        else:
+            found |= {"losses": ours, "losses_of_one": theirs, "loss_distance": find_distance(ours, theirs)}
+        print(*show_devices(count, found["shares"], found.get("loss_distance")), "", sep="\n", flush=True)
+        say({"job": job.name, "devices": count, **found})
+        return found
 
     def _plan(self, job: Job) -> list[tuple[Start, int, str]]:
         """Say what runs when: programs take turns, so that what changes on the machine changes for all."""
@@ -125,7 +159,7 @@ class Measuring:
         plan: list[tuple[Start, int, str]] = [("cold", number, name) for number in range(self.cold) for name in new]
         if self.cold:
             # Kernels that these rows are the first to need are compiled here, and not in a run that counts as warm.
-            known = (name for name in self.programs if name not in new and not PROGRAMS[name].is_peer)
+            known = (name for name in self.programs if name not in new and not self.programs[name].is_peer)
             plan += [("new rows", 0, name) for name in known]
         return plan + [("warm", number, name) for number in range(self.repeat) for name in self.programs]
 
@@ -134,7 +168,7 @@ class Measuring:
         if name in ends:
             return None
         try:
-            return self.place.measure(job, PROGRAMS[name], start)
+            return self.place.measure(job, self.programs[name], start)
         except DeviceError:
             raise
         except SkippedError as error:
@@ -208,6 +242,7 @@ def make_job(rows: RowSet, options: argparse.Namespace, kind: Kind, place: Place
         batch=rows.batch,
         epochs=EPOCHS,
         objective=rows.objective,
+        full=options.full,
     )
     found = place.ask(f"{rows.name}-tokens", "benchmarks.sides.counting", "rows", str(model), str(path))
     return Job(
@@ -244,9 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     options = parser.parse_args(arguments)
-    programs = ["vlora"] if options.recipes else options.programs.split(",")
-    if unknown := [name for name in programs if name not in PROGRAMS]:
+    names = ["vlora"] if options.recipes or options.full else options.programs.split(",")
+    if unknown := [name for name in names if name not in PROGRAMS]:
         parser.error(f"--programs: found {unknown[0]!r}, expected some of {', '.join(PROGRAMS)}")
+    if options.full and (options.recipes or "vlora" not in options.programs.split(",")):
+        parser.error("--full: trains the benchmark's own rows with vlora; leave recipes and other --programs out")
+    programs = {name: find_program(name) for name in spread_programs(names, options.devices)}
     if not options.recipes and options.kind is None:
         parser.error("give --kind cpu or --kind nvidia, or recipes to compare")
     kind = None if options.kind is None else KINDS[options.kind]
@@ -273,7 +311,9 @@ def measure(jobs: Iterator[Job], measuring: Measuring, options: argparse.Namespa
     Returns:
         As `main`.
     """
-    asked = {name: getattr(options, name) for name in ("kind", "seed", "cold", "repeat", "peer_steps")}
+    asked = {
+        name: getattr(options, name) for name in ("kind", "seed", "cold", "repeat", "peer_steps", "devices", "full")
+    }
     summary: dict[str, Any] = {"machine": describe_host(), **asked, "results": {}}
     say(summary["machine"])
     try:

@@ -33,6 +33,10 @@ class Course:
     tokens: int
     batch: int
 
+    def on(self, n_devices: int) -> "Course":
+        """Give what an epoch is where each of several devices takes a batch of its own."""
+        return attrs.evolve(self, batch=self.batch * n_devices)
+
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
@@ -57,13 +61,16 @@ class Trace:
         marks: (step, seconds of Unix time at its end), in order; the first is that of step 1.
         device: What it computed on, "cpu", "cuda" or "metal"; None if the program does not tell.
         device_name: The device's own name.
-        peak_device_gb: Most memory of the device in use, in 10^9 bytes; None if the program does not tell.
+        peak_device_gb: Most memory of the device in use, in 10^9 bytes; None if the program does not tell. Of several
+            devices it is the first one's.
+        shares: What each of several devices did, by what it is.
     """
 
     marks: tuple[tuple[int, float], ...]
     device: str | None = None
     device_name: str | None = None
     peak_device_gb: float | None = None
+    shares: Mapping[str, Sequence[int]] = attrs.field(factory=dict)
 
 
 def read_device(text: str) -> Trace:
@@ -87,7 +94,19 @@ def read_metrics(text: str) -> Trace:
         raise MeasureError(msg)
     first = (1, reports[0]["first_step_unix_time"])
     later = [(line["step"], line["unix_time"]) for line in reports if line["step"] > 1]
-    return attrs.evolve(found, marks=(first, *later), peak_device_gb=reports[-1]["peak_memory_gb"])
+    shares = read_shares(lines)
+    return attrs.evolve(found, marks=(first, *later), peak_device_gb=reports[-1]["peak_memory_gb"], shares=shares)
+
+
+def read_shares(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Read from lines of metrics the rows that each of several devices learned, and whose images it computed."""
+    told: Mapping[str, Any] = next((line for line in reversed(lines) if "device0/rows" in line), {})
+    words = {"rows": "rows learned", "features_computed": "features of images computed"}
+    return {
+        said: [int(told[key]) for rank in range(len(told)) if (key := f"device{rank}/{what}") in told]
+        for what, said in words.items()
+        if f"device0/{what}" in told
+    }
 
 
 def check_device(program: str, trace: Trace, wanted: str | None) -> None:
@@ -136,6 +155,7 @@ def measure_epochs(trace: Trace, course: Course) -> list[dict[str, float]]:
                 "steps": end - begin,
                 "rows": rows,
                 "seconds": seconds,
+                "step_s": seconds / (end - begin),
                 "rows_per_s": rows / seconds,
                 "tokens_per_s": rows * course.tokens / course.rows / seconds,
             }
@@ -170,6 +190,7 @@ def measure_run(
         "peak_device_gb": trace.peak_device_gb,
         "peak_host_gb": peak_host / 1e9,
         "device": trace.device,
+        **({"shares": trace.shares} if trace.shares else {}),
     }
 
 
@@ -217,8 +238,10 @@ COLUMNS = (
     ("first step s", "first_step_s", ".1f"),
     ("epoch 1 rows/s", "epoch1_rows_per_s", ",.1f"),
     ("tokens/s", "epoch1_tokens_per_s", ",.0f"),
+    ("s a step", "epoch1_step_s", ".3f"),
     ("epoch 2 rows/s", "epoch2_rows_per_s", ",.1f"),
     ("tokens/s", "epoch2_tokens_per_s", ",.0f"),
+    ("s a step", "epoch2_step_s", ".3f"),
     ("device GB", "peak_device_gb", ".2f"),
     ("host GB", "peak_host_gb", ".2f"),
     ("total s", "total_s", ".1f"),

@@ -1,5 +1,6 @@
 """The programs that are compared: how each is started, and what it says of its run."""
 
+import functools
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from ..cases import LEARNING_RATE, RANK
+from .devices import ONE, count_devices, make_loss_options, read_losses
 from .figures import Course, MeasureError, Trace, check_device, measure_run, read_device, read_metrics
 from .processes import Ended, make_environment, run
 
@@ -67,6 +69,7 @@ class Program:
         command: Makes the command of a run, from the job, the run's own folder, and the steps after which it is cut.
         trace: Reads what a run says of itself, from its folder and its process.
         device: Reads on what a run computes, from its folder, while it goes on.
+        devices: On how many it runs, each with a batch of the job's.
         is_peer: Whether vlora is compared with it. Peers' runs are cut after some steps; they compile no functions of
             their own, so that new rows need no new kernels.
     """
@@ -75,15 +78,22 @@ class Program:
     command: Callable[[Job, Path, int], Sequence[str]]
     trace: Callable[[Path, Ended], Trace]
     device: Callable[[Path], Trace] = lambda _: Trace(marks=())
+    devices: int = 1
     is_peer: bool = True
 
 
-def _command_vlora(job: Job, folder: Path, _: int) -> list[str]:
-    own = [f"output.path={folder / 'output'}", f"features.path={folder / 'features'}"]
+def _command_vlora(job: Job, folder: Path, _: int, n_devices: int = 1) -> list[str]:
+    options = ["--devices", str(n_devices)] if n_devices > 1 else []
     if job.course is not None:
-        own.append(f"train.steps_per_report={job.course.report_every}")
+        options += ["--set", f"train.steps_per_report={job.course.on(n_devices).report_every}"]
+    return command_vlora(job, folder, options)
+
+
+def command_vlora(job: Job, folder: Path, options: Sequence[str]) -> list[str]:
+    """Make the command of a run of vlora in a folder of its own."""
+    own = [f"output.path={folder / 'output'}", f"features.path={folder / 'features'}"]
     sets = [part for assignment in own for part in ("--set", assignment)]
-    return [sys.executable, "-m", "vlora", str(job.recipe), *sets]
+    return [sys.executable, "-m", "vlora", str(job.recipe), *sets, *options]
 
 
 def _trace_vlora(folder: Path, _: Ended) -> Trace:
@@ -161,6 +171,15 @@ PROGRAMS = {
 }
 
 
+def find_program(name: str) -> Program:
+    """Find a program by its name; `name_program` names vlora on several devices."""
+    n_devices = count_devices(name)
+    if n_devices is None or name in PROGRAMS:
+        return PROGRAMS[name]
+    command = functools.partial(_command_vlora, n_devices=n_devices)
+    return attrs.evolve(PROGRAMS[ONE], name=name, command=command, devices=n_devices)
+
+
 @attrs.frozen(kw_only=True)
 class Place:
     """Where runs are made, and what holds for all of them.
@@ -223,8 +242,29 @@ class Place:
             # Gigabytes, and of no use to another run.
             shutil.rmtree(folder / "features", ignore_errors=True)
         check_device(name, trace, self.device)
-        course = None if program.is_peer and start == "cold" else job.course
+        course = None if job.course is None or (program.is_peer and start == "cold") else job.course.on(program.devices)
         return measure_run(trace, course, spawned=ended.spawned, total_s=ended.total_s, peak_host=ended.peak_host)
+
+    def find_losses(self, job: Job, n_devices: int, n_microbatches: int) -> list[float]:
+        """Train the first steps of a job, and give their losses.
+
+        Args:
+            job: What is trained.
+            n_devices: On how many devices.
+            n_microbatches: Batches that each device adds up in a step.
+
+        Raises:
+            ProgramError: It failed, or took too long.
+            MeasureError: It did not report every step.
+        """
+        folder = self.make_run_folder(f"{job.name}-losses-{n_devices}")
+        command = command_vlora(job, folder, make_loss_options(n_devices, n_microbatches))
+        caches = self.caches(job, PROGRAMS[ONE])
+        try:
+            run(command, folder, make_environment(caches, folder), self.limit_s)
+        finally:
+            shutil.rmtree(folder / "features", ignore_errors=True)
+        return read_losses(folder / "output" / METRICS)
 
     def ask(self, name: str, module: str, *arguments: str, caches: Path | None = None) -> dict[str, Any]:
         """Run a module of the benchmark's own that writes its findings to the file named last.

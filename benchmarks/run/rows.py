@@ -223,6 +223,7 @@ def _generator(name: str, seed: int, *numbers: int) -> np.random.Generator:
 RECIPE = """\
 [model]
 path = {model}
+full_finetune = {full}
 
 [data]
 path = {rows}
@@ -240,6 +241,7 @@ learning_rate = {learning_rate}
 objective = {objective}
 batch_size = {batch}
 epochs = {epochs}
+grad_checkpoint = {full}
 steps_per_save = 1000000
 """
 
@@ -249,9 +251,10 @@ def write_recipe(path: Path, **values: str | float) -> Path:
 
     Args:
         path: Where.
-        values: What `RECIPE` leaves open. JSON strings and numbers are TOML.
+        values: What `RECIPE` leaves open: `objective` is "sft" and `full` is False where they are not given. JSON's
+            strings, numbers and truth values are TOML.
     """
-    known = {"objective": "sft", **values}
+    known = {"objective": "sft", "full": False, **values}
     path.write_text(RECIPE.format_map({name: json.dumps(value) for name, value in known.items()}), encoding="utf-8")
     return path
 

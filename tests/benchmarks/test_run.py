@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.run.__main__ import Measuring, main
+from benchmarks.run.devices import compare_devices, find_distance, read_losses, show_devices, spread_programs
 from benchmarks.run.figures import (
     Course,
     DeviceError,
@@ -30,7 +31,7 @@ from benchmarks.run.figures import (
     sum_up,
 )
 from benchmarks.run.processes import ProgramError, make_environment, run
-from benchmarks.run.programs import PROGRAMS, Job, Place, read_peer
+from benchmarks.run.programs import PROGRAMS, Job, Place, find_program, read_peer
 from benchmarks.run.rows import KINDS, SET_NAMES, choose_sets, draw_rows, write_recipe, write_rows
 from benchmarks.sides.counting import count_recipe, count_rows
 from benchmarks.sides.on_device import measure as measure_steps
@@ -128,7 +129,8 @@ def test_epochs_of_a_run() -> None:
     assert trace == Trace(marks=((1, 102.0), (3, 103.0), (6, 103.5)), device="cpu", device_name="X", peak_device_gb=1.5)
 
     first, second = measure_epochs(trace, TEN)
-    assert first == {"steps": 2, "rows": 6, "seconds": 1.0, "rows_per_s": 6.0, "tokens_per_s": 600.0}
+    assert first == {"steps": 2, "rows": 6, "seconds": 1.0, "step_s": 0.5, "rows_per_s": 6.0, "tokens_per_s": 600.0}
+    assert second.pop("step_s") == pytest.approx(0.5 / 3)
     assert second == {"steps": 3, "rows": 10, "seconds": 0.5, "rows_per_s": 20.0, "tokens_per_s": 2000.0}
     figures = measure_run(trace, TEN, spawned=100.0, total_s=5.0, peak_host=2 * 10**9)
     assert (figures["first_step_s"], figures["epoch2_rows"], figures["peak_host_gb"]) == (2.0, 10, 2.0)
@@ -216,7 +218,7 @@ def test_turns(tmp_path: Path) -> None:
     """Kernel caches are emptied for the first rows only; new rows are run once before they count as warm."""
     place = Place(folder=tmp_path, caches_folder=tmp_path, device=None, limit_s=1, own_caches=False)
     first, second = (Job(name=name, recipe=tmp_path, caches="same", course=TEN) for name in ("a", "b"))
-    measuring = Measuring(place=place, programs=["vlora", "trl"], cold=1, repeat=2)
+    measuring = Measuring(place=place, programs={name: PROGRAMS[name] for name in ("vlora", "trl")}, cold=1, repeat=2)
     warm = [("warm", number, name) for number in (0, 1) for name in ("vlora", "trl")]
     assert measuring._plan(first) == [("cold", 0, "vlora"), ("cold", 0, "trl"), *warm]
     assert measuring._plan(second) == [("new rows", 0, "vlora"), *warm]
@@ -248,6 +250,55 @@ def test_medians_ratios_and_the_table() -> None:
     assert any(line.startswith("| vlora warm | 5.0 (4.0 to 9.0) |  | 200 (100 to 600) |") for line in lines)
     assert "| trl | skipped: torch is not installed |" in lines
     assert "epoch 1, tokens/s over mlx-vlm's: 4.00" in lines
+
+
+def test_several_devices(tmp_path: Path) -> None:
+    """Each has a batch of its own; the ratio is to one device, and what each did is read off the last line with it."""
+    names = spread_programs(["vlora", "trl"], [1, 2])
+    assert names == ["vlora", "vlora-2", "trl"]
+    job = Job(name="a", recipe=tmp_path / "r.toml", caches="x", course=TEN)
+    alone, both = (find_program(name).command(job, tmp_path, 0) for name in ("vlora", "vlora-2"))
+    assert "--devices" not in alone
+    assert "train.steps_per_report=3" in alone
+    assert both[both.index("--devices") + 1] == "2"
+    assert "train.steps_per_report=2" in both, "an epoch of ten rows has two steps of eight"
+
+    started = {"device": "cpu", "device_name": "a", "step": 0, "unix_time": 1.0}
+    report = {"step": 2, "learning_rate": 1e-4, "peak_memory_gb": 1.0, "unix_time": 3.0, "first_step_unix_time": 2.0}
+    shares = {f"device{rank}/{what}": rank + 3 for rank in (0, 1) for what in ("rows", "features_computed")}
+    lines = (started, report, {**report, **shares, "step": 4, "unix_time": 5.0})
+    trace = read_metrics("\n".join(map(json.dumps, lines)))
+    assert trace.shares == {"rows learned": [3, 4], "features of images computed": [3, 4]}
+    figures = measure_run(trace, TEN.on(2), spawned=0.0, total_s=6.0, peak_host=1)
+    assert (figures["epoch1_rows"], figures["epoch1_step_s"], figures["epoch2_rows"]) == (2, 1.0, 10)
+
+    found = {"vlora warm": {"epoch1_tokens_per_s": 100.0}, "vlora-2 warm": {"epoch1_tokens_per_s": 190.0}}
+    assert compare_devices(found) == {"epoch 1, tokens/s of 2 devices over one": 1.9}
+    assert compare_devices({"trl warm": {}, "vlora cold": {}, **found, "vlora warm": {}}) == {}
+    distance = find_distance([1.0, 2.0], [1.0, 2.002])
+    assert show_devices(2, trace.shares, distance)[1:] == [
+        "2 devices, features of images computed: 3 + 4 = 7",
+        "2 devices, the first 5 losses: within 1.0e-03 of those of one device with 2 batches a step",
+    ]
+
+
+def test_losses_of_every_step(tmp_path: Path) -> None:
+    """A run that ended early is none to compare with."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"step": step, "loss": step / 2}) + "\n" for step in range(1, 6)))
+    assert read_losses(file) == [0.5, 1.0, 1.5, 2.0, 2.5]
+    file.write_text(json.dumps({"step": 1, "loss": 0.5}) + "\n")
+    with pytest.raises(MeasureError, match="found 1 losses, expected 5"):
+        read_losses(file)
+
+
+def test_full_fine_tuning(tmp_path: Path) -> None:
+    """Layers are recomputed, as the README says; no peer is measured."""
+    values = {"rank": 16, "alpha": 32.0, "learning_rate": 1e-4, "batch": 2, "epochs": 2, "max_seq_length": 64}
+    recipe = parse_recipe(write_recipe(tmp_path / "r.toml", model="m", rows="r", full=True, **values).read_text())
+    assert (recipe.model.full_finetune, recipe.train.grad_checkpoint) == (True, True)
+    with pytest.raises(SystemExit):
+        main(["--kind", "cpu", "--full", "--programs", "trl"])
 
 
 def test_processes(tmp_path: Path) -> None:

@@ -190,6 +190,22 @@ def test_divided_weights_change_nothing(sets: tuple[str, ...], recipe: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_row_is_encoded_on_one_device(recipe: Path) -> None:
+    """Of an epoch every row is learned once, and the features of its image are computed once, on any device."""
+    output = recipe.parent / "shared" / "model"
+    sets = [assignment for assignment in ADAPTER if not assignment.startswith("features")]
+    assert start(recipe, output, 2, *sets, "train.batch_size=3", "eval.answer_rows=0").wait() == 0
+
+    rows, computed = (
+        [lines_of(output, f"device{rank}/{what}")[-1] for rank in range(2)] for what in ("rows", "features_computed")
+    )
+    assert sum(rows) == 13
+    # Those that are validated, too.
+    assert sum(computed) == 13 + 5
+    assert min(rows + computed) > 0
+
+
+@pytest.mark.slow
 def test_a_run_with_divided_weights_goes_on(recipe: Path) -> None:
     """To the last bit, and also with whole weights on one device."""
     whole, stopped = recipe.parent / "whole" / "model", recipe.parent / "stopped" / "model"

@@ -12,6 +12,7 @@ from vlora import Recipe
 from vlora.cli.ending import show_end
 from vlora.cuts import CutCounts
 from vlora.events import Best, FeatureCounts, Finished
+from vlora.facts import DeviceUse
 from vlora.recipe.schema import DataSection
 
 FINISHED = attrs.evolve(
@@ -87,6 +88,10 @@ def test_a_stopped_run_says_how_it_goes_on() -> None:
     [
         ({"n_skipped": 3}, "rows skipped, in all epochs together: 3"),
         ({"cuts": CutCounts(n_rows=2, n_lost=5)}, "rows cut by data.max_seq_length, in all epochs together: 2; "),
+        (
+            {"devices": (DeviceUse(n_rows=1480, n_computed=480), DeviceUse(n_rows=5))},
+            "device 0: rows learned: 1,480, features of images computed: 480\ndevice 1: rows learned: 5\n",
+        ),
         ({"unasked": "answers nothing"}, "the trained model answers nothing"),
         ({"difference": "its mask"}, "differs from the one that was trained: its mask"),
         ({"config_differs_upstream": True}, "read another rotary embedding from the config.json of base model"),

@@ -8,7 +8,7 @@ from ..events import FeatureCounts, Finished
 from ..output.paths import REPORT_NAME
 from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
-from .sentences import describe_choice, describe_use
+from .sentences import describe_choice, describe_device, describe_use
 from .units import format_bytes
 
 
@@ -69,9 +69,12 @@ def _show_commands(event: Finished, say: Callable[[str], None]) -> None:
 
 
 def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
-    """Print how much of each source was learned, how many rows were skipped, and how many were cut."""
+    """Print how much was learned of each source and on each device, and how many rows were skipped and cut."""
     if event.sources:
         say("learned of each source:\n" + "\n".join(f"  {describe_use(use)}" for use in event.sources))
+    if event.devices:
+        for rank, use in enumerate(event.devices):
+            say(f"device {rank}: {describe_device(use)}")
     if event.n_skipped:
         say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
     if event.cuts.n_rows:

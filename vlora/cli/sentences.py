@@ -1,7 +1,7 @@
 """Sentences about a run and its rows, as printed before the first step and by `inspect`."""
 
 from ..events import Best, StoppedEarly, Untrained
-from ..facts import Columns, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse, UnnamedImages
+from ..facts import Columns, DeviceUse, FeatureStorage, HeadUse, SourceShare, SourceUse, TemplateUse, UnnamedImages
 
 SHOWN = 40
 """Most unused columns that a line names."""
@@ -42,6 +42,12 @@ def describe_use(use: SourceUse) -> str:
     """Describe what was learned of a source."""
     epochs = "its first epoch not over" if use.epochs is None else f"{use.epochs:.2f} epochs"
     return f"{use.name}: {use.n_rows:,} rows, {epochs}, {use.n_tokens:,} tokens"
+
+
+def describe_device(use: DeviceUse) -> str:
+    """Describe what one of several devices has done."""
+    computed = "" if use.n_computed is None else f", features of images computed: {use.n_computed:,}"
+    return f"rows learned: {use.n_rows:,}{computed}"
 
 
 def describe_template(template: TemplateUse) -> str:

@@ -206,13 +206,13 @@ class MetricsLog:
         )
 
     def write_interval(
-        self, counts: FeatureCounts | None, sources: Mapping[str, float] | None = None, *, is_provisional: bool = False
+        self, counts: FeatureCounts | None, shares: Mapping[str, float] | None = None, *, is_provisional: bool = False
     ) -> Reported:
         """Write the mean over the steps since the last line, and where features of images came from since then.
 
         Args:
             counts: As they are now.
-            sources: What was learned of each source of a mixture since the run began.
+            shares: What was learned of each source of a mixture, and on each of several devices.
             is_provisional: The line comes only because the run ends here; one that goes on writes its own instead.
         """
         sums, last = self.interval, self.interval.last
@@ -240,7 +240,7 @@ class MetricsLog:
             metrics["first_step_unix_time"] = self.first_step_at
         if counts is not None:
             metrics |= counts.since(self.counts)
-        metrics |= sources or {}
+        metrics |= shares or {}
         written = self.write({**metrics, **measure_cuts(sums.n_cut, sums.n_lost, sums.cut)})
         self.interval, self.first_step_at, self.counts = Interval(), None, counts or self.counts
         return written

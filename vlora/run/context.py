@@ -12,7 +12,7 @@ from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
 from ..evaluation.metric import Metric
-from ..events import Best, EpochEnded, Event, Skipped, StepReport, Warned
+from ..events import Best, EpochEnded, Event, FeatureCounts, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
@@ -27,6 +27,7 @@ from ..train.state import bind, unbind
 from ..types import Cut
 from .choice import Choice
 from .consumed import Learned, parse_mark
+from .device_counts import DeviceCounts
 from .source_counts import SourceCounts
 from .validator import Validator
 
@@ -59,6 +60,7 @@ class RunContext:
         saved: The step behind which a training state was saved last; None if there is none.
         cuts: Rows that were cut, in all steps done.
         sources: What was learned of each source of a mixture, in all steps done.
+        devices: What each of several devices has done since this process began.
         numbered: The numbered checkpoints that it has written, and that are there.
         saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
@@ -90,6 +92,7 @@ class RunContext:
     saved: int | None = attrs.field(default=None, init=False)
     cuts: CutCounts = attrs.field(factory=CutCounts, init=False)
     sources: SourceCounts = attrs.field(init=False)
+    devices: DeviceCounts = attrs.field(factory=DeviceCounts, init=False)
     numbered: Numbered = attrs.field(factory=Numbered, init=False)
     saved_as: RunMetadata | None = attrs.field(default=None, init=False)
     choice: Choice = attrs.field(factory=Choice, init=False)
@@ -168,7 +171,7 @@ class RunContext:
         yield from self._count_cuts(report.cuts)
 
     def share_rows(self) -> Iterator[Warned]:
-        """Let every rank know which rows the others have learned, cut and skipped since this was last called."""
+        """Let every rank know what the others have learned, cut and skipped since this was last called."""
         if self.ranks.size == 1:
             return
         own = [mark for report in self._untold for mark in report.rows]
@@ -177,7 +180,12 @@ class RunContext:
         cuts = [attrs.asdict(cut) for report in self._untold for cut in report.cuts]
         skipped = self.loader.skipped[self._n_told :]
         self._untold.clear()
-        for other_marks, other_cuts, other_skipped in self.ranks.gather_others((marks, cuts, skipped)):
+        counts = self.features.counts
+        told = self.ranks.gather((marks, cuts, skipped, None if counts is None else attrs.asdict(counts)))
+        self.devices.tell((len(marks), None if found is None else FeatureCounts(**found)) for marks, *_, found in told)
+        for rank, (other_marks, other_cuts, other_skipped, _) in enumerate(told):
+            if rank == self.ranks.rank:
+                continue
             others = [parse_mark(*mark) for mark in other_marks]
             self.learned.add(others)
             self.sources.add(others)
@@ -193,6 +201,10 @@ class RunContext:
         self.cuts = self.cuts.add(cuts)
         if cuts and not is_told:
             yield Warned(message=f"{self.cuts.describe()}; metrics.jsonl counts those that follow")
+
+    def measure_shares(self) -> dict[str, float]:
+        """Give what a line of the metrics has of what all ranks know of one another: sources, and devices."""
+        return {**self.sources.measure(), **self.devices.measure()}
 
     @contextmanager
     def bound(self) -> Iterator[None]:

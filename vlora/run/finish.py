@@ -38,12 +38,13 @@ def finish(run: RunContext) -> Finished:
         config_differs_upstream=files.config_differs_upstream and not is_full and not files.added,
         difference=files.family.difference(files.config),
         unasked=run.unasked,
-        features=run.features.counts,
+        features=run.devices.join(run.features.counts),
         cuts=run.cuts,
         stopped_early=run.is_early,
         best=run.best,
         left_off=run.left_off,
         sources=run.sources.uses(),
+        devices=run.devices.uses,
     )
 
 

@@ -24,6 +24,30 @@ def test_it_shows_the_parts(checkpoint: Checkpoint, capsys: pytest.CaptureFixtur
     assert "does not fit into 100.00 kB" in capsys.readouterr().out
 
 
+def test_one_of_several_devices(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds its part of weights that are divided, and what it gathers."""
+    settings = (
+        *(f"model.path={checkpoint('qwen3_vl')}", "data.path=none.jsonl"),
+        *("data.max_seq_length=64", "train.grad_checkpoint=true"),
+    )
+    typed = ["plan", *(word for setting in settings for word in ("--set", setting)), "--memory-gb", "0.02"]
+
+    def weights(*options: str) -> tuple[str, float]:
+        assert main([*typed, *options]) == 0
+        text = capsys.readouterr().out
+        return text, sum(float(line.split()[-2]) for line in text.splitlines() if line.startswith("  weights"))
+
+    whole, alone = weights("--devices", "2")
+    divided, part = weights("--devices", "2", "--set", "train.shard='params'")
+
+    assert "one of 2 devices\n" in whole
+    assert "one of 2 devices, which divide the frozen weights" in divided
+    assert "gathered weights" in divided
+    assert part < 0.6 * alone
+    assert main([*typed, "--devices", "2", "--measure"]) == 2
+    assert "--measure: found together with --devices 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("mode", ["--json", "text"])
 def test_validation_and_answers_stand_beside_the_step(
     mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from ..errors import RecipeError
 from ..recipe.schema import Recipe
 from .arguments import Parser, make_recipe_parser, positive
 from .importing import importing
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "plan my.toml --memory-gb 24 # does it fit into 24 GB?",
     "plan my.toml --set train.grad_checkpoint=true",
+    "plan my.toml --devices 2 # on one of two devices",
     "plan my.toml --measure # run it on random weights, too",
 )
 
@@ -30,6 +32,9 @@ def make_parser() -> Parser:
         "--memory-gb", type=positive(float), default=None, help="how much there is, if not what is here"
     )
     parser.add_argument(
+        "--devices", type=positive(int), default=1, metavar="N", help="plan one of N devices of the run"
+    )
+    parser.add_argument(
         "--measure",
         action="store_true",
         default=False,
@@ -40,10 +45,17 @@ def make_parser() -> Parser:
 
 def prepare(parsed: argparse.Namespace) -> Callable[[Screen], int]:
     """Give what carries out the command."""
-    return functools.partial(show_plan, parsed.recipe, parsed.memory_gb, measures=parsed.measure)
+    if parsed.measure and parsed.devices > 1:
+        msg = f"--measure: found together with --devices {parsed.devices}, and it runs on one device; leave one out"
+        raise RecipeError(msg)
+    return functools.partial(
+        show_plan, parsed.recipe, parsed.memory_gb, measures=parsed.measure, n_devices=parsed.devices
+    )
 
 
-def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measures: bool = False) -> int:
+def show_plan(
+    recipe: Recipe, memory_gb: float | None, console: Screen, *, measures: bool = False, n_devices: int = 1
+) -> int:
     """Print the memory that a recipe will need.
 
     Args:
@@ -51,16 +63,20 @@ def show_plan(recipe: Recipe, memory_gb: float | None, console: Screen, *, measu
         memory_gb: Available memory in gigabytes; None for that of this machine.
         console: Where it is shown.
         measures: Whether to run what was planned as well, and print the peaks.
+        n_devices: Devices of the run, one of which is planned.
 
     Returns:
         0, or 2 if it does not fit.
     """
     with importing(recipe, needs_rows=False):
         from ..estimate.plan import LONGEST, make_plan
-    plan = make_plan(recipe, memory_gb)
+    plan = make_plan(recipe, memory_gb, n_devices=n_devices)
     console.tell(plan, peak=plan.peak, fits=plan.peak <= plan.memory)
-    if recipe.train.shard != "none":
-        console.print("counted for one device; of several each holds its part of the frozen weights (train.shard)")
+    if n_devices > 1:
+        divided = ", which divide the frozen weights" if recipe.train.shard != "none" else ""
+        console.print(f"one of {n_devices} devices{divided}")
+    elif recipe.train.shard != "none":
+        console.print("counted for one device, whose weights are whole; --devices says of how many it is one")
     share = plan.n_trainable / plan.n_params
     counts = f"{format_count(plan.n_trainable)} of {format_count(plan.n_params)}"
     console.print(f"{plan.model_type}: {counts} parameters trained ({share:.2%})")

@@ -71,7 +71,7 @@ def plan_validation(planner: Planner, batch: Batch, rows: str) -> Phase:
         step = trace_step(planner.backbone, planner.state, batch, embedded, make_step)
         graph = compile_graph(step.graph) if planner.backbone.is_traceable else step.graph
         held = [*step.weights, *step.state]
-        return max(planner.peak(graph, held).nbytes, _embedding(planner, batch, embedded[0]))
+        return planner.change(max(planner.peak(graph, held).nbytes, _embedding(planner, batch, embedded[0])))
 
     nbytes, why = _or_unplannable(measure)
     return Phase(

@@ -85,7 +85,12 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, memory_gb: float | None = None, *, n_rows: int | None = None, with_longest: bool = True
+    recipe: Recipe,
+    memory_gb: float | None = None,
+    *,
+    n_rows: int | None = None,
+    with_longest: bool = True,
+    n_devices: int = 1,
 ) -> Plan:
     """Plan a recipe's run.
 
@@ -94,6 +99,7 @@ def make_plan(
         memory_gb: Gigabytes (1e9 bytes) available; by default the recipe's limit, or the device's memory.
         n_rows: How many of the first rows are looked at for the longest; None for all of them.
         with_longest: Find the longest rows of text that fit, which takes several times as long as the rest.
+        n_devices: Devices of the run. Each has microbatches of its own; what is planned is the memory of one of them.
 
     Raises:
         VloraError: The recipe names a model, layers or an adapter that do not exist.
@@ -105,7 +111,7 @@ def make_plan(
     rows = find_longest_rows(recipe, options, n_rows)
     memory = memory_gb or recipe.memory.limit_gb
     available = device_memory() if memory is None else int(memory * GIGA)
-    planner = Planner(recipe, backbone, available)
+    planner = make_planner(recipe, backbone, available, n_devices)
     share = float(np.mean([example.supervised.mean() for example in rows.train.rows]))
     module = backbone.module
     return Plan(
@@ -122,6 +128,23 @@ def make_plan(
         longest=_find_longest(planner, share, available) if with_longest else None,
         longest_rows=rows,
     )
+
+
+def make_planner(recipe: Recipe, backbone: models.MlxVlmBackbone, limit: int, n_devices: int = 1) -> Planner:
+    """Make what plans a recipe's steps on one of several devices.
+
+    Args:
+        recipe: The recipe.
+        backbone: Its model, without weights.
+        limit: Bytes in use beyond which MLX waits for its queue.
+        n_devices: Devices of the run.
+
+    Raises:
+        ModelError: The devices are to divide weights, and the model has none to divide.
+    """
+    if recipe.train.shard == "none" or n_devices == 1:
+        return Planner(recipe, backbone, limit)
+    return Planner(recipe, backbone, limit, models.find_division(backbone).count(n_devices))
 
 
 def _plan_phases(planner: Planner, rows: LongestRows, options: models.AnswerOptions) -> Iterator[Phase]:

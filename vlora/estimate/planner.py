@@ -51,6 +51,7 @@ class Planner:
         recipe: The recipe.
         backbone: The model, trainable as the recipe says.
         limit: Bytes in use beyond which MLX waits for its queue.
+        divided: What this device holds of frozen weights that several have divided; None if they are whole.
         state: The state before the first step.
         optimizer: The recipe's.
     """
@@ -58,6 +59,7 @@ class Planner:
     recipe: Recipe
     backbone: models.MlxVlmBackbone
     limit: int
+    divided: models.DividedBytes | None = None
     state: TrainState = attrs.field(init=False)
     optimizer: Any = attrs.field(init=False)
 
@@ -108,7 +110,7 @@ class Planner:
         others = [(shape, nbytes) for shape, nbytes in alive if (shape, nbytes) not in shapes]
         head = sum(nbytes for shape, nbytes in others if self._vocabulary() in shape)
         parts = {
-            "weights": weights - trained,
+            **self._count_frozen(weights - trained),
             "trained weights": masters,
             "optimizer": state - masters,
             # The sum of the earlier microbatches is kept next to this one's.
@@ -118,6 +120,15 @@ class Planner:
         }
         tower = self._tower_bytes(batch, embedded) - sum(parts[part] for part in ("head and loss", "activations"))
         return parts if tower <= 0 else {**parts, "tower": tower}
+
+    def change(self, nbytes: int) -> int:
+        """Give the bytes of something that was traced with whole weights as they are with this device's part."""
+        return nbytes if self.divided is None else nbytes - self.divided.n_elsewhere + self.divided.n_gathered
+
+    def _count_frozen(self, nbytes: int) -> dict[str, int]:
+        if self.divided is None:
+            return {"weights": nbytes}
+        return {"weights": nbytes - self.divided.n_elsewhere, "gathered weights": self.divided.n_gathered}
 
     def peak(self, graph: Graph, weights: Iterable[str], *, is_fused: bool = True) -> Peak:
         """Find the peak of a graph on this machine; the weights among its inputs are never freed."""

@@ -6,7 +6,7 @@ from ..features.cache import FeatureCache
 from ..features.processed import ProcessedCache
 from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
-from .backbone.dividing import divide, frozen_bytes
+from .backbone.dividing import DividedBytes, divide, find_division, frozen_bytes
 from .backbone.head import head_use
 from .backbone.startup_checks import check_family, check_packing
 from .encode.answers import add_mismatched, encode_answers
@@ -50,6 +50,7 @@ __all__ = [
     "AnswerOptions",
     "Answered",
     "Answerer",
+    "DividedBytes",
     "Encoder",
     "Family",
     "FeatureCache",
@@ -83,6 +84,7 @@ __all__ = [
     "encode_answers",
     "features_fingerprint",
     "fetch_weights",
+    "find_division",
     "find_image_tokens",
     "find_model",
     "find_roles",

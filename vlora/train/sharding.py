@@ -8,6 +8,7 @@ order follows from the data: a module gathers once its input is there, and in th
 output is.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
@@ -203,6 +204,15 @@ def _recomputed(
             return tuple(mx.vjp(function, given, towards)[1])
 
     return cast("Callable[..., list[mx.array]]", run)
+
+
+def bytes_of_part(places: Sequence[Place], n_ranks: int) -> int:
+    """Count the bytes of one rank's part of arrays, which are not read."""
+    sizes: Counter[mx.Dtype] = Counter()
+    for place in places:
+        value = place.read()
+        sizes[value.dtype] += -(-value.size // ALIGNMENT) * ALIGNMENT
+    return sum(-(-size // n_ranks) * dtype.size for dtype, size in sizes.items())
 
 
 def _divide(places: Sequence[Place], group: mx.distributed.Group) -> _Message:

@@ -136,3 +136,34 @@ def test_all_rows_gather_alike(
         counts.append(graph.getvalue().count('"Sort"') or graph.getvalue().count("Sort"))
 
     assert counts[0] == counts[1] > 0
+
+
+class Pretended:
+    """The first rank of a group that is not there."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def rank(self) -> int:
+        """Give its number."""
+        return 0
+
+    def size(self) -> int:
+        """Give the number of ranks."""
+        return self._size
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize(("family", "keys"), CASES[:4])
+def test_bytes_are_counted_before_they_are_divided(
+    family: str, keys: dict[str, Any], n_ranks: int, checkpoint: CheckpointFactory
+) -> None:
+    """Of a model that has shapes only; a rank holds what it then holds, and gathers no more than there is."""
+    subject = make_trainable(checkpoint(family), **keys)
+    found = models.find_division(subject.backbone).count(n_ranks)
+    before = models.frozen_bytes(subject.backbone)
+    shards = models.divide(subject.backbone, Pretended(n_ranks))  # type: ignore[arg-type]
+
+    assert found.n_elsewhere == shards.n_elsewhere
+    assert before - models.frozen_bytes(subject.backbone) == found.n_elsewhere
+    assert 0 < found.n_gathered < before

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import attrs
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ...errors import ModelError
-from ...train.sharding import Place, Shard, frozen_places
+from ...train.sharding import Place, Shard, bytes_of_part, frozen_places
 from ..forward.tied_head import tied_heads
 from .backbone import MlxVlmBackbone
 from .embed import probe_inputs
@@ -19,18 +20,54 @@ from .shards import Shards
 from .vocabulary import TABLE
 
 
-def divide(backbone: MlxVlmBackbone, group: mx.distributed.Group) -> Shards:
-    """Let each rank keep its part of the frozen weights; call it on all ranks, on the same model.
+@attrs.frozen(eq=False, kw_only=True)
+class Division:
+    """What of a model's frozen weights is divided among ranks.
 
-    Weights may be lazy, and are read part by part. Those that are trained stay whole on each rank, as does what embeds
-    if some of it is trained.
+    Attributes:
+        layers: Layers of the language model, each with the places of its arrays.
+        head: Places of the head's arrays.
+        table: Those of the table, the same list where the head is the table.
+        outside: Those of all outside of the language model.
+    """
+
+    layers: Sequence[tuple[nn.Module, Sequence[Place]]]
+    head: Sequence[Place]
+    table: Sequence[Place]
+    outside: Sequence[Place]
+
+    def count(self, n_ranks: int) -> "DividedBytes":
+        """Count the bytes that each of several ranks does not hold, and those that it gathers at once at most."""
+        others = [self.table, self.outside, *([] if self.head is self.table else [self.head])]
+        each = [*(places for _, places in self.layers), *others]
+        whole = sum(int(place.read().nbytes) for places in each for place in places)
+        parts = {id(places): bytes_of_part(places, n_ranks) for places in each}
+        # A layer is sent while the one before it still runs.
+        running = parts[id(self.head)] + sum(sorted(parts[id(places)] for _, places in self.layers)[-2:])
+        gathered = n_ranks * max(running, parts[id(self.table)] + parts[id(self.outside)])
+        return DividedBytes(n_elsewhere=whole - sum(parts.values()), n_gathered=gathered)
+
+
+@attrs.frozen(kw_only=True)
+class DividedBytes:
+    """The bytes of a model's frozen weights on one of several ranks.
+
+    Attributes:
+        n_elsewhere: Those that only other ranks hold.
+        n_gathered: Those that are gathered at once at most.
+    """
+
+    n_elsewhere: int
+    n_gathered: int
+
+
+def find_division(backbone: MlxVlmBackbone) -> Division:
+    """Find what of a model's frozen weights ranks divide among them.
+
+    Weights that are trained stay whole on each rank, as does what embeds if some of it is trained.
 
     Args:
-        backbone: The model, with its adapters.
-        group: MLX's; the ranks.
-
-    Returns:
-        The parts, which the backbone has from then on.
+        backbone: The model, with its adapters. Its weights are not read.
 
     Raises:
         ModelError: The layers have no frozen weights, or the model reads an image in every row.
@@ -46,7 +83,7 @@ def divide(backbone: MlxVlmBackbone, group: mx.distributed.Group) -> Shards:
     alone = {key for key, count in uses.items() if count == 1} | ({_key(place) for place in head if head == table})
     named = dict(backbone.module.named_modules())
     layers = [
-        (named[name], Shard(own, group))
+        (named[name], own)
         for name, places in units.items()
         if (own := [place for place in places if _key(place) in alone])
     ]
@@ -56,9 +93,33 @@ def divide(backbone: MlxVlmBackbone, group: mx.distributed.Group) -> Shards:
             "out"
         )
         raise ModelError(msg)
-    shards = {kind: Shard(places, group) for kind, places in (("table", table), ("outside", outside)) if places}
-    of_head = shards.get("table") if head is table else Shard(head, group) if head else None
-    names = {_key(place) for place in outside}
+    return Division(layers=layers, head=head, table=table, outside=outside)
+
+
+def divide(backbone: MlxVlmBackbone, group: mx.distributed.Group) -> Shards:
+    """Let each rank keep its part of the frozen weights; call it on all ranks, on the same model.
+
+    Weights may be lazy, and are read part by part.
+
+    Args:
+        backbone: The model, with its adapters.
+        group: MLX's; the ranks.
+
+    Returns:
+        The parts, which the backbone has from then on.
+
+    Raises:
+        ModelError: As `find_division`.
+    """
+    found = find_division(backbone)
+    named = dict(backbone.module.named_modules())
+    layers = [(module, Shard(places, group)) for module, places in found.layers]
+    shards = {
+        kind: Shard(places, group) for kind, places in (("table", found.table), ("outside", found.outside)) if places
+    }
+    head = found.head
+    of_head = shards.get("table") if head is found.table else Shard(head, group) if head else None
+    names = {_key(place) for place in found.outside}
     backbone.shards = Shards(
         layers=layers,
         head=None if of_head is None or backbone.head is None else (backbone.head, of_head),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.streams import open_files, write_csv, write_lines, write_parquet, write_shards
+from vlora.data import streaming
 from vlora.data.drawn_rows import DrawnRows, draw_rows
 from vlora.data.mixed_rows import mix_rows
 from vlora.data.mixture import own_seed
@@ -53,8 +54,8 @@ def draw(*paths: str, weights: Sequence[float] | None = None) -> DrawnRows:
     return draw_rows(each[0] if weights is None else mix_rows("all", each, weights=weights))
 
 
-def load(position: str, *paths: str, allows_changes: bool = False) -> list[StreamProgress]:
-    """Read how far streams were read."""
+def load(position: str, *paths: str, allows_changes: bool = False) -> tuple[list[StreamProgress], int]:
+    """Read how far streams were read, and how much of a window was used."""
     weights = None if len(paths) == 1 else [1] * len(paths)
     keys = [f"data.sources[{place}]" for place in range(len(paths))] if weights else ["data"]
     return load_progress(position, draw(*paths, weights=weights), keys, allows_changes=allows_changes)
@@ -64,6 +65,9 @@ def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = 
     """Plan steps of a stream, or of a mixture of several."""
     seed, shuffle = keys.pop("seed", 0), keys.pop("shuffle", True)
     drawn, size = draw(*paths, weights=weights), keys.pop("buffer_size", 4)
+    starts, n_done = load(position, *paths)
+    if keys.pop("is_grouped", False):
+        keys["measure"] = lambda indices: (len_of(drawn.rows[index].turns[-1].text) for index in indices)
     cursors = [
         StreamCursor(
             stream=stream,
@@ -72,12 +76,17 @@ def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = 
             buffer_size=size,
             start=start,
         )
-        for place, (stream, start) in enumerate(zip(drawn.streams, load(position, *paths), strict=True))
+        for place, (stream, start) in enumerate(zip(drawn.streams, starts, strict=True))
     ]
-    given = {"batch_size": 2, "accumulation": 1, "n_steps": 1000}
+    given: dict[str, Any] = {"batch_size": 2, "accumulation": 1, "n_steps": 1000}
     given |= {"n_ahead": 8, "own_batch_size": keys.get("batch_size", 2)} | keys
     turns = None if weights is None else Turns(weights=weights, seed=seed, shuffle=shuffle)
-    return StreamSteps(drawn=drawn, cursors=cursors, turns=turns, **given)
+    return StreamSteps(drawn=drawn, cursors=cursors, turns=turns, n_done=n_done, seed=seed, **given)
+
+
+def len_of(answer: str) -> int:
+    """Give a row a length that its number does not tell."""
+    return int(answer.removeprefix("It is ").rstrip(".")) * 7 % 11
 
 
 def read(steps: StreamSteps, n: int) -> list[list[list[str]]]:
@@ -191,7 +200,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="which is not understood"):
         load('{"epoch": 1}', path)
 
-    assert allowed == steps.progress_at(1)
+    assert allowed == (steps.progress_at(1), 0)
 
 
 def test_an_epoch_without_rows_ends_the_run(tmp_path: Path) -> None:
@@ -291,3 +300,61 @@ def test_other_sources_are_refused(paths: list[str]) -> None:
         load(position, *paths[:2])
     with pytest.raises(CheckpointError, match="which is not understood"):
         load(position, paths[0])
+
+
+@FILES
+@given(
+    cut=st.integers(0, 30),
+    n_window=st.integers(1, 6),
+    batch_size=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    n_ranks=st.integers(1, 2),
+    is_mixed=st.booleans(),
+)
+def test_grouped_rows_go_on_within_their_window(
+    paths: list[str], cut: int, n_window: int, batch_size: int, accumulation: int, n_ranks: int, is_mixed: bool
+) -> None:
+    """Each row comes once an epoch, with rows of like length; ranks share batches, and each goes on at any step."""
+    keys: dict[str, Any] = {"batch_size": batch_size * n_ranks, "accumulation": accumulation, "is_grouped": True}
+    chosen, weights = (paths, (2.0, 1.0, 1.0)) if is_mixed else (paths[:1], None)
+    shared: list[Counter[str]] = [Counter() for _ in range(cut + 12)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "WINDOW_BATCHES", n_window)
+        alone = read(plan(*chosen, weights=weights, **keys), cut + 12)
+        for rank in range(n_ranks):
+            own: dict[str, Any] = {**keys, "rank": rank, "n_ranks": n_ranks, "own_batch_size": batch_size}
+            straight = plan(*chosen, weights=weights, **own)
+            expected = read(straight, cut + 12)
+            for counts, step in zip(shared, expected, strict=True):
+                counts.update(flat([step]))
+            again = plan(*chosen, weights=weights, first_step=cut, position=straight.dumps(cut), **own)
+
+            assert read(again, 12) == expected[cut:]
+            assert [again.dumps(cut + step) for step in range(13)] == [straight.dumps(cut + step) for step in range(13)]
+            assert [again.ended(cut + step) for step in range(1, 13)] == [
+                straight.ended(cut + step) for step in range(1, 13)
+            ]
+            assert len(straight.drawn) <= sum(map(len, flat_rows(expected))) + 2 * n_window * batch_size * n_ranks
+    assert shared == [Counter(flat([step])) for step in alone]
+    rows = flat(alone)
+    if not is_mixed:
+        assert all(sorted(rows[at : at + 14]) == sorted(set(rows[at : at + 14])) for at in range(0, len(rows), 14))
+
+
+def flat_rows(steps: list[list[list[str]]]) -> list[list[str]]:
+    """List the microbatches of steps."""
+    return [batch for step in steps for batch in step]
+
+
+def test_grouped_batches_have_rows_of_like_length(paths: list[str]) -> None:
+    """Those of a window, which is sorted; another seed and another window have other orders of batches."""
+    steps = read(plan(paths[0], batch_size=2, is_grouped=True, shuffle=False), 14)
+    orders = [
+        [sorted(map(len_of, batch), reverse=True) for step in steps[start : start + 7] for batch in step]
+        for start in (0, 7)
+    ]
+
+    for order in orders:
+        whole = sorted((length for batch in order for length in batch), reverse=True)
+        assert sorted(order, reverse=True) == [whole[at : at + 2] for at in range(0, 14, 2)]
+    assert orders[0] != orders[1]

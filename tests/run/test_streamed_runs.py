@@ -28,11 +28,21 @@ def reports(events: list[Event]) -> list[StepReport]:
     return [event for event in events if isinstance(event, StepReport)]
 
 
-@pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (1, 2, 4, 5, 6, 8))])
-def test_resume_is_exact_inside_the_buffer(checkpoint: CheckpointFactory, tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(
+    ("stop", "batching"),
+    [
+        *((3, "shuffled"), (2, "grouped")),
+        *(pytest.param(stop, "shuffled", marks=pytest.mark.slow) for stop in (1, 2, 4, 5, 6, 8)),
+        *(pytest.param(stop, "grouped", marks=pytest.mark.slow) for stop in (1, 3, 4, 5, 6, 8)),
+    ],
+)
+def test_resume_is_exact_inside_the_buffer(
+    checkpoint: CheckpointFactory, tmp_path: Path, stop: int, batching: str
+) -> None:
     """A run that was stopped goes on bit for bit: rows that waited, order, dropout, and with threads ahead of it."""
     rows = write_shards(tmp_path / "shards", (3, 0, 4))
     options: dict[str, Any] = {"lora__dropout": 0.2, "data__workers": 2, "data__prefetch": 3}
+    options["train__batching"] = batching
     straight = streamed(checkpoint("llava"), rows, tmp_path / "straight", **options)
     stopped = streamed(checkpoint("llava"), rows, tmp_path / "stopped", **options)
     events = run(straight)

@@ -48,10 +48,10 @@ class DrawnRows:
         """The streams, source by source."""
         return [table.stream for table in self._tables]
 
-    def put(self, index: int, source: int, row: Drawn) -> None:
-        """Let a row of a source be read by its number."""
+    def put(self, index: int, source: int, row: Drawn, n_reads: int = 1) -> None:
+        """Let a row of a source be read by its number, so many times from what was kept of it."""
         self._source_of[index] = source
-        self._tables[source].put(index, row)
+        self._tables[source].put(index, row, n_reads)
 
     def drop(self, indices: Iterable[int]) -> None:
         """Forget rows."""

@@ -10,6 +10,18 @@ from .loader import DataLoader
 from .sampler import LengthFn
 
 
+def measure_drawn(loader: DataLoader, estimate: Callable[[Sample], int]) -> LengthFn:
+    """Make what says how long rows of streams are, each when it was drawn; see `measure_rows`."""
+
+    def measure(index: int) -> int:
+        try:
+            return estimate(loader.train[index])
+        except SampleError:
+            return 0
+
+    return lambda indices: loader.workers.map(measure, indices, loader.data.prefetch * loader.batch_size)
+
+
 def measure_rows(loader: DataLoader, estimate: Callable[[Sample], int]) -> LengthFn:
     """Make what says how long rows to train on are.
 

@@ -81,14 +81,22 @@ def length_grouped_batches(
     lengths = measure(own[start:])
     known = list(itertools.islice(lengths, size))
     while known:
-        rows = [row for _, row in sorted(zip(known, own[start : start + len(known)], strict=True), reverse=True)]
-        batches = [rows[place : place + batch_size] for place in range(0, len(rows), batch_size)]
         ahead: list[int] = []
-        for place in np.random.default_rng((seed, epoch, start)).permutation(len(batches)).tolist()[skipped:]:
-            yield batches[place]
+        rows = own[start : start + len(known)]
+        for batch in group_by_length(rows, known, batch_size, (seed, epoch, start))[skipped:]:
+            yield batch
             ahead.extend(itertools.islice(lengths, batch_size))
         start, skipped = start + len(known), 0
         known = [*ahead, *itertools.islice(lengths, size - len(ahead))]
+
+
+def group_by_length(
+    rows: Sequence[int], lengths: Sequence[int], batch_size: int, seed: tuple[int, ...]
+) -> list[list[int]]:
+    """Divide rows into batches of like length, and shuffle the batches."""
+    ordered = [row for _, row in sorted(zip(lengths, rows, strict=True), reverse=True)]
+    batches = [ordered[place : place + batch_size] for place in range(0, len(ordered), batch_size)]
+    return [batches[place] for place in np.random.default_rng(seed).permutation(len(batches)).tolist()]
 
 
 def step_batches(

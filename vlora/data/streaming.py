@@ -6,11 +6,15 @@ be read to be found (Parquet, the hub), every rank reads all of them and keeps i
 
 Of a mixture each source is a stream with an order, a buffer and epochs of its own, and `vlora.data.turns` says from
 which of them the next row comes.
+
+Where rows are grouped by length they are drawn in windows, each of them sorted and cut into batches. A run that goes on
+within a window draws it again.
 """
 
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import attrs
 
@@ -20,13 +24,34 @@ from ..types import Batch
 from .batch_source import EndedEpoch
 from .drawn_rows import DrawnRows
 from .mixture import own_seed
-from .readers.stream import Drawn
-from .sampler import share_steps
+from .sampler import WINDOW_BATCHES, LengthFn, group_by_length, share_steps
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .turns import Turns
 
 REMEMBERED = 128
 """Steps whose progress is known, besides those that may have been planned ahead."""
+
+_GROUPS = 4
+"""Keeps the draws of batches apart from others of the same seed."""
+
+
+@attrs.frozen(kw_only=True)
+class _Window:
+    """Rows that were drawn together, in batches.
+
+    Attributes:
+        before: How far each source was read before.
+        after: And behind them.
+        batches: Their numbers, microbatch by microbatch.
+        ended: Epochs that have ended with them.
+        is_over: Whether a single stream's epoch has.
+    """
+
+    before: tuple[ProgressNote, ...]
+    after: tuple[ProgressNote, ...]
+    batches: Sequence[Sequence[int]]
+    ended: tuple[EndedEpoch, ...]
+    is_over: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -34,6 +59,7 @@ class _Planned:
     """What is known of a step that was planned."""
 
     notes: tuple[ProgressNote, ...]
+    n_batches: int
     indices: Sequence[int]
     ended: tuple[EndedEpoch, ...]
 
@@ -46,11 +72,14 @@ class StreamSteps:
         drawn: Where rows that were planned are read.
         cursors: Draw the rows of each source.
         turns: From which source each row comes; None of a single one.
+        measure: Says how long drawn rows are, where they are grouped by length; None where they are not.
+        seed: The run's.
         batch_size: Rows of a microbatch, those of all ranks together.
         accumulation: Microbatches of a step.
         n_steps: Steps of the whole run.
         n_ahead: Rows that are read ahead of the step in hand at most.
         first_step: Steps done before.
+        n_done: Microbatches of the first window that they have used.
         rank: Whose rows; from 0.
         n_ranks: Ranks among which rows are shared out.
         own_batch_size: Rows of a microbatch of one rank.
@@ -59,15 +88,20 @@ class StreamSteps:
     drawn: DrawnRows
     cursors: Sequence[StreamCursor]
     turns: Turns | None = None
+    measure: LengthFn | None = None
+    seed: int = 0
     batch_size: int
     accumulation: int
     n_steps: int
     n_ahead: int
     first_step: int = 0
+    n_done: int = 0
     rank: int = 0
     n_ranks: int = 1
     own_batch_size: int
     _planned: dict[int, _Planned] = attrs.field(factory=dict, init=False)
+    _lengths: Iterator[int] | None = attrs.field(default=None, init=False)
+    _known: list[int] = attrs.field(factory=list, init=False)
 
     def steps(self) -> Iterator[list[list[int]]]:
         """Yield each step's microbatches, epoch after epoch, as long as there are steps.
@@ -81,16 +115,31 @@ class StreamSteps:
         Raises:
             RecipeError: An epoch has no row.
         """
-        n_given = sum(cursor.start.n_given for cursor in self.cursors)
-        sources = itertools.repeat(0) if self.turns is None else self.turns.take(n_given)
+        windows, n_used, left = self._windows(), self.n_done, 0
         for step in range(self.first_step + 1, self.n_steps + 1):
-            batches, ended = self._take(sources)
-            n_rows = sum(map(len, batches))
-            yield self._share(step, batches, range(n_given, n_given + n_rows), ended)
-            n_given += n_rows
+            batches: list[Sequence[int]] = []
+            ended: list[EndedEpoch] = []
+            while len(batches) < self.accumulation:
+                if not left:
+                    window = next(windows)
+                    self.drawn.drop(index for batch in window.batches[:n_used] for index in batch)
+                    left = len(window.batches) - n_used
+                batches.append(window.batches[n_used])
+                self._measure_ahead()
+                n_used, left = n_used + 1, left - 1
+                if not left:
+                    n_used = 0
+                    ended += window.ended
+                    if window.is_over:
+                        break
+            notes = window.before if left else window.after
+            yield self._share(step, batches, _Planned(notes=notes, n_batches=n_used, indices=(), ended=tuple(ended)))
 
     def progress_at(self, step: int) -> list[StreamProgress]:
-        """Return how far each source was read after a step that `steps` has yielded, not too long ago."""
+        """Return how far each source was read before the rows of a step's window that are left.
+
+        The step was yielded by `steps`, not too long ago.
+        """
         if step == self.first_step:
             return [cursor.start for cursor in self.cursors]
         return [note.find() for note in self._planned[step].notes]
@@ -104,42 +153,58 @@ class StreamSteps:
         found = [
             progress.dump(cursor.stream) for cursor, progress in zip(self.cursors, self.progress_at(step), strict=True)
         ]
-        return json.dumps(found[0] if self.turns is None else {"sources": found}, separators=(",", ":"))
+        n_batches = self.n_done if step == self.first_step else self._planned[step].n_batches
+        told: dict[str, Any] = found[0] if self.turns is None else {"sources": found}
+        return json.dumps(told | ({"n_batches": n_batches} if n_batches else {}), separators=(",", ":"))
 
-    def _take(self, sources: Iterator[int]) -> tuple[list[list[tuple[int, Drawn]]], tuple[EndedEpoch, ...]]:
-        """Draw the rows of a step, each with its source."""
-        batches: list[list[tuple[int, Drawn]]] = []
+    def _windows(self) -> Iterator[_Window]:
+        """Draw windows; of the next one rows are measured while the batches of this one are taken."""
+        n_given = sum(cursor.start.n_given for cursor in self.cursors)
+        sources = itertools.repeat(0) if self.turns is None else self.turns.take(n_given)
+        if self.measure is None:
+            while True:
+                window = self._draw(sources, n_given, self.batch_size)
+                n_given += len(window.batches[0])
+                yield window
+        size = WINDOW_BATCHES * self.batch_size
+        ahead = self._draw(sources, n_given, size)
+        while True:
+            window, (rows,) = ahead, ahead.batches
+            lengths = [*self._known, *(self._lengths or self.measure(rows))]
+            grouped = group_by_length(rows, lengths, self.batch_size, (self.seed, _GROUPS, n_given))
+            n_given += len(rows)
+            ahead = self._draw(sources, n_given, size)
+            self._lengths, self._known = iter(self.measure(ahead.batches[0])), []
+            yield attrs.evolve(window, batches=grouped)
+
+    def _measure_ahead(self) -> None:
+        """Measure as many rows of the next window as a microbatch takes of this one."""
+        if self._lengths is not None:
+            self._known.extend(itertools.islice(self._lengths, self.batch_size))
+
+    def _draw(self, sources: Iterator[int], first: int, most: int) -> _Window:
+        """Draw rows and number them, no more than are left of a single stream's epoch."""
+        before = tuple(cursor.note() for cursor in self.cursors)
         ended: list[EndedEpoch] = []
-        is_over = False
-        while len(batches) < self.accumulation and not is_over:
-            batches.append([])
-            while len(batches[-1]) < self.batch_size and not is_over:
-                source = next(sources)
-                row, n_rows = self.cursors[source].take()
-                batches[-1].append((source, row))
-                if n_rows:
-                    number = None if self.turns is None else source
-                    ended.append(EndedEpoch(epoch=self.cursors[source].epoch, n_rows=n_rows, source=number))
-                    is_over = self.turns is None
-        return batches, tuple(ended)
+        is_over, index = False, first
+        while index < first + most and not is_over:
+            source = next(sources)
+            row, n_rows = self.cursors[source].take()
+            self.drawn.put(index, source, row, n_reads=1 if self.measure is None else 2)
+            index += 1
+            if n_rows:
+                number = None if self.turns is None else source
+                ended.append(EndedEpoch(epoch=self.cursors[source].epoch, n_rows=n_rows, source=number))
+                is_over = self.turns is None
+        after = tuple(cursor.note() for cursor in self.cursors)
+        return _Window(before=before, after=after, batches=[range(first, index)], ended=tuple(ended), is_over=is_over)
 
-    def _share(
-        self,
-        step: int,
-        batches: Sequence[Sequence[tuple[int, Drawn]]],
-        indices: range,
-        ended: tuple[EndedEpoch, ...],
-    ) -> list[list[int]]:
-        """Let this rank's rows be read by their numbers, and remember the step."""
-        rows = dict(zip(indices, itertools.chain.from_iterable(batches), strict=True))
-        numbers = iter(indices)
-        planned = [[next(numbers) for _ in batch] for batch in batches]
-        (own,) = share_steps([planned], self.rank, self.n_ranks, self.own_batch_size)
-        given = [index for batch in own for index in batch]
-        for index in given:
-            self.drawn.put(index, *rows[index])
-        notes = tuple(cursor.note() for cursor in self.cursors)
-        self._planned[step] = _Planned(notes=notes, indices=given, ended=ended)
+    def _share(self, step: int, batches: Sequence[Sequence[int]], planned: _Planned) -> list[list[int]]:
+        """Choose this rank's rows of a step, give up the others, and remember the step."""
+        (own,) = share_steps([batches], self.rank, self.n_ranks, self.own_batch_size)
+        given = {index for batch in own for index in batch}
+        self.drawn.drop(index for batch in batches for index in batch if index not in given)
+        self._planned[step] = attrs.evolve(planned, indices=tuple(given))
         # A step has one row at least, so that no more steps than rows are planned ahead.
         old = self._planned.pop(step - REMEMBERED - self.n_ahead, None)
         self.drawn.drop(() if old is None else old.indices)
@@ -147,7 +212,15 @@ class StreamSteps:
 
 
 def stream_steps(
-    recipe: Recipe, drawn: DrawnRows, first_step: int, position: str, *, n_planned: int, rank: int, n_ranks: int
+    recipe: Recipe,
+    drawn: DrawnRows,
+    first_step: int,
+    position: str,
+    *,
+    n_planned: int,
+    rank: int,
+    n_ranks: int,
+    measure: LengthFn | None = None,
 ) -> StreamSteps:
     """Plan the steps of a recipe that streams its rows.
 
@@ -159,6 +232,7 @@ def stream_steps(
         n_planned: Ranks for which the steps are planned; a microbatch has `train.batch_size` rows for each.
         rank: Whose rows; from 0.
         n_ranks: Ranks among which rows are shared out.
+        measure: Says how long drawn rows are, where they are grouped by length.
 
     Raises:
         CheckpointError: The files are not those of the steps that were done.
@@ -166,7 +240,7 @@ def stream_steps(
     train, data, weights = recipe.train, recipe.data, drawn.weights
     keys = ["data"] if weights is None else [f"data.sources[{place}]" for place in range(len(weights))]
     seeds = [train.seed] if weights is None else [own_seed(train.seed, place) for place in range(len(weights))]
-    starts = load_progress(position, drawn, keys, allows_changes=data.allow_changed_rows)
+    starts, n_done = load_progress(position, drawn, keys, allows_changes=data.allow_changed_rows)
     return StreamSteps(
         drawn=drawn,
         cursors=[
@@ -182,6 +256,9 @@ def stream_steps(
         n_steps=train.iters,
         n_ahead=max(data.prefetch, train.gradient_accumulation_steps) * train.batch_size * n_ranks,
         first_step=first_step,
+        n_done=n_done,
+        measure=measure,
+        seed=train.seed,
         rank=rank,
         n_ranks=n_ranks,
     )
@@ -189,8 +266,8 @@ def stream_steps(
 
 def load_progress(
     position: str, drawn: DrawnRows, keys: Sequence[str], *, allows_changes: bool
-) -> list[StreamProgress]:
-    """Read what `StreamSteps.dumps` wrote, for each source.
+) -> tuple[list[StreamProgress], int]:
+    """Read what `StreamSteps.dumps` wrote: for each source, and how many microbatches of a window were used.
 
     Args:
         position: What it wrote; "" of a run that begins.
@@ -202,14 +279,15 @@ def load_progress(
         CheckpointError: It is something else, or the files are not those of then.
     """
     if not position:
-        return [StreamProgress() for _ in keys]
+        return [StreamProgress() for _ in keys], 0
     try:
         found = json.loads(position)
         each = [found] if drawn.weights is None else list(found["sources"])
-        return [
+        starts = [
             StreamProgress.parse(one, stream, key=key, allows_changes=allows_changes)
             for one, stream, key in zip(each, drawn.streams, keys, strict=True)
         ]
+        return starts, int(found.get("n_batches", 0))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -10,13 +10,13 @@ from ..data.batch_source import BatchSource, PackedSource, PlannedSource
 from ..data.collate import make_stand_in
 from ..data.drawn_rows import DrawnRows, draw_rows
 from ..data.loader import DataLoader, flatten
-from ..data.measuring import measure_rows
+from ..data.measuring import measure_drawn, measure_rows
 from ..data.pack_sharing import PackShare
 from ..data.packing import PackedSteps, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset
-from ..data.sampler import share_steps, step_batches, steps_per_epoch
+from ..data.sampler import LengthFn, share_steps, step_batches, steps_per_epoch
 from ..data.streaming import StreamSource, stream_steps
 from ..data.values import Row
 from ..errors import CheckpointError, RecipeError
@@ -98,7 +98,8 @@ def make_source(
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
     _check_kind(recipe, first, position)
     if loader.drawn is not None:
-        return _make_streamed(recipe, loader, loader.drawn, first, position, ranks, n_planned, n_ahead)
+        measure = measure_drawn(loader, LengthEstimator(encoder)) if train.batching == "grouped" else None
+        return _make_streamed(recipe, loader, loader.drawn, first, position, ranks, n_planned, n_ahead, measure)
     n_rows = len(loader.train)
     if train.batching == "packed":
         order = loader.train.order(seed=train.seed, shuffle=data.shuffle)
@@ -139,9 +140,13 @@ def _make_streamed(
     ranks: Ranks,
     n_planned: int,
     n_ahead: int,
+    measure: LengthFn | None,
 ) -> StreamSource:
     """Plan steps of streamed rows, see `make_source`."""
-    steps = stream_steps(recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=ranks.size)
+    size = ranks.size
+    steps = stream_steps(
+        recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=size, measure=measure
+    )
     batches = loader.collate(loader.train, steps.steps(), n_ahead)
     primed = loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agreeing(ranks))
     return StreamSource(batches=primed, steps=steps)

@@ -81,6 +81,18 @@ def test_tables_read_rows_by_number(tmp_path: Path) -> None:
     assert not len(drawn)
 
 
+def test_what_was_kept_of_a_row_is_given_up_with_its_last_read(tmp_path: Path) -> None:
+    """A row that is measured and encoded is read from its file once; later reads find it there."""
+    table = DrawnTable(open_files(write_lines(tmp_path, (1,))))
+    (row,) = table.stream.find([0])
+    kept = b'{"question": "kept?", "answer": "kept"}'
+    table.put(0, Drawn(row.place, kept), n_reads=2)
+
+    assert [table[0]["answer"] for _ in range(3)] == ["kept", "kept", "It is 0."]
+    table.put(1, Drawn(row.place, kept))
+    assert [table[1]["answer"] for _ in range(2)] == ["kept", "It is 0."]
+
+
 def test_marks_change_with_the_files(tmp_path: Path) -> None:
     """With their names, sizes and times."""
     path = write_lines(tmp_path, (2, 2))

@@ -303,28 +303,32 @@ class DrawnTable:
 
     stream: RowStream
     _drawn: dict[int, Drawn] = attrs.field(factory=dict, init=False)
+    _n_reads: dict[int, int] = attrs.field(factory=dict, init=False)
 
-    def put(self, index: int, row: Drawn) -> None:
-        """Let a row be read by its number."""
-        self._drawn[index] = row
+    def put(self, index: int, row: Drawn, n_reads: int = 1) -> None:
+        """Let a row be read by its number, so many times from what was kept of it."""
+        self._drawn[index], self._n_reads[index] = row, n_reads
 
     def drop(self, indices: Iterable[int]) -> None:
         """Forget rows."""
         for index in indices:
             self._drawn.pop(index, None)
+            self._n_reads.pop(index, None)
 
     def __len__(self) -> int:
         """Count the rows that can be read."""
         return len(self._drawn)
 
     def __getitem__(self, index: int) -> Row:
-        """Read a row; what was kept of it is given up.
+        """Read a row; what was kept of it is given up when it is read for the last time.
 
         Raises:
             SampleError: It is no row.
         """
         drawn = self._drawn[index]
-        self._drawn[index] = Drawn(drawn.place)
+        self._n_reads[index] -= 1
+        if self._n_reads[index] <= 0:
+            self._drawn[index] = Drawn(drawn.place)
         return self.stream.read(drawn)
 
     def mark(self, index: int) -> RowMark:

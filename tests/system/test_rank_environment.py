@@ -1,10 +1,12 @@
 """Where processes find their places among the ranks of a run."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
+from vlora.system import rank_environment
 from vlora.system.rank_environment import find_rank, make_environments
 
 
@@ -30,6 +32,19 @@ def test_ring_has_a_port_for_each(tmp_path: Path) -> None:
 
     assert [find_rank(environment) for environment in found] == [0, 1, 2]
     assert len(ports) == 3
+
+
+def test_ports_are_free_and_stay_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is taken is passed over; none is of those that systems give to connections, until it is bound."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(rank_environment, "PORTS", range(taken.getsockname()[1], taken.getsockname()[1] + 1))
+        with pytest.raises(OSError, match=r"found 0 free ports of 127\.0\.0\.1 .* and 2 are needed"):
+            make_environments("cpu", 2, tmp_path)
+    monkeypatch.undo()
+    (environment,) = make_environments("cuda", 1, tmp_path)
+
+    assert 1024 < int(environment["NCCL_PORT"]) < 32_768
 
 
 def test_every_rank_sees_its_own_gpu(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Variables by which the processes of a run on several devices know their places."""
 
 import json
+import secrets
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 RANK, SIZE, HOSTFILE = "MLX_RANK", "MLX_WORLD_SIZE", "MLX_HOSTFILE"
@@ -14,6 +15,9 @@ OF_MPI = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """What Open MPI and other MPIs tell the processes that they start."""
 
 LOCAL = "127.0.0.1"
+
+PORTS = range(20_000, 32_768)
+"""From which ranks get theirs: below those that systems give to connections by themselves."""
 
 
 def find_rank(environment: Mapping[str, str]) -> int | None:
@@ -44,9 +48,21 @@ def make_environments(kind: str, n_ranks: int, folder: Path, visible: str = "") 
 
 
 def _find_ports(n_ports: int) -> list[int]:
-    """Find ports that nothing uses; all are held until the last one is found."""
+    """Find ports that nothing uses; all are held until the last one is found.
+
+    A process binds its port seconds later. Until then the system could give one of its own choice to any connection.
+
+    Raises:
+        OSError: There are not so many.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n_ports)]
-        for found in sockets:
-            found.bind((LOCAL, 0))
-        return [int(found.getsockname()[1]) for found in sockets]
+        for port in secrets.SystemRandom().sample(PORTS, len(PORTS)):
+            tried = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                tried.bind((LOCAL, port))
+                found.append(port)
+            if len(found) == n_ports:
+                return found
+    msg = f"found {len(found)} free ports of {LOCAL} from {PORTS[0]} to {PORTS[-1]}, and {n_ports} are needed"
+    raise OSError(msg)

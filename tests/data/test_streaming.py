@@ -25,7 +25,7 @@ COUNTS = (5, 0, 1, 7, 4)
 N_ROWS = sum(COUNTS)
 
 FILES = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -57,8 +57,7 @@ def draw(*paths: str, weights: Sequence[float] | None = None) -> DrawnRows:
 def load(position: str, *paths: str, allows_changes: bool = False) -> tuple[list[StreamProgress], int]:
     """Read how far streams were read, and how much of a window was used."""
     weights = None if len(paths) == 1 else [1] * len(paths)
-    keys = [f"data.sources[{place}]" for place in range(len(paths))] if weights else ["data"]
-    return load_progress(position, draw(*paths, weights=weights), keys, allows_changes=allows_changes)
+    return load_progress(position, draw(*paths, weights=weights), allows_changes=allows_changes)
 
 
 def plan(*paths: str, weights: tuple[float, ...] | None = None, position: str = "", **keys: Any) -> StreamSteps:

@@ -14,7 +14,6 @@ STREAM = {"data.path": "rows.jsonl", "data.streaming": True, "train.iters": 10}
     ("keys", "message"),
     [
         ({"train.epochs": 1}, r"train\.epochs: found 1 together with data\.streaming = true"),
-        ({"train.batching": "packed"}, r"train\.batching: found 'packed'"),
         ({"data.valid_fraction": 0.1}, r"data\.valid_fraction: found 0\.1 .*valid_split"),
         ({"data.shuffle_buffer": 0}, r"data\.shuffle_buffer"),
         ({"train.objective": "dpo", "preference.precompute": True}, r"preference\.precompute: found true together"),

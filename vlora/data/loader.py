@@ -13,7 +13,7 @@ from ..types import Batch, Cut, Example, RowMark, Sample
 from .collate import collate
 from .drawn_rows import DrawnRows
 from .examples import raise_unless_skipped
-from .packing import PackedSteps
+from .packing import PackPlan
 from .prefetch import WorkerPool
 from .rows import RowDataset
 from .values import Row
@@ -104,7 +104,7 @@ class DataLoader:
         """Encode rows ahead, and give the examples of each in its turn; None of those that are skipped."""
         return map(self._take_good, self.workers.map(functools.partial(self._encode, rows), indices, n_ahead))
 
-    def pack(self, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
+    def pack(self, rows: RowDataset, packed: PackPlan, n_ahead: int) -> Iterator[list[Batch]]:
         """Encode the rows of about `n_ahead` batches ahead, and pack them."""
         return packed.steps(self.read(rows, packed.indices(), n_ahead * packed.batch_size * ROWS_OF_A_PACK))
 

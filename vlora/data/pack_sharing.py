@@ -11,7 +11,7 @@ from ..types import Batch, Sample
 from .collate import collate_packed
 from .examples import raise_unless_skipped
 from .loader import ROWS_OF_A_PACK, DataLoader, flatten
-from .packing import PackedSteps, share_packs
+from .packing import PackPlan, share_packs
 from .rows import RowDataset
 
 
@@ -29,7 +29,7 @@ class PackShare:
     n_ranks: int
     count: Callable[[Sample], int]
 
-    def pack(self, loader: DataLoader, rows: RowDataset, packed: PackedSteps, n_ahead: int) -> Iterator[list[Batch]]:
+    def pack(self, loader: DataLoader, rows: RowDataset, packed: PackPlan, n_ahead: int) -> Iterator[list[Batch]]:
         """Plan packs by the lengths of all rows, which are not encoded for it, and encode those of this rank.
 
         A row that cannot be learned from is told by the first rank. One whose image turns out to be damaged is told by

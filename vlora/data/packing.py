@@ -8,7 +8,7 @@ exactly is small: how far it has read, and which rows wait.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -144,11 +144,7 @@ class PackedSteps:
         Yields:
             Microbatches; none if all rows left in an epoch could not be learned from.
         """
-        for microbatches in self.plan(encoded, count_positions):
-            joined = (
-                [[example for _, examples in pack for example in examples] for pack in packs] for packs in microbatches
-            )
-            yield [collate_packed(packs, self.batch_size) for packs in joined]
+        return collate_steps(self, encoded)
 
     def plan(self, found: Iterable[Item | None], count: Callable[[Item], int]) -> Iterator[list[list[Pack[Item]]]]:
         """Choose each step's packs.
@@ -228,6 +224,37 @@ class PackedSteps:
             for old in [known for known in self._orders if known < epoch - 1]:
                 del self._orders[old]
         return self._orders[epoch]
+
+
+class PackPlan(Protocol):
+    """The steps of a run whose rows are packed, whether they have numbers of their own or are streamed."""
+
+    @property
+    def batch_size(self) -> int:
+        """Packs of a microbatch."""
+
+    def indices(self) -> Iterator[int]:
+        """Yield the numbers of the rows to read."""
+
+    def steps(self, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
+        """Make each step's microbatches."""
+
+    def plan(self, found: Iterable[Item | None], count: Callable[[Item], int]) -> Iterator[list[list[Pack[Item]]]]:
+        """Choose each step's packs."""
+
+
+def collate_steps(plan: PackPlan, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
+    """Make microbatches of the packs of each step.
+
+    Args:
+        plan: Chooses them.
+        encoded: The examples of each row, in the order in which the plan reads them.
+    """
+    for microbatches in plan.plan(encoded, count_positions):
+        joined = (
+            [[example for _, examples in pack for example in examples] for pack in packs] for packs in microbatches
+        )
+        yield [collate_packed(packs, plan.batch_size) for packs in joined]
 
 
 def count_positions(examples: Iterable[Example]) -> int:

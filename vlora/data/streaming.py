@@ -23,9 +23,9 @@ from ..recipe.schema import Recipe
 from ..types import Batch
 from .batch_source import EndedEpoch
 from .drawn_rows import DrawnRows
-from .mixture import own_seed
 from .sampler import WINDOW_BATCHES, LengthFn, group_by_length, share_steps
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
+from .stream_starts import make_cursors, make_turns, parse_progress
 from .turns import Turns
 
 REMEMBERED = 128
@@ -237,19 +237,12 @@ def stream_steps(
     Raises:
         CheckpointError: The files are not those of the steps that were done.
     """
-    train, data, weights = recipe.train, recipe.data, drawn.weights
-    keys = ["data"] if weights is None else [f"data.sources[{place}]" for place in range(len(weights))]
-    seeds = [train.seed] if weights is None else [own_seed(train.seed, place) for place in range(len(weights))]
-    starts, n_done = load_progress(position, drawn, keys, allows_changes=data.allow_changed_rows)
+    train, data = recipe.train, recipe.data
+    starts, n_done = load_progress(position, drawn, allows_changes=data.allow_changed_rows)
     return StreamSteps(
         drawn=drawn,
-        cursors=[
-            StreamCursor(
-                stream=stream, seed=seed, shuffle=data.shuffle, buffer_size=data.shuffle_buffer, key=key, start=start
-            )
-            for stream, seed, key, start in zip(drawn.streams, seeds, keys, starts, strict=True)
-        ],
-        turns=None if weights is None else Turns(weights=weights, seed=train.seed, shuffle=data.shuffle),
+        cursors=make_cursors(recipe, drawn, starts),
+        turns=make_turns(recipe, drawn),
         batch_size=train.batch_size * n_planned,
         own_batch_size=train.batch_size,
         accumulation=train.gradient_accumulation_steps,
@@ -264,30 +257,23 @@ def stream_steps(
     )
 
 
-def load_progress(
-    position: str, drawn: DrawnRows, keys: Sequence[str], *, allows_changes: bool
-) -> tuple[list[StreamProgress], int]:
+def load_progress(position: str, drawn: DrawnRows, *, allows_changes: bool) -> tuple[list[StreamProgress], int]:
     """Read what `StreamSteps.dumps` wrote: for each source, and how many microbatches of a window were used.
 
     Args:
         position: What it wrote; "" of a run that begins.
         drawn: The sources.
-        keys: The sections of the recipe that name them, for errors.
         allows_changes: Whether files from which rows wait may have changed.
 
     Raises:
         CheckpointError: It is something else, or the files are not those of then.
     """
     if not position:
-        return [StreamProgress() for _ in keys], 0
+        return [StreamProgress() for _ in drawn.streams], 0
     try:
         found = json.loads(position)
         each = [found] if drawn.weights is None else list(found["sources"])
-        starts = [
-            StreamProgress.parse(one, stream, key=key, allows_changes=allows_changes)
-            for one, stream, key in zip(each, drawn.streams, keys, strict=True)
-        ]
-        return starts, int(found.get("n_batches", 0))
+        return parse_progress(each, drawn, allows_changes=allows_changes), int(found.get("n_batches", 0))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -37,8 +37,6 @@ def find_streaming_contradictions(recipe: Recipe) -> Iterator[str]:
         )
     if train.epochs is not None:
         yield f"train.epochs: found {train.epochs} {together}; a stream's rows are not counted, give train.iters"
-    if train.batching == "packed":
-        yield f"train.batching: found 'packed' {together}; rows of a stream are not packed, use 'grouped' or 'shuffled'"
     if data.valid_fraction:
         yield (
             f"data.valid_fraction: found {data.valid_fraction:g} {together}; a stream's rows are not counted, hold the "

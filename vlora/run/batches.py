@@ -12,11 +12,12 @@ from ..data.drawn_rows import DrawnRows, draw_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_drawn, measure_rows
 from ..data.pack_sharing import PackShare
-from ..data.packing import PackedSteps, count_positions, packed_source
+from ..data.packed_streams import PackedStreamSource, packed_stream_steps
+from ..data.packing import PackPlan, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset
-from ..data.sampler import LengthFn, share_steps, step_batches, steps_per_epoch
+from ..data.sampler import share_steps, step_batches, steps_per_epoch
 from ..data.streaming import StreamSource, stream_steps
 from ..data.values import Row
 from ..errors import CheckpointError, RecipeError
@@ -98,8 +99,7 @@ def make_source(
     n_ahead = max(data.prefetch, train.gradient_accumulation_steps)
     _check_kind(recipe, first, position)
     if loader.drawn is not None:
-        measure = measure_drawn(loader, LengthEstimator(encoder)) if train.batching == "grouped" else None
-        return _make_streamed(recipe, loader, loader.drawn, first, position, ranks, n_planned, n_ahead, measure)
+        return _make_streamed(recipe, loader, loader.drawn, encoder, first, position, ranks, n_planned, n_ahead)
     n_rows = len(loader.train)
     if train.batching == "packed":
         order = loader.train.order(seed=train.seed, shuffle=data.shuffle)
@@ -135,27 +135,32 @@ def _make_streamed(
     recipe: Recipe,
     loader: DataLoader,
     drawn: DrawnRows,
+    encoder: Encoder,
     first: int,
     position: str,
     ranks: Ranks,
     n_planned: int,
     n_ahead: int,
-    measure: LengthFn | None,
-) -> StreamSource:
+) -> BatchSource:
     """Plan steps of streamed rows, see `make_source`."""
-    size = ranks.size
+    batching, size, agree = recipe.train.batching, ranks.size, agreeing(ranks)
+    if batching == "packed":
+        packed = packed_stream_steps(recipe, drawn, first, position, n_planned=n_planned, n_ranks=size)
+        batches = read_packed(loader, loader.train, packed, encoder, ranks, n_planned, n_ahead)
+        primed = loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agree)
+        return PackedStreamSource(batches=primed, packed=packed)
+    measure = measure_drawn(loader, LengthEstimator(encoder)) if batching == "grouped" else None
     steps = stream_steps(
         recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=size, measure=measure
     )
     batches = loader.collate(loader.train, steps.steps(), n_ahead)
-    primed = loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agreeing(ranks))
-    return StreamSource(batches=primed, steps=steps)
+    return StreamSource(batches=loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agree), steps=steps)
 
 
 def read_packed(
     loader: DataLoader,
     rows: RowDataset,
-    packed: PackedSteps,
+    packed: PackPlan,
     encoder: Encoder,
     ranks: Ranks,
     n_planned: int,

@@ -1,0 +1,117 @@
+"""Packed rows of streams: each row once an epoch, no pack beyond an epoch, exact restarts, what a state says."""
+
+import itertools
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.data.streams import open_files, write_lines
+from vlora.data.drawn_rows import draw_rows
+from vlora.data.mixed_rows import mix_rows
+from vlora.data.packed_streams import PackedStreamSource, PackedStreamSteps, packed_stream_steps
+from vlora.data.rows import RowDataset
+from vlora.errors import CheckpointError
+from vlora.recipe.parse import parse_recipe
+
+FILES = settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+SIZE = 14
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Write two sources."""
+    folder = tmp_path_factory.mktemp("packed")
+    return [write_lines(folder / "a", (5, 0, 9)), write_lines(folder / "b", (3,), first=100)]
+
+
+def plan(paths: list[str], position: str = "", first: int = 0, **keys: Any) -> PackedStreamSteps:
+    """Plan packs of one stream, or of a mixture of two."""
+    given = {"data.path": "x.jsonl", "data.streaming": True, "train.iters": 1000, "train.batching": "packed"}
+    given |= {"data.shuffle_buffer": 4, "train.pack_length": 20, "data.max_seq_length": 20} | keys
+    each = [RowDataset(name=path, table=[], indices=(), stream=open_files(path)) for path in paths]
+    rows = each[0] if len(each) == 1 else mix_rows("all", each, weights=[2, 1])
+    return packed_stream_steps(parse_recipe("", given), draw_rows(rows), first, position, n_planned=1, n_ranks=1)
+
+
+def number_of(steps: PackedStreamSteps, index: int) -> int | None:
+    """Read a row; one of them cannot be learned from."""
+    number = int(steps.drawn.rows[index].turns[-1].text.removeprefix("It is ").rstrip("."))
+    return None if number == 7 else number
+
+
+def read(steps: PackedStreamSteps, n: int) -> list[list[list[list[int]]]]:
+    """Read the numbers of the rows of each pack of the next steps."""
+    found = (number_of(steps, index) for index in steps.indices())
+    planned = steps.plan(found, lambda number: 3 + number % 9)
+    return [
+        [[[number for _, number in pack] for pack in packs] for packs in step] for step in itertools.islice(planned, n)
+    ]
+
+
+@FILES
+@given(
+    cut=st.integers(0, 25),
+    batch_size=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    is_mixed=st.booleans(),
+    shuffle=st.booleans(),
+)
+def test_packs_go_on_at_any_step(
+    paths: list[str], cut: int, batch_size: int, accumulation: int, is_mixed: bool, shuffle: bool
+) -> None:
+    """With the same packs, of rows that waited and others; every good row comes once an epoch."""
+    chosen = paths if is_mixed else paths[:1]
+    keys: dict[str, Any] = {"train.batch_size": batch_size, "data.shuffle": shuffle}
+    keys["train.gradient_accumulation_steps"] = accumulation
+    straight = plan(chosen, **keys)
+    steps = read(straight, cut + 15)
+    position = PackedStreamSource(batches=iter(()), packed=straight).position(cut)
+    again = plan(chosen, position, cut, **keys)
+
+    assert read(again, 15) == steps[cut:]
+    assert [again.progress_at(cut + step).dumps() for step in range(16)] == [
+        straight.progress_at(cut + step).dumps() for step in range(16)
+    ]
+    assert [again.ended(cut + step) for step in range(1, 16)] == [straight.ended(cut + step) for step in range(1, 16)]
+    packs = [pack for step in steps for packs in step for pack in packs]
+    assert all(sum(3 + number % 9 for number in pack) <= 20 for pack in packs)
+    rows = [number for pack in packs for number in pack]
+    if is_mixed:
+        n_second = sum(number >= 100 for number in rows)
+        assert abs(n_second - len(rows) / 3) < 3 + 2 * batch_size * 6
+    else:
+        good = SIZE - 1
+        epochs = [rows[start : start + good] for start in range(0, len(rows), good)]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        ended = [end for step in range(1, cut + 16) for end in straight.ended(step)]
+        assert [(end.epoch, end.n_rows) for end in ended] == [(number + 1, SIZE) for number in range(len(ended))]
+        assert len(ended) >= len(rows) // good
+
+
+def test_learned_rows_are_forgotten(paths: list[str]) -> None:
+    """What can be read by number does not grow with the run."""
+    steps = plan(paths)
+    n_rows = sum(len(pack) for step in read(steps, 400) for packs in step for pack in packs)
+
+    assert len(steps.drawn) < n_rows / 2
+    with pytest.raises(KeyError):
+        steps.progress_at(1)
+
+
+def test_other_states_are_refused(paths: list[str]) -> None:
+    """A state of other rows, or one that is none."""
+    steps = plan(paths)
+    read(steps, 3)
+    position = steps.progress_at(3).dumps()
+    for told, message in (("{}", "which is not understood"), ("[1]", "which is not understood")):
+        with pytest.raises(CheckpointError, match=message):
+            plan(paths, told, 3)
+    with pytest.raises(CheckpointError, match=r"data\.sources\[1\]\.path: its files have other names than then"):
+        plan([paths[0], paths[0]], position, 3)
+
+    assert attrs.asdict(steps.progress_at(3).waiting[0])

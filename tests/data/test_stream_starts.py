@@ -1,0 +1,33 @@
+"""Where the streams of a recipe begin: seeds and keys of each, the same turns for all."""
+
+from pathlib import Path
+
+from tests.data.streams import open_files, write_lines
+from vlora.data.drawn_rows import draw_rows
+from vlora.data.mixed_rows import mix_rows
+from vlora.data.rows import RowDataset
+from vlora.data.stream_cursor import StreamProgress
+from vlora.data.stream_starts import find_keys, make_cursors, make_turns, parse_progress
+from vlora.recipe.parse import parse_recipe
+
+
+def test_each_source_has_a_key_and_a_seed(tmp_path: Path) -> None:
+    """A single stream has those of the run."""
+    keys = {"data.path": "x.jsonl", "data.streaming": True, "train.iters": 1, "train.seed": 5, "data.shuffle_buffer": 7}
+    recipe = parse_recipe("", keys)
+    rows = RowDataset(name="a", table=[], indices=(), stream=open_files(write_lines(tmp_path, (2, 2))))
+    single, mixed = draw_rows(rows), draw_rows(mix_rows("a + a", [rows, rows], weights=[3, 1]))
+    starts = [StreamProgress(), StreamProgress(n_given=3)]
+    (alone,), several = make_cursors(recipe, single, starts[:1]), make_cursors(recipe, mixed, starts)
+
+    assert (find_keys(single), find_keys(mixed)) == (["data"], ["data.sources[0]", "data.sources[1]"])
+    assert (alone.seed, alone.key, alone.buffer_size) == (5, "data", 7)
+    assert [cursor.key for cursor in several] == find_keys(mixed)
+    assert len({5, *(cursor.seed for cursor in several)}) == 3
+    assert several[1].start.n_given == 3
+    assert make_turns(recipe, single) is None
+    turns = make_turns(recipe, mixed)
+    assert turns is not None
+    assert (turns.shares, turns.seed) == ((0.75, 0.25), 5)
+    dumped = [start.dump(stream) for start, stream in zip(starts, mixed.streams, strict=True)]
+    assert parse_progress(dumped, mixed, allows_changes=False) == starts

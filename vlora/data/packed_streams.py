@@ -1,0 +1,288 @@
+"""Packed rows of streams: the rows at hand are packed as in `vlora.data.packing`, and more are drawn when they are due.
+
+What a run has to remember is how far its streams were read, and the places of the rows that wait to be learned.
+"""
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import attrs
+
+from ..errors import CheckpointError
+from ..recipe.schema import Recipe
+from ..types import Batch, Example
+from .batch_source import EndedEpoch
+from .drawn_rows import DrawnRows
+from .packing import LOOKAHEAD, Item, Pack, collate_steps, first_fit_decreasing
+from .readers.stream import Place
+from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
+from .stream_starts import make_cursors, make_turns, parse_progress
+from .streaming import REMEMBERED
+from .turns import Turns
+
+
+@attrs.frozen
+class Waiting:
+    """A row that was drawn and not learned.
+
+    Attributes:
+        index: Its number.
+        source: Which stream it is of.
+        place: Where it is there.
+    """
+
+    index: int
+    source: int
+    place: Place
+
+
+@attrs.frozen(kw_only=True)
+class PackedStreamProgress:
+    """The progress of a run after a step.
+
+    Attributes:
+        cursors: Draw the rows of each source.
+        streams: How far each of them was read.
+        waiting: Rows that wait to be learned, in the order in which they were drawn.
+        is_over: Whether no more are drawn before these are learned: they end the epoch of a single stream.
+    """
+
+    cursors: Sequence[StreamCursor]
+    streams: Sequence[StreamProgress]
+    waiting: Sequence[Waiting]
+    is_over: bool
+
+    def dumps(self) -> str:
+        """Write it as JSON."""
+        pairs = zip(self.cursors, self.streams, strict=True)
+        found = {
+            "sources": [progress.dump(cursor.stream) for cursor, progress in pairs],
+            "waiting": [[row.index, row.source, *row.place] for row in self.waiting],
+            "is_over": self.is_over,
+        }
+        return json.dumps(found, separators=(",", ":"))
+
+
+@attrs.frozen(kw_only=True)
+class _Drawn:
+    """What is known of a row that was drawn, behind it."""
+
+    row: Waiting
+    notes: tuple[ProgressNote, ...]
+    ended: EndedEpoch | None
+
+
+@attrs.frozen(kw_only=True)
+class _Planned:
+    """What is known of a step that was planned."""
+
+    notes: tuple[ProgressNote, ...]
+    waiting: tuple[Waiting, ...]
+    is_over: bool
+    learned: tuple[int, ...]
+    ended: tuple[EndedEpoch, ...]
+
+
+@attrs.define(eq=False, kw_only=True)
+class PackedStreamSteps:
+    """The steps of a run whose rows are streamed and packed; see `vlora.data.packing.PackedSteps`.
+
+    Attributes:
+        drawn: Where rows that were drawn are read.
+        cursors: Draw the rows of each source.
+        turns: From which source each row comes; None of a single one.
+        capacity: Places of a pack.
+        batch_size: Packs of a microbatch.
+        accumulation: Microbatches of a step.
+        n_steps: Steps of the run.
+        n_ahead: Rows that are read ahead of the step in hand at most.
+        n_reads: How often each row is read: to be measured and to be encoded, or both at once.
+        first_step: Steps done before.
+        waiting: Rows that waited then.
+        is_over: As in `PackedStreamProgress`.
+    """
+
+    drawn: DrawnRows
+    cursors: Sequence[StreamCursor]
+    turns: Turns | None = None
+    capacity: int
+    batch_size: int
+    accumulation: int
+    n_steps: int
+    n_ahead: int
+    n_reads: int = 1
+    first_step: int = 0
+    waiting: Sequence[Waiting] = ()
+    is_over: bool = False
+    _behind: deque[_Drawn] = attrs.field(factory=deque, init=False)
+    _planned: dict[int, _Planned] = attrs.field(factory=dict, init=False)
+
+    def indices(self) -> Iterator[int]:
+        """Yield the numbers of the rows to read: those that wait, and those that are drawn, without end."""
+        for waiting in self.waiting:
+            (found,) = self.drawn.streams[waiting.source].restore([waiting.place])
+            self.drawn.put(waiting.index, waiting.source, found, self.n_reads)
+            yield waiting.index
+        n_given = sum(cursor.start.n_given for cursor in self.cursors)
+        sources = itertools.repeat(0) if self.turns is None else self.turns.take(n_given)
+        for index in itertools.count(n_given):
+            source = next(sources)
+            row, n_rows = self.cursors[source].take()
+            self.drawn.put(index, source, row, self.n_reads)
+            number, epoch = None if self.turns is None else source, self.cursors[source].epoch
+            ended = EndedEpoch(epoch=epoch, n_rows=n_rows, source=number) if n_rows else None
+            notes = tuple(cursor.note() for cursor in self.cursors)
+            self._behind.append(_Drawn(row=Waiting(index, source, row.place), notes=notes, ended=ended))
+            yield index
+
+    def steps(self, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
+        """Make each step's microbatches of the examples of each row of `indices`; see `PackedSteps.steps`."""
+        return collate_steps(self, encoded)
+
+    def plan(self, found: Iterable[Item | None], count: Callable[[Item], int]) -> Iterator[list[list[Pack[Item]]]]:
+        """Choose each step's packs; see `PackedSteps.plan`. None crosses an epoch of a single stream."""
+        rows = iter(found)
+        known = {row.index: row for row in self.waiting}
+        held = [(row.index, item) for row in self.waiting if (item := next(rows)) is not None]
+        notes, is_over = tuple(cursor.note() for cursor in self.cursors), self.is_over
+        for step in range(self.first_step + 1, self.n_steps + 1):
+            microbatches: list[list[Pack[Item]]] = []
+            ended: list[EndedEpoch] = []
+            while len(microbatches) < self.accumulation:
+                n_positions = sum(count(item) for _, item in held)
+                while not is_over and n_positions < LOOKAHEAD * self.batch_size * self.capacity:
+                    item, drawn = next(rows), self._behind.popleft()
+                    notes = drawn.notes
+                    if drawn.ended is not None:
+                        ended.append(drawn.ended)
+                        is_over = self.turns is None
+                    if item is None:
+                        self.drawn.drop([drawn.row.index])
+                        continue
+                    known[drawn.row.index] = drawn.row
+                    held.append((drawn.row.index, item))
+                    n_positions += count(item)
+                if not held:
+                    break
+                lengths = [count(item) for _, item in held]
+                packs = first_fit_decreasing(lengths, self.capacity)[: self.batch_size]
+                microbatches.append([[held[place] for place in pack] for pack in packs])
+                taken = {place for pack in packs for place in pack}
+                held = [pair for place, pair in enumerate(held) if place not in taken]
+            is_over = is_over and bool(held)
+            learned = tuple(index for packs in microbatches for pack in packs for index, _ in pack)
+            for index in learned:
+                del known[index]
+            waiting = tuple(known[index] for index, _ in held)
+            self._remember(
+                step,
+                _Planned(notes=notes, waiting=waiting, is_over=is_over, learned=learned, ended=tuple(ended)),
+            )
+            yield microbatches
+
+    def progress_at(self, step: int) -> PackedStreamProgress:
+        """Return the progress after a step that was planned, not too long ago."""
+        if step == self.first_step:
+            starts = [cursor.start for cursor in self.cursors]
+            return PackedStreamProgress(
+                cursors=self.cursors, streams=starts, waiting=self.waiting, is_over=self.is_over
+            )
+        planned = self._planned[step]
+        streams = [note.find() for note in planned.notes]
+        return PackedStreamProgress(
+            cursors=self.cursors, streams=streams, waiting=planned.waiting, is_over=planned.is_over
+        )
+
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Return the epochs whose last row was drawn for a step that was planned, not too long ago."""
+        return self._planned[step].ended
+
+    def _remember(self, step: int, planned: _Planned) -> None:
+        self._planned[step] = planned
+        old = self._planned.pop(step - REMEMBERED - self.n_ahead, None)
+        self.drawn.drop(() if old is None else old.learned)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class PackedStreamSource:
+    """Batches of packed rows of streams.
+
+    Attributes:
+        batches: Microbatches, step by step.
+        packed: How they are packed.
+    """
+
+    batches: Iterator[list[Batch]]
+    packed: PackedStreamSteps
+    is_estimated: bool = False
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the microbatches of each step."""
+        return self.batches
+
+    def n_steps(self, step: int) -> int:
+        """Count the steps of the whole run."""
+        del step
+        return self.packed.n_steps
+
+    def position(self, step: int) -> str:
+        """Return how far the streams were read after a step, and which rows wait."""
+        return self.packed.progress_at(step).dumps()
+
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Return the epochs whose last row was drawn for a step."""
+        return self.packed.ended(step)
+
+
+def packed_stream_steps(
+    recipe: Recipe, drawn: DrawnRows, first_step: int, position: str, *, n_planned: int, n_ranks: int
+) -> PackedStreamSteps:
+    """Lay out the steps of a recipe that streams its rows and packs them.
+
+    Args:
+        recipe: The recipe.
+        drawn: Where rows that were drawn are read.
+        first_step: Steps done before.
+        position: What the training state remembers of them (`BatchSource.position`).
+        n_planned: Ranks for which the steps are planned; a microbatch has `train.batch_size` packs for each.
+        n_ranks: Ranks among which packs are shared out.
+
+    Raises:
+        CheckpointError: The files are not those of the steps that were done.
+    """
+    train, data = recipe.train, recipe.data
+    starts, waiting, is_over = _load(position, drawn, allows_changes=data.allow_changed_rows)
+    return PackedStreamSteps(
+        drawn=drawn,
+        cursors=make_cursors(recipe, drawn, starts),
+        turns=make_turns(recipe, drawn),
+        capacity=train.pack_length or data.max_seq_length,
+        batch_size=train.batch_size * n_planned,
+        accumulation=train.gradient_accumulation_steps,
+        n_steps=train.iters,
+        n_ahead=max(data.prefetch, train.gradient_accumulation_steps) * train.batch_size * n_planned,
+        n_reads=1 if max(n_ranks, n_planned) == 1 else 2,
+        first_step=first_step,
+        waiting=waiting,
+        is_over=is_over,
+    )
+
+
+def _load(position: str, drawn: DrawnRows, *, allows_changes: bool) -> tuple[list[StreamProgress], list[Waiting], bool]:
+    """Read what `PackedStreamProgress.dumps` wrote."""
+    if not position:
+        return [StreamProgress() for _ in drawn.streams], [], False
+    try:
+        found = json.loads(position)
+        starts = parse_progress(found["sources"], drawn, allows_changes=allows_changes)
+        waiting = [
+            Waiting(int(index), int(source), Place(*map(int, place))) for index, source, *place in found["waiting"]
+        ]
+        return starts, waiting, bool(found["is_over"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        msg = f"the training state says of its packed stream {position[:200]!r}, which is not understood"
+        raise CheckpointError(msg) from None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vlora.cli.failures import explain
+from vlora.cli.failures import explain, naming_arguments
 from vlora.cli.status import INTERRUPTED, UNFORESEEN, USER_ERROR
-from vlora.errors import RecipeError
+from vlora.errors import CheckpointError, RecipeError
 from vlora.recipe.parse import parse_recipe
 
 
@@ -42,3 +42,11 @@ def test_a_traceback_goes_to_the_output(tmp_path: Path) -> None:
     explain(KeyError("a"), ["a.toml"], recipe)
 
     assert "KeyError: 'a'" in (tmp_path / "vlora-error.txt").read_text()
+
+
+def test_arguments_are_named_in_place_of_keys() -> None:
+    """At the beginning and within, but neither in a file's name nor in a longer key."""
+    said = "model.path: a/model.path has no model.path_x; set model.path to another"
+    with pytest.raises(CheckpointError) as caught, naming_arguments({"model.path": "--base"}):
+        raise CheckpointError(said)
+    assert str(caught.value) == "--base: a/model.path has no model.path_x; set --base to another"

@@ -51,6 +51,8 @@ def test_one_question(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None
     (adapter / "b.png").write_bytes(b"no picture")
     assert "b.png" in complaint([*words, "--image", str(adapter / "b.png")], capsys)
     assert "--prompt: found no question" in complaint(["run", str(adapter), "--prompt", " "], capsys)
+    assert complaint(["run", "nowhere"], capsys).startswith("vlora: model: there is no folder 'nowhere'")
+    assert complaint(["run", str(adapter), "--base", "nowhere"], capsys).startswith("vlora: --base: there is no folder")
     assert "must be 0 or greater" in complaint([*words, "--temperature", "-1"], capsys)
 
 

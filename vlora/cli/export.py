@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
+from .failures import naming_arguments
 from .screen import Screen
 from .status import DONE
 
@@ -53,7 +54,8 @@ def show_exported(adapter: str, program: str, out: Path | None, base: str | None
     """
     from ..export.programs import export
 
-    exported = export(adapter, program, out, base)
+    with naming_arguments({"model.path": "--base"}):
+        exported = export(adapter, program, out, base)
     console.tell(exported)
     for line in exported.notes:
         console.print(f"note: {line}", markup=False, soft_wrap=True)

@@ -1,6 +1,8 @@
 """The sentence and the exit status that a command ends with after an error."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutOfMemoryError, VloraError
@@ -8,6 +10,30 @@ from ..recipe.schema import Recipe
 from ..system import unforeseen
 from ..system.redaction import redact
 from .status import INTERRUPTED, UNFORESEEN, USER_ERROR
+
+
+@contextmanager
+def naming_arguments(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name a command's arguments where they name keys of a recipe that the command does not have.
+
+    Args:
+        names: The arguments, by the keys.
+
+    Raises:
+        VloraError: As it was raised, in those words.
+    """
+    try:
+        yield
+    except VloraError as error:
+        error.args = (name_arguments(str(error), names),)
+        raise
+
+
+def name_arguments(message: str, names: Mapping[str, str]) -> str:
+    """Name arguments instead of keys of a recipe in a message, as in `naming_arguments`."""
+    for key, argument in names.items():
+        message = re.sub(rf"(?<![\w./-]){re.escape(key)}(?!\w)", argument, message)
+    return message
 
 
 def explain(error: BaseException, typed: Sequence[str], recipe: Recipe | None) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
+from .failures import naming_arguments
 from .screen import Screen
 from .status import DONE
 from .units import format_bytes
@@ -59,7 +60,8 @@ def show_fused(adapter: str, out: Path | None, quantize: str, base: str | None, 
     """
     from ..export.fuse import fuse
 
-    fused = fuse(adapter, out, quantize=quantize, base=base)  # type: ignore[arg-type]
+    with naming_arguments({"model.path": "--base"}):
+        fused = fuse(adapter, out, quantize=quantize, base=base)  # type: ignore[arg-type]
     if fused.note is not None:
         console.print(f"note: {fused.note}", markup=False, soft_wrap=True)
     rounding = fused.rounding

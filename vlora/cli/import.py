@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .arguments import Parser, named, named_path
 from .arguments import make_parser as make_plain_parser
+from .failures import naming_arguments
 from .screen import Screen
 from .status import DONE
 
@@ -46,7 +47,10 @@ def show_imported(adapter: str, model: str | None, out: Path | None, console: Sc
     """
     from ..export.foreign import import_adapter
 
-    imported = import_adapter(adapter, model, out)
+    with naming_arguments({"model.path": "--model"}):
+        imported = import_adapter(adapter, model, out)
+    if imported.note is not None:
+        console.print(f"note: {imported.note}", markup=False, soft_wrap=True)
     console.tell(imported)
     whole = f", trained whole: {', '.join(imported.tables)}" if imported.tables else ""
     line = f"base: {imported.base}; {imported.n_layers} layers, {imported.method} of rank {imported.rank}{whole}"

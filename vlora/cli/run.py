@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import RecipeError, VloraError
 from .arguments import Parser, named, positive
 from .arguments import make_parser as make_plain_parser
+from .failures import naming_arguments
 from .screen import Screen
 from .status import DONE
 
@@ -76,10 +77,12 @@ def carry_out(parsed: argparse.Namespace, console: Screen) -> int:
     for image in parsed.image:
         refuse_missing(image)
     from ..models import AnswerOptions
+    from ..run.origin import is_adapter
     from ..run.talking import open_talk
 
     options = AnswerOptions(max_new_tokens=parsed.max_tokens, temperature=parsed.temperature)
-    asked = open_talk(parsed.model, options, base=parsed.base, system=parsed.system)
+    with naming_arguments({"model.path": "--base" if is_adapter(parsed.model) else "model"}):
+        asked = open_talk(parsed.model, options, base=parsed.base, system=parsed.system)
     if asked.note is not None:
         console.print(f"note: {asked.note}", markup=False, soft_wrap=True)
     if parsed.prompt is not None:

@@ -28,6 +28,7 @@ class Imported:
         rank: Of each.
         method: "lora" or "dora".
         tables: What was trained whole.
+        note: That it may have been trained on another model; None if that is as it names it.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Imported:
     rank: int
     method: str
     tables: tuple[str, ...]
+    note: str | None
 
 
 def import_adapter(path: str, model: str | None = None, out: Path | None = None) -> Imported:
@@ -75,4 +77,6 @@ def import_adapter(path: str, model: str | None = None, out: Path | None = None)
         rank=settings["rank"],
         method=found["fine_tune_type"],
         tables=tuple(found.get("trained_tables", ())),
+        # Where the adapter says no more than a name, and that is taken, there is nothing to compare.
+        note=backbone.base_note if KEY in config or base != named_base(config) else None,
     )

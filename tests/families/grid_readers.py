@@ -160,7 +160,7 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "model_type": "cohere_compass",
             **_MARKERS,
             "text_config": {
-                **_TEXT,
+                **{name: value for name, value in _TEXT.items() if name != "rms_norm_eps"},
                 "model_type": "cohere_compass_text",
                 "num_hidden_layers": 4,
                 "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],

@@ -142,7 +142,8 @@ FAMILIES: Mapping[str, TinyFamily] = {
                 "ngram_vocab_size_base": 50,
                 "make_ngram_vocab_size_divisible_by": 8,
                 "split_ngram_parts": 2,
-                "indexer_n_heads": 2,
+                # Blocks that no head scores above zero tie, and of such each program takes others.
+                "indexer_n_heads": 8,
                 "indexer_head_dim": 16,
                 "indexer_budget": 8,
                 "indexer_compress_ratio": 4,

@@ -18,11 +18,13 @@ class Made:
         reads_saved: Whether mlx-vlm is given the configuration that transformers saves, where the one of tests/families
             leaves entries out that the two programs take otherwise.
         reads: Which rows of tests/families: images, text, or both.
+        note: What the table says of it besides.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     reads: tuple[int, ...] = (0, 1, 2)
     reads_saved: bool = False
+    note: str = ""
 
 
 IMAGE_TOKEN = 120
@@ -36,5 +38,21 @@ MADE: Mapping[str, Made] = {
     "glm_ocr": Made(),
     "muse_glimmer": Made(reads_saved=True),
     "qwen3_5_moe": Made(),
+    "cohere_compass": Made(
+        settings={"tie_word_embeddings": True, "text_config": {"rope_parameters": {"full_attention": None}}},
+        note="with rms_norm_eps in config.json mlx-vlm's last norm is an RMS norm (cohere_compass/language.py:351), "
+        "transformers' never; the compared one has none",
+    ),
+    "minimax_m3_vl": Made(
+        settings={"text_config": {"partial_rotary_factor": 0.5}},
+        note="each head of the index chooses blocks for its own group, which vlora corrects in mlx-vlm",
+    ),
+    "qwen4_exp": Made(
+        settings={"text_config": {"indexer_kv_heads": 1, "output_gate_type": "sigmoid"}},
+        note="blocks that no head of the index scores above zero tie, and both programs take others of such; with "
+        "eight heads none does here",
+    ),
+    "minicpmv4_6": Made(reads=TEXT),
+    "minicpmv4_7": Made(reads=TEXT),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
 }

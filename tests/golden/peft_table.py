@@ -132,7 +132,8 @@ def document(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     lines += ["", "A dash: the family has no such layers, or no adapter may have them together.", ""]
     lines += [
         f"- {family}: transformers writes the checkpoint, and rows are those of tests/families"
-        + (", without images: what the towers make of them differs or was not compared." if case.reads == TEXT else ".")
+        + (", without images: what the towers make of them differs or was not compared" if case.reads == TEXT else "")
+        + (f"; {case.note}." if case.note else ".")
         for family, case in MADE.items()
     ]
     lines += [f"- {family} is left out: {why}." for family, why in LEFT_OUT.items()]

@@ -33,7 +33,19 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 """Towers that published checkpoints of an architecture have besides its default."""
 
 
-SETTINGS = {"aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}}}
+SETTINGS: dict[str, Any] = {
+    "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": None}}},
+    "qwen4_exp": {
+        "text_config": {
+            **dict.fromkeys(("indexer_n_heads", "indexer_budget", "indexer_compress_ratio"), 4),
+            "indexer_kv_heads": 1,
+            "indexer_head_dim": 256,
+            "eos_token_id": 2,
+            "ple_layer_ids": [1],
+        }
+    },
+}
 """What an architecture needs that its default configuration does not give."""
 
 UNUSED = re.compile(r"LayerNorm\.(gamma|beta)|\.weight_[gv]")

@@ -15,7 +15,7 @@ NEED_NONE = {
     "compilation/__main__": "starts a worker; tests/compilation/test_known_kernels.py starts some",
     "facts": "records; tests/cli/test_sentences.py has what is said of them",
     **dict.fromkeys(
-        (f"models/families/{name}" for name in ("florence", "got", "inkling", "minimax", "muse", "nemotron", "plain")),
+        (f"models/families/{name}" for name in ("florence", "got", "inkling", "muse", "nemotron", "plain")),
         "entries of the table of families without code; tests/models/families/test_registry.py proves them",
     ),
     "models/families/pieces": "pieces of chat templates; the families that have them write rows with them",

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 TABLE = Path(__file__).with_name("transformers_names.json")
 
-UNNAMED = frozenset({"cohere_compass", "granite4_vision", "hunyuan_vl", "qwen3_omni_moe", "qwen4_exp"})
+UNNAMED = frozenset({"granite4_vision", "hunyuan_vl", "qwen3_omni_moe"})
 """Architectures of transformers that the table lacks, because it makes no model of their default configurations."""
 
 Weights = Mapping[str, mx.array]

@@ -24,6 +24,9 @@ LEAST_CONTRAST = 4.5
 MOST_STOPS = 1_000
 """Tab keys that are pressed before a page counts as one that cannot be left."""
 
+LONGEST_WAIT_MS = 300_000
+"""For how long a page may load: Chromium shares the machine with other tests."""
+
 TEXTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
   const seen = new Map();
@@ -143,7 +146,7 @@ def measure_charts(browser: "Browser", path: Path, width: int) -> float:
     """Say how far to the right a page's charts reach, as a share of the page's width in pixels."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     try:
-        page.goto(path.as_uri())
+        page.goto(path.as_uri(), timeout=LONGEST_WAIT_MS)
         return float(page.evaluate(CHARTS_END))
     finally:
         page.close()
@@ -195,7 +198,7 @@ def open_page(
             noted.append(f"a request: {request.url[:200]}")
 
     page.on("request", note)
-    page.goto(address)
+    page.goto(address, timeout=LONGEST_WAIT_MS)
     try:
         yield page
     finally:

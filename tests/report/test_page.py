@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from tests.report.browser import find_faults
+from tests.report.browser import LONGEST_WAIT_MS, find_faults
 from tests.training import picture
 from vlora.report import page
 from vlora.report.pictures import make_picture
@@ -71,7 +71,7 @@ def test_a_hostile_page(templates: Path, browser: "Browser") -> None:
 
     assert not find_faults(browser, path, pictures=3)
     shown = browser.new_page()
-    shown.goto(path.as_uri())
+    shown.goto(path.as_uri(), timeout=LONGEST_WAIT_MS)
     assert shown.title() == HOSTILE[0]
     assert shown.inner_text(".card:nth-of-type(1) .passage") == HOSTILE[0]
     assert shown.inner_text(".card:nth-of-type(3) .passage") == "⟨U+202E⟩gnp.exe⟨U+202C⟩ and ⟨U+2066⟩on⟨U+2069⟩"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.report.browser import find_faults, measure_charts
+from tests.report.browser import LONGEST_WAIT_MS, find_faults, measure_charts
 from tests.report.run.test_run_page import make_run
 from vlora.report.run.compare_page import make_comparison_page
 from vlora.report.run.comparison import compare_runs
@@ -37,7 +37,7 @@ def test_hostile_recipes_are_text(browser: "Browser", tmp_path: Path) -> None:
     assert find_faults(browser, path, pictures=0) == []
     assert path.stat().st_size < 1_000_000
     shown = browser.new_page()
-    shown.goto(path.as_uri())
+    shown.goto(path.as_uri(), timeout=LONGEST_WAIT_MS)
     assert shown.title() == f"{len(HOSTILE)} runs compared"
     assert not shown.query_selector_all("script, [onerror], main img")
     assert HOSTILE[2] in shown.inner_text("main")
@@ -56,7 +56,7 @@ def test_in_a_browser(n_runs: int, browser: "Browser", tmp_path: Path) -> None:
     assert find_faults(browser, path, pictures=0) == []
     assert 0.95 < measure_charts(browser, path, 1280) <= 1
     shown = browser.new_page()
-    shown.goto(path.as_uri())
+    shown.goto(path.as_uri(), timeout=LONGEST_WAIT_MS)
     assert shown.title() == f"{n_runs} runs compared"
     assert not shown.query_selector_all("script, main b")
     assert shown.inner_text("li strong") == "<b>run & 0"

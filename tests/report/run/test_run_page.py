@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from tests.report.browser import find_faults, measure_charts
+from tests.report.browser import LONGEST_WAIT_MS, find_faults, measure_charts
 from tests.report.run.test_answers import DATA, Rows, write_answers
 from tests.report.run.test_run_files import START, write_run
 from tests.report.test_page import HOSTILE
@@ -94,7 +94,7 @@ def test_hostile_rows_are_text(browser: "Browser", tmp_path: Path) -> None:
 
     assert find_faults(browser, path) == []
     shown = browser.new_page()
-    shown.goto(path.as_uri())
+    shown.goto(path.as_uri(), timeout=LONGEST_WAIT_MS)
     assert shown.title() == "/".join((tmp_path / "run").parts[-2:])
     assert not shown.query_selector_all("script, [onerror], main b")
     assert shown.inner_text("pre") == HOSTILE[0]

@@ -1,6 +1,6 @@
 """What memory `python -m vlora fuse` takes beside the size of a file of weights.
 
-python -m benchmarks.fusing [--layers 6] [--shard-mb 150] [--quantize keep none 4] [--bits 4]
+python -m benchmarks.fusing [--layers 4] [--shard-mb 60] [--quantize keep none 4] [--bits 4]
 
 A Qwen3-VL of 2B with fewer layers and words, and with random bfloat16 weights is divided into files, and an adapter of
 rank 16 lies on all linear layers of its language model. Each way to fuse it runs in a process of its own, whose highest
@@ -107,8 +107,8 @@ def measure(adapter: Path, out: Path, quantize: Any, largest: int) -> None:
 def main() -> int:
     """Measure each way; 1 if one takes more than it may."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fusing", description=__doc__)
-    parser.add_argument("--layers", type=int, default=6, help="of the language model and of the tower")
-    parser.add_argument("--shard-mb", type=int, default=150)
+    parser.add_argument("--layers", type=int, default=4, help="of the language model and of the tower")
+    parser.add_argument("--shard-mb", type=int, default=60)
     parser.add_argument("--bits", type=int, default=None, help="of the base's weights; bfloat16 without it")
     parser.add_argument("--quantize", nargs="+", choices=CHOICES, default=["keep", "none", "4"])
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)

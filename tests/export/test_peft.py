@@ -57,6 +57,20 @@ def test_experts_are_stacks_of_transformers(tmp_path: Path) -> None:
     assert sum(".experts.base_layer.lora_A" in name for name in made.arrays) == len(parameters) // 2
 
 
+def test_experts_that_transformers_turns_have_its_own_axes(tmp_path: Path) -> None:
+    """Qwen3-VL's are published with inputs before outputs, and transformers loads them the other way round."""
+    saved = open_saved(str(write_adapter(tmp_path, "qwen3_vl_moe", rank=2, targets=("experts",))))
+    width = saved.files.config["text_config"]["hidden_size"]
+    inner = saved.files.config["text_config"]["moe_intermediate_size"]
+    made = to_peft(saved)
+    sizes = {
+        name.partition(".experts.")[2]: (value.shape[1] if "lora_A" in name else value.shape[0])
+        for name, value in made.arrays.items()
+    }
+    assert (sizes["base_layer.lora_A.weight"], sizes["base_layer.lora_B.weight"]) == (width, 2 * inner)
+    assert (sizes["lora_A.weight"], sizes["lora_B.weight"]) == (inner, width)
+
+
 def test_experts_of_a_converted_base_need_the_published_one(tmp_path: Path) -> None:
     """mlx-vlm's stacks have no name elsewhere: nothing is written under it."""
     file = build_checkpoint("qwen3_vl_moe", tmp_path / "model") / "model.safetensors"

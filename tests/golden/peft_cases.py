@@ -60,7 +60,7 @@ LEFT_OUT = {
     "kimi_k25": "mlx-vlm reads the names of the published code, not those that transformers saves",
     "florence2": "it is no decoder alone, and transformers makes no model of the tiny configuration",
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",
-    "step3p7": "it was not compared",
+    "step3p7": "it was not compared, and transformers permutes rows of its tower, which export refuses",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",
     "qwen3_omni_moe": f"{_UNNAMED}; its model has three parts there",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",

@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.reference
 @pytest.mark.skipif(REFERENCE is None, reason="VLORA_REFERENCE names no Python with torch, transformers and PEFT")
-@pytest.mark.parametrize("family", ["qwen3_vl", "gemma4_moe", "glm4v"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_vl_moe", "gemma4_moe", "glm4v"])
 def test_adapters_mean_the_same_in_peft(tmp_path: Path, family: str) -> None:
-    """A tied table, a mixture of experts, and a family whose gate and up projections are one layer in MLX."""
+    """A tied table, mixtures of experts, one that transformers turns, and gates that MLX joins with up projections."""
     arguments = ["--work", str(tmp_path), family]
     stages = {
         "prepare": sys.executable,

@@ -60,12 +60,32 @@ def find_places(files: ModelFiles, module: nn.Module, parameters: Iterable[str])
     # Rules that join tensors have to see all of them, also those that this adapter leaves alone.
     made = {name: tuple(value.shape) for name, value in convert(_promise(shapes)).items()}
     other = {name: parts for name, parts in trace(convert, shapes).items() if any(part.name in read for part in parts)}
+    links = find_links(wanted, other, made)
+    if names is not None:
+        links = {name: tuple(_turn_back(link, names) for link in parts) for name, parts in links.items()}
     return Places(
-        links=find_links(wanted, other, made),
-        shapes=made,
+        links=links,
+        shapes=made | {link.other: link.shape for parts in links.values() for link in parts},
         tied={} if names is None else names.tied,
         names=names,
         is_converted=published.is_converted,
+    )
+
+
+def _turn_back(link: Link, names: TransformersNames) -> Link:
+    """Lay out a part of a stack that transformers turns as transformers has it: outputs before inputs.
+
+    `TransformersNames.convert` leaves such stacks as they were published, since it does not know transformers' shapes.
+    """
+    if link.turn[-2:] != tuple(sorted(link.turn[-2:], reverse=True)) or not names.turns(link.other):
+        return link
+    experts, inputs, outputs = link.other_box
+    n_experts, n_inputs, n_outputs = link.shape
+    return attrs.evolve(
+        link,
+        other_box=(experts, outputs, inputs),
+        turn=(*link.turn[:-2], link.turn[-1], link.turn[-2]),
+        shape=(n_experts, n_outputs, n_inputs),
     )
 
 

@@ -135,6 +135,14 @@ class TransformersNames:
             name = next((other for other in (shorter, longer) if self.knows(other)), name)
         return name
 
+    def turns(self, name: str) -> bool:
+        """Whether transformers turns a stack of matrices where it is not of the shape that its own has."""
+        return any(
+            settings.get("check_dims") and step.match(name) is not None
+            for step in self._converters
+            for _, settings in step.operations
+        )
+
     def convert(self, weights: Weights) -> dict[str, mx.array]:
         """Rename and join weights as transformers does.
 

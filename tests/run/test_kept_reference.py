@@ -1,16 +1,29 @@
 """Runs that compute the log-probabilities of the model they start from once, and keep them."""
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from tests.run.test_preferences import lines, losses, make_recipe, pairs, run
+from vlora import Batch, Recipe, collate, load_data, parse_recipe
+from vlora.cli.main import main
 from vlora.errors import PreferenceError
 from vlora.events import Warned
+from vlora.output.checkpoint import read_arrays
+from vlora.run import start
+from vlora.train.objectives.preference import REFERENCE
+from vlora.train.reference import Reference, make_reference, make_reference_step
+from vlora.train.state import bound_params
+from vlora.types import Inputs, TrainState
 
 __all__ = ["pairs"]
 
@@ -71,3 +84,92 @@ def test_numbers_of_another_model_are_found_out(checkpoint: CheckpointFactory, p
     file.write_bytes(b"no archive")
     told = [event.message for event in run(recipe) if isinstance(event, Warned)]
     assert any("cannot be read and is made anew" in message for message in told)
+
+
+RECIPE = """
+[model]
+path = "builtin:tiny-qwen3-vl"
+[data]
+path = "builtin:digits"
+config = "preference"
+split = "train[:24]"
+[optim]
+learning_rate = 1e-3
+[train]
+objective = "dpo"
+batch_size = 4
+iters = 50
+steps_per_report = 1
+[features]
+path = "features"
+[output]
+report = false
+path = "live"
+"""
+
+FRESH = """
+import json, sys
+import vlora
+import mlx.core as mx
+from tests.run.test_kept_reference import make_batch, read_recipe
+from vlora import TrainState, models
+from vlora.train.reference import make_reference_step
+recipe = read_recipe(sys.argv[1])
+backbone, _ = models.load_backbone(vlora.load_data(recipe).files, recipe.model)
+backbone.module.freeze()
+print(json.dumps(make_reference_step(backbone)(TrainState({}, {}, mx.array(0)), make_batch(recipe)).tolist()))
+"""
+
+
+def read_recipe(path: str) -> Recipe:
+    """Read a recipe from a file."""
+    return parse_recipe(Path(path).read_text())
+
+
+def make_batch(recipe: Recipe) -> Batch:
+    """Make a batch of both answers of six of its rows."""
+    data = load_data(recipe)
+    rows = [data.encode(data.train[number]) for number in range(6)]
+    return collate([attrs.evolve(row, group=number) for number, pair in enumerate(rows) for row in pair])
+
+
+def read_losses(output: Path) -> list[float]:
+    """Read the losses of the steps."""
+    found = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in found if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [(), ("lora.init=pissa",)], ids=["lora", "pissa"])
+def test_fifty_steps_of_the_command(keys: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept log-probabilities give the live reference's losses; behind them it is the base that a process opens anew."""
+    monkeypatch.chdir(tmp_path)
+    Path("my.toml").write_text(RECIPE)
+    made: list[Reference] = []
+
+    def remember(*given: Any) -> Reference | None:
+        made.extend(filter(None, [make_reference(*given)]))
+        return made[-1] if made else None
+
+    monkeypatch.setattr(start, "make_reference", remember)
+    sets = [part for key in keys for part in ("--set", key)]
+    root = str(Path(__file__).parents[2])
+    fresh = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{FRESH}", "my.toml"]
+    base = json.loads(subprocess.run(fresh, capture_output=True, text=True, check=True).stdout)[:12]
+
+    assert main(["my.toml", *sets]) == 0
+    assert main(["my.toml", *sets, "--set", "preference.precompute=true", "--set", "output.path=kept"]) == 0
+
+    live, kept = (read_losses(tmp_path / name) for name in ("live", "kept"))
+    assert len(live) == len(kept) == 50
+    assert live[-1] < 0.1 < live[0]
+    np.testing.assert_allclose(kept, live, rtol=0, atol=1e-6)
+    (reference,) = made
+    backbone, batch = reference.backbone, make_batch(read_recipe("my.toml"))
+    trained = read_arrays(tmp_path / "live" / "adapters.safetensors")
+    with bound_params(backbone.module, trained), backbone.overrides():
+        inputs = Inputs(batch.tokens, *backbone.embed(batch))
+        found = mx.compile(lambda *given: reference.completed(*given)[1].columns[REFERENCE])(inputs, batch.targets)
+        policy = make_reference_step(backbone)(TrainState(trained, {}, mx.array(50)), batch)
+    np.testing.assert_allclose(np.asarray(found)[:12], base, rtol=0, atol=1e-6)
+    assert float(mx.abs(policy - found)[:12].min()) > 0.1

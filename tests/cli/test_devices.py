@@ -82,17 +82,6 @@ def test_refused(
     assert expected in complaint([str(recipe), "--devices", n_devices], capsys)
 
 
-@pytest.mark.slow
-def test_kto_is_refused(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Before anything is loaded, by one sentence."""
-    done = start(recipe, recipe.parent / "kto", 2, *LORA, "train.objective=kto").wait()
-    said = capfd.readouterr()
-
-    assert done == 2
-    assert "train.objective: found 'kto', whose loss joins the rows of a whole microbatch" in said.err
-    assert "reading the rows" not in said.out
-
-
 def start(recipe: Path, output: Path, n_devices: int, *sets: str, resume: bool = False) -> "subprocess.Popen[bytes]":
     """Start a run."""
     given = itertools.chain.from_iterable(("--set", each) for each in (f"output.path={output}", *sets))
@@ -136,6 +125,63 @@ def test_devices_equal_one_with_larger_batches(batching: str, recipe: Path) -> N
     assert [json.loads(line)["row"] for line in answers[0]] == [json.loads(line)["row"] for line in answers[1]]
     trained, expected = weights_of(four), weights_of(one)
     assert all(mx.allclose(trained[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+
+
+PREFERENCES = {
+    "dpo": ("train.objective=dpo",),
+    "kept": ("train.objective=dpo", "preference.precompute=true"),
+    "orpo": ("train.objective=orpo", "train.batching=grouped"),
+    "kto": ("train.objective=kto",),
+    "grouped kto": ("train.objective=kto", "train.batching=grouped"),
+}
+COMPARING = (
+    *(
+        "data.config=preference",
+        "data.split=train[:21]",
+        "data.valid_split=test[:7]",
+        "data.train_on_completions=false",
+    ),
+    *("eval.answer_rows=0", "optim.learning_rate=0.03"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sets", PREFERENCES.values(), ids=PREFERENCES)
+def test_preferences_on_devices_equal_one_with_larger_batches(sets: tuple[str, ...], recipe: Path) -> None:
+    """Losses, what is measured beside them, and adapters; behind the last rows of an epoch a device has none."""
+    one, two = recipe.parent / "one" / "model", recipe.parent / "two" / "model"
+    for output, n_devices in ((one, 1), (two, 2)):
+        given = (*LORA, *COMPARING, *sets, f"train.batch_size={4 // n_devices}")
+        assert start(recipe, output, n_devices, *given).wait() == 0
+
+    keys = ["loss", "valid_loss", "grad_norm", "rewards/margins", "valid_rewards/margins", "entropy"]
+    for key in keys + ["kl", "valid_kl"] * ("train.objective=kto" in sets):
+        assert (found := lines_of(one, key)), key
+        assert lines_of(two, key) == pytest.approx(found, rel=1e-5, abs=1e-5), key
+    for key in ("step", "supervised_tokens", "valid_rows"):
+        assert lines_of(one, key) == lines_of(two, key), key
+    trained, expected = (read_arrays(output / "adapters.safetensors") for output in (two, one))
+    assert all(mx.allclose(trained[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "n_devices"), [("dpo", 2), ("kto", 2), ("kto", 1)])
+def test_preferences_on_devices_go_on(objective: str, n_devices: int, recipe: Path) -> None:
+    """To the last bit with as many, and with the same microbatches on one."""
+    whole, stopped = recipe.parent / "whole" / "model", recipe.parent / "stopped" / "model"
+    # Rounding of features depends on the images beside them, and a device computes those of rows that are new to it.
+    own = (*LORA, *COMPARING, f"train.objective={objective}", "train.batch_size=2", "features.cache=false")
+    sets = (*own, "data.split=train[:13]", "train.steps_per_eval=10")
+    assert start(recipe, whole, 2, *sets, "train.epochs=2").wait() == 0
+    assert start(recipe, stopped, 2, *sets, "train.epochs=1").wait() == 0
+    assert start(recipe, stopped, n_devices, *sets, "train.epochs=2", resume=True).wait() == 0
+
+    if n_devices == 1:
+        assert lines_of(stopped, "loss") == pytest.approx(lines_of(whole, "loss"), rel=1e-5)
+        return
+    trained, expected = (read_arrays(output / "adapters.safetensors") for output in (stopped, whole))
+    assert all(mx.array_equal(trained[name], expected[name]) for name in expected)
+    assert lines_of(stopped, "loss") == lines_of(whole, "loss")
 
 
 @pytest.mark.slow

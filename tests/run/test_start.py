@@ -36,12 +36,15 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
 
 
 def test_what_is_not_shared_out_among_devices(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KTO's loss joins the rows of a microbatch: with several devices a run ends before a model is looked for."""
-    recipe = make_recipe(tmp_path / "none", rows, tmp_path / "out", train__objective="kto")
+    """KTO's loss joins the rows of a microbatch: of a stream with several devices before a model is looked for."""
+    keys = {"train__objective": "kto", "train__iters": 3, "data__streaming": True}
+    recipe = make_recipe(tmp_path / "none", rows, tmp_path / "out", **keys)
     with pytest.raises(ModelError):
         run(recipe)
     monkeypatch.setattr("vlora.run.start.open_ranks", lambda: SimpleNamespace(size=2))
-    with pytest.raises(RecipeError, match=r"train\.objective: found 'kto', .* one device only; leave --devices out"):
+    with pytest.raises(
+        RecipeError, match=r"data\.streaming: found true .* 'kto', whose loss joins .*; leave --devices out"
+    ):
         run(recipe)
     assert not (tmp_path / "out").exists()
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from vlora.data.sampler import share_steps, step_batches
 from vlora.errors import RanksError
 from vlora.output.checkpoint import read_arrays
+from vlora.recipe.preference import PreferenceSection
 from vlora.system.launching import launch
 from vlora.system.rank_environment import make_environments
 from vlora.train import ranks as module
+from vlora.train.objectives.preference import make_preference_objective
 from vlora.train.ranks import open_ranks
 
 
@@ -28,6 +30,7 @@ def test_one_rank_is_a_run_by_itself() -> None:
     assert [float(number) for number in numbers] == [2.0, 3.0]
     assert (ranks.sum(2.0), ranks.gather("x"), ranks.gather_others("x")) == ((2.0,), ["x"], [])
     assert ranks.share([1, 2, 3]) == [1, 2, 3]
+    assert ranks.share_loss(kto := make_preference_objective("kto", PreferenceSection())) is kto
 
 
 def test_ranks_that_do_not_find_one_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from .backbone.backbone import MlxVlmBackbone
 from .backbone.dividing import DividedBytes, divide, find_division, frozen_bytes
 from .backbone.head import head_use
 from .backbone.startup_checks import check_family, check_packing
-from .encode.answers import add_mismatched, encode_answers
+from .encode.answers import add_mismatched, encode_answers, link_answers
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
 from .encode.fingerprint import features_fingerprint
@@ -93,6 +93,7 @@ __all__ = [
     "grow_config",
     "grow_tables",
     "head_use",
+    "link_answers",
     "list_weights",
     "load_adapter",
     "load_backbone",

@@ -1,14 +1,17 @@
 """The batches of a recipe's run, shuffled, grouped by length or packed, and what reads its rows."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
+import mlx.core as mx
 
 from .. import models
 from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
 from ..data.collate import make_stand_in
 from ..data.drawn_rows import DrawnRows, draw_rows
+from ..data.linking import LinkingLoader, link_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_drawn, measure_rows
 from ..data.pack_sharing import PackShare
@@ -23,6 +26,7 @@ from ..data.values import Row
 from ..errors import CheckpointError, RecipeError
 from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
+from ..train.objectives.preference import MISMATCHED, PREFERRED
 from ..train.ranks import Ranks
 from ..train.schedules import count_steps
 from ..types import Batch, Example, RowMark, Sample
@@ -32,7 +36,9 @@ PRIMED_STEPS = 32
 """Of a stream: steps among whose rows one that can be learned from is looked for before the first one."""
 
 
-def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool) -> DataLoader:
+def make_loader(
+    recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, workers: WorkerPool, n_devices: int
+) -> DataLoader:
     """Make what reads a recipe's rows: their answers, two of a pair, those of other rows where a loss needs them."""
     train, mark = data.train, consumed.mark_row
     drawn = draw_rows(train) if train.streams else None
@@ -48,8 +54,15 @@ def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wor
     def encode(sample: Sample) -> tuple[Example, ...]:
         return tuple(backbone.prepare(example, spell) for example in data.encode(sample))
 
-    token = data.encoder.tokenizer.eos_token_id
-    return DataLoader(
+    is_linked = n_devices > 1 and needs_mismatched(recipe)
+
+    def stand_in() -> Batch:
+        batch = make_stand_in(data.encoder.tokenizer.eos_token_id or 0)
+        columns = dict.fromkeys((PREFERRED, MISMATCHED) if is_linked else (), mx.zeros((1,)))
+        return batch._replace(targets=batch.targets._replace(columns=columns))
+
+    make = functools.partial(LinkingLoader, link=models.link_answers) if is_linked else DataLoader
+    return make(
         train=train,
         drawn=drawn,
         data=recipe.data,
@@ -59,8 +72,8 @@ def make_loader(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, wor
         mark=mark,
         prepare_batch=backbone.prepare_batch,
         join=models.add_mismatched if needs_mismatched(recipe) else flatten,
-        # Layers whose weights are divided run on all ranks or on none.
-        stand_in=None if backbone.shards is None else lambda: make_stand_in(token or 0),
+        # Layers whose weights are divided run on all ranks or on none; so do terms that are added up within a step.
+        stand_in=stand_in if is_linked or backbone.shards is not None else None,
         examples_per_row=count_examples(recipe, data.train),
     )
 
@@ -120,10 +133,28 @@ def make_source(
         order=loader.train.order(seed=train.seed, shuffle=data.shuffle),
     )
     per_epoch = steps_per_epoch(n_rows, planned.batch_size, train.gradient_accumulation_steps)
-    own = share_steps(plan, ranks.rank, ranks.size, train.batch_size, is_even=loader.stand_in is not None)
+    own = share_rows(recipe, loader, plan, ranks, planned.batch_size)
     batches = loader.collate(loader.train, own, n_ahead)
     primed = loader.prime(batches, per_epoch, is_new=not first, agree=agreeing(ranks))
     return PlannedSource(batches=primed, total=n_steps)
+
+
+def share_rows(
+    recipe: Recipe, loader: DataLoader, steps: Iterable[Sequence[Sequence[int]]], ranks: Ranks, n_planned_rows: int
+) -> Iterator[list[list[int]]]:
+    """Yield this rank's rows of each step; where rows are joined, a rank's of a microbatch stay one microbatch.
+
+    Args:
+        recipe: The recipe.
+        loader: Reads them.
+        steps: Row indices: microbatches of each step, with the rows of all ranks.
+        ranks: Those that take the steps together.
+        n_planned_rows: Rows of a microbatch at most, those of all ranks.
+    """
+    size = -(-n_planned_rows // ranks.size) if needs_mismatched(recipe) else recipe.train.batch_size
+    if isinstance(loader, LinkingLoader):
+        steps = link_rows(steps)
+    return share_steps(steps, ranks.rank, ranks.size, size, is_even=loader.stand_in is not None)
 
 
 def agreeing(ranks: Ranks) -> Callable[[bool], bool]:
@@ -195,15 +226,15 @@ def _check_kind(recipe: Recipe, first: int, position: str) -> None:
 def refuse_on_several(recipe: Recipe, n_devices: int) -> None:
     """Refuse what is not shared out among devices.
 
-    KTO puts to each question of a microbatch the answer of the row before, of the first one that of the last. With N
-    devices that row is another device's, which alone has read it.
+    KTO joins a row to the one before it in its microbatch. Of a stream a device can read its own rows only.
 
     Raises:
         RecipeError: The recipe cannot be carried out on several devices.
     """
-    if n_devices > 1 and needs_mismatched(recipe):
+    if n_devices > 1 and needs_mismatched(recipe) and recipe.data.streaming:
         msg = (
-            f"train.objective: found {recipe.train.objective!r}, whose loss joins the rows of a whole microbatch and "
-            "runs on one device only; leave --devices out"
+            f"data.streaming: found true together with train.objective = {recipe.train.objective!r}, whose loss joins "
+            "the rows of a whole microbatch, and of a stream each device reads its own; leave --devices out, or set it "
+            "to false"
         )
         raise RecipeError(msg)

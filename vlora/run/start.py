@@ -128,7 +128,7 @@ def _open(recipe: Recipe, stack: ExitStack, ranks: Ranks, *, resume: bool, or_st
         backbone=backbone,
         config=config,
         features=features,
-        loader=make_loader(recipe, data, backbone, workers),
+        loader=make_loader(recipe, data, backbone, workers, ranks.size),
         answer_metrics=metrics,
         ranks=ranks,
         n_planned=ranks.size if found is None else found.metadata.ranks,

@@ -11,7 +11,7 @@ from ..cuts import CutCounts, find_cuts
 from ..data.loader import DataLoader
 from ..data.packing import packed_eval_source
 from ..data.rows import RowDataset
-from ..data.sampler import epoch_batches, share_steps, sort_batches
+from ..data.sampler import epoch_batches, sort_batches
 from ..errors import NonFiniteError
 from ..estimate.foresight import foresee
 from ..measured import Measured, add_measured
@@ -22,7 +22,7 @@ from ..train.objectives.named import find_objective
 from ..train.ranks import Ranks
 from ..train.reference import Reference
 from ..types import Batch, TrainState
-from .batches import agreeing, read_packed
+from .batches import agreeing, read_packed, share_rows
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +79,7 @@ class Validator:
             self.backbone,
             loss=find_objective(train.objective, self.recipe.preference),
             reference=self.reference,
+            ranks=self.ranks,
         )
         n_rows = train.batch_size * self.n_planned
         plan = epoch_batches(len(self.rows), n_rows, seed=train.seed, epoch=0, shuffle=True)
@@ -144,6 +145,5 @@ class Validator:
             packed = read_packed(self.loader, self.rows, source, self.encoder, self.ranks, self.n_planned, n_ahead)
             return itertools.islice(packed, self._n_batches)
         plan = ([indices] for indices in self._plan)
-        train, is_even = self.recipe.train, self.loader.stand_in is not None
-        own = share_steps(plan, self.ranks.rank, self.ranks.size, train.batch_size, is_even=is_even)
+        own = share_rows(self.recipe, self.loader, plan, self.ranks, self.recipe.train.batch_size * self.n_planned)
         return self.loader.collate(self.rows, own, n_ahead)

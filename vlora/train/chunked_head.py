@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from ..types import Inputs, Targets, Tree
 from .backbone import Backbone, Params
+from .objectives.joined import complete_targets
 from .objectives.likelihood import token_nll, token_nll_with_statistics
 from .objectives.objective import LossFn, Objective, Packed
 from .state import bound_params
@@ -136,6 +137,7 @@ class _Head:
             return self._apply_at_once(objective)
         targets, is_trained = self._targets, self._is_trained
         logprobs, statistics, gradients = self._look(objective, is_pulled=is_trained and not self._params)
+        targets = complete_targets(objective, logprobs, targets)
         outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
         weights = mx.where(targets.weights > 0, -gradient, 0)
         if is_trained and self._params:
@@ -205,6 +207,7 @@ def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) ->
     if isinstance(loss, Objective):
         nll, statistics = _measure(loss, logits, targets.ids)
         logprobs = mx.where(targets.weights > 0, -nll, 0)
+        targets = complete_targets(loss, logprobs, targets)
         return (*loss.function(logprobs, targets), loss.pack(logprobs, targets, *statistics))
     return (*loss(logits, targets.ids, targets.weights), ())
 

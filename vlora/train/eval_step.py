@@ -12,6 +12,7 @@ from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
 from .objectives.objective import LossFn, Metrics, Objective
 from .objectives.sft import loss_fn
+from .ranks import Ranks
 from .reference import Reference, lacks_reference
 from .state import bound_params
 
@@ -53,9 +54,14 @@ def make_measuring_step(
     *,
     loss: LossFn | Objective = loss_fn,
     reference: Reference | None = None,
+    ranks: Ranks | None = None,
     compiled: bool = True,
 ) -> Callable[[TrainState, Batch], Measures]:
-    """Make the validation step of `make_eval_step`, which gives what an objective measures beside the loss, too."""
+    """Make the validation step of `make_eval_step`, which gives what an objective measures beside the loss, too.
+
+    With `ranks` each measures its own share of every batch; sums and counts are its own.
+    """
+    loss = (ranks or Ranks()).share_loss(loss)
     embed_param_names = backbone.embed_param_names()
 
     def sums(params: Params, inputs: Inputs, targets: Targets) -> Sums:

@@ -23,6 +23,8 @@ from ..errors import RanksError
 from ..system import heartbeat
 from ..system.rank_environment import NCCL_PORT, find_rank
 from .backbone import Params
+from .objectives.joined import JoinedObjective
+from .objectives.objective import LossFn, Objective
 
 MESSAGE_BYTES = 2**26
 """Arrays are joined up to so many bytes, since each message waits for the slowest rank; larger ones are sent alone."""
@@ -98,6 +100,12 @@ class Ranks:
             if len(found) == len(names):
                 counted_sums = total[start:]
         return {name: found[name] for name in gradients}, tuple(counted_sums)
+
+    def share_loss(self, loss: LossFn | Objective) -> LossFn | Objective:
+        """Let a `JoinedObjective` add up its sums over all ranks, which have to run as many microbatches each then."""
+        if self.group is None or not isinstance(loss, JoinedObjective):
+            return loss
+        return attrs.evolve(loss, total=lambda value: mx.distributed.all_sum(value, group=self.group))
 
     def sum(self, *numbers: float) -> tuple[float, ...]:
         """Add up numbers over all ranks, and wait for it."""

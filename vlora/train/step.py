@@ -125,7 +125,7 @@ class CompiledStep:
     ) -> None:
         """Compile it; the arguments are explained at `make_train_step`."""
         self.n_traces, self.reference = 0, reference
-        self.backbone, self.loss, self.make_key, self.ranks = backbone, loss, make_key, ranks
+        self.backbone, self.loss, self.make_key, self.ranks = backbone, ranks.share_loss(loss), make_key, ranks
         self.checkpointed, self.checkpointed_in_tower = checkpoint_modules
         self.embed_names = backbone.embed_param_names()
         self._update = update

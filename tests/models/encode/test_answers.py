@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from tests.usual import usual
 from vlora import models, parse_recipe
 from vlora.build import Data, load_data
 from vlora.errors import SampleError
-from vlora.models.encode.answers import add_mismatched, encode_answers
+from vlora.models.encode.answers import add_mismatched, encode_answers, link_answers
 from vlora.train.objectives.preference import MISMATCHED, PREFERRED
 from vlora.types import Example
 
@@ -116,4 +117,9 @@ def test_pairs_take_the_answers_of_other_rows(checkpoint: CheckpointFactory) -> 
         *("a red square", "yes", "two hats", "no", "yes", "a red square", "no", "two hats"),
     ]
     assert [example.columns[MISMATCHED] for example in alone] == [0.0, 0.0]
-    assert models.add_mismatched is add_mismatched
+    linked = [
+        link_answers([attrs.evolve(one, group=place) for one in row], rows[place - 1]) for place, row in enumerate(rows)
+    ]
+    assert [example.source for row in linked for example in row] == [example.source for example in made]
+    assert [example.source for example in add_mismatched(linked)] == [example.source for example in made]
+    assert (models.add_mismatched, models.link_answers) == (add_mismatched, link_answers)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora import Example, collate, collate_packed
-from vlora.train.objectives.sums import sum_by_example, sum_by_group
+from vlora.train.objectives.sums import read_column, sum_by_example, sum_by_group
 
 
 def make_rows(groups: list[int | None]) -> list[Example]:
@@ -36,3 +36,12 @@ def test_sums(groups: list[int | None], n_fillers: int, is_packed: bool) -> None
     assert np.array(of_examples).tolist()[: len(rows)] == [len(row.tokens) - 1 for row in rows]
     assert of_groups.tolist() == [*wanted.values(), *[0] * (len(of_groups) - len(wanted))]
     assert mx.sum(of_examples).item() == batch.n_supervised
+
+
+def test_a_column_may_be_missing() -> None:
+    """It is 0 for all examples then; of fillers it always is."""
+    targets = collate([attrs.evolve(row, columns={"side": 2.0}) for row in make_rows([None, None])], 3).targets
+    changed = targets._replace(columns={"side": targets.columns["side"] + 1})
+
+    assert read_column("side", changed).tolist() == [3, 3, 0]
+    assert read_column("other", targets).tolist() == [0, 0, 0]

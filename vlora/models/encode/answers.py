@@ -66,23 +66,42 @@ def add_mismatched(rows: Sequence[tuple[Example, ...]]) -> list[Example]:
     the order of rows, an estimate is made of the answers that are learned with it. A row that is alone has none.
 
     Args:
-        rows: Examples of each row.
+        rows: Examples of each row; those that have such answers already stay as they are.
 
     Returns:
         The examples of all rows, with the column `MISMATCHED`.
     """
     made: list[Example] = []
+    if any(example.columns.get(MISMATCHED) for row in rows for example in row):
+        return [example for row in rows for example in row]
     for number, row in enumerate(rows):
-        other = rows[number - 1]
-        for place, example in enumerate(row):
-            # Numbers of rows are not negative.
-            group = -1 - len(made) if example.group is None else example.group
-            columns = {**example.columns, MISMATCHED: 0.0}
-            made.append(attrs.evolve(example, columns=columns, group=group))
-            if len(rows) > 1:
-                joined = _join(example, other[place % len(other)])
-                made.append(attrs.evolve(joined, columns={**columns, MISMATCHED: 1.0}, group=group))
+        # Numbers of rows are not negative.
+        grouped = [
+            attrs.evolve(example, group=-1 - len(made) - place) if example.group is None else example
+            for place, example in enumerate(row)
+        ]
+        made.extend(link_answers(grouped, rows[number - 1] if len(rows) > 1 else ()))
     return made
+
+
+def link_answers(row: Sequence[Example], other: Sequence[Example]) -> tuple[Example, ...]:
+    """Put the answers of another row behind those of a row, to its question.
+
+    Args:
+        row: Its examples, with their groups.
+        other: Those of the row before it in its microbatch; none if it is alone.
+
+    Returns:
+        The examples with the column `MISMATCHED`.
+    """
+    made = []
+    for place, example in enumerate(row):
+        columns = {**example.columns, MISMATCHED: 0.0}
+        made.append(attrs.evolve(example, columns=columns))
+        if other:
+            joined = _join(example, other[place % len(other)])
+            made.append(attrs.evolve(joined, columns={**columns, MISMATCHED: 1.0}, group=example.group))
+    return tuple(made)
 
 
 def _join(question: Example, answer: Example) -> Example:

@@ -2,7 +2,7 @@
 
 An answer is an example whose supervised tokens are compared; `columns` says which of a pair it is. Each loss is one
 number for each pair, or for each answer where rows have one. Sums and counts: how pairs are divided into microbatches
-changes nothing, but for the estimate of KTO, which is of a microbatch.
+changes nothing, but for the estimate of KTO, which is of a microbatch; several ranks add it up over all of it.
 """
 
 import functools
@@ -14,15 +14,19 @@ import mlx.core as mx
 
 from ...recipe.preference import REFERENCED, PreferenceSection, find_losses
 from ...types import Targets
+from .joined import JoinedObjective
 from .likelihood import ENTROPY, IS_LIKELIEST, MEAN_LOGIT
 from .objective import Metrics, Objective
-from .sums import sum_by_example, sum_by_group
+from .sums import read_column, sum_by_example, sum_by_group
 
 PREFERRED = "preferred"
 """Column: 1 of an answer that is preferred or wanted, 0 of another one."""
 
 MISMATCHED = "mismatched"
 """Column of KTO: 1 of an answer to another row's question, by which only the divergence is estimated; 0 of others."""
+
+DIVERGENCE = "divergence"
+"""Column, f32[2]: the sum of the ratios of mismatched answers, and their number; of the microbatch if missing."""
 
 REFERENCE = "reference"
 """Column: the summed log-probability of an answer in the model that training starts from."""
@@ -206,17 +210,18 @@ def make_preference_objective(name: str, section: PreferenceSection) -> Objectiv
         section: The recipe's.
 
     Returns:
-        The objective. It reads the column `PREFERRED`, `REFERENCE` where it has a reference, and of KTO `MISMATCHED`.
+        The objective. It reads the columns `PREFERRED`, `REFERENCE` if it has one, `MISMATCHED` for the loss "kto".
     """
     losses = find_losses(name, section)
     reference = (REFERENCE,) if name in REFERENCED else ()
     if name == "kto":
-        function = functools.partial(_kto_sums, losses=losses, section=section)
-        return Objective(
-            function,
-            columns=(PREFERRED, MISMATCHED),
+        is_joined = "kto" in losses
+        make = functools.partial(JoinedObjective, find_sums=_find_divergence) if is_joined else Objective
+        return make(
+            functools.partial(_kto_sums, losses=losses, section=section),
+            columns=(PREFERRED, MISMATCHED) if is_joined else (PREFERRED,),
             measure=functools.partial(_kto_metrics, section=section),
-            metrics=(*OF_BOTH, *OF_TOKENS[:-1], "kl"),
+            metrics=(*OF_BOTH, *OF_TOKENS[:-1], *(["kl"] if is_joined else [])),
             reads_statistics=True,
             has_reference=bool(reference),
         )
@@ -301,13 +306,20 @@ def _token_metrics(targets: Targets, is_chosen: mx.array, is_rejected: mx.array)
     return {name: ((values[value] * own).sum(), own.sum()) for name, (value, own) in found.items()}
 
 
+def _find_divergence(logprobs: mx.array, targets: Targets) -> dict[str, mx.array]:
+    is_mismatched = read_column(MISMATCHED, targets)
+    total = (_answers(logprobs, targets).ratios * is_mismatched).sum()
+    return {DIVERGENCE: mx.stack([total, is_mismatched.sum()])}
+
+
 def _kto_terms(logprobs: mx.array, targets: Targets) -> tuple[Answers, mx.array, mx.array, mx.array]:
     """Find (answers, the divergence f32[], 1 for a wanted answer f32[S], 1 for an unwanted one f32[S])."""
     answers = _answers(logprobs, targets)
-    is_mismatched = targets.columns[MISMATCHED] * targets.example_weights
-    of_rows = targets.example_weights - is_mismatched
+    of_rows = targets.example_weights - read_column(MISMATCHED, targets)
     is_wanted = targets.columns[PREFERRED] * of_rows
-    divergence = (answers.ratios * is_mismatched).sum() / mx.maximum(is_mismatched.sum(), 1)
+    sums = {**_find_divergence(logprobs, targets), **targets.columns}[DIVERGENCE]
+    # By their places: `mx.compile` of MLX 0.32.4 raises an IndexError where an array is unpacked twice.
+    divergence = sums[0] / mx.maximum(sums[1], 1)
     return answers, mx.stop_gradient(mx.maximum(divergence, 0)), is_wanted, of_rows - is_wanted
 
 

@@ -30,3 +30,8 @@ def sum_by_group(values: mx.array, targets: Targets) -> mx.array:
     """
     weighed = mx.where(targets.example_weights > 0, values, 0)
     return mx.zeros(targets.group.shape).at[targets.group].add(weighed)
+
+
+def read_column(name: str, targets: Targets) -> mx.array:
+    """Give a column of examples, f32[S]; 0 for fillers, and for all where it is missing."""
+    return targets.columns.get(name, mx.zeros_like(targets.example_weights)) * targets.example_weights

@@ -1,0 +1,52 @@
+"""Rows that know the others of their microbatch, on whichever rank they are."""
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data.loading import BAD, make_loader, make_rows
+from vlora.data.linking import LinkedRow, LinkingLoader, link_rows
+from vlora.data.loader import DataLoader
+from vlora.data.prefetch import WorkerPool
+from vlora.data.sampler import share_steps
+from vlora.types import Example
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.integers(1, 4))
+def test_shared_rows_know_those_before_them(rows: list[int], n_ranks: int) -> None:
+    """Each the other places of its microbatch once, the nearest one before it first, in a circle; repeated rows too."""
+    found = [
+        (int(row), row.before)
+        for rank in range(n_ranks)
+        for step in share_steps(link_rows([[rows]]), rank, n_ranks, len(rows))
+        for batch in step
+        for row in batch
+        if isinstance(row, LinkedRow)
+    ]
+
+    expected = []
+    for place, row in enumerate(rows):
+        expected.append((row, tuple(rows[place - distance] for distance in range(1, len(rows)))))
+    assert sorted(found) == sorted(expected)
+
+
+def test_shared_rows_are_joined_to_the_one_before_them() -> None:
+    """To the nearest that can be learned from, whichever rank has it; what is wrong with others is not told here."""
+    rows = make_rows()
+
+    def link(row: tuple[Example, ...], other: tuple[Example, ...]) -> tuple[Example, ...]:
+        return (*row, *(attrs.evolve(example, source=f"{row[0].source} after {example.source}") for example in other))
+
+    made = make_loader(WorkerPool(0), rows)
+    given = {field.name: getattr(made, field.name) for field in attrs.fields(DataLoader) if field.init}
+    loader = LinkingLoader(**given, link=link)
+    shared = [list(share_steps(link_rows([[[1, BAD, 3, 0], [BAD, 4]]]), rank, 2, 2)) for rank in range(2)]
+    found = [
+        [[row.source for row in batch.rows] for step in loader.collate(rows, own, 2) for batch in step]
+        for own in shared
+    ]
+
+    assert sorted(name.replace("rows row ", "") for own in found for batch in own for name in batch) == [
+        *("0", "0 after 3", "1", "1 after 0", "3", "3 after 1", "4"),
+    ]
+    assert loader.drain_skipped() == [f"rows row {BAD}: is bad"] * 2

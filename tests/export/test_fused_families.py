@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_vlm.models.cache import make_prompt_cache
 from mlx_vlm.utils import load_model, save_weights
 
 import vlora
@@ -16,6 +17,7 @@ from tests.families import FAMILIES, build, examples
 from tests.training import randomize
 from vlora import Example, collate, init_state, make_optimizer, models
 from vlora.export.fuse import fuse
+from vlora.models.load import loading
 from vlora.models.load.loading import prepare
 from vlora.output.base_identity import KEY
 from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
@@ -33,10 +35,12 @@ NOT_IN_FOLDERS = {
 """Tiny models that mlx-vlm does not open from a folder."""
 
 
-def write_base(name: str, folder: Path) -> models.MlxVlmBackbone:
+def write_base(name: str, folder: Path, dtype: mx.Dtype = mx.float32) -> models.MlxVlmBackbone:
     """Write a family's tiny model as mlx-vlm's conversion does, and open it."""
     family = FAMILIES[name]
-    save_weights(folder, build(family))
+    made = build(family)
+    made.set_dtype(dtype)
+    save_weights(folder, made)
     (folder / "config.json").write_text(json.dumps(dict(family.config)), encoding="utf-8")
     return open_backbone(name, folder)
 
@@ -58,24 +62,29 @@ def logits(backbone: models.MlxVlmBackbone, rows: list[Example], params: Any = N
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))
 
 
-def check(name: str, folder: Path) -> float:
-    """Fuse an adapter of all layers of the language model, and compare; how far the adapter moves the logits."""
-    backbone, rows = write_base(name, folder / "base"), examples(FAMILIES[name])
+def fuse_random(name: str, backbone: models.MlxVlmBackbone, folder: Path) -> tuple[Path, dict[str, mx.array]]:
+    """Fuse a random adapter of all layers of the language model; the fused folder, and what was trained."""
     config = models.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized={})
     params = init_state(backbone, make_optimizer(OptimSection())).params
     params = {key: randomize(key, value) for key, value in params.items()}
-    before, expected = logits(backbone, rows), logits(backbone, rows, params)
     assert backbone.base is not None
     config |= {KEY: backbone.base.dump(), "base_model": str(folder / "base")}
     vlora.save_adapter(folder / "run" / "adapters.safetensors", params, config)
     with FAMILIES[name].while_building():
-        fused = fuse(str(folder / "run"))
-    found = logits(open_backbone(name, fused.folder), rows)
+        return fuse(str(folder / "run")).folder, params
+
+
+def check(name: str, folder: Path) -> float:
+    """Fuse an adapter, and compare; how far the adapter moves the logits."""
+    backbone, rows = write_base(name, folder / "base"), examples(FAMILIES[name])
+    fused, params = fuse_random(name, backbone, folder)
+    before, expected = logits(backbone, rows), logits(backbone, rows, params)
+    found = logits(open_backbone(name, fused), rows)
     largest = max(1.0, float(np.abs(expected).max()))
     assert float(np.abs(found - expected).max()) < LOOSE.get(name, TOLERANCE) * largest
     base, written = (
         {key: value.shape for key, value in tree_flatten(open_backbone(name, path).module.parameters())}
-        for path in (folder / "base", fused.folder)
+        for path in (folder / "base", fused)
     )
     assert base == written
     return float(np.abs(expected - before).max())
@@ -92,3 +101,24 @@ def check(name: str, folder: Path) -> float:
 def test_fused(name: str, tmp_path: Path) -> None:
     """A folder in mlx-vlm's layout, whose adapter moves the logits by a tenth at least."""
     assert check(name, tmp_path) > 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen3_vl",
+        *(pytest.param(name, marks=pytest.mark.families) for name in ("glm4v", "llava", "mistral3", "pixtral")),
+    ],
+)
+def test_a_fused_folder_in_bfloat16_has_the_logits_that_mlx_vlm_computes(name: str, tmp_path: Path) -> None:
+    """The same to the bit: both run the rounded weights. The adapter beside them is another sum, further away."""
+    backbone, row = write_base(name, tmp_path / "base", mx.bfloat16), examples(FAMILIES[name])[-1]
+    assert not row.inputs
+    folder, params = fuse_random(name, backbone, tmp_path)
+    fused = open_backbone(name, folder)
+    with loading.generating(fused) as module:
+        cache = make_prompt_cache(module.language_model)
+        own = np.array(module(mx.array(row.tokens)[None], None, mask=None, cache=cache).logits.astype(mx.float32))
+    found, beside = logits(fused, [row])[:, : own.shape[1]], logits(backbone, [row], params)[:, : own.shape[1]]
+    assert float(np.abs(found - own).max()) <= 1e-3 * float(np.abs(own).max())
+    assert 1e-3 < float(np.abs(beside - own).max()) / float(np.abs(own).max()) < 0.05

@@ -58,7 +58,8 @@ def make_loader(
 
     def stand_in() -> Batch:
         batch = make_stand_in(data.encoder.tokenizer.eos_token_id or 0)
-        columns = dict.fromkeys((PREFERRED, MISMATCHED) if is_linked else (), mx.zeros((1,)))
+        # Made of a number that is there: what a thread leaves to be computed is computed by no other one.
+        columns = dict.fromkeys((PREFERRED, MISMATCHED) if is_linked else (), mx.array([0.0]))
         return batch._replace(targets=batch.targets._replace(columns=columns))
 
     make = functools.partial(LinkingLoader, link=models.link_answers) if is_linked else DataLoader

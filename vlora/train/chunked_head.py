@@ -6,7 +6,8 @@ chunks; the gradient of each place is multiplied by it then. Only where the head
 several chunks, do these run once more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import mlx.core as mx
 
@@ -55,7 +56,10 @@ def language_model_loss(
     head = _Head(backbone, inputs, params, targets, is_trained=is_trained)
     if isinstance(loss, Objective):
         return head.apply(loss)
-    head.add_up(loss, targets.weights)
+    # Here and not in a function of its own: a traceback from the loss stays short.
+    loss_of = head.differentiable(loss, targets.weights)
+    for own, part in head.parts():
+        head.add(*loss_of(head.frozen, part, own))
     return (*head.total(), ())
 
 
@@ -118,18 +122,19 @@ class _Head:
             found.append(self._last)
         return mx.where(targets.weights > 0, mx.concatenate(found), 0)
 
-    def add_up(self, loss: LossFn, weights: mx.array) -> None:
-        """Run the head once for a sum over tokens, with weights f32[N], and where it is trained for its gradients."""
+    def differentiable(self, loss: LossFn, weights: mx.array) -> Callable[..., tuple[Any, ...]]:
+        """Give the function of a chunk for a sum over tokens, with weights f32[N].
+
+        It takes the head's parameters, hidden states and their places, and gives what `add` takes: the sums, and where
+        the head is trained their gradients.
+        """
 
         def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
             return loss(self.logits(head_params, hidden), self._targets.ids[own], weights[own])
 
-        differentiate = mx.value_and_grad(chunk_loss, argnums=(0, 1))
-        for own, part in self.parts():
-            if self._is_trained:
-                self._add(*differentiate(self.frozen, part, own))
-            else:
-                self._add(chunk_loss(self.frozen, part, own))
+        if self._is_trained:
+            return mx.value_and_grad(chunk_loss, argnums=(0, 1))
+        return lambda *given: (chunk_loss(*given),)
 
     def apply(self, objective: Objective) -> tuple[mx.array, mx.array, Packed]:
         """Find an objective's sums, with their gradients where it is trained, and what it measures."""
@@ -141,7 +146,9 @@ class _Head:
         outcome, gradient = mx.value_and_grad(objective.function)(logprobs, targets)
         weights = mx.where(targets.weights > 0, -gradient, 0)
         if is_trained and self._params:
-            self.add_up(_weighted_nll, weights)
+            loss_of = self.differentiable(_weighted_nll, weights)
+            for own, part in self.parts():
+                self.add(*loss_of(self.frozen, part, own))
         self._pulled.extend(each.astype(mx.float32) * weights[:, None] for each in gradients)
         return (*self.total(outcome), objective.pack(logprobs, targets, statistics))
 
@@ -150,7 +157,7 @@ class _Head:
             return _whole_loss(objective, self.logits(head_params, hidden), self._targets)
 
         (loss, count, metrics), gradients = mx.value_and_grad(whole, argnums=(0, 1))(self.frozen, self._given)
-        self._add((loss, count), gradients)
+        self.add((loss, count), gradients)
         return (*self.total(), metrics)
 
     def _look(self, objective: Objective, *, is_pulled: bool) -> tuple[mx.array, mx.array | None, tuple[mx.array, ...]]:
@@ -181,7 +188,7 @@ class _Head:
         statistics = rest.pop(0) if objective.reads_statistics else None
         return logprobs, statistics, tuple(rest)
 
-    def _add(self, sums: tuple[mx.array, mx.array], gradients: tuple[Params, mx.array] | None = None) -> None:
+    def add(self, sums: tuple[mx.array, mx.array], gradients: tuple[Params, mx.array] | None = None) -> None:
         """Add a chunk's sums, and its gradients with regard to the head's parameters and the hidden states."""
         self._totals.append(sums[0])
         self._counts.append(sums[1])

@@ -59,3 +59,12 @@ def test_styles_stay() -> None:
 
     assert found.plain == "one two\n  three\n  four"
     assert [found.plain[span.start : span.end].split() for span in found.spans] == [["two"], ["three"]]
+
+
+def test_a_path_takes_the_word_before_it_along() -> None:
+    """In files, where paths and commands stay in one piece, a line ends before both."""
+    kept = wrap(Text("features are kept in /aaaa/bbbb/cccc and more"), 24, in_paths=False)
+    command = "  python -m mlx_vlm.generate --model runs/a --prompt 'What is it?'"
+
+    assert kept.plain.split("\n") == ["features are kept", "  in /aaaa/bbbb/cccc and", "  more"]
+    assert wrap(Text(command), 24, in_paths=False).plain == command

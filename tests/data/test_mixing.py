@@ -64,6 +64,17 @@ def test_each_row_is_read_by_its_own_source(files: tuple[Path, Path], tmp_path: 
     assert first == [f"{name} train row {row}" for row in (0, 1) for name in ("rows.jsonl", "others.jsonl")]
 
 
+def test_columns_of_all_sources_are_said_once(files: tuple[Path, Path]) -> None:
+    """Without the names of the sources, which the others have."""
+    same = files[0].with_name("same.jsonl")
+    same.write_bytes(files[0].read_bytes())
+    train, _ = read_sources(section(*({"path": str(file), "weight": 1.0} for file in (files[0], same))))
+    describe(train)
+
+    assert train.columns().used
+    assert not [column for column in train.columns().used if " of " in column]
+
+
 def test_errors_name_the_source_and_its_row(files: tuple[Path, Path]) -> None:
     """A bad row is named by its own file and number; a slip in a source by its key."""
     train, _ = read_sources(section({"path": str(files[0])}, {"path": str(files[1]), "columns": {"q": "question"}}))

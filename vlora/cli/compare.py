@@ -89,6 +89,8 @@ def write_comparison(comparison: "Comparison", width: int) -> Iterator[str]:
         yield f"{letter_of(number)}  {run.folder}{damaged}"
     yield ""
     yield from _write_table("numbers (* the better one)", comparison.numbers, width)
+    if not comparison.of_one_loss:
+        yield "losses of different objectives are not compared"
     yield ""
     if comparison.recipe:
         yield from _write_table("recipe keys that differ", comparison.recipe, width)
@@ -124,7 +126,8 @@ def _write_table(title: str, rows: "Sequence[Row]", width: int) -> Iterator[str]
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=" " * 5, drop_whitespace=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, width, subsequent_indent=" " * 5, drop_whitespace=False, break_on_hyphens=False)
+    return [line.rstrip() for line in lines]
 
 
 def _write_chart(chart: "Chart", width: int) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.text import Text
 
 from ..events import FeatureCounts, Finished
 from ..output.paths import REPORT_NAME
@@ -10,6 +11,7 @@ from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
 from .sentences import describe_choice, describe_device, describe_use
 from .units import format_bytes
+from .wrapping import wrap
 
 
 def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
@@ -23,7 +25,8 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
     """
 
     def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        text = Text(line)
+        console.print(text if console.is_terminal else wrap(text, console.width - 1, in_paths=False), soft_wrap=True)
 
     _show_left_out(event, say)
     if event.features is not None and (line := _features_line(event.features)):

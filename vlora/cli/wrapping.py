@@ -27,17 +27,18 @@ def wrap(text: Text, width: int, *, in_paths: bool = True) -> Text:
     Args:
         text: The text.
         width: Columns.
-        in_paths: Whether words may be broken at path separators; if not, paths stay behind the word before them.
+        in_paths: Whether words may be broken at path separators; if not, paths stay behind the word before them, and
+            commands in one line.
     """
     lines = text.split("\n", allow_blank=True)
     return Text("\n").join(piece for line in lines for piece in _wrap_line(line, width, in_paths=in_paths))
 
 
 def _wrap_line(line: Text, width: int, *, in_paths: bool) -> Iterator[Text]:
-    if cell_len(line.plain) <= width:
+    is_command = COMMAND.match(line.plain) is not None
+    if cell_len(line.plain) <= width or (is_command and not in_paths):
         yield line
         return
-    is_command = COMMAND.match(line.plain) is not None
     indent = len(line.plain) - len(line.plain.lstrip()) + INDENT
     end = " \\" if is_command else ""
     pieces = PIECES if is_command else WORDS
@@ -54,15 +55,20 @@ def _wrap_line(line: Text, width: int, *, in_paths: bool) -> Iterator[Text]:
 def _find_breaks(plain: str, width: int, indent: int, pieces: re.Pattern[str], *, in_paths: bool) -> Iterator[int]:
     """Yield the positions at which lines begin, except the first."""
     column, is_empty = 0, True
+    before: int | None = None
     for found in pieces.finditer(plain):
         size = cell_len(found[0])
         if found[0].isspace():
             column += size
             continue
         stays = not in_paths and found[0].count("/") >= SLASHES_OF_A_PATH
-        if column + size > width and not is_empty and not stays:
-            yield found.start()
-            column = indent
+        start: int | None = found.start()
+        if column + size > width and not is_empty and (place := before if stays else start) is not None:
+            yield place
+            column = indent + cell_len(plain[place : found.start()])
+            start = None
+        # The line may also be broken before this word, unless it is the first one.
+        before = None if is_empty else start
         is_empty = False
         if column + size > width and "/" in found[0] and in_paths:
             for part in PATHS.finditer(found[0]):

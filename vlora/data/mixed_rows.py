@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import numpy as np
@@ -16,6 +16,8 @@ from .readers.stream import RowStream
 from .readers.table import join_tables
 from .rows import FIRST_ROWS, RowDataset
 from .values import Row
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -91,9 +93,9 @@ class MixedRows(RowDataset):
             missing = set.intersection(*(set(columns.missing) for _, columns in found))
             return Columns(used=used, unused=tuple(sorted(unused)), missing=tuple(sorted(missing)))
         return Columns(
-            used={f"{column} of {name}": how for name, columns in found for column, how in columns.used.items()},
-            unused=tuple(f"{column} of {name}" for name, columns in found for column in columns.unused),
-            missing=tuple(f"{column} of {name}" for name, columns in found for column in columns.missing),
+            used=dict(_name_sources([(name, columns.used) for name, columns in found])),
+            unused=tuple(dict(_name_sources([(name, dict.fromkeys(columns.unused)) for name, columns in found]))),
+            missing=tuple(dict(_name_sources([(name, dict.fromkeys(columns.missing)) for name, columns in found]))),
         )
 
     def with_preferences(self, preferences: Preferences | None) -> "MixedRows":
@@ -176,3 +178,11 @@ def mix_rows(
         parts=tuple(parts),
         mixture=Mixture(tuple(map(len, parts)), None if weights is None else tuple(weights)) if is_mixture else None,
     )
+
+
+def _name_sources(sources: Sequence[tuple[str, Mapping[str, T]]]) -> Iterator[tuple[str, T]]:
+    """Yield the columns of all sources; those that are not the same in all of them with the source's name."""
+    common = set.intersection(*(set(columns.items()) for _, columns in sources))
+    for name, columns in sources:
+        for column, how in columns.items():
+            yield (column if (column, how) in common else f"{column} of {name}"), how

@@ -53,6 +53,19 @@ def test_a_row(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     assert dict(look.inputs)["image_grid_thw"] == "; ".join("x".join(map(str, grid)) for grid in grids.tolist())
 
 
+def test_a_worse_answer(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Its tokens are told apart as those of the better one are."""
+    rows = [{"prompt": "Which one?", "chosen": "The first.", "rejected": "None."}]
+    data = open_data(checkpoint("qwen3_vl"), tmp_path, rows, train__objective="dpo")
+    look = look_at(data, Chosen(rows=data.train, index=0))
+
+    assert [(piece.text, piece.role, piece.is_special) for piece in look.rejected] == [
+        ("None.", "assistant", False),
+        ("<|im_end|>", "assistant", True),
+        ("\n", "template", False),
+    ]
+
+
 def test_a_cut_row(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """What is left out is there too, apart; both together are the whole row."""
     rows = [{"question": "Well?", "answer": "It is so. " * 40}]

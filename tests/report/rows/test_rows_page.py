@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.commands import exit_code
 from tests.report.browser import find_faults, measure_charts, open_page
+from vlora.recipe.parse import parse_recipe
+from vlora.report.rows.rows_page import name_rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -24,6 +26,19 @@ HOSTILE = (
     "w" * 3_000,
     "It was long. " * 7_700,
 )
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({"data.path": "rows.jsonl"}, "rows.jsonl"),
+        ({"data.sources": [{"path": "a"}, {"path": "b"}]}, "a, b"),
+        ({"data.sources": [{"path": name} for name in "abcde"]}, "a, b, c and 2 more"),
+    ],
+)
+def test_a_page_names_its_rows(keys: dict[str, Any], name: str) -> None:
+    """By the path of the recipe, or by those of its sources."""
+    assert name_rows(parse_recipe("", keys)) == name
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:

@@ -161,3 +161,17 @@ def test_runs_over_mixtures_say_what_they_learned_of_each_source(tmp_path: Path)
 
     assert row(found, "rows of photos").cells == ("1,200 (1.50 epochs)", "1,200", "")
     assert row(found, "rows of charts").cells == ("", "", "1,200")
+
+
+def test_losses_of_different_objectives_are_not_compared(tmp_path: Path) -> None:
+    """None of them is the better one, and the page says why; of one objective they are."""
+    make_run(tmp_path / "a", 300)
+    for name, beta in (("b", 0.1), ("c", 0.2)):
+        make_run(tmp_path / name, 200, **{"train.objective": "dpo", "preference.beta": beta})
+    mixed, other = (compare_runs([tmp_path / first, tmp_path / second]) for first, second in ("ab", "bc"))
+
+    for found in (mixed, other):
+        assert not found.of_one_loss
+        assert {row(found, name).best for name in ("last train loss", "best validation loss")} == {None}
+        assert row(found, "best ANLS").best is not None or found is other
+    assert two_runs(tmp_path / "alike").of_one_loss

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.report.run.test_run_files import write_run
 from vlora.report.run.figures import loss_chart, metric_charts, other_charts, preference_charts
 from vlora.report.run.run_files import read_run
@@ -13,8 +15,18 @@ def test_the_best_validation_is_pointed_out(tmp_path: Path) -> None:
     chart = loss_chart(read_run(write_run(tmp_path, *lines, {"step": 60, "loss": 0.1, "running_loss": 0.3})))
 
     assert [mark.text for mark in chart.marks] == ["best 0.1417 at step 34"]
-    assert [len(line.xs) for line in chart.lines] == [1, 1, 3]
+    assert [len(line.xs) for line in chart.lines] == [1, 0, 3]
     assert chart.takes_log
+
+
+def test_many_reports_have_their_means(tmp_path: Path) -> None:
+    """Of a twentieth of them each, drawn over the reports; of few reports there is none."""
+    lines = [{"step": step, "loss": float(step % 2)} for step in range(1, 61)]
+    reports, means, _ = loss_chart(read_run(write_run(tmp_path, *lines))).lines
+
+    assert reports.is_faint
+    assert means.name == "train, mean of 3 reports"
+    assert means.ys[:4] == pytest.approx((1.0, 0.5, 2 / 3, 1 / 3))
 
 
 def test_a_run_that_does_not_validate(tmp_path: Path) -> None:

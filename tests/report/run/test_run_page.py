@@ -11,10 +11,11 @@ from tests.report.browser import LONGEST_WAIT_MS, find_faults, measure_charts
 from tests.report.run.test_answers import DATA, Rows, write_answers
 from tests.report.run.test_run_files import START, write_run
 from tests.report.test_page import HOSTILE
+from vlora.facts import SourceUse
 from vlora.recipe.parse import dump_recipe, parse_recipe
 from vlora.report.run.answers import RowPictures, read_answers
 from vlora.report.run.run_files import RunRecord, read_run
-from vlora.report.run.run_page import RunFacts, format_seconds, list_scores, make_page, split_recipe
+from vlora.report.run.run_page import RunFacts, format_seconds, list_scores, list_sources, make_page, split_recipe
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -147,6 +148,20 @@ def test_scores_have_their_first_best_and_last_value(tmp_path: Path) -> None:
     assert (validation.name, validation.first) == ("validation loss", "3.0000 at step 0")
     assert validation.best.endswith("at step 250")
     assert (anls.name, anls.best, anls.last) == ("ANLS", "0.9967 at step 300", "0.9967 (0.8967 to 1.0967) at step 300")
+
+
+def test_what_was_learned_of_each_source(tmp_path: Path) -> None:
+    """By the last report, in the order of the recipe; a run of one source has no such table."""
+    of_one = {"epochs/a.jsonl train": 1.5, "rows/a.jsonl train": 30, "tokens/a.jsonl train": 900}
+    lines = [{"step": step, "loss": 1.0, **of_one, "rows/b train": 5 * step} for step in (1, 2)]
+    run = read_run(write_run(tmp_path / "mixed", *lines))
+
+    assert list(list_sources(run)) == [
+        SourceUse(name="a.jsonl train", n_rows=30, epochs=1.5, n_tokens=900),
+        SourceUse(name="b train", n_rows=10, epochs=None, n_tokens=0),
+    ]
+    assert "Sources of rows" in make_page(run, FACTS, [], NOW)
+    assert "Sources of rows" not in make_page(make_run(tmp_path / "one"), FACTS, [], NOW)
 
 
 @pytest.mark.parametrize(

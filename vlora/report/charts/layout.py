@@ -283,12 +283,12 @@ def _write_axes(chart: Chart, plane: _Plane, size: float, height: float) -> Iter
 
 
 def _write_mark(text: str, at: Point, plane: _Plane, size: float) -> Text:
-    """Write a point's label above it, or below if there is no room, within the plotting area."""
+    """Write a point's label below it, where a line that falls to it is not, or above if there is no room."""
     x, y = at
     half = measure(text, size) / 2
     x = min(max(x, plane.left + half + size * 0.3), plane.right - half)
-    above = y - size * 0.9
-    return Text(at=(x, above if above - size > plane.top else y + size * 1.7), text=text, anchor="middle", kind="mark")
+    below = y + size * 1.8
+    return Text(at=(x, below if below < plane.bottom else y - size * 0.9), text=text, anchor="middle", kind="mark")
 
 
 def _style_of(chart: Chart, x: float, y: float) -> int:

@@ -11,7 +11,7 @@ from ...build import Data
 from ...data.truncate import truncate
 from ...errors import SampleError
 from ...types import Cut, Example, Sample
-from ..inspect import Piece, divide, divide_answer
+from ..inspect import Piece, divide, from_answer
 from ..pictures import MOST_BYTES, Picture, make_picture
 from .choice import Chosen
 
@@ -111,9 +111,23 @@ def look_at(data: Data, chosen: Chosen, most_bytes: int = MOST_BYTES) -> RowLook
         n_text=n_kept - n_image,
         n_image=n_image,
         n_supervised=int(kept.supervised.sum()),
-        rejected=divide_answer(others, decode),
+        rejected=_divide_rejected(encoder, sample, others, decode),
         is_wanted=sample.is_wanted,
     )
+
+
+def _divide_rejected(
+    encoder: models.Encoder, sample: Sample, examples: Sequence[Example], decode: Callable[[list[int]], str]
+) -> tuple[Piece, ...]:
+    """Divide the worse answer to a row's question by whose its tokens are, as the better one is."""
+    ids = sorted(_special_ids(encoder))
+    pieces: list[Piece] = []
+    for example in examples:
+        answer = from_answer(example)
+        roles = models.find_roles(encoder, attrs.evolve(sample, turns=sample.rejected, rejected=()), example)
+        roles = roles[len(example.tokens) - len(answer.tokens) :]
+        pieces += divide(answer, decode, roles, np.isin(answer.tokens, ids))
+    return tuple(pieces)
 
 
 def make_decoder(encoder: models.Encoder) -> Callable[[list[int]], str]:

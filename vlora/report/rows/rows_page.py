@@ -21,6 +21,8 @@ HEAD, TAIL = 1_000, 700
 MOST_TEXT = 1_200_000
 """Characters of all rows' texts that a page holds."""
 MOST_GROUPS, MOST_REASONS, MOST_CLASSES = 20, 20, 20
+MOST_SOURCES = 3
+"""Sources of rows that the page's title names."""
 MOST_NAMED = 8
 """Rows of one group that are named."""
 ROLES = ("system", "user", "assistant", "tool", "template", "prompt")
@@ -111,6 +113,7 @@ def make_page(
         "rows.html.j2",
         "rows.css",
         recipe=recipe,
+        rows=name_rows(recipe),
         model_type=data.files.model_type,
         title=title,
         facts=facts,
@@ -129,6 +132,14 @@ def make_page(
         most_reasons=MOST_REASONS,
         most_groups=MOST_GROUPS,
     )
+
+
+def name_rows(recipe: Recipe) -> str:
+    """Name the rows of a recipe by its path, or by those of its sources."""
+    data = recipe.data
+    names = [str(source.path) for source in data.sources] or [str(data.path)]
+    more = f" and {len(names) - MOST_SOURCES} more" if len(names) > MOST_SOURCES else ""
+    return ", ".join(names[:MOST_SOURCES]) + more
 
 
 def draw_all(recipe: Recipe, census: Census) -> list[str]:

@@ -26,6 +26,7 @@ def make_comparison_page(comparison: Comparison, now: datetime) -> str:
         written=f"{now:%Y-%m-%d %H:%M:%S}",
         numbers=comparison.numbers,
         recipe=comparison.recipe,
+        of_one_loss=comparison.of_one_loss,
         main=draw_chart(first, "main", is_main=True),
         aside=drawn[:N_ASIDE],
         charts=drawn[N_ASIDE:],

@@ -11,11 +11,12 @@ from ...recipe.parse import all_keys
 from ..charts.chart import Chart, Line
 from .figures import OTHERS, VALID_LOSS, is_higher_better, loss_unit, name_score, score_names, score_series
 from .run_files import RunError, RunRecord, Series, read_run
-from .run_page import format_seconds, write_value
+from .run_page import EPOCHS_OF, ROWS_OF, format_seconds, write_value
 
 FEWEST_RUNS = 2
-ROWS_OF, EPOCHS_OF = "rows/", "epochs/"
-"""Prefixes of what was learned of each source of a mixture."""
+
+SFT, PREFERENCE = "sft", "preference."
+"""The objective without a section of its own, and the section of the others."""
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +44,7 @@ class Comparison:
         recipe: Keys whose values differ, with all values.
         numbers: Scores, speed, memory and time.
         charts: Curves of all runs over one another, losses first.
+        of_one_loss: Whether all runs have the same loss; other losses are not better or worse than one another.
     """
 
     names: tuple[str, ...]
@@ -50,6 +52,7 @@ class Comparison:
     recipe: tuple[Row, ...]
     numbers: tuple[Row, ...]
     charts: tuple[Chart, ...]
+    of_one_loss: bool = True
 
 
 def compare_runs(places: Sequence[Path | str]) -> Comparison:
@@ -79,7 +82,18 @@ def compare_runs(places: Sequence[Path | str]) -> Comparison:
         recipe=tuple(_compare_recipes(runs)),
         numbers=tuple(row for row in _compare_numbers(runs) if any(row.cells)),
         charts=tuple(_draw_over(runs, names)),
+        of_one_loss=have_one_loss(runs),
     )
+
+
+def have_one_loss(runs: Sequence[RunRecord]) -> bool:
+    """Whether runs have the same objective with the same settings, so that their losses can be compared."""
+    settings = []
+    for run in runs:
+        objective = run.recipe.get("train.objective", SFT)
+        of_preference = {} if objective == SFT else {k: v for k, v in run.recipe.items() if k.startswith(PREFERENCE)}
+        settings.append((objective, loss_unit(run), of_preference))
+    return all(found == settings[0] for found in settings)
 
 
 def name_folders(folders: Sequence[Path]) -> list[str]:
@@ -105,9 +119,12 @@ def _compare_recipes(runs: Sequence[RunRecord]) -> Iterable[Row]:
 def _compare_numbers(runs: Sequence[RunRecord]) -> Iterable[Row]:
     yield Row(name="steps", cells=tuple(f"{run.step:,}" for run in runs))
     for name in dict.fromkeys(name for run in runs for name in score_names(run)):
-        yield from _compare_score(name, runs)
-    yield _row("last train loss", [run["loss"].last for run in runs], "{:.4f}".format)
-    yield _row("mean train loss", [run["running_loss"].last for run in runs], "{:.4f}".format)
+        rows = _compare_score(name, runs)
+        is_comparable = name != VALID_LOSS or have_one_loss(runs)
+        yield from rows if is_comparable else (attrs.evolve(row, best=None) for row in rows)
+    for name, series in (("last train loss", "loss"), ("mean train loss", "running_loss")):
+        row = _row(name, [run[series].last for run in runs], "{:.4f}".format)
+        yield row if have_one_loss(runs) else attrs.evolve(row, best=None)
     for name in dict.fromkeys(name for run in runs for name in run.series if name.startswith(ROWS_OF)):
         source = name.removeprefix(ROWS_OF)
         yield Row(name=f"rows of {source}", cells=tuple(_write_use(run, source) for run in runs))

@@ -1,6 +1,7 @@
 """The charts of a run. Pure."""
 
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 
 from ...evaluation.metrics import METRICS
 from ...measured import ACCURACIES, CHOSEN, MARGINS, REJECTED
@@ -10,6 +11,9 @@ from .run_files import RunRecord, Series
 VALID_LOSS = "valid_loss"
 
 LOSSES = "Loss"
+
+MEANS = 20
+"""A mean of losses is over this part of a run's reports."""
 
 UNITS, OF_PAIRS, OF_ANSWERS = "nats per supervised token", "mean over pairs", "mean over answers"
 """What losses are: of fine-tuning, and over preferences."""
@@ -76,19 +80,29 @@ OLDER_METRIC, OLDER_NAMES = "accuracy", ("accuracy_before", "accuracy_after")
 
 
 def loss_chart(run: RunRecord) -> Chart:
-    """Make the chart of losses: of reports, their running mean, and of validations with the best one marked."""
+    """Make the chart of losses: of reports, means of many of them, and of validations with the best one marked."""
+    reports = run["loss"]
+    n_together = len(reports.steps) // MEANS
     best = run[VALID_LOSS].best()
     marks = () if best is None else (Mark(x=best[0], y=best[1], text=f"best {best[1]:.4f} at step {best[0]:,}"),)
     return Chart(
         title=LOSSES,
         y_label=loss_unit(run),
         lines=(
-            _line("train, per report", run["loss"], is_faint=len(run[VALID_LOSS].steps) > 0),
-            _line("train, mean so far", run["running_loss"]),
+            _line("train, per report", reports, is_faint=n_together > 1),
+            _line(f"train, mean of {n_together} reports", trailing_means(reports, n_together)),
             _line("validation", run[VALID_LOSS]),
         ),
         marks=marks,
     )
+
+
+def trailing_means(series: Series, n_together: int) -> Series:
+    """Return the mean of each value and those before it, as many as are given; nothing for fewer than two."""
+    if n_together <= 1:
+        return Series()
+    values = [fmean(series.values[max(0, end - n_together) : end]) for end in range(1, len(series.values) + 1)]
+    return Series(series.steps, tuple(values))
 
 
 def loss_unit(run: RunRecord) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 from markupsafe import Markup
 
+from ...facts import SourceUse
 from ...recipe.parse import all_keys, dump_recipe, flatten_recipe
 from ...recipe.schema import DataSection, Recipe
 from ...system.redaction import redact
@@ -37,6 +38,9 @@ beside them. They are drawn no smaller, so that their texts stay readable."""
 
 N_ASIDE = 2
 """Charts beside the main one."""
+
+ROWS_OF, EPOCHS_OF, TOKENS_OF = "rows/", "epochs/", "tokens/"
+"""Prefixes of what was learned of each source of a mixture."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +112,7 @@ def make_page(run: RunRecord, facts: RunFacts, answers: Sequence[AnsweredRow], n
         summary=list(_summarize(run, facts)),
         intervals=any(name.endswith(LOW) for name in run.series),
         scores=list(list_scores(run)),
+        sources=list(list_sources(run)),
         losses=draw_chart(loss_chart(run), "loss", is_main=True),
         aside=metrics[:n_metrics] + others[:n_others],
         metrics=metrics[n_metrics:],
@@ -202,6 +207,15 @@ def _summarize(run: RunRecord, facts: RunFacts) -> Iterator[tuple[str, str]]:
     if run.resumed:
         yield "went on behind step", ", ".join(f"{step:,}" for step in run.resumed)
     yield from facts.facts
+
+
+def list_sources(run: RunRecord) -> Iterator[SourceUse]:
+    """Yield what was learned of each of several sources of rows."""
+    for name in run.series:
+        if name.startswith(ROWS_OF):
+            source = name.removeprefix(ROWS_OF)
+            n_rows, n_tokens = (int(run[f"{kind}{source}"].last or 0) for kind in (ROWS_OF, TOKENS_OF))
+            yield SourceUse(name=source, n_rows=n_rows, epochs=run[EPOCHS_OF + source].last, n_tokens=n_tokens)
 
 
 def list_scores(run: RunRecord) -> Iterator[Score]:

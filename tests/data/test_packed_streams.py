@@ -1,11 +1,13 @@
 """Packed rows of streams: each row once an epoch, no pack beyond an epoch, exact restarts, what a state says."""
 
 import itertools
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.data.streams import open_files, write_lines
@@ -44,9 +46,17 @@ def number_of(steps: PackedStreamSteps, index: int) -> int | None:
     return None if number == 7 else number
 
 
-def read(steps: PackedStreamSteps, n: int) -> list[list[list[list[int]]]]:
+def read_ahead(found: Iterator[int | None], n_ahead: int) -> Iterator[int | None]:
+    """Read rows before they are asked for, as threads do."""
+    ahead: deque[int | None] = deque()
+    while True:
+        ahead.extend(itertools.islice(found, n_ahead + 1 - len(ahead)))
+        yield ahead.popleft()
+
+
+def read(steps: PackedStreamSteps, n: int, n_ahead: int = 0) -> list[list[list[list[int]]]]:
     """Read the numbers of the rows of each pack of the next steps."""
-    found = (number_of(steps, index) for index in steps.indices())
+    found = read_ahead((number_of(steps, index) for index in steps.indices()), n_ahead)
     planned = steps.plan(found, lambda number: 3 + number % 9)
     return [
         [[[number for _, number in pack] for pack in packs] for packs in step] for step in itertools.islice(planned, n)
@@ -60,9 +70,11 @@ def read(steps: PackedStreamSteps, n: int) -> list[list[list[list[int]]]]:
     accumulation=st.integers(1, 3),
     is_mixed=st.booleans(),
     shuffle=st.booleans(),
+    n_ahead=st.integers(0, 30),
 )
+@example(cut=3, batch_size=1, accumulation=1, is_mixed=False, shuffle=True, n_ahead=20)
 def test_packs_go_on_at_any_step(
-    paths: list[str], cut: int, batch_size: int, accumulation: int, is_mixed: bool, shuffle: bool
+    paths: list[str], cut: int, batch_size: int, accumulation: int, is_mixed: bool, shuffle: bool, n_ahead: int
 ) -> None:
     """With the same packs, of rows that waited and others; every good row comes once an epoch."""
     chosen = paths if is_mixed else paths[:1]
@@ -73,7 +85,7 @@ def test_packs_go_on_at_any_step(
     position = PackedStreamSource(batches=iter(()), packed=straight).position(cut)
     again = plan(chosen, position, cut, **keys)
 
-    assert read(again, 15) == steps[cut:]
+    assert read(again, 15, n_ahead) == steps[cut:]
     assert [again.progress_at(cut + step).dumps() for step in range(16)] == [
         straight.progress_at(cut + step).dumps() for step in range(16)
     ]
@@ -91,6 +103,17 @@ def test_packs_go_on_at_any_step(
         ended = [end for step in range(1, cut + 16) for end in straight.ended(step)]
         assert [(end.epoch, end.n_rows) for end in ended] == [(number + 1, SIZE) for number in range(len(ended))]
         assert len(ended) >= len(rows) // good
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_rows_that_cannot_be_learned_from_end_a_step(paths: list[str], is_mixed: bool) -> None:
+    """It is empty, and is there when every source was read through."""
+    steps = plan(paths if is_mixed else paths[:1])
+    found = (None for _ in itertools.islice(steps.indices(), 400))
+
+    assert list(itertools.islice(steps.plan(found, len), 3)) == [[]] * 3
+    epochs = [{end.source for end in steps.ended(step)} for step in (1, 2, 3)]
+    assert epochs == [{0, 1} if is_mixed else {None}] * 3
 
 
 def test_learned_rows_are_forgotten(paths: list[str]) -> None:

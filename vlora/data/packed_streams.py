@@ -142,44 +142,45 @@ class PackedStreamSteps:
         return collate_steps(self, encoded)
 
     def plan(self, found: Iterable[Item | None], count: Callable[[Item], int]) -> Iterator[list[list[Pack[Item]]]]:
-        """Choose each step's packs; see `PackedSteps.plan`. None crosses an epoch of a single stream."""
-        rows = iter(found)
-        known = {row.index: row for row in self.waiting}
-        held = [(row.index, item) for row in self.waiting if (item := next(rows)) is not None]
+        """Choose each step's packs; see `PackedSteps.plan`. None crosses an epoch of a single stream.
+
+        A step has none if all sources were read through and no row could be learned from.
+        """
+        # Before a row is asked for: others are drawn ahead of it.
         notes, is_over = tuple(cursor.note() for cursor in self.cursors), self.is_over
+        rows = iter(found)
+        held = [(row, item) for row in self.waiting if (item := next(rows)) is not None]
         for step in range(self.first_step + 1, self.n_steps + 1):
             microbatches: list[list[Pack[Item]]] = []
             ended: list[EndedEpoch] = []
+            read_through: set[int] = set()
             while len(microbatches) < self.accumulation:
                 n_positions = sum(count(item) for _, item in held)
-                while not is_over and n_positions < LOOKAHEAD * self.batch_size * self.capacity:
+                wanted = LOOKAHEAD * self.batch_size * self.capacity
+                while not is_over and n_positions < wanted and (held or len(read_through) < len(self.cursors)):
                     item, drawn = next(rows), self._behind.popleft()
                     notes = drawn.notes
                     if drawn.ended is not None:
                         ended.append(drawn.ended)
                         is_over = self.turns is None
+                        read_through.add(drawn.row.source)
                     if item is None:
                         self.drawn.drop([drawn.row.index])
                         continue
-                    known[drawn.row.index] = drawn.row
-                    held.append((drawn.row.index, item))
+                    held.append((drawn.row, item))
                     n_positions += count(item)
                 if not held:
                     break
                 lengths = [count(item) for _, item in held]
                 packs = first_fit_decreasing(lengths, self.capacity)[: self.batch_size]
-                microbatches.append([[held[place] for place in pack] for pack in packs])
+                microbatches.append([[(held[place][0].index, held[place][1]) for place in pack] for pack in packs])
                 taken = {place for pack in packs for place in pack}
                 held = [pair for place, pair in enumerate(held) if place not in taken]
             is_over = is_over and bool(held)
             learned = tuple(index for packs in microbatches for pack in packs for index, _ in pack)
-            for index in learned:
-                del known[index]
-            waiting = tuple(known[index] for index, _ in held)
-            self._remember(
-                step,
-                _Planned(notes=notes, waiting=waiting, is_over=is_over, learned=learned, ended=tuple(ended)),
-            )
+            waiting = tuple(row for row, _ in held)
+            planned = _Planned(notes=notes, waiting=waiting, is_over=is_over, learned=learned, ended=tuple(ended))
+            self._remember(step, planned)
             yield microbatches
 
     def progress_at(self, step: int) -> PackedStreamProgress:

@@ -179,7 +179,8 @@ def _make_streamed(
     if batching == "packed":
         packed = packed_stream_steps(recipe, drawn, first, position, n_planned=n_planned, n_ranks=size)
         batches = read_packed(loader, loader.train, packed, encoder, ranks, n_planned, n_ahead)
-        primed = loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agree)
+        # A step is without a row when all were read through.
+        primed = loader.prime(batches, 1, is_new=not first, agree=agree)
         return PackedStreamSource(batches=primed, packed=packed)
     measure = measure_drawn(loader, LengthEstimator(encoder)) if batching == "grouped" else None
     steps = stream_steps(

@@ -307,26 +307,27 @@ def make_recipe_step(
     )
 
 
-def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone) -> Features:
+def attach_feature_cache(
+    recipe: Recipe, data: Data, backbone: models.MlxVlmBackbone, device: models.DeviceMark | None = None
+) -> Features:
     """Give a model a cache for the features of images, if the recipe has one and nothing that makes them is trained.
 
     Args:
         recipe: The recipe.
         data: As `load_data` returns it.
         backbone: As `load_model` returns it; from now on it takes features from the cache.
+        device: Which of several devices of a run this is.
 
     Returns:
         The cache, and an encoder that does not look at images whose features are in it; that of `data` is not changed.
     """
     section = recipe.features
-    in_memory = section.memory_gb
-    if in_memory is None:
-        in_memory = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
+    usual = max(LEAST_MEMORY_GB, device_memory() / 1e9 / MEMORY_SHARE)
+    in_memory = usual if section.memory_gb is None else section.memory_gb
     reason = None if section.cache else "features.cache = false"
     reason = "rows of a stream come again after all others" if recipe.data.streaming else reason
-    if reason is None and not (in_memory or section.disk_gb):
-        reason = "features.memory_gb and features.disk_gb are 0"
-    reason = reason or backbone.why_features_change()
+    no_room = None if in_memory or section.disk_gb else "features.memory_gb and features.disk_gb are 0"
+    reason = reason or no_room or backbone.why_features_change()
     if reason is not None:
         encoder = data.encoder.with_image_keys() if find_preferences(recipe) else data.encoder
         return Features(cache=None, encoder=encoder, storage=FeatureStorage(reason=reason))
@@ -334,7 +335,7 @@ def attach_feature_cache(recipe: Recipe, data: Data, backbone: models.MlxVlmBack
     if section.disk_gb:
         root = expand_home(section.path, "features.path") if section.path else cache_folder() / "features"
         tower = models.features_fingerprint(backbone.module, backbone.feature_weights(), data.files.config)
-        shards = models.ShardStore(root, tower, int(section.disk_gb * 1e9))
+        shards = models.ShardStore(root, tower, int(section.disk_gb * 1e9), device)
     cache = models.FeatureCache(int(in_memory * 1e9), shards)
     backbone.keep_features(cache)
     encoder = data.encoder.with_image_keys(models.ProcessedCache(cache, backbone.has_features))

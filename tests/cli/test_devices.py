@@ -252,6 +252,23 @@ def test_a_row_is_encoded_on_one_device(recipe: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_keeps_features_goes_on(recipe: Path) -> None:
+    """To the last bit, although the disk has features that the other device has computed beside other images."""
+    whole, stopped = recipe.parent / "whole" / "model", recipe.parent / "stopped" / "model"
+    kept = [assignment for assignment in ADAPTER if not assignment.startswith(("features", "data.split"))]
+    sets = (*kept, "data.split=train[:21]", "train.batch_size=3", "eval.answer_rows=0")
+    for output, epochs in ((whole, (3,)), (stopped, (1, 3))):
+        for number in epochs:
+            given = (*sets, f"train.epochs={number}", f"features.path={output.parent / 'features'}")
+            assert start(recipe, output, 2, *given, resume=number > epochs[0]).wait() == 0
+
+    assert lines_of(stopped, "loss") == lines_of(whole, "loss")
+    found, expected = (read_arrays(output / "adapters.safetensors") for output in (stopped, whole))
+    assert all(mx.array_equal(found[name], expected[name]) for name in expected)
+    assert sum(lines_of(whole, f"device{rank}/features_computed")[-1] for rank in range(2)) > 21 + 5, "none has moved"
+
+
+@pytest.mark.slow
 def test_a_run_with_divided_weights_goes_on(recipe: Path) -> None:
     """To the last bit, and also with whole weights on one device."""
     whole, stopped = recipe.parent / "whole" / "model", recipe.parent / "stopped" / "model"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.features.shards import OTHER, TOWER, entry, is_equal, opened, written
 from vlora.features import shard_folder
+from vlora.features.shard_folder import DeviceMark
 from vlora.models import ShardStore
 
 AN_HOUR_AGO = 2 * shard_folder.LEFT_ALONE_S
@@ -40,6 +41,26 @@ def test_a_truncated_shard_is_passed_over(tmp_path: Path, share: float) -> None:
     assert [str(file) in note for note in after.notes] == [True]
     # One that is cut while it is in use, too.
     assert first.read("broken") is None
+
+
+def test_devices_of_a_run_have_features_of_their_own(tmp_path: Path) -> None:
+    """What another device has computed in the run is not taken, whenever it was written; what other runs have is."""
+    folder, output = tmp_path / "features", tmp_path / "output"
+    first, second = (opened(folder, device=DeviceMark.of(output, rank)) for rank in range(2))
+    first.add("a", entry(1))
+    first.flush()
+    second.add("a", entry(2))
+    second.flush()
+    second.add("b", entry(3))
+    second.flush()
+
+    first, second, third = (opened(folder, device=DeviceMark.of(output, rank)) for rank in range(3))
+    assert is_equal(first.read("a"), entry(1))
+    assert is_equal(second.read("a"), entry(2))
+    assert first.read("b") is None
+    assert third.read("a") is None
+    for other in (opened(folder), opened(folder, device=DeviceMark.of(tmp_path / "another", 0))):
+        assert is_equal(other.read("b"), entry(3))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 255))

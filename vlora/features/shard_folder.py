@@ -7,6 +7,7 @@ own, is passed over.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -44,6 +45,36 @@ FILE_NAME = re.compile(r"\.?[0-9a-f]{32}\.safetensors")
 user may keep other things there, models too."""
 
 
+@attrs.frozen
+class DeviceMark:
+    """Begins the names of the shards that one of several devices of a run writes.
+
+    The last bits of features depend on the images that were computed with them. A device that found those of another
+    one would have others than it computed before the run was stopped, so that the run would not go on to the bit.
+
+    Attributes:
+        run: 16 hexadecimal digits, the same whenever the run goes on.
+        rank: The device's.
+    """
+
+    run: str
+    rank: int
+
+    @classmethod
+    def of(cls, output: Path, rank: int) -> "DeviceMark":
+        """Make that of a device of the run that writes to a folder."""
+        return cls(hashlib.blake2b(os.fsencode(output.resolve()), digest_size=8).hexdigest(), rank)
+
+    @property
+    def prefix(self) -> str:
+        """20 hexadecimal digits."""
+        return f"{self.run}{self.rank:04x}"
+
+    def is_of_another(self, name: str) -> bool:
+        """Whether a shard is of another device of the run."""
+        return name.startswith(self.run) and not name.startswith(self.prefix)
+
+
 @attrs.define(eq=False)
 class ShardFolder:
     """Shards of one tower in a folder that several runs may use. Any thread may read; one at a time writes.
@@ -55,6 +86,7 @@ class ShardFolder:
         root: The folder whose shards, of all towers together, are under the budget.
         tower: 40 hexadecimal digits, which stand for what the entries were computed with.
         budget_bytes: Of all shards below `root`.
+        device: Which of several devices of a run this is; None for one device.
         notes: What went wrong and was passed over, for the log.
         is_usable: Whether anything can be written at all.
         path: The shards' own folder below `root`.
@@ -63,6 +95,7 @@ class ShardFolder:
     root: Path
     tower: str
     budget_bytes: int
+    device: DeviceMark | None = None
     notes: list[str] = attrs.field(factory=list, init=False)
     is_usable: bool = attrs.field(default=True, init=False)
     path: Path = attrs.field(init=False)
@@ -137,7 +170,8 @@ class ShardFolder:
         Returns:
             Why it could not be written; None if it was.
         """
-        unfinished = self.path / f".{uuid.uuid4().hex}{SUFFIX}"
+        prefix = "" if self.device is None else self.device.prefix
+        unfinished = self.path / f".{prefix}{uuid.uuid4().hex[len(prefix) :]}{SUFFIX}"
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             header = lay_out(entries, self._seal)
@@ -165,8 +199,11 @@ class ShardFolder:
 
     def look(self) -> None:
         """Take in shards that are not known yet: those of earlier runs, and of others that run now."""
+        device = self.device
         with self._lock:
             present = {file for file in _shards(self.path) if not file.name.startswith(".")}
+            if device is not None:
+                present = {file for file in present if not device.is_of_another(file.name)}
             for file in sorted(present - self._known.keys()):
                 self._take_in(file)
             for file in self._known.keys() - present:

@@ -9,7 +9,7 @@ import attrs
 import mlx.core as mx
 import numpy as np
 
-from .shard_folder import ShardFolder
+from .shard_folder import DeviceMark, ShardFolder
 from .shard_format import TYPES, Flat, to_mlx, type_name
 
 Entry = Mapping[str, Any]
@@ -32,6 +32,7 @@ class ShardStore:
         root: As of `ShardFolder`.
         tower: As of `ShardFolder`.
         budget_bytes: As of `ShardFolder`.
+        device: As of `ShardFolder`.
         shard_bytes: Entries wait until they are this many bytes together, or until `flush`.
         shards: Those on disk.
     """
@@ -39,6 +40,7 @@ class ShardStore:
     root: Path
     tower: str
     budget_bytes: int
+    device: DeviceMark | None = None
     shard_bytes: int = SHARD_BYTES
     shards: ShardFolder = attrs.field(init=False)
     _postponed: dict[str, Mapping[str, mx.array]] = attrs.field(factory=dict, init=False)
@@ -52,7 +54,7 @@ class ShardStore:
 
     def __attrs_post_init__(self) -> None:
         """Read what is there."""
-        self.shards = ShardFolder(self.root, self.tower, self.budget_bytes)
+        self.shards = ShardFolder(self.root, self.tower, self.budget_bytes, self.device)
         self._is_full = not self.shards.is_usable
 
     def __contains__(self, key: str) -> bool:

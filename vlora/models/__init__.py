@@ -4,6 +4,7 @@ import mlx_vlm  # noqa: F401 - first: it quiets transformers, which otherwise wa
 
 from ..features.cache import FeatureCache
 from ..features.processed import ProcessedCache
+from ..features.shard_folder import DeviceMark
 from ..features.shard_store import ShardStore
 from .backbone.backbone import MlxVlmBackbone
 from .backbone.dividing import DividedBytes, divide, find_division, frozen_bytes
@@ -50,6 +51,7 @@ __all__ = [
     "AnswerOptions",
     "Answered",
     "Answerer",
+    "DeviceMark",
     "DividedBytes",
     "Encoder",
     "Family",

@@ -143,7 +143,8 @@ def _load_model(
     with naming_shortage("loading the model"):
         backbone, config = load_model(recipe, data.files, is_lazy=is_divided)
     yield from _check_base(recipe, backbone, found)
-    features = attach_feature_cache(recipe, data, backbone)
+    device = models.DeviceMark.of(output_paths(recipe).folder, ranks.rank) if ranks.size > 1 else None
+    features = attach_feature_cache(recipe, data, backbone, device)
     if is_divided and ranks.group is not None:
         with naming_shortage("dividing the model's weights"):
             # Behind what needs the weights themselves.

@@ -31,13 +31,16 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [write_lines(folder / "a", (5, 0, 9)), write_lines(folder / "b", (3,), first=100)]
 
 
-def plan(paths: list[str], position: str = "", first: int = 0, **keys: Any) -> PackedStreamSteps:
+def plan(
+    paths: list[str], position: str = "", first: int = 0, *, rank: int = 0, n_ranks: int = 1, **keys: Any
+) -> PackedStreamSteps:
     """Plan packs of one stream, or of a mixture of two."""
     given = {"data.path": "x.jsonl", "data.streaming": True, "train.iters": 1000, "train.batching": "packed"}
     given |= {"data.shuffle_buffer": 4, "train.pack_length": 20, "data.max_seq_length": 20} | keys
     each = [RowDataset(name=path, table=[], indices=(), stream=open_files(path)) for path in paths]
     rows = each[0] if len(each) == 1 else mix_rows("all", each, weights=[2, 1])
-    return packed_stream_steps(parse_recipe("", given), draw_rows(rows), first, position, n_planned=1, n_ranks=1)
+    recipe = parse_recipe("", given)
+    return packed_stream_steps(recipe, draw_rows(rows), first, position, n_planned=n_ranks, rank=rank, n_ranks=n_ranks)
 
 
 def number_of(steps: PackedStreamSteps, index: int) -> int | None:
@@ -126,12 +129,30 @@ def test_learned_rows_are_forgotten(paths: list[str]) -> None:
         steps.progress_at(1)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rows_of_other_ranks_are_given_up(paths: list[str], rank: int) -> None:
+    """As soon as they are planned: what was read of them is not kept in memory."""
+    steps = plan(paths, rank=rank, n_ranks=2)
+    planned = steps.plan((number_of(steps, index) for index in steps.indices()), lambda number: 3 + number % 9)
+    found = list(itertools.islice(planned, 20))
+    own, others = (
+        {index for (packs,) in found for pack in packs[which::2] for index, _ in pack} for which in (rank, 1 - rank)
+    )
+
+    assert own
+    assert others
+    assert all(number_of(steps, index) is not None for index in own)
+    for index in others:
+        with pytest.raises(KeyError):
+            number_of(steps, index)
+
+
 def test_other_states_are_refused(paths: list[str]) -> None:
     """A state of other rows, or one that is none."""
     steps = plan(paths)
     read(steps, 3)
     position = steps.progress_at(3).dumps()
-    for told, message in (("{}", "which is not understood"), ("[1]", "which is not understood")):
+    for told, message in (("{}", "which is not understood; begin anew"), ("[1]", "which is not understood; begin anew")):
         with pytest.raises(CheckpointError, match=message):
             plan(paths, told, 3)
     with pytest.raises(CheckpointError, match=r"data\.sources\[1\]\.path: its files have other names than then"):

@@ -196,7 +196,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     write_lines(tmp_path, (3, 3, 1))
     with pytest.raises(CheckpointError, match="other names than then, or others were added"):
         load(position, path, allows_changes=True)
-    with pytest.raises(CheckpointError, match="which is not understood"):
+    with pytest.raises(CheckpointError, match="which is not understood; begin anew"):
         load('{"epoch": 1}', path)
 
     assert allowed == (steps.progress_at(1), 0)
@@ -295,9 +295,9 @@ def test_other_sources_are_refused(paths: list[str]) -> None:
     position = steps.dumps(2)
     with pytest.raises(CheckpointError, match=r"data\.sources\[1\]\.path: its files have other names than then"):
         load(position, paths[0], paths[2], paths[2])
-    with pytest.raises(CheckpointError, match="which is not understood"):
+    with pytest.raises(CheckpointError, match="which is not understood; begin anew"):
         load(position, *paths[:2])
-    with pytest.raises(CheckpointError, match="which is not understood"):
+    with pytest.raises(CheckpointError, match="which is not understood; begin anew"):
         load(position, paths[0])
 
 

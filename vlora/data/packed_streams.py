@@ -99,6 +99,8 @@ class PackedStreamSteps:
         n_steps: Steps of the run.
         n_ahead: Rows that are read ahead of the step in hand at most.
         n_reads: How often each row is read: to be measured and to be encoded, or both at once.
+        rank: Whose rows are read behind that; from 0.
+        n_ranks: Ranks among which packs are shared out.
         first_step: Steps done before.
         waiting: Rows that waited then.
         is_over: As in `PackedStreamProgress`.
@@ -113,6 +115,8 @@ class PackedStreamSteps:
     n_steps: int
     n_ahead: int
     n_reads: int = 1
+    rank: int = 0
+    n_ranks: int = 1
     first_step: int = 0
     waiting: Sequence[Waiting] = ()
     is_over: bool = False
@@ -177,7 +181,7 @@ class PackedStreamSteps:
                 taken = {place for pack in packs for place in pack}
                 held = [pair for place, pair in enumerate(held) if place not in taken]
             is_over = is_over and bool(held)
-            learned = tuple(index for packs in microbatches for pack in packs for index, _ in pack)
+            learned = self._keep_own(microbatches)
             waiting = tuple(row for row, _ in held)
             planned = _Planned(notes=notes, waiting=waiting, is_over=is_over, learned=learned, ended=tuple(ended))
             self._remember(step, planned)
@@ -199,6 +203,17 @@ class PackedStreamSteps:
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Return the epochs whose last row was drawn for a step that was planned, not too long ago."""
         return self._planned[step].ended
+
+    def _keep_own(self, microbatches: Sequence[Sequence[Pack[Item]]]) -> tuple[int, ...]:
+        """Forget the rows of a step that other ranks read, and give this one's."""
+        own: list[int] = []
+        others: list[int] = []
+        for packs in microbatches:
+            for place, pack in enumerate(packs):
+                kept = own if place % self.n_ranks == self.rank else others
+                kept += [index for index, _ in pack]
+        self.drawn.drop(others)
+        return tuple(own)
 
     def _remember(self, step: int, planned: _Planned) -> None:
         self._planned[step] = planned
@@ -238,7 +253,7 @@ class PackedStreamSource:
 
 
 def packed_stream_steps(
-    recipe: Recipe, drawn: DrawnRows, first_step: int, position: str, *, n_planned: int, n_ranks: int
+    recipe: Recipe, drawn: DrawnRows, first_step: int, position: str, *, n_planned: int, rank: int, n_ranks: int
 ) -> PackedStreamSteps:
     """Lay out the steps of a recipe that streams its rows and packs them.
 
@@ -248,7 +263,8 @@ def packed_stream_steps(
         first_step: Steps done before.
         position: What the training state remembers of them (`BatchSource.position`).
         n_planned: Ranks for which the steps are planned; a microbatch has `train.batch_size` packs for each.
-        n_ranks: Ranks among which packs are shared out.
+        rank: Whose packs are read; from 0.
+        n_ranks: Ranks among which packs are shared out (`vlora.data.packing.share_packs`).
 
     Raises:
         CheckpointError: The files are not those of the steps that were done.
@@ -265,6 +281,8 @@ def packed_stream_steps(
         n_steps=train.iters,
         n_ahead=max(data.prefetch, train.gradient_accumulation_steps) * train.batch_size * n_planned,
         n_reads=1 if max(n_ranks, n_planned) == 1 else 2,
+        rank=rank,
+        n_ranks=n_ranks,
         first_step=first_step,
         waiting=waiting,
         is_over=is_over,
@@ -285,5 +303,8 @@ def _load(position: str, drawn: DrawnRows, *, allows_changes: bool) -> tuple[lis
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        msg = f"the training state says of its packed stream {position[:200]!r}, which is not understood"
+        msg = (
+            f"the training state says of its packed stream {position[:200]!r}, which is not understood; begin anew without "
+            "--resume"
+        )
         raise CheckpointError(msg) from None

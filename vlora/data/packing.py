@@ -88,7 +88,10 @@ class Progress:
                 waiting=tuple(int(index) for index in found["waiting"]),
             )
         except (ValueError, KeyError, TypeError):
-            msg = f"the training state says of its packed rows {text!r}, which is not understood"
+            msg = (
+                f"the training state says of its packed rows {text!r}, which is not understood; begin anew without "
+                "--resume"
+            )
             raise CheckpointError(msg) from None
 
 

@@ -277,7 +277,10 @@ def load_progress(position: str, drawn: DrawnRows, *, allows_changes: bool) -> t
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        msg = f"the training state says of its stream {position[:200]!r}, which is not understood"
+        msg = (
+            f"the training state says of its stream {position[:200]!r}, which is not understood; begin anew without "
+            "--resume"
+        )
         raise CheckpointError(msg) from None
 
 

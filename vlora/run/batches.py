@@ -177,7 +177,7 @@ def _make_streamed(
     """Plan steps of streamed rows, see `make_source`."""
     batching, size, agree = recipe.train.batching, ranks.size, agreeing(ranks)
     if batching == "packed":
-        packed = packed_stream_steps(recipe, drawn, first, position, n_planned=n_planned, n_ranks=size)
+        packed = packed_stream_steps(recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=size)
         batches = read_packed(loader, loader.train, packed, encoder, ranks, n_planned, n_ahead)
         # A step is without a row when all were read through.
         primed = loader.prime(batches, 1, is_new=not first, agree=agree)

@@ -152,7 +152,10 @@ def test_other_states_are_refused(paths: list[str]) -> None:
     steps = plan(paths)
     read(steps, 3)
     position = steps.progress_at(3).dumps()
-    for told, message in (("{}", "which is not understood; begin anew"), ("[1]", "which is not understood; begin anew")):
+    for told, message in (
+        ("{}", "which is not understood; begin anew"),
+        ("[1]", "which is not understood; begin anew"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             plan(paths, told, 3)
     with pytest.raises(CheckpointError, match=r"data\.sources\[1\]\.path: its files have other names than then"):

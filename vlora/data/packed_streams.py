@@ -304,7 +304,7 @@ def _load(position: str, drawn: DrawnRows, *, allows_changes: bool) -> tuple[lis
         if isinstance(error, CheckpointError):
             raise
         msg = (
-            f"the training state says of its packed stream {position[:200]!r}, which is not understood; begin anew without "
-            "--resume"
+            f"the training state says of its packed stream {position[:200]!r}, which is not understood; begin anew "
+            "without --resume"
         )
         raise CheckpointError(msg) from None

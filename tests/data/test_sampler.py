@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora import bucket_length, epoch_batches
-from vlora.data.sampler import WINDOW_BATCHES, length_grouped_batches, sort_batches, step_batches, steps_per_epoch
+from vlora.data.mixture import plain_order
+from vlora.data.sampler import (
+    WINDOW_BATCHES,
+    length_grouped_batches,
+    sort_batches,
+    sort_windows,
+    step_batches,
+    steps_per_epoch,
+)
 
 small = st.integers(1, 40)
 
@@ -162,3 +170,13 @@ def test_sorted_batches_have_the_same_rows(n_rows: int, batch_size: int, seed: i
 
     assert list(itertools.chain(*found)) == sorted(itertools.chain(*plan))
     assert list(map(len, found)) == list(map(len, plan))
+
+
+@given(n_rows=small, size=small, seed=seeds)
+def test_sorted_windows_have_the_rows_that_were_drawn(n_rows: int, size: int, seed: int) -> None:
+    """So that any number of whole windows stands for all rows."""
+    order = plain_order(n_rows, seed=seed, shuffle=True)
+    drawn, found = order(0).tolist(), sort_windows(order, size)(0).tolist()
+
+    for start in range(0, n_rows, size):
+        assert found[start : start + size] == sorted(drawn[start : start + size])

@@ -40,8 +40,9 @@ def test_validation_covers_what_it_says(checkpoint: CheckpointFactory, rows: Pat
     assert first[1]["valid_rows"] == 4
 
 
+@pytest.mark.parametrize("batching", ["shuffled", "packed"])
 def test_groups_of_a_streamed_file_are_validated_one_after_another(
-    checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batching: str, checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that each is read once, however many rows it has."""
     asked: list[int] = []
@@ -54,6 +55,7 @@ def test_groups_of_a_streamed_file_are_validated_one_after_another(
     monkeypatch.setattr(stream_parquet, "_read_group", read_noted)
     keys: dict[str, Any] = {"data__streaming": True, "data__split": "train[8:]", "data__valid_split": "train[:8]"}
     keys |= {"data__workers": 1, "train__val_batches": -1, "train__iters": 1, "train__batch_size": 3}
+    keys |= {"train__batching": batching, "data__max_seq_length": 64}
     rows = Path(write_parquet(tmp_path / "rows", (12,), 2))
     run(make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", **keys))
     asked = [group for group in asked if group < 4]

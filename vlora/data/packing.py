@@ -17,6 +17,7 @@ from ..recipe.schema import Recipe
 from ..types import Batch, Example, positions_of
 from .collate import collate_packed
 from .mixture import EpochOrder, plain_order
+from .sampler import sort_windows
 
 LOOKAHEAD = 2
 """Microbatches' places that the rows at hand fill before one is made of them: with more, packs are hardly fuller."""
@@ -319,11 +320,22 @@ def packed_source(
     )
 
 
-def packed_eval_source(recipe: Recipe, n_rows: int, n_planned: int = 1) -> PackedSteps:
+def packed_eval_source(recipe: Recipe, n_rows: int, n_planned: int = 1, n_batches: int | None = None) -> PackedSteps:
     """Lay out one pass over the rows to validate on, the same every time.
 
     The order is drawn: the first rows of a sorted set would not stand for it.
+
+    Args:
+        recipe: The recipe.
+        n_rows: Rows to validate on.
+        n_planned: As for `packed_source`.
+        n_batches: How many microbatches of them are read; None for all.
     """
     shuffled = attrs.evolve(recipe, data=attrs.evolve(recipe.data, shuffle=True))
     source = packed_source(shuffled, n_rows, 0, None, n_planned=n_planned)
-    return attrs.evolve(source, accumulation=1, n_steps=None, n_epochs=1)
+    order = None
+    if recipe.data.streaming:
+        # As they stand in their files. A pack has one row at least: of a window all are read, but for the last window.
+        window = n_rows if n_batches is None else n_batches * source.batch_size
+        order = sort_windows(plain_order(n_rows, seed=source.seed, shuffle=True), window)
+    return attrs.evolve(source, accumulation=1, n_steps=None, n_epochs=1, order=order)

@@ -42,6 +42,16 @@ def sort_batches(batches: Sequence[Sequence[int]]) -> list[list[int]]:
     return [list(itertools.islice(rows, len(batch))) for batch in batches]
 
 
+def sort_windows(order: EpochOrder, size: int) -> EpochOrder:
+    """Put so many rows of an order after one another in the order of their numbers, and so on."""
+
+    def sort(epoch: int) -> Indices:
+        rows = order(epoch)
+        return np.concatenate([np.sort(rows[start : start + size]) for start in range(0, len(rows), size)])
+
+    return sort
+
+
 def _cut_batches(order: Indices, batch_size: int, first_batch: int = 0) -> Iterator[list[int]]:
     for start in range(first_batch * batch_size, len(order), batch_size):
         yield order[start : start + batch_size].tolist()

@@ -141,7 +141,7 @@ class Validator:
     def _read(self) -> Iterator[list[Batch]]:
         n_ahead = self.recipe.data.prefetch
         if self.recipe.train.batching == "packed":
-            source = packed_eval_source(self.recipe, len(self.rows), self.n_planned)
+            source = packed_eval_source(self.recipe, len(self.rows), self.n_planned, self._n_batches)
             packed = read_packed(self.loader, self.rows, source, self.encoder, self.ranks, self.n_planned, n_ahead)
             return itertools.islice(packed, self._n_batches)
         plan = ([indices] for indices in self._plan)

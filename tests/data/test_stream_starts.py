@@ -1,13 +1,17 @@
 """Where the streams of a recipe begin: seeds and keys of each, the same turns for all."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.data.streams import open_files, write_lines
 from vlora.data.drawn_rows import draw_rows
 from vlora.data.mixed_rows import mix_rows
 from vlora.data.rows import RowDataset
 from vlora.data.stream_cursor import StreamProgress
-from vlora.data.stream_starts import find_keys, make_cursors, make_turns, parse_progress
+from vlora.data.stream_starts import check_files, find_keys, make_cursors, make_turns, parse_progress
+from vlora.errors import CheckpointError
 from vlora.recipe.parse import parse_recipe
 
 
@@ -31,3 +35,19 @@ def test_each_source_has_a_key_and_a_seed(tmp_path: Path) -> None:
     assert (turns.shares, turns.seed) == ((0.75, 0.25), 5)
     dumped = [start.dump(stream) for start, stream in zip(starts, mixed.streams, strict=True)]
     assert parse_progress(dumped, mixed, allows_changes=False) == starts
+
+
+def test_files_are_known_by_their_names(tmp_path: Path) -> None:
+    """Of a single stream and of each source; what is no state of streams is left to others."""
+    told = [open_files(write_lines(tmp_path / name, (2, 2))) for name in ("a", "b")]
+    dumped = [StreamProgress(epoch=1).dump(stream) for stream in told]
+    longer = open_files(write_lines(tmp_path / "b", (2, 2, 2)))
+
+    check_files(json.dumps(dumped[1]), told[1:], is_mixture=False)
+    check_files(json.dumps({"sources": dumped}), told, is_mixture=True)
+    for other in ("", "[1]", "{}", '{"sources": [1]}'):
+        check_files(other, told, is_mixture=True)
+    with pytest.raises(CheckpointError, match=r"^data\.path: its files have other names"):
+        check_files(json.dumps(dumped[1]), [longer], is_mixture=False)
+    with pytest.raises(CheckpointError, match=r"^data\.sources\[1\]\.path: its files .* begin anew without --resume"):
+        check_files(json.dumps({"sources": dumped}), [told[0], longer], is_mixture=True)

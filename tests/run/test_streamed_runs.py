@@ -125,6 +125,16 @@ def test_a_changed_file_is_refused(checkpoint: CheckpointFactory, rows: Path, tm
     assert reports(run(allowed, resume=True))[-1].step == 2
 
 
+def test_files_that_are_gone_are_told(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """By the key that names them, and not as rows that have changed, with which the run would not go on either."""
+    recipe = streamed(checkpoint("llava"), write_shards(tmp_path / "shards", (3, 4)), tmp_path / "run", train__iters=9)
+    asked = iter([False, False, True])
+    run(recipe, should_stop=lambda: next(asked))
+    (tmp_path / "shards" / "rows-1.tar").unlink()
+    with pytest.raises(CheckpointError, match=r"data\.path: its files have other names than then"):
+        run(recipe, resume=True)
+
+
 def test_the_same_files_may_be_named_in_other_words(
     checkpoint: CheckpointFactory, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,12 +68,8 @@ class StreamProgress:
             waiting=tuple(Place(*map(int, place)) for place in found["waiting"]),
             n_given=int(found["n_given"]),
         )
-        files, marks = str(found["files"]), {int(shard): tuple(mark) for shard, mark in found["marks"].items()}
-        if files != stream.fingerprint():
-            msg = (
-                f"{key}.path: its files have other names than then, or others were added; put them back, or begin anew"
-            )
-            raise CheckpointError(msg)
+        marks = {int(shard): tuple(mark) for shard, mark in found["marks"].items()}
+        check_names(found, stream, key)
         for shard, mark in marks.items():
             if not allows_changes and [mark] != [file[1:] for file in stream.mark(shard).files]:
                 msg = (
@@ -82,6 +78,26 @@ class StreamProgress:
                 )
                 raise CheckpointError(msg)
         return progress
+
+
+def check_names(found: Mapping[str, Any], stream: RowStream, key: str) -> None:
+    """Check that a stream has the files that it had.
+
+    Args:
+        found: What `StreamProgress.dump` gave then.
+        stream: The stream as it is now.
+        key: The section of the recipe that names it, for the error.
+
+    Raises:
+        CheckpointError: It has others.
+        KeyError: It is something else.
+    """
+    if str(found["files"]) != stream.fingerprint():
+        msg = (
+            f"{key}.path: its files have other names than then, or others were added; put them back, or begin anew "
+            "without --resume"
+        )
+        raise CheckpointError(msg)
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -1,19 +1,46 @@
 """From a recipe and what a training state says to the cursors of its streams, at the rows where a run begins."""
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..recipe.schema import Recipe
 from .drawn_rows import DrawnRows
 from .mixture import own_seed
-from .stream_cursor import StreamCursor, StreamProgress
+from .readers.stream import RowStream
+from .stream_cursor import StreamCursor, StreamProgress, check_names
 from .turns import Turns
 
 
 def find_keys(drawn: DrawnRows) -> list[str]:
     """Give the sections of a recipe that name the streams, for errors."""
-    n_sources = None if drawn.weights is None else len(drawn.weights)
-    return ["data"] if n_sources is None else [f"data.sources[{place}]" for place in range(n_sources)]
+    return _name_keys(len(drawn.streams), is_mixture=drawn.weights is not None)
+
+
+def _name_keys(n_streams: int, *, is_mixture: bool) -> list[str]:
+    return [f"data.sources[{place}]" for place in range(n_streams)] if is_mixture else ["data"]
+
+
+def check_files(position: str, streams: Sequence[RowStream], *, is_mixture: bool) -> None:
+    """Check that streams have the files that they had, before it is asked what of them has changed.
+
+    Args:
+        position: What the training state remembers (`BatchSource.position`). What is not understood is left to what
+            goes on from it.
+        streams: The streams as they are now.
+        is_mixture: Whether they are sources of a mixture.
+
+    Raises:
+        CheckpointError: They have others.
+    """
+    each: list[Any] = []
+    with contextlib.suppress(ValueError, AttributeError):
+        found = json.loads(position)
+        each = found.get("sources", [found])
+    for one, stream, key in zip(each, streams, _name_keys(len(streams), is_mixture=is_mixture), strict=False):
+        if isinstance(one, dict) and "files" in one:
+            check_names(one, stream, key)
 
 
 def make_cursors(recipe: Recipe, drawn: DrawnRows, starts: Sequence[StreamProgress]) -> list[StreamCursor]:

@@ -13,6 +13,7 @@ from ..build import Data, Features, attach_feature_cache, follow_rules, load_mod
 from ..compilation import known_kernels
 from ..data.examples import first_examples, raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
+from ..data.stream_starts import check_files
 from ..errors import CheckpointError, RanksError, RecipeError, SampleError
 from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
@@ -185,6 +186,7 @@ def _load_rows(
     if found is not None:
         yield from _tell_other_ranks(found.metadata.ranks, ranks.size)
         check_resumable(found.metadata, recipe, data.train.n_known, found.path, data.encoder.template)
+        check_files(found.metadata.position, data.train.streams, is_mixture=bool(recipe.data.sources))
         rules = parse_rules(found.metadata.rules, found.path)
         data = follow_rules(data, rules)
     return found, rules, data

@@ -1,13 +1,19 @@
 """The batches of a run: every row once an epoch, and microbatches that make up one batch."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.runs import losses, make_recipe, run
-from vlora.build import load_data
+from vlora import init_state, make_optimizer, make_train_step
+from vlora.build import load_data, load_model
+from vlora.data.prefetch import WorkerPool
 from vlora.events import StepReport
+from vlora.run.batches import make_loader
+from vlora.train.objectives.named import find_objective
+from vlora.train.reference import make_reference
 
 N_ROWS = 7
 CheckpointFactory = Callable[[str], Path]
@@ -37,3 +43,25 @@ def test_accumulation_is_one_batch(checkpoint: CheckpointFactory, rows: Path, tm
     )
 
     assert losses(run(split)) == pytest.approx(losses(run(one)), rel=1e-4)
+
+
+def test_a_device_without_a_row_runs_what_another_thread_has_made(
+    checkpoint: CheckpointFactory, rows: Path, tmp_path: Path
+) -> None:
+    """KTO's stand-in has all that its loss reads, whichever thread makes it, and adds nothing."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), rows, tmp_path / "out", train__objective="kto")
+    data = load_data(recipe)
+    backbone, _ = load_model(recipe, data.files)
+    loader = make_loader(recipe, data, backbone, WorkerPool(0), 2)
+    assert loader.stand_in is not None
+    with ThreadPoolExecutor(1) as thread:
+        batch = thread.submit(loader.stand_in).result()
+    optimizer = make_optimizer(recipe.optim)
+    state = init_state(backbone, optimizer)
+    reference = make_reference(recipe, backbone, state.params)
+    loss = find_objective("kto", recipe.preference)
+    step = make_train_step(backbone, optimizer, loss=loss, reference=reference, compiled=False)
+    total = step.begin(state)
+    total.add(batch, step.grad_step(*total.arguments(batch)))
+
+    assert (float(total.loss), float(total.count)) == (0.0, 0.0)

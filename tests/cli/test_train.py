@@ -105,7 +105,7 @@ def test_a_signal_behind_the_last_step(
     with pytest.MonkeyPatch.context() as patch:
         send_when(is_last, patch, getattr(signal, name))
         assert main([*sets, "--output-path", str(tmp_path / "left")]) == status
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert f"stopped after step 1 of 1, without {without}; this goes on:" in printed
     left = read("left")
     assert main([*sets, "--output-path", str(tmp_path / "left"), "--resume"]) == 0
@@ -209,7 +209,7 @@ def test_a_bad_row_ends_the_run(
     assert not (tmp_path / "out" / "adapters.safetensors").exists()
 
     assert main([*options, "--set", "data.on_bad_row=skip"]) == 0
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "skipped rows.jsonl train row 1: cannot read the image" in printed
     assert "rows skipped, in all epochs together: 1;" in printed
 

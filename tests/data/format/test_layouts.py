@@ -136,7 +136,8 @@ def talks(draw: st.DrawFn) -> list[Exchange]:
                 parts[-1] = f"{parts[-1]} {part}"
             else:
                 parts.append(part)
-        exchanges.append((parts, draw(words)))
+        # Answers of blanks alone are refused.
+        exchanges.append((parts, draw(words.filter(str.strip))))
     return exchanges
 
 

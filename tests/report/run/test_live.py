@@ -1,6 +1,7 @@
 """The report of a run is there while it trains and whole at its end, and takes no more than its share of the time."""
 
 import json
+import re
 from pathlib import Path
 
 import attrs
@@ -58,9 +59,14 @@ def test_it_is_written_at_once_then_seldom_and_at_the_end(tmp_path: Path) -> Non
         assert picture.format == "PNG"
 
 
+def read_text_of(page: Path) -> str:
+    """Give a page's text, whose commands are marked up word by word."""
+    return re.sub("<[^>]*>", "", page.read_text())
+
+
 def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
     """The command that goes on stands there until it is over, the one that asks it from then on."""
-    pages = {}
+    pages: dict[int, str] = {}
     for n_steps in (3, 9):
         with LiveReport(recipe_for(tmp_path), "python -m vlora a.toml --resume") as consume:
             consume(STARTED)
@@ -68,9 +74,9 @@ def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
             for _ in range(MOST_NOTES):
                 consume(Skipped(reason="rows.jsonl row 7: nothing"))
             consume(report(3))
-            pages[0] = (tmp_path / "report.html").read_text()
+            pages[0] = read_text_of(tmp_path / "report.html")
             consume(attrs.evolve(FINISHED, n_steps=n_steps))
-        pages[n_steps] = (tmp_path / "report.html").read_text()
+        pages[n_steps] = read_text_of(tmp_path / "report.html")
 
     going_on = "python -m vlora a.toml --resume"
     assert [going_on in pages[number] for number in (0, 3, 9)] == [True, False, True]
@@ -99,7 +105,7 @@ def test_a_run_that_kept_its_best_state(tmp_path: Path) -> None:
         consume(STARTED)
         consume(attrs.evolve(FINISHED, n_steps=9, stopped_early=True, best=best))
 
-    page = (tmp_path / "report.html").read_text()
+    page = read_text_of(tmp_path / "report.html")
     assert "Training is over" in page
     assert "stopped early" in page
     assert page.count("mlx_vlm.generate") == 2

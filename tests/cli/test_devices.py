@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -266,6 +267,18 @@ def test_a_run_that_keeps_features_goes_on(recipe: Path) -> None:
     found, expected = (read_arrays(output / "adapters.safetensors") for output in (stopped, whole))
     assert all(mx.array_equal(found[name], expected[name]) for name in expected)
     assert sum(lines_of(whole, f"device{rank}/features_computed")[-1] for rank in range(2)) > 21 + 5, "none has moved"
+
+
+@pytest.mark.slow
+def test_answers_are_among_the_features_of_all_devices(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same rows are answered before and after training: what is told at the end counts both."""
+    sets = (*LORA, "data.split=train[:13]", "train.batch_size=3", "train.epochs=1", "features.disk_gb=0")
+    assert start(recipe, recipe.parent / "model", 2, *sets, "train.steps_per_eval=1000").wait() == 0
+    found = re.search(r"^features of (\d+) images", capfd.readouterr().out, re.MULTILINE)
+
+    # 13 rows are learned, 21 validated and 5 answered, before and after.
+    assert found is not None
+    assert int(found[1]) == 13 + 2 * (21 + 5)
 
 
 @pytest.mark.slow

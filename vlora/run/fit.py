@@ -128,6 +128,8 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
         yield from answer(run, "after", run.loop.should_stop)
         if run.choice != choice:
             yield from save_last_choice(run)
+    # What answers have taken from kept features is told, too.
+    yield from run.share_rows()
     yield finish(run)
 
 

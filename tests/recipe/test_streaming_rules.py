@@ -17,6 +17,10 @@ STREAM = {"data.path": "rows.jsonl", "data.streaming": True, "train.iters": 10}
         ({"data.valid_fraction": 0.1}, r"data\.valid_fraction: found 0\.1 .*valid_split"),
         ({"data.shuffle_buffer": 0}, r"data\.shuffle_buffer"),
         ({"train.objective": "dpo", "preference.precompute": True}, r"preference\.precompute: found true together"),
+        (
+            {"data.shuffle": False, "data.shuffle_buffer": 5},
+            r"data\.shuffle_buffer: found 5 together with data\.shuffle = false, which reads .* leave one",
+        ),
         ({"data.streaming": False, "data.shuffle_buffer": 5}, r"data\.shuffle_buffer: found 5 without data\.streaming"),
     ],
 )

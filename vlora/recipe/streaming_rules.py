@@ -22,13 +22,19 @@ def find_missing(recipe: Recipe, raw: Mapping[str, Any]) -> Iterator[str]:
 def find_streaming_contradictions(recipe: Recipe) -> Iterator[str]:
     """Yield a sentence for every key that a stream of rows cannot have."""
     data, train = recipe.data, recipe.train
+    has_buffer = data.shuffle_buffer != DataSection().shuffle_buffer
     if not data.streaming:
-        if data.shuffle_buffer != DataSection().shuffle_buffer:
+        if has_buffer:
             yield (
                 f"data.shuffle_buffer: found {data.shuffle_buffer} without data.streaming = true, which it is a part "
                 "of; set both"
             )
         return
+    if has_buffer and not data.shuffle:
+        yield (
+            f"data.shuffle_buffer: found {data.shuffle_buffer} together with data.shuffle = false, which reads the "
+            "rows in their order; leave one of the two out"
+        )
     together = "together with data.streaming = true"
     if data.sources and all(source.weight is None for source in data.sources):
         yield (

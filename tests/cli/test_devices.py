@@ -240,8 +240,9 @@ def test_divided_weights_change_nothing(sets: tuple[str, ...], recipe: Path) -> 
 def test_a_row_is_encoded_on_one_device(recipe: Path) -> None:
     """Of an epoch every row is learned once, and the features of its image are computed once, on any device."""
     output = recipe.parent / "shared" / "model"
-    sets = [assignment for assignment in ADAPTER if not assignment.startswith("features")]
-    assert start(recipe, output, 2, *sets, "train.batch_size=3", "eval.answer_rows=0").wait() == 0
+    kept = [assignment for assignment in ADAPTER if not assignment.startswith("features")]
+    sets = (*kept, f"features.path={output.parent / 'features'}", "train.batch_size=3", "eval.answer_rows=0")
+    assert start(recipe, output, 2, *sets).wait() == 0
 
     rows, computed = (
         [lines_of(output, f"device{rank}/{what}")[-1] for rank in range(2)] for what in ("rows", "features_computed")

@@ -36,7 +36,8 @@ def plan(
 ) -> PackedStreamSteps:
     """Plan packs of one stream, or of a mixture of two."""
     given = {"data.path": "x.jsonl", "data.streaming": True, "train.iters": 1000, "train.batching": "packed"}
-    given |= {"data.shuffle_buffer": 4, "train.pack_length": 20, "data.max_seq_length": 20} | keys
+    given |= {"train.pack_length": 20, "data.max_seq_length": 20} | keys
+    given |= {"data.shuffle_buffer": 4} if given.get("data.shuffle", True) else {}
     each = [RowDataset(name=path, table=[], indices=(), stream=open_files(path)) for path in paths]
     rows = each[0] if len(each) == 1 else mix_rows("all", each, weights=[2, 1])
     recipe = parse_recipe("", given)

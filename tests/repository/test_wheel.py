@@ -5,8 +5,10 @@ import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +37,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(source, folder)
     run(sys.executable, "-c", BUILD, "build_sdist", folder / "dist", folder=folder)
     (source_distribution,) = (folder / "dist").iterdir()
-    shutil.unpack_archive(source_distribution, folder / "unpacked", filter="data")
+    # Python 3.11.3 and older have no filters, and from 3.12 on one is to be named.
+    options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    shutil.unpack_archive(source_distribution, folder / "unpacked", **options)
     (unpacked,) = (folder / "unpacked").iterdir()
     run(sys.executable, "-c", BUILD, "build_wheel", folder / "dist", folder=unpacked)
     (built,) = (folder / "dist").glob("*.whl")

@@ -12,7 +12,7 @@ from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
 from ..evaluation.metric import Metric
-from ..events import Best, EpochEnded, Event, FeatureCounts, Skipped, StepReport, Warned
+from ..events import Best, EpochEnded, Event, FeatureCounts, Reported, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
 from ..output.metrics_log import MetricsLog
 from ..output.numbered import Numbered
@@ -171,7 +171,10 @@ class RunContext:
         yield from self._count_cuts(report.cuts)
 
     def share_rows(self) -> Iterator[Warned]:
-        """Let every rank know what the others have learned, cut and skipped since this was last called."""
+        """Let every rank know what the others have learned, cut and skipped since this was last called.
+
+        At the end of a run this comes behind the answers too, which take kept features.
+        """
         if self.ranks.size == 1:
             return
         own = [mark for report in self._untold for mark in report.rows]
@@ -202,9 +205,18 @@ class RunContext:
         if cuts and not is_told:
             yield Warned(message=f"{self.cuts.describe()}; metrics.jsonl counts those that follow")
 
-    def measure_shares(self) -> dict[str, float]:
-        """Give what a line of the metrics has of what all ranks know of one another: sources, and devices."""
-        return {**self.sources.measure(), **self.devices.measure()}
+    def write_interval(self, *, is_shared: bool = True, is_provisional: bool = False) -> Reported:
+        """Write the metrics of the steps since the last line.
+
+        Args:
+            is_shared: Whether all ranks know what the others have done: what was learned of each source, and on each
+                device, is written then.
+            is_provisional: As of `MetricsLog.write_interval`.
+        """
+        shares: dict[str, float] | None = None
+        if is_shared or self.ranks.size == 1:
+            shares = {**self.sources.measure(), **self.devices.measure()}
+        return self.metrics.write_interval(self.features.counts, shares, is_provisional=is_provisional)
 
     @contextmanager
     def bound(self) -> Iterator[None]:

@@ -111,7 +111,7 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
     """Save the run under its own name, answer if it is over, and sum it up."""
     yield from run.share_rows()
     if run.metrics.has_steps:
-        yield run.metrics.write_interval(run.features.counts, run.measure_shares(), is_provisional=True)
+        yield run.write_interval(is_provisional=True)
     if run.is_early:
         yield StoppedEarly(
             step=run.done,
@@ -128,7 +128,6 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
         yield from answer(run, "after", run.loop.should_stop)
         if run.choice != choice:
             yield from save_last_choice(run)
-    # What answers have taken from kept features is told, too.
     yield from run.share_rows()
     yield finish(run)
 
@@ -141,9 +140,7 @@ def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
         # The device is waited for there anyway; behind every report it would be left without work.
         yield from run.share_rows()
     if run.metrics.has_steps and is_due(step, train.steps_per_report, n_steps):
-        # What other ranks have done is not known in between.
-        shares = run.measure_shares() if is_shared or run.ranks.size == 1 else None
-        yield run.metrics.write_interval(run.features.counts, shares)
+        yield run.write_interval(is_shared=is_shared)
     if run.metrics.validated < step and is_due(step, train.steps_per_eval, n_steps):
         is_left = yield from validate(run, _never if is_again else run.loop.should_stop)
         run.loop.is_stopped |= is_left

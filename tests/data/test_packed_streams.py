@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.data.streams import open_files, write_lines
 from vlora.data.drawn_rows import draw_rows
 from vlora.data.mixed_rows import mix_rows
-from vlora.data.packed_streams import PackedStreamSource, PackedStreamSteps, packed_stream_steps
+from vlora.data.packed_streams import PackedStreamSteps, packed_stream_steps
 from vlora.data.rows import RowDataset
 from vlora.errors import CheckpointError
 from vlora.recipe.parse import parse_recipe
@@ -86,7 +86,7 @@ def test_packs_go_on_at_any_step(
     keys["train.gradient_accumulation_steps"] = accumulation
     straight = plan(chosen, **keys)
     steps = read(straight, cut + 15)
-    position = PackedStreamSource(batches=iter(()), packed=straight).position(cut)
+    position = straight.dumps(cut)
     again = plan(chosen, position, cut, **keys)
 
     assert read(again, 15, n_ahead) == steps[cut:]

@@ -200,6 +200,10 @@ class PackedStreamSteps:
             cursors=self.cursors, streams=streams, waiting=planned.waiting, is_over=planned.is_over
         )
 
+    def dumps(self, step: int) -> str:
+        """Write how far the sources were read after a step, and which rows wait, as JSON."""
+        return self.progress_at(step).dumps()
+
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Return the epochs whose last row was drawn for a step that was planned, not too long ago."""
         return self._planned[step].ended
@@ -219,37 +223,6 @@ class PackedStreamSteps:
         self._planned[step] = planned
         old = self._planned.pop(step - REMEMBERED - self.n_ahead, None)
         self.drawn.drop(() if old is None else old.learned)
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class PackedStreamSource:
-    """Batches of packed rows of streams.
-
-    Attributes:
-        batches: Microbatches, step by step.
-        packed: How they are packed.
-    """
-
-    batches: Iterator[list[Batch]]
-    packed: PackedStreamSteps
-    is_estimated: bool = False
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        """Yield the microbatches of each step."""
-        return self.batches
-
-    def n_steps(self, step: int) -> int:
-        """Count the steps of the whole run."""
-        del step
-        return self.packed.n_steps
-
-    def position(self, step: int) -> str:
-        """Return how far the streams were read after a step, and which rows wait."""
-        return self.packed.progress_at(step).dumps()
-
-    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
-        """Return the epochs whose last row was drawn for a step."""
-        return self.packed.ended(step)
 
 
 def packed_stream_steps(

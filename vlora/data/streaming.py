@@ -14,7 +14,7 @@ within a window draws it again.
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -284,6 +284,20 @@ def load_progress(position: str, drawn: DrawnRows, *, allows_changes: bool) -> t
         raise CheckpointError(msg) from None
 
 
+class PlannedSteps(Protocol):
+    """Steps of a run whose rows are streamed, packed or not."""
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run."""
+
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Give the epochs that have ended with a step."""
+
+    def dumps(self, step: int) -> str:
+        """Write the progress after a step."""
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class StreamSource:
     """Batches of streamed rows.
@@ -294,7 +308,7 @@ class StreamSource:
     """
 
     batches: Iterator[list[Batch]]
-    steps: StreamSteps
+    steps: PlannedSteps
     is_estimated: bool = False
 
     def __iter__(self) -> Iterator[list[Batch]]:

@@ -15,7 +15,7 @@ from ..data.linking import LinkingLoader, link_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_drawn, measure_rows
 from ..data.pack_sharing import PackShare
-from ..data.packed_streams import PackedStreamSource, packed_stream_steps
+from ..data.packed_streams import packed_stream_steps
 from ..data.packing import PackPlan, count_positions, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
@@ -181,7 +181,7 @@ def _make_streamed(
         batches = read_packed(loader, loader.train, packed, encoder, ranks, n_planned, n_ahead)
         # A step is without a row when all were read through.
         primed = loader.prime(batches, 1, is_new=not first, agree=agree)
-        return PackedStreamSource(batches=primed, packed=packed)
+        return StreamSource(batches=primed, steps=packed)
     measure = measure_drawn(loader, LengthEstimator(encoder)) if batching == "grouped" else None
     steps = stream_steps(
         recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=size, measure=measure

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     found: dict[str, Any] = {}
+    left_out: set[str] = set()
     for key, config in configurations():
         if options.families and key.partition("/")[0] not in options.families:
             continue
@@ -124,10 +126,13 @@ def main() -> None:
             found[key] = describe(config)
         except Exception as error:  # noqa: BLE001 - some need packages or sizes that a default does not give
             print(f"{key}: left out, {type(error).__name__}: {str(error)[:100]}", flush=True)
+            left_out.add(key)
     table = {"transformers": transformers.__version__, "architectures": found}
     if options.families:
         print(json.dumps(table, indent=1))
         return
+    if lost := sorted(left_out & json.loads(TABLE.read_text())["architectures"].keys()):
+        sys.exit(f"nothing is written: the table has {', '.join(lost)}, which cannot be described here (see above)")
     text = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
     TABLE.write_text(f'{{"transformers": "{transformers.__version__}", "architectures": {{\n{text}\n}}}}\n')
     print(len(list(itertools.chain(found))), "architectures", TABLE.stat().st_size, "bytes")

@@ -5,7 +5,6 @@
 draws rows, writes their page in a temporary folder, and opens it in the system's Chromium (package `playwright`).
 """
 
-import io
 import json
 import random
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from tests.report.browser import open_browser, open_page
+from tests.report.browser import open_browser, open_page, photograph
 from vlora.cli.main import main
 
 WIDTH = 1180
@@ -89,12 +88,11 @@ def take(file: Path) -> None:
         text = page.read_text(encoding="utf-8").replace(f"{folder}/", "")
         page.write_text(text, encoding="utf-8")
         with open_browser() as browser, open_page(browser, page, WIDTH, "light") as opened:
-            whole = Image.open(io.BytesIO(opened.screenshot(full_page=True))).convert("RGB")
-            places = {name: opened.evaluate(PLACE, name) for part in PARTS for name in part[:2] if name}
-    crops = []
-    for begins, ends, height in PARTS:
-        top = places[begins] - MARGIN * (begins != "body")
-        crops.append(whole.crop((0, top, WIDTH, places[ends] - MARGIN if ends else top + height)))
+            crops = []
+            for begins, ends, height in PARTS:
+                top = opened.evaluate(PLACE, begins) - MARGIN * (begins != "body")
+                bottom = opened.evaluate(PLACE, ends) - MARGIN if ends else top + height
+                crops.append(photograph(opened, top, WIDTH, bottom - top))
     picture = Image.new("RGB", (WIDTH, sum(crop.height for crop in crops)), "white")
     top = 0
     for crop in crops:

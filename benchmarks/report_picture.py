@@ -23,12 +23,10 @@ def draw(file: Path, page: Path, width: int, height: int) -> None:
         width: Pixels of the window.
         height: Pixels that are kept of the page.
     """
-    from tests.report.browser import open_browser, open_page
+    from tests.report.browser import open_browser, open_page, photograph
 
     with open_browser() as browser, open_page(browser, page, width, "light") as opened:
-        opened.screenshot(path=file, clip={"x": 0, "y": 0, "width": width, "height": height}, full_page=True)
-    with Image.open(file) as picture:
-        few = picture.convert("RGB").quantize(N_COLOURS, dither=Image.Dither.NONE)
+        few = photograph(opened, 0, width, height).quantize(N_COLOURS, dither=Image.Dither.NONE)
     few.save(file, optimize=True)
 
 

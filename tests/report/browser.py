@@ -7,14 +7,17 @@ The fixture `browser` is in `tests/conftest.py`; it skips a test where there is 
 """
 
 import contextlib
+import io
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from PIL import Image
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FloatRect, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (1280, 400)
@@ -140,6 +143,28 @@ def open_browser() -> "Iterator[Browser]":
             yield browser
         finally:
             browser.close()
+
+
+def photograph(page: "Page", top: float, width: int, height: float) -> Image.Image:
+    """Photograph a part of an open page, and nothing beside it: Chromium may fail on the whole of a long one.
+
+    Args:
+        page: The page.
+        top: Pixels above the part.
+        width: Of the part.
+        height: Of the part.
+    """
+    from playwright.sync_api import Error
+
+    clip: FloatRect = {"x": 0, "y": top, "width": width, "height": height}
+    for is_last in (False, False, True):
+        try:
+            return Image.open(io.BytesIO(page.screenshot(clip=clip, full_page=True))).convert("RGB")
+        except Error as error:
+            # Chromium's compositor starts anew now and then on a busy machine.
+            if is_last or "Unable to capture screenshot" not in str(error):
+                raise
+    raise AssertionError
 
 
 def measure_charts(browser: "Browser", path: Path, width: int) -> float:

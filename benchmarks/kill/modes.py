@@ -149,6 +149,8 @@ MODES: Mapping[str, Mode] = {
         Mode(name="dpo", recipe=_comparing("dpo", 'loss = ["sigmoid", "bco_pair", "sft"]')),
         Mode(name="dpo-kept", recipe=_comparing("dpo", "precompute = true", features=KEPT)),
         Mode(name="kto", recipe=_comparing("kto")),
+        Mode(name="orpo", recipe=_comparing("orpo")),
+        Mode(name="simpo", recipe=_comparing("cpo", 'loss = ["simpo"]\nbeta = 2.0\nnll_weight = 0.0')),
         Mode(
             name="again",
             recipe=_recipe(lora=f"{LORA}\nalpha = 3.0", train="seed = 1", output=f"{OUTPUT}/second.safetensors"),

@@ -20,6 +20,7 @@ from tests.training import picture
 from vlora import collate, format_sample, init_state, make_optimizer, make_train_step
 from vlora.errors import SampleError
 from vlora.models import Encoder, FeatureCache, describe_family, make_encoder
+from vlora.models.encode.row_images import is_same
 from vlora.models.forward.lm_inputs import PROMPT
 from vlora.recipe.schema import DataSection, OptimSection
 
@@ -106,6 +107,29 @@ def test_only_one_task_on_one_image_is_a_row(family: str) -> None:
     thinking = {"role": "assistant", "content": "a", "thinking": "Hm."}
     with pytest.raises(SampleError, match="row 7: the row has tools, a thought or a mark"):
         encode(format_sample({"messages": [talk[0], thinking], "image": picture(8, 8)}, "row 7"))
+
+
+@pytest.mark.parametrize("family", ["florence2", "nemotron_parse"])
+def test_answers_to_one_task_are_encoded_as_they_are_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image is decoded once; another task is another row, whatever it stands beside."""
+    encode = encoder(family)
+    answers = [format_sample(row(answer=answer), "row 0") for answer in ("a red square", "it")]
+    other = format_sample(row("Locate it"), "row 0")
+    alone = [encode(sample) for sample in (*answers, other)]
+    run, decoded = Encoder._decode, list[str]()
+
+    def decode(self: Encoder, content: Any, source: str) -> Any:
+        decoded.append(source)
+        return run(self, content, source)
+
+    monkeypatch.setattr(Encoder, "_decode", decode)
+
+    found = encode.encode_answers([*answers, other])
+
+    assert len(decoded) == 2
+    for one, expected in zip(found, alone, strict=True):
+        for name in ("tokens", "supervised", "placeholders", "inputs", "image_sizes"):
+            assert is_same(getattr(one, name), getattr(expected, name)), name
 
 
 def test_a_long_answer_is_cut_and_the_task_is_not() -> None:

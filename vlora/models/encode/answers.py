@@ -11,6 +11,7 @@ from ...data.truncate import is_per_token
 from ...errors import SampleError
 from ...train.objectives.preference import MISMATCHED, PREFERRED
 from ...types import Example, Sample
+from .encoder import Encoder
 
 
 def encode_answers(encoder: Callable[[Sample], Example], sample: Sample) -> tuple[Example, ...]:
@@ -30,11 +31,10 @@ def encode_answers(encoder: Callable[[Sample], Example], sample: Sample) -> tupl
         return (encoder(sample),)
     turns = (sample.turns, sample.rejected) if sample.rejected else (sample.turns,)
     marks = (1.0, 0.0) if sample.rejected else (float(bool(sample.is_wanted)),)
+    samples = [attrs.evolve(sample, turns=answer, rejected=(), is_wanted=None) for answer in turns]
+    encoded = encoder.encode_answers(samples) if isinstance(encoder, Encoder) else map(encoder, samples)
     examples = tuple(
-        attrs.evolve(
-            encoder(attrs.evolve(sample, turns=answer, rejected=(), is_wanted=None)), columns={PREFERRED: mark}
-        )
-        for answer, mark in zip(turns, marks, strict=True)
+        attrs.evolve(example, columns={PREFERRED: mark}) for example, mark in zip(encoded, marks, strict=True)
     )
     examples = (examples[0], *(_with_pixels_of(examples[0], other) for other in examples[1:]))
     for example in examples:

@@ -29,6 +29,7 @@ from .images.headers import look_at_image, stored_image
 from .images.opening import ImageContent, decode_image, read_image
 from .images.resizing import Resizer, find_budget
 from .processor_call import ProcessorCall
+from .row_images import RowImages, exchange_answer, is_same
 from .template.conversation import Conversations
 from .tokens import RowTokenizer
 from .writer import RowWriter, Written
@@ -82,7 +83,19 @@ class Encoder:
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
-        return self._settle(truncate(self.encode_untruncated(sample), self.data))
+        return self._finish(self.encode_untruncated(sample))
+
+    def encode_answers(self, samples: Sequence[Sample]) -> tuple[Example, ...]:
+        """Encode the answers of one row: each as it would be alone, but images are read and processed once.
+
+        Args:
+            samples: The row with each of its answers. They show the same images.
+
+        Raises:
+            SampleError: As of `__call__`.
+        """
+        images = RowImages()
+        return tuple(self._finish(self._encode(sample, images)[0]) for sample in samples)
 
     def with_image_keys(self, memory: ProcessedCache | None = None) -> Self:
         """Let examples say what their images are known by, under which features are kept, and rows in a memory."""
@@ -128,8 +141,9 @@ class Encoder:
         """
         return self._encode(sample)[0]
 
-    def _encode(self, sample: Sample) -> tuple[Example, Written]:
-        contents = self._read_images(sample)
+    def _encode(self, sample: Sample, row: RowImages | None = None) -> tuple[Example, Written]:
+        row = row or RowImages()
+        contents = row.read(lambda: self._read_images(sample))
         stored = (stored_image(content, sample.source) for content in contents)
         written = self.writer.write(write_boxes(sample, stored, self.family.format.boxes, self.resizer))
         plain, image_keys = written.plain, self._image_keys(contents)
@@ -139,10 +153,13 @@ class Encoder:
             tokens, inputs = self.processor_call(written, images, sample.source)
             return Processed(tokens, inputs, tuple(image.size for image in images))
 
+        def process_once() -> Processed:
+            return row.process(plain, process, self._exchange)
+
         found = Processed(plain, {}, ())
         if contents:
             known = [written.text.encode(), plain.tobytes(), str(written.spans).encode()]
-            found = self._recall(known, image_keys, process)
+            found = self._recall(known, image_keys, process_once)
         positions, placeholders = expand_placeholders(plain, found.tokens, self.image_id, sample.source)
         example = Example(
             source=sample.source,
@@ -154,6 +171,28 @@ class Encoder:
             image_keys=image_keys,
         )
         return example, written
+
+    def _exchange(self, plain: IntArray, processed: Processed, other: IntArray) -> Processed | None:
+        """Give what the processor makes of a row with another answer; None where it has to be asked."""
+        if not self._exchanges_answers:
+            return None
+        return exchange_answer(plain, processed, other, self.image_id, self.tokens.added)
+
+    @functools.cached_property
+    def _exchanges_answers(self) -> bool:
+        """Whether what the processor makes of another answer follows from the first one: tried on a blank image."""
+        image = Image.new("RGB", BLANK_SIZE)
+        question, made = BLANK_QUESTION.turns[:-1], []
+        with contextlib.suppress(SampleError):
+            for answer in ("It is blank.", "There are two hats on it."):
+                turns = (*question, Turn("assistant", (answer,)))
+                written = self.writer.write(attrs.evolve(BLANK_QUESTION, turns=turns))
+                processed = Processed(*self.processor_call(written, [image], BLANK_QUESTION.source), (BLANK_SIZE,))
+                made.append((written.plain, processed))
+            (plain, first), (other, second) = made
+            found = exchange_answer(plain, first, other, self.image_id, self.tokens.added)
+            return found is not None and is_same(found, second)
+        return False
 
     def count_image_tokens(self, sample: Sample) -> tuple[int, ...]:
         """Let the processor say how many tokens stand for each image of a row; their sizes are what it is given.
@@ -210,6 +249,9 @@ class Encoder:
         if self.memory is None or not self.preparation:
             return process()
         return self.memory.get_or_compute(digest([b"row", *text, *(key.encode() for key in image_keys)]), process)
+
+    def _finish(self, example: Example) -> Example:
+        return self._settle(truncate(example, self.data))
 
     def _settle(self, example: Example) -> Example:
         return example if self.memory is None else self.memory.materialize(example)

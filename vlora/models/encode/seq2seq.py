@@ -14,11 +14,12 @@ from ...data.truncate import truncate
 from ...errors import SampleError
 from ...facts import TemplateUse
 from ...features.processed import Processed
-from ...types import Example, ImageSlot, Sample
+from ...types import Example, ImageSlot, IntArray, Sample
 from ..foreign import foreign
 from ..forward.lm_inputs import PROMPT
 from .encoder import Encoder
 from .processors import to_host, token_ids
+from .row_images import RowImages
 
 DECODER_START = 2
 """What mlx-vlm begins with where a configuration does not say (florence2.py:327, nemotron_parse/config.py:48)."""
@@ -40,9 +41,21 @@ class PairEncoder(Encoder):
         Raises:
             SampleError: The row is no task on one image with an answer, or cannot be learned from.
         """
+        return self._encode_pair(sample, RowImages())
+
+    def encode_answers(self, samples: Sequence[Sample]) -> tuple[Example, ...]:
+        """Encode the answers of one row: the task and its image are processed once.
+
+        Raises:
+            SampleError: As of `__call__`.
+        """
+        images = RowImages()
+        return tuple(self._encode_pair(sample, images) for sample in samples)
+
+    def _encode_pair(self, sample: Sample, row: RowImages) -> Example:
         sample = self.write_boxes(sample)
         task = self._task(sample, ["user", "assistant"])
-        contents = self._read_images(sample)
+        contents = row.read(lambda: self._read_images(sample))
         image_keys = self._image_keys(contents)
 
         def process() -> Processed:
@@ -50,7 +63,12 @@ class PairEncoder(Encoder):
             inputs = self._read(task, images, sample.source)
             return Processed(np.zeros(0, dtype=np.int32), inputs, tuple(image.size for image in images))
 
-        found = self._recall([task.encode(), str(self._ids(task)).encode()], image_keys, process)
+        ids = self._ids(task)
+
+        def process_once() -> Processed:
+            return row.process(np.asarray(ids, dtype=np.int32), process, _of_same_task)
+
+        found = self._recall([task.encode(), str(ids).encode()], image_keys, process_once)
         example = self._write_pair(sample, task)
         example = attrs.evolve(example, image_sizes=found.image_sizes, image_keys=image_keys)
         return self._settle(attrs.evolve(truncate(example, self.data), inputs=found.inputs))
@@ -119,3 +137,8 @@ class PairEncoder(Encoder):
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _of_same_task(task: IntArray, processed: Processed, other: IntArray) -> Processed | None:
+    """Give what the processor made of a task if it is the same one: of answers it sees nothing."""
+    return processed if np.array_equal(task, other) else None

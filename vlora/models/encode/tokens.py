@@ -123,6 +123,11 @@ class RowTokenizer:
         return np.isin(tokens, self._markers)
 
     @functools.cached_property
+    def added(self) -> frozenset[int]:
+        """Tokens that are in no text but where they are meant."""
+        return frozenset(self.tokenizer.get_added_vocab().values())
+
+    @functools.cached_property
     def _markers(self) -> list[int]:
         vocabulary = self.tokenizer.get_vocab()
         return [*(vocabulary[text] for text in MARKERS if text in vocabulary), self.image_id]

@@ -15,6 +15,7 @@ import mlx.core as mx
 import pytest
 
 from tests.commands import complaint
+from tests.training import picture
 from vlora.memory import limits
 from vlora.output.checkpoint import read_arrays
 
@@ -183,6 +184,38 @@ def test_preferences_on_devices_go_on(objective: str, n_devices: int, recipe: Pa
     trained, expected = (read_arrays(output / "adapters.safetensors") for output in (stopped, whole))
     assert all(mx.array_equal(trained[name], expected[name]) for name in expected)
     assert lines_of(stopped, "loss") == lines_of(whole, "loss")
+
+
+@pytest.mark.slow
+def test_streamed_mismatched_answers_on_devices(recipe: Path) -> None:
+    """KTO of a stream with bad rows in it is that of one device with larger batches, and goes on to the last bit."""
+    lines = []
+    for number in range(21):
+        picture(24 + 16 * (number % 2), 24, number).save(recipe.parent / f"{number}.png")
+        answer = {} if number in (9, 10, 16) else {"completion": " ".join(["seven"] * (1 + number % 4))}
+        row = {"prompt": "Which?", "label": number % 3 > 0, "image": f"{number}.png"}
+        lines.append(json.dumps({**row, **answer}))
+    (recipe.parent / "rows.jsonl").write_text("\n".join(lines))
+    keys = {"path": "rows.jsonl", "split": "train[5:]", "valid_split": "train[:5]", "streaming": "true"}
+    keys |= {"shuffle_buffer": "4", "on_bad_row": "skip"}
+    text = re.sub(r"\[data\].*?\[optim\]", "[data]\n[optim]", recipe.read_text(), flags=re.DOTALL)
+    recipe.write_text(text.replace("epochs = 2\n", ""))
+    sets = [*LORA, *(f"data.{name}={value}" for name, value in keys.items())]
+    sets += ["train.objective=kto", "eval.answer_rows=0", "optim.learning_rate=0.03", "features.cache=false"]
+    one, two, stopped = (recipe.parent / name / "model" for name in ("one", "two", "stopped"))
+    for output, n_devices, *iters in ((one, 1, 6), (two, 2, 6), (stopped, 2, 3, 6)):
+        for number in iters:
+            given = (*sets, f"train.batch_size={4 // n_devices}", f"train.iters={number}")
+            assert start(recipe, output, n_devices, *given, resume=number > iters[0]).wait() == 0
+
+    for key in ("loss", "valid_loss", "grad_norm", "kl", "valid_kl", "supervised_tokens"):
+        assert len(found := lines_of(one, key)) > 1, key
+        assert lines_of(two, key) == pytest.approx(found, rel=1e-5, abs=3e-5), key
+    assert max(lines_of(one, "kl")) > 0.1
+    trained, expected, went_on = (read_arrays(output / "adapters.safetensors") for output in (two, one, stopped))
+    assert all(mx.allclose(trained[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+    assert all(mx.array_equal(trained[name], went_on[name]) for name in expected)
+    assert lines_of(stopped, "loss") == lines_of(two, "loss")
 
 
 @pytest.mark.slow

@@ -48,9 +48,6 @@ def test_one_of_several_devices(checkpoint: Checkpoint, capsys: pytest.CaptureFi
     assert part < 0.6 * alone
     assert main([*typed, "--devices", "2", "--measure"]) == 2
     assert "--measure: found together with --devices 2" in capsys.readouterr().err
-    refused = ("--set", "train.objective=kto", "--set", "data.streaming=true", "--set", "train.iters=1")
-    assert main([*typed, "--devices", "2", *refused]) == 2
-    assert "data.streaming: found true together with train.objective = 'kto'" in capsys.readouterr().err
 
 
 def test_validation_and_answers_stand_beside_the_step(

@@ -1,5 +1,6 @@
 """Rows of streams by the number of rows drawn before: read, named, known by their files, forgotten."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,21 @@ def test_rows_of_one_stream(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         drawn.rows[5]
     assert len(drawn) == 0
+
+
+def test_what_was_kept_of_a_row_is_given_up(tmp_path: Path) -> None:
+    """After as many reads as are expected; without one, at once. Then the row is read from its file."""
+    rows = head(tmp_path / "a", (2,))
+    drawn = draw_rows(rows)
+    (stream,) = rows.streams
+    for index, found in enumerate(stream.find([0])):
+        kept = {"question": "What is it?", "answer": f"Kept {index}."}
+        drawn.put(index, 0, found._replace(kept=json.dumps(kept).encode()))
+    drawn.expect(0, 2)
+    drawn.expect(1, 0)
+
+    assert [drawn.rows[0].turns[-1].text for _ in range(3)] == ["Kept 0.", "Kept 0.", "It is 0."]
+    assert drawn.rows[1].turns[-1].text == "It is 1."
 
 
 def test_rows_of_several_streams(tmp_path: Path) -> None:

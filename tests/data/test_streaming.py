@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.data.streams import open_files, write_csv, write_lines, write_parquet, write_shards
 from vlora.data import streaming
 from vlora.data.drawn_rows import DrawnRows, draw_rows
+from vlora.data.linking import LinkedRow
 from vlora.data.mixed_rows import mix_rows
 from vlora.data.mixture import own_seed
 from vlora.data.rows import RowDataset
@@ -168,6 +169,37 @@ def test_ranks_share_each_step(path: str, batch_size: int, n_ranks: int, accumul
     for step, rows in enumerate(alone):
         assert sorted(flat([rows])) == sorted(row for rank in shared for row in flat([rank[step]]))
     assert all(len(batch) <= batch_size for rank in shared for step in rank for batch in step)
+
+
+@FILES
+@given(
+    batch_size=st.integers(1, 3), n_ranks=st.integers(2, 3), accumulation=st.integers(1, 2), is_grouped=st.booleans()
+)
+def test_linked_rows_of_ranks_know_those_before_them(
+    path: str, batch_size: int, n_ranks: int, accumulation: int, is_grouped: bool
+) -> None:
+    """As one rank has them; all ranks have as many microbatches, and each row can be read where it is needed."""
+    keys: dict[str, Any] = {"accumulation": accumulation, "is_grouped": is_grouped}
+    keys["batch_size"] = batch_size * n_ranks
+    expected = [
+        Counter(
+            (row, batch[place - 1] if len(batch) > 1 else None) for batch in step for place, row in enumerate(batch)
+        )
+        for step in read(plan(path, **keys), 9)
+    ]
+
+    found, lengths = [Counter[tuple[str, str | None]]() for _ in expected], []
+    for rank in range(n_ranks):
+        own = plan(path, rank=rank, n_ranks=n_ranks, is_linked=True, **keys | {"own_batch_size": batch_size})
+        steps = list(itertools.islice(own.steps(), len(expected)))
+        lengths.append(list(map(len, steps)))
+        for counts, step in zip(found, steps, strict=True):
+            for row in itertools.chain.from_iterable(step):
+                assert isinstance(row, LinkedRow)
+                texts = [own.drawn.rows[index].turns[-1].text for index in (row, *row.before)]
+                counts[texts[0], texts[1] if row.before else None] += 1
+    assert found == expected
+    assert all(own_lengths == lengths[0] for own_lengths in lengths)
 
 
 def test_rows_of_old_steps_are_forgotten(path: str) -> None:

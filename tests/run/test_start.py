@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import attrs
 import mlx.core as mx
@@ -33,20 +32,6 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
     backbone, _ = load_model(other, load_data(other).files)
     with pytest.raises(CheckpointError, match="has shape"):
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
-
-
-def test_what_is_not_shared_out_among_devices(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KTO's loss joins the rows of a microbatch: of a stream with several devices before a model is looked for."""
-    keys = {"train__objective": "kto", "train__iters": 3, "data__streaming": True}
-    recipe = make_recipe(tmp_path / "none", rows, tmp_path / "out", **keys)
-    with pytest.raises(ModelError):
-        run(recipe)
-    monkeypatch.setattr("vlora.run.start.open_ranks", lambda: SimpleNamespace(size=2))
-    with pytest.raises(
-        RecipeError, match=r"data\.streaming: found true .* 'kto', whose loss joins .*; leave --devices out"
-    ):
-        run(recipe)
-    assert not (tmp_path / "out").exists()
 
 
 def test_no_run_begins_among_its_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

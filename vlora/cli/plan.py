@@ -70,8 +70,6 @@ def show_plan(
     """
     with importing(recipe, needs_rows=False):
         from ..estimate.plan import LONGEST, make_plan
-        from ..run.batches import refuse_on_several
-    refuse_on_several(recipe, n_devices)
     plan = make_plan(recipe, memory_gb, n_devices=n_devices)
     console.tell(plan, peak=plan.peak, fits=plan.peak <= plan.memory)
     if n_devices > 1:

@@ -53,6 +53,10 @@ class DrawnRows:
         self._source_of[index] = source
         self._tables[source].put(index, row, n_reads)
 
+    def expect(self, index: int, n_reads: int) -> None:
+        """Let a row that was put be read so many times, and then from its file."""
+        self._tables[self._source_of[index]].expect(index, n_reads)
+
     def drop(self, indices: Iterable[int]) -> None:
         """Forget rows."""
         for index in indices:

@@ -13,6 +13,7 @@ within a window draws it again.
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from ..recipe.schema import Recipe
 from ..types import Batch
 from .batch_source import EndedEpoch
 from .drawn_rows import DrawnRows
+from .linking import LinkedRow, link_rows
 from .sampler import WINDOW_BATCHES, LengthFn, group_by_length, share_steps
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .stream_starts import make_cursors, make_turns, parse_progress
@@ -83,6 +85,8 @@ class StreamSteps:
         rank: Whose rows; from 0.
         n_ranks: Ranks among which rows are shared out.
         own_batch_size: Rows of a microbatch of one rank.
+        is_linked: Whether rows are joined to the one before them in the microbatch of all ranks (`LinkedRow`); a rank
+            has as many microbatches as the others then, some of them empty.
     """
 
     drawn: DrawnRows
@@ -99,6 +103,7 @@ class StreamSteps:
     rank: int = 0
     n_ranks: int = 1
     own_batch_size: int
+    is_linked: bool = False
     _planned: dict[int, _Planned] = attrs.field(factory=dict, init=False)
     _lengths: Iterator[int] | None = attrs.field(default=None, init=False)
     _known: list[int] = attrs.field(factory=list, init=False)
@@ -200,15 +205,26 @@ class StreamSteps:
         return _Window(before=before, after=after, batches=[range(first, index)], ended=tuple(ended), is_over=is_over)
 
     def _share(self, step: int, batches: Sequence[Sequence[int]], planned: _Planned) -> list[list[int]]:
-        """Choose this rank's rows of a step, give up the others, and remember the step."""
-        (own,) = share_steps([batches], self.rank, self.n_ranks, self.own_batch_size)
-        given = {index for batch in own for index in batch}
+        """Choose this rank's rows of a step, give up those that it does not read, and remember the step."""
+        if self.is_linked:
+            (batches,) = link_rows([batches])
+        (own,) = share_steps([batches], self.rank, self.n_ranks, self.own_batch_size, is_even=self.is_linked)
+        given = {index for batch in own for index in batch} | self._keep_others(own)
         self.drawn.drop(index for batch in batches for index in batch if index not in given)
         self._planned[step] = attrs.evolve(planned, indices=tuple(given))
         # A step has one row at least, so that no more steps than rows are planned ahead.
         old = self._planned.pop(step - REMEMBERED - self.n_ahead, None)
         self.drawn.drop(() if old is None else old.indices)
         return own
+
+    def _keep_others(self, own: Sequence[Sequence[int]]) -> set[int]:
+        """Keep the rows to which this rank's are joined: of each the one before it, the others by their places only."""
+        linked = [row for batch in own for row in batch if isinstance(row, LinkedRow)]
+        n_reads = Counter([*map(int, linked), *(row.before[0] for row in linked if row.before)])
+        others = {index for row in linked for index in row.before}
+        for index in others:
+            self.drawn.expect(index, n_reads[index])
+        return others
 
 
 def stream_steps(
@@ -221,6 +237,7 @@ def stream_steps(
     rank: int,
     n_ranks: int,
     measure: LengthFn | None = None,
+    is_joined: bool = False,
 ) -> StreamSteps:
     """Plan the steps of a recipe that streams its rows.
 
@@ -233,6 +250,7 @@ def stream_steps(
         rank: Whose rows; from 0.
         n_ranks: Ranks among which rows are shared out.
         measure: Says how long drawn rows are, where they are grouped by length.
+        is_joined: Whether a loss joins the rows of a microbatch, so that a rank's of one stay one.
 
     Raises:
         CheckpointError: The files are not those of the steps that were done.
@@ -244,7 +262,8 @@ def stream_steps(
         cursors=make_cursors(recipe, drawn, starts),
         turns=make_turns(recipe, drawn),
         batch_size=train.batch_size * n_planned,
-        own_batch_size=train.batch_size,
+        own_batch_size=-(-train.batch_size * n_planned // n_ranks) if is_joined else train.batch_size,
+        is_linked=is_joined and n_ranks > 1,
         accumulation=train.gradient_accumulation_steps,
         n_steps=train.iters,
         n_ahead=max(data.prefetch, train.gradient_accumulation_steps) * train.batch_size * n_ranks,

@@ -23,7 +23,7 @@ from ..data.rows import RowDataset
 from ..data.sampler import share_steps, step_batches, steps_per_epoch
 from ..data.streaming import StreamSource, stream_steps
 from ..data.values import Row
-from ..errors import CheckpointError, RecipeError
+from ..errors import CheckpointError
 from ..models import Encoder, LengthEstimator
 from ..recipe.schema import Recipe
 from ..train.objectives.preference import MISMATCHED, PREFERRED
@@ -184,7 +184,15 @@ def _make_streamed(
         return StreamSource(batches=primed, steps=packed)
     measure = measure_drawn(loader, LengthEstimator(encoder)) if batching == "grouped" else None
     steps = stream_steps(
-        recipe, drawn, first, position, n_planned=n_planned, rank=ranks.rank, n_ranks=size, measure=measure
+        recipe,
+        drawn,
+        first,
+        position,
+        n_planned=n_planned,
+        rank=ranks.rank,
+        n_ranks=size,
+        measure=measure,
+        is_joined=needs_mismatched(recipe),
     )
     batches = loader.collate(loader.train, steps.steps(), n_ahead)
     return StreamSource(batches=loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agree), steps=steps)
@@ -223,20 +231,3 @@ def _check_kind(recipe: Recipe, first: int, position: str) -> None:
         then = "whose rows were packed or streamed" if position else "whose rows were neither packed nor streamed"
         msg = f"{found}, and the training state is of a run {then}; go on with the recipe of that run, or begin anew"
         raise CheckpointError(msg)
-
-
-def refuse_on_several(recipe: Recipe, n_devices: int) -> None:
-    """Refuse what is not shared out among devices.
-
-    KTO joins a row to the one before it in its microbatch. Of a stream a device can read its own rows only.
-
-    Raises:
-        RecipeError: The recipe cannot be carried out on several devices.
-    """
-    if n_devices > 1 and needs_mismatched(recipe) and recipe.data.streaming:
-        msg = (
-            f"data.streaming: found true together with train.objective = {recipe.train.objective!r}, whose loss joins "
-            "the rows of a whole microbatch, and of a stream each device reads its own; leave --devices out, or set it "
-            "to false"
-        )
-        raise RecipeError(msg)

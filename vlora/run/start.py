@@ -33,7 +33,7 @@ from ..train.reference import make_reference
 from ..train.rules import Rules, parse_rules
 from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
-from .batches import make_loader, make_source, refuse_on_several
+from .batches import make_loader, make_source
 from .context import RunContext
 from .files import clear_up, find_learned, open_files
 from .kept_reference import keep_reference
@@ -65,8 +65,7 @@ def start(
     Raises:
         VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
     """
-    refuse_on_several(recipe, (ranks := open_ranks()).size)
-    run = yield from _open(recipe, stack, ranks, resume=resume, or_start=or_start)
+    run = yield from _open(recipe, stack, open_ranks(), resume=resume, or_start=or_start)
     yield Working(what="reading the first rows")
     run.data.encoder.prepare(run.data.train.first_samples())
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":

@@ -309,6 +309,12 @@ class DrawnTable:
         """Let a row be read by its number, so many times from what was kept of it."""
         self._drawn[index], self._n_reads[index] = row, n_reads
 
+    def expect(self, index: int, n_reads: int) -> None:
+        """Let what was kept of a row be given up after so many reads; without one, now."""
+        self._n_reads[index] = n_reads
+        if n_reads <= 0:
+            self._drawn[index] = Drawn(self._drawn[index].place)
+
     def drop(self, indices: Iterable[int]) -> None:
         """Forget rows."""
         for index in indices:

@@ -52,7 +52,7 @@ MADE: Mapping[str, Made] = {
         note="blocks that no head of the index scores above zero tie, and both programs take others of such; with "
         "eight heads none does here",
     ),
-    "minicpmv4_6": Made(reads=TEXT),
-    "minicpmv4_7": Made(reads=TEXT),
+    "minicpmv4_6": Made(settings={"image_token_id": IMAGE_TOKEN}),
+    "minicpmv4_7": Made(),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
 }

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -42,6 +43,18 @@ def building(family: str) -> Iterator[None]:
         yield
 
 
+def reference_inputs(row: Example) -> dict[str, Any]:
+    """Give a row's inputs as transformers' model takes them.
+
+    Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line.
+    """
+    inputs = dict(row.inputs)
+    if isinstance(inputs.get("pixel_values"), list):
+        (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
+        return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}
+    return inputs
+
+
 def write(family: str, folder: Path) -> None:
     """Write a family's configuration and rows for the other side."""
     (folder / "model").mkdir(parents=True, exist_ok=True)
@@ -49,7 +62,7 @@ def write(family: str, folder: Path) -> None:
     arrays = {}
     for number, row in enumerate(read_rows(family, folder / "model")):
         arrays[f"{number}.tokens"] = mx.array(row.tokens)
-        for name, value in row.inputs.items():
+        for name, value in reference_inputs(row).items():
             if hasattr(value, "shape"):
                 arrays[f"{number}.inputs.{name}"] = mx.array(np.asarray(value))
     mx.save_safetensors(str(folder / "rows.safetensors"), arrays)

@@ -3,15 +3,42 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 
 import vlora
-from tests.training import make_trainable
+from tests.training import Trainable, make_trainable
 from vlora.errors import CheckpointError, ModelError
 from vlora.models.load.trainable import refuse_dropout_in_tower, scale_of
 from vlora.recipe.schema import LoraSection
+
+
+def features(made: Trainable) -> "np.ndarray[Any, Any]":
+    """Embed the first row, which has an image."""
+    fields, _ = made.backbone.embed(vlora.collate([made.examples[0]]))
+    return np.array(fields["inputs_embeds"])
+
+
+def test_an_adapter_of_a_model_that_was_asked_before(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Features are those of the adapter that was loaded last: of the tower, of another scale, or of none of it."""
+    folder = checkpoint("qwen3_vl")
+    made, other = make_trainable(folder, lora__targets=["q_proj"]), make_trainable(folder, lora__targets=["vision"])
+    paths = [tmp_path / name / "adapters.safetensors" for name in ("language", "tower", "twice")]
+    twice = {**other.config["lora_parameters"], "scale": 2 * other.config["lora_parameters"]["scale"]}
+    vlora.save_adapter(paths[0], made.state.params, made.config)
+    vlora.save_adapter(paths[1], other.state.params, other.config)
+    vlora.save_adapter(paths[2], other.state.params, {**other.config, "lora_parameters": twice})
+    expected = [features(make_trainable(folder, model__adapter_path=str(path))) for path in paths]
+    assert not np.allclose(expected[0], expected[1], atol=1e-2)
+    assert not np.allclose(expected[1], expected[2], atol=1e-2)
+
+    for number in (0, 1, 2, 0, 1):
+        vlora.load_adapter(made.backbone, paths[number])
+        assert np.allclose(features(made), expected[number], atol=1e-5), number
+        assert bool(made.backbone.embed_param_names()) == (number > 0)
 
 
 def test_an_adapter_that_does_not_fit(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class MlxVlmBackbone:
 
     def embed_param_names(self) -> frozenset[str]:
         """Name the trainable parameters that `embed` uses: all outside the language model, and its embeddings."""
-        # Once: the trainable parameters are fixed before the first step is made.
+        # Once: until an adapter is attached, the trainable parameters stay the same.
         if self._embed_names is None:
             self._embed_names = frozenset(self._used_by_embed(dict(tree_flatten(self.module.trainable_parameters()))))
         return self._embed_names
@@ -320,8 +320,8 @@ class MlxVlmBackbone:
         return batch._replace(ahead=laid)
 
     def forget_traces(self) -> None:
-        """Drop the tower's traces; those made for a memory plan refer to arrays without data."""
-        self._grid_tower = None
+        """Drop the tower's traces, which hold arrays without data or other layers, and names of what is trained."""
+        self._grid_tower = self._embed_names = self._head_names = None
 
     def overrides(self) -> AbstractContextManager[None]:
         """Apply the corrections of the language model while `logits` and its gradient run."""

@@ -67,6 +67,8 @@ def add_lora(
         on_wrapped=on_wrapped,
     )
     tables = unfreeze_tables(backbone, embeddings=lora.train_embeddings, head=lora.train_head)
+    # The model may have been asked already, and traces of the tower hold its layers as they were.
+    backbone.forget_traces()
     return lora_config(backbone, names, lora, quantized, tables)
 
 
@@ -196,6 +198,9 @@ def load_adapter(
         detach(backbone.module)
         _put(backbone.module, before)
         raise
+    finally:
+        # The model may have been asked already, and traces of the tower hold its layers as they were.
+        backbone.forget_traces()
 
 
 def detach(module: nn.Module) -> dict[str, Adapter]:

@@ -32,6 +32,7 @@ class Loss:
     Attributes:
         objective: As `train.objective`.
         name: As `preference.loss`.
+        parts: Instead of it several losses, with their weights.
         keys: Further keys of the section `preference`.
         rate: The learning rate of the steps: lower where gradients are larger by far.
         source: Whose numbers they are: TRL's trainer, or the published formula, written down in torch.
@@ -40,6 +41,7 @@ class Loss:
 
     objective: Literal["dpo", "kto", "orpo", "cpo"] = "dpo"
     name: str
+    parts: Mapping[str, float] = field(default_factory=dict)
     keys: Mapping[str, float] = field(default_factory=dict)
     rate: float = 0.5
     source: Literal["trl", "formula"] = "trl"
@@ -65,6 +67,23 @@ LOSSES: Mapping[str, Loss] = {
     "sigmoid_norm": Loss(name="sigmoid_norm", everywhere=False),
     "sppo_hard": Loss(name="sppo_hard", rate=0.001, everywhere=False),
     "apo_zero_unpaired": Loss(objective="kto", name="apo_zero_unpaired", everywhere=False),
+    "kto_weighted": Loss(
+        objective="kto",
+        name="kto",
+        keys={"desirable_weight": 1.3, "undesirable_weight": 0.7},
+        everywhere=False,
+    ),
+    # TRL's "sft" is a mean over the tokens of a batch, MPO's over those of each answer.
+    "mpo": Loss(
+        name="sigmoid",
+        parts={"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0},
+        rate=0.1,
+        source="formula",
+        everywhere=False,
+    ),
+    "dpop": Loss(name="sigmoid", keys={"dpop": 50.0}, rate=0.02, source="formula", everywhere=False),
+    "cpo_hinge": Loss(objective="cpo", name="hinge", rate=0.1, source="formula", everywhere=False),
+    "cpo_ipo": Loss(objective="cpo", name="ipo", rate=0.005, source="formula", everywhere=False),
 }
 """By the name of a run; beta is 0.1 where none is given."""
 
@@ -86,4 +105,4 @@ IMAGES = tuple(name for name in WORSE if ROWS[name].sizes)
 
 def get_settings(loss: Loss) -> dict[str, Any]:
     """Give the keys of a loss, with the defaults of vlora's recipe."""
-    return {"beta": 0.1, "label_smoothing": 0.0, "gamma": 0.5, "nll_weight": 1.0, **loss.keys}
+    return {"beta": 0.1, "label_smoothing": 0.0, "gamma": 0.5, "nll_weight": 1.0, "dpop": 0.0, **loss.keys}

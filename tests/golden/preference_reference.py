@@ -122,7 +122,7 @@ def make_config(loss: Loss, output: str) -> Any:
         "remove_unused_columns": False,
     }
     if loss.objective == "kto":
-        return KTOConfig(per_device_train_batch_size=ROWS_OF_A_STEP, loss_type=loss.name, **common)
+        return KTOConfig(per_device_train_batch_size=ROWS_OF_A_STEP, loss_type=loss.name, **common, **dict(loss.keys))
     own = dict(loss.keys) if loss.source == "trl" else {}
     return DPOConfig(
         per_device_train_batch_size=PAIRS_OF_A_STEP,
@@ -224,16 +224,27 @@ def formula(loss: Loss, logps: torch.Tensor, reference: torch.Tensor, lengths: t
     keys, log_sigmoid = get_settings(loss), torch_functions.logsigmoid
     beta, (chosen, rejected) = keys["beta"], logps.chunk(2)
     mean_chosen, mean_rejected = (logps / lengths).chunk(2)
-    if loss.objective == "dpo":  # cDPO, https://ericmitchell.ai/cdpo.pdf, equation 4
-        ratio_chosen, ratio_rejected = (logps - reference).chunk(2)
-        margin, flipped = beta * (ratio_chosen - ratio_rejected), keys["label_smoothing"]
-        return (-(1 - flipped) * log_sigmoid(margin) - flipped * log_sigmoid(-margin)).mean()
     nll = -mean_chosen
+    if loss.objective == "dpo":
+        ratio_chosen, ratio_rejected = (logps - reference).chunk(2)
+        # DPO-Positive, arXiv 2402.13228, equation 3
+        penalty = keys["dpop"] * torch.relu(-ratio_chosen)
+        margin, flipped = beta * (ratio_chosen - ratio_rejected - penalty), keys["label_smoothing"]
+        # cDPO, https://ericmitchell.ai/cdpo.pdf, equation 4
+        found = -(1 - flipped) * log_sigmoid(margin) - flipped * log_sigmoid(-margin)
+        if loss.parts:  # MPO, arXiv 2411.10442, equations 1 to 4, rewards without a shift
+            quality = -log_sigmoid(beta * ratio_chosen) - log_sigmoid(-beta * ratio_rejected)
+            found = loss.parts["sigmoid"] * found + loss.parts["bco_pair"] * quality + loss.parts["sft"] * nll
+        return found.mean()
     if loss.objective == "orpo":  # arXiv 2403.07691, equations 3, 6 and 7; P is the mean's exponential
         odds = [mean.exp() / (1 - mean.exp()) for mean in (mean_chosen, mean_rejected)]
         return (nll - beta * log_sigmoid((odds[0] / odds[1]).log())).mean()
     if loss.name == "simpo":  # arXiv 2405.14734, equation 6
         return (-log_sigmoid(beta * mean_chosen - beta * mean_rejected - keys["gamma"])).mean()
+    if loss.name == "hinge":  # TRL's `cpo_loss`
+        return (torch.relu(1 - beta * (chosen - rejected)) + keys["nll_weight"] * nll).mean()
+    if loss.name == "ipo":  # the same, of means
+        return ((mean_chosen - mean_rejected - 1 / (2 * beta)).square() + keys["nll_weight"] * nll).mean()
     # CPO, arXiv 2401.08417, equations 3 to 5
     return (-log_sigmoid(beta * chosen - beta * rejected) + keys["nll_weight"] * nll).mean()
 
@@ -242,13 +253,18 @@ def main() -> None:
     """Train all runs."""
     parser = argparse.ArgumentParser(prog="python -m tests.golden.preference_reference")
     parser.add_argument("--work", required=True, type=Path, help="what preference_prepare wrote")
+    parser.add_argument(
+        "--add", nargs="*", metavar="RUN", help="these alone, beside what is stored of the same versions"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")}
     }
     arrays: dict[str, Array] = {}
-    for family, precision, run in RUNS:
+    if options.add:
+        found, arrays = read_stored(found["versions"])
+    for family, precision, run in [own for own in RUNS if not options.add or own[2] in options.add]:
         loss = LOSSES[run]
         with tempfile.TemporaryDirectory() as output:
             trainer, factors = make_trainer(options.work / family, family, precision, loss, output)
@@ -262,6 +278,19 @@ def main() -> None:
         print(family, precision, run, own["losses"][0], own["losses"][-1], flush=True)
     (GOLDEN / "trl.json").write_text(json.dumps(rounded(found)) + "\n")
     save_file(arrays, GOLDEN / "trl.safetensors")
+
+
+def read_stored(versions: dict[str, str]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Read what was computed before.
+
+    Raises:
+        MismatchError: By other versions.
+    """
+    found = json.loads((GOLDEN / "trl.json").read_text())
+    if found["versions"] != versions:
+        msg = f"trl.json: found the numbers of {found['versions']}, and these versions are {versions}; compute all runs"
+        raise MismatchError(msg)
+    return found, load_file(GOLDEN / "trl.safetensors")
 
 
 def rounded(value: Any) -> Any:

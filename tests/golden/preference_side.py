@@ -91,7 +91,8 @@ def train(family: str, folder: Path, precision: str, run: str) -> Result:
     state = init_state(backbone, optimizer)
     initial = initial_parameters(state)
     state = state._replace(params={name: mx.array(value) for name, value in initial.items()})
-    section = PreferenceSection(loss=(loss.name,), **loss.keys)  # type: ignore[arg-type]
+    losses_of = {"loss": tuple(loss.parts) or (loss.name,), "weights": tuple(loss.parts.values())}
+    section = PreferenceSection(**losses_of, **loss.keys)  # type: ignore[arg-type]
     objective = make_preference_objective(loss.objective, section)
     step = make_train_step(backbone, optimizer, loss=objective, reference=Reference(backbone))
     losses, measured = [], []

@@ -162,7 +162,7 @@ def sppo_hard_loss(pairs: Pairs, section: PreferenceSection) -> mx.array:
 
 
 def sft_loss(pairs: Pairs, section: PreferenceSection) -> mx.array:
-    """The preferred answer's own loss, a mean over its tokens, as MPO adds it (arXiv 2411.10442, equation 4)."""
+    """The preferred answer's own loss, as MPO adds it (arXiv 2411.10442, equation 4): TRL's is a mean over a batch."""
     del section
     return -pairs.chosen.means
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from vlora.estimate.planner import find_queue
-from vlora.memory.command_buffers import MB_VARIABLE, OPS_VARIABLE
+from vlora.memory.command_buffers import DIVIDED_MB, MB_VARIABLE, OPS_VARIABLE
 from vlora.recipe.resources import MemorySection
 
 
@@ -42,6 +42,9 @@ def test_the_queue_of_a_run(
     # One more operation, or a whole "MB" of numbers more, ends one.
     assert (queue.n_operations, queue.n_elements) == (expected[0], (expected[1] + 1) * 2**20 - 1)
     assert not queue.counts_buffers
+    if key is None and MB_VARIABLE not in environment:
+        divided = find_queue(MemorySection(), is_divided=True)
+        assert divided.n_elements == (min(expected[1], DIVIDED_MB) + 1) * 2**20 - 1
 
 
 @pytest.mark.parametrize(("letter", "expected"), [("p", (20, 40)), ("g", (40, 40)), ("s", (50, 50)), ("d", (50, 50))])

@@ -5,6 +5,7 @@ import pytest
 from vlora.memory.command_buffers import (
     CUDA,
     CUDA_OTHERS,
+    DIVIDED_MB,
     LARGE_MB,
     MB_VARIABLE,
     METAL,
@@ -42,6 +43,18 @@ def test_only_the_largest_are_lowered() -> None:
     assert default_max_mb_per_buffer({**H100, "total_memory": 2**40}) is None
     assert default_max_mb_per_buffer(SPARK) is None
     assert default_max_mb_per_buffer(ULTRA) is None
+
+
+def test_divided_weights_have_smaller_ones() -> None:
+    """On every card of NVIDIA whose own are larger, whatever its memory; the recipe and the environment come first."""
+    for card in (H100, {**H100, "total_memory": 2**40}, {**H100, "total_memory": 0}):
+        assert default_max_mb_per_buffer(card, is_divided=True) == DIVIDED_MB
+    for device in (SPARK, ULTRA):
+        assert default_max_mb_per_buffer(device, is_divided=True) is None
+    assert find_buffer_limits(H100, None, {}, is_divided=True).n_mb == DIVIDED_MB
+    assert find_buffer_limits(SPARK, None, {}, is_divided=True) == CUDA[12, 1]
+    assert find_buffer_limits(H100, 50, {}, is_divided=True).n_mb == 50
+    assert find_buffer_limits(H100, None, {MB_VARIABLE: "300"}, is_divided=True).n_mb == 300
 
 
 def test_the_recipe_comes_before_the_environment() -> None:

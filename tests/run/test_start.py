@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import mlx.core as mx
@@ -14,6 +15,7 @@ from vlora import init_state, make_optimizer
 from vlora.build import load_data, load_model
 from vlora.errors import CheckpointError, ModelError, RecipeError
 from vlora.events import Warned
+from vlora.memory.command_buffers import MB_VARIABLE
 from vlora.output.checkpoint import load_state
 from vlora.output.paths import STATE_NAME
 
@@ -32,6 +34,29 @@ def test_resume_needs_the_same_run(checkpoint: CheckpointFactory, rows: Path, tm
     backbone, _ = load_model(other, load_data(other).files)
     with pytest.raises(CheckpointError, match="has shape"):
         load_state(tmp_path / "out" / STATE_NAME, init_state(backbone, make_optimizer(other.optim)))
+
+
+@pytest.mark.parametrize(("shard", "size", "expected"), [("params", 2, 100), ("params", 1, 398), ("none", 2, 398)])
+def test_divided_weights_have_small_command_buffers(
+    shard: str, size: int, expected: int, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card they are chosen before anything has run there."""
+    info = {"compute_capability_major": 9, "compute_capability_minor": 0, "total_memory": 81559 * 2**20}
+    chosen: list[int] = []
+
+    def begin_with(size: int) -> bool:
+        chosen.append(size)
+        raise InterruptedError
+
+    monkeypatch.delenv(MB_VARIABLE, raising=False)
+    monkeypatch.setattr("vlora.run.start.open_ranks", lambda: SimpleNamespace(size=size, is_first=False))
+    monkeypatch.setattr("vlora.memory.limits.device_kind", lambda: "cuda")
+    monkeypatch.setattr("vlora.memory.limits._begin_with", begin_with)
+    monkeypatch.setattr(mx, "device_info", lambda: info)
+    keys = {"train__shard": shard, "train__grad_checkpoint": True}
+    with pytest.raises(InterruptedError):
+        run(make_recipe(tmp_path / "none", rows, tmp_path / "out", **keys))
+    assert chosen == [expected]
 
 
 def test_no_run_begins_among_its_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -> None:

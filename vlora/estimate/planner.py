@@ -132,7 +132,7 @@ class Planner:
 
     def peak(self, graph: Graph, weights: Iterable[str], *, is_fused: bool = True) -> Peak:
         """Find the peak of a graph on this machine; the weights among its inputs are never freed."""
-        queue = attrs.evolve(find_queue(self.recipe.memory), limit=self.limit)
+        queue = attrs.evolve(find_queue(self.recipe.memory, is_divided=self.divided is not None), limit=self.limit)
         if device_kind() == "cpu" and not is_fused:
             queue = attrs.evolve(queue, n_operations=UNFUSED_OPERATIONS_OF_A_CPU)
         return peak_memory(graph, held=weights, queue=queue, copies_for_matmul=device_kind() != "metal")
@@ -162,17 +162,18 @@ class Planner:
         return int(getattr(text, "vocab_size", None) or getattr(config, "vocab_size", None) or 0)
 
 
-def find_queue(section: MemorySection) -> Queue:
+def find_queue(section: MemorySection, *, is_divided: bool = False) -> Queue:
     """Return how far MLX runs ahead of this machine's device in a run of the recipe.
 
     Args:
         section: The recipe's; only CUDA reads it.
+        is_divided: Whether weights are divided among devices.
     """
     kind = device_kind()
     if kind == "cpu":
         return Queue(n_operations=OPERATIONS_OF_A_CPU, n_tasks=N_TASKS)
     given = section.max_mb_per_buffer if kind == "cuda" else None
-    limits = find_buffer_limits(mx.device_info(), given, os.environ)
+    limits = find_buffer_limits(mx.device_info(), given, os.environ, is_divided=is_divided)
     return Queue(
         n_operations=limits.n_operations,
         n_elements=(limits.n_mb + 1 << 20) - 1,

@@ -17,6 +17,11 @@ OPS_VARIABLE = "MLX_MAX_OPS_PER_BUFFER"
 MB_PER_GIB = 5
 """What vlora lowers the largest command buffers to, per GiB of the card's memory: 398 on 80 GB, 159 on 32 GB."""
 
+DIVIDED_MB = 100
+"""What vlora lowers command buffers to where weights are divided among devices: what a layer has gathered is freed when
+the command buffers that read it are done. Eleven of 702 held the gathered weights of a whole model of 8.8 billion
+parameters (two H200s: a peak of 18.82 GB, and 18.87 GB with whole weights); eleven of 100 hold three layers' of it."""
+
 LARGE_MB = 1000
 """MLX's own for the cards that it gives the largest command buffers."""
 
@@ -66,21 +71,25 @@ def own_buffer_limits(info: Mapping[str, str | int]) -> BufferLimits:
     return CUDA.get((int(info["compute_capability_major"]), int(info["compute_capability_minor"])), CUDA_OTHERS)
 
 
-def default_max_mb_per_buffer(info: Mapping[str, str | int]) -> int | None:
+def default_max_mb_per_buffer(info: Mapping[str, str | int], *, is_divided: bool = False) -> int | None:
     """Return vlora's limit for command buffers in MLX's "MB": in proportion to the card's memory.
 
     Args:
         info: A GPU's, as `mx.device_info` gives it.
+        is_divided: Whether weights are divided among devices.
 
     Returns:
         The number; None where MLX's own are smaller anyway, or the card's memory is not known.
     """
+    own = own_buffer_limits(info).n_mb
+    if is_divided:
+        return DIVIDED_MB if "compute_capability_major" in info and own > DIVIDED_MB else None
     lowered = MB_PER_GIB * int(info.get("total_memory", 0)) >> 30
-    return lowered if own_buffer_limits(info).n_mb == LARGE_MB and 0 < lowered < LARGE_MB else None
+    return lowered if own == LARGE_MB and 0 < lowered < LARGE_MB else None
 
 
 def find_buffer_limits(
-    info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str]
+    info: Mapping[str, str | int], given: int | None, environment: Mapping[str, str], *, is_divided: bool = False
 ) -> BufferLimits:
     """Find the sizes of a run's command buffers: the recipe's, else the environment's, else vlora's, else MLX's.
 
@@ -88,12 +97,13 @@ def find_buffer_limits(
         info: The GPU's, as `mx.device_info` gives it.
         given: The recipe's memory.max_mb_per_buffer.
         environment: Environment variables.
+        is_divided: Whether weights are divided among devices.
     """
     own = own_buffer_limits(info)
     if given is None:
         given = _read_number(environment, MB_VARIABLE)
     if given is None:
-        given = default_max_mb_per_buffer(info)
+        given = default_max_mb_per_buffer(info, is_divided=is_divided)
     n_operations = _read_number(environment, OPS_VARIABLE)
     return BufferLimits(
         n_operations=own.n_operations if n_operations is None else n_operations,

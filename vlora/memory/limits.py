@@ -25,7 +25,7 @@ LONGEST_FOUND = 160
 
 
 @contextmanager
-def memory_limits(section: MemorySection) -> Iterator[None]:
+def memory_limits(section: MemorySection, *, is_divided: bool = False) -> Iterator[None]:
     """Apply a recipe's memory limits to MLX, and restore the earlier ones afterwards.
 
     Without `cache_gb` the freed buffers that MLX keeps are at most half of its memory limit: MLX itself would keep as
@@ -34,10 +34,14 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
 
     The size of command buffers stays for the rest of the process: `set_max_mb_per_buffer`.
 
+    Args:
+        section: The recipe's.
+        is_divided: Whether weights are divided among devices.
+
     Raises:
         RecipeError: `wired_gb` is more than this machine can wire, or `max_mb_per_buffer` cannot be had.
     """
-    set_max_mb_per_buffer(section)
+    set_max_mb_per_buffer(section, is_divided=is_divided)
     held = []
     try:
         if section.limit_gb is not None:
@@ -55,11 +59,15 @@ def memory_limits(section: MemorySection) -> Iterator[None]:
             restore(value)
 
 
-def set_max_mb_per_buffer(section: MemorySection) -> None:
+def set_max_mb_per_buffer(section: MemorySection, *, is_divided: bool = False) -> None:
     """Fix how much work MLX sends to a CUDA device in one command buffer, for the rest of the process.
 
     MLX reads it from the environment when it makes its first stream. Without `max_mb_per_buffer` what the environment
     says stays, and else the largest command buffers are lowered in proportion to the card, if that is still possible.
+
+    Args:
+        section: The recipe's.
+        is_divided: Whether weights are divided among devices: command buffers are lowered further then.
 
     Raises:
         RecipeError: `max_mb_per_buffer` is given, and there is no GPU, or MLX has read another value already.
@@ -67,7 +75,7 @@ def set_max_mb_per_buffer(section: MemorySection) -> None:
     given, kind = section.max_mb_per_buffer, device_kind()
     wanted = given
     if wanted is None and kind == "cuda" and MB_VARIABLE not in os.environ:
-        wanted = default_max_mb_per_buffer(mx.device_info())
+        wanted = default_max_mb_per_buffer(mx.device_info(), is_divided=is_divided)
     if wanted is None or (kind != "cpu" and os.environ.get(MB_VARIABLE) == str(wanted)):
         return
     is_set = kind == "cuda" and _begin_with(wanted)

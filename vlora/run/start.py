@@ -99,7 +99,8 @@ def _open(recipe: Recipe, stack: ExitStack, ranks: Ranks, *, resume: bool, or_st
     compilation = known_kernels.Compilation(paths.folder)
     if ranks.is_first:
         stack.enter_context(exclusive_run_lock(paths.folder))
-    stack.enter_context(memory_limits(recipe.memory))
+    is_divided = recipe.train.shard == "params" and ranks.size > 1
+    stack.enter_context(memory_limits(recipe.memory, is_divided=is_divided))
     if ranks.is_first:
         resume = yield from clear_up(paths, resume=resume, or_start=or_start)
         compilation = yield from _begin_to_compile(recipe)

@@ -82,10 +82,11 @@ def default_max_mb_per_buffer(info: Mapping[str, str | int], *, is_divided: bool
         The number; None where MLX's own are smaller anyway, or the card's memory is not known.
     """
     own = own_buffer_limits(info).n_mb
-    if is_divided:
-        return DIVIDED_MB if "compute_capability_major" in info and own > DIVIDED_MB else None
     lowered = MB_PER_GIB * int(info.get("total_memory", 0)) >> 30
-    return lowered if own == LARGE_MB and 0 < lowered < LARGE_MB else None
+    chosen = lowered if own == LARGE_MB and lowered > 0 else own
+    if is_divided and "compute_capability_major" in info:
+        chosen = min(chosen, DIVIDED_MB)
+    return chosen if chosen < own else None
 
 
 def find_buffer_limits(

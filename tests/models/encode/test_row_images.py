@@ -109,6 +109,24 @@ def test_a_processor_that_has_more_of_an_answer_is_asked_for_each(
     assert n_runs.count(chosen.source) == 2
 
 
+def test_a_tokenizer_that_does_not_tell_its_added_tokens(
+    checkpoint: CheckpointFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mistral-common's: the processor is asked for each answer."""
+    keys = {"model.path": str(checkpoint("qwen3_vl")), "data.path": "-", "train.objective": "dpo"}
+    data = load_data(parse_recipe("", keys), ROWS[:1])
+    alone = [data.encoder(answer) for answer in answers_of(data.train[0])]
+    for owner in type(data.encoder.tokens.tokenizer).__mro__:
+        if "get_added_vocab" in vars(owner):
+            monkeypatch.delattr(owner, "get_added_vocab")
+
+    found = load_data(parse_recipe("", keys), ROWS[:1]).encode(data.train[0])
+
+    assert data.encoder.tokens.added is None
+    for one, other in zip(found, alone, strict=True):
+        assert_same(one, other)
+
+
 def test_answers_with_features_are_recalled(checkpoint: CheckpointFactory) -> None:
     """With a memory of rows both answers are put there by one call of the processor, and come back alike."""
     keys = {"model.path": str(checkpoint("qwen3_vl")), "data.path": "-", "train.objective": "dpo"}

@@ -174,9 +174,10 @@ class Encoder:
 
     def _exchange(self, plain: IntArray, processed: Processed, other: IntArray) -> Processed | None:
         """Give what the processor makes of a row with another answer; None where it has to be asked."""
-        if not self._exchanges_answers:
+        added = self.tokens.added
+        if added is None or not self._exchanges_answers:
             return None
-        return exchange_answer(plain, processed, other, self.image_id, self.tokens.added)
+        return exchange_answer(plain, processed, other, self.image_id, added)
 
     @functools.cached_property
     def _exchanges_answers(self) -> bool:
@@ -190,7 +191,7 @@ class Encoder:
                 processed = Processed(*self.processor_call(written, [image], BLANK_QUESTION.source), (BLANK_SIZE,))
                 made.append((written.plain, processed))
             (plain, first), (other, second) = made
-            found = exchange_answer(plain, first, other, self.image_id, self.tokens.added)
+            found = exchange_answer(plain, first, other, self.image_id, self.tokens.added or frozenset())
             return found is not None and is_same(found, second)
         return False
 

@@ -123,9 +123,10 @@ class RowTokenizer:
         return np.isin(tokens, self._markers)
 
     @functools.cached_property
-    def added(self) -> frozenset[int]:
-        """Tokens that are in no text but where they are meant."""
-        return frozenset(self.tokenizer.get_added_vocab().values())
+    def added(self) -> frozenset[int] | None:
+        """Tokens that are in no text but where they are meant; None if the tokenizer does not tell them."""
+        find = getattr(self.tokenizer, "get_added_vocab", None)
+        return None if find is None else frozenset(find().values())
 
     @functools.cached_property
     def _markers(self) -> list[int]:

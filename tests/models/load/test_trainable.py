@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -62,6 +63,29 @@ def test_an_adapter_that_does_not_fit(checkpoint: Callable[[str], Path], tmp_pat
         vlora.load_adapter(made.backbone, path)
     after = vlora.init_state(made.backbone, made.optimizer).params
     assert {name: value.shape for name, value in after.items()} == before
+
+
+def test_a_table_of_an_adapter_before_is_not_kept_in_silence(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """An adapter without tables was trained beside the base's; one that brings its own replaces what is there."""
+    plain, other = (make_trainable(checkpoint("qwen3_vl"), lora__train_embeddings=tables) for tables in (False, True))
+    name = next(name for name in other.state.params if name.endswith("embed_tokens.weight"))
+    changed = other.state.params[name] + 1
+    for folder, params, config in (
+        ("plain", plain.state.params, plain.config),
+        ("one", other.state.params, other.config),
+        ("two", {**other.state.params, name: changed}, other.config),
+    ):
+        (tmp_path / folder).mkdir()
+        vlora.save_adapter(tmp_path / folder / "adapters.safetensors", params, config)
+
+    for folder in ("plain", "two", "one", "two"):
+        vlora.load_adapter(plain.backbone, tmp_path / folder)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"plain: brings no .*embed_tokens, and the model .*; load the model"):
+            vlora.load_adapter(plain.backbone, tmp_path / "plain")
+    after = vlora.init_state(plain.backbone, plain.optimizer).params
+    assert mx.array_equal(after[name], changed)
+    assert any(name.endswith(".lora_a") for name in after), "the adapter before is not there any more"
 
 
 def test_what_a_recipe_says_of_a_saved_adapter(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Attaches or loads adapters, and makes tables trainable beside them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,8 @@ def load_adapter(
         Its configuration, for `save_adapter`.
 
     Raises:
-        CheckpointError: The adapter does not exist, or is for another model.
+        CheckpointError: The adapter does not exist, or is for another model, or the model has a table of an adapter
+            before that this one does not bring.
     """
     note = None
     if backbone.base is not None:
@@ -237,6 +238,7 @@ def _attach_saved(
     if missing:
         msg = f"{path}: adapts {missing[0]}, which the model does not have; was it trained on another model?"
         raise CheckpointError(msg)
+    _refuse_other_tables(path, backbone, known, saved_tables)
     rank, scale = int(settings["rank"]), float(settings["scale"])
     _refuse_changes(path, names, config, lora, backbone)
     dropout = settings.get("dropout", 0.0) if lora.dropout == LoraSection().dropout else lora.dropout
@@ -256,6 +258,22 @@ def _attach_saved(
     tables = list(dict.fromkeys([*saved_tables, *tables]))
     config = {**config, "lora_parameters": {**settings, "dropout": dropout}}
     return {**config, "trained_tables": tables} if tables else config
+
+
+def _refuse_other_tables(
+    path: str, backbone: MlxVlmBackbone, modules: Mapping[str, nn.Module], saved: Collection[str]
+) -> None:
+    """Refuse an adapter beside a table that was trained with another one: the base's own is not kept.
+
+    Raises:
+        CheckpointError: The model has such a table.
+    """
+    tables = [*find_tables(backbone), *([] if backbone.head is None else [backbone.head.name])]
+    for name in tables:
+        # All is frozen when a model is loaded.
+        if name not in saved and modules[name].trainable_parameters():
+            msg = f"{path}: brings no {name}, and the model has the one of an adapter before; load the model anew"
+            raise CheckpointError(msg)
 
 
 def _settle_quantization(

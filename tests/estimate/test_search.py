@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -53,6 +54,23 @@ def test_first_rows() -> None:
     assert [row.source for row in fewer.rows] == ["row of 40"]
     assert fewer.segment_ids is not None
     assert fewer.tokens.shape[0] == 1
+
+
+@pytest.mark.parametrize(("keys", "sizes"), [({}, [200, 100, 50]), ({"train__shard": "params"}, [50])])
+def test_command_buffers_that_are_proposed_are_smaller(
+    keys: dict[str, Any], sizes: list[int], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of divided weights are small by themselves."""
+    rows = Path(recipe.data.path or "")
+    recipe = make_recipe(Path(recipe.model.path), rows, tmp_path / "out", train__grad_checkpoint=True, **keys)
+    search = Search(recipe, collate([make_example(40)]), 2**30, 0, lambda: False)
+    card = {"compute_capability_major": 9, "compute_capability_minor": 0, "total_memory": 80 * 2**30}
+    monkeypatch.setattr(search_module, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(mx, "device_info", lambda: card)
+    monkeypatch.setattr(Search, "_option", lambda _, keys, __: keys)
+
+    proposed: Any = search._command_buffers()
+    assert [keys["memory.max_mb_per_buffer"] for keys in proposed] == sizes
 
 
 @pytest.mark.parametrize(

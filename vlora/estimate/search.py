@@ -143,7 +143,9 @@ class Search:
     def _command_buffers(self) -> Iterator[Option]:
         if self.batch is None or device_kind() != "cuda":
             return
-        own = self.recipe.memory.max_mb_per_buffer or default_max_mb_per_buffer(mx.device_info())
+        is_divided = self.recipe.train.shard == "params"
+        given = self.recipe.memory.max_mb_per_buffer
+        own = given or default_max_mb_per_buffer(mx.device_info(), is_divided=is_divided)
         for size in SMALLER_MB_PER_BUFFER:
             if own is None or size < own:
                 yield self._option({"memory.max_mb_per_buffer": size}, self.batch)

@@ -45,12 +45,12 @@ class Compiler:
     """NVRTC and the CUDA headers of its version.
 
     Attributes:
-        library: As `ctypes` has loaded it.
+        nvrtc: The library, as `ctypes` has loaded it.
         version: Its own.
         include: The folder of CUDA's headers.
     """
 
-    library: ctypes.CDLL
+    nvrtc: ctypes.CDLL
     version: tuple[int, int]
     include: Path
 
@@ -69,7 +69,7 @@ class Compiler:
         """
         program = ctypes.c_void_p()
         options = _options(architecture, self.include)
-        library = self.library
+        library = self.nvrtc
         made = library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"vlora.cu", 0, None, None)
         if made != SUCCESS:
             msg = f"NVRTC makes no program (error {made})"

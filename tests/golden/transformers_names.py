@@ -74,16 +74,20 @@ def configurations() -> Iterator[tuple[str, Any]]:
             yield f"{model_type}/{tower}", config
 
 
-def describe(config: Any) -> dict[str, Any]:
+def make_model(config: Any) -> Any:
+    """Make an architecture's model without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def describe(model: Any) -> dict[str, Any]:
     """Describe an architecture: its parameters, # for numbers, what is tied, and how it renames published names.
 
     Beside them stand the modules that PEFT takes for experts wherever they lie, by the ends of their names.
     """
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
     templates = {re.sub(r"(?<=\.)\d+(?=\.)", "#", name) for name in model.state_dict()}
     steps = [serialize(step) for step in get_model_conversion_mapping(model)]
-    moved = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(config.model_type, ""), {})
+    moved = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
     return {
         "prefix": model.base_model_prefix,
         "tied": dict(getattr(model, "_tied_weights_keys", None) or {}),
@@ -123,10 +127,12 @@ def main() -> None:
         if options.families and key.partition("/")[0] not in options.families:
             continue
         try:
-            found[key] = describe(config)
-        except Exception as error:  # noqa: BLE001 - some need packages or sizes that a default does not give
+            model = make_model(config)
+        except Exception as error:  # noqa: BLE001 - foreign code that lacks packages, or sizes that no default gives
             print(f"{key}: left out, {type(error).__name__}: {str(error)[:100]}", flush=True)
             left_out.add(key)
+            continue
+        found[key] = describe(model)
     table = {"transformers": transformers.__version__, "architectures": found}
     if options.families:
         print(json.dumps(table, indent=1))

@@ -24,7 +24,7 @@ import functools
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     os.environ.pop("TMPDIR", None)
     if before is not None:
         os.environ["TMPDIR"] = before
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Search for no garbage while modules are imported and tests are collected: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

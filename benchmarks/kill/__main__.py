@@ -2,6 +2,7 @@
 
     python -m benchmarks.kill
     python -m benchmarks.kill --modes lora,full --random 20 --seed 7 --write kill.json
+    python -m benchmarks.kill --modes dpo,kto --sample 40
     python -m benchmarks.kill --devices 2 --random 20
 
 Each kind of run is made without being killed first, to learn which calls change its folders: every write, fsync,
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .devices import kill_ranks
+from .devices import RECIPES, kill_ranks
 from .modes import MODES
 from .runs import Expected, Kill, Slot, Verdict, build_shim, expect, try_kill
 
@@ -50,7 +51,7 @@ def main() -> int:
         slots = [stack.enter_context(Slot.open(root / f"slot-{n}", shim)) for n in range(options.workers)]
         expected = {name: expect(slots[0], MODES[name], root / "expected") for name in names}
         n_random = N_RANDOM if options.random is None else options.random
-        kills = plan_kills(expected, n_random, options.seed, is_whole=options.every)
+        kills = plan_kills(expected, n_random, options.seed, is_whole=options.every, most=options.sample)
         _say(f"{len(kills)} kills of {', '.join(names)}; a run takes {_seconds(expected)}")
         began = time.perf_counter()
         verdicts = try_all(slots, kills, expected)
@@ -67,7 +68,10 @@ def _kill_devices(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="vlora-kill-") as made:
         root = Path(options.folder or made).resolve()
         root.mkdir(parents=True, exist_ok=True)
-        outcome = kill_ranks(root, options.devices, options.random or N_OF_DEVICES, options.seed, _say)
+        names = options.modes.split(",") if options.modes else list(RECIPES)
+        if unknown := [name for name in names if name not in RECIPES]:
+            sys.exit(f"--modes: {unknown[0]!r} is none of {', '.join(RECIPES)}, which run on several devices")
+        outcome = kill_ranks(root, names, options.devices, options.random or N_OF_DEVICES, options.seed, _say)
     text = json.dumps(outcome)
     if options.write:
         Path(options.write).write_text(text + "\n", encoding="utf-8")
@@ -75,8 +79,18 @@ def _kill_devices(options: argparse.Namespace) -> int:
     return int(outcome["fine"] < outcome["runs"])
 
 
-def plan_kills(expected: dict[str, Expected], n_random: int, seed: int, *, is_whole: bool = False) -> list[Kill]:
-    """List the moments: each call at its first, second and last time, and random ones, spread over the modes."""
+def plan_kills(
+    expected: dict[str, Expected], n_random: int, seed: int, *, is_whole: bool = False, most: int | None = None
+) -> list[Kill]:
+    """List the moments: each call at its first, second and last time, and random ones, spread over the modes.
+
+    Args:
+        expected: What the runs of each mode leave that nobody kills.
+        n_random: How many random ones.
+        seed: Fixes these, and which are drawn.
+        is_whole: Take calls, too, that make empty files and folders.
+        most: Draw so many of all of them.
+    """
     kills = [
         Kill(mode=name, site=site, call=call)
         for name, one in expected.items()
@@ -89,7 +103,7 @@ def plan_kills(expected: dict[str, Expected], n_random: int, seed: int, *, is_wh
     for number in range(n_random):
         name = names[number % len(names)]
         kills.append(Kill(mode=name, after_s=draw.uniform(0, expected[name].seconds)))
-    return kills
+    return kills if most is None else draw.sample(kills, min(most, len(kills)))
 
 
 def try_all(slots: Sequence[Slot], kills: Sequence[Kill], expected: dict[str, Expected]) -> list[Verdict]:
@@ -159,10 +173,13 @@ def _say(line: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--modes", help=f"some of {','.join(MODES)}; all by default")
+    parser.add_argument(
+        "--modes", help=f"some of {','.join(MODES)}; of several devices some of {','.join(RECIPES)}; all by default"
+    )
     parser.add_argument(
         "--random", type=int, help=f"kills at random moments; {N_RANDOM}, of several devices {N_OF_DEVICES} by default"
     )
+    parser.add_argument("--sample", type=int, help="so many of all the moments, drawn with the seed")
     parser.add_argument("--devices", type=int, default=1, help="kill one process of runs on so many devices instead")
     parser.add_argument("--every", action="store_true", help="kill before open, mkdir, link and truncate, too")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")

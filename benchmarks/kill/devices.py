@@ -5,7 +5,7 @@
 A process for each device trains an adapter of the built-in model on pictures of noise; on a CPU MLX's ring connects
 them. One of them, drawn at random, is killed with SIGKILL at a random moment: so many lines of the run's output, and a
 part of a second more, both drawn. All have to be gone within 60 seconds, and the run, gone on with, has to leave the
-weights of the run that was not killed, byte by byte. Linux.
+weights of the run that was not killed, byte by byte. Kinds of runs take turns: rows in a file, and streams. Linux.
 """
 
 import contextlib
@@ -22,19 +22,16 @@ from typing import Any
 
 import attrs
 
-from .modes import ROWS_NAME, write_rows
+from .modes import PARTS, ROWS_NAME, STREAMED_MIXTURE, write_rows
 
 LAST_LINES, POLL_S = 5, 0.05
 
 MOST_S = 60.0
 """Within which all processes have to have ended."""
 
-RECIPE = f"""
+COMMON = """
 [model]
 path = "builtin:tiny-qwen3-vl"
-[data]
-path = "{ROWS_NAME}"
-train_on_completions = true
 [lora]
 rank = 2
 dropout = 0.1
@@ -43,12 +40,29 @@ batch_size = 2
 iters = 6
 steps_per_report = 1
 steps_per_save = 2
+{train}
 [features]
 cache = false
 [output]
 report = false
 path = "adapters.safetensors"
+[data]
+train_on_completions = true
+{data}
 """
+
+STREAMED = f'path = "{PARTS.format("*")}"\nstreaming = true\nshuffle_buffer = 5'
+
+RECIPES = {
+    "lora": COMMON.format(data=f'path = "{ROWS_NAME}"', train=""),
+    "streamed": COMMON.format(data=STREAMED, train=""),
+    "streamed-grouped": COMMON.format(data=STREAMED, train='batching = "grouped"'),
+    "streamed-packed": COMMON.format(
+        data=f"max_seq_length = 128\n{STREAMED}", train='batching = "packed"\npack_length = 128'
+    ),
+    "streamed-mixture": COMMON.format(data=STREAMED_MIXTURE, train=""),
+}
+"""Recipes of the kinds of runs, by their names."""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +70,7 @@ class Killed:
     """What became of a run of which one process was killed.
 
     Attributes:
+        mode: The kind of run.
         rank: Which one.
         after: When: behind so many lines of its output, and so many seconds more.
         is_killed: Whether it was still running then.
@@ -66,6 +81,7 @@ class Killed:
         is_equal: Whether that left what the run that was not killed has left.
     """
 
+    mode: str
     rank: int
     after: tuple[int, float]
     is_killed: bool
@@ -82,11 +98,23 @@ class Killed:
         return ended and self.resumed == 0 and self.is_equal
 
 
-def kill_ranks(root: Path, n_devices: int, n_kills: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+@attrs.frozen(kw_only=True)
+class _Whole:
+    """The run of a kind that nobody kills: its name, its folder, and how many lines it prints."""
+
+    mode: str
+    folder: Path
+    n_lines: int
+
+
+def kill_ranks(
+    root: Path, modes: Sequence[str], n_devices: int, n_kills: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Kill one process of each of several runs.
 
     Args:
         root: A folder for the runs.
+        modes: Kinds of runs, names of `RECIPES`, which take turns.
         n_devices: Processes of a run.
         n_kills: How many runs.
         seed: Fixes which process is killed, and when.
@@ -96,17 +124,14 @@ def kill_ranks(root: Path, n_devices: int, n_kills: int, seed: int, say: Callabl
         Counts, and the longest time until all had ended.
     """
     write_rows(root)
-    (root / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     began = time.perf_counter()
-    whole = root / "whole"
-    if status := _start(root, whole, n_devices).wait():
-        sys.exit(f"the run that nobody kills ended with status {status}")
-    n_lines, draw = _count_lines(whole), random.Random(seed)  # noqa: S311 - no secrets
-    say(f"a run takes {time.perf_counter() - began:.1f} s and prints {n_lines} lines")
+    wholes = [_make_whole(root, mode, n_devices, say) for mode in modes[:n_kills]]
+    draw = random.Random(seed)  # noqa: S311 - no secrets
     found = []
     for number in range(n_kills):
+        whole = wholes[number % len(wholes)]
         # Its last lines come when all is over.
-        after = draw.randrange(n_lines - LAST_LINES), round(draw.uniform(0, 1), 2)
+        after = draw.randrange(whole.n_lines - LAST_LINES), round(draw.uniform(0, 1), 2)
         killed = _kill(root / f"killed-{number}", n_devices, draw.randrange(n_devices), after, whole)
         found.append(killed)
         say(f"{number + 1}: {'fine' if killed.is_fine else 'WRONG'} {json.dumps(attrs.asdict(killed))}")
@@ -120,11 +145,28 @@ def kill_ranks(root: Path, n_devices: int, n_kills: int, seed: int, say: Callabl
         "longest_s": round(max((one.ended_s for one in found), default=0.0), 1),
         "equal": sum(one.resumed == 0 and one.is_equal for one in found),
         "fine": sum(one.is_fine for one in found),
+        "modes": {
+            mode: f"{sum(one.is_fine for one in found if one.mode == mode)} of "
+            f"{sum(one.mode == mode for one in found)} fine"
+            for mode in modes
+        },
     }
 
 
-def _kill(output: Path, n_devices: int, rank: int, after: tuple[int, float], whole: Path) -> Killed:
-    run = _start(output.parent, output, n_devices)
+def _make_whole(root: Path, mode: str, n_devices: int, say: Callable[[str], None]) -> _Whole:
+    """Make the run of a kind that nobody kills."""
+    folder = root / f"whole-{mode}"
+    (root / f"{mode}.toml").write_text(RECIPES[mode], encoding="utf-8")
+    began = time.perf_counter()
+    if status := _start(mode, folder, n_devices).wait():
+        sys.exit(f"{mode}: the run that nobody kills ended with status {status}; {folder}.log has what it said")
+    n_lines = _count_lines(folder)
+    say(f"{mode}: a run takes {time.perf_counter() - began:.1f} s and prints {n_lines} lines")
+    return _Whole(mode=mode, folder=folder, n_lines=n_lines)
+
+
+def _kill(output: Path, n_devices: int, rank: int, after: tuple[int, float], whole: _Whole) -> Killed:
+    run = _start(whole.mode, output, n_devices)
     ranks: dict[int, int] = {}
     while (len(ranks) < n_devices or _count_lines(output) < after[0]) and run.poll() is None:
         time.sleep(POLL_S)
@@ -138,8 +180,9 @@ def _kill(output: Path, n_devices: int, rank: int, after: tuple[int, float], who
     status = run.wait()
     ended_s = time.monotonic() - began
     is_gone = not any(Path(f"/proc/{process}").exists() for process in ranks.values())
-    resumed = _start(output.parent, output, n_devices, "--resume-or-start").wait()
+    resumed = _start(whole.mode, output, n_devices, "--resume-or-start").wait()
     return Killed(
+        mode=whole.mode,
         rank=rank,
         after=after,
         is_killed=is_killed,
@@ -147,17 +190,17 @@ def _kill(output: Path, n_devices: int, rank: int, after: tuple[int, float], who
         status=status,
         is_gone=is_gone,
         resumed=resumed,
-        is_equal=resumed == 0 and read_result(output) == read_result(whole),
+        is_equal=resumed == 0 and read_result(output) == read_result(whole.folder),
     )
 
 
-def _start(root: Path, output: Path, n_devices: int, *options: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "vlora", "recipe.toml", "--devices", str(n_devices), *options]
+def _start(mode: str, output: Path, n_devices: int, *options: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "vlora", f"{mode}.toml", "--devices", str(n_devices), *options]
     output.mkdir(exist_ok=True)
     with (output.parent / f"{output.name}.log").open("ab") as log:
         return subprocess.Popen(
             [*command, "--set", f"output.path={output / 'adapters.safetensors'}"],
-            cwd=root,
+            cwd=output.parent,
             env={**os.environ, "PYTHONPATH": str(Path.cwd())},
             stdout=log,
             stderr=subprocess.STDOUT,

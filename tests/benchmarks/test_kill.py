@@ -1,12 +1,18 @@
 """Runs that are killed before a change of their folder end, resumed, as if nobody had killed them."""
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import attrs
 import pytest
 
+from benchmarks.kill.__main__ import plan_kills
+from benchmarks.kill.devices import RECIPES
 from benchmarks.kill.modes import MODES
 from benchmarks.kill.outcome import differences, list_unloadable
 from benchmarks.kill.runs import Expected, Kill, Slot, build_shim, expect, try_kill
+from vlora.recipe import parse_recipe
 
 SITES = (
     pytest.param("write 0:/.partial-#_adapters.safetensors", 50, marks=pytest.mark.slow),
@@ -31,6 +37,32 @@ def slot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slot]:
 def expected(slot: Slot, tmp_path_factory: pytest.TempPathFactory) -> Expected:
     """Make the run that nobody kills."""
     return expect(slot, MODES["packed"], tmp_path_factory.mktemp("expected"), is_checked=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*(mode.recipe for mode in MODES.values()), *RECIPES.values()],
+    ids=[*MODES, *(f"{name}-2" for name in RECIPES)],
+)
+def test_recipes(text: str) -> None:
+    """Every kind of run has a recipe without a contradiction."""
+    recipe = parse_recipe(text)
+    assert recipe.data.path or len(recipe.data.sources) > 1
+
+
+def test_sampled_moments() -> None:
+    """A sample is of all modes' moments, as many as wanted, none twice, and the same for the same seed."""
+    sites = Counter({"write 0:/a": 9, "rename 0:/a": 1, "open 0:/a": 3})
+    one = Expected(mode=MODES["lora"], start=Path(), files={}, earlier={}, sites=sites, seconds=2.0)
+    expected = {"lora": one, "streamed": attrs.evolve(one, mode=MODES["streamed"])}
+    whole = plan_kills(expected, 4, 0)
+    assert len(whole) == 2 * (3 + 1) + 4
+    drawn = plan_kills(expected, 4, 0, most=6)
+    assert len(set(drawn)) == 6
+    assert set(drawn) <= set(whole)
+    assert drawn == plan_kills(expected, 4, 0, most=6)
+    assert plan_kills(expected, 4, 0, most=99) != whole
+    assert set(plan_kills(expected, 4, 0, most=99)) == set(whole)
 
 
 @pytest.mark.parametrize(("site", "call"), SITES)

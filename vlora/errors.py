@@ -39,7 +39,7 @@ class SampleError(VloraError):
 
 
 class LongRowError(SampleError):
-    """A row longer than `data.max_seq_length`, which is not to be cut (data.on_long_row)."""
+    """A row that is not cut to `data.max_seq_length`: by data.on_long_row, or since its question alone fills it."""
 
 
 class BatchError(VloraError):

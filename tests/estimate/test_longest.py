@@ -61,6 +61,25 @@ def test_rows_that_nothing_is_done_with_are_not_looked_at(checkpoint: Checkpoint
     assert first.train.rows[0].source.endswith(" 3")
 
 
+def test_bad_rows_do_not_stand_for_the_others(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """The longest of those that can be learned from are taken, and what was passed over is said with its reason."""
+    found = find(checkpoint, tmp_path, data__max_seq_length=60, data__train_on_completions=True)
+
+    assert not found.unread
+    assert [len(row.tokens) for row in found.train.rows] == [60, 60]
+    assert ", without 2 rows that cannot be read (train.jsonl train row 0: no token is" in found.train_source
+    assert [prompt.length for prompt in found.prompts] == [57, 52, 47]
+    assert "its question of 67 tokens leaves no room" in found.prompts_source
+
+
+def test_questions_none_of_which_is_asked(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Need nothing, and the rows are those of the data all the same."""
+    found = find(checkpoint, tmp_path, data__max_seq_length=60, data__train_on_completions=True, eval__answer_rows=2)
+
+    assert not found.unread
+    assert not found.prompts
+
+
 def test_rows_that_cannot_be_read(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
     """Each kind is taken to be as long as it may be, and the reason is said."""
     found = find(checkpoint, tmp_path, data__valid_path="none.jsonl", data__max_seq_length=96, eval__answer_rows=2)

@@ -390,6 +390,23 @@ def test_what_was_guessed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "change what was guessed wrong" in comments
 
 
+def test_bad_rows_are_said_and_do_not_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe fits the other rows, and a user hears of those at which a run would end."""
+    monkeypatch.chdir(tmp_path)
+    rows = rows_of(tmp_path, image="image", question="question", answer="answer")
+    rows[3]["answer"] = ""
+    rows[5]["question"] = "word " * 4_000
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+
+    assert main(["init", "rows.jsonl", "my.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
+    printed = capsys.readouterr().out
+    assert "of the first rows 1 row cannot be learned from, which ends a run: rows.jsonl train row 3: " in printed
+    assert 'data.on_bad_row = "skip"' in printed
+    assert parse_recipe((tmp_path / "my.toml").read_text()).train.batch_size == 8
+
+
 def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe is written all the same, and says why lengths and batch are not known."""
     monkeypatch.chdir(tmp_path)

@@ -150,6 +150,22 @@ def test_rows_that_are_answered_together(answering: Callable[..., Recipe], tmp_p
     assert [line.row for line in found[0][:7]] == [f"rows.jsonl train row {number}" for number in range(7)]
 
 
+def test_questions_that_are_too_long_are_passed_over(
+    answering: Callable[..., Recipe], tmp_path: Path, rows: Path
+) -> None:
+    """They end no run, and neither is memory asked for which the rows of training do not need."""
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    lines[1]["question"] = "word " * 5_000
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    events = run(answering("out", data__train_on_completions=False, data__on_long_row="cut", data__max_seq_length=64))
+    skipped = [event.reason for event in events if isinstance(event, kinds.Skipped)]
+    answered = [prediction.row for prediction, _ in read_predictions(tmp_path / "out" / PREDICTIONS_NAME)]
+
+    assert len(skipped) == 2
+    assert all("row 1: its question of" in reason for reason in skipped)
+    assert answered == [f"rows.jsonl train row {number}" for number in (0, 2)] * 2
+
+
 def test_a_new_run_sets_answers_aside(answering: Callable[..., Recipe], tmp_path: Path) -> None:
     """Answers of an earlier run go with it, and none of them is among the new ones."""
     for _ in range(2):

@@ -106,6 +106,10 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
         yield f"columns that are not used: {', '.join(rows.unused)}"
     if rows.question is not None:
         yield f"the rows have no question; each is asked: {rows.question!r}"
+    if rows.bad:
+        n_rows = f"{len(rows.bad)} row{'s' * (len(rows.bad) > 1)}"
+        yield f"of the first rows {n_rows} cannot be learned from, which ends a run: {rows.bad[0]}"
+        yield 'mend them, or leave them out with data.on_bad_row = "skip"'
     if isinstance(fit, str):
         yield f"how many rows fit at once is not known: {fit}"
     else:

@@ -15,10 +15,10 @@ from .. import models
 from ..build import Data, load_rows
 from ..cuts import CutCounts
 from ..data.collate import collate, collate_packed
-from ..data.examples import first_examples, is_skipped
+from ..data.examples import first_examples
 from ..data.prefetch import count_workers
 from ..data.rows import RowDataset
-from ..errors import SampleError, VloraError
+from ..errors import LongRowError, SampleError, VloraError
 from ..recipe.schema import Recipe
 from ..types import Batch, Example, Sample, Turn
 from .comparing import compare_blanks, join_rows
@@ -29,6 +29,8 @@ HALF = 0.5
 
 TRIED = 2
 """Rows that are encoded for each one that is wanted: some may be bad."""
+SPARE = 32
+"""Bad rows that are passed over besides: the longest are those of which nothing is left to learn."""
 
 
 @attrs.frozen(kw_only=True)
@@ -136,10 +138,10 @@ class _Finder:
         """Make a full batch of the longest rows, and describe where they come from."""
         size = self.recipe.train.batch_size
         looked = rows if self.n_rows is None else attrs.evolve(rows, indices=rows.indices[: self.n_rows])
-        found = self._longest(looked, size, models.LengthEstimator(self.data.encoder), self.data.encode)
+        found, bad = self._longest(looked, size, models.LengthEstimator(self.data.encoder), self.data.encode)
         examples = join_rows(self.recipe, found)
         cuts = CutCounts().add([example.cut for example in examples if example.cut is not None])
-        told = f"; of those {cuts.describe()}" if cuts.n_rows else ""
+        told = (f"; of those {cuts.describe()}" if cuts.n_rows else "") + _describe_bad(bad)
         which = "all" if len(looked) == len(rows) and not rows.streams else "the first"
         return collate(examples, max(size, len(examples))), f"the longest of {which} {len(looked):,} rows{told}"
 
@@ -157,29 +159,39 @@ class _Finder:
             asked, _ = models.split_question(sample)
             return estimate(attrs.evolve(asked, turns=(*asked.turns, Turn("assistant", (".",)))))
 
-        found = [question.prompt for question in self._longest(looked, size, measure, questions)]
-        return tuple(found), f"the longest of {len(looked):,}"
+        try:
+            found, bad = self._longest(looked, size, measure, questions)
+        except LongRowError:
+            # None of them is asked.
+            return (), ""
+        return tuple(question.prompt for question in found), f"the longest of {len(looked):,}{_describe_bad(bad)}"
 
     def _longest(
         self, rows: RowDataset, size: int, measure: Callable[[Sample], int], encode: Callable[[Sample], Made]
-    ) -> list[Made]:
-        """Encode the longest rows.
+    ) -> tuple[list[Made], list[SampleError]]:
+        """Encode the longest rows; give why rows were passed over for them, too.
+
+        Also where a bad row ends the run they are passed over: the plan is that of the rows which are left once it is
+        mended.
 
         Raises:
-            SampleError: None of those that are tried can be read, or a bad one ends the run.
+            SampleError: None of those that are tried can be read.
         """
-        skipped: list[SampleError] = []
-
-        def skip(_: int, error: SampleError) -> None:
-            if not is_skipped(error, self.recipe.data):
-                raise error
-            skipped.append(error)
-
-        longest = attrs.evolve(rows, indices=_by_length(rows, measure, self.recipe.data.workers)[: TRIED * size])
-        found: list[Made] = list(islice(first_examples(longest, len(longest), encode, skip), size))
+        bad: list[SampleError] = []
+        tried = _by_length(rows, measure, self.recipe.data.workers)[: TRIED * size + SPARE]
+        longest = attrs.evolve(rows, indices=tried)
+        examples = first_examples(longest, len(longest), encode, lambda _, error: bad.append(error))
+        found: list[Made] = list(islice(examples, size))
         if not found:
-            raise skipped[-1]
-        return found
+            raise bad[-1]
+        return found, bad
+
+
+def _describe_bad(bad: Sequence[SampleError]) -> str:
+    if not bad:
+        return ""
+    n_rows = "1 row that cannot be read" if len(bad) == 1 else f"{len(bad)} rows that cannot be read"
+    return f", without {n_rows} ({bad[0]})"
 
 
 def _by_length(rows: RowDataset, measure: Callable[[Sample], int], n_workers: int | None) -> Sequence[int]:

@@ -6,7 +6,7 @@ Rows that the layouts read need no mapping; what other columns mean is guessed (
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -71,7 +71,8 @@ def look_at_rows(path: str) -> RowFacts:
     columns = _map(guesses)
     data = DataSection(path=path, split=split or "train", columns=columns)
     train, _ = read_rows(data)
-    samples = list(_samples(train))
+    bad: list[SampleError] = []
+    samples = list(_samples(train, on_bad=bad.append))
     answers = [_last_answer(sample) for sample in samples]
     # Columns by the names under which they are read.
     found = train.columns()
@@ -103,6 +104,7 @@ def look_at_rows(path: str) -> RowFacts:
         n_answer_tokens=max(map(estimate_tokens, answers)),
         kind=_find_kind(samples),
         n_read=len(samples),
+        bad=tuple(" ".join(str(error).split()) for error in bad),
         **_find_validation(path, split),
     )
 
@@ -242,10 +244,14 @@ def _first_problem(rows: RowDataset) -> SampleError | None:
     return problem
 
 
-def _samples(rows: RowDataset, most: int = FIRST) -> Iterator[Sample]:
+def _samples(
+    rows: RowDataset, most: int = FIRST, on_bad: Callable[[SampleError], None] = lambda _: None
+) -> Iterator[Sample]:
     for index in range(min(most, len(rows))):
-        with contextlib.suppress(SampleError):
+        try:
             yield rows[index]
+        except SampleError as error:
+            on_bad(error)
 
 
 def _last_answer(sample: Sample) -> str:

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from tests.models.encode.conversations import LONG, ONE, picture, sample_of
-from vlora.errors import SampleError
+from vlora.errors import LongRowError, SampleError
 from vlora.models import Encoder
 from vlora.models.generation.questions import Questions, split_question
 
@@ -64,3 +64,14 @@ def test_there_has_to_be_a_question() -> None:
     for sample in (sample_of(), sample_of(("assistant", "Hello."))):
         with pytest.raises(SampleError, match=r"^rows row 3: there is no turn to answer"):
             split_question(sample)
+
+
+def test_a_question_has_room_for_an_answer(encoder: Encoding) -> None:
+    """One that fills `data.max_seq_length` is not asked, as its row is not learned; a conversation may be longer."""
+    length = Questions(encoder("qwen2_vl"))(ONE).prompt.length
+
+    assert Questions(encoder("qwen2_vl", max_seq_length=length + 1))(ONE).prompt.length == length
+    tight = Questions(encoder("qwen2_vl", max_seq_length=length))
+    with pytest.raises(LongRowError, match=rf"^rows row 3: its question of {length} tokens .*max_seq_length={length};"):
+        tight(ONE)
+    assert tight.last(attrs.evolve(ONE, turns=ONE.turns[:1])).prompt.length >= length

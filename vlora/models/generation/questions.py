@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from ...data.readers.inline_images import is_inline
-from ...errors import SampleError
+from ...errors import LongRowError, SampleError
 from ...types import ImageSlot, Sample, Turn
 from ..encode.encoder import Encoder
 from ..encode.images.headers import look_at_image
@@ -53,9 +53,19 @@ class Questions:
         """Encode the first question of a sample; later turns are dropped.
 
         Raises:
+            LongRowError: It leaves no room for an answer within `data.max_seq_length`: no such row is learned from, and
+                memory was not planned for it.
             SampleError: It has no question, or it or one of its images cannot be read.
         """
-        return self._encode(sample, *split_question(self._masking.write_boxes(sample)))
+        found = self._encode(sample, *split_question(self._masking.write_boxes(sample)))
+        n_tokens, most = found.prompt.length, self.encoder.data.max_seq_length
+        if n_tokens >= most:
+            msg = (
+                f"{sample.source}: its question of {n_tokens:,} tokens leaves no room for an answer within "
+                f"data.max_seq_length={most}; raise it"
+            )
+            raise LongRowError(msg)
+        return found
 
     def last(self, sample: Sample) -> Question:
         """Encode a conversation up to its last turn, which is to be answered; earlier answers are only context.

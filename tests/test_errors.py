@@ -1,12 +1,13 @@
 """What vlora raises, and what it says."""
 
 import inspect
+import pickle
 
 import numpy as np
 import pytest
 
 from vlora import collate, errors
-from vlora.errors import LongRowError, OutOfMemoryError, SampleError, VloraError, describe_batch
+from vlora.errors import LongRowError, OutOfMemoryError, SampleError, SplitError, VloraError, describe_batch
 from vlora.types import Batch, Example
 
 
@@ -51,3 +52,17 @@ def test_a_lack_of_memory_says_what_needs_less() -> None:
     assert str(OutOfMemoryError("saving", "found", remedy="do this")).endswith("(found); do this")
     assert str(OutOfMemoryError("saving", "found", message="all of it")) == "all of it"
     assert (device.where, device.found, device.is_host, device.remedy) == ("step 3", "found", False, "")
+
+
+def test_an_error_begins_with_what_it_is_about() -> None:
+    """A recipe's key, or the argument that a command has in its place; what is said behind it stays as it is."""
+    error = SplitError("data.split is one of 'a', 'b'", ("a", "b"), key="data.split")
+    assert str(error) == "data.split: data.split is one of 'a', 'b'"
+    error.rename({"model.path": "--base"})
+    assert error.key == "data.split"
+    error.rename({"data.split": "--split"})
+
+    assert str(error) == "--split: data.split is one of 'a', 'b'"
+    copied = pickle.loads(pickle.dumps(VloraError("x", key="a.b")))
+    assert str(copied) == "a.b: x"
+    assert str(VloraError("x")) == "x"

@@ -1,6 +1,6 @@
 """What vlora raises. Every message says where, what was found, and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .system.redaction import redact
@@ -10,11 +10,30 @@ NAMED_ROWS = 4
 
 
 class VloraError(ValueError):
-    """Anything the user can mend; the command line prints it without a traceback."""
+    """Anything the user can mend; the command line prints it without a traceback.
 
-    def __init__(self, message: str = "") -> None:
-        """Say it without secrets, and not at any length."""
-        super().__init__(redact(message))
+    Attributes:
+        message: What is wrong, without secrets and not at any length.
+        key: What it is about, with which the sentence begins: a recipe's key, which a command may call otherwise.
+    """
+
+    def __init__(self, message: str = "", *, key: str | None = None) -> None:
+        """Take a sentence that has the key within it, or behind it."""
+        self.message, self.key = redact(message), key
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        """Write the sentence."""
+        return self.message if self.key is None else f"{self.key}: {self.message}"
+
+    def rename(self, arguments: Mapping[str, str]) -> None:
+        """Begin with a command's argument instead of a recipe's key.
+
+        Args:
+            arguments: The command's arguments by the keys in whose place they stand.
+        """
+        if self.key is not None:
+            self.key = arguments.get(self.key, self.key)
 
 
 class RecipeError(VloraError):
@@ -28,9 +47,9 @@ class SplitError(RecipeError):
         splits: Those that it has.
     """
 
-    def __init__(self, message: str, splits: Iterable[str]) -> None:
+    def __init__(self, message: str, splits: Iterable[str], *, key: str | None = None) -> None:
         """Say which one was asked for, and keep those that there are."""
-        super().__init__(message)
+        super().__init__(message, key=key)
         self.splits = tuple(map(str, splits))
 
 

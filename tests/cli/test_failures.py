@@ -45,8 +45,9 @@ def test_a_traceback_goes_to_the_output(tmp_path: Path) -> None:
 
 
 def test_arguments_are_named_in_place_of_keys() -> None:
-    """At the beginning and within, but neither in a file's name nor in a longer key."""
-    said = "model.path: a/model.path has no model.path_x; set model.path to another"
-    with pytest.raises(CheckpointError) as caught, naming_arguments({"model.path": "--base"}):
-        raise CheckpointError(said)
-    assert str(caught.value) == "--base: a/model.path has no model.path_x; set --base to another"
+    """What an error is about, and nothing of what it says: that may be a file's name."""
+    said = "a/model.path has no weights; give another"
+    for key, begin in (("model.path", "--base: "), ("model.paths", "model.paths: "), (None, "")):
+        with pytest.raises(CheckpointError) as caught, naming_arguments({"model.path": "--base"}):
+            raise CheckpointError(said, key=key)
+        assert str(caught.value) == f"{begin}{said}"

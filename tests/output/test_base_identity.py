@@ -50,7 +50,7 @@ def test_both_are_named(is_strict: bool) -> None:
 
     assert check_base(BASE, BASE, "a.safetensors", is_strict=is_strict) is None
     with pytest.raises(
-        CheckpointError, match=r"^a\.safetensors: .*'some/model' at 01234567 .*'an/other' .*names or sh"
+        CheckpointError, match=r"^model\.path: a\.safetensors was .*'some/model' at 01234567 .*'an/other' .*names or sh"
     ):
         check_base(BASE, larger, "a.safetensors", is_strict=is_strict)
     for recorded in (BASE, None):

@@ -1,6 +1,5 @@
 """The sentence and the exit status that a command ends with after an error."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +12,20 @@ from .status import INTERRUPTED, UNFORESEEN, USER_ERROR
 
 
 @contextmanager
-def naming_arguments(names: Mapping[str, str]) -> Iterator[None]:
-    """Let errors name a command's arguments where they name keys of a recipe that the command does not have.
+def naming_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
+    """Let errors begin with a command's arguments where they are about keys of a recipe, which the command has not.
 
     Args:
-        names: The arguments, by the keys.
+        arguments: The arguments, by the keys.
 
     Raises:
-        VloraError: As it was raised, in those words.
+        VloraError: As it was raised, under that name.
     """
     try:
         yield
     except VloraError as error:
-        error.args = (name_arguments(str(error), names),)
+        error.rename(arguments)
         raise
-
-
-def name_arguments(message: str, names: Mapping[str, str]) -> str:
-    """Name arguments instead of keys of a recipe in a message, as in `naming_arguments`."""
-    for key, argument in names.items():
-        message = re.sub(rf"(?<![\w./-]){re.escape(key)}(?!\w)", argument, message)
-    return message
 
 
 def explain(error: BaseException, typed: Sequence[str], recipe: Recipe | None) -> tuple[str, int]:

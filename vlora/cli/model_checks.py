@@ -16,7 +16,6 @@ from rich.text import Text
 from ..errors import RecipeError
 from ..recipe.parse import parse_recipe, parse_value
 from ..recipe.schema import Recipe
-from .failures import name_arguments
 from .screen import Screen
 from .status import DONE, FAILED_CHECK
 
@@ -127,12 +126,6 @@ def _gather(outcomes: "Sequence[Outcome]") -> "Iterator[Outcome]":
         yield attrs.evolve(first, name=f"{len(others) + 1} others") if others and found[0] else first
 
 
-def _name_model(event: Any) -> Any:
-    """Let the outcome of a check name the command's argument instead of a recipe's key."""
-    found = getattr(event, "found", None)
-    return event if found is None else attrs.evolve(event, found=name_arguments(found, {"model.path": "model"}))
-
-
 def _run(recipe: Recipe, folder: Path, console: Screen) -> "list[Outcome]":
     """Run the checks, with a bar on a terminal and a line for each elsewhere."""
     from ..doctor.checks import Outcome
@@ -144,7 +137,7 @@ def _run(recipe: Recipe, folder: Path, console: Screen) -> "list[Outcome]":
     outcomes = []
     with bar:
         task = bar.add_task("begins", total=len(NAMES))
-        for event in map(_name_model, check_model(recipe, folder)):
+        for event in check_model(recipe, folder, {"model.path": "model"}):
             console.tell(event)
             if isinstance(event, Outcome):
                 outcomes.append(event)

@@ -1,14 +1,13 @@
 """Rows of one source or of several, as a recipe names them: `data.path`, or `[[data.sources]]`."""
 
 import contextlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
-from ..errors import RecipeError, SplitError
+from ..errors import RecipeError
 from ..recipe.schema import DataSection
 from ..recipe.sources import SourceSection
 from .format.samples import Preferences
@@ -18,8 +17,6 @@ from .rows import RowDataset
 
 OWN = ("path", "revision", "split", "config", "columns", "custom_prompt_format", "image_root", "system")
 """Keys of a source that take the place of those of [data]."""
-
-_KEY = re.compile(r"data\.(\w+)")
 
 
 def check_sources(data: DataSection) -> None:
@@ -112,22 +109,22 @@ def _refuse_unlearned(train: MixedRows) -> None:
     for place, share in enumerate(train.shares()):
         if not share.n_drawn:
             msg = (
-                f"data.sources[{place}].weight: {share.wanted:.2g} of the {len(train):,} rows of an epoch is less than "
+                f"{share.wanted:.2g} of the {len(train):,} rows of an epoch is less than "
                 f"one row of {share.name}; give it more, or leave the source out"
             )
-            raise RecipeError(msg)
+            raise RecipeError(msg, key=f"data.sources[{place}].weight")
 
 
 @contextlib.contextmanager
 def naming_source(place: int, source: SourceSection) -> Iterator[None]:
-    """Let an error begin with the key of the source."""
+    """Let an error be about the source: about its key, if it has its own, or about a key of [data] that it shares."""
     try:
         yield
     except RecipeError as error:
-        key = _KEY.match(str(error))
-        is_own = key is not None and key[1] in OWN and getattr(source, key[1]) is not None
-        name, said = f"data.sources[{place}]", str(error)
-        msg = f"{name}.{said.removeprefix('data.')}" if is_own else f"{name}: {said}"
-        if isinstance(error, SplitError):
-            raise SplitError(msg, error.splits) from None
-        raise RecipeError(msg) from None
+        section, _, rest = (error.key or "").partition(".")
+        own = rest.partition(".")[0]
+        if section == "data" and own in OWN and getattr(source, own) is not None:
+            error.key = f"data.sources[{place}].{rest}"
+        else:
+            error.message, error.key = str(error), f"data.sources[{place}]"
+        raise

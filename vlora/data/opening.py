@@ -82,8 +82,8 @@ def find_commit(data: DataSection) -> str | None:
         is_local = path == BUILTIN_DIGITS or is_pattern(path) or expand(path).exists()
     if data.revision is not None and is_local:
         what = "the built-in rows" if path == BUILTIN_DIGITS else f"{path!r}, which lies here"
-        msg = f"data.revision: found {data.revision!r} together with {what}: only a hub id has versions; leave it out"
-        raise RecipeError(msg)
+        msg = f"found {data.revision!r} together with {what}: only a hub id has versions; leave it out"
+        raise RecipeError(msg, key="data.revision")
     if is_local:
         return None
     from .readers.hub import find_commit
@@ -142,8 +142,8 @@ def hold_out(train: RowDataset, share: float, seed: int) -> tuple[RowDataset, Ro
     order = np.random.default_rng(seed).permutation(len(train))
     n_held_out = max(1, round(len(train) * share))
     if n_held_out >= len(train):
-        msg = f"data.valid_fraction: holding out {n_held_out} of {len(train)} rows leaves none to train on"
-        raise RecipeError(msg)
+        msg = f"holding out {n_held_out} of {len(train)} rows leaves none to train on"
+        raise RecipeError(msg, key="data.valid_fraction")
     indices = np.asarray(train.indices)
     held_out, kept = (indices[np.sort(places)].tolist() for places in (order[:n_held_out], order[n_held_out:]))
     return attrs.evolve(train, indices=kept), attrs.evolve(train, indices=held_out)
@@ -153,8 +153,8 @@ def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...
     """Yield (key, path, split) of the rows to train on, then of those to validate on if they are read by themselves."""
     split, path = parse_key("data.split", data.split), data.path or ""
     if len(split) > 1 and _has_one_split(path):
-        msg = f"data.split: found {data.split!r}, {path!r} has a single split; name one slice of it"
-        raise RecipeError(msg)
+        msg = f"found {data.split!r}, {path!r} has a single split; name one slice of it"
+        raise RecipeError(msg, key="data.split")
     yield "data.path", path, split
     if data.valid_path is not None:
         yield "data.valid_path", *_find_other(data)
@@ -162,10 +162,10 @@ def _sources(data: DataSection) -> Iterator[tuple[str, str, tuple[SplitPart, ...
         valid = parse_key("data.valid_split", data.valid_split)
         if _has_one_split(path) and (len(valid) > 1 or valid[0].is_whole):
             msg = (
-                f"data.valid_split: found {data.valid_split!r}, {path!r} has a single split, which is trained on; "
+                f"found {data.valid_split!r}, {path!r} has a single split, which is trained on; "
                 "give data.valid_path or data.valid_fraction, or slices of it (train[:90%] and train[90%:])"
             )
-            raise RecipeError(msg)
+            raise RecipeError(msg, key="data.valid_split")
         yield "data.valid_split", path, valid
 
 
@@ -200,8 +200,8 @@ def parse_key(key: str, split: str) -> tuple[SplitPart, ...]:
     try:
         return parse_split(split)
     except ValueError as error:
-        msg = f"{key}: found {split!r}; {error}"
-        raise RecipeError(msg) from None
+        msg = f"found {split!r}; {error}"
+        raise RecipeError(msg, key=key) from None
 
 
 def load_split(data: DataSection, path: str, split: tuple[SplitPart, ...], key: str) -> RowDataset:
@@ -223,8 +223,8 @@ def load_split(data: DataSection, path: str, split: tuple[SplitPart, ...], key: 
         n_before += len(table)
     name = "+".join(dict.fromkeys(part.name for part in split))
     if not any(indices):
-        msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
-        raise RecipeError(msg)
+        msg = f"{path!r} (split {'+'.join(map(str, split))!r}) has no rows"
+        raise RecipeError(msg, key=key)
     all_indices = indices[0] if len(indices) == 1 else [index for part in indices for index in part]
     name = f"{Path(path).name} {name}" if path != name else path
     return make_dataset(data, path, name, join_tables(tables), all_indices, folder)
@@ -242,8 +242,8 @@ def _load_files(data: DataSection, path: str, split: tuple[SplitPart, ...], key:
         chosen = part.choose(sum(map(len, found)) - n_before)
         indices.append(range(n_before + chosen.start, n_before + chosen.stop))
     if not any(indices):
-        msg = f"{key}: {path!r} (split {'+'.join(map(str, split))!r}) has no rows"
-        raise RecipeError(msg)
+        msg = f"{path!r} (split {'+'.join(map(str, split))!r}) has no rows"
+        raise RecipeError(msg, key=key)
     every = indices[0] if len(indices) == 1 else [index for each in indices for index in each]
     return mix_rows(Path(path).name, found, indices=every, is_mixture=False)
 
@@ -291,10 +291,10 @@ def naming(key: str, path: str, split: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError) as error:
-        msg = f"{key}: cannot read {path!r} (split {split!r}): {error}{_suggest(expand(path))}"
+        msg = f"cannot read {path!r} (split {split!r}): {error}{_suggest(expand(path))}"
         if isinstance(error, SplitError):
-            raise SplitError(msg, error.splits) from None
-        raise RecipeError(msg) from None
+            raise SplitError(msg, error.splits, key=key) from None
+        raise RecipeError(msg, key=key) from None
 
 
 def _check_columns(data: DataSection, known: Sequence[str] | None, path: str) -> None:
@@ -302,8 +302,8 @@ def _check_columns(data: DataSection, known: Sequence[str] | None, path: str) ->
         if known is not None and column not in known:
             near = difflib.get_close_matches(column, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            msg = f"data.columns.{column}: {path!r} has no such column; {hint}"
-            raise RecipeError(msg)
+            msg = f"{path!r} has no such column; {hint}"
+            raise RecipeError(msg, key=f"data.columns.{column}")
 
 
 def _find_folder(name: str) -> Path:
@@ -313,8 +313,8 @@ def _find_folder(name: str) -> Path:
     except (OSError, ValueError):
         is_there = False
     if not is_there:
-        msg = f"data.image_root: there is no folder {name!r}{_suggest(folder)}; name the one where image paths begin"
-        raise RecipeError(msg)
+        msg = f"there is no folder {name!r}{_suggest(folder)}; name the one where image paths begin"
+        raise RecipeError(msg, key="data.image_root")
     return folder
 
 

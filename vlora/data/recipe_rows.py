@@ -47,10 +47,10 @@ def refuse_stream(data: DataSection) -> None:
     """
     if data.streaming:
         msg = (
-            "data.streaming: found true, and load_data gives rows by their numbers, which those of a stream do not "
+            "found true, and load_data gives rows by their numbers, which those of a stream do not "
             "have; fit streams them, or give load_data rows of your own"
         )
-        raise RecipeError(msg)
+        raise RecipeError(msg, key="data.streaming")
 
 
 def _read_stream_sources(data: DataSection, preferences: Preferences | None) -> tuple[RowDataset, RowDataset | None]:
@@ -62,10 +62,10 @@ def _read_stream_sources(data: DataSection, preferences: Preferences | None) -> 
     rare = find_too_rare(weights)
     if rare is not None:
         msg = (
-            f"data.sources[{rare}].weight: {weights[rare] / sum(weights):.2g} of all rows is less than one of "
+            f"{weights[rare] / sum(weights):.2g} of all rows is less than one of "
             f"{MOST_OF_A_ROUND:,}; give it more, or leave the source out"
         )
-        raise RecipeError(msg)
+        raise RecipeError(msg, key=f"data.sources[{rare}].weight")
     found = []
     for place, source in enumerate(data.sources):
         with naming_source(place, source):

@@ -16,8 +16,8 @@ from .splits import SplitPart
 HEAD_ROWS = 1024
 """First rows of a stream that can be asked for by their numbers: for what shows or measures rows and trains nothing."""
 
-_START = "data.split: found {found!r}; a stream is cut at its beginning only, as in train[100:], or not at all"
-_FIRST = "data.valid_split: found {found!r}; of a stream the first rows are held out, as in train[:100]"
+_START = "found {found!r}; a stream is cut at its beginning only, as in train[100:], or not at all"
+_FIRST = "found {found!r}; of a stream the first rows are held out, as in train[:100]"
 
 
 def check_streams(data: DataSection) -> None:
@@ -52,7 +52,7 @@ def read_streams(
     commit = find_commit(data)
     pinned = data if commit is None else attrs.evolve(data, revision=commit)
     if split.last is not None or not (split.first or "0").isdecimal():
-        raise RecipeError(_START.format(found=data.split))
+        raise RecipeError(_START.format(found=data.split), key="data.split")
     n_left_out = int(split.first or 0)
     stream = _cut(_open(pinned, path, split.name, "data.path"), data, n_left_out, most)
     train = attrs.evolve(_make(pinned, path, stream, HEAD_ROWS), commit=commit, stream=stream)
@@ -65,8 +65,8 @@ def _cut(stream: RowStream, data: DataSection, n_left_out: int, most: int | None
     if n_left_out:
         places = stream.head(n_left_out + 1)
         if len(places) <= n_left_out:
-            msg = f"data.split: found {data.split!r}, and {data.path!r} has {len(places)} rows, which leaves none"
-            raise RecipeError(msg)
+            msg = f"found {data.split!r}, and {data.path!r} has {len(places)} rows, which leaves none"
+            raise RecipeError(msg, key="data.split")
         stream = attrs.evolve(stream, first=places[n_left_out])
     if most is not None:
         places = stream.head(most + 1)
@@ -83,18 +83,18 @@ def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_o
     valid = _parse_one("data.valid_split", data.valid_split)
     if valid.name != split.name:
         if not valid.is_whole:
-            raise RecipeError(_FIRST.format(found=data.valid_split))
+            raise RecipeError(_FIRST.format(found=data.valid_split), key="data.valid_split")
         return _make(data, path, _open(data, path, valid.name, "data.valid_split"), None)
     last = valid.last or ""
     n_rows = int(last) if valid.first in (None, "0") and last.isdecimal() else 0
     if not n_rows:
-        raise RecipeError(_FIRST.format(found=data.valid_split))
+        raise RecipeError(_FIRST.format(found=data.valid_split), key="data.valid_split")
     if n_left_out < n_rows:
         msg = (
-            f"data.valid_split: found {data.valid_split!r}, whose rows would be trained on, too; set "
+            f"found {data.valid_split!r}, whose rows would be trained on, too; set "
             f"data.split = '{split.name}[{n_rows}:]'"
         )
-        raise RecipeError(msg)
+        raise RecipeError(msg, key="data.valid_split")
     return _make(data, path, stream, n_rows)
 
 
@@ -134,6 +134,6 @@ def _make(data: DataSection, path: str, stream: RowStream, n_rows: int | None) -
 def _parse_one(key: str, text: str) -> SplitPart:
     parts = parse_key(key, text)
     if len(parts) > 1:
-        msg = f"{key}: found {text!r}; a stream has one split, name one"
-        raise RecipeError(msg)
+        msg = f"found {text!r}; a stream has one split, name one"
+        raise RecipeError(msg, key=key)
     return parts[0]

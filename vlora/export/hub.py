@@ -187,7 +187,7 @@ def _write(name: str, repo: str, folder: Path, *, has_adapter: bool) -> None:
         run = _find_run(source)
         # A fused model lies beside the adapter that it was made of.
         is_fused = run != source and (run / CONFIG_NAME).is_file()
-        config = read_object(run / CONFIG_NAME, CheckpointError, str(run)) if is_fused else {}
+        config = read_object(run / CONFIG_NAME, CheckpointError) if is_fused else {}
         for file in _model_files(source):
             _put(file, folder / file.name)
         for config_name in ("config.json", "tokenizer_config.json"):

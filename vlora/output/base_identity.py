@@ -110,10 +110,10 @@ def check_base(
         what = f"was trained on {recorded.describe()}"
         if difference == "architecture":
             msg = (
-                f"{where}: {what}, and the model is {now.describe()}, whose parameters have other names or shapes; set "
-                "model.path to the model that it was trained on"
+                f"{where} {what}, and the model is {now.describe()}, whose parameters have other names or shapes; give "
+                "the model that it was trained on"
             )
-            raise CheckpointError(msg)
+            raise CheckpointError(msg, key="model.path")
         is_same = recorded.weights == now.weights
         why = "their precision is another one" if is_same else "the weights are others, so that the answers may be"
     line = f"{where}: {what}, and is loaded on {now.describe()}: {why}"

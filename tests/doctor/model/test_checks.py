@@ -18,7 +18,7 @@ from vlora.doctor.checks import Outcome
 from vlora.doctor.model import checks
 from vlora.doctor.model.checks import CHECKS, FIRST, NAMES, Begun, check_model, run_check
 from vlora.doctor.model.subject import LeftOut
-from vlora.errors import CheckError
+from vlora.errors import CheckError, ModelError
 from vlora.models.families.registry import describe_family
 
 TRAINED = [name for name in FAMILIES if not describe_family(model_type(name)).refused]
@@ -123,13 +123,19 @@ def test_what_a_later_check_finds_leaves_the_others_alone(tmp_path: Path, monkey
 
 
 def test_whatever_is_raised_is_an_outcome() -> None:
-    """Vlora's own sentences stand as they are, others name their kind; what is left out is neither."""
+    """Vlora's own sentences begin with the command's argument, others name their kind; what is left out is neither."""
 
     def crash() -> str:
         msg = "list index out of range"
         raise IndexError(msg)
 
+    def refuse() -> str:
+        msg = "there is no folder 'x'"
+        raise ModelError(msg, key="model.path")
+
     crashed, left = run_check("a", crash), run_check("b", lambda: LeftOut("it has none"))
+    refused = run_check("c", refuse, {"model.path": "model"})
 
     assert (crashed.is_ok, crashed.found) == (False, "IndexError: list index out of range; report it")
     assert (left.is_ok, left.is_left_out, left.found) == (True, True, "it has none")
+    assert (refused.is_ok, refused.found) == (False, "model: there is no folder 'x'")

@@ -42,11 +42,11 @@ def check_question(split: str, config: str | None, key: str = "data.split") -> N
         RecipeError: No such split or question.
     """
     if split not in ("train", "test"):
-        msg = f"{key}: found {split!r}, {BUILTIN_DIGITS} has 'train' and 'test'"
-        raise SplitError(msg, ("train", "test"))
+        msg = f"found {split!r}, {BUILTIN_DIGITS} has 'train' and 'test'"
+        raise SplitError(msg, ("train", "test"), key=key)
     if (config or "digit") not in QUESTIONS:
-        msg = f"data.config: found {config!r}, {BUILTIN_DIGITS} has {', '.join(map(repr, QUESTIONS))}"
-        raise RecipeError(msg)
+        msg = f"found {config!r}, {BUILTIN_DIGITS} has {', '.join(map(repr, QUESTIONS))}"
+        raise RecipeError(msg, key="data.config")
 
 
 def load_digit_rows(split: str, config: str | None, key: str = "data.split") -> list[dict[str, Any]]:
@@ -99,8 +99,8 @@ def read_table() -> npt.NDArray[np.float64]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        msg = f'data.path: {BUILTIN_DIGITS} needs scikit-learn; run python -m pip install -e ".[quickstart]"'
-        raise RecipeError(msg) from None
+        msg = f'{BUILTIN_DIGITS} needs scikit-learn; run python -m pip install -e ".[quickstart]"'
+        raise RecipeError(msg, key="data.path") from None
     found = load_digits()
     return np.column_stack([found.data, found.target])
 

@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import attrs
 
@@ -64,12 +65,15 @@ class Begun:
     n_checks: int
 
 
-def check_model(recipe: Recipe, folder: Path) -> Iterator[Begun | Outcome]:
+def check_model(
+    recipe: Recipe, folder: Path, arguments: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Begun | Outcome]:
     """Check a recipe's model: whether it opens, whether its rows are right, and whether it can be trained.
 
     Args:
         recipe: Its model, and how it is trained; rows are made here.
         folder: For what is written.
+        arguments: What is told in place of a recipe's keys (`VloraError.rename`).
 
     Yields:
         Each check when it begins, and what it found.
@@ -78,35 +82,33 @@ def check_model(recipe: Recipe, folder: Path) -> Iterator[Begun | Outcome]:
         opened = _Opening(recipe=without_rows(recipe))
         for name, check in opened.checks().items():
             yield _begin(name)
-            outcome = run_check(name, check)
+            outcome = run_check(name, check, arguments)
             yield outcome
             if not outcome.is_ok and name != FIRST[-1]:
                 yield from _leave_out(name)
                 return
         for name, own in CHECKS.items():
             yield _begin(name)
-            yield run_check(name, functools.partial(own, opened.subject, folder))
+            yield run_check(name, functools.partial(own, opened.subject, folder), arguments)
 
 
-def run_check(name: str, check: Callable[[], str | LeftOut]) -> Outcome:
-    """Run a check and say what it found, whatever it raises."""
+def run_check(
+    name: str, check: Callable[[], str | LeftOut], arguments: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
+    """Run a check and say what it found, whatever it raises; the arguments are those of `check_model`."""
     began = time.perf_counter()
     is_left_out = False
     try:
         found, is_ok = check(), True
-    except CheckError as error:
+    except VloraError as error:
+        error.rename(arguments)
         found, is_ok = str(error), False
     except Exception as error:  # noqa: BLE001 - whatever a model, its processor or MLX comes up with is what we are after
-        found, is_ok = describe_error(error), False
+        found, is_ok = f"{type(error).__name__}: {error}; report it", False
     if isinstance(found, LeftOut):
         found, is_left_out = found.reason, True
     seconds = time.perf_counter() - began
     return Outcome(name=name, is_ok=is_ok, found=found, seconds=seconds, is_left_out=is_left_out)
-
-
-def describe_error(error: Exception) -> str:
-    """Say what was raised: vlora's own sentences as they are, others with their kind."""
-    return str(error) if isinstance(error, VloraError) else f"{type(error).__name__}: {error}; report it"
 
 
 def _begin(name: str) -> Begun:

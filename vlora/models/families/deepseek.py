@@ -50,11 +50,11 @@ def fix_deepseek(module: nn.Module) -> None:
         attention = layer.self_attn
         if "gate" in layer.mlp and layer.mlp.gate.topk_method != "greedy":
             msg = (
-                f"model.path: the experts of this DeepSeek-VL2 are chosen by {layer.mlp.gate.topk_method!r}, and "
+                f"the experts of this DeepSeek-VL2 are chosen by {layer.mlp.gate.topk_method!r}, and "
                 "mlx-vlm 0.7.10 leaves their correction and the normalization of their weights out "
                 "(deepseek_vl_v2/language.py:335); only models that choose greedily are trained"
             )
-            raise ModelError(msg)
+            raise ModelError(msg, key="model.path")
         if "kv_a_layernorm" not in attention:
             continue
         for name in ("kv_a_layernorm", "q_a_layernorm"):

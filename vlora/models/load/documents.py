@@ -20,13 +20,13 @@ class _UnfitError(ValueError):
     """A fault of a file; the message follows the file's name."""
 
 
-def read_object(path: Path, error: type[VloraError], where: str) -> dict[str, Any]:
+def read_object(path: Path, error: type[VloraError], key: str | None = None) -> dict[str, Any]:
     """Read a JSON object; if the file's name is known, its values are checked, too.
 
     Args:
         path: The file.
         error: The class of the error to raise.
-        where: The recipe's key that led there.
+        key: The recipe's key, or the argument, that led there; None if the file's name says enough.
 
     Raises:
         VloraError: It cannot be read, is not a JSON object, or has invalid values.
@@ -35,13 +35,13 @@ def read_object(path: Path, error: type[VloraError], where: str) -> dict[str, An
         found = _parse(path)
     except (OSError, ValueError, RecursionError) as problem:
         reason = _explain(problem)
-        msg = f"{where}: {path} {reason}; give one that was written whole"
-        raise error(msg) from None
+        msg = f"{path} {reason}; give one that was written whole"
+        raise error(msg, key=key) from None
     schema = SCHEMAS.get(path.name)
     if schema is not None and (problems := find_problems(found, schema)):
         more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        msg = f"{where}: {path}: {'; '.join(problems[:NAMED])}{more}"
-        raise error(msg)
+        msg = f"{path}: {'; '.join(problems[:NAMED])}{more}"
+        raise error(msg, key=key)
     return found
 
 

@@ -67,15 +67,15 @@ def find_model(section: ModelSection) -> ModelFiles:
         config = mlx_vlm_utils.load_config(path)
     if not section.trust_remote_code and config.get("model_file"):
         msg = (
-            f"model.path: {section.path!r} brings Python code of its own ({config['model_file']}), which loading would "
+            f"{section.path!r} brings Python code of its own ({config['model_file']}), which loading would "
             "run; set model.trust_remote_code = true if you trust it"
         )
-        raise ModelError(msg)
+        raise ModelError(msg, key="model.path")
     package, model_type = _find_package(path, config)
     family = describe_family(model_type)
     if family.refused:
-        msg = f"model.path: models of the family {model_type} are not trained: {family.refused}"
-        raise ModelError(msg)
+        msg = f"models of the family {model_type} are not trained: {family.refused}"
+        raise ModelError(msg, key="model.path")
     fields = read_fields(package)
     with blaming(f"cannot read {path / CONFIG_NAME}", path):
         translated = translate_config(config, model_type, fields, section.path)
@@ -96,10 +96,8 @@ def _find_folder(section: ModelSection) -> Path:
     """Find a model's folder, and check its JSON files."""
     local, found = Path(section.path), f"there is no folder {section.path!r}"
     if section.revision is not None and local.exists():
-        msg = (
-            f"model.revision: found {section.revision!r}, and {section.path!r} is a folder: only a hub id has versions"
-        )
-        raise ModelError(msg)
+        msg = f"found {section.revision!r}, and {section.path!r} is a folder: only a hub id has versions"
+        raise ModelError(msg, key="model.revision")
     try:
         describing = mlx_vlm_utils.get_model_path(section.path, revision=section.revision, allow_patterns=DESCRIBING)
         path = Path(describing)
@@ -116,8 +114,8 @@ def _find_folder(section: ModelSection) -> Path:
             version = "none" if section.revision is None else f"no version {section.revision!r}"
             found += f", and the hub gives {version} ({str(error).strip().splitlines()[0].rstrip('.')})"
     if not is_model:
-        msg = f"model.path: {found}; give a model's folder or a hub id"
-        raise ModelError(msg)
+        msg = f"{found}; give a model's folder or a hub id"
+        raise ModelError(msg, key="model.path")
     check_folder(path)
     return path
 
@@ -129,8 +127,8 @@ def _find_package(path: Path, config: Mapping[str, Any]) -> tuple[Any, str]:
     with blaming(what, path):
         package, model_type = mlx_vlm_utils.get_model_and_args(dict(config), model_path=path)
     if misfits := sorted(find_misfits(package, config)):
-        msg = f"model.path: {path / CONFIG_NAME}: {'; '.join(misfits[:3])}"
-        raise ModelError(msg)
+        msg = f"{path / CONFIG_NAME}: {'; '.join(misfits[:3])}"
+        raise ModelError(msg, key="model.path")
     return package, model_type
 
 
@@ -159,10 +157,10 @@ def number_added(files: ModelFiles, section: ModelSection) -> Numbered:
     for token, number in numbered.ids.items():
         if number in taken:
             msg = (
-                f"model.add_tokens: {token!r} would get the id {number}, which config.json has for something else "
+                f"{token!r} would get the id {number}, which config.json has for something else "
                 f"({taken[number]}); leave it out"
             )
-            raise ModelError(msg)
+            raise ModelError(msg, key="model.add_tokens")
     return numbered
 
 

@@ -28,7 +28,8 @@ VOCABULARY = re.compile(r"tokeni[sz]er|vocab|merges|spiece|sentencepiece|tekken|
 LONGEST = 300
 """Longest part of another library's error that is repeated, in characters."""
 
-WHERE = "model.path"
+KEY = "model.path"
+"""What errors about a model's files begin with."""
 
 OBJECTS = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", "vocab.json")
 """Tokenizer files that have to be objects. Others may be lists."""
@@ -43,11 +44,11 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         is_named = any(fnmatch.fnmatch(path.name, pattern) for pattern in DESCRIBING)
         if path.name in SCHEMAS and path.name != INDEX_NAME:
-            read_object(path, ModelError, WHERE)
+            read_object(path, ModelError, KEY)
         elif is_named and not path.is_dir() and not _is_regular(path):
             # Reading a pipe would block.
-            msg = f"{WHERE}: {path} is no regular file; give a folder with the files of one model"
-            raise ModelError(msg)
+            msg = f"{path} is no regular file; give a folder with the files of one model"
+            raise ModelError(msg, key=KEY)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -58,8 +59,8 @@ def check_tokenizer(folder: Path) -> None:
     """
     names = {path.name for path in folder.iterdir()} - {"tokenizer_config.json"}
     if not any(VOCABULARY.search(name) for name in names):
-        msg = f"{WHERE}: {folder} has no tokenizer (tokenizer.json, or the files that its family has instead); add it"
-        raise ModelError(msg)
+        msg = f"{folder} has no tokenizer (tokenizer.json, or the files that its family has instead); add it"
+        raise ModelError(msg, key=KEY)
 
 
 def _is_regular(path: Path) -> bool:
@@ -81,8 +82,8 @@ def check_weights(folder: Path) -> None:
             read_header(path)
         except (HeaderError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            msg = f"{WHERE}: {path} cannot be read: {reason}; download or write it again"
-            raise ModelError(msg) from None
+            msg = f"{path} cannot be read: {reason}; download or write it again"
+            raise ModelError(msg, key=KEY) from None
 
 
 def list_weights(folder: Path) -> list[Path]:
@@ -95,11 +96,11 @@ def list_weights(folder: Path) -> list[Path]:
     lying = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(APART))
     if not index.exists():
         return lying
-    names = sorted(set(read_object(index, ModelError, WHERE)["weight_map"].values()))
+    names = sorted(set(read_object(index, ModelError, KEY)["weight_map"].values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing and len(missing) < len(names):
-        msg = f"{WHERE}: {index} names {missing[0]}, which is not there; download the model again"
-        raise ModelError(msg)
+        msg = f"{index} names {missing[0]}, which is not there; download the model again"
+        raise ModelError(msg, key=KEY)
     # An index of another layout of the same weights: like mlx-vlm, use the files that exist.
     return lying if missing else [folder / name for name in names]
 
@@ -123,7 +124,7 @@ def blaming(what: str, folder: Path, remedy: str = "") -> Iterator[None]:
         told = _find_broken(folder) or explain(error)
         # transformers' errors about keys of config.json name the key, but not the file.
         file = f"{folder / CONFIG_NAME}: " if type(error).__name__.startswith("StrictDataclass") else ""
-        return ModelError(f"{WHERE}: {what}: {file}{told}{remedy and f'; {remedy}'}")
+        return ModelError(f"{what}: {file}{told}{remedy and f'; {remedy}'}", key=KEY)
 
     with foreign(name):
         yield

@@ -63,7 +63,7 @@ def scale_rotations(language_model: nn.Module, scaling: Mapping[str, Any], name:
     if not all(type(child) is nn.RoPE and child.scale == 1.0 for _, _, child in rotations):
         return
     if rotations and scaling["type"] not in MENDED_TYPES:
-        msg = f"model.path: {name!r} scales its rotary embedding ({scaling['type']}), which mlx-vlm does not do here"
-        raise ModelError(msg)
+        msg = f"{name!r} scales its rotary embedding ({scaling['type']}), which mlx-vlm does not do here"
+        raise ModelError(msg, key="model.path")
     for parent, key, child in rotations:
         parent[key] = initialize_rope(child.dims, child.base, child.traditional, dict(scaling))

@@ -148,6 +148,7 @@ def _scaling(rope: Mapping[str, Any]) -> str | None:
 
 def _refusal(name: str, what: str) -> ModelError:
     return ModelError(
-        f"model.path: {name!r} was saved by transformers 5 and {what}, which mlx-vlm's classes of this family have no "
-        "field for; it would be read as something else"
+        f"{name!r} was saved by transformers 5 and {what}, which mlx-vlm's classes of this family have no field for; "
+        "it would be read as something else",
+        key="model.path",
     )

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from .chart import Chart, Line, thin_line
+from .labels import Point, place_labels
 from .ticks import Axis, make_axis
-
-Point = tuple[float, float]
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (7, 4), (2, 3), (9, 3, 2, 3), (14, 4), (4, 2))
 """Dashes of lines, and shapes of their points below, so that the legend does not depend on colours."""
@@ -171,10 +170,17 @@ def lay_out(chart: Chart, width: float, height: float, size: float = 12.0) -> La
             lower = [plane.at(x, y) for x, y in zip(line.xs, line.low, strict=True)]
             areas.append(Area(points=(*upper, *reversed(lower)), style=style))
     texts += _write_axes(chart, plane, size, height)
-    for mark in chart.marks:
-        at = plane.at(mark.x, mark.y)
-        dots.append(Dot(at=at, style=_style_of(chart, mark.x, mark.y), is_marked=True))
-        texts.append(_write_mark(mark.text, at, plane, size))
+    marks = [plane.at(mark.x, mark.y) for mark in chart.marks]
+    dots += [
+        Dot(at=at, style=_style_of(chart, mark.x, mark.y), is_marked=True)
+        for mark, at in zip(chart.marks, marks, strict=True)
+    ]
+    labels = [(mark.text, measure(mark.text, size)) for mark in chart.marks]
+    room = (plane.left + size * 0.3, plane.top, plane.right, plane.bottom)
+    places = place_labels([width for _, width in labels], marks, [stroke.points for stroke in strokes], room, size)
+    texts += [
+        Text(at=place, text=text, anchor="middle", kind="mark") for (text, _), place in zip(labels, places, strict=True)
+    ]
     return Layout(
         width=width,
         height=height,
@@ -280,15 +286,6 @@ def _write_axes(chart: Chart, plane: _Plane, size: float, height: float) -> Iter
         yield Text(at=(x, plane.bottom + size * 1.25), text=label, anchor="middle", kind="tick")
     middle = (plane.left + plane.right) / 2
     yield Text(at=(middle, height - size * 0.3), text=chart.x_label, anchor="middle")
-
-
-def _write_mark(text: str, at: Point, plane: _Plane, size: float) -> Text:
-    """Write a point's label below it, where a line that falls to it is not, or above if there is no room."""
-    x, y = at
-    half = measure(text, size) / 2
-    x = min(max(x, plane.left + half + size * 0.3), plane.right - half)
-    below = y + size * 1.8
-    return Text(at=(x, below if below < plane.bottom else y - size * 0.9), text=text, anchor="middle", kind="mark")
 
 
 def _style_of(chart: Chart, x: float, y: float) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .layout import N_STYLES, Dot, Layout, Point, Stroke, Text, corners_of, dashes_of, shape_of
+from .labels import Point
+from .layout import N_STYLES, Dot, Layout, Stroke, Text, corners_of, dashes_of, shape_of
 
 PAPER, INK, GRID, AXIS = "#ffffff", "#30363d", "#e3e6ea", "#7d8590"
 COLOURS = ("#0b62c4", "#b3440c", "#1a7f37", "#7b3fc4", "#b0246b", "#57606a")

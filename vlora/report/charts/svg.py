@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from html import escape
 
 from ..page import visible
-from .layout import N_STYLES, Dot, Layout, Point, Stroke, Text, corners_of, dashes_of, shape_of
+from .labels import Point
+from .layout import N_STYLES, Dot, Layout, Stroke, Text, corners_of, dashes_of, shape_of
 
 
 def draw_svg(layout: Layout, name: str) -> str:

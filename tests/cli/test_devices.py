@@ -269,6 +269,36 @@ def test_divided_weights_change_nothing(sets: tuple[str, ...], recipe: Path) -> 
     assert all(mx.array_equal(found[name], expected[name]) for name in expected)
 
 
+PACKED = ("train.batching=packed", "data.max_seq_length=60", "train.batch_size=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sets", [PACKED, (), (*PACKED, "train.batch_size=2")], ids=["packed", "streamed", "both"])
+def test_divided_weights_of_packed_and_streamed_rows(sets: tuple[str, ...], recipe: Path) -> None:
+    """Losses and adapter are those of whole weights, to the last bit, where a device has no row at an epoch's end."""
+    if sets != PACKED:
+        lines = []
+        for number in range(13):
+            picture(24, 24, number).save(recipe.parent / f"{number}.png")
+            lines.append({"question": "Which?", "answer": "seven " * (number % 4) + "one", "image": f"{number}.png"})
+        (recipe.parent / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        text = re.sub(r"\[data\].*?\[optim\]", "[data]\n[optim]", recipe.read_text(), flags=re.DOTALL)
+        recipe.write_text(text.replace("epochs = 2\n", ""))
+        sets = (*sets, "data.path=rows.jsonl", "data.streaming=true", "data.shuffle_buffer=4", "train.iters=9")
+        sets = (*ADAPTER[:4], *DIVIDED, "data.train_on_completions=true", *sets)
+    else:
+        sets = (*ADAPTER, *DIVIDED, *sets)
+    whole, divided = recipe.parent / "whole" / "model", recipe.parent / "divided" / "model"
+    assert start(recipe, whole, 2, *sets, "train.shard=none").wait() == 0
+    assert start(recipe, divided, 2, *sets).wait() == 0
+
+    assert len(lines_of(whole, "loss")) > 1
+    for key in ("loss", "grad_norm", "supervised_tokens", "valid_loss"):
+        assert lines_of(divided, key) == lines_of(whole, key), key
+    found, expected = (read_arrays(output / "adapters.safetensors") for output in (divided, whole))
+    assert all(mx.array_equal(found[name], expected[name]) for name in expected)
+
+
 @pytest.mark.slow
 def test_a_row_is_encoded_on_one_device(recipe: Path) -> None:
     """Of an epoch every row is learned once, and the features of its image are computed once, on any device."""

@@ -1,5 +1,6 @@
 """Packs that ranks share."""
 
+import functools
 from collections import Counter
 
 import attrs
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.loading import encode, make_loader
+from vlora.data.collate import make_stand_in
 from vlora.data.pack_sharing import PackShare
 from vlora.data.packing import REMEMBERED, PackedSteps, count_positions
 from vlora.data.prefetch import WorkerPool
@@ -20,11 +22,14 @@ from vlora.types import Batch, Example, Sample
     batch_size=st.integers(1, 2),
     accumulation=st.integers(1, 2),
     seed=st.integers(0, 99),
+    is_even=st.booleans(),
 )
-def test_ranks_share_packs(n_rows: int, n_ranks: int, batch_size: int, accumulation: int, seed: int) -> None:
+def test_ranks_share_packs(
+    n_rows: int, n_ranks: int, batch_size: int, accumulation: int, seed: int, is_even: bool
+) -> None:
     """Together they have the packs that one rank has with as many times the batch; each row is encoded by one of them.
 
-    A bad row is told once, by the first rank.
+    A bad row is told once, by the first rank. Where a rank without packs runs a stand-in, all have as many batches.
     """
     table = [{"question": "a", "answer": str(number)} for number in range(n_rows)]
     rows = RowDataset(name="rows", table=table, indices=range(n_rows))
@@ -45,13 +50,16 @@ def test_ranks_share_packs(n_rows: int, n_ranks: int, batch_size: int, accumulat
             n_epochs=2,
         )
         with WorkerPool(0) as pool:
-            loader = attrs.evolve(make_loader(pool, rows), batch_size=size, encode=counted)
-            found = loader.pack(rows, packed, 1) if share is None else share.pack(loader, rows, packed, 1)
-            steps = [[packs_of(batch) for batch in step] for step in found]
+            stand_in = functools.partial(make_stand_in, 0) if is_even else None
+            loader = attrs.evolve(make_loader(pool, rows), batch_size=size, encode=counted, stand_in=stand_in)
+            found = list(loader.pack(rows, packed, 1) if share is None else share.pack(loader, rows, packed, 1))
+            n_batches.append(list(map(len, found)))
+            steps = [[packs_of(batch) for batch in step if not batch.is_stand_in] for step in found]
         told.append(len(loader.skipped))
         return steps
 
     told: list[int] = []
+    n_batches: list[list[int]] = []
     whole = steps_of(batch_size * n_ranks, None)
     encoded.clear()
     shares = [
@@ -67,6 +75,7 @@ def test_ranks_share_packs(n_rows: int, n_ranks: int, batch_size: int, accumulat
         assert all(1 <= len(packs) <= batch_size for share in shares for packs in share[number])
     assert all(len(share) == len(whole) for share in shares)
     assert set(encoded.values()) <= {2}
+    assert not is_even or all(own == n_batches[1] for own in n_batches[1:])
     assert told == [told[0], told[0], *[0] * (n_ranks - 1)]
 
 

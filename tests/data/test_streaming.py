@@ -169,6 +169,10 @@ def test_ranks_share_each_step(path: str, batch_size: int, n_ranks: int, accumul
     for step, rows in enumerate(alone):
         assert sorted(flat([rows])) == sorted(row for rank in shared for row in flat([rank[step]]))
     assert all(len(batch) <= batch_size for rank in shared for step in rank for batch in step)
+    own: dict[str, Any] = keys | {"own_batch_size": batch_size, "is_even": True}
+    even = [read(plan(path, rank=rank, n_ranks=n_ranks, **own), 20) for rank in range(n_ranks)]
+    assert len({tuple(map(len, steps)) for steps in even}) == 1
+    assert [[list(filter(None, step)) for step in steps] for steps in even] == shared
 
 
 @FILES
@@ -190,7 +194,9 @@ def test_linked_rows_of_ranks_know_those_before_them(
 
     found, lengths = [Counter[tuple[str, str | None]]() for _ in expected], []
     for rank in range(n_ranks):
-        own = plan(path, rank=rank, n_ranks=n_ranks, is_linked=True, **keys | {"own_batch_size": batch_size})
+        own = plan(
+            path, rank=rank, n_ranks=n_ranks, is_linked=True, is_even=True, **keys | {"own_batch_size": batch_size}
+        )
         steps = list(itertools.islice(own.steps(), len(expected)))
         lengths.append(list(map(len, steps)))
         for counts, step in zip(found, steps, strict=True):

@@ -61,8 +61,6 @@ DIVIDED = {"train.shard": "params", "train.grad_checkpoint": True}
         ({**DIVIDED, "model.full_finetune": True}, ["train.shard", "model.full_finetune"]),
         ({**DIVIDED, "model.add_tokens": ["<a>"]}, ["train.shard", "model.add_tokens"]),
         ({**DIVIDED, "train.objective": "orpo"}, ["train.shard", "train.objective"]),
-        ({**DIVIDED, "data.streaming": True, "train.iters": 9}, ["train.shard", "data.streaming"]),
-        ({**DIVIDED, "train.batching": "packed"}, ["train.shard", "train.batching"]),
         ({**DIVIDED, "data.valid_fraction": 0.1, "eval.answer_rows": 3}, ["train.shard", "eval.answer_rows"]),
     ],
 )
@@ -97,6 +95,7 @@ def test_contradiction(overrides: dict[str, Any], keys: list[str]) -> None:
         {"model.full_finetune": True, "model.train_vision": True, "optim.vision_rate": 1e-6, "lora.rank": 16},
         {"model.adapter_path": "a", "optim.vision_rate": 1e-5, "optim.lora_plus_ratio": 16},
         {"lora.train_embeddings": True, "lora.train_head": True, "lora.last_layers": 1},
+        {**DIVIDED, "data.streaming": True, "train.iters": 9, "train.batching": "packed"},
     ],
 )
 def test_goes_together(overrides: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
@@ -11,7 +11,7 @@ from ..types import Batch, Sample
 from .collate import collate_packed
 from .examples import raise_unless_skipped
 from .loader import ROWS_OF_A_PACK, DataLoader, flatten
-from .packing import PackPlan, share_packs
+from .packing import Pack, PackPlan, share_packs
 from .rows import RowDataset
 
 
@@ -47,14 +47,20 @@ class PackShare:
         n_measured, n_encoded = (size * n_ahead * ROWS_OF_A_PACK for size in (packed.batch_size, loader.batch_size))
         measured = loader.workers.map(functools.partial(self._measure, rows), packed.indices(), n_measured)
         steps = packed.plan(map(functools.partial(self._take_measured, loader), measured), int)
-        plan, drawn = itertools.tee(share_packs(steps, self.rank, self.n_ranks, loader.batch_size))
+        plan, drawn = itertools.tee(self._share(steps, loader))
         indices = (index for packs in drawn for own in packs for pack in own for index in pack)
         encoded = loader.read(rows, indices, n_encoded)
         for microbatches in plan:
             read = [[list(itertools.islice(encoded, len(pack))) for pack in packs] for packs in microbatches]
             kept = [[flatten([row for row in pack if row is not None]) for pack in packs] for packs in read]
             whole = [list(filter(None, packs)) for packs in kept]
-            yield [collate_packed(packs, loader.batch_size) for packs in whole if packs]
+            made = [collate_packed(packs, loader.batch_size) if packs else loader.stand_in for packs in whole]
+            yield [batch() if callable(batch) else batch for batch in made if batch is not None]
+
+    def _share(self, steps: Iterable[list[list[Pack[int]]]], loader: DataLoader) -> Iterator[list[list[list[int]]]]:
+        """Choose this rank's packs."""
+        is_even = loader.stand_in is not None
+        return share_packs(steps, self.rank, self.n_ranks, loader.batch_size, is_even=is_even)
 
     def _measure(self, rows: RowDataset, index: int) -> int | SampleError:
         """Give the places that a row takes, or why it cannot be learned from."""

@@ -4,8 +4,7 @@ Of several ranks each finds all rows, in the same order, and reads its own ones 
 epoch by one of them, and a step has the rows that it has on one rank with as many times the batch. Where a row has to
 be read to be found (Parquet, the hub), every rank reads all of them and keeps its own.
 
-Of a mixture each source is a stream with an order, a buffer and epochs of its own, and `vlora.data.turns` says from
-which of them the next row comes.
+Of a mixture each source is a stream with an order, a buffer and epochs of its own; `vlora.data.turns` mixes them.
 
 Where rows are grouped by length they are drawn in windows, each of them sorted and cut into batches. A run that goes on
 within a window draws it again.
@@ -85,8 +84,8 @@ class StreamSteps:
         rank: Whose rows; from 0.
         n_ranks: Ranks among which rows are shared out.
         own_batch_size: Rows of a microbatch of one rank.
-        is_linked: Whether rows are joined to the one before them in the microbatch of all ranks (`LinkedRow`); a rank
-            has as many microbatches as the others then, some of them empty.
+        is_linked: Whether rows are joined to the one before them in the microbatch of all ranks.
+        is_even: Whether all ranks have as many microbatches, some of them empty.
     """
 
     drawn: DrawnRows
@@ -104,6 +103,7 @@ class StreamSteps:
     n_ranks: int = 1
     own_batch_size: int
     is_linked: bool = False
+    is_even: bool = False
     _planned: dict[int, _Planned] = attrs.field(factory=dict, init=False)
     _lengths: Iterator[int] | None = attrs.field(default=None, init=False)
     _known: list[int] = attrs.field(factory=list, init=False)
@@ -155,9 +155,8 @@ class StreamSteps:
 
     def dumps(self, step: int) -> str:
         """Write how far the sources were read after a step as JSON."""
-        found = [
-            progress.dump(cursor.stream) for cursor, progress in zip(self.cursors, self.progress_at(step), strict=True)
-        ]
+        pairs = zip(self.cursors, self.progress_at(step), strict=True)
+        found = [progress.dump(cursor.stream) for cursor, progress in pairs]
         n_batches = self.n_done if step == self.first_step else self._planned[step].n_batches
         told: dict[str, Any] = found[0] if self.turns is None else {"sources": found}
         return json.dumps(told | ({"n_batches": n_batches} if n_batches else {}), separators=(",", ":"))
@@ -208,7 +207,7 @@ class StreamSteps:
         """Choose this rank's rows of a step, give up those that it does not read, and remember the step."""
         if self.is_linked:
             (batches,) = link_rows([batches])
-        (own,) = share_steps([batches], self.rank, self.n_ranks, self.own_batch_size, is_even=self.is_linked)
+        (own,) = share_steps([batches], self.rank, self.n_ranks, self.own_batch_size, is_even=self.is_even)
         given = {index for batch in own for index in batch} | self._keep_others(own)
         self.drawn.drop(index for batch in batches for index in batch if index not in given)
         self._planned[step] = attrs.evolve(planned, indices=tuple(given))
@@ -238,6 +237,7 @@ def stream_steps(
     n_ranks: int,
     measure: LengthFn | None = None,
     is_joined: bool = False,
+    is_even: bool = False,
 ) -> StreamSteps:
     """Plan the steps of a recipe that streams its rows.
 
@@ -251,6 +251,7 @@ def stream_steps(
         n_ranks: Ranks among which rows are shared out.
         measure: Says how long drawn rows are, where they are grouped by length.
         is_joined: Whether a loss joins the rows of a microbatch, so that a rank's of one stay one.
+        is_even: See `StreamSteps`.
 
     Raises:
         CheckpointError: The files are not those of the steps that were done.
@@ -264,6 +265,7 @@ def stream_steps(
         batch_size=train.batch_size * n_planned,
         own_batch_size=-(-train.batch_size * n_planned // n_ranks) if is_joined else train.batch_size,
         is_linked=is_joined and n_ranks > 1,
+        is_even=is_even,
         accumulation=train.gradient_accumulation_steps,
         n_steps=train.iters,
         n_ahead=max(data.prefetch, train.gradient_accumulation_steps) * train.batch_size * n_ranks,

@@ -127,10 +127,6 @@ def _shard_contradictions(recipe: Recipe) -> Iterator[str]:
         yield f"{found} model.add_tokens, for which the whole model is written; leave one of the two out"
     if train.objective != "sft":
         yield f"{found} train.objective = {train.objective!r}; only 'sft' runs with divided weights"
-    if recipe.data.streaming:
-        yield f"{found} data.streaming = true, whose devices may differ in batches; leave one out"
-    if train.batching == "packed":
-        yield f"{found} train.batching = 'packed', whose devices may differ in batches; use 'grouped'"
     if recipe.eval.answer_rows:
         yield (
             f"{found} eval.answer_rows = {recipe.eval.answer_rows}; devices cannot answer rows of their own with "

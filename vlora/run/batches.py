@@ -193,6 +193,7 @@ def _make_streamed(
         n_ranks=size,
         measure=measure,
         is_joined=needs_mismatched(recipe),
+        is_even=loader.stand_in is not None,
     )
     batches = loader.collate(loader.train, steps.steps(), n_ahead)
     return StreamSource(batches=loader.prime(batches, PRIMED_STEPS, is_new=not first, agree=agree), steps=steps)

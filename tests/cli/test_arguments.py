@@ -119,6 +119,7 @@ def test_bad_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "a", "b", "--lr", "3"], ["arguments: --lr 3; --help lists the options"]),
         (["--dataset", "d", "--warmup=3"], ["did you mean --set optim.warmup_steps=VALUE?"]),
         (["--dataset", "d", "--train.seed", "3"], ["did you mean --set train.seed=VALUE?"]),
+        (["--dataset", "d", "--objective", "dpo"], ["did you mean --set train.objective=VALUE?"]),
         (["plan", "--dataset", "d", "--bf16"], ["--bf16; there is no such key", "model.path"]),
         (["--dataset", "d", "--set", "optim.name=adamx"], ["optim.name", "'adamx'"]),
         (["--iters", "3"], ["data.path", "missing"]),

@@ -78,7 +78,9 @@ def _find_key(name: str) -> str | None:
     """Name the option that sets the recipe's key of a name, or of a name that means the same."""
     keys = all_keys()
     flags = {option.key: option.flag for option in OPTIONS}
-    key = name if name in keys else find_key(name, keys)
+    # Few names are those of keys in two sections; nothing says which is meant then.
+    own = [key for key in keys if name in (key, key.rpartition(".")[2])]
+    key = own[0] if len(own) == 1 else find_key(name, keys)
     if key is not None:
         return f"did you mean {flags.get(key, f'--set {key}=VALUE')}?"
     return explain_name(name, keys)

@@ -15,6 +15,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, Ite
 from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
+from .meanings import explain_value
 from .synonyms import explain_name, explain_section, find_value
 
 
@@ -66,6 +67,23 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 def show(value: Any) -> str:
     """Write a value that was found, cut where it is longer than a sentence bears."""
     return _SHORT.repr(value)
+
+
+class ChoiceError(ValueError):
+    """A value that is none of those that a key may have."""
+
+    def __init__(self, value: Any, choices: tuple[str, ...]) -> None:
+        """Say which ones there are."""
+        super().__init__(f"found {show(value)}, expected one of {', '.join(map(repr, choices))}")
+        self.value, self.choices = str(value), choices
+
+    def hint(self, key: str) -> str:
+        """Say what may have been meant, or what is written for it; empty where that is not known."""
+        if (told := explain_value(key, self.value)) is not None:
+            return f"; {told}"
+        near = difflib.get_close_matches(self.value, self.choices, n=1)
+        meant = find_value(self.value, self.choices) or next(iter(near), None)
+        return "" if meant is None else f"; did you mean {meant!r}?"
 
 
 def make_converter(sections: Iterable[type], *, is_open: bool = False) -> Converter:
@@ -129,7 +147,7 @@ def explain(error: BaseException, sections: list[str], keys: list[str], where: s
         key = f"{where}.{error.args[0]}".lstrip(".") if not where.endswith(str(error.args[0])) else where
         yield f"{key}: missing; it has no default"
     else:
-        yield f"{where}: {error}"
+        yield f"{where}: {error}{error.hint(where) if isinstance(error, ChoiceError) else ''}"
 
 
 def _nearest_of_part(key: str, known: list[str]) -> str:
@@ -178,10 +196,7 @@ def _strict(kind: Any) -> Callable[[Any, Any], Any]:
 def _structure_choice(value: Any, kind: Any) -> Any:
     choices = get_args(kind)
     if value not in choices:
-        meant = find_value(str(value), choices) or next(iter(difflib.get_close_matches(str(value), choices, n=1)), None)
-        hint = "" if meant is None else f"; did you mean {meant!r}?"
-        msg = f"found {show(value)}, expected one of {', '.join(map(repr, choices))}{hint}"
-        raise ValueError(msg)
+        raise ChoiceError(value, choices)
     return value
 
 
@@ -191,7 +206,8 @@ def _structure_tuple(value: Any, kind: Any) -> Any:
     words = _WORDS[kinds[0]].split()[-1]
     expected = f"a list of {words}s" if open_ended else f"a list of {len(kinds)} {words}s"
     if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(kinds)):
-        msg = f"found {show(value)}, expected {expected}"
+        alone = f"; write [{json.dumps(value)}]" if open_ended and type(value) is kinds[0] else ""
+        msg = f"found {show(value)}, expected {expected}{alone}"
         raise TypeError(msg)
     try:
         return tuple(_strict(kinds[0])(item, kinds[0]) for item in value)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from .converter import plain
+from .meanings import explain_value
 from .preference import LOSSES, REFERENCED, PreferenceSection
 from .schema import Recipe
 
@@ -50,9 +51,11 @@ def _loss_contradictions(objective: str, section: PreferenceSection) -> Iterator
     known = LOSSES[objective]
     unknown = [name for name in section.loss if name not in known]
     for name in unknown:
+        # Another objective may have it, or have it under another name.
+        told = explain_value("train.objective", name)
         yield (
             f"preference.loss: found {name!r}, which train.objective = {objective!r} has not; it has "
-            f"{', '.join(map(repr, known))}"
+            f"{', '.join(map(repr, known))}{'' if told is None else f'; {told}'}"
         )
     if len(set(section.loss)) < len(section.loss):
         yield f"preference.loss: found {plain(section.loss)!r}; name each loss once, and give it a weight"

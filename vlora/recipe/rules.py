@@ -6,6 +6,7 @@ import attrs
 
 from .columns import find_mistakes, placeholders
 from .converter import plain
+from .meanings import explain_value
 from .preference_rules import find_preference_contradictions
 from .schema import WITHOUT_WEIGHT_DECAY, DataSection, LoraSection, Recipe, TrainSection
 from .sources import find_source_contradictions
@@ -81,7 +82,7 @@ def _choice_contradictions(recipe: Recipe, *, is_validated: bool) -> Iterator[st
             names = ", ".join(repr(value_name(name)) for name in recipe.eval.metrics)
             yield (
                 f"output.keep_best: found {output.keep_best!r}, which is neither 'valid_loss' nor one of eval.metrics "
-                f"({names or 'none'}); add it there"
+                f"({names or 'none'}); {explain_value('output.keep_best', output.keep_best) or 'add it there'}"
             )
         elif not recipe.eval.answer_rows or not recipe.eval.answer_every:
             yield (

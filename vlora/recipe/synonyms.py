@@ -6,6 +6,8 @@ Misspelt names need no entry; `vlora.recipe.converter` finds the nearest.
 
 from collections.abc import Iterable
 
+from .meanings import normal, strip_affixes
+
 NAMES = {
     "model.path": "model model_name model_name_or_path model_id model_path base_model pretrained checkpoint",
     "model.revision": "model_revision",
@@ -98,16 +100,22 @@ _TYPE = (
     "there is no such key, since weights keep the type of the checkpoint; name one in bf16 or float32 as model.path, "
     "and model.quantize_bits trains on fewer bits"
 )
-_ONE_DEVICE = "there is no such key, since vlora trains on one device, the one that MLX takes by default"
+_DEVICE = "there is no such key, since vlora trains on the device that MLX takes by default"
+_DEVICES = (
+    "there is no such key; --devices N behind the command trains on N devices, and train.shard = 'params' divides the "
+    "frozen weights among them"
+)
 WORDS = {
     "bf16 fp16 half dtype torch_dtype precision mixed_precision tf32 compute_dtype": _TYPE,
-    "device device_map use_cpu no_cuda deepspeed fsdp ddp distributed num_gpus gpus n_gpu local_rank": _ONE_DEVICE,
+    "device use_cpu no_cuda": _DEVICE,
+    "device_map deepspeed fsdp ddp distributed num_gpus gpus n_gpu n_devices num_devices devices local_rank": _DEVICES,
     "warmup_ratio warmup_percent warmup_fraction": "write optim.warmup_steps, which counts steps",
     "resume resume_from_checkpoint resume_from auto_resume": "write --resume behind the command instead",
     "ref_model reference_model ref_model_path ref_adapters sync_ref_model": "there is no such key, since answers are "
     "compared with the model that training starts from, which is not loaded twice",
     "reference_free": "there is no such key; train.objective = 'cpo' has no reference",
-    "push_to_hub hub_model_id hub_token hub_strategy": "nothing is pushed; share the run's folder",
+    "push_to_hub hub_model_id hub_token hub_strategy": "there is no such key; `python -m vlora push` uploads what was "
+    "trained",
     "per_device_eval_batch_size eval_batch_size": "a validation takes train.batch_size, and answers eval.batch_size",
     "min_lr lr_end min_learning_rate": "there is no such key, since optim.schedule falls to 0",
     "attn_implementation flash_attention use_flash_attention flash_attn use_liger_kernel": "there is no such key; "
@@ -133,17 +141,18 @@ SECTIONS = {
 """Of each section, and of `extends`, the names that others have for it."""
 
 VALUES = {
-    "adamw": "adamw_torch adamw_torch_fused adamw_hf adamw_8bit adamw_bnb_8bit paged_adamw paged_adamw_8bit",
     "cosine": "cosine_with_warmup cosine_with_restarts cosine_decay cosine_with_min_lr",
     "constant": "constant_with_warmup none",
     "linear": "linear_with_warmup linear_decay polynomial",
     "skip": "drop delete ignore filter",
     "cut": "truncate truncation_right right",
     "raise": "error fail strict",
-    "packed": "packing pack true",
-    "grouped": "group group_by_length length",
+    "packed": "packing pack sample_packing ffd bfd true",
+    "grouped": "group group_by_length length length_grouped",
+    "shuffled": "none random shuffle padded padding default false",
     "dora": "weight_decomposed use_dora",
     "default": "kaiming gaussian true",
+    "layer": "all full attention attn self_attn decoder block",
 }
 """Of each value the words that others have for it."""
 
@@ -164,28 +173,24 @@ def explain_name(name: str, known: Iterable[str]) -> str | None:
         known: All keys, dotted; a key that there is not yet is no answer.
     """
     found = find_key(name, known)
-    return f"did you mean {found}?" if found is not None else _WORDS.get(_normal(name))
+    return f"did you mean {found}?" if found is not None else _WORDS.get(normal(name))
 
 
 def find_key(name: str, known: Iterable[str]) -> str | None:
     """Give the key, dotted, that other trainers have another name for."""
-    found = _KEYS.get(_normal(name))
+    found = _KEYS.get(normal(name))
     return found if found is not None and found in known else None
 
 
 def explain_section(name: str) -> str | None:
     """Point to the section that other trainers have another name for."""
-    found = _SECTIONS.get(_normal(name))
+    found = _SECTIONS.get(normal(name))
     return None if found is None else f"did you mean {found}?"
 
 
 def find_value(value: str, choices: Iterable[str]) -> str | None:
     """Give the one of the choices that is meant by a word of other trainers, or by another case of its own."""
-    word = _normal(value)
-    by_case = {_normal(choice): choice for choice in choices}
-    found = by_case.get(word, _VALUES.get(word))
-    return found if found in by_case.values() else None
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("-", "_")
+    by_case = {normal(choice): choice for choice in choices}
+    words = (normal(value), strip_affixes(value))
+    named = (by_case.get(word, _VALUES.get(word)) for word in words)
+    return next((found for found in named if found in by_case.values()), None)

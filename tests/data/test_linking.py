@@ -16,7 +16,7 @@ from vlora.types import Example
 def test_shared_rows_know_those_before_them(rows: list[int], n_ranks: int) -> None:
     """Each the other places of its microbatch once, the nearest one before it first, in a circle; repeated rows too."""
     found = [
-        (int(row), row.before)
+        (row.index, row.before)
         for rank in range(n_ranks)
         for step in share_steps(link_rows([[rows]]), rank, n_ranks, len(rows))
         for batch in step

@@ -1,6 +1,7 @@
 """Steps of streamed rows: each row once an epoch, exact restarts at any step, shares of ranks, changed files."""
 
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def read(steps: StreamSteps, n: int) -> list[list[list[str]]]:
     """Read the answers of the next steps."""
     rows = steps.drawn.rows
     return [
-        [[rows[index].turns[-1].text for index in batch] for batch in step]
+        [[rows[operator.index(row)].turns[-1].text for row in batch] for batch in step]
         for step in itertools.islice(steps.steps(), n)
     ]
 
@@ -202,7 +203,7 @@ def test_linked_rows_of_ranks_know_those_before_them(
         for counts, step in zip(found, steps, strict=True):
             for row in itertools.chain.from_iterable(step):
                 assert isinstance(row, LinkedRow)
-                texts = [own.drawn.rows[index].turns[-1].text for index in (row, *row.before)]
+                texts = [own.drawn.rows[index].turns[-1].text for index in (row.index, *row.before)]
                 counts[texts[0], texts[1] if row.before else None] += 1
     assert found == expected
     assert all(own_lengths == lengths[0] for own_lengths in lengths)

@@ -1,6 +1,7 @@
 """Rows that are joined to the one before them in their microbatch, which another rank may have. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import SupportsIndex
 
 import attrs
 
@@ -10,36 +11,40 @@ from .loader import DataLoader, Encoded
 from .rows import RowDataset
 
 
-class LinkedRow(int):
-    """The number of a row, which knows the other rows of its microbatch.
+@attrs.frozen
+class LinkedRow:
+    """A row of a microbatch, and the others.
 
     Attributes:
-        before: Their numbers, the nearest one before it first; before the first row comes the last one.
+        index: Its number.
+        before: Theirs, that of the nearest one before it first; before the first row comes the last one.
     """
 
+    index: int
     before: tuple[int, ...]
 
-    @classmethod
-    def of(cls, row: int, before: Iterable[int]) -> "LinkedRow":
-        """Make one."""
-        made = cls(row)
-        made.before = tuple(before)
-        return made
+    def __index__(self) -> int:
+        """Give the row's number, by which it is shared out and read as others are."""
+        return self.index
 
 
-def link_rows(steps: Iterable[Sequence[Sequence[int]]]) -> Iterator[list[list[int]]]:
+StepRows = list[list[int | LinkedRow]]
+"""The rows of a step, microbatch by microbatch."""
+
+
+def link_rows(steps: Iterable[Sequence[Sequence[int]]]) -> Iterator[list[list[LinkedRow]]]:
     """Let the rows of each microbatch know one another, before ranks share them out.
 
     Args:
         steps: Row indices: microbatches of each step, with the rows of all ranks.
 
     Yields:
-        The same, each row a `LinkedRow`.
+        The same, linked.
     """
     for batches in steps:
         yield [
             [
-                LinkedRow.of(row, [*reversed(batch[:place]), *reversed(batch[place + 1 :])])
+                LinkedRow(row, (*reversed(batch[:place]), *reversed(batch[place + 1 :])))
                 for place, row in enumerate(batch)
             ]
             for batch in batches
@@ -57,14 +62,14 @@ class LinkingLoader(DataLoader):
 
     link: Callable[[tuple[Example, ...], tuple[Example, ...]], tuple[Example, ...]]
 
-    def _encode(self, rows: RowDataset, index: int) -> Encoded:
+    def _encode(self, rows: RowDataset, row: SupportsIndex) -> Encoded:
         """Encode a row and, where it knows others, the one before it; whose row it is says what is wrong with it."""
-        made = super()._encode(rows, index)
-        if isinstance(made, SampleError) or not isinstance(index, LinkedRow):
+        made = super()._encode(rows, row)
+        if isinstance(made, SampleError) or not isinstance(row, LinkedRow):
             return made
         group = next(self._n_encoded)
         own = tuple(attrs.evolve(example, group=group) for example in made)
-        for other in index.before:
+        for other in row.before:
             try:
                 return self.link(own, self.encode(rows.read(other)[1]))
             except SampleError:

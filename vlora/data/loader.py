@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import SupportsIndex
 
 import attrs
 
@@ -76,7 +78,9 @@ class DataLoader:
     _n_told: int = attrs.field(default=0, init=False)
     _n_encoded: Iterator[int] = attrs.field(factory=itertools.count, init=False)
 
-    def collate(self, rows: RowDataset, plan: Iterable[Sequence[Sequence[int]]], n_ahead: int) -> Iterator[list[Batch]]:
+    def collate(
+        self, rows: RowDataset, plan: Iterable[Sequence[Sequence[SupportsIndex]]], n_ahead: int
+    ) -> Iterator[list[Batch]]:
         """Encode the rows of `n_ahead` batches ahead, and make batches of them: a list for each of the plan's."""
         plan, drawn = itertools.tee(plan)
         indices = (index for batches in drawn for batch in batches for index in batch)
@@ -153,12 +157,13 @@ class DataLoader:
             raise SampleError(msg)
         return itertools.chain(ahead, batches)
 
-    def _encode(self, rows: RowDataset, index: int) -> Encoded:
+    def _encode(self, rows: RowDataset, row: SupportsIndex) -> Encoded:
         """Encode a row; return its error, which is raised when the row is due."""
+        index = operator.index(row)
         try:
-            row, sample = rows.read(index)
+            values, sample = rows.read(index)
             # Before its images are opened: a file that changes meanwhile is another one afterwards.
-            mark = self.mark(index, row, sample) if rows is self.train else None
+            mark = self.mark(index, values, sample) if rows is self.train else None
             first, *others = self.encode(sample)
         except SampleError as error:
             return error

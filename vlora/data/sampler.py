@@ -1,7 +1,9 @@
 """Orders of rows that (seed, epoch) fixes: batches of an epoch, rows of like length together, steps of a run. Pure."""
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import SupportsIndex, TypeVar
 
 import numpy as np
 
@@ -11,6 +13,9 @@ WINDOW_BATCHES = 50
 """Batches whose rows are grouped by length together. More of them leave less padding (16 rows a batch, lengths spread
 by a factor of 2 around their median: 61 % shuffled, 16 % with 16, 8 % with 50, 6 % with 100), and their lengths have to
 be known before the first step."""
+
+PlannedRow = TypeVar("PlannedRow", bound=SupportsIndex)
+"""A row's number, or what has it beside other things."""
 
 LengthFn = Callable[[Sequence[int]], Iterator[int]]
 """Row indices to their lengths in tokens, in order, drawn as they are needed. Estimates will do."""
@@ -155,8 +160,8 @@ def step_batches(
 
 
 def share_steps(
-    steps: Iterable[Sequence[Sequence[int]]], rank: int, n_ranks: int, batch_size: int, *, is_even: bool = False
-) -> Iterator[list[list[int]]]:
+    steps: Iterable[Sequence[Sequence[PlannedRow]]], rank: int, n_ranks: int, batch_size: int, *, is_even: bool = False
+) -> Iterator[list[list[PlannedRow]]]:
     """Yield one rank's rows of each step; of all ranks together they are those of the step, each once.
 
     A row goes to the same rank in every epoch wherever shares stay even, so that the rank that keeps the features of
@@ -182,14 +187,15 @@ def share_steps(
         ]
 
 
-def share_out(rows: Sequence[int], n_ranks: int) -> list[list[int]]:
+def share_out(rows: Sequence[PlannedRow], n_ranks: int) -> list[list[PlannedRow]]:
     """Divide rows evenly among ranks: each to the one that its number names, as long as that has room."""
     room = [len(rows[rank::n_ranks]) for rank in range(n_ranks)]
     chosen: dict[int, int] = {}
     for place, row in enumerate(rows):
-        if room[row % n_ranks]:
-            chosen[place] = row % n_ranks
-            room[row % n_ranks] -= 1
+        rank = operator.index(row) % n_ranks
+        if room[rank]:
+            chosen[place] = rank
+            room[rank] -= 1
     for place in range(len(rows)):
         if place not in chosen:
             chosen[place] = next(rank for rank in range(n_ranks) if room[rank])

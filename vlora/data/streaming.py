@@ -12,8 +12,9 @@ within a window draws it again.
 
 import itertools
 import json
+import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -23,7 +24,7 @@ from ..recipe.schema import Recipe
 from ..types import Batch
 from .batch_source import EndedEpoch
 from .drawn_rows import DrawnRows
-from .linking import LinkedRow, link_rows
+from .linking import LinkedRow, StepRows, link_rows
 from .sampler import WINDOW_BATCHES, LengthFn, group_by_length, share_steps
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .stream_starts import make_cursors, make_turns, parse_progress
@@ -108,14 +109,14 @@ class StreamSteps:
     _lengths: Iterator[int] | None = attrs.field(default=None, init=False)
     _known: list[int] = attrs.field(factory=list, init=False)
 
-    def steps(self) -> Iterator[list[list[int]]]:
+    def steps(self) -> Iterator[StepRows]:
         """Yield each step's microbatches, epoch after epoch, as long as there are steps.
 
         The microbatches left at the end of a single stream's epoch make a shorter step; none crosses epochs. The steps
         of a mixture are all whole.
 
         Yields:
-            Numbers by which this rank's rows are read.
+            Numbers by which this rank's rows are read, or where rows are joined a `LinkedRow` of each.
 
         Raises:
             RecipeError: An epoch has no row.
@@ -203,12 +204,11 @@ class StreamSteps:
         after = tuple(cursor.note() for cursor in self.cursors)
         return _Window(before=before, after=after, batches=[range(first, index)], ended=tuple(ended), is_over=is_over)
 
-    def _share(self, step: int, batches: Sequence[Sequence[int]], planned: _Planned) -> list[list[int]]:
+    def _share(self, step: int, batches: Sequence[Sequence[int]], planned: _Planned) -> StepRows:
         """Choose this rank's rows of a step, give up those that it does not read, and remember the step."""
-        if self.is_linked:
-            (batches,) = link_rows([batches])
-        (own,) = share_steps([batches], self.rank, self.n_ranks, self.own_batch_size, is_even=self.is_even)
-        given = {index for batch in own for index in batch} | self._keep_others(own)
+        steps: Iterable[Sequence[Sequence[int | LinkedRow]]] = link_rows([batches]) if self.is_linked else [batches]
+        (own,) = share_steps(steps, self.rank, self.n_ranks, self.own_batch_size, is_even=self.is_even)
+        given = {operator.index(row) for batch in own for row in batch} | self._keep_others(own)
         self.drawn.drop(index for batch in batches for index in batch if index not in given)
         self._planned[step] = attrs.evolve(planned, indices=tuple(given))
         # A step has one row at least, so that no more steps than rows are planned ahead.
@@ -216,10 +216,10 @@ class StreamSteps:
         self.drawn.drop(() if old is None else old.indices)
         return own
 
-    def _keep_others(self, own: Sequence[Sequence[int]]) -> set[int]:
+    def _keep_others(self, own: StepRows) -> set[int]:
         """Keep the rows to which this rank's are joined: of each the one before it, the others by their places only."""
         linked = [row for batch in own for row in batch if isinstance(row, LinkedRow)]
-        n_reads = Counter([*map(int, linked), *(row.before[0] for row in linked if row.before)])
+        n_reads = Counter([*(row.index for row in linked), *(row.before[0] for row in linked if row.before)])
         others = {index for row in linked for index in row.before}
         for index in others:
             self.drawn.expect(index, n_reads[index])

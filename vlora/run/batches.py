@@ -11,7 +11,7 @@ from ..build import Data
 from ..data.batch_source import BatchSource, PackedSource, PlannedSource
 from ..data.collate import make_stand_in
 from ..data.drawn_rows import DrawnRows, draw_rows
-from ..data.linking import LinkingLoader, link_rows
+from ..data.linking import LinkedRow, LinkingLoader, StepRows, link_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_drawn, measure_rows
 from ..data.pack_sharing import PackShare
@@ -142,7 +142,7 @@ def make_source(
 
 def share_rows(
     recipe: Recipe, loader: DataLoader, steps: Iterable[Sequence[Sequence[int]]], ranks: Ranks, n_planned_rows: int
-) -> Iterator[list[list[int]]]:
+) -> Iterator[StepRows]:
     """Yield this rank's rows of each step; where rows are joined, a rank's of a microbatch stay one microbatch.
 
     Args:
@@ -153,9 +153,10 @@ def share_rows(
         n_planned_rows: Rows of a microbatch at most, those of all ranks.
     """
     size = -(-n_planned_rows // ranks.size) if needs_mismatched(recipe) else recipe.train.batch_size
+    planned: Iterable[Sequence[Sequence[int | LinkedRow]]] = steps
     if isinstance(loader, LinkingLoader):
-        steps = link_rows(steps)
-    return share_steps(steps, ranks.rank, ranks.size, size, is_even=loader.stand_in is not None)
+        planned = link_rows(steps)
+    return share_steps(planned, ranks.rank, ranks.size, size, is_even=loader.stand_in is not None)
 
 
 def agreeing(ranks: Ranks) -> Callable[[bool], bool]:

@@ -22,7 +22,8 @@ from vlora.models.families.registry import FAMILIES, describe_family
 from vlora.models.forward.metal_kernels import attend_with_gradient, without_metal_kernels
 from vlora.ops import cpu_exp
 from vlora.recipe.parse import parse_recipe
-from vlora.train.optimizers import clip_by_global_norm, make_optimizer
+from vlora.train.clipping import clip_by_global_norm
+from vlora.train.optimizers import make_optimizer
 from vlora.train.state import init_state
 from vlora.train.step import make_train_step
 

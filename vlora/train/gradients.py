@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from ..types import Batch, StepOutput, TrainState
 from .backbone import Params
-from .optimizers import clip_by_global_norm
+from .clipping import clip_by_global_norm
 from .step import CompiledStep, as_batches
 
 

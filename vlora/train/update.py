@@ -11,8 +11,9 @@ from mlx.utils import tree_map
 
 from ..types import TrainState
 from .backbone import Params
+from .clipping import clip_by_global_norm
 from .flat_params import FLAT, FlatParams
-from .optimizers import clip_by_global_norm, let_decay
+from .optimizers import let_decay
 
 
 @attrs.define(eq=False)

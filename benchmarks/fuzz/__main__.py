@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-KINDS = ("recipes", "rows", "messages", "images", "models", "adapters", "states")
+KINDS = ("recipes", "rows", "messages", "images", "models", "adapters", "states", "streams")
 """Kinds of input, each with a file of its name here."""
 
 COLUMNS = ("inputs", "refused", "accepted", "learned", "tracebacks", "crashes", "hangs", "wrong", "longest_s")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_inputs_of_every_kind_end_as_they_say() -> None:
     """A few of each kind, through the command line, each in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--seed", "20", "--count", "14"]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--seed", "20", "--count", "16"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
@@ -25,7 +25,7 @@ def test_inputs_of_every_kind_end_as_they_say() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["failed"] == 0
-    assert found["kinds"][-1]["inputs"] == 14
+    assert found["kinds"][-1]["inputs"] == 16
     assert {row["kind"] for row in found["kinds"]} >= {
         "recipes",
         "rows",
@@ -34,6 +34,7 @@ def test_inputs_of_every_kind_end_as_they_say() -> None:
         "models",
         "adapters",
         "states",
+        "streams",
     }
 
 

@@ -66,6 +66,16 @@ def test_other_files_are_validated_on(tmp_path: Path) -> None:
     assert answers(one) == ["It is 1.", "It is 2."]
 
 
+def test_rows_that_are_trained_on_are_not_validated_on(tmp_path: Path) -> None:
+    """Files that are named have no splits: another one of theirs would be the same rows."""
+    path = write_lines(tmp_path, (2, 3))
+    for named in (path, path.replace("*", "1")):
+        with pytest.raises(
+            RecipeError, match=r"data\.valid_split: found 'test', .*a single split, which is trained on"
+        ):
+            read_streams(section(named, valid_split="test"))
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     """The key is named; files without a row are refused when they are opened."""
     with pytest.raises(RecipeError, match=r"data\.path: cannot read .*there is no such file"):

@@ -9,6 +9,7 @@ from ..recipe.schema import DataSection
 from .format.samples import Preferences
 from .opening import find_commit, load_split, make_dataset, naming, parse_key
 from .readers.stream import PlacesTable, RowStream
+from .readers.stream_files import find_local
 from .readers.stream_kinds import check_stream, find_files, is_read_by_number, reader_for
 from .rows import RowDataset
 from .splits import SplitPart
@@ -17,6 +18,10 @@ HEAD_ROWS = 1024
 """First rows of a stream that can be asked for by their numbers: for what shows or measures rows and trains nothing."""
 
 _START = "found {found!r}; a stream is cut at its beginning only, as in train[100:], or not at all"
+_SINGLE = (
+    "found {found!r}, {path!r} has a single split, which is trained on; give data.valid_path, or hold the first rows "
+    'out with data.split = "train[100:]" and data.valid_split = "train[:100]"'
+)
 _FIRST = "found {found!r}; of a stream the first rows are held out, as in train[:100]"
 
 
@@ -84,6 +89,8 @@ def _open_valid(data: DataSection, split: SplitPart, stream: RowStream, n_left_o
     if valid.name != split.name:
         if not valid.is_whole:
             raise RecipeError(_FIRST.format(found=data.valid_split), key="data.valid_split")
+        if find_local(path) is not None:
+            raise RecipeError(_SINGLE.format(found=data.valid_split, path=path), key="data.valid_split")
         return _make(data, path, _open(data, path, valid.name, "data.valid_split"), None)
     last = valid.last or ""
     n_rows = int(last) if valid.first in (None, "0") and last.isdecimal() else 0

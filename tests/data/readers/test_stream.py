@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_read_any_further_is_one_bad_row(tmp_path: Path) -
     assert bad.place.offset == DAMAGED
     with pytest.raises(SampleError, match=r"rows-1\.jsonl cannot be read from here on: the file is UTF-16"):
         stream.read(bad)
-    with pytest.raises(SampleError, match=r"rows-1\.jsonl cannot be read"):
+    with pytest.raises(SampleError, match=r"rows-1\.jsonl cannot be read from here on: the file is UTF-16"):
         stream.read(stream.restore([bad.place])[0])
     assert list(stream.find([0, 1, 2], bad.place)) == rows[3:]
 

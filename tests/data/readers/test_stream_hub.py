@@ -95,3 +95,17 @@ def test_a_folder_of_lines_is_streamed(tmp_path: Path) -> None:
     stream = RowStream(files=found, open_reader=reader_for(found))
 
     assert stream.read(next(stream.find([1]))) == {"n": "007"}
+
+
+def test_a_folder_of_tables_is_streamed(tmp_path: Path) -> None:
+    """Tabs between values are what the ending says, and no setting of the folder's own."""
+    for number in range(2):
+        (tmp_path / f"{number}.tsv").write_text(f"question\tanswer\nWhat, is {number}?\t{number}\n")
+    files = find_split(str(tmp_path), "train", None, None)
+    stream = RowStream(files=files, open_reader=reader_for(files))
+
+    assert [file.name for file in files] == ["0.tsv", "1.tsv"]
+    assert [stream.read(drawn)["question"] for drawn in stream.restore(stream.head(9))] == [
+        "What, is 0?",
+        "What, is 1?",
+    ]

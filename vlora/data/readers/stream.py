@@ -21,7 +21,7 @@ import numpy as np
 from ...errors import SampleError
 from ...types import RowMark
 from ..values import Row
-from .stream_files import StreamFile
+from .stream_files import StreamFile, explain_damage
 
 OPEN_READERS = 64
 """Files whose header, or last group of rows, is kept."""
@@ -196,7 +196,8 @@ class RowStream:
         """
         place = drawn.place
         if place.offset == DAMAGED or isinstance(drawn.kept, Damage):
-            reason = drawn.kept.reason if isinstance(drawn.kept, Damage) else "it is damaged"
+            known = drawn.kept.reason if isinstance(drawn.kept, Damage) else None
+            reason = known or explain_damage(lambda: self.reader(place.shard).find(keeps=False))
             msg = f"{self.files[place.shard].name} cannot be read from here on: {reason}"
             raise SampleError(msg)
         try:

@@ -1,6 +1,6 @@
 """The files of a stream: where they are, and how they are opened."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -46,6 +46,20 @@ def line_at(file: StreamFile, place: int) -> int:
             n_lines += chunk.count(b"\n")
             place -= len(chunk)
     return n_lines
+
+
+def explain_damage(find: Callable[[], Iterable[object]]) -> str:
+    """Say why a file cannot be read through; only for errors, since it reads the file.
+
+    Args:
+        find: Finds its rows.
+    """
+    try:
+        for _ in find():
+            pass
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "it was damaged when it was read before"
 
 
 def find_local(path: str) -> list[StreamFile] | None:

@@ -1,5 +1,6 @@
 """Streams of folders and of repositories of the hub: `datasets` finds the files of a split, which are read here."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,10 @@ def files_of(builder: Any, split: str) -> list[StreamFile]:
     if kind != "Parquet" and labels:
         msg = f"the names of {labels[0]!r} stand apart from its rows, which is not streamed; leave data.streaming out"
         raise ValueError(msg)
-    if kind in SETTINGS:
-        check_settings(builder.config, [name for name in SETTINGS[kind] if name not in NOT_STREAMED])
     files = builder.config.data_files or {}
+    if kind in SETTINGS:
+        known = [name for name in SETTINGS[kind] if name not in NOT_STREAMED]
+        check_settings(builder.config, [*known, *_find_implied(builder.config, files.get(split, ()))])
     if split not in files:
         msg = f"it has the splits {', '.join(map(str, files))}"
         raise SplitError(msg, files)
@@ -63,3 +65,9 @@ def files_of(builder: Any, split: str) -> list[StreamFile]:
     if not any("://" in path for path in paths):
         return name_files([Path(path) for path in paths])
     return [StreamFile(path=path, name=path.partition("://")[2].rpartition("@")[2]) for path in paths]
+
+
+def _find_implied(config: Any, files: Iterable[Any]) -> list[str]:
+    """Name the settings that follow from the endings of a split's files, by which they are read."""
+    is_tabbed = getattr(config, "sep", None) == "\t" and all(str(file).lower().endswith(".tsv") for file in files)
+    return ["sep"] if is_tabbed else []

@@ -29,9 +29,10 @@ import attrs
 
 import vlora  # before mlx: it binds a fast BLAS
 from vlora import Batch, Recipe, TrainState, collate, init_state, load_data, load_model, make_optimizer, parse_recipe
-from vlora.build import attach_feature_cache, make_recipe_step
+from vlora.build import make_recipe_step
 from vlora.memory.limits import describe_device, memory_limits
 from vlora.models.encode.answers import encode_answers
+from vlora.run.feature_cache import attach_feature_cache
 from vlora.train.objectives.preference import REFERENCE
 from vlora.train.reference import make_reference, make_reference_step
 

@@ -65,7 +65,7 @@ from .ops import blas as _blas  # noqa: F401 - first: before anything multiplies
 if TYPE_CHECKING:
     from . import events
     from .adapters.attached import adapter_state_dict
-    from .build import attach_feature_cache, load_data, load_model
+    from .build import load_data, load_model
     from .cli.watch import watch
     from .data.collate import collate, collate_packed
     from .data.format.samples import format_sample
@@ -193,7 +193,7 @@ _PLACES: dict[str, str | None] = {
     "parse_recipe": "recipe.parse",
     "format_sample": "data.format.samples",
     "load_data": "build",
-    "attach_feature_cache": "build",
+    "attach_feature_cache": "run.feature_cache",
     "load_model": "build",
     "bind": "train.state",
     "init_state": "train.state",

@@ -6,7 +6,6 @@ from typing import Any
 import attrs
 import pytest
 
-from vlora.build import ROUNDED
 from vlora.cli.sentences import (
     describe_columns,
     describe_early,
@@ -16,6 +15,7 @@ from vlora.cli.sentences import (
 )
 from vlora.events import StoppedEarly
 from vlora.facts import Columns, FeatureStorage, HeadUse, TemplateUse, UnnamedImages
+from vlora.run.feature_cache import ROUNDED
 
 
 @pytest.mark.parametrize(

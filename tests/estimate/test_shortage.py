@@ -26,7 +26,7 @@ from vlora.output.lock import exclusive_run_lock
 from vlora.output.paths import STATE_NAME, output_paths
 from vlora.recipe.parse import dump_recipe
 from vlora.recipe.schema import Recipe
-from vlora.run import start, validator
+from vlora.run import feature_cache, start, validator
 from vlora.train.state import init_state
 from vlora.train.step import TrainStep
 from vlora.types import TrainState
@@ -182,7 +182,7 @@ def test_features_do_not_hide_it(
     def fail(_: Any) -> None:
         raise RuntimeError(MALLOC)
 
-    monkeypatch.setattr(build.Features, "flush", fail)
+    monkeypatch.setattr(feature_cache.Features, "flush", fail)
     monkeypatch.setattr(shortage, "advise", lambda _, failed, saved: f"{failed.where}: {saved}")
     fail_at(1)
     with pytest.raises(OutOfMemoryError, match=r"^step 1: None$"):

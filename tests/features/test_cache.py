@@ -20,13 +20,10 @@ from tests.prove import model_type
 from tests.runs import losses, make_recipe, run
 from tests.training import Trainable, make_trainable, picture
 from vlora import Example, collate, format_sample, make_eval_step, make_train_step
-from vlora import build as session
-from vlora.build import Data, attach_feature_cache, load_data, load_model
 from vlora.cli.screen import Screen
 from vlora.cli.sentences import describe_storage
 from vlora.cli.train import train
 from vlora.data.prefetch import WorkerPool
-from vlora.data.rows import RowDataset
 from vlora.events import Event, Finished, Reported, Started, Warned
 from vlora.models import (
     FeatureCache,
@@ -52,13 +49,6 @@ BATCHES = ((0, 1), (1, 2), (0, 2), (1,), (1, 0))
 def kept_on(folder: Path, memory: int = 10**8, **options: Any) -> FeatureCache:
     """Make a cache in memory and in a folder."""
     return FeatureCache(memory, ShardStore(folder, "a" * 40, 10**9, **options))
-
-
-def data_of(subject: Trainable) -> Data:
-    """Give a recipe's data, without rows."""
-    files = find_model(subject.recipe.model)
-    encode = make_encoder(load_processor(files, subject.recipe.model), files.config, files.family, subject.recipe.data)
-    return Data(files=files, encoder=encode, train=RowDataset(name="none", table=[], indices=[]), valid=None)
 
 
 def embedded(subject: Trainable) -> list[list[tuple[str, mx.array]]]:
@@ -229,56 +219,6 @@ def test_embeddings_may_be_trained_beside_kept_images(checkpoint: CheckpointFact
     assert (cache.counts.n_computed, cache.counts.n_memory) == (3, 3)
 
 
-@pytest.mark.parametrize(
-    ("family", "overrides", "reason"),
-    [
-        ("qwen3_vl", {"model__train_vision": True}, "vision tower or the connector"),
-        ("llava", {"model__train_vision": True}, "vision tower or the connector"),
-        ("qwen3_vl", {"lora__targets": ["vision", "q_proj"]}, "vision tower or the connector"),
-        ("llava", {"lora__targets": ["connector"]}, "vision tower or the connector"),
-        ("llava", {"lora__train_embeddings": True, "lora__targets": ["q_proj"]}, "token embeddings"),
-        ("llava", {"model__full_finetune": True}, "token embeddings"),
-        ("qwen3_vl", {"features__cache": False}, "features.cache = false"),
-        ("qwen3_vl", {"features__memory_gb": 0, "features__disk_gb": 0}, "are 0"),
-    ],
-)
-def test_are_not_kept_where_they_change(
-    family: str, overrides: dict[str, Any], reason: str, checkpoint: CheckpointFactory, tmp_path: Path
-) -> None:
-    """With the reason; and nothing is written."""
-    subject = make_trainable(checkpoint(family), features__path=str(tmp_path / "kept"), **overrides)
-    found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
-
-    assert found.cache is None
-    assert describe_storage(found.storage).startswith("not kept")
-    assert reason in describe_storage(found.storage)
-    assert not (tmp_path / "kept").exists()
-
-
-def test_the_encoder_that_is_given_stays_as_it_is(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    """The new one does not look at images whose features are kept; without a cache there is no new one."""
-    subject = make_trainable(checkpoint("qwen3_vl"), features__path=str(tmp_path))
-    data = data_of(subject)
-    found = attach_feature_cache(subject.recipe, data, subject.backbone)
-    assert data.encoder.memory is None
-    assert found.encoder.memory is not None
-    assert found.encoder.processor is data.encoder.processor
-
-    off = attrs.evolve(subject.recipe, features=attrs.evolve(subject.recipe.features, cache=False))
-    assert attach_feature_cache(off, data, subject.backbone).encoder is data.encoder
-
-
-def test_full_finetuning_keeps_images_of_grids(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    """All of the language model is trained, the tower is not."""
-    subject = make_trainable(
-        checkpoint("qwen2_vl"), model__full_finetune=True, features__path=str(tmp_path), features__memory_gb=0
-    )
-    found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
-
-    assert found.cache is not None
-    assert describe_storage(found.storage) == f"kept, up to 20 GB in {tmp_path}"
-
-
 def test_the_default_folder_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where $XDG_CACHE_HOME says, or else ~/.cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
@@ -422,7 +362,9 @@ def test_partly_kept_batches_share_few_traces(checkpoint: CheckpointFactory) -> 
     """However many images of a batch are left to the tower, it runs for one of few numbers of them."""
     subject = make_trainable(checkpoint("qwen3_vl"))
     rows = [{"image": picture(32, 32, seed), "question": "What?", "answer": "it"} for seed in range(12)]
-    encode = data_of(subject).encoder.with_image_keys()
+    files = find_model(subject.recipe.model)
+    processor = load_processor(files, subject.recipe.model)
+    encode = make_encoder(processor, files.config, files.family, subject.recipe.data).with_image_keys()
     examples_of_rows = [encode(format_sample(row, "row")) for row in rows]
     plain = subject.backbone.embed(collate(examples_of_rows))[0]["inputs_embeds"]
     shapes = set()
@@ -437,19 +379,6 @@ def test_partly_kept_batches_share_few_traces(checkpoint: CheckpointFactory) -> 
 
         assert mx.allclose(found, plain, rtol=0, atol=1e-5)
     assert {shape.n_bins for _, shape in shapes} == {1, 2, 3, 4, 6, 8, 12}
-
-
-@pytest.mark.parametrize(("device_gb", "expected"), [(8, "1"), (24, "1.5"), (141, "8.81")])
-def test_features_have_a_share_of_the_memory(
-    device_gb: int, expected: str, checkpoint: CheckpointFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a number a sixteenth of the device's memory is theirs, and a gigabyte of a small one."""
-    monkeypatch.setattr(session, "device_memory", lambda: device_gb * 10**9)
-    subject = make_trainable(checkpoint("qwen3_vl"), features__path=str(tmp_path))
-
-    found = attach_feature_cache(subject.recipe, data_of(subject), subject.backbone)
-
-    assert describe_storage(found.storage).startswith(f"kept, up to {expected} GB in memory")
 
 
 def test_features_are_read_ahead_of_their_batch(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
@@ -512,26 +441,6 @@ def test_the_command_line_says_where_features_come_from(checkpoint: CheckpointFa
     assert show("off", model__train_vision=True) == [
         "features of images: not kept: the vision tower or the connector is trained"
     ]
-
-
-@pytest.mark.parametrize(
-    ("family", "options", "is_exact"),
-    [
-        ("qwen3_vl", {"features__disk_gb": 0.0}, False),
-        ("qwen3_vl", {"features__memory_gb": 0.0}, True),
-        ("qwen3_vl", {"features__cache": False}, True),
-        ("llava", {"features__disk_gb": 0.0}, True),
-    ],
-)
-def test_a_run_says_where_it_cannot_go_on_to_the_bit(
-    family: str, options: dict[str, Any], is_exact: bool, checkpoint: CheckpointFactory, tmp_path: Path
-) -> None:
-    """Where images share a tower's batch and only memory keeps what it made of them."""
-    recipe = make_recipe(checkpoint(family), rows_file(tmp_path), tmp_path / "out", **options)
-    data = load_data(recipe)
-    storage = attach_feature_cache(recipe, data, load_model(recipe, data.files)[0]).storage
-    assert storage.resumes_rounded is not is_exact
-    assert (describe_storage(storage).endswith(f"; {session.ROUNDED}")) is not is_exact
 
 
 def test_a_resumed_run_ends_in_the_same_bits(checkpoint: CheckpointFactory, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def describe_storage(storage: FeatureStorage) -> str:
     """Describe where features of images are kept, or why they are not."""
     if storage.reason is not None:
         return f"not kept: {storage.reason}"
-    from ..build import ROUNDED
+    from ..run.feature_cache import ROUNDED
 
     places = {"memory": storage.memory_gb, str(storage.folder): storage.disk_gb}
     kept = " and ".join(f"up to {gigabytes:.3g} GB in {place}" for place, gigabytes in places.items() if gigabytes)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from .. import models
-from ..build import Data, Features
+from ..build import Data
 from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
 from ..data.loader import DataLoader
@@ -28,6 +28,7 @@ from ..types import Cut
 from .choice import Choice
 from .consumed import Learned, parse_mark
 from .device_counts import DeviceCounts
+from .feature_cache import Features
 from .source_counts import SourceCounts
 from .validator import Validator
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from .. import models
-from ..build import Data, attach_feature_cache, load_model, load_rows
+from ..build import Data, load_model, load_rows
 from ..compilation import known_kernels
 from ..data.examples import raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
@@ -24,6 +24,7 @@ from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths
 from ..output.recorded import pin_recorded
 from ..recipe.schema import Recipe
 from ..system.files import expand
+from .feature_cache import attach_feature_cache
 from .leaks import count_learned
 from .predict import predict
 

@@ -9,7 +9,7 @@ import attrs
 import mlx.core as mx
 
 from .. import models
-from ..build import Data, Features, attach_feature_cache, follow_rules, load_model, load_rows, make_recipe_step
+from ..build import Data, follow_rules, load_model, load_rows, make_recipe_step
 from ..compilation import known_kernels
 from ..data.examples import first_examples, raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
@@ -35,6 +35,7 @@ from ..train.schedules import is_due, learning_rate_at
 from ..train.state import init_state, unbind
 from .batches import make_loader, make_source
 from .context import RunContext
+from .feature_cache import Features, attach_feature_cache
 from .files import clear_up, find_learned, open_files
 from .kept_reference import keep_reference
 from .preferences import check_start

@@ -11,6 +11,7 @@ from tests.arrays import load_arrays
 from tests.export.adapters import write_adapter
 from tests.golden.mlx_side import write_folder
 from vlora.errors import CheckpointError
+from vlora.export.programs import export
 from vlora.export.saved import open_saved
 
 
@@ -27,6 +28,14 @@ def test_factors_are_sorted_by_their_layers(own: Path) -> None:
     assert {found.rank for found in saved.layers.values()} == {3}
     assert (saved.scale, saved.is_dora, dict(saved.whole)) == (2.0, False, {})
     assert saved.base == str(own.parent / "model")
+
+
+def test_adapters_of_other_programs_are_imported_first(own: Path, tmp_path: Path) -> None:
+    """PEFT's folder, and an adapter without a method, are not taken for damaged ones."""
+    export(str(own), "peft", tmp_path / "peft")
+    for folder in (tmp_path / "peft", changed(own, tmp_path / "plain", fine_tune_type=None)):
+        with pytest.raises(CheckpointError, match=f"with `python -m vlora import {folder}` first"):
+            open_saved(str(folder))
 
 
 def changed(own: Path, folder: Path, **config: object) -> Path:
@@ -52,6 +61,12 @@ def test_what_cannot_be_taken_elsewhere_is_refused(own: Path, tmp_path: Path) ->
     mx.save_safetensors(str(broken / "adapters.safetensors"), {**arrays, first: arrays[first] * float("nan")})
     with pytest.raises(CheckpointError, match=f"{first} has numbers that are not finite"):
         open_saved(str(broken))
+    lacking = changed(own, tmp_path / "lacking")
+    mx.save_safetensors(str(lacking / "adapters.safetensors"), {name: arrays[name] for name in arrays if name != first})
+    settings = json.loads((own / "adapter_config.json").read_text())["lora_parameters"]
+    for folder in (lacking, changed(own, tmp_path / "rank", lora_parameters={**settings, "rank": 9})):
+        with pytest.raises(CheckpointError, match="trained on another model or rank"):
+            open_saved(str(folder))
     other = write_folder("qwen2_vl", tmp_path / "other")
     with pytest.raises(CheckpointError, match="parameters have other names or shapes"):
         open_saved(str(own), str(other))

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import models
 from ..errors import CheckpointError
-from ..models.load.adapter_files import ARGUMENT, read_adapter
+from ..models.load.adapter_files import ARGUMENT, is_peft, read_adapter
 from ..models.published.peft_layout import Factors
 from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays
@@ -62,6 +62,9 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
     """
     path, config = read_adapter(adapter, ARGUMENT)
+    if is_peft(config) or not config.get("fine_tune_type"):
+        msg = f"{path}: another program wrote it; write it as vlora's own with `python -m vlora import {adapter}` first"
+        raise CheckpointError(msg)
     recorded = config.get(KEY) or {}
     name = base or recorded.get("path") or config.get("base_model")
     if not name:
@@ -83,7 +86,9 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     backbone, _ = models.abstract_backbone(files, section)
     if backbone.base is not None:
         check_base(BaseIdentity.load(recorded), backbone.base, path, is_strict=False, older=config.get("base_model"))
-    layers, whole = _read_factors(path, backbone)
+    # Whether every array is there, of the shapes that its configuration says.
+    models.load_adapter(models.abstract_backbone(files, section)[0], adapter, files=files)
+    layers, whole = _read_factors(path)
     scale = float((config.get("lora_parameters") or {}).get("scale", 0))
     commit = revision or files.commit
     return Saved(
@@ -99,20 +104,12 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     )
 
 
-def _read_factors(path: Path, backbone: models.MlxVlmBackbone) -> tuple[dict[str, Factors], dict[str, Array]]:
+def _read_factors(path: Path) -> tuple[dict[str, Factors], dict[str, Array]]:
     """Sort an adapter's arrays: factors by their layers, and the rest."""
     arrays = {name: np.array(value.astype(mx.float32)) for name, value in read_arrays(path).items()}
-    broken = next((name for name, value in arrays.items() if not np.isfinite(value).all()), None)
-    if broken is not None:
-        msg = f"{path}: {broken} has numbers that are not finite; take another checkpoint"
-        raise CheckpointError(msg)
-    modules = dict(backbone.module.named_modules())
     layers: dict[str, Factors] = {}
     for name in [name for name in arrays if name.endswith(".lora_a")]:
         layer = name.removesuffix(".lora_a")
-        if f"{layer}.lora_b" not in arrays or layer not in modules:
-            msg = f"{path}: adapts {layer}, which the model does not have, or with one factor only"
-            raise CheckpointError(msg)
         a, b = arrays.pop(name), arrays.pop(f"{layer}.lora_b")
         layers[layer] = Factors(a=a, b=b, m=arrays.pop(f"{layer}.m", None))
     return layers, arrays

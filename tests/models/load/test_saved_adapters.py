@@ -104,6 +104,11 @@ def without_first(arrays: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(arrays.items())[1:])
 
 
+def without_a_layer(folder: Path) -> None:
+    """Take both factors of a layer away."""
+    arrays_of(lambda arrays: {name: arrays[name] for name in arrays if "layers.0.self_attn.q_proj" not in name})(folder)
+
+
 def renamed(old: str, new: str) -> Change:
     return arrays_of(lambda arrays: {name.replace(old, new): value for name, value in arrays.items()})
 
@@ -146,6 +151,11 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "another start": (settings(init_lora_weights="pissa"), "its base is not the published one"),
     "dora without lengths": (settings(use_dora=True), "use_dora is True"),
     "one factor": (arrays_of(without_first), "without its other factor"),
+    "a layer that is named": (without_a_layer, "names model.language_model.layers.0.self_attn.q_proj, of which it has"),
+    "a table that is named": (settings(modules_to_save=["lm_head"]), "names lm_head, of which it has no array"),
+    "targets that are none": (settings(target_modules=7), "target_modules: found 7, expected a list of names"),
+    "targets that are no pattern": (settings(target_modules="("), "which is no pattern"),
+    "whole numbers": (first(lambda value: value.astype(mx.int32)), "is of int32; expected numbers of floating point"),
     "not finite": (first(lambda value: value * float("nan")), "not finite"),
     "another width": (first(lambda value: value[:, 1:]), "was it trained on another model or rank"),
     "renamed": (renamed("self_attn", "attention"), "for which the model has no layer"),

@@ -36,7 +36,7 @@ def open_adapter(
     """
     weights, config = read_adapter(path)
     arrays = read_arrays(weights)
-    _refuse_infinite(arrays, str(weights))
+    _refuse_no_numbers(arrays, str(weights))
     if not is_peft(config):
         return _complete(arrays, config, backbone.module, str(weights))
     if files is None:
@@ -48,8 +48,13 @@ def open_adapter(
     return {name: mx.array(value) for name, value in found.items()}, own
 
 
-def _refuse_infinite(arrays: Mapping[str, mx.array], where: str) -> None:
-    sums = {name: mx.isfinite(value).all() for name, value in arrays.items() if mx.issubdtype(value.dtype, mx.floating)}
+def _refuse_no_numbers(arrays: Mapping[str, mx.array], where: str) -> None:
+    """Refuse arrays that no training writes: of integers, or not finite."""
+    for name, value in arrays.items():
+        if not mx.issubdtype(value.dtype, mx.floating):
+            msg = f"{where}: {name} is of {str(value.dtype).rpartition('.')[2]}; expected numbers of floating point"
+            raise CheckpointError(msg)
+    sums = {name: mx.isfinite(value).all() for name, value in arrays.items()}
     mx.eval(sums)
     broken = next((name for name, is_finite in sums.items() if not is_finite.item()), None)
     if broken is not None:

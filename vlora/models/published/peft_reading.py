@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import CheckpointError
 from .links import Link
 from .peft_layout import TURNED
+from .peft_settings import check_settings, find_missing
 from .places import Places
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -21,19 +22,6 @@ BEFORE = re.compile(r"^(base_model\.)?model\.(?=.)")
 FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<part>A|B)(\.default)?\.weight$")
 LENGTHS = re.compile(r"^(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?$")
 WHOLE = re.compile(r"^(?P<module>.+?)(\.modules_to_save(\.default)?)?\.(?P<part>weight|bias)$")
-
-REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "lora_bias": (False,),
-    "layer_replication": (None,),
-    "trainable_token_indices": (None,),
-    "alora_invocation_tokens": (None,),
-    "fan_in_fan_out": (False,),
-}
-"""Settings of PEFT that are read where they have these values only, or are not there."""
-
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts of adapters whose base is not the published one, unless they were converted on saving."""
 
 
 @attrs.frozen(eq=False)
@@ -68,33 +56,6 @@ def from_peft(
     for name, value in arrays.items():
         reading.add(name, value)
     return reading.finish()
-
-
-def check_settings(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what would be read as something else.
-
-    Raises:
-        CheckpointError: The setting and what it has.
-    """
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        msg = f"{where}: found an adapter of type {kind!r}; expected 'LORA'"
-        raise CheckpointError(msg)
-    for key, known in REFUSED.items():
-        if key in config and config[key] not in (*known, None):
-            msg = f"{where}: {key}: found {config[key]!r}, which is not read; merge the adapter with PEFT instead"
-            raise CheckpointError(msg)
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.startswith(CHANGES_BASE):
-        msg = (
-            f"{where}: init_lora_weights: found {start!r}, so its base is not the published one; save it with PEFT's "
-            "path_initial_model_for_weight_conversion"
-        )
-        raise CheckpointError(msg)
-    for key, kind_of in (("r", int), ("lora_alpha", (int, float))):
-        if isinstance(config.get(key), bool) or not isinstance(config.get(key), kind_of) or config[key] <= 0:
-            msg = f"{where}: {key}: found {config.get(key)!r}, expected a number above 0"
-            raise CheckpointError(msg)
 
 
 class _Reading:
@@ -169,6 +130,11 @@ class _Reading:
 
     def finish(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Write the model's arrays and its configuration."""
+        if self._parts and (lacking := self._lacking()) is not None:
+            msg = (
+                f"{self._where}: its configuration names {lacking}, of which it has no array; it was not written whole"
+            )
+            raise CheckpointError(msg)
         own: dict[str, list[tuple[Link, _Layer]]] = {}
         for parameter, parts in self._parts.items():
             for link, part in self._divide(parameter, self._layer(parameter, parts)):
@@ -197,6 +163,11 @@ class _Reading:
         if tables:
             config["trained_tables"] = sorted(name.removesuffix(".weight") for name in tables)
         return arrays | tables, config
+
+    def _lacking(self) -> str | None:
+        """Name a layer or a table that the configuration has and the file has not; None if there is none."""
+        known = {name: name for name in self._links} | dict(self._places.tied)
+        return find_missing(self._config, known, self._parts, self._wholes)
 
     def _layer(self, parameter: str, parts: Mapping[str, Array]) -> _Layer:
         said, shape = self._said[parameter], self._links[parameter][0].shape

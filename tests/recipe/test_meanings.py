@@ -35,7 +35,7 @@ WRITTEN = re.compile(r"\b(\w+\.\w+) = (\[[^\]]*\]|\"\w+\"|true|false|[\d.]*\d)")
         ("train.objective", "causal_lm", 'write train.objective = "sft"'),
         ("optim.name", "paged_adamw_32bit", "did you mean 'adamw'?"),
         ("optim.name", "Lion-8bit", "did you mean 'lion'?"),
-        ("optim.name", "rmsprop", "there is no such optimizer"),
+        ("optim.name", "galore", "there is no such optimizer"),
         ("optim.schedule", "wsd", "there is no such schedule"),
         ("lora.method", "QLoRA", 'write lora.method = "lora" and model.quantize_bits = 4'),
         ("lora.method", "pissa", 'write lora.init = "pissa"'),

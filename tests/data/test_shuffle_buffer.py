@@ -1,12 +1,21 @@
 """The shuffle buffer: each row once, an order that (seed, epoch, position) fixes, exact restarts at any position."""
 
+from collections.abc import Iterable, Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.data.shuffle_buffer import BLOCK, ShuffleBuffer, shuffle_rows
+from vlora.data.shuffle_buffer import BLOCK, ShuffleBuffer
 
 SIZES = st.integers(1, 40)
 SEEDS = st.integers(0, 2**70)
+
+
+def shuffle_rows(rows: Iterable[int], size: int, *, seed: int, epoch: int) -> Iterator[int]:
+    """Yield the rows of an epoch."""
+    buffer = ShuffleBuffer(source=iter(rows), size=size, seed=seed, epoch=epoch)
+    while buffer.fill():
+        yield buffer.take()
 
 
 @given(n_rows=st.integers(0, 60), size=SIZES, seed=SEEDS, epoch=st.integers(0, 1000))

@@ -96,17 +96,16 @@ def quantized_parts(weight: mx.array, scheme: Mapping[str, Any]) -> dict[str, mx
     return dict(zip(("weight", "scales", "biases"), parts, strict=False))
 
 
-def unpacked(parts: Mapping[str, mx.array], scheme: Mapping[str, Any], dtype: mx.Dtype = mx.float32) -> mx.array:
-    """Unpack quantized weights, computed in a type.
+def unpacked(parts: Mapping[str, mx.array], scheme: Mapping[str, Any]) -> mx.array:
+    """Unpack quantized weights, computed in float32.
 
     Args:
         parts: As `quantized_parts` gives them.
         scheme: How they are quantized.
-        dtype: Of the result, and of the scales where they are numbers.
     """
     scales, biases = parts["scales"], parts.get("biases")
     if biases is not None:
-        scales, biases = scales.astype(dtype), biases.astype(dtype)
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     settings = {"group_size": scheme["group_size"], "bits": scheme["bits"], "mode": scheme["mode"]}
     weight: mx.array = mx.dequantize(parts["weight"], scales, biases, **settings)
-    return weight.astype(dtype)
+    return weight.astype(mx.float32)

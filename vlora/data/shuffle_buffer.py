@@ -4,7 +4,7 @@ Which of the waiting rows is given next depends on how many rows were given befo
 process began. A buffer that is filled again with the same waiting rows therefore goes on exactly.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import attrs
@@ -65,17 +65,3 @@ class ShuffleBuffer(Generic[Item]):
             self._block = block
             self._numbers = np.random.default_rng((self.seed, self.epoch, block)).random(BLOCK)
         return float(self._numbers[place])
-
-
-def shuffle_rows(rows: Iterable[Item], size: int, *, seed: int, epoch: int) -> Iterator[Item]:
-    """Yield the rows of an epoch in the order of a `ShuffleBuffer`.
-
-    Args:
-        rows: In their own order.
-        size: Rows that wait at most.
-        seed: The run's seed.
-        epoch: Counts from 0.
-    """
-    buffer = ShuffleBuffer(source=iter(rows), size=size, seed=seed, epoch=epoch)
-    while buffer.fill():
-        yield buffer.take()

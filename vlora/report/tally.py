@@ -63,11 +63,6 @@ class Repeats:
             self.again.setdefault(key, _numbers()).append(row)
         return first
 
-    @property
-    def n_again(self) -> int:
-        """Number of repeated occurrences."""
-        return sum(map(len, self.again.values()))
-
     def groups(self) -> list[list[int]]:
         """Return the rows of each repeated content, the most frequent one first."""
         found = [list(dict.fromkeys([self.first[key], *rows])) for key, rows in self.again.items()]

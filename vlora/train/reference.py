@@ -70,12 +70,11 @@ class Reference:
             yield
 
 
-def make_reference_step(backbone: Backbone, *, compiled: bool = True) -> Callable[[TrainState, Batch], mx.array]:
+def make_reference_step(backbone: Backbone) -> Callable[[TrainState, Batch], mx.array]:
     """Make what finds the summed log-probabilities of a batch's examples, f32[S]; without dropout, and no gradient.
 
     Args:
         backbone: The model.
-        compiled: False runs the same code eagerly.
 
     Returns:
         `step(state, batch)`; numbers behind those of the batch's examples mean nothing.
@@ -87,9 +86,7 @@ def make_reference_step(backbone: Backbone, *, compiled: bool = True) -> Callabl
             found = token_logprobs(params, backbone=backbone, inputs=inputs, targets=targets)
         return sum_by_example(found, targets)
 
-    run: Callable[[Params, Inputs, Targets], mx.array] = (
-        mx.compile(sums) if compiled and backbone.is_traceable else sums
-    )
+    run: Callable[[Params, Inputs, Targets], mx.array] = mx.compile(sums) if backbone.is_traceable else sums
 
     def step(state: TrainState, batch: Batch) -> mx.array:
         with bound_params(backbone.module, {name: state.params[name] for name in names}):

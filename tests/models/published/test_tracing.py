@@ -64,8 +64,8 @@ def test_a_piece_says_which_rows_it_is_and_whether_it_is_turned() -> None:
     """Rows of a joint tensor, every other row, a transposed matrix: each is told."""
     pieces = trace(rename, SHAPES)
     (keys,), (gate,), (norm,) = pieces["keys"], pieces["gate"], pieces["norm"]
-    assert (keys.name, keys.source, keys.is_transposed) == ("qkv", (slice(4, 6), slice(0, 5)), False)
+    assert (keys.name, keys.source, keys.order) == ("qkv", (slice(4, 6), slice(0, 5)), (0, 1))
     assert gate.source[1] == slice(0, 7, 2)
-    assert gate.is_transposed
+    assert gate.order == (0, 2, 1)
     assert norm.offset == pytest.approx(1)
     assert [piece.name for piece in pieces["experts"]] == ["expert.0", "expert.1", "expert.2"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.report.charts.chart import MOST_POINTS, Chart, Line, finite_line, thin, thin_line
+from vlora.report.charts.chart import MOST_POINTS, Chart, Line, thin, thin_line
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000), st.integers(8, 500))
@@ -49,13 +49,6 @@ def test_when_an_axis_is_logarithmic(ys: tuple[float, ...], is_log: bool | None,
     line = Line(name="a", xs=tuple(range(len(ys))), ys=ys)
 
     assert Chart(title="a", lines=(line,), is_log=is_log).takes_log == expected
-
-
-def test_what_is_no_number_is_left_out() -> None:
-    """Neither NaN nor infinity has a place."""
-    line = finite_line("a", [(1, 2.0), (2, math.nan), (3, math.inf), (4, 3.0)])
-
-    assert (line.xs, line.ys) == ((1, 4), (2.0, 3.0))
 
 
 def test_a_chart_in_words() -> None:

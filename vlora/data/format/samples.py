@@ -42,7 +42,7 @@ class Reading:
         preferences: "pairs" for rows with a better and a worse answer, "marks" for those that say whether their answer
             is wanted; None for rows with one answer.
         fills_gaps: Whether objects have None under keys that only other rows have; see
-        `vlora.data.readers.table.fills_gaps`.
+            `vlora.data.readers.table.fills_gaps`.
     """
 
     custom_prompt_format: str | None = None

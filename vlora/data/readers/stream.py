@@ -165,15 +165,9 @@ class RowStream:
             except (OSError, ValueError) as error:
                 yield Drawn(Place(shard, number, DAMAGED), Damage(str(error)))
 
-    def head(self, n_rows: int, *, is_whole: bool = False) -> list[Place]:
-        """Find the first rows in the files' own order. A row is not read where it is found without that.
-
-        Args:
-            n_rows: How many at most.
-            is_whole: Whether those before `first` are among them.
-        """
-        stream = attrs.evolve(self, first=None) if is_whole else self
-        return [row.place for row in itertools.islice(stream.find(range(len(self.files)), keeps=False), n_rows)]
+    def head(self, n_rows: int) -> list[Place]:
+        """Find the first rows, no more than these, in the files' own order. A row that is found unread stays unread."""
+        return [row.place for row in itertools.islice(self.find(range(len(self.files)), keeps=False), n_rows)]
 
     def restore(self, places: Iterable[Place]) -> list[Drawn]:
         """Give rows that were drawn before as `find` gives them; pictures stay closed."""

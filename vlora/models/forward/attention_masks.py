@@ -84,9 +84,9 @@ def in_one_segment(segments: mx.array) -> mx.array:
     return (segments[:, :, None] == segments[:, None, :])[:, None]
 
 
-def segment_mask(segments: mx.array, window: int | None = None) -> mx.array:
+def segment_mask(segments: mx.array) -> mx.array:
     """Make the causal mask of packed rows: bool[B, 1, T, T], True where the query (third axis) sees the key."""
-    return block_mask(mx.zeros_like(segments), window, segments=segments)
+    return block_mask(mx.zeros_like(segments), None, segments=segments)
 
 
 @contextmanager

@@ -48,12 +48,6 @@ class Piece:
         """The shape of the part within the parameter."""
         return tuple(part.stop - part.start for part in self.target)
 
-    @property
-    def is_transposed(self) -> bool:
-        """Whether axes change places, other than those of size 1."""
-        moved = [axis for axis in self.order if len(range(*self.source[axis].indices(1 << 62))) > 1]
-        return moved != sorted(moved)
-
     def read(self, tensor: Any) -> Any:
         """Take this part of a parameter out of the published tensor; without the offset."""
         return tensor[self.source].transpose(self.order).reshape(self.size)

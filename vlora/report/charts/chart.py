@@ -1,8 +1,7 @@
 """Line charts: their lines, and the points that are drawn. Pure."""
 
 import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import attrs
 import numpy as np
@@ -121,12 +120,6 @@ def thin_line(line: Line, most: int = MOST_POINTS) -> Line:
         return tuple(values[place] for place in places) if values else ()
 
     return attrs.evolve(line, xs=choose(line.xs), ys=choose(line.ys), low=choose(line.low), high=choose(line.high))
-
-
-def finite_line(name: str, points: Iterable[tuple[float, float]], *, is_faint: bool = False) -> Line:
-    """Make a line of the points that are numbers."""
-    kept = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    return Line(name=name, xs=tuple(x for x, _ in kept), ys=tuple(y for _, y in kept), is_faint=is_faint)
 
 
 def _describe(line: Line) -> str:

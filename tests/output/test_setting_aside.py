@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlora.errors import CheckpointError
-from vlora.output.setting_aside import JOURNAL_NAME, Journal, complete, next_number, set_aside
+from vlora.output.setting_aside import JOURNAL_NAME, Journal, complete, move_all, next_number
 
 
 def test_named_files_are_moved_or_copied(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_named_files_are_moved_or_copied(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text(name)
 
-    earlier = set_aside(tmp_path, Journal(number=3, moved=("a", "missing"), copied=("b",)))
+    earlier = move_all(tmp_path, Journal(number=3, moved=("a", "missing"), copied=("b",)))
 
     assert earlier == tmp_path / "earlier-3"
     assert sorted(path.name for path in earlier.iterdir()) == ["a", "b"]

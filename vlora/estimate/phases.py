@@ -159,7 +159,7 @@ class _Asked:
     def of(cls, planner: Planner, prompts: Sequence[models.Prompt], n_new_tokens: int) -> "_Asked":
         """Embed questions; nothing is computed."""
         batch = collate([models.with_room(prompt, n_new_tokens) for prompt in prompts])
-        differentiable, others = planner.backbone.embed(batch)
+        differentiable, auxiliary = planner.backbone.embed(batch)
         sampler = models.Sampler(
             names=[""] * len(prompts),
             temperature=planner.recipe.eval.temperature,
@@ -169,7 +169,7 @@ class _Asked:
             planner=planner,
             batch=batch,
             differentiable=differentiable,
-            fields={**differentiable, **others},
+            fields={**differentiable, **auxiliary},
             n_new_tokens=n_new_tokens,
             draw=sampler.draw,
         )

@@ -26,7 +26,7 @@ from .paths import (
     WEIGHTS_SUFFIX,
     OutputPaths,
 )
-from .setting_aside import JOURNAL_NAME, Journal, complete, next_number, set_aside
+from .setting_aside import JOURNAL_NAME, Journal, complete, move_all, next_number
 
 OWN_NAMES = (METRICS_NAME, PREDICTIONS_NAME, RECIPE_NAME, EXAMPLE_NAME, *DERIVED_NAMES, *TRACKER_NAMES)
 """Of files in a run's folder besides weights, state and what describes them."""
@@ -62,7 +62,7 @@ def archive_previous_run(recipe: Recipe, paths: OutputPaths, model_files: Collec
         copied=copied,
         models=tuple(models),
     )
-    return set_aside(paths.folder, journal)
+    return move_all(paths.folder, journal)
 
 
 def complete_setting_aside(folder: Path) -> Path | None:

@@ -41,7 +41,7 @@ class Journal:
     models: tuple[str, ...] = ()
 
 
-def set_aside(folder: Path, journal: Journal) -> Path:
+def move_all(folder: Path, journal: Journal) -> Path:
     """Move what a journal names out of a run's folder, and give where it is then."""
     write_text(folder / JOURNAL_NAME, json.dumps(attrs.asdict(journal)) + "\n")
     return _carry_out(folder, journal)

@@ -10,7 +10,7 @@ from tests.checking import subject_of
 from tests.checkpoints import build_checkpoint
 from vlora import parse_recipe
 from vlora.doctor.model.masks import check_masks, find_runs
-from vlora.doctor.model.opening import encode_rows, open_model, without_rows
+from vlora.doctor.model.opening import encode_rows, open_subject, without_rows
 from vlora.doctor.model.subject import LeftOut, Subject
 from vlora.errors import CheckError
 from vlora.types import Example
@@ -21,7 +21,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A model with its rows."""
     folder = tmp_path_factory.mktemp("masks")
     keys = {"model.path": str(build_checkpoint("qwen2_vl", folder / "model")), "data.path": "rows"}
-    found, data = open_model(without_rows(parse_recipe("", {**keys, "output.path": str(folder / "run")})))
+    found, data = open_subject(without_rows(parse_recipe("", {**keys, "output.path": str(folder / "run")})))
     encode_rows(found, data)
     return found
 

@@ -14,7 +14,7 @@ from vlora.doctor.model.opening import (
     encode_rows,
     find_bad_weights,
     make_rows,
-    open_model,
+    open_subject,
     without_rows,
 )
 from vlora.doctor.model.subject import Subject
@@ -24,7 +24,7 @@ from vlora.errors import SampleError
 def opened(family: str, folder: Path) -> tuple[Subject, Data]:
     """Open a tiny checkpoint."""
     keys = {"model.path": str(build_checkpoint(family, folder / family)), "data.path": "rows"}
-    return open_model(without_rows(parse_recipe("", {**keys, "output.path": str(folder / "run")})))
+    return open_subject(without_rows(parse_recipe("", {**keys, "output.path": str(folder / "run")})))
 
 
 @pytest.fixture(scope="module")

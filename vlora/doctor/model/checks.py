@@ -17,7 +17,7 @@ from .adapter import check_adapter
 from .answers import check_answers
 from .apart import check_causality, check_images, check_packing, check_padding, check_rows
 from .masks import check_masks
-from .opening import describe_model, encode_rows, find_bad_weights, open_model, without_rows
+from .opening import describe_model, encode_rows, find_bad_weights, open_subject, without_rows
 from .quantized import check_quantized
 from .steps import check_compiled, check_gradients
 from .subject import LeftOut, Subject
@@ -140,7 +140,7 @@ class _Opening:
 
     def open(self) -> str:
         """Open the model as a run does."""
-        self.subject, self.data = open_model(self.recipe)
+        self.subject, self.data = open_subject(self.recipe)
         return describe_model(self.subject, self.data)
 
     def look(self) -> str:

@@ -55,7 +55,7 @@ def draw(size: tuple[int, int], colour: str) -> Image.Image:
     return Image.fromarray((np.asarray(image).astype(np.int64) + noise).clip(0, 255).astype(np.uint8))
 
 
-def open_model(recipe: Recipe) -> tuple[Subject, Data]:
+def open_subject(recipe: Recipe) -> tuple[Subject, Data]:
     """Open a recipe's model as a run does: its files, its processor, its weights, and the adapter that is trained.
 
     Raises:

@@ -249,8 +249,8 @@ READERS: Mapping[Reading, type[Reader]] = {"anew": Anew, "kept": Kept, "equal": 
 def embed_prompts(backbone: MlxVlmBackbone, prompts: Sequence[Prompt], room: int, reading: Reading) -> Reader:
     """Embed questions, and return their reader."""
     batch = collate([with_room(prompt, room) for prompt in prompts])
-    features, others = backbone.embed(batch)
-    return make_reader(backbone, batch, {**features, **others}, prompts, room, reading)
+    differentiable, auxiliary = backbone.embed(batch)
+    return make_reader(backbone, batch, {**differentiable, **auxiliary}, prompts, room, reading)
 
 
 def make_reader(

@@ -56,7 +56,7 @@ def make_parser() -> Parser:
     about = "Show rows as the model will see them, count all of them, or write a page that shows both."
     parser = make_recipe_parser("inspect", about, EXAMPLES)
     parser.add_argument("--rows", type=row_numbers, default=None, help="how many rows (3), or which (3,7-9)")
-    parser.add_argument("--longest", type=positive(int), default=None, metavar="N", help="the longest rows")
+    parser.add_argument("--longest", type=positive(int), default=None, metavar="N", help="the longest rows to train on")
     parser.add_argument(
         "--worst", type=named, default=None, metavar="FILE", help="the worst answers of a predictions.jsonl"
     )
@@ -216,7 +216,7 @@ def _describe_choice(choice: "Choice", n: int) -> str:
         by = f" by {choice.metric}" if choice.metric else ""
         return f"The {_count(n)} answered worst{by} in {choice.worst}, the worst first."
     if choice.n_longest is not None:
-        return f"The longest {_count(n)}, the longest first."
+        return f"The longest {_count(n)} to train on, the longest first."
     return f"{_count(n)}, chosen by their numbers." if choice.numbers else f"The first {_count(n)}."
 
 

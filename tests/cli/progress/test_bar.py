@@ -56,3 +56,21 @@ def test_the_bar_grows() -> None:
         lengths.append(write_bar(state, 79).count("━"))
 
     assert lengths == [0, 6, 12]
+
+
+def test_a_bar_does_not_stand_still() -> None:
+    """Until the first answers are there, which come together, the time that passes is shown."""
+    now = [100.0]
+    state = ProgressState(clock=lambda: now[0])
+    state.take(Working(what="answering before training", total=12))
+    lines = [write_bar(state, 79)]
+    now[0] += 65
+    lines.append(write_bar(state, 79))
+    state.take(Generated(when="before", done=1, total=12, accuracy=0.0, expected="a", found="b"))
+    lines.append(write_bar(state, 79))
+
+    assert [line.partition(" ")[2] for line in lines] == [
+        "answering before training 0/12  0:00",
+        "answering before training 0/12  1:05",
+        "answering before training 1/12  11:55 left",
+    ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from .state import TRAINING, ProgressState
+from .state import DONE, STOPPED, TRAINING, ProgressState
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PER_SECOND = 8
@@ -37,7 +37,10 @@ def write_bar(state: ProgressState, width: int, memory_gb: float = 0.0) -> str:
     counted = f"{state.done}/{state.total}"
     left = "" if state.seconds_left is None else f"{format_seconds(state.seconds_left)} left"
     if state.what != TRAINING:
-        return _with_bar(state, [f"{state.what} {counted}", left], width)
+        # The first answers come together: meanwhile the time that passes shows that the run does not stand still.
+        is_waiting = not state.done and state.what not in (DONE, STOPPED)
+        passed = format_seconds(state.elapsed) if is_waiting else ""
+        return _with_bar(state, [f"{state.what} {counted}", left or passed], width)
     assert state.newest is not None  # noqa: S101 - it trains
     step = state.newest
     speed = f"{step.tokens / step.step_s:,.0f} tokens/s" if step.step_s else ""

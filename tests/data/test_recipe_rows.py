@@ -47,6 +47,15 @@ def test_the_first_rows_of_every_stream(tmp_path: Path, monkeypatch: pytest.Monk
     assert names == [source.path for source in data.sources]
 
 
+def test_a_single_source_needs_no_weight(tmp_path: Path) -> None:
+    """It has all rows."""
+    source = SourceSection(path=write_lines(tmp_path, (2, 3)), rows=4)
+    train, _ = open_rows(DataSection(sources=(source,), streaming=True))
+
+    assert numbers(train) == [0, 1, 2, 3]
+    assert [share.wanted for share in train.shares()] == [1.0]
+
+
 def test_each_source_holds_out_its_own_first_rows(tmp_path: Path) -> None:
     """By its own slices, or those of [data]; `rows` counts behind them."""
     own = {"split": "train[3:]", "rows": 2}

@@ -38,9 +38,9 @@ def test_streamed_sources_need_weights() -> None:
         parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl"}, {"path": "b.jsonl"}]})
     with pytest.raises(RecipeError, match=r"data\.sources\[1\]\.weight: missing, and other sources have one"):
         parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl", "weight": 1}, {"path": "b.jsonl"}]})
-    recipe = parse_recipe("", stream | {"data.sources": [{"path": "a.jsonl", "weight": 1}]})
-
-    assert recipe.data.sources[0].weight == 1
+    for source in ({"path": "a.jsonl"}, {"path": "a.jsonl", "weight": 2}):
+        recipe = parse_recipe("", stream | {"data.sources": [source]})
+        assert recipe.data.sources[0].weight == source.get("weight"), "a single one has all rows"
 
 
 def test_a_stream_needs_iters() -> None:

@@ -58,7 +58,7 @@ def _read_stream_sources(data: DataSection, preferences: Preferences | None) -> 
 
     Each source gives the first rows of its own, if the recipe holds some out.
     """
-    weights = tuple(source.weight or 0.0 for source in data.sources)
+    weights = tuple(1.0 if source.weight is None else source.weight for source in data.sources)
     rare = find_too_rare(weights)
     if rare is not None:
         msg = (

@@ -30,7 +30,7 @@ FOLDER = "references"
 
 
 def keep_reference(run: RunContext) -> Generator[Event, None, None]:
-    """Compute what the recipe has kept of the model that training starts from, and let rows bring it.
+    """Compute what is compared with the model that training starts from, keep it, and let rows bring it.
 
     Args:
         run: A run whose model is as training starts from it. Its loader gives examples with the column `REFERENCE` from
@@ -40,8 +40,6 @@ def keep_reference(run: RunContext) -> Generator[Event, None, None]:
         VloraError: A row cannot be learned from, or there is no memory for a batch.
     """
     recipe = run.recipe
-    if not recipe.preference.precompute:
-        return
     yield Working(what="computing the reference")
     kept = _Kept(run.data, run.backbone, _open(recipe, run))
     encode, join = run.loader.encode, run.loader.join

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import cast
 
 import attrs
 import mlx.core as mx
@@ -36,16 +37,14 @@ def check_start(run: RunContext, reference: Reference | None) -> None:
     Each loss has its own value then (ln 2 of "sigmoid", 1 of "hinge", 1 / (4 beta^2) of "ipo"), and margins are none.
 
     Args:
-        run: A run that begins; its model's state is that before the first step.
+        run: A run whose objective compares with a reference; its model's state is that before the first step.
         reference: What it is compared with; None if examples bring its log-probabilities.
 
     Raises:
         PreferenceError: The model is not its reference.
     """
     recipe = run.recipe
-    loss = find_objective(recipe.train.objective, recipe.preference)
-    if not isinstance(loss, Objective) or not loss.has_reference:
-        return
+    loss = cast("Objective", find_objective(recipe.train.objective, recipe.preference))
     batch = _first_batch(run)
     if batch is None:
         return

@@ -25,6 +25,7 @@ from ..output.checkpoint import Found
 from ..output.lock import exclusive_run_lock
 from ..output.paths import OutputPaths, output_paths
 from ..output.resume import check_resumable, pin_revisions
+from ..recipe.preference import REFERENCED
 from ..recipe.schema import Recipe
 from ..train.loop import TrainLoop
 from ..train.optimizers import make_optimizer
@@ -72,7 +73,8 @@ def start(
     if not run.data.files.family.is_proven or recipe.train.batching == "packed":
         yield Working(what="trying the model on the first rows")
         _probe(run)
-    yield from keep_reference(run)
+    if recipe.preference.precompute:
+        yield from keep_reference(run)
     yield Working(what="preparing the first step")
     first = _make_loop(run, should_stop)
     unbind(run.backbone)
@@ -298,7 +300,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         ranks=run.ranks,
     )
     run.source, run.reference = source, reference
-    if not first:
+    if not first and recipe.train.objective in REFERENCED:
         check_start(run, reference)
     return first
 

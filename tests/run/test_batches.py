@@ -61,7 +61,6 @@ def test_a_device_without_a_row_runs_what_another_thread_has_made(
     reference = make_reference(recipe, backbone, state.params)
     loss = find_objective("kto", recipe.preference)
     step = make_train_step(backbone, optimizer, loss=loss, reference=reference, compiled=False)
-    total = step.begin(state)
-    total.add(batch, step.grad_step(*total.arguments(batch)))
+    total = step.accumulate(state, batch)
 
     assert (float(total.loss), float(total.count)) == (0.0, 0.0)

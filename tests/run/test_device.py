@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,18 @@ def test_a_step_never_sees_another_device(
 
     def make_noting(*args: Any, **kwargs: Any) -> Any:
         step = make(*args, **kwargs)
-        take = type(step).__call__
 
-        def take_noting(self: Any, *args: Any) -> Any:
-            seen.append(device.value)
-            result = take(self, *args)
-            seen.append(device.value)
-            return result
+        def noting(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                seen.append(device.value)
+                result = method(*args)
+                seen.append(device.value)
+                return result
 
-        step.__class__ = type("Noting", (type(step),), {"__call__": take_noting})
+            return call
+
+        parts = {name: noting(getattr(type(step), name)) for name in ("accumulate", "update")}
+        step.__class__ = type("Noting", (type(step),), parts)
         return step
 
     monkeypatch.setattr(Encoder, "__call__", encode_noting)

@@ -386,7 +386,7 @@ def test_few_frames_lie_between_a_run_and_its_step(
     class Step:
         n_traces = 0
 
-        def __call__(self, *_: Any) -> None:
+        def accumulate(self, *_: Any) -> None:
             frame = inspect.currentframe()
             while (frame := frame and frame.f_back) is not None and frame.f_code.co_name != "run_a_fit":
                 found.append(Path(frame.f_code.co_filename).stem)

@@ -79,18 +79,21 @@ class FailingStep:
     def __init__(self, step: Any, raising: Callable[[], None], *, is_late: bool) -> None:
         self.step, self.raising, self.is_late, self.n_calls = step, raising, is_late, 0
 
-    @property
-    def n_traces(self) -> int:
-        """Count as the step does."""
-        return int(self.step.n_traces)
+    def __getattr__(self, name: str) -> Any:
+        """Be the step in all else."""
+        return getattr(self.step, name)
 
-    def __call__(self, *given: Any) -> Any:
-        """Take a step, or fail."""
+    def accumulate(self, *given: Any) -> Any:
+        """Begin a step, or fail."""
         self.n_calls += 1
         if self.n_calls == FAILED_AT and not self.is_late:
             self.raising()
-        taken = self.step(*given)
-        if self.n_calls == FAILED_AT:
+        return self.step.accumulate(*given)
+
+    def update(self, *given: Any) -> Any:
+        """Take a step, and fail behind it."""
+        taken = self.step.update(*given)
+        if int(taken[0].step) == FAILED_AT:
             self.raising()
         return taken
 
@@ -121,6 +124,7 @@ def plain(checkpoint: CheckpointFactory, tmp_path_factory: pytest.TempPathFactor
     return folder / "out", losses(list(fit(short_recipe(checkpoint, folder, "out"))))
 
 
+@pytest.mark.parametrize("looks_ahead", [False, True])
 @pytest.mark.parametrize(
     ("raising", "is_late", "kind"),
     [
@@ -134,6 +138,7 @@ def test_the_steps_before_a_failure_are_kept(
     raising: Callable[[], None],
     is_late: bool,
     kind: type[BaseException],
+    looks_ahead: bool,
     plain: tuple[Path, list[float]],
     checkpoint: CheckpointFactory,
     tmp_path: Path,
@@ -145,6 +150,7 @@ def test_the_steps_before_a_failure_are_kept(
     monkeypatch.setattr(shortage, "advise", lambda _, __, saved: f"what was saved after step {saved} is whole")
     with monkeypatch.context() as patched:
         patched.setattr(start, "make_recipe_step", lambda *a, **k: FailingStep(make(*a, **k), raising, is_late=is_late))
+        patched.setattr(start, "device_kind", lambda: "cuda" if looks_ahead else "cpu")
         events, error = collect(fit(recipe))
     assert isinstance(error, kind)
     assert [event.step for event in events if isinstance(event, Saved)] == [FAILED_AT - 1]

@@ -1,5 +1,6 @@
 """The gradients of a step, over microbatches and ranks; what several ranks add up is in test_ranks.py."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 from tests.training import make_trainable
 from vlora import collate, make_train_step
 from vlora.data.collate import make_stand_in
+from vlora.train.accumulation import middle_of
 from vlora.train.backbone import Params
+from vlora.train.flat_params import FLAT
 from vlora.train.ranks import Ranks
 
 CheckpointFactory = Callable[[str], Path]
@@ -43,6 +46,28 @@ def test_what_ranks_find_is_added(checkpoint: CheckpointFactory) -> None:
     assert [float(number) for number in together.others] == [6.0, 10.0]
     for name, value in expected.params.items():
         np.testing.assert_allclose(found.params[name], value, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_halfway_is_known_before_the_rest(checkpoint: CheckpointFactory) -> None:
+    """Of packed gradients and of those that are not: what it needs is a part of what the gradients need."""
+    for packs in (True, False):
+        trainable = make_trainable(checkpoint("qwen3_vl"), optim__name="adamw" if packs else "adafactor")
+        step = make_train_step(trainable.backbone, trainable.optimizer, compiled=False)
+        total = step.accumulate(trainable.state, collate(trainable.examples[:2], 2))
+        sizes = []
+        for arrays in (total.halfway, tuple(total.gradients.values())):
+            graph = io.StringIO()
+            mx.export_to_dot(graph, *arrays)
+            sizes.append(len(graph.getvalue()))
+
+        assert (FLAT in total.gradients) == packs
+        assert 0.4 * sizes[1] < sizes[0] < 0.9 * sizes[1]
+
+
+def test_layers_are_in_the_order_of_their_numbers() -> None:
+    """Not in that of their digits: layer 10 comes behind layer 9."""
+    assert middle_of(f"layers.{number}.q" for number in range(21)) == "layers.10.q"
+    assert middle_of(["head", "layers.2.b", "layers.10.a"]) == "layers.2.b"
 
 
 def test_a_rank_without_rows_takes_part(checkpoint: CheckpointFactory) -> None:

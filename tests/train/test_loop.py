@@ -37,26 +37,34 @@ GRIDS = tuple(
 CheckpointFactory = Callable[[str], Path]
 
 
-def make_batch(number: int) -> Batch:
+LONG = 200
+"""Tokens of a row that fails."""
+
+
+def make_batch(number: int, n_tokens: int = 3) -> Batch:
     """Make a batch of one row that is known by its number."""
-    tokens = np.array([1, 2, 3], dtype=np.int32)
-    nothing = np.zeros(3, dtype=np.bool_)
+    tokens = np.arange(1, n_tokens + 1, dtype=np.int32)
+    nothing = np.zeros(n_tokens, dtype=np.bool_)
     return collate([Example(f"row {number}", tokens, ~nothing, nothing)])
 
 
 class CountingStep:
     """Counts what it is asked to do; step `bad` has a loss that is not finite."""
 
+    embeds_ahead = False
+
     def __init__(self, bad: int = -1) -> None:
         self.n_traces = 0
         self.n_begun = 0
         self.bad = bad
 
-    def __call__(
-        self, state: TrainState, batches: Batch | Sequence[Batch], rate: float
-    ) -> tuple[TrainState, StepOutput]:
+    def accumulate(self, state: TrainState, _: Sequence[Batch], first: Any) -> TrainState:
+        """Find no gradient."""
+        assert first is None
+        return state
+
+    def update(self, state: TrainState, rate: float) -> tuple[TrainState, StepOutput]:
         """Change nothing but the step's number; the loss is half the learning rate."""
-        del batches
         self.n_begun += 1
         self.n_traces = 1
         loss = mx.array(math.nan if self.n_begun == self.bad else rate)
@@ -151,11 +159,9 @@ def test_every_step_has_its_own_time() -> None:
     """A step that the host computed while the next one was not begun yet takes its own time, the last one too."""
 
     class Slow(CountingStep):
-        def __call__(
-            self, state: TrainState, batches: Batch | Sequence[Batch], rate: float
-        ) -> tuple[TrainState, StepOutput]:
+        def update(self, state: TrainState, rate: float) -> tuple[TrainState, StepOutput]:
             time.sleep(0.02)
-            return super().__call__(state, batches, rate)
+            return super().update(state, rate)
 
     counter = itertools.count(1)
     loop = TrainLoop(as_step(Slow()), start(), float, (1).__eq__, lambda: next(counter) == 5)
@@ -165,6 +171,27 @@ def test_every_step_has_its_own_time() -> None:
     assert len(taken) == 5
     assert min(taken) > 0.019
     assert sum(taken) <= time.perf_counter() - began
+
+
+@pytest.mark.parametrize(("n_microbatches", "trains_tower"), [(1, False), (2, False), (1, True)])
+def test_looking_ahead_changes_no_bit(checkpoint: CheckpointFactory, n_microbatches: int, trains_tower: bool) -> None:
+    """What is made ready while a step runs gives the same losses and weights, behind awaited steps too."""
+
+    def train(*, looks_ahead: bool) -> tuple[list[tuple[int, float, float]], TrainState]:
+        trainable = make_trainable(checkpoint("qwen2_vl"), model__train_vision=trains_tower, lora__dropout=0.1)
+        first, second = (collate(trainable.examples[place : place + 1]) for place in (0, 1))
+        step = make_train_step(trainable.backbone, trainable.optimizer, max_grad_norm=1.0)
+        loop = TrainLoop(step, trainable.state, lambda _: 1e-2, {3, 4}.__contains__, looks_ahead=looks_ahead)
+        rows = [[first, second][:n_microbatches], [second, first][:n_microbatches], []] * 3
+        reports = [report for _, report in loop.run(rows) if report is not None]
+        return [(report.step, report.loss, report.grad_norm) for report in reports], loop.state
+
+    (reports, state), (wanted, expected) = train(looks_ahead=True), train(looks_ahead=False)
+
+    assert reports == wanted
+    assert [report[0] for report in reports] == [1, 2, 4, 5, 7, 8]
+    for (name, value), (_, other) in zip(tree_flatten(state), tree_flatten(expected), strict=True):
+        assert mx.array_equal(value, other), name
 
 
 @pytest.mark.parametrize(
@@ -245,8 +272,8 @@ class DeepBackbone:
     has_separable_head = False
     layers = ()
 
-    def __init__(self) -> None:
-        self.module = Deep(300, 96)
+    def __init__(self, n_layers: int = 300) -> None:
+        self.module = Deep(n_layers, 96)
         mx.eval(self.module.parameters())
 
     def embed(self, _: Batch) -> tuple[Any, Any]:
@@ -269,12 +296,83 @@ class DeepBackbone:
         return hidden
 
 
-def peak_of_steps(*, holds: bool) -> float:
+class FailingBackbone(DeepBackbone):
+    """Fails on a long row, where it is told to."""
+
+    def __init__(self, fails_in: str) -> None:
+        super().__init__(n_layers=2)
+        self.fails_in = fails_in
+
+    def embed(self, batch: Batch) -> tuple[Any, Any]:
+        """Fail, or need nothing."""
+        self.check("embed", batch.tokens)
+        return super().embed(batch)
+
+    def logits(self, *inputs: Any) -> mx.array:
+        """Fail, or run all layers."""
+        self.check("logits", inputs[0])
+        return super().logits(*inputs)
+
+    def check(self, place: str, tokens: Any) -> None:
+        """Fail on a long row at the place."""
+        if place == self.fails_in and tokens.shape[1] >= LONG:
+            message = "row 3: broken"
+            raise SampleError(message)
+
+
+@pytest.mark.parametrize("fails_in", ["rows", "embed", "logits"])
+def test_what_fails_ahead_is_raised_at_its_turn(fails_in: str) -> None:
+    """Rows that cannot be read, and a microbatch that cannot be embedded or traced: the steps before are kept."""
+
+    def rows() -> Iterator[list[Batch]]:
+        yield from ([make_batch(number)] for number in (1, 2))
+        if fails_in == "rows":
+            message = "row 3: broken"
+            raise SampleError(message)
+        yield [make_batch(3, n_tokens=LONG)]
+
+    backbone: Any = FailingBackbone(fails_in)
+    optimizer = optim.AdamW(1e-3)
+    step, state = make_train_step(backbone, optimizer), init_state(backbone, optimizer)
+    loop = TrainLoop(step, state, lambda _: 1e-3, lambda _: False, looks_ahead=True)
+    del state
+    reported: list[int] = []
+    with pytest.raises(SampleError, match="row 3: broken"):
+        reported.extend(number for number, _ in loop.run(rows()))
+
+    assert reported == [1, 2]
+    assert int(loop.state.step) == 2
+    assert all_finite(loop.state)
+
+
+def test_nothing_is_read_ahead_of_a_step_that_is_awaited() -> None:
+    """What is done behind it may change what rows follow; behind others the next step's rows are read."""
+
+    def rows() -> Iterator[list[Batch]]:
+        for number in itertools.count(1):
+            read.append(number)
+            yield [make_batch(number)]
+
+    read: list[int] = []
+    backbone: Any = DeepBackbone(n_layers=2)
+    optimizer = optim.AdamW(1e-3)
+    step, state = make_train_step(backbone, optimizer), init_state(backbone, optimizer)
+    loop = TrainLoop(step, state, lambda _: 1e-3, {3, 4}.__contains__, looks_ahead=True)
+    seen = {number: max(read) for number, _ in itertools.islice(loop.run(rows()), 7)}
+
+    assert seen == {1: 3, 2: 3, 3: 3, 4: 4, 5: 7, 6: 8, 7: 9}
+
+
+def peak_of_steps(*, holds: bool, looks_ahead: bool = False) -> float:
     """Take full fine-tuning steps: peak memory beyond the state's own, in sizes of the parameters."""
     backbone: Any = DeepBackbone()
     optimizer = optim.AdamW(1e-3, bias_correction=True)
     loop = TrainLoop(
-        make_train_step(backbone, optimizer), init_state(backbone, optimizer), lambda _: 1e-3, lambda _: False
+        make_train_step(backbone, optimizer),
+        init_state(backbone, optimizer),
+        lambda _: 1e-3,
+        lambda _: False,
+        looks_ahead=looks_ahead,
     )
     loop.state = tree_map(lambda value: value + 0, loop.state)
     mx.eval(loop.state)
@@ -293,7 +391,9 @@ def test_the_old_state_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever holds the old state during a step pays for it; the loop does not."""
     # Small parameters are packed, which takes a copy of them.
     monkeypatch.setattr(flat_params, "PACKED_SIZE", 0)
-    assert peak_of_steps(holds=False) < peak_of_steps(holds=True) - 1
+    held = peak_of_steps(holds=True)
+    assert peak_of_steps(holds=False) < held - 1
+    assert peak_of_steps(holds=False, looks_ahead=True) < held - 1
 
 
 @pytest.mark.parametrize("awaited", [True, False])
@@ -302,11 +402,9 @@ def test_others_are_held_while_a_step_is_prepared(*, awaited: bool) -> None:
     seen: list[str] = []
 
     class NotingStep(CountingStep):
-        def __call__(
-            self, state: TrainState, batches: Batch | Sequence[Batch], rate: float
-        ) -> tuple[TrainState, StepOutput]:
+        def update(self, state: TrainState, rate: float) -> tuple[TrainState, StepOutput]:
             seen.append("step")
-            return super().__call__(state, batches, rate)
+            return super().update(state, rate)
 
     def rows() -> Iterator[list[Batch]]:
         for number in range(3):

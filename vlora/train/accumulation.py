@@ -1,6 +1,7 @@
 """The gradients of a step, added up over its microbatches and its ranks."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -21,6 +22,9 @@ from .state import bound_params
 Sums = tuple[mx.array, mx.array, Packed]
 """f32[] summed loss, f32[] what it is divided by, and what an objective measures beside it."""
 
+Found = tuple[Sums, Params, Tree, tuple[mx.array, ...]]
+"""Of a microbatch: sums, gradients, the inputs' gradients; and of packed gradients the middle one by itself."""
+
 
 class Step(Protocol):
     """What is asked of a step; `make_train_step` makes one."""
@@ -32,6 +36,9 @@ class Step(Protocol):
     reference: Reference | None
     embed_names: frozenset[str]
     checkpointed_in_tower: Sequence[nn.Module]
+
+    def embed(self, batch: Batch) -> Inputs:
+        """Make the language model's inputs of a microbatch."""
 
     def pack(self, gradients: Params) -> Params:
         """Pack summed gradients as the optimizer takes them."""
@@ -51,6 +58,7 @@ class Accumulation:
         metrics: What an objective measures beside the loss, summed.
         n_supervised: Supervised targets; not counted where `count` is their number.
         others: f32[] each, further numbers, added up over the ranks.
+        halfway: Of the last microbatch the gradient that is known when half of the layers have had their backward pass.
     """
 
     step: Step
@@ -62,23 +70,24 @@ class Accumulation:
     metrics: Packed = attrs.field(default=(), init=False)
     n_supervised: mx.array | int = attrs.field(default=0, init=False)
     others: tuple[mx.array, ...] = attrs.field(default=(), init=False)
+    halfway: tuple[mx.array, ...] = attrs.field(default=(), init=False)
     _n_run: int = attrs.field(default=0, init=False)
 
-    def arguments(self, batch: Batch) -> tuple[Params, Inputs, Targets, mx.array]:
-        """Embed a microbatch: what its gradients are computed from."""
+    def arguments(self, batch: Batch, inputs: Inputs | None = None) -> tuple[Params, Inputs, Targets, mx.array]:
+        """Embed a microbatch, unless that is done: what its gradients are computed from."""
         if self._n_run:
             # One microbatch's activations at a time: otherwise all of them are alive at once.
             mx.async_eval(self.gradients, self.loss, self.count)
-        backbone = self.step.backbone
-        with self._bound():
-            inputs = Inputs(batch.tokens, *backbone.embed(batch))
+        if inputs is None:
+            with self._bound():
+                inputs = self.step.embed(batch)
         key = self.step.make_key(self._n_run + KEY_STRIDE * self.step.ranks.rank, self.state.step)
         given = self.state.params if self.step.embed_names else self.packed
         return given, inputs, targets_for(self.step.loss, batch, self.step.reference), key
 
-    def add(self, batch: Batch, found: tuple[Sums, Params, Tree]) -> None:
+    def add(self, batch: Batch, found: Found) -> None:
         """Add what was found for a microbatch, and carry its inputs' gradients on."""
-        (loss, count, metrics), gradients, cotangents = found
+        (loss, count, metrics), gradients, cotangents, halfway = found
         self._n_run += 1
         if self._gathers:
             # Ranks gather alike only if all run back to their inputs, whether or not their rows have a use for it.
@@ -88,6 +97,7 @@ class Accumulation:
             # It has to run, and nothing of it is added.
             self.loss, self.count = mx.depends([self.loss, self.count], [loss, *gradients.values()])
             return
+        self.halfway = halfway or (gradients[middle_of(gradients)],)
         is_first = not self.gradients
         if self.step.embed_names:
             with self._bound():
@@ -142,6 +152,14 @@ class Accumulation:
     def _bound(self) -> Any:
         names = self.step.embed_names
         return bound_params(self.step.backbone.module, {name: self.state.params[name] for name in names})
+
+
+def middle_of(names: Iterable[str]) -> str:
+    """Give the name in the middle, in the order in which layers are numbered."""
+    ordered = sorted(
+        names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    )
+    return ordered[len(ordered) // 2]
 
 
 def read_metrics(metrics: Mapping[str, tuple[mx.array, mx.array]]) -> dict[str, tuple[float, float]]:

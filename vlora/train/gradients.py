@@ -7,7 +7,7 @@ import mlx.core as mx
 from ..types import Batch, StepOutput, TrainState
 from .backbone import Params
 from .clipping import clip_by_global_norm
-from .step import CompiledStep, as_batches
+from .step import CompiledStep
 
 
 def step_gradients(
@@ -23,8 +23,6 @@ def step_gradients(
     Returns:
         The mean gradient by parameter name, float32, not clipped, and what the step would have measured.
     """
-    total = step.begin(state)
-    for batch in as_batches(microbatches):
-        total.add(batch, step.grad_step(*total.arguments(batch)))
+    total = step.accumulate(state, microbatches)
     means, norm = clip_by_global_norm(step.unpack(total.gradients), None, mx.maximum(total.count, 1))
     return {name: means[name] for name in state.params}, total.output(norm)

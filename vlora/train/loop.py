@@ -2,6 +2,12 @@
 
 The host never waits for the step that it has just dispatched, only for the one before it, so that the device always has
 work. The loop waits for a step itself only where its state is needed: to save it, or to validate it.
+
+MLX hands a GPU ten command buffers at most before they are needed, so the device has that long to go when the host is
+through with a dispatch: less than the host takes for all that comes between two steps. A loop that looks ahead hands a
+step over in two parts, the second one half of the backward pass and the update, and divides what is to be done for the
+next step between them: before the first part its rows are read and embedded, before the second its graph is built. The
+forward pass is no such part: its kernels are short, and the host is never far ahead of the device there.
 """
 
 import math
@@ -17,13 +23,38 @@ from ..cuts import find_cuts
 from ..errors import NonFiniteError
 from ..events import StepReport
 from ..memory.limits import naming_shortage
-from ..types import Batch, Cut, RowMark, StepOutput, TrainState
-from .accumulation import read_metrics
+from ..types import Batch, Cut, Inputs, RowMark, StepOutput, TrainState
+from .accumulation import Accumulation, read_metrics
 from .ranks import Ranks
 from .step import TrainStep
 
 WAITING = 0.1
 """Share of a step's time from which on the host has waited for the device, and not only read what there was."""
+
+
+@attrs.define(eq=False)
+class _Ready:
+    """A step that has not been taken yet: as much of it as has been made ready.
+
+    Attributes:
+        step: Its number.
+        batches: Its microbatches; None behind the last step.
+        wait_s: How long they were waited for.
+        inputs: What the first of them was embedded to.
+        total: Their gradients, not computed yet.
+        n_traces: How many shapes had been traced before.
+        seconds: What the graph of the gradients took to build.
+        error: Why it could not be made ready; raised when it is the step's turn.
+    """
+
+    step: int
+    batches: Sequence[Batch] | None = None
+    wait_s: float = 0.0
+    inputs: Inputs | None = None
+    total: Accumulation | None = None
+    n_traces: int = 0
+    seconds: float = 0.0
+    error: Exception | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -33,7 +64,6 @@ class _InFlight:
     step: int
     asked: float
     began: float
-    n_traces: int
     output: StepOutput | None = None
     largest: Batch | None = None
     rate: float = 0.0
@@ -55,6 +85,8 @@ class TrainLoop:
         learning_rate: Of a step, counted from 1.
         needs_sync: Whether the state behind a step is asked for: its report then comes before the next step begins.
         should_stop: Asked after every step; True ends the loop with it.
+        looks_ahead: Whether a step is handed over in two parts, and the next one made ready between them: not where its
+            state is asked for, nor where steps change what a microbatch is embedded to.
         hold: Called before a step is prepared: other threads should not ask for the interpreter.
         release: Called when the device is about to get the step, and whenever the loop waits or gives up control.
         sums: Summed losses and their terms of all steps so far, those of the run that this one goes on from included.
@@ -69,6 +101,7 @@ class TrainLoop:
     learning_rate: Callable[[int], float]
     needs_sync: Callable[[int], bool] = lambda _: True
     should_stop: Callable[[], bool] = lambda: False
+    looks_ahead: bool = False
     hold: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None
     sums: tuple[float, float] = (0.0, 0.0)
@@ -91,22 +124,22 @@ class TrainLoop:
             NonFiniteError, OutOfMemoryError: A step has failed; the message names it and its rows.
         """
         steps, step = iter(microbatches), int(self.state.step)
+        ready: _Ready | None = None
+        looks_ahead = self.looks_ahead and self.train_step.embeds_ahead
         self._began = time.perf_counter()
         try:
-            while (batches := self._next_batches(steps, step + 1)) is not None:
+            while (ready := self._next(ready, steps, step + 1)) is not None:
                 step += 1
                 needs_sync = self.needs_sync(step)
                 if needs_sync and self._begun:
                     self.release()
                     # A CPU works while a step is begun: two steps read one behind the other would share one's time.
                     yield from self.read_begun()
-                with naming_shortage(f"step {step}", _largest(batches)):
-                    begun, output = self._describe(step, batches), None
-                    if batches or self.ranks.size > 1:
-                        # Bound before it is computed: the old arrays are given up as the new ones come to be.
-                        self.state, output = self.train_step(self.state, batches, begun.rate, *self._shared(begun))
-                    self._commit(attrs.evolve(begun, output=output))
-                del batches, begun
+                with naming_shortage(f"step {step}", _largest(ready.batches or ())):
+                    begun = self._describe(ready)
+                    if ready.total is None and (ready.batches or self.ranks.size > 1):
+                        ready.total = self.train_step.accumulate(self.state, ready.batches or (), ready.inputs)
+                    ready = self._take(ready, begun, steps if looks_ahead and not needs_sync else None)
                 yield from self.read_begun(but=1)
                 self.is_stopped = self._is_asked if self.ranks.size > 1 else self.should_stop()
                 if self.is_stopped or needs_sync:
@@ -131,45 +164,92 @@ class TrainLoop:
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return self.run(microbatches)
 
-    def _next_batches(self, steps: Iterator[Sequence[Batch]], step: int) -> Sequence[Batch] | None:
+    def _next(self, ready: _Ready | None, steps: Iterator[Sequence[Batch]], step: int) -> _Ready | None:
+        """Give the next step: as it was made ready, or its rows alone; None behind the last one."""
         self._asked = time.perf_counter()
         self.hold()
-        with naming_shortage(f"reading the rows of step {step}"):
-            return next(steps, None)
+        if ready is None:
+            ready = self._read(steps, step)
+        if ready.error is not None:
+            raise ready.error
+        return None if ready.batches is None else ready
 
-    def _describe(self, step: int, batches: Sequence[Batch]) -> _InFlight:
+    def _read(self, steps: Iterator[Sequence[Batch]], step: int) -> _Ready:
+        asked = time.perf_counter()
+        with naming_shortage(f"reading the rows of step {step}"):
+            batches = next(steps, None)
+        return _Ready(step, batches, time.perf_counter() - asked, n_traces=self.train_step.n_traces)
+
+    def _take(self, ready: _Ready, begun: _InFlight, ahead: Iterator[Sequence[Batch]] | None) -> _Ready | None:
+        """Give the device a step, in two parts if the next of those ahead is to be made ready; give that one."""
+        following = None
+        # Nothing else holds on to the old state: its arrays are given up as the new ones come to be.
+        total, ready.total, ready.inputs = ready.total, None, None
+        if total is None:
+            self._begun.append(begun)
+            self.state = self.state._replace(step=self.state.step + 1)
+            return None
+        if ahead is not None:
+            following = self._embed_ahead(ahead, ready.step + 1)
+            self.release()
+            mx.async_eval(total.halfway)
+            self.hold()
+        self.state, output = self.train_step.update(total, begun.rate, *self._shared(begun))
+        del total
+        self._begun.append(attrs.evolve(begun, output=output))
+        is_traced = self.train_step.n_traces > ready.n_traces
+        if following is not None:
+            self._build_ahead(following)
+        self.release()
+        mx.async_eval(self.state, output)
+        if is_traced:
+            self.trace_s += ready.seconds + time.perf_counter() - begun.began
+        return following
+
+    def _embed_ahead(self, steps: Iterator[Sequence[Batch]], step: int) -> _Ready:
+        """Read the next step's rows, and embed its first microbatch."""
+        try:
+            ready = self._read(steps, step)
+            if ready.batches:
+                with naming_shortage(f"step {step}", ready.batches[0]):
+                    ready.inputs = self.train_step.embed(ready.batches[0])
+        except Exception as error:  # noqa: BLE001 - it is raised when it is the step's turn
+            return _Ready(step, error=error)
+        return ready
+
+    def _build_ahead(self, ready: _Ready) -> None:
+        """Build the graph of the next step's gradients; not of several microbatches, of which the first ones run."""
+        batches, began = ready.batches or (), time.perf_counter()
+        if len(batches) != 1 or ready.inputs is None:
+            return
+        try:
+            with naming_shortage(f"step {ready.step}", batches[0]):
+                ready.total = self.train_step.accumulate(self.state, batches, ready.inputs)
+        except Exception as error:  # noqa: BLE001 - it is raised when it is the step's turn
+            ready.error = error
+        ready.inputs, ready.seconds = None, time.perf_counter() - began
+
+    def _describe(self, ready: _Ready) -> _InFlight:
         began = time.perf_counter()
-        batches = [batch for batch in batches if not batch.is_stand_in]
+        batches = [batch for batch in ready.batches or () if not batch.is_stand_in]
         rows = [row for batch in batches for row in batch.rows]
         return _InFlight(
-            step=step,
+            step=ready.step,
             asked=self._asked,
             began=began,
-            n_traces=self.train_step.n_traces,
             largest=_largest(batches),
-            rate=self.learning_rate(step) if batches or self.ranks.size > 1 else 0.0,
+            rate=self.learning_rate(ready.step) if batches or self.ranks.size > 1 else 0.0,
             sources=tuple(row.source for row in rows),
             cuts=tuple(find_cuts(batches)),
             rows=tuple(row.mark for row in rows if row.mark is not None),
             n_tokens=sum(len(row.tokens) for row in rows),
             n_places=sum(batch.tokens.size for batch in batches),
-            wait_s=began - self._asked,
+            wait_s=ready.wait_s,
         )
 
     def _shared(self, begun: _InFlight) -> tuple[tuple[float, ...], ...]:
         """Give what a step adds up over several ranks, as its last argument; nothing for one alone."""
         return () if self.ranks.size == 1 else ((begun.n_tokens, begun.n_places, float(self.should_stop())),)
-
-    def _commit(self, begun: _InFlight) -> None:
-        """Give the device a step whose graph has been built; count one without a row to learn from."""
-        self._begun.append(begun)
-        self.release()
-        if begun.output is None:
-            self.state = self.state._replace(step=self.state.step + 1)
-            return
-        mx.async_eval(self.state, begun.output)
-        if self.train_step.n_traces > begun.n_traces:
-            self.trace_s += time.perf_counter() - begun.began
 
     def read_begun(self, but: int = 0) -> Iterator[tuple[int, StepReport | None]]:
         """Yield the steps that were begun and not yet yielded, but for the last `but` ones.

@@ -19,8 +19,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 
 from ..adapters.attached import compute_dtypes
-from ..types import Batch, Inputs, StepOutput, Targets, TrainState, Tree
-from .accumulation import Accumulation, Sums
+from ..types import Batch, Inputs, StepOutput, Targets, TrainState
+from .accumulation import Accumulation, Found, middle_of
 from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
 from .dropout import KEYS, MakeKey, dropout_keys
@@ -35,7 +35,7 @@ from .update import Update
 
 
 class TrainStep(Protocol):
-    """A step: `(state, microbatches, learning rate) -> (state, output)`."""
+    """A step: `(state, microbatches, learning rate) -> (state, output)`; its parts can be asked for one by one."""
 
     n_traces: int
     """How many shapes have been traced so far."""
@@ -48,6 +48,23 @@ class TrainStep(Protocol):
         others: Sequence[float] = (),
     ) -> tuple[TrainState, StepOutput]:
         """Take one optimizer step over all supervised tokens of the microbatches, those of other ranks included."""
+
+    @property
+    def embeds_ahead(self) -> bool:
+        """Whether a microbatch may be embedded before the steps before its own are taken."""
+
+    def embed(self, batch: Batch) -> Inputs:
+        """Make the language model's inputs of a microbatch."""
+
+    def accumulate(
+        self, state: TrainState, microbatches: Batch | Sequence[Batch], first: Inputs | None = None
+    ) -> Accumulation:
+        """Add up the gradients of the microbatches; `first` is what the first of them was embedded to, if it was."""
+
+    def update(
+        self, total: Accumulation, learning_rate: float, others: Sequence[float] = ()
+    ) -> tuple[TrainState, StepOutput]:
+        """Take the step whose gradients have been added up."""
 
 
 def make_train_step(
@@ -132,7 +149,7 @@ class CompiledStep:
         self._known: Unpacked | None = None
         self._compute_dtypes: dict[str, mx.Dtype] | None = None
         wrap: Callable[..., Any] = mx.compile if compiled and backbone.is_traceable else lambda function: function
-        self.grad_step: Callable[..., tuple[Sums, Params, Tree]] = wrap(self._microbatch_gradients)
+        self.grad_step: Callable[..., Found] = wrap(self._microbatch_gradients)
         self._apply = wrap(update.apply)
 
     def __call__(
@@ -143,9 +160,36 @@ class CompiledStep:
         others: Sequence[float] = (),
     ) -> tuple[TrainState, StepOutput]:
         """Take one optimizer step over all supervised tokens of the microbatches, those of other ranks included."""
-        total = self.begin(state)
+        return self.update(self.accumulate(state, microbatches), learning_rate, others)
+
+    @property
+    def embeds_ahead(self) -> bool:
+        """Whether a microbatch may be embedded before the steps before its own are taken.
+
+        What an embedding that is trained makes of it depends on them, and ranks gather divided weights in one order.
+        """
+        return not self.embed_names and not self.backbone.gathers
+
+    def embed(self, batch: Batch) -> Inputs:
+        """Make the language model's inputs of a microbatch, with the parameters that are bound."""
+        return Inputs(batch.tokens, *self.backbone.embed(batch))
+
+    def accumulate(
+        self, state: TrainState, microbatches: Batch | Sequence[Batch], first: Inputs | None = None
+    ) -> Accumulation:
+        """Add up the gradients of the microbatches; `first` is what the first of them was embedded to, if it was."""
+        self._update.packing = FlatParams.of(state.params, self._update.optimizer)
+        total = Accumulation(self, state, self._update.packing.pack(state.params, self._known))
         for batch in as_batches(microbatches):
-            total.add(batch, self.grad_step(*total.arguments(batch)))
+            total.add(batch, self.grad_step(*total.arguments(batch, first)))
+            first = None
+        return total
+
+    def update(
+        self, total: Accumulation, learning_rate: float, others: Sequence[float] = ()
+    ) -> tuple[TrainState, StepOutput]:
+        """Take the step whose gradients have been added up."""
+        state = total.state
         total.add_ranks(others)
         rate = mx.array(learning_rate, dtype=mx.float32)
         given = state._replace(params=total.packed)
@@ -155,12 +199,6 @@ class CompiledStep:
         self._known = self._update.packing.remember(packed_params, new.params)
         return new, total.output(norm)
 
-    def begin(self, state: TrainState) -> "Accumulation":
-        """Begin to add up the gradients of a state."""
-        self._update.packing = FlatParams.of(state.params, self._update.optimizer)
-        packed = self._update.packing.pack(state.params, self._known)
-        return Accumulation(self, state, packed)
-
     def pack(self, gradients: Params) -> Params:
         """Pack summed gradients as the optimizer takes them."""
         return gradients if FLAT in gradients else self._update.packing.pack(gradients)
@@ -169,10 +207,8 @@ class CompiledStep:
         """Give summed gradients one by one."""
         return self._update.packing.unpack(gradients) if FLAT in gradients else gradients
 
-    def _microbatch_gradients(
-        self, given: Params, inputs: Inputs, targets: Targets, key: mx.array
-    ) -> tuple[Sums, Params, Tree]:
-        """Find sums, gradients and the inputs' gradients; gradients are packed if the parameters are."""
+    def _microbatch_gradients(self, given: Params, inputs: Inputs, targets: Targets, key: mx.array) -> Found:
+        """Find what a microbatch adds; its gradients are packed if the parameters are."""
         self.n_traces += 1
         if self.reference is not None and lacks_reference(self.loss, targets):
             with self.backbone.overrides():
@@ -201,7 +237,9 @@ class CompiledStep:
                 sums, gradients = mx.value_and_grad(objective)(params, inputs.differentiable)
                 cotangents = {}
         masters = {name: value.astype(given[name].dtype) for name, value in packing.pack(gradients).items()}
-        return sums, masters, cotangents
+        # Of what is not packed the gradients are outputs already, and one array should not be two outputs.
+        halfway = (gradients[middle_of(packing.shapes)],) if packing.shapes else ()
+        return sums, masters, cotangents, halfway
 
     def _find_compute_dtypes(self) -> dict[str, mx.Dtype]:
         """Find the type to which packed parameters are cast together; the head's gradients are added up in float32."""

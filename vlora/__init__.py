@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from .output.checkpoint import load_state, save_adapter, save_state
     from .recipe.parse import dump_recipe, parse_recipe
     from .recipe.schema import Recipe
+    from .run.feature_cache import attach_feature_cache
     from .run.fit import fit
     from .run.predict import predict
     from .trackers.opening import open_trackers

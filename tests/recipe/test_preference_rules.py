@@ -44,6 +44,7 @@ def test_contradiction(overrides: dict[str, Any], said: list[str]) -> None:
     [
         {**DPO, "preference.loss": ["sigmoid", "sft"], "preference.label_smoothing": 0.1, "preference.dpop": 50.0},
         {**DPO, "preference.precompute": True, "model.full_finetune": True, "train.batching": "packed"},
+        {**KTO, "preference.loss": ["apo_zero_unpaired"], "train.batching": "packed", "train.batch_size": 1},
         {"train.objective": "cpo", "preference.loss": ["simpo"], "preference.gamma": 1.0, "preference.nll_weight": 0.0},
         {"train.objective": "orpo", "lora.dropout": 0.1},
         {**KTO, "preference.loss": ["apo_zero_unpaired"], "preference.precompute": True, "train.batch_size": 1},

@@ -117,14 +117,33 @@ def test_every_objective_runs(
         assert bool(lines(events, "kl")) == (not keys)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [{}, {"train__objective": "kto", **APO}], ids=["dpo", "marked"])
+def test_packed_answers_are_learned_as_those_apart(
+    keys: dict[str, Any], checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path
+) -> None:
+    """A step over all rows has the loss and the margin that it has without packing; so has the one behind it."""
+    found = []
+    for batching in ("shuffled", "packed"):
+        own = {"data__max_seq_length": 96, "train__batch_size": 64, "train__batching": batching}
+        own |= {"train__iters": 3, "train__steps_per_report": 1}
+        events = run(make_recipe(checkpoint("qwen3_vl"), pairs, tmp_path / batching, **keys, **own))
+        found.append([*losses(events), *lines(events, "rewards/margins")])
+
+    assert len(found[0]) == 6
+    assert found[0][1] < found[0][0]
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
         {},
         pytest.param({"train__objective": "kto"}, marks=pytest.mark.slow),
         pytest.param({"train__batching": "packed"}, marks=pytest.mark.slow),
+        pytest.param({"train__objective": "kto", **APO, "train__batching": "packed"}, marks=pytest.mark.slow),
     ],
-    ids=["dpo", "kto", "packed"],
+    ids=["dpo", "kto", "packed", "packed marks"],
 )
 def test_resume_is_exact(keys: dict[str, Any], checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path) -> None:
     """Stopped and gone on, a run ends with the weights of one that was not, to the bit."""

@@ -92,15 +92,13 @@ def _run_contradictions(recipe: Recipe) -> Iterator[str]:
             f"data.custom_prompt_format: it has no place for a second answer, and train.objective = {objective!r} "
             "needs one; name the rows' columns in data.columns"
         )
-    if objective != "kto":
+    if objective != "kto" or "kto" not in (losses or ("kto",)):
         return
     if train.batching == "packed":
         yield (
             "train.batching: found 'packed' together with train.objective = 'kto', whose answers are joined to other "
-            "rows' questions; use 'grouped'"
+            "rows' questions; use 'grouped', or preference.loss = ['apo_zero_unpaired']"
         )
-    if "kto" not in (losses or ("kto",)):
-        return
     if train.batch_size == 1:
         yield (
             "train.batch_size: found 1 together with train.objective = 'kto', which estimates a divergence from the "

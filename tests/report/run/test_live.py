@@ -71,8 +71,8 @@ def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
         with LiveReport(recipe_for(tmp_path), "python -m vlora a.toml --resume") as consume:
             consume(STARTED)
             consume(Warned(message="a warning"))
-            for _ in range(MOST_NOTES):
-                consume(Skipped(reason="rows.jsonl row 7: nothing"))
+            for row in range(MOST_NOTES):
+                consume(Skipped(reason=f"rows.jsonl row {row}: nothing"))
             consume(report(3))
             pages[0] = read_text_of(tmp_path / "report.html")
             consume(attrs.evolve(FINISHED, n_steps=n_steps))
@@ -84,6 +84,21 @@ def test_what_a_run_is_and_how_it_ended(tmp_path: Path) -> None:
     assert ["Training." in pages[0], "Training is over" in pages[3], "Stopped" in pages[9]] == [True, True, True]
     assert "a warning" in pages[3]
     assert "and 1 more" in pages[3]
+
+
+def test_what_is_told_again_stands_once(tmp_path: Path) -> None:
+    """A row that is skipped in every epoch leaves room for other warnings."""
+    with LiveReport(recipe_for(tmp_path)) as consume:
+        consume(STARTED)
+        for _ in range(2 * MOST_NOTES):
+            consume(Skipped(reason="rows.jsonl row 7: nothing"))
+        consume(Warned(message="a warning"))
+    page = read_text_of(tmp_path / "report.html")
+
+    assert page.count("rows.jsonl row 7: nothing") == 1
+    assert f"rows.jsonl row 7: nothing ({2 * MOST_NOTES} times)" in page
+    assert "a warning" in page
+    assert "and 1 more" not in page
 
 
 def test_a_report_has_no_secrets(tmp_path: Path) -> None:

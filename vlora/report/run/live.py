@@ -1,6 +1,7 @@
 """Writes the report of a run while it trains, rarely enough not to slow down the training."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +35,7 @@ WIDTH, HEIGHT, SIZE = 800, 460, 13
 """Of loss.png, before it is enlarged."""
 
 MOST_NOTES = 50
-"""Most warnings and skipped rows that a report names."""
+"""Most different warnings and skipped rows that a report names."""
 
 
 @attrs.define(eq=False)
@@ -55,8 +56,9 @@ class LiveReport:
     _started: Started | None = attrs.field(default=None, init=False)
     _finished: Finished | None = attrs.field(default=None, init=False)
     _n_steps: int = attrs.field(default=0, init=False)
-    _notes: list[str] = attrs.field(factory=list, init=False)
-    _n_notes: int = attrs.field(default=0, init=False)
+    # How often each was told: a row that is skipped is so in every epoch, and in every validation.
+    _notes: Counter[str] = attrs.field(factory=Counter, init=False)
+    _n_unnamed: int = attrs.field(default=0, init=False)
     _answers: "_LiveAnswers | None" = attrs.field(default=None, init=False)
     _next: float = attrs.field(default=0.0, init=False)
 
@@ -76,11 +78,15 @@ class LiveReport:
             if self.clock() >= self._next:
                 self.write("training")
         elif isinstance(event, (Warned, Skipped)):
-            self._n_notes += 1
-            if len(self._notes) < MOST_NOTES:
-                self._notes.append(event.message if isinstance(event, Warned) else event.reason)
+            self._note(event.message if isinstance(event, Warned) else event.reason)
         elif isinstance(event, Finished):
             self._finished, self._n_steps = event, event.n_steps
+
+    def _note(self, text: str) -> None:
+        if text in self._notes or len(self._notes) < MOST_NOTES:
+            self._notes[text] += 1
+        else:
+            self._n_unnamed += 1
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -126,7 +132,8 @@ class LiveReport:
         self._next = end + max(LEAST_SECONDS, (end - start) / SHARE)
 
     def _describe(self, status: str, started: Started) -> RunFacts:
-        finished, more = self._finished, self._n_notes - len(self._notes)
+        finished = self._finished
+        notes = [f"{text} ({count:,} times)" if count > 1 else text for text, count in self._notes.items()]
         trained = f"{started.n_trainable:,} of {started.n_params:,}"
         held_out = f", {started.n_valid_rows:,} held out" if started.n_valid_rows else ""
         early = (("stopped early", f"after step {finished.step:,}"),) if finished and finished.stopped_early else ()
@@ -141,7 +148,7 @@ class LiveReport:
                 *early,
             ),
             versions=find_versions(),
-            notes=(*self._notes, *([f"and {more:,} more"] if more > 0 else [])),
+            notes=(*notes, *([f"and {self._n_unnamed:,} more"] if self._n_unnamed else [])),
             # It includes values given with --set.
             go_on=redact(self.go_on) if status != "over" else "",
             ask=ask,

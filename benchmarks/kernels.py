@@ -1,12 +1,13 @@
 """List the kernels that MLX has compiled, as `vlora/compilation/known_kernels.tsv` has them.
 
     python -m benchmarks.kernels [--check] FOLDER ... > vlora/compilation/known_kernels.tsv
-    python -m benchmarks.kernels [--check] --tests FOLDER ... > tests/known_kernels.tsv
+    python -m benchmarks.kernels [--check] --for preferences FOLDER ... > vlora/compilation/preference_kernels.tsv
+    python -m benchmarks.kernels [--check] --for tests FOLDER ... > tests/known_kernels.tsv
 
 Each FOLDER is one that MLX has put kernels into, with their sources, for a CPU or an NVIDIA GPU; the kernels that were
 needed first come first. What is listed already stays, and is not listed twice. What cannot be made again from its name
 is left out and counted on the error output; with --check each new one is made again, which takes a while, and left out
-if its file does not appear. With --tests the list is that of what the tests need besides.
+if its file does not appear. With --for the list is that of what runs over preferences, or the tests, need besides.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import attrs
 
-from vlora.compilation.kernel_list import KNOWN_KERNELS, MLX_VERSION, Known, read_known
+from vlora.compilation.kernel_list import KNOWN_KERNELS, MLX_VERSION, PREFERENCE_KERNELS, Known, read_known
 from vlora.compilation.kernel_names import (
     FILE_ID,
     INDEXING,
@@ -33,8 +34,12 @@ from vlora.compilation.kernel_names import (
 from vlora.compilation.rebuild import rebuild
 from vlora.compilation.start import WORK_PREFIX
 
-OF_TESTS = Path(__file__).parent.parent / "tests" / "known_kernels.tsv"
-"""Compiled by tests/conftest.py."""
+FURTHER = {
+    "preferences": PREFERENCE_KERNELS,
+    # Compiled by tests/conftest.py.
+    "tests": Path(__file__).parent.parent / "tests" / "known_kernels.tsv",
+}
+"""Lists of what is needed besides."""
 
 TYPES = {
     "float": "float32",
@@ -114,12 +119,12 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--check", action="store_true", help="make each new kernel again")
     parser.add_argument("--weights", default="", metavar="TYPE", help="new ones are for weights of this type (F32)")
-    parser.add_argument("--tests", action="store_true", help="list what the tests need besides what runs need")
+    parser.add_argument("--for", dest="user", choices=FURTHER, help="list what these need besides what all runs need")
     given = parser.parse_args()
     listed = list(read_known())
     places = {(known.kind, known.name) for known in listed}
-    if given.tests:
-        listed = list(read_known(OF_TESTS)) if OF_TESTS.exists() else []
+    if given.user:
+        listed = list(read_known(FURTHER[given.user])) if FURTHER[given.user].exists() else []
         places |= {(known.kind, known.name) for known in listed}
     new: dict[tuple[str, str], Known] = {}
     n_unknown = 0

@@ -55,8 +55,8 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 datasets.disable_progress_bars()
 
 KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
-"""What MLX compiles for the tests besides what runs need. `python -m benchmarks.kernels --tests FOLDER` makes it, where
-FOLDER has the kernels of a whole run of the tests."""
+"""What MLX compiles for the tests besides what runs need. `python -m benchmarks.kernels --for tests FOLDER` makes it,
+where FOLDER has the kernels of a whole run of the tests."""
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 MANY_TESTS = 300
 COMPUTE_LITTLE = ("data/", "models/encode/", "recipe/")

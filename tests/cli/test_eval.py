@@ -127,7 +127,7 @@ def test_kernels_that_are_compiled_are_said(
     """Where known ones are missing, workers compile them side by side before a question is asked, and lines say so."""
     worker = subprocess.Popen(["true"])
     compilation = known_kernels.Compilation(tmp_path, None, [Path("none.so")], [worker])
-    monkeypatch.setattr(known_kernels, "begin", lambda _: compilation)
+    monkeypatch.setattr(known_kernels, "begin_for", lambda _: compilation)
     status = main(["eval", str(recipe_file), "--rows", "1"])
     shown = capsys.readouterr().out.splitlines()
 

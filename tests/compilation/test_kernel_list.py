@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from vlora.compilation import kernel_list
-from vlora.compilation.kernel_list import MLX_VERSION, Known, list_missing, read_known
+from vlora.compilation.kernel_list import (
+    KNOWN_KERNELS,
+    MLX_VERSION,
+    PREFERENCE_KERNELS,
+    Known,
+    list_missing,
+    lists_for,
+    read_known,
+)
+from vlora.compilation.kernel_names import INDEXING, parse_constant
+from vlora.compilation.rebuild import rebuild
 
 
 def test_the_list_is_of_one_version_of_mlx(tmp_path: Path) -> None:
@@ -46,3 +56,16 @@ def test_what_is_there_is_not_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "libone.so").touch()
 
     assert list_missing("cpu", tmp_path) == listed[1:]
+
+
+def test_runs_over_preferences_need_more() -> None:
+    """What they need besides is in no other list, spells what can be made again, and is not compiled for other runs."""
+    known = {(kernel.kind, kernel.name) for kernel in read_known(KNOWN_KERNELS)}
+    more = list(read_known(PREFERENCE_KERNELS))
+
+    assert more
+    assert not known & {(kernel.kind, kernel.name) for kernel in more}
+    for kernel in more:
+        assert INDEXING.fullmatch(kernel.name) or rebuild(kernel.name, [parse_constant(c) for c in kernel.constants])
+    assert lists_for("sft") == (KNOWN_KERNELS,)
+    assert lists_for("dpo") == lists_for("kto") == (KNOWN_KERNELS, PREFERENCE_KERNELS)

@@ -86,10 +86,10 @@ def show_evaluation(recipe: Recipe, options: dict[str, Any], console: Screen) ->
         0.
     """
     with importing(recipe):
-        from ..compilation.known_kernels import begin
+        from ..compilation.known_kernels import begin_for
 
         # Before the slow imports, so that workers compile meanwhile.
-        begin(recipe.model.path)
+        begin_for(recipe)
         from ..run.evaluation import Chosen
     evaluated = _evaluate(recipe, Chosen(**options), console)
     _show(evaluated, console)

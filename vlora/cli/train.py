@@ -111,12 +111,12 @@ def train(
     try:
         with _stop_on_signals(console) as signals, open_view(console) as view:
             with importing(recipe):
-                from ..compilation.known_kernels import begin
+                from ..compilation.known_kernels import begin_for
 
                 view.show(Working(what="importing MLX, mlx-vlm and transformers"))
                 if not is_other_rank():
                     # Before the slow imports, so that workers compile meanwhile.
-                    begin(recipe.model.path)
+                    begin_for(recipe)
                 from ..run.fit import fit
                 from .ending import show_end
             with nullcontext(_ignore) if is_other_rank() else open_consumers(recipe, view.warn, go_on) as consume:

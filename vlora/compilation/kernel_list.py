@@ -14,6 +14,9 @@ KNOWN_KERNELS = Path(__file__).with_name("known_kernels.tsv")
 its name, its file's id if the name is too long for a file, its constants as JSON, and the type of the weights that it
 is for, if it is for those of one type only: F32, or BF16 for all but F32 and F16; the first needed first."""
 
+PREFERENCE_KERNELS = KNOWN_KERNELS.with_name("preference_kernels.tsv")
+"""Of the same form: what runs over preferences are known to need besides."""
+
 MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
 
 FULL_TYPES = ("F32", "F16")
@@ -42,6 +45,11 @@ class Known:
     def line(self) -> str:
         """Its line in a worker's standard input."""
         return json.dumps([self.name, self.file_id, self.constants])
+
+
+def lists_for(objective: str) -> tuple[Path, ...]:
+    """Choose the lists of what a run needs by its `train.objective`."""
+    return (KNOWN_KERNELS,) if objective == "sft" else (KNOWN_KERNELS, PREFERENCE_KERNELS)
 
 
 def list_missing(kind: str, folder: Path, weights: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> list[Known]:

@@ -2,8 +2,8 @@
 
 MLX compiles a fused kernel when it first runs, one after another, and keeps it in a temporary folder: the first step
 waits a minute for that on two cores of a fresh machine, and two and a half on the host of an H200. Here the folder is
-the user's own, and kernels that runs are known to need (`known_kernels.tsv`) are compiled in parallel, while the run
-imports mlx-vlm and reads rows.
+the user's own, and kernels that runs are known to need (`kernel_list.lists_for`) are compiled in parallel, while the
+run imports mlx-vlm and reads rows.
 
 Both change the process: MLX reads its folder from the environment, and processes that this one starts find their
 temporary folder there as well. So nothing happens before `begin` is called: by `fit`, and by the command line
@@ -26,10 +26,11 @@ import attrs
 
 from ..events import Compiled, Compiling
 from ..memory.limits import device_kind
+from ..recipe.schema import Recipe
 from ..system.cache import kernels_root
 from ..system.safetensors_header import read_header
 from .kernel_folder import keep_kernels, root_name
-from .kernel_list import KNOWN_KERNELS, list_missing
+from .kernel_list import KNOWN_KERNELS, list_missing, lists_for
 from .kernel_names import kernel_file
 from .soundness import drop_damaged
 from .start import WORK_PREFIX, start_workers
@@ -103,6 +104,11 @@ def begin(model: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> Compilat
         What is being compiled.
     """
     return _begin_for(weights_type(model), tuple(lists))
+
+
+def begin_for(recipe: Recipe) -> Compilation:
+    """Do what `begin` does, for what a recipe's run is known to need."""
+    return begin(recipe.model.path, lists_for(recipe.train.objective))
 
 
 @functools.cache

@@ -116,7 +116,7 @@ def evaluate_answers(
     with ExitStack() as stack:
         stack.enter_context(memory_limits(recipe.memory))
         workers = stack.enter_context(WorkerPool(count_workers(recipe.data.workers)))
-        data, rows = yield from _open_meanwhile(known_kernels.begin(recipe.model.path), section, chosen.split)
+        data, rows = yield from _open_meanwhile(known_kernels.begin_for(recipe), section, chosen.split)
         with naming_shortage("loading the model"):
             backbone = _load(section, data, is_bare=weights is None or not paths.is_adapter)
         if backbone.base_note is not None:

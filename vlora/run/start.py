@@ -224,7 +224,7 @@ def _tell_other_ranks(then: int, now: int) -> Iterator[Warned]:
 
 def _begin_to_compile(recipe: Recipe) -> Generator[Warned | Compiling, None, known_kernels.Compilation]:
     """Let workers compile kernels; of several ranks the first one does it for all."""
-    compilation = known_kernels.begin(recipe.model.path)
+    compilation = known_kernels.begin_for(recipe)
     if compilation.note is not None:
         yield Warned(message=compilation.note)
     if compilation.announced is not None:

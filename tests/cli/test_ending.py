@@ -5,11 +5,11 @@ from typing import Any
 
 import attrs
 import pytest
-from rich.console import Console
 
 from tests import run_events
 from vlora import Recipe
 from vlora.cli.ending import show_end
+from vlora.cli.screen import Mode, Screen
 from vlora.cuts import CutCounts
 from vlora.events import Best, FeatureCounts, Finished
 from vlora.facts import DeviceUse
@@ -28,10 +28,11 @@ FINISHED = attrs.evolve(
 )
 
 
-def shown(event: Finished, **data: Any) -> str:
+def shown(event: Finished, mode: Mode = "all", **data: Any) -> str:
     """Give what is printed."""
-    console = Console(record=True, width=300)
-    show_end(event, Recipe(data=DataSection(path="x", **data)), console, "python -m vlora r.toml --resume")
+    console = Screen(mode=mode, record=True, width=300)
+    with console.result():
+        show_end(event, Recipe(data=DataSection(path="x", **data)), console, "python -m vlora r.toml --resume")
     return console.export_text()
 
 
@@ -110,6 +111,12 @@ def test_what_there_is_to_know(changes: dict[str, Any], words: str) -> None:
 def test_a_template_of_the_recipes_own_is_not_known_to_others() -> None:
     """mlx-vlm's programs would ask otherwise."""
     assert "know nothing of data.chat_template" in shown(FINISHED, chat_template="plain")
+
+
+@pytest.mark.parametrize(("mode", "where"), [("all", "their reasons stand above"), ("quiet", "`inspect` says why")])
+def test_where_reasons_are(mode: Mode, where: str) -> None:
+    """Nothing stands above the last lines where they are the only ones."""
+    assert f"rows skipped, in all epochs together: 3; {where}\n" in shown(attrs.evolve(FINISHED, n_skipped=3), mode)
 
 
 def test_what_was_left_off_behind_the_last_step() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.cli.progress.test_state import STEP
 from vlora.cli.progress.state import ProgressState
-from vlora.cli.screen import Screen
+from vlora.cli.screen import Mode, Screen
 from vlora.cli.view import EventView, open_view, write_report
-from vlora.events import Event, Generated, Reported, Saved, Warned, Working
+from vlora.events import Event, Generated, Reported, Saved, Skipped, Warned, Working
 
 METRICS = {"step": 123456, "loss": 18.36992, "running_loss": 18.36992, "learning_rate": 1e-3}
 METRICS |= {"grad_norm": 121.0521, "tokens_per_s": 52345.1, "peak_memory_gb": 101.234}
@@ -115,3 +115,18 @@ def test_programs_are_told_the_time_left() -> None:
     (last,) = [event for event in found if event["event"] == "StepReport" and event["step"] == 60]
     assert (last["n_steps"], last["seconds_left"]) == (100, 40.0)
     assert all("seconds_left" in event for event in found if event["event"] == "Generated")
+
+
+def test_a_reason_is_printed_once() -> None:
+    """A row is skipped in each epoch and each validation; programs are told every time."""
+    printed = {}
+    modes: tuple[Mode, ...] = ("all", "json")
+    for mode in modes:
+        file = io.StringIO()
+        view = EventView(console=Screen(mode=mode, file=file, width=80))
+        for row in (3, 5, 3, 3):
+            view.show(Skipped(reason=f"rows.jsonl row {row}: nothing"))
+        printed[mode] = [line for line in file.getvalue().splitlines() if "nothing" in line]
+
+    assert printed["all"] == ["skipped rows.jsonl row 3: nothing", "skipped rows.jsonl row 5: nothing"]
+    assert len(printed["json"]) == 4

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.text import Text
 
 from ..events import FeatureCounts, Finished
 from ..output.paths import REPORT_NAME
 from ..recipe.schema import Recipe
 from ..report.run.commands import ask_command
+from .screen import Screen
 from .sentences import describe_choice, describe_device, describe_use
 from .units import format_bytes
 from .wrapping import wrap
 
 
-def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> None:
+def show_end(event: Finished, recipe: Recipe, console: Screen, go_on: str) -> None:
     """Print the last lines of a run: rows left out, its files, and the command for what comes next.
 
     Args:
@@ -28,7 +28,7 @@ def show_end(event: Finished, recipe: Recipe, console: Console, go_on: str) -> N
         text = Text(line)
         console.print(text if console.is_terminal else wrap(text, console.width - 1, in_paths=False), soft_wrap=True)
 
-    _show_left_out(event, say)
+    _show_left_out(event, say, "their reasons stand above" if console.mode == "all" else "`inspect` says why")
     if event.features is not None and (line := _features_line(event.features)):
         say(line)
     if event.n_traces:
@@ -71,15 +71,21 @@ def _show_commands(event: Finished, say: Callable[[str], None]) -> None:
     say(f"ask the last one:\n  {ask_command(event)}")
 
 
-def _show_left_out(event: Finished, say: Callable[[str], None]) -> None:
-    """Print how much was learned of each source and on each device, and how many rows were skipped and cut."""
+def _show_left_out(event: Finished, say: Callable[[str], None], why: str) -> None:
+    """Print how much was learned of each source and on each device, and how many rows were skipped and cut.
+
+    Args:
+        event: The run's last.
+        say: Prints a line.
+        why: Where the reasons of skipped rows are.
+    """
     if event.sources:
         say("learned of each source:\n" + "\n".join(f"  {describe_use(use)}" for use in event.sources))
     if event.devices:
         for rank, use in enumerate(event.devices):
             say(f"device {rank}: {describe_device(use)}")
     if event.n_skipped:
-        say(f"rows skipped, in all epochs together: {event.n_skipped}; their reasons stand above")
+        say(f"rows skipped, in all epochs together: {event.n_skipped}; {why}")
     if event.cuts.n_rows:
         losses = event.cuts.describe_losses()
         say(f"rows cut by data.max_seq_length, in all epochs together: {event.cuts.n_rows}; {losses}")

@@ -47,6 +47,9 @@ from .wrapping import wrap
 SECONDS = 30
 """Seconds without output after which a progress line is printed, where there is no bar."""
 
+MOST_REASONS = 10_000
+"""Reasons that are remembered so that each is said once."""
+
 COUNTED = (StepReport, Generated)
 
 BESIDE_A_BAR, IN_A_PIPE = ("memory", "mean", "total"), ("mean", "rate", "memory", "norm")
@@ -69,6 +72,7 @@ class EventView:
     show_bar: Callable[[], None] | None = None
     clock: Callable[[], float] = time.monotonic
     _printed: float = attrs.field(init=False, default=0.0)
+    _reasons: set[str] = attrs.field(init=False, factory=set)
 
     def show(self, event: Event) -> None:
         """Print an event."""
@@ -99,7 +103,17 @@ class EventView:
             return f"epoch {event.epoch:,} of {name} has ended with step {event.step:,}: {event.n_rows:,} rows"
         if isinstance(event, Scored):
             return describe_scores(event, self.state.n_steps)
+        if isinstance(event, Skipped):
+            return self._write_skipped(event)
         return _write_note(event)
+
+    def _write_skipped(self, event: Skipped) -> str | None:
+        """Say once of a row why it is skipped: it is so in every epoch, and in every validation."""
+        if event.reason in self._reasons:
+            return None
+        if len(self._reasons) < MOST_REASONS:
+            self._reasons.add(event.reason)
+        return f"[yellow]skipped[/] {escape(event.reason)}"
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, COUNTED):
@@ -161,8 +175,6 @@ class EventView:
 
 
 def _write_note(event: Event) -> str | None:
-    if isinstance(event, Skipped):
-        return f"[yellow]skipped[/] {escape(event.reason)}"
     if isinstance(event, Warned | StoppedEarly):
         return _describe_warning(event.message if isinstance(event, Warned) else describe_early(event))
     if isinstance(event, Untrained):

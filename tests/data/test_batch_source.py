@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vlora.data.batch_source import BatchSource, PackedSource, PlannedSource
+from vlora.data.batch_source import BatchSource, EndedEpoch, PackedSource, PlannedSource, StreamSource
 from vlora.data.packing import PackedSteps, Progress
 from vlora.types import Example
 
@@ -42,3 +42,22 @@ def test_a_packed_source_remembers_its_rows() -> None:
     assert Progress.loads(found[0][2]).n_read > 2
     assert not make_packed(n_steps=2).is_estimated
     assert [n_steps for _, n_steps, _ in describe(make_packed(n_steps=2))] == [2, 2]
+
+
+def test_a_streamed_source_asks_its_steps() -> None:
+    """They know where the streams are read, and which of their epochs have ended."""
+
+    class Steps:
+        n_steps = 2
+
+        def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+            return (EndedEpoch(epoch=1, n_rows=4),) if step == 2 else ()
+
+        def dumps(self, step: int) -> str:
+            return f"behind {step}"
+
+    source = StreamSource(batches=iter([[], []]), steps=Steps())
+
+    assert not source.is_estimated
+    assert describe(source) == [(0, 2, "behind 1"), (0, 2, "behind 2")]
+    assert (source.ended(1), source.ended(2)[0].n_rows) == ((), 4)

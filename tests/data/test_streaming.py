@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from tests.data.streams import open_files, write_csv, write_lines, write_parquet, write_shards
 from vlora.data import streaming
+from vlora.data.batch_source import StreamSource
 from vlora.data.drawn_rows import DrawnRows, draw_rows
 from vlora.data.linking import LinkedRow
 from vlora.data.mixed_rows import mix_rows
 from vlora.data.mixture import own_seed
 from vlora.data.rows import RowDataset
 from vlora.data.stream_cursor import StreamCursor, StreamProgress
-from vlora.data.streaming import StreamSource, StreamSteps, load_progress
+from vlora.data.streaming import StreamSteps, load_progress
 from vlora.data.turns import Turns
 from vlora.errors import CheckpointError, RecipeError
 

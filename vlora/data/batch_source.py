@@ -1,4 +1,4 @@
-"""Where a run's batches come from: rows shuffled, grouped by length or packed look the same to the loop. Pure."""
+"""Where a run's batches come from: rows shuffled, grouped, packed or streamed look the same to the loop. Pure."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -114,3 +114,48 @@ class PackedSource:
         """Return (): how many rows an epoch has is known from the beginning."""
         del step
         return ()
+
+
+class StreamedSteps(Protocol):
+    """Steps of a run whose rows are streamed, packed or not."""
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run."""
+
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Give the epochs that have ended with a step."""
+
+    def dumps(self, step: int) -> str:
+        """Write the progress after a step."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class StreamSource:
+    """Batches of streamed rows.
+
+    Attributes:
+        batches: Microbatches, step by step.
+        steps: How they are planned.
+    """
+
+    batches: Iterator[list[Batch]]
+    steps: StreamedSteps
+    is_estimated: bool = False
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the microbatches of each step."""
+        return self.batches
+
+    def n_steps(self, step: int) -> int:
+        """Count the steps of the whole run."""
+        del step
+        return self.steps.n_steps
+
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Give the epochs that have ended with a step."""
+        return self.steps.ended(step)
+
+    def position(self, step: int) -> str:
+        """Return how far the streams were read after a step, and which rows wait."""
+        return self.steps.dumps(step)

@@ -15,13 +15,12 @@ import json
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
 from ..errors import CheckpointError
 from ..recipe.schema import Recipe
-from ..types import Batch
 from .batch_source import EndedEpoch
 from .drawn_rows import DrawnRows
 from .linking import LinkedRow, StepRows, link_rows
@@ -303,48 +302,3 @@ def load_progress(position: str, drawn: DrawnRows, *, allows_changes: bool) -> t
             "--resume"
         )
         raise CheckpointError(msg) from None
-
-
-class PlannedSteps(Protocol):
-    """Steps of a run whose rows are streamed, packed or not."""
-
-    @property
-    def n_steps(self) -> int:
-        """Steps of the whole run."""
-
-    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
-        """Give the epochs that have ended with a step."""
-
-    def dumps(self, step: int) -> str:
-        """Write the progress after a step."""
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class StreamSource:
-    """Batches of streamed rows.
-
-    Attributes:
-        batches: Microbatches, step by step.
-        steps: How they are planned.
-    """
-
-    batches: Iterator[list[Batch]]
-    steps: PlannedSteps
-    is_estimated: bool = False
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        """Yield the microbatches of each step."""
-        return self.batches
-
-    def n_steps(self, step: int) -> int:
-        """Count the steps of the whole run."""
-        del step
-        return self.steps.n_steps
-
-    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
-        """Give the epochs that have ended with a step."""
-        return self.steps.ended(step)
-
-    def position(self, step: int) -> str:
-        """Return how far the streams were read after a step, and which rows wait."""
-        return self.steps.dumps(step)

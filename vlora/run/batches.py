@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from .. import models
 from ..build import Data
-from ..data.batch_source import BatchSource, PackedSource, PlannedSource
+from ..data.batch_source import BatchSource, PackedSource, PlannedSource, StreamSource
 from ..data.collate import make_stand_in
 from ..data.drawn_rows import DrawnRows, draw_rows
 from ..data.linking import LinkedRow, LinkingLoader, StepRows, link_rows
@@ -21,7 +21,7 @@ from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset
 from ..data.sampler import share_steps, step_batches, steps_per_epoch
-from ..data.streaming import StreamSource, stream_steps
+from ..data.streaming import stream_steps
 from ..data.values import Row
 from ..errors import CheckpointError
 from ..models import Encoder, LengthEstimator

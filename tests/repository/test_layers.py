@@ -35,6 +35,7 @@ IMPURE = (
     "ops/blas",
     "ops/cuda_sources",
     "ops/nvrtc",
+    "train/ahead",
     "train/loop",
     "train/ranks",
     "data/readers",

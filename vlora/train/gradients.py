@@ -7,11 +7,11 @@ import mlx.core as mx
 from ..types import Batch, StepOutput, TrainState
 from .backbone import Params
 from .clipping import clip_by_global_norm
-from .step import CompiledStep
+from .step import TrainStep
 
 
 def step_gradients(
-    step: CompiledStep, state: TrainState, microbatches: Batch | Sequence[Batch]
+    step: TrainStep, state: TrainState, microbatches: Batch | Sequence[Batch]
 ) -> tuple[Params, StepOutput]:
     """Compute the gradients of a step without taking it: to look at them, or for an optimizer of your own.
 

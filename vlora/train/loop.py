@@ -3,11 +3,7 @@
 The host never waits for the step that it has just dispatched, only for the one before it, so that the device always has
 work. The loop waits for a step itself only where its state is needed: to save it, or to validate it.
 
-MLX hands a GPU ten command buffers at most before they are needed, so the device has that long to go when the host is
-through with a dispatch: less than the host takes for all that comes between two steps. A loop that looks ahead hands a
-step over in two parts, the second one half of the backward pass and the update, and divides what is to be done for the
-next step between them: before the first part its rows are read and embedded, before the second its graph is built. The
-forward pass is no such part: its kernels are short, and the host is never far ahead of the device there.
+A loop that looks ahead hands a step over in two parts, between which the next one is made ready (`vlora.train.ahead`).
 """
 
 import math
@@ -23,38 +19,14 @@ from ..cuts import find_cuts
 from ..errors import NonFiniteError
 from ..events import StepReport
 from ..memory.limits import naming_shortage
-from ..types import Batch, Cut, Inputs, RowMark, StepOutput, TrainState
-from .accumulation import Accumulation, read_metrics
+from ..types import Batch, Cut, RowMark, StepOutput, TrainState
+from .accumulation import read_metrics
+from .ahead import ReadyStep, build_ahead, embed_ahead, read_step
 from .ranks import Ranks
 from .step import TrainStep
 
 WAITING = 0.1
 """Share of a step's time from which on the host has waited for the device, and not only read what there was."""
-
-
-@attrs.define(eq=False)
-class _Ready:
-    """A step that has not been taken yet: as much of it as has been made ready.
-
-    Attributes:
-        step: Its number.
-        batches: Its microbatches; None behind the last step.
-        wait_s: How long they were waited for.
-        inputs: What the first of them was embedded to.
-        total: Their gradients, not computed yet.
-        n_traces: How many shapes had been traced before.
-        seconds: What the graph of the gradients took to build.
-        error: Why it could not be made ready; raised when it is the step's turn.
-    """
-
-    step: int
-    batches: Sequence[Batch] | None = None
-    wait_s: float = 0.0
-    inputs: Inputs | None = None
-    total: Accumulation | None = None
-    n_traces: int = 0
-    seconds: float = 0.0
-    error: Exception | None = None
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -124,7 +96,7 @@ class TrainLoop:
             NonFiniteError, OutOfMemoryError: A step has failed; the message names it and its rows.
         """
         steps, step = iter(microbatches), int(self.state.step)
-        ready: _Ready | None = None
+        ready: ReadyStep | None = None
         looks_ahead = self.looks_ahead and self.train_step.embeds_ahead
         self._began = time.perf_counter()
         try:
@@ -164,23 +136,17 @@ class TrainLoop:
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         return self.run(microbatches)
 
-    def _next(self, ready: _Ready | None, steps: Iterator[Sequence[Batch]], step: int) -> _Ready | None:
+    def _next(self, ready: ReadyStep | None, steps: Iterator[Sequence[Batch]], step: int) -> ReadyStep | None:
         """Give the next step: as it was made ready, or its rows alone; None behind the last one."""
         self._asked = time.perf_counter()
         self.hold()
         if ready is None:
-            ready = self._read(steps, step)
+            ready = read_step(self.train_step, steps, step)
         if ready.error is not None:
             raise ready.error
         return None if ready.batches is None else ready
 
-    def _read(self, steps: Iterator[Sequence[Batch]], step: int) -> _Ready:
-        asked = time.perf_counter()
-        with naming_shortage(f"reading the rows of step {step}"):
-            batches = next(steps, None)
-        return _Ready(step, batches, time.perf_counter() - asked, n_traces=self.train_step.n_traces)
-
-    def _take(self, ready: _Ready, begun: _InFlight, ahead: Iterator[Sequence[Batch]] | None) -> _Ready | None:
+    def _take(self, ready: ReadyStep, begun: _InFlight, ahead: Iterator[Sequence[Batch]] | None) -> ReadyStep | None:
         """Give the device a step, in two parts if the next of those ahead is to be made ready; give that one."""
         following = None
         # Nothing else holds on to the old state: its arrays are given up as the new ones come to be.
@@ -190,7 +156,7 @@ class TrainLoop:
             self.state = self.state._replace(step=self.state.step + 1)
             return None
         if ahead is not None:
-            following = self._embed_ahead(ahead, ready.step + 1)
+            following = embed_ahead(self.train_step, ahead, ready.step + 1)
             self.release()
             mx.async_eval(total.halfway)
             self.hold()
@@ -199,37 +165,14 @@ class TrainLoop:
         self._begun.append(attrs.evolve(begun, output=output))
         is_traced = self.train_step.n_traces > ready.n_traces
         if following is not None:
-            self._build_ahead(following)
+            build_ahead(following, self.train_step, self.state)
         self.release()
         mx.async_eval(self.state, output)
         if is_traced:
             self.trace_s += ready.seconds + time.perf_counter() - begun.began
         return following
 
-    def _embed_ahead(self, steps: Iterator[Sequence[Batch]], step: int) -> _Ready:
-        """Read the next step's rows, and embed its first microbatch."""
-        try:
-            ready = self._read(steps, step)
-            if ready.batches:
-                with naming_shortage(f"step {step}", ready.batches[0]):
-                    ready.inputs = self.train_step.embed(ready.batches[0])
-        except Exception as error:  # noqa: BLE001 - it is raised when it is the step's turn
-            return _Ready(step, error=error)
-        return ready
-
-    def _build_ahead(self, ready: _Ready) -> None:
-        """Build the graph of the next step's gradients; not of several microbatches, of which the first ones run."""
-        batches, began = ready.batches or (), time.perf_counter()
-        if len(batches) != 1 or ready.inputs is None:
-            return
-        try:
-            with naming_shortage(f"step {ready.step}", batches[0]):
-                ready.total = self.train_step.accumulate(self.state, batches, ready.inputs)
-        except Exception as error:  # noqa: BLE001 - it is raised when it is the step's turn
-            ready.error = error
-        ready.inputs, ready.seconds = None, time.perf_counter() - began
-
-    def _describe(self, ready: _Ready) -> _InFlight:
+    def _describe(self, ready: ReadyStep) -> _InFlight:
         began = time.perf_counter()
         batches = [batch for batch in ready.batches or () if not batch.is_stand_in]
         rows = [row for batch in batches for row in batch.rows]

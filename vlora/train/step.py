@@ -12,7 +12,7 @@ bound them. After every call it is as it was before. `make_train_step` is long f
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -34,39 +34,6 @@ from .rules import Rules
 from .update import Update
 
 
-class TrainStep(Protocol):
-    """A step: `(state, microbatches, learning rate) -> (state, output)`; its parts can be asked for one by one."""
-
-    n_traces: int
-    """How many shapes have been traced so far."""
-
-    def __call__(
-        self,
-        state: TrainState,
-        microbatches: Batch | Sequence[Batch],
-        learning_rate: float,
-        others: Sequence[float] = (),
-    ) -> tuple[TrainState, StepOutput]:
-        """Take one optimizer step over all supervised tokens of the microbatches, those of other ranks included."""
-
-    @property
-    def embeds_ahead(self) -> bool:
-        """Whether a microbatch may be embedded before the steps before its own are taken."""
-
-    def embed(self, batch: Batch) -> Inputs:
-        """Make the language model's inputs of a microbatch."""
-
-    def accumulate(
-        self, state: TrainState, microbatches: Batch | Sequence[Batch], first: Inputs | None = None
-    ) -> Accumulation:
-        """Add up the gradients of the microbatches; `first` is what the first of them was embedded to, if it was."""
-
-    def update(
-        self, total: Accumulation, learning_rate: float, others: Sequence[float] = ()
-    ) -> tuple[TrainState, StepOutput]:
-        """Take the step whose gradients have been added up."""
-
-
 def make_train_step(
     backbone: Backbone,
     optimizer: optim.Optimizer,
@@ -83,7 +50,7 @@ def make_train_step(
     rules: Rules | None = None,
     ranks: Ranks | None = None,
     compiled: bool = True,
-) -> "CompiledStep":
+) -> "TrainStep":
     """Make the training step.
 
     Gradients of the summed loss are added over the microbatches and divided once, by the number of supervised
@@ -113,7 +80,7 @@ def make_train_step(
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
         the device. Behind them it takes numbers to add up over the ranks (`StepOutput.others`).
     """
-    return CompiledStep(
+    return TrainStep(
         backbone,
         loss,
         Update(optimizer, max_grad_norm, lr_multipliers or {}, frozenset(undecayed)),
@@ -125,8 +92,12 @@ def make_train_step(
     )
 
 
-class CompiledStep:
-    """The step that `make_train_step` makes."""
+class TrainStep:
+    """A step: `(state, microbatches, learning rate) -> (state, output)`; its parts can be asked for one by one.
+
+    Attributes:
+        n_traces: How many shapes have been traced so far.
+    """
 
     def __init__(
         self,

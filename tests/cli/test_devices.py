@@ -135,6 +135,7 @@ PREFERENCES = {
     "orpo": ("train.objective=orpo", "train.batching=grouped"),
     "kto": ("train.objective=kto",),
     "grouped kto": ("train.objective=kto", "train.batching=grouped"),
+    "packed kto": ("train.objective=kto", "train.batching=packed", "data.max_seq_length=120"),
 }
 COMPARING = (
     *(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.loading import BAD, make_loader, make_rows
-from vlora.data.linking import LinkedRow, LinkingLoader, link_rows
+from vlora.data.linking import N_DRAWN, LinkedRow, LinkingLoader, draw_link, link_rows
 from vlora.data.loader import DataLoader
 from vlora.data.prefetch import WorkerPool
 from vlora.data.sampler import share_steps
@@ -30,6 +30,17 @@ def test_shared_rows_know_those_before_them(rows: list[int], n_ranks: int) -> No
     assert sorted(found) == sorted(expected)
 
 
+@given(st.integers(1, 40), st.integers(0, 9))
+def test_drawn_others(n_rows: int, seed: int) -> None:
+    """None is the row itself or comes twice, every row is another one's first, and a seed gives the same ones."""
+    found = [draw_link(row, n_rows, seed) for row in range(n_rows)]
+
+    assert all(len({link.index, *link.before}) == 1 + min(N_DRAWN, n_rows - 1) for link in found)
+    assert n_rows == 1 or sorted(link.before[0] for link in found) == list(range(n_rows))
+    assert all(0 <= other < n_rows for link in found for other in link.before)
+    assert found == [draw_link(row, n_rows, seed) for row in range(n_rows)]
+
+
 def test_shared_rows_are_joined_to_the_one_before_them() -> None:
     """To the nearest that can be learned from, whichever rank has it; what is wrong with others is not told here."""
     rows = make_rows()
@@ -50,3 +61,27 @@ def test_shared_rows_are_joined_to_the_one_before_them() -> None:
         *("0", "0 after 3", "1", "1 after 0", "3", "3 after 1", "4"),
     ]
     assert loader.drain_skipped() == [f"rows row {BAD}: is bad"] * 2
+
+
+def test_rows_of_packs_are_joined_to_drawn_ones() -> None:
+    """To the same one whenever they are read, and past those that cannot be learned from."""
+    rows, joined = make_rows(), []
+
+    def link(row: tuple[Example, ...], other: tuple[Example, ...]) -> tuple[Example, ...]:
+        joined.append((row[0].source, other[0].source))
+        return row
+
+    made = make_loader(WorkerPool(0), rows)
+    given = {field.name: getattr(made, field.name) for field in attrs.fields(DataLoader) if field.init}
+    loader = LinkingLoader(**given, link=link, seed=3)
+    assert [found is None for found in loader.read(rows, range(len(rows)), 1)] == [
+        row == BAD for row in range(len(rows))
+    ]
+    first, joined[:] = list(joined), []
+    list(loader.read(rows, reversed(range(len(rows))), 1))
+
+    assert joined == first[::-1]
+    for source, other in first:
+        index = int(source.rpartition(" ")[2])
+        others = [row for row in draw_link(index, len(rows), 3).before if row != BAD]
+        assert other == f"rows row {others[0]}"

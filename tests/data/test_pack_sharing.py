@@ -64,7 +64,7 @@ def test_ranks_share_packs(
     encoded.clear()
     shares = [
         steps_of(
-            batch_size, PackShare(rank=rank, n_ranks=n_ranks, count=lambda sample: count_positions(encode(sample)))
+            batch_size, PackShare(rank=rank, n_ranks=n_ranks, count=lambda index: count_positions(encode(rows[index])))
         )
         for rank in range(n_ranks)
     ]

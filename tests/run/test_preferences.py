@@ -142,8 +142,9 @@ def test_packed_answers_are_learned_as_those_apart(
         pytest.param({"train__objective": "kto"}, marks=pytest.mark.slow),
         pytest.param({"train__batching": "packed"}, marks=pytest.mark.slow),
         pytest.param({"train__objective": "kto", **APO, "train__batching": "packed"}, marks=pytest.mark.slow),
+        pytest.param({"train__objective": "kto", "train__batching": "packed"}, marks=pytest.mark.slow),
     ],
-    ids=["dpo", "kto", "packed", "packed marks"],
+    ids=["dpo", "kto", "packed", "packed marks", "packed kto"],
 )
 def test_resume_is_exact(keys: dict[str, Any], checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path) -> None:
     """Stopped and gone on, a run ends with the weights of one that was not, to the bit."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import attrs
 
 from ..errors import SampleError
-from ..types import Batch, Sample
+from ..types import Batch
 from .collate import collate_packed
 from .examples import raise_unless_skipped
 from .loader import ROWS_OF_A_PACK, DataLoader, flatten
@@ -22,12 +22,12 @@ class PackShare:
     Attributes:
         rank: Which one, from 0.
         n_ranks: How many there are.
-        count: Gives the places that a row takes, without its pixels.
+        count: Gives the places that the row of a number takes, without its pixels.
     """
 
     rank: int
     n_ranks: int
-    count: Callable[[Sample], int]
+    count: Callable[[int], int]
 
     def pack(self, loader: DataLoader, rows: RowDataset, packed: PackPlan, n_ahead: int) -> Iterator[list[Batch]]:
         """Plan packs by the lengths of all rows, which are not encoded for it, and encode those of this rank.
@@ -45,7 +45,7 @@ class PackShare:
             The packs of each step, batch by batch.
         """
         n_measured, n_encoded = (size * n_ahead * ROWS_OF_A_PACK for size in (packed.batch_size, loader.batch_size))
-        measured = loader.workers.map(functools.partial(self._measure, rows), packed.indices(), n_measured)
+        measured = loader.workers.map(self._measure, packed.indices(), n_measured)
         steps = packed.plan(map(functools.partial(self._take_measured, loader), measured), int)
         plan, drawn = itertools.tee(self._share(steps, loader))
         indices = (index for packs in drawn for own in packs for pack in own for index in pack)
@@ -62,10 +62,10 @@ class PackShare:
         is_even = loader.stand_in is not None
         return share_packs(steps, self.rank, self.n_ranks, loader.batch_size, is_even=is_even)
 
-    def _measure(self, rows: RowDataset, index: int) -> int | SampleError:
+    def _measure(self, index: int) -> int | SampleError:
         """Give the places that a row takes, or why it cannot be learned from."""
         try:
-            return self.count(rows[index])
+            return self.count(index)
         except SampleError as error:
             return error
 

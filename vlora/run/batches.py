@@ -54,7 +54,8 @@ def make_loader(
     def encode(sample: Sample) -> tuple[Example, ...]:
         return tuple(backbone.prepare(example, spell) for example in data.encode(sample))
 
-    is_linked = n_devices > 1 and needs_mismatched(recipe)
+    is_packed = recipe.train.batching == "packed"
+    is_linked = needs_mismatched(recipe) and (n_devices > 1 or is_packed)
 
     def stand_in() -> Batch:
         batch = make_stand_in(data.encoder.tokenizer.eos_token_id or 0)
@@ -62,7 +63,8 @@ def make_loader(
         columns = dict.fromkeys((PREFERRED, MISMATCHED) if is_linked else (), mx.array([0.0]))
         return batch._replace(targets=batch.targets._replace(columns=columns))
 
-    make = functools.partial(LinkingLoader, link=models.link_answers) if is_linked else DataLoader
+    seed = recipe.train.seed if is_packed else None
+    make = functools.partial(LinkingLoader, link=models.link_answers, seed=seed) if is_linked else DataLoader
     return make(
         train=train,
         drawn=drawn,
@@ -74,7 +76,7 @@ def make_loader(
         prepare_batch=backbone.prepare_batch,
         join=models.add_mismatched if needs_mismatched(recipe) else flatten,
         # Layers whose weights are divided run on all ranks or on none; so do terms that are added up within a step.
-        stand_in=stand_in if is_linked or backbone.shards is not None else None,
+        stand_in=stand_in if (is_linked and n_devices > 1) or backbone.shards is not None else None,
         examples_per_row=count_examples(recipe, data.train),
     )
 
@@ -218,8 +220,13 @@ def read_packed(
         return loader.pack(rows, packed, n_ahead)
     measurer = models.RowMeasurer(encoder)
 
-    def count(sample: Sample) -> int:
-        return count_positions(models.encode_answers(measurer, sample))
+    measure = functools.partial(models.encode_answers, measurer)
+
+    def count(index: int) -> int:
+        examples = measure(rows[index])
+        if isinstance(loader, LinkingLoader):
+            examples = loader.join_other(rows, index, examples, measure)
+        return count_positions(examples)
 
     share = PackShare(rank=ranks.rank, n_ranks=ranks.size, count=count)
     return share.pack(loader, rows, packed, n_ahead)

@@ -180,5 +180,10 @@ def attend_fused(
 
 
 def _pad_places(x: mx.array, missing: int) -> mx.array:
-    """Pad f[B, H, T, D] with zeros along T; in memory the heads of a place are adjacent."""
-    return mx.pad(x.transpose(0, 2, 1, 3), [(0, 0), (0, missing), (0, 0), (0, 0)]).transpose(0, 2, 1, 3)
+    """Pad f[B, H, T, D] with zeros along T; in memory the heads of a place are adjacent.
+
+    `mx.pad` fills the whole array with zeros before it copies: that took longer on an H200 than copying did.
+    """
+    n_rows, n_heads, _, width = x.shape
+    nothing = mx.broadcast_to(mx.zeros((), x.dtype), (n_rows, missing, n_heads, width))
+    return mx.concatenate([x.transpose(0, 2, 1, 3), nothing], axis=1).transpose(0, 2, 1, 3)

@@ -184,6 +184,15 @@ MODES: Mapping[str, Mode] = {
         Mode(name="dpo", recipe=_comparing("dpo", 'loss = ["sigmoid", "bco_pair", "sft"]')),
         Mode(name="dpo-kept", recipe=_comparing("dpo", "precompute = true", features=KEPT)),
         Mode(name="kto", recipe=_comparing("kto")),
+        Mode(
+            name="kto-packed",
+            recipe=_recipe(
+                lora="rank = 4",
+                rows=f'path = "{PAIRS_NAME}"',
+                data="max_seq_length = 128",
+                train='objective = "kto"\nbatching = "packed"',
+            ),
+        ),
         Mode(name="orpo", recipe=_comparing("orpo")),
         Mode(name="simpo", recipe=_comparing("cpo", 'loss = ["simpo"]\nbeta = 2.0\nnll_weight = 0.0')),
         Mode(name="streamed", recipe=_recipe(lora=LORA, rows=STREAMED, data=f'valid_path = "{ROWS_NAME}"')),

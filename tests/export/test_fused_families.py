@@ -16,6 +16,7 @@ import vlora
 from tests.families import FAMILIES, build, examples
 from tests.training import randomize
 from vlora import Example, collate, init_state, make_optimizer, models
+from vlora.errors import ModelError
 from vlora.export.fuse import fuse
 from vlora.models.load import loading
 from vlora.models.load.loading import prepare
@@ -25,8 +26,13 @@ from vlora.train.state import bound_params
 
 QUICK = ("qwen2_vl", "falcon_ocr")
 TOLERANCE = 1e-5
-LOOSE = {"gemma4_unified": 5e-5, "kimi_k3": 5e-5, "prism_hadamard_qwen35": 5e-5, "molmo_point": 2e-3}
-"""Families that amplify rounding: adding the update to the weights in memory moves their logits by as much."""
+LOOSE = {"gemma4_unified": 5e-5, "kimi_k3": 5e-5, "prism_hadamard_qwen35": 5e-5, "molmo_point": 2e-2}
+"""Families that amplify rounding: adding the update to the weights in memory moves their logits by as much.
+
+mlx-vlm reads Molmo-Point's float32 weights as float16 (molmo_point/molmo_point.py:967): a fused folder's are rounded,
+and an adapter beside them is not.
+"""
+PARTS = ("language", "vision", "connector")
 NOT_IN_FOLDERS = {
     "paddleocr_vl": "its connector has 1,024 outputs in mlx-vlm's code (paddleocr_vl/vision.py:334), and the tiny 64",
     "phi3_v": "its tower has one size in mlx-vlm's code (phi3_v/vision.py), and the tiny one another",
@@ -62,9 +68,22 @@ def logits(backbone: models.MlxVlmBackbone, rows: list[Example], params: Any = N
         return np.array(backbone.all_logits(batch.tokens, *backbone.embed(batch)).astype(mx.float32))
 
 
-def fuse_random(name: str, backbone: models.MlxVlmBackbone, folder: Path) -> tuple[Path, dict[str, mx.array]]:
-    """Fuse a random adapter of all layers of the language model; the fused folder, and what was trained."""
-    config = models.add_lora(backbone, LoraSection(rank=4, alpha=8.0), seed=0, quantized={})
+def add_adapter(backbone: models.MlxVlmBackbone, parts: tuple[str, ...]) -> dict[str, Any]:
+    """Add an adapter of all layers of a model's parts; those that it has not are left out."""
+    try:
+        return models.add_lora(backbone, LoraSection(rank=4, alpha=8.0, targets=parts), seed=0, quantized={})
+    except ModelError as error:
+        lacking = [part for part in parts if f"of the group {part!r}" in str(error)]
+        if not lacking:
+            raise
+        return add_adapter(backbone, tuple(part for part in parts if part not in lacking))
+
+
+def fuse_random(
+    name: str, backbone: models.MlxVlmBackbone, folder: Path, parts: tuple[str, ...] = ("language",)
+) -> tuple[Path, dict[str, mx.array]]:
+    """Fuse a random adapter of all layers of a model's parts; the fused folder, and what was trained."""
+    config = add_adapter(backbone, parts)
     params = init_state(backbone, make_optimizer(OptimSection())).params
     params = {key: randomize(key, value) for key, value in params.items()}
     assert backbone.base is not None
@@ -74,10 +93,10 @@ def fuse_random(name: str, backbone: models.MlxVlmBackbone, folder: Path) -> tup
         return fuse(str(folder / "run")).folder, params
 
 
-def check(name: str, folder: Path) -> float:
+def check(name: str, folder: Path, parts: tuple[str, ...] = ("language",)) -> float:
     """Fuse an adapter, and compare; how far the adapter moves the logits."""
     backbone, rows = write_base(name, folder / "base"), examples(FAMILIES[name])
-    fused, params = fuse_random(name, backbone, folder)
+    fused, params = fuse_random(name, backbone, folder, parts)
     before, expected = logits(backbone, rows), logits(backbone, rows, params)
     found = logits(open_backbone(name, fused), rows)
     largest = max(1.0, float(np.abs(expected).max()))
@@ -101,6 +120,22 @@ def check(name: str, folder: Path) -> float:
 def test_fused(name: str, tmp_path: Path) -> None:
     """A folder in mlx-vlm's layout, whose adapter moves the logits by a tenth at least."""
     assert check(name, tmp_path) > 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen2_vl",
+        *(
+            pytest.param(name, marks=pytest.mark.families)
+            for name in FAMILIES
+            if name not in (*NOT_IN_FOLDERS, "qwen2_vl")
+        ),
+    ],
+)
+def test_fused_with_its_tower_and_connector(name: str, tmp_path: Path) -> None:
+    """Adapters of all parts of a model, in one folder."""
+    assert check(name, tmp_path, PARTS) > 0.1
 
 
 @pytest.mark.parametrize(

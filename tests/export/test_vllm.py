@@ -12,6 +12,7 @@ from vlora.export.peft import PeftAdapter
 from vlora.export.vllm import check_vllm, to_vllm, vllm_usage
 from vlora.models.published.places import Places
 
+QWEN, MISTRAL = "Qwen3VLForConditionalGeneration", "Mistral3ForConditionalGeneration"
 PLAIN: dict[str, Any] = {
     "base_model_name_or_path": "some/model",
     "alpha_pattern": {},
@@ -33,23 +34,29 @@ def adapter(outside: tuple[str, ...] = (), **config: Any) -> PeftAdapter:
 @pytest.mark.parametrize(
     ("kind", "made", "told"),
     [
-        ("qwen3_vl", adapter(use_dora=True), "no DoRA"),
-        ("qwen3_vl", adapter(modules_to_save=["lm_head"]), "trained whole"),
-        ("qwen3_vl", adapter(rank_pattern={"x": 600}), "ranks up to 512, and the adapter has 600"),
-        ("gemma3n", adapter(), "no adapters of gemma3n models"),
-        ("mllama", adapter(), "serves no mllama models"),
-        ("mistral3", adapter(("model.vision_tower.x",)), "passes over adapters of mistral3 towers"),
+        (QWEN, adapter(use_dora=True), "no DoRA"),
+        (QWEN, adapter(modules_to_save=["lm_head"]), "trained whole"),
+        (QWEN, adapter(rank_pattern={"x": 600}), "ranks up to 512, and the adapter has 600"),
+        ("Gemma3nForConditionalGeneration", adapter(), "no adapters of Gemma3nForConditionalGeneration models"),
+        ("MllamaForConditionalGeneration", adapter(), "no class for MllamaForConditionalGeneration models"),
+        (MISTRAL, adapter(("model.vision_tower.x",)), f"passes over adapters of {MISTRAL} towers"),
     ],
 )
 def test_what_it_does_not_take_is_refused(kind: str, made: PeftAdapter, told: str) -> None:
     """One sentence, which says to fuse."""
     with pytest.raises(ModelError, match=f"^--to vllm: .*{told}.*vlora fuse"):
-        check_vllm(made, {"model_type": kind})
+        check_vllm(made, {"architectures": [kind]})
+
+
+def test_a_base_that_names_no_architecture_is_refused() -> None:
+    """That name is the only one by which vLLM finds its class."""
+    with pytest.raises(ModelError, match=r"has no architectures, by which vLLM finds its class; .* --base"):
+        check_vllm(adapter(), {"model_type": "qwen3_vl"})
 
 
 def test_the_command_names_what_it_needs() -> None:
     """The rank is one that vLLM knows, and towers need an option."""
-    check_vllm(adapter(("model.visual.x",)), {"model_type": "qwen3_vl"})
+    check_vllm(adapter(("model.visual.x",)), {"architectures": [QWEN]})
     (command,) = vllm_usage(adapter(("model.visual.x",), rank_pattern={"x": 20}), Path("out"))
     assert "--max-lora-rank 32 --enable-tower-connector-lora --lora-modules tuned=out" in command
     (plain,) = vllm_usage(adapter(), Path("out"))
@@ -62,9 +69,11 @@ def test_towers_are_called_as_vllm_calls_them() -> None:
     arrays = {f"base_model.model.{name}.lora_A.weight": np.zeros(1) for name in (tower, text)}
     pattern = {tower.replace(".", r"\."): 8}
     made = attrs.evolve(adapter((tower,), target_modules=[tower, text], rank_pattern=pattern), arrays=arrays)
-    found = to_vllm(made, {"model_type": "llava", "vision_config": {"model_type": "clip_vision_model"}})
+    found = to_vllm(
+        made, {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "clip_vision_model"}}
+    )
     deeper = "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1"
     assert set(found.config["target_modules"]) == {deeper, text}
     assert set(found.arrays) == {f"base_model.model.{name}.lora_A.weight" for name in (deeper, text)}
     assert found.config["rank_pattern"] == {deeper.replace(".", r"\."): 8}
-    assert to_vllm(made, {"model_type": "qwen3_vl"}) is made
+    assert to_vllm(made, {"architectures": [QWEN]}) is made

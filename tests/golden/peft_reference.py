@@ -67,8 +67,8 @@ def write_own(path: Path, case: Case, folder: Path, rows: list[Any], base: list[
     config.inference_mode = False
     config.rank_pattern, config.alpha_pattern = {}, {}
     config.use_rslora = True
-    model = get_peft_model(load_model(path, case), config)
     torch.manual_seed(0)
+    model = get_peft_model(load_model(path, case), config)
     spread = 0.02
     while True:
         with torch.no_grad():

@@ -27,14 +27,15 @@ from .peft_prepare import logits
 PROGRAMS = """
 ## vLLM and llama.cpp
 
-Read with vLLM 0.33.0's own source, without a GPU: `parse_fine_tuned_lora_name` and each class's `hf_to_vllm_mapper`
-take all 2,514 names of the folders that `--to vllm` writes of the adapters above, of the 19 families that it serves and
-whose classes take adapters, and give names that begin as its modules do. Refused with a sentence, and not written: DoRA
-and trained tables of all families; all adapters of mllama, idefics2 and aya_vision, which it does not serve, and of
-llava_onevision, whose class takes none; towers of mistral3 and internvl, which it passes over.
+Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
+`hf_to_vllm_mapper` take all 3,494 names of the 77 folders that `--to vllm` writes of the adapters above, of 28 families,
+and give names that begin as the modules of its classes do. Refused with a sentence, and not written: DoRA and trained
+tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of
+llava_onevision and minimax_m3_vl, whose classes take none; towers of mistral3, internvl, muse_glimmer, cohere_compass
+and both MiniCPM-V, which it passes over. `vlora/export/vllm_classes.py` is read out of the same source.
 
-llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folder that `--to gguf` writes of
-qwen3_vl's rsLoRA adapter: 28 of 28 tensors.
+llama.cpp's `convert_lora_to_gguf.py` (of llama-cpp-python 0.3.36) converts the folders that `--to gguf` writes of the
+rsLoRA adapters of qwen3_vl, qwen2_vl and llava (28 of 28 tensors each) and of gemma3 (56 of 56).
 """
 """What was seen with programs that are no part of the tests."""
 
@@ -42,7 +43,13 @@ FUSED = """
 ## Fused models
 
 Opened through mlx-vlm, a fused folder has the trained logits in float32 up to 1e-5 of the largest
-(`tests/export/test_fused_families.py`, which names four families that amplify rounding). In bfloat16 vlora's forward
+(`tests/export/test_fused_families.py`, for the language model alone and with tower and connector; it names four
+families that amplify rounding). Molmo-Point is one of them because mlx-vlm reads its float32 weights as float16
+(molmo_point/molmo_point.py:967): the fused weights are rounded to float16, the adapter beside the base is not, and with
+its tower the logits are 8.4e-3 of the largest apart. Gemma 3's rows of text differ by 5.8e-3 between mlx_vlm's forward
+of a fused folder and vlora's, because mlx-vlm scales the embeddings by a root in bfloat16's precision
+(gemma3/language.py:210): with that root in float32 they differ by 1.7e-6, and in mlx_vlm the folder and the adapter
+beside its base differ by 2.5e-6. In bfloat16 vlora's forward
 of the folder is mlx_vlm's own to the bit, for the seven families of which a row of text was compared: glm4v,
 internvl_chat, llava, mistral3, pixtral, gemma3 and qwen3_vl. The adapter beside the same base is another sum in
 bfloat16: its logits are 1.7 to 4.2 % of the largest from those of the folder. Both are as far from the same adapter in

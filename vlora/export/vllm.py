@@ -9,50 +9,10 @@ import attrs
 from ..errors import ModelError
 from ..models.published.peft_layout import FUSE
 from .peft import PeftAdapter
+from .vllm_classes import LANGUAGE, TOWERS, WITHOUT_LORA
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes."""
-
-WITHOUT_LORA = frozenset(
-    {
-        *(
-            "cohere2_vision",
-            "deepseek_vl_v2",
-            "gemma3n",
-            "gemma4_unified",
-            "glm_ocr",
-            "hunyuan_vl",
-            "kimi_k25",
-            "kimi_vl",
-        ),
-        *("llava_onevision", "moondream3", "ovis2", "paddleocr_vl", "phi3_v", "step3p7"),
-    }
-)
-"""Architectures whose classes in vLLM 0.33 take no adapters."""
-
-UNSERVED = frozenset({"aya_vision", "florence2", "idefics2", "mllama"})
-"""Architectures that vLLM 0.33 has no class for."""
-
-TOWERS = frozenset(
-    {
-        *(
-            "dots_ocr",
-            "gemma3",
-            "gemma4",
-            "glm4v",
-            "glm4v_moe",
-            "idefics3",
-            "internvl_chat",
-            "lfm2_vl",
-            "llama4",
-            "llava",
-        ),
-        *("llava_next", "paligemma", "pixtral", "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe"),
-        *("qwen3_vl", "qwen3_vl_moe", "smolvlm"),
-    }
-)
-"""Architectures whose towers and connectors vLLM adapts, with `--enable-tower-connector-lora`; in others it passes them
-over."""
 
 NESTED = ("clip_vision_model", "siglip_vision_model", "siglip2_vision_model")
 """Towers whose layers lie one level deeper in vLLM than in transformers 5: as they were published."""
@@ -99,7 +59,7 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
     Raises:
         ModelError: What it does not take, and what to do.
     """
-    kind, found = str(config.get("model_type")), adapter.config
+    kind, found = _architecture(config), adapter.config
     largest = max([found["r"], *found["rank_pattern"].values()])
     outside = adapter.outside
     reasons = (
@@ -107,7 +67,7 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
         (found["modules_to_save"], "vLLM takes no embeddings, heads or other layers that were trained whole"),
         (largest > RANKS[-1], f"vLLM takes ranks up to {RANKS[-1]}, and the adapter has {largest}"),
         (kind in WITHOUT_LORA, f"vLLM takes no adapters of {kind} models"),
-        (kind in UNSERVED, f"vLLM serves no {kind} models"),
+        (kind not in LANGUAGE | TOWERS, f"vLLM 0.33 has no class for {kind} models"),
         (
             outside and kind not in TOWERS,
             f"vLLM passes over adapters of {kind} towers and connectors, as on {next(iter(outside), '')}",
@@ -117,6 +77,21 @@ def check_vllm(adapter: PeftAdapter, config: Mapping[str, Any]) -> None:
         if applies:
             msg = f"--to vllm: {reason}; {FUSE}"
             raise ModelError(msg)
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """Name the base's architecture, by which vLLM finds its class.
+
+    Raises:
+        ModelError: It names none.
+    """
+    found = config.get("architectures")
+    if not isinstance(found, list) or not found:
+        msg = (
+            "--to vllm: the base's config.json has no architectures, by which vLLM finds its class; name the published "
+        )
+        raise ModelError(msg + "model with --base")
+    return str(found[0])
 
 
 def vllm_usage(adapter: PeftAdapter, folder: Path) -> list[str]:

@@ -28,7 +28,7 @@ PROGRAMS = """
 ## vLLM and llama.cpp
 
 Read with vLLM 0.33.0's own source, without a GPU (`tests/golden/vllm_names.py`): its parser and each class's
-`hf_to_vllm_mapper` take all 3,494 names of the 77 folders that `--to vllm` writes of the adapters above, of 28 families,
+`hf_to_vllm_mapper` take all 3,494 names of the 77 folders that `--to vllm` writes of the adapters above (28 families),
 and give names that begin as the modules of its classes do. Refused with a sentence, and not written: DoRA and trained
 tables of all families; all adapters of mllama, idefics2 and aya_vision, for which it has no class, and of
 llava_onevision and minimax_m3_vl, whose classes take none; towers of mistral3, internvl, muse_glimmer, cohere_compass
@@ -43,7 +43,7 @@ FUSED = """
 ## Fused models
 
 Opened through mlx-vlm, a fused folder has the trained logits in float32 up to 1e-5 of the largest
-(`tests/export/test_fused_families.py`, for the language model alone and with tower and connector; it names four
+(`tests/export/test_fused_families.py`, for the language model alone and with tower and connector; it names six
 families that amplify rounding). Molmo-Point is one of them because mlx-vlm reads its float32 weights as float16
 (molmo_point/molmo_point.py:967): the fused weights are rounded to float16, the adapter beside the base is not, and with
 its tower the logits are 8.4e-3 of the largest apart. Gemma 3's rows of text differ by 5.8e-3 between mlx_vlm's forward

@@ -37,3 +37,7 @@ def test_another_base_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"was trained on {str(tmp_path / 'model')!r}, and is loaded on {str(tmp_path / 'other')!r}" in note
     words = ["import", str(folder), "--model", "nowhere", "--out", str(tmp_path / "third")]
     assert complaint(words, capsys).startswith("vlora: --model: there is no folder 'nowhere'")
+    words[words.index("nowhere")] = "builtin:tiny-qwen3-vl"
+    assert "training builds 'builtin:tiny-qwen3-vl', in a folder of its own beside its output" in complaint(
+        words, capsys
+    )

@@ -114,6 +114,9 @@ def _find_folder(section: ModelSection) -> Path:
             version = "none" if section.revision is None else f"no version {section.revision!r}"
             found += f", and the hub gives {version} ({str(error).strip().splitlines()[0].rstrip('.')})"
     if not is_model:
+        if section.path.startswith("builtin:"):
+            # Commands find models only; a recipe's one is built before.
+            found = f"training builds {section.path!r}, in a folder of its own beside its output"
         msg = f"{found}; give a model's folder or a hub id"
         raise ModelError(msg, key="model.path")
     check_folder(path)

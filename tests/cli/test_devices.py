@@ -254,8 +254,13 @@ ADAPTER = (
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sets",
-    [(), ("model.quantize_bits=4",), ("lora.method=dora", "lora.init=pissa")],
-    ids=["lora", "qlora", "dora"],
+    [
+        (),
+        ("model.quantize_bits=4",),
+        ("lora.method=dora", "lora.init=pissa"),
+        ("train.objective=orpo", "data.config=preference", "data.train_on_completions=false"),
+    ],
+    ids=["lora", "qlora", "dora", "orpo"],
 )
 def test_divided_weights_change_nothing(sets: tuple[str, ...], recipe: Path) -> None:
     """Losses, validation and adapter are those of whole weights, to the last bit."""

@@ -25,6 +25,7 @@ from ..data.streaming import stream_steps
 from ..data.values import Row
 from ..errors import CheckpointError
 from ..models import Encoder, LengthEstimator
+from ..recipe.preference import LOSSES
 from ..recipe.schema import Recipe
 from ..train.objectives.preference import MISMATCHED, PREFERRED
 from ..train.ranks import Ranks
@@ -60,7 +61,8 @@ def make_loader(
     def stand_in() -> Batch:
         batch = make_stand_in(data.encoder.tokenizer.eos_token_id or 0)
         # Made of a number that is there: what a thread leaves to be computed is computed by no other one.
-        columns = dict.fromkeys((PREFERRED, MISMATCHED) if is_linked else (), mx.array([0.0]))
+        names = [*[PREFERRED] * (recipe.train.objective in LOSSES), *[MISMATCHED] * is_linked]
+        columns = dict.fromkeys(names, mx.array([0.0]))
         return batch._replace(targets=batch.targets._replace(columns=columns))
 
     seed = recipe.train.seed if is_packed else None

@@ -1,15 +1,19 @@
 """Small trained adapters of a tiny published checkpoint, for tests of what is made of them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_vlm import utils as mlx_vlm_utils
 
+from tests.families import FAMILIES, build
 from tests.golden.mlx_side import write_folder
 from vlora import init_state, make_optimizer, models
 from vlora.adapters.attached import adapter_state_dict
 from vlora.build import load_model
+from vlora.models.load.loading import prepare
 from vlora.output.checkpoint import save_adapter
 from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSection, Recipe
 
@@ -43,3 +47,23 @@ def write_adapter(
     own.mkdir(parents=True)
     save_adapter(own / "adapters.safetensors", adapter_state_dict(backbone.module, params), config)
     return own
+
+
+def write_base(name: str, folder: Path, dtype: mx.Dtype = mx.float32) -> models.MlxVlmBackbone:
+    """Write a family's tiny model as mlx-vlm's conversion does, and open it."""
+    family = FAMILIES[name]
+    made = build(family)
+    made.set_dtype(dtype)
+    mlx_vlm_utils.save_weights(folder, made)
+    (folder / "config.json").write_text(json.dumps(dict(family.config)), encoding="utf-8")
+    return open_backbone(name, folder)
+
+
+def open_backbone(name: str, folder: Path) -> models.MlxVlmBackbone:
+    """Open a folder through mlx-vlm, ready to be trained."""
+    with FAMILIES[name].while_building():
+        section = ModelSection(path=str(folder))
+        files = models.find_model(section)
+        backbone, _ = prepare(mlx_vlm_utils.load_model(folder), files.family, section)
+        backbone.base = models.load_backbone(files, section)[0].base
+    return backbone

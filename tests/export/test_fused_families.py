@@ -1,6 +1,5 @@
 """The fused folder of every family, opened by mlx-vlm, has the trained logits."""
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,17 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from mlx_vlm.models.cache import make_prompt_cache
-from mlx_vlm.utils import load_model, save_weights
 
 import vlora
-from tests.families import FAMILIES, build, examples
+from tests.export.adapters import open_backbone, write_base
+from tests.families import FAMILIES, examples
 from tests.training import randomize
 from vlora import Example, collate, init_state, make_optimizer, models
 from vlora.errors import ModelError
 from vlora.export.fuse import fuse
 from vlora.models.load import loading
-from vlora.models.load.loading import prepare
 from vlora.output.base_identity import KEY
-from vlora.recipe.schema import LoraSection, ModelSection, OptimSection
+from vlora.recipe.schema import LoraSection, OptimSection
 from vlora.train.state import bound_params
 
 QUICK = ("qwen2_vl", "falcon_ocr")
@@ -46,26 +44,6 @@ NOT_IN_FOLDERS = {
     "llava_next": "its tiny model has sizes that mlx-vlm reads otherwise from a file; tests/golden fuses a larger one",
 }
 """Tiny models that mlx-vlm does not open from a folder."""
-
-
-def write_base(name: str, folder: Path, dtype: mx.Dtype = mx.float32) -> models.MlxVlmBackbone:
-    """Write a family's tiny model as mlx-vlm's conversion does, and open it."""
-    family = FAMILIES[name]
-    made = build(family)
-    made.set_dtype(dtype)
-    save_weights(folder, made)
-    (folder / "config.json").write_text(json.dumps(dict(family.config)), encoding="utf-8")
-    return open_backbone(name, folder)
-
-
-def open_backbone(name: str, folder: Path) -> models.MlxVlmBackbone:
-    """Open a folder through mlx-vlm, ready to be trained."""
-    with FAMILIES[name].while_building():
-        section = ModelSection(path=str(folder))
-        files = models.find_model(section)
-        backbone, _ = prepare(load_model(folder), files.family, section)
-        backbone.base = models.load_backbone(files, section)[0].base
-    return backbone
 
 
 def logits(backbone: models.MlxVlmBackbone, rows: list[Example], params: Any = None) -> "np.ndarray[Any, Any]":

@@ -11,7 +11,9 @@ import pytest
 
 from tests.arrays import load_arrays
 from tests.checkpoints import build_checkpoint
-from tests.export.adapters import write_adapter
+from tests.export.adapters import write_adapter, write_base
+from tests.families import FAMILIES
+from vlora import init_state, make_optimizer, models, save_adapter
 from vlora.errors import ModelError
 from vlora.export import peft
 from vlora.export.peft import _apart_from_experts, to_peft, write_peft
@@ -19,6 +21,8 @@ from vlora.export.saved import open_saved
 from vlora.models.published.peft_layout import BEFORE, PeftArrays
 from vlora.models.published.places import Places
 from vlora.models.published.transformers_names import UNNAMED, find_transformers_names
+from vlora.output.base_identity import KEY
+from vlora.recipe.schema import LoraSection, OptimSection
 
 
 def test_every_weight_is_changed_alike(tmp_path: Path) -> None:
@@ -78,6 +82,20 @@ def test_experts_of_a_converted_base_need_the_published_one(tmp_path: Path) -> N
     own = write_adapter(tmp_path, model=tmp_path / "model", rank=2, targets=("experts",))
     with pytest.raises(ModelError, match=r"published name is not found .* with --base"):
         to_peft(open_saved(str(own)))
+
+
+def test_layers_of_a_converted_base_whose_names_are_guesses_need_the_published_one(tmp_path: Path) -> None:
+    """Step 3.7's tower has one projection in mlx-vlm and three in transformers, whose rows lie in another order."""
+    backbone = write_base("step3p7", tmp_path / "base")
+    config = models.add_lora(backbone, LoraSection(rank=2, targets=("vision",)), seed=0, quantized={})
+    assert backbone.base is not None
+    config |= {KEY: backbone.base.dump(), "base_model": str(tmp_path / "base")}
+    params = init_state(backbone, make_optimizer(OptimSection())).params
+    save_adapter(tmp_path / "own" / "adapters.safetensors", params, config)
+    with FAMILIES["step3p7"].while_building():
+        saved = open_saved(str(tmp_path / "own"))
+    with pytest.raises(ModelError, match=r"in_proj, whose published name is not found .* with --base"):
+        to_peft(saved)
 
 
 def test_the_folder_appears_whole(tmp_path: Path) -> None:

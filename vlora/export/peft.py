@@ -58,7 +58,8 @@ def to_peft(saved: Saved) -> PeftAdapter:
         raise ModelError(msg)
     weights = [f"{layer}.weight" for layer in saved.layers]
     places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
-    lost = [name for name in (*weights, *saved.whole) if name not in places.links or _is_own_stack(name, places)]
+    lost = [name for name in (*weights, *saved.whole) if name not in places.links]
+    lost += [name for name in weights if name in places.links and _is_guessed(name, places)]
     if lost:
         raise _lost(saved, lost[0].removesuffix(".weight"), places)
     laid = lay_out({layer: places.links[f"{layer}.weight"] for layer in saved.layers}, saved.layers)
@@ -102,11 +103,16 @@ def _apart_from_experts(laid: PeftArrays, saved: Saved, taken: frozenset[str]) -
     return attrs.evolve(laid, modules=modules, parameters={**laid.parameters, **weights})
 
 
-def _is_own_stack(name: str, places: Places) -> bool:
-    """Whether experts have no other name than mlx-vlm's, which stacks them and nothing else does."""
-    first = places.links[name][0]
-    is_known = places.names is not None and places.names.knows(first.other)
-    return places.is_converted and len(first.own_box) == 3 and not is_known  # noqa: PLR2004 - experts
+def _is_guessed(name: str, places: Places) -> bool:
+    """Whether the name that was found for a converted parameter is none that transformers has.
+
+    Of an architecture that transformers does not know, it is so for stacks of experts: only mlx-vlm stacks them.
+    """
+    if not places.is_converted:
+        return False
+    if places.names is None:
+        return len(places.links[name][0].own_box) == 3  # noqa: PLR2004 - experts
+    return not all(places.names.knows(link.other) for link in places.links[name])
 
 
 def _whole_modules(saved: Saved, places: Places) -> tuple[dict[str, Array], list[str], bool]:

@@ -89,18 +89,7 @@ def _notes(made: PeftAdapter) -> list[str]:
             f"{made.config['base_model_name_or_path']} was converted for MLX, and the folder names it as its base; "
             "--base names the model that it was converted from"
         )
-    names = made.places.names
-    strange = [
-        link.other
-        for links in made.places.links.values()
-        for link in links
-        if names is not None and made.is_converted and not names.knows(link.other)
-    ]
-    if strange:
-        notes.append(
-            f"{len(strange)} names were found by mlx-vlm's renaming alone, such as {strange[0]}; --base settles them"
-        )
-    if names is None:
+    if made.places.names is None:
         notes.append(
             "transformers knows this architecture by the code of its repository only; names are those of the checkpoint"
         )

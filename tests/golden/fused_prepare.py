@@ -10,7 +10,6 @@ import vlora  # noqa: F401 - before anything imports mlx: it binds a fast BLAS
 # isort: split
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,10 +93,6 @@ def main() -> None:
     options = parser.parse_args()
     for family in options.families or CASES:
         work = options.work / family
-        if CASES[family].reference_config:
-            # As it is published, which mlx-vlm reads as well.
-            file = work / "model" / "config.json"
-            file.write_text(json.dumps(json.loads(file.read_text()) | dict(CASES[family].reference_config)))
         for name in ADAPTERS:
             try:
                 print(f"{family} {name}: {prepare(family, name, work)}", flush=True)

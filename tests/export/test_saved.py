@@ -31,9 +31,14 @@ def test_factors_are_sorted_by_their_layers(own: Path) -> None:
 
 
 def test_adapters_of_other_programs_are_imported_first(own: Path, tmp_path: Path) -> None:
-    """PEFT's folder, and an adapter without a method, are not taken for damaged ones."""
+    """PEFT's folder, an adapter without a method, and one of mlx-lm's are not taken for damaged ones."""
     export(str(own), "peft", tmp_path / "peft")
-    for folder in (tmp_path / "peft", changed(own, tmp_path / "plain", fine_tune_type=None)):
+    settings = {"rank": 3, "scale": 2.0, "dropout": 0.0}
+    plain, short = changed(own, tmp_path / "plain", fine_tune_type=None), tmp_path / "short"
+    arrays = load_arrays(changed(own, short, lora_parameters=settings) / "adapters.safetensors")
+    names = {name.removeprefix("language_model."): value for name, value in arrays.items()}
+    mx.save_safetensors(str(short / "adapters.safetensors"), names)
+    for folder in (tmp_path / "peft", plain, short):
         with pytest.raises(CheckpointError, match=f"with `python -m vlora import {folder}` first"):
             open_saved(str(folder))
 

@@ -62,9 +62,9 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
     """
     path, config = read_adapter(adapter, ARGUMENT)
+    foreign = f"{path}: another program wrote it; write it as vlora's own with `python -m vlora import {adapter}` first"
     if is_peft(config) or not config.get("fine_tune_type"):
-        msg = f"{path}: another program wrote it; write it as vlora's own with `python -m vlora import {adapter}` first"
-        raise CheckpointError(msg)
+        raise CheckpointError(foreign)
     recorded = config.get(KEY) or {}
     name = base or recorded.get("path") or config.get("base_model")
     if not name:
@@ -89,6 +89,9 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
     # Whether every array is there, of the shapes that its configuration says.
     models.load_adapter(models.abstract_backbone(files, section)[0], adapter, files=files)
     layers, whole = _read_factors(path)
+    if not layers.keys() <= {layer for layer, _ in backbone.module.named_modules()}:
+        # mlx-lm names the language model's layers as that alone does.
+        raise CheckpointError(foreign)
     scale = float((config.get("lora_parameters") or {}).get("scale", 0))
     commit = revision or files.commit
     return Saved(

@@ -1,4 +1,4 @@
-"""What is found out about rows: for twelve layouts of other people's, each of which trains as it is."""
+"""What is found out about rows: for layouts of other people's, each of which trains as it is."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from vlora.models.load.tiny import build_tiny_qwen3_vl
 from vlora.recipe.parse import parse_recipe
 from vlora.recipe.suggest import RowFacts
 from vlora.report.facts import FIRST, look_at_fit, look_at_rows
+from vlora.report.guessing import find_objective
 
 N = 12
 ANSWERS = ("four wheels", "two doors", "a tree", "red", "no", "yes")
@@ -173,6 +174,16 @@ def _parquet(folder: Path) -> Path:
     return folder / "rows.parquet"
 
 
+def _preferences(folder: Path) -> Path:
+    rows = rows_of(folder, image="image", question="prompt", answer="chosen")
+    return write_jsonl(folder / "rows.jsonl", [{**row, "rejected": "a worse one"} for row in rows])
+
+
+def _marked(folder: Path) -> Path:
+    rows = rows_of(folder, image="image", question="prompt", answer="completion")
+    return write_jsonl(folder / "rows.jsonl", [{**row, "label": i % 2 == 0} for i, row in enumerate(rows)])
+
+
 def _boxes(folder: Path) -> Path:
     rows = [
         {
@@ -235,6 +246,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     ),
     "boxes": (_boxes, {"columns": {}, "question": None, "kind": "boxes"}),
     "JSON objects": (_objects, {"columns": {}, "question": None, "kind": "json"}),
+    "two answers": (_preferences, {"objective": "dpo", "columns": {}, "question": None, "unused": ()}),
+    "marked answers": (_marked, {"objective": "kto", "columns": {}, "question": None, "unused": (), "answer": None}),
     "Parquet": (_parquet, {"columns": {}, "question": None}),
 }
 
@@ -276,7 +289,8 @@ def test_recipes_train_unchanged(
 
     assert "written to my.toml" in capsys.readouterr().out
     assert steps >= 2
-    assert recipe.data.train_on_completions
+    assert recipe.data.train_on_completions == (facts.objective == "sft")
+    assert recipe.train.objective == facts.objective
     assert recipe.data.valid_path or recipe.data.valid_split or recipe.data.valid_fraction or facts.n_rows < 10
     assert recipe.data.max_seq_length >= 128
 
@@ -435,3 +449,20 @@ def test_several_files_and_odd_names_are_looked_at(name: str, tmp_path: Path) ->
         write_jsonl(tmp_path / file, rows_of(tmp_path, image="image", question="question", answer="answer"))
 
     assert look_at_rows(str(tmp_path / name)).n_rows == len(made) * N
+
+
+@pytest.mark.parametrize(
+    ("row", "objective"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "dpo"),
+        ({"question": "q", "answer": "a", "rejected_response": "b"}, "dpo"),
+        ({"prompt": "q", "completion": "a", "kto_tag": False}, "kto"),
+        ({"image": "1.png", "label": True}, "sft"),
+        ({"question": "q", "answer": "a", "label": 1}, "sft"),
+        ({"question": "q", "answer": "a", "label": ""}, "sft"),
+        ({"question": "q", "answer": "a", "rejected": None, "chosen": None}, "sft"),
+    ],
+)
+def test_a_worse_answer_is_never_taken_for_the_answer(row: dict[str, Any], objective: str) -> None:
+    """Two answers are compared, marks beside an answer are learned by, and a mark alone is the answer."""
+    assert find_objective([row, row]) == objective

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import RecipeError
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import Recipe
-from ..recipe.suggest import DEFAULT_MODEL, explain_columns, suggest_recipe
+from ..recipe.suggest import DEFAULT_MODEL, OBJECTIVES, explain_columns, suggest_recipe
 from ..system.redaction import redact
 from .arguments import Parser, named, named_path, positive
 from .arguments import make_parser as make_plain_parser
@@ -106,6 +106,8 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
         yield f"columns that are not used: {', '.join(rows.unused)}"
     if rows.question is not None:
         yield f"the rows have no question; each is asked: {rows.question!r}"
+    if rows.objective != "sft":
+        yield f'{OBJECTIVES[rows.objective]}: train.objective = "{rows.objective}"'
     if rows.bad:
         n_rows = f"{len(rows.bad)} row{'s' * (len(rows.bad) > 1)}"
         yield f"of the first rows {n_rows} cannot be learned from, which ends a run: {rows.bad[0]}"

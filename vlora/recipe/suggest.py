@@ -28,6 +28,17 @@ METRICS_OF = {
     "json": (["json_valid", "json_fields"], "most answers are JSON objects"),
 }
 """Metrics of answers that are no plain texts, and the reason."""
+LEARNING_RATES = (
+    (2e-5, "for LoRA on preferences"),
+    (1e-4, "for LoRA; a tenth of it for full fine-tuning"),
+)
+"""What preferences and answers are learned with, and the reason."""
+OBJECTIVES = {
+    "dpo": "the rows have a better and a worse answer",
+    "kto": "the rows say whether their answer is wanted",
+}
+FEWEST_ROWS_OF_A_BATCH = {"sft": 1, "dpo": 1, "kto": 2}
+"""KTO estimates a divergence from the other rows of a batch."""
 FEWEST_NEW_TOKENS, MOST_NEW_TOKENS = 16, 1024
 LENGTH_STEP = 128
 SPARE_LENGTH = 1.25
@@ -47,6 +58,7 @@ class RowFacts:
         split: The split to train on; None where there is one only.
         valid_split: Another one to validate on.
         valid_path: A file beside it to validate on.
+        objective: What they are learned by, as `train.objective` says it.
         n_rows: Rows to train on.
         columns: What `data.columns` has to map, and to what.
         reasons: Of each column that was guessed, why it is taken for what it is; those included that need no mapping.
@@ -65,6 +77,7 @@ class RowFacts:
     split: str | None = None
     valid_split: str | None = None
     valid_path: str | None = None
+    objective: Literal["sft", "dpo", "kto"] = "sft"
     n_rows: int
     columns: Mapping[str, str] = attrs.field(factory=dict)
     reasons: Mapping[str, str] = attrs.field(factory=dict)
@@ -131,7 +144,7 @@ def suggest_recipe(rows: RowFacts, model: str, fit: FitFacts | str, output: str)
         "data": [*_write_data(rows, fit)],
         "lora": [("rank", 16, "adapters on all linear layers of the language model"), ("alpha", 32.0, "scaled by 2")],
         "optim": [
-            ("learning_rate", 1e-4, "for LoRA; a tenth of it for full fine-tuning"),
+            ("learning_rate", *LEARNING_RATES[rows.objective == "sft"]),
             ("schedule", "cosine", ""),
             ("warmup_steps", min(50, max(1, _count_steps(rows, fit) // 20)), "a twentieth of the run"),
             ("grad_clip", 1.0, ""),
@@ -217,7 +230,8 @@ def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
     columns = {name: what for name, what in rows.columns.items() if rows.question is None or what in read}
     if columns:
         yield "columns", columns, "; ".join([*explain_columns(rows), "change what was guessed wrong"])
-    yield "train_on_completions", True, "learn the answers, not the questions"
+    if rows.objective == "sft":
+        yield "train_on_completions", True, "learn the answers, not the questions"
     if isinstance(fit, str):
         return
     length = max(LENGTH_STEP, math.ceil(fit.n_tokens * SPARE_LENGTH / LENGTH_STEP) * LENGTH_STEP)
@@ -225,6 +239,8 @@ def _write_data(rows: RowFacts, fit: FitFacts | str) -> Keys:
 
 
 def _write_train(rows: RowFacts, fit: FitFacts | str) -> Keys:
+    if rows.objective != "sft":
+        yield "objective", rows.objective, OBJECTIVES[rows.objective]
     batch = _batch_size(rows, fit)
     why = UNKNOWN if isinstance(fit, str) else f"a step needs {fit.peak_gb:.1f} of {fit.memory_gb:.1f} GB by the plan"
     if isinstance(fit, FitFacts) and not fit.fits:
@@ -245,7 +261,8 @@ def _write_train(rows: RowFacts, fit: FitFacts | str) -> Keys:
 
 
 def _write_eval(rows: RowFacts) -> Keys:
-    if not _validates(rows):
+    # An answer that is not wanted is nothing to measure others by.
+    if not _validates(rows) or rows.objective == "kto":
         return
     is_short = rows.n_words <= SHORT_ANSWER
     yield "answer_rows", 50 if is_short else 20, "held-out rows that the model answers before and after"
@@ -265,7 +282,7 @@ def _validates(rows: RowFacts) -> bool:
 
 
 def _batch_size(rows: RowFacts, fit: FitFacts | str) -> int:
-    return max(1, min(rows.n_rows, 1 if isinstance(fit, str) else fit.batch_size))
+    return max(FEWEST_ROWS_OF_A_BATCH[rows.objective], min(rows.n_rows, 1 if isinstance(fit, str) else fit.batch_size))
 
 
 def _accumulate(rows: RowFacts, batch: int) -> int:

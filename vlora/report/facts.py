@@ -15,6 +15,7 @@ import attrs
 
 from ..data.format.boxes import BOX_MARK
 from ..data.format.pictures import IMAGE_COLUMNS
+from ..data.format.samples import Preferences
 from ..data.opening import read_rows
 from ..data.readers.sources import FILE_SUFFIXES, has_one_split
 from ..data.rows import RowDataset
@@ -22,11 +23,18 @@ from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, Vlo
 from ..estimate.plan import make_plan
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import DataSection, Recipe
-from ..recipe.suggest import FitFacts, RowFacts, ask_about_classes, estimate_tokens, suggest_recipe
+from ..recipe.suggest import (
+    FEWEST_ROWS_OF_A_BATCH,
+    FitFacts,
+    RowFacts,
+    ask_about_classes,
+    estimate_tokens,
+    suggest_recipe,
+)
 from ..system.files import expand
 from ..system.globs import list_files
 from ..types import Sample
-from .guessing import MOST, Guess, find_images, find_meaning, guess_columns, holds_lists
+from .guessing import MOST, Guess, find_images, find_meaning, find_objective, guess_columns, holds_lists
 
 FIRST = 64
 """Number of rows that are read."""
@@ -42,6 +50,8 @@ LONGEST_BOX = "<[1000, 1000, 1000, 1000]>"
 MOST_OF_CLASSES = 20_000
 """Rows that are read for the names of their classes."""
 ROWS_OF_A_CLASS = 2
+PREFERENCES: Mapping[str, Preferences | None] = {"sft": None, "dpo": "pairs", "kto": "marks"}
+"""What rows have beside one answer, by the objective that learns from it."""
 BATCHES = (8, 4, 2, 1)
 USABLE = 0.9
 LONGEST_ROW = 16_384
@@ -67,37 +77,35 @@ def look_at_rows(path: str) -> RowFacts:
     """
     _refuse_stream(path)
     split, rows = _find_training_rows(path)
-    guesses = _find_columns(rows, path, split)
+    objective = find_objective(_read_raw(rows))
+    preferences = PREFERENCES[objective]
+    guesses = _find_columns(rows.with_preferences(preferences), path, split, preferences)
     columns = _map(guesses)
     data = DataSection(path=path, split=split or "train", columns=columns)
-    train, _ = read_rows(data)
+    train, _ = read_rows(data, preferences=preferences)
     bad: list[SampleError] = []
     samples = list(_samples(train, on_bad=bad.append))
     answers = [_last_answer(sample) for sample in samples]
     # Columns by the names under which they are read.
     found = train.columns()
     used = {columns.get(name, name): name for name in found.used}
-    column = _answer_alone(used)
-    is_class = column is not None and (column == "label" or _are_classes(answers))
+    column = _answer_alone(used) if objective == "sft" else None
     is_asked = column is not None and set(used) == {column, "image"}
+    is_class = column is not None and (column == "label" or _are_classes(answers))
     if is_class and is_asked:
         # A folder per class has the rows of one class after another.
         answers = [_last_answer(sample) for sample in _samples(train, MOST_OF_CLASSES)]
         is_class = column == "label" or _are_classes(answers)
     classes = sorted(set(answers)) if is_class else ()
-    question = None
-    if is_asked:
-        # Classes of rows that were not looked at would be missing from a list.
-        listed = classes if len(train) <= MOST_OF_CLASSES else ()
-        question = ask_about_classes(listed) if is_class else CAPTION_QUESTION
     return RowFacts(
         path=path,
         split=split,
+        objective=objective,
         n_rows=len(train),
         columns=columns,
         reasons={guess.column: guess.why for guess in guesses},
         unused=found.unused,
-        question=question,
+        question=_ask(classes, len(train), is_class=is_class) if is_asked else None,
         answer=column,
         classes=classes,
         n_words=int(median(len(answer.split()) for answer in answers)),
@@ -107,6 +115,12 @@ def look_at_rows(path: str) -> RowFacts:
         bad=tuple(" ".join(str(error).split()) for error in bad),
         **_find_validation(path, split),
     )
+
+
+def _ask(classes: Sequence[str], n_rows: int, *, is_class: bool) -> str:
+    """Write the question for rows that have an image and an answer only."""
+    # Classes of rows that were not looked at would be missing from a list.
+    return ask_about_classes(classes if n_rows <= MOST_OF_CLASSES else ()) if is_class else CAPTION_QUESTION
 
 
 def look_at_fit(rows: RowFacts, model: str, output: str, memory_gb: float | None = None) -> FitFacts | str:
@@ -125,7 +139,7 @@ def look_at_fit(rows: RowFacts, model: str, output: str, memory_gb: float | None
     smallest: FitFacts | None = None
     try:
         for relief in RELIEFS:
-            for batch in BATCHES:
+            for batch in (batch for batch in BATCHES if batch >= FEWEST_ROWS_OF_A_BATCH[rows.objective]):
                 found = _plan(base, {**relief, "train.batch_size": min(batch, rows.n_rows)}, memory_gb)
                 if found is not None and found.fits:
                     return found
@@ -196,13 +210,18 @@ def _find_validation(path: str, split: str | None) -> dict[str, str]:
     return {}
 
 
-def _find_columns(rows: RowDataset, path: str, split: str | None) -> list[Guess]:
+def _read_raw(rows: RowDataset) -> list[Mapping[str, Any]]:
+    """Return the first rows as the table has them."""
+    return [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
+
+
+def _find_columns(rows: RowDataset, path: str, split: str | None, preferences: Preferences | None) -> list[Guess]:
     """Return the guesses with which all first rows can be read with their images.
 
     Raises:
         RecipeError: Neither names nor values make conversations of them.
     """
-    raw = [rows.table[int(index)] for index in list(rows.indices)[:FIRST]]
+    raw = _read_raw(rows)
     problem = _first_problem(rows)
     if problem is None:
         # The layouts read names; pictures under other names would be left out.
@@ -212,7 +231,8 @@ def _find_columns(rows: RowDataset, path: str, split: str | None) -> list[Guess]
     images, whole = find_images(raw, rows.kinds), guess_columns(raw, rows.kinds)
     # Where images alone have to be named, a layout reads the other columns, and may read more of them.
     for guesses in (images, whole):
-        mapped, _ = read_rows(DataSection(path=path, split=split or "train", columns=_map(guesses)))
+        section = DataSection(path=path, split=split or "train", columns=_map(guesses))
+        mapped, _ = read_rows(section, preferences=preferences)
         problem = _first_problem(mapped)
         if problem is None and (guesses is whole or not any(map(find_meaning, mapped.columns().unused))):
             return guesses

@@ -6,11 +6,12 @@ every guess has its reason: nothing is guessed silently.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
 from ..data.format.pictures import IMAGE_COLUMNS, list_images
+from ..data.format.preferences import BETTER, MARKS, WORSE, WORSE_ONLY
 from ..data.readers.inline_images import begins_picture, is_inline
 from ..data.readers.sources import IMAGE_SUFFIXES
 
@@ -113,6 +114,19 @@ def guess_columns(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) ->
         # An answer to the image alone.
         found = [attrs.evolve(guess, meaning="caption") if guess.meaning == "answer" else guess for guess in found]
     return sorted(found, key=lambda guess: names.index(guess.column))
+
+
+def find_objective(raw: Sequence[Mapping[str, Any]]) -> Literal["sft", "dpo", "kto"]:
+    """Say what rows are learned by: answers, a better and a worse answer, or marks of whether an answer is wanted.
+
+    A column of marks holds truth values only; beside an image alone it is the answer.
+    """
+    names = {str(name) for row in raw for name in row if _values([row], name)}
+    if {BETTER, WORSE} <= names or names & set(WORSE_ONLY):
+        return "dpo"
+    marks = [name for name in MARKS if name in names]
+    is_marked = any(all(isinstance(mark, bool) for mark in _values(raw, name)) for name in marks)
+    return "kto" if is_marked and not names <= {*MARKS, *IMAGE_COLUMNS} else "sft"
 
 
 def find_images(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> list[Guess]:

@@ -106,6 +106,17 @@ def test_the_worst_come_first(tmp_path: Path) -> None:
         assert best not in worst
 
 
+def test_answers_that_are_all_wrong_are_shown(tmp_path: Path) -> None:
+    """Rows that are equally bad are the worst, whichever way a metric counts; rows that are all right are not."""
+    for name, answer, n_shown in (("exact_match", "b", 2), ("cer", "b", 2), ("exact_match", "a", 0), ("cer", "a", 0)):
+        metrics = find_metrics([name])
+        predictions = [Prediction(row=f"row {number}", expected="a", answer=answer) for number in range(2)]
+        scores = score(metrics, predictions)
+        found = Evaluated(metrics=metrics, predictions=predictions, scores=scores, file=tmp_path / "x")
+
+        assert len(command._find_worst(found)) == n_shown, (name, answer)
+
+
 def test_hostile_answers_are_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets are no markup, and long answers are cut."""
     metrics = find_metrics(["exact_match"])

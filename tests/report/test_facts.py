@@ -421,6 +421,21 @@ def test_bad_rows_are_said_and_do_not_decide(
     assert parse_recipe((tmp_path / "my.toml").read_text()).train.batch_size == 8
 
 
+def test_images_that_cannot_be_read_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged picture and a missing one end a run as an empty answer does, and are named before it."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", rows_of(tmp_path, image="image", question="question", answer="answer"))
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "5.png").unlink()
+
+    assert main(["init", "rows.jsonl", "my.toml", "--model", "builtin:tiny-qwen3-vl"]) == 0
+    printed = capsys.readouterr().out
+    said = "of the first rows 2 rows cannot be learned from, which ends a run: rows.jsonl train row 3: cannot read "
+    assert said in printed
+
+
 def test_a_model_that_is_not_there_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe is written all the same, and says why lengths and batch are not known."""
     monkeypatch.chdir(tmp_path)

@@ -103,6 +103,8 @@ def test_other_rows(checkpoint: CheckpointFactory, rows: Path, tmp_path: Path) -
     assert [prediction.row for prediction in found.predictions] == ["rows.jsonl train row 0", "rows.jsonl train row 1"]
     with pytest.raises(RecipeError, match=r"holds out no rows; name some with data\.valid_split"):
         evaluate(recipe, is_base=True)
+    with pytest.raises(RecipeError, match=r"^--split: found 'nowhere'"):
+        evaluate(recipe, is_base=True, split="nowhere")
     sliced = evaluate(recipe, is_base=True, split="train[5:]")[1]
     assert [prediction.row for prediction in sliced.predictions] == ["rows.jsonl train row 5", "rows.jsonl train row 6"]
 

@@ -152,12 +152,13 @@ def _show(evaluated: "Evaluated", console: Screen) -> None:
 
 
 def _find_worst(evaluated: "Evaluated") -> Sequence[int]:
-    """Return the rows with the lowest scores of the first metric; rows with the best possible score are left out."""
+    """Return the rows with the lowest scores of the first metric; the best are left out, unless they are wrong, too."""
     metric, rows = evaluated.metrics[0], evaluated.scores.rows
     sign = 1 if metric.is_higher_better else -1
     values = {place: sign * row[metric.name] for place, row in enumerate(rows) if metric.name in row}
     best = max(values.values(), default=0)
-    return sorted((place for place in values if values[place] < best), key=lambda place: values[place])[:N_WORST]
+    is_good = best > 0 or (best == 0 and sign < 0)
+    return sorted((place for place in values if values[place] < best or not is_good), key=values.__getitem__)[:N_WORST]
 
 
 def _shorten(text: str) -> str:

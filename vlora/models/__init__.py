@@ -14,6 +14,7 @@ from .encode.answers import add_mismatched, encode_answers, link_answers
 from .encode.encoder import Encoder
 from .encode.factory import make_encoder
 from .encode.fingerprint import features_fingerprint
+from .encode.images.headers import look_at_image
 from .encode.images.opening import name_content, open_image, sample_content
 from .encode.lengths import LengthEstimator
 from .encode.looking import find_image_tokens, find_roles, restore_pictures
@@ -101,6 +102,7 @@ __all__ = [
     "load_backbone",
     "load_processor",
     "load_tokenizer",
+    "look_at_image",
     "make_encoder",
     "make_reader",
     "media_tokens",

@@ -70,7 +70,8 @@ class RowFacts:
         n_answer_tokens: Tokens of the longest answer, by an estimate that is rather too large.
         kind: What most answers are: "text", "boxes" or "json" (objects).
         n_read: Rows that were looked at.
-        bad: Why some of the first rows cannot be learned from, as far as their texts say; a run ends at such a row.
+        bad: Why some of the first rows cannot be learned from, as far as their texts and the headers of their images
+            say; a run ends at such a row.
     """
 
     path: str

@@ -21,6 +21,7 @@ from ..data.readers.sources import FILE_SUFFIXES, has_one_split
 from ..data.rows import RowDataset
 from ..errors import OutOfMemoryError, RecipeError, SampleError, SplitError, VloraError
 from ..estimate.plan import make_plan
+from ..models import look_at_image
 from ..recipe.parse import parse_recipe
 from ..recipe.schema import DataSection, Recipe
 from ..recipe.suggest import (
@@ -85,6 +86,7 @@ def look_at_rows(path: str) -> RowFacts:
     train, _ = read_rows(data, preferences=preferences)
     bad: list[SampleError] = []
     samples = list(_samples(train, on_bad=bad.append))
+    bad += _find_unreadable(samples)
     answers = [_last_answer(sample) for sample in samples]
     # Columns by the names under which they are read.
     found = train.columns()
@@ -272,6 +274,16 @@ def _samples(
             yield rows[index]
         except SampleError as error:
             on_bad(error)
+
+
+def _find_unreadable(samples: Sequence[Sample]) -> Iterator[SampleError]:
+    """Yield why rows cannot be learned from whose images are not there, or are none, by the headers of their files."""
+    for sample in samples:
+        try:
+            for image in sample.images:
+                look_at_image(image, sample.source)
+        except SampleError as error:
+            yield error
 
 
 def _last_answer(sample: Sample) -> str:

@@ -237,7 +237,12 @@ def _open_rows(recipe: Recipe, split: str | None) -> tuple[Data, RowDataset]:
     if split is not None and split not in ("train", recipe.data.split, recipe.data.valid_split):
         section = attrs.evolve(recipe.data, valid_split=split, valid_path=None, valid_fraction=0.0)
         recipe = attrs.evolve(recipe, data=section)
-    data = load_rows(recipe)
+    try:
+        data = load_rows(recipe)
+    except RecipeError as error:
+        if split is not None:
+            error.rename({"data.valid_split": "--split"})
+        raise
     if split in ("train", recipe.data.split):
         return data, data.train
     if data.valid is None:

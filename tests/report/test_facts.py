@@ -179,6 +179,11 @@ def _preferences(folder: Path) -> Path:
     return write_jsonl(folder / "rows.jsonl", [{**row, "rejected": "a worse one"} for row in rows])
 
 
+def _asked_preferences(folder: Path) -> Path:
+    rows = rows_of(folder, image="image", question="ask", answer="chosen")
+    return write_jsonl(folder / "rows.jsonl", [{**row, "rejected": "a worse one"} for row in rows])
+
+
 def _marked(folder: Path) -> Path:
     rows = rows_of(folder, image="image", question="prompt", answer="completion")
     return write_jsonl(folder / "rows.jsonl", [{**row, "label": i % 2 == 0} for i, row in enumerate(rows)])
@@ -247,6 +252,10 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "boxes": (_boxes, {"columns": {}, "question": None, "kind": "boxes"}),
     "JSON objects": (_objects, {"columns": {}, "question": None, "kind": "json"}),
     "two answers": (_preferences, {"objective": "dpo", "columns": {}, "question": None, "unused": ()}),
+    "two answers to an unnamed question": (
+        _asked_preferences,
+        {"objective": "dpo", "columns": {"ask": "question"}, "unused": ()},
+    ),
     "marked answers": (_marked, {"objective": "kto", "columns": {}, "question": None, "unused": (), "answer": None}),
     "Parquet": (_parquet, {"columns": {}, "question": None}),
 }

@@ -27,7 +27,7 @@ from vlora.output.atomic import append_text
 from vlora.output.checkpoint import load_metadata
 from vlora.output.metrics_log import Mark
 from vlora.output.paths import METRICS_NAME, PREDICTIONS_NAME, STATE_NAME
-from vlora.run import start
+from vlora.run import save, start
 
 CheckpointFactory = Callable[[str], Path]
 VOLATILE = {"tokens_per_s", "wait_s", "n_traces", "trace_s", "seconds", "unix_time", "first_step_unix_time"}
@@ -227,7 +227,7 @@ def test_what_cannot_be_saved_any_more(
     assert str(error).endswith(
         (
             f"; --resume goes on from step {last}, which was saved last",
-            f"; the {last} steps before it are saved, and --resume goes on from there",
+            f"; {save._describe_saved(last, last)}",
         )
     )
 
@@ -425,3 +425,9 @@ def test_packed_rows_before_a_bad_one_are_kept(checkpoint: CheckpointFactory, tm
     assert str(error).endswith(f"the {n_steps} steps before it are saved, and --resume goes on from there")
     assert n_steps > 0
     assert losses(events) + losses(list(fit(skipping, resume=True))) == losses(list(fit(whole)))
+
+
+def test_one_step_is_one() -> None:
+    """What is saved is said of one step as of several."""
+    assert save._describe_saved(1, 1) == "the step before it is saved, and --resume goes on from there"
+    assert save._describe_saved(2, 2) == "the 2 steps before it are saved, and --resume goes on from there"

@@ -98,7 +98,7 @@ def suggest(data: str, model: str | None, target: Path | None, memory_gb: float 
 
 
 def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[str]:
-    yield f"written to {file}, for {rows.n_rows:,} rows of {rows.path}"
+    yield f"written to {file}, for {rows.n_rows:,} row{'s' * (rows.n_rows != 1)} of {rows.path}"
     if rows.columns:
         yield "guessed of the columns (data.columns):"
         yield from (f"  {line}" for line in explain_columns(rows))
@@ -116,7 +116,8 @@ def _describe(rows: "RowFacts", fit: "FitFacts | str", file: Path) -> Iterator[s
         yield f"how many rows fit at once is not known: {fit}"
     else:
         yield (
-            f"{fit.batch_size} rows of up to {fit.n_tokens:,} tokens at once need {fit.peak_gb:.1f} of "
+            f"{fit.batch_size} row{'s' * (fit.batch_size != 1)} of up to {fit.n_tokens:,} tokens at once "
+            f"need{'s' * (fit.batch_size == 1)} {fit.peak_gb:.1f} of "
             f"{fit.memory_gb:.1f} GB by the plan{'' if fit.fits else ', and do not fit: take a smaller model'}"
         )
     typed = shlex.quote(str(file))

@@ -230,7 +230,7 @@ def _find_columns(rows: RowDataset, path: str, split: str | None, preferences: P
         own = rows.columns().used
         images = find_images(raw, rows.kinds)
         return [] if any(guess.column in own for guess in images) or set(own) & set(IMAGE_COLUMNS) else images
-    images, whole = find_images(raw, rows.kinds), guess_columns(raw, rows.kinds)
+    images, whole = find_images(raw, rows.kinds), guess_columns(raw, rows.kinds, is_compared=preferences == "pairs")
     # Where images alone have to be named, a layout reads the other columns, and may read more of them.
     for guesses in (images, whole):
         section = DataSection(path=path, split=split or "train", columns=_map(guesses))

@@ -91,19 +91,23 @@ class Texts:
         return f"{self.n_distinct} different values in {self.n_values}, {length} characters each"
 
 
-def guess_columns(raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> list[Guess]:
+def guess_columns(
+    raw: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], *, is_compared: bool = False
+) -> list[Guess]:
     """Guess what the columns of rows are that no layout reads.
 
     Args:
         raw: Some rows, as the table has them.
         kinds: What columns are declared to hold; see `RowDataset.kinds`.
+        is_compared: They have a better and a worse answer, whose columns are never guessed.
 
     Returns:
         Guesses in the order of the columns, those included whose name is that already; empty where nothing fits.
     """
     names = list(dict.fromkeys(str(name) for row in raw for name in row))
     images = list(_find_images(raw, kinds, names))
-    rest = [name for name in names if name not in {guess.column for guess in images}]
+    known = {guess.column for guess in images} | ({BETTER, WORSE, *WORSE_ONLY} if is_compared else set())
+    rest = [name for name in names if name not in known]
     if (chat := next((name for name in rest if _is_chat(_values(raw, name))), None)) is not None:
         return [*images, Guess(chat, "messages", "its values are lists of turns")]
     named = _name(raw, rest)

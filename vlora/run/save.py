@@ -228,7 +228,8 @@ def _describe_saved(step: int, saved: int | None) -> str | None:
     if saved is None:
         return "no step has been saved" if step else None
     if saved == step:
-        return f"the {step} steps before it are saved, and --resume goes on from there"
+        before = "step before it is" if step == 1 else f"{step} steps before it are"
+        return f"the {before} saved, and --resume goes on from there"
     return f"--resume goes on from step {saved}, which was saved last"
 
 

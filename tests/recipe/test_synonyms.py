@@ -110,3 +110,9 @@ def test_what_is_not_there_is_no_answer() -> None:
     assert explain_name("zzz", all_keys()) is None
     assert explain_section("zzz") is None
     assert find_value("adamw_torch", ("constant", "cosine")) is None
+    assert [find_value("none", choices) for choices in (("linear", "constant"), ("packed", "shuffled"))] == [
+        *("constant", "shuffled"),
+    ]
+    assert [find_value("true", choices) for choices in (("shuffled", "packed"), ("default", "pissa"))] == [
+        *("packed", "default"),
+    ]

@@ -161,7 +161,7 @@ def _invert(table: dict[str, str]) -> dict[str, str]:
     return {name: target for target, names in table.items() for name in names.split()}
 
 
-_KEYS, _SECTIONS, _VALUES = _invert(NAMES), _invert(SECTIONS), _invert(VALUES)
+_KEYS, _SECTIONS = _invert(NAMES), _invert(SECTIONS)
 _WORDS = {name: words for names, words in WORDS.items() for name in names.split()}
 
 
@@ -191,6 +191,9 @@ def explain_section(name: str) -> str | None:
 def find_value(value: str, choices: Iterable[str]) -> str | None:
     """Give the one of the choices that is meant by a word of other trainers, or by another case of its own."""
     by_case = {normal(choice): choice for choice in choices}
-    words = (normal(value), strip_affixes(value))
-    named = (by_case.get(word, _VALUES.get(word)) for word in words)
-    return next((found for found in named if found in by_case.values()), None)
+    for word in (normal(value), strip_affixes(value)):
+        # A word may be another name of values of several keys, as "none" is.
+        named = [choice for choice in by_case.values() if word in VALUES.get(choice, "").split()]
+        if word in by_case or named:
+            return by_case.get(word) or named[0]
+    return None

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from vlora import parse_recipe
 from vlora.estimate.longest import LongestRows, blank_example, find_longest_rows
 from vlora.models import answer_options
@@ -91,9 +93,11 @@ def test_rows_that_cannot_be_read(checkpoint: CheckpointFactory, tmp_path: Path)
     assert "none.jsonl" in found.prompts_source
 
 
-def test_packs_are_full(checkpoint: CheckpointFactory, tmp_path: Path) -> None:
-    """Whatever the rows; questions are asked one by one all the same."""
-    found = find(checkpoint, tmp_path, train__batching="packed", train__pack_length=64, data__max_seq_length=64)
+@pytest.mark.parametrize("objective", ["sft", "dpo", "kto"])
+def test_packs_are_full(objective: str, checkpoint: CheckpointFactory, tmp_path: Path) -> None:
+    """Whatever the rows, and with what they are joined to; questions are asked one by one all the same."""
+    keys: dict[str, Any] = {"train__batching": "packed", "train__pack_length": 64, "data__max_seq_length": 64}
+    found = find(checkpoint, tmp_path, train__objective=objective, **keys)
 
     assert found.train.tokens.shape == (2, 64)
     assert found.valid is not None

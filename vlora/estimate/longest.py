@@ -16,6 +16,7 @@ from ..build import Data, load_rows
 from ..cuts import CutCounts
 from ..data.collate import collate, collate_packed
 from ..data.examples import first_examples
+from ..data.pairing import needs_mismatched
 from ..data.prefetch import count_workers
 from ..data.rows import RowDataset
 from ..errors import LongRowError, SampleError, VloraError
@@ -107,7 +108,9 @@ def _blank_rows(recipe: Recipe, options: models.AnswerOptions, reason: str) -> L
     size, length = recipe.train.batch_size, recipe.data.max_seq_length
     if recipe.train.batching == "packed":
         packed = recipe.train.pack_length or length
-        row = compare_blanks(recipe, blank_example(packed // 2, HALF))
+        # A pack has room for what rows are joined to, too.
+        n_examples = 4 if needs_mismatched(recipe) else 2
+        row = compare_blanks(recipe, blank_example(packed // n_examples, HALF))
         pack = join_rows(recipe, [row] * (2 // len(row)))
         batch = collate_packed([pack] * size, size)
         source = f"full packs of {packed} tokens, half of them supervised"

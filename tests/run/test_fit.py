@@ -385,6 +385,7 @@ def test_few_frames_lie_between_a_run_and_its_step(
 
     class Step:
         n_traces = 0
+        embeds_ahead = False
 
         def accumulate(self, *_: Any) -> None:
             frame = inspect.currentframe()

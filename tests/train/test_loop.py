@@ -345,6 +345,25 @@ def test_what_fails_ahead_is_raised_at_its_turn(fails_in: str) -> None:
     assert all_finite(loop.state)
 
 
+def test_tracing_is_counted_once() -> None:
+    """What is done for the next step between two parts of a step is not that step's, nor is waiting for its rows."""
+
+    def rows() -> Iterator[list[Batch]]:
+        for number in range(1, 7):
+            time.sleep(0.05)
+            yield [make_batch(number, n_tokens=LONG * number)]
+
+    backbone: Any = DeepBackbone(n_layers=2)
+    optimizer = optim.AdamW(1e-3)
+    step, state = make_train_step(backbone, optimizer), init_state(backbone, optimizer)
+    loop = TrainLoop(step, state, lambda _: 1e-3, lambda _: False, looks_ahead=True)
+    began = time.perf_counter()
+    waits = [report.wait_s for _, report in loop.run(rows()) if report is not None]
+
+    assert step.n_traces > 1
+    assert 0 < loop.trace_s <= time.perf_counter() - began - sum(waits)
+
+
 def test_nothing_is_read_ahead_of_a_step_that_is_awaited() -> None:
     """What is done behind it may change what rows follow; behind others the next step's rows are read."""
 

@@ -148,7 +148,7 @@ class TrainLoop:
 
     def _take(self, ready: ReadyStep, begun: _InFlight, ahead: Iterator[Sequence[Batch]] | None) -> ReadyStep | None:
         """Give the device a step, in two parts if the next of those ahead is to be made ready; give that one."""
-        following = None
+        following, aside_s = None, 0.0
         # Nothing else holds on to the old state: its arrays are given up as the new ones come to be.
         total, ready.total, ready.inputs = ready.total, None, None
         if total is None:
@@ -156,7 +156,9 @@ class TrainLoop:
             self.state = self.state._replace(step=self.state.step + 1)
             return None
         if ahead is not None:
+            asked = time.perf_counter()
             following = embed_ahead(self.train_step, ahead, ready.step + 1)
+            aside_s = time.perf_counter() - asked
             self.release()
             mx.async_eval(total.halfway)
             self.hold()
@@ -166,10 +168,11 @@ class TrainLoop:
         is_traced = self.train_step.n_traces > ready.n_traces
         if following is not None:
             build_ahead(following, self.train_step, self.state)
+            aside_s += following.seconds
         self.release()
         mx.async_eval(self.state, output)
         if is_traced:
-            self.trace_s += ready.seconds + time.perf_counter() - begun.began
+            self.trace_s += ready.seconds + time.perf_counter() - begun.began - aside_s
         return following
 
     def _describe(self, ready: ReadyStep) -> _InFlight:

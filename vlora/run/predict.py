@@ -40,7 +40,7 @@ def predict(
         An answer of each row, in the order of the rows.
 
     Raises:
-        SampleError: A row cannot be read.
+        SampleError: A row cannot be read, or its question leaves no room within `data.max_seq_length`.
         AnswerError: The model cannot answer.
     """
     read: dict[int, dict[str, Any]] = {}

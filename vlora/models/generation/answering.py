@@ -190,7 +190,8 @@ def answer(
         The answer, stripped.
 
     Raises:
-        SampleError: There is no question, or it or one of its images cannot be read.
+        SampleError: There is no question, it leaves no room within `data.max_seq_length`, or it or one of its images
+            cannot be read.
         AnswerError: The model cannot answer.
     """
     options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)

@@ -61,6 +61,10 @@ class LongRowError(SampleError):
     """A row that is not cut to `data.max_seq_length`: by data.on_long_row, or since its question alone fills it."""
 
 
+class UnwantedAnswerError(SampleError):
+    """A row whose answer is marked as unwanted, so that it does not say what would be a right one."""
+
+
 class BatchError(VloraError):
     """Rows that cannot be put into one batch."""
 

@@ -17,6 +17,7 @@ from vlora.events import Event, Finished, Generated, Reported, Scored, StepRepor
 from vlora.output.paths import PREDICTIONS_NAME
 from vlora.recipe.schema import Recipe
 from vlora.run import start
+from vlora.run.evaluation import Chosen, evaluate_answers
 
 CheckpointFactory = Callable[[str], Path]
 
@@ -164,6 +165,26 @@ def test_questions_that_are_too_long_are_passed_over(
     assert len(skipped) == 2
     assert all("row 1: its question of" in reason for reason in skipped)
     assert answered == [f"rows.jsonl train row {number}" for number in (0, 2)] * 2
+
+
+def test_rows_with_unwanted_answers_are_not_asked(answering: Callable[..., Recipe], tmp_path: Path, rows: Path) -> None:
+    """To give the unwanted answer is not right: such rows are left out of rounds and evaluations."""
+    lines = [json.loads(line) | {"label": number != 1} for number, line in enumerate(rows.read_text().splitlines())]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = answering("out", train__objective="kto", optim__learning_rate=1e-5, eval__metrics=["exact_match"])
+    events = run(recipe)
+    answered = [prediction.row for prediction, _ in read_predictions(tmp_path / "out" / PREDICTIONS_NAME)]
+    evaluating = evaluate_answers(recipe, Chosen(is_base=True))
+    told = [event for event in evaluating if isinstance(event, Warned | Prediction)]
+    said = "1 row was not asked: what is marked as unwanted is no answer to expect"
+
+    assert answered == [f"rows.jsonl train row {number}" for number in (0, 2)] * 2
+    assert [event.message for event in events if isinstance(event, Warned) and "unwanted" in event.message] == [
+        f"answers {when} training: {said}" for when in ("before", "after")
+    ]
+    assert [event.accuracy for event in events if isinstance(event, Generated)]
+    assert [event.row for event in told if isinstance(event, Prediction)] == answered[:2]
+    assert said in [event.message for event in told if isinstance(event, Warned)]
 
 
 def test_a_new_run_sets_answers_aside(answering: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..data.examples import first_examples
 from ..data.pairing import needs_mismatched
 from ..data.prefetch import count_workers
 from ..data.rows import RowDataset
-from ..errors import LongRowError, SampleError, VloraError
+from ..errors import LongRowError, SampleError, UnwantedAnswerError, VloraError
 from ..recipe.schema import Recipe
 from ..types import Batch, Example, Sample, Turn
 from .comparing import compare_blanks, join_rows
@@ -164,7 +164,7 @@ class _Finder:
 
         try:
             found, bad = self._longest(looked, size, measure, questions)
-        except LongRowError:
+        except (LongRowError, UnwantedAnswerError):
             # None of them is asked.
             return (), ""
         return tuple(question.prompt for question in found), f"the longest of {len(looked):,}{_describe_bad(bad)}"
@@ -187,7 +187,7 @@ class _Finder:
         found: list[Made] = list(islice(examples, size))
         if not found:
             raise bad[-1]
-        return found, bad
+        return found, [error for error in bad if not isinstance(error, UnwantedAnswerError)]
 
 
 def _describe_bad(bad: Sequence[SampleError]) -> str:

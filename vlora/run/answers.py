@@ -7,7 +7,7 @@ from contextlib import closing
 import attrs
 
 from .. import models
-from ..errors import AnswerError, EvaluationError, SampleError
+from ..errors import AnswerError, EvaluationError, SampleError, UnwantedAnswerError
 from ..evaluation.metrics import score
 from ..evaluation.prediction import Prediction, dump_prediction, parse_prediction
 from ..events import Event, Generated, Scored, Warned, Working
@@ -15,7 +15,7 @@ from ..memory.limits import naming_shortage
 from ..train.schedules import is_due
 from .choice import OF_ANSWERS
 from .context import RunContext
-from .predict import predict
+from .predict import describe_unwanted, predict
 
 FEWER_ANSWERS = (
     "lower eval.batch_size, eval.max_new_tokens or data.max_pixels, or leave answers out with --set eval.answer_rows=0"
@@ -30,6 +30,7 @@ class Round:
         when: "before", "during" or "after" training.
         step: Steps done.
         total: Answers to come to: rows that cannot be read are none.
+        n_unwanted: Rows that were not asked, since their answers are marked as unwanted.
         right: Answers that are the expected ones to the letter.
         predictions: What was answered.
         last: The last answer, which is told when the next one is there: rows behind it that cannot be read would change
@@ -39,6 +40,7 @@ class Round:
     when: str
     step: int
     total: int
+    n_unwanted: int = 0
     right: int = 0
     predictions: list[Prediction] = attrs.field(factory=list)
     last: Generated | None = None
@@ -48,7 +50,11 @@ class Round:
         yield from self.tell_last()
         self.predictions.append(prediction)
         self.right += prediction.expected == prediction.answer
-        self.last = Generated(
+        self.last = self.describe(prediction)
+
+    def describe(self, prediction: Prediction) -> Generated:
+        """Describe the newest answer."""
+        return Generated(
             when=self.when,
             done=len(self.predictions),
             total=self.total,
@@ -91,6 +97,8 @@ def answer(run: RunContext, when: str, should_stop: Callable[[], bool]) -> Gener
         yield Warned(message=f"answers {when} training: stopped after {done} of {found.total} rows")
         run.left_off += (f"answers {when} training",)
         return True
+    if found.n_unwanted:
+        yield Warned(message=f"answers {when} training: {describe_unwanted(found.n_unwanted)}")
     if found.last is not None:
         yield from found.tell_last()
         yield from _close(run, found, found.last.accuracy)
@@ -115,7 +123,10 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
     found.total = len(indices)
 
     def skip(error: SampleError) -> None:
-        run.loader.skip(error)
+        if isinstance(error, UnwantedAnswerError):
+            found.n_unwanted += 1
+        else:
+            run.loader.skip(error)
         found.total -= 1
 
     answers = predict(
@@ -144,16 +155,17 @@ def _ask(run: RunContext, found: Round, should_stop: Callable[[], bool]) -> Gene
 
 def _join(run: RunContext, found: Round, *, is_left: bool) -> bool:
     """Take in the answers of all ranks; whether any was left off."""
-    told = run.ranks.gather(([dump_prediction(prediction) for prediction in found.predictions], found.total, is_left))
-    shares = [[parse_prediction(line, "another rank")[0] for line in lines] for lines, _, _ in told]
+    own = [dump_prediction(prediction) for prediction in found.predictions]
+    told = run.ranks.gather((own, found.total, found.n_unwanted, is_left))
+    shares = [[parse_prediction(line, "another rank")[0] for line in lines] for lines, *_ in told]
     found.predictions = [each for row in itertools.zip_longest(*shares) for each in row if each is not None]
-    found.total = sum(total for _, total, _ in told)
+    found.total = sum(total for _, total, *_ in told)
+    found.n_unwanted = sum(n_unwanted for *_, n_unwanted, _ in told)
     found.right = sum(each.expected == each.answer for each in found.predictions)
-    if found.last is not None:
-        done = len(found.predictions)
-        accuracy = found.right / max(1, done)
-        found.last = attrs.evolve(found.last, done=done, total=found.total, accuracy=accuracy)
-    return any(was_left for _, _, was_left in told)
+    if found.predictions:
+        # This rank may have had no row that could be asked.
+        found.last = found.describe((shares[run.ranks.rank] or found.predictions)[-1])
+    return any(was_left for *_, was_left in told)
 
 
 def _close(run: RunContext, found: Round, accuracy: float) -> Iterator[Event]:

@@ -13,7 +13,7 @@ from ..compilation import known_kernels
 from ..data.examples import raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.rows import RowDataset
-from ..errors import EvaluationError, RecipeError, SampleError
+from ..errors import EvaluationError, RecipeError, SampleError, UnwantedAnswerError
 from ..evaluation.metric import Metric
 from ..evaluation.metrics import Scores, find_metrics, score
 from ..evaluation.prediction import Prediction, dump_prediction, is_prediction
@@ -22,11 +22,11 @@ from ..memory.limits import memory_limits, naming_shortage
 from ..output.named_files import open_named, write_named
 from ..output.paths import BEST_FILE, EVALUATION_NAME, METRICS_NAME, OutputPaths, output_paths
 from ..output.recorded import pin_recorded
-from ..recipe.schema import Recipe
+from ..recipe.schema import DataSection, Recipe
 from ..system.files import expand
 from .feature_cache import attach_feature_cache
 from .leaks import count_learned
-from .predict import predict
+from .predict import describe_unwanted, predict
 
 SINCE = "rows that are there twice, or the rows, data.valid_fraction or train.seed have changed since"
 FEWER = "lower eval.batch_size, eval.max_new_tokens or data.max_pixels"
@@ -88,6 +88,29 @@ class Evaluated:
     file: Path
 
 
+@attrs.define
+class _PassedOver:
+    """Rows that are not answered.
+
+    Attributes:
+        data: Says whether a bad row ends the evaluation.
+        skipped: Those that could not be read, as long as they have not been told.
+        n_unwanted: How many do not say what would be a right answer.
+    """
+
+    data: DataSection
+    skipped: list[Skipped] = attrs.field(factory=list)
+    n_unwanted: int = 0
+
+    def __call__(self, error: SampleError) -> None:
+        """Pass a row over, or raise its error."""
+        if isinstance(error, UnwantedAnswerError):
+            self.n_unwanted += 1
+            return
+        raise_unless_skipped(error, self.data)
+        self.skipped.append(Skipped(reason=str(error)))
+
+
 def evaluate_answers(
     recipe: Recipe, chosen: Chosen
 ) -> Generator[Compiling | Compiled | Opened | Skipped | Warned | Prediction, None, Evaluated]:
@@ -126,12 +149,7 @@ def evaluate_answers(
         total = _count_rows(recipe, chosen, rows)
         yield Opened(name=_name(section, weights), step=steps, rows=rows.name, n_rows=total, commits=commits)
         yield from _tell_learned(rows, total, None if rows is data.train else weights)
-        skipped: list[Skipped] = []
-
-        def skip(error: SampleError) -> None:
-            raise_unless_skipped(error, recipe.data)
-            skipped.append(Skipped(reason=str(error)))
-
+        passed_over = _PassedOver(recipe.data)
         answers = predict(
             backbone,
             features.encoder,
@@ -139,11 +157,13 @@ def evaluate_answers(
             models.answer_options(recipe, steps),
             indices=range(total),
             step=steps,
-            on_bad_row=skip,
+            on_bad_row=passed_over,
             workers=workers,
         )
-        predictions = yield from _gather(answers, skipped)
+        predictions = yield from _gather(answers, passed_over.skipped)
         features.flush()
+    if passed_over.n_unwanted:
+        yield Warned(message=describe_unwanted(passed_over.n_unwanted))
     if not predictions:
         msg = f"none of the {total:,} rows of {rows.name} was answered, so that there is nothing to measure"
         raise EvaluationError(msg)

@@ -70,6 +70,12 @@ def predict(
                 on_bad_row(found)
 
 
+def describe_unwanted(n_rows: int) -> str:
+    """Say that rows were not asked since they do not say what would be right."""
+    left = "1 row was" if n_rows == 1 else f"{n_rows:,} rows were"
+    return f"{left} not asked: what is marked as unwanted is no answer to expect"
+
+
 def _describe(answered: Answered, step: int, columns: dict[str, Any], convention: str | None) -> Prediction:
     question = answered.question
     return Prediction(

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from ...data.readers.inline_images import is_inline
-from ...errors import LongRowError, SampleError
+from ...errors import LongRowError, SampleError, UnwantedAnswerError
 from ...types import ImageSlot, Sample, Turn
 from ..encode.encoder import Encoder
 from ..encode.images.headers import look_at_image
@@ -55,8 +55,12 @@ class Questions:
         Raises:
             LongRowError: It leaves no room for an answer within `data.max_seq_length`: no such row is learned from, and
                 memory was not planned for it.
+            UnwantedAnswerError: Its answer is marked as unwanted.
             SampleError: It has no question, or it or one of its images cannot be read.
         """
+        if sample.is_wanted is False:
+            msg = f"{sample.source}: its answer is marked as unwanted, which leaves open what a right one is"
+            raise UnwantedAnswerError(msg)
         found = self._encode(sample, *split_question(self._masking.write_boxes(sample)))
         n_tokens, most = found.prompt.length, self.encoder.data.max_seq_length
         if n_tokens >= most:

@@ -93,8 +93,8 @@ def begin(model: str = "", lists: Sequence[Path] = (KNOWN_KERNELS,)) -> Compilat
     """Let MLX keep its kernels in the user's cache directory, and begin to compile the known ones that are not there.
 
     For the rest of the process: MLX reads `MLX_PTX_CACHE_DIR` once, and on a CPU `TMPDIR` whenever it compiles. What
-    Python's `tempfile` gives does not change. A second call for weights of the same type does nothing. On a Mac there
-    is nothing to do.
+    Python's `tempfile` gives does not change. A second call for weights of the same type and the same
+    lists does nothing. On a Mac there is nothing to do.
 
     Args:
         model: The recipe's model.path; kernels for weights of another type than its own are left out.

@@ -32,7 +32,7 @@ def predict(
         options: How they are answered.
         indices: Which of them; all without it.
         step: How many steps the model has been trained.
-        on_bad_row: Is told why a row cannot be answered; without it that is raised.
+        on_bad_row: Is told why a row cannot be answered, or is not asked; without it that is raised.
         should_stop: Asked before each token; True leaves the rest off.
         workers: Threads that read rows ahead.
 
@@ -40,6 +40,7 @@ def predict(
         An answer of each row, in the order of the rows.
 
     Raises:
+        UnwantedAnswerError: A row's answer is marked as unwanted, which says nothing of a right one.
         SampleError: A row cannot be read, or its question leaves no room within `data.max_seq_length`.
         AnswerError: The model cannot answer.
     """

@@ -54,7 +54,8 @@ def test_rows_are_answered_in_their_order_as_if_alone(answerer: Answerer) -> Non
     assert [row.question.expected for row in found if isinstance(row, Answered)] == [f"It is {n}." for n in range(7)]
     texts = [[row.text for row in rows if isinstance(row, Answered)] for rows in (found, alone, ahead)]
     assert texts[0] == texts[1] == texts[2]
-    assert answer(answerer.backbone, answerer.encoder, ROWS[4], max_new_tokens=5) == texts[0][4]
+    for sample in (ROWS[4], attrs.evolve(ROWS[4], is_wanted=False)):
+        assert answer(answerer.backbone, answerer.encoder, sample, max_new_tokens=5) == texts[0][4]
 
 
 def test_a_row_that_cannot_be_read_is_none_of_the_others_business(answerer: Answerer) -> None:

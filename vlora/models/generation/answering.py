@@ -194,6 +194,8 @@ def answer(
             cannot be read.
         AnswerError: The model cannot answer.
     """
+    # The answer is compared with none, so that no mark of the sample's own one matters.
+    sample = attrs.evolve(sample, is_wanted=None)
     options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)
     with generating(backbone):
         (found,) = Answerer(backbone=backbone, encoder=encoder, options=options).answer([0], lambda _: sample)

@@ -163,6 +163,9 @@ class TrainStep:
         state = total.state
         total.add_ranks(others)
         rate = mx.array(learning_rate, dtype=mx.float32)
+        if self.ranks.size > 1:
+            # One rank alone passes a step without rows over; here what the optimizer holds would move the parameters.
+            rate = mx.where(total.count > 0, rate, 0)
         given = state._replace(params=total.packed)
         new, packed_params, norm = self._apply(given, total.gradients, total.loss, total.count, rate)
         # In the order that they came in: another one would be traced once more.

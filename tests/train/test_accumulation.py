@@ -66,8 +66,8 @@ def test_halfway_is_known_before_the_rest(checkpoint: CheckpointFactory) -> None
 
 def test_layers_are_in_the_order_of_their_numbers() -> None:
     """Not in that of their digits: layer 10 comes behind layer 9."""
-    assert middle_of(f"layers.{number}.q" for number in range(21)) == "layers.10.q"
-    assert middle_of(["head", "layers.2.b", "layers.10.a"]) == "layers.2.b"
+    assert middle_of(tuple(f"layers.{number}.q" for number in range(21))) == "layers.10.q"
+    assert middle_of(("head", "layers.2.b", "layers.10.a")) == "layers.2.b"
 
 
 def test_a_rank_without_rows_takes_part(checkpoint: CheckpointFactory) -> None:

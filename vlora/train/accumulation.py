@@ -1,7 +1,8 @@
 """The gradients of a step, added up over its microbatches and its ranks."""
 
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -97,7 +98,7 @@ class Accumulation:
             # It has to run, and nothing of it is added.
             self.loss, self.count = mx.depends([self.loss, self.count], [loss, *gradients.values()])
             return
-        self.halfway = halfway or (gradients[middle_of(gradients)],)
+        self.halfway = halfway or (gradients[middle_of(tuple(gradients))],)
         is_first = not self.gradients
         if self.step.embed_names:
             with self._bound():
@@ -154,7 +155,8 @@ class Accumulation:
         return bound_params(self.step.backbone.module, {name: self.state.params[name] for name in names})
 
 
-def middle_of(names: Iterable[str]) -> str:
+@functools.cache
+def middle_of(names: tuple[str, ...]) -> str:
     """Give the name in the middle, in the order in which layers are numbered."""
     ordered = sorted(
         names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -212,7 +212,7 @@ class TrainStep:
                 cotangents = {}
         masters = {name: value.astype(given[name].dtype) for name, value in packing.pack(gradients).items()}
         # Of what is not packed the gradients are outputs already, and one array should not be two outputs.
-        halfway = (gradients[middle_of(packing.shapes)],) if packing.shapes else ()
+        halfway = (gradients[middle_of(tuple(packing.shapes))],) if packing.shapes else ()
         return sums, masters, cotangents, halfway
 
     def _find_compute_dtypes(self) -> dict[str, mx.Dtype]:

@@ -14,6 +14,7 @@ from benchmarks.fuzz.trials import ERR_NAME, LEARNED_NAME, TRIAL_NAME, Ended, ju
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_inputs_of_every_kind_end_as_they_say() -> None:
     """A few of each kind, through the command line, each in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.fuzz", "--seed", "20", "--count", "16"]

@@ -63,6 +63,7 @@ def write_rows(folder: Path) -> None:
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_step_beside_the_peer(tmp_path: Path) -> None:
     """Both take steps over the same tokens; a recipe that cannot be opened costs only itself."""
     build_checkpoint("qwen3_vl", tmp_path / "model")
@@ -119,7 +120,7 @@ def table(*arguments: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("kind", "ours", "theirs"),
     [
-        ("cpu", "vlora-cached/2x65", "mlx-vlm/2x65"),
+        pytest.param("cpu", "vlora-cached/2x65", "mlx-vlm/2x65", marks=pytest.mark.slow),
         pytest.param("nvidia", "vlora-4bit-cached/16x513", "mlx-vlm-4bit/16x513", marks=pytest.mark.slow),
     ],
 )

@@ -209,6 +209,8 @@ def _objects(folder: Path) -> Path:
     return write_jsonl(folder / "bills.jsonl", [{**row, "answer": '{"sum": "12.50"}'} for row in rows])
 
 
+FREQUENT = ("question and answer", "messages", "a folder per class", "metadata.jsonl")
+"""Layouts that are tried by default; the others take the same way."""
 LAYOUTS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "question and answer": (_question_answer, {"columns": {}, "question": None, "n_rows": N}),
     "messages": (_messages, {"columns": {}, "question": None}),
@@ -270,7 +272,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_qwen3_vl(tmp_path_factory.mktemp("model") / "tiny", seed=0)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FREQUENT else pytest.mark.slow) for name in LAYOUTS]
+)
 def test_recipes_train_unchanged(
     name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def test_most_rows_stay_with_their_rank(n_ranks: int, seed: int) -> None:
     assert sum(homes[1][row] == rank for row, rank in homes[0].items()) > 0.6 * len(homes[0])
 
 
+@pytest.mark.slow
 def test_a_loop_on_two_ranks_equals_one(tmp_path: Path) -> None:
     """Losses and weights of a loop of one's own, whose last batch leaves a rank without a row."""
     command = [sys.executable, "-m", "tests.train.own_loop_on_ranks"]

@@ -44,7 +44,7 @@ def test_hostile_recipes_are_text(browser: "Browser", tmp_path: Path) -> None:
     shown.close()
 
 
-@pytest.mark.parametrize("n_runs", [2, 8])
+@pytest.mark.parametrize("n_runs", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_in_a_browser(n_runs: int, browser: "Browser", tmp_path: Path) -> None:
     """Names that look like markup are text; wide tables scroll by themselves."""
     places = [tmp_path / f"<b>run & {number}" for number in range(n_runs)]

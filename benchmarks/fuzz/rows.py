@@ -15,6 +15,16 @@ from .trials import Trial
 RowDataset = list[tuple[str, Any]]
 MODEL = "builtin:tiny-qwen3-vl"
 
+SPOILED_TABLES: dict[str, tuple[str, bytes]] = {
+    "too many values": ("rows.csv", b"question,answer\nq,a\nq,a,b,c\n"),
+    "too few values": ("rows.csv", b"question,answer\nq,a\nq\n"),
+    "an open quote": ("rows.csv", b'question,answer\nq,"a\nb\n'),
+    "no header": ("rows.csv", b""),
+    "a header alone": ("rows.csv", b"question,answer\n"),
+    "a column twice": ("rows.csv", b"question,answer,answer\nq,a,b\n"),
+}
+"""Tables that are refused, read whole and as a stream: what is wrong, the file's name and what it holds."""
+
 NUMBERS = ("12.50", "1e3", "-0.0", "3", "12345678901234567890123", "0.1", "1E-7", "100.00")
 """Numbers of JSON, learned as they are written."""
 
@@ -165,12 +175,7 @@ def broken_file(rng: random.Random, work: Path) -> Trial:
         "UTF-16": ("rows.jsonl", row.encode("utf-16")),
         "UTF-16 CSV": ("rows.csv", "question,answer\nq,a\n".encode("utf-16")),
         "Latin-1 CSV": ("rows.csv", "question,answer\nq,\xe4\n".encode("latin-1")),
-        "too many values": ("rows.csv", b"question,answer\nq,a\nq,a,b,c\n"),
-        "too few values": ("rows.csv", b"question,answer\nq,a\nq\n"),
-        "an open quote": ("rows.csv", b'question,answer\nq,"a\nb\n'),
-        "no header": ("rows.csv", b""),
-        "a header alone": ("rows.csv", b"question,answer\n"),
-        "a column twice": ("rows.csv", b"question,answer,answer\nq,a,b\n"),
+        **SPOILED_TABLES,
         "zeros": ("rows.jsonl", bytes(100)),
         "no Parquet": ("rows.parquet", b"PAR1" + bytes(50)),
         "an empty Parquet": ("rows.parquet", b""),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .images import draw
-from .rows import WRITERS, inspecting, learned
+from .rows import SPOILED_TABLES, WRITERS, inspecting, learned
 from .states import STATE
 from .talks import Turn, draw_text, dump, spell_talk
 from .trials import Trial
@@ -166,12 +166,7 @@ def no_file(rng: random.Random, work: Path, _: Path) -> Trial:
         "blank JSON Lines": ("rows.jsonl", b"\n\n \n"),
         "zeros": ("rows.jsonl", bytes(100)),
         "UTF-16": ("rows.jsonl", row.encode("utf-16")),
-        "too many values": ("rows.csv", b"question,answer\nq,a\nq,a,b,c\n"),
-        "too few values": ("rows.csv", b"question,answer\nq,a\nq\n"),
-        "an open quote": ("rows.csv", b'question,answer\nq,"a\nb\n'),
-        "no header": ("rows.csv", b""),
-        "a header alone": ("rows.csv", b"question,answer\n"),
-        "a column twice": ("rows.csv", b"question,answer,answer\nq,a,b\n"),
+        **SPOILED_TABLES,
         "no Parquet": ("rows.parquet", b"PAR1" + bytes(50)),
         "an empty Parquet": ("rows.parquet", b""),
         "a JSON document": ("rows.json", f"[{row}]".encode()),

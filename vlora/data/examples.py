@@ -51,7 +51,10 @@ def raise_unless_skipped(error: SampleError, data: DataSection) -> None:
     if is_skipped(error, data):
         return
     if isinstance(error, LongRowError):
-        msg = f'{error}; with data.on_long_row = "cut" such rows are shortened, with "skip" left out'
+        msg = (
+            f'{error}; with data.on_long_row = "skip" such rows are left out, with "cut" those are shortened whose '
+            "question leaves room"
+        )
         raise LongRowError(msg) from None
     msg = f'{error}; with data.on_bad_row = "skip" such rows are left out'
     raise SampleError(msg) from None

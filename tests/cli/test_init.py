@@ -97,6 +97,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--recipe", "quikstart"], "did you mean quickstart?"),
         (["quickstart"], "add --recipe quickstart "),
         (["my.toml"], "add --recipe NAME "),
+        (["no/such/folder"], "vlora: data: cannot read 'no/such/folder'"),
         (["--recipe", "quickstart", "no/such/folder.toml"], "no/such/folder.toml: cannot be written (No such file"),
     ],
 )

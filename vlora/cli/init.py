@@ -15,6 +15,7 @@ from ..recipe.suggest import DEFAULT_MODEL, OBJECTIVES, explain_columns, suggest
 from ..system.redaction import redact
 from .arguments import Parser, named, named_path, positive
 from .arguments import make_parser as make_plain_parser
+from .failures import naming_arguments
 from .packaged_recipes import SUFFIX, list_recipes, read_packaged
 from .status import DONE
 
@@ -86,7 +87,8 @@ def suggest(data: str, model: str | None, target: Path | None, memory_gb: float 
     stem = re.sub(r"[^\w.-]+", "-", Path(data).stem).strip("-.") or "recipe"
     file = Path(f"{stem}{SUFFIX}") if target is None else target / f"{stem}{SUFFIX}" if target.is_dir() else target
     refuse_existing(file, "init DATA FILE")
-    rows = look_at_rows(data)
+    with naming_arguments({"data.path": "data"}):
+        rows = look_at_rows(data)
     chosen, output = model or DEFAULT_MODEL, f"runs/{file.stem}"
     fit = look_at_fit(rows, chosen, output, memory_gb)
     write_new_file(file, suggest_recipe(rows, chosen, fit, output), "init DATA FILE")

@@ -162,7 +162,7 @@ def test_long_rows_may_end_a_run(checkpoint: CheckpointFactory, tmp_path: Path) 
     recipe = make_recipe(
         checkpoint("qwen3_vl"), write_rows(tmp_path), tmp_path / "out", **options, data__on_long_row="raise"
     )
-    with pytest.raises(LongRowError, match=r"row 1: .* data\.on_long_row = \"cut\" .* --resume goes on from there"):
+    with pytest.raises(LongRowError, match=r"row 1: .* data\.on_long_row = \"skip\" .* --resume goes on from there"):
         list(fit(recipe))
     events = run(attrs.evolve(recipe, data=attrs.evolve(recipe.data, on_long_row="cut")), resume=True)
 

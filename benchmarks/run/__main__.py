@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sets",
         default="mixed,one,all,long",
-        help="row sets, separated by commas: of mixed, one, all, long (these four), and pairs",
+        help="row sets, separated by commas: of mixed, one, all, long (these four), even and pairs",
     )
     parser.add_argument("--programs", default="vlora,mlx-vlm,trl", help="programs, separated by commas (all three)")
     parser.add_argument(

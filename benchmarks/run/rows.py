@@ -18,12 +18,16 @@ WORDS = (
     *("the", "a", "of", "with", "on", "left", "right", "above", "photo", "shows", "people", "street", "market"),
     *("coffee", "receipt", "total", "price", "table", "chart", "window", "bridge", "river", "garden", "blue", "green"),
 )
+FIRST_WORD = "on"
+"""Of answers that are even: a word behind a space may be another number of tokens than the same word at the start."""
+
 JPEG_QUALITY = 90
 BLOCK = 32
 """Pixels between two random colours of an image. What lies between is interpolated: smooth, like a photo."""
 
 ROWS_NAME, SPEC_NAME = "rows.jsonl", "rows.json"
-SET_NAMES = ("mixed", "one", "all", "long", "pairs")
+SET_NAMES = ("mixed", "one", "all", "long", "pairs", "even")
+"""A name's place is part of the seed of its rows: new ones come last."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,6 +43,7 @@ class RowSet:
         words: (least, most) of an answer.
         max_seq_length: Tokens of a row at most, for all programs; nothing is cut.
         is_paired: Each has a second answer, and programs learn which one is preferred (DPO).
+        is_even: All answers have the same words, each in another order, so that rows have the same number of tokens.
     """
 
     name: str
@@ -49,6 +54,7 @@ class RowSet:
     words: tuple[int, int]
     max_seq_length: int = 2048
     is_paired: bool = False
+    is_even: bool = False
 
     @property
     def objective(self) -> str:
@@ -98,6 +104,8 @@ KINDS: Mapping[str, Kind] = {
             RowSet(name="long", rows=240, batch=4, sizes=_PHOTOS, words=(200, 400), max_seq_length=4096),
             # Two answers of some 513 tokens each, 256 of them the image's.
             RowSet(name="pairs", rows=240, batch=8, sizes=_PHOTOS[:1], words=(50, 54), is_paired=True),
+            # 513 tokens a row, 256 of them the image's.
+            RowSet(name="even", rows=1920, batch=16, sizes=_PHOTOS[:1], words=(49, 49), is_even=True),
         ),
         peer_steps=40,
     ),
@@ -112,6 +120,8 @@ KINDS: Mapping[str, Kind] = {
             RowSet(name="all", rows=80, batch=4, sides=(56, 256), words=(4, 12)),
             RowSet(name="long", rows=40, batch=2, sizes=_SMALL_PHOTOS, words=(50, 100)),
             RowSet(name="pairs", rows=40, batch=2, sizes=_SMALL_PHOTOS[:1], words=(4, 12), is_paired=True),
+            # 62 tokens a row, 16 of them the image's.
+            RowSet(name="even", rows=80, batch=4, sizes=_SMALL_PHOTOS[:1], words=(9, 9), is_even=True),
         ),
         peer_steps=10,
     ),
@@ -144,6 +154,8 @@ def draw_rows(rows: RowSet, seed: int) -> list[Drawn]:
     least, most = rows.words
 
     def draw_answer() -> str:
+        if rows.is_even:
+            return " ".join([FIRST_WORD, *generator.permutation(np.resize(WORDS, most - 1)).tolist()])
         return " ".join(generator.choice(WORDS, generator.integers(least, most + 1)).tolist())
 
     if rows.is_paired:

@@ -70,6 +70,7 @@ def test_rows_of_a_gpu() -> None:
         "all": 960,
         "long": 240,
         "pairs": 240,
+        "even": 1920,
     }
     assert set(NVIDIA.sets["mixed"].sizes) == {(512, 512), (640, 384), (480, 512), (384, 640), (576, 448)}
     assert NVIDIA.sets["all"].sides == (224, 1024)
@@ -87,7 +88,7 @@ def test_as_many_sizes_as_there_are() -> None:
 def test_choosing() -> None:
     (chosen,) = choose_sets(CPU, ["one"], 12, None)
     assert (chosen.name, chosen.rows, chosen.batch) == ("one", 12, CPU.sets["one"].batch)
-    with pytest.raises(ValueError, match=r"--sets: found 'none', expected some of mixed, one, all, long, pairs"):
+    with pytest.raises(ValueError, match=r"--sets: found 'none', expected some of mixed, one, all, long, pairs, even"):
         choose_sets(CPU, ["one", "none"], None, None)
 
 
@@ -397,6 +398,21 @@ def test_tokens_are_counted_alike(case: tuple[Path, Path, Path], tmp_path: Path)
     assert found["rows"] == encoded["rows"] == 6
     assert found["tokens"] == encoded["tokens"] > 6 * 12
     assert encoded["batch"] == 2
+
+
+@pytest.mark.parametrize(("kind", "n_tokens"), [(NVIDIA, 513), (CPU, 62)], ids=["nvidia", "cpu"])
+def test_even_rows_have_the_same_number_of_tokens(
+    case: tuple[Path, Path, Path], tmp_path: Path, kind: Any, n_tokens: int
+) -> None:
+    """As the README has it; they differ in their answers all the same."""
+    model, _, _ = case
+    rows = attrs.evolve(kind.sets["even"], rows=3)
+    path = write_rows(rows, 0, tmp_path)
+    lines = path.read_text().splitlines()
+    assert len({json.loads(line)["answer"] for line in lines}) == 3
+    for line in lines:
+        (path.parent / "one.jsonl").write_text(line)
+        assert count_rows(model, path.parent / "one.jsonl") == {"rows": 1, "tokens": n_tokens}
 
 
 def test_steps_on_the_device(case: tuple[Path, Path, Path]) -> None:

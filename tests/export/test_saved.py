@@ -10,6 +10,7 @@ import pytest
 from tests.arrays import load_arrays
 from tests.export.adapters import write_adapter
 from tests.golden.mlx_side import write_folder
+from vlora.cli.main import main
 from vlora.errors import CheckpointError
 from vlora.export.programs import export
 from vlora.export.saved import open_saved
@@ -39,8 +40,11 @@ def test_adapters_of_other_programs_are_imported_first(own: Path, tmp_path: Path
     names = {name.removeprefix("language_model."): value for name, value in arrays.items()}
     mx.save_safetensors(str(short / "adapters.safetensors"), names)
     for folder in (tmp_path / "peft", plain, short):
-        with pytest.raises(CheckpointError, match=f"with `python -m vlora import {folder}` first"):
+        command = f"python -m vlora import {folder} --model {own.parent / 'model'}"
+        with pytest.raises(CheckpointError, match=f"with `{command}` first, and export that folder"):
             open_saved(str(folder))
+        assert main(command.split()[3:]) == 0
+        assert open_saved(str(folder / "mlx")).layers.keys() == open_saved(str(own)).layers.keys()
 
 
 def changed(own: Path, folder: Path, **config: object) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import models
 from ..errors import CheckpointError
-from ..models.load.adapter_files import ARGUMENT, is_peft, read_adapter
+from ..models.load.adapter_files import ARGUMENT, is_peft, named_base, read_adapter
 from ..models.published.peft_layout import Factors
 from ..output.base_identity import KEY, BaseIdentity, check_base
 from ..output.checkpoint import read_arrays
@@ -62,7 +62,7 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         VloraError: There is no such adapter, it is damaged, or it was trained on a model of another architecture.
     """
     path, config = read_adapter(adapter, ARGUMENT)
-    foreign = f"{path}: another program wrote it; write it as vlora's own with `python -m vlora import {adapter}` first"
+    foreign = _send_to_import(path, adapter, base or named_base(config))
     if is_peft(config) or not config.get("fine_tune_type"):
         raise CheckpointError(foreign)
     recorded = config.get(KEY) or {}
@@ -105,6 +105,12 @@ def open_saved(adapter: str, base: str | None = None) -> Saved:
         scale=scale,
         whole=whole,
     )
+
+
+def _send_to_import(path: Path, adapter: str, base: str | None) -> str:
+    """Say how an adapter of another program becomes vlora's own; mlx-lm's and mlx-vlm's name no base."""
+    command = f"python -m vlora import {adapter} --model {base or 'MODEL'}"
+    return f"{path}: another program wrote it; write it as vlora's own with `{command}` first, and export that folder"
 
 
 def _read_factors(path: Path) -> tuple[dict[str, Factors], dict[str, Array]]:

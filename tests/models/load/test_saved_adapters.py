@@ -9,6 +9,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_map
+from mlx_vlm import utils as mlx_vlm_utils
+from mlx_vlm.trainer.common.utils import save_trainable_weights
+from mlx_vlm.trainer.peft import get_peft_model
 
 from tests.arrays import load_arrays
 from tests.export.adapters import write_adapter
@@ -17,6 +21,7 @@ from vlora import models
 from vlora.adapters.attached import lora_layers
 from vlora.errors import VloraError
 from vlora.export.programs import export
+from vlora.models.load import loading
 from vlora.models.load.saved_adapters import open_adapter
 from vlora.recipe.schema import ModelSection
 
@@ -52,6 +57,27 @@ def test_peft_folders_are_gone_on_from(own: Path) -> None:
     assert backbone.base_note is not None
 
 
+def test_adapters_of_mlx_vlm_s_trainer_have_its_logits(own: Path, tmp_path: Path) -> None:
+    """Its first layout, which it calls legacy, has other names for the factors, and no list of layers."""
+    files, backbone = load_base(own)
+    for kind in ({"legacy": True}, {"use_dora": True}):
+        folder = tmp_path / min(kind)
+        theirs = get_peft_model(mlx_vlm_utils.load_model(files.path), rank=3, alpha=6.0, verbose=False, **kind)
+        theirs.update(
+            tree_map(lambda value: value + 0.1 * mx.random.normal(value.shape), theirs.trainable_parameters())
+        )
+        save_trainable_weights(theirs, folder / "adapters.safetensors")
+        assert ("alpha" in json.loads((folder / "adapter_config.json").read_text())) == ("legacy" in kind)
+        config = models.load_adapter(backbone, folder, files=files)
+        tokens = mx.array([[1, 5, 9, 4]])
+        with loading.generating(backbone) as module:
+            found = module(tokens, None, mask=None).logits
+        theirs.eval()
+        expected = theirs(tokens, None, mask=None).logits
+        np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-5, atol=1e-5)
+        assert len(config["lora_parameters"]["keys"]) == 14
+
+
 @pytest.mark.parametrize("names", ["mlx-lm", "mlx-vlm"])
 def test_adapters_without_a_list_of_layers_are_read(own: Path, tmp_path: Path, names: str) -> None:
     """mlx-lm names no layers and calls them as the language model alone does; mlx-vlm's first ones have alpha."""
@@ -61,6 +87,8 @@ def test_adapters_without_a_list_of_layers_are_read(own: Path, tmp_path: Path, n
         config: dict[str, Any] = {"num_layers": 2, "lora_parameters": {"rank": 2, "scale": 1.5, "dropout": 0.0}}
         config["fine_tune_type"] = "lora"
     else:
+        ends = {"lora_a": "A", "lora_b": "B"}
+        arrays = {f"{name[:-6]}{ends[name[-6:]]}": value for name, value in arrays.items()}
         config = {"rank": 2, "alpha": 3.0, "dropout": 0.0}
     mx.save_safetensors(str(tmp_path / "adapters.safetensors"), arrays)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

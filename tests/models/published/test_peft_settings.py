@@ -47,14 +47,15 @@ def test_a_layer_is_missing_where_others_of_its_kind_are_there(targets: Any) -> 
 
 
 def test_layers_that_settings_leave_out_are_not_missing() -> None:
-    """Excluded ones, those of other depths, and keys of layers that share others' where only an end names them."""
+    """Excluded ones, those of other depths, and those that are not read, as of layers that share others' keys."""
     lacking = [name for name in LAYERS if name != "model.layers.1.up_proj"]
     ends = ["q_proj", "up_proj"]
     assert missing(lacking, target_modules=ends, exclude_modules=["layers.1.up_proj"]) is None
     assert missing(lacking, target_modules=ends, layers_to_transform=[0]) is None
     shared = [name for name in LAYERS if name != "model.layers.1.k_proj"]
-    assert missing(shared, target_modules=["k_proj"]) is None
-    assert missing(shared, target_modules=LAYERS) == "model.layers.1.k_proj"
+    assert missing(shared, target_modules=["k_proj"]) == "model.layers.1.k_proj"
+    read = {name: other for name, other in TIED.items() if name != "model.layers.1.k_proj.weight"}
+    assert find_missing({"target_modules": LAYERS}, read, {f"{name}.weight" for name in shared}, set()) is None
 
 
 def test_tables_and_experts_that_are_named_have_to_be_there() -> None:

@@ -16,8 +16,15 @@ from ..published.peft_reading import from_peft
 from ..published.places import find_places
 from .adapter_files import is_peft, read_adapter
 from .model_files import ModelFiles
+from .promised_layers import find_missing_layer, unread_layers
 
 FACTORS = (".lora_a", ".lora_b", ".m")
+
+FIRST_FACTORS = {".A": ".lora_a", ".B": ".lora_b"}
+"""What mlx-vlm's first adapters, which it still writes as "legacy", call the factors."""
+
+FIRST_ALPHA = 0.1
+"""What mlx-vlm takes where such an adapter has no alpha (trainer/peft/utils.py:155)."""
 
 
 def open_adapter(
@@ -44,7 +51,8 @@ def open_adapter(
         raise CheckpointError(msg)
     places = find_places(files, backbone.module, _adaptable(backbone.module))
     plain = {name: np.array(value.astype(mx.float32)) for name, value in arrays.items()}
-    found, own = from_peft(plain, config, places, str(weights))
+    unread = {f"{name}.weight" for name in unread_layers(backbone.module)}
+    found, own = from_peft(plain, config, places, str(weights), unread)
     return {name: mx.array(value) for name, value in found.items()}, own
 
 
@@ -79,9 +87,9 @@ def _complete(
     """Say what mlx-lm leaves out: the names of the layers, which its arrays have, as the language model calls them."""
     settings = config.get("lora_parameters") or {}
     if "rank" not in settings and isinstance(config.get("rank"), int):
-        # mlx-vlm's first adapters.
-        alpha = config.get("alpha", config["rank"])
+        alpha = config.get("alpha", FIRST_ALPHA)
         settings = {"rank": config["rank"], "scale": alpha / config["rank"], "dropout": config.get("dropout", 0.0)}
+        arrays = {_respelled(name): value for name, value in arrays.items()}
     known = {name for name, _ in module.named_modules()}
     listed = config.get("adapted_layers") or settings.get("keys") or ()
     if listed and all(name in known for name in listed) and "fine_tune_type" in config:
@@ -98,12 +106,24 @@ def _complete(
     if listed and not any(f".{layer}".endswith(f".{name}") for layer in layers for name in listed):
         msg = f"{where}: lists {listed[0]!r}, and the arrays are of others, as {layers[0]}; do they belong together?"
         raise CheckpointError(msg)
+    unread = unread_layers(module)
+    adaptable = [name.removesuffix(".weight") for name in reversed(_adaptable(module))]
+    adaptable = [name for name in adaptable if name not in unread]
+    if (lacking := find_missing_layer(layers, adaptable, listed, config.get("num_layers"))) is not None:
+        msg = f"{where}: its configuration names {lacking}, of which it has no array; it was not written whole"
+        raise CheckpointError(msg)
     return renamed, {
         "num_layers": -1,
         **config,
         "fine_tune_type": config.get("fine_tune_type", "lora"),
         "lora_parameters": {**{key: value for key, value in settings.items() if key != "keys"}, "keys": layers},
     }
+
+
+def _respelled(name: str) -> str:
+    """Spell a factor of mlx-vlm's first adapters as later ones do."""
+    end = name[name.rfind(".") :]
+    return name.removesuffix(end) + FIRST_FACTORS.get(end, end)
 
 
 def _within(name: str, known: set[str], language: str) -> str:

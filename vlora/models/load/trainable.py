@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
@@ -19,6 +18,7 @@ from ...recipe.schema import LoraSection
 from ..backbone.backbone import MlxVlmBackbone
 from .adapter_files import named_base, read_adapter
 from .model_files import ModelFiles
+from .promised_layers import refuse_unfit
 from .saved_adapters import open_adapter
 from .tables import find_tables
 from .unfreeze import refuse_quantized
@@ -246,11 +246,7 @@ def _attach_saved(
     settled = {"rank": rank, "scale": scale, "dropout": dropout, "method": method}
     attach_lora(backbone.module, names, **settled, on_wrapped=on_wrapped)
     current = dict(tree_flatten(backbone.module.parameters()))
-    wrong = [name for name, value in weights.items() if not _fits(value, current.get(name))]
-    absent = [name for name in current if name.endswith((".lora_a", ".lora_b")) and name not in weights]
-    if wrong or absent:
-        msg = f"{path}: does not fit the model at {(wrong + absent)[0]}; was it trained on another model or rank?"
-        raise CheckpointError(msg)
+    refuse_unfit(path, weights, current, names, saved_tables)
     backbone.module.load_weights(list(weights.items()), strict=False)
     tables = unfreeze_tables(backbone, embeddings=lora.train_embeddings, head=lora.train_head)
     for name in saved_tables:
@@ -302,12 +298,6 @@ def _settle_quantization(
         raise CheckpointError(msg)
     config = {key: value for key, value in config.items() if key != "base_quantization"}
     return {**config, "base_quantization": dict(quantized)} if quantized else config
-
-
-def _fits(value: mx.array, current: mx.array | None) -> bool:
-    """Whether a saved array can replace a model's."""
-    is_number = mx.issubdtype(value.dtype, mx.floating)
-    return current is not None and is_number and current.shape == value.shape
 
 
 def _can_adapt(module: nn.Module | None) -> bool:

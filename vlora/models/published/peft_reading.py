@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -35,7 +35,11 @@ class _Layer:
 
 
 def from_peft(
-    arrays: Mapping[str, Array], config: Mapping[str, Any], places: Places, where: str
+    arrays: Mapping[str, Array],
+    config: Mapping[str, Any],
+    places: Places,
+    where: str,
+    unread: Collection[str] = (),
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Bring an adapter of PEFT into the model's own layout.
 
@@ -44,6 +48,7 @@ def from_peft(
         config: Its adapter_config.json.
         places: Where transformers has all parameters of the model that may be adapted or trained whole.
         where: Its file, for errors.
+        unread: The model's parameters that nothing reads, and that transformers has not.
 
     Returns:
         Arrays by the model's names, and the configuration that `save_adapter` takes.
@@ -52,7 +57,7 @@ def from_peft(
         CheckpointError: It is no LoRA, has a setting that is not read, or an array that fits nowhere.
     """
     check_settings(config, where)
-    reading = _Reading(config, places, where)
+    reading = _Reading(config, places, where, unread)
     for name, value in arrays.items():
         reading.add(name, value)
     return reading.finish()
@@ -61,8 +66,8 @@ def from_peft(
 class _Reading:
     """Collects arrays by transformers' parameters, then writes the model's."""
 
-    def __init__(self, config: Mapping[str, Any], places: Places, where: str) -> None:
-        self._config, self._places, self._where = config, places, where
+    def __init__(self, config: Mapping[str, Any], places: Places, where: str, unread: Collection[str]) -> None:
+        self._config, self._places, self._where, self._unread = config, places, where, unread
         self._links: dict[str, list[Link]] = {}
         for links in places.links.values():
             for link in links:
@@ -166,7 +171,8 @@ class _Reading:
 
     def _lacking(self) -> str | None:
         """Name a layer or a table that the configuration has and the file has not; None if there is none."""
-        known = {name: name for name in self._links} | dict(self._places.tied)
+        read = {name for name, links in self._links.items() if not {link.own for link in links} <= set(self._unread)}
+        known = {name: name for name in read} | dict(self._places.tied)
         return find_missing(self._config, known, self._parts, self._wholes)
 
     def _layer(self, parameter: str, parts: Mapping[str, Array]) -> _Layer:

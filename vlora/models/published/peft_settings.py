@@ -75,7 +75,7 @@ def find_missing(
 
     Args:
         config: The adapter's configuration.
-        known: Parameters by their names; of a tied one, the name of the one that it is tied to.
+        known: Parameters that are read, by their names; of a tied one, the name of the one that it is tied to.
         adapted: Parameters that have factors.
         whole: Parameters that were trained whole.
 
@@ -97,8 +97,7 @@ def find_missing(
         if known[name] != name or not _fits(name, targets) or _fits(name, excluded):
             continue
         is_exact = not isinstance(targets, str) and name.removesuffix(".weight") in targets
-        # Layers that share the keys and values of others have no projections of their own in transformers.
-        if is_exact or (_kind(name) in kinds and not name.endswith(("k_proj.weight", "v_proj.weight"))):
+        if is_exact or _kind(name) in kinds:
             return name.removesuffix(".weight")
     return None
 

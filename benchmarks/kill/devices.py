@@ -37,12 +37,12 @@ rank = 2
 dropout = 0.1
 [train]
 batch_size = 2
-iters = 6
+iters = {iters}
 steps_per_report = 1
 steps_per_save = 2
 {train}
 [features]
-cache = false
+cache = {cache}
 [output]
 report = false
 path = "adapters.safetensors"
@@ -53,14 +53,26 @@ train_on_completions = true
 
 STREAMED = f'path = "{PARTS.format("*")}"\nstreaming = true\nshuffle_buffer = 5'
 
+
+def _write(data: str, train: str = "", *, iters: int = 6, keeps_features: bool = False) -> str:
+    return COMMON.format(data=data, train=train, iters=iters, cache=str(keeps_features).lower())
+
+
+def _pack(length: int) -> str:
+    return f'batching = "packed"\npack_length = {length}'
+
+
+ROWS = f'path = "{ROWS_NAME}"'
+
 RECIPES = {
-    "lora": COMMON.format(data=f'path = "{ROWS_NAME}"', train=""),
-    "streamed": COMMON.format(data=STREAMED, train=""),
-    "streamed-grouped": COMMON.format(data=STREAMED, train='batching = "grouped"'),
-    "streamed-packed": COMMON.format(
-        data=f"max_seq_length = 128\n{STREAMED}", train='batching = "packed"\npack_length = 128'
-    ),
-    "streamed-mixture": COMMON.format(data=STREAMED_MIXTURE, train=""),
+    "lora": _write(ROWS),
+    # Three epochs: rows come to other devices than in the first one, and those take what was computed there.
+    "features": _write(ROWS, iters=9, keeps_features=True),
+    "features-packed": _write(f"max_seq_length = 48\n{ROWS}", _pack(48), iters=9, keeps_features=True),
+    "streamed": _write(STREAMED),
+    "streamed-grouped": _write(STREAMED, 'batching = "grouped"'),
+    "streamed-packed": _write(f"max_seq_length = 128\n{STREAMED}", _pack(128)),
+    "streamed-mixture": _write(STREAMED_MIXTURE),
 }
 """Recipes of the kinds of runs, by their names."""
 
@@ -199,7 +211,10 @@ def _start(mode: str, output: Path, n_devices: int, *options: str) -> "subproces
     output.mkdir(exist_ok=True)
     with (output.parent / f"{output.name}.log").open("ab") as log:
         return subprocess.Popen(
-            [*command, "--set", f"output.path={output / 'adapters.safetensors'}"],
+            [
+                *(*command, "--set", f"output.path={output / 'adapters.safetensors'}"),
+                *("--set", f"features.path={output}.features"),
+            ],
             cwd=output.parent,
             env={**os.environ, "PYTHONPATH": str(Path.cwd())},
             stdout=log,

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from benchmarks.kill.__main__ import plan_kills
-from benchmarks.kill.devices import RECIPES
+from benchmarks.kill.devices import RECIPES, kill_ranks
 from benchmarks.kill.modes import MODES
 from benchmarks.kill.outcome import differences, list_unloadable
 from benchmarks.kill.runs import Expected, Kill, Slot, build_shim, expect, try_kill
@@ -95,3 +95,16 @@ def test_what_differs_is_found(slot: Slot, expected: Expected) -> None:
     ]
     (slot.folder / "out" / "adapters.safetensors").write_bytes(b"cut")
     assert list_unloadable(slot.folder, files) == ["out/adapters.safetensors is not whole"]
+
+
+@pytest.mark.slow
+def test_devices_find_the_features_of_all_when_they_go_on(tmp_path: Path) -> None:
+    """A killed run of two devices that keep features goes on to the bits of the whole one.
+
+    Where the process with the higher rank is killed, features that it had computed before the last state was saved are
+    not computed again: their last bits depend on the images that go through the tower together with them.
+    """
+    found = kill_ranks(tmp_path, ["features"], 2, 3, seed=11, say=lambda _: None)
+
+    assert (found["fine"], found["runs"]) == (3, 3)
+    assert found["killed"] >= 1

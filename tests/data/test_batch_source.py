@@ -24,11 +24,20 @@ def describe(source: BatchSource) -> list[tuple[int, int, str]]:
 
 def test_a_planned_source_is_known_by_its_step() -> None:
     """Its number of steps is known before, and a training state has nothing to remember."""
-    source = PlannedSource(batches=iter([[], []]), total=2)
+    source = PlannedSource(batches=iter([[], []]), total=2, per_epoch=1)
 
     assert not source.is_estimated
     assert source.n_steps(0) == 2
     assert describe(source) == [(0, 2, ""), (0, 2, "")]
+
+
+def test_epochs_are_counted() -> None:
+    """Of rows that are known by their number by the steps of an epoch, of packed ones as they are packed."""
+    planned, packed = PlannedSource(batches=iter([]), total=5, per_epoch=2), make_packed(n_epochs=2)
+    found = [(packed.packed.progress_at(step).epoch, packed.n_epochs(step)) for step, _ in enumerate(packed, start=1)]
+
+    assert [planned.n_epochs(step) for step in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert [epoch for epoch, _ in found] == [n_epochs for _, n_epochs in found] == [0, 0, 1, 1, 1, 2]
 
 
 def test_a_packed_source_remembers_its_rows() -> None:
@@ -61,3 +70,4 @@ def test_a_streamed_source_asks_its_steps() -> None:
     assert not source.is_estimated
     assert describe(source) == [(0, 2, "behind 1"), (0, 2, "behind 2")]
     assert (source.ended(1), source.ended(2)[0].n_rows) == ((), 4)
+    assert source.n_epochs(2) == 0

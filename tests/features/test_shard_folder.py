@@ -63,6 +63,31 @@ def test_devices_of_a_run_have_features_of_their_own(tmp_path: Path) -> None:
         assert is_equal(other.read("b"), entry(3))
 
 
+def test_devices_take_what_others_have_written_until_then(tmp_path: Path) -> None:
+    """Of their own entry and others' a device keeps its own, of several others' that of the least rank."""
+    folder, output = tmp_path / "features", tmp_path / "output"
+    first, second, third = (opened(folder, device=DeviceMark.of(output, rank)) for rank in range(3))
+    written = ((second, "a", 2), (first, "a", 1), (second, "b", 3), (second, "c", 4), (third, "c", 5))
+    for device, key, value in written:
+        device.add(key, entry(value))
+        device.flush()
+    for device in (first, second, third):
+        device.take_others()
+
+    for device, of_a in ((first, 1), (second, 2), (third, 1)):
+        assert is_equal(device.read("a"), entry(of_a))
+    for device, of_c in ((first, 4), (second, 4), (third, 5)):
+        assert is_equal(device.read("b"), entry(3))
+        assert is_equal(device.read("c"), entry(of_c))
+    # What others write later is not taken, and what was taken stays when the folder is looked at again.
+    second.add("d", entry(6))
+    second.flush()
+    first.add("e", entry(7))
+    first.flush()
+    assert first.read("d") is None
+    assert is_equal(first.read("b"), entry(3))
+
+
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_no_damaged_byte_gives_other_features(
     tmp_path_factory: pytest.TempPathFactory, place: int, change: int

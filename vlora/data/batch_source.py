@@ -29,6 +29,9 @@ class BatchSource(Protocol):
     def position(self, step: int) -> str:
         """Return what a training state has to store to resume after a step; "" if the step's number is enough."""
 
+    def n_epochs(self, step: int) -> int:
+        """Count the epochs that are over with a step; 0 of streams, whose sources have epochs of their own."""
+
     def ended(self, step: int) -> "tuple[EndedEpoch, ...]":
         """Give the epochs of streams that have ended with a step; of other rows it is known when they will."""
 
@@ -55,10 +58,12 @@ class PlannedSource:
     Attributes:
         batches: Microbatches, step by step.
         total: Steps of the whole run.
+        per_epoch: Steps of an epoch.
     """
 
     batches: Iterator[list[Batch]]
     total: int
+    per_epoch: int
     is_estimated: bool = False
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -74,6 +79,10 @@ class PlannedSource:
         """Return "": the step's number is enough."""
         del step
         return ""
+
+    def n_epochs(self, step: int) -> int:
+        """Count the epochs that are over with a step."""
+        return step // self.per_epoch
 
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Return (): how many rows an epoch has is known from the beginning."""
@@ -109,6 +118,10 @@ class PackedSource:
     def position(self, step: int) -> str:
         """Return how many rows were read after a step, and which of them wait."""
         return self.packed.progress_at(step).dumps()
+
+    def n_epochs(self, step: int) -> int:
+        """Count the epochs that are over with a step."""
+        return self.packed.progress_at(step).epoch
 
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Return (): how many rows an epoch has is known from the beginning."""
@@ -151,6 +164,11 @@ class StreamSource:
         """Count the steps of the whole run."""
         del step
         return self.steps.n_steps
+
+    def n_epochs(self, step: int) -> int:
+        """Return 0: each source has epochs of its own."""
+        del step
+        return 0
 
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Give the epochs that have ended with a step."""

@@ -119,6 +119,11 @@ class FeatureCache:
         if self.shards is not None:
             self.shards.flush()
 
+    def take_others(self) -> None:
+        """Take in what the run's other devices have written to disk; see `ShardFolder.take_others`."""
+        if self.shards is not None:
+            self.shards.take_others()
+
     def drain_warnings(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""
         return [] if self.shards is None else self.shards.drain_warnings()

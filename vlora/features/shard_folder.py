@@ -50,7 +50,8 @@ class DeviceMark:
     """Begins the names of the shards that one of several devices of a run writes.
 
     The last bits of features depend on the images that were computed with them. A device that found those of another
-    one would have others than it computed before the run was stopped, so that the run would not go on to the bit.
+    one would have others than it computed before the run was stopped, so that the run would not go on to the bit. It
+    takes them only behind a step that the run passes in the same way whenever it goes on: `ShardFolder.take_others`.
 
     Attributes:
         run: 16 hexadecimal digits, the same whenever the run goes on.
@@ -193,40 +194,56 @@ class ShardFolder:
                 unfinished.unlink(missing_ok=True)
             return f"{self.path}: cannot be written ({error.strerror}); features are kept in memory only"
         with self._lock:
-            self._take_in(finished)
+            self._index |= self._take_in(finished)
         self._touch(finished)
         return None
 
     def look(self) -> None:
         """Take in shards that are not known yet: those of earlier runs, and of others that run now."""
-        device = self.device
         with self._lock:
-            present = {file for file in _shards(self.path) if not file.name.startswith(".")}
-            if device is not None:
-                present = {file for file in present if not device.is_of_another(file.name)}
+            present = self._list()
             for file in sorted(present - self._known.keys()):
-                self._take_in(file)
+                if not self._is_of_another(file):
+                    self._index |= self._take_in(file)
             for file in self._known.keys() - present:
                 self._forget(file)
 
-    def _take_in(self, file: Path) -> None:
+    def take_others(self) -> None:
+        """Take in what the run's other devices have written until now, where this one has no entry of its own.
+
+        Of several devices with the same entry the one of the least rank is chosen.
+        """
+        with self._lock:
+            for file in sorted(self._list() - self._known.keys()):
+                if self._is_of_another(file):
+                    found = self._take_in(file)
+                    self._index = {**found, **self._index}
+
+    def _is_of_another(self, file: Path) -> bool:
+        return self.device is not None and self.device.is_of_another(file.name)
+
+    def _list(self) -> set[Path]:
+        return {file for file in _shards(self.path) if not file.name.startswith(".")}
+
+    def _take_in(self, file: Path) -> Mapping[str, EntryLocation]:
+        """Take note of a shard, and give its entries; none of one that is not sound."""
         try:
             places, size = read_header(file)
         except FileNotFoundError:
             # Another run has just made room.
-            return
+            return {}
         except OSError as error:
             self._known[file] = 0
             self.notes.append(f"{file}: cannot be read ({error.strerror}); its features are computed again")
-            return
+            return {}
         except ForeignError as error:
             self._pass_over(file, str(error))
-            return
+            return {}
         except ValueError as error:
             self._delete_damaged(file, str(error))
-            return
+            return {}
         self._known[file] = size
-        self._index |= places
+        return places
 
     def _forget(self, file: Path) -> None:
         with self._lock:

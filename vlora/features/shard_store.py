@@ -145,6 +145,10 @@ class ShardStore:
         if self._waiting_bytes >= self.shard_bytes:
             self._begin_to_write()
 
+    def take_others(self) -> None:
+        """Take in what the run's other devices have written until now; see `ShardFolder.take_others`."""
+        self.shards.take_others()
+
     def flush(self) -> None:
         """Write all that waits, less than a shard too, and return when it is written."""
         self._wait()

@@ -141,7 +141,7 @@ def make_source(
     own = share_rows(recipe, loader, plan, ranks, planned.batch_size)
     batches = loader.collate(loader.train, own, n_ahead)
     primed = loader.prime(batches, per_epoch, is_new=not first, agree=agreeing(ranks))
-    return PlannedSource(batches=primed, total=n_steps)
+    return PlannedSource(batches=primed, total=n_steps, per_epoch=per_epoch)
 
 
 def share_rows(

@@ -65,6 +65,7 @@ class RunContext:
         numbered: The numbered checkpoints that it has written, and that are there.
         saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
+        has_all_features: Whether this device has taken the features that others have computed in the first epoch.
         has_told_untrained: Whether it was said what the loss is before the first step.
         left_off: What was left off, as in `Finished`.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
@@ -100,6 +101,7 @@ class RunContext:
     has_told_untrained: bool = attrs.field(default=False, init=False)
     left_off: tuple[str, ...] = attrs.field(default=(), init=False)
     unasked: str | None = attrs.field(default=None, init=False)
+    has_all_features: bool = attrs.field(default=False, init=False)
     _untold: list[StepReport] = attrs.field(factory=list, init=False)
     _n_told: int = attrs.field(default=0, init=False)
 
@@ -170,6 +172,28 @@ class RunContext:
             self.sources.add(report.rows)
         yield attrs.evolve(report, n_steps=self.n_steps)
         yield from self._count_cuts(report.cuts)
+
+    def shares_features(self, step: int) -> bool:
+        """Whether devices are to take one another's features behind a step: once, when all rows have been read.
+
+        Rows that come to another device later need no tower there. In the first epoch they would have other bits than
+        in a run that goes on from one of its steps, which finds features of later ones.
+        """
+        return not self.has_all_features and self.features.is_divided and self.source.n_epochs(step) > 0
+
+    def share_features(self) -> None:
+        """Let every device take the features that the others have computed."""
+        self.flush_features()
+        self.features.take_others()
+        self.has_all_features = True
+
+    def flush_features(self) -> None:
+        """Write the features that this device has computed to disk, and wait until each has done so.
+
+        A run that goes on from a state that is saved then finds those that this run has found, to the last bit.
+        """
+        self.features.flush()
+        self.ranks.wait()
 
     def share_rows(self) -> Iterator[Warned]:
         """Let every rank know what the others have learned, cut and skipped since this was last called.

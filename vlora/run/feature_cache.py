@@ -39,10 +39,20 @@ class Features:
         """Where features came from so far; None if none are kept."""
         return None if self.cache is None else self.cache.counts
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether each of several devices keeps those that it has computed, on a disk where others find them."""
+        return self.cache is not None and self.cache.shards is not None and self.cache.shards.device is not None
+
     def flush(self) -> None:
         """Write to disk what is still buffered."""
         if self.cache is not None:
             self.cache.flush()
+
+    def take_others(self) -> None:
+        """Take what the other devices have written until now, besides what this one has computed."""
+        if self.cache is not None:
+            self.cache.take_others()
 
     def drain_warnings(self) -> list[str]:
         """Give what went wrong and was passed over since this was last asked."""

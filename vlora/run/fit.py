@@ -135,6 +135,8 @@ def _after_steps(run: RunContext) -> Iterator[Event]:
 def _follow_up(run: RunContext, *, is_again: bool = False) -> Iterator[Event]:
     """Report, validate, answer and save behind a step what is due there; again only what has not been done."""
     train, step, n_steps = run.recipe.train, run.done, run.n_steps
+    if run.shares_features(step):
+        run.share_features()
     is_shared = any(is_due(step, every, n_steps) for every in (train.steps_per_eval, train.steps_per_save))
     if is_shared:
         # The device is waited for there anyway; behind every report it would be left without work.

@@ -85,6 +85,7 @@ def save(run: RunContext, path: Path) -> Saved:
         if run.paths.is_numbered(path):
             run.numbered.files = tuple(sorted(file.name for file in folder.iterdir()))
 
+    run.flush_features()
     if not run.ranks.is_first:
         # The first one writes for all.
         run.saved = step
@@ -104,7 +105,10 @@ def save_best(run: RunContext) -> Iterator[Saved]:
 
     The training state comes first: one that is gone on from knows which state is the best, and it can be written anew.
     """
-    if run.ranks.is_first and run.recipe.output.keep_best is not None and run.choice.step == run.done:
+    if run.recipe.output.keep_best is None or run.choice.step != run.done:
+        return
+    run.flush_features()
+    if run.ranks.is_first:
         yield _save_best(run)
 
 
@@ -175,8 +179,7 @@ def _save_state(run: RunContext, step: int) -> None:
         ranks=run.n_planned,
         sources=run.sources.dumps(),
     )
-    # A run that goes on from the state finds the features that this run has found, to the last bit, and its metrics.
-    run.features.flush()
+    # A run that goes on from the state finds the metrics that this run has written.
     if run.paths.metrics.is_file():
         sync(run.paths.metrics)
     run.predictions.sync()

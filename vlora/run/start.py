@@ -285,6 +285,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
             or (validates and is_due(step, every.steps_per_eval, n_steps))
             or (answer_every > 0 and is_due(step, answer_every, n_steps))
             or is_due(step, every.steps_per_save, n_steps)
+            or run.shares_features(step)
         )
 
     # The only reference to the state: another one would keep the old state alive during the next step.
@@ -302,6 +303,8 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
         ranks=run.ranks,
     )
     run.source, run.reference = source, reference
+    if run.shares_features(first):
+        run.share_features()
     if not first and recipe.train.objective in REFERENCED:
         check_start(run, reference)
     return first

@@ -4,8 +4,11 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
 import mlx.core as mx
 import numpy as np
+import pytest
+from mlx.utils import tree_flatten
 
 from tests.training import make_trainable
 from vlora import collate, make_train_step
@@ -70,15 +73,50 @@ def test_layers_are_in_the_order_of_their_numbers() -> None:
     assert middle_of(("head", "layers.2.b", "layers.10.a")) == "layers.2.b"
 
 
-def test_a_rank_without_rows_takes_part(checkpoint: CheckpointFactory) -> None:
-    """Its gradients are zero, and its step is counted; where no rank has any, the parameters stay as they were."""
+@attrs.define(eq=False)
+class OneOfTwoRanks(TwoRanks):
+    """Two ranks, the other one of which has found what is said."""
+
+    other: tuple[Params, tuple[mx.array, ...]] | None = None
+
+    def sum_step(self, gradients: Params, numbers: Sequence[mx.array | float]) -> tuple[Params, tuple[mx.array, ...]]:
+        """Add what the other rank has found, or give what this one has, for it to be the other's."""
+        found = gradients, tuple(map(mx.array, numbers))
+        if self.other is None:
+            self.other = found
+            return found
+        added = {name: value + self.other[0][name] for name, value in gradients.items()}
+        return added, tuple(map(mx.add, found[1], self.other[1]))
+
+
+@pytest.mark.parametrize("ranks", [None, TwoRanks()], ids=["one", "two"])
+def test_a_step_without_rows_changes_nothing_but_its_number(checkpoint: CheckpointFactory, ranks: Ranks | None) -> None:
+    """Neither parameters nor what the optimizer holds: its moments, and the steps that it has counted."""
     trainable = make_trainable(checkpoint("qwen3_vl"), optim__weight_decay=0.1)
-    step = make_train_step(trainable.backbone, trainable.optimizer, ranks=TwoRanks())
-    before, _ = step(trainable.state, [collate(trainable.examples[:2], 2)], 1e-3)
-    state, output = step(before, [], 1e-3)
+    step = make_train_step(trainable.backbone, trainable.optimizer, ranks=ranks)
+    batch = collate(trainable.examples[:2], 2)
+    before, _ = step(trainable.state, [batch], 1e-3)
+    state, output = step(before, [], 5e-4)
+    held, found = (dict(tree_flatten([kept.params, kept.opt_state])) for kept in (before, state))
 
     assert (float(output.n_terms), float(output.grad_norm), int(state.step)) == (0.0, 0.0, 2)
-    assert all(mx.array_equal(value, before.params[name]) for name, value in state.params.items())
+    assert found.keys() == held.keys()
+    assert all(mx.array_equal(value, found[name]) for name, value in held.items())
+    after, _ = step(state, [batch], 1e-3)
+    expected, _ = step(before, [batch], 1e-3)
+    assert all(mx.array_equal(value, after.params[name]) for name, value in expected.params.items())
+
+
+def test_a_rank_without_rows_takes_part(checkpoint: CheckpointFactory) -> None:
+    """Its gradients are zero, and it takes the step of the others."""
+    trainable = make_trainable(checkpoint("qwen3_vl"))
+    step = make_train_step(trainable.backbone, trainable.optimizer, ranks=OneOfTwoRanks())
+    expected, measured = step(trainable.state, [collate(trainable.examples[:2], 2)], 1e-3)
+    state, output = step(trainable.state, [], 1e-3)
+
+    assert float(output.n_terms) == float(measured.n_terms) > 0
+    for (name, value), (_, other) in zip(tree_flatten(state), tree_flatten(expected), strict=True):
+        assert mx.array_equal(value, other), name
 
 
 def test_a_stand_in_is_not_counted(checkpoint: CheckpointFactory) -> None:

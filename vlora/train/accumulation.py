@@ -59,6 +59,8 @@ class Accumulation:
         metrics: What an objective measures beside the loss, summed.
         n_supervised: Supervised targets; not counted where `count` is their number.
         others: f32[] each, further numbers, added up over the ranks.
+        n_added: Microbatches that were added: stand-ins are not.
+        n_added_by_all: f32[], those of all ranks.
         halfway: Of the last microbatch the gradient that is known when half of the layers have had their backward pass.
     """
 
@@ -71,6 +73,8 @@ class Accumulation:
     metrics: Packed = attrs.field(default=(), init=False)
     n_supervised: mx.array | int = attrs.field(default=0, init=False)
     others: tuple[mx.array, ...] = attrs.field(default=(), init=False)
+    n_added: int = attrs.field(default=0, init=False)
+    n_added_by_all: mx.array = attrs.field(factory=lambda: mx.array(0.0), init=False)
     halfway: tuple[mx.array, ...] = attrs.field(default=(), init=False)
     _n_run: int = attrs.field(default=0, init=False)
 
@@ -100,6 +104,7 @@ class Accumulation:
             return
         self.halfway = halfway or (gradients[middle_of(tuple(gradients))],)
         is_first = not self.gradients
+        self.n_added += 1
         if self.step.embed_names:
             with self._bound():
                 carried = self.step.backbone.embed_vjp(batch, cotangents, self.step.checkpointed_in_tower)
@@ -114,6 +119,7 @@ class Accumulation:
     def add_ranks(self, others: Sequence[float]) -> None:
         """Add up what all ranks have found; a rank whose rows could not be learned from has added nothing."""
         ranks = self.step.ranks
+        self.metrics = self.metrics or self._no_metrics()
         if ranks.size == 1:
             self.others = tuple(mx.array(number, dtype=mx.float32) for number in others)
             return
@@ -121,12 +127,19 @@ class Accumulation:
             # Before the sums are sent, so that what layers gather comes first, in whichever order gradients come.
             mx.async_eval(self.gradients, self.loss, self.count)
         found = self.gradients or {name: mx.zeros(value.shape) for name, value in self.packed.items()}
-        metrics = self.metrics or self._no_metrics()
-        measured = [number for array in metrics for number in array.flatten()]
-        numbers = (self.loss, self.count, self.n_supervised, *others, *measured)
-        gradients, (self.loss, self.count, self.n_supervised, *rest) = ranks.sum_step(self.step.pack(found), numbers)
-        self.gradients, self.others = gradients, tuple(rest[: len(others)])
-        self.metrics = tuple(mx.stack(rest[len(others) :]).reshape(array.shape) for array in metrics)
+        measured = [number for array in self.metrics for number in array.flatten()]
+        numbers = (self.loss, self.count, self.n_supervised, self.n_added, *others, *measured)
+        self.gradients, sums = ranks.sum_step(self.step.pack(found), numbers)
+        self.loss, self.count, self.n_supervised, self.n_added_by_all, *rest = sums
+        self.others = tuple(rest[: len(others)])
+        self.metrics = tuple(mx.stack(rest[len(others) :]).reshape(array.shape) for array in self.metrics)
+
+    def is_empty(self) -> bool:
+        """Whether no rank has added anything; only a rank that has added nothing itself waits for the others."""
+        if self.n_added or self.step.ranks.size == 1:
+            return not self.n_added
+        with self.step.ranks.watched():
+            return float(self.n_added_by_all) == 0
 
     def _no_metrics(self) -> Packed:
         """Give what an objective measures of no row."""

@@ -78,7 +78,8 @@ def make_train_step(
 
     Returns:
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
-        the device. Behind them it takes numbers to add up over the ranks (`StepOutput.others`).
+        the device, unless there is no microbatch. Where no rank has one, the state but for the step's number stays as
+        it was. Behind them it takes numbers to add up over the ranks (`StepOutput.others`).
     """
     return TrainStep(
         backbone,
@@ -159,13 +160,13 @@ class TrainStep:
     def update(
         self, total: Accumulation, learning_rate: float, others: Sequence[float] = ()
     ) -> tuple[TrainState, StepOutput]:
-        """Take the step whose gradients have been added up."""
+        """Take the step whose gradients have been added up; without rows it is none, and is counted all the same."""
         state = total.state
         total.add_ranks(others)
+        if total.is_empty():
+            # What the optimizer holds would fade, and move the parameters.
+            return state._replace(step=state.step + 1), total.output(mx.array(0.0))
         rate = mx.array(learning_rate, dtype=mx.float32)
-        if self.ranks.size > 1:
-            # One rank alone passes a step without rows over; here what the optimizer holds would move the parameters.
-            rate = mx.where(total.count > 0, rate, 0)
         given = state._replace(params=total.packed)
         new, packed_params, norm = self._apply(given, total.gradients, total.loss, total.count, rate)
         # In the order that they came in: another one would be traced once more.

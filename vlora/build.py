@@ -10,6 +10,7 @@ import mlx.optimizers as optim
 
 from . import models
 from .adapters.attached import lora_layers
+from .data.format.samples import Preferences
 from .data.opening import wrap_rows
 from .data.pairing import find_preferences
 from .data.recipe_rows import open_rows, refuse_stream
@@ -40,12 +41,14 @@ class Data:
         encoder: Turns samples into examples.
         train: Rows to train on; of a stream the first ones.
         valid: Rows to validate on, if the recipe names any.
+        preferences: What rows have beside one answer; None if the recipe compares no answers.
     """
 
     files: models.ModelFiles
     encoder: models.Encoder
     train: RowDataset
     valid: RowDataset | None
+    preferences: Preferences | None = None
 
     def encode(self, sample: Sample) -> tuple[Example, ...]:
         """Encode a row: its answer, or both of a pair.
@@ -53,6 +56,8 @@ class Data:
         Raises:
             SampleError: The row cannot be learned from.
         """
+        if self.preferences is None:
+            return (self.encoder(sample),)
         return models.encode_answers(self.encoder, sample)
 
 
@@ -146,7 +151,7 @@ def load_rows(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
     # Only answers are compared, whatever is learned of other rows.
     section = attrs.evolve(recipe.data, train_on_completions=True) if preferences else recipe.data
     encoder = models.make_encoder(processor, files.config, files.family, section)
-    return Data(files=files, encoder=encoder, train=train, valid=valid)
+    return Data(files=files, encoder=encoder, train=train, valid=valid, preferences=preferences)
 
 
 def follow_rules(data: Data, rules: Rules) -> Data:

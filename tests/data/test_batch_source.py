@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vlora.data.batch_source import BatchSource, EndedEpoch, PackedSource, PlannedSource, StreamSource
-from vlora.data.packing import PackedSteps, Progress
+from vlora.data.batch_source import BatchSource, EndedEpoch, PlannedSource, StreamSource
+from vlora.data.packing import PackedSource, PackedSteps, Progress
 from vlora.types import Example
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.data.data_sets import describe, make_dataset, question_rows, write_jsonl, write_pictures, write_source
 from vlora.data.mixed_rows import MixedRows
 from vlora.data.mixing import check_sources, read_sources
+from vlora.data.opening import read_rows
 from vlora.data.rows import RowDataset
 from vlora.errors import RecipeError, SampleError
 from vlora.recipe.schema import DataSection
@@ -154,7 +155,7 @@ def test_patterns(suffix: str, tmp_path: Path) -> None:
             written = [{k: v for k, v in row.items() if k != "image"} for row in question_rows(str)]
             write_jsonl(tmp_path / f"part-{number}.jsonl", [written[number]])
     path = f"{tmp_path}/part-*.{suffix}"
-    rows, valid = read_sources(DataSection(path=path, split="train[:2]", valid_split="train[2:]"))
+    rows, valid = read_rows(DataSection(path=path, split="train[:2]", valid_split="train[2:]"))
     assert valid is not None
 
     assert [rows[index].turns[1].text for index in range(2)] == ["0", "1"]
@@ -163,4 +164,4 @@ def test_patterns(suffix: str, tmp_path: Path) -> None:
     assert rows.columns().used["answer"] == "the answer"
     assert [valid[index].turns[1].text for index in range(len(valid))] == ["2"]
     with pytest.raises(RecipeError, match="has a single split, which is trained on"):
-        read_sources(DataSection(path=path, valid_split="test"))
+        read_rows(DataSection(path=path, valid_split="test"))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlora.data.mixture import Mixture, count_by_source, draw_order, plain_order
+from vlora.data.epoch_order import draw_order
+from vlora.data.mixture import Mixture, count_by_source
 
 seeds = st.integers(0, 2**40)
 shuffles = st.booleans()
@@ -31,7 +32,6 @@ def test_without_weights(sizes: list[int], seed: int, epoch: int, shuffle: bool)
 
     assert sorted(order.tolist()) == list(range(sum(sizes)))
     assert order.tolist() == draw_order(sum(sizes), seed=seed, epoch=epoch, shuffle=shuffle).tolist()
-    assert order.tolist() == plain_order(sum(sizes), seed=seed, shuffle=shuffle)(epoch).tolist()
 
 
 @given(mixtures(), seeds, st.integers(0, 3), shuffles)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.data.loading import encode, make_loader
 from vlora.data.collate import make_stand_in
+from vlora.data.pack_plan import count_positions
 from vlora.data.pack_sharing import PackShare
-from vlora.data.packing import REMEMBERED, PackedSteps, count_positions
+from vlora.data.packing import REMEMBERED, PackedSteps
 from vlora.data.prefetch import WorkerPool
 from vlora.data.rows import RowDataset
 from vlora.types import Batch, Example, Sample

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlora import bucket_length, epoch_batches
-from vlora.data.mixture import plain_order
+from vlora.data.epoch_order import plain_order
 from vlora.data.sampler import (
     WINDOW_BATCHES,
     length_grouped_batches,

@@ -6,7 +6,6 @@ from typing import Protocol
 import attrs
 
 from ..types import Batch
-from .packing import PackedSteps
 
 
 class BatchSource(Protocol):
@@ -83,45 +82,6 @@ class PlannedSource:
     def n_epochs(self, step: int) -> int:
         """Count the epochs that are over with a step."""
         return step // self.per_epoch
-
-    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
-        """Return (): how many rows an epoch has is known from the beginning."""
-        del step
-        return ()
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class PackedSource:
-    """Batches of packed rows, which are chosen while they are read.
-
-    Attributes:
-        batches: Microbatches, step by step.
-        packed: How they are packed.
-    """
-
-    batches: Iterator[list[Batch]]
-    packed: PackedSteps
-
-    @property
-    def is_estimated(self) -> bool:
-        """Whether epochs end the run: how many steps they take shows while rows are packed."""
-        return self.packed.n_steps is None
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        """Yield the microbatches of each step."""
-        return self.batches
-
-    def n_steps(self, step: int) -> int:
-        """Count the steps of the whole run, as far as their number is known after a step."""
-        return self.packed.count_at(step)
-
-    def position(self, step: int) -> str:
-        """Return how many rows were read after a step, and which of them wait."""
-        return self.packed.progress_at(step).dumps()
-
-    def n_epochs(self, step: int) -> int:
-        """Count the epochs that are over with a step."""
-        return self.packed.progress_at(step).epoch
 
     def ended(self, step: int) -> tuple[EndedEpoch, ...]:
         """Return (): how many rows an epoch has is known from the beginning."""

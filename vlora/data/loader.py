@@ -15,7 +15,7 @@ from ..types import Batch, Cut, Example, RowMark, Sample
 from .collate import collate
 from .drawn_rows import DrawnRows
 from .examples import raise_unless_skipped
-from .packing import PackPlan
+from .pack_plan import PackPlan
 from .prefetch import WorkerPool
 from .rows import RowDataset
 from .values import Row

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..facts import Columns, SourceShare
 from ..types import Sample
+from .epoch_order import EpochOrder
 from .format.samples import Preferences
-from .mixture import EpochOrder, Mixture
+from .mixture import Mixture
 from .readers.stream import RowStream
 from .readers.table import join_tables
 from .rows import FIRST_ROWS, RowDataset

@@ -1,4 +1,4 @@
-"""Rows of one source or of several, as a recipe names them: `data.path`, or `[[data.sources]]`."""
+"""Rows of several sources, as a recipe names them in `[[data.sources]]`."""
 
 import contextlib
 from collections import Counter
@@ -20,10 +20,7 @@ OWN = ("path", "revision", "split", "config", "columns", "custom_prompt_format",
 
 
 def check_sources(data: DataSection) -> None:
-    """Check that the data which a recipe names is there; see `check_paths`."""
-    if not data.sources:
-        check_paths(data)
-        return
+    """Check that the data of all sources is there; see `check_paths`."""
     for place, source in enumerate(data.sources):
         with naming_source(place, source):
             check_paths(section_of(data, source))
@@ -44,8 +41,6 @@ def read_sources(
     Raises:
         RecipeError: There is no such data set, split or file, or it is empty; or a weight leaves nothing of a source.
     """
-    if not data.sources:
-        return read_rows(data, seed=seed, preferences=preferences)
     found = []
     for place, source in enumerate(data.sources):
         with naming_source(place, source):

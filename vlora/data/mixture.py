@@ -8,16 +8,12 @@ order. One whose share is less than its rows goes on in the next epoch where it 
 its own, longer or shorter than those of the mixture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import attrs
 import numpy as np
-import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
-
-EpochOrder = Callable[[int], Indices]
-"""Gives the order of an epoch, which counts from 0: i64[rows of an epoch], indices of rows."""
+from .epoch_order import EpochOrder, Indices, draw_order
 
 _TIMES, _ROWS, _STREAM = 1, 2, 3
 """Keep the draws of a mixture apart from others of the same seed."""
@@ -120,16 +116,6 @@ def spread(quotas: Sequence[int], *, seed: int, epoch: int, shuffle: bool) -> In
         within = rng.random(quota) if shuffle else np.full(quota, 0.5)
         times.append((np.arange(quota) + within) / max(1, quota))
     return np.argsort(np.concatenate(times), kind="stable")
-
-
-def draw_order(n_rows: int, *, seed: int, epoch: int, shuffle: bool) -> Indices:
-    """Draw the order of one epoch of rows that are no mixture: i64[n_rows], each row once."""
-    return np.random.default_rng((seed, epoch)).permutation(n_rows) if shuffle else np.arange(n_rows)
-
-
-def plain_order(n_rows: int, *, seed: int, shuffle: bool) -> EpochOrder:
-    """Make what gives the order of each epoch of rows that are no mixture."""
-    return Mixture((n_rows,)).order(seed=seed, shuffle=shuffle)
 
 
 def count_by_source(sizes: Sequence[int], indices: Sequence[int], counts: Sequence[int] | None = None) -> list[int]:

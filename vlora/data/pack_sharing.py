@@ -11,7 +11,7 @@ from ..types import Batch
 from .collate import collate_packed
 from .examples import raise_unless_skipped
 from .loader import ROWS_OF_A_PACK, DataLoader, flatten
-from .packing import Pack, PackPlan, share_packs
+from .pack_plan import Item, Pack, PackPlan
 from .rows import RowDataset
 
 
@@ -77,3 +77,29 @@ class PackShare:
         else:
             raise_unless_skipped(found, loader.data)
         return None
+
+
+def share_packs(
+    steps: Iterable[list[list[Pack[Item]]]], rank: int, n_ranks: int, batch_size: int, *, is_even: bool = False
+) -> Iterator[list[list[list[int]]]]:
+    """Yield one rank's packs of each step; of all ranks together they are those of the step, each once.
+
+    Args:
+        steps: As `PackedSteps.plan` gives them.
+        rank: Whose packs; from 0.
+        n_ranks: Ranks among which the packs are shared out. They take turns: the fullest come first.
+        batch_size: Packs of one of its microbatches at most; where it has more, they are divided.
+        is_even: Whether all ranks have as many microbatches, some of them empty.
+
+    Yields:
+        Microbatches of packs of row indices, none of them empty unless `is_even`.
+    """
+    for microbatches in steps:
+        shares = [[[index for index, _ in pack] for pack in packs[rank::n_ranks]] for packs in microbatches]
+        # The first rank has the most packs.
+        sizes = [len(packs[::n_ranks] if is_even else packs[rank::n_ranks]) for packs in microbatches]
+        yield [
+            own[start : start + batch_size]
+            for own, size in zip(shares, sizes, strict=True)
+            for start in range(0, size, batch_size)
+        ]

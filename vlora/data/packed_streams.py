@@ -15,7 +15,8 @@ from ..recipe.schema import Recipe
 from ..types import Batch, Example
 from .batch_source import EndedEpoch
 from .drawn_rows import DrawnRows
-from .packing import LOOKAHEAD, Item, Pack, collate_steps, first_fit_decreasing
+from .pack_plan import Item, Pack, collate_steps
+from .packing import LOOKAHEAD, first_fit_decreasing
 from .readers.stream import Place
 from .stream_cursor import ProgressNote, StreamCursor, StreamProgress
 from .stream_starts import make_cursors, make_turns, parse_progress
@@ -237,7 +238,7 @@ def packed_stream_steps(
         position: What the training state remembers of them (`BatchSource.position`).
         n_planned: Ranks for which the steps are planned; a microbatch has `train.batch_size` packs for each.
         rank: Whose packs are read; from 0.
-        n_ranks: Ranks among which packs are shared out (`vlora.data.packing.share_packs`).
+        n_ranks: Ranks among which packs are shared out (`vlora.data.pack_sharing.share_packs`).
 
     Raises:
         CheckpointError: The files are not those of the steps that were done.

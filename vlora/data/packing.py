@@ -8,15 +8,15 @@ exactly is small: how far it has read, and which rows wait.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
 
 import attrs
 
 from ..errors import CheckpointError
 from ..recipe.schema import Recipe
-from ..types import Batch, Example, positions_of
-from .collate import collate_packed
-from .mixture import EpochOrder, plain_order
+from ..types import Batch, Example
+from .batch_source import EndedEpoch
+from .epoch_order import EpochOrder, plain_order
+from .pack_plan import Item, Pack, collate_steps
 from .sampler import sort_windows
 
 LOOKAHEAD = 2
@@ -24,13 +24,6 @@ LOOKAHEAD = 2
 
 REMEMBERED = 64
 """Steps of which is known how far the run had come behind them: batches may be made ahead of the step in hand."""
-
-
-Item = TypeVar("Item")
-"""What is known of a row: its examples, or how many places it takes."""
-
-Pack = list[tuple[int, Item]]
-"""Rows of a pack: (index, what is known of it)."""
 
 
 def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -230,66 +223,43 @@ class PackedSteps:
         return self._orders[epoch]
 
 
-class PackPlan(Protocol):
-    """The steps of a run whose rows are packed, whether they have numbers of their own or are streamed."""
+@attrs.frozen(eq=False, kw_only=True)
+class PackedSource:
+    """Batches of packed rows, which are chosen while they are read.
+
+    Attributes:
+        batches: Microbatches, step by step.
+        packed: How they are packed.
+    """
+
+    batches: Iterator[list[Batch]]
+    packed: PackedSteps
 
     @property
-    def batch_size(self) -> int:
-        """Packs of a microbatch."""
+    def is_estimated(self) -> bool:
+        """Whether epochs end the run: how many steps they take shows while rows are packed."""
+        return self.packed.n_steps is None
 
-    def indices(self) -> Iterator[int]:
-        """Yield the numbers of the rows to read."""
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the microbatches of each step."""
+        return self.batches
 
-    def steps(self, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
-        """Make each step's microbatches."""
+    def n_steps(self, step: int) -> int:
+        """Count the steps of the whole run, as far as their number is known after a step."""
+        return self.packed.count_at(step)
 
-    def plan(self, found: Iterable[Item | None], count: Callable[[Item], int]) -> Iterator[list[list[Pack[Item]]]]:
-        """Choose each step's packs."""
+    def position(self, step: int) -> str:
+        """Return how many rows were read after a step, and which of them wait."""
+        return self.packed.progress_at(step).dumps()
 
+    def n_epochs(self, step: int) -> int:
+        """Count the epochs that are over with a step."""
+        return self.packed.progress_at(step).epoch
 
-def collate_steps(plan: PackPlan, encoded: Iterable[tuple[Example, ...] | None]) -> Iterator[list[Batch]]:
-    """Make microbatches of the packs of each step.
-
-    Args:
-        plan: Chooses them.
-        encoded: The examples of each row, in the order in which the plan reads them.
-    """
-    for microbatches in plan.plan(encoded, count_positions):
-        joined = (
-            [[example for _, examples in pack for example in examples] for pack in packs] for packs in microbatches
-        )
-        yield [collate_packed(packs, plan.batch_size) for packs in joined]
-
-
-def count_positions(examples: Iterable[Example]) -> int:
-    """Count the places that a row's examples take."""
-    return sum(map(positions_of, examples))
-
-
-def share_packs(
-    steps: Iterable[list[list[Pack[Item]]]], rank: int, n_ranks: int, batch_size: int, *, is_even: bool = False
-) -> Iterator[list[list[list[int]]]]:
-    """Yield one rank's packs of each step; of all ranks together they are those of the step, each once.
-
-    Args:
-        steps: As `PackedSteps.plan` gives them.
-        rank: Whose packs; from 0.
-        n_ranks: Ranks among which the packs are shared out. They take turns: the fullest come first.
-        batch_size: Packs of one of its microbatches at most; where it has more, they are divided.
-        is_even: Whether all ranks have as many microbatches, some of them empty.
-
-    Yields:
-        Microbatches of packs of row indices, none of them empty unless `is_even`.
-    """
-    for microbatches in steps:
-        shares = [[[index for index, _ in pack] for pack in packs[rank::n_ranks]] for packs in microbatches]
-        # The first rank has the most packs.
-        sizes = [len(packs[::n_ranks] if is_even else packs[rank::n_ranks]) for packs in microbatches]
-        yield [
-            own[start : start + batch_size]
-            for own, size in zip(shares, sizes, strict=True)
-            for start in range(0, size, batch_size)
-        ]
+    def ended(self, step: int) -> tuple[EndedEpoch, ...]:
+        """Return (): how many rows an epoch has is known from the beginning."""
+        del step
+        return ()
 
 
 def packed_source(

@@ -7,6 +7,7 @@ from ..recipe.schema import DataSection
 from .format.samples import Preferences
 from .mixed_rows import mix_rows
 from .mixing import check_sources, join_names, name_held_out, name_sources, naming_source, read_sources, section_of
+from .opening import check_paths, read_rows
 from .rows import RowDataset
 from .stream_opening import check_streams, read_other_stream, read_streams
 from .turns import MOST_OF_A_ROUND, find_too_rare
@@ -19,7 +20,8 @@ def check_rows(data: DataSection) -> None:
         RecipeError: It is not, or of a kind that is not read.
     """
     if not data.streaming:
-        check_sources(data)
+        check = check_sources if data.sources else check_paths
+        check(data)
         return
     for place, source in enumerate(data.sources):
         with naming_source(place, source):
@@ -31,9 +33,10 @@ def check_rows(data: DataSection) -> None:
 def open_rows(
     data: DataSection, *, seed: int = 0, preferences: Preferences | None = None
 ) -> tuple[RowDataset, RowDataset | None]:
-    """Open the rows that a recipe names, streamed or not, of one source or of several; see `read_sources`."""
+    """Open the rows that a recipe names, streamed or not, of one source or of several; see `read_rows`."""
     if not data.streaming:
-        return read_sources(data, seed=seed, preferences=preferences)
+        read = read_sources if data.sources else read_rows
+        return read(data, seed=seed, preferences=preferences)
     if not data.sources:
         return read_streams(data, preferences)
     return _read_stream_sources(data, preferences)

@@ -15,9 +15,9 @@ from ..facts import Columns, SourceShare, UnnamedImages
 from ..recipe.columns import ColumnUse
 from ..system.files import expand, is_file
 from ..types import Sample
+from .epoch_order import EpochOrder, plain_order
 from .format.image_sizes import SizedImage
 from .format.samples import Preferences, Reading, read_sample
-from .mixture import EpochOrder, plain_order
 from .readers.inline_images import is_inline
 from .readers.stream import RowStream
 from .readers.table import Table, names_images, place_in

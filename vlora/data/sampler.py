@@ -7,7 +7,7 @@ from typing import SupportsIndex, TypeVar
 
 import numpy as np
 
-from .mixture import EpochOrder, Indices, plain_order
+from .epoch_order import EpochOrder, Indices, plain_order
 
 WINDOW_BATCHES = 50
 """Batches whose rows are grouped by length together. More of them leave less padding (16 rows a batch, lengths spread

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import attrs
 import numpy as np
 
-from .mixture import Indices, apportion, spread
+from .epoch_order import Indices
+from .mixture import apportion, spread
 
 ROUND = 1000
 """Rows of a round; more where a source has less than one of so many."""

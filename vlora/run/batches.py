@@ -8,15 +8,16 @@ import mlx.core as mx
 
 from .. import models
 from ..build import Data
-from ..data.batch_source import BatchSource, PackedSource, PlannedSource, StreamSource
+from ..data.batch_source import BatchSource, PlannedSource, StreamSource
 from ..data.collate import make_stand_in
 from ..data.drawn_rows import DrawnRows, draw_rows
 from ..data.linking import LinkedRow, LinkingLoader, StepRows, link_rows
 from ..data.loader import DataLoader, flatten
 from ..data.measuring import measure_drawn, measure_rows
+from ..data.pack_plan import PackPlan, count_positions
 from ..data.pack_sharing import PackShare
 from ..data.packed_streams import packed_stream_steps
-from ..data.packing import PackPlan, count_positions, packed_source
+from ..data.packing import PackedSource, packed_source
 from ..data.pairing import count_examples, needs_mismatched
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset

@@ -268,7 +268,8 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
     recipe = run.recipe
     optimizer = make_optimizer(recipe.optim)
     state = init_state(run.backbone, optimizer)
-    reference = make_reference(recipe, run.backbone, state.params)
+    is_compared = recipe.train.objective in REFERENCED
+    reference = make_reference(recipe, run.backbone, state.params) if is_compared else None
     if run.found is not None:
         state = checkpoint.load_state(run.found.path, state, is_checked=True)
     first = int(state.step)
@@ -305,7 +306,7 @@ def _make_loop(run: RunContext, should_stop: Callable[[], bool]) -> int:
     run.source, run.reference = source, reference
     if run.shares_features(first):
         run.share_features()
-    if not first and recipe.train.objective in REFERENCED:
+    if not first and is_compared:
         check_start(run, reference)
     return first
 

@@ -25,7 +25,7 @@ from .mrope import mrope_positions
 from .patch_bins import Grid, Pass, count_patches, plan_passes
 from .patch_tower import Inputs, TowerShape, in_bins, lay_out_pixels, lay_out_sizes, merge_size, place, run_tower
 from .pixels import Pixels, pixel_layout
-from .shared_images import add_up, find_owners, find_shown
+from .same_images import add_up, find_owners, find_shown
 
 TOWER_TRACES = 256
 """Most compiled traces of a tower, one per number and length of bins; further shapes run eagerly."""

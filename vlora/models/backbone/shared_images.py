@@ -1,8 +1,8 @@
-"""Rows of a batch that show the same images, such as the two answers of a pair: their images go through the tower once.
+"""Rows of a batch that show the same images, such as the two answers of a pair, where a family embeds rows one by one.
 
-Where images go through the tower together it is said which are the same. Elsewhere a family's own code embeds each
-row, and calls the tower from within: what its modules give for the first row is taken again for the others that show
-the same images.
+A family's own code embeds each row, and calls the tower from within: what its modules give for the first row is taken
+again for the others that show the same images. Where images go through the tower together, `same_images.py` says which
+are the same.
 """
 
 from collections import Counter
@@ -25,30 +25,6 @@ from .head import find_module
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Of the arrays that a module is given, by their places among its arguments."""
-
-
-def find_owners(keys: Sequence[str], n_images: int) -> list[int]:
-    """Say of each image at which place it stands first; where not all have keys, all are taken for different ones."""
-    if len(keys) != n_images:
-        return list(range(n_images))
-    firsts: dict[str, int] = {}
-    return [firsts.setdefault(key, place) for place, key in enumerate(keys)]
-
-
-def find_shown(owners: Sequence[int]) -> dict[int, list[int]]:
-    """Say of each image that is computed at which places it is shown."""
-    shown: dict[int, list[int]] = {}
-    for place, owner in enumerate(owners):
-        shown.setdefault(owner, []).append(place)
-    return shown
-
-
-def add_up(arrays: Sequence[mx.array]) -> mx.array:
-    """Add arrays up; a single one is given as it is."""
-    total = arrays[0]
-    for array in arrays[1:]:
-        total = total + array
-    return total
 
 
 def share_key(example: Example) -> tuple[Any, ...] | None:

@@ -21,27 +21,18 @@ from ...facts import TemplateUse
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
 from ...system.digests import digest
-from ...types import BoolArray, Example, ImageSlot, IntArray, Sample, Turn
+from ...types import BoolArray, Example, IntArray, Sample, Turn
 from ..families.family import Family
 from .fingerprint import preparation_fingerprint
 from .images.boxes import write_boxes
-from .images.headers import look_at_image, stored_image
+from .images.headers import StoredImage, look_at_image, stored_image
 from .images.opening import ImageContent, decode_image, read_image
 from .images.resizing import Resizer, find_budget
-from .processor_call import ProcessorCall
-from .row_images import RowImages, exchange_answer, is_same
+from .processor_call import BLANK_QUESTION, BLANK_SIZE, ProcessorCall
+from .row_images import AnswerExchange, RowImages
 from .template.conversation import Conversations
 from .tokens import RowTokenizer
 from .writer import RowWriter, Written
-
-BLANK_SIZE = (224, 224)
-"""Width and height of the image on which the processor's call is tried."""
-
-BLANK_QUESTION = Sample(
-    "a question on a blank image",
-    (Turn("user", (ImageSlot(0), "What is it?")), Turn("assistant", ("It is blank.",))),
-    (Image.new("RGB", BLANK_SIZE),),
-)
 
 
 @attrs.define(eq=False)
@@ -142,10 +133,8 @@ class Encoder:
         return self._encode(sample)[0]
 
     def _encode(self, sample: Sample, row: RowImages | None = None) -> tuple[Example, Written]:
-        row = row or RowImages()
-        contents = row.read(lambda: self._read_images(sample))
-        stored = (stored_image(content, sample.source) for content in contents)
-        written = self.writer.write(write_boxes(sample, stored, self.family.format.boxes, self.resizer))
+        contents = self._read_images(sample) if row is None else row.read(lambda: self._read_images(sample))
+        written = self.writer.write(self._place_boxes(sample, (stored_image(own, sample.source) for own in contents)))
         plain, image_keys = written.plain, self._image_keys(contents)
 
         def process() -> Processed:
@@ -154,7 +143,7 @@ class Encoder:
             return Processed(tokens, inputs, tuple(image.size for image in images))
 
         def process_once() -> Processed:
-            return row.process(plain, process, self._exchange)
+            return process() if row is None else row.process(plain, process, self._exchange)
 
         found = Processed(plain, {}, ())
         if contents:
@@ -171,29 +160,6 @@ class Encoder:
             image_keys=image_keys,
         )
         return example, written
-
-    def _exchange(self, plain: IntArray, processed: Processed, other: IntArray) -> Processed | None:
-        """Give what the processor makes of a row with another answer; None where it has to be asked."""
-        added = self.tokens.added
-        if added is None or not self._exchanges_answers:
-            return None
-        return exchange_answer(plain, processed, other, self.image_id, added)
-
-    @functools.cached_property
-    def _exchanges_answers(self) -> bool:
-        """Whether what the processor makes of another answer follows from the first one: tried on a blank image."""
-        image = Image.new("RGB", BLANK_SIZE)
-        question, made = BLANK_QUESTION.turns[:-1], []
-        with contextlib.suppress(SampleError):
-            for answer in ("It is blank.", "There are two hats on it."):
-                turns = (*question, Turn("assistant", (answer,)))
-                written = self.writer.write(attrs.evolve(BLANK_QUESTION, turns=turns))
-                processed = Processed(*self.processor_call(written, [image], BLANK_QUESTION.source), (BLANK_SIZE,))
-                made.append((written.plain, processed))
-            (plain, first), (other, second) = made
-            found = exchange_answer(plain, first, other, self.image_id, self.tokens.added or frozenset())
-            return found is not None and is_same(found, second)
-        return False
 
     def count_image_tokens(self, sample: Sample) -> tuple[int, ...]:
         """Let the processor say how many tokens stand for each image of a row; their sizes are what it is given.
@@ -285,7 +251,12 @@ class Encoder:
             SampleError: The family has no way to write them, or they do not lie in the row's images.
         """
         stored = (look_at_image(image, sample.source, allow_urls=self.data.allow_urls) for image in sample.images)
-        return write_boxes(sample, stored, self.family.format.boxes, self.resizer)
+        return self._place_boxes(sample, stored)
+
+    def _place_boxes(self, sample: Sample, stored: Iterable[StoredImage]) -> Sample:
+        if sample.objects is None:
+            return sample
+        return write_boxes(sample, sample.objects, stored, self.family.format.boxes, self.resizer)
 
     def _image_keys(self, contents: Sequence[ImageContent]) -> tuple[str, ...]:
         if not self.preparation:
@@ -346,3 +317,7 @@ class Encoder:
     def processor_call(self) -> ProcessorCall:
         """What calls the processor."""
         return ProcessorCall(tokens=self.tokens)
+
+    @functools.cached_property
+    def _exchange(self) -> AnswerExchange:
+        return AnswerExchange(writer=self.writer, processor_call=self.processor_call)

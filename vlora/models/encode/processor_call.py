@@ -11,7 +11,7 @@ from PIL import Image
 
 from ...data.masking import expand_placeholders
 from ...errors import SampleError
-from ...types import IntArray
+from ...types import ImageSlot, IntArray, Sample, Turn
 from ..foreign import foreign
 from .processors import on_host, to_host, token_ids
 from .tokens import RowTokenizer
@@ -24,6 +24,16 @@ WAYS: tuple[Mapping[str, Any], ...] = ({"add_special_tokens": False}, {}, {"infe
 
 NO_INPUTS = ("input_ids", "attention_mask", "labels", "sft_format", "seq_lens")
 """What processors give beside the model's inputs."""
+
+BLANK_SIZE = (224, 224)
+"""Width and height of the image on which the processor's call is tried."""
+
+BLANK_QUESTION = Sample(
+    "a question on a blank image",
+    (Turn("user", (ImageSlot(0), "What is it?")), Turn("assistant", ("It is blank.",))),
+    (Image.new("RGB", BLANK_SIZE),),
+)
+"""A row to try it on where the rows have no image."""
 
 
 @attrs.define(eq=False, kw_only=True)

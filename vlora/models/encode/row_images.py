@@ -5,16 +5,22 @@ would make of a second answer to the same question is known once it has seen the
 nothing else of an answer is tried once for each model.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import numpy as np
+from PIL import Image
 
 from ...data.truncate import is_per_token
+from ...errors import SampleError
 from ...features.processed import Processed
-from ...types import IntArray
+from ...types import IntArray, Turn
 from .images.opening import ImageContent
+from .processor_call import BLANK_QUESTION, BLANK_SIZE, ProcessorCall
+from .writer import RowWriter
 
 
 @attrs.define(eq=False)
@@ -47,6 +53,42 @@ class RowImages:
             return found
         self._plain, self._processed = plain, process()
         return self._processed
+
+
+@attrs.define(eq=False, kw_only=True)
+class AnswerExchange:
+    """Gives what one model's processor makes of a row with another answer; None where it has to be asked.
+
+    Attributes:
+        writer: Writes the rows.
+        processor_call: Calls the processor.
+    """
+
+    writer: RowWriter
+    processor_call: ProcessorCall
+
+    def __call__(self, plain: IntArray, processed: Processed, other: IntArray) -> Processed | None:
+        """Do it; arguments as of `exchange_answer`."""
+        tokens = self.processor_call.tokens
+        if tokens.added is None or not self._follows:
+            return None
+        return exchange_answer(plain, processed, other, tokens.image_id, tokens.added)
+
+    @functools.cached_property
+    def _follows(self) -> bool:
+        """Whether what the processor makes of another answer follows from the first one: tried on a blank image."""
+        image, tokens = Image.new("RGB", BLANK_SIZE), self.processor_call.tokens
+        question, made = BLANK_QUESTION.turns[:-1], []
+        with contextlib.suppress(SampleError):
+            for answer in ("It is blank.", "There are two hats on it."):
+                turns = (*question, Turn("assistant", (answer,)))
+                written = self.writer.write(attrs.evolve(BLANK_QUESTION, turns=turns))
+                processed = Processed(*self.processor_call(written, [image], BLANK_QUESTION.source), (BLANK_SIZE,))
+                made.append((written.plain, processed))
+            (plain, first), (other, second) = made
+            found = exchange_answer(plain, first, other, tokens.image_id, tokens.added or frozenset())
+            return found is not None and is_same(found, second)
+        return False
 
 
 def exchange_answer(

@@ -7,25 +7,26 @@ import attrs
 from ....data.format.boxes import BoxStyle, write_objects
 from ....data.format.image_sizes import Size
 from ....errors import SampleError
-from ....types import Sample
+from ....types import Objects, Sample
 from .headers import StoredImage
 from .resizing import Resizer
 
 
-def write_boxes(sample: Sample, images: Iterable[StoredImage], style: BoxStyle | None, resizer: Resizer) -> Sample:
-    """Write a row's boxes and names into its texts; a row without any stays as it is.
+def write_boxes(
+    sample: Sample, objects: Objects, images: Iterable[StoredImage], style: BoxStyle | None, resizer: Resizer
+) -> Sample:
+    """Write a row's boxes and names into its texts.
 
     Args:
         sample: The row.
-        images: Its images; not asked for where it has no boxes.
+        objects: What it says of boxes and names.
+        images: Its images.
         style: How the family writes boxes; None if that is not known.
         resizer: What becomes of the sizes of images.
 
     Raises:
         SampleError: There is no way to write them, or they do not lie in the row's images.
     """
-    if sample.objects is None:
-        return sample
     if style is None:
         msg = (
             f"{sample.source}: the row has boxes, and how this model's family writes them is not known; write them "
@@ -33,7 +34,7 @@ def write_boxes(sample: Sample, images: Iterable[StoredImage], style: BoxStyle |
         )
         raise SampleError(msg)
     sizes = [_sizes_of(image, style, resizer, sample.source) for image in images]
-    turns = write_objects(sample.turns, sample.objects, sizes, style, sample.source)
+    turns = write_objects(sample.turns, objects, sizes, style, sample.source)
     return attrs.evolve(sample, turns=turns, objects=None)
 
 

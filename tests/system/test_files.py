@@ -25,7 +25,7 @@ from vlora.errors import SampleError
 from vlora.models.encode.images.headers import read_size
 from vlora.recipe.schema import DataSection
 from vlora.system import files
-from vlora.system.files import expand, is_file, open_regular, open_text, read_regular
+from vlora.system.files import expand, find_alike, is_file, open_regular, open_text, read_regular
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 
@@ -261,3 +261,36 @@ def test_rows_of_bad_images(tmp_path: Path, pipe: Path, encoder: Callable[..., m
         with pytest.raises(SampleError, match=rf"^rows\.jsonl train row {number}: cannot read the image ") as caught:
             encode(train[number])
         assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "how"),
+    [
+        ("reef/img_1.jpg", "reef/IMG_1.JPG", "in another case"),
+        ("reef/IMG_1.jpg", "reef/IMG_1.JPG", "in another case"),
+        ("reef\\a.png", "reef/a.png", "with slashes between folders"),
+        (".\\a.png", "a.png", "with slashes between folders"),
+        ("reef/gru\u0308n.png", "reef/gr\u00fcn.png", "in another Unicode form"),
+        ("reef/gr\u00fcn.png", "reef/gru\u0308n.png", "in another Unicode form"),
+        ("reef/a", "reef/a.jpg", "with an ending"),
+        ("reef/a.jpg", "reef/a.jpeg", "with another ending"),
+        (" a.png ", "a.png", "without spaces around it"),
+    ],
+)
+def test_a_file_that_is_meant_is_found(tmp_path: Path, name: str, there: str, how: str) -> None:
+    """Lists of names come from other systems and programs than the files; the bad row names the file."""
+    (tmp_path / "reef").mkdir()
+    (tmp_path / there).write_bytes(bytes_of("PNG"))
+    found = find_alike(tmp_path / name)
+
+    assert found is not None
+    assert (found[0].resolve(), found[1]) == ((tmp_path / there).resolve(), how)
+    assert refusal(str(tmp_path / name)).endswith(f"{Path(there).name}, written {how}")
+
+
+@pytest.mark.parametrize("name", ["b.png", "/", "nowhere/a.png", "a.b.c", "\\"])
+def test_other_files_are_not_offered(tmp_path: Path, name: str) -> None:
+    """A file that is not there under a name like it stays a file that is not there."""
+    (tmp_path / "a.png").write_bytes(bytes_of("PNG"))
+
+    assert find_alike(tmp_path / name) is None

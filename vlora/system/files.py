@@ -6,12 +6,15 @@ A name comes from a data set. It may lead to a pipe that no process writes to, t
 import errno
 import os
 import stat
+import unicodedata
 import urllib.parse
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 LARGEST_FILE = 512 * 2**20
 """Largest file in bytes, and largest picture in any other form."""
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".webp")
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -46,6 +49,41 @@ def is_file(path: str | Path) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):
         return False
+
+
+def find_alike(path: Path) -> tuple[Path, str] | None:
+    """Find a file under a name that a list of names may mean by one under which there is none.
+
+    Folders are not listed: rows may name a million files that are not there.
+
+    Args:
+        path: The name under which there is no file.
+
+    Returns:
+        The file, and how its name differs; None if there is none.
+    """
+    if not path.name:
+        return None
+    text = str(path)
+    ways = {
+        "with slashes between folders": [text.replace("\\", "/")],
+        "without spaces around it": [str(path.with_name(path.name.strip() or path.name))],
+        "in another Unicode form": [unicodedata.normalize(form, text) for form in ("NFC", "NFD")],
+        "in another case": [str(path.with_name(name)) for name in _other_cases(path)],
+        "with an ending": [text + ending for ending in _ENDINGS if not path.suffix],
+        "with another ending": [str(path.with_suffix(ending)) for ending in _ENDINGS if path.suffix],
+    }
+    for how, names in ways.items():
+        for name in names:
+            if name != text and is_file(name):
+                return Path(name), how
+    return None
+
+
+def _other_cases(path: Path) -> list[str]:
+    stem, suffix = path.stem, path.suffix
+    stems = dict.fromkeys((stem, stem.lower(), stem.upper(), stem.capitalize()))
+    return [one + end for one in stems for end in dict.fromkeys((suffix, suffix.lower(), suffix.upper()))]
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -141,3 +141,23 @@ def test_broken_tables_are_refused(text: str | bytes, problem: str, tmp_path: Pa
     """What makes all rows doubtful is no matter of one row."""
     with pytest.raises(ValueError, match=problem):
         open_csv(write(tmp_path, "rows.csv", text))
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_a_line_that_names_the_separator_is_no_header(tmp_path: Path, separator: str, mark: str) -> None:
+    """Excel reads it and other programs write it for Excel; lines of errors count it."""
+    line = separator.join
+    head, row, short = line(["file_name", "label"]), line(["a.png", "1,5;2|3\t4".replace(separator, " ")]), "alone"
+    path = write(tmp_path, "metadata.csv", f"{mark}sep={separator}\r\n{head}\r\n{row}\r\n{short}\r\n")
+    table = open_csv(path)
+
+    assert table.columns == ["file_name", "label"]
+    assert table[0]["file_name"] == "a.png"
+    with pytest.raises(SampleError, match=r"line 4 of metadata\.csv: found 1 value for 2 columns"):
+        table[1]
+
+
+def test_a_column_may_be_named_as_a_separator_is(tmp_path: Path) -> None:
+    """Only a line that names a separator, and nothing besides, is passed over."""
+    assert rows_in(open_csv(write(tmp_path, "rows.csv", "sep=,b\n1,2\n"))) == [{"sep=": "1", "b": "2"}]

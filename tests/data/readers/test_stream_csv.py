@@ -54,6 +54,15 @@ def test_separators_are_recognized(tmp_path: Path) -> None:
     assert [reader.read(*row) for row in reader.find()] == [{"q": "1,5", "a": "2"}]
 
 
+def test_a_line_names_the_separator(tmp_path: Path) -> None:
+    """As in files that are read by number: the header is the line below it."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes("\ufeffsep=;\r\nq;a\r\n1,5;2,5\r\n".encode())
+    reader = open_records(local_file(path, tmp_path))
+
+    assert [reader.read(*row) for row in reader.find()] == [{"q": "1,5", "a": "2,5"}]
+
+
 def test_a_quote_that_is_never_closed_is_named(tmp_path: Path) -> None:
     """With its line; the rows before it are there."""
     path = tmp_path / "rows.csv"

@@ -88,8 +88,16 @@ def _describe_lack(row: Row, captions: Sequence[str]) -> str:
         if len(lacking) == 1 < len(layout.needs) and lacking[0] in row:
             (rest,) = (column for column in layout.needs if column not in lacking)
             return f"the column {lacking[0]!r} has no value beside {rest!r}"
-    alone = bool(captions) and not row_images(row)
-    why = f" ({captions[0]!r} is the answer to an image alone, and there is none)" if alone else ""
+    has_images = bool(row_images(row))
+    empty = [column for column in CAPTIONS if column in row and not is_there(row[column])]
+    if not any(map(is_there, row.values())):
+        why = " (none of them has a value)"
+    elif captions and not has_images:
+        why = f" ({captions[0]!r} is the answer to an image alone, and there is none)"
+    elif empty and not captions and has_images:
+        why = f" ({empty[0]!r} has no value beside the image)"
+    else:
+        why = ""
     return f"columns {', '.join(map(str, row))} hold no conversation{why}"
 
 

@@ -1,6 +1,7 @@
 """Rows of CSV and similar files; all values are text, as they are written."""
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from .text_table import SAMPLE_BYTES, TextTable, describe_bytes, locate, map_fil
 
 CSV_SUFFIXES = (".csv", ".tsv")
 SEPARATORS = (",", "\t", ";", "|")
+_SEPARATOR_LINE = re.compile(rb'"?sep=([,\t;|])"?\r?\n', re.IGNORECASE)
+"""What Excel reads, and some programs write, above the header."""
 _NO_SEPARATOR = "\n"
 """A separator that no record contains outside of quotes, so that a record is one value."""
 
@@ -22,8 +25,9 @@ def open_csv(
     Args:
         path: The file.
         name: Its name in messages, where the file lies under another one.
-        separator: What separates values; without it the one of `SEPARATORS` with which the first rows have as many
-            values as the header. A file in which none separates anything has a single column.
+        separator: What separates values; without it the one that a line `sep=;` above the header names, or the one of
+            `SEPARATORS` with which the first rows have as many values as the header. A file in which none separates
+            anything has a single column.
         columns: Names of the columns, if the file has no header.
 
     Raises:
@@ -33,6 +37,9 @@ def open_csv(
     name = name or path.name
     data, start = map_file(path)
     end = trim(data, b"\r\n")
+    if columns is None:
+        named, start = skip_separator_line(data, start)
+        separator = separator or named
     if separator is None:
         separator = recognize(data, start, end)
     try:
@@ -87,6 +94,12 @@ def name_columns(names: Sequence[str]) -> list[str]:
         msg = f"two columns have the name {twice!r}; give each its own"
         raise ValueError(msg)
     return columns
+
+
+def skip_separator_line(data: Bytes, start: int) -> tuple[str | None, int]:
+    """Return the separator that a line above the header names, such as `sep=;`, and where the header begins."""
+    found = _SEPARATOR_LINE.match(bytes(data[start : start + 16]))
+    return (None, start) if found is None else (found[1].decode(), start + found.end())
 
 
 def recognize(data: Bytes, start: int, end: int) -> str:

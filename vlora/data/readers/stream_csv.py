@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import SampleError
 from ..values import Row
-from .csv_files import name_columns, read_record, recognize
+from .csv_files import name_columns, read_record, recognize, skip_separator_line
 from .record_spans import split_record
 from .stream import Found
 from .stream_files import StreamFile, line_at
@@ -92,8 +92,8 @@ def open_records(file: StreamFile) -> CsvReader:
     with file.open() as opened:
         # A byte more than is looked at: it says whether the file goes on.
         sample = np.frombuffer(opened.read(SAMPLE_BYTES + 1), np.uint8)
-        start = check_encoding(bytes(sample[:4]))
-        separator = recognize(sample, start, len(sample))
+        named, start = skip_separator_line(sample, check_encoding(bytes(sample[:4])))
+        separator = named or recognize(sample, start, len(sample))
         opened.seek(start)
         header = _next_record(opened, separator, file, start)
     try:

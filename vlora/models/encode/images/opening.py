@@ -13,7 +13,7 @@ from ....data.readers.inline_images import decode_inline, is_inline
 from ....data.readers.urls import fetch, is_url
 from ....errors import SampleError
 from ....system.digests import digest
-from ....system.files import check_length, expand, open_regular, read_regular
+from ....system.files import check_length, expand, find_alike, open_regular, read_regular
 from ....system.redaction import shorten_name
 from .decoding import decode
 from .resizing import Resizer
@@ -66,8 +66,15 @@ def read_image(image: Any, source: str, *, allow_urls: bool = False) -> ImageCon
     except (OSError, ValueError, TypeError) as error:
         # An error of the system names the file again, at any length.
         why = getattr(error, "strerror", None) or error
-        msg = f"{source}: cannot read the image {name}: {why}"
+        msg = f"{source}: cannot read the image {name}: {why}{_describe_alike(image, error)}"
         raise SampleError(msg) from None
+
+
+def _describe_alike(image: Any, error: Exception) -> str:
+    """Name the file that is meant where none has the name of an image."""
+    is_missing = isinstance(error, FileNotFoundError) and isinstance(image, (str, Path))
+    alike = find_alike(expand(image)) if is_missing else None
+    return "" if alike is None else f"; there is {shorten_name(str(alike[0]), 300)}, written {alike[1]}"
 
 
 def decode_image(content: ImageContent, source: str, resizer: Resizer) -> Image.Image:

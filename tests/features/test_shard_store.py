@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.features.shards import entry, is_equal, opened
 from vlora.features import shard_store
 from vlora.features.shard_folder import ShardFolder
+from vlora.features.shard_format import read_header
 from vlora.features.shard_store import MOST_WAITING
 from vlora.models import ShardStore
 
@@ -151,6 +154,26 @@ def test_steps_do_not_wait_for_a_slow_disk(tmp_path: Path, monkeypatch: pytest.M
     assert len(written) > 5
     later = opened(tmp_path)
     assert all(is_equal(later.read(str(number)), entry(number)) for number in range(40))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(500, 20_000), st.booleans())
+def test_what_was_computed_together_is_in_one_shard(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], shard_bytes: int, is_in_memory: bool
+) -> None:
+    """Wherever a shard is full: a run that was killed finds all features of a batch or none."""
+    folder = tmp_path_factory.mktemp("shards")
+    subject = opened(folder, shard_bytes=shard_bytes)
+    for number, size in enumerate(sizes):
+        group = {f"{number}/{member}": entry(member, 20 + number) for member in range(size)}
+        (subject.postpone if is_in_memory else subject.add_computed)(group)
+        subject.advance()
+    subject.flush()
+
+    found = [sorted(read_header(file)[0]) for file in folder.rglob("*.safetensors")]
+    for number, size in enumerate(sizes):
+        shards = [shard for shard in found if any(key.startswith(f"{number}/") for key in shard)]
+        assert len(shards) == 1
+        assert {f"{number}/{member}" for member in range(size)} <= set(shards[0])
 
 
 def test_what_is_nowhere_else_waits_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

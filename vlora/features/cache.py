@@ -98,10 +98,12 @@ class FeatureCache:
         # All at once: what is asked for one by one is handed to the device one by one. Not later: an entry would hold
         # on to all that it is computed from.
         mx.async_eval(held)
-        in_memory = {key: entry for key, entry in held.items() if self._hold(key, entry)}
+        is_in_memory = all([self._hold(key, entry) for key, entry in held.items()])
         if self.shards is not None:
-            self.shards.postpone(in_memory)
-            self.shards.add_computed({key: entry for key, entry in held.items() if key not in in_memory})
+            if is_in_memory:
+                self.shards.postpone(held)
+            else:
+                self.shards.add_computed(held)
             self.shards.advance()
 
     def get_host(self, key: str) -> Mapping[str, Any] | None:

@@ -1,6 +1,11 @@
-"""Entries of named arrays on disk: they wait in memory until they fill a shard, which a thread of its own writes."""
+"""Entries of named arrays on disk: they wait in memory until they fill a shard, which a thread of its own writes.
+
+Entries that were computed together are written together, in one shard: a run that is killed and goes on finds either
+all of them or none. With some of them it would compute the others in another company, and their last bits depend on it.
+"""
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +49,7 @@ class ShardStore:
     shard_bytes: int = SHARD_BYTES
     shards: ShardFolder = attrs.field(init=False)
     _postponed: dict[str, Mapping[str, mx.array]] = attrs.field(factory=dict, init=False)
+    _groups: deque[Sequence[str]] = attrs.field(factory=deque, init=False)
     _waiting: dict[str, Entry] = attrs.field(factory=dict, init=False)
     _copies: list["_Copies"] = attrs.field(factory=list, init=False)
     _waiting_bytes: int = attrs.field(default=0, init=False)
@@ -128,9 +134,15 @@ class ShardStore:
         """Queue entries that stay in memory to be written as fast as the disk permits; for the computing thread.
 
         Nothing waits for a slow disk then but `flush`, and no copy is made before there is a thread to write it.
+
+        Args:
+            entries: What was computed together.
         """
-        if not self._is_full:
-            self._postponed.update({key: entry for key, entry in entries.items() if key not in self})
+        with self._lock:
+            new = {key: entry for key, entry in entries.items() if key not in self}
+            if new and not self._is_full:
+                self._postponed.update(new)
+                self._groups.append(tuple(new))
 
     def advance(self) -> None:
         """Begin to write a shard if there is enough for one and none is being written; for the thread that computes.
@@ -158,17 +170,16 @@ class ShardStore:
             self._wait()
 
     def _copy_postponed(self) -> None:
-        """Queue the first of the postponed entries, as many as fill a shard."""
-        n_bytes, chosen = self._waiting_bytes, {}
-        for key, entry in self._postponed.items():
-            if n_bytes >= self.shard_bytes:
-                break
-            chosen[key] = entry
-            n_bytes += _count_bytes(entry)
+        """Queue the first of the postponed entries, as many as fill a shard, and those computed with them."""
+        # The thread that writes drops all of them where no more can be written.
         with self._lock:
+            n_bytes, chosen = self._waiting_bytes, {}
+            while n_bytes < self.shard_bytes and self._groups:
+                group = {key: self._postponed[key] for key in self._groups.popleft()}
+                chosen |= group
+                n_bytes += sum(map(_count_bytes, group.values()))
             self._copy(chosen)
             for key in chosen:
-                # The thread that writes drops all of them where no more can be written.
                 self._postponed.pop(key, None)
 
     def _copy(self, entries: Mapping[str, Mapping[str, mx.array]]) -> None:
@@ -208,6 +219,7 @@ class ShardStore:
             with self._lock:
                 self._is_full = True
                 self._postponed, self._copies = {}, []
+                self._groups.clear()
                 self._waiting, self._waiting_bytes = {}, 0
             self.notes.append(problem)
 

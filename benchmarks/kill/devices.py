@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from .modes import PARTS, ROWS_NAME, STREAMED_MIXTURE, write_rows
+from .modes import PAIRS_NAME, PARTS, ROWS_NAME, STREAMED_MIXTURE, write_rows
 
 LAST_LINES, POLL_S = 5, 0.05
 
@@ -34,7 +34,7 @@ COMMON = """
 path = "builtin:tiny-qwen3-vl"
 [lora]
 rank = 2
-dropout = 0.1
+dropout = {dropout}
 [train]
 batch_size = 2
 iters = {iters}
@@ -54,8 +54,14 @@ train_on_completions = true
 STREAMED = f'path = "{PARTS.format("*")}"\nstreaming = true\nshuffle_buffer = 5'
 
 
-def _write(data: str, train: str = "", *, iters: int = 6, keeps_features: bool = False) -> str:
-    return COMMON.format(data=data, train=train, iters=iters, cache=str(keeps_features).lower())
+def _write(data: str, train: str = "", *, iters: int = 6, keeps_features: bool = False, dropout: float = 0.1) -> str:
+    return COMMON.format(data=data, train=train, iters=iters, cache=str(keeps_features).lower(), dropout=dropout)
+
+
+def _compare(objective: str, more: str = "") -> str:
+    """Write a recipe that learns from pairs; what is compared with a reference has no dropout."""
+    train = f'objective = "{objective}"'
+    return _write(f'path = "{PAIRS_NAME}"\n{more}', train, iters=9, keeps_features=True, dropout=0.0)
 
 
 def _pack(length: int) -> str:
@@ -69,6 +75,9 @@ RECIPES = {
     # Three epochs: rows come to other devices than in the first one, and those take what was computed there.
     "features": _write(ROWS, iters=9, keeps_features=True),
     "features-packed": _write(f"max_seq_length = 48\n{ROWS}", _pack(48), iters=9, keeps_features=True),
+    "dpo": _compare("dpo"),
+    "dpo-kept": _compare("dpo", "[preference]\nprecompute = true"),
+    "kto": _compare("kto"),
     "streamed": _write(STREAMED),
     "streamed-grouped": _write(STREAMED, 'batching = "grouped"'),
     "streamed-packed": _write(f"max_seq_length = 128\n{STREAMED}", _pack(128)),

@@ -154,7 +154,8 @@ def test_preferences_on_devices_equal_one_with_larger_batches(sets: tuple[str, .
     """Losses, what is measured beside them, and adapters; behind the last rows of an epoch a device has none."""
     one, two = recipe.parent / "one" / "model", recipe.parent / "two" / "model"
     for output, n_devices in ((one, 1), (two, 2)):
-        given = (*LORA, *COMPARING, *sets, f"train.batch_size={4 // n_devices}")
+        own = (f"train.batch_size={4 // n_devices}", f"features.path={output.parent}/features")
+        given = (*LORA, *COMPARING, *sets, *own)
         assert start(recipe, output, n_devices, *given).wait() == 0
 
     keys = ["loss", "valid_loss", "grad_norm", "rewards/margins", "valid_rewards/margins", "entropy"]
@@ -165,6 +166,9 @@ def test_preferences_on_devices_equal_one_with_larger_batches(sets: tuple[str, .
         assert lines_of(one, key) == lines_of(two, key), key
     trained, expected = (read_arrays(output / "adapters.safetensors") for output in (two, one))
     assert all(mx.allclose(trained[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+    # Images of 21 rows to train on and 7 to validate on, of which others may make the reference, or the first check.
+    n_computed = sum(lines_of(two, f"device{rank}/features_computed")[-1] for rank in range(2))
+    assert n_computed == 28 if "preference.precompute=true" in sets else 28 <= n_computed <= 32
 
 
 @pytest.mark.slow
@@ -172,12 +176,10 @@ def test_preferences_on_devices_equal_one_with_larger_batches(sets: tuple[str, .
 def test_preferences_on_devices_go_on(objective: str, n_devices: int, recipe: Path) -> None:
     """To the last bit with as many, and with the same microbatches on one."""
     whole, stopped = recipe.parent / "whole" / "model", recipe.parent / "stopped" / "model"
-    # Rounding of features depends on the images beside them, and a device computes those of rows that are new to it.
-    own = (*LORA, *COMPARING, f"train.objective={objective}", "train.batch_size=2", "features.cache=false")
-    sets = (*own, "data.split=train[:13]", "train.steps_per_eval=10")
-    assert start(recipe, whole, 2, *sets, "train.epochs=2").wait() == 0
-    assert start(recipe, stopped, 2, *sets, "train.epochs=1").wait() == 0
-    assert start(recipe, stopped, n_devices, *sets, "train.epochs=2", resume=True).wait() == 0
+    own = (*LORA, *COMPARING, f"train.objective={objective}", "train.batch_size=2", "data.split=train[:13]")
+    for output, n, n_epochs in ((whole, 2, 2), (stopped, 2, 1), (stopped, n_devices, 2)):
+        sets = (*own, "train.steps_per_eval=10", f"train.epochs={n_epochs}", f"features.path={output.parent}/features")
+        assert start(recipe, output, n, *sets, resume=(output, n_epochs) == (stopped, 2)).wait() == 0
 
     if n_devices == 1:
         assert lines_of(stopped, "loss") == pytest.approx(lines_of(whole, "loss"), rel=1e-5)

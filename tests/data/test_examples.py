@@ -34,6 +34,8 @@ def test_bad_rows_are_what_the_caller_makes_of_them() -> None:
     ]
     assert list(first_examples(ROWS, 1, encode, lambda _, __: None)) == ["4"]
     assert len(list(first_examples(ROWS, 100, encode, lambda _, __: None))) == 4
+    assert list(first_examples(ROWS, 2, encode, lambda index, _: str(index), first=1, every=2)) == ["1", "1"]
+    assert list(first_examples(ROWS, 9, encode, lambda _, __: None, first=2, every=3)) == ["2"]
 
 
 def test_rows_that_cannot_be_read_are_bad_rows() -> None:

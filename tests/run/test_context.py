@@ -8,10 +8,12 @@ import pytest
 
 from vlora import parse_recipe
 from vlora.cuts import CutCounts
+from vlora.data.rows import RowDataset
+from vlora.errors import SampleError
 from vlora.output.checkpoint import RunMetadata
 from vlora.run.choice import Choice
 from vlora.run.context import RunContext
-from vlora.types import Cut
+from vlora.types import Cut, Sample
 
 
 def make_run(**recipe: Any) -> RunContext:
@@ -70,3 +72,43 @@ def test_the_first_cut_is_told_where_it_is_met(told_before: bool) -> None:
     assert told == ([0, 0, 0] if told_before else [0, 1, 0])
     assert run.cuts == CutCounts().add([cut, cut])
     assert len(list(run.first_cuts())) == told_before
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "is_divided", "expected"), [(1, False, "0 1 3"), (2, False, "1 3"), (2, True, "0 1 3")]
+)
+def test_a_device_tries_its_own_rows(n_ranks: int, is_divided: bool, expected: str) -> None:
+    """Those of which it keeps features; devices that run the same batches try the same rows. Bad ones are left out."""
+
+    def encode(sample: Sample) -> tuple[str, ...]:
+        if sample.turns[-1].text == "2":
+            msg = "row 2: bad"
+            raise SampleError(msg)
+        return (sample.turns[-1].text,)
+
+    run = make_run(**{"data.on_bad_row": "skip"})
+    table: list[dict[str, Any]] = [{"question": "a", "answer": str(number)} for number in range(5)]
+    run.data = cast("Any", SimpleNamespace(train=RowDataset(name="rows", table=table, indices=range(5))))
+    run.loader = cast("Any", SimpleNamespace(encode=encode))
+    run.backbone = cast("Any", SimpleNamespace(shards=object() if is_divided else None))
+    run.ranks = cast("Any", SimpleNamespace(rank=n_ranks - 1, size=n_ranks))
+
+    assert " ".join(example for (example,) in cast("Any", run.first_examples(4))) == expected
+
+
+def test_features_of_others_are_taken_once_behind_the_first_epoch() -> None:
+    """What this device has computed is written first, and all others have written then."""
+    done: list[str] = []
+    run = make_run()
+    run.source = cast("Any", SimpleNamespace(n_epochs=lambda step: step // 3))
+    run.ranks = cast("Any", SimpleNamespace(wait=lambda: done.append("wait")))
+    steps = {"flush": lambda: done.append("flush"), "take_others": lambda: done.append("take")}
+    run.features = cast("Any", SimpleNamespace(is_divided=True, **steps))
+
+    assert [run.shares_features(step) for step in range(5)] == [False, False, False, True, True]
+    run.share_features()
+    assert done == ["flush", "wait", "take"]
+    assert not run.shares_features(6)
+    other = make_run()
+    other.source, other.features = run.source, cast("Any", SimpleNamespace(is_divided=False))
+    assert not other.shares_features(3)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import mlx.core as mx
@@ -18,8 +18,10 @@ from vlora import Batch, Recipe, collate, load_data, parse_recipe
 from vlora.cli.main import main
 from vlora.errors import PreferenceError
 from vlora.events import Warned
+from vlora.features.kept_numbers import KeptNumbers
 from vlora.output.checkpoint import read_arrays
 from vlora.run import start
+from vlora.run.kept_reference import _Kept, _name
 from vlora.train.objectives.preference import REFERENCE
 from vlora.train.reference import Reference, make_reference, make_reference_step
 from vlora.train.state import bound_params
@@ -69,6 +71,26 @@ def test_resume_is_exact(checkpoint: CheckpointFactory, pairs: Path, tmp_path: P
     first = run(stopped, should_stop=lambda: next(n_asked) >= 2)
 
     assert losses(first) + losses(run(stopped, resume=True)) == losses(whole)
+
+
+def test_devices_keep_the_same_numbers(checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path) -> None:
+    """Each reads its share of the rows, and keeps what all have told."""
+    recipe = make_recipe(checkpoint("qwen3_vl"), pairs, tmp_path / "out")
+    data, ranks = load_data(recipe), range(2)
+    found = [_Kept(data, cast("Any", None), KeptNumbers(None)) for _ in ranks]
+    for rank, kept in enumerate(found):
+        encode = kept.watched(data.encode)
+        for number, example in enumerate(example for row in ranks for example in encode(data.train[row + rank])):
+            kept.numbers.numbers[kept._keys[_name(example)]] = float(10 * rank + number)
+    told = [json.loads(json.dumps(kept.tell())) for kept in found]
+    for kept in found:
+        kept.learn(told)
+
+    assert found[0].numbers.numbers == found[1].numbers.numbers
+    assert sorted(found[0].numbers.numbers.values()) == [0, 1, 10, 11, 12, 13]
+    for kept in found:
+        examples = [example for row in range(3) for example in kept.completed(data.encode)(data.train[row])]
+        assert [example.columns[REFERENCE] for example in examples] == [0, 1, 10, 11, 12, 13]
 
 
 def test_numbers_of_another_model_are_found_out(checkpoint: CheckpointFactory, pairs: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Rows encoded one by one, and the handling of rows that cannot be encoded. Pure."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -17,6 +18,9 @@ def first_examples(
     n: int,
     encode: Callable[[Sample], Made],
     on_bad: Callable[[int, SampleError], Bad | None],
+    *,
+    first: int = 0,
+    every: int = 1,
 ) -> Iterator[Made | Bad]:
     """Make examples of the first rows.
 
@@ -26,8 +30,10 @@ def first_examples(
         encode: Makes an example of a sample.
         on_bad: Is given the index of a row that cannot be read or encoded, and the error; raises it, or gives what
             stands for the row, or None to leave the row out.
+        first: The index of the first of them.
+        every: How much larger the index of each is than that of the one before.
     """
-    for index in range(min(n, len(rows))):
+    for index in itertools.islice(range(first, len(rows), every), n):
         found: Made | Bad | None
         try:
             found = encode(rows[index])

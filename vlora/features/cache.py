@@ -98,9 +98,10 @@ class FeatureCache:
         # All at once: what is asked for one by one is handed to the device one by one. Not later: an entry would hold
         # on to all that it is computed from.
         mx.async_eval(held)
-        is_in_memory = all([self._hold(key, entry) for key, entry in held.items()])
+        are_in_memory = [self._hold(key, entry) for key, entry in held.items()]
         if self.shards is not None:
-            if is_in_memory:
+            # What was computed together is written together.
+            if all(are_in_memory):
                 self.shards.postpone(held)
             else:
                 self.shards.add_computed(held)

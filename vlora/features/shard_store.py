@@ -173,7 +173,8 @@ class ShardStore:
         """Queue the first of the postponed entries, as many as fill a shard, and those computed with them."""
         # The thread that writes drops all of them where no more can be written.
         with self._lock:
-            n_bytes, chosen = self._waiting_bytes, {}
+            n_bytes = self._waiting_bytes
+            chosen: dict[str, Mapping[str, mx.array]] = {}
             while n_bytes < self.shard_bytes and self._groups:
                 group = {key: self._postponed[key] for key in self._groups.popleft()}
                 chosen |= group

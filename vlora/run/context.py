@@ -10,7 +10,9 @@ from .. import models
 from ..build import Data
 from ..cuts import CutCounts
 from ..data.batch_source import BatchSource
+from ..data.examples import first_examples, raise_unless_skipped
 from ..data.loader import DataLoader
+from ..errors import SampleError
 from ..evaluation.metric import Metric
 from ..events import Best, EpochEnded, Event, FeatureCounts, Reported, Skipped, StepReport, Warned
 from ..output.checkpoint import Found, RunMetadata
@@ -24,7 +26,7 @@ from ..train.ranks import Ranks
 from ..train.reference import Reference
 from ..train.rules import Rules
 from ..train.state import bind, unbind
-from ..types import Cut
+from ..types import Cut, Example
 from .choice import Choice
 from .consumed import Learned, parse_mark
 from .device_counts import DeviceCounts
@@ -65,7 +67,7 @@ class RunContext:
         numbered: The numbered checkpoints that it has written, and that are there.
         saved_as: What the training state says that was saved last.
         choice: Which of its states is the best one so far.
-        has_all_features: Whether this device has taken the features that others have computed in the first epoch.
+        has_all_features: Whether this device has taken the features that others computed when all rows were first read.
         has_told_untrained: Whether it was said what the loss is before the first step.
         left_off: What was left off, as in `Finished`.
         unasked: Why mlx-vlm cannot be asked; None as far as it is known to be able to answer.
@@ -194,6 +196,24 @@ class RunContext:
         """
         self.features.flush()
         self.ranks.wait()
+
+    def first_examples(self, n: int) -> Iterator[tuple[Example, ...]]:
+        """Make examples of the first rows of those that this device learns from, and whose features it keeps.
+
+        With divided weights they are the first rows of all: each device has to run as many batches as the others.
+
+        Args:
+            n: How many rows are read at most.
+
+        Raises:
+            SampleError: A row cannot be learned from, and such rows are not skipped.
+        """
+        first, every = (0, 1) if self.backbone.shards else (self.ranks.rank, self.ranks.size)
+
+        def skip(_: int, error: SampleError) -> None:
+            raise_unless_skipped(error, self.recipe.data)
+
+        return first_examples(self.data.train, n, self.loader.encode, skip, first=first, every=every)
 
     def share_rows(self) -> Iterator[Warned]:
         """Let every rank know what the others have learned, cut and skipped since this was last called.

@@ -1,6 +1,7 @@
 """Log-probabilities of the model that training starts from, computed before the first step and kept per row."""
 
-from collections.abc import Callable, Generator, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ from .. import models
 from ..build import Data
 from ..data.loader import DataLoader
 from ..data.rows import RowDataset
+from ..data.sampler import share_steps
 from ..errors import PreferenceError
 from ..events import Event, Warned, Working
 from ..features.kept_numbers import KeptNumbers
@@ -21,6 +23,7 @@ from ..recipe.schema import Recipe
 from ..system.cache import cache_folder
 from ..system.digests import digest
 from ..train.objectives.preference import PREFERRED, REFERENCE
+from ..train.ranks import Ranks
 from ..train.reference import make_reference_step
 from ..types import Batch, Example, Sample, TrainState
 from .context import RunContext
@@ -31,6 +34,8 @@ FOLDER = "references"
 
 def keep_reference(run: RunContext) -> Generator[Event, None, None]:
     """Compute what is compared with the model that training starts from, keep it, and let rows bring it.
+
+    Several devices share the rows as in training, and tell one another what they have found.
 
     Args:
         run: A run whose model is as training starts from it. Its loader gives examples with the column `REFERENCE` from
@@ -47,12 +52,16 @@ def keep_reference(run: RunContext) -> Generator[Event, None, None]:
     state, step = _state_of_start(run.backbone), make_reference_step(run.backbone)
     try:
         for rows in filter(None, (run.data.train, run.data.valid)):
-            for batch in _unknown(run.loader, rows, kept):
+            for batch in _unknown(run.loader, rows, kept, run.ranks):
                 with naming_shortage("computing the reference", batch):
                     kept.take(batch, step(state, batch))
     finally:
         # What was skipped is told when it is met in the run.
         run.loader.skipped.clear()
+    # First: a run that finds the numbers does not read the rows again, and finds the features that they came from. All
+    # rows were read, so that devices may take those of others from now on.
+    run.share_features()
+    kept.learn(run.ranks.gather(kept.tell()))
     kept.numbers.save()
     run.loader.encode, run.loader.join = kept.completed(encode), join
     if kept.numbers.note is not None:
@@ -75,10 +84,11 @@ def _state_of_start(backbone: models.MlxVlmBackbone) -> TrainState:
     return TrainState({name: value.astype(mx.float32) for name, value in params.items()}, {}, mx.array(0))
 
 
-def _unknown(loader: DataLoader, rows: RowDataset, kept: "_Kept") -> Iterator[Batch]:
-    """Read all rows, and give batches of the examples that are not kept."""
-    size = loader.batch_size
-    plan = ([list(range(start, min(start + size, len(rows))))] for start in range(0, len(rows), size))
+def _unknown(loader: DataLoader, rows: RowDataset, kept: "_Kept", ranks: Ranks) -> Iterator[Batch]:
+    """Read this rank's share of all rows, and give batches of the examples that are not kept."""
+    size = loader.batch_size * ranks.size
+    steps = ([list(range(start, min(start + size, len(rows))))] for start in range(0, len(rows), size))
+    plan = share_steps(steps, ranks.rank, ranks.size, loader.batch_size)
     loader.join = kept.join_unknown
     for batches in loader.collate(rows, plan, loader.data.prefetch):
         yield from batches
@@ -119,6 +129,17 @@ class _Kept:
         found = np.asarray(sums).tolist()
         for example, value in zip(batch.rows, found, strict=False):
             self.numbers.numbers[self._keys[_name(example)]] = value
+
+    def tell(self) -> list[tuple[str, float, str, float]]:
+        """Give what is kept of the rows that were read: (an example's source, preferred or not, key, number)."""
+        numbers = self.numbers.numbers
+        return [(*name, key, numbers[key]) for name, key in self._keys.items() if key in numbers]
+
+    def learn(self, told: Sequence[Sequence[tuple[str, float, str, float]]]) -> None:
+        """Keep what every rank has told, in the order of the ranks, so that all keep the same."""
+        for source, preferred, key, value in itertools.chain.from_iterable(told):
+            self._keys[source, preferred] = key
+            self.numbers.numbers[key] = value
 
     def completed(self, encode: Callable[[Sample], tuple[Example, ...]]) -> Callable[[Sample], tuple[Example, ...]]:
         """Let rows be encoded, and bring what is kept of them.

@@ -9,8 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..data.collate import collate
-from ..data.examples import first_examples, raise_unless_skipped
-from ..errors import PreferenceError, SampleError
+from ..errors import PreferenceError
 from ..memory.limits import naming_shortage
 from ..train.eval_step import make_measuring_step
 from ..train.objectives.named import find_objective
@@ -103,12 +102,7 @@ def _measure(run: RunContext, batch: Batch, loss: Objective, reference: Referenc
 
 def _first_batch(run: RunContext) -> Batch | None:
     """Make a microbatch of the first rows that can be learned from; None if there is none."""
-
-    def skip(_: int, error: SampleError) -> None:
-        raise_unless_skipped(error, run.recipe.data)
-
-    found = first_examples(run.data.train, ROWS_READ, run.loader.encode, skip)
-    rows = list(itertools.islice(found, run.recipe.train.batch_size))
+    rows = list(itertools.islice(run.first_examples(ROWS_READ), run.recipe.train.batch_size))
     examples = run.loader.join(
         [
             row if len(row) == 1 else tuple(attrs.evolve(example, group=number) for example in row)

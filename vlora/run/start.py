@@ -11,10 +11,9 @@ import mlx.core as mx
 from .. import models
 from ..build import Data, follow_rules, load_model, load_rows, make_recipe_step
 from ..compilation import known_kernels
-from ..data.examples import first_examples, raise_unless_skipped
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.stream_starts import check_files
-from ..errors import CheckpointError, RanksError, RecipeError, SampleError
+from ..errors import CheckpointError, RanksError, RecipeError
 from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
 from ..memory.limits import check_weights_fit, device_kind, memory_limits, naming_shortage
@@ -243,12 +242,7 @@ def _wait_for(compilation: known_kernels.Compilation) -> Iterator[Working | Comp
 @naming_shortage("trying the model on the first rows")
 def _probe(run: RunContext) -> None:
     """Check on a few of the first rows what the family, or packing, promises."""
-
-    def skip(_: int, error: SampleError) -> None:
-        raise_unless_skipped(error, run.recipe.data)
-
-    found = first_examples(run.data.train, PROBE_READS, run.loader.encode, skip)
-    examples = list(itertools.chain.from_iterable(found))
+    examples = list(itertools.chain.from_iterable(run.first_examples(PROBE_READS)))
     if not examples:
         return
     examples.sort(key=lambda example: len(example.tokens))

@@ -1,7 +1,7 @@
 """Entries of named arrays on disk: they wait in memory until they fill a shard, which a thread of its own writes.
 
 Entries that were computed together are written together, in one shard: a run that is killed and goes on finds either
-all of them or none. With some of them it would compute the others in another company, and their last bits depend on it.
+all of them or none. Their last bits depend on what they are computed with, and without some the others would differ.
 """
 
 import threading

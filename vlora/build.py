@@ -16,7 +16,7 @@ from .data.pairing import find_preferences
 from .data.recipe_rows import open_rows, refuse_stream
 from .data.rows import RowDataset
 from .data.values import Row
-from .errors import RecipeError
+from .errors import RecipeError, expect_type
 from .output.archive import refuse_model_folder, starts_from
 from .output.base_identity import KEY as BASE
 from .output.paths import OutputPaths, output_paths
@@ -118,6 +118,7 @@ def load_data(recipe: Recipe, rows: Iterable[Row] | None = None, valid_rows: Ite
 
     A recipe that streams its rows is refused: they have no numbers.
     """
+    expect_type(recipe, Recipe, "load_data", "give a Recipe, as parse_recipe makes it of a text")
     if rows is None:
         refuse_stream(recipe.data)
     return load_rows(recipe, rows, valid_rows)
@@ -180,6 +181,7 @@ def load_model(
     Raises:
         VloraError: The weights, the targets or the adapter do not fit.
     """
+    expect_type(files, models.ModelFiles, "load_model, files", "give data.files, as load_data returns them")
     section = recipe.model
     load = models.abstract_backbone if is_abstract else functools.partial(models.load_backbone, is_lazy=is_lazy)
     backbone, quantized = load(files, section)

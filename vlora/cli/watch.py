@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from ..errors import expect_type
 from ..events import Event
 from .progress.notebook import NotebookBar, is_notebook
 from .progress.state import ProgressState
@@ -19,6 +20,7 @@ def watch(events: Iterable[Event]) -> Event | None:
     Returns:
         The last one, `Finished` after a whole run; None where there is none.
     """
+    expect_type(events, Iterable, "watch", "give the events of a run, watch(fit(recipe))")
     last: Event | None = None
     with _open_view() as view:
         for last in events:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BatchError
+from ..errors import BatchError, expect_type
 from ..ops.buckets import SMALLEST_BUCKET, bucket_examples, bucket_length, bucket_targets
 from ..types import Batch, Example, IntArray, Targets, positions_of
 
@@ -31,6 +31,7 @@ def collate(
     Raises:
         BatchError: No examples, more than `batch_size`, or an example whose fields differ in length.
     """
+    expect_type(examples, Sequence, "collate", "give a list of Examples")
     n_rows = batch_size or len(examples)
     _check(examples, len(examples), n_rows)
     length = bucket_length(max(1, *(len(example.tokens) - 1 for example in examples)), multiple)
@@ -87,6 +88,7 @@ def _check(examples: Sequence[Example], n_given: int, n_rows: int) -> None:
         msg = f"a batch of {n_rows} rows was to be made of {n_given} examples; give 1 to {n_rows}"
         raise BatchError(msg)
     for example in examples:
+        expect_type(example, Example, "collate", "give Examples, as data.encoder makes them of Samples")
         n_tokens = len(example.tokens)
         if not n_tokens or len(example.supervised) != n_tokens:
             msg = (

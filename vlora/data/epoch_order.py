@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import expect_type
+
 Indices = npt.NDArray[np.int64]
 
 EpochOrder = Callable[[int], Indices]
@@ -17,5 +19,10 @@ def draw_order(n_rows: int, *, seed: int, epoch: int, shuffle: bool) -> Indices:
 
 
 def plain_order(n_rows: int, *, seed: int, shuffle: bool) -> EpochOrder:
-    """Make what gives the order of each epoch of rows that are no mixture."""
+    """Make what gives the order of each epoch of rows that are no mixture.
+
+    Raises:
+        TypeError: The rows were given, and not their number.
+    """
+    expect_type(n_rows, (int, np.integer), "n_rows", "give the number of rows, len(data.train)")
     return lambda epoch: draw_order(n_rows, seed=seed, epoch=epoch, shuffle=shuffle)

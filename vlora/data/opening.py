@@ -123,6 +123,13 @@ def wrap_rows(
 
 
 def _wrap(data: DataSection, rows: Iterable[Row], name: str) -> RowDataset:
+    if isinstance(rows, (str, bytes, Path, Mapping)):
+        remedy = "set data.path to read a file" if not isinstance(rows, Mapping) else "give a list of dicts, one a row"
+        msg = f"{name}: found a value of type {type(rows).__name__}; {remedy}"
+        raise RecipeError(msg)
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        msg = f"{name}: found a value of type {type(rows).__name__}; give its rows, to_dict('records')"
+        raise RecipeError(msg)
     is_table = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
     table = cast("Table", rows) if is_table else list(rows)
     if not len(table):

@@ -7,6 +7,7 @@ from typing import SupportsIndex, TypeVar
 
 import numpy as np
 
+from ..errors import expect_at_least
 from .epoch_order import EpochOrder, Indices, plain_order
 
 WINDOW_BATCHES = 50
@@ -37,6 +38,7 @@ def epoch_batches(
     Returns:
         Row indices, batch by batch.
     """
+    expect_at_least(batch_size, 1, "epoch_batches, batch_size")
     order = order or plain_order(n_rows, seed=seed, shuffle=shuffle)
     return list(_cut_batches(order(epoch), batch_size))
 

@@ -109,6 +109,9 @@ def find_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
     Raises:
         RecipeError: There is none of such a name, a name stands twice, or a package is not installed.
     """
+    if isinstance(names, str):
+        msg = f"eval.metrics: found the text {names!r}; give a list of names, such as [{names!r}]"
+        raise RecipeError(msg)
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         msg = f"eval.metrics: found {twice[0]!r} twice; name each metric once"

@@ -9,7 +9,7 @@ import attrs
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, expect_type
 from ..system.safetensors_header import HeaderError, read_header
 from ..types import TrainState
 from . import checksums
@@ -149,8 +149,15 @@ def save_state(path: Path | str, state: TrainState, metadata: RunMetadata | Mapp
         path: The file.
         state: What it holds.
         metadata: What else is to be known of the run.
+
+    Raises:
+        CheckpointError: There is a folder of that name.
     """
     path = Path(path)
+    expect_type(state, TrainState, "save_state", "give the state that init_state or the step returned")
+    if path.is_dir():
+        msg = f"{path}: it is a folder; name the file that the training state is to be written to"
+        raise CheckpointError(msg)
     arrays = dict(tree_flatten(state._asdict()))
     found = metadata.dump() if isinstance(metadata, RunMetadata) else metadata or {}
     strings = {**found, **checksums.SEAL}
@@ -245,6 +252,7 @@ def load_state(path: Path | str, like: TrainState, *, is_checked: bool = False) 
         CheckpointError: No such file, one of another run, or a damaged one.
     """
     path = Path(path)
+    expect_type(like, TrainState, "load_state", "give a state of the same run, as init_state makes it")
     if not is_checked:
         load_metadata(path)
     found = read_arrays(path)

@@ -39,7 +39,9 @@ def read_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except ValueError as error:
         # Not only of TOML's own: Python reads no number of thousands of digits.
-        msg = f"the recipe is not TOML: {str(error).partition(';')[0]}"
+        is_name = "\n" not in text and text.endswith(".toml")
+        hint = "; give the text of the file, not its name" if is_name else ""
+        msg = f"the recipe is not TOML: {str(error).partition(';')[0]}{hint}"
         raise RecipeError(msg) from None
     except RecursionError:
         msg = "the recipe is not TOML that can be read: it is nested too deeply"

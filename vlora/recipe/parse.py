@@ -12,7 +12,7 @@ import attrs
 import tomli_w
 from cattrs import ClassValidationError
 
-from ..errors import RecipeError
+from ..errors import RecipeError, expect_type
 from .converter import Names, explain, make_converter, nearest, plain
 from .extending import ALTERNATIVES, EXTENDS, LENGTHS, ReadBase, read_extended
 from .rules import find_contradictions
@@ -45,16 +45,22 @@ def parse_recipe(
     Raises:
         RecipeError: One message that lists everything wrong: key, value found, what is expected.
     """
+    expect_type(text, str, "parse_recipe", "give the recipe's text, as Path(...).read_text() reads it")
+    overrides = overrides or {}
+    expect_type(overrides, Mapping, "parse_recipe, overrides", 'give a dict such as {"train.iters": 100}')
     raw = read_extended(text, name, read_base)
     problems = []
-    overrides = overrides or {}
     for section, names in ALTERNATIVES.items():
         if isinstance(raw.get(section), dict) and any(f"{section}.{name}" in overrides for name in names):
             # An override of one replaces the other; two overrides are a mistake that is reported below.
             raw[section] = {name: value for name, value in raw[section].items() if name not in names}
     for key, value in overrides.items():
         section, _, name = key.partition(".")
-        if section not in _SECTIONS or not name:
+        if section in _SECTIONS and not name and isinstance(value, Mapping):
+            problems.append(
+                f"{key}: found a dict; give each key of the section by itself, such as {_dotted(key, value)!r}"
+            )
+        elif section not in _SECTIONS or not name:
             problems.append(f"{key}: unknown key; {nearest(key, all_keys())}")
         elif isinstance(raw.setdefault(section, {}), dict):
             raw[section][name] = value
@@ -65,6 +71,10 @@ def parse_recipe(
     if problems:
         raise RecipeError("\n".join(problems))
     return recipe
+
+
+def _dotted(section: str, values: Mapping[str, Any]) -> str:
+    return f"{section}.{next(iter(values), 'key')}"
 
 
 def structure_recipe(raw: Mapping[str, Any]) -> Recipe:

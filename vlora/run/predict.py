@@ -5,7 +5,7 @@ from typing import Any
 
 from ..data.prefetch import WorkerPool
 from ..data.rows import RowDataset
-from ..errors import SampleError
+from ..errors import SampleError, expect_type
 from ..evaluation.prediction import Prediction, plain_columns
 from ..models import Answered, Answerer, AnswerOptions, Encoder, MlxVlmBackbone, generating
 from ..types import Sample
@@ -48,6 +48,9 @@ def predict(
 
     def read_row(index: int) -> Sample:
         if not isinstance(rows, RowDataset):
+            expect_type(
+                rows[index], Sample, "predict, rows", "give data.valid, or Samples, as format_sample makes them"
+            )
             return rows[index]
         row, sample = rows.read(index)
         read[index] = plain_columns(row)

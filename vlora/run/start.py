@@ -13,7 +13,7 @@ from ..build import Data, follow_rules, load_model, load_rows, make_recipe_step
 from ..compilation import known_kernels
 from ..data.prefetch import WorkerPool, count_workers
 from ..data.stream_starts import check_files
-from ..errors import CheckpointError, RanksError, RecipeError
+from ..errors import CheckpointError, RanksError, RecipeError, expect_type
 from ..evaluation.metrics import find_metrics
 from ..events import Compiled, Compiling, Event, Warned, Working
 from ..memory.limits import check_weights_fit, device_kind, memory_limits, naming_shortage
@@ -66,6 +66,7 @@ def start(
     Raises:
         VloraError: The run cannot begin; nothing of an earlier run in its folder was changed.
     """
+    expect_type(recipe, Recipe, "fit", "give a Recipe, as parse_recipe makes it of a text")
     run = yield from _open(recipe, stack, open_ranks(), resume=resume, or_start=or_start)
     yield Working(what="reading the first rows")
     run.data.encoder.prepare(run.data.train.first_samples())

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..types import Inputs, Targets, Tree
+from .arguments import check_sums
 from .backbone import Backbone, Params
 from .objectives.joined import complete_targets
 from .objectives.likelihood import token_nll, token_nll_with_statistics
@@ -130,7 +131,7 @@ class _Head:
         """
 
         def chunk_loss(head_params: Params, hidden: mx.array, own: slice) -> tuple[mx.array, mx.array]:
-            return loss(self.logits(head_params, hidden), self._targets.ids[own], weights[own])
+            return check_sums(loss(self.logits(head_params, hidden), self._targets.ids[own], weights[own]))
 
         if self._is_trained:
             return mx.value_and_grad(chunk_loss, argnums=(0, 1))
@@ -215,8 +216,8 @@ def _whole_loss(loss: LossFn | Objective, logits: mx.array, targets: Targets) ->
         nll, statistics = _measure(loss, logits, targets.ids)
         logprobs = mx.where(targets.weights > 0, -nll, 0)
         targets = complete_targets(loss, logprobs, targets)
-        return (*loss.function(logprobs, targets), loss.pack(logprobs, targets, *statistics))
-    return (*loss(logits, targets.ids, targets.weights), ())
+        return (*check_sums(loss.function(logprobs, targets)), loss.pack(logprobs, targets, *statistics))
+    return (*check_sums(loss(logits, targets.ids, targets.weights)), ())
 
 
 def _measure(objective: Objective, logits: mx.array, ids: mx.array) -> tuple[mx.array, tuple[mx.array, ...]]:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 
 from ..adapters.model_parts import ModelParts
-from ..errors import RecipeError
+from ..errors import RecipeError, expect_type
 from ..recipe.schema import OptimSection
 from .rules import Rules
 
@@ -22,6 +22,7 @@ def make_optimizer(section: OptimSection) -> optim.Optimizer:
     Args:
         section: The recipe's section.
     """
+    expect_type(section, OptimSection, "make_optimizer", "give the section of a recipe, recipe.optim")
     rate, betas, decay = section.learning_rate, list(section.betas), section.weight_decay
     made: optim.Optimizer
     match section.name:

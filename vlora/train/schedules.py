@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 from ..data.sampler import steps_per_epoch
+from ..errors import expect_at_least
 from ..recipe.schema import OptimSection, TrainSection
 from .rules import Rules
 
@@ -36,6 +37,7 @@ def learning_rate_at(step: int, n_steps: int, optim: OptimSection, rules: Rules 
         optim: The recipe's section.
         rules: Those of the run; None for the newest.
     """
+    expect_at_least(step, 1, "the step of a schedule, counted from 1")
     if step <= optim.warmup_steps:
         n_risen = step - 1 if (rules or Rules()).warmup > 1 else step
         return optim.learning_rate * n_risen / optim.warmup_steps

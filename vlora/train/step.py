@@ -12,7 +12,7 @@ bound them. After every call it is as it was before. `make_train_step` is long f
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +21,7 @@ import mlx.optimizers as optim
 from ..adapters.attached import compute_dtypes
 from ..types import Batch, Inputs, StepOutput, Targets, TrainState
 from .accumulation import Accumulation, Found, middle_of
+from .arguments import as_batches, check_step, check_training
 from .backbone import Backbone, Params
 from .chunked_head import language_model_loss
 from .dropout import KEYS, MakeKey, dropout_keys
@@ -80,7 +81,11 @@ def make_train_step(
         `step(state, microbatches, learning_rate)`. Traces once per shape of a batch; nothing in it waits for
         the device, unless there is no microbatch. Where no rank has one, the state but for the step's number stays as
         it was. Behind them it takes numbers to add up over the ranks (`StepOutput.others`).
+
+    Raises:
+        TypeError, ValueError: What it or the step is given is of another kind, or no norm or rate to take a step with.
     """
+    check_training(optimizer, loss, max_grad_norm)
     return TrainStep(
         backbone,
         loss,
@@ -132,7 +137,8 @@ class TrainStep:
         others: Sequence[float] = (),
     ) -> tuple[TrainState, StepOutput]:
         """Take one optimizer step over all supervised tokens of the microbatches, those of other ranks included."""
-        return self.update(self.accumulate(state, microbatches), learning_rate, others)
+        batches = check_step(state, microbatches, learning_rate)
+        return self.update(self.accumulate(state, batches), learning_rate, others)
 
     @property
     def embeds_ahead(self) -> bool:
@@ -223,8 +229,3 @@ class TrainStep:
             dtypes = compute_dtypes(self.backbone.module)
             self._compute_dtypes = {name: dtype for name, dtype in dtypes.items() if name not in head}
         return self._compute_dtypes
-
-
-def as_batches(microbatches: Batch | Sequence[Batch]) -> list[Batch]:
-    """Give the microbatches of a step, which may be a single one."""
-    return [cast("Batch", microbatches)] if isinstance(microbatches, Batch) else list(microbatches)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
-from ...errors import SampleError
+from ...errors import SampleError, expect_type
 from ...recipe.columns import COLUMNS, UNUSED, ColumnUse, is_there, original_use, rename_columns
 from ...types import Objects, Sample, Turn
 from ..values import Row
@@ -88,6 +88,7 @@ def format_sample(
         SampleError: No conversation in the row, an unknown role, no assistant turn, markers and images that do not
             match, or images in a column that nothing reads.
     """
+    expect_type(row, Mapping, "format_sample", "give a dict of columns")
     reading = Reading(custom_prompt_format=custom_prompt_format, columns=columns or {}, system=system)
     return read_sample(row, source, reading)[0]
 

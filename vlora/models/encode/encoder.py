@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...data.masking import expand_placeholders
 from ...data.truncate import truncate
-from ...errors import SampleError
+from ...errors import SampleError, expect_type
 from ...facts import TemplateUse
 from ...features.processed import Processed, ProcessedCache
 from ...recipe.schema import DataSection
@@ -74,6 +74,7 @@ class Encoder:
         Raises:
             SampleError: The row cannot be learned from; the message begins with its source.
         """
+        expect_type(sample, Sample, "the encoder", "give a Sample, as format_sample makes it of a row")
         return self._finish(self.encode_untruncated(sample))
 
     def encode_answers(self, samples: Sequence[Sample]) -> tuple[Example, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import attrs
 
 from ...data.prefetch import WorkerPool
-from ...errors import AnswerError, SampleError
+from ...errors import AnswerError, SampleError, expect_at_least, expect_type
 from ...recipe.schema import Recipe
 from ...types import Sample
 from ..backbone.backbone import MlxVlmBackbone
@@ -48,6 +48,17 @@ class AnswerOptions:
     temperature: float = 0.0
     batch_size: int = 8
     seed: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what no answer can be made by."""
+        for name, kinds, least in (
+            ("max_new_tokens", int, 1),
+            ("temperature", (int, float), 0),
+            ("batch_size", int, 1),
+        ):
+            value = getattr(self, name)
+            expect_type(value, kinds, f"AnswerOptions, {name}", "give a number")
+            expect_at_least(value, least, f"AnswerOptions, {name}")
 
 
 def answer_options(recipe: Recipe, step: int) -> AnswerOptions:
@@ -194,6 +205,8 @@ def answer(
             cannot be read.
         AnswerError: The model cannot answer.
     """
+    expect_type(sample, Sample, "answer, sample", "give a Sample, as format_sample makes it of a row")
+    expect_type(encoder, Encoder, "answer, encoder", "give data.encoder, as load_data returns it")
     # The answer is compared with none, so that no mark of the sample's own one matters.
     sample = attrs.evolve(sample, is_wanted=None)
     options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)

@@ -133,6 +133,10 @@ class PreferenceError(VloraError):
     """What answers are compared with is not the model that training starts from."""
 
 
+class UnboundError(VloraError):
+    """A model that is asked, or begun with, while a state alone holds what was trained of it."""
+
+
 class OutOfMemoryError(VloraError):
     """There is no memory for what was to be computed, or MLX has no such large arrays. What was saved before is whole.
 

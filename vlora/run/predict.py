@@ -8,6 +8,7 @@ from ..data.rows import RowDataset
 from ..errors import SampleError, expect_type
 from ..evaluation.prediction import Prediction, plain_columns
 from ..models import Answered, Answerer, AnswerOptions, Encoder, MlxVlmBackbone, generating
+from ..train.unbound import refuse_unbound
 from ..types import Sample
 
 
@@ -43,7 +44,9 @@ def predict(
         UnwantedAnswerError: A row's answer is marked as unwanted, which says nothing of a right one.
         SampleError: A row cannot be read, or its question leaves no room within `data.max_seq_length`.
         AnswerError: The model cannot answer.
+        UnboundError: A state has the trained weights, and the model has not.
     """
+    refuse_unbound(backbone.module, "predict", "answers of a model whose trained weights are zeros")
     read: dict[int, dict[str, Any]] = {}
 
     def read_row(index: int) -> Sample:

@@ -41,8 +41,7 @@ def learning_rate_at(step: int, n_steps: int, optim: OptimSection, rules: Rules 
     if step <= optim.warmup_steps:
         n_risen = step - 1 if (rules or Rules()).warmup > 1 else step
         return optim.learning_rate * n_risen / optim.warmup_steps
-    progress = (step - 1 - optim.warmup_steps) / max(1, n_steps - optim.warmup_steps)
-    progress = min(1.0, progress)
+    progress = min(1.0, (step - 1 - optim.warmup_steps) / max(1, n_steps - optim.warmup_steps))
     if optim.schedule == "linear":
         return optim.learning_rate * (1 - progress)
     if optim.schedule == "cosine":

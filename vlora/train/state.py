@@ -15,10 +15,12 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..types import TrainState
 from .backbone import Backbone
 from .flat_params import FlatParams
+from .unbound import mark, refuse_unbound
 
 
 def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
     """Make the state of a run that has not begun: float32 masters of the trainable parameters."""
+    refuse_unbound(backbone.module, "init_state", "a state of zeros")
     params = {name: value.astype(mx.float32) for name, value in tree_flatten(backbone.module.trainable_parameters())}
     optimizer.init(FlatParams.of(params, optimizer).pack(params))
     # `learning_rate` enters as an array, so that a new rate is no new trace.
@@ -31,10 +33,8 @@ def init_state(backbone: Backbone, optimizer: optim.Optimizer) -> TrainState:
 def bind(backbone: Backbone, state: TrainState) -> None:
     """Write a state's parameters into the model, in the model's own types."""
     current = dict(tree_flatten(backbone.module.trainable_parameters()))
-    _write(
-        backbone.module,
-        {name: value.astype(current[name].dtype) for name, value in state.params.items()},
-    )
+    _write(backbone.module, {name: value.astype(current[name].dtype) for name, value in state.params.items()})
+    mark(backbone.module, is_unbound=False)
 
 
 def unbind(backbone: Backbone) -> None:
@@ -44,6 +44,7 @@ def unbind(backbone: Backbone) -> None:
     """
     held = tree_flatten(backbone.module.trainable_parameters())
     _write(backbone.module, {name: mx.broadcast_to(mx.zeros((), value.dtype), value.shape) for name, value in held})
+    mark(backbone.module, is_unbound=True)
 
 
 def all_finite(state: TrainState) -> bool:

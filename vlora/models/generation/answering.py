@@ -8,6 +8,7 @@ import attrs
 from ...data.prefetch import WorkerPool
 from ...errors import AnswerError, SampleError, expect_at_least, expect_type
 from ...recipe.schema import Recipe
+from ...train.unbound import refuse_unbound
 from ...types import Sample
 from ..backbone.backbone import MlxVlmBackbone
 from ..encode.encoder import Encoder
@@ -204,9 +205,11 @@ def answer(
         SampleError: There is no question, it leaves no room within `data.max_seq_length`, or it or one of its images
             cannot be read.
         AnswerError: The model cannot answer.
+        UnboundError: A state has the trained weights, and the model has not.
     """
     expect_type(sample, Sample, "answer, sample", "give a Sample, as format_sample makes it of a row")
     expect_type(encoder, Encoder, "answer, encoder", "give data.encoder, as load_data returns it")
+    refuse_unbound(backbone.module, "answer", "the answer of a model whose trained weights are zeros")
     # The answer is compared with none, so that no mark of the sample's own one matters.
     sample = attrs.evolve(sample, is_wanted=None)
     options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, batch_size=1)

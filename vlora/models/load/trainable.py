@@ -15,6 +15,7 @@ from ...adapters.layers import Adapter
 from ...errors import CheckpointError, ModelError
 from ...output.base_identity import KEY, BaseIdentity, check_base
 from ...recipe.schema import LoraSection
+from ...train.unbound import mark
 from ..backbone.backbone import MlxVlmBackbone
 from .adapter_files import named_base, read_adapter
 from .model_files import ModelFiles
@@ -194,6 +195,7 @@ def load_adapter(
     try:
         config = _attach_saved(backbone, str(path), lora or LoraSection(), quantized, files, on_wrapped)
         backbone.base_note = note
+        mark(backbone.module, is_unbound=False)
         return config if backbone.base is None else {**config, KEY: backbone.base.dump()}
     except BaseException:
         detach(backbone.module)

@@ -13,7 +13,7 @@ from tests.golden.mlx_side import write_folder
 from vlora import init_state, make_optimizer, models
 from vlora.adapters.attached import adapter_state_dict
 from vlora.build import load_model
-from vlora.models.load.loading import prepare
+from vlora.models.load.loading import prepare, restore
 from vlora.output.checkpoint import save_adapter
 from vlora.recipe.schema import DataSection, LoraSection, ModelSection, OptimSection, Recipe
 
@@ -64,6 +64,8 @@ def open_backbone(name: str, folder: Path) -> models.MlxVlmBackbone:
     with FAMILIES[name].while_building():
         section = ModelSection(path=str(folder))
         files = models.find_model(section)
-        backbone, _ = prepare(mlx_vlm_utils.load_model(folder), files.family, section)
+        module = mlx_vlm_utils.load_model(folder)
+        restore(module, files.family, files.config)
+        backbone, _ = prepare(module, files.family, section)
         backbone.base = models.load_backbone(files, section)[0].base
     return backbone

@@ -98,6 +98,18 @@ def test_layers_of_a_converted_base_whose_names_are_guesses_need_the_published_o
         to_peft(saved)
 
 
+def test_layers_that_transformers_has_not_are_refused(tmp_path: Path) -> None:
+    """Granite 4 Vision has dense layers there, and those of a hybrid Granite would be named as nothing is."""
+    backbone = write_base("granite4_vision", tmp_path / "base")
+    config = models.add_lora(backbone, LoraSection(rank=2, targets=("mlp",)), seed=0, quantized={})
+    assert backbone.base is not None
+    config |= {KEY: backbone.base.dump(), "base_model": str(tmp_path / "base")}
+    params = init_state(backbone, make_optimizer(OptimSection())).params
+    save_adapter(tmp_path / "own" / "adapters.safetensors", params, config)
+    with pytest.raises(ModelError, match=r"shared_mlp\.\w+_linear, and transformers' model .* has no such layer"):
+        to_peft(open_saved(str(tmp_path / "own")))
+
+
 def test_the_folder_appears_whole(tmp_path: Path) -> None:
     """What is written is read back."""
     made = to_peft(open_saved(str(write_adapter(tmp_path, rank=2, method="dora", targets=("q_proj",)))))
@@ -153,8 +165,8 @@ def test_a_tower_that_was_trained_whole_is_saved_whole(tmp_path: Path) -> None:
 
 def test_an_architecture_whose_names_are_not_known_is_refused() -> None:
     """The names of the checkpoint would match nothing in transformers' model."""
-    files = SimpleNamespace(config={"model_type": "hunyuan_vl"})
+    files = SimpleNamespace(config={"model_type": "qwen3_omni_moe"})
     saved: Any = SimpleNamespace(files=files, path="file", layers={}, whole={})
-    with pytest.raises(ModelError, match=r"^file: adapts a model of the type hunyuan_vl, .*vlora fuse"):
+    with pytest.raises(ModelError, match=r"^file: adapts a model of the type qwen3_omni_moe, .*vlora fuse"):
         to_peft(saved)
     assert all(find_transformers_names({"model_type": kind}) is None for kind in UNNAMED)

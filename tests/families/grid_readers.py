@@ -1,10 +1,12 @@
 """Families that read a grid of patches as Qwen-VL does, with towers, positions and experts of their own."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from unittest import mock
 
 import numpy as np
 from mlx import nn
+from mlx_vlm.models.paddleocr_vl.vision import PaddleOCRProjector
 
 from .grids import grid_rows
 from .tiny import Inputs, Row, TinyFamily, noise, words
@@ -94,10 +96,17 @@ def _lined_rows(generator: np.random.Generator) -> list[Row]:
     return [row(4, 4, 9, 4), row(4, 6, 12, 6), row(0, 0, 15, 5)]
 
 
-def _fit_projector(model: nn.Module) -> None:
+@contextmanager
+def _narrow_projector() -> Iterator[None]:
     """Fit the projector, which mlx-vlm makes for a language model of width 1024, to this one."""
-    last: Any = model.visual.projector.linear_2
-    last.weight, last.bias = last.weight[:64], last.bias[:64]
+    original = PaddleOCRProjector.__init__
+
+    def initialize(self: nn.Module, dim: int, context_dim: int, spatial_merge_size: int) -> None:
+        assert context_dim == 1024
+        original(self, dim, _TEXT["hidden_size"], spatial_merge_size)
+
+    with mock.patch.object(PaddleOCRProjector, "__init__", initialize):
+        yield
 
 
 FAMILIES: Mapping[str, TinyFamily] = {
@@ -238,7 +247,7 @@ FAMILIES: Mapping[str, TinyFamily] = {
             },
         },
         rows=_square_rows,
-        prepare=_fit_projector,
+        while_building=_narrow_projector,
     ),
     "glm5_next": TinyFamily(
         config={

@@ -29,22 +29,23 @@ _CLIP = SimpleNamespace(
 """The tower's width and depth are constants of mlx-vlm's class; tiles of 24 by 24 patches are constants of its code."""
 
 
+def _narrow(vision: nn.Module, width: int) -> None:
+    """Fit what lies behind the tower, which is made for a width of 1024, to another one."""
+    vision.image_dim_out = _WIDTH
+    vision.glb_GN, vision.sub_GN = mx.zeros((1, 1, 4 * _WIDTH)), mx.zeros((1, 1, 1, 4 * _WIDTH))
+    vision.img_projection[0] = nn.Linear(4 * _WIDTH, width)
+
+
 @contextmanager
 def _small_tower() -> Iterator[None]:
-    with mock.patch.object(VisionModel, "CLIP_VIT_LARGE_PATCH14_336_CONFIG", _CLIP):
+    original = VisionModel.__init__
+
+    def initialize(self: nn.Module, config: Any) -> None:
+        original(self, config)
+        _narrow(self, config.hidden_size)
+
+    with mock.patch.multiple(VisionModel, CLIP_VIT_LARGE_PATCH14_336_CONFIG=_CLIP, __init__=initialize):
         yield
-
-
-def _narrow(model: nn.Module) -> None:
-    """Fit the parts behind the tower, which are made for a width of 1024, to its width."""
-    vision: Any = model.model.vision_embed_tokens
-    inner = 4 * _WIDTH
-    first = vision.img_projection[0]
-    first.weight = first.weight[:, :inner] * float(np.sqrt(first.weight.shape[1] / inner))
-    vision.glb_GN = vision.glb_GN[..., :inner]
-    vision.sub_GN = vision.sub_GN[..., :inner]
-    vision.image_dim_out = _WIDTH
-    mx.eval(vision.parameters())
 
 
 def _rows(generator: np.random.Generator) -> list[Row]:
@@ -89,7 +90,6 @@ FAMILIES: Mapping[str, TinyFamily] = {
             "vision_config": {"model_type": "phi3_v", "image_dim_out": 1024},
         },
         rows=_rows,
-        prepare=_narrow,
         while_building=_small_tower,
         idle={
             r"vision_embed_tokens\..*\.encoder\.layers\.1\.": "the features are those of the last layer but one",

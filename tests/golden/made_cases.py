@@ -54,5 +54,15 @@ MADE: Mapping[str, Made] = {
     ),
     "minicpmv4_6": Made(settings={"image_token_id": IMAGE_TOKEN}),
     "minicpmv4_7": Made(),
+    "hunyuan_vl": Made(settings={"text_config": {"rope_scaling": {"factor": 1.0}}}, reads=TEXT),
+    "granite4_vision": Made(
+        settings={
+            "vision_feature_select_strategy": "full",
+            "text_config": {"model_type": "granite4_vision_text", "shared_intermediate_size": None},
+        },
+        reads=TEXT,
+        reads_saved=True,
+        note="with dense layers, as transformers has them, and not with those of a hybrid Granite",
+    ),
     "llama4": Made(settings={"text_config": {"attn_temperature_tuning": True}}, reads=TEXT),
 }

@@ -46,9 +46,13 @@ def building(family: str) -> Iterator[None]:
 def reference_inputs(row: Example) -> dict[str, Any]:
     """Give a row's inputs as transformers' model takes them.
 
-    Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line.
+    Where mlx-vlm takes a list of images of patches side by side (MiniCPM-V), transformers takes all in one line; and
+    the axes of positions (HunYuan) before the rows.
     """
     inputs = dict(row.inputs)
+    places = inputs.get("position_ids")
+    if places is not None and places.ndim == 3:
+        inputs["position_ids"] = np.swapaxes(places, 0, 1)
     if isinstance(inputs.get("pixel_values"), list):
         (images,), (sizes,) = inputs["pixel_values"], inputs["tgt_sizes"]
         return {"pixel_values": np.concatenate(images, axis=-1)[None], "target_sizes": sizes}

@@ -46,15 +46,11 @@ EXCHANGES: Mapping[str, Exchange] = {
     ),
 }
 
-_UNNAMED = "export refuses it, because transformers' names for it are not known"
-
 LEFT_OUT = {
     "deepseek_vl_v2": "transformers has only the family's language model",
     "kimi_vl": "transformers has only the family's language model",
     "gemma3n": "its tower has one size, of 294 million parameters, and was not compared",
-    "hunyuan_vl": _UNNAMED,
     "gemma4_unified": "transformers gives layers of full attention a v_proj that mlx-vlm's tiny model has not",
-    "granite4_vision": f"{_UNNAMED}; the tiny model joins layers as a hybrid Granite does, and transformers' does not",
     "glm5_next": "transformers wants an indexer in front of each layer that shares one, which the tiny model has not",
     "paddleocr_vl": "mlx-vlm's connector has 1,024 outputs whatever config.json says (paddleocr_vl/vision.py:334)",
     "kimi_k25": "mlx-vlm reads the names of the published code, not those that transformers saves",
@@ -62,7 +58,7 @@ LEFT_OUT = {
     "molmo2": "transformers spells the tower's configuration otherwise; its rows' patches were not compared",
     "step3p7": "it was not compared, and transformers permutes rows of its tower, which export refuses",
     "unlimited_ocr": "its towers have one size in transformers, of 404 arrays, which the tiny model has not",
-    "qwen3_omni_moe": f"{_UNNAMED}; its model has three parts there",
+    "qwen3_omni_moe": "export refuses it: its model has three parts in transformers, and none is for rows of text",
     "muse_spark": "vlora does not train it: its layers in mlx-vlm are Metal kernels without gradients",
 }
 """Families that both vlora and transformers have and that are not compared, and why."""

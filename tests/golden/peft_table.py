@@ -42,18 +42,27 @@ rsLoRA adapters of qwen3_vl, qwen2_vl and llava (28 of 28 tensors each) and of g
 FUSED = """
 ## Fused models
 
-Opened through mlx-vlm, a fused folder has the trained logits in float32 up to 1e-5 of the largest
-(`tests/export/test_fused_families.py`, for the language model alone and with tower and connector; it names six
-families that amplify rounding). Molmo-Point is one of them because mlx-vlm reads its float32 weights as float16
+Opened through mlx-vlm, a fused folder of each of the 84 tiny families has the trained logits in float32 up to 1e-5 of
+the largest (`tests/export/test_fused_families.py`, for the language model alone and with tower and connector; it names
+six families that amplify rounding). Molmo-Point is one of them because mlx-vlm reads its float32 weights as float16
 (molmo_point/molmo_point.py:967): the fused weights are rounded to float16, the adapter beside the base is not, and with
 its tower the logits are 8.4e-3 of the largest apart. Gemma 3's rows of text differ by 5.8e-3 between mlx_vlm's forward
 of a fused folder and vlora's, because mlx-vlm scales the embeddings by a root in bfloat16's precision
 (gemma3/language.py:210): with that root in float32 they differ by 1.7e-6, and in mlx_vlm the folder and the adapter
-beside its base differ by 2.5e-6. In bfloat16 vlora's forward
-of the folder is mlx_vlm's own to the bit, for the seven families of which a row of text was compared: glm4v,
-internvl_chat, llava, mistral3, pixtral, gemma3 and qwen3_vl. The adapter beside the same base is another sum in
-bfloat16: its logits are 1.7 to 4.2 % of the largest from those of the folder. Both are as far from the same adapter in
-float32, 1.8 to 8.6 %; rounding W + BA alone makes 0.7 to 2.4 % of that.
+beside its base differ by 2.5e-6.
+
+In bfloat16 (`tests/export/test_fused_bfloat16.py`) vlora's forward of a fused folder is mlx_vlm's own of it, on a row
+of text or, where mlx-vlm computes text otherwise, on one with an image: to the bit for 76 families, and up to 4e-6 of
+the largest logit for five that compute in float32. Falcon-OCR's logits mlx-vlm rounds once more (3.4e-3,
+falcon_ocr/language.py:428), GLM-5's differ by 1e-2 because scores that nearly tie choose what is attended (both are
+equally far from float32), and MiniMax-M3's index is computed otherwise (minimax_m3_vl/language.py:1680). Towers are not
+a part of this: where vlora runs images through a tower in an order of its own (Qwen3-VL, Qwen3.5), logits in bfloat16
+differ by 1e-2 from mlx_vlm's, and both are equally far from float32. On a CPU, MLX multiplies chosen experts in float32
+only; there the test rounds its products.
+
+The adapter beside the same base is another sum in bfloat16: its logits are 1.7 to 4.2 % of the largest from those of
+the folder. Both are as far from the same adapter in float32, 1.8 to 8.6 %; rounding W + BA alone makes 0.7 to 2.4 % of
+that.
 """
 """What fused models give, in both precisions."""
 

@@ -37,6 +37,8 @@ TOWERS = {"llava": ("pixtral", "siglip_vision_model"), "mistral3": ("pixtral",),
 SETTINGS: dict[str, Any] = {
     "aya_vision": {"vision_config": {"model_type": "siglip_vision_model", "num_attention_heads": 16}},
     "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": None}}},
+    "granite4_vision": {"deepstack_layer_map": [[-19, 9], [-13, 6], [-7, 3], [-1, 0]], "downsample_rate": "4/8"},
+    "hunyuan_vl": {"text_config": {"head_dim": 128}},
     "qwen4_exp": {
         "text_config": {
             **dict.fromkeys(("indexer_n_heads", "indexer_budget", "indexer_compress_ratio"), 4),

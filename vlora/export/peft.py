@@ -15,7 +15,7 @@ from ..errors import ModelError
 from ..models.published.links import assemble
 from ..models.published.peft_layout import BEFORE, FUSE, PeftArrays, lay_out
 from ..models.published.places import Places, find_places
-from ..models.published.transformers_names import UNNAMED
+from ..models.published.transformers_names import UNNAMED, WITHOUT
 from ..output.atomic import write_whole_folder
 from .saved import Saved
 
@@ -57,6 +57,10 @@ def to_peft(saved: Saved) -> PeftAdapter:
         msg = f"{saved.path}: adapts a model of the type {kind}, whose names in transformers are not known; {FUSE}"
         raise ModelError(msg)
     weights = [f"{layer}.weight" for layer in saved.layers]
+    alien = next((layer for layer in saved.layers if WITHOUT.get(str(kind)) in layer.split(".")), None)
+    if alien is not None:
+        msg = f"{saved.path}: adapts {alien}, and transformers' model of the type {kind} has no such layer; {FUSE}"
+        raise ModelError(msg)
     places = find_places(saved.files, saved.backbone.module, [*weights, *saved.whole])
     lost = [name for name in (*weights, *saved.whole) if name not in places.links]
     lost += [name for name in weights if name in places.links and _is_guessed(name, places)]

@@ -11,10 +11,14 @@ from .family import Family, Forward
 
 
 def finish_moondream(_: nn.Module, __: mx.array, ___: dict[str, Any], fields: LMInputs) -> LMInputs:
-    """Pass the mask with bidirectional attention within the image."""
+    """Pass the mask with bidirectional attention within the image.
+
+    Moondream 3's is of float32 (moondream3/moondream3.py:98), which attention in bfloat16 does not take.
+    """
     if "attention_mask_4d" not in fields:
         return fields
-    return {**fields, "mask": fields["attention_mask_4d"]}
+    mask = fields["attention_mask_4d"]
+    return {**fields, "mask": mask if mask.dtype == mx.bool_ else mask.astype(fields["inputs_embeds"].dtype)}
 
 
 FAMILIES: Mapping[str, Family] = {

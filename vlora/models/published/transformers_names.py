@@ -16,8 +16,11 @@ import mlx.core as mx
 
 TABLE = Path(__file__).with_name("transformers_names.json")
 
-UNNAMED = frozenset({"granite4_vision", "hunyuan_vl", "qwen3_omni_moe"})
-"""Architectures of transformers that the table lacks, because it makes no model of their default configurations."""
+UNNAMED = frozenset({"qwen3_omni_moe"})
+"""Architectures of transformers that the table lacks: a model of theirs has parts that mlx-vlm has not."""
+
+WITHOUT: Mapping[str, str] = {"granite4_vision": "shared_mlp"}
+"""Parts that published models of an architecture may have, and transformers' never: the layers of a hybrid Granite."""
 
 Weights = Mapping[str, mx.array]
 

@@ -1,0 +1,116 @@
+"""A fused folder in bfloat16 has the logits that mlx-vlm computes of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_vlm.models.cache import make_prompt_cache
+
+from tests.export.adapters import open_backbone, write_base
+from tests.export.test_fused_families import fuse_random, logits
+from tests.families import FAMILIES, examples
+from vlora import Example
+from vlora.models.backbone.embed import to_device
+from vlora.models.families.gemma3n import SharedKeys
+from vlora.models.load import loading
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TOLERANCE = 1e-3
+"""Of the largest logit."""
+
+ROUNDED = {"falcon_ocr": 2**-8, "glm5_next": 2e-2}
+"""Families whose logits mlx-vlm rounds once more, or in which the order of sums decides what is attended.
+
+mlx-vlm gives Falcon-OCR's logits in bfloat16 (falcon_ocr/language.py:428).
+"""
+
+WITH_IMAGES = ("mllama", "hunyuan_vl", "florence2", "nemotron_parse", "unlimited_ocr")
+"""Families of which a row with an image is compared: mlx-vlm computes text alone otherwise, or not at all."""
+
+OTHERWISE = {"minimax_m3_vl": "all heads attend to the blocks that one of the index's chooses (language.py:1680)"}
+"""Families of which mlx-vlm computes all rows otherwise than they were published."""
+
+WINDOW = 4
+"""No wider than the tiny PaliGemma 2's, in tokens."""
+
+
+@pytest.fixture(autouse=True)
+def _bfloat16_experts() -> Iterator[None]:
+    """MLX multiplies chosen experts in float32 only on a CPU; elsewhere it adds up in float32 and rounds, as here."""
+    gather = mx.gather_mm
+
+    def rounding(a: mx.array, b: mx.array, *others: Any, **options: Any) -> mx.array:
+        dtype = a.dtype if a.dtype == b.dtype else mx.float32
+        product: mx.array = gather(a.astype(mx.float32), b.astype(mx.float32), *others, **options)
+        return product.astype(dtype)
+
+    with mock.patch.object(mx, "gather_mm", rounding):
+        yield
+
+
+def compute_own(name: str, folder: Path, row: Example) -> Array:
+    """Compute a row's logits with mlx-vlm's forward of a folder: f[1, T, V]."""
+    # The model keeps what it has read of a row.
+    with loading.generating(open_backbone(name, folder)) as module:
+        inputs = {key: to_device(value) for key, value in row.inputs.items()}
+        pixels, tokens = inputs.pop("pixel_values", None), mx.array(row.tokens)[None]
+        language = module.language_model
+        if name in ("florence2", "nemotron_parse"):
+            prompt = inputs.get("prompt_ids")
+            embeds = module.get_input_embeddings(prompt, pixels).inputs_embeds
+            output = language(None, inputs_embeds=embeds, decoder_input_ids=tokens)
+        elif name in ("paligemma", "paligemma2"):
+            # Text alone is all prompt there, in which every token sees all others.
+            causal = mx.tril(mx.ones((1, 1, tokens.size, tokens.size), dtype=mx.bool_))
+            output = language(tokens, mask=causal)
+        elif name == "gemma3n":
+            # With ids, which are scaled; see upstream_differs.
+            caches = [SharedKeys() for _ in range(language.model.first_kv_shared_layer_idx)]
+            output = language(tokens, cache=caches)
+        else:
+            output = module(tokens, pixels, mask=None, cache=make_prompt_cache(language), **inputs)
+        return np.array(output.logits.astype(mx.float32))
+
+
+def choose_row(name: str, rows: list[Example]) -> Example:
+    """Take the row that is compared with mlx-vlm: one of text, made of another one's words if there is none."""
+    if name in WITH_IMAGES:
+        return rows[0]
+    text = rows[-1]
+    if not text.inputs:
+        return text
+    is_word = ~text.placeholders
+    if name == "paligemma2":
+        # Within the window of its sliding layers; mlx-vlm gives all layers one mask.
+        is_word &= np.cumsum(is_word) <= WINDOW
+    return attrs.evolve(
+        text,
+        tokens=text.tokens[is_word],
+        supervised=text.supervised[is_word],
+        placeholders=text.placeholders[is_word],
+        inputs={},
+    )
+
+
+families = pytest.mark.parametrize(
+    "name", [name if name == "qwen3_vl" else pytest.param(name, marks=pytest.mark.families) for name in FAMILIES]
+)
+
+
+@families
+def test_a_fused_folder_in_bfloat16_has_the_logits_that_mlx_vlm_computes(name: str, tmp_path: Path) -> None:
+    """Both run the rounded weights; of all families but two in the same order, and so to the bit."""
+    if name in OTHERWISE:
+        pytest.skip(OTHERWISE[name])
+    backbone, row = write_base(name, tmp_path / "base", mx.bfloat16), choose_row(name, examples(FAMILIES[name]))
+    folder, _ = fuse_random(name, backbone, tmp_path)
+    own, found = compute_own(name, folder, row), logits(open_backbone(name, folder), [row])
+    length = min(own.shape[1], found.shape[1])
+    difference = np.abs(found[:, :length] - own[:, :length]).max()
+    assert difference <= ROUNDED.get(name, TOLERANCE) * np.abs(own).max()

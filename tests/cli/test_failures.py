@@ -19,6 +19,7 @@ from vlora.recipe.parse import parse_recipe
         (KeyboardInterrupt(), "ended by SIGINT", INTERRUPTED),
         (MemoryError(), "this command: out of host memory (Python could not get it)", USER_ERROR),
         (OSError(errno.ENOSPC, "No space left", "a/b"), "a/b: cannot be read or written (No space left)", USER_ERROR),
+        (OSError(errno.ENOSPC, "No space left"), "there is no room left to write to (No space left)", USER_ERROR),
         (KeyError("a"), "unforeseen KeyError ('a')", UNFORESEEN),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

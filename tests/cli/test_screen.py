@@ -37,6 +37,32 @@ def test_a_closed_pipe_ends_a_run_as_a_signal_does() -> None:
         assert signals.status == 141
 
 
+class Full(io.StringIO):
+    """A file on a disk without room."""
+
+    def write(self, _: str) -> int:
+        """Fail as such a file does."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_on_a_full_disk_ends_a_run_as_a_closed_pipe_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """The steps are saved: what cannot be told is no reason to lose them. Stderr says why, if it can."""
+    with stop_on_signals(print, lambda: None, lambda _: None) as signals:
+        for mode in ("all", "json"):
+            screen = Screen(file=Full(), mode=mode)
+            screen.when_unread = signals.go_unread
+            signals.has_stepped = True
+            screen.print("a")
+            screen.tell("Event", number=1)
+            screen.print("b")
+
+            assert screen.is_unread
+            assert capsys.readouterr().err == "vlora: what is printed cannot be written (No space left on device)\n"
+        assert signals.is_asked()
+    with pytest.raises(BrokenPipeError):
+        Screen(file=Full()).print("a")
+
+
 def test_what_a_screen_prints() -> None:
     """All, the result only, or objects only; results of commands are not for programs."""
     printed = {}

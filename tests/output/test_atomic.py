@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and a full disk is named."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,24 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         write_whole(file, fail)
 
     assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize(("free", "number"), [(100, errno.ENOSPC), (2**40, errno.EIO)])
+def test_what_mlx_cannot_write_on_a_full_disk_is_said(
+    free: int, number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """MLX says that it could not write, and not why; the disk has no room for that much."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**40, 2**40 - free, free))
+    problem = "[write] Unable to write 145102 bytes to file."
+
+    def fail(_: Path) -> None:
+        raise RuntimeError(problem)
+
+    with pytest.raises(OSError, match="Unable to write 145102") as caught:
+        write_whole(tmp_path / "a.safetensors", fail)
+
+    assert caught.value.errno == number
+    assert str(caught.value.strerror).startswith("No space left on device") == (number == errno.ENOSPC)
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

@@ -11,7 +11,7 @@ from tests.recipe.reading import MINIMAL, problems_of
 from tests.strategies import recipes, texts, toml_values
 from vlora import dump_recipe, parse_recipe
 from vlora.errors import RecipeError
-from vlora.recipe.parse import all_keys, flatten_recipe, parse_value, structure_recipe
+from vlora.recipe.parse import all_keys, flatten_recipe, parse_override, parse_value, structure_recipe
 from vlora.recipe.schema import Recipe
 
 
@@ -201,6 +201,28 @@ def test_parse_value(text: str, value: Any) -> None:
     """A value on the command line is TOML where it is TOML, otherwise a string."""
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("output.path", "2026-11-30", "2026-11-30"),
+        ("output.path", "007", "007"),
+        ("output.project", "12:30:00", "12:30:00"),
+        ("model.revision", "1e10", "1e10"),
+        ("data.path", "true", "true"),
+        ("model.revision", '"1e10"', "1e10"),
+        ("data.path", "[1]", [1]),
+        ("train.iters", "3", 3),
+        ("optim.learning_rate", "1e-3", 1e-3),
+        ("train.nothing", "2026", 2026),
+        ("nothing", "3", 3),
+    ],
+)
+def test_a_key_that_is_a_text_is_given_one(key: str, text: str, value: Any) -> None:
+    """`--set output.path=$(date +%F)` names a folder; a commit of digits alone is no number."""
+    assert parse_override(key, text) == value
+    assert type(parse_override(key, text)) is type(value)
 
 
 @given(texts)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from ..errors import RecipeError
 from ..recipe.legacy import OPTIONS, overrides_from
-from ..recipe.parse import all_keys, parse_recipe, parse_value
+from ..recipe.parse import all_keys, parse_override, parse_recipe
 from ..recipe.schema import Recipe
 from ..recipe.synonyms import explain_name, find_key
 from ..system.files import expand, open_text, read_regular
@@ -228,7 +228,7 @@ def read_recipe(parsed: argparse.Namespace) -> Recipe:
         if not found:
             msg = f"--set: found {assignment!r}, expected section.key=value"
             raise RecipeError(msg)
-        overrides[key.strip()] = parse_value(value.strip())
+        overrides[key.strip()] = parse_override(key.strip(), value.strip())
     if len(parsed.recipes) > 1:
         msg = f"found {len(parsed.recipes)} recipes, {', '.join(parsed.recipes)}; give one, --set changes its keys"
         raise RecipeError(msg)

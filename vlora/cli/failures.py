@@ -1,5 +1,6 @@
 """The sentence and the exit status that a command ends with after an error."""
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from ..recipe.schema import Recipe
 from ..system import unforeseen
 from ..system.redaction import redact
 from .status import INTERRUPTED, UNFORESEEN, USER_ERROR
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -51,6 +54,8 @@ def _find_words(error: BaseException, typed: Sequence[str], recipe: Recipe | Non
     if isinstance(error, OSError) and error.filename is not None:
         problem = f"{error.filename}: cannot be read or written ({error.strerror})"
         return redact(f"{problem}; see --out or output.path, or the path in the recipe that leads there"), USER_ERROR
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"there is no room left to write to ({error.strerror})", USER_ERROR
     return unforeseen.report(error, typed, _find_output(recipe)), UNFORESEEN
 
 

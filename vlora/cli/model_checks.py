@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..errors import RecipeError
-from ..recipe.parse import parse_recipe, parse_value
+from ..recipe.parse import parse_override, parse_recipe
 from ..recipe.schema import Recipe
 from .screen import Screen
 from .status import DONE, FAILED_CHECK
@@ -73,7 +73,7 @@ def make_recipe(model: str, revision: str | None, assignments: Sequence[str], fo
                 f", or {', '.join(READ_KEYS)}"
             )
             raise RecipeError(msg)
-        overrides[key] = parse_value(value)
+        overrides[key] = parse_override(key, value)
     return parse_recipe("", overrides)
 
 

@@ -1,6 +1,7 @@
 """The screen on which commands print: for people, or one JSON object a line for programs."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,7 +58,25 @@ class Screen(Console):
                 has_markup = settings.get("markup", True) is not False
                 text = Text.from_markup(text, style=style) if has_markup else Text(text, style=style)
             objects = (wrap(text, self.width - 1) if isinstance(text, Text) else text,)
-        super().print(*objects, **settings)
+        with self._written():
+            super().print(*objects, **settings)
+
+    def out(self, *objects: Any, **settings: Any) -> None:
+        """Print as rich does, without wrapping."""
+        with self._written():
+            super().out(*objects, **settings)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Take output that cannot be written, as on a full disk, for output that is not read any more."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            with suppress(OSError):
+                print(f"vlora: what is printed cannot be written ({error.strerror})", file=sys.stderr, flush=True)
+            self.on_broken_pipe()
 
     def tell(self, event: object, **fields: Any) -> None:
         """Print an object for programs; do nothing in the other modes.

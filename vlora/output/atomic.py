@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ from ..system.private import open_itself
 
 PARTIAL = ".partial-"
 """Begins the names of what is not whole."""
+
+ROOM = 2**20
+"""Bytes that a file system may keep for itself: with fewer left a disk is full."""
 
 MODEL_NAME = "config.json"
 """The file that makes a folder a model's."""
@@ -109,9 +113,18 @@ def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
             remove(partial)
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        # MLX raises a RuntimeError, without a number.
-        code, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (errno.EIO, str(error))
+        code, reason = (error.errno, error.strerror) if isinstance(error, OSError) else _explain(path, str(error))
         raise OSError(code, reason, str(path)) from error
+
+
+def _explain(path: Path, problem: str) -> tuple[int, str]:
+    """Give an error of MLX's, which has no number, the one of a full disk if there is no room for what it wrote."""
+    found = re.search(r"Unable to write (\d+) bytes", problem)
+    try:
+        is_full = found is not None and shutil.disk_usage(path.parent).free < int(found[1]) + ROOM
+    except OSError:
+        is_full = False
+    return (errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}; {problem}") if is_full else (errno.EIO, problem)
 
 
 def remove(path: Path) -> None:

@@ -162,6 +162,14 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def parse_override(key: str, text: str) -> Any:
+    """Read the value of a key given on the command line; where the key is a text, so is a date, a number or `true`."""
+    value, (section, _, name) = parse_value(text), key.partition(".")
+    fields = attrs.fields(_SECTIONS[section]) if section in _SECTIONS else ()
+    kind = next((field.type for field in fields if field.name == name), None)
+    return text if kind in (str, str | None) and not isinstance(value, (str, list, dict)) else value
+
+
 def _keys_of_sources() -> list[str]:
     return [f"data.sources.{field.name}" for field in attrs.fields(SourceSection)]
 

@@ -51,7 +51,8 @@ def check_path(path: str) -> None:
     suffix = local.suffix.lower()
     msg = ""
     if not local.exists() and (suffix in FILE_SUFFIXES or local.is_absolute() or not _REPOSITORY.fullmatch(path)):
-        msg = "there is no such file or folder"
+        where = "" if local.is_absolute() else f" in {Path.cwd()}, where the command runs"
+        msg = f"there is no such file or folder{where}"
     elif local.is_file() and suffix not in FILE_SUFFIXES:
         known = ", ".join(FILE_SUFFIXES)
         msg = f"files ending in {local.suffix!r} are not read; give one of {known}, or a folder"
